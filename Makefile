@@ -1,0 +1,57 @@
+# Two commands for a newcomer: `make run` and `make test`. `make help` lists the rest.
+# Nothing but make and a CPython from 3.11 on is needed.
+
+PYTHON ?= $(shell for v in 3.13 3.12 3.14 3.11; do p=$$(command -v python$$v) && $$p -c '' 2>/dev/null && echo $$p && exit; done; echo python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help run test test-all check lint types imports format proto lock bench clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+$(READY): pyproject.toml requirements/dev.txt
+	@echo "Setting up $(VENV) with $(PYTHON): locked dependencies, then this project, editable."
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "coprocess needs CPython 3.11 or later; $(PYTHON) is %s. Name another: make PYTHON=python3.12 …" % sys.version.split()[0])'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+run: $(READY) ## serve the sample handlers on 127.0.0.1:5555, with an embedded store
+	@echo "Serving handlers/ and event_handlers/ on 127.0.0.1:5555. Ctrl-C stops it."
+	$(BIN)/coprocess serve
+
+test: $(READY) check ## lint, types, import rules, then all tests
+	$(BIN)/python -m pytest
+
+test-all: ## the tests on every supported Python that is installed
+	@for v in 3.11 3.12 3.13 3.14; do \
+		if python$$v -c '' 2>/dev/null; then echo "== Python $$v"; $(MAKE) --no-print-directory test PYTHON=python$$v VENV=.venv-$$v || exit 1; \
+		else echo "== Python $$v is not installed: left out"; fi; done
+
+check: lint types imports ## ruff, mypy --strict, import rules
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+imports: $(READY)
+	$(BIN)/lint-imports
+
+format: $(READY) ## format the code and mend what ruff can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+proto: $(READY) ## compile proto/ into coprocess/tyk/wire/
+	$(BIN)/python proto/compile.py
+
+lock: $(READY) ## renew requirements/ from pyproject.toml (needs uv)
+	requirements/lock
+
+clean: ## remove what make made
+	rm -rf .venv .venv-3.* .coprocess .mypy_cache .pytest_cache .ruff_cache .hypothesis

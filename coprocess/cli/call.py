@@ -1,0 +1,184 @@
+"""`coprocess call`."""
+
+from __future__ import annotations
+
+import base64
+import difflib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from google.protobuf import json_format
+
+from coprocess import loader
+from coprocess.cli.options import Config, Handlers
+from coprocess.config import load_settings, normal_address
+from coprocess.errors import ConfigError, CoprocessError, HandlerFailed
+from coprocess.http import canonical_name
+from coprocess.tyk.compat import ALIASES
+from coprocess.tyk.dispatcher import Dispatcher
+from coprocess.tyk.wire import DISPATCH, HookType, Object
+
+if TYPE_CHECKING:
+    from coprocess.tyk.call import RunnableCall
+
+
+def call(
+    hook_type: Annotated[str, typer.Argument(help="Pre, CustomKeyCheck, PostKeyAuth, Post or Response.")],
+    name: Annotated[str, typer.Argument(help="The hook's name.")],
+    method: Annotated[str, typer.Option("--method", "-X", help="HTTP method.")] = "GET",
+    url: Annotated[str, typer.Option("--url", help="Path and query of the request.")] = "/",
+    header: Annotated[
+        list[str] | None,
+        typer.Option("--header", "-H", help="Header of the request, NAME: VALUE. Repeatable."),
+    ] = None,
+    data: Annotated[str, typer.Option("--data", "-d", help="Body of the request.")] = "",
+    status: Annotated[int, typer.Option("--status", help="For Response: the upstream's status.")] = 200,
+    response_data: Annotated[str, typer.Option("--response-data", help="For Response: its body.")] = "",
+    api_id: Annotated[str, typer.Option("--api-id", help="The API that the call is of.")] = "",
+    config_data: Annotated[str, typer.Option("--config-data", help="The API's config data, JSON.")] = "",
+    recording: Annotated[
+        Path | None, typer.Option("--recording", help="Send the Object of this recording instead.")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option("--address", help="A running server. Default: the handlers run here.")
+    ] = None,
+    handlers: Handlers = None,
+    config: Config = None,
+) -> None:
+    """Send one Object to a hook and show what the handler changed."""
+    if recording is not None:
+        sent = _from_recording(recording, hook_type, name)
+    else:
+        sent = _from_flags(hook_type, name, method, url, header or [], data, api_id, config_data)
+        if sent.hook_type == HookType.Value("Response"):
+            sent.response.status_code = status
+            sent.response.raw_body = response_data.encode()
+            sent.response.body = response_data
+    payload = sent.SerializeToString()
+    if address is not None:
+        reply = _over_grpc(address, payload)
+    else:
+        settings = load_settings({"handlers": handlers}, config)
+        loaded = loader.load(settings.folders, ALIASES)
+        for problem in loaded.problems:
+            typer.echo(f"not loaded: {problem}", err=True)
+        reply = _in_process(Dispatcher(loaded.table, full_reply=True).open_dispatch(payload))
+    for line in changes(sent, Object.FromString(reply)):
+        typer.echo(line)
+
+
+def changes(sent: Object, reply: Object) -> list[str]:
+    """What differs in the reply, as the lines of a diff. What a reply leaves out is not a change."""
+    before, after = _as_dict(sent), _as_dict(reply)
+    merged = _overlay(before, after)
+    lines = difflib.unified_diff(_lines(before), _lines(merged), "sent", "reply", lineterm="", n=3)
+    return list(lines) or ["nothing changed"]
+
+
+def _overlay(before: Any, after: Any) -> Any:
+    if isinstance(before, dict) and isinstance(after, dict):
+        return {
+            key: _overlay(before[key], after[key])
+            if key in before and key in after
+            else after.get(key, before.get(key))
+            for key in {**before, **after}
+        }
+    return after
+
+
+def _as_dict(message: Object) -> dict[str, Any]:
+    content: dict[str, Any] = json_format.MessageToDict(message, preserving_proto_field_name=True)
+    for part in ("request", "response"):
+        if "raw_body" in content.get(part, {}):
+            raw = base64.b64decode(content[part]["raw_body"])
+            content[part]["raw_body"] = raw.decode("utf-8", "backslashreplace")
+            # The same again, where it is text.
+            content[part].pop("body", None)
+    return content
+
+
+def _lines(content: dict[str, Any]) -> list[str]:
+    return json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False).splitlines()
+
+
+def _from_flags(
+    hook_type: str,
+    name: str,
+    method: str,
+    url: str,
+    headers: list[str],
+    data: str,
+    api_id: str,
+    config_data: str,
+) -> Object:
+    if hook_type not in HookType.DESCRIPTOR.values_by_name or hook_type == "Unknown":
+        expected = ", ".join(key for key in HookType.DESCRIPTOR.values_by_name if key != "Unknown")
+        raise ConfigError(f"{hook_type!r} is no hook type. Expected: {expected}")
+    sent = Object(hook_type=hook_type, hook_name=name)
+    request = sent.request
+    request.method, request.url, request.request_uri, request.scheme = method, url, url, "http"
+    request.raw_body, request.body = data.encode(), data
+    request.return_overrides.response_code = -1
+    for line in headers:
+        key, colon, value = line.partition(":")
+        if not colon:
+            raise ConfigError(f"--header {line!r}: expected NAME: VALUE")
+        request.headers[canonical_name(key.strip())] = value.strip()
+    sent.spec.update({"APIID": api_id, "OrgID": "default"})
+    if config_data:
+        sent.spec["config_data"] = config_data
+    return sent
+
+
+def _from_recording(path: Path, hook_type: str, name: str) -> Object:
+    try:
+        recording = json.loads(path.read_text())
+        objects = [Object.FromString(base64.b64decode(entry["object"])) for entry in recording["dispatches"]]
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with it, it is no recording
+        raise ConfigError(f"{path}: not a recording: {type(error).__name__}: {error}") from None
+    for sent in objects:
+        if HookType.Name(sent.hook_type) == hook_type:
+            sent.hook_name = name
+            return sent
+    found = ", ".join(HookType.Name(sent.hook_type) for sent in objects) or "none"
+    raise ConfigError(f"{path}: has no {hook_type} dispatch. It has: {found}")
+
+
+def _in_process(opened: RunnableCall) -> bytes:
+    import asyncio
+
+    try:
+        return asyncio.run(_awaited(opened)) if opened.hook.is_async else opened.run()
+    except HandlerFailed as error:
+        if error.__cause__ is not None and not isinstance(error.__cause__, HandlerFailed):
+            import traceback
+
+            typer.echo("".join(traceback.format_exception(error.__cause__)), err=True)
+        raise
+
+
+async def _awaited(opened: RunnableCall) -> bytes:
+    return await opened.run_async()
+
+
+def _over_grpc(address: str, payload: bytes) -> bytes:
+    import grpc
+
+    try:
+        target = normal_address(address)
+    except ValueError as error:
+        raise ConfigError(f"--address {error}") from None
+    with grpc.insecure_channel(target, options=[("grpc.max_receive_message_length", -1)]) as channel:
+        dispatch: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(DISPATCH)
+        try:
+            reply: bytes = dispatch(payload, timeout=_TIMEOUT_S)
+        except grpc.RpcError as error:
+            raise CoprocessError(f"{target}: {error.code().name}: {error.details()}") from None
+    return reply
+
+
+_TIMEOUT_S = 60.0

@@ -1,0 +1,49 @@
+"""`coprocess check`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import typer
+
+from coprocess import loader
+from coprocess.cli.options import Config, Handlers
+from coprocess.config import load_settings
+from coprocess.hooks import Hook
+from coprocess.tyk.compat import ALIASES
+
+
+def check(handlers: Handlers = None, config: Config = None) -> None:
+    """Load the handlers and list them. Exit status 1 where anything is wrong."""
+    settings = load_settings({"handlers": handlers}, config)
+    loaded = loader.load(settings.folders, ALIASES)
+    for line in table_lines(loaded.table):
+        typer.echo(line)
+    for problem in loaded.problems:
+        typer.echo(problem.traceback or str(problem), err=True)
+        if problem.traceback:
+            typer.echo(str(problem), err=True)
+    if not len(loaded.table):
+        typer.echo("no handlers found", err=True)
+    found = len(loaded.problems)
+    typer.echo(f"{len(loaded.table)} hooks, {found} problem{'' if found == 1 else 's'}", err=True)
+    if loaded.problems or not len(loaded.table):
+        raise typer.Exit(1)
+
+
+def table_lines(hooks: Iterable[Hook]) -> list[str]:
+    """The hooks as a table of text, a line each."""
+    rows = [("TYPE", "NAME", "API", "STYLE", "KIND", "SOURCE")]
+    rows += [
+        (
+            hook.type.name,
+            hook.name,
+            hook.api_id or "every",
+            hook.style,
+            "async" if hook.is_async else "sync",
+            str(hook.source),
+        )
+        for hook in sorted(hooks, key=lambda hook: (hook.type, hook.name))
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]

@@ -1,0 +1,49 @@
+"""What code may know of the call it runs in without being passed it: for logs, and for local events."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+
+
+class CallContext:
+    """The call that is running."""
+
+    __slots__ = ()
+
+    @property
+    def hook_type(self) -> str:
+        raise NotImplementedError
+
+    @property
+    def hook_name(self) -> str:
+        raise NotImplementedError
+
+    @property
+    def api_id(self) -> str:
+        """Empty where the gateway did not say."""
+        raise NotImplementedError
+
+
+#: None outside of a call. Set in the thread or task that runs the handler.
+current_call: ContextVar[CallContext | None] = ContextVar("coprocess_call", default=None)
+
+#: Takes a name and a payload (JSON text) that a handler triggers. The service sets it.
+_event_sink: Callable[[str, str], None] | None = None
+
+
+def set_event_sink(sink: Callable[[str, str], None] | None) -> None:
+    """Say who takes the events that handlers trigger."""
+    global _event_sink
+    _event_sink = sink
+
+
+def trigger_event(name: str, payload: str) -> None:
+    """Run the loaded `@Event` function `name`, apart from this call.
+
+    `payload` is text, JSON or not. An event that no function takes is logged. Raises RuntimeError
+    where no service runs.
+    """
+    if _event_sink is None:
+        raise RuntimeError(f'event "{name}" was triggered, but no service runs that could take it')
+    _event_sink(name, payload)

@@ -1,0 +1,194 @@
+"""The decorators that declare handlers, and how the loader gets to know of them.
+
+A decorator returns the function unchanged, so one function may be declared several times, called in a
+test, or wrapped. What it declares is kept twice: with the loader that runs the module, so that two
+functions of one name are both found, and on the function, so that one imported from a library is.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+from coprocess import messages
+from coprocess.errors import HandlerError
+from coprocess.hooks import Hook, HookType, Limits, Plan, Source
+from coprocess.plan import describe, is_async, native_plan
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+MARK = "__coprocess_declarations__"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Declaration:
+    """What a decorator said of a function. `hooks` checks it, after its module has run."""
+
+    function: Callable[..., Any]
+    types: tuple[HookType, ...]
+    name: str
+    source: Source
+    plan: Callable[[Callable[..., Any], HookType, Source], Plan]
+    style: str
+    api_id: str | None = None
+    limits: Limits = field(default_factory=Limits)
+
+    def hooks(self, bundle: frozenset[str] = frozenset()) -> list[Hook]:
+        """The hooks that it makes. Raises HandlerError, naming file, line and what was expected."""
+        return [
+            Hook(
+                type=hook_type,
+                name=self.name,
+                function=self.function,
+                plan=self.plan(self.function, hook_type, self.source),
+                is_async=is_async(self.function),
+                style=self.style,
+                source=self.source,
+                api_id=self.api_id,
+                bundle=bundle,
+                any_type=len(self.types) > 1,
+                limits=self.limits,
+            )
+            for hook_type in self.types
+        ]
+
+
+_collected: ContextVar[list[Declaration] | None] = ContextVar("coprocess_declarations", default=None)
+
+
+@contextmanager
+def collecting() -> Iterator[list[Declaration]]:
+    """Collect what decorators declare in the code that runs within."""
+    declarations: list[Declaration] = []
+    token = _collected.set(declarations)
+    try:
+        yield declarations
+    finally:
+        _collected.reset(token)
+
+
+def declare(declaration: Declaration) -> None:
+    """Make `declaration` known to the loader."""
+    if (collected := _collected.get()) is not None:
+        collected.append(declaration)
+    try:
+        marks = vars(declaration.function).setdefault(MARK, [])
+    except TypeError:  # An object without a __dict__: the loader that runs its module knows it.
+        return
+    marks.append(declaration)
+
+
+def source_of(function: Callable[..., Any]) -> Source:
+    """Where `function` is written; for an instance, where its class is."""
+    target: Any = inspect.unwrap(function)
+    target = getattr(target, "func", target)  # functools.partial
+    if (code := getattr(target, "__code__", None)) is None:
+        code = getattr(type(target).__call__, "__code__", None)
+    if code is None:
+        return Source(Path("unknown"), 0)
+    return Source(Path(code.co_filename), code.co_firstlineno)
+
+
+def checked_name(function: Callable[..., Any], name: str | None, source: Source) -> str:
+    """The hook's name: `name`, or the function's own. Raises HandlerError where there is neither."""
+    found = name if name is not None else getattr(function, "__name__", None)
+    if not isinstance(found, str) or not found:
+        raise HandlerError(f'{source}: {describe(function)} has no name. Expected: name="…"')
+    return found
+
+
+class _HookDecorator:
+    """`@Pre`, and `@Pre(name="…")`."""
+
+    def __init__(self, hook_type: HookType) -> None:
+        self._type = hook_type
+
+    def __repr__(self) -> str:
+        return f"coprocess.{self._type.name}"
+
+    @overload
+    def __call__(self, function: F, /) -> F: ...
+
+    @overload
+    def __call__(
+        self,
+        /,
+        *,
+        name: str | None = None,
+        api_id: str | None = None,
+        timeout: float | None = None,
+        concurrency: int | None = None,
+        on_error: str | None = None,
+    ) -> Callable[[F], F]: ...
+
+    def __call__(
+        self,
+        function: Any = None,
+        /,
+        *,
+        name: str | None = None,
+        api_id: str | None = None,
+        timeout: float | None = None,
+        concurrency: int | None = None,
+        on_error: str | None = None,
+    ) -> Any:
+        """Declare a handler.
+
+        `name` is what the API definition calls it (default: the function's name). `api_id` limits it
+        to one API. `timeout` is in seconds, `concurrency` the number of calls that run at one time,
+        `on_error` what a failure does: "closed" refuses the request, "open" passes it unchanged.
+        """
+
+        def decorate(function: F) -> F:
+            if isinstance(function, type) or not callable(function):
+                raise HandlerError(
+                    f"@{self._type.name} is for a function or an instance with __call__, not {function!r}"
+                )
+            source = source_of(function)
+            declare(
+                Declaration(
+                    function=function,
+                    types=(self._type,),
+                    name=checked_name(function, name, source),
+                    source=source,
+                    plan=native_plan,
+                    style="native",
+                    api_id=api_id,
+                    limits=self._limits(source, timeout, concurrency, on_error),
+                )
+            )
+            return function
+
+        return decorate if function is None else decorate(function)
+
+    def _limits(
+        self, source: Source, timeout: float | None, concurrency: int | None, on_error: str | None
+    ) -> Limits:
+        where = f"{source}: @{self._type.name}"
+        if timeout is not None and not timeout > 0:
+            raise HandlerError(f"{where}: timeout={timeout!r}. Expected: seconds, more than 0")
+        if concurrency is not None and (not isinstance(concurrency, int) or concurrency < 1):
+            raise HandlerError(f"{where}: concurrency={concurrency!r}. Expected: a whole number from 1 on")
+        if on_error not in (None, "closed", "open"):
+            raise HandlerError(f'{where}: on_error={on_error!r}. Expected: "closed" or "open"')
+        if on_error == "open" and self._type is HookType.CustomKeyCheck:
+            raise HandlerError(f'{where}: on_error="open" would let everybody in. Expected: "closed"')
+        return Limits(timeout_s=timeout, concurrency=concurrency, on_error=on_error)
+
+
+#: Before authentication.
+Pre = _HookDecorator(HookType.Pre)
+#: Authenticates the caller: `session.allow(token=…)`, or `raise Reject(401, "…")`.
+CustomKeyCheck = _HookDecorator(HookType.CustomKeyCheck)
+#: After authentication, before rate limit and quota.
+PostKeyAuth = _HookDecorator(HookType.PostKeyAuth)
+#: The last moment before the upstream is asked.
+Post = _HookDecorator(HookType.Post)
+# `@Response` and `@Event`: these names are the types of what their handlers are passed, too.
+messages.Response._decorator = _HookDecorator(HookType.Response)
+messages.Event._decorator = _HookDecorator(HookType.Event)

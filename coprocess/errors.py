@@ -1,0 +1,76 @@
+"""Every error this package raises on purpose, and the gRPC status each becomes."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Status(IntEnum):
+    """gRPC status codes that this service answers with (numbers of the gRPC specification)."""
+
+    CANCELLED = 1
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+
+
+class CoprocessError(Exception):
+    """Base of all errors below. `status` is what a gateway sees where one ends a call."""
+
+    status = Status.INTERNAL
+
+
+class ConfigError(CoprocessError):
+    """A setting is wrong. The text names the setting and where it came from."""
+
+
+class HandlerError(CoprocessError):
+    """A handler is declared wrongly: found at load. The text names file, line and what was expected."""
+
+
+class LoadError(CoprocessError):
+    """A handler file or folder could not be loaded."""
+
+
+class UnknownHook(CoprocessError):
+    """The gateway asked for a hook or event handler that is not loaded."""
+
+    status = Status.NOT_FOUND
+
+
+class BadMessage(CoprocessError):
+    """What arrived is not the message it should be."""
+
+    status = Status.INVALID_ARGUMENT
+
+
+class HandlerFailed(CoprocessError):
+    """A handler raised, or returned what cannot be a reply. The text is safe to send to the gateway."""
+
+
+class Overloaded(CoprocessError):
+    """Refused at once, because a limit is reached."""
+
+    status = Status.RESOURCE_EXHAUSTED
+
+
+class TimedOut(CoprocessError):
+    """A handler did not end within its time limit."""
+
+    status = Status.DEADLINE_EXCEEDED
+
+
+class ShuttingDown(CoprocessError):
+    """The service is stopping and takes no more calls."""
+
+    status = Status.UNAVAILABLE
+
+
+class StoreError(CoprocessError):
+    """A store operation failed, or did not end within its deadline."""

@@ -1,0 +1,335 @@
+"""What handlers see: requests, responses, the caller's session, events; and how they answer.
+
+These types speak of HTTP and of the caller, not of one gateway. Each gateway's adapter implements
+them over its own messages; what only one gateway has is marked as such.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, MutableSequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from coprocess.http import Headers, MultiHeaders, Query, RawRequest
+
+if TYPE_CHECKING:
+    from coprocess.tyk.wire import AccessDefinition, BasicAuthData, JWTData, MiniRequestObject, Monitor
+
+
+class Declares(type):
+    """A class whose name is a decorator too: `Response` is what `@Response` handlers are passed.
+
+    Calling the class itself decorates; classes that implement it are constructed as usual.
+    """
+
+    _decorator: Callable[..., Any] | None = None
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        decorator = cls.__dict__.get("_decorator")
+        return super().__call__(*args, **kwargs) if decorator is None else decorator(*args, **kwargs)
+
+
+class Body:
+    """What a request's and a response's body have in common. `body` is the truth, the rest reads it."""
+
+    __slots__ = ()
+
+    @property
+    def body(self) -> bytes:
+        """The bytes, empty where there is no body. Assigning replaces them; a str is encoded as UTF-8."""
+        raise NotImplementedError
+
+    @body.setter
+    def body(self, body: bytes | str) -> None:
+        raise NotImplementedError
+
+    @property
+    def text(self) -> str:
+        """The body as UTF-8 text. Raises UnicodeDecodeError where it is none."""
+        return self.body.decode()
+
+    @text.setter
+    def text(self, text: str) -> None:
+        self.body = text.encode()
+
+    def json(self) -> Any:
+        """The body parsed as JSON. Raises ValueError where it is none."""
+        return json.loads(self.body)
+
+
+class Request(Body):
+    """The HTTP request on its way to the upstream. Edits take effect when the handler returns."""
+
+    __slots__ = ()
+
+    method: str
+    #: Path and query; in Response hooks the absolute URL of the upstream. Assigning changes the path:
+    #: the query is edited with `query`.
+    url: str
+    #: `url` without query, scheme and host. Begins with a slash; assigning anything else is a ValueError.
+    path: str
+
+    @property
+    def scheme(self) -> str:
+        """`http` or `https`, as the client came."""
+        raise NotImplementedError
+
+    @property
+    def target(self) -> str:
+        """The request line's target as the client sent it, whatever was edited since."""
+        raise NotImplementedError
+
+    @property
+    def headers(self) -> Headers:
+        """Names are case-insensitive. The gateway shows one value of each."""
+        raise NotImplementedError
+
+    @property
+    def query(self) -> Query:
+        """The query parameters, decoded."""
+        raise NotImplementedError
+
+    @property
+    def object(self) -> MiniRequestObject:
+        """Tyk only: the protocol's own message."""
+        raise NotImplementedError("this gateway has no coprocess message")
+
+
+class Response(Body, metaclass=Declares):
+    """The upstream's response on its way to the client; and `@Response`, the decorator of its handlers."""
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:  # Type checkers know a class only by its constructor, not as a decorator.
+
+        def __init__(self, function: Callable[..., Any] = ..., /, **options: Any) -> None: ...
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+
+    #: 100 to 999; assigning anything else is a ValueError.
+    status: int
+
+    @property
+    def headers(self) -> Headers:
+        """All values of all headers. The gateway computes Content-Length itself."""
+        raise NotImplementedError
+
+
+class Session:
+    """The authenticated caller: who it is and what it may do.
+
+    False where the gateway sent none (before authentication, and on APIs without). CustomKeyCheck
+    makes it, with `allow`; edits in other hooks reach later code of the same call only.
+    """
+
+    __slots__ = ()
+
+    metadata: MutableMapping[str, str]
+    #: `rate` requests are allowed in `per` seconds; 0 is no limit.
+    rate: float
+    per: float
+    quota_max: int
+    quota_remaining: int
+    #: Unix time, seconds, at which the quota starts anew.
+    quota_renews: int
+    #: Seconds between renewals.
+    quota_renewal_rate: int
+    #: Unix time, seconds; 0 and -1 mean never.
+    expires: int
+    tags: MutableSequence[str]
+    alias: str
+    org_id: str
+    is_inactive: bool
+
+    # The rest only Tyk has.
+    last_check: int
+    allowance: float
+    access_rights: MutableMapping[str, AccessDefinition]
+    oauth_client_id: str
+    oauth_keys: MutableMapping[str, str]
+    basic_auth_data: BasicAuthData
+    jwt_data: JWTData
+    hmac_enabled: bool
+    hmac_secret: str
+    apply_policy_id: str
+    data_expires: int
+    monitor: Monitor
+    enable_detailed_recording: bool
+    last_updated: str
+    #: Unix time, seconds, until which the gateway's ID extractor uses this session without asking again.
+    id_extractor_deadline: int
+    session_lifetime: int
+    apply_policies: MutableSequence[str]
+    certificate: str
+    max_query_depth: int
+    key_id: str
+    post_expiry_action: str
+    post_expiry_grace_period: int
+
+    def allow(
+        self,
+        token: str,
+        *,
+        rate: float | None = None,
+        per: float | None = None,
+        quota_max: int | None = None,
+        quota_renewal_rate_s: int | None = None,
+        expires_at: int | None = None,
+        cache_for_s: int | None = None,
+        alias: str | None = None,
+        tags: Iterable[str] = (),
+        policies: Iterable[str] = (),
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        """Admit the caller: the one line that a CustomKeyCheck needs.
+
+        `token` names the caller's session at the gateway: equal tokens share rate and quota. `rate`
+        requests are allowed in `per` seconds (default 1). `expires_at` is unix time in seconds.
+        `cache_for_s` lets the gateway's ID extractor use this session so long without asking again.
+        What is not given stays as it is. Raises ValueError for an empty token.
+        """
+        raise NotImplementedError
+
+
+class Spec:
+    """The API that the call belongs to."""
+
+    __slots__ = ()
+
+    @property
+    def api_id(self) -> str:
+        raise NotImplementedError
+
+    @property
+    def org_id(self) -> str:
+        raise NotImplementedError
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The API's configuration for its plugins (config data), parsed; empty where there is none.
+
+        Raises BadMessage where it is no JSON object.
+        """
+        raise NotImplementedError
+
+
+class Event(dict[str, Any], metaclass=Declares):
+    """Something that happened at the gateway; and `@Event`, the decorator of its handlers.
+
+    As a dict, and by attribute, it is the payload itself, in the spelling of its gateway; the
+    properties give its parts typed.
+    """
+
+    if TYPE_CHECKING:  # As for Response.
+
+        def __init__(self, function: Callable[..., Any] = ..., /, **options: Any) -> None: ...
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+
+    @property
+    def type(self) -> str:
+        """The event's name, for instance `AuthFailure`; empty where the payload has none."""
+        raise NotImplementedError
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What the event tells of itself; which keys there are depends on its type."""
+        raise NotImplementedError
+
+    @property
+    def timestamp(self) -> datetime | None:
+        """When it happened, to the microsecond; None where that is absent or not readable."""
+        raise NotImplementedError
+
+    @property
+    def originating_request(self) -> RawRequest | None:
+        """The HTTP request that caused it; None where there is none. Raises BadMessage if broken."""
+        raise NotImplementedError
+
+    @property
+    def api_id(self) -> str:
+        raise NotImplementedError
+
+    @property
+    def org_id(self) -> str:
+        raise NotImplementedError
+
+    @property
+    def handler(self) -> str:
+        """The name of the function that the event is for."""
+        raise NotImplementedError
+
+
+@dataclass(slots=True)
+class Reply:
+    """An answer in the upstream's place. `respond` makes one."""
+
+    status: int
+    body: bytes = b""
+    headers: MultiHeaders = field(default_factory=MultiHeaders)
+
+
+def respond(
+    status: int = 200,
+    body: str | bytes | None = None,
+    *,
+    headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
+    json: Any = None,
+) -> Reply:
+    """Answer the client from here: `return respond(204)`.
+
+    Before the upstream was asked, the chain stops and it is not asked. In a Response hook, the
+    upstream's response is replaced. The client sees exactly this status, body and these headers.
+    `json` is an alternative to `body`, and sets the content type. Raises ValueError where the status
+    is not 200 to 999, TypeError where the body is neither str nor bytes.
+    """
+    if not isinstance(status, int) or isinstance(status, bool) or not 200 <= status <= 999:
+        raise ValueError(f"a final HTTP status is 200 to 999, not {status!r}")
+    reply = Reply(status, headers=MultiHeaders(headers))
+    if json is not None:
+        if body is not None:
+            raise TypeError("respond takes body or json, not both")
+        body = _dump_json(json)
+        reply.headers.setdefault("Content-Type", "application/json")
+    reply.body = body_bytes(body) if body is not None else b""
+    return reply
+
+
+class Reject(Exception):
+    """Refuse the request: `raise Reject(401, "No token")`.
+
+    The client gets `status` and the message as the gateway's own error body, and the gateway fires
+    AuthFailure. To refuse with a body of your own and without the event, `return respond(...)`.
+    Raises ValueError where the status is not 400 to 599 or the message is empty.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
+    ) -> None:
+        if not isinstance(status, int) or isinstance(status, bool) or not 400 <= status <= 599:
+            raise ValueError(f"a status that rejects is 400 to 599, not {status!r}")
+        if not isinstance(message, str) or not message:
+            raise ValueError("a rejection needs a message: it is what the client sees")
+        super().__init__(status, message)
+        self.status = status
+        self.message = message
+        self.headers = MultiHeaders(headers)
+
+
+def body_bytes(body: str | bytes) -> bytes:
+    """`body` as bytes. Raises TypeError where it is neither str nor bytes."""
+    if isinstance(body, str):
+        return body.encode()
+    if isinstance(body, (bytes, bytearray, memoryview)):
+        return bytes(body)
+    raise TypeError(f"a body is bytes or str, not {type(body).__name__}")
+
+
+def _dump_json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)

@@ -1,0 +1,132 @@
+"""From a function's signature to its call plan: what is passed, and what a return value means.
+
+Everything is worked out when the handler is loaded; nothing is inspected while a request waits.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Any
+
+from coprocess.errors import HandlerError, HandlerFailed
+from coprocess.hooks import Call, HookType, Plan, Source
+from coprocess.messages import Event, Reply, Request, Response, Session
+
+_REQUEST_PARAMETERS = ("request", "session", "metadata", "spec")
+
+#: What a native handler of each type may ask for, by parameter name.
+PARAMETERS: dict[HookType, tuple[str, ...]] = {
+    HookType.Pre: _REQUEST_PARAMETERS,
+    HookType.CustomKeyCheck: _REQUEST_PARAMETERS,
+    HookType.PostKeyAuth: _REQUEST_PARAMETERS,
+    HookType.Post: _REQUEST_PARAMETERS,
+    HookType.Response: ("response", *_REQUEST_PARAMETERS),
+    HookType.Event: ("event", "spec"),
+}
+
+
+def native_plan(function: Callable[..., Any], hook_type: HookType, source: Source) -> Plan:
+    """The plan of a function whose parameters are filled by name.
+
+    Raises HandlerError where one asks for what a hook of this type does not have.
+    """
+    offered = PARAMETERS[hook_type]
+    names: list[str] = []
+    keyword_only: list[str] = []
+    for parameter in signature(function, source).parameters.values():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise HandlerError(
+                f"{source}: {describe(function)} takes {parameter}, which tells nothing of what it needs. "
+                f"Expected: named parameters out of {', '.join(offered)} (a decorator around a handler "
+                "should use functools.wraps)"
+            )
+        if parameter.name not in offered:
+            if parameter.default is not parameter.empty:
+                # It has a value of its own; what follows it can only be passed by name.
+                continue
+            raise HandlerError(
+                f'{source}: {describe(function)} asks for "{parameter.name}", which a {hook_type.name} hook '
+                f"does not have. Expected: any of {', '.join(offered)}"
+            )
+        if parameter.kind is parameter.KEYWORD_ONLY or _follows_own_default(
+            function, parameter.name, offered
+        ):
+            keyword_only.append(parameter.name)
+        else:
+            names.append(parameter.name)
+    if keyword_only:
+        raise HandlerError(
+            f"{source}: {describe(function)} takes {', '.join(keyword_only)} by keyword only. "
+            "Expected: parameters that can be passed by position, before those with values of their own"
+        )
+    return Plan(arguments=arguments_getter(names), accept=_accept_native)
+
+
+def arguments_getter(names: list[str]) -> Callable[[Any], tuple[Any, ...]]:
+    """A function that reads the attributes `names` off a call, as a tuple."""
+    if not names:
+        return lambda call: ()
+    if len(names) == 1:
+        only = attrgetter(names[0])
+        return lambda call: (only(call),)
+    return attrgetter(*names)
+
+
+def _follows_own_default(function: Callable[..., Any], name: str, offered: tuple[str, ...]) -> bool:
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.name == name:
+            return False
+        if parameter.name not in offered:
+            return True
+    return False
+
+
+def _accept_native(call: Call, result: Any) -> None:
+    if type(result) is Reply:
+        call.reply(result)
+    elif isinstance(result, Exception):
+        raise HandlerFailed(f"returned {type(result).__name__}: raise it instead")
+    elif not _only_arguments(result):
+        raise HandlerFailed(
+            f"returned {type(result).__name__}: expected nothing (edits are kept), or respond(...)"
+        )
+
+
+def _only_arguments(result: Any) -> bool:
+    # `return request` and `return request, session` are what users of other runtimes write: the edits
+    # are in the objects already.
+    items = result if isinstance(result, (tuple, list)) else (result,)
+    return all(item is None or isinstance(item, (Request, Response, Session, Event)) for item in items)
+
+
+def signature(function: Callable[..., Any], source: Source) -> inspect.Signature:
+    """The signature of `function`, through functools.wraps. Raises HandlerError where it has none."""
+    try:
+        return inspect.signature(function)
+    except (TypeError, ValueError) as error:
+        raise HandlerError(f"{source}: {describe(function)} has no readable signature: {error}") from None
+
+
+def is_async(function: Callable[..., Any]) -> bool:
+    """Whether calling `function` gives a coroutine, also under decorators that use functools.wraps."""
+    while True:
+        if isinstance(function, functools.partial):
+            function = function.func
+            continue
+        if inspect.iscoroutinefunction(function):
+            return True
+        if not inspect.isroutine(function) and inspect.iscoroutinefunction(type(function).__call__):
+            return True
+        wrapped = getattr(function, "__wrapped__", None)
+        if wrapped is None:
+            return False
+        function = wrapped
+
+
+def describe(function: Callable[..., Any]) -> str:
+    """The name by which a person knows `function`."""
+    name = getattr(function, "__name__", None)
+    return f"{name}()" if isinstance(name, str) else f"an instance of {type(function).__name__}"

@@ -1,0 +1,96 @@
+"""The seam between transport and service: an engine moves bytes and knows nothing of hooks."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from coprocess.errors import CoprocessError, Status
+
+Metadata = Sequence[tuple[str, str | bytes]]
+
+
+class ListenError(CoprocessError):
+    """An address cannot be listened on. The text names it and the reason."""
+
+
+class Rpc(ABC):
+    """One unary call that waits for its answer. The first answer counts; later ones do nothing."""
+
+    __slots__ = ("method", "payload")
+
+    #: As on the wire: `/coprocess.Dispatcher/Dispatch`.
+    method: str
+    payload: bytes
+
+    @abstractmethod
+    def respond(self, reply: bytes) -> None:
+        """Answer, from any thread."""
+
+    @abstractmethod
+    def fail(self, status: Status, message: str) -> None:
+        """End the call with an error, from any thread. The client sees `message`."""
+
+    @abstractmethod
+    def on_cancel(self, callback: Callable[[], None]) -> None:
+        """Call back, from any thread, when the client gives up or its deadline passes before an answer."""
+
+    @abstractmethod
+    def metadata(self) -> Metadata:
+        """What the client sent beside the message; names in lower case."""
+
+    @abstractmethod
+    def time_remaining_s(self) -> float | None:
+        """Until the client's deadline; None where it set none."""
+
+
+#: What an engine calls for each call, in one of its threads. It answers now or later, and never raises.
+Handler = Callable[[Rpc], None]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """What every engine is told."""
+
+    #: The methods that are served, by their path.
+    methods: tuple[str, ...]
+    max_message_bytes: int
+    #: Threads that run handlers: grown to the maximum when all are busy.
+    min_threads: int
+    max_threads: int
+    max_concurrent_streams: int
+    max_metadata_bytes: int
+
+
+class Engine(ABC):
+    """A gRPC server. Its life: `listen` once or more, `start`, `stop`."""
+
+    name: str
+
+    @abstractmethod
+    def listen(self, address: str) -> str:
+        """Bind `HOST:PORT` or `unix:/path`; returns it with the port that was given for 0.
+
+        Raises ListenError.
+        """
+
+    @abstractmethod
+    def start(self, handler: Handler) -> None:
+        """Serve. Returns when clients can connect."""
+
+    @abstractmethod
+    def replace_thread(self, thread_id: int) -> bool:
+        """Give up the handler thread `thread_id`, which hangs, and start one in its place.
+
+        False where that would make more threads than are allowed.
+        """
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Close all connections, and end the engine's threads that do not run a handler."""
+
+    @property
+    @abstractmethod
+    def thread_count(self) -> int:
+        """Threads that run handlers, now."""

@@ -1,0 +1,117 @@
+"""What the service keeps of each hook while it runs: who runs, who waits, and what it counted."""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from coprocess.hooks import Hook
+
+if TYPE_CHECKING:
+    from coprocess.server.engine import Rpc
+    from coprocess.tyk.call import RunnableCall
+
+#: Upper bounds, in seconds, of the duration histogram.
+DURATION_BUCKETS_S = (
+    0.0001,
+    0.00025,
+    0.0005,
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    10.0,
+)
+
+
+@dataclass(slots=True)
+class HookCounts:
+    """Counted since the start. Durations are of the handler with all that is around it, in seconds."""
+
+    durations: list[int] = field(default_factory=lambda: [0] * (len(DURATION_BUCKETS_S) + 1))
+    duration_sum_s: float = 0.0
+    failed: int = 0
+    timed_out: int = 0
+    shed: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Waiting:
+    """A call that is admitted, or waits to be."""
+
+    call: RunnableCall
+    rpc: Rpc
+    #: time.perf_counter() when it came.
+    since_s: float
+    #: time.monotonic() at which it has taken too long; set when it begins to run.
+    deadline_s: float = 0.0
+    #: Set, under the state's lock, by whoever ends it first: its thread, or the watchdog.
+    ended: bool = False
+
+
+class HookState:
+    """The gate in front of a hook: so many calls run at one time, so many wait, the rest is refused."""
+
+    __slots__ = (
+        "concurrency",
+        "counts",
+        "hook",
+        "lock",
+        "on_error",
+        "queue",
+        "queue_size",
+        "running",
+        "timeout_s",
+    )
+
+    def __init__(
+        self, hook: Hook, *, concurrency: int, queue_size: int, timeout_s: float, on_error: str
+    ) -> None:
+        self.hook = hook
+        self.lock = threading.Lock()
+        self.concurrency = concurrency
+        self.queue_size = queue_size
+        self.timeout_s = timeout_s
+        self.on_error = on_error
+        self.running = 0
+        self.queue: deque[Waiting] = deque()
+        self.counts = HookCounts()
+
+    def enter(self, waiting: Waiting) -> bool | None:
+        """True: run it now. False: it waits. None: refused."""
+        with self.lock:
+            if self.running < self.concurrency:
+                self.running += 1
+                return True
+            if len(self.queue) < self.queue_size:
+                self.queue.append(waiting)
+                return False
+            self.counts.shed += 1
+            return None
+
+    def leave(self, waiting: Waiting, duration_s: float) -> Waiting | None:
+        """Count a call that ran, and give the next one to run in its place.
+
+        None also where the watchdog has ended the call already, and with it, its place.
+        """
+        with self.lock:
+            if waiting.ended:
+                return None
+            waiting.ended = True
+            counts = self.counts
+            counts.durations[bisect_left(DURATION_BUCKETS_S, duration_s)] += 1
+            counts.duration_sum_s += duration_s
+            if self.queue:
+                return self.queue.popleft()
+            self.running -= 1
+            return None

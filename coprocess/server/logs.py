@@ -1,0 +1,131 @@
+"""Logging: one structured stream, for people or as JSON, in which every line tells of its hook."""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Literal, TextIO
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from coprocess.context import CallContext, current_call
+
+LogFormat = Literal["auto", "text", "json"]
+
+handler_output = logging.getLogger("handler.output")
+
+
+def configure(log_format: LogFormat, level: str, stream: TextIO | None = None) -> None:
+    """Send all logs, structlog's and the standard library's, to `stream` (default: standard error).
+
+    `auto` is text on a terminal and JSON elsewhere.
+    """
+    stream = stream or sys.stderr
+    as_json = log_format == "json" or (log_format == "auto" and not stream.isatty())
+    shared: list[Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.PositionalArgumentsFormatter(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _add_call,
+    ]
+    last: list[Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
+    if as_json:
+        last += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    else:
+        last += [
+            structlog.dev.ConsoleRenderer(
+                colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback
+            )
+        ]
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=last))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.processors.StackInfoRenderer(),
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+
+
+def _add_call(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    call = current_call.get()
+    if call is not None:
+        event.setdefault("hook", call.hook_name)
+        event.setdefault("hook_type", call.hook_type)
+        event.setdefault("api_id", call.api_id)
+    return event
+
+
+@contextmanager
+def capturing_prints() -> Iterator[None]:
+    """Log what handlers print, a line an entry; other code prints as usual."""
+    stdout, stderr = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = _Captured(stdout, logging.INFO), _Captured(stderr, logging.WARNING)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = stdout, stderr
+
+
+# The call that printed, and the line that it has not ended yet.
+_unfinished: ContextVar[tuple[CallContext, str] | None] = ContextVar(
+    "coprocess_unfinished_line", default=None
+)
+
+_LONGEST_LINE = 16_384
+
+
+class _Captured(io.TextIOBase):
+    """Standard output or error, as handlers see it."""
+
+    def __init__(self, original: TextIO, level: int) -> None:
+        self._original = original
+        self._level = level
+
+    def write(self, text: str) -> int:
+        call = current_call.get()
+        if call is None:
+            return self._original.write(text)
+        held = _unfinished.get()
+        if held is not None and held[0] is not call:
+            # Another call's, in this thread: it ended in the middle of a line.
+            handler_output.log(self._level, "%s", held[1])
+            held = None
+        *lines, rest = ((held[1] if held else "") + text).split("\n")
+        for line in lines:
+            handler_output.log(self._level, "%s", line)
+        if len(rest) > _LONGEST_LINE:
+            handler_output.log(self._level, "%s", rest)
+            rest = ""
+        _unfinished.set((call, rest) if rest else None)
+        return len(text)
+
+    def flush(self) -> None:
+        self._original.flush()
+
+    def isatty(self) -> bool:
+        return self._original.isatty()
+
+    def fileno(self) -> int:
+        return self._original.fileno()
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]  # TextIOBase declares an attribute
+        return self._original.encoding
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._original, name)

@@ -1,0 +1,83 @@
+"""The event loop, in a thread of its own, on which async handlers run."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+
+def _new_event_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+class LoopThread:
+    """Started when the first coroutine is submitted."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def submit(
+        self, make: Callable[[], Coroutine[Any, Any, None]], started: Callable[[asyncio.Task[None]], None]
+    ) -> None:
+        """Run the coroutine that `make` gives. `started` gets its task, on the loop."""
+        loop = self._loop or self._start()
+        loop.call_soon_threadsafe(self._begin, make, started)
+
+    def call_soon(self, callback: Callable[[], object]) -> None:
+        """Run `callback` on the loop, from any thread."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(callback)
+
+    def _begin(
+        self, make: Callable[[], Coroutine[Any, Any, None]], started: Callable[[asyncio.Task[None]], None]
+    ) -> None:
+        task = asyncio.get_running_loop().create_task(make())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        started(task)
+
+    def _start(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                loop = _new_event_loop()
+                self._thread = threading.Thread(
+                    target=self._run, args=(loop,), name="async-handlers", daemon=True
+                )
+                self._thread.start()
+                self._loop = loop
+            return self._loop
+
+    @staticmethod
+    def _run(loop: asyncio.AbstractEventLoop) -> None:
+        asyncio.set_event_loop(loop)
+        loop.run_forever()
+
+    def stop(self, timeout_s: float) -> None:
+        """Cancel what runs, and end the thread, which takes at most `timeout_s`."""
+        loop, thread = self._loop, self._thread
+        if loop is None or thread is None:
+            return
+
+        async def finish() -> None:
+            current = asyncio.current_task()
+            tasks = [task for task in self._tasks if task is not current]
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                await asyncio.wait(tasks, timeout=timeout_s)
+            await loop.shutdown_asyncgens()
+            loop.stop()
+
+        asyncio.run_coroutine_threadsafe(finish(), loop)
+        thread.join(timeout_s)
+        if not thread.is_alive():
+            loop.close()

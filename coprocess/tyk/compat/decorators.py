@@ -1,0 +1,181 @@
+"""`from tyk.decorators import *`: the decorators of the embedded driver.
+
+A handler is called by position, according to how many arguments it takes: `(request, session, spec)`,
+`(request, session, metadata, spec)`, or, for responses, `(request, response, session, metadata, spec)`.
+It returns what it was passed, or new objects in their place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from google.protobuf.message import Message
+
+from coprocess.decorators import Declaration, checked_name, declare, source_of
+from coprocess.errors import HandlerError, HandlerFailed
+from coprocess.hooks import HookType, Plan, Source
+from coprocess.plan import describe, signature
+from coprocess.tyk.compat.request import TykCoProcessRequest
+
+if TYPE_CHECKING:
+    from coprocess.tyk.call import TykCall, TykEventCall
+
+__all__ = ["CustomKeyCheck", "Event", "Hook", "Post", "PostKeyAuth", "Pre"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_REQUEST_TYPES = (HookType.Pre, HookType.CustomKeyCheck, HookType.PostKeyAuth, HookType.Post)
+_REQUEST_FORMS = "(request, session, spec) or (request, session, metadata, spec)"
+_RESPONSE_FORM = "(request, response, session, metadata, spec)"
+_EVENT_FORM = "(event, spec)"
+
+
+class _Decorator:
+    def __init__(self, name: str, types: tuple[HookType, ...], arities: dict[int, str]) -> None:
+        self._name = name
+        self._types = types
+        self._arities = arities
+
+    def __repr__(self) -> str:
+        return f"tyk.decorators.{self._name}"
+
+    def __call__(self, function: F) -> F:
+        if isinstance(function, type) or not callable(function):
+            raise HandlerError(f"@{self._name} is for a function, not {function!r}")
+        source = source_of(function)
+        arity = _arity(function, source)
+        if arity not in self._arities:
+            expected = " or ".join(dict.fromkeys(self._arities.values()))
+            raise HandlerError(
+                f"{source}: {describe(function)} takes {arity} arguments. "
+                f"Expected under @{self._name}: {expected}"
+            )
+        # Only @Hook leaves the type open; with five arguments it can but be for responses.
+        types = self._types
+        if HookType.Response in types and len(types) > 1:
+            types = (HookType.Response,) if arity == 5 else _REQUEST_TYPES
+        declare(
+            Declaration(
+                function=function,
+                types=types,
+                name=checked_name(function, None, source),
+                source=source,
+                plan=lambda function, hook_type, source: _PLANS[arity],
+                style="embedded",
+            )
+        )
+        return function
+
+
+def _arity(function: Callable[..., Any], source: Source) -> int:
+    parameters = signature(function, source).parameters.values()
+    for parameter in parameters:
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise HandlerError(
+                f"{source}: {describe(function)} takes {parameter}, which does not say how many arguments it "
+                f"needs. Expected: {_REQUEST_FORMS} (a decorator around a handler should use functools.wraps)"
+            )
+    return sum(parameter.default is parameter.empty for parameter in parameters)
+
+
+def _arguments_3(call: TykCall) -> tuple[Any, ...]:
+    call.passed_raw = True
+    message = call.message
+    return TykCoProcessRequest(message.request), message.session, message.spec
+
+
+def _arguments_4(call: TykCall) -> tuple[Any, ...]:
+    call.passed_raw = True
+    message = call.message
+    return TykCoProcessRequest(message.request), message.session, message.metadata, message.spec
+
+
+def _arguments_5(call: TykCall) -> tuple[Any, ...]:
+    call.passed_raw = True
+    message = call.message
+    return (
+        TykCoProcessRequest(message.request),
+        message.response,
+        message.session,
+        message.metadata,
+        message.spec,
+    )
+
+
+def _arguments_of_event(call: TykEventCall) -> tuple[Any, ...]:
+    return call.event, call.event.get("spec") or {}
+
+
+def _accept(call: TykCall, result: Any) -> None:
+    """Take what a handler returned: some of what it was passed, or replacements, told by their type."""
+    for item in result if isinstance(result, (tuple, list)) else (result,):
+        if isinstance(item, TykCoProcessRequest):
+            item = item.object
+        if isinstance(item, Message):
+            _replace_message(call, item)
+        elif isinstance(item, Mapping):
+            _replace_metadata(call, item)
+        elif item is not None:
+            raise HandlerFailed(
+                f"returned {type(item).__name__}: "
+                "expected the request, the response, the session or the metadata"
+            )
+
+
+def _replace_message(call: TykCall, item: Message) -> None:
+    name = item.DESCRIPTOR.full_name
+    field = _FIELD_OF_MESSAGE.get(name)
+    if field is None:
+        raise HandlerFailed(
+            f"returned a {name} message: expected the request, the response, the session or the metadata"
+        )
+    target = getattr(call.message, field)
+    if target is item:
+        return
+    if type(target) is type(item):
+        target.CopyFrom(item)
+    else:  # Of the plugin's own generated modules.
+        target.ParseFromString(item.SerializeToString())
+
+
+_FIELD_OF_MESSAGE = {
+    "coprocess.MiniRequestObject": "request",
+    "coprocess.ResponseObject": "response",
+    "coprocess.SessionState": "session",
+}
+
+
+def _replace_metadata(call: TykCall, item: Mapping[Any, Any]) -> None:
+    target = call.message.metadata
+    if item is target or item == call.message.spec:
+        return
+    entries = dict(item)
+    for key, value in entries.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise HandlerFailed(
+                f"returned metadata whose {key!r} is no text: expected str keys and str values"
+            )
+    target.clear()
+    target.update(entries)
+
+
+def _accept_nothing(call: TykEventCall, result: Any) -> None:
+    """Whatever an event handler returns: nobody waits for it."""
+
+
+_PLANS = {
+    2: Plan(arguments=_arguments_of_event, accept=_accept_nothing),
+    3: Plan(arguments=_arguments_3, accept=_accept),
+    4: Plan(arguments=_arguments_4, accept=_accept),
+    5: Plan(arguments=_arguments_5, accept=_accept),
+}
+
+_REQUEST_ARITIES = {3: _REQUEST_FORMS, 4: _REQUEST_FORMS}
+
+Hook = _Decorator("Hook", (*_REQUEST_TYPES, HookType.Response), {**_REQUEST_ARITIES, 5: _RESPONSE_FORM})
+Pre = _Decorator("Pre", (HookType.Pre,), _REQUEST_ARITIES)
+Post = _Decorator("Post", (HookType.Post,), _REQUEST_ARITIES)
+PostKeyAuth = _Decorator("PostKeyAuth", (HookType.PostKeyAuth,), _REQUEST_ARITIES)
+CustomKeyCheck = _Decorator("CustomKeyCheck", (HookType.CustomKeyCheck,), _REQUEST_ARITIES)
+Event = _Decorator("Event", (HookType.Event,), {2: _EVENT_FORM})

@@ -1,0 +1,59 @@
+"""`tyk.request`: the request as handlers of the embedded driver know it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from coprocess.http import canonical_name
+from coprocess.tyk.wire import MiniRequestObject
+
+__all__ = ["TykCoProcessRequest"]
+
+_FIELDS = frozenset(field.name for field in MiniRequestObject.DESCRIPTOR.fields)
+
+
+class TykCoProcessRequest:
+    """A wrapper of the message, which is its `object`. The message's fields are attributes here too."""
+
+    __slots__ = ("object",)
+
+    object: MiniRequestObject
+
+    def __init__(self, request: MiniRequestObject) -> None:
+        object.__setattr__(self, "object", request)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _FIELDS:
+            return getattr(self.object, name)
+        raise AttributeError(f"the request has no {name!r}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _FIELDS:
+            setattr(self.object, name, value)
+        else:
+            object.__setattr__(self, name, value)
+
+    def get_header(self, key: str) -> str | None:
+        """The header's first value; None where it is absent."""
+        headers = self.object.headers
+        if key in headers:
+            return headers[key]
+        return headers.get(canonical_name(key))
+
+    def add_header(self, key: str, value: str) -> None:
+        """Set the header, in place of all its values."""
+        self.object.set_headers[key] = value
+
+    def delete_header(self, key: str) -> None:
+        self.object.delete_headers.append(key)
+
+    def add_param(self, key: str, value: str) -> None:
+        """Set the query parameter, in place of all its values."""
+        self.object.add_params[key] = value
+
+    def delete_param(self, key: str) -> None:
+        self.object.delete_params.append(key)
+
+    def __repr__(self) -> str:
+        # Not the headers: plugins print their request, and credentials are among them.
+        return f"<TykCoProcessRequest {self.object.method} {self.object.url}>"

@@ -1,0 +1,56 @@
+"""One Object in, one Object out: finds the handler for what the gateway sent. No I/O."""
+
+from __future__ import annotations
+
+from google.protobuf.message import DecodeError
+
+from coprocess.errors import BadMessage
+from coprocess.hooks import HookTable, HookType
+from coprocess.tyk.call import RunnableCall, TykCall, TykEventCall
+from coprocess.tyk.event import TykEvent, parse_event
+from coprocess.tyk.wire import DISPATCH, DISPATCH_EVENT, Event, Object
+
+
+class Dispatcher:
+    """Opens calls on the handlers of `table`.
+
+    Assigning `table` is a reload: calls that are open end on the table they were opened on.
+    `full_reply` sends back all that came, and not only what the gateway reads.
+    """
+
+    #: The protocol's methods.
+    METHODS = (DISPATCH, DISPATCH_EVENT)
+
+    def __init__(self, table: HookTable, *, full_reply: bool = False) -> None:
+        self.table = table
+        self._full_reply = full_reply
+
+    def open(self, method: str, payload: bytes) -> RunnableCall:
+        """The call that a message asks for.
+
+        Raises BadMessage where the message is broken, UnknownHook where no handler is loaded for it.
+        """
+        return self.open_dispatch(payload) if method == DISPATCH else self.open_event(payload)
+
+    def open_dispatch(self, payload: bytes) -> TykCall:
+        """As `open`, for a serialized Object."""
+        try:
+            message = Object.FromString(payload)
+        except DecodeError:
+            raise BadMessage("not a coprocess.Object") from None
+        table, hook_type, name = self.table, message.hook_type, message.hook_name
+        hook = table.find(hook_type, name) or table.choose(hook_type, name, message.spec)
+        return TykCall(hook, message, payload, full_reply=self._full_reply)
+
+    def open_event(self, payload: bytes) -> TykEventCall:
+        """As `open`, for a serialized Event."""
+        try:
+            message = Event.FromString(payload)
+        except DecodeError:
+            raise BadMessage("not a coprocess.Event") from None
+        return self.open_parsed_event(parse_event(message.payload))
+
+    def open_parsed_event(self, event: TykEvent) -> TykEventCall:
+        """The call of the handler that `event` is for."""
+        spec = {key: str(value) for key, value in (event.get("spec") or {}).items()}
+        return TykEventCall(self.table.choose(HookType.Event, event.handler, spec), event)

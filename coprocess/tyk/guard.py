@@ -1,0 +1,126 @@
+"""The reply guard: whatever a handler did, the reply is one that the gateway can take.
+
+What the gateway does with a reply, and which replies make it fail, is in the design notes and in the
+recordings of a real one; each rule here names its case.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from coprocess.errors import HandlerFailed
+from coprocess.hooks import HookType
+from coprocess.tyk import request, response
+from coprocess.tyk.wire import Object
+
+if TYPE_CHECKING:
+    from coprocess.tyk.call import TykCall
+    from coprocess.tyk.wire import MiniRequestObject, ResponseObject
+
+_LOWEST_STATUS, _HIGHEST_STATUS = 100, 999
+# What the gateway sends.
+_NO_OVERRIDE = -1
+
+
+def check(call: TykCall) -> None:
+    """Mend the call's message where its meaning is plain; raise HandlerFailed where it is not."""
+    message = call.message
+    if call.hook.type is HookType.Response:
+        _check_response(call, message)
+        return
+    edited = message.request
+    if call.was_edited_raw:
+        _agree_on_request_body(call, edited)
+    if not edited.url or not edited.method:
+        # A new object in place of the one that came (url_empty): what it does not say stays.
+        original = _original(call).request
+        edited.url = edited.url or original.url
+        edited.method = edited.method or original.method
+    if not request.is_acceptable_url(edited.url) and edited.url:
+        raise HandlerFailed(f"set the URL to {edited.url!r}: expected a leading slash, or an absolute URL")
+    overrides = edited.return_overrides
+    code = overrides.response_code
+    if code == _NO_OVERRIDE:
+        return
+    # At most 0 is no override either: the gateway ignores the whole block.
+    if 0 < code < _LOWEST_STATUS or code > _HIGHEST_STATUS:
+        raise HandlerFailed(f"set response_code to {code}: expected an HTTP status from 100 on, or none")
+    # Also makes the request present: without either, the gateway panics (reply_without_request).
+    overrides.SetInParent()
+
+
+def _check_response(call: TykCall, message: Object) -> None:
+    if not message.HasField("response"):
+        # Only a call that never had one; the gateway answers 500 where a reply has none.
+        message.response.SetInParent()
+    edited = message.response
+    if call.was_edited_raw:
+        original = _original(call).response
+        _agree_on_response_body(edited, original)
+        response.reconcile_headers(edited, original)
+    if edited.status_code == 0:
+        # The gateway drops the connection (resp_status_zero).
+        edited.status_code = _original(call).response.status_code
+    if not _LOWEST_STATUS <= edited.status_code <= _HIGHEST_STATUS:
+        raise HandlerFailed(f"set status_code to {edited.status_code}: expected an HTTP status, 100 to 999")
+    message.request.return_overrides.SetInParent()
+
+
+def _agree_on_request_body(call: TykCall, edited: MiniRequestObject) -> None:
+    if edited.body.encode() == edited.raw_body:
+        if edited.raw_body or edited.url:
+            return
+        # A new object that speaks of no body; a handler that empties one leaves the URL.
+        original = _original(call).request
+        edited.body, edited.raw_body = original.body, original.raw_body
+        return
+    original = _original(call).request
+    request.set_body(edited, _edited_body(edited, original))
+
+
+def _agree_on_response_body(edited: ResponseObject, original: ResponseObject) -> None:
+    if edited.body.encode() == edited.raw_body:
+        if not edited.raw_body and edited.status_code == 0:
+            edited.body, edited.raw_body = original.body, original.raw_body
+        return
+    response.set_body(edited, _edited_body(edited, original))
+
+
+def _edited_body(
+    edited: MiniRequestObject | ResponseObject, original: MiniRequestObject | ResponseObject
+) -> bytes:
+    # The gateway reads raw_body only: an edit of body alone would be lost (body_only_is_ignored).
+    text_was_set = bool(edited.body) and edited.body != original.body
+    if edited.raw_body != original.raw_body and (edited.raw_body or not text_was_set):
+        return edited.raw_body
+    return edited.body.encode() if edited.body != original.body else edited.raw_body
+
+
+def _original(call: TykCall) -> Object:
+    return Object.FromString(call.payload)
+
+
+def trim(message: Object, hook_type: HookType) -> None:
+    """Leave in the reply what the gateway reads; the body, above all, does not travel twice.
+
+    Fields that we do not know stay.
+    """
+    message.ClearField("hook_type")
+    message.ClearField("hook_name")
+    message.ClearField("spec")
+    if hook_type is HookType.Response:
+        message.ClearField("request")
+        message.ClearField("session")
+        message.ClearField("metadata")
+        # headers stays: the gateway compares it with what it sent.
+        message.response.ClearField("body")
+        return
+    if hook_type is not HookType.CustomKeyCheck:
+        message.ClearField("session")
+        message.ClearField("metadata")
+    edited = message.request
+    for name in _UNREAD_IN_REQUEST:
+        edited.ClearField(name)
+
+
+_UNREAD_IN_REQUEST = ("headers", "body", "params", "extended_params", "request_uri", "scheme")

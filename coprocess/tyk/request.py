@@ -1,0 +1,226 @@
+"""`Request` over Tyk's MiniRequestObject: reads show the edits, edits become what the gateway reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl, urlsplit
+
+from multidict import MultiDict
+
+from coprocess.http import Headers, Query, canonical_name, header_name, header_value
+from coprocess.messages import Request, body_bytes
+
+if TYPE_CHECKING:
+    from coprocess.tyk.wire import MiniRequestObject
+
+
+class TykRequest(Request):
+    """A view: it holds no data of its own but the query, parsed when it is first asked for."""
+
+    __slots__ = ("_headers", "_message", "_query", "was_edited_raw")
+
+    def __init__(self, message: MiniRequestObject) -> None:
+        self._message = message
+        #: Whether the handler could reach the message past this view: then the reply guard looks closer.
+        self.was_edited_raw = False
+        self._headers: TykRequestHeaders | None = None
+        self._query: TykQuery | None = None
+
+    @property
+    def object(self) -> MiniRequestObject:
+        self.was_edited_raw = True
+        return self._message
+
+    @property
+    def method(self) -> str:
+        return self._message.method
+
+    @method.setter
+    def method(self, method: str) -> None:
+        if not method:
+            raise ValueError("a method is not empty")
+        self._message.method = method
+
+    @property
+    def url(self) -> str:
+        return self._message.url
+
+    @url.setter
+    def url(self, url: str) -> None:
+        if not is_acceptable_url(url):
+            raise ValueError(f"a URL begins with a slash, or is absolute; not {url!r}")
+        self._message.url = url
+
+    @property
+    def path(self) -> str:
+        return urlsplit(self._message.url).path
+
+    @path.setter
+    def path(self, path: str) -> None:
+        if not path.startswith("/") or "?" in path:
+            raise ValueError(f"a path begins with a slash and has no query; not {path!r}")
+        query = urlsplit(self._message.url).query
+        self._message.url = f"{path}?{query}" if query else path
+
+    @property
+    def scheme(self) -> str:
+        return self._message.scheme
+
+    @property
+    def target(self) -> str:
+        return self._message.request_uri
+
+    @property
+    def headers(self) -> Headers:
+        if self._headers is None:
+            self._headers = TykRequestHeaders(self._message)
+        return self._headers
+
+    @property
+    def query(self) -> Query:
+        if self._query is None:
+            self._query = TykQuery(self._message)
+        return self._query
+
+    @property
+    def body(self) -> bytes:
+        return self._message.raw_body
+
+    @body.setter
+    def body(self, body: bytes | str) -> None:
+        set_body(self._message, body_bytes(body))
+
+    def __repr__(self) -> str:
+        return f"<Request {self.method} {self.url}>"
+
+
+def is_acceptable_url(url: str) -> bool:
+    """Whether the gateway takes `url` in a reply (recordings url_empty, url_relative)."""
+    return url.startswith("/") or "://" in url
+
+
+def set_body(message: MiniRequestObject, body: bytes) -> None:
+    """Set both forms of the body. As the gateway does, text is left empty where the bytes are none."""
+    message.raw_body = body
+    try:
+        message.body = body.decode()
+    except UnicodeDecodeError:
+        message.body = ""
+
+
+class TykRequestHeaders(Headers):
+    """Headers of a request: the gateway shows the first value of each, and takes one value of each.
+
+    Reads: set_headers, else headers less delete_headers. Edits: set_headers and delete_headers.
+    """
+
+    __slots__ = ("_message",)
+
+    def __init__(self, message: MiniRequestObject) -> None:
+        self._message = message
+
+    def _find(self, name: str) -> str | None:
+        message = self._message
+        if (key := self._set_key(name)) is not None:
+            return message.set_headers[key]
+        name = canonical_name(name)
+        if name not in message.headers or self._is_deleted(name):
+            return None
+        return message.headers[name]
+
+    def _set_key(self, name: str) -> str | None:
+        """The spelling under which `name` was set. The gateway makes spellings canonical itself."""
+        set_headers = self._message.set_headers
+        if not set_headers or name in set_headers:
+            return name if set_headers else None
+        name = canonical_name(name)
+        return next((key for key in set_headers if canonical_name(key) == name), None)
+
+    def _is_deleted(self, canonical: str) -> bool:
+        return any(canonical_name(deleted) == canonical for deleted in self._message.delete_headers)
+
+    def __getitem__(self, name: str) -> str:
+        if (value := self._find(name)) is None:
+            raise KeyError(name)
+        return value
+
+    def __setitem__(self, name: str, value: str) -> None:
+        if header_name(name) == "Host":
+            raise ValueError("the gateway sets Host itself: a handler cannot")
+        key = self._set_key(name) or name
+        self._message.set_headers[key] = header_value(name, value)
+
+    def __delitem__(self, name: str) -> None:
+        if self._find(name) is None:
+            raise KeyError(name)
+        if (key := self._set_key(name)) is not None:
+            del self._message.set_headers[key]
+        name = canonical_name(name)
+        if name in self._message.headers and not self._is_deleted(name):
+            self._message.delete_headers.append(name)
+
+    def __iter__(self) -> Iterator[str]:
+        message = self._message
+        names = dict.fromkeys(name for name in message.headers if not self._is_deleted(canonical_name(name)))
+        names.update(dict.fromkeys(canonical_name(name) for name in message.set_headers))
+        return iter(names)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._find(name) is not None
+
+    def getall(self, name: str) -> list[str]:
+        value = self._find(name)
+        return [] if value is None else [value]
+
+    def add(self, name: str, value: str) -> None:
+        """Add a value. The gateway takes one: where there is one already, both are joined by a comma."""
+        present = self._find(name)
+        self[name] = value if present is None else f"{present}, {value}"
+
+
+class TykQuery(Query):
+    """Query parameters. Reads: the URL's query with the edits. Edits: add_params and delete_params."""
+
+    __slots__ = ("_message", "_values")
+
+    def __init__(self, message: MiniRequestObject) -> None:
+        self._message = message
+        pairs = parse_qsl(urlsplit(message.url).query, keep_blank_values=True)
+        self._values: MultiDict[str] = MultiDict(pairs)
+        # Edits that were made in the message before (several handlers never see one message, but a
+        # handler may use request.object and then this).
+        for name in message.delete_params:
+            self._values.popall(name, None)
+        for name, value in message.add_params.items():
+            self._values[name] = value
+
+    def __getitem__(self, name: str) -> str:
+        return self._values[name]
+
+    def __setitem__(self, name: str, value: str) -> None:
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise TypeError(f"a query parameter is text: {name!r} = {value!r}")
+        self._message.add_params[name] = value
+        self._values[name] = value
+
+    def __delitem__(self, name: str) -> None:
+        del self._values[name]
+        if name in self._message.add_params:
+            del self._message.add_params[name]
+        self._message.delete_params.append(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys(self._values))
+
+    def __len__(self) -> int:
+        return len(set(self._values))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._values
+
+    def getall(self, name: str) -> list[str]:
+        return self._values.getall(name, [])
