@@ -24,7 +24,7 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field
@@ -264,9 +264,9 @@ class _DeadlineMixin:
     def socket_connect_timeout(self) -> float:
         # redis-py reads this anew for each of a name's addresses.
         left_s = _operation.deadline - time.monotonic()
-        if left_s <= 0:
-            raise TimeoutError("the deadline has passed")
-        return min(left_s, math.inf if self._connect_limit_s is None else self._connect_limit_s)
+        limit_s = math.inf if self._connect_limit_s is None else self._connect_limit_s
+        # Never 0, nor an exception: redis-py has a socket open by now, which it would leave open.
+        return max(min(left_s, limit_s), 0.001)
 
     @socket_connect_timeout.setter
     def socket_connect_timeout(self, limit_s: float | None) -> None:
@@ -274,7 +274,7 @@ class _DeadlineMixin:
 
     def _connect(self) -> _DeadlineSocket:
         connect: Callable[[], socket.socket] = super()._connect  # type: ignore[misc] # of the class mixed with
-        may_overrun = hasattr(self, "check_hostname") or not _is_numeric(getattr(self, "host", "localhost"))
+        may_overrun = hasattr(self, "check_hostname") or not _is_numeric(self.host)
         connected = _call_within_deadline(connect) if may_overrun else connect()
         return _DeadlineSocket(connected, self.socket_timeout)
 
@@ -357,7 +357,10 @@ def _sync_client(address: Address, timeout_s: float, max_connections: int) -> tu
 
     class Tls(_DeadlineMixin, SSLConnection): ...  # type: ignore[misc] # as above
 
-    class Unix(_DeadlineMixin, UnixDomainSocketConnection): ...  # type: ignore[misc] # as above
+    class Unix(_DeadlineMixin, UnixDomainSocketConnection):  # type: ignore[misc] # as above
+        # redis-py 8.1 reads both when connecting takes too long, and fails on their absence.
+        host = "localhost"
+        port = 0
 
     class Managed(_DeadlineMixin, SentinelManagedConnection): ...  # type: ignore[misc] # as above
 
@@ -412,8 +415,10 @@ def _sync_client(address: Address, timeout_s: float, max_connections: int) -> tu
     return Redis(connection_pool=pool), [pool]
 
 
-def _async_client(address: Address, timeout_s: float, max_connections: int) -> tuple[_Client, list[Any]]:
-    """A client for the running loop, and everything to `aclose()` after it. Connects when it is used."""
+def _async_client(
+    address: Address, timeout_s: float, max_connections: int
+) -> tuple[_Client, list[Callable[[], Awaitable[None]]]]:
+    """A client for the running loop, and what to await after it. Connects when it is used."""
     from redis.asyncio import Redis
     from redis.asyncio.cluster import ClusterNode, RedisCluster
     from redis.asyncio.connection import (
@@ -445,7 +450,9 @@ def _async_client(address: Address, timeout_s: float, max_connections: int) -> t
             ssl=address.tls,
             **options,
         )
-        return cluster, [cluster]
+        nodes = cluster.nodes_manager
+        # Its aclose() does nothing while it has yet to look for nodes again, though it has connections.
+        return cluster, [cluster.aclose, nodes.aclose, lambda: nodes.aclose("startup_nodes")]
     if address.mode == "sentinel":
         manager = new_sentinel([])
         sentinel_options = _sentinel_options(address, options, timeout_s)
@@ -462,13 +469,13 @@ def _async_client(address: Address, timeout_s: float, max_connections: int) -> t
         )
         primary: Any = Redis(connection_pool=pool)
         primary.auto_close_connection_pool = True
-        return primary, [primary, *manager.sentinels]
+        return primary, [primary.aclose, *(sentinel.aclose for sentinel in manager.sentinels)]
     if address.unix_path is not None:
         client = client_of(UnixDomainSocketConnection, path=address.unix_path, db=address.db, **options)
     else:
         host, port = address.hosts[0]
         client = client_of(network, host=host, port=port, db=address.db, **options)
-    return client, [client]
+    return client, [client.aclose]
 
 
 # --- The store --------------------------------------------------------------------------------------------
@@ -478,6 +485,7 @@ def _async_client(address: Address, timeout_s: float, max_connections: int) -> t
 class _Failure:
     reason: str
     connection_lost: bool
+    client_broken: bool = False
 
 
 @dataclass
@@ -514,6 +522,7 @@ class _Link:
         self.embedded = embedded
         # UnicodeError is what a host name that cannot be encoded raises.
         self.errors = (RedisError, RedisClusterException, OSError, UnicodeError)
+        self._cluster_error = RedisClusterException
         self._timeout_errors = (RedisTimeoutError, TimeoutError)
         self._lost_errors = (RedisConnectionError, ConnectionError)
         self.client: _Client | None = None
@@ -545,6 +554,14 @@ class _Link:
         finally:
             self._building.release()
 
+    def discard(self) -> None:
+        """Have the next operation build a new client."""
+        with self._building:
+            self.client = None
+            for client in self._to_close:
+                client.close()
+            self._to_close = []
+
     def explain(self, error: Exception, deadline: float) -> _Failure:
         if isinstance(error, self._timeout_errors) or time.monotonic() >= deadline:
             return _Failure(f"no answer within {self.timeout_s:g} s", connection_lost=False)
@@ -553,10 +570,17 @@ class _Link:
             reason = f"no sentinel answers that knows a reachable primary {self.address.sentinel_name!r}"
         else:
             reason = self.address.redact(str(error) or type(error).__name__)
+        if isinstance(error, self._cluster_error):
+            # Some versions of redis-py forget all nodes when none was reachable, and never recover.
+            return _Failure(reason, connection_lost=True, client_broken=True)
         return _Failure(reason, isinstance(error, self._lost_errors))
 
-    def loop_client(self, loop: asyncio.AbstractEventLoop) -> _LoopClient:
-        """A new client for this loop. Those of loops that were closed without notice are dropped."""
+    async def loop_client(self) -> _LoopClient:
+        """The client of the running loop. Those of loops that were closed without notice are dropped."""
+        loop = asyncio.get_running_loop()
+        entry = self.loop_clients.get(loop)
+        if entry is not None:
+            return entry
         for other in list(self.loop_clients):
             if other.is_closed():
                 self.loop_clients.pop(other, None)
@@ -565,18 +589,19 @@ class _Link:
             client, asyncio.Semaphore(self.max_connections), self._close_with_loop(loop, to_close)
         )
         self.loop_clients[loop] = entry
+        await anext(entry.closing)  # From now on, the loop knows that it must close it.
         return entry
 
     async def _close_with_loop(
-        self, loop: asyncio.AbstractEventLoop, to_close: list[Any]
+        self, loop: asyncio.AbstractEventLoop, to_close: list[Callable[[], Awaitable[None]]]
     ) -> AsyncGenerator[None, None]:
         # asyncio.run() closes a loop's open generators before the loop: its notice that the loop ends.
         try:
             yield
         finally:
             self.loop_clients.pop(loop, None)
-            for client in to_close:
-                await client.aclose()
+            for close in to_close:
+                await close()
 
     def close(self) -> None:
         for loop, entry in list(self.loop_clients.items()):
@@ -586,6 +611,18 @@ class _Link:
             client.close()
         if self.embedded is not None:
             self.embedded.close()
+
+
+async def _drop_dead_connections(client: Any) -> None:
+    """Keep a command that must not be repeated from going to a connection known to be dead."""
+    # Two rounds of the loop, in which it sees what servers have closed, even if it was kept from looking.
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    # Pools look before they give a connection away, a cluster's nodes do not.
+    for node in getattr(client, "get_nodes", list)():
+        for connection in list(node._connections):
+            if connection._reader is not None and connection._reader.at_eof():
+                await connection.disconnect(nowait=True)
 
 
 def _close_soon(loop: asyncio.AbstractEventLoop, entry: _LoopClient) -> None:
@@ -719,6 +756,8 @@ class Store:
         link: _Link, deadline: float, failure: _Failure, command: tuple[Any, ...] | None
     ) -> tuple[Any, _Failure | None]:
         """Revive an embedded server, then do `command` again if it may be done twice (else None)."""
+        if failure.client_broken:
+            link.discard()
         if link.embedded is not None:
             link.embedded.revive(deadline - time.monotonic())
         if command is None:
@@ -777,27 +816,23 @@ class AsyncStore:
         result = None
         try:
             async with asyncio.timeout(link.timeout_s):
-                loop = asyncio.get_running_loop()
-                entry = link.loop_clients.get(loop)
-                if entry is None:
-                    entry = link.loop_client(loop)
-                    await anext(entry.closing)  # From now on, the loop knows that it must close it.
-                async with entry.turns:
-                    if not repeatable:
-                        # Two rounds of the loop, in which it sees that the server has closed a connection,
-                        # even if it was kept from looking since. Not before a command that is repeated.
-                        await asyncio.sleep(0)
-                        await asyncio.sleep(0)
-                    try:
-                        result = await entry.client.execute_command(*command)
-                    except link.errors as error:
-                        failure = link.explain(error, deadline)
-                    if failure is not None and failure.connection_lost:
-                        if link.embedded is not None:
-                            await asyncio.to_thread(link.embedded.revive, deadline - time.monotonic())
-                        if repeatable:
+                for _ in range(2 if repeatable else 1):
+                    failure = None
+                    entry = await link.loop_client()
+                    async with entry.turns:
+                        if not repeatable:
+                            await _drop_dead_connections(entry.client)
+                        try:
                             result = await entry.client.execute_command(*command)
-                            failure = None
+                            break
+                        except link.errors as error:
+                            failure = link.explain(error, deadline)
+                    if not failure.connection_lost:
+                        break
+                    if failure.client_broken:
+                        await entry.close()
+                    if link.embedded is not None:
+                        await asyncio.to_thread(link.embedded.revive, deadline - time.monotonic())
         except link.errors as error:
             failure = link.explain(error, deadline)
         if owner.observer is not None:

@@ -1,0 +1,343 @@
+"""The embedded Valkey: started, shared, adopted, revived and stopped, with real processes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coprocess import embedded_valkey
+from coprocess.embedded_valkey import EmbeddedValkey
+from coprocess.errors import ConfigError, StoreError
+from coprocess.store import Store
+
+pytestmark = pytest.mark.timeout(20)
+
+SERVICE = """
+import sys
+from pathlib import Path
+from coprocess.store import store, configure, close
+configure(None, data_dir=Path(sys.argv[1]), fsync="always")
+print("ready", flush=True)
+for line in sys.stdin:
+    verb, *arguments = line.split()
+    print(getattr(store, verb)(*arguments), flush=True)
+close()
+print("closed", flush=True)
+"""
+
+
+def is_alive(pid: int) -> bool:
+    """Whether this process runs; an ended one that nobody has waited for does not count."""
+    done = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, check=False)
+    return done.stdout.strip()[:1] not in (b"", b"Z")
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 8
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Iterator[Path]:
+    """A data directory whose server is gone after the test, whatever happened."""
+    folder = tmp_path / "with space" / ".coprocess"
+    yield folder
+    stop_leftover(folder)
+
+
+def stop_leftover(folder: Path) -> None:
+    pid = EmbeddedValkey(folder).pid
+    if pid is not None:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+@contextmanager
+def embedded_store(data_dir: Path) -> Iterator[Store]:
+    store = Store()
+    store.configure(None, data_dir=data_dir, fsync="always")
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+class Service:
+    """Another service, in a process of its own, that shares the data directory."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", SERVICE, str(data_dir)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[1],
+        )
+
+    def read(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def ask(self, line: str) -> str:
+        assert self.process.stdin is not None
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+        return self.read()
+
+    def finish(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        assert self.read() == "closed"
+        assert self.process.wait(10) == 0
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                with suppress(BrokenPipeError):
+                    pipe.close()
+
+
+@contextmanager
+def another_service(data_dir: Path) -> Iterator[Service]:
+    service = Service(data_dir)
+    try:
+        assert service.read() == "ready"
+        yield service
+    finally:
+        service.kill()
+
+
+def server_pid(data_dir: Path) -> int:
+    pid = EmbeddedValkey(data_dir).pid
+    assert pid is not None
+    return pid
+
+
+def test_data_survives_a_stop_and_the_last_user_stops_the_server(data_dir: Path) -> None:
+    with embedded_store(data_dir) as store:
+        assert store.describe() == f"embedded Valkey 9.1 in {data_dir} (unix socket)"
+        store.set("k", "v")
+        store.increment("n", 5)
+        pid = server_pid(data_dir)
+        assert is_alive(pid)
+        folder = data_dir / "valkey"
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert stat.S_IMODE((folder / "valkey.sock").stat().st_mode) == 0o700
+    assert not is_alive(pid)
+    with embedded_store(data_dir) as store:
+        assert store.get("k") == b"v"
+        assert asyncio.run(store.aio.increment("n")) == 6
+
+
+def test_the_server_listens_on_its_socket_only_and_keeps_everything(data_dir: Path) -> None:
+    from redis import Redis
+
+    new_client: Any = Redis  # Through Any, as it has no annotations.
+    with (
+        embedded_store(data_dir),
+        new_client(unix_socket_path=str(EmbeddedValkey(data_dir).socket_path)) as bare,
+    ):
+        settings = bare.config_get("*")
+        assert settings["port"] == "0"
+        assert settings["appendonly"] == "yes"
+        assert settings["appendfsync"] == "always"
+        assert settings["save"] == ""
+        assert settings["maxmemory-policy"] == "noeviction"
+        # Its own session, so that a terminal's Ctrl-C does not reach it.
+        assert os.getsid(server_pid(data_dir)) != os.getsid(0)
+
+
+def test_two_services_share_one_server(data_dir: Path) -> None:
+    with embedded_store(data_dir) as store:
+        pid = server_pid(data_dir)
+        with another_service(data_dir) as service:
+            assert server_pid(data_dir) == pid
+            store.set("k", "v")
+            assert service.ask("get k") == "b'v'"
+            service.finish()
+        assert store.get("k") == b"v"
+        with another_service(data_dir) as service:
+            store.close()
+            assert is_alive(pid)
+            assert service.ask("get k") == "b'v'"
+            service.finish()
+    assert not is_alive(pid)
+
+
+def test_services_that_start_together_start_one_server(data_dir: Path) -> None:
+    services = [Service(data_dir) for _ in range(4)]
+    try:
+        assert [service.read() for service in services] == ["ready"] * 4
+        for service in services:
+            service.ask("increment n")
+        assert services[0].ask("get n") == "b'4'"
+        pid = server_pid(data_dir)
+        for service in services:
+            assert is_alive(pid)
+            service.finish()
+        assert not is_alive(pid)
+        log = (data_dir / "valkey" / "valkey.log").read_text()
+        assert log.count("Ready to accept connections") == 1
+    finally:
+        for service in services:
+            service.kill()
+
+
+def test_the_server_of_a_killed_service_is_adopted(data_dir: Path) -> None:
+    with another_service(data_dir) as service:
+        service.ask("set k v")
+        pid = server_pid(data_dir)
+        service.kill()
+    assert is_alive(pid)
+    with embedded_store(data_dir) as store:
+        assert server_pid(data_dir) == pid
+        assert store.get("k") == b"v"
+    assert not is_alive(pid)
+
+
+def test_a_dead_servers_socket_does_not_confuse(data_dir: Path) -> None:
+    with another_service(data_dir) as service:
+        service.ask("set k v")
+        pid = server_pid(data_dir)
+        service.kill()
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not is_alive(pid))
+    assert (data_dir / "valkey" / "valkey.sock").exists()
+    with embedded_store(data_dir) as store:
+        assert store.get("k") == b"v"
+        assert server_pid(data_dir) != pid
+
+
+def test_a_killed_server_is_revived_with_its_data(data_dir: Path) -> None:
+    with embedded_store(data_dir) as store:
+        store.set("k", "v")
+        reads: list[Callable[[], bytes | None]] = [
+            lambda: store.get("k"),
+            lambda: asyncio.run(store.aio.get("k")),
+        ]
+        for read in reads:
+            pid = server_pid(data_dir)
+            os.kill(pid, signal.SIGKILL)
+            wait_until(lambda pid=pid: not is_alive(pid))  # type: ignore[misc] # lambda's default
+
+            def comes_back() -> bool:
+                started = time.monotonic()
+                try:
+                    return read() == b"v"  # noqa: B023 - called in this turn
+                except StoreError:
+                    assert time.monotonic() - started < 3
+                    return False
+
+            wait_until(comes_back)
+            assert server_pid(data_dir) != pid
+
+
+def test_a_frozen_server_is_not_replaced(data_dir: Path) -> None:
+    with embedded_store(data_dir) as store:
+        store.set("k", "v")
+        pid = server_pid(data_dir)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(StoreError, match="no answer within"):
+                store.get("k")
+            late = EmbeddedValkey(data_dir, start_timeout_s=0.3)
+            with pytest.raises(StoreError, match="runs but does not answer"):
+                late.start()
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert store.get("k") == b"v"
+        assert server_pid(data_dir) == pid
+
+
+def test_a_long_path(tmp_path: Path) -> None:
+    data_dir = tmp_path / ("long" * 30)
+    try:
+        with embedded_store(data_dir) as store:
+            socket_path = EmbeddedValkey(data_dir)
+            socket_path.start()
+            assert len(os.fsencode(socket_path.socket_path)) < 104
+            assert stat.S_IMODE(socket_path.socket_path.parent.stat().st_mode) == 0o700
+            socket_path.close()
+            store.set("k", "v")
+            with another_service(data_dir) as service:
+                assert service.ask("get k") == "b'v'"
+                service.finish()
+        with embedded_store(data_dir) as store:
+            assert store.get("k") == b"v"
+    finally:
+        stop_leftover(data_dir)
+        with suppress(OSError):
+            (socket_path.socket_path.parent).rmdir()
+
+
+def test_a_private_folder_open_to_others_is_refused(tmp_path: Path) -> None:
+    data_dir = tmp_path / ("long" * 30)
+    private = embedded_valkey._socket_path(data_dir.resolve() / "valkey").parent
+    try:
+        private.chmod(0o755)
+        with pytest.raises(ConfigError, match="only this user"):
+            EmbeddedValkey(data_dir).start()
+    finally:
+        private.rmdir()
+
+
+def test_a_forked_child_does_not_stop_the_server(data_dir: Path) -> None:
+    program = """
+import os, sys
+from pathlib import Path
+from coprocess.store import store, configure, close
+configure(None, data_dir=Path(sys.argv[1]))
+child = os.fork()
+if child == 0:
+    store.set("k", "from the child")
+    close()
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+assert store.get_text("k") == "from the child"
+close()
+"""
+    subprocess.run(
+        [sys.executable, "-c", program, str(data_dir)], check=True, timeout=15, cwd=Path(__file__).parents[1]
+    )
+    assert EmbeddedValkey(data_dir).pid is None
+
+
+def test_a_server_that_ends_at_start_says_why(data_dir: Path) -> None:
+    with embedded_store(data_dir) as store:
+        store.set("k", "v")
+    for part in (data_dir / "valkey" / "appendonlydir").glob("*.manifest"):
+        part.write_text("nonsense\n")
+    with pytest.raises(StoreError, match=r"(?s)--redis URL.*manifest"):
+        Store().configure(None, data_dir=data_dir)
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="--redis URL"):
+        EmbeddedValkey(tmp_path / "file").start()
+
+
+def test_an_unsupported_platform(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "pdp11")
+    with pytest.raises(ConfigError, match=r"pdp11.*--redis URL"):
+        EmbeddedValkey(data_dir).start()
+
+
+def test_fsync_is_checked() -> None:
+    with pytest.raises(ConfigError, match="fsync"):
+        EmbeddedValkey(Path(), fsync="never")  # type: ignore[arg-type] # the wrong value is what is tested
