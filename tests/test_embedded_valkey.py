@@ -16,10 +16,9 @@ from typing import Any
 
 import pytest
 
-from coprocess import embedded_valkey
-from coprocess.embedded_valkey import EmbeddedValkey
 from coprocess.errors import ConfigError, StoreError
 from coprocess.store import Store
+from coprocess.store.embedded import EmbeddedValkey, socket_path_in
 
 pytestmark = pytest.mark.timeout(20)
 
@@ -287,7 +286,7 @@ def test_a_long_path(tmp_path: Path) -> None:
 
 def test_a_private_folder_open_to_others_is_refused(tmp_path: Path) -> None:
     data_dir = tmp_path / ("long" * 30)
-    private = embedded_valkey._socket_path(data_dir.resolve() / "valkey").parent
+    private = socket_path_in(data_dir.resolve() / "valkey").parent
     try:
         private.chmod(0o755)
         with pytest.raises(ConfigError, match="only this user"):

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-from coprocess.embedded_valkey import find_binary
+from coprocess.store.embedded import find_binary
 
 START_TIMEOUT_S = 10.0
 
