@@ -55,3 +55,7 @@ lock: $(READY) ## renew requirements/ from pyproject.toml (needs uv)
 
 clean: ## remove what make made
 	rm -rf .venv .venv-3.* .coprocess .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+bench: $(READY) ## measure beside the peers, and renew docs/performance.md (needs Go and two cores)
+	$(BIN)/python bench/run.py
+	$(BIN)/python bench/report.py

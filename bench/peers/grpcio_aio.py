@@ -1,6 +1,6 @@
 """The same hook on `grpc.aio` with uvloop.
 
-    grpcio_aio.py HOST:PORT
+grpcio_aio.py HOST:PORT
 """
 
 import asyncio
@@ -8,6 +8,7 @@ import sys
 
 import grpc
 import uvloop
+
 from coprocess.tyk.wire import SERVICE, Object
 
 

@@ -1,12 +1,13 @@
 """The plainest server a Python user writes: `grpc.server` with 10 threads, as Tyk's own sample has it.
 
-    grpcio_sync.py HOST:PORT
+grpcio_sync.py HOST:PORT
 """
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
+
 from coprocess.tyk.wire import SERVICE, Object
 
 

@@ -1,0 +1,198 @@
+"""Write the tables and the plot of docs/performance.md from the figures that `run.py` measured.
+
+    report.py
+
+The text around them is kept: only what lies between the markers `<!-- name -->` and `<!-- /name -->` is replaced.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+PAGE, FIGURES, PLOT = DOCS / "performance.md", DOCS / "performance.json", DOCS / "performance.svg"
+
+Figures = dict[str, Any]
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def machine(figures: Figures) -> str:
+    about = figures["machine"]
+    cores = f"{about['cores']} cores"
+    return f"{about['date']}; {about['cpu'] or 'unknown CPU'}, {cores}; {about['system']}; Python {about['python']}"
+
+
+def servers_of(compared: Figures) -> dict[str, Figures]:
+    return {name: figures for name, figures in compared.items() if name != "machine"}
+
+
+def throughput(figures: Figures) -> str:
+    servers = servers_of(figures)
+    go = servers["go"]
+    rows = [
+        [
+            name,
+            f"{it['calls_per_s']:,.0f}",
+            f"{it['calls_per_s'] / go['calls_per_s']:.2f}",
+            f"{it['cpu_us_per_call']:.1f}",
+            f"{it['cpu_us_per_call'] / go['cpu_us_per_call']:.2f}",
+            f"{it['p50_us']:,.0f} / {it['p99_us']:,.0f}",
+            f"{it['one_p50_us']:,.0f}",
+            f"{it['one_p50_us'] / go['one_p50_us']:.2f}",
+            f"{it['rss_mib']:.0f}",
+        ]
+        for name, it in servers.items()
+    ]
+    head = ["server", "calls/s", "× Go", "CPU µs/call", "× Go", "p50 / p99 µs, 32 in flight"]
+    head += ["p50 µs, one at a time", "× Go", "RSS MiB"]
+    return table(head, rows)
+
+
+def in_flight(figures: Figures) -> str:
+    by_calls = servers_of(figures)
+    names = list(next(iter(by_calls.values())))
+    rows = [
+        [calls, *(f"{servers[name]['calls_per_s']:,.0f} ({servers[name]['p99_us']:,.0f})" for name in names)]
+        for calls, servers in by_calls.items()
+    ]
+    return table(["in flight", *(f"{name}: calls/s (p99 µs)" for name in names)], rows)
+
+
+def waiting(blocking: Figures, asynchronous: Figures) -> str:
+    alone, fast = blocking["alone"], blocking["fast_beside_it"]
+    return table(
+        ["what", "figure", "target"],
+        [
+            [
+                "sync handler that sleeps 50 ms, 64 in flight",
+                f"{alone['calls_per_s']:,.0f} calls/s",
+                "≥ 1,152",
+            ],
+            ["a fast hook beside it, 4 in flight", f"p99 {fast['p99_us'] / 1000:.1f} ms", "< 25 ms"],
+            [
+                "async handler that sleeps 50 ms, 1,000 in flight",
+                f"{asynchronous['calls_per_s']:,.0f} calls/s",
+                "≥ 8,000",
+            ],
+        ],
+    )
+
+
+def large_body(figures: Figures) -> str:
+    sizes, compared = figures["bytes"], figures["compared"]
+    rows = [
+        ["echo of the whole Object", f"{sizes['echo']:,}", "1.00"],
+        ["full reply", f"{sizes['full']:,}", f"{sizes['full'] / sizes['echo']:.2f}"],
+        ["trimmed reply (default)", f"{sizes['trimmed']:,}", f"{sizes['trimmed'] / sizes['echo']:.2f}"],
+    ]
+    speed = [
+        [name, f"{it['calls_per_s']:,.0f}", f"{it['cpu_us_per_call']:,.0f}"] for name, it in compared.items()
+    ]
+    return "\n\n".join(
+        [
+            table(["1 MiB text body", "bytes both ways", "× echo"], rows),
+            table(["server, 8 in flight", "calls/s", "CPU µs/call"], speed),
+        ]
+    )
+
+
+def rest(figures: Figures) -> str:
+    get, in_handler = figures["store"]["get"], figures["store"]["set_and_get_in_handler"]
+    memory, start = figures["memory"], figures["start"]["seconds"]
+    growth = memory["after_mib"] / memory["start_mib"] - 1
+    since_warm = memory["after_mib"] / memory["after_first_load_mib"] - 1
+    return table(
+        ["what", "figure", "target"],
+        [
+            [
+                "`store.get` against bare redis-py",
+                f"{get['store_us']:.1f} / {get['redis_us']:.1f} µs = {get['ratio']:.2f} ×",
+                "≤ 1.3",
+            ],
+            ["set and get in a handler, 32 in flight", f"{in_handler['calls_per_s']:,.0f} calls/s", ""],
+            ["resident memory at start", f"{memory['start_mib']:.0f} MiB", "≤ 80"],
+            [
+                f"… after {memory['calls']:,.0f} calls",
+                f"{memory['after_mib']:.0f} MiB (+{growth:.0%}; {since_warm:+.1%} since the first 10 s of load)",
+                "+ ≤ 5 %",
+            ],
+            [
+                "start to serving, 20 handler files, embedded store",
+                f"{start[len(start) // 2]:.2f} s",
+                "≤ 1.0 s",
+            ],
+        ],
+    )
+
+
+def workers(figures: Figures) -> str:
+    rows = [
+        [
+            name.replace("_", " "),
+            f"{it['calls_per_s']:,.0f}",
+            f"{it['p50_us'] / 1000:.2f}",
+            f"{it['p99_us'] / 1000:.2f}",
+        ]
+        for name, it in servers_of(figures).items()
+    ]
+    return table(["handler and workers, 32 in flight, not pinned", "calls/s", "p50 ms", "p99 ms"], rows)
+
+
+def plot(figures: Figures) -> str:
+    """Calls a second by server, as bars."""
+    servers = servers_of(figures)
+    most = max(it["calls_per_s"] for it in servers.values())
+    height, label_width, bar_width = 26, 130, 420
+    parts = []
+    for index, (name, it) in enumerate(servers.items()):
+        y = 34 + index * height
+        width = it["calls_per_s"] / most * bar_width
+        ours = name in ("native", "embedded-style", "grpcio")
+        parts.append(f'<text x="{label_width - 8}" y="{y + 13}" text-anchor="end">{name}</text>')
+        colour = "#2f6f9f" if ours else "#9aa5b1"
+        parts.append(f'<rect x="{label_width}" y="{y}" width="{width:.0f}" height="18" fill="{colour}"/>')
+        parts.append(f'<text x="{label_width + width + 6:.0f}" y="{y + 13}">{it["calls_per_s"]:,.0f}</text>')
+    total = 44 + len(servers) * height
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="640" height="{total}" font-family="sans-serif" '
+        f'font-size="12"><rect width="640" height="{total}" fill="white"/>'
+        f'<text x="{label_width}" y="20" font-weight="bold">calls/s, one core, one connection, 32 in flight</text>'
+        + "".join(parts)
+        + "</svg>\n"
+    )
+
+
+def main() -> None:
+    figures: Figures = json.loads(FIGURES.read_text())
+    sections: dict[str, Callable[[], str]] = {
+        "machine": lambda: machine(figures["throughput"]),
+        "throughput": lambda: throughput(figures["throughput"]),
+        "in_flight": lambda: in_flight(figures["in_flight"]),
+        "waiting": lambda: waiting(figures["blocking"], figures["asynchronous"]),
+        "large_body": lambda: large_body(figures["large_body"]),
+        "rest": lambda: rest(figures),
+        "workers": lambda: workers(figures["workers"]),
+    }
+    page = PAGE.read_text()
+    for name, make in sections.items():
+        text = make()
+        page = re.sub(
+            f"<!-- {name} -->.*?<!-- /{name} -->",
+            lambda _, name=name, text=text: f"<!-- {name} -->\n{text}\n<!-- /{name} -->",
+            page,
+            flags=re.S,
+        )
+    PAGE.write_text(page)
+    PLOT.write_text(plot(figures["throughput"]))
+
+
+if __name__ == "__main__":
+    main()

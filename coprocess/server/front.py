@@ -1,0 +1,173 @@
+"""The front process of `--workers`: takes calls from the engine and passes them to worker processes.
+
+A gateway holds a single connection, so sharing a port between processes would send all its calls to one of
+them. Here one process holds the connections, and each call goes to the worker with the fewest.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+
+import structlog
+
+from coprocess.errors import Status
+from coprocess.server.engine import Rpc
+from coprocess.server.pipe import CANCEL, OK, READY, FrameSocket
+
+log = structlog.get_logger("coprocess")
+
+#: More than a worker's hooks could run and queue: only one that does not read any more gets there.
+_MAX_OUTSTANDING = 16_384
+_RESTART_DELAY_S = 0.5
+
+
+class _Worker:
+    """One worker process, and the calls it has."""
+
+    def __init__(self, number: int, command: Sequence[str]) -> None:
+        self.number = number
+        self.ready = threading.Event()
+        self.outstanding: dict[int, Rpc] = {}
+        self._lock = threading.Lock()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self.process = subprocess.Popen(  # noqa: S603 - our own command, with the user's own arguments
+                [*command, "--worker-fd", str(theirs.fileno())], pass_fds=[theirs.fileno()]
+            )
+        self.frames = FrameSocket(ours)
+        self._gone = False
+
+    def send(self, call_id: int, method: int, rpc: Rpc) -> bool:
+        """Pass a call on. False where the worker is gone or does not keep up."""
+        with self._lock:
+            if self._gone or len(self.outstanding) >= _MAX_OUTSTANDING:
+                return False
+            self.outstanding[call_id] = rpc
+        rpc.on_cancel(lambda: self._cancel(call_id))
+        try:
+            self.frames.send(call_id, method, rpc.payload)
+        except OSError:
+            return self.outstanding.pop(call_id, None) is None
+        return True
+
+    def _cancel(self, call_id: int) -> None:
+        if self.outstanding.pop(call_id, None) is not None:
+            try:
+                self.frames.send(call_id, CANCEL, b"")
+            except OSError:
+                return
+
+    def receive_all(self) -> None:
+        """Answer calls until the worker is gone; those it had then fail."""
+        while (frame := self.frames.receive()) is not None:
+            call_id, kind, body = frame
+            if kind == READY:
+                self.ready.set()
+                continue
+            rpc = self.outstanding.pop(call_id, None)
+            if rpc is None:
+                continue
+            if kind == OK:
+                rpc.respond(body)
+            else:
+                rpc.fail(Status(kind), body.decode("utf-8", "replace"))
+        with self._lock:
+            self._gone = True
+            lost, self.outstanding = self.outstanding, {}
+        for rpc in lost.values():
+            rpc.fail(Status.UNAVAILABLE, "the worker process ended")
+        self.ready.set()
+
+
+class Front:
+    """Starts the workers, keeps them running, and hands calls to them (`handle`)."""
+
+    def __init__(self, command: Sequence[str], workers: int, methods: Sequence[str]) -> None:
+        """`command` starts a worker; the number of its socket is added."""
+        self._command = command
+        self._count = workers
+        self._methods = {method: index for index, method in enumerate(methods)}
+        self._ids = itertools.count(1)
+        self._workers: list[_Worker] = []
+        self._stopping = False
+        self._draining = False
+        self.restarts = 0
+
+    def start(self, timeout_s: float) -> bool:
+        """Start the workers and wait until all can serve. False where one could not."""
+        self._workers = [self._start_worker(number) for number in range(self._count)]
+        until_s = time.monotonic() + timeout_s
+        for worker in self._workers:
+            worker.ready.wait(max(0.0, until_s - time.monotonic()))
+        return all(worker.ready.is_set() and worker.process.poll() is None for worker in self._workers)
+
+    def _start_worker(self, number: int) -> _Worker:
+        worker = _Worker(number, self._command)
+        threading.Thread(target=self._attend, args=(worker,), name=f"worker-{number}", daemon=True).start()
+        return worker
+
+    def _attend(self, worker: _Worker) -> None:
+        worker.receive_all()
+        worker.frames.close()
+        status = worker.process.wait()
+        if self._stopping or not worker.ready.is_set():
+            return
+        log.error("a worker process ended", worker=worker.number, exit_status=status)
+        time.sleep(_RESTART_DELAY_S)
+        if not self._stopping:
+            self.restarts += 1
+            self._workers[worker.number] = self._start_worker(worker.number)
+
+    def handle(self, rpc: Rpc) -> None:
+        """Pass a call to the worker that has the fewest."""
+        if self._draining:
+            rpc.fail(Status.UNAVAILABLE, "the service is shutting down")
+            return
+        ready = [worker for worker in self._workers if worker.ready.is_set()]
+        for worker in sorted(ready, key=lambda worker: len(worker.outstanding)):
+            if worker.send(next(self._ids), self._methods[rpc.method], rpc):
+                return
+        rpc.fail(Status.UNAVAILABLE, "no worker process can take the call")
+
+    def signal(self, number: int) -> None:
+        """Pass a signal on to all workers."""
+        for worker in self._workers:
+            if worker.process.poll() is None:
+                os.kill(worker.process.pid, number)
+
+    @property
+    def in_flight(self) -> int:
+        return sum(len(worker.outstanding) for worker in self._workers)
+
+    def drain(self, timeout_s: float) -> bool:
+        """Refuse new calls and wait for those in flight. False where some still run after `timeout_s`."""
+        self._draining = True
+        until_s = time.monotonic() + timeout_s
+        while self.in_flight and time.monotonic() < until_s:
+            time.sleep(0.005)
+        return not self.in_flight
+
+    def stop(self, timeout_s: float) -> None:
+        """End the workers: they stop when their socket does."""
+        self._stopping = True
+        for worker in self._workers:
+            worker.frames.close()
+        until_s = time.monotonic() + timeout_s
+        for worker in self._workers:
+            try:
+                worker.process.wait(max(0.1, until_s - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                worker.process.kill()
+                worker.process.wait()
+
+
+def worker_command() -> list[str]:
+    """This very command, as a worker: the same flags, the same working folder."""
+    return [sys.executable, "-m", "coprocess", *sys.argv[1:]]

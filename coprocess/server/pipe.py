@@ -1,0 +1,170 @@
+"""Calls over a socket between the front process and a worker process: the frames, and the worker's engine.
+
+A frame is a head, `<IQB`: length of the body, call id, kind; and the body. To a worker, the kind is the
+index of the method, or CANCEL. From it, the kind is the gRPC status, 0 with a reply, else with a message;
+or READY, once, when it can serve.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+from collections.abc import Callable
+
+from coprocess.errors import Status
+from coprocess.server.engine import Engine, EngineOptions, Handler, Metadata, Rpc
+from coprocess.server.workers import WorkerThreads
+
+HEAD = struct.Struct("<IQB")
+CANCEL = 255
+READY = 254
+OK = 0
+
+_CHUNK_BYTES = 256 * 1024
+
+Frame = tuple[int, int, bytes]
+
+
+class FrameSocket:
+    """Frames over a connected stream socket. Sending may be done from any thread, receiving by one."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        self._socket = connected
+        self._send_lock = threading.Lock()
+        self._received = bytearray()
+
+    def send(self, call_id: int, kind: int, body: bytes) -> None:
+        """Raises OSError where the other side is gone."""
+        frame = HEAD.pack(len(body), call_id, kind) + body
+        with self._send_lock:
+            self._socket.sendall(frame)
+
+    def receive(self) -> Frame | None:
+        """The next frame: call id, kind, body. None where there will be no more."""
+        received = self._received
+        while True:
+            if len(received) >= HEAD.size:
+                length, call_id, kind = HEAD.unpack_from(received)
+                end = HEAD.size + length
+                if len(received) >= end:
+                    body = bytes(memoryview(received)[HEAD.size : end])
+                    del received[:end]
+                    return call_id, kind, body
+            try:
+                chunk = self._socket.recv(_CHUNK_BYTES)
+            except OSError:
+                return None
+            if not chunk:
+                return None
+            received += chunk
+
+    def close(self) -> None:
+        """End both directions; whoever waits in `receive` gets None."""
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+        self._socket.close()
+
+
+class _PipeRpc(Rpc):
+    __slots__ = ("_call_id", "_engine", "_open")
+
+    def __init__(self, engine: PipeEngine, call_id: int, method: str, payload: bytes) -> None:
+        self._engine = engine
+        self._call_id = call_id
+        self._open = True
+        self.method = method
+        self.payload = payload
+
+    def respond(self, reply: bytes) -> None:
+        limit = self._engine.max_message_bytes
+        if len(reply) > limit:
+            too_large = f"the reply is larger than the limit: {len(reply)} of {limit} bytes"
+            self._answer(Status.RESOURCE_EXHAUSTED, too_large.encode())
+        else:
+            self._answer(OK, reply)
+
+    def fail(self, status: Status, message: str) -> None:
+        self._answer(status, message.encode("utf-8", "replace"))
+
+    def _answer(self, kind: int, body: bytes) -> None:
+        if self._open:
+            self._open = False
+            self._engine.answer(self._call_id, kind, body)
+
+    def on_cancel(self, callback: Callable[[], None]) -> None:
+        self._engine.cancels[self._call_id] = callback
+
+    def metadata(self) -> Metadata:
+        return ()
+
+    def time_remaining_s(self) -> float | None:
+        # The front ends calls at their deadline, and cancels them here.
+        return None
+
+
+class PipeEngine(Engine):
+    """The engine of a worker process: calls come from the front, and not from a port."""
+
+    name = "worker"
+
+    def __init__(self, connected: socket.socket, options: EngineOptions) -> None:
+        self.max_message_bytes = options.max_message_bytes
+        self.cancels: dict[int, Callable[[], None]] = {}
+        self._frames = FrameSocket(connected)
+        self._methods = options.methods
+        self._options = options
+        self._receive_lock = threading.Lock()
+        self._on_end: Callable[[], None] = lambda: None
+
+    def listen(self, address: str) -> str:
+        return address
+
+    def on_end(self, callback: Callable[[], None]) -> None:
+        """Call back when the front is gone, or wants no more of this worker."""
+        self._on_end = callback
+
+    def start(self, handler: Handler) -> None:
+        self._threads: WorkerThreads[_PipeRpc] = WorkerThreads(
+            "worker",
+            self._take,
+            handler,
+            minimum=self._options.min_threads,
+            maximum=self._options.max_threads,
+        )
+        self._threads.start()
+        self._frames.send(0, READY, b"")
+
+    def _take(self) -> _PipeRpc | None:
+        while True:
+            # Whoever waits for a call reads it itself: no hand-over between threads.
+            with self._receive_lock:
+                frame = self._frames.receive()
+            if frame is None:
+                self._on_end()
+                return None
+            call_id, kind, body = frame
+            if kind != CANCEL:
+                return _PipeRpc(self, call_id, self._methods[kind], body)
+            if (callback := self.cancels.pop(call_id, None)) is not None:
+                callback()
+
+    def answer(self, call_id: int, kind: int, body: bytes) -> None:
+        self.cancels.pop(call_id, None)
+        try:
+            self._frames.send(call_id, kind, body)
+        except OSError:
+            # The front is gone, and its clients with it.
+            return
+
+    def replace_thread(self, thread_id: int) -> bool:
+        return self._threads.replace(thread_id)
+
+    def stop(self) -> None:
+        self._frames.close()
+
+    @property
+    def thread_count(self) -> int:
+        return self._threads.count
