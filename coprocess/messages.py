@@ -62,7 +62,8 @@ class Body:
 class Request(Body):
     """The HTTP request on its way to the upstream. Edits take effect when the handler returns."""
 
-    __slots__ = ()
+    if not TYPE_CHECKING:  # Type checkers take it for all that may be assigned, in handlers too.
+        __slots__ = ()
 
     method: str
     #: Path and query; in Response hooks the absolute URL of the upstream. Assigning changes the path:
@@ -100,7 +101,8 @@ class Request(Body):
 class Response(Body, metaclass=Declares):
     """The upstream's response on its way to the client; and `@Response`, the decorator of its handlers."""
 
-    __slots__ = ()
+    if not TYPE_CHECKING:  # Type checkers take it for all that may be assigned, in handlers too.
+        __slots__ = ()
 
     if TYPE_CHECKING:  # Type checkers know a class only by its constructor, not as a decorator.
 
@@ -124,7 +126,8 @@ class Session:
     makes it, with `allow`; edits in other hooks reach later code of the same call only.
     """
 
-    __slots__ = ()
+    if not TYPE_CHECKING:  # Type checkers take it for all that may be assigned, in handlers too.
+        __slots__ = ()
 
     metadata: MutableMapping[str, str]
     #: `rate` requests are allowed in `per` seconds; 0 is no limit.

@@ -37,7 +37,7 @@ def apply_request_edits(reply: wire.Object, request: GatewayRequest) -> None:
     try:
         url = parse_request_uri(edits.url)
     except BadUrl as error:
-        raise Failed(500, _MIDDLEWARE_ERROR) from error
+        raise Failed("url", 500, _MIDDLEWARE_ERROR) from error
     # An unchanged query keeps its order and spelling; a changed one is written anew.
     request.url = url if url.values() == values else url.with_query(encode_query(values))
     if edits.method:
@@ -71,7 +71,7 @@ def apply_return_overrides(reply: wire.Object, token: str, auth_failed: Callable
         headers.set(name, value)
     if overrides.response_code >= 400 and not overrides.override_error:
         auth_failed(token)
-        raise Failed(overrides.response_code, text or "Key not authorised", headers)
+        raise Failed("override", overrides.response_code, text or "Key not authorised", headers)
     raise Answered(overrides.response_code, headers, text.encode())
 
 
@@ -82,11 +82,11 @@ def apply_response_edits(sent: wire.Object, reply: wire.Object, response: Gatewa
     (recording `resp_delete_multivalue_change_map`). Raises Failed where `response` is absent.
     """
     if not reply.HasField("response"):
-        raise Failed(500, _MIDDLEWARE_ERROR)
+        raise Failed("no-response", 500, _MIDDLEWARE_ERROR)
     edits = reply.response
     multivalue = [(header.key, list(header.values)) for header in edits.multivalue_headers]
     if dict(sent.response.headers) != dict(edits.headers):
-        multivalue = _synchronized(dict(edits.headers), multivalue)
+        multivalue = synchronized(dict(edits.headers), multivalue)
     response.headers.clear()
     for name, values in multivalue:
         response.headers.set(name, *values)
@@ -96,9 +96,10 @@ def apply_response_edits(sent: wire.Object, reply: wire.Object, response: Gatewa
     response.headers.set("Content-Length", str(len(response.body)))
 
 
-def _synchronized(
+def synchronized(
     headers: dict[str, str], multivalue: list[tuple[str, list[str]]]
 ) -> list[tuple[str, list[str]]]:
+    """What the gateway makes of `multivalue` where the map was edited."""
     known = {name for name, _ in multivalue}
     kept = [(name, [headers[name], *values[1:]]) for name, values in multivalue if name in headers]
     return kept + [(name, [value]) for name, value in headers.items() if name not in known]

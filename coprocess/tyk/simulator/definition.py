@@ -66,6 +66,11 @@ class ApiDefinition:
     #: Event → names of the functions that hear of it.
     event_handlers: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
+    def listens_on(self, path: str) -> bool:
+        """Whether a request for this path, decoded, is this API's."""
+        listen = self.listen_path.rstrip("/")
+        return path == listen or path.startswith(f"{listen}/")
+
     @classmethod
     def load(cls, path: str | Path) -> ApiDefinition:
         """From a JSON file. Raises ConfigError naming the file and the place in it."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from coprocess.tyk import wire
+from coprocess.tyk.simulator.outcome import FailureReason
 
 #: Name and value, one pair a value. Text holds one character a byte, as Python's `http.client` gives it.
 HeaderPairs = tuple[tuple[str, str], ...]
@@ -89,6 +90,8 @@ class Exchange:
     http_response: HttpResponse | None = None
     #: Why a real gateway would have panicked here, leaving its client without an answer.
     dropped: str | None = None
+    #: Why the gateway answered with an error of its own; None where it did not.
+    failure: FailureReason | None = None
     hooks: list[HookCall] = field(default_factory=list)
     #: Payloads of DispatchEvent, parsed.
     events: list[dict[str, Any]] = field(default_factory=list)

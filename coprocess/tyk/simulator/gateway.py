@@ -6,8 +6,6 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable
 
-from google.protobuf.message import DecodeError
-
 from coprocess.tyk import wire
 from coprocess.tyk.simulator.answer import client_response, error_page
 from coprocess.tyk.simulator.apply import (
@@ -16,6 +14,7 @@ from coprocess.tyk.simulator.apply import (
     apply_return_overrides,
     token_of,
 )
+from coprocess.tyk.simulator.client import call
 from coprocess.tyk.simulator.definition import ApiDefinition, HookDefinition
 from coprocess.tyk.simulator.events import as_json, payloads
 from coprocess.tyk.simulator.exchange import (
@@ -41,14 +40,11 @@ from coprocess.tyk.simulator.objects import (
     add_response,
     build_object,
 )
-from coprocess.tyk.simulator.outcome import Answered, Dropped, Failed
+from coprocess.tyk.simulator.outcome import Answered, Dropped, Failed, FailureReason
 from coprocess.tyk.simulator.proxy import send_upstream
 from coprocess.tyk.simulator.request import GatewayRequest
 from coprocess.tyk.simulator.session import GatewayState, accept_session, keyless_session
 from coprocess.tyk.simulator.url import BadUrl
-
-#: gRPC's default limit for a message that is received, which both ends have.
-_MESSAGE_LIMIT = 4 * 1024 * 1024
 
 
 class Gateway:
@@ -117,6 +113,7 @@ class _Passage:
         try:
             response = self._pass()
         except Failed as failure:
+            self.exchange.failure = failure.reason
             headers = failure.headers
             content_type = self.request.headers.get("Content-Type")
             page = error_page(content_type, failure.message, headers)
@@ -136,7 +133,7 @@ class _Passage:
         )
 
     def _pass(self) -> GatewayResponse:
-        if not self._listens():
+        if not self.definition.listens_on(self.request.url.decoded_path):
             raise Answered(404, GoHeader(), b"Not Found")
         for hook in self.definition.pre:
             self._request_hook(PRE, hook)
@@ -158,11 +155,6 @@ class _Passage:
         response.headers.set("X-Ratelimit-Reset", str(session.quota_renews))
         return response
 
-    def _listens(self) -> bool:
-        path = self.request.url.decoded_path
-        listen = self.definition.listen_path.rstrip("/")
-        return path == listen or path.startswith(f"{listen}/")
-
     def _upstream(self, request: UpstreamRequest) -> UpstreamReply:
         self.exchange.upstream_request = request
         self.exchange.upstream_reply = self.gateway.upstream(request)
@@ -176,7 +168,7 @@ class _Passage:
         error: RpcError | None = None
         started = time.perf_counter()
         try:
-            reply = self._call(built.SerializeToString())
+            reply = call(self.gateway.dispatcher, built.SerializeToString())
         except RpcError as failed:
             error = failed
         seconds = time.perf_counter() - started
@@ -192,38 +184,27 @@ class _Passage:
             raise error or RpcError("UNKNOWN")
         return reply
 
-    def _call(self, serialized: bytes) -> wire.Object:
-        if len(serialized) > _MESSAGE_LIMIT:
-            raise RpcError("RESOURCE_EXHAUSTED", "the Object is larger than the plugin server takes")
-        answer = self.gateway.dispatcher.dispatch(serialized)
-        if len(answer) > _MESSAGE_LIMIT:
-            raise RpcError("RESOURCE_EXHAUSTED", "the reply is larger than the gateway takes")
-        try:
-            return wire.Object.FromString(answer)
-        except DecodeError as error:
-            raise RpcError("INTERNAL", f"the reply is no Object: {error}") from error
-
     def _request_hook(self, hook_type: wire.HookType, hook: HookDefinition) -> tuple[wire.Object, str]:
         """One hook before the upstream: its reply, applied, and the token in it."""
         try:
             built = build_object(hook_type, hook, self.definition, self.request, self.session)
         except NotUtf8 as error:
             # Serializing fails inside the gateway's gRPC client: to the chain it is a failed call.
-            raise self._rpc_failure(hook_type) from error
+            raise self._call_failure(hook_type, "not-utf8") from error
         try:
             reply = self._dispatch(built)
         except RpcError as error:
-            raise self._rpc_failure(hook_type) from error
+            raise self._call_failure(hook_type) from error
         apply_request_edits(reply, self.request)
         token = token_of(reply)
         apply_return_overrides(reply, token, self._auth_failed)
         return reply, token
 
     @staticmethod
-    def _rpc_failure(hook_type: wire.HookType) -> Failed:
+    def _call_failure(hook_type: wire.HookType, reason: FailureReason = "call") -> Failed:
         if hook_type == CUSTOM_KEY_CHECK:
-            return Failed(403, "Key not authorised")
-        return Failed(500, "Middleware error")
+            return Failed(reason, 403, "Key not authorised")
+        return Failed(reason, 500, "Middleware error")
 
     def _response_hook(self, hook: HookDefinition, response: GatewayResponse) -> None:
         session = self.session or keyless_session()
@@ -231,8 +212,10 @@ class _Passage:
             built = build_object(RESPONSE, hook, self.definition, self.request, session)
             add_response(built, hook, response)
             reply = self._dispatch(built)
-        except (NotUtf8, RpcError) as error:
-            raise self._rpc_failure(RESPONSE) from error
+        except NotUtf8 as error:
+            raise self._call_failure(RESPONSE, "not-utf8") from error
+        except RpcError as error:
+            raise self._call_failure(RESPONSE) from error
         apply_response_edits(built, reply, response)
 
     # Who calls, and how often
@@ -253,12 +236,12 @@ class _Passage:
         reply, token = self._request_hook(CUSTOM_KEY_CHECK, definition.auth_check)
         if not token:
             self._auth_failed(self.request.headers.get(definition.auth_header))
-            raise Failed(403, "Forbidden")
+            raise Failed("no-token", 403, "Forbidden")
         session = accept_session(reply.session, definition.org_id)
         if session.apply_policy_id or session.apply_policies:
             # There are no policies here, as in a gateway that has none by that name.
             self._auth_failed(credential)
-            raise Failed(403, "Forbidden")
+            raise Failed("policy", 403, "Forbidden")
         session.key_id = found or token
         before = self.gateway.state.sessions.get(session.key_id)
         if before is not None:
@@ -270,12 +253,13 @@ class _Passage:
         """Where the definition relies on the gateway's own keys, of which there are none here."""
         if self.definition.plugin_auth:
             return Failed(
+                "no-auth-plugin",
                 400,
                 "Session state is missing or unset! Please make sure that auth headers are properly applied",
             )
         if not self.request.headers.get(self.definition.auth_header):
-            return Failed(401, "Authorization field missing")
-        return Failed(403, "Access to this API has been disallowed")
+            return Failed("no-auth-plugin", 401, "Authorization field missing")
+        return Failed("no-auth-plugin", 403, "Access to this API has been disallowed")
 
     def _check_session(self) -> None:
         """Expiry, access rights, rate, quota: between PostKeyAuth and Post.
@@ -287,18 +271,18 @@ class _Passage:
             return
         if session.is_inactive:
             self._fire("KeyExpired", "Attempted access from inactive key.", session.key_id)
-            raise Failed(403, "Key is inactive, please renew")
+            raise Failed("inactive", 403, "Key is inactive, please renew")
         if 1 <= session.expires < now:
             self._fire("KeyExpired", "Attempted access from expired key.", session.key_id)
-            raise Failed(401, "Key has expired, please renew")
+            raise Failed("expired", 401, "Key has expired, please renew")
         if session.access_rights and self.definition.api_id not in session.access_rights:
-            raise Failed(403, "Access to this API has been disallowed")
+            raise Failed("access-rights", 403, "Access to this API has been disallowed")
         if not self.definition.disable_rate_limit and self.gateway.state.rate_exceeded(session, now):
             self._fire("RatelimitExceeded", "Rate Limit Exceeded", session.key_id)
-            raise Failed(429, "Rate Limit Exceeded")
+            raise Failed("rate", 429, "Rate Limit Exceeded")
         if not self.definition.disable_quota and self.gateway.state.quota_exceeded(session, now):
             self._fire("QuotaExceeded", "Key Quota Limit Exceeded", session.key_id)
-            raise Failed(403, "Quota exceeded")
+            raise Failed("quota", 403, "Quota exceeded")
 
     def _remember(self) -> None:
         if self.session is not None:

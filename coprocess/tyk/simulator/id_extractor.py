@@ -34,7 +34,7 @@ def session_id(extractor: IdExtractorDefinition, request: GatewayRequest, org_id
     try:
         value = _extract(extractor, request)
     except _NotFound as error:
-        raise Failed(400, "Authorization field missing") from error
+        raise Failed("no-id", 400, "Authorization field missing") from error
     digest = hashlib.md5(value.encode("utf-8", "surrogateescape"), usedforsecurity=False)
     return org_id + digest.hexdigest()
 

@@ -52,7 +52,7 @@ def send_upstream(
     """
     headers, unpacks = _upstream_headers(request)
     if not headers.sendable():
-        raise Failed(500, "There was a problem proxying the request")
+        raise Failed("unsendable", 500, "There was a problem proxying the request")
     request.url = _upstream_url(definition, request)
     host = request.host if definition.preserve_host_header else request.url.host
     pairs = [("Host", host), ("User-Agent", to_wire(headers.get("User-Agent")))]
@@ -62,7 +62,7 @@ def send_upstream(
     try:
         reply = upstream(sent)
     except (OSError, http.client.HTTPException) as error:
-        raise Failed(500, "There was a problem proxying the request") from error
+        raise Failed("upstream", 500, "There was a problem proxying the request") from error
     return sent, reply, _read(reply, request.method, unpacks=unpacks)
 
 
@@ -77,7 +77,7 @@ def _read(reply: UpstreamReply, method: str, *, unpacks: bool) -> GatewayRespons
         try:
             body = gzip.decompress(body)
         except (OSError, EOFError, zlib.error) as error:
-            raise Failed(500, "There was a problem proxying the request") from error
+            raise Failed("upstream", 500, "There was a problem proxying the request") from error
         headers.remove("Content-Encoding")
         headers.remove("Content-Length")
         streamed = True

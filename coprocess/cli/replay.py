@@ -1,0 +1,54 @@
+"""`coprocess replay`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from coprocess.errors import ConfigError
+
+
+def replay(
+    recordings: Annotated[
+        list[Path], typer.Argument(metavar="FILE…", help="Recordings, or folders of them.")
+    ],
+    apis: Annotated[
+        Path, typer.Option("--apis", metavar="DIR", help="The API definitions that the recordings name.")
+    ],
+) -> None:
+    """Play recordings of a real gateway through the simulated one, and print each difference.
+
+    A recording that follows another one is played after it. Exit status 1 on any difference.
+    """
+    from coprocess.tyk.simulator import replay
+
+    if not apis.is_dir():
+        raise ConfigError(f"--apis {apis}: no such folder")
+    report = replay(_files(recordings), apis)
+    for problem in report.problems:
+        typer.echo(problem)
+    typer.echo(
+        f"{_counted(len(report.replayed), 'recording')} replayed, "
+        f"{_counted(len(report.problems), 'difference')}"
+    )
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+def _files(paths: list[Path]) -> list[Path]:
+    files: dict[Path, Path] = {}
+    for path in paths:
+        if not path.exists():
+            raise ConfigError(f"{path}: no such file or folder")
+        found = sorted(path.glob("*.json")) if path.is_dir() else [path]
+        if not found:
+            raise ConfigError(f"{path}: no recordings (*.json) in this folder")
+        # A file may be named by itself and with its folder.
+        files.update((file.resolve(), file) for file in found)
+    return list(files.values())
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,39 @@
+"""What the pytest fixtures `gateway`, `store` and `dispatch` give; import it for annotations.
+
+from coprocess.testing import Gateway
+
+def test_stamp(gateway: Gateway) -> None:
+    assert gateway.get("/x").upstream.headers["X-Stamp"] == "1"
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from coprocess.store import Store as Store
+    from coprocess.testing.dispatch import Dispatch as Dispatch
+    from coprocess.testing.dispatch import DispatchReply as DispatchReply
+    from coprocess.testing.gateway import Gateway as Gateway
+    from coprocess.testing.gateway import Result as Result
+    from coprocess.testing.gateway import SentRequest as SentRequest
+
+__all__ = ["Dispatch", "DispatchReply", "Gateway", "Result", "SentRequest", "Store"]
+
+_HOMES = {
+    "Dispatch": "coprocess.testing.dispatch",
+    "DispatchReply": "coprocess.testing.dispatch",
+    "Gateway": "coprocess.testing.gateway",
+    "Result": "coprocess.testing.gateway",
+    "SentRequest": "coprocess.testing.gateway",
+    "Store": "coprocess.store",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # pytest imports this package at every start, also where nothing of it is used.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,170 @@
+"""The `dispatch` fixture."""
+
+from __future__ import annotations
+
+import json as json_module
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+from coprocess.errors import HandlerFailed
+from coprocess.messages import body_bytes
+from coprocess.tyk.event import format_go_time
+from coprocess.tyk.simulator import ApiDefinition, HookDefinition, RpcError
+from coprocess.tyk.simulator.headers import GoHeader
+from coprocess.tyk.simulator.objects import GatewayResponse, add_response, build_object
+from coprocess.tyk.simulator.request import GatewayRequest
+from coprocess.tyk.simulator.session import with_parts
+from coprocess.tyk.trial import InProcessDispatcher
+from coprocess.tyk.trial.changes import by_field, edits, is_read
+from coprocess.tyk.trial.dispatchers import HandlerRun
+from coprocess.tyk.trial.upstream import as_reply
+from coprocess.tyk.wire import (
+    HookType,
+    MiniRequestObject,
+    Object,
+    ResponseObject,
+    ReturnOverrides,
+    SessionState,
+)
+
+_HOST = "127.0.0.1:8081"
+
+
+class DispatchReply:
+    """The Object as the handler, and then the reply guard, left it."""
+
+    def __init__(self, sent: Object, message: Object) -> None:
+        self.sent = sent
+        self.message = message
+
+    @property
+    def request(self) -> MiniRequestObject:
+        return self.message.request
+
+    @property
+    def response(self) -> ResponseObject:
+        return self.message.response
+
+    @property
+    def overrides(self) -> ReturnOverrides:
+        """`response_code` is -1 where the handler lets the request pass."""
+        return self.message.request.return_overrides
+
+    @property
+    def session(self) -> SessionState:
+        return self.message.session
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        return dict(self.message.metadata)
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """What the gateway takes over: `{"request.set_headers": {"X": "1"}}`; None is what went away."""
+        return by_field([edit for edit in self._edits() if is_read(edit, self.sent.hook_type)])
+
+    @property
+    def ignored(self) -> dict[str, Any]:
+        """What the handler edited, and the gateway does not look at."""
+        return by_field([edit for edit in self._edits() if not is_read(edit, self.sent.hook_type)])
+
+    def _edits(self) -> list[Any]:
+        return edits(self.sent, self.message)
+
+    def __repr__(self) -> str:
+        return f"<DispatchReply {self.changes}>"
+
+
+class Dispatch:
+    """Calls one handler, as the gateway would call it, without a gateway."""
+
+    def __init__(self, dispatcher: InProcessDispatcher) -> None:
+        self._dispatcher = dispatcher
+
+    def __call__(
+        self,
+        hook_type: str,
+        name: str,
+        *,
+        method: str = "GET",
+        url: str = "/",
+        headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
+        body: str | bytes = b"",
+        json: Any = None,
+        session: SessionState | Mapping[str, Any] | None = None,
+        response: Any = 200,
+        config: Mapping[str, Any] | None = None,
+        api_id: str = "test",
+    ) -> DispatchReply:
+        """Send one Object to the hook `name` of type `Pre`, `CustomKeyCheck`, `PostKeyAuth`, `Post` or
+        `Response`.
+
+        `session` has the fields of the protocol's SessionState, for hooks after authentication; `response`
+        is the upstream's, for Response hooks: a status, `respond(...)` or a dict (JSON). `config` is the
+        API's config data. Raises what the handler raises; HandlerFailed where its reply means nothing,
+        UnknownHook where there is none of that name.
+        """
+        if hook_type not in HookType.DESCRIPTOR.values_by_name or hook_type == "Unknown":
+            known = ", ".join(key for key in HookType.DESCRIPTOR.values_by_name if key != "Unknown")
+            raise ValueError(f"{hook_type!r} is no type of hook: expected one of {known}")
+        number = getattr(HookType, hook_type)
+        content = body_bytes(body) if json is None else json_module.dumps(json).encode()
+        pairs = list(headers.items() if isinstance(headers, Mapping) else headers)
+        pairs = [(key, value.encode().decode("latin-1")) for key, value in pairs]
+        request = GatewayRequest.received(method, url, pairs, content, host=_HOST, client_address="127.0.0.1")
+        definition = ApiDefinition(
+            name="test",
+            api_id=api_id,
+            org_id="default",
+            listen_path="/",
+            target_url="http://upstream.test/",
+            config_data=dict(config or {}),
+        )
+        caller = None
+        if session is not None:
+            caller = session if isinstance(session, SessionState) else SessionState(**session)
+            caller = with_parts(caller)
+        hook = HookDefinition(name)
+        sent = build_object(number, hook, definition, request, caller)
+        if hook_type == "Response":
+            reply = as_reply(response)
+            answer = GatewayResponse(reply.status, GoHeader.received(reply.headers), reply.body)
+            add_response(sent, hook, answer)
+        run = self._run(lambda: self._dispatcher.dispatch(sent.SerializeToString()))
+        assert run.guarded is not None  # noqa: S101 - a call that did not fail has a reply
+        return DispatchReply(sent, run.guarded)
+
+    def event(
+        self,
+        handler: str,
+        type: str = "AuthFailure",
+        *,
+        meta: Mapping[str, Any] | None = None,
+        api_id: str = "test",
+    ) -> None:
+        """Send an event to the `@Event` function `handler`. Raises what it raises, as above."""
+        payload = {
+            "message": {
+                "Type": type,
+                "Meta": dict(meta or {}),
+                "TimeStamp": format_go_time(datetime.now(UTC)),
+            },
+            "handler_name": handler,
+            "spec": {"APIID": api_id, "OrgID": "default"},
+        }
+        self._run(lambda: self._dispatcher.dispatch_event(json_module.dumps(payload)))
+
+    def _run(self, call: Callable[[], object]) -> HandlerRun:
+        runs = self._dispatcher.runs
+        runs.clear()
+        # What an RpcError stands for is raised below.
+        with suppress(RpcError):
+            call()
+        run = runs[0]
+        if run.error is not None:
+            cause = run.error.__cause__
+            # A HandlerFailed as cause says less than the error does.
+            raise run.error if cause is None or isinstance(cause, HandlerFailed) else cause
+        return run

@@ -1,0 +1,230 @@
+"""The `gateway` fixture."""
+
+from __future__ import annotations
+
+import asyncio
+import json as json_module
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+from coprocess.http import Headers, MultiHeaders
+from coprocess.messages import body_bytes
+from coprocess.tyk.simulator import ApiDefinition, UpstreamRequest
+from coprocess.tyk.trial import (
+    EventTrial,
+    Finding,
+    HookTrial,
+    InProcessDispatcher,
+    ObservedGateway,
+    Trial,
+    as_upstream,
+)
+
+HeaderArgument = Mapping[str, str] | Iterable[tuple[str, str]]
+
+
+class _Body:
+    body: bytes
+
+    @property
+    def text(self) -> str:
+        """The body as UTF-8 text. Raises UnicodeDecodeError where it is none."""
+        return self.body.decode()
+
+    def json(self) -> Any:
+        """The body parsed as JSON. Raises ValueError where it is none."""
+        return json_module.loads(self.body)
+
+
+class SentRequest(_Body):
+    """What reached the upstream."""
+
+    def __init__(self, request: UpstreamRequest) -> None:
+        self.method = request.method
+        #: Path and query.
+        self.url = request.url
+        self.headers: Headers = MultiHeaders.unchecked(request.headers)
+        self.body = request.body
+
+    def __repr__(self) -> str:
+        return f"<SentRequest {self.method} {self.url}>"
+
+
+class NoSuchHook(KeyError):
+    """No hook, or more than one, was called by that name."""
+
+    def __str__(self) -> str:
+        # Not as KeyError, which shows its text in quotes.
+        return str(self.args[0])
+
+
+class HookResults(Mapping[str, HookTrial]):
+    """The hooks that were called, in order. Where two types share a name: `hooks["Post", "name"]`."""
+
+    def __init__(self, hooks: list[HookTrial]) -> None:
+        self._hooks = hooks
+
+    def __getitem__(self, key: str | tuple[str, str]) -> HookTrial:
+        found = [hook for hook in self._hooks if key in (hook.name, (hook.type, hook.name))]
+        if len(found) == 1:
+            return found[0]
+        called = ", ".join(f'{hook.type} "{hook.name}"' for hook in self._hooks) or "none"
+        if found:
+            raise NoSuchHook(f"{key!r} was called {len(found)} times: name the type too. Called: {called}")
+        raise NoSuchHook(f"{key!r} was not called. Called: {called}")
+
+    def __contains__(self, key: object) -> bool:
+        return any(key in (hook.name, (hook.type, hook.name)) for hook in self._hooks)
+
+    def __iter__(self) -> Iterator[str]:
+        return (hook.name for hook in self._hooks)
+
+    def __len__(self) -> int:
+        return len(self._hooks)
+
+    def values(self) -> list[HookTrial]:  # type: ignore[override]  # a list has the two of one name
+        return list(self._hooks)
+
+    def __repr__(self) -> str:
+        return f"<hooks {[(hook.type, hook.name) for hook in self._hooks]}>"
+
+
+class Result(_Body):
+    """What the client got, and all that happened on the way."""
+
+    def __init__(self, trial: Trial) -> None:
+        self.trial = trial
+        response = trial.exchange.http_response
+        #: None where the gateway dropped the connection.
+        self.status: int | None = trial.status
+        self.headers: Headers = MultiHeaders.unchecked(response.headers if response else ())
+        self.body: bytes = response.body if response else b""
+        #: Why a real gateway drops the connection here; None where it does not.
+        self.dropped: str | None = trial.exchange.dropped
+        request = trial.exchange.upstream_request
+        #: None where the upstream was not asked.
+        self.upstream: SentRequest | None = SentRequest(request) if request is not None else None
+        self.hooks = HookResults(trial.hooks)
+        #: One for each handler that an event was sent to.
+        self.events: list[EventTrial] = trial.events
+        #: What went otherwise than meant, in words; errors first.
+        self.findings: list[Finding] = trial.findings
+        self.seconds: float = trial.seconds
+
+    @property
+    def ok(self) -> bool:
+        """Whether the client got an answer below 500, and no hook failed."""
+        return self.trial.ok
+
+    def __repr__(self) -> str:
+        # What a failing assertion shows.
+        got = "dropped" if self.status is None else str(self.status)
+        told = "; ".join(_told(finding) for finding in self.findings if finding.severity != "note")
+        return f"<{got} {self.trial.method} {self.trial.target}{f': {told}' if told else ''}>"
+
+
+def _told(finding: Finding) -> str:
+    hook = f'{finding.hook.type} "{finding.hook.name}": ' if finding.hook else ""
+    return f"{hook}{finding.problem}"
+
+
+class Gateway:
+    """A simulated Tyk Gateway with one API. It keeps sessions, rates and quotas during the test."""
+
+    def __init__(self, definition: ApiDefinition, dispatcher: InProcessDispatcher, upstream: Any) -> None:
+        self._skipped_s = 0.0
+        self._gateway = ObservedGateway(
+            definition, dispatcher, as_upstream(upstream), clock=lambda: time.time() + self._skipped_s
+        )
+
+    @property
+    def definition(self) -> ApiDefinition:
+        return self._gateway.definition
+
+    @property
+    def upstream(self) -> Any:
+        """What answers behind the gateway. Assign a status, `respond(...)`, a dict (JSON), an http URL, a
+        function of the UpstreamRequest that returns one of the former, or a WSGI or ASGI app."""
+        return self._gateway.upstream
+
+    @upstream.setter
+    def upstream(self, upstream: Any) -> None:
+        self._gateway.upstream = as_upstream(upstream)
+
+    def advance(self, seconds: float) -> None:
+        """Set the gateway's clock forward: rates, quotas, expiry, cached sessions. Handlers' clock stays."""
+        self._skipped_s += seconds
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: HeaderArgument = (),
+        params: Mapping[str, str] | Iterable[tuple[str, str]] = (),
+        body: str | bytes = b"",
+        json: Any = None,
+    ) -> Result:
+        """Send a request through. `url` is path and query, the API's listen path included.
+
+        `params` are added to the query; `json` is an alternative to `body`, and sets the content type.
+        """
+        pairs = list(headers.items() if isinstance(headers, Mapping) else headers)
+        content = body_bytes(body)
+        if json is not None:
+            if content:
+                raise TypeError("a request has body or json, not both")
+            content = json_module.dumps(json).encode()
+            if not any(name.lower() == "content-type" for name, _ in pairs):
+                pairs.append(("Content-Type", "application/json"))
+        if params:
+            url = f"{url}{'&' if '?' in url else '?'}{urlencode(list(_pairs(params)))}"
+        # One character a byte, as headers travel.
+        wire_headers = [(name, value.encode().decode("latin-1")) for name, value in pairs]
+        return Result(self._gateway.request(method, url, wire_headers, content))
+
+    def get(self, url: str, **options: Any) -> Result:
+        """As `request`, whose options it takes."""
+        return self.request("GET", url, **options)
+
+    def head(self, url: str, **options: Any) -> Result:
+        """As `get`."""
+        return self.request("HEAD", url, **options)
+
+    def options(self, url: str, **options: Any) -> Result:
+        """As `get`."""
+        return self.request("OPTIONS", url, **options)
+
+    def delete(self, url: str, **options: Any) -> Result:
+        """As `get`."""
+        return self.request("DELETE", url, **options)
+
+    def post(self, url: str, **options: Any) -> Result:
+        """As `get`."""
+        return self.request("POST", url, **options)
+
+    def put(self, url: str, **options: Any) -> Result:
+        """As `get`."""
+        return self.request("PUT", url, **options)
+
+    def patch(self, url: str, **options: Any) -> Result:
+        """As `get`."""
+        return self.request("PATCH", url, **options)
+
+    async def arequest(self, method: str, url: str, **options: Any) -> Result:
+        """As `request`, in a thread: the test's event loop goes on, for an upstream that runs on it."""
+        return await asyncio.to_thread(self.request, method, url, **options)
+
+    async def aget(self, url: str, **options: Any) -> Result:
+        """As `get`, by `arequest`."""
+        return await self.arequest("GET", url, **options)
+
+    async def apost(self, url: str, **options: Any) -> Result:
+        """As `post`, by `arequest`."""
+        return await self.arequest("POST", url, **options)
+
+
+def _pairs(params: Mapping[str, str] | Iterable[tuple[str, str]]) -> Iterable[tuple[str, str]]:
+    return params.items() if isinstance(params, Mapping) else params

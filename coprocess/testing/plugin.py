@@ -1,0 +1,173 @@
+"""The pytest plugin: fixtures `gateway`, `dispatch` and `store`. Imports what is heavy when it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from coprocess.errors import CoprocessError
+
+if TYPE_CHECKING:
+    from coprocess.loader import Loaded
+    from coprocess.store import Store
+    from coprocess.testing.dispatch import Dispatch
+    from coprocess.testing.gateway import Gateway
+    from coprocess.tyk.simulator import ApiDefinition
+    from coprocess.tyk.trial import InProcessDispatcher
+    from coprocess.tyk.trial.store import TemporaryServer
+
+_MARKER = "coprocess"
+_OPTIONS = ("handlers", "api", "upstream")
+_DEFAULT_FOLDERS = ("handlers", "event_handlers")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addini(
+        "coprocess_handlers",
+        "folders with handlers (default: handlers and event_handlers in rootdir)",
+        type="paths",
+    )
+    parser.addini(
+        "coprocess_api",
+        "API definition, from rootdir (default: api.json, or the only one in apis/, or a keyless API that "
+        "names every handler)",
+        default="",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers",
+        "coprocess(handlers=..., api=..., upstream=...): handler folders, API definition (file or dict) and "
+        "upstream of the fixtures gateway and dispatch, paths from rootdir",
+    )
+
+
+@pytest.fixture(scope="session")
+def _coprocess_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TemporaryServer]:
+    from coprocess.tyk.trial.store import TemporaryServer
+
+    server = TemporaryServer(tmp_path_factory.mktemp("coprocess-store"))
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def _coprocess_store(_coprocess_server: TemporaryServer) -> Iterator[Store]:
+    # Another name than the fixture's.
+    from coprocess.store import store as process_store
+
+    _coprocess_server.flush()
+    process_store.configure(_coprocess_server.url)
+    yield process_store
+    process_store.close()
+
+
+@pytest.fixture
+def store(_coprocess_store: Store) -> Store:
+    """The store of the handlers, `coprocess.store`: a real server, empty when the test begins."""
+    return _coprocess_store
+
+
+@pytest.fixture
+def _coprocess_handlers(request: pytest.FixtureRequest) -> Iterator[Loaded]:
+    from coprocess import loader
+    from coprocess.tyk.compat import ALIASES
+
+    folders = _folders(request)
+    if not folders:
+        pytest.fail(
+            f"no handlers: expected {' or '.join(_DEFAULT_FOLDERS)} in {request.config.rootpath}, or the "
+            "option coprocess_handlers",
+            pytrace=False,
+        )
+    try:
+        loaded = loader.load(folders, ALIASES)
+    except CoprocessError as error:
+        pytest.fail(str(error), pytrace=False)
+    if loaded.problems:
+        texts = [problem.traceback or str(problem) for problem in loaded.problems]
+        pytest.fail("handlers could not be loaded:\n" + "\n".join(texts), pytrace=False)
+    yield loaded
+    loaded.forget()
+
+
+@pytest.fixture
+def _coprocess_dispatcher(
+    request: pytest.FixtureRequest, _coprocess_handlers: Loaded
+) -> Iterator[InProcessDispatcher]:
+    from coprocess.errors import ConfigError
+    from coprocess.tyk.trial import InProcessDispatcher
+
+    # Where there is no embedded server for this platform, handlers that use no store do without.
+    with suppress(ConfigError):
+        request.getfixturevalue("_coprocess_store")
+    with InProcessDispatcher(_coprocess_handlers.table) as dispatcher:
+        yield dispatcher
+
+
+@pytest.fixture
+def gateway(
+    request: pytest.FixtureRequest, _coprocess_handlers: Loaded, _coprocess_dispatcher: InProcessDispatcher
+) -> Gateway:
+    """A simulated gateway before the project's handlers: `gateway.get("/x", headers={…})`."""
+    from coprocess.testing.gateway import Gateway
+
+    try:
+        definition = _definition(request, _coprocess_handlers)
+        return Gateway(definition, _coprocess_dispatcher, _marked(request).get("upstream"))
+    except (CoprocessError, TypeError) as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+@pytest.fixture
+def dispatch(_coprocess_dispatcher: InProcessDispatcher) -> Dispatch:
+    """Calls one hook with one Object, in memory: `dispatch("Pre", "stamp", headers={…})`."""
+    from coprocess.testing.dispatch import Dispatch
+
+    return Dispatch(_coprocess_dispatcher)
+
+
+def _marked(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """What the test's markers say, the nearest first."""
+    options: dict[str, Any] = {}
+    for marker in request.node.iter_markers(_MARKER):
+        unknown = [*map(repr, marker.args), *(name for name in marker.kwargs if name not in _OPTIONS)]
+        if unknown:
+            pytest.fail(
+                f"@pytest.mark.coprocess takes {', '.join(f'{name}=' for name in _OPTIONS)}, not "
+                f"{', '.join(unknown)}",
+                pytrace=False,
+            )
+        options = {**marker.kwargs, **options}
+    return options
+
+
+def _folders(request: pytest.FixtureRequest) -> list[Path]:
+    root = request.config.rootpath
+    marked = _marked(request).get("handlers")
+    if marked is not None:
+        return [root / folder for folder in ([marked] if isinstance(marked, (str, Path)) else marked)]
+    named: list[Path] = request.config.getini("coprocess_handlers")
+    return named or [root / folder for folder in _DEFAULT_FOLDERS if (root / folder).is_dir()]
+
+
+def _definition(request: pytest.FixtureRequest, loaded: Loaded) -> ApiDefinition:
+    from coprocess.tyk.simulator import ApiDefinition
+    from coprocess.tyk.trial import find_definition, keyless_definition
+
+    root = request.config.rootpath
+    given = _marked(request).get("api") or request.config.getini("coprocess_api")
+    if isinstance(given, ApiDefinition):
+        return given
+    if given:
+        return ApiDefinition.parse(given) if isinstance(given, dict) else ApiDefinition.load(root / given)
+    try:
+        found = find_definition(root)
+    except CoprocessError as error:
+        pytest.fail(f"{error}, with the option coprocess_api or @pytest.mark.coprocess(api=…)", pytrace=False)
+    return ApiDefinition.load(found) if found else keyless_definition(loaded.table)

@@ -1,0 +1,26 @@
+"""One request through the simulated gateway, watched: what each hook did, and what became of it.
+
+`coprocess try` and the pytest plugin stand on it.
+"""
+
+from __future__ import annotations
+
+from coprocess.tyk.trial.dispatchers import GrpcDispatcher, HandlerRun, InProcessDispatcher
+from coprocess.tyk.trial.findings import Finding
+from coprocess.tyk.trial.gateway import EventTrial, HookTrial, ObservedGateway, Trial
+from coprocess.tyk.trial.project import find_definition, keyless_definition
+from coprocess.tyk.trial.upstream import as_upstream
+
+__all__ = [
+    "EventTrial",
+    "Finding",
+    "GrpcDispatcher",
+    "HandlerRun",
+    "HookTrial",
+    "InProcessDispatcher",
+    "ObservedGateway",
+    "Trial",
+    "as_upstream",
+    "find_definition",
+    "keyless_definition",
+]
