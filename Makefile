@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help run test test-all check lint types imports format proto lock bench clean
+.PHONY: help run test test-slow test-all check lint types imports format proto lock bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -30,6 +30,9 @@ test-all: ## the tests on every supported Python that is installed
 	@for v in 3.11 3.12 3.13 3.14; do \
 		if python$$v -c '' 2>/dev/null; then echo "== Python $$v"; $(MAKE) --no-print-directory test PYTHON=python$$v VENV=.venv-$$v || exit 1; \
 		else echo "== Python $$v is not installed: left out"; fi; done
+
+test-slow: $(READY) ## the tests that install from the package index
+	RUN_SLOW=1 $(BIN)/python -m pytest tests/test_new.py
 
 check: lint types imports ## ruff, mypy --strict, import rules
 

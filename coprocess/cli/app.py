@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from coprocess.cli import call, check, serve
+from coprocess.cli import bundle, call, check, doctor, import_, new, reload, replay, serve, try_
 from coprocess.errors import CoprocessError
 
 app = typer.Typer(
@@ -21,8 +21,15 @@ app = typer.Typer(
 )
 
 app.command()(serve.serve)
+app.command()(reload.reload)
 app.command()(check.check)
 app.command()(call.call)
+app.command("try")(try_.try_)
+app.command()(replay.replay)
+app.command()(doctor.doctor)
+app.command("import")(import_.import_)
+app.command()(new.new)
+app.add_typer(bundle.app, name="bundle")
 
 
 @app.command()
@@ -47,6 +54,8 @@ def main() -> None:
     try:
         app()
     except CoprocessError as error:
-        for line in str(error).splitlines():
+        from coprocess.server.redaction import redact_text
+
+        for line in redact_text(str(error)).splitlines():
             print(f"coprocess: {line}", file=sys.stderr)  # noqa: T201 - the command's own output
         sys.exit(1)

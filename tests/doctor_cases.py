@@ -1,0 +1,427 @@
+"""Ways to spoil the doctor's world by configuration, definition or bundle, and what is to be found then."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tests.doctor_world import CLASSIC, World, both, code
+
+
+@dataclass(frozen=True)
+class Case:
+    """How to spoil the world, and what is to be found then: rule, severity, file, JSON path or line."""
+
+    rule: str
+    severity: str
+    file: str
+    place: str
+    spoil: Callable[[World], object]
+    #: A word that the explanation must have.
+    says: str = ""
+
+
+def _set_driver(driver: str, world: World) -> None:
+    world.middleware["driver"] = driver
+
+
+def _set_handler_type(kind: str, world: World) -> None:
+    world.events["KeyExpired"] = [{"handler_name": kind, "handler_meta": {"name": "on_event"}}]
+
+
+def _cases() -> Iterator[Case]:
+    one, two, conf = "apis/one.json", "apis/two.json", "tyk.conf"
+    native = "handlers/native.py"
+    address = "coprocess_options.coprocess_grpc_server"
+
+    def named(address: str, **settings: Any) -> Callable[[World], object]:
+        def spoil(world: World) -> None:
+            world.options["coprocess_grpc_server"] = address
+            world.settings.update(settings)
+
+        return spoil
+
+    yield Case(
+        "conf-coprocess-off",
+        "error",
+        conf,
+        "coprocess_options.enable_coprocess",
+        lambda w: w.options.pop("enable_coprocess"),
+    )
+    yield Case("conf-no-address", "error", conf, address, lambda w: w.options.pop("coprocess_grpc_server"))
+    for wrong in (
+        "127.0.0.1:5555",
+        "grpc://127.0.0.1:5555",
+        "http://127.0.0.1:5555",
+        "tcp://127.0.0.1",
+        "unix://sock",
+        "dns://name:5555",
+    ):
+        yield Case("conf-address-form", "error", conf, address, named(wrong), says="tcp://HOST:PORT")
+    yield Case("conf-address-form", "warning", conf, address, named("localhost:5555"))
+    yield Case("conf-address-mismatch", "error", conf, address, named("tcp://127.0.0.1:5556"), says="5556")
+    yield Case("conf-address-mismatch", "error", conf, address, named("unix:///tmp/other.sock"))
+    yield Case("conf-address-mismatch", "warning", conf, address, named("tcp://plugins:5555"))
+    yield Case("conf-address-mismatch", "warning", conf, address, named("dns:///plugins:5555"))
+    yield Case(
+        "conf-message-limits",
+        "warning",
+        conf,
+        "coprocess_options.grpc_recv_max_size",
+        lambda w: w.options.pop("grpc_recv_max_size"),
+        says="4194304",
+    )
+    yield Case(
+        "conf-message-limits",
+        "warning",
+        conf,
+        "coprocess_options.grpc_send_max_size",
+        lambda w: w.options.update(grpc_send_max_size=1000),
+        says="twice",
+    )
+    yield Case(
+        "conf-tls",
+        "warning",
+        conf,
+        address,
+        lambda w: w.settings.update(tls_cert=Path("c.pem"), tls_key=Path("k.pem")),
+    )
+    yield Case(
+        "json-broken",
+        "error",
+        conf,
+        "coprocess_options.enable_coprocess",
+        lambda w: w.options.update(enable_coprocess="yes"),
+    )
+    yield Case(
+        "json-broken",
+        "error",
+        "apis/three.json",
+        "~}",
+        lambda w: w.files.update({"apis/three.json": '{"api_id": "x",\n "a": 1,\n}'}),
+        says="line 3",
+    )
+    yield Case(
+        "json-broken",
+        "error",
+        one,
+        "custom_middleware.pre",
+        lambda w: w.middleware.update(pre={"name": "pre"}),
+        says="list",
+    )
+    yield Case(
+        "json-broken",
+        "error",
+        one,
+        "custom_middleware.pre[0].name",
+        lambda w: w.middleware["pre"][0].update(name=5),
+    )
+
+    yield Case(
+        "hook-unknown",
+        "error",
+        one,
+        "custom_middleware.pre[0].name",
+        lambda w: w.middleware["pre"].insert(0, {"name": "Pree"}),
+        says="Near it: pre (@Pre)",
+    )
+    yield Case(
+        "hook-unknown",
+        "error",
+        two,
+        "x-tyk-api-gateway.middleware.global.postPlugins[0].functionName",
+        lambda w: w.gateway["middleware"]["global"].update(
+            postPlugins=[{"enabled": True, "functionName": "zzz"}]
+        ),
+        says="500",
+    )
+    yield Case(
+        "hook-unknown",
+        "error",
+        one,
+        "custom_middleware.auth_check.name",
+        lambda w: w.middleware.update(auth_check={"name": "oauth"}),
+        says="403",
+    )
+    yield Case(
+        "hook-unknown",
+        "error",
+        one,
+        "event_handlers.events.AuthFailure[1].handler_meta.name",
+        lambda w: w.events["AuthFailure"].append(
+            {"handler_name": "cp_dynamic_handler", "handler_meta": {"name": "gone"}}
+        ),
+    )
+    yield Case(
+        "hook-wrong-decorator",
+        "error",
+        one,
+        "custom_middleware.pre[3].name",
+        lambda w: w.middleware["pre"].append({"name": "post"}),
+        says="@Pre",
+    )
+    yield Case(
+        "hook-ambiguous",
+        "error",
+        one,
+        "custom_middleware.pre[3].name",
+        both(
+            code("pre", "pass", '\n@Pre(api_id="other")\ndef theirs(request):\n    pass\n'),
+            lambda w: w.middleware["pre"].append({"name": "theirs"}),
+        ),
+        says='"other"',
+    )
+    yield Case(
+        "hook-nameless",
+        "error",
+        one,
+        "custom_middleware.post[0].name",
+        lambda w: w.middleware["post"].insert(0, {"name": ""}),
+    )
+    yield Case(
+        "handler-unused", "note", native, "~@Pre(name=", lambda w: w.middleware["pre"].pop(1), says="slow"
+    )
+    yield Case(
+        "handler-broken",
+        "error",
+        "handlers/bad.py",
+        "~import nothing",
+        lambda w: w.files.update({"handlers/bad.py": "\nimport nothing_of_that_name\n"}),
+    )
+    yield Case(
+        "handler-broken",
+        "error",
+        "handlers/bad.py",
+        "~def (",
+        lambda w: w.files.update({"handlers/bad.py": "x = 1\ndef (:\n"}),
+    )
+
+    for driver in ("python", "otto", "goplugin", ""):
+        yield Case(
+            "driver-wrong",
+            "error",
+            one,
+            "custom_middleware.driver",
+            partial(_set_driver, driver),
+            says="grpc",
+        )
+    yield Case(
+        "driver-wrong",
+        "warning",
+        "apis/js.json",
+        "custom_middleware.driver",
+        lambda w: w.files.update(
+            {
+                "apis/js.json": json.dumps(
+                    {
+                        "api_id": "js",
+                        "proxy": {"listen_path": "/js/"},
+                        "custom_middleware": {"pre": [{"name": "scripted"}], "driver": "otto"},
+                    }
+                )
+            }
+        ),
+    )
+    yield Case(
+        "auth-not-enabled",
+        "error",
+        one,
+        "custom_plugin_auth_enabled",
+        lambda w: w.classic.pop("custom_plugin_auth_enabled"),
+    )
+    yield Case(
+        "auth-not-enabled",
+        "error",
+        two,
+        "x-tyk-api-gateway.server.authentication.custom.enabled",
+        lambda w: w.custom_auth.update(enabled=False),
+    )
+    yield Case(
+        "auth-keyless",
+        "error",
+        one,
+        "use_keyless",
+        lambda w: w.classic.update(use_keyless=True),
+        says="everybody",
+    )
+    yield Case(
+        "auth-keyless",
+        "error",
+        two,
+        "x-tyk-api-gateway.server.authentication.enabled",
+        lambda w: w.gateway["server"]["authentication"].pop("enabled"),
+    )
+    yield Case(
+        "auth-no-hook",
+        "warning",
+        one,
+        "custom_plugin_auth_enabled",
+        lambda w: w.middleware.pop("auth_check"),
+        says="No handler decides",
+    )
+    yield Case(
+        "id-extractor-shared-session",
+        "error",
+        one,
+        "custom_middleware.id_extractor",
+        lambda w: w.middleware.update(id_extractor={"extract_from": "body", "extract_with": "value"}),
+        says="share one session",
+    )
+    yield Case(
+        "id-extractor-shared-session",
+        "error",
+        two,
+        "x-tyk-api-gateway.server.authentication.custom.config.idExtractor",
+        lambda w: w.custom_auth["config"].update(
+            idExtractor={"enabled": True, "source": "body", "with": "value"}
+        ),
+    )
+    yield Case(
+        "id-extractor-invalid",
+        "error",
+        one,
+        "custom_middleware.id_extractor",
+        lambda w: w.middleware.update(id_extractor={"extract_from": "cookie", "extract_with": "value"}),
+    )
+    yield Case(
+        "api-duplicate-id",
+        "error",
+        two,
+        "x-tyk-api-gateway.info.id",
+        lambda w: w.gateway["info"].update(id="one"),
+        says="one.json",
+    )
+    yield Case(
+        "api-duplicate-path",
+        "error",
+        two,
+        "x-tyk-api-gateway.server.listenPath.value",
+        lambda w: w.gateway["server"]["listenPath"].update(value="/one"),
+    )
+
+    yield Case(
+        "event-unknown",
+        "error",
+        one,
+        "event_handlers.events.RateLimitExceeded",
+        lambda w: w.events.update(RateLimitExceeded=w.events["AuthFailure"]),
+        says="Write RatelimitExceeded",
+    )
+    yield Case(
+        "event-unknown",
+        "warning",
+        one,
+        "event_handlers.events.Zzz",
+        lambda w: w.events.update(Zzz=w.events["AuthFailure"]),
+    )
+    for kind in ("cp_dynamic_handlr", "eh_dynamic_handler"):
+        yield Case(
+            "event-wrong-handler-type",
+            "error",
+            one,
+            "event_handlers.events.KeyExpired[0].handler_name",
+            partial(_set_handler_type, kind),
+        )
+    yield Case(
+        "event-nameless",
+        "error",
+        one,
+        "event_handlers.events.HostUp[0].handler_meta.name",
+        lambda w: w.events.update(HostUp=[{"handler_name": "cp_dynamic_handler"}]),
+    )
+    yield Case(
+        "event-oas",
+        "error",
+        two,
+        "x-tyk-api-gateway.server.eventHandlers[1].functionName",
+        lambda w: w.gateway["server"]["eventHandlers"].append({"type": "custom", "functionName": "on_event"}),
+        says="classic definition",
+    )
+    yield Case(
+        "event-oas",
+        "error",
+        two,
+        "event_handlers.events.AuthFailure",
+        lambda w: w.oas.update(
+            event_handlers=copy.deepcopy(CLASSIC["event_handlers"]["events"])
+            and {"events": {"AuthFailure": CLASSIC["event_handlers"]["events"]["AuthFailure"]}}
+        ),
+    )
+
+    yield Case(
+        "conf-bundles-off",
+        "error",
+        conf,
+        "bundle_base_url",
+        lambda w: (w.bundle(), w.conf.pop("bundle_base_url")),
+    )
+    yield Case(
+        "api-bundle-replaces-hooks",
+        "warning",
+        one,
+        "custom_middleware_bundle",
+        lambda w: (w.bundle(), w.middleware.update(pre=[{"name": "pre"}], driver="grpc")),
+    )
+    yield Case(
+        "manifest-missing",
+        "error",
+        "broken.zip",
+        "",
+        both(
+            lambda w: w.files.update({"broken.zip": "no zip"}),
+            lambda w: (w.folder / "broken.zip").touch(),
+            lambda w: w.bundles.append(w.folder / "broken.zip"),
+        ),
+    )
+    manifest = "folder/manifest.json"
+    good = {
+        "file_list": [],
+        "custom_middleware": {"driver": "grpc", "pre": [{"name": "pre"}]},
+        "checksum": "d41d8cd98f00b204e9800998ecf8427e",
+        "signature": "c2ln",
+    }
+
+    def folder(**changes: Any) -> Callable[[World], object]:
+        def spoil(world: World) -> None:
+            path = world.folder / manifest
+            path.parent.mkdir()
+            path.write_text(json.dumps({**good, **changes}))
+            world.bundles.append(path.parent)
+
+        return spoil
+
+    yield Case("manifest-checksum", "error", manifest, "checksum", folder(checksum="0" * 32), says="d41d8")
+    yield Case("manifest-file-missing", "error", manifest, "file_list", folder(file_list=["gone.py"]))
+    yield Case("manifest-unsigned", "warning", manifest, "signature", folder(signature=""))
+    yield Case(
+        "manifest-unsigned",
+        "error",
+        manifest,
+        "signature",
+        both(folder(signature=""), lambda w: w.conf.update(public_key_path="/k/pub.pem")),
+        says="pub.pem",
+    )
+    yield Case(
+        "driver-wrong",
+        "error",
+        manifest,
+        "custom_middleware.driver",
+        folder(custom_middleware={"driver": "python", "pre": [{"name": "pre"}]}),
+    )
+    yield Case(
+        "hook-unknown",
+        "error",
+        manifest,
+        "custom_middleware.pre[0].name",
+        folder(custom_middleware={"driver": "grpc", "pre": [{"name": "prre"}]}),
+        says="Near it: pre",
+    )
+    yield Case("json-broken", "error", manifest, "file_list", folder(file_list="x"))
+
+
+CASES = list(_cases())
