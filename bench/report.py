@@ -2,7 +2,8 @@
 
     report.py
 
-The text around them is kept: only what lies between the markers `<!-- name -->` and `<!-- /name -->` is replaced.
+The text around them is kept: only what lies between the markers `<!-- name -->` and `<!-- /name -->` is
+replaced.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 def machine(figures: Figures) -> str:
     about = figures["machine"]
-    cores = f"{about['cores']} cores"
-    return f"{about['date']}; {about['cpu'] or 'unknown CPU'}, {cores}; {about['system']}; Python {about['python']}"
+    cpu = f"{about['cpu'] or 'unknown CPU'}, {about['cores']} cores"
+    return f"{about['date']}; {cpu}; {about['system']}; Python {about['python']}"
 
 
 def servers_of(compared: Figures) -> dict[str, Figures]:
@@ -121,7 +122,7 @@ def rest(figures: Figures) -> str:
             ["resident memory at start", f"{memory['start_mib']:.0f} MiB", "≤ 80"],
             [
                 f"… after {memory['calls']:,.0f} calls",
-                f"{memory['after_mib']:.0f} MiB (+{growth:.0%}; {since_warm:+.1%} since the first 10 s of load)",
+                f"{memory['after_mib']:.0f} MiB (+{growth:.0%}; {since_warm:+.1%} since 10 s of load)",
                 "+ ≤ 5 %",
             ],
             [
@@ -164,9 +165,8 @@ def plot(figures: Figures) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="640" height="{total}" font-family="sans-serif" '
         f'font-size="12"><rect width="640" height="{total}" fill="white"/>'
-        f'<text x="{label_width}" y="20" font-weight="bold">calls/s, one core, one connection, 32 in flight</text>'
-        + "".join(parts)
-        + "</svg>\n"
+        f'<text x="{label_width}" y="20" font-weight="bold">'
+        "calls/s, one core, one connection, 32 in flight</text>" + "".join(parts) + "</svg>\n"
     )
 
 

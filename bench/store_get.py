@@ -16,8 +16,8 @@ from pathlib import Path
 
 import redis
 
-from coprocess.store.embedded import EmbeddedValkey
 from coprocess.store import configure, store
+from coprocess.store.embedded import EmbeddedValkey
 
 CALLS, ROUNDS = 5_000, 9
 

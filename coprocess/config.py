@@ -6,7 +6,9 @@ All are checked at start. An error names the setting, where it came from and wha
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +21,7 @@ from coprocess.errors import ConfigError
 
 PREFIX = "COPROCESS_"
 CONFIG_FILE = "coprocess.toml"
+OFF = "off"
 DEFAULT_FOLDERS = (Path("handlers"), Path("event_handlers"))
 
 # A list in a variable: separated by commas.
@@ -29,7 +32,8 @@ PathList = Annotated[list[Path], NoDecode]
 class Settings(BaseSettings):
     """Every setting of the service. The descriptions are the manual's."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+    # An empty variable is one that is not set, as in container files.
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", frozen=True)
 
     listen: StringList = Field(
         default=["127.0.0.1:5555"], min_length=1, description="Addresses: HOST:PORT or unix:/path."
@@ -47,6 +51,26 @@ class Settings(BaseSettings):
     )
     store_timeout_s: float = Field(default=1.0, gt=0, description="Deadline of a store operation.")
     data_dir: Path = Field(default=Path(".coprocess"), description="Where the embedded store keeps its data.")
+    reload: bool = Field(default=False, description="Load handlers again when their files change.")
+    reflection: bool = Field(default=False, description="Offer gRPC server reflection.")
+    admin: str = Field(
+        default="127.0.0.1:9464",
+        description="Address of /healthz, /readyz, /metrics and /hooks: HOST:PORT, unix:/path, or off.",
+    )
+    tls_cert: Path | None = Field(default=None, description="Certificate chain (PEM) for TLS.")
+    tls_key: Path | None = Field(default=None, description="Its private key (PEM).")
+    tls_client_ca: Path | None = Field(
+        default=None, description="Mutual TLS: clients must show a certificate of these authorities (PEM)."
+    )
+    insecure_public: bool = Field(
+        default=False, description="Allow plaintext gRPC on addresses that other machines can reach."
+    )
+    unix_socket_mode: Annotated[int, Field(ge=0, le=0o777)] = Field(
+        default=0o600, description="Permissions of unix sockets, octal. Default: 0600."
+    )
+    workers: int = Field(
+        default=1, ge=1, le=256, description="Processes that run handlers, behind the same addresses."
+    )
     timeout_s: float = Field(default=30.0, gt=0, description="Time limit of a handler that sets none itself.")
     concurrency: int = Field(default=64, ge=1, description="Calls of one sync hook that run at one time.")
     async_concurrency: int = Field(
@@ -65,6 +89,9 @@ class Settings(BaseSettings):
         default=None, ge=0, description="Retry-After that goes with failure_status."
     )
     full_reply: bool = Field(default=False, description="Send back all, and not only what the gateway reads.")
+    drain_s: float = Field(
+        default=0.0, ge=0, description="How long a stop goes on serving, marked as not healthy."
+    )
     shutdown_timeout_s: float = Field(
         default=30.0, ge=0, description="How long a stop waits for calls in flight."
     )
@@ -86,6 +113,38 @@ class Settings(BaseSettings):
     @classmethod
     def _addresses(cls, value: list[str]) -> list[str]:
         return [normal_address(address) for address in value]
+
+    @field_validator("admin")
+    @classmethod
+    def _admin_address(cls, value: str) -> str:
+        return value if value == OFF else normal_address(value)
+
+    @field_validator("unix_socket_mode", mode="before")
+    @classmethod
+    def _octal(cls, value: Any) -> Any:
+        # In TOML, 0o660 is a number already.
+        try:
+            return int(value, 8) if isinstance(value, str) else value
+        except ValueError:
+            raise ValueError(f"{value!r}: expected octal permissions, such as 0660") from None
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Settings:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key go together, and only one is set")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ValueError("tls_client_ca goes with tls_cert and tls_key, which are not set")
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_public_in_plaintext(self) -> Settings:
+        public = [address for address in self.listen if not is_local(address)]
+        if public and self.tls_cert is None and not self.insecure_public:
+            raise ValueError(
+                f"listen {', '.join(public)}: other machines can reach it, and it is plaintext. Expected: "
+                "a loopback address or a unix socket, or tls_cert and tls_key, or insecure_public"
+            )
+        return self
 
     @model_validator(mode="after")
     def _retry_after_needs_status(self) -> Settings:
@@ -111,6 +170,17 @@ class Settings(BaseSettings):
         return (init_settings, env_settings)
 
 
+def is_local(address: str) -> bool:
+    """Whether only this machine reaches a `normal_address`. A name counts as public, but for localhost."""
+    if address.startswith("unix:"):
+        return True
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def normal_address(address: str) -> str:
     """`HOST:PORT` or `unix:/path`, from the spellings that gateways use too. Raises ValueError."""
     expected = f"{address!r}: expected HOST:PORT or unix:/path"
@@ -121,7 +191,10 @@ def normal_address(address: str) -> str:
             raise ValueError(expected)
         return f"unix:{path}"
     host, colon, port = address.removeprefix("tcp://").rpartition(":")
-    if not colon or not host or not port.isdigit() or int(port) > 65535:
+    is_ipv6 = host.startswith("[") and host.endswith("]")
+    if not colon or not host or "/" in host or (":" in host and not is_ipv6):
+        raise ValueError(expected)
+    if not (port.isascii() and port.isdigit()) or int(port) > 65535:
         raise ValueError(expected)
     return f"{host}:{port}"
 
@@ -135,20 +208,29 @@ def load_settings(flags: Mapping[str, Any], config_file: Path | None = None) -> 
     path = config_file or Path(CONFIG_FILE)
     from_file = _read_file(path) if config_file or path.is_file() else {}
     variables = {name: f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
-    from_file = {name: value for name, value in from_file.items() if variables.get(name) not in os.environ}
+    # Variables are read whatever their case.
+    set_variables = {variable.upper() for variable, value in os.environ.items() if value}
+    from_file = {name: value for name, value in from_file.items() if variables.get(name) not in set_variables}
+
+    def source(name: str) -> str:
+        if name in flags:
+            return f"--{name.replace('_', '-')}"
+        return variables[name] if variables.get(name) in set_variables else f"{path}: {name}"
+
+    def is_given(name: str) -> bool:
+        return name in flags or name in from_file or variables[name] in set_variables
+
     try:
         return Settings(**{**from_file, **flags})
     except ValidationError as error:
         problems = []
         for detail in error.errors():
-            name = str(detail["loc"][0]) if detail["loc"] else ""
-            if name in flags:
-                source = f"--{name.replace('_', '-')}"
-            elif variables.get(name) in os.environ:
-                source = variables[name]
-            else:
-                source = f"{path}: {name}" if name else "settings"
-            problems.append(f"{source}: {_expectation(detail, name)}")
+            # What is wrong with several settings together has no place of its own, but names them.
+            names = [str(place) for place in detail["loc"][:1]] or [
+                name for name in variables if is_given(name) and re.search(rf"\b{name}\b", detail["msg"])
+            ]
+            sources = ", ".join(map(source, names)) or "settings"
+            problems.append(f"{sources}: {_expectation(detail, names[0] if names else '')}")
         raise ConfigError("\n".join(problems)) from None
 
 

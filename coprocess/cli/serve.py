@@ -25,6 +25,15 @@ def serve(
     redis: Annotated[str | None, _option("--redis", metavar="URL")] = None,
     store_timeout_s: Annotated[str | None, _option("--store-timeout-s", metavar="SECONDS")] = None,
     data_dir: Annotated[Path | None, _option("--data-dir", metavar="DIR")] = None,
+    reload: Annotated[bool | None, _option("--reload/--no-reload")] = None,
+    reflection: Annotated[bool | None, _option("--reflection/--no-reflection")] = None,
+    admin: Annotated[str | None, _option("--admin", metavar="ADDRESS|off")] = None,
+    tls_cert: Annotated[Path | None, _option("--tls-cert", metavar="FILE")] = None,
+    tls_key: Annotated[Path | None, _option("--tls-key", metavar="FILE")] = None,
+    tls_client_ca: Annotated[Path | None, _option("--tls-client-ca", metavar="FILE")] = None,
+    insecure_public: Annotated[bool | None, _option("--insecure-public/--no-insecure-public")] = None,
+    unix_socket_mode: Annotated[str | None, _option("--unix-socket-mode", metavar="MODE")] = None,
+    workers: Annotated[str | None, _option("--workers", metavar="N")] = None,
     timeout_s: Annotated[str | None, _option("--timeout-s", metavar="SECONDS")] = None,
     concurrency: Annotated[str | None, _option("--concurrency", metavar="N")] = None,
     async_concurrency: Annotated[str | None, _option("--async-concurrency", metavar="N")] = None,
@@ -36,20 +45,40 @@ def serve(
         str | None, _option("--failure-retry-after-s", metavar="SECONDS")
     ] = None,
     full_reply: Annotated[bool | None, _option("--full-reply/--no-full-reply")] = None,
+    drain_s: Annotated[str | None, _option("--drain-s", metavar="SECONDS")] = None,
     shutdown_timeout_s: Annotated[str | None, _option("--shutdown-timeout-s", metavar="SECONDS")] = None,
     log_format: Annotated[str | None, _option("--log-format", metavar="auto|text|json")] = None,
     log_level: Annotated[str | None, _option("--log-level", metavar="debug|info|warning|error")] = None,
     config: Config = None,
+    # What the front process tells its workers.
+    worker_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
+    worker_number: Annotated[int, typer.Option(hidden=True)] = 0,
 ) -> None:
     """Load the handlers and serve them to gateways, until Ctrl-C or SIGTERM."""
     # Numbers are taken as text: the settings check them, with one kind of error for every source.
-    flags = {name: value for name, value in locals().items() if name != "config"}
+    flags = {name: value for name, value in locals().items() if name not in _NO_SETTINGS}
     settings = load_settings(flags, config)
 
     from coprocess.server import logs
 
     logs.configure(settings.log_format, settings.log_level)
 
-    from coprocess.server.app import App
+    if worker_fd is not None:
+        import socket
 
-    App(settings).run()
+        from coprocess.server.app import App, engine_options
+        from coprocess.server.pipe import PipeEngine
+
+        pipe = PipeEngine(socket.socket(fileno=worker_fd), engine_options(settings))
+        App(settings, pipe, quiet=worker_number > 0).run()
+    elif settings.workers > 1:
+        from coprocess.server.front_app import FrontApp
+
+        FrontApp(settings).run()
+    else:
+        from coprocess.server.app import App
+
+        App(settings).run()
+
+
+_NO_SETTINGS = ("config", "worker_fd", "worker_number")

@@ -1,26 +1,41 @@
-"""The service from start to stop: loads handlers, opens the store, listens, serves, drains, ends."""
+"""The service from start to stop: listens, opens the store, loads handlers, serves, drains, ends."""
 
 from __future__ import annotations
 
 import os
+import queue
 import signal
-import socket
-import stat
 import threading
+import time
 from collections.abc import Callable
-from pathlib import Path
+from concurrent.futures import Future
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import structlog
 
-from coprocess import loader, store
-from coprocess.config import Settings
-from coprocess.errors import CoprocessError, LoadError
-from coprocess.server import logs
+from coprocess import loader
+from coprocess.config import OFF, Settings
+from coprocess.errors import LoadError
+from coprocess.hooks import HookTable
+from coprocess.server import listeners, logs, redaction
 from coprocess.server.engine import Engine, EngineOptions, ListenError
 from coprocess.server.engines import make_engine
+from coprocess.server.health import Health
+from coprocess.server.reload import FileWatch, Outcome, Reloader
 from coprocess.server.service import Service, ServiceOptions
+from coprocess.store import store
+from coprocess.tyk import wire
 from coprocess.tyk.compat import ALIASES
 from coprocess.tyk.dispatcher import Dispatcher
+
+if TYPE_CHECKING:
+    from wsgiref.types import WSGIApplication
+
+    import grpc
+
+    from coprocess.server.front import Front
+    from coprocess.server.pipe import PipeEngine
 
 log = structlog.get_logger("coprocess")
 
@@ -28,14 +43,25 @@ _MIN_THREADS = 4
 _MAX_CONCURRENT_STREAMS = 65_536
 _MAX_METADATA_BYTES = 16_384
 
+_Request = tuple[str, "Future[Outcome]"]
+
 
 class App:
     """One service in this process. `run` returns when a signal, or `request_stop`, has ended it."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, worker: PipeEngine | None = None, *, quiet: bool = False) -> None:
+        """`worker` is the engine where this is a worker process; `quiet` leaves the hooks out of the log."""
         self.settings = settings
-        self._stop = threading.Event()
+        self._worker = worker
+        self._quiet = quiet
+        # The front tells when the whole service listens, serves and stops.
+        self._tell = log.info if worker is None else log.debug
+        self.health = Health((wire.SERVICE,))
+        # What signal handlers do takes no lock: the thread they interrupt may hold it. So no Event here, and
+        # the one queue that allows it. None in it only wakes the thread that waits.
+        self._stop = False
         self._signals = 0
+        self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
 
     def run(self, on_ready: Callable[[list[str]], None] | None = None) -> None:
         """Serve until told to stop. `on_ready` gets the addresses.
@@ -43,81 +69,198 @@ class App:
         Raises CoprocessError where it cannot start.
         """
         settings = self.settings
-        loaded = load_handlers(settings)
-        engine, reason = make_engine(settings.engine, engine_options(settings))
-        dispatcher = Dispatcher(loaded.table, full_reply=settings.full_reply)
+        if settings.redis is not None:
+            redaction.add_url_secrets(settings.redis)
+        if self._worker is not None:
+            engine: Engine = self._worker
+            reason = "the front process passes calls on"
+        else:
+            engine, reason = make_engine(settings.engine, engine_options(settings))
+        dispatcher = Dispatcher(HookTable(), full_reply=settings.full_reply)
         service = Service(dispatcher, service_options(settings))
         service.replace_thread = engine.replace_thread
-        addresses = [_listen(engine, address) for address in settings.listen]
-        try:
+        reloader = Reloader(lambda: load_handlers(settings), service, strict=settings.strict)
+        with ExitStack() as at_end:
+            listen = [] if self._worker is not None else settings.listen
+            addresses = [self._listen(engine, address, at_end) for address in listen]
+            self._start_admin(service, engine, reloader, at_end)
+            self._handle_signals(at_end)
+            # Health answers from here on: not serving.
+            engine.start(self.health.route)
+            at_end.callback(engine.stop)
+            at_end.callback(self.health.close)
             store.configure(settings.redis, timeout_s=settings.store_timeout_s, data_dir=settings.data_dir)
-        except CoprocessError:
-            _remove_sockets(addresses)
-            raise
-        self._handle_signals()
-        with logs.capturing_prints():
+            at_end.callback(store.close)
+            at_end.enter_context(logs.capturing_prints())
             service.start()
-            engine.start(service.handle)
-            log.info("serving", listen=addresses, engine=engine.name, because=reason, store=store.describe())
-            for hook in sorted(loaded.table, key=lambda hook: (hook.type, hook.name)):
-                log.info(
-                    "hook", type=hook.type.name, name=hook.name, style=hook.style, source=str(hook.source)
-                )
-            if not len(loaded.table):
-                log.warning("no handlers are loaded", folders=[str(folder) for folder in settings.folders])
+            at_end.callback(service.stop, STOP_TIMEOUT_S)
+            if settings.reload:
+                watch = FileWatch(settings.folders, lambda: self._ask_reload("file change"))
+                watch.start()
+                at_end.callback(watch.stop)
+            if not reloader.first() and not settings.reload:
+                raise LoadError(f"{len(reloader.problems)} problems with handlers, and strict is on")
+            self._tell(
+                "listening", listen=addresses, engine=engine.name, because=reason, store=store.describe()
+            )
+            if not (settings.strict and reloader.problems):
+                self._open(service, reloader)
             if on_ready is not None:
                 on_ready(addresses)
-            while not self._stop.wait(_SIGNAL_INTERVAL_S):
-                pass
-            log.info("stopping", in_flight=service.in_flight)
-            if not service.drain(settings.shutdown_timeout_s):
-                log.warning("calls were still running", in_flight=service.in_flight)
-            engine.stop()
-            service.stop(_STOP_TIMEOUT_S)
-        _remove_sockets(addresses)
-        store.close()
-        log.info("stopped")
+            if self._worker is not None:
+                self._worker.on_end(self.request_stop)
+                self._worker.announce_ready()
+            self._serve(service, reloader)
+            self._drain(service)
+        self._tell("stopped")
 
     def request_stop(self) -> None:
-        self._stop.set()
+        self.health.stopping = True
+        self._stop = True
+        self._requests.put(None)
 
-    def _handle_signals(self) -> None:
+    def request_reload(self, reason: str) -> Future[Outcome]:
+        """Ask for a reload, from any thread. The future is cancelled where the service stops first."""
+        future: Future[Outcome] = Future()
+        self._requests.put((reason, future))
+        return future
+
+    def _ask_reload(self, reason: str) -> None:
+        self.request_reload(reason)
+
+    def _listen(self, engine: Engine, address: str, at_end: ExitStack) -> str:
+        bound = listeners.listen(address, engine.listen, socket_mode=self.settings.unix_socket_mode)
+        at_end.callback(listeners.remove_socket, bound)
+        return bound
+
+    def _start_admin(self, service: Service, engine: Engine, reloader: Reloader, at_end: ExitStack) -> None:
+        settings = self.settings
+        if settings.admin == OFF:
+            return
+        # Only here: a service without it need not load the HTTP server.
+        from coprocess.server.admin import AdminPages
+        from coprocess.server.metrics import ServiceCollector, StoreCounts, make_registry
+
+        counts = StoreCounts()
+        store.observer = counts.observe
+        collector = ServiceCollector(service, engine, self.health, reloader, counts)
+        registry = make_registry(collector)
+        self._serve_admin(at_end, AdminPages(self.health, reloader, registry, self.request_reload))
+
+    def _serve_admin(self, at_end: ExitStack, pages: WSGIApplication) -> None:
+        from coprocess.server.admin import AdminServer
+
+        settings = self.settings
+        try:
+            admin = listeners.listen(settings.admin, AdminServer, socket_mode=settings.unix_socket_mode)
+        except ListenError as error:
+            if "admin" in settings.model_fields_set:
+                raise
+            # Several services on one machine are no reason to fail, when nobody asked for this listener.
+            log.warning("the default admin address is taken: none is served", reason=str(error))
+            return
+        at_end.callback(admin.close)
+        admin.start(pages)
+        self._tell("admin", listen=admin.address)
+
+    def _open(self, service: Service, reloader: Reloader) -> None:
+        """Let calls in."""
+        shown = () if self._quiet else reloader.loaded.table
+        for hook in sorted(shown, key=lambda hook: (hook.type, hook.name)):
+            log.info("hook", type=hook.type.name, name=hook.name, style=hook.style, source=str(hook.source))
+        if not len(reloader.loaded.table):
+            folders = [str(folder) for folder in self.settings.folders]
+            log.warning("no handlers are loaded", folders=folders)
+        self.health.otherwise = service.handle
+        self.health.set_serving(True)
+        self._tell("serving")
+
+    def _serve(self, service: Service, reloader: Reloader) -> None:
+        """Reload when asked to, until it is time to stop."""
+        while not self._stop:
+            asked = self._take_requests(TICK_S)
+            if asked:
+                # One load serves all who asked before it began.
+                outcome = reloader.reload(asked[0][0])
+                if outcome.succeeded and not self.health.serving:
+                    self._open(service, reloader)
+                for _, future in asked:
+                    if future.set_running_or_notify_cancel():
+                        future.set_result(outcome)
+            reloader.sweep()
+
+    def _take_requests(self, timeout_s: float) -> list[_Request]:
+        taken: list[_Request] = []
+        try:
+            request = self._requests.get(timeout=timeout_s)
+            while True:
+                if request is not None:
+                    taken.append(request)
+                request = self._requests.get_nowait()
+        except queue.Empty:
+            return taken
+
+    def _drain(self, service: Service | Front) -> None:
+        self.health.set_serving(False)
+        settings = self.settings
+        self._tell("stopping", in_flight=service.in_flight, drain_s=settings.drain_s)
+        # Load balancers see the health before they stop sending.
+        until_s = time.monotonic() + settings.drain_s
+        while (left_s := until_s - time.monotonic()) > 0:
+            time.sleep(min(left_s, TICK_S))
+        # New calls are refused from here on.
+        if not service.drain(settings.shutdown_timeout_s):
+            log.warning("calls were still running", in_flight=service.in_flight)
+        for _, future in self._take_requests(0):
+            future.cancel()
+
+    def _handle_signals(self, at_end: ExitStack) -> None:
         if threading.current_thread() is not threading.main_thread():
             return
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
+            at_end.callback(signal.signal, number, signal.signal(number, self._on_stop_signal))
+        before = signal.signal(signal.SIGHUP, lambda number, frame: self._ask_reload("SIGHUP"))
+        at_end.callback(signal.signal, signal.SIGHUP, before)
 
-    def _on_signal(self, number: int, frame: object) -> None:
+    def _on_stop_signal(self, number: int, frame: object) -> None:
         self._signals += 1
         if self._signals > 1:
             # Somebody does not want to wait.
             os._exit(128 + number)
-        self._stop.set()
+        self.request_stop()
 
 
-# Event.wait is not interrupted by signals on every platform.
-_SIGNAL_INTERVAL_S = 0.2
-_STOP_TIMEOUT_S = 5.0
+# Waiting is not interrupted by signals on every platform.
+TICK_S = 0.2
+STOP_TIMEOUT_S = 5.0
 
 
 def load_handlers(settings: Settings) -> loader.Loaded:
-    """Load the configured folders and log what is wrong. Raises LoadError under `strict`."""
-    loaded = loader.load(settings.folders, ALIASES)
-    for problem in loaded.problems:
-        log.error("not loaded", problem=str(problem), traceback=problem.traceback or None)
-    if loaded.problems and settings.strict:
-        raise LoadError(f"{len(loaded.problems)} problems with handlers, and strict is on")
-    return loaded
+    """Load the configured folders. Raises LoadError where one does not exist."""
+    return loader.load(settings.folders, ALIASES)
 
 
 def engine_options(settings: Settings) -> EngineOptions:
+    tls = None
+    if settings.tls_cert is not None and settings.tls_key is not None:
+        from coprocess.server.tls import TlsFiles
+
+        tls = TlsFiles(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+    add_services: Callable[[grpc.Server], None] | None = None
+    if settings.reflection:
+        from coprocess.server.reflection import add_reflection
+
+        add_services = add_reflection
     return EngineOptions(
-        methods=Dispatcher.METHODS,
+        methods=(*Dispatcher.METHODS, *Health.METHODS),
+        streaming_methods=Health.STREAMING_METHODS,
         max_message_bytes=settings.max_message_bytes,
         min_threads=min(_MIN_THREADS, settings.max_threads),
         max_threads=settings.max_threads,
         max_concurrent_streams=_MAX_CONCURRENT_STREAMS,
         max_metadata_bytes=_MAX_METADATA_BYTES,
+        tls=tls,
+        add_services=add_services,
     )
 
 
@@ -131,34 +274,3 @@ def service_options(settings: Settings) -> ServiceOptions:
         failure_status=settings.failure_status,
         failure_headers=() if retry_after_s is None else (("Retry-After", str(retry_after_s)),),
     )
-
-
-def _listen(engine: Engine, address: str) -> str:
-    if address.startswith("unix:"):
-        _clear_socket(Path(address.removeprefix("unix:")))
-    return engine.listen(address)
-
-
-def _clear_socket(path: Path) -> None:
-    """Remove a socket that nobody listens on any more; gRPC would replace one that is in use, too."""
-    try:
-        if not stat.S_ISSOCK(path.stat().st_mode):
-            raise ListenError(f"cannot listen on unix:{path}: it is there, and no socket")
-    except FileNotFoundError:
-        if not path.parent.is_dir():
-            raise ListenError(f"cannot listen on unix:{path}: no such folder") from None
-        return
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(1)
-        try:
-            probe.connect(str(path))
-        except OSError:
-            path.unlink(missing_ok=True)
-            return
-    raise ListenError(f"cannot listen on unix:{path}: Address already in use")
-
-
-def _remove_sockets(addresses: list[str]) -> None:
-    for address in addresses:
-        if address.startswith("unix:"):
-            Path(address.removeprefix("unix:")).unlink(missing_ok=True)

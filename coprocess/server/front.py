@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import structlog
 
@@ -31,15 +32,21 @@ _RESTART_DELAY_S = 0.5
 class _Worker:
     """One worker process, and the calls it has."""
 
-    def __init__(self, number: int, command: Sequence[str]) -> None:
+    def __init__(self, number: int, admin: Path) -> None:
         self.number = number
-        self.ready = threading.Event()
+        #: Whether it takes calls.
+        self.ready = False
+        #: Set when that is known: it can serve, or it is gone.
+        self.settled = threading.Event()
         self.outstanding: dict[int, Rpc] = {}
         self._lock = threading.Lock()
         ours, theirs = socket.socketpair()
         with theirs:
-            self.process = subprocess.Popen(  # noqa: S603 - our own command, with the user's own arguments
-                [*command, "--worker-fd", str(theirs.fileno())], pass_fds=[theirs.fileno()]
+            words = [*_own_command(), "--admin", f"unix:{admin}", "--no-reload"]
+            words += ["--worker-fd", str(theirs.fileno()), "--worker-number", str(number)]
+            # A process group of its own: Ctrl-C is for the front, which then ends the workers in order.
+            self.process = subprocess.Popen(  # noqa: S603 - this very command, with the user's own arguments
+                words, pass_fds=[theirs.fileno()], process_group=0
             )
         self.frames = FrameSocket(ours)
         self._gone = False
@@ -69,7 +76,8 @@ class _Worker:
         while (frame := self.frames.receive()) is not None:
             call_id, kind, body = frame
             if kind == READY:
-                self.ready.set()
+                self.ready = True
+                self.settled.set()
                 continue
             rpc = self.outstanding.pop(call_id, None)
             if rpc is None:
@@ -79,37 +87,38 @@ class _Worker:
             else:
                 rpc.fail(Status(kind), body.decode("utf-8", "replace"))
         with self._lock:
-            self._gone = True
+            self._gone, self.ready = True, False
             lost, self.outstanding = self.outstanding, {}
         for rpc in lost.values():
             rpc.fail(Status.UNAVAILABLE, "the worker process ended")
-        self.ready.set()
+        self.settled.set()
 
 
 class Front:
     """Starts the workers, keeps them running, and hands calls to them (`handle`)."""
 
-    def __init__(self, command: Sequence[str], workers: int, methods: Sequence[str]) -> None:
-        """`command` starts a worker; the number of its socket is added."""
-        self._command = command
-        self._count = workers
+    def __init__(self, sockets: Sequence[Path], methods: Sequence[str]) -> None:
+        """There are as many workers as `sockets`; each has its admin pages at one."""
+        self._sockets = sockets
         self._methods = {method: index for index, method in enumerate(methods)}
         self._ids = itertools.count(1)
         self._workers: list[_Worker] = []
+        self._started = False
         self._stopping = False
         self._draining = False
         self.restarts = 0
 
     def start(self, timeout_s: float) -> bool:
         """Start the workers and wait until all can serve. False where one could not."""
-        self._workers = [self._start_worker(number) for number in range(self._count)]
+        self._workers = [self._start_worker(number) for number in range(len(self._sockets))]
         until_s = time.monotonic() + timeout_s
         for worker in self._workers:
-            worker.ready.wait(max(0.0, until_s - time.monotonic()))
-        return all(worker.ready.is_set() and worker.process.poll() is None for worker in self._workers)
+            worker.settled.wait(max(0.0, until_s - time.monotonic()))
+        self._started = all(worker.ready for worker in self._workers)
+        return self._started
 
     def _start_worker(self, number: int) -> _Worker:
-        worker = _Worker(number, self._command)
+        worker = _Worker(number, self._sockets[number])
         threading.Thread(target=self._attend, args=(worker,), name=f"worker-{number}", daemon=True).start()
         return worker
 
@@ -117,7 +126,7 @@ class Front:
         worker.receive_all()
         worker.frames.close()
         status = worker.process.wait()
-        if self._stopping or not worker.ready.is_set():
+        if self._stopping or not self._started:
             return
         log.error("a worker process ended", worker=worker.number, exit_status=status)
         time.sleep(_RESTART_DELAY_S)
@@ -130,7 +139,7 @@ class Front:
         if self._draining:
             rpc.fail(Status.UNAVAILABLE, "the service is shutting down")
             return
-        ready = [worker for worker in self._workers if worker.ready.is_set()]
+        ready = [worker for worker in self._workers if worker.ready]
         for worker in sorted(ready, key=lambda worker: len(worker.outstanding)):
             if worker.send(next(self._ids), self._methods[rpc.method], rpc):
                 return
@@ -168,6 +177,6 @@ class Front:
                 worker.process.wait()
 
 
-def worker_command() -> list[str]:
-    """This very command, as a worker: the same flags, the same working folder."""
+def _own_command() -> list[str]:
+    # What is added comes later and wins.
     return [sys.executable, "-m", "coprocess", *sys.argv[1:]]

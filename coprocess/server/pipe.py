@@ -7,6 +7,7 @@ or READY, once, when it can serve.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 import threading
@@ -61,10 +62,8 @@ class FrameSocket:
 
     def close(self) -> None:
         """End both directions; whoever waits in `receive` gets None."""
-        try:
+        with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
         self._socket.close()
 
 
@@ -135,6 +134,9 @@ class PipeEngine(Engine):
             maximum=self._options.max_threads,
         )
         self._threads.start()
+
+    def announce_ready(self) -> None:
+        """Tell the front that calls can come."""
         self._frames.send(0, READY, b"")
 
     def _take(self) -> _PipeRpc | None:

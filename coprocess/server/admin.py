@@ -1,0 +1,235 @@
+"""The admin listener: health, metrics and the loaded hooks over HTTP, apart from the gateway's traffic.
+
+Only reading, but for `POST /reload`, which is for this machine alone.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from pathlib import Path
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import ThreadingWSGIServer, make_wsgi_app
+
+from coprocess.server.engine import ListenError
+from coprocess.server.health import Health
+from coprocess.server.redaction import redact_text
+from coprocess.server.reload import Outcome, Reloader
+
+_MAX_CONNECTIONS = 32
+_CONNECTION_TIMEOUT_S = 5.0
+_RELOAD_TIMEOUT_S = 60.0
+
+_STATUS = {
+    200: "200 OK",
+    403: "403 Forbidden",
+    404: "404 Not Found",
+    405: "405 Method Not Allowed",
+    409: "409 Conflict",
+    503: "503 Service Unavailable",
+    504: "504 Gateway Timeout",
+}
+
+
+class AdminPages:
+    """The WSGI application. `reload` asks for a reload and gives its outcome, later."""
+
+    def __init__(
+        self,
+        health: Health,
+        reloader: Reloader,
+        registry: CollectorRegistry,
+        reload: Callable[[str], Future[Outcome]],
+    ) -> None:
+        self._health = health
+        self._reloader = reloader
+        self._reload = reload
+        self._metrics = make_wsgi_app(registry)
+        self._pages: dict[str, Callable[[], tuple[int, Any]]] = {
+            "/healthz": lambda: (200, {"status": "alive"}),
+            "/readyz": self._ready,
+            "/hooks": self._hooks,
+        }
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        path, method = environ.get("PATH_INFO", ""), environ["REQUEST_METHOD"]
+        if path == "/metrics":
+            answer: Iterable[bytes] = self._metrics(environ, start_response)
+            return answer
+        if path == "/reload":
+            status, page = self._take_reload(environ) if method == "POST" else (405, {"error": "use POST"})
+        elif path not in self._pages:
+            status, page = 404, {"error": "no such page", "pages": [*self._pages, "/metrics", "/reload"]}
+        elif method not in ("GET", "HEAD"):
+            status, page = 405, {"error": "use GET"}
+        else:
+            status, page = self._pages[path]()
+        return send_json(start_response, method, status, page)
+
+    def _ready(self) -> tuple[int, Any]:
+        serving = self._health.serving
+        page = {"status": "ready" if serving else "not ready", "last_reload": _outcome(self._reloader.last)}
+        return 200 if serving else 503, page
+
+    def _hooks(self) -> tuple[int, Any]:
+        hooks = sorted(self._reloader.loaded.table, key=lambda hook: (hook.type, hook.name))
+        return 200, {
+            "hooks": [
+                {
+                    "type": hook.type.name,
+                    "name": hook.name,
+                    "api": hook.api_id,
+                    "style": hook.style,
+                    "async": hook.is_async,
+                    "source": str(hook.source),
+                }
+                for hook in hooks
+            ],
+            "problems": [redact_text(str(problem)) for problem in self._reloader.problems],
+            "last_reload": _outcome(self._reloader.last),
+        }
+
+    def _take_reload(self, environ: WSGIEnvironment) -> tuple[int, Any]:
+        if (refusal := is_from_this_machine(environ)) is not None:
+            return refusal
+        try:
+            outcome = self._reload("admin").result(_RELOAD_TIMEOUT_S)
+        except FutureTimeout:
+            return 504, {"error": f"the reload took longer than {_RELOAD_TIMEOUT_S:g} s"}
+        return 200 if outcome.succeeded else 409, _outcome(outcome)
+
+
+def send_json(start_response: StartResponse, method: str, status: int, page: Any) -> list[bytes]:
+    """Answer a request with `page` as JSON."""
+    body = json.dumps(page, indent=2).encode() + b"\n"
+    headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
+    start_response(_STATUS[status], headers)
+    return [b"" if method == "HEAD" else body]
+
+
+def is_from_this_machine(environ: WSGIEnvironment) -> tuple[int, Any] | None:
+    """None where a request comes from a program on this machine; else the answer that refuses it."""
+    if not _is_this_machine(environ.get("REMOTE_ADDR", "")):
+        return 403, {"error": "reload is for clients on the same machine"}
+    # A page in a browser on this machine could send a POST, too; browsers say where it came from.
+    if "HTTP_ORIGIN" in environ:
+        return 403, {"error": "reload is not for browsers"}
+    return None
+
+
+def _outcome(outcome: Outcome | None) -> Any:
+    if outcome is None:
+        return None
+    return {
+        "succeeded": outcome.succeeded,
+        "errors": list(outcome.errors),
+        "hooks": outcome.hooks,
+        "reason": outcome.reason,
+        "at_s": outcome.at_s,
+    }
+
+
+def _is_this_machine(address: str) -> bool:
+    if address == _UNIX:
+        return True
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    mapped = getattr(parsed, "ipv4_mapped", None)
+    return (mapped or parsed).is_loopback
+
+
+_UNIX = "unix"
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = _CONNECTION_TIMEOUT_S  # Else a client that sends nothing keeps a thread.
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Probes and scrapes come every few seconds: nothing worth a line."""
+
+    def address_string(self) -> str:
+        return self.client_address[0] if self.client_address else _UNIX
+
+
+class _Server(ThreadingWSGIServer):
+    """Bounded: connections over the limit are closed."""
+
+    request_queue_size = 128
+
+    def __init__(self, address: Any, family: socket.AddressFamily) -> None:
+        self.address_family = family
+        self._free = threading.BoundedSemaphore(_MAX_CONNECTIONS)
+        super().__init__(address, _Handler)
+
+    def server_bind(self) -> None:
+        if self.address_family != socket.AF_UNIX:
+            super().server_bind()
+            return
+        # WSGIServer would look for a port.
+        self.socket.bind(self.server_address)
+        self.server_name, self.server_port = "localhost", 0
+        self.setup_environ()
+
+    def get_request(self) -> tuple[Any, Any]:
+        connection, address = super().get_request()
+        return connection, address or (_UNIX, 0)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self._free.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that goes away in the middle is no concern of anybody's."""
+
+
+class AdminServer:
+    """Listens from the start; answers when started. Raises ListenError."""
+
+    def __init__(self, address: str) -> None:
+        try:
+            if address.startswith("unix:"):
+                self._server: WSGIServer = _Server(address.removeprefix("unix:"), socket.AF_UNIX)
+                self.address = address
+            else:
+                host, _, port = address.rpartition(":")
+                host = host.strip("[]")
+                family = socket.AF_INET6 if ":" in host else socket.AF_INET
+                self._server = _Server((host, int(port)), family)
+                self.address = f"{address.rpartition(':')[0]}:{self._server.server_port}"
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+            raise ListenError(f"admin: cannot listen on {address}: {reason}") from None
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, name="admin", daemon=True
+        )
+
+    def start(self, pages: WSGIApplication) -> None:
+        self._server.set_app(pages)
+        self._thread.start()
+
+    def close(self) -> None:
+        if self._thread.is_alive():
+            self._server.shutdown()
+        self._server.server_close()
+        if self.address.startswith("unix:"):
+            Path(self.address.removeprefix("unix:")).unlink(missing_ok=True)

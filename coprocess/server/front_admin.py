@@ -1,0 +1,136 @@
+"""The admin pages of a service with several workers: each worker's own pages, put together.
+
+A worker listens for them on a unix socket of its own, which only the front knows.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from wsgiref.types import StartResponse, WSGIEnvironment
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.exposition import make_wsgi_app
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
+
+from coprocess.server.admin import is_from_this_machine, send_json
+from coprocess.server.health import Health
+
+_TIMEOUT_S = 70.0
+_PAGES = ("/healthz", "/readyz", "/metrics", "/hooks", "/reload")
+
+
+def ask(path: Path, method: str, page: str) -> tuple[int, bytes]:
+    """A page of the worker that listens at `path`. Raises OSError where it does not answer."""
+    connection = _UnixConnection(path)
+    try:
+        connection.request(method, page)
+        response = connection.getresponse()
+        return response.status, response.read()
+    except http.client.HTTPException as error:
+        raise OSError(f"no HTTP answer: {type(error).__name__}") from None
+    finally:
+        connection.close()
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=_TIMEOUT_S)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+class WorkersCollector(Collector):
+    """Every worker's metrics, each sample with a label `worker`; the front's own process is `front`."""
+
+    def __init__(self, sockets: Sequence[Path], restarts: Callable[[], int]) -> None:
+        self._sockets = sockets
+        self._restarts = restarts
+        self._own = ProcessCollector(registry=CollectorRegistry())
+
+    def collect(self) -> Iterator[Metric]:
+        merged: dict[str, Metric] = {}
+        _merge(merged, self._own.collect(), "front")
+        for number, path in enumerate(self._sockets):
+            try:
+                _, page = ask(path, "GET", "/metrics")
+            except OSError:
+                continue  # It is being started anew; what it counted is gone with it.
+            _merge(merged, text_string_to_metric_families(page.decode()), str(number))
+        restarts = Metric(
+            "coprocess_worker_restarts", "Worker processes that ended and were replaced.", "counter"
+        )
+        restarts.add_sample("coprocess_worker_restarts_total", {}, self._restarts())
+        yield from (*merged.values(), restarts)
+
+
+def _merge(merged: dict[str, Metric], families: Iterable[Metric], worker: str) -> None:
+    for family in families:
+        known = merged.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+        for sample in family.samples:
+            known.add_sample(sample.name, {**sample.labels, "worker": worker}, sample.value)
+
+
+class FrontPages:
+    """The WSGI application of the front."""
+
+    def __init__(self, health: Health, sockets: Sequence[Path], restarts: Callable[[], int]) -> None:
+        self._health = health
+        self._sockets = sockets
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(WorkersCollector(sockets, restarts))
+        self._metrics = make_wsgi_app(registry)
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        path, method = environ.get("PATH_INFO", ""), environ["REQUEST_METHOD"]
+        if path == "/metrics":
+            answer: Iterable[bytes] = self._metrics(environ, start_response)
+            return answer
+        if path == "/reload":
+            status, page = self._reload(environ) if method == "POST" else (405, {"error": "use POST"})
+        elif path not in _PAGES:
+            status, page = 404, {"error": "no such page", "pages": list(_PAGES)}
+        elif method not in ("GET", "HEAD"):
+            status, page = 405, {"error": "use GET"}
+        elif path == "/healthz":
+            status, page = 200, {"status": "alive"}
+        elif path == "/readyz" and not self._health.serving:
+            status, page = 503, {"status": "not ready"}
+        else:
+            # All workers load the same: one of them can tell.
+            status, page = self._first_answer(path)
+        return send_json(start_response, method, status, page)
+
+    def _first_answer(self, page: str) -> tuple[int, Any]:
+        for path in self._sockets:
+            try:
+                status, body = ask(path, "GET", page)
+            except OSError:
+                continue
+            return status, json.loads(body)
+        return 503, {"error": "no worker answers"}
+
+    def _reload(self, environ: WSGIEnvironment) -> tuple[int, Any]:
+        if (refusal := is_from_this_machine(environ)) is not None:
+            return refusal
+        answers = []
+        for number, path in enumerate(self._sockets):
+            try:
+                status, body = ask(path, "POST", "/reload")
+                answers.append((status, json.loads(body)))
+            except OSError as error:
+                answers.append(
+                    (503, {"succeeded": False, "errors": [f"worker {number}: {error}"], "hooks": 0})
+                )
+        # The first that failed tells why; where none did, any tells how it went.
+        return max(answers, key=lambda answer: answer[0])

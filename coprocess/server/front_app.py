@@ -1,0 +1,66 @@
+"""A service with several worker processes: what the front process does from start to stop."""
+
+from __future__ import annotations
+
+import signal
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import structlog
+
+from coprocess.config import OFF
+from coprocess.errors import LoadError
+from coprocess.server.app import STOP_TIMEOUT_S, TICK_S, App, engine_options
+from coprocess.server.engines import make_engine
+from coprocess.server.front import Front
+from coprocess.server.reload import FileWatch
+
+log = structlog.get_logger("coprocess")
+
+_START_TIMEOUT_S = 60.0
+
+
+class FrontApp(App):
+    """Holds the connections; the workers, which are services of their own, have handlers and store."""
+
+    def run(self, on_ready: Callable[[list[str]], None] | None = None) -> None:
+        settings = self.settings
+        options = engine_options(settings)
+        engine, reason = make_engine(settings.engine, options)
+        with ExitStack() as at_end:
+            folder = Path(at_end.enter_context(tempfile.TemporaryDirectory(prefix="coprocess-")))
+            sockets = [folder / f"worker-{number}.sock" for number in range(settings.workers)]
+            front = Front(sockets, options.methods)
+            addresses = [self._listen(engine, address, at_end) for address in settings.listen]
+            if settings.admin != OFF:
+                from coprocess.server.front_admin import FrontPages
+
+                self._serve_admin(at_end, FrontPages(self.health, sockets, lambda: front.restarts))
+            self._handle_signals(at_end)
+            at_end.callback(front.stop, settings.shutdown_timeout_s + STOP_TIMEOUT_S)
+            engine.start(self.health.route)
+            at_end.callback(engine.stop)
+            at_end.callback(self.health.close)
+            if not front.start(_START_TIMEOUT_S):
+                raise LoadError("a worker process could not start; its log tells why")
+            if settings.reload:
+                watch = FileWatch(settings.folders, lambda: front.signal(signal.SIGHUP))
+                watch.start()
+                at_end.callback(watch.stop)
+            log.info(
+                "listening", listen=addresses, engine=engine.name, because=reason, workers=settings.workers
+            )
+            self.health.otherwise = front.handle
+            self.health.set_serving(True)
+            log.info("serving")
+            if on_ready is not None:
+                on_ready(addresses)
+            while not self._stop:
+                for _, future in self._take_requests(TICK_S):
+                    # Each worker tells of its own reload, in its log and at its admin pages.
+                    future.cancel()
+                    front.signal(signal.SIGHUP)
+            self._drain(front)
+        log.info("stopped")

@@ -1,0 +1,202 @@
+"""`--workers`: one connection's calls reach all worker processes, and a worker's end is no other's."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import pytest
+
+from coprocess.server.pipe import CANCEL, FrameSocket
+from coprocess.tyk.wire import Object
+from tests.serve_process import ServeProcess, stamping, write
+from tests.server import PATIENCE_S
+
+PID = """
+import os, time
+from coprocess import Pre, Event
+
+@Pre
+def pid(request):
+    request.headers["X-Pid"] = str(os.getpid())
+
+@Pre
+def slow(request):
+    time.sleep(0.5)
+    request.headers["X-Pid"] = str(os.getpid())
+
+@Pre
+def broken(request):
+    raise RuntimeError("the text stays here")
+
+@Pre
+async def hangs(request):
+    import asyncio
+    try:
+        await asyncio.sleep(60)
+    except asyncio.CancelledError:
+        open("cancelled", "w").close()
+        raise
+"""
+
+
+def object_for(name: str) -> bytes:
+    message = Object(hook_type="Pre", hook_name=name)
+    message.request.url, message.request.method = "/", "GET"
+    message.request.return_overrides.response_code = -1
+    return message.SerializeToString()
+
+
+def pid_of(reply: bytes) -> int:
+    return int(Object.FromString(reply).request.set_headers["X-Pid"])
+
+
+def eventually(holds: Callable[[], bool]) -> None:
+    until_s = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < until_s, "it never came to hold"
+        time.sleep(0.02)
+
+
+class Connection:
+    """One HTTP/2 connection, as a gateway has."""
+
+    def __init__(self, address: str) -> None:
+        self._channel = grpc.insecure_channel(address)
+        self._dispatch: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(
+            "/coprocess.Dispatcher/Dispatch"
+        )
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._channel.close()
+
+    def call(self, name: str, timeout_s: float = PATIENCE_S) -> bytes:
+        return self._dispatch(object_for(name), timeout=timeout_s)
+
+
+def test_calls_of_one_connection_reach_all_workers(tmp_path: Path) -> None:
+    handlers = write(tmp_path / "handlers", pid=PID)
+    with (
+        ServeProcess(handlers, "--workers=2") as serve,
+        Connection(serve.address) as connection,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        pids = {pid_of(reply) for reply in pool.map(connection.call, ["slow"] * 8)}
+        assert len(pids) == 2
+        assert serve.process.pid not in pids
+        with pytest.raises(grpc.RpcError) as failed:
+            connection.call("broken")
+        assert failed.value.code() is grpc.StatusCode.INTERNAL
+        assert "the text stays here" not in str(failed.value.details())
+        with pytest.raises(grpc.RpcError) as unknown:
+            connection.call("pidd")
+        assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
+        metrics = serve.http("GET", "/metrics")[1]
+        assert 'worker="0"' in metrics
+        assert 'worker="1"' in metrics
+        assert {hook["name"] for hook in serve.page("/hooks")["hooks"]} == {"pid", "slow", "broken", "hangs"}
+        assert serve.end() == 0
+
+
+def test_a_killed_worker_fails_its_own_calls_and_is_replaced(tmp_path: Path) -> None:
+    handlers = write(tmp_path / "handlers", pid=PID)
+    with ServeProcess(handlers, "--workers=2") as serve, Connection(serve.address) as connection:
+        victim = pid_of(connection.call("pid"))
+        os.kill(victim, signal.SIGKILL)
+        serve.wait_for("a worker process ended")
+        # The other one serves on.
+        for _ in range(10):
+            assert pid_of(connection.call("pid")) != victim
+        eventually(lambda: "coprocess_worker_restarts_total 1.0" in serve.http("GET", "/metrics")[1])
+        with ThreadPoolExecutor(8) as pool:
+            eventually(lambda: len({pid_of(reply) for reply in pool.map(connection.call, ["slow"] * 8)}) == 2)
+        assert serve.end() == 0
+
+
+def test_reload_reaches_every_worker(tmp_path: Path) -> None:
+    handlers = write(tmp_path / "handlers", stamp=stamping("old"))
+    with ServeProcess(handlers, "--workers=2") as serve, Connection(serve.address) as connection:
+        write(handlers, stamp=stamping("new"))
+        status, page = serve.http("POST", "/reload")
+        assert status == 200, page
+        with ThreadPoolExecutor(8) as pool:
+            replies = list(pool.map(connection.call, ["stamp"] * 40))
+        assert {Object.FromString(reply).request.set_headers["X-Stamp"] for reply in replies} == {"new"}
+        write(handlers, stamp="broken(")
+        status, page = serve.http("POST", "/reload")
+        assert status == 409
+        assert "SyntaxError" in page
+        assert Object.FromString(connection.call("stamp")).request.set_headers["X-Stamp"] == "new"
+
+
+def test_a_clients_deadline_reaches_the_handler_in_the_worker(tmp_path: Path) -> None:
+    handlers = write(tmp_path / "handlers", pid=PID)
+    with ServeProcess(handlers, "--workers=2") as serve, Connection(serve.address) as connection:
+        with pytest.raises(grpc.RpcError) as late:
+            connection.call("hangs", timeout_s=0.3)
+        assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        eventually((tmp_path / "cancelled").exists)
+
+
+def test_stop_answers_what_is_in_flight(tmp_path: Path) -> None:
+    handlers = write(tmp_path / "handlers", pid=PID)
+    with (
+        ServeProcess(handlers, "--workers=2") as serve,
+        Connection(serve.address) as connection,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        replies = [pool.submit(connection.call, "slow") for _ in range(8)]
+        eventually(lambda: serve.http("GET", "/metrics")[1].count('calls_in_flight{api="",hook="slow"') > 0)
+        assert serve.end() == 0
+        assert all(pid_of(reply.result()) for reply in replies)
+
+
+def test_workers_end_when_the_front_is_killed(tmp_path: Path) -> None:
+    handlers = write(tmp_path / "handlers", pid=PID)
+    with ServeProcess(handlers, "--workers=2") as serve, Connection(serve.address) as connection:
+        worker = pid_of(connection.call("pid"))
+        os.kill(serve.process.pid, signal.SIGKILL)
+        serve.process.wait(PATIENCE_S)
+        eventually(lambda: not _runs(worker))
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_worker_that_cannot_start_ends_the_service(tmp_path: Path) -> None:
+    handlers = write(tmp_path / "handlers", stamp="broken(")
+    with ServeProcess(handlers, "--workers=2", "--strict", wait=False) as serve:
+        assert serve.wait() == 1
+
+
+def test_frames_come_out_as_they_went_in_however_they_are_cut() -> None:
+    ours, theirs = socket.socketpair()
+    sender, receiver = FrameSocket(ours), FrameSocket(theirs)
+    frames = [(number, number % 3, bytes([number % 256]) * (number * 977)) for number in range(1, 200)]
+    frames.append((7, CANCEL, b""))
+
+    def send_all() -> None:
+        for frame in frames:
+            sender.send(*frame)
+
+    writer = threading.Thread(target=send_all)
+    writer.start()
+    assert [receiver.receive() for _ in frames] == frames
+    writer.join()
+    sender.close()
+    assert receiver.receive() is None
+    receiver.close()
