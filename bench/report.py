@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -147,6 +149,11 @@ def workers(figures: Figures) -> str:
     return table(["handler and workers, 32 in flight, not pinned", "calls/s", "p50 ms", "p99 ms"], rows)
 
 
+def microseconds() -> str:
+    words = [sys.executable, str(Path(__file__).with_name("microseconds.py"))]
+    return "```\n" + subprocess.run(words, check=True, capture_output=True, text=True).stdout + "```"
+
+
 def plot(figures: Figures) -> str:
     """Calls a second by server, as bars."""
     servers = servers_of(figures)
@@ -180,6 +187,7 @@ def main() -> None:
         "large_body": lambda: large_body(figures["large_body"]),
         "rest": lambda: rest(figures),
         "workers": lambda: workers(figures["workers"]),
+        "microseconds": microseconds,
     }
     page = PAGE.read_text()
     for name, make in sections.items():
