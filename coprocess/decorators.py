@@ -1,14 +1,17 @@
 """The decorators that declare handlers, and how the loader gets to know of them.
 
 A decorator returns the function unchanged, so one function may be declared several times, called in a
-test, or wrapped. What it declares is kept twice: with the loader that runs the module, so that two
-functions of one name are both found, and on the function, so that one imported from a library is.
+test, or wrapped. What a handler module declares goes to the loader that runs it, so that two functions of
+one name are both found. What any other code declares is kept on the function, so that one imported from
+an installed library is found at every load, and not only at the one that imports the library.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -37,6 +40,8 @@ class Declaration:
     style: str
     api_id: str | None = None
     limits: Limits = field(default_factory=Limits)
+    #: The names of the module whose code declared it.
+    namespace: Mapping[str, Any] = field(default_factory=lambda: _module_that_runs())
 
     def hooks(self, bundle: frozenset[str] = frozenset()) -> list[Hook]:
         """The hooks that it makes. Raises HandlerError, naming file, line and what was expected."""
@@ -58,40 +63,71 @@ class Declaration:
         ]
 
 
-_collected: ContextVar[list[Declaration] | None] = ContextVar("coprocess_declarations", default=None)
+@dataclass(frozen=True, slots=True)
+class _Collection:
+    package: str
+    declarations: list[Declaration]
+
+
+_collection: ContextVar[_Collection | None] = ContextVar("coprocess_declarations", default=None)
 
 
 @contextmanager
-def collecting() -> Iterator[list[Declaration]]:
-    """Collect what decorators declare in the code that runs within."""
+def collecting(package: str = "") -> Iterator[list[Declaration]]:
+    """Collect what decorators declare within, in modules whose name begins so."""
     declarations: list[Declaration] = []
-    token = _collected.set(declarations)
+    token = _collection.set(_Collection(package, declarations))
     try:
         yield declarations
     finally:
-        _collected.reset(token)
+        _collection.reset(token)
 
 
 def declare(declaration: Declaration) -> None:
     """Make `declaration` known to the loader."""
-    if (collected := _collected.get()) is not None:
-        collected.append(declaration)
+    collection = _collection.get()
+    if collection is not None and str(declaration.namespace.get("__name__")).startswith(collection.package):
+        # Not on the function too: it may be a library's, which outlives the module that declares it.
+        collection.declarations.append(declaration)
+        return
     try:
         marks = vars(declaration.function).setdefault(MARK, [])
-    except TypeError:  # An object without a __dict__: the loader that runs its module knows it.
+    except TypeError:  # An object without a __dict__. It could be found in no other way.
         return
     marks.append(declaration)
+
+
+def _module_that_runs() -> Mapping[str, Any]:
+    """The names of the module that is being imported now; of none, where none is.
+
+    Not the caller's: a library may declare handlers when a handler module calls it.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code.co_name == "<module>":
+            return frame.f_globals
+        frame = frame.f_back
+    return {}
 
 
 def source_of(function: Callable[..., Any]) -> Source:
     """Where `function` is written; for an instance, where its class is."""
     target: Any = inspect.unwrap(function)
-    target = getattr(target, "func", target)  # functools.partial
+    while isinstance(target, functools.partial):
+        target = inspect.unwrap(target.func)
     if (code := getattr(target, "__code__", None)) is None:
-        code = getattr(type(target).__call__, "__code__", None)
+        code = getattr(inspect.unwrap(type(target).__call__), "__code__", None)
     if code is None:
         return Source(Path("unknown"), 0)
     return Source(Path(code.co_filename), code.co_firstlineno)
+
+
+def source_of_decorator() -> Source:
+    """Where the decorator stands that is being called: in the nearest code outside of this package."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).startswith("coprocess."):
+        frame = frame.f_back
+    return Source(Path(frame.f_code.co_filename), frame.f_lineno)
 
 
 def checked_name(function: Callable[..., Any], name: str | None, source: Source) -> str:
@@ -147,9 +183,12 @@ class _HookDecorator:
         def decorate(function: F) -> F:
             if isinstance(function, type) or not callable(function):
                 raise HandlerError(
-                    f"@{self._type.name} is for a function or an instance with __call__, not {function!r}"
+                    f"{source_of_decorator()}: @{self._type.name} is on {function!r}. "
+                    "Expected: a function, or an instance with __call__"
                 )
             source = source_of(function)
+            if api_id is not None and (not isinstance(api_id, str) or not api_id):
+                raise HandlerError(f"{source}: @{self._type.name}: api_id={api_id!r}. Expected: an API's id")
             declare(
                 Declaration(
                     function=function,
@@ -170,15 +209,21 @@ class _HookDecorator:
         self, source: Source, timeout: float | None, concurrency: int | None, on_error: str | None
     ) -> Limits:
         where = f"{source}: @{self._type.name}"
-        if timeout is not None and not timeout > 0:
+        if timeout is not None and not (_is_number(timeout) and timeout > 0):
             raise HandlerError(f"{where}: timeout={timeout!r}. Expected: seconds, more than 0")
-        if concurrency is not None and (not isinstance(concurrency, int) or concurrency < 1):
+        if concurrency is not None and not (
+            _is_number(concurrency) and isinstance(concurrency, int) and concurrency >= 1
+        ):
             raise HandlerError(f"{where}: concurrency={concurrency!r}. Expected: a whole number from 1 on")
         if on_error not in (None, "closed", "open"):
             raise HandlerError(f'{where}: on_error={on_error!r}. Expected: "closed" or "open"')
         if on_error == "open" and self._type is HookType.CustomKeyCheck:
             raise HandlerError(f'{where}: on_error="open" would let everybody in. Expected: "closed"')
         return Limits(timeout_s=timeout, concurrency=concurrency, on_error=on_error)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 #: Before authentication.

@@ -74,7 +74,7 @@ class Limits:
     on_error: str | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Hook:
     """A handler, ready to be called."""
 
@@ -98,8 +98,23 @@ class Hook:
         return f'{self.type.name} "{self.name}" ({self.source})'
 
 
+class DuplicateHandler(HandlerError):
+    """Two handlers for one type, name, API and bundle. `hook` is the second."""
+
+    def __init__(self, hook: Hook, first: Hook) -> None:
+        where = "" if hook.api_id is None else f' for API "{hook.api_id}"'
+        super().__init__(
+            f'{hook.source}: a second {hook.type.name} handler "{hook.name}"{where}; the first is at '
+            f"{first.source}. Expected: one handler for each type and name"
+        )
+        self.hook = hook
+
+
 class HookTable:
-    """All handlers that are loaded. It never changes: a reload makes a new one."""
+    """All handlers that are loaded. It never changes: a reload makes a new one.
+
+    Raises DuplicateHandler where two are for the same calls.
+    """
 
     def __init__(self, hooks: Iterable[Hook] = ()) -> None:
         candidates: dict[tuple[int, str], list[Hook]] = {}
@@ -178,8 +193,4 @@ def _refuse_duplicates(hooks: list[Hook]) -> None:
     for hook in hooks:
         first = seen.setdefault((hook.api_id, hook.bundle), hook)
         if first is not hook:
-            where = "" if hook.api_id is None else f' for API "{hook.api_id}"'
-            raise HandlerError(
-                f'{hook.source}: a second {hook.type.name} handler "{hook.name}"{where}; the first is at '
-                f"{first.source}. Expected: one handler for each type and name"
-            )
+            raise DuplicateHandler(hook, first)

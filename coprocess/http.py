@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from multidict import CIMultiDict
 from coprocess.errors import BadMessage
 
 _TOKEN_CHARACTERS = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+
+# All but the tab.
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 @functools.lru_cache(maxsize=4096)
@@ -43,8 +47,11 @@ def header_value(name: str, value: str) -> str:
     """`value`, if it may be sent as the value of header `name`; else TypeError or ValueError."""
     if not isinstance(value, str):
         raise TypeError(f"header {name}: the value is a str, not {type(value).__name__}")
-    if "\r" in value or "\n" in value or "\0" in value:
-        raise ValueError(f"header {name}: a value has no line break and no NUL")
+    if value.isprintable():
+        return value
+    if _CONTROL_CHARACTER.search(value):
+        # A gateway does not send such a request to the upstream: it fails.
+        raise ValueError(f"header {name}: a value has no line breaks and no other control characters")
     try:
         value.encode()
     except UnicodeEncodeError:

@@ -11,14 +11,15 @@ import hashlib
 import itertools
 import re
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from coprocess.decorators import MARK, Declaration, collecting
 from coprocess.errors import HandlerError, LoadError
-from coprocess.hooks import Hook, HookTable
+from coprocess.hooks import DuplicateHandler, Hook, HookTable
 from coprocess.scoped_imports import ImportScope
 
 MANIFEST = "manifest.json"
@@ -83,7 +84,8 @@ class _Loading:
             return
         self._modules(folder, frozenset())
         for bundle in sorted(path.parent for path in folder.glob(f"*/{MANIFEST}")):
-            self._modules(bundle, bundle_names(bundle.name))
+            if not _is_hidden(bundle):
+                self._modules(bundle, bundle_names(bundle.name))
 
     def _modules(self, folder: Path, bundle: frozenset[str]) -> None:
         name = re.sub(r"\W", "_", folder.name) or "root"
@@ -91,35 +93,46 @@ class _Loading:
             f"g{self._generation}_{len(self._scopes)}_{name}", [folder, folder / VENDOR], self._aliases
         )
         self._scopes.append(scope)
-        declarations: dict[int, Declaration] = {}
-        for path in module_paths(folder):
-            self._files.append(path)
-            with collecting() as collected:
-                try:
-                    scope.load(path.stem if path.suffix == ".py" else path.name)
-                except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - user code; it is kept
-                    self._problems.append(_problem_of(path, error))
-                    continue
-            for declaration in [*collected, *_marked(scope.modules())]:
-                declarations.setdefault(id(declaration), declaration)
-        for declaration in declarations.values():
+        with collecting(f"{scope.package}.") as collected:
+            for path in module_paths(folder):
+                # Else it is a copy of what the driver offers, for tests or editors: nobody imports it here.
+                if _module_name(path) not in self._aliases:
+                    self._module(scope, path)
+        modules = scope.modules()
+        # What a module declared before it failed is not served.
+        good = {id(vars(module)) for module in modules}
+        declarations = [declaration for declaration in collected if id(declaration.namespace) in good]
+        declarations += dict.fromkeys(_marked(modules))  # Several modules may have one function.
+        for declaration in declarations:
             try:
-                self._hooks.extend(declaration.hooks(bundle))
+                self._hooks.extend(_outermost(declaration).hooks(bundle))
             except HandlerError as error:
                 self._problems.append(Problem(declaration.source.path, str(error)))
+
+    def _module(self, scope: ImportScope, path: Path) -> None:
+        name = _module_name(path)
+        self._files.append(path)
+        if "." in name:
+            text = f"{path}: not loaded. Expected: a file name without further dots, as for an import"
+            self._problems.append(Problem(path, text))
+            return
+        try:
+            scope.load(name)
+        except KeyboardInterrupt:  # Somebody at a terminal.
+            raise
+        except BaseException as error:  # noqa: BLE001 - user code may raise anything, SystemExit too
+            self._problems.append(_problem_of(path, error))
 
     def result(self) -> Loaded:
         hooks = _same_only_once(self._hooks)
         while True:
             try:
                 table = HookTable(hooks)
-            except HandlerError as error:
+            except DuplicateHandler as error:
                 # Neither of two handlers of one name is the right one: guessing could let requests by.
-                duplicate = str(error)
-                refused = [hook for hook in hooks if duplicate.startswith(f"{hook.source}: ")]
-                self._problems.append(Problem(refused[0].source.path, duplicate))
-                first = refused[0]
-                hooks = [hook for hook in hooks if not _is_rival(hook, first)]
+                duplicate = error.hook
+                self._problems.append(Problem(duplicate.source.path, str(error)))
+                hooks = [hook for hook in hooks if not _is_rival(hook, duplicate)]
             else:
                 return Loaded(table, self._problems, self._files, self._scopes)
 
@@ -141,19 +154,69 @@ def _same_only_once(hooks: Sequence[Hook]) -> list[Hook]:
 
 
 def module_paths(folder: Path) -> list[Path]:
-    """The modules (files) and packages (folders with `__init__.py`) that lie directly in `folder`."""
-    modules = [path for path in folder.glob("*.py") if path.stem.isidentifier() and path.stem != "__init__"]
-    packages = [path.parent for path in folder.glob("*/__init__.py") if path.parent.name.isidentifier()]
+    """The modules (files) and packages (folders with `__init__.py`) that lie directly in `folder`.
+
+    Their names need not be identifiers: a gateway finds handlers by the functions' names.
+    """
+    modules = [path for path in folder.glob("*.py") if path.stem != "__init__" and path.is_file()]
+    packages = [path.parent for path in folder.glob("*/__init__.py")]
     packages = [path for path in packages if path.name != VENDOR and not (path / MANIFEST).is_file()]
-    return sorted([*modules, *packages])
+    return sorted(path for path in (*modules, *packages) if not _is_hidden(path))
+
+
+def _is_hidden(path: Path) -> bool:
+    # Editors' locks and other systems' side files (.#name.py, ._name.py), and mounted volumes' own folders.
+    return path.name.startswith(".")
+
+
+def _module_name(path: Path) -> str:
+    return path.name.removesuffix(".py")
 
 
 def bundle_names(folder_name: str) -> frozenset[str]:
-    """What a gateway may call the bundle in a folder of that name: md5, as hex, of the bundle's name."""
-    return frozenset(
+    """What a gateway may call the bundle in a folder of that name: md5, as hex, of the bundle's name.
+
+    Gateways unpack bundles into folders that have this name already.
+    """
+    hashes = (
         hashlib.md5(name.encode(), usedforsecurity=False).hexdigest()
         for name in (folder_name, f"{folder_name}.zip")
     )
+    return frozenset((folder_name, *hashes))
+
+
+def _outermost(declaration: Declaration) -> Declaration:
+    """`declaration`, of the function with the decorators that stand above the one that declared it.
+
+    Else a check that a user wrapped around a handler would silently not run.
+    """
+    function = declaration.function
+    bound = declaration.namespace.get(getattr(function, "__name__", ""))
+    if bound is None or bound is function or not _wraps(bound, function):
+        return declaration
+    return replace(declaration, function=bound)
+
+
+def _wraps(outer: Any, inner: Callable[..., Any]) -> bool:
+    """Whether `outer` is a wrapper of `inner`, made with functools.wraps or, where that shows, without."""
+    seen: list[Any] = []
+    while outer is not None and not any(outer is each for each in seen):
+        seen.append(outer)
+        if outer is inner:
+            return True
+        cells = getattr(outer, "__closure__", None) or ()
+        wrapped = getattr(outer, "__wrapped__", None)
+        if wrapped is None:
+            return any(_content(cell) is inner for cell in cells)
+        outer = wrapped
+    return False
+
+
+def _content(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # Empty.
+        return None
 
 
 def _marked(modules: Iterable[ModuleType]) -> Iterable[Declaration]:
@@ -172,11 +235,23 @@ def _problem_of(path: Path, error: BaseException) -> Problem:
         return Problem(path, str(error))
     if isinstance(error, SyntaxError) and error.filename:
         return Problem(path, f"{error.filename}:{error.lineno or 0}: SyntaxError: {error.msg}")
-    frames = traceback.extract_tb(error.__traceback__)
-    line = next((frame.lineno for frame in reversed(frames) if frame.filename == str(path)), None)
-    where = f"{path}:{line}" if line else f"{path}"
     return Problem(
         path,
-        f"{where}: {type(error).__name__}: {error}",
+        f"{_where(path, error)}: {type(error).__name__}: {_text_of(error)}",
         traceback="".join(traceback.format_exception(error)),
     )
+
+
+def _where(path: Path, error: BaseException) -> str:
+    """The place in `path`, a file or a package, from which `error` came."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if Path(frame.filename).is_relative_to(path):
+            return f"{frame.filename}:{frame.lineno}"
+    return str(path)
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - the user's own class of exception
+        return "(its text cannot be had)"

@@ -33,15 +33,16 @@ def native_plan(function: Callable[..., Any], hook_type: HookType, source: Sourc
 
     Raises HandlerError where one asks for what a hook of this type does not have.
     """
+    refuse_generator(function, source)
     offered = PARAMETERS[hook_type]
     names: list[str] = []
     keyword_only: list[str] = []
     for parameter in signature(function, source).parameters.values():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise HandlerError(
-                f"{source}: {describe(function)} takes {parameter}, which tells nothing of what it needs. "
-                f"Expected: named parameters out of {', '.join(offered)} (a decorator around a handler "
-                "should use functools.wraps)"
+                f"{source}: {describe(function)} takes {spelled(parameter)}, which tells nothing "
+                f"of what it needs. Expected: named parameters out of {', '.join(offered)} "
+                "(a decorator around a handler should use functools.wraps)"
             )
         if parameter.name not in offered:
             if parameter.default is not parameter.empty:
@@ -87,9 +88,11 @@ def _follows_own_default(function: Callable[..., Any], name: str, offered: tuple
 def _accept_native(call: Call, result: Any) -> None:
     if type(result) is Reply:
         call.reply(result)
-    elif isinstance(result, Exception):
+        return
+    refuse_coroutine(result)
+    if isinstance(result, Exception):
         raise HandlerFailed(f"returned {type(result).__name__}: raise it instead")
-    elif not _only_arguments(result):
+    if not _only_arguments(result):
         raise HandlerFailed(
             f"returned {type(result).__name__}: expected nothing (edits are kept), or respond(...)"
         )
@@ -100,6 +103,22 @@ def _only_arguments(result: Any) -> bool:
     # are in the objects already.
     items = result if isinstance(result, (tuple, list)) else (result,)
     return all(item is None or isinstance(item, (Request, Response, Session, Event)) for item in items)
+
+
+def refuse_generator(function: Callable[..., Any], source: Source) -> None:
+    """Raises HandlerError where calling `function` would run nothing of it."""
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise HandlerError(f"{source}: {describe(function)} yields. Expected: a function that returns")
+
+
+def refuse_coroutine(result: Any) -> None:
+    """Raises HandlerFailed where a handler that is not known as async returned a coroutine."""
+    if inspect.iscoroutine(result):
+        result.close()
+        raise HandlerFailed(
+            "returned a coroutine, which nobody awaits: expected async def (a decorator around a handler "
+            "should use functools.wraps)"
+        )
 
 
 def signature(function: Callable[..., Any], source: Source) -> inspect.Signature:
@@ -113,17 +132,21 @@ def signature(function: Callable[..., Any], source: Source) -> inspect.Signature
 def is_async(function: Callable[..., Any]) -> bool:
     """Whether calling `function` gives a coroutine, also under decorators that use functools.wraps."""
     while True:
-        if isinstance(function, functools.partial):
-            function = function.func
-            continue
         if inspect.iscoroutinefunction(function):
             return True
-        if not inspect.isroutine(function) and inspect.iscoroutinefunction(type(function).__call__):
-            return True
-        wrapped = getattr(function, "__wrapped__", None)
-        if wrapped is None:
+        if isinstance(function, functools.partial):
+            function = function.func
+        elif (wrapped := getattr(function, "__wrapped__", None)) is not None:
+            function = wrapped
+        elif not inspect.isroutine(function):
+            function = type(function).__call__
+        else:
             return False
-        function = wrapped
+
+
+def spelled(parameter: inspect.Parameter) -> str:
+    """`parameter` as it is written, without its annotation."""
+    return str(parameter.replace(annotation=parameter.empty))
 
 
 def describe(function: Callable[..., Any]) -> str:

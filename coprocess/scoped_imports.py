@@ -8,7 +8,6 @@ gateway's driver offers (`tyk.decorators`), then in the module's own folder and 
 from __future__ import annotations
 
 import builtins
-import importlib
 import sys
 import threading
 from collections.abc import Mapping, Sequence
@@ -19,16 +18,13 @@ from importlib.machinery import (
     ModuleSpec,
     SourceFileLoader,
 )
-from importlib.util import module_from_spec
+from importlib.util import find_spec, module_from_spec, resolve_name
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
 #: The package, of nothing but our own modules, in which handler modules are registered.
 NAMESPACE = "coprocess_handlers"
-
-# One lock for all scopes: handlers import inside functions too, from any thread.
-_lock = threading.RLock()
 
 
 class _SourceLoader(SourceFileLoader):
@@ -48,12 +44,19 @@ class ImportScope:
         self.package = f"{NAMESPACE}.{name}"
         self._aliases = aliases
         self._builtins = {**vars(builtins), "__import__": self._import}
-        with _lock:
-            for package, path in ((NAMESPACE, []), (self.package, [str(folder) for folder in folders])):
-                if package not in sys.modules:
-                    module = ModuleType(package)
-                    module.__path__ = path
-                    sys.modules[package] = module
+        # Handlers import inside functions too, from any thread, and while another scope loads.
+        self._lock = threading.RLock()
+        self._root = _package(self.package, [str(folder) for folder in folders])
+        #: By full name, also modules whose code is still running. Not only in sys.modules: calls that
+        #: are running when the scope is forgotten go on importing.
+        self._modules: dict[str, ModuleType] = {}
+        #: Full names of those whose code has run.
+        self._ready: set[str] = set()
+        #: Top names that were looked for and are elsewhere, so that an import in a function is quick.
+        self._elsewhere: set[str] = set()
+        self._forgotten = False
+        sys.modules.setdefault(NAMESPACE, _package(NAMESPACE, []))
+        sys.modules[self.package] = self._root
 
     def load(self, name: str) -> ModuleType:
         """Import the module `name` of this scope. Raises what its code raises."""
@@ -61,36 +64,52 @@ class ImportScope:
 
     def forget(self) -> None:
         """Take the scope's modules out of `sys.modules`. Code that runs keeps what it has."""
-        with _lock:
+        with self._lock:
+            self._forgotten = True
             for name in [name for name in sys.modules if f"{name}.".startswith(f"{self.package}.")]:
                 del sys.modules[name]
 
     def modules(self) -> list[ModuleType]:
         """The modules that are loaded."""
-        with _lock:
-            return [module for name, module in sys.modules.items() if name.startswith(f"{self.package}.")]
+        with self._lock:
+            return list(self._modules.values())
 
     def _load(self, fullname: str) -> ModuleType:
-        with _lock:
-            if (loaded := sys.modules.get(fullname)) is not None:
+        if fullname in self._ready:
+            return self._modules[fullname]
+        with self._lock:
+            if (loaded := self._modules.get(fullname)) is not None:
                 return loaded
             parent_name, _, tail = fullname.rpartition(".")
-            parent = self._load(parent_name) if parent_name != self.package else sys.modules[parent_name]
+            parent = self._root if parent_name == self.package else self._load(parent_name)
+            # The parent's code may have imported it.
+            if (loaded := self._modules.get(fullname)) is not None:
+                return loaded
             spec = self._find(fullname, getattr(parent, "__path__", ()))
             if spec is None:
                 shown = fullname.removeprefix(f"{self.package}.")
                 raise ModuleNotFoundError(f"No module named {shown!r}", name=shown)
-            module = module_from_spec(spec)
-            vars(module)["__builtins__"] = self._builtins
-            sys.modules[fullname] = module
-            try:
-                if spec.loader is not None:  # None: a folder without __init__.py.
-                    spec.loader.exec_module(module)
-            except BaseException:
-                sys.modules.pop(fullname, None)
-                raise
+            module = self._execute(spec)
             setattr(parent, tail, module)
             return module
+
+    def _execute(self, spec: ModuleSpec) -> ModuleType:
+        module = module_from_spec(spec)
+        vars(module)["__builtins__"] = self._builtins
+        self._modules[spec.name] = sys.modules[spec.name] = module
+        try:
+            if spec.loader is not None:  # None: a folder without __init__.py.
+                spec.loader.exec_module(module)
+        except BaseException:
+            del self._modules[spec.name]
+            sys.modules.pop(spec.name, None)
+            raise
+        # A module may put another object in its own place.
+        module = self._modules[spec.name] = sys.modules.get(spec.name, module)
+        self._ready.add(spec.name)
+        if self._forgotten:
+            sys.modules.pop(spec.name, None)
+        return module
 
     @staticmethod
     def _find(fullname: str, path: Sequence[str]) -> ModuleSpec | None:
@@ -110,9 +129,18 @@ class ImportScope:
         namespace_package.submodule_search_locations = portions
         return namespace_package
 
-    def _has(self, name: str) -> bool:
-        fullname = f"{self.package}.{name}"
-        return fullname in sys.modules or self._find(fullname, sys.modules[self.package].__path__) is not None
+    def _has(self, top: str) -> bool:
+        fullname = f"{self.package}.{top}"
+        if fullname in self._modules:
+            return True
+        if top in self._elsewhere:
+            return False
+        spec = self._find(fullname, self._root.__path__)
+        # A folder without __init__.py hides no installed package: it may be of templates, or data.
+        if spec is not None and (spec.loader is not None or not _is_installed(top)):
+            return True
+        self._elsewhere.add(top)
+        return False
 
     def _import(
         self,
@@ -123,7 +151,7 @@ class ImportScope:
         level: int = 0,
     ) -> ModuleType:
         if level > 0:
-            name = self._absolute(name, globals or {}, level)
+            name = resolve_name("." * level + name, (globals or {}).get("__package__") or "")
             if not f"{name}.".startswith(f"{self.package}."):
                 return builtins.__import__(name, globals, locals, fromlist or (), 0)
             name = name.removeprefix(self.package).removeprefix(".")
@@ -135,13 +163,8 @@ class ImportScope:
             return self._give(name, fromlist, relative=False)
         return builtins.__import__(name, globals, locals, fromlist or (), 0)
 
-    @staticmethod
-    def _absolute(name: str, module_globals: Mapping[str, Any], level: int) -> str:
-        package = module_globals.get("__package__") or ""
-        return importlib.util.resolve_name("." * level + name, package)
-
     def _give(self, name: str, fromlist: Sequence[str] | None, *, relative: bool) -> ModuleType:
-        leaf = self.load(name) if name else sys.modules[self.package]
+        leaf = self.load(name) if name else self._root
         if not fromlist:
             return leaf if relative else self.load(name.partition(".")[0])
         if hasattr(leaf, "__path__"):
@@ -156,3 +179,20 @@ class ImportScope:
         if name not in self._aliases:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
         return self._aliases[name if fromlist else top]
+
+
+def _package(name: str, path: list[str]) -> ModuleType:
+    module = ModuleType(name)
+    module.__path__ = path
+    module.__spec__ = ModuleSpec(name, None, is_package=True)
+    module.__spec__.submodule_search_locations = path
+    return module
+
+
+def _is_installed(top: str) -> bool:
+    """Whether a module or package of that name, with code of its own, can be imported by anybody."""
+    try:
+        spec = find_spec(top)
+    except ValueError:  # It is loaded, and has no spec: somebody made it.
+        return True
+    return spec is not None and spec.origin is not None

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import base64
-import difflib
 import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from google.protobuf import json_format
 
 from coprocess import loader
 from coprocess.cli.options import Config, Handlers
 from coprocess.config import load_settings, normal_address
+from coprocess.context import set_event_sink
 from coprocess.errors import ConfigError, CoprocessError, HandlerFailed
 from coprocess.http import canonical_name
 from coprocess.tyk.compat import ALIASES
 from coprocess.tyk.dispatcher import Dispatcher
-from coprocess.tyk.wire import DISPATCH, HookType, Object
+from coprocess.tyk.simulator import RpcError
+from coprocess.tyk.trial import GrpcDispatcher
+from coprocess.tyk.trial.changes import changes
+from coprocess.tyk.wire import HookType, Object
 
 if TYPE_CHECKING:
     from coprocess.tyk.call import RunnableCall
@@ -47,7 +51,10 @@ def call(
     handlers: Handlers = None,
     config: Config = None,
 ) -> None:
-    """Send one Object to a hook and show what the handler changed."""
+    """Send one Object to a hook and show what the handler changed.
+
+    Handlers that run here have the store of the settings or, where these name none, an empty one.
+    """
     if recording is not None:
         sent = _from_recording(recording, hook_type, name)
     else:
@@ -64,43 +71,11 @@ def call(
         loaded = loader.load(settings.folders, ALIASES)
         for problem in loaded.problems:
             typer.echo(f"not loaded: {problem}", err=True)
-        reply = _in_process(Dispatcher(loaded.table, full_reply=True).open_dispatch(payload))
+        opened = Dispatcher(loaded.table, full_reply=True).open_dispatch(payload)
+        with _surroundings(settings.redis):
+            reply = _in_process(opened)
     for line in changes(sent, Object.FromString(reply)):
         typer.echo(line)
-
-
-def changes(sent: Object, reply: Object) -> list[str]:
-    """What differs in the reply, as the lines of a diff. What a reply leaves out is not a change."""
-    before, after = _as_dict(sent), _as_dict(reply)
-    merged = _overlay(before, after)
-    lines = difflib.unified_diff(_lines(before), _lines(merged), "sent", "reply", lineterm="", n=3)
-    return list(lines) or ["nothing changed"]
-
-
-def _overlay(before: Any, after: Any) -> Any:
-    if isinstance(before, dict) and isinstance(after, dict):
-        return {
-            key: _overlay(before[key], after[key])
-            if key in before and key in after
-            else after.get(key, before.get(key))
-            for key in {**before, **after}
-        }
-    return after
-
-
-def _as_dict(message: Object) -> dict[str, Any]:
-    content: dict[str, Any] = json_format.MessageToDict(message, preserving_proto_field_name=True)
-    for part in ("request", "response"):
-        if "raw_body" in content.get(part, {}):
-            raw = base64.b64decode(content[part]["raw_body"])
-            content[part]["raw_body"] = raw.decode("utf-8", "backslashreplace")
-            # The same again, where it is text.
-            content[part].pop("body", None)
-    return content
-
-
-def _lines(content: dict[str, Any]) -> list[str]:
-    return json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False).splitlines()
 
 
 def _from_flags(
@@ -148,6 +123,23 @@ def _from_recording(path: Path, hook_type: str, name: str) -> Object:
     raise ConfigError(f"{path}: has no {hook_type} dispatch. It has: {found}")
 
 
+@contextmanager
+def _surroundings(redis: str | None) -> Iterator[None]:
+    """What a handler has besides its arguments: a store, and somebody who takes its events."""
+    from coprocess.tyk.trial.store import trial_store
+
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(trial_store(redis))
+        except CoprocessError as error:
+            if redis is not None:
+                raise
+            typer.echo(f"no store: {error}", err=True)
+        set_event_sink(lambda name, payload: typer.echo(f"event {name}: {payload}", err=True))
+        stack.callback(set_event_sink, None)
+        yield
+
+
 def _in_process(opened: RunnableCall) -> bytes:
     import asyncio
 
@@ -166,19 +158,12 @@ async def _awaited(opened: RunnableCall) -> bytes:
 
 
 def _over_grpc(address: str, payload: bytes) -> bytes:
-    import grpc
-
     try:
         target = normal_address(address)
     except ValueError as error:
         raise ConfigError(f"--address {error}") from None
-    with grpc.insecure_channel(target, options=[("grpc.max_receive_message_length", -1)]) as channel:
-        dispatch: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(DISPATCH)
+    with GrpcDispatcher(target) as dispatcher:
         try:
-            reply: bytes = dispatch(payload, timeout=_TIMEOUT_S)
-        except grpc.RpcError as error:
-            raise CoprocessError(f"{target}: {error.code().name}: {error.details()}") from None
-    return reply
-
-
-_TIMEOUT_S = 60.0
+            return dispatcher.dispatch(payload)
+        except RpcError as error:
+            raise CoprocessError(f"{target}: {error}") from None

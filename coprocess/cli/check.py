@@ -25,10 +25,13 @@ def check(handlers: Handlers = None, config: Config = None) -> None:
             typer.echo(str(problem), err=True)
     if not len(loaded.table):
         typer.echo("no handlers found", err=True)
-    found = len(loaded.problems)
-    typer.echo(f"{len(loaded.table)} hooks, {found} problem{'' if found == 1 else 's'}", err=True)
+    typer.echo(f"{_count(len(loaded.table), 'hook')}, {_count(len(loaded.problems), 'problem')}", err=True)
     if loaded.problems or not len(loaded.table):
         raise typer.Exit(1)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def table_lines(hooks: Iterable[Hook]) -> list[str]:

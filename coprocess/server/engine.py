@@ -5,8 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from coprocess.errors import CoprocessError, Status
+
+if TYPE_CHECKING:
+    import grpc
+
+    from coprocess.server.tls import TlsFiles
 
 Metadata = Sequence[tuple[str, str | bytes]]
 
@@ -45,6 +51,19 @@ class Rpc(ABC):
         """Until the client's deadline; None where it set none."""
 
 
+class StreamRpc(Rpc):
+    """One call with many replies. `respond` sends the last one."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def send(self, reply: bytes) -> bool:
+        """Send one of the replies, from any thread, without waiting.
+
+        False where the client is gone, or does not read.
+        """
+
+
 #: What an engine calls for each call, in one of its threads. It answers now or later, and never raises.
 Handler = Callable[[Rpc], None]
 
@@ -61,6 +80,12 @@ class EngineOptions:
     max_threads: int
     max_concurrent_streams: int
     max_metadata_bytes: int
+    #: Methods with many replies to one message, by their path; their calls are a StreamRpc.
+    streaming_methods: tuple[str, ...] = ()
+    #: None: plaintext. Unix sockets are plaintext in any case.
+    tls: TlsFiles | None = None
+    #: Adds services that no engine knows of, as reflection, to a grpcio server.
+    add_services: Callable[[grpc.Server], None] | None = None
 
 
 class Engine(ABC):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import queue
+import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -11,48 +14,67 @@ from typing import Any, cast
 import grpc
 
 from coprocess.errors import Status
-from coprocess.server.engine import Engine, EngineOptions, Handler, ListenError, Metadata, Rpc
+from coprocess.server.engine import Engine, EngineOptions, Handler, ListenError, Metadata, Rpc, StreamRpc
 from coprocess.server.workers import WorkerThreads
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class GrpcioRpc(Rpc):
-    """A call whose handler thread waits in `result` until somebody has answered."""
+    """A call that is answered from any thread: none waits for the answer."""
 
-    __slots__ = ("_answered", "_context", "_error", "_lock", "_reply")
+    __slots__ = ("_answered", "_context", "_lock", "_max_reply_bytes", "_send")
 
-    def __init__(self, method: str, payload: bytes, context: grpc.ServicerContext) -> None:
+    def __init__(
+        self,
+        method: str,
+        payload: bytes,
+        context: grpc.ServicerContext,
+        send: Callable[[bytes | None], None],
+        max_reply_bytes: int,
+    ) -> None:
         self.method = method
         self.payload = payload
         self._context = context
+        self._send = send
+        self._max_reply_bytes = max_reply_bytes
         self._lock = threading.Lock()
-        # Made only where the answer comes later, from another thread.
-        self._answered: threading.Event | None = None
-        self._reply: bytes | None = None
-        self._error: tuple[Status, str] | None = None
+        self._answered = False
 
     def respond(self, reply: bytes) -> None:
-        self._answer(reply, None)
+        if len(reply) > self._max_reply_bytes:
+            size = f"{len(reply)} of {self._max_reply_bytes} bytes"
+            self.fail(Status.RESOURCE_EXHAUSTED, f"the reply is larger than the limit: {size}")
+        elif self._is_first():
+            self._end(reply)
 
     def fail(self, status: Status, message: str) -> None:
-        self._answer(None, (status, message))
+        if self._is_first():
+            self._context.set_code(_CODES[status])
+            self._context.set_details(message)
+            self._end(None)
 
-    def _answer(self, reply: bytes | None, error: tuple[Status, str] | None) -> None:
+    def _is_first(self) -> bool:
         with self._lock:
-            if self._reply is None and self._error is None:
-                self._reply, self._error = reply, error
-            if self._answered is not None:
-                self._answered.set()
+            first, self._answered = not self._answered, True
+        return first
+
+    def _end(self, reply: bytes | None) -> None:
+        if _send_all is not None:
+            context: Any = self._context
+            _send_all(context._rpc_event, context._state, reply)
+            return
+        if reply is not None:
+            self._send(reply)
+        self._send(None)
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
         def ended() -> None:
-            with self._lock:
-                open_still = self._reply is None and self._error is None
-            if open_still:
+            if not self._answered:
                 callback()
 
-        self._context.add_callback(ended)
+        if not self._context.add_callback(ended):
+            ended()  # It is over already: grpcio would never call back.
 
     def metadata(self) -> Metadata:
         return [(key, value) for key, value in self._context.invocation_metadata()]
@@ -62,20 +84,53 @@ class GrpcioRpc(Rpc):
         # grpcio gives the largest number there is where the client set no deadline.
         return None if remaining is None or remaining > _FOREVER_S else remaining
 
-    def result(self) -> bytes:
-        """Wait for the answer. Raises what ends a call in grpcio."""
-        with self._lock:
-            if self._reply is None and self._error is None:
-                self._answered = threading.Event()
-        if self._answered is not None:
-            self._context.add_callback(self._answered.set)
-            self._answered.wait()
-        if self._reply is not None:
-            return self._reply
-        status, message = self._error or (Status.CANCELLED, "the client gave up")
-        self._context.abort(_CODES[status], message)
-        raise AssertionError("abort raises")
 
+class GrpcioStream(GrpcioRpc, StreamRpc):
+    """A call with many replies; a thread of its own sends them, as grpcio waits for readers that are slow."""
+
+    __slots__ = ("_outgoing",)
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        #: None: the end.
+        self._outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._context.add_callback(lambda: self._outgoing.put(None))
+        threading.Thread(target=self._send_outgoing, name="grpcio-stream", daemon=True).start()
+
+    def send(self, reply: bytes) -> bool:
+        if not self._context.is_active() or self._outgoing.qsize() >= _MAX_UNREAD:
+            return False
+        self._outgoing.put(reply)
+        return True
+
+    def _end(self, reply: bytes | None) -> None:
+        if reply is not None:
+            self._outgoing.put(reply)
+        self._outgoing.put(None)
+
+    def _send_outgoing(self) -> None:
+        while (reply := self._outgoing.get()) is not None:
+            self._send(reply)
+        self._send(None)
+
+
+_MAX_UNREAD = 16
+
+
+def _find_send_all() -> Callable[[Any, Any, bytes | None], None] | None:
+    """What grpcio itself ends a unary call with: message and status in one batch.
+
+    Its callback for answers from other threads sends two, and waits for the first: half as much work
+    again for each call. That one is used where a later grpcio does not have this.
+    """
+    status = getattr(importlib.import_module("grpc._server"), "_status", None)
+    if status is None or list(inspect.signature(status).parameters) != _STATUS_PARAMETERS:
+        return None
+    return cast("Callable[[Any, Any, bytes | None], None]", status)
+
+
+_STATUS_PARAMETERS = ["rpc_event", "state", "serialized_response"]
+_send_all = _find_send_all()
 
 _FOREVER_S = 10.0 * 365 * 86400
 
@@ -136,28 +191,47 @@ class GrpcioEngine(Engine):
                 ("grpc.so_reuseport", 0),
             ],
         )
+        if options.add_services is not None:
+            options.add_services(self._server)
         services: dict[str, dict[str, grpc.RpcMethodHandler[bytes, bytes]]] = {}
         for path in options.methods:
             _, service, method = path.split("/")
-            services.setdefault(service, {})[method] = grpc.unary_unary_rpc_method_handler(
-                self._behavior(path)
+            # Not grpcio's unary handler: in that, a thread would wait until a call is answered.
+            services.setdefault(service, {})[method] = grpc.unary_stream_rpc_method_handler(
+                self._behavior(path, GrpcioRpc)
+            )
+        for path in options.streaming_methods:
+            _, service, method = path.split("/")
+            services.setdefault(service, {})[method] = grpc.unary_stream_rpc_method_handler(
+                self._behavior(path, GrpcioStream)
             )
         for service, handlers in services.items():
             self._server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, handlers)])
 
-    def _behavior(self, method: str) -> Callable[[bytes, grpc.ServicerContext], bytes]:
-        def behave(payload: bytes, context: grpc.ServicerContext) -> bytes:
-            rpc = GrpcioRpc(method, payload, context)
-            self._handler(rpc)
-            return rpc.result()
+    def _behavior(self, method: str, kind: type[GrpcioRpc]) -> Callable[..., Any]:
+        max_reply_bytes = self._options.max_message_bytes
 
+        def behave(
+            payload: bytes, context: grpc.ServicerContext, send: Callable[[bytes | None], None]
+        ) -> None:
+            self._handler(kind(method, payload, context, send, max_reply_bytes))
+
+        # As grpcio's own health service does it: else each call would keep a thread.
+        behave.experimental_non_blocking = True  # type: ignore[attr-defined]  # grpcio reads it off the function
         return behave
 
     def listen(self, address: str) -> str:
+        tls = None if address.startswith("unix:") else self._options.tls
+        if not address.startswith("unix:") and not _names_a_port(address):
+            # grpcio would take another port.
+            raise ListenError(f"cannot listen on {address}: expected HOST:PORT, the port from 0 to 65535")
         try:
-            port = self._server.add_insecure_port(address)
+            if tls is None:
+                port = self._server.add_insecure_port(address)
+            else:
+                port = self._server.add_secure_port(address, tls.server_credentials())
         except RuntimeError as error:
-            raise ListenError(f"cannot listen on {address}: {_reason(error)}") from None
+            raise ListenError(f"cannot listen on {address}: {_reason(address, error)}") from None
         return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
 
     def start(self, handler: Handler) -> None:
@@ -168,7 +242,8 @@ class GrpcioEngine(Engine):
         return self._executor.threads.replace(thread_id)
 
     def stop(self) -> None:
-        self._server.stop(None).wait(_STOP_TIMEOUT_S)
+        # Answers that were just given are still on their way.
+        self._server.stop(_FLUSH_S).wait(_STOP_TIMEOUT_S)
         self._executor.shutdown()
 
     @property
@@ -176,9 +251,28 @@ class GrpcioEngine(Engine):
         return self._executor.threads.count
 
 
+_FLUSH_S = 1.0
 _STOP_TIMEOUT_S = 5.0
 
 
-def _reason(error: RuntimeError) -> str:
-    text = str(error)
-    return "Address already in use" if "in use" in text else text
+def _names_a_port(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    return bool(host) and port.isdecimal() and int(port) <= _HIGHEST_PORT
+
+
+def _reason(address: str, error: RuntimeError) -> str:
+    """Why `address` cannot be had. grpcio does not say: so try it, as it did."""
+    if not address.startswith("unix:"):
+        host, _, port = address.rpartition(":")
+        try:
+            for family, kind, protocol, _, target in socket.getaddrinfo(
+                host.strip("[]"), int(port), type=socket.SOCK_STREAM
+            ):
+                with socket.socket(family, kind, protocol) as probe:
+                    probe.bind(target)
+        except OSError as found:
+            return found.strerror or str(found)
+    return str(error).partition("; set GRPC_VERBOSITY")[0]
+
+
+_HIGHEST_PORT = 65_535

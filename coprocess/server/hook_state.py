@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,14 @@ DURATION_BUCKETS_S = (
 )
 
 
+#: Type, name and API of a hook (empty: every API); it stays the same over reloads.
+HookLabel = tuple[str, str, str]
+
+
+def label_of(hook: Hook) -> HookLabel:
+    return (hook.type.name, hook.name, hook.api_id or "")
+
+
 @dataclass(slots=True)
 class HookCounts:
     """Counted since the start. Durations are of the handler with all that is around it, in seconds."""
@@ -43,6 +52,24 @@ class HookCounts:
     failed: int = 0
     timed_out: int = 0
     shed: int = 0
+
+    def count(self, duration_s: float) -> None:
+        self.durations[bisect_left(DURATION_BUCKETS_S, duration_s)] += 1
+        self.duration_sum_s += duration_s
+
+    def add(self, other: HookCounts) -> None:
+        self.durations = [mine + its for mine, its in zip(self.durations, other.durations, strict=True)]
+        self.duration_sum_s += other.duration_sum_s
+        self.failed += other.failed
+        self.timed_out += other.timed_out
+        self.shed += other.shed
+
+
+def add_up(counted: Iterable[tuple[HookLabel, HookCounts]]) -> dict[HookLabel, HookCounts]:
+    totals: dict[HookLabel, HookCounts] = {}
+    for label, counts in counted:
+        totals.setdefault(label, HookCounts()).add(counts)
+    return totals
 
 
 @dataclass(slots=True, eq=False)
@@ -55,8 +82,10 @@ class Waiting:
     since_s: float
     #: time.monotonic() at which it has taken too long; set when it begins to run.
     deadline_s: float = 0.0
-    #: Set, under the state's lock, by whoever ends it first: its thread, or the watchdog.
+    #: Set, under the state's lock, by whoever ends it first: its thread or task, or the watchdog or timer.
     ended: bool = False
+    #: Its client was told that it took too long.
+    timed_out: bool = False
 
 
 class HookState:
@@ -108,9 +137,7 @@ class HookState:
             if waiting.ended:
                 return None
             waiting.ended = True
-            counts = self.counts
-            counts.durations[bisect_left(DURATION_BUCKETS_S, duration_s)] += 1
-            counts.duration_sum_s += duration_s
+            self.counts.count(duration_s)
             if self.queue:
                 return self.queue.popleft()
             self.running -= 1

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -14,6 +16,7 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from coprocess.context import CallContext, current_call
+from coprocess.server.redaction import redact_event
 
 LogFormat = Literal["auto", "text", "json"]
 
@@ -34,17 +37,28 @@ def configure(log_format: LogFormat, level: str, stream: TextIO | None = None) -
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _add_call,
     ]
-    last: list[Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
+    last: list[Processor] = [
+        structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+        structlog.processors.format_exc_info,
+        redact_event,
+    ]
     if as_json:
-        last += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        last.append(structlog.processors.JSONRenderer())
     else:
         last += [
             structlog.dev.ConsoleRenderer(
                 colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback
             )
         ]
+    # gRPC's core writes to standard error itself, past every format. What matters of it is raised, too.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    logging.getLogger("pygrpc_native").addFilter(_is_not_raised_too)
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=last))
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()], processors=last
+        )
+    )
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
@@ -59,6 +73,10 @@ def configure(log_format: LogFormat, level: str, stream: TextIO | None = None) -
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
+
+
+def _is_not_raised_too(record: logging.LogRecord) -> bool:
+    return "could not bind" not in record.getMessage()
 
 
 def _add_call(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
@@ -81,12 +99,37 @@ def capturing_prints() -> Iterator[None]:
         sys.stdout, sys.stderr = stdout, stderr
 
 
-# The call that printed, and the line that it has not ended yet.
-_unfinished: ContextVar[tuple[CallContext, str] | None] = ContextVar(
-    "coprocess_unfinished_line", default=None
-)
+#: By level: the call that printed, and the line that it has not ended yet.
+_unfinished: dict[int, ContextVar[tuple[CallContext, str] | None]] = {
+    level: ContextVar(f"coprocess_unfinished_line_{level}", default=None)
+    for level in (logging.INFO, logging.WARNING)
+}
+_thread = threading.local()
 
 _LONGEST_LINE = 16_384
+
+
+def end_line() -> None:
+    """Log what was printed in this thread or task without a line's end. For when a call has ended."""
+    for level in _unfinished:
+        _end_line(level)
+
+
+def _end_line(level: int) -> None:
+    held = _unfinished[level].get()
+    if held is not None:
+        _unfinished[level].set(None)
+        _log(level, *held)
+
+
+def _log(level: int, call: CallContext, line: str) -> None:
+    token = current_call.set(call)
+    _thread.is_logging = True
+    try:
+        handler_output.log(level, "%s", line)
+    finally:
+        _thread.is_logging = False
+        current_call.reset(token)
 
 
 class _Captured(io.TextIOBase):
@@ -98,21 +141,24 @@ class _Captured(io.TextIOBase):
 
     def write(self, text: str) -> int:
         call = current_call.get()
-        if call is None:
+        # Logging that fails says so on standard error: not to the log again.
+        if call is None or getattr(_thread, "is_logging", False):
             return self._original.write(text)
-        held = _unfinished.get()
+        held = _unfinished[self._level].get()
         if held is not None and held[0] is not call:
-            # Another call's, in this thread: it ended in the middle of a line.
-            handler_output.log(self._level, "%s", held[1])
+            # Another call's: it ended in the middle of a line.
+            _end_line(self._level)
             held = None
         *lines, rest = ((held[1] if held else "") + text).split("\n")
         for line in lines:
-            handler_output.log(self._level, "%s", line)
+            _log(self._level, call, line)
+        _unfinished[self._level].set((call, rest) if rest else None)
         if len(rest) > _LONGEST_LINE:
-            handler_output.log(self._level, "%s", rest)
-            rest = ""
-        _unfinished.set((call, rest) if rest else None)
+            _end_line(self._level)
         return len(text)
+
+    def writable(self) -> bool:
+        return True
 
     def flush(self) -> None:
         self._original.flush()

@@ -7,6 +7,10 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import structlog
+
+log = structlog.get_logger("coprocess")
+
 
 def _new_event_loop() -> asyncio.AbstractEventLoop:
     try:
@@ -59,7 +63,14 @@ class LoopThread:
     @staticmethod
     def _run(loop: asyncio.AbstractEventLoop) -> None:
         asyncio.set_event_loop(loop)
-        loop.run_forever()
+        while True:
+            try:
+                loop.run_forever()
+            except (SystemExit, KeyboardInterrupt) as error:
+                # Of a task that a handler started: asyncio ends its loop for these. The others run on.
+                log.error("a task of a handler ended with what would end a program", raised=repr(error))
+            else:
+                return
 
     def stop(self, timeout_s: float) -> None:
         """Cancel what runs, and end the thread, which takes at most `timeout_s`."""

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
+import tempfile
+import time
 from collections.abc import Callable
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-from pygrpc_native import EVENT_CALL, NativeGrpcFront
+from pygrpc_native import EVENT_CALL, STREAM_SENT, NativeGrpcFront
 
 from coprocess.errors import Status
-from coprocess.server.engine import Engine, EngineOptions, Handler, ListenError, Metadata, Rpc
+from coprocess.server.engine import Engine, EngineOptions, Handler, ListenError, Metadata, Rpc, StreamRpc
 from coprocess.server.workers import WorkerThreads
 
+if TYPE_CHECKING:
+    import grpc
+
 _IO_THREADS = 1
+_REMEMBERED_CANCELS = 1024
 
 
 class NativeRpc(Rpc):
@@ -44,13 +50,31 @@ class NativeRpc(Rpc):
         self._endpoint.cancels.pop(self._call_id, None)
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
-        self._endpoint.cancels[self._call_id] = callback
+        endpoint = self._endpoint
+        endpoint.cancels[self._call_id] = callback
+        # It may have been over before: then its event has come already, and found nobody to tell.
+        if self._call_id in endpoint.cancelled and endpoint.cancels.pop(self._call_id, None) is not None:
+            callback()
 
     def metadata(self) -> Metadata:
         return cast("tuple[Metadata, str, float | None]", self._details)[0] if self._details else ()
 
     def time_remaining_s(self) -> float | None:
         return cast("tuple[Metadata, str, float | None]", self._details)[2] if self._details else None
+
+
+class NativeStream(NativeRpc, StreamRpc):
+    """A call with many replies."""
+
+    __slots__ = ()
+
+    def send(self, reply: bytes) -> bool:
+        return self._endpoint.front.stream_try_send(self._call_id, reply) == STREAM_SENT
+
+    def respond(self, reply: bytes) -> None:
+        self.send(reply)
+        self._endpoint.front.stream_end(self._call_id)
+        self._endpoint.cancels.pop(self._call_id, None)
 
 
 def _too_large(what: str, size: int, limit: int) -> str:
@@ -65,7 +89,10 @@ class _Endpoint:
         self.max_message_bytes = options.max_message_bytes
         #: Who wants to know, by call id.
         self.cancels: dict[int, Callable[[], None]] = {}
-        self._methods = options.methods
+        #: The last calls that were cancelled when nobody wanted to know yet.
+        self.cancelled: dict[int, None] = {}
+        self._methods = options.methods + options.streaming_methods
+        self._unary_count = len(options.methods)
         self._options = options
 
     def start(self, handler: Handler) -> WorkerThreads[NativeRpc]:
@@ -80,18 +107,32 @@ class _Endpoint:
         self._threads.start()
         return self._threads
 
+    @property
+    def unanswered(self) -> int:
+        """Calls whose answer the transport has not passed on to the kernel yet, as far as it knows."""
+        counted = self.front.metrics() or {"methods": {}}
+        return sum(
+            method["started"] - sum(status["count"] for status in method["status"].values())
+            for path, method in counted["methods"].items()
+            if path in self._options.methods
+        )
+
     def _take(self) -> NativeRpc | None:
         receive = self.front.recv_batch_details
         while (events := receive(1)) is not None:
             for kind, call_id, method_id, payload, _, details in events:
                 if kind != EVENT_CALL or payload is None:
+                    self.cancelled[call_id] = None
+                    if len(self.cancelled) > _REMEMBERED_CANCELS:
+                        self.cancelled.pop(next(iter(self.cancelled), 0), None)
                     if (callback := self.cancels.pop(call_id, None)) is not None:
                         callback()
                 elif len(payload) > self.max_message_bytes:
                     too_large = _too_large("message", len(payload), self.max_message_bytes)
                     self.front.fail(call_id, Status.RESOURCE_EXHAUSTED, too_large)
                 else:
-                    return NativeRpc(self, call_id, self._methods[method_id], payload, details)
+                    kind_of_rpc = NativeRpc if method_id < self._unary_count else NativeStream
+                    return kind_of_rpc(self, call_id, self._methods[method_id], payload, details)
         return None
 
 
@@ -104,14 +145,18 @@ class NativeEngine(Engine):
         self._options = options
         self._endpoints: list[_Endpoint] = []
         self._threads: list[WorkerThreads[NativeRpc]] = []
+        self._behind: _ServerBehind | None = None
 
     def listen(self, address: str) -> str:
         try:
             front = NativeGrpcFront(
                 address,
-                [(method, False) for method in self._options.methods],
+                [(method, False) for method in self._options.methods]
+                + [(method, True) for method in self._options.streaming_methods],
                 io_threads=_IO_THREADS,
                 call_details=True,
+                # Tells which answers have left: see `stop`.
+                metrics=True,
                 max_concurrent_streams=self._options.max_concurrent_streams,
                 max_metadata_size=self._options.max_metadata_bytes,
             )
@@ -123,18 +168,56 @@ class NativeEngine(Engine):
         return f"{address.rpartition(':')[0]}:{front.bound_port}"
 
     def start(self, handler: Handler) -> None:
+        if self._options.add_services is not None:
+            self._behind = _ServerBehind(self._options.add_services)
+            for endpoint in self._endpoints:
+                endpoint.front.set_fallback(self._behind.path)
         self._threads = [endpoint.start(handler) for endpoint in self._endpoints]
 
     def replace_thread(self, thread_id: int) -> bool:
         return any(threads.replace(thread_id) for threads in self._threads)
 
     def stop(self) -> None:
+        # close() waits for nothing: answers that were just given would be lost.
+        until_s = time.monotonic() + _FLUSH_S
+        while any(endpoint.unanswered for endpoint in self._endpoints) and time.monotonic() < until_s:
+            time.sleep(_FLUSH_INTERVAL_S)
+        time.sleep(_LAST_WRITE_S)
         for endpoint in self._endpoints:
             endpoint.front.close()
+        if self._behind is not None:
+            self._behind.stop()
 
     @property
     def thread_count(self) -> int:
         return sum(threads.count for threads in self._threads)
+
+
+_FLUSH_S = 1.0
+_FLUSH_INTERVAL_S = 0.002
+# What hyper has taken and not yet written.
+_LAST_WRITE_S = 0.02
+
+
+class _ServerBehind:
+    """A small grpcio server on a private socket, to which the fronts pass methods they do not know."""
+
+    def __init__(self, add_services: Callable[[grpc.Server], None]) -> None:
+        # Only here: grpcio is large, and most services of this engine never need it.
+        from concurrent.futures import ThreadPoolExecutor
+
+        import grpc
+
+        self._folder = tempfile.TemporaryDirectory(prefix="coprocess-")
+        self.path = os.path.join(self._folder.name, "behind.sock")
+        self._server = grpc.server(ThreadPoolExecutor(2, thread_name_prefix="behind"))
+        add_services(self._server)
+        self._server.add_insecure_port(f"unix:{self.path}")
+        self._server.start()
+
+    def stop(self) -> None:
+        self._server.stop(None).wait()
+        self._folder.cleanup()
 
 
 def _reason(error: Exception) -> str:

@@ -7,21 +7,23 @@ has a gate (`HookState`), so that a slow one holds up no other.
 from __future__ import annotations
 
 import asyncio
+import queue
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import structlog
 
 from coprocess import context
-from coprocess.errors import CoprocessError, HandlerFailed, Overloaded, ShuttingDown, TimedOut, UnknownHook
+from coprocess.errors import CoprocessError, HandlerFailed, Overloaded, ShuttingDown, Status, TimedOut
 from coprocess.hooks import Hook, HookTable
-from coprocess.server.engine import Rpc
-from coprocess.server.hook_state import HookState, Waiting
+from coprocess.server.engine import Metadata, Rpc
+from coprocess.server.hook_state import HookCounts, HookLabel, HookState, Waiting, add_up, label_of
 from coprocess.server.loop import LoopThread
+from coprocess.server.workers import WorkerThreads
 from coprocess.tyk.call import RunnableCall, TykCall
 from coprocess.tyk.dispatcher import Dispatcher
 from coprocess.tyk.event import local_event_payload, parse_event
@@ -55,15 +57,24 @@ class Service:
         self.refused_calls = 0
         self._loop = LoopThread()
         self._states: dict[Hook, HookState] = {}
+        #: Counts of hooks that a reload has replaced.
+        self._dropped: dict[HookLabel, HookCounts] = {}
         self._states_lock = threading.Lock()
         self._running: dict[int, tuple[HookState, Waiting]] = {}
         self._draining = False
         self._stopped = threading.Event()
-        self._events = ThreadPoolExecutor(max_workers=4, thread_name_prefix="local-events")
+        # Threads for calls that no engine's thread runs: local events, and what waited behind a call
+        # that hangs.
+        self._own_tasks: queue.SimpleQueue[tuple[HookState, Waiting] | None] = queue.SimpleQueue()
+        self._own_threads: WorkerThreads[tuple[HookState, Waiting]] = WorkerThreads(
+            "service", self._own_tasks.get, lambda task: self._begin(*task), minimum=1, maximum=_OWN_THREADS
+        )
+        self._local_events: set[Rpc] = set()
         self._watchdog = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def start(self) -> None:
         context.set_event_sink(self.trigger_event)
+        self._own_threads.start()
         self._watchdog.start()
 
     # What the engine calls.
@@ -78,7 +89,7 @@ class Service:
         except CoprocessError as error:
             self._refuse(rpc, error)
             return
-        except Exception as error:
+        except Exception as error:  # An engine's thread must not end.
             log.exception("a message could not be opened")
             self._refuse(rpc, CoprocessError(f"internal error: {type(error).__name__}"))
             return
@@ -101,11 +112,14 @@ class Service:
             waiting.deadline_s = time.monotonic() + state.timeout_s
             self._running[me] = (state, waiting)
             try:
-                reply = waiting.call.run()
-            except HandlerFailed as error:
-                self._fail(state, waiting, error)
-            else:
-                waiting.rpc.respond(reply)
+                try:
+                    reply = waiting.call.run()
+                except HandlerFailed as error:
+                    self._fail(state, waiting, error)
+                else:
+                    waiting.rpc.respond(reply)
+            except Exception as error:  # noqa: BLE001 - else its place would stay taken for ever
+                self._fail_within(waiting, error)
             self._running.pop(me, None)
             waiting = state.leave(waiting, time.perf_counter() - waiting.since_s)
 
@@ -116,19 +130,35 @@ class Service:
         self._loop.submit(lambda: self._run_async(state, waiting), started)
 
     async def _run_async(self, state: HookState, waiting: Waiting) -> None:
+        task = asyncio.current_task()
+        timer = asyncio.get_running_loop().call_later(state.timeout_s, self._expire, state, waiting, task)
         try:
-            async with asyncio.timeout(state.timeout_s):
+            try:
                 reply = await waiting.call.run_async()
-        except TimeoutError:
-            self._time_out(state, waiting)
-        except HandlerFailed as error:
-            self._fail(state, waiting, error)
-        except asyncio.CancelledError:
-            # The client gave up, or the service stops: in both cases an answer does no harm.
-            waiting.rpc.fail(ShuttingDown.status, "cancelled")
-        else:
-            waiting.rpc.respond(reply)
+            except HandlerFailed as error:
+                if not waiting.ended:
+                    self._fail(state, waiting, error)
+            except asyncio.CancelledError:
+                # The client gave up, or its time is over, or the service stops: an answer does no harm.
+                waiting.rpc.fail(ShuttingDown.status, "cancelled")
+            else:
+                waiting.rpc.respond(reply)
+        except Exception as error:  # noqa: BLE001 - else its place would stay taken for ever
+            self._fail_within(waiting, error)
+        finally:
+            timer.cancel()
         following = state.leave(waiting, time.perf_counter() - waiting.since_s)
+        if following is not None:
+            self._begin_async(state, following)
+
+    def _expire(self, state: HookState, waiting: Waiting, task: asyncio.Task[Any] | None) -> None:
+        """End an async call that takes too long, also one that will not be cancelled."""
+        if waiting.ended:
+            return
+        following = state.leave(waiting, time.perf_counter() - waiting.since_s)
+        self._time_out(state, waiting)
+        if task is not None:
+            task.cancel()
         if following is not None:
             self._begin_async(state, following)
 
@@ -149,34 +179,50 @@ class Service:
 
     def _refuse(self, rpc: Rpc, error: CoprocessError) -> None:
         self.refused_calls += 1
-        rpc.fail(error.status, str(error))
+        text = safe_text(error)
+        rpc.fail(error.status, text)
         if not isinstance(error, ShuttingDown):
-            log.warning("refused", reason=str(error), status=error.status.name)
+            log.warning("refused", reason=text, status=error.status.name)
 
     def _fail(self, state: HookState, waiting: Waiting, error: HandlerFailed) -> None:
         state.counts.failed += 1
         cause = error.__cause__
-        log.error(str(error), **_tags(waiting.call), exc_info=_own_traceback(cause))
+        log.error(safe_text(error), **_tags(waiting.call), exc_info=_own_traceback(cause))
         self._answer_failure(state, waiting, error)
 
+    def _fail_within(self, waiting: Waiting, error: Exception) -> None:
+        """Answer a call that failed in this code, or in the engine's, and not in its handler."""
+        log.error("a call could not be answered", **_tags(waiting.call), exc_info=error)
+        try:
+            waiting.rpc.fail(CoprocessError.status, f"internal error: {type(error).__name__}")
+        except Exception:  # Nothing is left to try.
+            log.exception("a call could not be failed, either")
+
     def _time_out(self, state: HookState, waiting: Waiting) -> None:
+        if waiting.timed_out:
+            return
+        waiting.timed_out = True
         state.counts.timed_out += 1
         call = waiting.call
         error = TimedOut(f'{call.hook_type} hook "{call.hook_name}" took longer than {state.timeout_s:g} s')
-        log.error(str(error), **_tags(call))
+        log.error(safe_text(error), **_tags(call))
         self._answer_failure(state, waiting, error)
 
     def _answer_failure(self, state: HookState, waiting: Waiting, error: CoprocessError) -> None:
         call = waiting.call
         if isinstance(call, TykCall):
-            if state.on_error == "open":
-                waiting.rpc.respond(call.unchanged())
-                return
-            if self.options.failure_status is not None:
-                headers = self.options.failure_headers
-                waiting.rpc.respond(call.refused(self.options.failure_status, "Service unavailable", headers))
-                return
-        waiting.rpc.fail(error.status, str(error))
+            try:
+                if state.on_error == "open":
+                    waiting.rpc.respond(call.unchanged())
+                    return
+                if self.options.failure_status is not None:
+                    status, headers = self.options.failure_status, self.options.failure_headers
+                    waiting.rpc.respond(call.refused(status, "Service unavailable", headers))
+                    return
+            except HandlerFailed as unusable:
+                # What came could not be a reply, either.
+                log.warning("a failure could not be covered", reason=safe_text(unusable), **_tags(call))
+        waiting.rpc.fail(error.status, safe_text(error))
 
     def _watch(self) -> None:
         """End sync calls that take too long: their thread is given up, and another takes its place."""
@@ -184,25 +230,28 @@ class Service:
             now_s = time.monotonic()
             for thread_id, (state, waiting) in list(self._running.items()):
                 if now_s > waiting.deadline_s:
-                    self._abandon(thread_id, state, waiting)
+                    try:
+                        self._abandon(thread_id, state, waiting)
+                    except Exception:  # Without this thread, no call would be ended any more.
+                        log.exception("a call that takes too long could not be ended")
 
     def _abandon(self, thread_id: int, state: HookState, waiting: Waiting) -> None:
         following = None
         with state.lock:
             if waiting.ended:
                 return
-            if not self.replace_thread(thread_id):
-                # As many hang as may: the call is answered, but its place in the hook stays taken.
-                return
-            waiting.ended = True
-            if state.queue:
-                following = state.queue.popleft()
-            else:
-                state.running -= 1
-        self._running.pop(thread_id, None)
+            # Where as many hang as may, the call is answered, but its place in the hook stays taken.
+            if self._own_threads.replace(thread_id) or self.replace_thread(thread_id):
+                waiting.ended = True
+                state.counts.count(time.perf_counter() - waiting.since_s)
+                self._running.pop(thread_id, None)
+                if state.queue:
+                    following = state.queue.popleft()
+                else:
+                    state.running -= 1
         self._time_out(state, waiting)
         if following is not None:
-            threading.Thread(target=self._begin, args=(state, following), daemon=True).start()
+            self._own_tasks.put((state, following))
 
     # Events of this service's own handlers.
 
@@ -213,29 +262,46 @@ class Service:
         text = local_event_payload(name, payload, spec, datetime.now(UTC))
         try:
             call = self.dispatcher.open_parsed_event(parse_event(text))
-        except UnknownHook as error:
-            log.error("an event was triggered that no handler takes", triggered=name, reason=str(error))
+        except CoprocessError as error:
+            reason = safe_text(error)
+            log.error("an event was triggered that no handler takes", triggered=name, reason=reason)
             return
-        self._events.submit(self._run_event, call)
-
-    def _run_event(self, call: RunnableCall) -> None:
-        try:
-            if call.hook.is_async:
-                asyncio.run(_discard(call))
-            else:
-                call.run()
-        except HandlerFailed as error:
-            log.error(str(error), **_tags(call), exc_info=_own_traceback(error.__cause__))
+        state = self._states.get(call.hook) or self._new_state(call.hook)
+        waiting = Waiting(call, _LocalEvent(self._local_events), time.perf_counter())
+        admitted = state.enter(waiting)
+        if admitted is None:
+            waiting.rpc.respond(b"")
+            log.error("too many events wait for their handler: one is lost", triggered=name)
+        elif admitted and state.hook.is_async:
+            self._begin_async(state, waiting)
+        elif admitted:
+            self._own_tasks.put((state, waiting))
 
     # Reload and shutdown.
 
     def use(self, table: HookTable) -> None:
         """Swap the handlers. Calls that run, or wait, end on those they came for."""
         self.dispatcher.table = table
+        self.drop_idle_states()
+
+    def drop_idle_states(self) -> None:
+        """Let go of hooks that are no longer in the table, but for those that have calls.
+
+        To be repeated after a swap, until the old hooks are gone: their last calls end, and may begin, later.
+        """
+        table = set(self.dispatcher.table)
         with self._states_lock:
-            for hook in set(self._states) - set(table):
-                if not self._states[hook].running:
+            for hook in set(self._states) - table:
+                state = self._states[hook]
+                if not state.running and not state.queue:
                     del self._states[hook]
+                    self._dropped.setdefault(label_of(hook), HookCounts()).add(state.counts)
+
+    def totals(self) -> dict[HookLabel, HookCounts]:
+        """What was counted since the start, also for hooks that are gone."""
+        with self._states_lock:
+            counted = [*self._dropped.items(), *((label_of(h), s.counts) for h, s in self._states.items())]
+            return add_up(counted)
 
     @property
     def states(self) -> list[HookState]:
@@ -259,17 +325,60 @@ class Service:
         """End the service's own threads, once the events that handlers triggered have run."""
         self._stopped.set()
         context.set_event_sink(None)
-        waiter = threading.Thread(target=self._events.shutdown, daemon=True)
-        waiter.start()
-        waiter.join(timeout_s)
+        until_s = time.monotonic() + timeout_s
+        while self._local_events and time.monotonic() < until_s:
+            time.sleep(0.005)
+        for _ in range(self._own_threads.count):
+            self._own_tasks.put(None)
         self._loop.stop(timeout_s)
 
 
 _WATCH_INTERVAL_S = 0.05
+_OWN_THREADS = 64
 
 
-async def _discard(call: RunnableCall) -> None:
-    await call.run_async()
+class _LocalEvent(Rpc):
+    """The call of an event that a handler triggered: nobody waits for its answer."""
+
+    __slots__ = ("_unfinished",)
+
+    def __init__(self, unfinished: set[Rpc]) -> None:
+        self.method, self.payload = "", b""
+        self._unfinished = unfinished
+        unfinished.add(self)
+
+    def respond(self, reply: bytes) -> None:
+        self._unfinished.discard(self)
+
+    def fail(self, status: Status, message: str) -> None:
+        self._unfinished.discard(self)
+
+    def on_cancel(self, callback: Callable[[], None]) -> None:
+        pass
+
+    def metadata(self) -> Metadata:
+        return ()
+
+    def time_remaining_s(self) -> float | None:
+        return None
+
+
+_LONGEST_TEXT_BYTES = 1500
+
+
+def safe_text(error: Exception) -> str:
+    """What `error` says, for a status and a log line: no control characters, and no longer than fits."""
+    text = str(error)[:_LONGEST_TEXT_BYTES]
+    if not text.isprintable():
+        # Also halves of surrogate pairs, which cannot be encoded.
+        text = "".join(
+            character if character.isprintable() else character.encode("unicode_escape").decode()
+            for character in text
+        )
+    encoded = text.encode()
+    if len(encoded) <= _LONGEST_TEXT_BYTES and len(str(error)) <= _LONGEST_TEXT_BYTES:
+        return text
+    return encoded[: _LONGEST_TEXT_BYTES - 3].decode(errors="ignore") + "…"
 
 
 def _tags(call: RunnableCall) -> dict[str, str]:

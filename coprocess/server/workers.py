@@ -6,6 +6,10 @@ import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+import structlog
+
+log = structlog.get_logger("coprocess")
+
 Task = TypeVar("Task")
 
 
@@ -35,6 +39,7 @@ class WorkerThreads(Generic[Task]):
         self._alive = 0
         self._busy = 0
         self._started = 0
+        self._members: set[int] = set()
         self._abandoned: set[int] = set()
 
     def start(self) -> None:
@@ -55,9 +60,11 @@ class WorkerThreads(Generic[Task]):
     def replace(self, thread_id: int) -> bool:
         """Give up a thread that hangs in `run`: it ends when `run` does, and another is started.
 
-        False where as many as `maximum` hang already.
+        False where it is none of these threads, or as many as `maximum` hang already.
         """
         with self._lock:
+            if thread_id not in self._members or thread_id in self._abandoned:
+                return False
             if len(self._abandoned) >= self._maximum:
                 return False
             self._abandoned.add(thread_id)
@@ -72,6 +79,8 @@ class WorkerThreads(Generic[Task]):
     def _work(self) -> None:
         take, run, lock = self._take, self._run, self._lock
         me = threading.get_ident()
+        with lock:
+            self._members.add(me)
         while (task := take()) is not None:
             with lock:
                 self._busy += 1
@@ -80,12 +89,17 @@ class WorkerThreads(Generic[Task]):
                     self._alive += 1
             if grow:
                 self._start_thread()
-            run(task)
+            try:
+                run(task)
+            except BaseException:  # A thread less would go unseen until none is left.
+                log.exception("a task raised what it should have kept to itself")
             del task  # Not kept while this thread waits for the next.
             with lock:
                 if self._abandoned and me in self._abandoned:
                     self._abandoned.discard(me)
+                    self._members.discard(me)
                     return
                 self._busy -= 1
         with lock:
+            self._members.discard(me)
             self._alive -= 1

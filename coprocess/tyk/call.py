@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -61,7 +62,12 @@ class RunnableCall(Call):
             except Reject as reject:
                 self.reject(reject)
             return self.finish()
-        except (Exception, SystemExit, KeyboardInterrupt) as error:
+        except asyncio.CancelledError as error:
+            # Of somebody who ended this task, or of the handler's own making: that fails like any other.
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise
+            raise self._failure(error) from error
+        except BaseException as error:
             raise self._failure(error) from error
         finally:
             current_call.reset(token)
@@ -145,6 +151,8 @@ class TykCall(RunnableCall):
         return TykSpec(self.message.spec)
 
     def reply(self, reply: Reply) -> None:
+        if not 200 <= reply.status <= 999:
+            raise HandlerFailed(f"responded with status {reply.status}: expected 200 to 999")
         if self.hook.type is HookType.Response:
             response = self.message.response
             response.status_code = reply.status
@@ -220,7 +228,7 @@ class TykEventCall(RunnableCall):
 
     @property
     def spec(self) -> TykSpec:
-        return TykSpec(self.event.get("spec") or {})
+        return TykSpec(self.event.spec_texts)
 
     def reply(self, reply: Reply) -> None:
         raise HandlerFailed("responded to an event: nobody waits for it")

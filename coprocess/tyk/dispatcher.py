@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from google.protobuf.message import DecodeError
 
-from coprocess.errors import BadMessage
-from coprocess.hooks import HookTable, HookType
+from coprocess.errors import BadMessage, UnknownHook
+from coprocess.hooks import Hook, HookTable, HookType
 from coprocess.tyk.call import RunnableCall, TykCall, TykEventCall
 from coprocess.tyk.event import TykEvent, parse_event
 from coprocess.tyk.wire import DISPATCH, DISPATCH_EVENT, Event, Object
@@ -39,7 +41,9 @@ class Dispatcher:
         except DecodeError:
             raise BadMessage("not a coprocess.Object") from None
         table, hook_type, name = self.table, message.hook_type, message.hook_name
-        hook = table.find(hook_type, name) or table.choose(hook_type, name, message.spec)
+        hook = table.find(hook_type, name) or _choose(table, hook_type, name, message.spec)
+        if hook_type == _EVENT:
+            raise BadMessage(f"hook type {hook_type}: events do not come as a coprocess.Object")
         return TykCall(hook, message, payload, full_reply=self._full_reply)
 
     def open_event(self, payload: bytes) -> TykEventCall:
@@ -52,5 +56,16 @@ class Dispatcher:
 
     def open_parsed_event(self, event: TykEvent) -> TykEventCall:
         """The call of the handler that `event` is for."""
-        spec = {key: str(value) for key, value in (event.get("spec") or {}).items()}
-        return TykEventCall(self.table.choose(HookType.Event, event.handler, spec), event)
+        hook = _choose(self.table, HookType.Event, event.handler, event.spec_texts)
+        return TykEventCall(hook, event)
+
+
+_EVENT = int(HookType.Event)
+_LONGEST_NAME = 256
+
+
+def _choose(table: HookTable, hook_type: int, name: str, spec: Mapping[str, str]) -> Hook:
+    if len(name) > _LONGEST_NAME:
+        # Looking for near misses of such a name would take long.
+        raise UnknownHook(f"no hook's name has {len(name)} characters: {name[:_LONGEST_NAME]!r}…")
+    return table.choose(hook_type, name, spec)

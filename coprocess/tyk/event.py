@@ -76,15 +76,24 @@ class TykEvent(Event):
 
     @property
     def api_id(self) -> str:
-        return str(self._spec.get("APIID", ""))
+        return self.spec_texts.get("APIID", "")
 
     @property
     def org_id(self) -> str:
-        return str(self._spec.get("OrgID", ""))
+        return self.spec_texts.get("OrgID", "")
 
     @property
     def handler(self) -> str:
         return str(self.get("handler_name") or "")
+
+    @property
+    def spec_texts(self) -> dict[str, str]:
+        """The payload's spec as an Object has it: every value is text."""
+        return {
+            key: value if isinstance(value, str) else json.dumps(value)
+            for key, value in self._spec.items()
+            if value is not None
+        }
 
     @property
     def _spec(self) -> dict[str, Any]:
@@ -117,7 +126,7 @@ def local_event_payload(name: str, payload: str, spec: dict[str, str], now: date
     """
     try:
         content = json.loads(payload)
-    except ValueError:
+    except (ValueError, RecursionError):
         content = {"Message": payload}
     if isinstance(content, dict) and isinstance(content.get("message"), dict):
         return json.dumps({"spec": spec, **content, "handler_name": name})

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from multidict import MultiDict
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 class TykRequest(Request):
     """A view: it holds no data of its own but the query, parsed when it is first asked for."""
 
-    __slots__ = ("_headers", "_message", "_query", "was_edited_raw")
+    __slots__ = ("_headers", "_message", "_query", "_url_that_came", "was_edited_raw")
 
     def __init__(self, message: MiniRequestObject) -> None:
         self._message = message
@@ -26,10 +27,13 @@ class TykRequest(Request):
         self.was_edited_raw = False
         self._headers: TykRequestHeaders | None = None
         self._query: TykQuery | None = None
+        # Kept when the URL may change: the gateway goes on with the query that was in it.
+        self._url_that_came: str | None = None
 
     @property
     def object(self) -> MiniRequestObject:
         self.was_edited_raw = True
+        self._keep_url()
         return self._message
 
     @property
@@ -50,17 +54,26 @@ class TykRequest(Request):
     def url(self, url: str) -> None:
         if not is_acceptable_url(url):
             raise ValueError(f"a URL begins with a slash, or is absolute; not {url!r}")
+        query = split_url(url)[1]
+        if query and query != split_url(self._message.url)[1]:
+            raise ValueError("the gateway keeps the query that came: edit it with request.query")
+        self._keep_url()
         self._message.url = url
+
+    def _keep_url(self) -> None:
+        if self._url_that_came is None:
+            self._url_that_came = self._message.url
 
     @property
     def path(self) -> str:
-        return urlsplit(self._message.url).path
+        return split_url(self._message.url)[0]
 
     @path.setter
     def path(self, path: str) -> None:
-        if not path.startswith("/") or "?" in path:
+        if not path.startswith("/") or "?" in path or not is_acceptable_url(path):
             raise ValueError(f"a path begins with a slash and has no query; not {path!r}")
-        query = urlsplit(self._message.url).query
+        query = split_url(self._message.url)[1]
+        self._keep_url()
         self._message.url = f"{path}?{query}" if query else path
 
     @property
@@ -80,7 +93,8 @@ class TykRequest(Request):
     @property
     def query(self) -> Query:
         if self._query is None:
-            self._query = TykQuery(self._message)
+            url = self._message.url if self._url_that_came is None else self._url_that_came
+            self._query = TykQuery(self._message, split_url(url)[1])
         return self._query
 
     @property
@@ -97,7 +111,26 @@ class TykRequest(Request):
 
 def is_acceptable_url(url: str) -> bool:
     """Whether the gateway takes `url` in a reply (recordings url_empty, url_relative)."""
-    return url.startswith("/") or "://" in url
+    if url.startswith("/") and "%" not in url and url.isprintable():
+        return True
+    return _ACCEPTABLE_URL.fullmatch(url) is not None
+
+
+# What Go parses as a request's URI: no control characters, and in the path no % that is no escape.
+_ACCEPTABLE_URL = re.compile(
+    r"(/|[A-Za-z][A-Za-z0-9+.-]*://)([^\x00-\x1f\x7f%?]|%[0-9A-Fa-f]{2})*(\?[^\x00-\x1f\x7f]*)?"
+)
+
+
+def split_url(url: str) -> tuple[str, str]:
+    """Path and query of a URL, with host or without."""
+    # Not urlsplit: for that, the path //host/a has a host, and # begins a fragment.
+    head, _, query = url.partition("?")
+    if not head.startswith("/"):
+        _, _, rest = head.partition("://")
+        _, slash, path = rest.partition("/")
+        head = slash + path
+    return head, query
 
 
 def set_body(message: MiniRequestObject, body: bytes) -> None:
@@ -154,9 +187,11 @@ class TykRequestHeaders(Headers):
     def __delitem__(self, name: str) -> None:
         if self._find(name) is None:
             raise KeyError(name)
-        if (key := self._set_key(name)) is not None:
-            del self._message.set_headers[key]
         name = canonical_name(name)
+        if name == "Host":
+            raise ValueError("the gateway sets Host itself: a handler cannot delete it")
+        while (key := self._set_key(name)) is not None:
+            del self._message.set_headers[key]
         if name in self._message.headers and not self._is_deleted(name):
             self._message.delete_headers.append(name)
 
@@ -187,9 +222,9 @@ class TykQuery(Query):
 
     __slots__ = ("_message", "_values")
 
-    def __init__(self, message: MiniRequestObject) -> None:
+    def __init__(self, message: MiniRequestObject, query: str) -> None:
         self._message = message
-        pairs = parse_qsl(urlsplit(message.url).query, keep_blank_values=True)
+        pairs = parse_qsl(query, keep_blank_values=True)
         self._values: MultiDict[str] = MultiDict(pairs)
         # Edits that were made in the message before (several handlers never see one message, but a
         # handler may use request.object and then this).

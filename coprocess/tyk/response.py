@@ -142,6 +142,8 @@ def reconcile_headers(edited: ResponseObject, original: ResponseObject) -> None:
     """
     before, after = dict(original.headers), dict(edited.headers)
     many_before, many = _multivalues(original), _multivalues(edited)
+    if before == after and many_before == many:
+        return
     for name in before.keys() | after.keys():
         if before.get(name) == after.get(name):
             continue

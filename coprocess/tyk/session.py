@@ -69,8 +69,8 @@ class TykSession(Session):
             session.last_updated = str(now)
         if alias is not None:
             session.alias = alias
-        session.tags.extend(tags)
-        session.apply_policies.extend(policies)
+        session.tags.extend(_items(tags))
+        session.apply_policies.extend(_items(policies))
         if metadata is not None:
             session.metadata.update(metadata)
         self._message.metadata["token"] = token
@@ -80,13 +80,21 @@ class TykSession(Session):
         return f"<Session of {self._session.alias or 'no alias'}>" if self else "<Session: none>"
 
 
+def _items(values: Iterable[Any]) -> list[Any]:
+    if isinstance(values, str):
+        raise TypeError(f"expected several values, not the text {values!r}")
+    return list(values)
+
+
 class _Field:
     """The fields of SessionState, as attributes of the view."""
 
     def __init__(self, name: str) -> None:
         self._name = name
 
-    def __get__(self, view: TykSession, owner: type) -> Any:
+    def __get__(self, view: TykSession | None, owner: type) -> Any:
+        if view is None:
+            return self
         value = getattr(view._session, self._name)
         return TextMap(value) if self._name in _TEXT_MAPS else value
 
@@ -95,7 +103,7 @@ class _Field:
         if isinstance(field, (str, bytes, bool, int, float)):
             setattr(view._session, self._name, value)
         elif hasattr(field, "MergeFrom") and hasattr(field, "extend"):
-            items = list(value)
+            items = _items(value)
             del field[:]
             field.extend(items)
         elif isinstance(field, MutableMapping):
@@ -176,7 +184,7 @@ class TykSpec(Spec):
             return {}
         try:
             config = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BadMessage(f"spec.config_data of API {self.api_id!r} is not JSON: {error}") from None
         if not isinstance(config, dict):
             raise BadMessage(f"spec.config_data of API {self.api_id!r} is not a JSON object")

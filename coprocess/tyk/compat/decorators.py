@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from google.protobuf.message import Message
 
-from coprocess.decorators import Declaration, checked_name, declare, source_of
+from coprocess.decorators import Declaration, checked_name, declare, source_of, source_of_decorator
 from coprocess.errors import HandlerError, HandlerFailed
 from coprocess.hooks import HookType, Plan, Source
-from coprocess.plan import describe, signature
+from coprocess.plan import describe, refuse_coroutine, refuse_generator, signature, spelled
 from coprocess.tyk.compat.request import TykCoProcessRequest
 
 if TYPE_CHECKING:
@@ -42,8 +42,34 @@ class _Decorator:
 
     def __call__(self, function: F) -> F:
         if isinstance(function, type) or not callable(function):
-            raise HandlerError(f"@{self._name} is for a function, not {function!r}")
+            raise HandlerError(
+                f"{source_of_decorator()}: @{self._name} is on {function!r}. "
+                "Expected: a function, or an instance with __call__"
+            )
         source = source_of(function)
+        declare(
+            Declaration(
+                function=function,
+                types=self._types_for(function, source),
+                name=checked_name(function, None, source),
+                source=source,
+                plan=self._plan,
+                style="embedded",
+            )
+        )
+        return function
+
+    def _types_for(self, function: Callable[..., Any], source: Source) -> tuple[HookType, ...]:
+        # Only @Hook leaves the type open; with five arguments it can but be for responses.
+        if HookType.Response not in self._types:
+            return self._types
+        try:
+            return (HookType.Response,) if _arity(function, source) == 5 else _REQUEST_TYPES
+        except HandlerError:  # The plan raises it again.
+            return _REQUEST_TYPES
+
+    def _plan(self, function: Callable[..., Any], hook_type: HookType, source: Source) -> Plan:
+        refuse_generator(function, source)
         arity = _arity(function, source)
         if arity not in self._arities:
             expected = " or ".join(dict.fromkeys(self._arities.values()))
@@ -51,32 +77,27 @@ class _Decorator:
                 f"{source}: {describe(function)} takes {arity} arguments. "
                 f"Expected under @{self._name}: {expected}"
             )
-        # Only @Hook leaves the type open; with five arguments it can but be for responses.
-        types = self._types
-        if HookType.Response in types and len(types) > 1:
-            types = (HookType.Response,) if arity == 5 else _REQUEST_TYPES
-        declare(
-            Declaration(
-                function=function,
-                types=types,
-                name=checked_name(function, None, source),
-                source=source,
-                plan=lambda function, hook_type, source: _PLANS[arity],
-                style="embedded",
-            )
-        )
-        return function
+        return _PLANS[arity]
 
 
 def _arity(function: Callable[..., Any], source: Source) -> int:
-    parameters = signature(function, source).parameters.values()
-    for parameter in parameters:
+    required = 0
+    for parameter in signature(function, source).parameters.values():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise HandlerError(
-                f"{source}: {describe(function)} takes {parameter}, which does not say how many arguments it "
-                f"needs. Expected: {_REQUEST_FORMS} (a decorator around a handler should use functools.wraps)"
+                f"{source}: {describe(function)} takes {spelled(parameter)}, which does not say "
+                f"how many arguments it needs. Expected: {_REQUEST_FORMS} (a decorator around a handler "
+                "should use functools.wraps)"
             )
-    return sum(parameter.default is parameter.empty for parameter in parameters)
+        if parameter.default is not parameter.empty:
+            continue
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            raise HandlerError(
+                f"{source}: {describe(function)} takes {parameter.name} by keyword only. "
+                f"Expected: {_REQUEST_FORMS}, passed by position"
+            )
+        required += 1
+    return required
 
 
 def _arguments_3(call: TykCall) -> tuple[Any, ...]:
@@ -109,6 +130,7 @@ def _arguments_of_event(call: TykEventCall) -> tuple[Any, ...]:
 
 def _accept(call: TykCall, result: Any) -> None:
     """Take what a handler returned: some of what it was passed, or replacements, told by their type."""
+    refuse_coroutine(result)
     for item in result if isinstance(result, (tuple, list)) else (result,):
         if isinstance(item, TykCoProcessRequest):
             item = item.object
@@ -132,6 +154,9 @@ def _replace_message(call: TykCall, item: Message) -> None:
         )
     target = getattr(call.message, field)
     if target is item:
+        if field == "session" and call.hook.type is HookType.CustomKeyCheck:
+            # A session that is returned is one, even if nothing in it was set: without limits.
+            target.SetInParent()
         return
     if type(target) is type(item):
         target.CopyFrom(item)
@@ -147,8 +172,8 @@ _FIELD_OF_MESSAGE = {
 
 
 def _replace_metadata(call: TykCall, item: Mapping[Any, Any]) -> None:
-    target = call.message.metadata
-    if item is target or item == call.message.spec:
+    target, spec = call.message.metadata, call.message.spec
+    if item is target or item is spec or (item and item == spec):
         return
     entries = dict(item)
     for key, value in entries.items():

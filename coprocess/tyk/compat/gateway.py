@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 
 from coprocess.context import trigger_event
 from coprocess.store import store
@@ -45,4 +46,4 @@ class TykGateway:
     @staticmethod
     def log_error(message: str = "") -> None:
         """Log an error, with the exception that is being handled, if one is."""
-        _logger.error("%s", message, exc_info=True)
+        _logger.error("%s", message, exc_info=sys.exc_info()[0] is not None)

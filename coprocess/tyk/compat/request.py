@@ -15,7 +15,7 @@ _FIELDS = frozenset(field.name for field in MiniRequestObject.DESCRIPTOR.fields)
 class TykCoProcessRequest:
     """A wrapper of the message, which is its `object`. The message's fields are attributes here too."""
 
-    __slots__ = ("object",)
+    # No __slots__: plugins leave attributes of their own on a request.
 
     object: MiniRequestObject
 

@@ -1,0 +1,115 @@
+"""TLS for the grpcio engine, from files that may be replaced while the service runs."""
+
+from __future__ import annotations
+
+import ssl
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import structlog
+
+from coprocess.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import grpc
+
+log = structlog.get_logger("coprocess")
+
+
+class TlsFiles:
+    """A certificate chain and its key (PEM), and the authorities that clients must show a certificate of.
+
+    `client_ca` None: clients need none. Raises ConfigError where the files cannot be used.
+    """
+
+    def __init__(self, cert: Path, key: Path, client_ca: Path | None = None) -> None:
+        self._cert, self._key, self._client_ca = cert, key, client_ca
+        self._lock = threading.Lock()
+        self._stamps = self._look()
+        self._contents = self._read()
+
+    def server_credentials(self) -> grpc.ServerCredentials:
+        """Credentials that look at the files before each handshake. Connections that are open stay."""
+        import grpc
+
+        return grpc.dynamic_ssl_server_credentials(
+            self._configuration(),
+            # None, which the stubs leave out, keeps what is there.
+            cast("Callable[[], grpc.ServerCertificateConfiguration]", self._newer_configuration),
+            require_client_authentication=self._client_ca is not None,
+        )
+
+    def _configuration(self) -> grpc.ServerCertificateConfiguration:
+        import grpc
+
+        cert, key, client_ca = self._contents
+        return grpc.ssl_server_certificate_configuration([(key, cert)], root_certificates=client_ca)
+
+    def _newer_configuration(self) -> grpc.ServerCertificateConfiguration | None:
+        """None where nothing has changed, or what is there now cannot be used."""
+        with self._lock:
+            stamps = self._look()
+            if stamps == self._stamps:
+                return None
+            try:
+                self._contents = self._read()
+            except ConfigError as error:
+                # Perhaps only one of the files is written yet: the next handshake looks again.
+                log.error("the new TLS files are not used", reason=str(error))
+                return None
+            self._stamps = stamps
+        log.info("TLS files reloaded", tls_cert=str(self._cert))
+        return self._configuration()
+
+    @property
+    def _paths(self) -> list[Path]:
+        return [path for path in (self._cert, self._key, self._client_ca) if path is not None]
+
+    def _look(self) -> list[tuple[int, int, int] | None]:
+        """What changes when a file does, also where a link is turned to another, as Kubernetes does."""
+        found: list[tuple[int, int, int] | None] = []
+        for path in self._paths:
+            try:
+                status = path.stat()
+            except OSError:
+                found.append(None)
+            else:
+                found.append((status.st_mtime_ns, status.st_size, status.st_ino))
+        return found
+
+    def _read(self) -> tuple[bytes, bytes, bytes | None]:
+        names = {self._cert: "tls_cert", self._key: "tls_key", self._client_ca: "tls_client_ca"}
+        for path in self._paths:
+            try:
+                path.read_bytes()
+            except OSError as error:
+                raise ConfigError(f"{names[path]}: {path}: cannot be read: {error.strerror}") from None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
+            # The empty password keeps OpenSSL from asking for one at the terminal.
+            context.load_cert_chain(self._cert, self._key, password="")
+        except (ssl.SSLError, OSError) as error:
+            raise ConfigError(
+                f"tls_cert {self._cert} with tls_key {self._key}: {_reason(error)}. "
+                "Expected: a PEM certificate chain and its unencrypted PEM key"
+            ) from None
+        if self._client_ca is not None:
+            try:
+                context.load_verify_locations(self._client_ca)
+            except (ssl.SSLError, OSError) as error:
+                raise ConfigError(
+                    f"tls_client_ca: {self._client_ca}: {_reason(error)}. Expected: PEM certificates"
+                ) from None
+        return (
+            self._cert.read_bytes(),
+            self._key.read_bytes(),
+            None if self._client_ca is None else self._client_ca.read_bytes(),
+        )
+
+
+def _reason(error: OSError) -> str:
+    # An SSLError, which is an OSError, has OpenSSL's own word for it.
+    return str(getattr(error, "reason", None) or error.strerror or error)

@@ -1,0 +1,5 @@
+import first
+
+
+def name_of_first():
+    return first.name()

@@ -1,0 +1,1 @@
+from package.submodule import NAME

@@ -1,0 +1,1 @@
+TEXT = "other leaf"

@@ -1,0 +1,6 @@
+starred = "by a star"
+_hidden = 1
+
+
+def greet():
+    return "hello of siblings"

@@ -1,0 +1,1 @@
+TEXT = "a folder without __init__.py"

@@ -1,0 +1,7 @@
+from vendored.inner import helper
+
+VERSION = "vendored 1"
+
+
+def version_of_helper():
+    return helper()

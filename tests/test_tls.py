@@ -1,0 +1,158 @@
+"""TLS and mutual TLS with real certificates, and their replacement while the service runs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import pytest
+
+from coprocess.tyk.wire import DISPATCH, Object
+from tests.objects import make_object
+from tests.serve_process import ServeProcess, stamping, write
+from tests.server import PATIENCE_S
+
+pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates")
+
+
+@dataclass(frozen=True)
+class Certificate:
+    cert: Path
+    key: Path
+
+
+def make_ca(folder: Path, name: str) -> Certificate:
+    made = Certificate(folder / f"{name}.pem", folder / f"{name}.key")
+    _openssl(
+        "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+        "-keyout", str(made.key), "-out", str(made.cert), "-subj", f"/CN={name}",
+    )  # fmt: skip
+    return made
+
+
+def make_certificate(folder: Path, name: str, ca: Certificate) -> Certificate:
+    made = Certificate(folder / f"{name}.pem", folder / f"{name}.key")
+    request, extensions = folder / f"{name}.csr", folder / f"{name}.ext"
+    extensions.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+    _openssl(
+        "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+        "-keyout", str(made.key), "-out", str(request), "-subj", f"/CN={name}",
+    )  # fmt: skip
+    _openssl(
+        "x509", "-req", "-in", str(request), "-CA", str(ca.cert), "-CAkey", str(ca.key), "-days", "2",
+        "-CAcreateserial", "-out", str(made.cert), "-extfile", str(extensions),
+    )  # fmt: skip
+    return made
+
+
+def _openssl(*arguments: str) -> None:
+    subprocess.run(["openssl", *arguments], check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Certificate]:
+    folder = tmp_path_factory.mktemp("pki")
+    first, second = make_ca(folder, "first-ca"), make_ca(folder, "second-ca")
+    return {
+        "first-ca": first,
+        "second-ca": second,
+        "server": make_certificate(folder, "server", first),
+        "new-server": make_certificate(folder, "new-server", second),
+        "client": make_certificate(folder, "client", first),
+        "stranger": make_certificate(folder, "stranger", second),
+    }
+
+
+@pytest.fixture
+def handlers(tmp_path: Path) -> Path:
+    return write(tmp_path / "handlers", a=stamping("secure"))
+
+
+def call(address: str, ca: Certificate, client: Certificate | None = None) -> str:
+    """The stamp, over a connection of its own. Raises grpc.RpcError."""
+    credentials = grpc.ssl_channel_credentials(
+        ca.cert.read_bytes(),
+        client and client.key.read_bytes(),
+        client and client.cert.read_bytes(),
+    )
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    with grpc.secure_channel(address, credentials, options) as channel:
+        method: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(DISPATCH)
+        payload = make_object(hook_name="stamp").SerializeToString()
+        return Object.FromString(method(payload, timeout=PATIENCE_S)).request.set_headers["X-Stamp"]
+
+
+def tls_flags(server: Certificate) -> list[str]:
+    return [f"--tls-cert={server.cert}", f"--tls-key={server.key}"]
+
+
+def test_tls_also_on_a_public_address(handlers: Path, pki: dict[str, Certificate]) -> None:
+    with ServeProcess(handlers, *tls_flags(pki["server"]), listen="0.0.0.0:0") as service:
+        listening = service.logged("listening")
+        assert (listening["engine"], listening["because"]) == ("grpcio", "native has no TLS")
+        address = f"127.0.0.1:{service.address.rpartition(':')[2]}"
+        assert call(address, pki["first-ca"]) == "secure"
+        with pytest.raises(grpc.RpcError):
+            call(address, pki["second-ca"])
+        with pytest.raises(grpc.RpcError), grpc.insecure_channel(address) as channel:
+            plain: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(DISPATCH)
+            plain(b"", timeout=PATIENCE_S)
+
+
+def test_mutual_tls(handlers: Path, pki: dict[str, Certificate]) -> None:
+    flags = [*tls_flags(pki["server"]), f"--tls-client-ca={pki['first-ca'].cert}"]
+    with ServeProcess(handlers, *flags) as service:
+        assert call(service.address, pki["first-ca"], pki["client"]) == "secure"
+        for client in (None, pki["stranger"]):
+            with pytest.raises(grpc.RpcError):
+                call(service.address, pki["first-ca"], client)
+
+
+def test_replaced_files_are_used_for_new_connections(
+    handlers: Path, pki: dict[str, Certificate], tmp_path: Path
+) -> None:
+    live = Certificate(tmp_path / "live.pem", tmp_path / "live.key")
+
+    def put(cert: Path, key: Path) -> None:
+        for source, target in ((cert, live.cert), (key, live.key)):
+            fresh = target.with_suffix(".new")
+            shutil.copy(source, fresh)
+            os.replace(fresh, target)
+
+    put(pki["server"].cert, pki["server"].key)
+    with ServeProcess(handlers, *tls_flags(live)) as service:
+        assert call(service.address, pki["first-ca"]) == "secure"
+        # The certificate of one, the key of another, as in the middle of a replacement.
+        put(pki["new-server"].cert, pki["server"].key)
+        assert call(service.address, pki["first-ca"]) == "secure"
+        assert "MISMATCH" in service.wait_for("the new TLS files are not used")["reason"].upper()
+        put(pki["new-server"].cert, pki["new-server"].key)
+        assert call(service.address, pki["second-ca"]) == "secure"
+        service.wait_for("TLS files reloaded")
+        with pytest.raises(grpc.RpcError):
+            call(service.address, pki["first-ca"])
+
+
+def test_wrong_settings_are_one_clear_line(
+    handlers: Path, pki: dict[str, Certificate], tmp_path: Path
+) -> None:
+    server, other = pki["server"], pki["client"]
+    (tmp_path / "no.pem").write_text("nothing")
+    for flags, words in (
+        ([f"--tls-cert={server.cert}"], "tls_cert and tls_key go together"),
+        ([f"--tls-client-ca={server.cert}"], "tls_client_ca goes with tls_cert"),
+        ([*tls_flags(server), "--engine=native"], "engine native has no TLS"),
+        (tls_flags(Certificate(server.cert, other.key)), "tls_key"),
+        (tls_flags(Certificate(server.cert, tmp_path / "missing.key")), "tls_key: "),
+        ([*tls_flags(server), f"--tls-client-ca={tmp_path / 'no.pem'}"], "tls_client_ca: "),
+    ):
+        with ServeProcess(handlers, *flags, wait=False) as service:
+            assert service.wait() == 1
+            (line,) = service.lines
+            assert line["event"].startswith("coprocess: ")
+            assert words in line["event"]
+            assert "PRIVATE" not in line["event"]
