@@ -93,11 +93,12 @@ class Service:
             text=True,
         )
 
-    def wait_until_serving(self) -> None:
+    def wait_for(self, event: str) -> None:
+        """Until this is logged."""
         assert self.process.stderr is not None
         for line in self.process.stderr:
             self.log.append(json.loads(line))
-            if self.log[-1]["event"] == "serving":
+            if self.log[-1]["event"] == event:
                 return
         raise AssertionError(f"it ended with {self.process.wait()}: {self.log}")
 
@@ -127,7 +128,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Service]]:
 
     def start(*arguments: str | Path, env: dict[str, str] | None = None) -> Service:
         services.append(Service(arguments, tmp_path, env))
-        services[-1].wait_until_serving()
+        services[-1].wait_for("serving")
         return services[-1]
 
     yield start
@@ -395,10 +396,8 @@ def test_serve_finishes_what_is_in_flight(serve: Callable[..., Service], engine:
     service = serve("--listen", "127.0.0.1:0", "--handlers", HANDLERS, "--engine", engine)
     assert service.listening["engine"] == engine
     with Client(service.address) as client, ThreadPoolExecutor(1) as pool:
-        client.dispatch(make_object(hook_name="idle"))
         slow = client.future(make_object(hook_name="slow"))
-        # A call that came later is answered: the slow one has begun, or is about to.
-        client.dispatch(make_object(hook_name="idle"))
+        service.wait_for("slow has begun")
         stopped = pool.submit(service.stop, signal.SIGTERM)
 
         assert b"X-Slow" in slow.result(timeout=PATIENCE_S)

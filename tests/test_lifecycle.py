@@ -11,6 +11,8 @@ from pathlib import Path
 import grpc
 import pytest
 
+from coprocess.config import load_settings
+from coprocess.errors import ConfigError
 from coprocess.server.engines import EngineChoice
 from tests.objects import make_object
 from tests.serve_process import ServeProcess, stamping, write
@@ -198,13 +200,17 @@ def test_strict_ends_the_start(tmp_path: Path) -> None:
         assert service.lines[-1]["event"].startswith("coprocess: 1 problem")
 
 
-@pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0", "192.0.2.1:5555", "example.com:5555"])
-def test_nothing_public_in_plaintext_unless_told_so(handlers: Path, address: str) -> None:
-    with ServeProcess(handlers, listen=address, wait=False) as service:
-        assert service.wait() == 1
-        (line,) = service.lines
-        for word in (address, "plaintext", "tls_cert", "insecure_public"):
-            assert word in line["event"]
+@pytest.mark.parametrize("address", ["0.0.0.0:1", "[::]:1", "192.0.2.1:5555", "example.com:5555"])
+def test_nothing_public_in_plaintext_unless_told_so(address: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_settings({"listen": [address]})
+    for word in (address, "plaintext", "tls_cert", "insecure_public"):
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "localhost:1", "unix:/a"])
+def test_local_addresses_may_be_plaintext(address: str) -> None:
+    assert load_settings({"listen": [address]}).listen == [address]
 
 
 def test_public_in_plaintext_when_told_so(handlers: Path) -> None:

@@ -130,7 +130,7 @@ from coprocess import CustomKeyCheck, Event, Pre, store, trigger_event
 
 @Pre
 def talks(request):
-    print("headers:", dict(request.headers.pairs()))
+    print("headers:", dict(request.headers))
     logging.getLogger("mine").warning("Authorization: %s", request.headers["Authorization"])
     structlog.get_logger("mine").info("seen", cookie=request.headers["Cookie"], Authorization="x")
     try:
@@ -148,7 +148,7 @@ def checks(request, session):
 @Event
 def note(event):
     print("event", event)
-    raise ValueError("Cookie: " + "SECRET-COOKIE")
+    raise ValueError("Cookie: " + "-".join(["SECRET", "COOKIE"]))
 """
 
 SECRETS = tuple(f"SECRET-{name}" for name in ("AUTH1", "COOKIE", "KEY1", "HMAC1", "BASIC1", "JWT1", "REDIS1"))
@@ -167,15 +167,14 @@ def test_end_to_end(tmp_path: Path) -> None:
         basic_auth_data=BasicAuthData(password="SECRET-BASIC1"),
         jwt_data=JWTData(secret="SECRET-JWT1"),
     )
+    request = make_request(headers=headers)
     answers = []
     flags = ("--redis=redis://u:SECRET-REDIS1@127.0.0.1:1/0",)
     with ServeProcess(handlers, *flags) as service:
         with service.client() as client:
             for message in (
-                make_object(hook_name="talks", request=make_request(headers=headers)),
-                make_object(
-                    HookType.CustomKeyCheck, "checks", request=make_request(headers=headers), session=session
-                ),
+                make_object(hook_name="talks", request=request),
+                make_object(HookType.CustomKeyCheck, "checks", request=request, session=session),
             ):
                 with pytest.raises(grpc.RpcError) as error:
                     client.dispatch(message)
@@ -197,7 +196,7 @@ def test_end_to_end(tmp_path: Path) -> None:
         "the store",
         "RuntimeError: session",
     ):
-        assert words in written, words
+        assert words in written, (words, written)
 
 
 def test_the_text_format_too() -> None:

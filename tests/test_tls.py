@@ -11,6 +11,10 @@ from pathlib import Path
 import grpc
 import pytest
 
+from coprocess.config import load_settings
+from coprocess.errors import ConfigError
+from coprocess.server.app import engine_options
+from coprocess.server.engines import make_engine
 from coprocess.tyk.wire import DISPATCH, Object
 from tests.objects import make_object
 from tests.serve_process import ServeProcess, stamping, write
@@ -76,8 +80,8 @@ def call(address: str, ca: Certificate, client: Certificate | None = None) -> st
     """The stamp, over a connection of its own. Raises grpc.RpcError."""
     credentials = grpc.ssl_channel_credentials(
         ca.cert.read_bytes(),
-        client and client.key.read_bytes(),
-        client and client.cert.read_bytes(),
+        client.key.read_bytes() if client else None,
+        client.cert.read_bytes() if client else None,
     )
     options = [("grpc.use_local_subchannel_pool", 1)]
     with grpc.secure_channel(address, credentials, options) as channel:
@@ -98,9 +102,10 @@ def test_tls_also_on_a_public_address(handlers: Path, pki: dict[str, Certificate
         assert call(address, pki["first-ca"]) == "secure"
         with pytest.raises(grpc.RpcError):
             call(address, pki["second-ca"])
-        with pytest.raises(grpc.RpcError), grpc.insecure_channel(address) as channel:
+        with grpc.insecure_channel(address) as channel:
             plain: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(DISPATCH)
-            plain(b"", timeout=PATIENCE_S)
+            with pytest.raises(grpc.RpcError):
+                plain(b"", timeout=PATIENCE_S)
 
 
 def test_mutual_tls(handlers: Path, pki: dict[str, Certificate]) -> None:
@@ -137,22 +142,32 @@ def test_replaced_files_are_used_for_new_connections(
             call(service.address, pki["first-ca"])
 
 
+def _make_engine(given: dict[str, str]) -> None:
+    settings = load_settings(given)
+    make_engine(settings.engine, engine_options(settings))
+
+
 def test_wrong_settings_are_one_clear_line(
     handlers: Path, pki: dict[str, Certificate], tmp_path: Path
 ) -> None:
     server, other = pki["server"], pki["client"]
     (tmp_path / "no.pem").write_text("nothing")
-    for flags, words in (
+    cases = (
         ([f"--tls-cert={server.cert}"], "tls_cert and tls_key go together"),
         ([f"--tls-client-ca={server.cert}"], "tls_client_ca goes with tls_cert"),
         ([*tls_flags(server), "--engine=native"], "engine native has no TLS"),
         (tls_flags(Certificate(server.cert, other.key)), "tls_key"),
         (tls_flags(Certificate(server.cert, tmp_path / "missing.key")), "tls_key: "),
         ([*tls_flags(server), f"--tls-client-ca={tmp_path / 'no.pem'}"], "tls_client_ca: "),
-    ):
-        with ServeProcess(handlers, *flags, wait=False) as service:
-            assert service.wait() == 1
-            (line,) = service.lines
-            assert line["event"].startswith("coprocess: ")
-            assert words in line["event"]
-            assert "PRIVATE" not in line["event"]
+    )
+    for flags, words in cases:
+        pairs = [flag.removeprefix("--").split("=") for flag in flags]
+        given = {name.replace("-", "_"): value for name, value in pairs}
+        with pytest.raises(ConfigError) as error:
+            _make_engine(given)
+        assert words in str(error.value)
+        assert "PRIVATE" not in str(error.value)
+    with ServeProcess(handlers, *cases[3][0], wait=False) as service:
+        assert service.wait() == 1
+        (line,) = service.lines
+        assert line["event"].startswith("coprocess: tls_cert ")

@@ -7,8 +7,10 @@ import inspect
 import queue
 import socket
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, cast
 
 import grpc
@@ -179,6 +181,8 @@ class GrpcioEngine(Engine):
         self._options = options
         self._executor = _WorkerExecutor(options)
         self._handler: Handler = _not_started
+        #: Calls whose answer has not left.
+        self._unsent: set[Rpc] = set()
         self._server = grpc.server(
             # grpcio takes any executor; its stubs say ThreadPoolExecutor.
             cast("ThreadPoolExecutor", self._executor),
@@ -209,12 +213,17 @@ class GrpcioEngine(Engine):
             self._server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, handlers)])
 
     def _behavior(self, method: str, kind: type[GrpcioRpc]) -> Callable[..., Any]:
-        max_reply_bytes = self._options.max_message_bytes
+        max_reply_bytes, unsent = self._options.max_message_bytes, self._unsent
 
         def behave(
             payload: bytes, context: grpc.ServicerContext, send: Callable[[bytes | None], None]
         ) -> None:
-            self._handler(kind(method, payload, context, send, max_reply_bytes))
+            rpc = kind(method, payload, context, send, max_reply_bytes)
+            if kind is GrpcioRpc:
+                unsent.add(rpc)
+                if not context.add_callback(partial(unsent.discard, rpc)):
+                    unsent.discard(rpc)
+            self._handler(rpc)
 
         # As grpcio's own health service does it: else each call would keep a thread.
         behave.experimental_non_blocking = True  # type: ignore[attr-defined]  # grpcio reads it off the function
@@ -242,8 +251,12 @@ class GrpcioEngine(Engine):
         return self._executor.threads.replace(thread_id)
 
     def stop(self) -> None:
-        # Answers that were just given are still on their way.
-        self._server.stop(_FLUSH_S).wait(_STOP_TIMEOUT_S)
+        # Answers that were just given are still on their way. grpcio could wait for them itself, but
+        # meanwhile it would cancel new calls without a word, instead of having them refused.
+        unsent, until_s = self._unsent.copy(), time.monotonic() + _FLUSH_S
+        while not unsent.isdisjoint(self._unsent) and time.monotonic() < until_s:
+            time.sleep(_FLUSH_INTERVAL_S)
+        self._server.stop(None).wait(_STOP_TIMEOUT_S)
         self._executor.shutdown()
 
     @property
@@ -252,6 +265,7 @@ class GrpcioEngine(Engine):
 
 
 _FLUSH_S = 1.0
+_FLUSH_INTERVAL_S = 0.002
 _STOP_TIMEOUT_S = 5.0
 
 

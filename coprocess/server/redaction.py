@@ -57,11 +57,12 @@ def _any_of(names: tuple[str, ...]) -> str:
     return "|".join(spelled)
 
 
-_QUOTED = r'b?\\?"(?:[^"\\\n]|\\[^"\n])*\\?"|b?\'(?:[^\'\\\n]|\\.)*\''
+# With the end missing too, where a line was cut; and as JSON within JSON has it.
+_QUOTED = r'\\"(?:[^"\\\n]|\\[^"\n])*(?:\\"|$)|b?"(?:[^"\\\n]|\\.)*(?:"|$)|b?\'(?:[^\'\\\n]|\\.)*(?:\'|$)'
 _LIST = r"[\[(]\s*(?:(?:%s)\s*,?\s*)+[\])]?" % _QUOTED  # noqa: UP031 - braces abound in patterns
 # A name is followed by a mark, perhaps in quotes: `Authorization: x`, `"password": "x"`, `secret='x'`,
 # `('Cookie', 'x')`.
-_MARK = r"\\?[\"']?\s*(?:[:=]|,(?=\s*b?[\"']))\s*(?!\[redacted)"
+_MARK = r"\\?[\"']?\s*(?:[:=]|,(?=\s*b?[\"']))\s*+(?!\[redacted)"
 _PATTERNS = (
     # Text form of protobuf: key: "Authorization" value: "x".
     re.compile(rf"(?i)(\bkey:\s*\"(?:{_any_of(_HEADERS)})\",?\s*value:\s*)(?:{_QUOTED})"),

@@ -50,6 +50,7 @@ def triggers() -> None:
 
 @Pre
 def slow(request: Request) -> None:
+    print("slow has begun")
     time.sleep(1)
     request.headers["X-Slow"] = "done"
 

@@ -1,0 +1,129 @@
+"""The deployment files name settings, commands, ports, pages and metrics that exist.
+
+YAML is looked at as text: no parser of it is among the dependencies.
+"""
+
+from __future__ import annotations
+
+import configparser
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from coprocess.cli.app import app
+from coprocess.config import PREFIX, Settings, load_settings
+from coprocess.hooks import HookTable
+from coprocess.loader import Loaded
+from coprocess.server.admin import AdminPages
+from coprocess.server.engines import make_engine
+from coprocess.server.health import Health
+from coprocess.server.metrics import ServiceCollector, StoreCounts, make_registry
+from coprocess.server.reload import Reloader
+from coprocess.server.service import Service, ServiceOptions
+from coprocess.tyk.dispatcher import Dispatcher
+from coprocess.tyk.wire import SERVICE
+from tests.server import engine_options
+
+DEPLOY = Path(__file__).parent.parent / "deploy"
+FILES = sorted(path for path in DEPLOY.rglob("*") if path.is_file())
+YAML = [path for path in FILES if path.suffix == ".yaml"]
+
+_NAME = re.compile(r"\bcoprocess_(?:calls?|hooks|serving|threads|store|reloads|last|load|build)\w*")
+
+
+def collector() -> ServiceCollector:
+    service = Service(Dispatcher(HookTable()), ServiceOptions())
+    reloader = Reloader(lambda: Loaded(HookTable()), service, strict=False)
+    engine, _ = make_engine("native", engine_options())
+    store = StoreCounts()
+    store.observe("get", 0.1, True)
+    return ServiceCollector(service, engine, Health(()), reloader, store)
+
+
+def metric_names() -> set[str]:
+    """Names of series, as one writes them in a query."""
+    names: set[str] = set()
+    for family in collector().collect():
+        endings = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum")}.get(family.type, ("",))
+        names.update(f"{family.name}{ending}" for ending in endings)
+    return names
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_settings_exist_and_their_values_are_good(path: Path) -> None:
+    text = path.read_text()
+    named = {name.lower() for name in re.findall(rf"\b{PREFIX}([A-Z_]+)\b", text)}
+    assert named <= set(Settings.model_fields), "no such setting"
+    values = re.findall(rf'\b{PREFIX}([A-Z_]+)(?:, value)?[:=] ?"?([^\s"}}]+)', text)
+    load_settings({name.lower(): value for name, value in values})
+
+
+@pytest.mark.parametrize(
+    "path", [DEPLOY / "alerts.yaml", DEPLOY / "grafana-dashboard.json"], ids=lambda p: p.name
+)
+def test_metrics_exist(path: Path) -> None:
+    used = set(_NAME.findall(path.read_text()))
+    assert len(used) > 5
+    assert used <= metric_names()
+
+
+def test_reasons_in_alerts_are_those_that_are_counted() -> None:
+    used = set(re.findall(r'reason=~?"([^"]+)"', (DEPLOY / "alerts.yaml").read_text()))
+    assert {reason for each in used for reason in each.split("|")} == {"failed", "timed_out", "shed"}
+
+
+def test_the_dashboard() -> None:
+    dashboard = json.loads((DEPLOY / "grafana-dashboard.json").read_text())
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
+    assert all(target["expr"] for panel in dashboard["panels"] for target in panel["targets"])
+
+
+def test_the_unit() -> None:
+    unit = configparser.ConfigParser(strict=False, interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]  # the documented way to keep case
+    unit.read(DEPLOY / "coprocess.service")
+    service = unit["Service"]
+    assert service["ExecStart"].split()[1:] == ["serve"]
+    assert service["ExecReload"] == "/bin/kill -HUP $MAINPID"
+    default = Settings()
+    assert int(service["TimeoutStopSec"]) > default.drain_s + default.shutdown_timeout_s
+
+
+def test_the_image() -> None:
+    text = (DEPLOY / "Dockerfile").read_text()
+    commands = {
+        command.name or command.callback.__name__ for command in app.registered_commands if command.callback
+    }
+    (command,) = re.findall(r'^CMD \["(\w+)"\]', text, re.MULTILINE)
+    assert command in commands
+    assert re.search(r"^USER 10001:10001$", text, re.MULTILINE)
+    default = Settings()
+    ports = {address.rpartition(":")[2] for address in (*default.listen, default.admin)}
+    assert set(re.findall(r"^EXPOSE (.+)$", text, re.MULTILINE)[0].split()) == ports
+    for source in re.findall(r"^COPY (?!--from)(.+) \S+$", text, re.MULTILINE):
+        for name in source.split():
+            assert (DEPLOY.parent / name).exists(), name
+    assert f"http://{default.admin}/readyz" in text
+
+
+def test_probes_ask_for_what_is_answered() -> None:
+    text = (DEPLOY / "kubernetes" / "deployment.yaml").read_text()
+    assert re.findall(r"service: ([\w.]+)", text) == [SERVICE]
+    collected = collector()
+    pages = AdminPages(Health(()), collected._reloader, make_registry(collected), lambda reason: None)  # type: ignore[arg-type,return-value]  # not called
+    paths = set(re.findall(r"path: (/\w+z)\b", text)) | {"/readyz", "/metrics"}
+    statuses: list[str] = []
+    for path in paths:
+        environ = {"PATH_INFO": path, "REQUEST_METHOD": "GET"}
+        list(pages(environ, lambda status, *rest: statuses.append(status)))  # type: ignore[arg-type]  # no write()
+    assert len(statuses) == len(paths)
+    assert {status[:3] for status in statuses} <= {"200", "503"}
+
+
+@pytest.mark.parametrize("path", YAML, ids=lambda path: path.name)
+def test_yaml_has_no_tabs_and_whole_steps(path: Path) -> None:
+    for line in path.read_text().splitlines():
+        assert "\t" not in line
+        assert (len(line) - len(line.lstrip(" "))) % 2 == 0
