@@ -20,6 +20,7 @@ import structlog
 from coprocess import context
 from coprocess.errors import CoprocessError, HandlerFailed, Overloaded, ShuttingDown, Status, TimedOut
 from coprocess.hooks import Hook, HookTable
+from coprocess.server import logs
 from coprocess.server.engine import Metadata, Rpc
 from coprocess.server.hook_state import HookCounts, HookLabel, HookState, Waiting, add_up, label_of
 from coprocess.server.loop import LoopThread
@@ -120,6 +121,7 @@ class Service:
                     waiting.rpc.respond(reply)
             except Exception as error:  # noqa: BLE001 - else its place would stay taken for ever
                 self._fail_within(waiting, error)
+            logs.end_line()
             self._running.pop(me, None)
             waiting = state.leave(waiting, time.perf_counter() - waiting.since_s)
 
@@ -147,6 +149,7 @@ class Service:
             self._fail_within(waiting, error)
         finally:
             timer.cancel()
+            logs.end_line()
         following = state.leave(waiting, time.perf_counter() - waiting.since_s)
         if following is not None:
             self._begin_async(state, following)
