@@ -77,7 +77,7 @@ class Settings(BaseSettings):
         default=4096, ge=1, description="Calls of one async hook that run at one time."
     )
     queue_size: int = Field(default=256, ge=0, description="Calls of one hook that wait; more are refused.")
-    max_threads: int = Field(default=256, ge=2, description="Threads for sync handlers.")
+    max_threads: int = Field(default=1024, ge=2, description="Threads for sync handlers.")
     max_message_bytes: int = Field(default=64 * 2**20, ge=1024, description="Largest message, both ways.")
     failure_status: int | None = Field(
         default=None,

@@ -123,7 +123,7 @@ class Service:
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[..., Service]]:
-    """Starts services in `tmp_path`; those that still run when the test ends are killed."""
+    """Starts services in `tmp_path`; those that still run when the test ends are stopped."""
     services: list[Service] = []
 
     def start(*arguments: str | Path, env: dict[str, str] | None = None) -> Service:
@@ -134,7 +134,8 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Service]]:
     yield start
     for service in services:
         if service.process.poll() is None:
-            service.process.kill()
+            # Not killed: its embedded store would run on.
+            service.process.terminate()
         service.process.communicate()
 
 

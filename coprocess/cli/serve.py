@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -79,6 +81,15 @@ def serve(
         from coprocess.server.app import App
 
         App(settings).run()
+    _bound_exit()
 
 
+def _bound_exit() -> None:
+    """End the process soon, also where a thread that a handler started would keep it."""
+    timer = threading.Timer(_EXIT_TIMEOUT_S, os._exit, (0,))
+    timer.daemon = True
+    timer.start()
+
+
+_EXIT_TIMEOUT_S = 5.0
 _NO_SETTINGS = ("config", "worker_fd", "worker_number")
