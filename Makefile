@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help run test test-slow test-all check lint types imports format proto lock bench clean
+.PHONY: help run test test-slow test-all check lint types imports format proto lock bench chaos clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -62,3 +62,6 @@ clean: ## remove what make made
 bench: $(READY) ## measure beside the peers, and renew docs/performance.md (needs Go and two cores)
 	$(BIN)/python bench/run.py
 	$(BIN)/python bench/report.py
+
+chaos: $(READY) ## faults, hostile calls and load, at length (10 minutes), and docs/reliability.json
+	$(BIN)/python -m tests.chaos

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from coprocess.server import health as health_module
 from coprocess.server.engines import EngineChoice, make_engine
 from coprocess.server.health import Health
 from coprocess.tyk.wire import SERVICE
+from tests.objects import make_object
 from tests.serve_process import ServeProcess, stamping, write
 from tests.server import ENGINES, PATIENCE_S, Client, engine_options, status_of
 
@@ -188,10 +191,13 @@ def test_not_serving_while_loading(tmp_path: Path) -> None:
         updates = watch(client)
         assert next(updates).status == NOT_SERVING
         assert service.http("GET", "/readyz")[0] == 503
-        with pytest.raises(grpc.RpcError) as error:
-            client.raw(b"", timeout=PATIENCE_S)
-        assert status_of(error.value) == (grpc.StatusCode.UNAVAILABLE, "the service is starting")
-        gate.touch()
+        with ThreadPoolExecutor(1) as pool:
+            # It waits, and is answered by the handler that was being loaded.
+            early = pool.submit(client.dispatch, make_object(hook_name="stamp"))
+            time.sleep(0.1)
+            assert not early.done()
+            gate.touch()
+            assert dict(early.result(PATIENCE_S).request.set_headers) == {"X-Stamp": "x"}
         assert next(updates).status == SERVING
         assert service.http("GET", "/readyz")[0] == 200
 

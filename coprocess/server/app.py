@@ -22,6 +22,7 @@ from coprocess.server import listeners, logs, redaction
 from coprocess.server.engine import Engine, EngineOptions, ListenError
 from coprocess.server.engines import make_engine
 from coprocess.server.health import Health
+from coprocess.server.held_calls import HeldCalls
 from coprocess.server.reload import FileWatch, Outcome, Reloader
 from coprocess.server.service import Service, ServiceOptions
 from coprocess.store import store
@@ -56,7 +57,8 @@ class App:
         self._quiet = quiet
         # The front tells when the whole service listens, serves and stops.
         self._tell = log.info if worker is None else log.debug
-        self.health = Health((wire.SERVICE,))
+        self._held = HeldCalls()
+        self.health = Health((wire.SERVICE,), self._held.take)
         # What signal handlers do takes no lock: the thread they interrupt may hold it. So no Event here, and
         # the one queue that allows it. None in it only wakes the thread that waits.
         self._stop = False
@@ -103,7 +105,9 @@ class App:
             self._tell(
                 "listening", listen=addresses, engine=engine.name, because=reason, store=store.describe()
             )
-            if not (settings.strict and reloader.problems):
+            if settings.strict and reloader.problems:
+                self._held.refuse()
+            else:
                 self._open(service, reloader)
             if on_ready is not None:
                 on_ready(addresses)
@@ -172,6 +176,7 @@ class App:
             folders = [str(folder) for folder in self.settings.folders]
             log.warning("no handlers are loaded", folders=folders)
         self.health.otherwise = service.handle
+        self._held.pass_on(service.handle)
         self.health.set_serving(True)
         self._tell("serving")
 

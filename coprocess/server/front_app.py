@@ -53,6 +53,7 @@ class FrontApp(App):
                 "listening", listen=addresses, engine=engine.name, because=reason, workers=settings.workers
             )
             self.health.otherwise = front.handle
+            self._held.pass_on(front.handle)
             self.health.set_serving(True)
             log.info("serving")
             if on_ready is not None:

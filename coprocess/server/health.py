@@ -11,6 +11,7 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from coprocess.errors import Status
 from coprocess.server.engine import Handler, Rpc, StreamRpc
+from coprocess.server.held_calls import refuse_call
 
 SERVICE = "grpc.health.v1.Health"
 CHECK = f"/{SERVICE}/Check"
@@ -25,17 +26,13 @@ _NOT_SERVING = HealthCheckResponse(status=HealthCheckResponse.NOT_SERVING).Seria
 _SERVICE_UNKNOWN = HealthCheckResponse(status=HealthCheckResponse.SERVICE_UNKNOWN).SerializeToString()
 
 
-def _starting(rpc: Rpc) -> None:
-    rpc.fail(Status.UNAVAILABLE, "the service is starting")
-
-
 class Health:
     """Answers Check and Watch. NOT_SERVING until told otherwise."""
 
     METHODS = (CHECK,)
     STREAMING_METHODS = (WATCH,)
 
-    def __init__(self, services: tuple[str, ...]) -> None:
+    def __init__(self, services: tuple[str, ...], otherwise: Handler = refuse_call) -> None:
         """`services` have a status besides "", the whole server's; it is the same for all."""
         self._services = frozenset(("", *services))
         self._lock = threading.Lock()
@@ -47,7 +44,7 @@ class Health:
         #: Whether the service that each asked for is known.
         self._watchers: dict[StreamRpc, bool] = {}
         #: Takes the calls of all other methods.
-        self.otherwise: Handler = _starting
+        self.otherwise: Handler = otherwise
 
     @property
     def serving(self) -> bool:

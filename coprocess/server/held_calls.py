@@ -1,0 +1,48 @@
+"""Calls that come while handlers are being loaded: they wait, and are not refused.
+
+The port is open before, because health is asked there; and a gateway that is started beside this service
+sends its first requests at once.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from coprocess.errors import Status
+from coprocess.server.engine import Handler, Rpc
+
+_MAX_HELD = 256
+
+
+class HeldCalls:
+    """Holds calls (`take`) until it is told who takes them, or that nobody does."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: list[Rpc] = []
+        self._handler: Handler | None = None
+
+    def take(self, rpc: Rpc) -> None:
+        with self._lock:
+            handler = self._handler
+            if handler is None and len(self._held) < _MAX_HELD:
+                self._held.append(rpc)
+                return
+        (handler or refuse_call)(rpc)
+
+    def pass_on(self, handler: Handler) -> None:
+        """Give `handler` all that waits and all that comes."""
+        with self._lock:
+            self._handler = handler
+            held, self._held = self._held, []
+        for rpc in held:
+            # Each in a thread of its own: one that blocks holds up no other.
+            threading.Thread(target=handler, args=(rpc,), name="held-call", daemon=True).start()
+
+    def refuse(self) -> None:
+        """End all that waits and all that comes, until `pass_on`."""
+        self.pass_on(refuse_call)
+
+
+def refuse_call(rpc: Rpc) -> None:
+    rpc.fail(Status.UNAVAILABLE, "the service is starting")

@@ -1,0 +1,49 @@
+"""The trials of `tests/chaos`, short: no time is asserted but that nothing hangs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.chaos import connections, hostile, misbehaving, mixed, reloads, sigterm, store_loss
+from tests.server import ENGINES
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_hostile_calls_end_with_a_clear_status_and_harm_no_other(tmp_path: Path, engine: str) -> None:
+    hostile.trial(tmp_path, engine, 1000, may_grow_mib=64)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_no_call_fails_while_handlers_are_reloaded(tmp_path: Path, engine: str) -> None:
+    assert reloads.trial(tmp_path, engine, 5, broken_every=3)["broken"] == 1
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_stop_loses_no_call_that_began(tmp_path: Path, engine: str) -> None:
+    sigterm.trial(tmp_path, engine, 1)
+
+
+def test_without_redis_only_what_stores_fails_and_it_recovers(tmp_path: Path) -> None:
+    figures = store_loss.redis_trial(tmp_path, "native", 1, strict=False)
+    assert figures["with_storage"]["StoreError"] > 0
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_bad_handlers_harm_their_own_calls_only(tmp_path: Path, engine: str) -> None:
+    misbehaving.trial(tmp_path, engine, 2)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_connections_that_do_nothing_harm_no_call(tmp_path: Path, engine: str) -> None:
+    connections.trial(tmp_path, engine, 100, measure_s=0.1, strict=False)
+
+
+def test_mixed_load_leaves_no_thread_or_descriptor(tmp_path: Path) -> None:
+    mixed.trial(tmp_path, "native", 1.5, warm_s=0.5, strict=False)
+
+
+@pytest.mark.parametrize("with_store", [False, True])
+def test_what_was_acknowledged_outlives_kill_9(tmp_path: Path, with_store: bool) -> None:
+    store_loss.service_trial(tmp_path, "native", 1, with_store=with_store)
