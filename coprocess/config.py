@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from coprocess.errors import ConfigError
+from coprocess.store import parse_url
 
 PREFIX = "COPROCESS_"
 CONFIG_FILE = "coprocess.toml"
@@ -108,6 +109,16 @@ class Settings(BaseSettings):
         return (
             [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
         )
+
+    @field_validator("redis")
+    @classmethod
+    def _store_url(cls, value: str | None) -> str | None:
+        try:
+            if value is not None:
+                parse_url(value)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return value
 
     @field_validator("listen")
     @classmethod

@@ -24,6 +24,11 @@ class CallContext:
         """Empty where the gateway did not say."""
         raise NotImplementedError
 
+    @property
+    def org_id(self) -> str:
+        """As `api_id`."""
+        raise NotImplementedError
+
 
 #: None outside of a call. Set in the thread or task that runs the handler.
 current_call: ContextVar[CallContext | None] = ContextVar("coprocess_call", default=None)

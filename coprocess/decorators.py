@@ -45,12 +45,13 @@ class Declaration:
 
     def hooks(self, bundle: frozenset[str] = frozenset()) -> list[Hook]:
         """The hooks that it makes. Raises HandlerError, naming file, line and what was expected."""
+        plans = {hook_type: self.plan(self.function, hook_type, self.source) for hook_type in self.types}
         return [
             Hook(
                 type=hook_type,
                 name=self.name,
-                function=self.function,
-                plan=self.plan(self.function, hook_type, self.source),
+                function=plan.function or self.function,
+                plan=plan,
                 is_async=is_async(self.function),
                 style=self.style,
                 source=self.source,
@@ -59,7 +60,7 @@ class Declaration:
                 any_type=len(self.types) > 1,
                 limits=self.limits,
             )
-            for hook_type in self.types
+            for hook_type, plan in plans.items()
         ]
 
 
@@ -172,6 +173,7 @@ class _HookDecorator:
         timeout: float | None = None,
         concurrency: int | None = None,
         on_error: str | None = None,
+        **unknown: Any,
     ) -> Any:
         """Declare a handler.
 
@@ -179,6 +181,12 @@ class _HookDecorator:
         to one API. `timeout` is in seconds, `concurrency` the number of calls that run at one time,
         `on_error` what a failure does: "closed" refuses the request, "open" passes it unchanged.
         """
+
+        if unknown:
+            raise HandlerError(
+                f"{source_of_decorator()}: @{self._type.name} has no option {', '.join(unknown)}. "
+                "Expected: name, api_id, timeout, concurrency, on_error"
+            )
 
         def decorate(function: F) -> F:
             if isinstance(function, type) or not callable(function):

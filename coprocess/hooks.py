@@ -24,11 +24,6 @@ class HookType(IntEnum):
     Response = 5
     Event = 100
 
-    @property
-    def is_request(self) -> bool:
-        """Whether the handler sees a request on its way, and not a response or an event."""
-        return self not in (HookType.Response, HookType.Event)
-
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -61,6 +56,8 @@ class Plan:
 
     arguments: Callable[[Any], tuple[Any, ...]]
     accept: Callable[[Any, Any], None]
+    #: What is called with the arguments, where that is not the handler itself.
+    function: Callable[..., Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,9 +180,15 @@ def _label(hook: Hook) -> str:
     return label if hook.api_id is None else f'{label} (API "{hook.api_id}" only)'
 
 
-def _likeness(hook: Hook, hook_type: int, name: str) -> tuple[float, bool]:
+_SAME_TYPE_BONUS = 0.1
+
+
+def _likeness(hook: Hook, hook_type: int, name: str) -> tuple[bool, float]:
     ratio = difflib.SequenceMatcher(None, hook.name.lower(), name.lower()).ratio()
-    return (ratio, hook.type == hook_type)
+    same_type = hook.type == hook_type
+    # An event handler cannot be meant by a hook's call, nor the other way round.
+    same_kind = same_type or HookType.Event not in (hook.type, hook_type)
+    return (same_kind, ratio + (_SAME_TYPE_BONUS if same_type else 0.0))
 
 
 def _refuse_duplicates(hooks: list[Hook]) -> None:

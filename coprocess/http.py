@@ -19,6 +19,11 @@ _TOKEN_CHARACTERS = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwx
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
+def is_token(text: str) -> bool:
+    """Whether `text` is a word as HTTP has them for methods and header names."""
+    return bool(text) and _TOKEN_CHARACTERS.issuperset(text)
+
+
 @functools.lru_cache(maxsize=4096)
 def canonical_name(name: str) -> str:
     """`x-request-id` → `X-Request-Id`, the spelling in which gateways write header names.

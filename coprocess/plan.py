@@ -35,8 +35,9 @@ def native_plan(function: Callable[..., Any], hook_type: HookType, source: Sourc
     """
     refuse_generator(function, source)
     offered = PARAMETERS[hook_type]
-    names: list[str] = []
-    keyword_only: list[str] = []
+    by_position: list[str] = []
+    by_name: list[str] = []
+    own_default = False
     for parameter in signature(function, source).parameters.values():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise HandlerError(
@@ -46,24 +47,33 @@ def native_plan(function: Callable[..., Any], hook_type: HookType, source: Sourc
             )
         if parameter.name not in offered:
             if parameter.default is not parameter.empty:
-                # It has a value of its own; what follows it can only be passed by name.
+                # It has a value of its own, and what follows it can only be passed by name.
+                own_default = True
                 continue
             raise HandlerError(
                 f'{source}: {describe(function)} asks for "{parameter.name}", which a {hook_type.name} hook '
                 f"does not have. Expected: any of {', '.join(offered)}"
             )
-        if parameter.kind is parameter.KEYWORD_ONLY or _follows_own_default(
-            function, parameter.name, offered
-        ):
-            keyword_only.append(parameter.name)
+        if parameter.kind is parameter.KEYWORD_ONLY or own_default:
+            by_name.append(parameter.name)
         else:
-            names.append(parameter.name)
-    if keyword_only:
-        raise HandlerError(
-            f"{source}: {describe(function)} takes {', '.join(keyword_only)} by keyword only. "
-            "Expected: parameters that can be passed by position, before those with values of their own"
-        )
-    return Plan(arguments=arguments_getter(names), accept=_accept_native)
+            by_position.append(parameter.name)
+    return Plan(
+        arguments=arguments_getter([*by_position, *by_name]),
+        accept=_accept_native,
+        function=_passing_by_name(function, len(by_position), by_name) if by_name else None,
+    )
+
+
+def _passing_by_name(
+    function: Callable[..., Any], by_position: int, by_name: list[str]
+) -> Callable[..., Any]:
+    """A function that takes all by position, for one that takes some by keyword only."""
+
+    def call(*values: Any) -> Any:
+        return function(*values[:by_position], **dict(zip(by_name, values[by_position:], strict=True)))
+
+    return call
 
 
 def arguments_getter(names: list[str]) -> Callable[[Any], tuple[Any, ...]]:
@@ -74,15 +84,6 @@ def arguments_getter(names: list[str]) -> Callable[[Any], tuple[Any, ...]]:
         only = attrgetter(names[0])
         return lambda call: (only(call),)
     return attrgetter(*names)
-
-
-def _follows_own_default(function: Callable[..., Any], name: str, offered: tuple[str, ...]) -> bool:
-    for parameter in inspect.signature(function).parameters.values():
-        if parameter.name == name:
-            return False
-        if parameter.name not in offered:
-            return True
-    return False
 
 
 def _accept_native(call: Call, result: Any) -> None:

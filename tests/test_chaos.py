@@ -35,13 +35,12 @@ def test_bad_handlers_harm_their_own_calls_only(tmp_path: Path, engine: str) -> 
     misbehaving.trial(tmp_path, engine, 2)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_connections_that_do_nothing_harm_no_call(tmp_path: Path, engine: str) -> None:
-    connections.trial(tmp_path, engine, 100, measure_s=0.1, strict=False)
+def test_connections_that_do_nothing_harm_no_call(tmp_path: Path) -> None:
+    connections.trial(tmp_path, "native", 100, measure_s=0.1, strict=False)
 
 
 def test_mixed_load_leaves_no_thread_or_descriptor(tmp_path: Path) -> None:
-    mixed.trial(tmp_path, "native", 1.5, warm_s=0.5, strict=False)
+    mixed.trial(tmp_path, "native", 1.0, warm_s=0.5, strict=False)
 
 
 @pytest.mark.parametrize("with_store", [False, True])

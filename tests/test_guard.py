@@ -481,7 +481,8 @@ def test_any_request_that_a_handler_leaves(fields: dict[str, Any], *, full_reply
         lambda: raw(lambda request: request.CopyFrom(replacement), sent, full_reply=full_reply)
     )
     if isinstance(reply, HandlerFailed):
-        assert "set the URL" in str(reply) or "set response_code" in str(reply)
+        refusals = ("set the URL", "set response_code", "set a header that cannot be sent")
+        assert any(refusal in str(reply) for refusal in refusals)
         return
     assert isinstance(reply, Object)
     result = outcome_of(lambda: at_the_gateway(reply))
@@ -517,12 +518,35 @@ def test_any_response_that_a_handler_leaves(
 
     reply = outcome_of(lambda: raw_response(edit))
     if isinstance(reply, HandlerFailed):
-        assert f"set status_code to {status}" in str(reply)
+        assert f"set status_code to {status}" in str(reply) or "set a header that cannot" in str(reply)
         return
     assert isinstance(reply, Object)
     assert 100 <= reply.response.status_code <= 999
     first = {entry.key: entry.values[0] for entry in reply.response.multivalue_headers}
     assert dict(reply.response.headers) == first
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("Bad\nName", "v"), ("a b", "v"), ("", "v"), ("X-A", "v\r\nInjected: 1")]
+)
+def test_headers_that_http_does_not_allow_are_refused(name: str, value: str) -> None:
+    def on_request(request: MiniRequestObject) -> None:
+        request.set_headers[name] = value
+
+    def on_override(request: MiniRequestObject) -> None:
+        request.return_overrides.response_code = 401
+        request.return_overrides.headers[name] = value
+
+    def on_response(response: ResponseObject) -> None:
+        response.headers[name] = value
+
+    for outcome in (
+        outcome_of(lambda: raw(on_request)),
+        outcome_of(lambda: raw(on_override)),
+        outcome_of(lambda: raw_response(on_response)),
+    ):
+        assert isinstance(outcome, HandlerFailed)
+        assert "set a header that cannot be sent" in str(outcome)
 
 
 def test_an_empty_table_has_no_handler() -> None:

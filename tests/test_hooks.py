@@ -184,11 +184,6 @@ def test_hook_tells_where_it_is() -> None:
     assert str(hook("x", line=3)) == 'Pre "x" (handlers.py:3)'
 
 
-@pytest.mark.parametrize("hook_type", HookType)
-def test_types_of_requests(hook_type: HookType) -> None:
-    assert hook_type.is_request == (hook_type.name not in ("Response", "Event"))
-
-
 names = st.sampled_from(["a", "b"])
 choices = st.one_of(st.none(), st.sampled_from(["api1", "api2"]))
 bundle_choices = st.sampled_from([frozenset[str](), frozenset({"h1"}), frozenset({"h2"})])

@@ -40,6 +40,15 @@ def view(**request: Any) -> TykRequest:
 # Headers.
 
 
+def test_headers_that_did_not_come_in_canonical_spelling_are_found_too() -> None:
+    headers = view(headers={"x-lower": "1", "custom_header": "2", "X-Odd-name": "3"}).headers
+    assert {**headers, "Host": ""} == {"X-Lower": "1", "Custom_header": "2", "X-Odd-Name": "3", "Host": ""}
+    assert headers["x-LOWER"] == "1"
+    del headers["X-Lower"]
+    assert "x-lower" not in headers
+    assert set(headers) == {"Custom_header", "X-Odd-Name", "Host"}
+
+
 def test_headers_are_read_under_any_spelling() -> None:
     headers = view(headers={"X-Lower": "1"}).headers
     assert headers["x-lower"] == headers["X-LOWER"] == "1"
@@ -288,11 +297,17 @@ def test_urls_that_pass(url: str) -> None:
     assert request.url == url
 
 
+@pytest.mark.parametrize("method", ["BAD METHOD", "GET\r\nX: 1", "GET/"])
+def test_a_method_that_is_no_word_is_refused(method: str) -> None:
+    with pytest.raises(ValueError, match="an HTTP method is a word"):
+        view().method = method
+
+
 def test_method() -> None:
     request = view()
     request.method = "PUT"
     assert request._message.method == "PUT"
-    with pytest.raises(ValueError, match="not empty"):
+    with pytest.raises(ValueError, match="an HTTP method is a word"):
         request.method = ""
 
 

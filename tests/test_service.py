@@ -93,6 +93,22 @@ def blocking_table(release: threading.Event, **limits: Any) -> HookTable:
 
 
 @pytest.mark.parametrize("name", ["slow", "slow_async"])
+def test_a_queued_call_whose_client_gave_up_leaves_the_queue(
+    engine: EngineChoice, release: threading.Event, name: str
+) -> None:
+    with serving(blocking_table(release, concurrency=1), engine=engine) as server:
+        running = server.client.future(make_object(hook_name=name))
+        until(lambda: server.service.in_flight == 1)
+        code, _ = fails(lambda: server.client.dispatch(make_object(hook_name=name), timeout_s=0.2))
+        assert code is grpc.StatusCode.DEADLINE_EXCEEDED
+        until(lambda: not state_of(server, name).queue)
+        release.set()
+        running.result(PATIENCE_S)
+        until(lambda: server.service.in_flight == 0)
+        assert counts(server, name)["ran"] == 1
+
+
+@pytest.mark.parametrize("name", ["slow", "slow_async"])
 def test_beyond_concurrency_and_queue_calls_are_refused_at_once(
     engine: EngineChoice, release: threading.Event, name: str
 ) -> None:

@@ -178,5 +178,6 @@ class Front:
 
 
 def _own_command() -> list[str]:
-    # What is added comes later and wins.
-    return [sys.executable, "-m", "coprocess", *sys.argv[1:]]
+    # -P: a file of the working folder must not pass for a module. What is added to the flags comes later, and
+    # wins.
+    return [sys.executable, "-P", "-m", "coprocess", *sys.argv[1:]]

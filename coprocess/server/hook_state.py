@@ -128,6 +128,15 @@ class HookState:
             self.counts.shed += 1
             return None
 
+    def drop(self, waiting: Waiting) -> bool:
+        """Take a call out of the queue. False where it does not wait there, as it runs or has ended."""
+        with self.lock:
+            if waiting not in self.queue:
+                return False
+            self.queue.remove(waiting)
+            waiting.ended = True
+            return True
+
     def leave(self, waiting: Waiting, duration_s: float) -> Waiting | None:
         """Count a call that ran, and give the next one to run in its place.
 

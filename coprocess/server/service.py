@@ -101,6 +101,14 @@ class Service:
             self._refuse(rpc, Overloaded(f'{call.hook.type.name} hook "{call.hook.name}" is overloaded'))
         elif admitted:
             self._begin(state, waiting)
+        else:
+            # Else it would run, some time, for a client that is gone.
+            rpc.on_cancel(lambda: self._drop(state, waiting))
+
+    @staticmethod
+    def _drop(state: HookState, waiting: Waiting) -> None:
+        if state.drop(waiting):
+            waiting.rpc.fail(Status.CANCELLED, "the client gave up")
 
     def _begin(self, state: HookState, first: Waiting) -> None:
         """Run an admitted call and, in its place, those that waited."""
@@ -261,7 +269,7 @@ class Service:
     def trigger_event(self, name: str, payload: str) -> None:
         """Run the `@Event` function `name`, apart from the caller. What goes wrong is logged."""
         caller = context.current_call.get()
-        spec = {"APIID": caller.api_id, "OrgID": ""} if caller is not None else {}
+        spec = {"APIID": caller.api_id, "OrgID": caller.org_id} if caller is not None else {}
         text = local_event_payload(name, payload, spec, datetime.now(UTC))
         try:
             call = self.dispatcher.open_parsed_event(parse_event(text))

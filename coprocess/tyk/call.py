@@ -125,6 +125,10 @@ class TykCall(RunnableCall):
         return self.message.spec.get("APIID", "")
 
     @property
+    def org_id(self) -> str:
+        return self.message.spec.get("OrgID", "")
+
+    @property
     def request(self) -> TykRequest:
         if self._request is None:
             self._request = TykRequest(self.message.request)
@@ -225,6 +229,10 @@ class TykEventCall(RunnableCall):
     @property
     def api_id(self) -> str:
         return self.event.api_id
+
+    @property
+    def org_id(self) -> str:
+        return self.event.org_id
 
     @property
     def spec(self) -> TykSpec:

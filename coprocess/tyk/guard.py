@@ -6,10 +6,12 @@ recordings of a real one; each rule here names its case.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from coprocess.errors import HandlerFailed
 from coprocess.hooks import HookType
+from coprocess.http import header_name, header_value
 from coprocess.tyk import request, response
 from coprocess.tyk.wire import Object
 
@@ -31,6 +33,8 @@ def check(call: TykCall) -> None:
     edited = message.request
     if call.was_edited_raw:
         _agree_on_request_body(call, edited)
+        _check_headers(edited.set_headers)
+        _check_headers(edited.return_overrides.headers)
     if not edited.url or not edited.method:
         # A new object in place of the one that came (url_empty): what it does not say stays.
         original = _original(call).request
@@ -58,12 +62,25 @@ def _check_response(call: TykCall, message: Object) -> None:
         original = _original(call).response
         _agree_on_response_body(edited, original)
         response.reconcile_headers(edited, original)
+        _check_headers(
+            {name: value for name, value in edited.headers.items() if name not in original.headers}
+        )
     if edited.status_code == 0:
         # The gateway drops the connection (resp_status_zero).
         edited.status_code = _original(call).response.status_code
     if not _LOWEST_STATUS <= edited.status_code <= _HIGHEST_STATUS:
         raise HandlerFailed(f"set status_code to {edited.status_code}: expected an HTTP status, 100 to 999")
     message.request.return_overrides.SetInParent()
+
+
+def _check_headers(headers: Mapping[str, str]) -> None:
+    """Refuse what HTTP does not allow: a line break would let a client write headers of its own."""
+    for name, value in headers.items():
+        try:
+            header_name(name)
+            header_value(name, value)
+        except ValueError as error:
+            raise HandlerFailed(f"set a header that cannot be sent: {error}") from None
 
 
 def _agree_on_request_body(call: TykCall, edited: MiniRequestObject) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
 from multidict import MultiDict
 
-from coprocess.http import Headers, Query, canonical_name, header_name, header_value
+from coprocess.http import Headers, Query, canonical_name, header_name, header_value, is_token
 from coprocess.messages import Request, body_bytes
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ class TykRequest(Request):
 
     @method.setter
     def method(self, method: str) -> None:
-        if not method:
-            raise ValueError("a method is not empty")
+        if not is_token(method):
+            raise ValueError(f"an HTTP method is a word such as GET, not {method!r}")
         self._message.method = method
 
     @property
@@ -142,6 +142,21 @@ def set_body(message: MiniRequestObject, body: bytes) -> None:
         message.body = ""
 
 
+def spelling_in(headers: Mapping[str, str], name: str) -> str | None:
+    """The spelling in which `headers` has `name`; None where it has it in none.
+
+    The gateway spells names canonically; handlers, and other callers, in any way.
+    """
+    if not headers:
+        return None
+    if name in headers:
+        return name
+    canonical = canonical_name(name)
+    if canonical in headers:
+        return canonical
+    return next((key for key in headers if canonical_name(key) == canonical), None)
+
+
 class TykRequestHeaders(Headers):
     """Headers of a request: the gateway shows the first value of each, and takes one value of each.
 
@@ -155,20 +170,12 @@ class TykRequestHeaders(Headers):
 
     def _find(self, name: str) -> str | None:
         message = self._message
-        if (key := self._set_key(name)) is not None:
+        if (key := spelling_in(message.set_headers, name)) is not None:
             return message.set_headers[key]
-        name = canonical_name(name)
-        if name not in message.headers or self._is_deleted(name):
+        key = spelling_in(message.headers, name)
+        if key is None or self._is_deleted(canonical_name(name)):
             return None
-        return message.headers[name]
-
-    def _set_key(self, name: str) -> str | None:
-        """The spelling under which `name` was set. The gateway makes spellings canonical itself."""
-        set_headers = self._message.set_headers
-        if not set_headers or name in set_headers:
-            return name if set_headers else None
-        name = canonical_name(name)
-        return next((key for key in set_headers if canonical_name(key) == name), None)
+        return message.headers[key]
 
     def _is_deleted(self, canonical: str) -> bool:
         return any(canonical_name(deleted) == canonical for deleted in self._message.delete_headers)
@@ -181,7 +188,7 @@ class TykRequestHeaders(Headers):
     def __setitem__(self, name: str, value: str) -> None:
         if header_name(name) == "Host":
             raise ValueError("the gateway sets Host itself: a handler cannot")
-        key = self._set_key(name) or name
+        key = spelling_in(self._message.set_headers, name) or name
         self._message.set_headers[key] = header_value(name, value)
 
     def __delitem__(self, name: str) -> None:
@@ -190,14 +197,15 @@ class TykRequestHeaders(Headers):
         name = canonical_name(name)
         if name == "Host":
             raise ValueError("the gateway sets Host itself: a handler cannot delete it")
-        while (key := self._set_key(name)) is not None:
+        while (key := spelling_in(self._message.set_headers, name)) is not None:
             del self._message.set_headers[key]
-        if name in self._message.headers and not self._is_deleted(name):
+        if spelling_in(self._message.headers, name) is not None and not self._is_deleted(name):
             self._message.delete_headers.append(name)
 
     def __iter__(self) -> Iterator[str]:
         message = self._message
-        names = dict.fromkeys(name for name in message.headers if not self._is_deleted(canonical_name(name)))
+        came = (canonical_name(name) for name in message.headers)
+        names = dict.fromkeys(name for name in came if not self._is_deleted(name))
         names.update(dict.fromkeys(canonical_name(name) for name in message.set_headers))
         return iter(names)
 

@@ -67,9 +67,15 @@ def machine() -> Figures:
     }
 
 
+def _key(figures: Figures) -> tuple[str, str]:
+    return figures["trial"], figures["engine"]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--only", default="", help="trials whose name or engine has this word")
+    parser.add_argument(
+        "--only", default="", help="trials whose name and engine have these words; only they are renewed"
+    )
     parser.add_argument("--hostile", type=int, default=50_000, help="hostile calls for each engine")
     parser.add_argument("--mixed-s", type=float, default=180, help="seconds of mixed load")
     options = parser.parse_args()
@@ -88,8 +94,15 @@ def main() -> int:
         figures["seconds_in_all"] = round(time.monotonic() - since_s, 1)
         results.append(figures)
         print(json.dumps(figures), flush=True)
-    if not options.only:
-        RESULTS.write_text(json.dumps({"machine": machine(), "trials": results}, indent=2) + "\n")
+    if options.only and RESULTS.exists():
+        renewed = {_key(each): each for each in results}
+        before = json.loads(RESULTS.read_text())["trials"]
+        known = {_key(each) for each in before}
+        kept = [renewed.get(_key(each), each) for each in before]
+        kept += [each for each in results if _key(each) not in known]
+    else:
+        kept = results
+    RESULTS.write_text(json.dumps({"machine": machine(), "trials": kept}, indent=2) + "\n")
     return 0 if results and all(each["held"] for each in results) else 1
 
 

@@ -321,7 +321,7 @@ def trial(folder: Path, engine: str, calls: int, *, may_grow_mib: float, seed: i
             is_event, payload = next(messages)
             method = client.raw_event if is_event else client.raw
             waiting.append(method.future(payload, timeout=HANG_S))
-            if number % max(calls // 200, 10) == 0:
+            if number % max(calls // 200, 20) == 0:
                 if (data := next(bad, None)) is None:
                     bad = bad_connections(source)
                     data = next(bad)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from coprocess.http import canonical_name
+from coprocess.tyk.request import spelling_in
 from coprocess.tyk.wire import MiniRequestObject
 
 __all__ = ["TykCoProcessRequest"]
@@ -36,9 +36,8 @@ class TykCoProcessRequest:
     def get_header(self, key: str) -> str | None:
         """The header's first value; None where it is absent."""
         headers = self.object.headers
-        if key in headers:
-            return headers[key]
-        return headers.get(canonical_name(key))
+        spelling = spelling_in(headers, key)
+        return None if spelling is None else headers[spelling]
 
     def add_header(self, key: str, value: str) -> None:
         """Set the header, in place of all its values."""
