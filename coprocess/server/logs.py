@@ -111,6 +111,8 @@ _LONGEST_LINE = 16_384
 
 def end_line() -> None:
     """Log what was printed in this thread or task without a line's end. For when a call has ended."""
+    if not _Captured.has_held:
+        return
     for level in _unfinished:
         _end_line(level)
 
@@ -135,11 +137,15 @@ def _log(level: int, call: CallContext, line: str) -> None:
 class _Captured(io.TextIOBase):
     """Standard output or error, as handlers see it."""
 
+    #: Whether anything was ever printed: most services' handlers never do, and every call asks.
+    has_held = False
+
     def __init__(self, original: TextIO, level: int) -> None:
         self._original = original
         self._level = level
 
     def write(self, text: str) -> int:
+        _Captured.has_held = True
         call = current_call.get()
         # Logging that fails says so on standard error: not to the log again.
         if call is None or getattr(_thread, "is_logging", False):

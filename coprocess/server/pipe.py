@@ -23,6 +23,7 @@ READY = 254
 OK = 0
 
 _CHUNK_BYTES = 256 * 1024
+_REMEMBERED_CANCELS = 1024
 
 Frame = tuple[int, int, bytes]
 
@@ -94,7 +95,11 @@ class _PipeRpc(Rpc):
             self._engine.answer(self._call_id, kind, body)
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
-        self._engine.cancels[self._call_id] = callback
+        engine = self._engine
+        engine.cancels[self._call_id] = callback
+        # It may have been over before: then its frame has come already, and found nobody to tell.
+        if self._call_id in engine.cancelled and engine.cancels.pop(self._call_id, None) is not None:
+            callback()
 
     def metadata(self) -> Metadata:
         return ()
@@ -112,6 +117,8 @@ class PipeEngine(Engine):
     def __init__(self, connected: socket.socket, options: EngineOptions) -> None:
         self.max_message_bytes = options.max_message_bytes
         self.cancels: dict[int, Callable[[], None]] = {}
+        #: The last calls that were cancelled when nobody wanted to know yet.
+        self.cancelled: dict[int, None] = {}
         self._frames = FrameSocket(connected)
         self._methods = options.methods
         self._options = options
@@ -150,6 +157,9 @@ class PipeEngine(Engine):
             call_id, kind, body = frame
             if kind != CANCEL:
                 return _PipeRpc(self, call_id, self._methods[kind], body)
+            self.cancelled[call_id] = None
+            if len(self.cancelled) > _REMEMBERED_CANCELS:
+                self.cancelled.pop(next(iter(self.cancelled), 0), None)
             if (callback := self.cancels.pop(call_id, None)) is not None:
                 callback()
 

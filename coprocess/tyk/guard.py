@@ -34,7 +34,6 @@ def check(call: TykCall) -> None:
     if call.was_edited_raw:
         _agree_on_request_body(call, edited)
         _check_headers(edited.set_headers)
-        _check_headers(edited.return_overrides.headers)
     if not edited.url or not edited.method:
         # A new object in place of the one that came (url_empty): what it does not say stays.
         original = _original(call).request
@@ -49,6 +48,8 @@ def check(call: TykCall) -> None:
     # At most 0 is no override either: the gateway ignores the whole block.
     if 0 < code < _LOWEST_STATUS or code > _HIGHEST_STATUS:
         raise HandlerFailed(f"set response_code to {code}: expected an HTTP status from 100 on, or none")
+    if code > 0 and call.was_edited_raw:
+        _check_headers(overrides.headers)
     # Also makes the request present: without either, the gateway panics (reply_without_request).
     overrides.SetInParent()
 
@@ -75,10 +76,10 @@ def _check_response(call: TykCall, message: Object) -> None:
 
 def _check_headers(headers: Mapping[str, str]) -> None:
     """Refuse what HTTP does not allow: a line break would let a client write headers of its own."""
-    for name, value in headers.items():
+    for name in headers:
         try:
             header_name(name)
-            header_value(name, value)
+            header_value(name, headers[name])
         except ValueError as error:
             raise HandlerFailed(f"set a header that cannot be sent: {error}") from None
 

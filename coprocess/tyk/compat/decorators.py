@@ -131,9 +131,12 @@ def _arguments_of_event(call: TykEventCall) -> tuple[Any, ...]:
 def _accept(call: TykCall, result: Any) -> None:
     """Take what a handler returned: some of what it was passed, or replacements, told by their type."""
     refuse_coroutine(result)
+    message = call.message
     for item in result if isinstance(result, (tuple, list)) else (result,):
         if isinstance(item, TykCoProcessRequest):
             item = item.object
+        if item is message.request:  # What nearly every handler returns.
+            continue
         if isinstance(item, Message):
             _replace_message(call, item)
         elif isinstance(item, Mapping):
