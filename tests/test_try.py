@@ -669,7 +669,8 @@ def test_header_that_cannot_be_sent() -> None:
     def hook(request: Request) -> None:
         request.object.set_headers["X Y"] = "1"
 
-    finding = found(try_handler(hook), "unsendable")
+    finding = found(try_handler(hook), "handler-failed")
+    assert "cannot be sent" in finding.problem
     assert finding.hook is not None
     assert finding.hook.name == "hook"
 
@@ -771,6 +772,13 @@ def test_foreign_url() -> None:
 
     assert try_foreign(edit).status == 500
     assert "slash" in found(try_foreign(edit), "url").problem
+
+
+def test_foreign_header_that_cannot_be_sent() -> None:
+    def edit(message: Object) -> None:
+        message.request.set_headers["X Y"] = "1"
+
+    assert found(try_foreign(edit), "unsendable").hook is not None
 
 
 def test_foreign_reply_without_response() -> None:
