@@ -20,6 +20,7 @@ import structlog
 
 from coprocess.errors import Status
 from coprocess.server.engine import Rpc
+from coprocess.server.idle import wait_until_idle
 from coprocess.server.pipe import CANCEL, OK, READY, FrameSocket
 
 log = structlog.get_logger("coprocess")
@@ -158,10 +159,7 @@ class Front:
     def drain(self, timeout_s: float) -> bool:
         """Refuse new calls and wait for those in flight. False where some still run after `timeout_s`."""
         self._draining = True
-        until_s = time.monotonic() + timeout_s
-        while self.in_flight and time.monotonic() < until_s:
-            time.sleep(0.005)
-        return not self.in_flight
+        return wait_until_idle(lambda: self.in_flight, timeout_s)
 
     def stop(self, timeout_s: float) -> None:
         """End the workers: they stop when their socket does."""

@@ -23,6 +23,7 @@ from coprocess.hooks import Hook, HookTable
 from coprocess.server import logs
 from coprocess.server.engine import Metadata, Rpc
 from coprocess.server.hook_state import HookCounts, HookLabel, HookState, Waiting, add_up, label_of
+from coprocess.server.idle import wait_until_idle
 from coprocess.server.loop import LoopThread
 from coprocess.server.workers import WorkerThreads
 from coprocess.tyk.call import RunnableCall, TykCall
@@ -327,10 +328,7 @@ class Service:
     def drain(self, timeout_s: float) -> bool:
         """Refuse new calls and wait for those in flight. False where some still run after `timeout_s`."""
         self._draining = True
-        until_s = time.monotonic() + timeout_s
-        while self.in_flight and time.monotonic() < until_s:
-            time.sleep(0.005)
-        return not self.in_flight
+        return wait_until_idle(lambda: self.in_flight, timeout_s)
 
     def stop(self, timeout_s: float) -> None:
         """End the service's own threads, once the events that handlers triggered have run."""
