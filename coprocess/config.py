@@ -52,6 +52,11 @@ class Settings(BaseSettings):
     )
     store_timeout_s: float = Field(default=1.0, gt=0, description="Deadline of a store operation.")
     data_dir: Path = Field(default=Path(".coprocess"), description="Where the embedded store keeps its data.")
+    store_fsync: Literal["everysec", "always"] = Field(
+        default="everysec",
+        description="When the embedded store writes to the disk: everysec may lose the last second when the "
+        "machine dies; always loses nothing, and is slower.",
+    )
     reload: bool = Field(default=False, description="Load handlers again when their files change.")
     reflection: bool = Field(default=False, description="Offer gRPC server reflection.")
     admin: str = Field(
@@ -154,6 +159,15 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"listen {', '.join(public)}: other machines can reach it, and it is plaintext. Expected: "
                 "a loopback address or a unix socket, or tls_cert and tls_key, or insecure_public"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _fsync_is_the_embedded_stores(self) -> Settings:
+        if self.redis is not None and "store_fsync" in self.model_fields_set:
+            raise ValueError(
+                "store_fsync is for the embedded store, but redis names another server, which has its own "
+                "appendfsync. Expected: one of the two"
             )
         return self
 

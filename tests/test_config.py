@@ -169,6 +169,17 @@ def test_settings_that_do_not_go_together_name_their_sources(monkeypatch: pytest
     )
 
 
+def test_durability_is_not_promised_for_a_store_that_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COPROCESS_REDIS", "redis://127.0.0.1:1/0")
+
+    assert refusal({"store_fsync": "always"}).startswith(
+        "COPROCESS_REDIS, --store-fsync: store_fsync is for the embedded store"
+    )
+    assert load_settings({}).redis is not None
+    monkeypatch.delenv("COPROCESS_REDIS")
+    assert load_settings({"store_fsync": "always"}).store_fsync == "always"
+
+
 def test_plaintext_for_other_machines_has_to_be_asked_for() -> None:
     assert refusal({"listen": ["0.0.0.0:5555"]}).startswith(
         "--listen: listen 0.0.0.0:5555: other machines can"

@@ -161,6 +161,19 @@ def test_the_server_listens_on_its_socket_only_and_keeps_everything(data_dir: Pa
         assert os.getsid(server_pid(data_dir)) != os.getsid(0)
 
 
+def test_always_is_also_set_on_a_server_that_runs_already(data_dir: Path) -> None:
+    from redis import Redis
+
+    new_client: Any = Redis
+    lazy = Store()
+    lazy.configure(None, data_dir=data_dir)
+    with new_client(unix_socket_path=str(EmbeddedValkey(data_dir).socket_path)) as bare:
+        assert bare.config_get("appendfsync") == {"appendfsync": "everysec"}
+        with embedded_store(data_dir):
+            assert bare.config_get("appendfsync") == {"appendfsync": "always"}
+    lazy.close()
+
+
 def test_two_services_share_one_server(data_dir: Path) -> None:
     with embedded_store(data_dir) as store:
         pid = server_pid(data_dir)

@@ -7,6 +7,7 @@ import socket
 import stat
 import threading
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -163,6 +164,20 @@ def test_the_embedded_store_keeps_its_data_over_a_stop(tmp_path: Path) -> None:
             assert service.end() == 0
             # The server takes it away itself, when it ends in good order.
             assert not running.exists()
+
+
+@pytest.mark.parametrize(("flags", "expected"), [((), "everysec"), (("--store-fsync=always",), "always")])
+def test_the_embedded_store_writes_as_often_as_it_is_told(
+    tmp_path: Path, handlers: Path, flags: tuple[str, ...], expected: str
+) -> None:
+    from redis import Redis
+
+    new_client: Any = Redis  # Through Any, as it has no annotations.
+    path = tmp_path / "data" / "valkey" / "valkey.sock"
+    with ServeProcess(handlers, f"--data-dir={tmp_path / 'data'}", *flags) as service:
+        with new_client(unix_socket_path=str(path)) as bare:
+            assert bare.config_get("appendfsync") == {"appendfsync": expected}
+        assert service.end() == 0
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -27,6 +27,7 @@ def serve(
     redis: Annotated[str | None, _option("--redis", metavar="URL")] = None,
     store_timeout_s: Annotated[str | None, _option("--store-timeout-s", metavar="SECONDS")] = None,
     data_dir: Annotated[Path | None, _option("--data-dir", metavar="DIR")] = None,
+    store_fsync: Annotated[str | None, _option("--store-fsync", metavar="everysec|always")] = None,
     reload: Annotated[bool | None, _option("--reload/--no-reload")] = None,
     reflection: Annotated[bool | None, _option("--reflection/--no-reflection")] = None,
     admin: Annotated[str | None, _option("--admin", metavar="ADDRESS|off")] = None,

@@ -91,7 +91,12 @@ class App:
             engine.start(self.health.route)
             at_end.callback(engine.stop)
             at_end.callback(self.health.close)
-            store.configure(settings.redis, timeout_s=settings.store_timeout_s, data_dir=settings.data_dir)
+            store.configure(
+                settings.redis,
+                timeout_s=settings.store_timeout_s,
+                data_dir=settings.data_dir,
+                fsync=settings.store_fsync,
+            )
             at_end.callback(store.close)
             at_end.enter_context(logs.capturing_prints())
             service.start()

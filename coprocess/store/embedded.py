@@ -67,7 +67,7 @@ class EmbeddedValkey:
         fsync: Literal["everysec", "always"] = "everysec",
         start_timeout_s: float = 30.0,
     ) -> None:
-        """`fsync` counts for the service that starts the server; those that share it take it as it is.
+        """`fsync` "always" is also set on a server that runs already; "everysec" takes that one as it is.
 
         `start_timeout_s` includes loading the data.
         """
@@ -188,6 +188,11 @@ class EmbeddedValkey:
 
     def _ensure_running(self, deadline: float) -> None:
         """Needs start.lock."""
+        self._start_unless_running(deadline)
+        if self._fsync == "always":
+            self._make_durable(deadline)
+
+    def _start_unless_running(self, deadline: float) -> None:
         if self._answers(deadline):
             return
         server_lock_fd = _open_lock_file(self._folder / "server.lock")
@@ -213,6 +218,15 @@ class EmbeddedValkey:
                     f"{self.socket_path}; see {self._folder / 'valkey.log'}, or {USE_A_SERVER_HINT}"
                 )
             time.sleep(POLL_INTERVAL_S)
+
+    def _make_durable(self, deadline: float) -> None:
+        """A server that another service, or an earlier one, has started may write less often."""
+        answer = _ask(self.socket_path, b"CONFIG SET appendfsync always", deadline)
+        if not answer.startswith(b"+OK"):
+            raise StoreError(
+                f"the embedded Valkey server in {self._folder} runs, and does not take appendfsync always: "
+                f"{answer.decode(errors='replace').strip()}"
+            )
 
     def _launch(self, server_lock_fd: int) -> None:
         log_path = self._folder / "valkey.log"
