@@ -6,8 +6,10 @@ All are checked at start. An error names the setting, where it came from and wha
 from __future__ import annotations
 
 import difflib
+import grp
 import ipaddress
 import os
+import pwd
 import re
 import tomllib
 from collections.abc import Mapping
@@ -73,6 +75,11 @@ class Settings(BaseSettings):
     )
     unix_socket_mode: Annotated[int, Field(ge=0, le=0o777)] = Field(
         default=0o600, description="Permissions of unix sockets, octal. Default: 0600."
+    )
+    unix_socket_owner: str | None = Field(
+        default=None,
+        description="Who owns unix sockets: USER, USER:GROUP or :GROUP, names or numbers. "
+        "Default: who runs the service.",
     )
     workers: int = Field(
         default=1, ge=1, le=256, description="Processes that run handlers, behind the same addresses."
@@ -143,6 +150,13 @@ class Settings(BaseSettings):
             return int(value, 8) if isinstance(value, str) else value
         except ValueError:
             raise ValueError(f"{value!r}: expected octal permissions, such as 0660") from None
+
+    @field_validator("unix_socket_owner")
+    @classmethod
+    def _known_owner(cls, value: str | None) -> str | None:
+        if value is not None:
+            find_owner(value)
+        return value
 
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Settings:
@@ -222,6 +236,31 @@ def normal_address(address: str) -> str:
     if not (port.isascii() and port.isdigit()) or int(port) > 65535:
         raise ValueError(expected)
     return f"{host}:{port}"
+
+
+def find_owner(text: str) -> tuple[int, int]:
+    """User and group ids of `USER`, `USER:GROUP` or `:GROUP`; -1: not named. Raises ValueError."""
+    user, colon, group = text.partition(":")
+    if not (user or group) or (colon and not group):
+        raise ValueError(f"{text!r}: expected USER, USER:GROUP or :GROUP")
+    return _find_id("user", user), _find_id("group", group)
+
+
+def _find_id(kind: Literal["user", "group"], name: str) -> int:
+    if not name:
+        return -1
+    if name.isascii() and name.isdigit():
+        # The highest means "leave it as it is".
+        if int(name) >= _NO_ID:
+            raise ValueError(f"{kind} {name}: expected a number below {_NO_ID}")
+        return int(name)
+    try:
+        return pwd.getpwnam(name).pw_uid if kind == "user" else grp.getgrnam(name).gr_gid
+    except (KeyError, ValueError):
+        raise ValueError(f"no such {kind} on this machine: {name!r}") from None
+
+
+_NO_ID = 2**32 - 1
 
 
 def load_settings(flags: Mapping[str, Any], config_file: Path | None = None) -> Settings:

@@ -36,6 +36,7 @@ def serve(
     tls_client_ca: Annotated[Path | None, _option("--tls-client-ca", metavar="FILE")] = None,
     insecure_public: Annotated[bool | None, _option("--insecure-public/--no-insecure-public")] = None,
     unix_socket_mode: Annotated[str | None, _option("--unix-socket-mode", metavar="MODE")] = None,
+    unix_socket_owner: Annotated[str | None, _option("--unix-socket-owner", metavar="USER:GROUP")] = None,
     workers: Annotated[str | None, _option("--workers", metavar="N")] = None,
     timeout_s: Annotated[str | None, _option("--timeout-s", metavar="SECONDS")] = None,
     concurrency: Annotated[str | None, _option("--concurrency", metavar="N")] = None,

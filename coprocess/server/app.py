@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from coprocess import loader
-from coprocess.config import OFF, Settings
+from coprocess.config import OFF, Settings, find_owner
 from coprocess.errors import LoadError
 from coprocess.hooks import HookTable
 from coprocess.server import listeners, logs, redaction
@@ -138,9 +138,15 @@ class App:
         self.request_reload(reason)
 
     def _listen(self, engine: Engine, address: str, at_end: ExitStack) -> str:
-        bound = listeners.listen(address, engine.listen, socket_mode=self.settings.unix_socket_mode)
+        bound = listeners.listen(address, engine.listen, self._socket_access())
         at_end.callback(listeners.remove_socket, bound)
         return bound
+
+    def _socket_access(self) -> listeners.SocketAccess:
+        if self._worker is not None:
+            return listeners.SocketAccess()  # What a worker listens on is for its front alone.
+        owner = self.settings.unix_socket_owner
+        return listeners.SocketAccess(self.settings.unix_socket_mode, *(find_owner(owner) if owner else ()))
 
     def _start_admin(self, service: Service, engine: Engine, reloader: Reloader, at_end: ExitStack) -> None:
         settings = self.settings
@@ -161,7 +167,7 @@ class App:
 
         settings = self.settings
         try:
-            admin = listeners.listen(settings.admin, AdminServer, socket_mode=settings.unix_socket_mode)
+            admin = listeners.listen(settings.admin, AdminServer, self._socket_access())
         except ListenError as error:
             if "admin" in settings.model_fields_set:
                 raise

@@ -1,4 +1,4 @@
-"""Unix sockets as files: their permissions, what a dead service left behind, and their end."""
+"""Unix sockets as files: their owner and permissions, what a dead service left behind, and their end."""
 
 from __future__ import annotations
 
@@ -7,27 +7,55 @@ import socket
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from coprocess.server.engine import ListenError
 
 Listening = TypeVar("Listening")
 
 
-def listen(address: str, bind: Callable[[str], Listening], *, socket_mode: int) -> Listening:
-    """Call `bind` with `address`; a unix socket gets the permissions `socket_mode`. Raises ListenError."""
+class SocketAccess(NamedTuple):
+    """Who may connect to a unix socket: its permissions and owner. -1: who runs this process."""
+
+    mode: int = 0o600
+    user_id: int = -1
+    group_id: int = -1
+
+
+def listen(address: str, bind: Callable[[str], Listening], access: SocketAccess) -> Listening:
+    """Call `bind` with `address`; a unix socket is open to those of `access`. Raises ListenError."""
     if not address.startswith("unix:"):
         return bind(address)
     path = Path(address.removeprefix("unix:"))
     _clear_socket(path)
-    # From the beginning: a socket that is narrowed later can be connected to before.
-    before = os.umask(0o777 & ~socket_mode)
+    # Closed in the beginning: a socket that is narrowed later can be connected to before.
+    before = os.umask(0o777)
     try:
         bound = bind(address)
     finally:
         os.umask(before)
-    path.chmod(socket_mode)
+    try:
+        _open_to(path, access)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise ListenError(f"cannot listen on {address}: {_refusal(access, error)}") from None
     return bound
+
+
+def _open_to(path: Path, access: SocketAccess) -> None:
+    # In this order nobody else gets in at any time. The user last: who owns the file could put a link in its
+    # place, and the permissions would go to what it leads to.
+    if access.group_id != -1:
+        os.chown(path, -1, access.group_id, follow_symlinks=False)
+    path.chmod(access.mode)
+    if access.user_id != -1:
+        os.chown(path, access.user_id, -1, follow_symlinks=False)
+
+
+def _refusal(access: SocketAccess, error: OSError) -> str:
+    user, group = ("" if number == -1 else str(number) for number in (access.user_id, access.group_id))
+    owner = f"{user}:{group}" if group else user
+    return f"the socket cannot be given mode {access.mode:04o} and owner {owner!r}: {error.strerror}"
 
 
 def remove_socket(address: str) -> None:
