@@ -25,6 +25,7 @@ from coprocess.server.health import Health
 from coprocess.server.held_calls import HeldCalls
 from coprocess.server.reload import FileWatch, Outcome, Reloader
 from coprocess.server.service import Service, ServiceOptions
+from coprocess.server.systemd import take_service_manager
 from coprocess.store import store
 from coprocess.tyk import wire
 from coprocess.tyk.compat import ALIASES
@@ -57,6 +58,7 @@ class App:
         self._quiet = quiet
         # The front tells when the whole service listens, serves and stops.
         self._tell = log.info if worker is None else log.debug
+        self._manager = take_service_manager()
         self._held = HeldCalls()
         self.health = Health((wire.SERVICE,), self._held.take)
         # What signal handlers do takes no lock: the thread they interrupt may hold it. So no Event here, and
@@ -114,6 +116,7 @@ class App:
                 self._held.refuse()
             else:
                 self._open(service, reloader)
+            self._manager.ready(_status(reloader))
             if on_ready is not None:
                 on_ready(addresses)
             if self._worker is not None:
@@ -197,9 +200,11 @@ class App:
             asked = self._take_requests(TICK_S)
             if asked:
                 # One load serves all who asked before it began.
+                self._manager.reloading()
                 outcome = reloader.reload(asked[0][0])
                 if outcome.succeeded and not self.health.serving:
                     self._open(service, reloader)
+                self._manager.ready(_status(reloader))
                 for _, future in asked:
                     if future.set_running_or_notify_cancel():
                         future.set_result(outcome)
@@ -218,6 +223,7 @@ class App:
 
     def _drain(self, service: Service | Front) -> None:
         self.health.set_serving(False)
+        self._manager.stopping()
         settings = self.settings
         self._tell("stopping", in_flight=service.in_flight, drain_s=settings.drain_s)
         # Load balancers see the health before they stop sending.
@@ -249,6 +255,14 @@ class App:
 # Waiting is not interrupted by signals on every platform.
 TICK_S = 0.2
 STOP_TIMEOUT_S = 5.0
+
+
+def _status(reloader: Reloader) -> str:
+    """One line for people, of what is served."""
+    last, hooks = reloader.last, len(reloader.loaded.table)
+    if last is not None and not last.succeeded:
+        return f"the last reload failed; {hooks} hooks of before it"
+    return f"{hooks} hooks, {len(reloader.problems)} problems with handlers"
 
 
 def load_handlers(settings: Settings) -> loader.Loaded:

@@ -56,12 +56,15 @@ class FrontApp(App):
             self._held.pass_on(front.handle)
             self.health.set_serving(True)
             log.info("serving")
+            self._manager.ready(f"{settings.workers} workers")
             if on_ready is not None:
                 on_ready(addresses)
             while not self._stop:
                 for _, future in self._take_requests(TICK_S):
                     # Each worker tells of its own reload, in its log and at its admin pages.
                     future.cancel()
+                    self._manager.reloading()
                     front.signal(signal.SIGHUP)
+                    self._manager.ready(f"{settings.workers} workers")
             self._drain(front)
         log.info("stopped")

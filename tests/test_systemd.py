@@ -1,0 +1,179 @@
+"""What systemd is told, over a real datagram socket, by a real service."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.objects import make_object
+from tests.serve_process import ServeProcess, stamping, write
+from tests.server import PATIENCE_S
+
+Notes = dict[str, str]
+
+UNIT = Path(__file__).parent.parent / "deploy" / "coprocess.service"
+
+TELLS_VARIABLES = """
+import os
+from coprocess import Pre
+NAMES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
+
+@Pre
+def stamp(request):
+    request.headers["X-Stamp"] = ",".join(name for name in NAMES if name in os.environ) or "none"
+"""
+
+
+class Manager:
+    """systemd's side."""
+
+    def __init__(self, address: str) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.settimeout(PATIENCE_S)
+        self.socket.bind(address)
+
+    def hear(self) -> Notes:
+        return dict(line.split("=", 1) for line in self.socket.recv(4096).decode().splitlines())
+
+
+@pytest.fixture(
+    params=[
+        "path",
+        pytest.param("abstract", marks=pytest.mark.skipif(sys.platform != "linux", reason="Linux only")),
+    ]
+)
+def manager(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Manager]:
+    is_path = request.param == "path"
+    name = str(tmp_path / "notify") if is_path else f"@coprocess-test-{os.getpid()}-{tmp_path.name}"
+    manager = Manager(name if is_path else "\0" + name[1:])
+    monkeypatch.setenv("NOTIFY_SOCKET", name)
+    with manager.socket:
+        yield manager
+
+
+@pytest.fixture
+def handlers(tmp_path: Path) -> Path:
+    return write(tmp_path / "handlers", a=stamping("one"))
+
+
+def test_it_tells_of_start_reloads_and_stop(manager: Manager, handlers: Path) -> None:
+    with ServeProcess(handlers) as service:
+        assert manager.hear() == {"READY": "1", "STATUS": "1 hooks, 0 problems with handlers"}
+        before_us = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        service.process.send_signal(signal.SIGHUP)
+        reloading = manager.hear()
+        assert reloading["RELOADING"] == "1"
+        assert (
+            before_us
+            <= int(reloading["MONOTONIC_USEC"])
+            <= time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        )
+        assert manager.hear()["READY"] == "1"
+        write(handlers, a="broken it is")
+        service.process.send_signal(signal.SIGHUP)
+        assert manager.hear()["RELOADING"] == "1"
+        assert manager.hear() == {"READY": "1", "STATUS": "the last reload failed; 1 hooks of before it"}
+        service.process.send_signal(signal.SIGTERM)
+        assert manager.hear()["STOPPING"] == "1"
+        assert service.wait() == 0
+
+
+def test_readiness_is_not_told_before_the_service_serves(manager: Manager, tmp_path: Path) -> None:
+    code = "import pathlib, time\nwhile not pathlib.Path('go').exists():\n    time.sleep(0.005)\n" + stamping(
+        "one"
+    )
+    with ServeProcess(write(tmp_path / "handlers", a=code), wait=False) as service:
+        service.wait_for("admin")
+        manager.socket.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            manager.hear()
+        manager.socket.settimeout(PATIENCE_S)
+        (tmp_path / "go").touch()
+        assert manager.hear()["READY"] == "1"
+        with service.client() as client:
+            client.dispatch(make_object(hook_name="stamp"))
+
+
+def test_the_watchdog_hears_of_it(manager: Manager, handlers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", "150000")
+    with ServeProcess(handlers):
+        assert manager.hear()["READY"] == "1"
+        assert [manager.hear() for _ in range(3)] == [{"WATCHDOG": "1"}] * 3
+
+
+def test_the_watchdog_of_another_process_does_not(
+    manager: Manager, handlers: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", "1000")
+    monkeypatch.setenv("WATCHDOG_PID", "1")
+    with ServeProcess(handlers) as service:
+        assert manager.hear()["READY"] == "1"
+        service.process.send_signal(signal.SIGTERM)
+        assert manager.hear()["STOPPING"] == "1"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_one_process_tells_and_nobody_else_can(
+    manager: Manager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", "60000000")
+    monkeypatch.setenv("LISTEN_FDS", "1")
+    monkeypatch.setenv("LISTEN_PID", "1")
+    handlers = write(tmp_path / "handlers", a=TELLS_VARIABLES)
+    with ServeProcess(handlers, f"--workers={workers}") as service, service.client() as client:
+        reply = client.dispatch(make_object(hook_name="stamp"))
+        assert reply.request.set_headers["X-Stamp"] == "none"
+        assert service.end() == 0
+    heard = [manager.hear() for _ in range(3)]
+    assert [next(iter(notes)) for notes in heard] == ["READY", "WATCHDOG", "STOPPING"]
+    manager.socket.settimeout(0)
+    with pytest.raises(BlockingIOError):
+        manager.hear()
+
+
+def test_without_a_listener_it_serves_all_the_same(
+    tmp_path: Path, handlers: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nobody"))
+    with ServeProcess(handlers) as service, service.client() as client:
+        client.dispatch(make_object(hook_name="stamp"))
+        assert service.end() == 0
+        assert service.logged("systemd could not be told")["what"] == "READY=1"
+        assert sum(line["event"] == "systemd could not be told" for line in service.lines) == 1
+
+
+def test_sockets_that_are_passed_are_refused(handlers: Path) -> None:
+    """As systemd does it: the variables, LISTEN_PID with the process's own id, and then exec."""
+    command = f"exec {sys.executable} -m coprocess serve --handlers={handlers}"
+    done = subprocess.run(
+        ["sh", "-c", f"export LISTEN_FDS=1 LISTEN_PID=$$; {command}"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "coprocess: LISTEN_FDS=1: systemd passes sockets" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze")
+def test_systemd_understands_the_unit(tmp_path: Path) -> None:
+    """With a program that exists, as that is looked for, too."""
+    unit = tmp_path / UNIT.name
+    unit.write_text(UNIT.read_text().replace("/opt/coprocess/bin/coprocess", sys.executable))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", unit], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
