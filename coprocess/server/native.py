@@ -36,14 +36,14 @@ class NativeRpc(Rpc):
         self.payload = payload
 
     def respond(self, reply: bytes) -> None:
-        if len(reply) > self._endpoint.max_message_bytes:
-            self.fail(
-                Status.RESOURCE_EXHAUSTED, _too_large("reply", len(reply), self._endpoint.max_message_bytes)
-            )
+        endpoint = self._endpoint
+        if len(reply) > endpoint.max_message_bytes:
+            too_large = _too_large("reply", len(reply), endpoint.max_message_bytes)
+            self.fail(Status.RESOURCE_EXHAUSTED, too_large)
             return
-        self._endpoint.front.respond(self._call_id, reply)
-        if self._endpoint.cancels:
-            self._endpoint.cancels.pop(self._call_id, None)
+        endpoint.front.respond(self._call_id, reply)
+        if endpoint.cancels:
+            endpoint.cancels.pop(self._call_id, None)
 
     def fail(self, status: Status, message: str) -> None:
         self._endpoint.front.fail(self._call_id, status, message)
@@ -91,8 +91,11 @@ class _Endpoint:
         self.cancels: dict[int, Callable[[], None]] = {}
         #: The last calls that were cancelled when nobody wanted to know yet.
         self.cancelled: dict[int, None] = {}
-        self._methods = options.methods + options.streaming_methods
-        self._unary_count = len(options.methods)
+        #: By the method's number.
+        self._kinds: list[tuple[type[NativeRpc], str]] = [
+            *((NativeRpc, method) for method in options.methods),
+            *((NativeStream, method) for method in options.streaming_methods),
+        ]
         self._options = options
 
     def start(self, handler: Handler) -> WorkerThreads[NativeRpc]:
@@ -131,8 +134,8 @@ class _Endpoint:
                     too_large = _too_large("message", len(payload), self.max_message_bytes)
                     self.front.fail(call_id, Status.RESOURCE_EXHAUSTED, too_large)
                 else:
-                    kind_of_rpc = NativeRpc if method_id < self._unary_count else NativeStream
-                    return kind_of_rpc(self, call_id, self._methods[method_id], payload, details)
+                    kind_of_rpc, method = self._kinds[method_id]
+                    return kind_of_rpc(self, call_id, method, payload, details)
         return None
 
 

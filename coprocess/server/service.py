@@ -62,14 +62,15 @@ class Service:
         #: Counts of hooks that a reload has replaced.
         self._dropped: dict[HookLabel, HookCounts] = {}
         self._states_lock = threading.Lock()
-        self._running: dict[int, tuple[HookState, Waiting]] = {}
+        #: Calls of sync hooks, by the thread that runs them.
+        self._running: dict[int, Waiting] = {}
         self._draining = False
         self._stopped = threading.Event()
         # Threads for calls that no engine's thread runs: local events, and what waited behind a call
         # that hangs.
-        self._own_tasks: queue.SimpleQueue[tuple[HookState, Waiting] | None] = queue.SimpleQueue()
-        self._own_threads: WorkerThreads[tuple[HookState, Waiting]] = WorkerThreads(
-            "service", self._own_tasks.get, lambda task: self._begin(*task), minimum=1, maximum=_OWN_THREADS
+        self._own_tasks: queue.SimpleQueue[Waiting | None] = queue.SimpleQueue()
+        self._own_threads: WorkerThreads[Waiting] = WorkerThreads(
+            "service", self._own_tasks.get, self._begin_now, minimum=1, maximum=_OWN_THREADS
         )
         self._local_events: set[Rpc] = set()
         self._watchdog = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -83,7 +84,7 @@ class Service:
 
     def handle(self, rpc: Rpc) -> None:
         """Run the call that `rpc` asks for; answer it now or, where it must wait, later."""
-        since_s = time.perf_counter()
+        since_s = time.monotonic()
         try:
             if self._draining:
                 raise ShuttingDown("the service is shutting down")
@@ -96,59 +97,65 @@ class Service:
             self._refuse(rpc, CoprocessError(f"internal error: {type(error).__name__}"))
             return
         state = self._states.get(call.hook) or self._new_state(call.hook)
-        waiting = Waiting(call, rpc, since_s)
+        waiting = Waiting(call, rpc, state, since_s)
         admitted = state.enter(waiting)
-        if admitted is None:
+        if admitted:
+            self._begin(waiting, since_s)
+        elif admitted is None:
             self._refuse(rpc, Overloaded(f'{call.hook.type.name} hook "{call.hook.name}" is overloaded'))
-        elif admitted:
-            self._begin(state, waiting)
         else:
             # Else it would run, some time, for a client that is gone.
-            rpc.on_cancel(lambda: self._drop(state, waiting))
+            rpc.on_cancel(lambda: self._drop(waiting))
 
     @staticmethod
-    def _drop(state: HookState, waiting: Waiting) -> None:
-        if state.drop(waiting):
+    def _drop(waiting: Waiting) -> None:
+        if waiting.state.drop(waiting):
             waiting.rpc.fail(Status.CANCELLED, "the client gave up")
 
-    def _begin(self, state: HookState, first: Waiting) -> None:
-        """Run an admitted call and, in its place, those that waited."""
+    def _begin_now(self, first: Waiting) -> None:
+        self._begin(first, time.monotonic())
+
+    def _begin(self, first: Waiting, now_s: float) -> None:
+        """Run an admitted call and, in its place, those that waited. `now_s` is time.monotonic()."""
+        state = first.state
         if state.hook.is_async:
-            self._begin_async(state, first)
+            self._begin_async(first)
             return
         me = threading.get_ident()
         waiting: Waiting | None = first
         while waiting is not None:
-            waiting.deadline_s = time.monotonic() + state.timeout_s
-            self._running[me] = (state, waiting)
+            waiting.deadline_s = now_s + state.timeout_s
+            self._running[me] = waiting
             try:
                 try:
                     reply = waiting.call.run()
                 except HandlerFailed as error:
-                    self._fail(state, waiting, error)
+                    self._fail(waiting, error)
                 else:
                     waiting.rpc.respond(reply)
             except Exception as error:  # noqa: BLE001 - else its place would stay taken for ever
                 self._fail_within(waiting, error)
             logs.end_line()
             self._running.pop(me, None)
-            waiting = state.leave(waiting, time.perf_counter() - waiting.since_s)
+            now_s = time.monotonic()
+            waiting = state.leave(waiting, now_s - waiting.since_s)
 
-    def _begin_async(self, state: HookState, waiting: Waiting) -> None:
+    def _begin_async(self, waiting: Waiting) -> None:
         def started(task: asyncio.Task[None]) -> None:
             waiting.rpc.on_cancel(lambda: self._loop.call_soon(task.cancel))
 
-        self._loop.submit(lambda: self._run_async(state, waiting), started)
+        self._loop.submit(lambda: self._run_async(waiting), started)
 
-    async def _run_async(self, state: HookState, waiting: Waiting) -> None:
+    async def _run_async(self, waiting: Waiting) -> None:
+        state = waiting.state
         task = asyncio.current_task()
-        timer = asyncio.get_running_loop().call_later(state.timeout_s, self._expire, state, waiting, task)
+        timer = asyncio.get_running_loop().call_later(state.timeout_s, self._expire, waiting, task)
         try:
             try:
                 reply = await waiting.call.run_async()
             except HandlerFailed as error:
                 if not waiting.ended:
-                    self._fail(state, waiting, error)
+                    self._fail(waiting, error)
             except asyncio.CancelledError:
                 # The client gave up, or its time is over, or the service stops: an answer does no harm.
                 waiting.rpc.fail(ShuttingDown.status, "cancelled")
@@ -159,20 +166,20 @@ class Service:
         finally:
             timer.cancel()
             logs.end_line()
-        following = state.leave(waiting, time.perf_counter() - waiting.since_s)
+        following = state.leave(waiting, time.monotonic() - waiting.since_s)
         if following is not None:
-            self._begin_async(state, following)
+            self._begin_async(following)
 
-    def _expire(self, state: HookState, waiting: Waiting, task: asyncio.Task[Any] | None) -> None:
+    def _expire(self, waiting: Waiting, task: asyncio.Task[Any] | None) -> None:
         """End an async call that takes too long, also one that will not be cancelled."""
         if waiting.ended:
             return
-        following = state.leave(waiting, time.perf_counter() - waiting.since_s)
-        self._time_out(state, waiting)
+        following = waiting.state.leave(waiting, time.monotonic() - waiting.since_s)
+        self._time_out(waiting)
         if task is not None:
             task.cancel()
         if following is not None:
-            self._begin_async(state, following)
+            self._begin_async(following)
 
     def _new_state(self, hook: Hook) -> HookState:
         limits, options = hook.limits, self.options
@@ -196,11 +203,11 @@ class Service:
         if not isinstance(error, ShuttingDown):
             log.warning("refused", reason=text, status=error.status.name)
 
-    def _fail(self, state: HookState, waiting: Waiting, error: HandlerFailed) -> None:
-        state.counts.failed += 1
+    def _fail(self, waiting: Waiting, error: HandlerFailed) -> None:
+        waiting.state.counts.failed += 1
         cause = error.__cause__
         log.error(safe_text(error), **_tags(waiting.call), exc_info=_own_traceback(cause))
-        self._answer_failure(state, waiting, error)
+        self._answer_failure(waiting, error)
 
     def _fail_within(self, waiting: Waiting, error: Exception) -> None:
         """Answer a call that failed in this code, or in the engine's, and not in its handler."""
@@ -210,21 +217,22 @@ class Service:
         except Exception:  # Nothing is left to try.
             log.exception("a call could not be failed, either")
 
-    def _time_out(self, state: HookState, waiting: Waiting) -> None:
+    def _time_out(self, waiting: Waiting) -> None:
         if waiting.timed_out:
             return
         waiting.timed_out = True
+        state = waiting.state
         state.counts.timed_out += 1
         call = waiting.call
         error = TimedOut(f'{call.hook_type} hook "{call.hook_name}" took longer than {state.timeout_s:g} s')
         log.error(safe_text(error), **_tags(call))
-        self._answer_failure(state, waiting, error)
+        self._answer_failure(waiting, error)
 
-    def _answer_failure(self, state: HookState, waiting: Waiting, error: CoprocessError) -> None:
+    def _answer_failure(self, waiting: Waiting, error: CoprocessError) -> None:
         call = waiting.call
         if isinstance(call, TykCall):
             try:
-                if state.on_error == "open":
+                if waiting.state.on_error == "open":
                     waiting.rpc.respond(call.unchanged())
                     return
                 if self.options.failure_status is not None:
@@ -240,30 +248,30 @@ class Service:
         """End sync calls that take too long: their thread is given up, and another takes its place."""
         while not self._stopped.wait(_WATCH_INTERVAL_S):
             now_s = time.monotonic()
-            for thread_id, (state, waiting) in list(self._running.items()):
+            for thread_id, waiting in list(self._running.items()):
                 if now_s > waiting.deadline_s:
                     try:
-                        self._abandon(thread_id, state, waiting)
+                        self._abandon(thread_id, waiting)
                     except Exception:  # Without this thread, no call would be ended any more.
                         log.exception("a call that takes too long could not be ended")
 
-    def _abandon(self, thread_id: int, state: HookState, waiting: Waiting) -> None:
-        following = None
+    def _abandon(self, thread_id: int, waiting: Waiting) -> None:
+        state, following = waiting.state, None
         with state.lock:
             if waiting.ended:
                 return
             # Where as many hang as may, the call is answered, but its place in the hook stays taken.
             if self._own_threads.replace(thread_id) or self.replace_thread(thread_id):
                 waiting.ended = True
-                state.counts.count(time.perf_counter() - waiting.since_s)
+                state.counts.count(time.monotonic() - waiting.since_s)
                 self._running.pop(thread_id, None)
                 if state.queue:
                     following = state.queue.popleft()
                 else:
                     state.running -= 1
-        self._time_out(state, waiting)
+        self._time_out(waiting)
         if following is not None:
-            self._own_tasks.put((state, following))
+            self._own_tasks.put(following)
 
     # Events of this service's own handlers.
 
@@ -279,15 +287,15 @@ class Service:
             log.error("an event was triggered that no handler takes", triggered=name, reason=reason)
             return
         state = self._states.get(call.hook) or self._new_state(call.hook)
-        waiting = Waiting(call, _LocalEvent(self._local_events), time.perf_counter())
+        waiting = Waiting(call, _LocalEvent(self._local_events), state, time.monotonic())
         admitted = state.enter(waiting)
         if admitted is None:
             waiting.rpc.respond(b"")
             log.error("too many events wait for their handler: one is lost", triggered=name)
         elif admitted and state.hook.is_async:
-            self._begin_async(state, waiting)
+            self._begin_async(waiting)
         elif admitted:
-            self._own_tasks.put((state, waiting))
+            self._own_tasks.put(waiting)
 
     # Reload and shutdown.
 

@@ -37,7 +37,9 @@ class WorkerThreads(Generic[Task]):
         self._maximum = maximum
         self._lock = threading.Lock()
         self._alive = 0
-        self._busy = 0
+        #: Threads that run a task. Changed without the lock, as each call does it twice: a set's own
+        #: operations are atomic.
+        self._busy: set[int] = set()
         self._started = 0
         self._members: set[int] = set()
         self._abandoned: set[int] = set()
@@ -55,7 +57,7 @@ class WorkerThreads(Generic[Task]):
 
     @property
     def busy(self) -> int:
-        return self._busy
+        return len(self._busy)
 
     def replace(self, thread_id: int) -> bool:
         """Give up a thread that hangs in `run`: it ends when `run` does, and another is started.
@@ -68,7 +70,7 @@ class WorkerThreads(Generic[Task]):
             if len(self._abandoned) >= self._maximum:
                 return False
             self._abandoned.add(thread_id)
-            self._busy -= 1
+            self._busy.discard(thread_id)
         self._start_thread()
         return True
 
@@ -77,29 +79,38 @@ class WorkerThreads(Generic[Task]):
         threading.Thread(target=self._work, name=f"{self._name}-{self._started}", daemon=True).start()
 
     def _work(self) -> None:
-        take, run, lock = self._take, self._run, self._lock
+        take, run, busy, abandoned = self._take, self._run, self._busy, self._abandoned
         me = threading.get_ident()
-        with lock:
+        with self._lock:
             self._members.add(me)
         while (task := take()) is not None:
-            with lock:
-                self._busy += 1
-                grow = self._busy >= self._alive < self._maximum
-                if grow:
-                    self._alive += 1
-            if grow:
-                self._start_thread()
+            busy.add(me)
+            if len(busy) >= self._alive < self._maximum:
+                self._grow()
             try:
                 run(task)
             except BaseException:  # A thread less would go unseen until none is left.
                 log.exception("a task raised what it should have kept to itself")
             del task  # Not kept while this thread waits for the next.
-            with lock:
-                if self._abandoned and me in self._abandoned:
-                    self._abandoned.discard(me)
-                    self._members.discard(me)
-                    return
-                self._busy -= 1
-        with lock:
+            busy.discard(me)
+            if abandoned and self._end_abandoned(me):
+                return
+        with self._lock:
             self._members.discard(me)
             self._alive -= 1
+
+    def _grow(self) -> None:
+        with self._lock:
+            # Another thread may have seen the same, and been first.
+            if not len(self._busy) >= self._alive < self._maximum:
+                return
+            self._alive += 1
+        self._start_thread()
+
+    def _end_abandoned(self, thread_id: int) -> bool:
+        with self._lock:
+            if thread_id not in self._abandoned:
+                return False
+            self._abandoned.discard(thread_id)
+            self._members.discard(thread_id)
+            return True
