@@ -92,6 +92,9 @@ class Settings(BaseSettings):
     queue_size: int = Field(default=256, ge=0, description="Calls of one hook that wait; more are refused.")
     max_threads: int = Field(default=1024, ge=2, description="Threads for sync handlers.")
     max_message_bytes: int = Field(default=64 * 2**20, ge=1024, description="Largest message, both ways.")
+    max_headers: int = Field(
+        default=1000, ge=1, description="Headers of request and response in one message; more are refused."
+    )
     failure_status: int | None = Field(
         default=None,
         ge=400,

@@ -50,6 +50,12 @@ class BadMessage(CoprocessError):
     status = Status.INVALID_ARGUMENT
 
 
+class TooManyHeaders(CoprocessError):
+    """What arrived has more headers than a message may have."""
+
+    status = Status.RESOURCE_EXHAUSTED
+
+
 class HandlerFailed(CoprocessError):
     """A handler raised, or returned what cannot be a reply. The text is safe to send to the gateway."""
 

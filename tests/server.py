@@ -109,13 +109,14 @@ def serving(
     engine: EngineChoice = "auto",
     address: str = "127.0.0.1:0",
     full_reply: bool = False,
+    max_headers: int = 1000,
     options: ServiceOptions | None = None,
     drain_s: float = 5.0,
     **engine_changes: Any,
 ) -> Iterator[Server]:
     """Serve `table` within."""
     running, _ = make_engine(engine, engine_options(**engine_changes))
-    dispatcher = Dispatcher(table or HookTable(), full_reply=full_reply)
+    dispatcher = Dispatcher(table or HookTable(), full_reply=full_reply, max_headers=max_headers)
     service = Service(dispatcher, options or ServiceOptions())
     service.replace_thread = running.replace_thread
     bound = running.listen(address)

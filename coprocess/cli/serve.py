@@ -44,6 +44,7 @@ def serve(
     queue_size: Annotated[str | None, _option("--queue-size", metavar="N")] = None,
     max_threads: Annotated[str | None, _option("--max-threads", metavar="N")] = None,
     max_message_bytes: Annotated[str | None, _option("--max-message-bytes", metavar="N")] = None,
+    max_headers: Annotated[str | None, _option("--max-headers", metavar="N")] = None,
     failure_status: Annotated[str | None, _option("--failure-status", metavar="STATUS")] = None,
     failure_retry_after_s: Annotated[
         str | None, _option("--failure-retry-after-s", metavar="SECONDS")

@@ -80,7 +80,7 @@ class App:
             reason = "the front process passes calls on"
         else:
             engine, reason = make_engine(settings.engine, engine_options(settings))
-        dispatcher = Dispatcher(HookTable(), full_reply=settings.full_reply)
+        dispatcher = Dispatcher(HookTable(), full_reply=settings.full_reply, max_headers=settings.max_headers)
         service = Service(dispatcher, service_options(settings))
         service.replace_thread = engine.replace_thread
         reloader = Reloader(lambda: load_handlers(settings), service, strict=settings.strict)

@@ -10,6 +10,7 @@ from coprocess.errors import BadMessage, UnknownHook
 from coprocess.hooks import Hook, HookTable, HookType
 from coprocess.tyk.call import RunnableCall, TykCall, TykEventCall
 from coprocess.tyk.event import TykEvent, parse_event
+from coprocess.tyk.header_limit import HeaderLimit
 from coprocess.tyk.wire import DISPATCH, DISPATCH_EVENT, Event, Object
 
 
@@ -23,9 +24,10 @@ class Dispatcher:
     #: The protocol's methods.
     METHODS = (DISPATCH, DISPATCH_EVENT)
 
-    def __init__(self, table: HookTable, *, full_reply: bool = False) -> None:
+    def __init__(self, table: HookTable, *, full_reply: bool = False, max_headers: int = 1000) -> None:
         self.table = table
         self._full_reply = full_reply
+        self._header_limit = HeaderLimit(max_headers)
 
     def open(self, method: str, payload: bytes) -> RunnableCall:
         """The call that a message asks for.
@@ -35,11 +37,13 @@ class Dispatcher:
         return self.open_dispatch(payload) if method == DISPATCH else self.open_event(payload)
 
     def open_dispatch(self, payload: bytes) -> TykCall:
-        """As `open`, for a serialized Object."""
+        """As `open`, for a serialized Object. Raises TooManyHeaders, too."""
         try:
             message = Object.FromString(payload)
         except DecodeError:
             raise BadMessage("not a coprocess.Object") from None
+        if len(payload) > self._header_limit.harmless_bytes:
+            self._header_limit.check(message)
         table, hook_type, name = self.table, message.hook_type, message.hook_name
         hook = table.find(hook_type, name) or _choose(table, hook_type, name, message.spec)
         if hook_type == _EVENT:
