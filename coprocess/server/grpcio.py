@@ -137,6 +137,34 @@ _send_all = _find_send_all()
 _FOREVER_S = 10.0 * 365 * 86400
 
 
+class _SubmittedCall:
+    """What grpcio uses of a Future: it wants to be told of the end. A real one takes 2 µs of each call more."""
+
+    __slots__ = ("_call", "_callbacks", "_ended", "_lock")
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self._call = call
+        self._lock = threading.Lock()
+        self._callbacks: list[Callable[[object], object]] = []
+        self._ended = False
+
+    def run(self) -> None:
+        try:
+            self._call()
+        finally:
+            with self._lock:
+                self._ended = True
+            for callback in self._callbacks:
+                callback(self)
+
+    def add_done_callback(self, callback: Callable[[object], object]) -> None:
+        with self._lock:
+            if not self._ended:
+                self._callbacks.append(callback)
+                return
+        callback(self)
+
+
 class _WorkerExecutor(Executor):
     """Worker threads in the form that grpcio takes."""
 
@@ -148,16 +176,9 @@ class _WorkerExecutor(Executor):
         self.threads.start()
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-
-        def task() -> None:
-            try:
-                future.set_result(fn(*args, **kwargs))
-            except BaseException as error:  # noqa: BLE001 - the future's owner gets it
-                future.set_exception(error)
-
-        self._tasks.put(task)
-        return future
+        call = _SubmittedCall(partial(fn, *args, **kwargs))
+        self._tasks.put(call.run)
+        return cast("Future[Any]", call)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         for _ in range(self.threads.count):
@@ -211,6 +232,8 @@ class GrpcioEngine(Engine):
             )
         for service, handlers in services.items():
             self._server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, handlers)])
+            # As generated code does: calls of methods that are known beforehand take less work.
+            self._server.add_registered_method_handlers(service, handlers)
 
     def _behavior(self, method: str, kind: type[GrpcioRpc]) -> Callable[..., Any]:
         max_reply_bytes, unsent = self._options.max_message_bytes, self._unsent
