@@ -24,6 +24,7 @@ from coprocess.server import logs
 from coprocess.server.engine import Metadata, Rpc
 from coprocess.server.hook_state import HookCounts, HookLabel, HookState, Waiting, add_up, label_of
 from coprocess.server.idle import wait_until_idle
+from coprocess.server.log_limit import LimitedLog
 from coprocess.server.loop import LoopThread
 from coprocess.server.workers import WorkerThreads
 from coprocess.tyk.call import RunnableCall, TykCall
@@ -57,6 +58,8 @@ class Service:
         self.options = options
         self.replace_thread: Callable[[int], bool] = lambda thread_id: False
         self.refused_calls = 0
+        # For what callers can cause by the thousand.
+        self._limited_log = LimitedLog(log)
         self._loop = LoopThread()
         self._states: dict[Hook, HookState] = {}
         #: Counts of hooks that a reload has replaced.
@@ -201,17 +204,30 @@ class Service:
         text = safe_text(error)
         rpc.fail(error.status, text)
         if not isinstance(error, ShuttingDown):
-            log.warning("refused", reason=text, status=error.status.name)
+            # Only the text of Overloaded holds no word of the caller.
+            kind = text if isinstance(error, Overloaded) else type(error).__name__
+            self._limited_log.write(
+                "warning", ("refused", kind), "refused", reason=text, status=error.status.name
+            )
 
     def _fail(self, waiting: Waiting, error: HandlerFailed) -> None:
         waiting.state.counts.failed += 1
         cause = error.__cause__
-        log.error(safe_text(error), **_tags(waiting.call), exc_info=_own_traceback(cause))
+        kind = ("failed", label_of(waiting.state.hook), _place_of(cause))
+        self._limited_log.write(
+            "error", kind, safe_text(error), **_tags(waiting.call), exc_info=_own_traceback(cause)
+        )
         self._answer_failure(waiting, error)
 
     def _fail_within(self, waiting: Waiting, error: Exception) -> None:
         """Answer a call that failed in this code, or in the engine's, and not in its handler."""
-        log.error("a call could not be answered", **_tags(waiting.call), exc_info=error)
+        self._limited_log.write(
+            "error",
+            ("unanswered", label_of(waiting.state.hook), _place_of(error)),
+            "a call could not be answered",
+            **_tags(waiting.call),
+            exc_info=error,
+        )
         try:
             waiting.rpc.fail(CoprocessError.status, f"internal error: {type(error).__name__}")
         except Exception:  # Nothing is left to try.
@@ -225,7 +241,7 @@ class Service:
         state.counts.timed_out += 1
         call = waiting.call
         error = TimedOut(f'{call.hook_type} hook "{call.hook_name}" took longer than {state.timeout_s:g} s')
-        log.error(safe_text(error), **_tags(call))
+        self._limited_log.write("error", ("timed out", label_of(state.hook)), safe_text(error), **_tags(call))
         self._answer_failure(waiting, error)
 
     def _answer_failure(self, waiting: Waiting, error: CoprocessError) -> None:
@@ -241,12 +257,19 @@ class Service:
                     return
             except HandlerFailed as unusable:
                 # What came could not be a reply, either.
-                log.warning("a failure could not be covered", reason=safe_text(unusable), **_tags(call))
+                self._limited_log.write(
+                    "warning",
+                    ("uncovered", label_of(waiting.state.hook)),
+                    "a failure could not be covered",
+                    reason=safe_text(unusable),
+                    **_tags(call),
+                )
         waiting.rpc.fail(error.status, safe_text(error))
 
     def _watch(self) -> None:
         """End sync calls that take too long: their thread is given up, and another takes its place."""
         while not self._stopped.wait(_WATCH_INTERVAL_S):
+            self._limited_log.end_window()
             now_s = time.monotonic()
             for thread_id, waiting in list(self._running.items()):
                 if now_s > waiting.deadline_s:
@@ -291,7 +314,12 @@ class Service:
         admitted = state.enter(waiting)
         if admitted is None:
             waiting.rpc.respond(b"")
-            log.error("too many events wait for their handler: one is lost", triggered=name)
+            self._limited_log.write(
+                "error",
+                ("lost event", label_of(state.hook)),
+                "too many events wait for their handler: one is lost",
+                triggered=name,
+            )
         elif admitted and state.hook.is_async:
             self._begin_async(waiting)
         elif admitted:
@@ -348,6 +376,7 @@ class Service:
         for _ in range(self._own_threads.count):
             self._own_tasks.put(None)
         self._loop.stop(timeout_s)
+        self._limited_log.end_window(now=True)
 
 
 _WATCH_INTERVAL_S = 0.05
@@ -400,6 +429,16 @@ def safe_text(error: Exception) -> str:
 
 def _tags(call: RunnableCall) -> dict[str, str]:
     return {"hook": call.hook_name, "hook_type": call.hook_type, "api_id": call.api_id}
+
+
+def _place_of(error: BaseException | None) -> tuple[str, int]:
+    """Where `error` was raised: file and line."""
+    trace = None if error is None else error.__traceback__
+    if trace is None:
+        return ("", 0)
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    return (trace.tb_frame.f_code.co_filename, trace.tb_lineno)
 
 
 def _own_traceback(error: BaseException | None) -> BaseException | None:
