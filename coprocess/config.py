@@ -111,6 +111,10 @@ class Settings(BaseSettings):
     shutdown_timeout_s: float = Field(
         default=30.0, ge=0, description="How long a stop waits for calls in flight."
     )
+    traces: Literal["off", "otlp"] = Field(
+        default="off",
+        description="OpenTelemetry traces, sent to a collector as the variables OTEL_* say. Default: off.",
+    )
     log_format: Literal["auto", "text", "json"] = Field(
         default="auto", description="auto: text on a terminal, else JSON."
     )

@@ -303,7 +303,7 @@ def test_the_module_level_store(server: ValkeyProcess) -> None:
 
 def test_observer_sees_each_operation(store: Store) -> None:
     seen: list[tuple[str, float, bool]] = []
-    store.observer = lambda *what: seen.append(what)
+    store.observers.append(lambda *what: seen.append(what))
     store.set("k", "text")
     run(lambda: store.aio.get("k"))
     with pytest.raises(StoreError):

@@ -18,15 +18,15 @@ from coprocess import loader
 from coprocess.config import OFF, Settings, find_owner
 from coprocess.errors import LoadError
 from coprocess.hooks import HookTable
-from coprocess.server import listeners, logs, redaction
-from coprocess.server.engine import Engine, EngineOptions, ListenError
+from coprocess.server import extras, listeners, logs, redaction
+from coprocess.server.engine import Engine, EngineOptions, Handler, ListenError
 from coprocess.server.engines import make_engine
 from coprocess.server.health import Health
 from coprocess.server.held_calls import HeldCalls
 from coprocess.server.reload import FileWatch, Outcome, Reloader
 from coprocess.server.service import Service, ServiceOptions
 from coprocess.server.systemd import take_service_manager
-from coprocess.store import store
+from coprocess.store import Observer, store
 from coprocess.tyk import wire
 from coprocess.tyk.compat import ALIASES
 from coprocess.tyk.dispatcher import Dispatcher
@@ -61,6 +61,7 @@ class App:
         self._manager = take_service_manager()
         self._held = HeldCalls()
         self.health = Health((wire.SERVICE,), self._held.take)
+        self._traced: Callable[[Handler], Handler] = lambda handler: handler
         # What signal handlers do takes no lock: the thread they interrupt may hold it. So no Event here, and
         # the one queue that allows it. None in it only wakes the thread that waits.
         self._stop = False
@@ -85,6 +86,8 @@ class App:
         service.replace_thread = engine.replace_thread
         reloader = Reloader(lambda: load_handlers(settings), service, strict=settings.strict)
         with ExitStack() as at_end:
+            if settings.traces != OFF:
+                self._start_tracing(service, at_end)
             listen = [] if self._worker is not None else settings.listen
             addresses = [self._listen(engine, address, at_end) for address in listen]
             self._start_admin(service, engine, reloader, at_end)
@@ -140,6 +143,22 @@ class App:
     def _ask_reload(self, reason: str) -> None:
         self.request_reload(reason)
 
+    def _start_tracing(self, service: Service, at_end: ExitStack) -> None:
+        extras.need_tracing()
+        # Only here: the libraries take memory, and time to import.
+        from coprocess.server.trace_export import TraceExport
+        from coprocess.server.tracing import CallTracing, current_ids
+
+        export = TraceExport()
+        at_end.callback(export.close, _LAST_EXPORT_S)
+        service.tracing = tracing = CallTracing(export.tracer)
+        # A call's span begins when it comes, also where it is held first.
+        self._traced = tracing.traced
+        self.health.otherwise = tracing.traced(self._held.take)
+        logs.add_trace_ids(current_ids)
+        at_end.callback(logs.add_trace_ids, None)
+        _observe_store(tracing.observe_store, at_end)
+
     def _listen(self, engine: Engine, address: str, at_end: ExitStack) -> str:
         bound = listeners.listen(address, engine.listen, self._socket_access())
         at_end.callback(listeners.remove_socket, bound)
@@ -160,7 +179,7 @@ class App:
         from coprocess.server.metrics import ServiceCollector, StoreCounts, make_registry
 
         counts = StoreCounts()
-        store.observer = counts.observe
+        _observe_store(counts.observe, at_end)
         collector = ServiceCollector(service, engine, self.health, reloader, counts)
         registry = make_registry(collector)
         self._serve_admin(at_end, AdminPages(self.health, reloader, registry, self.request_reload))
@@ -189,7 +208,7 @@ class App:
         if not len(reloader.loaded.table):
             folders = [str(folder) for folder in self.settings.folders]
             log.warning("no handlers are loaded", folders=folders)
-        self.health.otherwise = service.handle
+        self.health.otherwise = self._traced(service.handle)
         self._held.pass_on(service.handle)
         self.health.set_serving(True)
         self._tell("serving")
@@ -252,9 +271,15 @@ class App:
         self.request_stop()
 
 
+def _observe_store(observer: Observer, at_end: ExitStack) -> None:
+    store.observers.append(observer)
+    at_end.callback(store.observers.remove, observer)
+
+
 # Waiting is not interrupted by signals on every platform.
 TICK_S = 0.2
 STOP_TIMEOUT_S = 5.0
+_LAST_EXPORT_S = 3.0
 
 
 def _status(reloader: Reloader) -> str:

@@ -21,7 +21,8 @@ import structlog
 from coprocess.errors import Status
 from coprocess.server.engine import Rpc
 from coprocess.server.idle import wait_until_idle
-from coprocess.server.pipe import CANCEL, OK, READY, FrameSocket
+from coprocess.server.pipe import CANCEL, OK, READY, WITH_METADATA, FrameSocket, pack_metadata
+from coprocess.server.trace_context import trace_context_of
 
 log = structlog.get_logger("coprocess")
 
@@ -52,15 +53,18 @@ class _Worker:
         self.frames = FrameSocket(ours)
         self._gone = False
 
-    def send(self, call_id: int, method: int, rpc: Rpc) -> bool:
-        """Pass a call on. False where the worker is gone or does not keep up."""
+    def send(self, call_id: int, method: int, rpc: Rpc, metadata: Sequence[tuple[str, str]]) -> bool:
+        """Pass a call on, with some of its metadata. False where the worker is gone or does not keep up."""
         with self._lock:
             if self._gone or len(self.outstanding) >= _MAX_OUTSTANDING:
                 return False
             self.outstanding[call_id] = rpc
         rpc.on_cancel(lambda: self._cancel(call_id))
         try:
-            self.frames.send(call_id, method, rpc.payload)
+            if metadata:
+                self.frames.send(call_id, method | WITH_METADATA, pack_metadata(metadata), rpc.payload)
+            else:
+                self.frames.send(call_id, method, rpc.payload)
         except OSError:
             return self.outstanding.pop(call_id, None) is None
         return True
@@ -98,8 +102,11 @@ class _Worker:
 class Front:
     """Starts the workers, keeps them running, and hands calls to them (`handle`)."""
 
-    def __init__(self, sockets: Sequence[Path], methods: Sequence[str]) -> None:
+    def __init__(
+        self, sockets: Sequence[Path], methods: Sequence[str], *, pass_trace_context: bool = False
+    ) -> None:
         """There are as many workers as `sockets`; each has its admin pages at one."""
+        self._pass_trace_context = pass_trace_context
         self._sockets = sockets
         self._methods = {method: index for index, method in enumerate(methods)}
         self._ids = itertools.count(1)
@@ -140,9 +147,10 @@ class Front:
         if self._draining:
             rpc.fail(Status.UNAVAILABLE, "the service is shutting down")
             return
+        metadata = trace_context_of(rpc.metadata()) if self._pass_trace_context else ()
         ready = [worker for worker in self._workers if worker.ready]
         for worker in sorted(ready, key=lambda worker: len(worker.outstanding)):
-            if worker.send(next(self._ids), self._methods[rpc.method], rpc):
+            if worker.send(next(self._ids), self._methods[rpc.method], rpc, metadata):
                 return
         rpc.fail(Status.UNAVAILABLE, "no worker process can take the call")
 

@@ -12,6 +12,7 @@ import structlog
 
 from coprocess.config import OFF
 from coprocess.errors import LoadError
+from coprocess.server import extras
 from coprocess.server.app import STOP_TIMEOUT_S, TICK_S, App, engine_options
 from coprocess.server.engines import make_engine
 from coprocess.server.front import Front
@@ -27,12 +28,15 @@ class FrontApp(App):
 
     def run(self, on_ready: Callable[[list[str]], None] | None = None) -> None:
         settings = self.settings
+        if settings.traces != OFF:
+            # The workers do it. But here one is told of it once, and before they are started.
+            extras.need_tracing()
         options = engine_options(settings)
         engine, reason = make_engine(settings.engine, options)
         with ExitStack() as at_end:
             folder = Path(at_end.enter_context(tempfile.TemporaryDirectory(prefix="coprocess-")))
             sockets = [folder / f"worker-{number}.sock" for number in range(settings.workers)]
-            front = Front(sockets, options.methods)
+            front = Front(sockets, options.methods, pass_trace_context=settings.traces != OFF)
             addresses = [self._listen(engine, address, at_end) for address in settings.listen]
             if settings.admin != OFF:
                 from coprocess.server.front_admin import FrontPages

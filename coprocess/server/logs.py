@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Literal, TextIO
@@ -21,6 +21,14 @@ from coprocess.server.redaction import redact_event
 LogFormat = Literal["auto", "text", "json"]
 
 handler_output = logging.getLogger("handler.output")
+
+_trace_ids: Callable[[], dict[str, str]] | None = None
+
+
+def add_trace_ids(current: Callable[[], dict[str, str]] | None) -> None:
+    """From now on, add to each line what `current` gives for the running code; None: nothing any more."""
+    global _trace_ids
+    _trace_ids = current
 
 
 def configure(log_format: LogFormat, level: str, stream: TextIO | None = None) -> None:
@@ -85,6 +93,8 @@ def _add_call(logger: WrappedLogger, method: str, event: EventDict) -> EventDict
         event.setdefault("hook", call.hook_name)
         event.setdefault("hook_type", call.hook_type)
         event.setdefault("api_id", call.api_id)
+    if _trace_ids is not None and "trace_id" not in event:
+        event.update(_trace_ids())
     return event
 
 

@@ -1,8 +1,8 @@
 """Calls over a socket between the front process and a worker process: the frames, and the worker's engine.
 
 A frame is a head, `<IQB`: length of the body, call id, kind; and the body. To a worker, the kind is the
-index of the method, or CANCEL. From it, the kind is the gRPC status, 0 with a reply, else with a message;
-or READY, once, when it can serve.
+index of the method, or CANCEL; WITH_METADATA is added where metadata stands before the message. From it, the
+kind is the gRPC status, 0 with a reply, else with a message; or READY, once, when it can serve.
 """
 
 from __future__ import annotations
@@ -11,15 +11,17 @@ import contextlib
 import socket
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from coprocess.errors import Status
 from coprocess.server.engine import Engine, EngineOptions, Handler, Metadata, Rpc
 from coprocess.server.workers import WorkerThreads
 
 HEAD = struct.Struct("<IQB")
+_LENGTH = struct.Struct("<H")
 CANCEL = 255
 READY = 254
+WITH_METADATA = 0x40
 OK = 0
 
 _CHUNK_BYTES = 256 * 1024
@@ -36,9 +38,9 @@ class FrameSocket:
         self._send_lock = threading.Lock()
         self._received = bytearray()
 
-    def send(self, call_id: int, kind: int, body: bytes) -> None:
-        """Raises OSError where the other side is gone."""
-        frame = HEAD.pack(len(body), call_id, kind) + body
+    def send(self, call_id: int, kind: int, *body: bytes) -> None:
+        """`body` may be in parts. Raises OSError where the other side is gone."""
+        frame = b"".join((HEAD.pack(sum(map(len, body)), call_id, kind), *body))
         with self._send_lock:
             self._socket.sendall(frame)
 
@@ -68,13 +70,33 @@ class FrameSocket:
         self._socket.close()
 
 
-class _PipeRpc(Rpc):
-    __slots__ = ("_call_id", "_engine", "_open")
+def pack_metadata(metadata: Sequence[tuple[str, str]]) -> bytes:
+    """Metadata as it stands before a message: its length, `<H`, and names and values, each ended by a NUL.
 
-    def __init__(self, engine: PipeEngine, call_id: int, method: str, payload: bytes) -> None:
+    It has 65,535 bytes at most, as an engine lets in less.
+    """
+    packed = "".join(f"{name}\0{value}\0" for name, value in metadata).encode()
+    return _LENGTH.pack(len(packed)) + packed
+
+
+def unpack_metadata(body: bytes) -> tuple[Metadata, bytes]:
+    """The metadata, and the message after it: the inverse of `pack_metadata`."""
+    (length,) = _LENGTH.unpack_from(body)
+    end = _LENGTH.size + length
+    words = body[_LENGTH.size : end].decode().split("\0")
+    return list(zip(words[0::2], words[1::2], strict=False)), body[end:]
+
+
+class _PipeRpc(Rpc):
+    __slots__ = ("_call_id", "_engine", "_metadata", "_open")
+
+    def __init__(
+        self, engine: PipeEngine, call_id: int, method: str, payload: bytes, metadata: Metadata
+    ) -> None:
         self._engine = engine
         self._call_id = call_id
         self._open = True
+        self._metadata = metadata
         self.method = method
         self.payload = payload
 
@@ -102,7 +124,8 @@ class _PipeRpc(Rpc):
             callback()
 
     def metadata(self) -> Metadata:
-        return ()
+        # What the front passes on, and no more.
+        return self._metadata
 
     def time_remaining_s(self) -> float | None:
         # The front ends calls at their deadline, and cancels them here.
@@ -156,7 +179,11 @@ class PipeEngine(Engine):
                 return None
             call_id, kind, body = frame
             if kind != CANCEL:
-                return _PipeRpc(self, call_id, self._methods[kind], body)
+                metadata: Metadata = ()
+                if kind & WITH_METADATA:
+                    kind -= WITH_METADATA
+                    metadata, body = unpack_metadata(body)
+                return _PipeRpc(self, call_id, self._methods[kind], body, metadata)
             self.cancelled[call_id] = None
             if len(self.cancelled) > _REMEMBERED_CANCELS:
                 self.cancelled.pop(next(iter(self.cancelled), 0), None)

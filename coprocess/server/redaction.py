@@ -109,6 +109,11 @@ def redact_event(logger: WrappedLogger, method: str, event: EventDict) -> EventD
     return {key: _redact(key, value, 0) for key, value in event.items()}
 
 
+def redact_value(name: str, value: Any) -> Any:
+    """`value`, which stands under `name`, as a log line would have it."""
+    return _redact(name, value, 0)
+
+
 _DEEPEST = 6
 
 

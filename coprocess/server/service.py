@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -27,9 +27,12 @@ from coprocess.server.idle import wait_until_idle
 from coprocess.server.log_limit import LimitedLog
 from coprocess.server.loop import LoopThread
 from coprocess.server.workers import WorkerThreads
-from coprocess.tyk.call import RunnableCall, TykCall
+from coprocess.tyk.call import TykCall
 from coprocess.tyk.dispatcher import Dispatcher
 from coprocess.tyk.event import local_event_payload, parse_event
+
+if TYPE_CHECKING:
+    from coprocess.server.tracing import CallTracing
 
 log = structlog.get_logger("coprocess")
 
@@ -60,6 +63,8 @@ class Service:
         self.refused_calls = 0
         # For what callers can cause by the thousand.
         self._limited_log = LimitedLog(log)
+        #: Then each Rpc comes through its `traced`.
+        self.tracing: CallTracing | None = None
         self._loop = LoopThread()
         self._states: dict[Hook, HookState] = {}
         #: Counts of hooks that a reload has replaced.
@@ -104,7 +109,10 @@ class Service:
         admitted = state.enter(waiting)
         if admitted:
             self._begin(waiting, since_s)
-        elif admitted is None:
+            return
+        if self.tracing is not None:
+            self.tracing.know_hook(rpc, call)
+        if admitted is None:
             self._refuse(rpc, Overloaded(f'{call.hook.type.name} hook "{call.hook.name}" is overloaded'))
         else:
             # Else it would run, some time, for a client that is gone.
@@ -131,7 +139,8 @@ class Service:
             self._running[me] = waiting
             try:
                 try:
-                    reply = waiting.call.run()
+                    tracing = self.tracing
+                    reply = waiting.call.run() if tracing is None else tracing.run(waiting)
                 except HandlerFailed as error:
                     self._fail(waiting, error)
                 else:
@@ -155,7 +164,8 @@ class Service:
         timer = asyncio.get_running_loop().call_later(state.timeout_s, self._expire, waiting, task)
         try:
             try:
-                reply = await waiting.call.run_async()
+                tracing = self.tracing
+                reply = await (waiting.call.run_async() if tracing is None else tracing.run_async(waiting))
             except HandlerFailed as error:
                 if not waiting.ended:
                     self._fail(waiting, error)
@@ -207,7 +217,12 @@ class Service:
             # Only the text of Overloaded holds no word of the caller.
             kind = text if isinstance(error, Overloaded) else type(error).__name__
             self._limited_log.write(
-                "warning", ("refused", kind), "refused", reason=text, status=error.status.name
+                "warning",
+                ("refused", kind),
+                "refused",
+                reason=text,
+                status=error.status.name,
+                **self._trace_ids(rpc),
             )
 
     def _fail(self, waiting: Waiting, error: HandlerFailed) -> None:
@@ -215,7 +230,7 @@ class Service:
         cause = error.__cause__
         kind = ("failed", label_of(waiting.state.hook), _place_of(cause))
         self._limited_log.write(
-            "error", kind, safe_text(error), **_tags(waiting.call), exc_info=_own_traceback(cause)
+            "error", kind, safe_text(error), **self._tags(waiting), exc_info=_own_traceback(cause)
         )
         self._answer_failure(waiting, error)
 
@@ -225,7 +240,7 @@ class Service:
             "error",
             ("unanswered", label_of(waiting.state.hook), _place_of(error)),
             "a call could not be answered",
-            **_tags(waiting.call),
+            **self._tags(waiting),
             exc_info=error,
         )
         try:
@@ -241,10 +256,14 @@ class Service:
         state.counts.timed_out += 1
         call = waiting.call
         error = TimedOut(f'{call.hook_type} hook "{call.hook_name}" took longer than {state.timeout_s:g} s')
-        self._limited_log.write("error", ("timed out", label_of(state.hook)), safe_text(error), **_tags(call))
+        self._limited_log.write(
+            "error", ("timed out", label_of(state.hook)), safe_text(error), **self._tags(waiting)
+        )
         self._answer_failure(waiting, error)
 
     def _answer_failure(self, waiting: Waiting, error: CoprocessError) -> None:
+        if self.tracing is not None:
+            self.tracing.failed(waiting.rpc, error)
         call = waiting.call
         if isinstance(call, TykCall):
             try:
@@ -262,9 +281,17 @@ class Service:
                     ("uncovered", label_of(waiting.state.hook)),
                     "a failure could not be covered",
                     reason=safe_text(unusable),
-                    **_tags(call),
+                    **self._tags(waiting),
                 )
         waiting.rpc.fail(error.status, safe_text(error))
+
+    def _tags(self, waiting: Waiting) -> dict[str, str]:
+        call = waiting.call
+        tags = {"hook": call.hook_name, "hook_type": call.hook_type, "api_id": call.api_id}
+        return tags | self._trace_ids(waiting.rpc)
+
+    def _trace_ids(self, rpc: Rpc) -> dict[str, str]:
+        return {} if self.tracing is None else self.tracing.ids(rpc)
 
     def _watch(self) -> None:
         """End sync calls that take too long: their thread is given up, and another takes its place."""
@@ -310,10 +337,13 @@ class Service:
             log.error("an event was triggered that no handler takes", triggered=name, reason=reason)
             return
         state = self._states.get(call.hook) or self._new_state(call.hook)
-        waiting = Waiting(call, _LocalEvent(self._local_events), state, time.monotonic())
+        rpc: Rpc = _LocalEvent(self._local_events)
+        if self.tracing is not None:
+            rpc = self.tracing.local_event(rpc)
+        waiting = Waiting(call, rpc, state, time.monotonic())
         admitted = state.enter(waiting)
         if admitted is None:
-            waiting.rpc.respond(b"")
+            rpc.fail(Overloaded.status, "too many events wait for their handler")
             self._limited_log.write(
                 "error",
                 ("lost event", label_of(state.hook)),
@@ -425,10 +455,6 @@ def safe_text(error: Exception) -> str:
     if len(encoded) <= _LONGEST_TEXT_BYTES and len(str(error)) <= _LONGEST_TEXT_BYTES:
         return text
     return encoded[: _LONGEST_TEXT_BYTES - 3].decode(errors="ignore") + "…"
-
-
-def _tags(call: RunnableCall) -> dict[str, str]:
-    return {"hook": call.hook_name, "hook_type": call.hook_type, "api_id": call.api_id}
 
 
 def _place_of(error: BaseException | None) -> tuple[str, int]:

@@ -35,8 +35,9 @@ class Store:
 
     def __init__(self) -> None:
         self._link: Link | None = None
-        self.observer: Observer | None = None
-        """Called after each operation with its name, its duration in seconds, and whether it succeeded."""
+        self.observers: list[Observer] = []
+        """Called after each operation, where it was asked for, with its name, its duration in seconds, and
+        whether it succeeded."""
         self.aio = AsyncStore(self)
         _stores.add(self)
 
@@ -130,9 +131,11 @@ class Store:
     def _conclude(
         self, link: Link, operation: str, key: str | None, started: float, failure: Failure | None
     ) -> None:
-        """Tell the observer; raise StoreError for a failure."""
-        if self.observer is not None:
-            self.observer(operation, time.monotonic() - started, failure is None)
+        """Tell the observers; raise StoreError for a failure."""
+        if self.observers:
+            duration_s = time.monotonic() - started
+            for observe in self.observers:
+                observe(operation, duration_s, failure is None)
         # Raised outside of any handler, so that no library text, which may have credentials, hangs on it.
         if failure is not None:
             subject = "" if key is None else f" of key {key[:100]!r}"
