@@ -10,8 +10,10 @@ from pathlib import Path
 import grpc
 import pytest
 
+from coprocess.errors import ConfigError
 from coprocess.server.pipe import pack_metadata, unpack_metadata
 from coprocess.server.trace_context import trace_context_of
+from coprocess.server.trace_export import TraceExport
 from coprocess.tyk.wire import DISPATCH, Event, Object
 from tests.collector import Collector, Span
 from tests.objects import event_json, make_object, make_request
@@ -471,7 +473,7 @@ from coprocess import Pre
 
 @Pre
 def short(request):
-    request.headers["X-Imported"] = str(any(name.startswith("opentelemetry.sdk.trace") for name in sys.modules))
+    request.headers["X-Imported"] = str("opentelemetry.sdk.trace" in sys.modules)
 """
 
 
@@ -496,16 +498,6 @@ def test_spans_that_wait_are_sent_when_the_service_stops(
         resource = collector.spans[0].resource
         assert resource["service.name"] == "of-the-variable"
         assert resource["deployment.environment.name"] == "test"
-
-
-def test_the_sampler_of_the_variables(handlers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_off")
-    with Collector() as collector:
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint)
-        with ServeProcess(handlers, "--traces=otlp") as service, service.client() as client:
-            client.dispatch(make_object(hook_name="short"))
-            assert service.end() == 0
-        assert collector.bodies == []
 
 
 def test_without_a_collector_calls_succeed_and_the_log_stays_short(
@@ -567,13 +559,12 @@ def test_without_the_extra_the_start_fails_and_says_so(handlers: Path, workers: 
     ],
 )
 def test_variables_that_cannot_be_taken(
-    handlers: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, expected: str
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, expected: str
 ) -> None:
     monkeypatch.setenv(variable, value)
-    with ServeProcess(handlers, "--traces=otlp", wait=False) as service:
-        assert service.wait() == 1
-    assert expected in service.text
-    assert "pass-word" not in service.text
+    with pytest.raises(ConfigError, match=expected) as raised:
+        TraceExport()
+    assert "pass-word" not in str(raised.value)
 
 
 # What is passed on.
