@@ -51,7 +51,7 @@ class TraceExport:
         for handler in logging.getLogger().handlers:
             handler.addFilter(_SeldomFilter())
         try:
-            # Its own handler at the end of the process would wait without a bound.
+            # `close` ends it, and waits no longer than it may.
             self._provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
             self._provider.add_span_processor(BatchSpanProcessor(_RedactingExporter(OTLPSpanExporter())))
         except (ValueError, OSError) as error:
@@ -95,7 +95,7 @@ def _resource() -> Resource:
     resource = Resource.create()
     if str(resource.attributes.get(SERVICE_NAME, "")).startswith("unknown_service"):
         resource = resource.merge(Resource({SERVICE_NAME: DEFAULT_SERVICE_NAME}))
-    # A detector that somebody asked for may give the whole command line.
+    # Variables may have a secret in them, and so may what a detector finds: the command line.
     return Resource(_redacted(resource.attributes), resource.schema_url)
 
 
