@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from coprocess.server.workers import WorkerThreads
+from coprocess.server.workers import MOST_IDLE, WorkerThreads
 from tests.server import PATIENCE_S
 
 Task = Callable[[], None]
@@ -170,3 +170,14 @@ def test_threads_end_when_there_are_no_more_tasks(pools: Callable[[int, int], Po
     for _ in range(3):
         pool.tasks.put(None)
     until(lambda: pool.threads.count == 0)
+
+
+def test_after_a_burst_idle_threads_end_but_for_some(pools: Callable[[int, int], Pool]) -> None:
+    pool = pools(2, 2 * MOST_IDLE)
+    pool.block(2 * MOST_IDLE)
+    assert pool.threads.count == 2 * MOST_IDLE
+    threads = [thread for thread in threading.enumerate() if thread.ident in pool.blocked]
+    pool.release.set()
+    until(lambda: pool.threads.count == MOST_IDLE)
+    until(lambda: sum(thread.is_alive() for thread in threads) == MOST_IDLE)
+    assert pool.runs()

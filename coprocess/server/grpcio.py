@@ -138,7 +138,7 @@ _FOREVER_S = 10.0 * 365 * 86400
 
 
 class _SubmittedCall:
-    """What grpcio uses of a Future: it wants to be told of the end. A real one takes 2 µs of each call more."""
+    """What grpcio uses of a Future: it is told of the end. A real one takes 2 µs more of each call."""
 
     __slots__ = ("_call", "_callbacks", "_ended", "_lock")
 

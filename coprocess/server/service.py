@@ -212,7 +212,7 @@ class Service:
     def _refuse(self, rpc: Rpc, error: CoprocessError) -> None:
         self.refused_calls += 1
         text = safe_text(error)
-        rpc.fail(error.status, text)
+        # Before the answer: else clients would go on, and ever more threads wait for a log that nobody reads.
         if not isinstance(error, ShuttingDown):
             # Only the text of Overloaded holds no word of the caller.
             kind = text if isinstance(error, Overloaded) else type(error).__name__
@@ -224,6 +224,7 @@ class Service:
                 status=error.status.name,
                 **self._trace_ids(rpc),
             )
+        rpc.fail(error.status, text)
 
     def _fail(self, waiting: Waiting, error: HandlerFailed) -> None:
         waiting.state.counts.failed += 1

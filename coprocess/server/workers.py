@@ -12,12 +12,15 @@ log = structlog.get_logger("coprocess")
 
 Task = TypeVar("Task")
 
+MOST_IDLE = 64
+
 
 class WorkerThreads(Generic[Task]):
     """Threads that each take a task, run it, and take the next: no hand-over between threads.
 
     When the last idle one takes a task, another is started, up to `maximum`: so handlers that block
-    hold up nothing, and quick ones run on few threads, which is faster (fewer switches).
+    hold up nothing, and quick ones run on few threads, which is faster (fewer switches). After a burst, those
+    that are idle end, but for `MOST_IDLE`: each keeps memory, and more of it with each task of another size.
     """
 
     def __init__(
@@ -34,6 +37,7 @@ class WorkerThreads(Generic[Task]):
         self._take = take
         self._run = run
         self._minimum = minimum
+        self._most_idle = max(minimum, MOST_IDLE)
         self._maximum = maximum
         self._lock = threading.Lock()
         self._alive = 0
@@ -80,6 +84,7 @@ class WorkerThreads(Generic[Task]):
 
     def _work(self) -> None:
         take, run, busy, abandoned = self._take, self._run, self._busy, self._abandoned
+        most_idle = self._most_idle
         me = threading.get_ident()
         with self._lock:
             self._members.add(me)
@@ -94,6 +99,8 @@ class WorkerThreads(Generic[Task]):
             del task  # Not kept while this thread waits for the next.
             busy.discard(me)
             if abandoned and self._end_abandoned(me):
+                return
+            if self._alive - len(busy) > most_idle and self._end_surplus(me):
                 return
         with self._lock:
             self._members.discard(me)
@@ -112,5 +119,13 @@ class WorkerThreads(Generic[Task]):
             if thread_id not in self._abandoned:
                 return False
             self._abandoned.discard(thread_id)
+            self._members.discard(thread_id)
+            return True
+
+    def _end_surplus(self, thread_id: int) -> bool:
+        with self._lock:
+            if self._alive - len(self._busy) <= self._most_idle:
+                return False
+            self._alive -= 1
             self._members.discard(thread_id)
             return True

@@ -1,6 +1,6 @@
 """The long form of all trials: a JSON line for each, and `docs/reliability.json`.
 
-    python -m tests.chaos [--only WORD] [--hostile 50000] [--mixed-s 180]
+    python -m tests.chaos [--only WORD] [--hostile 200000] [--mixed-s 180]
 
 On loopback only. Each trial is bounded in count; one that does not end is ended after ten minutes.
 """
@@ -33,7 +33,7 @@ def trials(hostile_calls: int, mixed_s: float) -> list[tuple[str, str, Trial]]:
     found: list[tuple[str, str, Trial]] = []
     for engine, count, half in (("native", 200, 10), ("grpcio", 20, 10)):
         found += [
-            ("hostile calls", engine, partial(hostile.trial, calls=hostile_calls, may_grow_mib=10)),
+            ("hostile calls", engine, partial(hostile.trial, calls=hostile_calls, strict=True)),
             ("reload under load", engine, partial(reloads.trial, reloads=count, broken_every=10)),
             ("SIGTERM under load", engine, partial(sigterm.trial, stops=half)),
             ("misbehaving handlers", engine, partial(misbehaving.trial, each=20)),
@@ -76,7 +76,7 @@ def main() -> int:
     parser.add_argument(
         "--only", default="", help="trials whose name and engine have these words; only they are renewed"
     )
-    parser.add_argument("--hostile", type=int, default=50_000, help="hostile calls for each engine")
+    parser.add_argument("--hostile", type=int, default=200_000, help="hostile calls for each engine")
     parser.add_argument("--mixed-s", type=float, default=180, help="seconds of mixed load")
     options = parser.parse_args()
     results: list[Figures] = []
