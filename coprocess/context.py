@@ -29,6 +29,11 @@ class CallContext:
         """As `api_id`."""
         raise NotImplementedError
 
+    @property
+    def version(self) -> str:
+        """Of the handlers, where a route chose one; empty: the default version."""
+        return ""
+
 
 #: None outside of a call. Set in the thread or task that runs the handler.
 current_call: ContextVar[CallContext | None] = ContextVar("coprocess_call", default=None)

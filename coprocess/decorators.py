@@ -43,7 +43,7 @@ class Declaration:
     #: The names of the module whose code declared it.
     namespace: Mapping[str, Any] = field(default_factory=lambda: _module_that_runs())
 
-    def hooks(self, bundle: frozenset[str] = frozenset()) -> list[Hook]:
+    def hooks(self, bundle: frozenset[str] = frozenset(), version: str = "") -> list[Hook]:
         """The hooks that it makes. Raises HandlerError, naming file, line and what was expected."""
         plans = {hook_type: self.plan(self.function, hook_type, self.source) for hook_type in self.types}
         return [
@@ -59,6 +59,7 @@ class Declaration:
                 bundle=bundle,
                 any_type=len(self.types) > 1,
                 limits=self.limits,
+                version=version,
             )
             for hook_type, plan in plans.items()
         ]

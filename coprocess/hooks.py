@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from coprocess.context import CallContext
@@ -90,6 +91,8 @@ class Hook:
     #: Registered for every type; one that names its type goes first.
     any_type: bool = False
     limits: Limits = field(default_factory=Limits)
+    #: The version of the handlers that it belongs to: a route's name; empty: the default version.
+    version: str = ""
 
     def __str__(self) -> str:
         return f'{self.type.name} "{self.name}" ({self.source})'
@@ -105,6 +108,9 @@ class DuplicateHandler(HandlerError):
             f"{first.source}. Expected: one handler for each type and name"
         )
         self.hook = hook
+
+
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 class HookTable:
@@ -140,23 +146,35 @@ class HookTable:
         """The handler of that type and name, where there is one for every API; else None: `choose`."""
         return self._only.get((hook_type, name))
 
-    def choose(self, hook_type: int, name: str, spec: Mapping[str, str]) -> Hook:
-        """The handler for an API. Raises UnknownHook, which names what is loaded instead.
+    def choose(
+        self,
+        hook_type: int,
+        name: str,
+        spec: Mapping[str, str],
+        headers: Mapping[str, str] = NO_HEADERS,
+        version: str | None = None,
+    ) -> Hook:
+        """The handler for a call. Raises UnknownHook, which names what is loaded instead.
 
-        `spec` tells of the API: `APIID` and `bundle_hash` choose between handlers of one name.
+        `spec` tells of the API: `APIID` and `bundle_hash` choose between handlers of one name. The request's
+        `headers`, or `version` where the caller knows it, choose between versions, where there are several.
         """
-        if (hook := self.find(hook_type, name)) is not None:
-            return hook
+        rest = self.candidates(hook_type, name, spec)
+        if len(rest) == 1:
+            return rest[0]
+        raise UnknownHook(self._explain(hook_type, name, spec.get("APIID", ""), rest))
+
+    def candidates(self, hook_type: int, name: str, spec: Mapping[str, str]) -> list[Hook]:
+        """The handlers that fit a call best. Several: they are of bundles, and none is the API's own."""
+        if (only := self._only.get((hook_type, name))) is not None:
+            return [only]
         # .get everywhere: a protobuf map would add the key that is asked for.
         api_id, bundle = spec.get("APIID", ""), spec.get("bundle_hash", "")
         found = self._several.get((hook_type, name), ())
         for_api = [hook for hook in found if hook.api_id == api_id]
         rest = for_api or [hook for hook in found if hook.api_id is None]
         exact = [hook for hook in rest if bundle in hook.bundle] or [hook for hook in rest if not hook.bundle]
-        rest = exact or rest
-        if len(rest) == 1:
-            return rest[0]
-        raise UnknownHook(self._explain(hook_type, name, api_id, rest))
+        return exact or rest
 
     def _explain(self, hook_type: int, name: str, api_id: str, ambiguous: list[Hook]) -> str:
         kind = HookType(hook_type).name if hook_type in HookType.__members__.values() else f"type {hook_type}"
@@ -177,7 +195,8 @@ _SHOWN = 10
 
 def _label(hook: Hook) -> str:
     label = f'{hook.type.name} "{hook.name}"'
-    return label if hook.api_id is None else f'{label} (API "{hook.api_id}" only)'
+    label = label if hook.api_id is None else f'{label} (API "{hook.api_id}" only)'
+    return f'{label} (version "{hook.version}")' if hook.version else label
 
 
 _SAME_TYPE_BONUS = 0.1

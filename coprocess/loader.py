@@ -20,6 +20,7 @@ from typing import Any
 from coprocess.decorators import MARK, Declaration, collecting
 from coprocess.errors import HandlerError, LoadError
 from coprocess.hooks import DuplicateHandler, Hook, HookTable
+from coprocess.routes import Route, RoutedTable
 from coprocess.scoped_imports import ImportScope
 
 MANIFEST = "manifest.json"
@@ -56,23 +57,50 @@ class Loaded:
             scope.forget()
 
 
-def load(folders: Iterable[Path], aliases: Mapping[str, ModuleType]) -> Loaded:
-    """Load all handlers in `folders`. `aliases` are modules that handler code may import by those names.
+def load(folders: Iterable[Path], aliases: Mapping[str, ModuleType], routes: Sequence[Route] = ()) -> Loaded:
+    """Load all handlers in `folders`, and those of `routes` beside them.
 
-    Raises LoadError where a folder does not exist; everything else is a problem of the result.
+    `aliases` are modules that handler code may import by those names. Raises LoadError where a folder does
+    not exist; everything else is a problem of the result.
     """
-    loading = _Loading(next(_generation), aliases)
-    for folder in dict.fromkeys(path.resolve() for path in folders):
+    default = _existing(folders)
+    of_routes = [(route, _existing(route.folders)) for route in routes]
+    loaded = _load(default, aliases, "")
+    if not routes:
+        return loaded
+    versions = [(route, _load(found, aliases, route.name)) for route, found in of_routes]
+    tables = [(route, version.table) for route, version in versions]
+    together = Loaded(RoutedTable(loaded.table, tables), loaded.problems, loaded.files, loaded._scopes)
+    for route, version in versions:
+        together.problems += version.problems
+        together.files += version.files
+        together._scopes += version._scopes
+        if not len(version.table) and not version.problems:
+            text = f'{route.folders[0]}: no handlers, and route "{route.name}" needs some'
+            together.problems.append(Problem(route.folders[0], text))
+    return together
+
+
+def _existing(folders: Iterable[Path]) -> list[Path]:
+    found = list(dict.fromkeys(path.resolve() for path in folders))
+    for folder in found:
         if not folder.is_dir():
             raise LoadError(f"{folder}: no such folder. Expected: a folder with handler modules")
+    return found
+
+
+def _load(folders: Iterable[Path], aliases: Mapping[str, ModuleType], version: str) -> Loaded:
+    loading = _Loading(next(_generation), aliases, version)
+    for folder in folders:
         loading.folder(folder)
     return loading.result()
 
 
 class _Loading:
-    def __init__(self, generation: int, aliases: Mapping[str, ModuleType]) -> None:
+    def __init__(self, generation: int, aliases: Mapping[str, ModuleType], version: str) -> None:
         self._generation = generation
         self._aliases = aliases
+        self._version = version
         self._hooks: list[Hook] = []
         self._problems: list[Problem] = []
         self._files: list[Path] = []
@@ -105,7 +133,7 @@ class _Loading:
         declarations += dict.fromkeys(_marked(modules))  # Several modules may have one function.
         for declaration in declarations:
             try:
-                self._hooks.extend(_outermost(declaration).hooks(bundle))
+                self._hooks.extend(_outermost(declaration).hooks(bundle, self._version))
             except HandlerError as error:
                 self._problems.append(Problem(declaration.source.path, str(error)))
 

@@ -16,7 +16,7 @@ from coprocess.hooks import HookTable
 from coprocess.loader import Loaded
 from coprocess.server.admin import AdminPages
 from coprocess.server.health import Health
-from coprocess.server.reload import Outcome, Reloader
+from coprocess.server.reload import Outcome, Reloader, Rollback, RollbackTo
 from coprocess.server.service import Service, ServiceOptions
 from coprocess.tyk.dispatcher import Dispatcher
 from tests.serve_process import ServeProcess, stamping, write
@@ -38,6 +38,7 @@ def test_pages(handlers: Path) -> None:
                 "type": "Pre",
                 "name": "stamp",
                 "api": None,
+                "version": None,
                 "style": "native",
                 "async": False,
                 "source": f"{handlers / 'a.py'}:3",
@@ -72,8 +73,9 @@ def test_pages(handlers: Path) -> None:
         ("127.0.0.1", {"HTTP_ORIGIN": "http://evil.example"}, False),
     ],
 )
-def test_reload_is_for_this_machine_and_no_browser(
-    address: str, headers: dict[str, str], allowed: bool
+@pytest.mark.parametrize("page", ["/reload", "/rollback"])
+def test_commands_are_for_this_machine_and_no_browser(
+    address: str, headers: dict[str, str], allowed: bool, page: str
 ) -> None:
     asked: list[str] = []
     service = Service(Dispatcher(HookTable()), ServiceOptions())
@@ -85,9 +87,15 @@ def test_reload_is_for_this_machine_and_no_browser(
         future.set_result(reloader.reload(reason))
         return future
 
-    pages = AdminPages(Health(()), reloader, CollectorRegistry(), reload)
+    def roll_back(to: RollbackTo | None) -> Future[Rollback]:
+        asked.append("rollback")
+        future: Future[Rollback] = Future()
+        future.set_result(Rollback(RollbackTo.PREVIOUS, "done"))
+        return future
+
+    pages = AdminPages(Health(()), reloader, CollectorRegistry(), reload, roll_back)
     statuses: list[str] = []
-    environ = {"PATH_INFO": "/reload", "REQUEST_METHOD": "POST", "REMOTE_ADDR": address, **headers}
+    environ = {"PATH_INFO": page, "REQUEST_METHOD": "POST", "REMOTE_ADDR": address, **headers}
     list(pages(environ, lambda status, *rest: statuses.append(status)))  # type: ignore[arg-type]  # no write()
     assert statuses == ["200 OK" if allowed else "403 Forbidden"]
     assert bool(asked) == allowed

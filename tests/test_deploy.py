@@ -9,6 +9,7 @@ import configparser
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -112,7 +113,10 @@ def test_probes_ask_for_what_is_answered() -> None:
     text = (DEPLOY / "kubernetes" / "deployment.yaml").read_text()
     assert re.findall(r"service: ([\w.]+)", text) == [SERVICE]
     collected = collector()
-    pages = AdminPages(Health(()), collected._reloader, make_registry(collected), lambda reason: None)  # type: ignore[arg-type,return-value]  # not called
+    not_called: Any = None
+    pages = AdminPages(
+        Health(()), collected._reloader, make_registry(collected), not_called, roll_back=not_called
+    )
     paths = set(re.findall(r"path: (/\w+z)\b", text)) | {"/readyz", "/metrics"}
     statuses: list[str] = []
     for path in paths:

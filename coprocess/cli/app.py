@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from coprocess.cli import bundle, call, check, doctor, import_, new, reload, replay, serve, try_
+from coprocess.cli import bundle, call, check, doctor, import_, new, reload, replay, rollback, serve, try_
 from coprocess.errors import CoprocessError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
 
 app.command()(serve.serve)
 app.command()(reload.reload)
+app.command()(rollback.rollback)
 app.command()(check.check)
 app.command()(call.call)
 app.command("try")(try_.try_)

@@ -8,7 +8,7 @@ import typer
 
 from coprocess import loader
 from coprocess.cli.options import Config, Handlers
-from coprocess.config import load_settings
+from coprocess.config import load_routes, load_settings
 from coprocess.hooks import Hook
 from coprocess.tyk.compat import ALIASES
 
@@ -16,7 +16,7 @@ from coprocess.tyk.compat import ALIASES
 def check(handlers: Handlers = None, config: Config = None) -> None:
     """Load the handlers and list them. Exit status 1 where anything is wrong."""
     settings = load_settings({"handlers": handlers}, config)
-    loaded = loader.load(settings.folders, ALIASES)
+    loaded = loader.load(settings.folders, ALIASES, load_routes(config))
     for line in table_lines(loaded.table):
         typer.echo(line)
     for problem in loaded.problems:
@@ -36,17 +36,20 @@ def _count(number: int, noun: str) -> str:
 
 def table_lines(hooks: Iterable[Hook]) -> list[str]:
     """The hooks as a table of text, a line each."""
-    rows = [("TYPE", "NAME", "API", "STYLE", "KIND", "SOURCE")]
+    rows: list[tuple[str, ...]] = [("TYPE", "NAME", "API", "VERSION", "STYLE", "KIND", "SOURCE")]
     rows += [
         (
             hook.type.name,
             hook.name,
             hook.api_id or "every",
+            hook.version or "default",
             hook.style,
             "async" if hook.is_async else "sync",
             str(hook.source),
         )
-        for hook in sorted(hooks, key=lambda hook: (hook.type, hook.name))
+        for hook in sorted(hooks, key=lambda hook: (hook.type, hook.name, hook.version))
     ]
+    if all(row[3] == "default" for row in rows[1:]):
+        rows = [(*row[:3], *row[4:]) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]

@@ -76,15 +76,15 @@ def serve(
         from coprocess.server.pipe import PipeEngine
 
         pipe = PipeEngine(socket.socket(fileno=worker_fd), engine_options(settings))
-        App(settings, pipe, quiet=worker_number > 0).run()
+        App(settings, pipe, config_file=config, quiet=worker_number > 0).run()
     elif settings.workers > 1:
         from coprocess.server.front_app import FrontApp
 
-        FrontApp(settings).run()
+        FrontApp(settings, config_file=config).run()
     else:
         from coprocess.server.app import App
 
-        App(settings).run()
+        App(settings, config_file=config).run()
     _bound_exit()
 
 

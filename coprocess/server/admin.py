@@ -1,6 +1,6 @@
 """The admin listener: health, metrics and the loaded hooks over HTTP, apart from the gateway's traffic.
 
-Only reading, but for `POST /reload`, which is for this machine alone.
+Only reading, but for `POST /reload` and `POST /rollback`, which are for this machine alone.
 """
 
 from __future__ import annotations
@@ -15,23 +15,26 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import ThreadingWSGIServer, make_wsgi_app
 
+from coprocess.routes import RoutedTable
 from coprocess.server.engine import ListenError
 from coprocess.server.health import Health
 from coprocess.server.redaction import redact_text
-from coprocess.server.reload import Outcome, Reloader
+from coprocess.server.reload import Outcome, Reloader, Rollback, RollbackTo
 
 _MAX_CONNECTIONS = 32
 _CONNECTION_TIMEOUT_S = 5.0
-_RELOAD_TIMEOUT_S = 60.0
+_COMMAND_TIMEOUT_S = 60.0
 
 _STATUS = {
     200: "200 OK",
+    400: "400 Bad Request",
     403: "403 Forbidden",
     404: "404 Not Found",
     405: "405 Method Not Allowed",
@@ -41,8 +44,12 @@ _STATUS = {
 }
 
 
+#: Pages that do something, and are asked for by POST.
+COMMANDS = ("/reload", "/rollback")
+
+
 class AdminPages:
-    """The WSGI application. `reload` asks for a reload and gives its outcome, later."""
+    """The WSGI application. `reload` and `roll_back` ask for that, and give its outcome, later."""
 
     def __init__(
         self,
@@ -50,10 +57,12 @@ class AdminPages:
         reloader: Reloader,
         registry: CollectorRegistry,
         reload: Callable[[str], Future[Outcome]],
+        roll_back: Callable[[RollbackTo | None], Future[Rollback]],
     ) -> None:
         self._health = health
         self._reloader = reloader
         self._reload = reload
+        self._roll_back = roll_back
         self._metrics = make_wsgi_app(registry)
         self._pages: dict[str, Callable[[], tuple[int, Any]]] = {
             "/healthz": lambda: (200, {"status": "alive"}),
@@ -66,10 +75,10 @@ class AdminPages:
         if path == "/metrics":
             answer: Iterable[bytes] = self._metrics(environ, start_response)
             return answer
-        if path == "/reload":
-            status, page = self._take_reload(environ) if method == "POST" else (405, {"error": "use POST"})
+        if path in COMMANDS:
+            status, page = self._obey(environ) if method == "POST" else (405, {"error": "use POST"})
         elif path not in self._pages:
-            status, page = 404, {"error": "no such page", "pages": [*self._pages, "/metrics", "/reload"]}
+            status, page = 404, {"error": "no such page", "pages": [*self._pages, "/metrics", *COMMANDS]}
         elif method not in ("GET", "HEAD"):
             status, page = 405, {"error": "use GET"}
         else:
@@ -82,31 +91,54 @@ class AdminPages:
         return 200 if serving else 503, page
 
     def _hooks(self) -> tuple[int, Any]:
-        hooks = sorted(self._reloader.loaded.table, key=lambda hook: (hook.type, hook.name))
+        table = self._reloader.loaded.table
+        hooks = sorted(table, key=lambda hook: (hook.type, hook.name, hook.version))
         return 200, {
             "hooks": [
                 {
                     "type": hook.type.name,
                     "name": hook.name,
                     "api": hook.api_id,
+                    "version": hook.version or None,
                     "style": hook.style,
                     "async": hook.is_async,
                     "source": str(hook.source),
                 }
                 for hook in hooks
             ],
+            "routes": [
+                {
+                    "version": route.name,
+                    "weight_percent": route.weight_percent,
+                    "apis": None if route.apis is None else sorted(route.apis),
+                    "handlers": [str(folder) for folder in route.folders],
+                    "key_headers": list(route.key_headers),
+                }
+                for route in (table.routes if isinstance(table, RoutedTable) else ())
+            ],
+            "rolled_back": self._reloader.rolled_back,
             "problems": [redact_text(str(problem)) for problem in self._reloader.problems],
             "last_reload": _outcome(self._reloader.last),
         }
 
-    def _take_reload(self, environ: WSGIEnvironment) -> tuple[int, Any]:
+    def _obey(self, environ: WSGIEnvironment) -> tuple[int, Any]:
         if (refusal := is_from_this_machine(environ)) is not None:
             return refusal
         try:
-            outcome = self._reload("admin").result(_RELOAD_TIMEOUT_S)
+            if environ["PATH_INFO"] == "/rollback":
+                return self._take_rollback(parse_qs(environ.get("QUERY_STRING", "")).get("to", [""])[0])
+            outcome = self._reload("admin").result(_COMMAND_TIMEOUT_S)
         except FutureTimeout:
-            return 504, {"error": f"the reload took longer than {_RELOAD_TIMEOUT_S:g} s"}
+            return 504, {"error": f"it took longer than {_COMMAND_TIMEOUT_S:g} s"}
         return 200 if outcome.succeeded else 409, _outcome(outcome)
+
+    def _take_rollback(self, to: str) -> tuple[int, Any]:
+        if to and to not in list(RollbackTo):
+            return 400, {"error": f"to: expected one of {', '.join(RollbackTo)}"}
+        rollback = self._roll_back(RollbackTo(to) if to else None).result(_COMMAND_TIMEOUT_S)
+        if rollback.done is None:
+            return 409, {"succeeded": False, "errors": [rollback.text]}
+        return 200, {"succeeded": True, "to": rollback.done, "text": rollback.text}
 
 
 def send_json(start_response: StartResponse, method: str, status: int, page: Any) -> list[bytes]:
@@ -120,10 +152,10 @@ def send_json(start_response: StartResponse, method: str, status: int, page: Any
 def is_from_this_machine(environ: WSGIEnvironment) -> tuple[int, Any] | None:
     """None where a request comes from a program on this machine; else the answer that refuses it."""
     if not _is_this_machine(environ.get("REMOTE_ADDR", "")):
-        return 403, {"error": "reload is for clients on the same machine"}
+        return 403, {"error": "this is for clients on the same machine"}
     # A page in a browser on this machine could send a POST, too; browsers say where it came from.
     if "HTTP_ORIGIN" in environ:
-        return 403, {"error": "reload is not for browsers"}
+        return 403, {"error": "this is not for browsers"}
     return None
 
 

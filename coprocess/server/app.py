@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import queue
 import signal
@@ -10,12 +11,14 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from coprocess import loader
-from coprocess.config import OFF, Settings, find_owner
+from coprocess.config import CONFIG_FILE, OFF, Settings, find_owner, load_routes
 from coprocess.errors import LoadError
 from coprocess.hooks import HookTable
 from coprocess.server import extras, listeners, logs, redaction
@@ -23,7 +26,7 @@ from coprocess.server.engine import Engine, EngineOptions, Handler, ListenError
 from coprocess.server.engines import make_engine
 from coprocess.server.health import Health
 from coprocess.server.held_calls import HeldCalls
-from coprocess.server.reload import FileWatch, Outcome, Reloader
+from coprocess.server.reload import FileWatch, Outcome, Reloader, Rollback, RollbackTo, shares
 from coprocess.server.service import Service, ServiceOptions
 from coprocess.server.systemd import take_service_manager
 from coprocess.store import Observer, store
@@ -45,15 +48,38 @@ _MIN_THREADS = 4
 _MAX_CONCURRENT_STREAMS = 65_536
 _MAX_METADATA_BYTES = 16_384
 
-_Request = tuple[str, "Future[Outcome]"]
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What somebody asked for: a reload, or a rollback."""
+
+    future: Future[Any]
+    #: Why a reload; empty: a rollback.
+    reason: str = ""
+    to: RollbackTo | None = None
+
+    @property
+    def what(self) -> tuple[bool, RollbackTo | None]:
+        return bool(self.reason), self.to
 
 
 class App:
     """One service in this process. `run` returns when a signal, or `request_stop`, has ended it."""
 
-    def __init__(self, settings: Settings, worker: PipeEngine | None = None, *, quiet: bool = False) -> None:
-        """`worker` is the engine where this is a worker process; `quiet` leaves the hooks out of the log."""
+    def __init__(
+        self,
+        settings: Settings,
+        worker: PipeEngine | None = None,
+        *,
+        config_file: Path | None = None,
+        quiet: bool = False,
+    ) -> None:
+        """`worker` is the engine where this is a worker process; `quiet` leaves the hooks out of the log.
+
+        `config_file` is read for its routes, also upon reload; found as by `load_settings`.
+        """
         self.settings = settings
+        self._config_file = config_file
         self._worker = worker
         self._quiet = quiet
         # The front tells when the whole service listens, serves and stops.
@@ -84,7 +110,9 @@ class App:
         dispatcher = Dispatcher(HookTable(), full_reply=settings.full_reply, max_headers=settings.max_headers)
         service = Service(dispatcher, service_options(settings))
         service.replace_thread = engine.replace_thread
-        reloader = Reloader(lambda: load_handlers(settings), service, strict=settings.strict)
+        reloader = Reloader(
+            lambda: load_handlers(settings, self._config_file), service, strict=settings.strict
+        )
         with ExitStack() as at_end:
             if settings.traces != OFF:
                 self._start_tracing(service, at_end)
@@ -107,8 +135,7 @@ class App:
             service.start()
             at_end.callback(service.stop, STOP_TIMEOUT_S)
             if settings.reload:
-                watch = FileWatch(settings.folders, lambda: self._ask_reload("file change"))
-                watch.start()
+                watch = self._watch_files(lambda: self._ask_reload("file change"))
                 at_end.callback(watch.stop)
             if not reloader.first() and not settings.reload:
                 raise LoadError(f"{len(reloader.problems)} problems with handlers, and strict is on")
@@ -137,7 +164,13 @@ class App:
     def request_reload(self, reason: str) -> Future[Outcome]:
         """Ask for a reload, from any thread. The future is cancelled where the service stops first."""
         future: Future[Outcome] = Future()
-        self._requests.put((reason, future))
+        self._requests.put(_Request(future, reason))
+        return future
+
+    def request_rollback(self, to: RollbackTo | None) -> Future[Rollback]:
+        """As `request_reload`."""
+        future: Future[Rollback] = Future()
+        self._requests.put(_Request(future, to=to))
         return future
 
     def _ask_reload(self, reason: str) -> None:
@@ -158,6 +191,12 @@ class App:
         logs.add_trace_ids(current_ids)
         at_end.callback(logs.add_trace_ids, None)
         _observe_store(tracing.observe_store, at_end)
+
+    def _watch_files(self, on_change: Callable[[], None]) -> FileWatch:
+        config_file = self._config_file or Path(CONFIG_FILE)
+        watch = FileWatch(lambda: watched_folders(self.settings, self._config_file), config_file, on_change)
+        watch.start()
+        return watch
 
     def _listen(self, engine: Engine, address: str, at_end: ExitStack) -> str:
         bound = listeners.listen(address, engine.listen, self._socket_access())
@@ -182,7 +221,8 @@ class App:
         _observe_store(counts.observe, at_end)
         collector = ServiceCollector(service, engine, self.health, reloader, counts)
         registry = make_registry(collector)
-        self._serve_admin(at_end, AdminPages(self.health, reloader, registry, self.request_reload))
+        pages = AdminPages(self.health, reloader, registry, self.request_reload, self.request_rollback)
+        self._serve_admin(at_end, pages)
 
     def _serve_admin(self, at_end: ExitStack, pages: WSGIApplication) -> None:
         from coprocess.server.admin import AdminServer
@@ -203,30 +243,42 @@ class App:
     def _open(self, service: Service, reloader: Reloader) -> None:
         """Let calls in."""
         shown = () if self._quiet else reloader.loaded.table
-        for hook in sorted(shown, key=lambda hook: (hook.type, hook.name)):
-            log.info("hook", type=hook.type.name, name=hook.name, style=hook.style, source=str(hook.source))
+        for hook in sorted(shown, key=lambda hook: (hook.version, hook.type, hook.name)):
+            version = {"version": hook.version} if hook.version else {}
+            log.info(
+                "hook",
+                type=hook.type.name,
+                name=hook.name,
+                style=hook.style,
+                source=str(hook.source),
+                **version,
+            )
         if not len(reloader.loaded.table):
             folders = [str(folder) for folder in self.settings.folders]
             log.warning("no handlers are loaded", folders=folders)
         self.health.otherwise = self._traced(service.handle)
         self._held.pass_on(service.handle)
         self.health.set_serving(True)
-        self._tell("serving")
+        self._tell("serving", **shares(reloader.loaded.table))
 
     def _serve(self, service: Service, reloader: Reloader) -> None:
         """Reload when asked to, until it is time to stop."""
         while not self._stop:
-            asked = self._take_requests(TICK_S)
-            if asked:
-                # One load serves all who asked before it began.
+            # One load, or one rollback, serves all who asked for it before it began.
+            for _, same in itertools.groupby(self._take_requests(TICK_S), lambda asked: asked.what):
+                request, *others = same
+                result: Outcome | Rollback
                 self._manager.reloading()
-                outcome = reloader.reload(asked[0][0])
-                if outcome.succeeded and not self.health.serving:
-                    self._open(service, reloader)
+                if request.reason:
+                    result = outcome = reloader.reload(request.reason)
+                    if outcome.succeeded and not self.health.serving:
+                        self._open(service, reloader)
+                else:
+                    result = reloader.roll_back(request.to)
                 self._manager.ready(_status(reloader))
-                for _, future in asked:
-                    if future.set_running_or_notify_cancel():
-                        future.set_result(outcome)
+                for each in (request, *others):
+                    if each.future.set_running_or_notify_cancel():
+                        each.future.set_result(result)
             reloader.sweep()
 
     def _take_requests(self, timeout_s: float) -> list[_Request]:
@@ -252,8 +304,8 @@ class App:
         # New calls are refused from here on.
         if not service.drain(settings.shutdown_timeout_s):
             log.warning("calls were still running", in_flight=service.in_flight)
-        for _, future in self._take_requests(0):
-            future.cancel()
+        for request in self._take_requests(0):
+            request.future.cancel()
 
     def _handle_signals(self, at_end: ExitStack) -> None:
         if threading.current_thread() is not threading.main_thread():
@@ -287,12 +339,22 @@ def _status(reloader: Reloader) -> str:
     last, hooks = reloader.last, len(reloader.loaded.table)
     if last is not None and not last.succeeded:
         return f"the last reload failed; {hooks} hooks of before it"
-    return f"{hooks} hooks, {len(reloader.problems)} problems with handlers"
+    status = f"{hooks} hooks, {len(reloader.problems)} problems with handlers"
+    return status if reloader.rolled_back is None else f"rolled back ({reloader.rolled_back}): {status}"
 
 
-def load_handlers(settings: Settings) -> loader.Loaded:
-    """Load the configured folders. Raises LoadError where one does not exist."""
-    return loader.load(settings.folders, ALIASES)
+def load_handlers(settings: Settings, config_file: Path | None = None) -> loader.Loaded:
+    """Load the configured folders, and those of the routes in the settings file as it is now.
+
+    Raises LoadError where a folder does not exist, ConfigError where a route is wrong.
+    """
+    return loader.load(settings.folders, ALIASES, load_routes(config_file))
+
+
+def watched_folders(settings: Settings, config_file: Path | None) -> list[Path]:
+    """The folders with handlers, those of routes too. Raises ConfigError where the settings file is wrong."""
+    routes = load_routes(config_file)
+    return [*settings.folders, *(folder for route in routes for folder in route.folders)]
 
 
 def engine_options(settings: Settings) -> EngineOptions:

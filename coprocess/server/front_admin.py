@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,35 +18,20 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from coprocess.server.admin import is_from_this_machine, send_json
+from coprocess.server.admin import COMMANDS, is_from_this_machine, send_json
+from coprocess.server.admin_client import ask, errors_of
 from coprocess.server.health import Health
 
 _TIMEOUT_S = 70.0
-_PAGES = ("/healthz", "/readyz", "/metrics", "/hooks", "/reload")
+_PAGES = ("/healthz", "/readyz", "/metrics", "/hooks", "/reload", "/rollback")
 
 
-def ask(path: Path, method: str, page: str) -> tuple[int, bytes]:
+def ask_worker(path: Path, method: str, page: str) -> tuple[int, bytes]:
     """A page of the worker that listens at `path`. Raises OSError where it does not answer."""
-    connection = _UnixConnection(path)
     try:
-        connection.request(method, page)
-        response = connection.getresponse()
-        return response.status, response.read()
+        return ask(f"unix:{path}", method, page, _TIMEOUT_S)
     except http.client.HTTPException as error:
         raise OSError(f"no HTTP answer: {type(error).__name__}") from None
-    finally:
-        connection.close()
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=_TIMEOUT_S)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
 
 
 class WorkersCollector(Collector):
@@ -63,7 +47,7 @@ class WorkersCollector(Collector):
         _merge(merged, self._own.collect(), "front")
         for number, path in enumerate(self._sockets):
             try:
-                _, page = ask(path, "GET", "/metrics")
+                _, page = ask_worker(path, "GET", "/metrics")
             except OSError:
                 continue  # It is being started anew; what it counted is gone with it.
             _merge(merged, text_string_to_metric_families(page.decode()), str(number))
@@ -96,8 +80,8 @@ class FrontPages:
         if path == "/metrics":
             answer: Iterable[bytes] = self._metrics(environ, start_response)
             return answer
-        if path == "/reload":
-            status, page = self._reload(environ) if method == "POST" else (405, {"error": "use POST"})
+        if path in COMMANDS:
+            status, page = self._pass_on(environ) if method == "POST" else (405, {"error": "use POST"})
         elif path not in _PAGES:
             status, page = 404, {"error": "no such page", "pages": list(_PAGES)}
         elif method not in ("GET", "HEAD"):
@@ -114,23 +98,26 @@ class FrontPages:
     def _first_answer(self, page: str) -> tuple[int, Any]:
         for path in self._sockets:
             try:
-                status, body = ask(path, "GET", page)
+                status, body = ask_worker(path, "GET", page)
             except OSError:
                 continue
             return status, json.loads(body)
         return 503, {"error": "no worker answers"}
 
-    def _reload(self, environ: WSGIEnvironment) -> tuple[int, Any]:
+    def _pass_on(self, environ: WSGIEnvironment) -> tuple[int, Any]:
+        """Have every worker do what is asked for."""
         if (refusal := is_from_this_machine(environ)) is not None:
             return refusal
-        answers = []
+        asked = f"{environ['PATH_INFO']}?{environ.get('QUERY_STRING', '')}"
+        answers: list[tuple[int, Any]] = []
         for number, path in enumerate(self._sockets):
             try:
-                status, body = ask(path, "POST", "/reload")
-                answers.append((status, json.loads(body)))
+                status, body = ask_worker(path, "POST", asked)
+                page = json.loads(body)
             except OSError as error:
-                answers.append(
-                    (503, {"succeeded": False, "errors": [f"worker {number}: {error}"], "hooks": 0})
-                )
+                status, page = 503, {"succeeded": False, "errors": [str(error)]}
+            if status != 200:
+                page["errors"] = [f"worker {number}: {each}" for each in errors_of(page)]
+            answers.append((status, page))
         # The first that failed tells why; where none did, any tells how it went.
         return max(answers, key=lambda answer: answer[0])

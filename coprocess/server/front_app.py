@@ -16,7 +16,6 @@ from coprocess.server import extras
 from coprocess.server.app import STOP_TIMEOUT_S, TICK_S, App, engine_options
 from coprocess.server.engines import make_engine
 from coprocess.server.front import Front
-from coprocess.server.reload import FileWatch
 
 log = structlog.get_logger("coprocess")
 
@@ -50,8 +49,7 @@ class FrontApp(App):
             if not front.start(_START_TIMEOUT_S):
                 raise LoadError("a worker process could not start; its log tells why")
             if settings.reload:
-                watch = FileWatch(settings.folders, lambda: front.signal(signal.SIGHUP))
-                watch.start()
+                watch = self._watch_files(lambda: front.signal(signal.SIGHUP))
                 at_end.callback(watch.stop)
             log.info(
                 "listening", listen=addresses, engine=engine.name, because=reason, workers=settings.workers
@@ -64,9 +62,9 @@ class FrontApp(App):
             if on_ready is not None:
                 on_ready(addresses)
             while not self._stop:
-                for _, future in self._take_requests(TICK_S):
+                for request in self._take_requests(TICK_S):
                     # Each worker tells of its own reload, in its log and at its admin pages.
-                    future.cancel()
+                    request.future.cancel()
                     self._manager.reloading()
                     front.signal(signal.SIGHUP)
                     self._manager.ready(f"{settings.workers} workers")

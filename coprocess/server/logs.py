@@ -93,6 +93,8 @@ def _add_call(logger: WrappedLogger, method: str, event: EventDict) -> EventDict
         event.setdefault("hook", call.hook_name)
         event.setdefault("hook_type", call.hook_type)
         event.setdefault("api_id", call.api_id)
+        if call.version:
+            event.setdefault("version", call.version)
     if _trace_ids is not None and "trace_id" not in event:
         event.update(_trace_ids())
     return event

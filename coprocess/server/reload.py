@@ -1,4 +1,7 @@
-"""Reload: new handlers are loaded beside the old ones, checked, and take over at once, or not at all."""
+"""Reload: new handlers are loaded beside the old ones, checked, and take over at once, or not at all.
+
+And the way back: the handlers from before the last reload are kept, and a rollback swaps to them.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,9 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import Path
 
 import structlog
@@ -17,6 +21,7 @@ import structlog
 from coprocess.errors import CoprocessError
 from coprocess.hooks import Hook, HookTable
 from coprocess.loader import Loaded, Problem
+from coprocess.routes import RoutedTable
 from coprocess.scoped_imports import NAMESPACE
 from coprocess.server.redaction import redact_text
 from coprocess.server.service import Service
@@ -38,6 +43,24 @@ class Outcome:
     at_s: float
 
 
+class RollbackTo(StrEnum):
+    """What a rollback goes back to."""
+
+    #: The same handlers, with all calls going to the default version.
+    ROUTES_OFF = "routes-off"
+    #: The handlers from before the last reload that succeeded.
+    PREVIOUS = "previous"
+
+
+@dataclass(frozen=True, slots=True)
+class Rollback:
+    """How a rollback ended. `done` is None where there was nothing to go back to."""
+
+    done: RollbackTo | None
+    #: What was done, or why nothing was; for people.
+    text: str
+
+
 class Reloader:
     """Loads handlers into a service, the first time and again. Its methods are called by one thread.
 
@@ -51,8 +74,14 @@ class Reloader:
         self._service = service
         self._strict = strict
         self._retired: list[_Retired] = []
+        #: What served before the last reload; None: nothing did, or a rollback went back to it.
+        self._previous: Loaded | None = None
+        self._has_loaded = False
         #: What serves.
         self.loaded = Loaded(HookTable())
+        #: What a rollback went back to, until the next reload that succeeds.
+        self.rolled_back: RollbackTo | None = None
+        self.rollbacks = dict.fromkeys(RollbackTo, 0)
         #: What was wrong when loading was last tried.
         self.problems: tuple[Problem, ...] = ()
         self.last: Outcome | None = None
@@ -69,8 +98,7 @@ class Reloader:
         if self._strict and loaded.problems:
             _forget(loaded)
             return False
-        self.loaded = loaded
-        self._service.use(loaded.table)
+        self._swap(loaded)
         return True
 
     def reload(self, reason: str) -> Outcome:
@@ -88,10 +116,59 @@ class Reloader:
         if new:
             _forget(loaded)
             return self._end(reason, new)
-        old, self.loaded = self.loaded, loaded
-        self._service.use(loaded.table)
-        self._retired.append(_Retired(old))
+        self._retire(self._previous)
+        # Before anything was loaded there was nothing that one could want back.
+        self._previous = self.loaded if self._has_loaded else None
+        self._swap(loaded)
+        self.rolled_back = None
         return self._end(reason, ())
+
+    def roll_back(self, to: RollbackTo | None = None) -> Rollback:
+        """Take the routes' shares from them; where they have none, go back to the handlers from before.
+
+        Afterwards no route has a share, also none that had one before. It holds until a reload succeeds.
+        """
+        table, previous = self.loaded.table, self._previous
+        if to is not RollbackTo.PREVIOUS and isinstance(table, RoutedTable) and table.has_shares:
+            self.loaded = replace(self.loaded, table=table.without_shares())
+            self._service.use(self.loaded.table)
+            names = ", ".join(route.name for route in table.routes if route.weight_percent > 0)
+            return self._rolled_back(
+                RollbackTo.ROUTES_OFF, f"all calls go to the default version; switched off: {names}"
+            )
+        if to is RollbackTo.ROUTES_OFF:
+            return Rollback(None, "nothing to roll back to: no route has a share of the calls")
+        if previous is None:
+            return Rollback(
+                None,
+                "nothing to roll back to: no route has a share of the calls, and there are no handlers from "
+                "before a reload",
+            )
+        if isinstance(previous.table, RoutedTable):
+            previous = replace(previous, table=previous.table.without_shares())
+        left, self._previous = self.loaded, None
+        self._swap(previous)
+        self._retire(left)
+        self.problems = tuple(previous.problems)
+        return self._rolled_back(
+            RollbackTo.PREVIOUS,
+            f"the {len(previous.table)} hooks from before the last reload serve again",
+        )
+
+    def _rolled_back(self, to: RollbackTo, text: str) -> Rollback:
+        self.rolled_back = to
+        self.rollbacks[to] += 1
+        log.warning("rolled back", to=to.value, hooks=len(self.loaded.table), result=text)
+        return Rollback(to, text)
+
+    def _swap(self, loaded: Loaded) -> None:
+        self.loaded = loaded
+        self._has_loaded = True
+        self._service.use(loaded.table)
+
+    def _retire(self, loaded: Loaded | None) -> None:
+        if loaded is not None:
+            self._retired.append(_Retired(loaded))
 
     def _tell(self, loaded: Loaded) -> None:
         self.problems = tuple(loaded.problems)
@@ -105,7 +182,7 @@ class Reloader:
             log.error("reload failed; the handlers from before serve on", because=reason, errors=list(errors))
         else:
             self.succeeded += 1
-            log.info("reloaded", because=reason, hooks=outcome.hooks)
+            log.info("reloaded", because=reason, hooks=outcome.hooks, **shares(self.loaded.table))
         self.last = outcome
         return outcome
 
@@ -126,6 +203,13 @@ class Reloader:
     def retired_count(self) -> int:
         """Old loads whose modules are still kept."""
         return len(self._retired)
+
+
+def shares(table: HookTable) -> dict[str, dict[str, float]]:
+    """The weights of the routes by name, for the log; empty where there are none."""
+    if not isinstance(table, RoutedTable):
+        return {}
+    return {"routes": {route.name: route.weight_percent for route in table.routes}}
 
 
 class _Retired:
@@ -162,10 +246,18 @@ def _forget(loaded: Loaded) -> None:
 
 
 class FileWatch:
-    """Calls back, from a thread of its own, when files in `folders` have changed and come to rest."""
+    """Calls back, from a thread of its own, when handler files or the settings file have changed.
 
-    def __init__(self, folders: list[Path], on_change: Callable[[], None]) -> None:
-        self._folders = folders
+    Files in folders are waited for until they come to rest.
+    """
+
+    def __init__(
+        self, folders: Callable[[], list[Path]], settings_file: Path, on_change: Callable[[], None]
+    ) -> None:
+        """`folders` is asked again when the settings file has changed; it may raise CoprocessError."""
+        self._ask_folders = folders
+        self._folders = folders()
+        self._settings_file = settings_file
         self._on_change = on_change
         self._stop = threading.Event()
         self._watching = threading.Event()
@@ -181,6 +273,33 @@ class FileWatch:
         self._thread.join(_STOP_TIMEOUT_S)
 
     def _watch(self) -> None:
+        seen = _state_of(self._settings_file)
+        changed = False
+        while not self._stop.is_set():
+            for has_changes in self._changes():
+                # Looked at, as no watch of a file survives that editors put another in its place; and of its
+                # folder there would be far more to hear.
+                if (now := _state_of(self._settings_file)) != seen:
+                    seen, changed = now, True
+                    if self._ask_again():
+                        # Told when the new folders are watched, so that no change in them is missed.
+                        break
+                if changed or has_changes:
+                    self._on_change()
+                changed = False
+                self._watching.set()
+
+    def _ask_again(self) -> bool:
+        """Whether other folders are to be watched than before."""
+        try:
+            folders = self._ask_folders()
+        except CoprocessError:
+            return False  # The reload that follows tells of it.
+        before, self._folders = self._folders, folders
+        return set(folders) != set(before)
+
+    def _changes(self) -> Iterator[bool]:
+        """Now and then: whether anything changed in the folders."""
         # Not loaded where nobody watches.
         from watchfiles import Change, DefaultFilter, watch
 
@@ -199,9 +318,16 @@ class FileWatch:
             yield_on_timeout=True,
             raise_interrupt=False,
         ):
-            if changes:
-                self._on_change()
-            self._watching.set()
+            yield bool(changes)
+
+
+def _state_of(file: Path) -> tuple[int, ...] | None:
+    """What differs when a file was written or replaced; None where there is none."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 _DEBOUNCE_MS = 400

@@ -289,6 +289,8 @@ class Service:
     def _tags(self, waiting: Waiting) -> dict[str, str]:
         call = waiting.call
         tags = {"hook": call.hook_name, "hook_type": call.hook_type, "api_id": call.api_id}
+        if call.version:
+            tags["version"] = call.version
         return tags | self._trace_ids(waiting.rpc)
 
     def _trace_ids(self, rpc: Rpc) -> dict[str, str]:
@@ -332,7 +334,9 @@ class Service:
         spec = {"APIID": caller.api_id, "OrgID": caller.org_id} if caller is not None else {}
         text = local_event_payload(name, payload, spec, datetime.now(UTC))
         try:
-            call = self.dispatcher.open_parsed_event(parse_event(text))
+            # A version's events are for its own handlers.
+            version = caller.version if caller is not None else None
+            call = self.dispatcher.open_parsed_event(parse_event(text), version)
         except CoprocessError as error:
             reason = safe_text(error)
             log.error("an event was triggered that no handler takes", triggered=name, reason=reason)

@@ -121,6 +121,8 @@ class TracedRpc(Rpc):
                 attributes["coprocess.hook.type"] = call.hook_type
                 attributes["coprocess.hook.name"] = call.hook_name
                 attributes["coprocess.api_id"] = _sendable(call.api_id[:_LONGEST_API_ID])
+                if call.version:
+                    attributes["coprocess.version"] = call.version
             parent = self._remote_parent(call) if self._parent is None else self._parent
             self._span = self._tracer.start_span(
                 name, parent, kind, attributes=attributes, start_time=self._arrived_ns

@@ -84,6 +84,10 @@ class RunnableCall(Call):
     def hook_name(self) -> str:
         return self.hook.name
 
+    @property
+    def version(self) -> str:
+        return self.hook.version
+
     def reject(self, reject: Reject) -> None:
         """Take a rejection as the outcome."""
         raise NotImplementedError

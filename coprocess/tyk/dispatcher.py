@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from google.protobuf.message import DecodeError
 
 from coprocess.errors import BadMessage, UnknownHook
-from coprocess.hooks import Hook, HookTable, HookType
+from coprocess.hooks import NO_HEADERS, Hook, HookTable, HookType
 from coprocess.tyk.call import RunnableCall, TykCall, TykEventCall
 from coprocess.tyk.event import TykEvent, parse_event
 from coprocess.tyk.header_limit import HeaderLimit
@@ -45,7 +45,9 @@ class Dispatcher:
         if len(payload) > self._header_limit.harmless_bytes:
             self._header_limit.check(message)
         table, hook_type, name = self.table, message.hook_type, message.hook_name
-        hook = table.find(hook_type, name) or _choose(table, hook_type, name, message.spec)
+        hook = table.find(hook_type, name) or _choose(
+            table, hook_type, name, message.spec, message.request.headers
+        )
         if hook_type == _EVENT:
             raise BadMessage(f"hook type {hook_type}: events do not come as a coprocess.Object")
         return TykCall(hook, message, payload, full_reply=self._full_reply)
@@ -58,9 +60,9 @@ class Dispatcher:
             raise BadMessage("not a coprocess.Event") from None
         return self.open_parsed_event(parse_event(message.payload))
 
-    def open_parsed_event(self, event: TykEvent) -> TykEventCall:
-        """The call of the handler that `event` is for."""
-        hook = _choose(self.table, HookType.Event, event.handler, event.spec_texts)
+    def open_parsed_event(self, event: TykEvent, version: str | None = None) -> TykEventCall:
+        """The call of the handler that `event` is for; of that version, where `version` is not None."""
+        hook = _choose(self.table, HookType.Event, event.handler, event.spec_texts, version=version)
         return TykEventCall(hook, event)
 
 
@@ -68,8 +70,15 @@ _EVENT = int(HookType.Event)
 _LONGEST_NAME = 256
 
 
-def _choose(table: HookTable, hook_type: int, name: str, spec: Mapping[str, str]) -> Hook:
+def _choose(
+    table: HookTable,
+    hook_type: int,
+    name: str,
+    spec: Mapping[str, str],
+    headers: Mapping[str, str] = NO_HEADERS,
+    version: str | None = None,
+) -> Hook:
     if len(name) > _LONGEST_NAME:
         # Looking for near misses of such a name would take long.
         raise UnknownHook(f"no hook's name has {len(name)} characters: {name[:_LONGEST_NAME]!r}…")
-    return table.choose(hook_type, name, spec)
+    return table.choose(hook_type, name, spec, headers, version)

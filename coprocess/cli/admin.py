@@ -1,0 +1,36 @@
+"""What commands ask of a service that runs on this machine."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from coprocess.cli.options import describe
+from coprocess.config import OFF, load_settings
+from coprocess.errors import ConfigError, CoprocessError
+from coprocess.server.admin_client import ask
+
+# Longer than the service itself waits.
+_TIMEOUT_S = 90.0
+
+Admin = Annotated[str | None, typer.Option("--admin", metavar="ADDRESS", help=describe("admin"))]
+
+
+def post(page: str, admin: str | None, config: Path | None) -> dict[str, Any]:
+    """What the service answers to a POST of that admin page. Raises CoprocessError where none answers."""
+    address = load_settings({"admin": admin}, config).admin
+    if address == OFF:
+        raise ConfigError("admin is off, so the service cannot be asked. Expected: an address")
+    try:
+        answer = json.loads(ask(address, "POST", page, _TIMEOUT_S)[1])
+    except OSError as error:
+        raise CoprocessError(f"admin: no service answers at {address}: {error.strerror or error}") from None
+    except (http.client.HTTPException, ValueError):
+        answer = None
+    if not isinstance(answer, dict):
+        raise CoprocessError(f"admin: what answers at {address} is not coprocess")
+    return answer
