@@ -19,7 +19,7 @@ from coprocess.tyk.simulator.objects import build_object
 from coprocess.tyk.simulator.request import GatewayRequest
 from coprocess.tyk.simulator.url import parse_request_uri
 from tests.objects import answer, make_object, make_request
-from tests.test_simulator import definition
+from tests.simulator import definition
 
 Edit = Callable[[TykRequest], object]
 
