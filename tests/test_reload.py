@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -152,6 +153,7 @@ def test_a_call_in_flight_ends_on_its_own_code_and_can_still_import(
     call = server.client.future(make_object(hook_name="stamp"))
     while not (tmp_path / "started").exists():
         threading.Event().wait(0.005)
+    time.sleep(0.15)  # So that the watchdog has seen it: what it has seen, it must not keep.
     write(handlers, a=stamping("two"), late="VALUE = 'wrong'\n")
     # Twice: the handlers from before the last reload are kept anyway.
     assert reloader.reload("test").succeeded

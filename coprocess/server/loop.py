@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sys
 import threading
 from collections.abc import Callable, Coroutine
+from types import FrameType
 from typing import Any
 
 import structlog
@@ -27,26 +30,46 @@ class LoopThread:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        #: What was submitted and has not ended, and for whom.
+        self._tasks: dict[asyncio.Task[None], object] = {}
 
     def submit(
-        self, make: Callable[[], Coroutine[Any, Any, None]], started: Callable[[asyncio.Task[None]], None]
+        self,
+        make: Callable[[], Coroutine[Any, Any, None]],
+        started: Callable[[asyncio.Task[None]], None],
+        owner: object,
     ) -> None:
-        """Run the coroutine that `make` gives. `started` gets its task, on the loop."""
+        """Run the coroutine that `make` gives, for `owner`. `started` gets its task, on the loop."""
         loop = self._loop or self._start()
-        loop.call_soon_threadsafe(self._begin, make, started)
+        loop.call_soon_threadsafe(self._begin, make, started, owner)
+
+    @property
+    def is_running(self) -> bool:
+        return self._loop is not None and not self._loop.is_closed()
 
     def call_soon(self, callback: Callable[[], object]) -> None:
-        """Run `callback` on the loop, from any thread."""
+        """Run `callback` on the loop, from any thread; not where it does not run any more."""
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(callback)
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(callback)
+
+    def running(self) -> tuple[object, FrameType | None]:
+        """The owner of the task that runs at this moment, and where it is; None: no such task, or none's."""
+        if self._loop is None or self._thread is None or self._thread.ident is None:
+            return None, None
+        task = asyncio.current_task(self._loop)
+        owner = None if task is None else self._tasks.get(task)
+        return owner, sys._current_frames().get(self._thread.ident)
 
     def _begin(
-        self, make: Callable[[], Coroutine[Any, Any, None]], started: Callable[[asyncio.Task[None]], None]
+        self,
+        make: Callable[[], Coroutine[Any, Any, None]],
+        started: Callable[[asyncio.Task[None]], None],
+        owner: object,
     ) -> None:
         task = asyncio.get_running_loop().create_task(make())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = owner
+        task.add_done_callback(self._tasks.pop)
         started(task)
 
     def _start(self) -> asyncio.AbstractEventLoop:

@@ -134,6 +134,15 @@ class ServiceCollector(Collector):
         yield GaugeMetricFamily(
             "coprocess_threads", "Threads that run sync handlers.", value=self._engine.thread_count
         )
+        watch = self._service.loop_watch
+        yield CounterMetricFamily(
+            "coprocess_loop_blocked",
+            "Times that an async handler held up all others for half a second or longer.",
+            value=watch.blocked,
+        )
+        yield CounterMetricFamily(
+            "coprocess_loop_blocked_seconds", "How long they did.", value=watch.blocked_s
+        )
         yield GaugeMetricFamily(
             "coprocess_serving", "1: takes calls. 0: loading, or stopping.", value=self._health.serving
         )

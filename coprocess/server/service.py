@@ -26,6 +26,7 @@ from coprocess.server.hook_state import HookCounts, HookLabel, HookState, Waitin
 from coprocess.server.idle import wait_until_idle
 from coprocess.server.log_limit import LimitedLog
 from coprocess.server.loop import LoopThread
+from coprocess.server.loop_watch import LoopWatch
 from coprocess.server.workers import WorkerThreads
 from coprocess.tyk.call import TykCall
 from coprocess.tyk.dispatcher import Dispatcher
@@ -66,6 +67,7 @@ class Service:
         #: Then each Rpc comes through its `traced`.
         self.tracing: CallTracing | None = None
         self._loop = LoopThread()
+        self.loop_watch = LoopWatch(self._loop, _WATCH_INTERVAL_S, self._tell_blocked)
         self._states: dict[Hook, HookState] = {}
         #: Counts of hooks that a reload has replaced.
         self._dropped: dict[HookLabel, HookCounts] = {}
@@ -156,7 +158,7 @@ class Service:
         def started(task: asyncio.Task[None]) -> None:
             waiting.rpc.on_cancel(lambda: self._loop.call_soon(task.cancel))
 
-        self._loop.submit(lambda: self._run_async(waiting), started)
+        self._loop.submit(lambda: self._run_async(waiting), started, waiting.state.hook)
 
     async def _run_async(self, waiting: Waiting) -> None:
         state = waiting.state
@@ -297,16 +299,34 @@ class Service:
         return {} if self.tracing is None else self.tracing.ids(rpc)
 
     def _watch(self) -> None:
-        """End sync calls that take too long: their thread is given up, and another takes its place."""
+        """What must be looked after at all times."""
         while not self._stopped.wait(_WATCH_INTERVAL_S):
-            self._limited_log.end_window()
-            now_s = time.monotonic()
-            for thread_id, waiting in list(self._running.items()):
-                if now_s > waiting.deadline_s:
-                    try:
-                        self._abandon(thread_id, waiting)
-                    except Exception:  # Without this thread, no call would be ended any more.
-                        log.exception("a call that takes too long could not be ended")
+            try:
+                self._end_overdue()
+                self._limited_log.end_window()
+                self.loop_watch.tick()
+            except Exception:  # Without this thread, no call would be ended any more.
+                log.exception("the watchdog failed")
+
+    def _end_overdue(self) -> None:
+        """End sync calls that take too long: their thread is given up, and another takes its place."""
+        now_s = time.monotonic()
+        for thread_id, waiting in list(self._running.items()):
+            if now_s > waiting.deadline_s:
+                try:
+                    self._abandon(thread_id, waiting)
+                except Exception:  # The others' time is over, too.
+                    log.exception("a call that takes too long could not be ended")
+
+    def _tell_blocked(self, owner: object, stack: list[str]) -> None:
+        tags = {"hook": owner.name, "hook_type": owner.type.name} if isinstance(owner, Hook) else {}
+        self._limited_log.write(
+            "warning",
+            ("blocked", *tags.values()),
+            "an async handler blocks: all async handlers wait for it",
+            **tags,
+            stack=stack,
+        )
 
     def _abandon(self, thread_id: int, waiting: Waiting) -> None:
         state, following = waiting.state, None
