@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,7 +22,7 @@ Line = dict[str, Any]
 class ServeProcess:
     """Runs inside `with`, on free ports. Unless `flags` say else, its store is one that nobody contacts.
 
-    `lines` are its log entries so far.
+    `lines` are its log entries so far. `prefix`: a command that runs it.
     """
 
     def __init__(
@@ -32,7 +32,9 @@ class ServeProcess:
         listen: str = "127.0.0.1:0",
         admin: str | None = "127.0.0.1:0",
         wait: bool = True,
+        prefix: Sequence[str] = (),
     ) -> None:
+        self._prefix = prefix
         self.lines: list[Line] = []
         self._flags = [f"--handlers={handlers}", f"--listen={listen}", *flags]
         if admin is not None and not any(flag.startswith("--admin") for flag in flags):
@@ -45,10 +47,11 @@ class ServeProcess:
 
     def __enter__(self) -> ServeProcess:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "coprocess", "serve", "--log-format=json", *self._flags],
+            [*self._prefix, sys.executable, "-m", "coprocess", "serve", "--log-format=json", *self._flags],
             cwd=self._folder,
             stderr=subprocess.PIPE,
             text=True,
+            process_group=0,  # Ctrl-C is for us, who then end it.
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

@@ -6,7 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos import connections, hostile, misbehaving, mixed, reloads, sigterm, store_loss
+from tests.chaos import (
+    connections,
+    disk_full,
+    hostile,
+    misbehaving,
+    mixed,
+    overload,
+    reloads,
+    sigterm,
+    store_loss,
+    worker_loss,
+)
 from tests.server import ENGINES
 
 
@@ -46,3 +57,26 @@ def test_mixed_load_leaves_no_thread_or_descriptor(tmp_path: Path) -> None:
 @pytest.mark.parametrize("with_store", [False, True])
 def test_what_was_acknowledged_outlives_kill_9(tmp_path: Path, with_store: bool) -> None:
     store_loss.service_trial(tmp_path, "native", 1, with_store=with_store)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_what_is_too_much_for_a_hook_is_refused_and_harms_no_other(tmp_path: Path, engine: str) -> None:
+    overload.trial(tmp_path, engine, 2, strict=False)
+
+
+def test_a_full_disk_fails_only_what_stores(tmp_path: Path) -> None:
+    if not disk_full.can_have_a_small_disk(tmp_path):
+        pytest.skip("a small disk cannot be mounted here")
+    disk_full.trial(tmp_path, "native")
+
+
+def test_a_killed_worker_fails_only_the_calls_it_had(tmp_path: Path) -> None:
+    worker_loss.trial(tmp_path, "native", 1)
+
+
+def test_workers_end_hostile_calls_with_a_clear_status(tmp_path: Path) -> None:
+    hostile.trial(tmp_path, "native", 500, strict=False, flags=("--workers=2",))
+
+
+def test_a_stop_loses_no_call_that_began_in_a_worker(tmp_path: Path) -> None:
+    sigterm.trial(tmp_path, "native", 1, flags=("--workers=2",))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import statistics
+import sys
 import threading
 import time
 from collections import Counter
@@ -50,8 +51,27 @@ def doubles(request):
 """
 
 
-def trial(folder: Path, engine: str, seconds: float, *, warm_s: float, strict: bool) -> Figures:
-    """Good, failing, hostile, storing, large calls, events, clients, reloads. `strict`: RSS within 5 %."""
+_CALLERS = 5
+_MOST_CALLS_PER_S = 5000.0
+_PROGRESS_S = 60.0
+
+
+def trial(
+    folder: Path,
+    engine: str,
+    seconds: float,
+    *,
+    warm_s: float,
+    strict: bool,
+    calls_per_s: float = _MOST_CALLS_PER_S,
+    stop_early: threading.Event | None = None,
+) -> Figures:
+    """Good, failing, hostile, storing, large calls, events, clients, reloads. `strict`: RSS within 5 %.
+
+    At most `calls_per_s`. `stop_early`, when set, ends it: what was measured until then is judged and given.
+    """
+    pause_s = _CALLERS / calls_per_s
+    ended = stop_early or threading.Event()
     handlers = write(folder / "handlers", good=stamping("good"), looking=LOOKING, mixed=MIXED)
     with ServeProcess(handlers, f"--engine={engine}", f"--data-dir={folder / 'data'}") as service:
         pid, stop, others = service.process.pid, threading.Event(), Counter[str]()
@@ -69,7 +89,7 @@ def trial(folder: Path, engine: str, seconds: float, *, warm_s: float, strict: b
                         with suppress(grpc.RpcError):
                             client.dispatch(make_object(hook_name="fails"))
                         client.send_event(event_json())
-                        stop.wait(0.002)
+                        stop.wait(3 * pause_s)
                 others["clients come and gone"] += 1
                 if number % 500 == 0:
                     assert service.http("POST", "/reload")[0] == 200
@@ -79,7 +99,7 @@ def trial(folder: Path, engine: str, seconds: float, *, warm_s: float, strict: b
         def load(hook: str, kind: HookType = HookType.Pre, body: bytes = b"") -> Load:
             message = make_object(kind, hook, request=make_request(body=body))
             judge = stamp_is("good") if hook == "stamp" else lambda sent, reply: None
-            return Load(service.address, message, connections=1, judge=judge, pause_s=0.001)
+            return Load(service.address, message, connections=1, judge=judge, pause_s=pause_s)
 
         trouble = threading.Thread(target=make_trouble, daemon=True)
         with (
@@ -89,17 +109,22 @@ def trial(folder: Path, engine: str, seconds: float, *, warm_s: float, strict: b
             load("doubles", body=b"x" * 50_000) as doubles,
         ):
             trouble.start()
-            time.sleep(warm_s)
-            # The most there were, as clients come and go.
-            threads, descriptors, samples = 0, 0, list[float]()
-            until_s = time.monotonic() + seconds
-            half_s = until_s - seconds / 2
-            while (now_s := time.monotonic()) < until_s:
+            ended.wait(warm_s)
+            samples, threads_seen, descriptors_seen = list[float](), list[int](), list[int]()
+            since_s = told_s = time.monotonic()
+            while (now_s := time.monotonic()) < since_s + seconds:
                 samples.append(rss_mib(pid))
-                if now_s < half_s:
-                    threads = max(threads, thread_count(pid))
-                    descriptors = max(descriptors, descriptor_count(pid))
-                time.sleep(0.25)
+                threads_seen.append(thread_count(pid))
+                descriptors_seen.append(descriptor_count(pid))
+                if now_s > told_s + _PROGRESS_S:
+                    told_s = now_s
+                    print(f"{now_s - since_s:.0f} s of {seconds:.0f}: {samples[-1]:.1f} MiB", file=sys.stderr)
+                if ended.wait(0.25):
+                    break
+            measured_s = time.monotonic() - since_s
+            # The most there were in the first half, as clients come and go.
+            half = (len(samples) + 1) // 2
+            threads, descriptors = max(threads_seen[:half]), max(descriptors_seen[:half])
             stop.set()
             trouble.join(HANG_S)
             assert not trouble.is_alive(), "a hostile call never ended"
@@ -118,7 +143,9 @@ def trial(folder: Path, engine: str, seconds: float, *, warm_s: float, strict: b
         assert abs(drift) <= 0.05, f"{first_mib:.1f} MiB became {last_mib:.1f}"
     return {
         "engine": engine,
-        "seconds": seconds,
+        "seconds": round(measured_s),
+        "stopped_early": ended.is_set(),
+        "most_calls_per_s": calls_per_s,
         "good_calls": sum(each.answered for each in (stamp, waits, counts, doubles)),
         "good_failed": sum(len(each.errors) for each in (stamp, waits, counts, doubles)),
         **others,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from tests.objects import make_object
 from tests.serve_process import ServeProcess, stamping, write
 
 
-def trial(folder: Path, engine: str, reloads: int, *, broken_every: int) -> Figures:
+def trial(
+    folder: Path, engine: str, reloads: int, *, broken_every: int, flags: Sequence[str] = ()
+) -> Figures:
     """No call fails, and none that begins after a good swap runs older code."""
     published, written = 0, {0}
     handlers = write(folder / "handlers", a=stamping("0"))
@@ -24,7 +27,7 @@ def trial(folder: Path, engine: str, reloads: int, *, broken_every: int) -> Figu
 
     broken = 0
     with (
-        ServeProcess(handlers, f"--engine={engine}") as service,
+        ServeProcess(handlers, f"--engine={engine}", *flags) as service,
         Load(
             service.address,
             make_object(hook_name="stamp"),

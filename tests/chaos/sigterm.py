@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import grpc
@@ -30,14 +31,14 @@ REFUSED = {"native": {grpc.StatusCode.UNAVAILABLE}}
 REFUSED["grpcio"] = REFUSED["native"] | {grpc.StatusCode.CANCELLED}
 
 
-def trial(folder: Path, engine: str, stops: int) -> Figures:
+def trial(folder: Path, engine: str, stops: int, *, flags: Sequence[str] = ()) -> Figures:
     """Every call whose handler began is answered; the others are refused."""
     begun = folder / "begun"
     handlers = write(folder / "handlers", a=COUNTING.format(path=str(begun)))
     answered, slowest_s, ends = 0, 0.0, Counter[str]()
     for _ in range(stops):
         begun.unlink(missing_ok=True)
-        with ServeProcess(handlers, f"--engine={engine}", "--drain-s=0") as service:
+        with ServeProcess(handlers, f"--engine={engine}", "--drain-s=0", *flags) as service:
             with Load(
                 service.address,
                 make_object(hook_name="stamp"),
