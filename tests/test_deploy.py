@@ -31,7 +31,9 @@ DEPLOY = Path(__file__).parent.parent / "deploy"
 FILES = sorted(path for path in DEPLOY.rglob("*") if path.is_file())
 YAML = [path for path in FILES if path.suffix == ".yaml"]
 
-_NAME = re.compile(r"\bcoprocess_(?:calls?|hooks|serving|threads|store|reloads|last|load|loop|build)\w*")
+_NAME = re.compile(
+    r"\bcoprocess_(?:calls?|hooks|serving|roll\w+|route|threads|store|reloads|last|load|loop|build)\w*"
+)
 
 
 def collector() -> ServiceCollector:

@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from coprocess.server import metrics
-from coprocess.server.hook_state import HookCounts
+from coprocess.server.hook_state import MAX_APIS, MAX_PAIRS, ApiLabels, HookCounts
 from tests.objects import make_object
 from tests.serve_process import ServeProcess, stamping, write
 
@@ -64,7 +64,10 @@ class Samples:
         return self._values.get((name, tuple(sorted(labels.items()))))
 
     def of_hook(self, name: str, hook: str, **labels: str) -> float | None:
-        return self.get(name, hook_type="Pre", hook=hook, api="", **labels)
+        return self.get(name, **{"hook_type": "Pre", "hook": hook, "version": "", "api": "api", **labels})
+
+    def load_of_hook(self, name: str, hook: str) -> float | None:
+        return self.get(name, hook_type="Pre", hook=hook, version="")
 
 
 def scrape(service: ServeProcess) -> Samples:
@@ -103,7 +106,7 @@ def test_what_happened_is_counted(tmp_path: Path) -> None:
         assert samples.of_hook("coprocess_call_duration_seconds_count", "unknown") is None
         assert samples.get("coprocess_store_operation_duration_seconds_count", operation="set") == 1
         assert samples.get("coprocess_store_failures_total", operation="get") == 0
-        assert samples.get("coprocess_hooks", hook_type="Pre") == 5
+        assert samples.get("coprocess_hooks", hook_type="Pre", version="") == 5
         assert samples.get("coprocess_serving") == 1
         (build,) = samples.families["coprocess_build_info"].samples
         assert (build.labels["engine"], build.value) == ("native", 1)
@@ -112,10 +115,10 @@ def test_what_happened_is_counted(tmp_path: Path) -> None:
 
         # One runs, one waits, one is shed.
         running = [client.future(make_object(hook_name="busy"))]
-        while scrape(service).of_hook("coprocess_calls_in_flight", "busy") != 1:
+        while scrape(service).load_of_hook("coprocess_calls_in_flight", "busy") != 1:
             pass
         running.append(client.future(make_object(hook_name="busy")))
-        while scrape(service).of_hook("coprocess_calls_queued", "busy") != 1:
+        while scrape(service).load_of_hook("coprocess_calls_queued", "busy") != 1:
             pass
         with pytest.raises(grpc.RpcError):
             client.dispatch(make_object(hook_name="busy"))
@@ -143,11 +146,69 @@ def test_reloads_are_counted_and_counters_never_go_back(tmp_path: Path) -> None:
 
 
 def test_hooks_beyond_the_bound_are_counted_as_one() -> None:
-    totals = {("Pre", f"hook{number}", ""): HookCounts(failed=1) for number in range(metrics.MAX_HOOKS + 5)}
+    totals = {
+        ("Pre", f"hook{number}", "", "api"): HookCounts(failed=1) for number in range(metrics.MAX_HOOKS + 5)
+    }
     bounded = metrics._bounded(totals)
     assert len(bounded) == metrics.MAX_HOOKS + 1
     assert bounded[metrics.OTHER].failed == 5
     assert sum(counts.failed for counts in bounded.values()) == metrics.MAX_HOOKS + 5
+
+
+def test_calls_are_counted_by_their_api_and_version(tmp_path: Path) -> None:
+    handlers = write(tmp_path / "handlers", a=HANDLERS.format(here=str(tmp_path)))
+    write(tmp_path / "next", a=HANDLERS.format(here=str(tmp_path)))
+    routes = "[routes.canary]\nhandlers = ['next']\nweight_percent = 100\napis = ['orders']\n"
+    (tmp_path / "coprocess.toml").write_text(routes)
+    with ServeProcess(handlers) as service, service.client() as client:
+        for api_id, times in (
+            ("orders", 3),
+            ("users", 2),
+            ("", 1),
+            ("\0" * 9, 1),
+            ("x" * 65, 1),
+            ("naïve", 1),
+        ):
+            for _ in range(times):
+                client.dispatch(make_object(hook_name="good", api_id=api_id))
+        with pytest.raises(grpc.RpcError):
+            client.dispatch(make_object(hook_name="bad", api_id="orders"))
+        name = "coprocess_call_duration_seconds_count"
+        while scrape(service).of_hook(name, "bad", api="orders", version="canary") is None:
+            pass
+        samples = scrape(service)
+        assert samples.of_hook(name, "good", api="orders", version="canary") == 3
+        assert samples.of_hook(name, "good", api="orders") is None
+        assert samples.of_hook(name, "good", api="users") == 2
+        assert samples.of_hook(name, "good", api="") == 1
+        assert samples.of_hook(name, "good", api="naïve") == 1
+        assert samples.of_hook(name, "good", api="other") == 2
+        failed = {"reason": "failed", "api": "orders", "version": "canary"}
+        assert samples.of_hook("coprocess_call_failures_total", "bad", **failed) == 1
+        assert samples.get("coprocess_hooks", hook_type="Pre", version="canary") == 5
+        assert samples.get("coprocess_route_weight_percent", version="canary") == 100
+        assert samples.get("coprocess_rolled_back") == 0
+
+
+HOOK = ("Pre", "hook", "")
+
+
+def test_apis_beyond_the_bound_are_other() -> None:
+    labels = ApiLabels()
+    asked = [f"api{number}" for number in range(MAX_APIS + 5)]
+    given = [labels.label(HOOK, api_id) for api_id in asked]
+    assert given == asked[:MAX_APIS] + ["other"] * 5
+    assert [labels.label(HOOK, api_id) for api_id in asked] == given, "and it stays so"
+    assert labels.label(("Pre", "another", ""), asked[0]) == asked[0]
+
+
+def test_pairs_of_hook_and_api_are_bounded() -> None:
+    labels = ApiLabels()
+    hooks = [("Pre", f"hook{number}", "") for number in range(MAX_PAIRS // 100 + 1)]
+    given = [labels.label(hook, f"api{number}") for hook in hooks for number in range(100)]
+    assert given.count("other") == 100
+    assert labels.label(hooks[0], "api0") == "api0"
+    assert labels.label(hooks[-1], "") == ""
 
 
 def test_store_operations_are_counted_from_all_threads() -> None:

@@ -35,12 +35,47 @@ DURATION_BUCKETS_S = (
 )
 
 
-#: Type, name and API of a hook (empty: every API); it stays the same over reloads.
+#: Type, name and version of a hook; it stays the same over reloads.
 HookLabel = tuple[str, str, str]
+#: The same, and the API of a call.
+CallLabel = tuple[str, str, str, str]
 
 
 def label_of(hook: Hook) -> HookLabel:
-    return (hook.type.name, hook.name, hook.api_id or "")
+    return (hook.type.name, hook.name, hook.version)
+
+
+#: APIs whose calls are counted apart, and pairs of a hook and an API; all further calls of a hook are counted
+#: together.
+MAX_APIS = 200
+MAX_PAIRS = 2000
+OTHER_API = "other"
+_LONGEST_API_ID = 64
+
+
+class ApiLabels:
+    """Bounds what API ids cost as labels: they are any text that came with a call."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._apis: set[str] = set()
+        self._pairs: set[CallLabel] = set()
+
+    def label(self, hook: HookLabel, api_id: str) -> str:
+        """The label for calls of that API: always the same for the same hook and API."""
+        if not api_id:
+            return ""
+        if len(api_id) > _LONGEST_API_ID or not api_id.isprintable():
+            return OTHER_API
+        with self._lock:
+            pair = (*hook, api_id)
+            if pair in self._pairs:
+                return api_id
+            if len(self._pairs) >= MAX_PAIRS or (api_id not in self._apis and len(self._apis) >= MAX_APIS):
+                return OTHER_API
+            self._apis.add(api_id)
+            self._pairs.add(pair)
+            return api_id
 
 
 @dataclass(slots=True)
@@ -65,8 +100,8 @@ class HookCounts:
         self.shed += other.shed
 
 
-def add_up(counted: Iterable[tuple[HookLabel, HookCounts]]) -> dict[HookLabel, HookCounts]:
-    totals: dict[HookLabel, HookCounts] = {}
+def add_up(counted: Iterable[tuple[CallLabel, HookCounts]]) -> dict[CallLabel, HookCounts]:
+    totals: dict[CallLabel, HookCounts] = {}
     for label, counts in counted:
         totals.setdefault(label, HookCounts()).add(counts)
     return totals
@@ -83,6 +118,8 @@ class Waiting:
     since_s: float
     #: The same at which it has taken too long; set when it begins to run.
     deadline_s: float = 0.0
+    #: Where it is counted; set when it enters.
+    counts: HookCounts = field(init=False)
     #: Set, under the state's lock, by whoever ends it first: its thread or task, or the watchdog or timer.
     ended: bool = False
     #: Its client was told that it took too long.
@@ -93,8 +130,9 @@ class HookState:
     """The gate in front of a hook: so many calls run at one time, so many wait, the rest is refused."""
 
     __slots__ = (
+        "_api_labels",
+        "_counts",
         "concurrency",
-        "counts",
         "hook",
         "lock",
         "on_error",
@@ -105,9 +143,17 @@ class HookState:
     )
 
     def __init__(
-        self, hook: Hook, *, concurrency: int, queue_size: int, timeout_s: float, on_error: str
+        self,
+        hook: Hook,
+        api_labels: ApiLabels,
+        *,
+        concurrency: int,
+        queue_size: int,
+        timeout_s: float,
+        on_error: str,
     ) -> None:
         self.hook = hook
+        self._api_labels = api_labels
         self.lock = threading.Lock()
         self.concurrency = concurrency
         self.queue_size = queue_size
@@ -115,20 +161,33 @@ class HookState:
         self.on_error = on_error
         self.running = 0
         self.queue: deque[Waiting] = deque()
-        self.counts = HookCounts()
+        #: By the API of the calls, as its label.
+        self._counts: dict[str, HookCounts] = {}
+
+    @property
+    def counted(self) -> list[tuple[CallLabel, HookCounts]]:
+        """What it counted, by API."""
+        label = label_of(self.hook)
+        return [((*label, api), counts) for api, counts in list(self._counts.items())]
+
+    def _counts_of(self, api_id: str) -> HookCounts:
+        label = self._api_labels.label(label_of(self.hook), api_id)
+        return self._counts.setdefault(label, HookCounts())
 
     def enter(self, waiting: Waiting) -> bool | None:
         """True: run it now. False: it waits. None: refused."""
+        api_id = waiting.call.api_id  # Now: the reply is made of the same message.
         # Not `with`, here and in `leave`: it takes twice as long, and each call comes by both.
         self.lock.acquire()
         try:
+            waiting.counts = counts = self._counts.get(api_id) or self._counts_of(api_id)
             if self.running < self.concurrency:
                 self.running += 1
                 return True
             if len(self.queue) < self.queue_size:
                 self.queue.append(waiting)
                 return False
-            self.counts.shed += 1
+            counts.shed += 1
             return None
         finally:
             self.lock.release()
@@ -152,7 +211,7 @@ class HookState:
             if waiting.ended:
                 return None
             waiting.ended = True
-            self.counts.count(duration_s)
+            waiting.counts.count(duration_s)
             if self.queue:
                 return self.queue.popleft()
             self.running -= 1

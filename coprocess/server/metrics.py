@@ -1,7 +1,7 @@
 """Prometheus metrics, read off the service's own counters when somebody asks: calls pay nothing for them.
 
-Label values are bounded by what is loaded: `hook` and `api` are those of hooks that were in a table, never
-what a caller sent. `api` is the API that a hook was declared for, and empty where it serves every API.
+Label values are bounded: `hook` and `version` are those of hooks that were in a table, never what a caller
+sent. `api` is the API that a call came for, of a limited number; see `ApiLabels`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import platform
 import threading
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -19,19 +20,21 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from coprocess import __version__
+from coprocess.routes import RoutedTable
 from coprocess.server.engine import Engine
 from coprocess.server.health import Health
-from coprocess.server.hook_state import DURATION_BUCKETS_S, HookCounts, HookLabel, add_up, label_of
+from coprocess.server.hook_state import DURATION_BUCKETS_S, CallLabel, HookCounts, HookLabel, add_up, label_of
 from coprocess.server.reload import Reloader
 from coprocess.server.service import Service
 
 #: Hooks that have series of their own; counts of further ones, as reloads may bring, are added up as one.
 MAX_HOOKS = 1000
-OTHER: HookLabel = ("other", "other", "")
+OTHER: CallLabel = ("other", "other", "", "")
 
 STORE_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 
-_LABELS = ("hook_type", "hook", "api")
+_HOOK_LABELS = ("hook_type", "hook", "version")
+_CALL_LABELS = (*_HOOK_LABELS, "api")
 
 
 @dataclass(slots=True)
@@ -97,12 +100,12 @@ class ServiceCollector(Collector):
         durations = HistogramMetricFamily(
             "coprocess_call_duration_seconds",
             "Calls that ended, well or badly: from their arrival, with the time in the queue.",
-            labels=_LABELS,
+            labels=_CALL_LABELS,
         )
         failures = CounterMetricFamily(
             "coprocess_call_failures",
             "Calls that ended badly: the handler failed, or took too long; or shed, as the hook was full.",
-            labels=(*_LABELS, "reason"),
+            labels=(*_CALL_LABELS, "reason"),
         )
         for label, counts in _bounded(self._service.totals()).items():
             durations.add_metric(
@@ -119,8 +122,8 @@ class ServiceCollector(Collector):
         )
 
     def _load(self) -> Iterator[Metric]:
-        running = GaugeMetricFamily("coprocess_calls_in_flight", "Calls that run now.", labels=_LABELS)
-        queued = GaugeMetricFamily("coprocess_calls_queued", "Calls that wait now.", labels=_LABELS)
+        running = GaugeMetricFamily("coprocess_calls_in_flight", "Calls that run now.", labels=_HOOK_LABELS)
+        queued = GaugeMetricFamily("coprocess_calls_queued", "Calls that wait now.", labels=_HOOK_LABELS)
         loads: dict[HookLabel, tuple[int, int]] = {}
         for state in self._service.states:
             # Two states have one label while a reload replaces one by the other.
@@ -149,13 +152,28 @@ class ServiceCollector(Collector):
 
     def _hooks(self) -> Iterator[Metric]:
         reloader = self._reloader
-        loaded = GaugeMetricFamily("coprocess_hooks", "Hooks that are loaded.", labels=("hook_type",))
-        by_type: dict[str, int] = {}
-        for hook in reloader.loaded.table:
-            by_type[hook.type.name] = by_type.get(hook.type.name, 0) + 1
-        for hook_type, count in by_type.items():
-            loaded.add_metric((hook_type,), count)
+        table = reloader.loaded.table
+        loaded = GaugeMetricFamily(
+            "coprocess_hooks", "Hooks that are loaded.", labels=("hook_type", "version")
+        )
+        for kind, count in Counter((hook.type.name, hook.version) for hook in table).items():
+            loaded.add_metric(kind, count)
         yield loaded
+        weights = GaugeMetricFamily(
+            "coprocess_route_weight_percent", "The share of its calls that a route has.", labels=("version",)
+        )
+        for route in table.routes if isinstance(table, RoutedTable) else ():
+            weights.add_metric((route.name,), route.weight_percent)
+        yield weights
+        rollbacks = CounterMetricFamily("coprocess_rollbacks", "Rollbacks.", labels=("to",))
+        for to, times in reloader.rollbacks.items():
+            rollbacks.add_metric((to,), times)
+        yield rollbacks
+        yield GaugeMetricFamily(
+            "coprocess_rolled_back",
+            "1: a rollback was the last change, and the files may say something else.",
+            value=reloader.rolled_back is not None,
+        )
         reloads = CounterMetricFamily("coprocess_reloads", "Reloads.", labels=("result",))
         reloads.add_metric(("ok",), reloader.succeeded)
         reloads.add_metric(("failed",), reloader.failed)
@@ -180,11 +198,9 @@ def make_registry(collector: Collector) -> CollectorRegistry:
     return registry
 
 
-def _bounded(totals: dict[HookLabel, HookCounts]) -> dict[HookLabel, HookCounts]:
-    if len(totals) <= MAX_HOOKS:
-        return totals
-    items = list(totals.items())
-    return add_up(items[:MAX_HOOKS] + [(OTHER, counts) for _, counts in items[MAX_HOOKS:]])
+def _bounded(totals: dict[CallLabel, HookCounts]) -> dict[CallLabel, HookCounts]:
+    own = set(list(dict.fromkeys(label[:3] for label in totals))[:MAX_HOOKS])
+    return add_up((label if label[:3] in own else OTHER, counts) for label, counts in totals.items())
 
 
 def _cumulative(bounds: tuple[float, ...], counts: list[int]) -> list[tuple[str, float]]:

@@ -22,7 +22,15 @@ from coprocess.errors import CoprocessError, HandlerFailed, Overloaded, Shutting
 from coprocess.hooks import Hook, HookTable
 from coprocess.server import logs
 from coprocess.server.engine import Metadata, Rpc
-from coprocess.server.hook_state import HookCounts, HookLabel, HookState, Waiting, add_up, label_of
+from coprocess.server.hook_state import (
+    ApiLabels,
+    CallLabel,
+    HookCounts,
+    HookState,
+    Waiting,
+    add_up,
+    label_of,
+)
 from coprocess.server.idle import wait_until_idle
 from coprocess.server.log_limit import LimitedLog
 from coprocess.server.loop import LoopThread
@@ -70,7 +78,8 @@ class Service:
         self.loop_watch = LoopWatch(self._loop, _WATCH_INTERVAL_S, self._tell_blocked)
         self._states: dict[Hook, HookState] = {}
         #: Counts of hooks that a reload has replaced.
-        self._dropped: dict[HookLabel, HookCounts] = {}
+        self._dropped: dict[CallLabel, HookCounts] = {}
+        self._api_labels = ApiLabels()
         self._states_lock = threading.Lock()
         #: Calls of sync hooks, by the thread that runs them.
         self._running: dict[int, Waiting] = {}
@@ -201,6 +210,7 @@ class Service:
         default = options.async_concurrency if hook.is_async else options.concurrency
         state = HookState(
             hook,
+            self._api_labels,
             concurrency=limits.concurrency or default,
             queue_size=options.queue_size,
             timeout_s=limits.timeout_s or options.timeout_s,
@@ -229,7 +239,7 @@ class Service:
         rpc.fail(error.status, text)
 
     def _fail(self, waiting: Waiting, error: HandlerFailed) -> None:
-        waiting.state.counts.failed += 1
+        waiting.counts.failed += 1
         cause = error.__cause__
         kind = ("failed", label_of(waiting.state.hook), _place_of(cause))
         self._limited_log.write(
@@ -256,7 +266,7 @@ class Service:
             return
         waiting.timed_out = True
         state = waiting.state
-        state.counts.timed_out += 1
+        waiting.counts.timed_out += 1
         call = waiting.call
         error = TimedOut(f'{call.hook_type} hook "{call.hook_name}" took longer than {state.timeout_s:g} s')
         self._limited_log.write(
@@ -336,7 +346,7 @@ class Service:
             # Where as many hang as may, the call is answered, but its place in the hook stays taken.
             if self._own_threads.replace(thread_id) or self.replace_thread(thread_id):
                 waiting.ended = True
-                state.counts.count(time.monotonic() - waiting.since_s)
+                waiting.counts.count(time.monotonic() - waiting.since_s)
                 self._running.pop(thread_id, None)
                 if state.queue:
                     following = state.queue.popleft()
@@ -398,13 +408,14 @@ class Service:
                 state = self._states[hook]
                 if not state.running and not state.queue:
                     del self._states[hook]
-                    self._dropped.setdefault(label_of(hook), HookCounts()).add(state.counts)
+                    for label, counts in state.counted:
+                        self._dropped.setdefault(label, HookCounts()).add(counts)
 
-    def totals(self) -> dict[HookLabel, HookCounts]:
+    def totals(self) -> dict[CallLabel, HookCounts]:
         """What was counted since the start, also for hooks that are gone."""
         with self._states_lock:
-            counted = [*self._dropped.items(), *((label_of(h), s.counts) for h, s in self._states.items())]
-            return add_up(counted)
+            states = self._states.values()
+            return add_up([*self._dropped.items(), *(each for state in states for each in state.counted)])
 
     @property
     def states(self) -> list[HookState]:
