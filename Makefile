@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help run test test-slow test-all check lint types imports format proto lock bench chaos clean
+.PHONY: help run test test-slow test-all check lint types imports format proto lock bench chaos chaos-hour clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -63,5 +63,8 @@ bench: $(READY) ## measure beside the peers, and renew docs/performance.md (need
 	$(BIN)/python bench/run.py
 	$(BIN)/python bench/report.py
 
-chaos: $(READY) ## faults, hostile calls and load, at length (10 minutes), and docs/reliability.json
+chaos: $(READY) ## faults, hostile calls and load, at length (30 minutes), and docs/reliability.json
 	$(BIN)/python -m tests.chaos
+
+chaos-hour: $(READY) ## an hour of mixed load; SIGTERM or Ctrl-C ends it early, with figures of what was
+	$(BIN)/python -m tests.chaos --only "mixed load native" --minutes 60

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
+from redis.asyncio.connection import AbstractConnection
 
 from coprocess.errors import ConfigError, StoreError
 from coprocess.store import KEY_PREFIX, Store, Value, close, configure, parse_url
@@ -421,6 +423,37 @@ def test_a_tls_handshake_without_answer_ends_in_time() -> None:
     with scripted_server(swallow) as port, opened(f"rediss://localhost:{port}", timeout_s=0.3) as store:
         assert_fails_in_time(lambda: store.get("k"))
         assert_fails_in_time(lambda: run(lambda: store.aio.get("k")))
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_connection_that_closes_while_a_command_is_written(
+    store: Store, monkeypatch: pytest.MonkeyPatch, loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    send = AbstractConnection.send_packed_command
+    to_close = 0
+
+    async def close_and_send(connection: Any, *arguments: Any, **options: Any) -> None:
+        nonlocal to_close
+        if to_close:
+            to_close -= 1
+            connection._writer.transport.abort()
+            await asyncio.sleep(0)
+        await send(connection, *arguments, **options)
+
+    async def use() -> None:
+        nonlocal to_close
+        await store.aio.set("n", 1)
+        to_close = 1
+        assert await store.aio.get("n") == b"1"
+        to_close = 1
+        with pytest.raises(StoreError, match="increment of key 'n' failed"):
+            await store.aio.increment("n")
+        assert to_close == 0
+        assert await store.aio.get("n") == b"1"
+
+    monkeypatch.setattr(AbstractConnection, "send_packed_command", close_and_send)
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(use())
 
 
 def test_an_increment_is_not_repeated_but_a_get_is() -> None:

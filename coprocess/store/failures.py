@@ -13,6 +13,14 @@ from coprocess.store.address import Address
 ERRORS = (exceptions.RedisError, exceptions.RedisClusterException, OSError, UnicodeError)
 
 
+def is_closed_transport(error: RuntimeError) -> bool:
+    """Whether `error` is uvloop's for a connection that closed just before a command was written to it.
+
+    asyncio's own loop raises ConnectionResetError there.
+    """
+    return "the handler is closed" in str(error)
+
+
 @dataclass(frozen=True)
 class Failure:
     reason: str

@@ -18,7 +18,7 @@ from coprocess.store.address import Address
 from coprocess.store.async_clients import drop_dead_connections
 from coprocess.store.deadline import this_thread
 from coprocess.store.embedded import EmbeddedValkey
-from coprocess.store.failures import ERRORS, Failure, explain
+from coprocess.store.failures import ERRORS, Failure, explain, is_closed_transport
 
 Outcome = tuple[Any, Failure | None]
 Command = tuple[Any, ...]
@@ -87,6 +87,10 @@ class Link:
                             return await entry.client.execute_command(*command), None
                         except ERRORS as error:
                             failure = explain(error, self.address, self._timeout_s, deadline)
+                        except RuntimeError as error:
+                            if not is_closed_transport(error):
+                                raise
+                            failure = Failure("the connection was closed", connection_lost=True)
                     if not failure.connection_lost:
                         break
                     if failure.client_broken:

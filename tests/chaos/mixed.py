@@ -76,7 +76,15 @@ def trial(
     with ServeProcess(handlers, f"--engine={engine}", f"--data-dir={folder / 'data'}") as service:
         pid, stop, others = service.process.pid, threading.Event(), Counter[str]()
 
+        trouble_ended: list[Exception] = []
+
         def make_trouble() -> None:
+            try:
+                trouble_until_stopped()
+            except Exception as error:  # noqa: BLE001 - told below
+                trouble_ended.append(error)
+
+        def trouble_until_stopped() -> None:
             source = random.Random(7)  # noqa: S311 - it is to be the same every time
             messages, number = hostile_messages(source), 0
             while not stop.is_set():
@@ -128,6 +136,7 @@ def trial(
             stop.set()
             trouble.join(HANG_S)
             assert not trouble.is_alive(), "a hostile call never ended"
+            assert not trouble_ended, f"an event or a reload failed: {trouble_ended[0]}"
             for each in (stamp, waits, counts, doubles):
                 each.wait_for(5)
             threads_after = settle(lambda: thread_count(pid), threads + 2)
