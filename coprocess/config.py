@@ -8,21 +8,18 @@ from __future__ import annotations
 import difflib
 import grp
 import ipaddress
-import math
 import os
 import pwd
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from coprocess.errors import ConfigError
-from coprocess.http import header_name
-from coprocess.routes import DEFAULT_KEY_HEADERS, Route
 from coprocess.store import parse_url
 
 PREFIX = "COPROCESS_"
@@ -279,8 +276,8 @@ def load_settings(flags: Mapping[str, Any], config_file: Path | None = None) -> 
     `config_file` None: `coprocess.toml` of the working folder, if there is one. Raises ConfigError.
     """
     flags = {name: value for name, value in flags.items() if value is not None}
-    path, from_file = _settings_file(config_file)
-    from_file.pop("routes", None)  # They can change while the service runs: see `load_routes`.
+    path, from_file = settings_file(config_file)
+    from_file.pop("routes", None)  # They can change while the service runs: see `route_settings`.
     variables = {name: f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
     # Variables are read whatever their case.
     set_variables = {variable.upper() for variable, value in os.environ.items() if value}
@@ -304,92 +301,12 @@ def load_settings(flags: Mapping[str, Any], config_file: Path | None = None) -> 
                 name for name in variables if is_given(name) and re.search(rf"\b{name}\b", detail["msg"])
             ]
             sources = ", ".join(map(source, names)) or "settings"
-            problems.append(f"{sources}: {_expectation(detail, names[0] if names else '')}")
+            problems.append(f"{sources}: {expectation(detail, names[0] if names else '')}")
         raise ConfigError("\n".join(problems)) from None
 
 
-class RouteSettings(BaseModel):
-    """A table `[routes.NAME]` of the settings file."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    handlers: list[Path] = Field(min_length=1)
-    weight_percent: Annotated[float, Strict()] = Field(ge=0, le=100)
-    apis: list[str] | None = Field(default=None, min_length=1)
-    key_headers: list[str] = Field(default=list(DEFAULT_KEY_HEADERS), min_length=1)
-
-    @field_validator("handlers")
-    @classmethod
-    def _folders(cls, value: list[Path]) -> list[Path]:
-        for folder in value:
-            if not folder.is_dir():
-                raise ValueError(f"{folder}: no such folder. Expected: a folder with handler modules")
-        return value
-
-    @field_validator("key_headers")
-    @classmethod
-    def _names(cls, value: list[str]) -> list[str]:
-        return [header_name(name) for name in value]
-
-
-def load_routes(config_file: Path | None = None) -> tuple[Route, ...]:
-    """What `[routes]` of the settings file says, checked. The file is found as by `load_settings`.
-
-    Raises ConfigError.
-    """
-    path, from_file = _settings_file(config_file)
-    tables = from_file.get("routes", {})
-    if not isinstance(tables, dict):
-        raise ConfigError(f"{path}: routes: expected tables, such as [routes.canary] (got {tables!r})")
-    problems: list[str] = []
-    routes: list[Route] = []
-    for name, table in tables.items():
-        place = f"{path}: routes.{name}"
-        if not isinstance(table, dict):
-            problems.append(f"{place}: expected a table, such as [routes.canary] (got {table!r})")
-        elif not _ROUTE_NAME.fullmatch(name):
-            problems.append(f"{place}: expected a name of up to 64 letters, digits and _ . -")
-        else:
-            try:
-                routes.append(_route(name, RouteSettings(**table)))
-            except ValidationError as error:
-                for detail in error.errors():
-                    key = str(detail["loc"][0])
-                    problems.append(f"{place}.{key}: {_expectation(detail, key, RouteSettings)}")
-    problems += [f"{path}: {problem}" for problem in _overfull(routes)]
-    if problems:
-        raise ConfigError("\n".join(problems))
-    return tuple(routes)
-
-
-_ROUTE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-
-
-def _route(name: str, settings: RouteSettings) -> Route:
-    return Route(
-        name,
-        folders=tuple(settings.handlers),
-        weight_percent=settings.weight_percent,
-        apis=None if settings.apis is None else frozenset(settings.apis),
-        key_headers=tuple(settings.key_headers),
-    )
-
-
-def _overfull(routes: Sequence[Route]) -> Iterator[str]:
-    """What is wrong where routes promise more calls of an API than there are."""
-    named = {api_id for route in routes for api_id in route.apis or ()}
-    for api_id in (*sorted(named), None):
-        # None: any API that no route names.
-        taking = [route for route in routes if route.apis is None or api_id in route.apis]
-        total = math.fsum(route.weight_percent for route in taking)
-        if total > 100:
-            names = ", ".join(f"routes.{route.name}" for route in taking)
-            of = "" if api_id is None else f' of API "{api_id}"'
-            yield f"{names}: weight_percent adds up to {total:g}. Expected: at most 100 % of the calls{of}"
-            return
-
-
-def _expectation(detail: Any, name: str, model: type[BaseModel] = Settings) -> str:
+def expectation(detail: Any, name: str, model: type[BaseModel] = Settings) -> str:
+    """What an error of pydantic says of the setting `name`."""
     if detail["type"] == "extra_forbidden":
         near = difflib.get_close_matches(name, model.model_fields, n=1)
         return "no such setting" + (f"; did you mean {near[0]}?" if near else "")
@@ -401,7 +318,7 @@ def _expectation(detail: Any, name: str, model: type[BaseModel] = Settings) -> s
     return message + given
 
 
-def _settings_file(config_file: Path | None) -> tuple[Path, dict[str, Any]]:
+def settings_file(config_file: Path | None) -> tuple[Path, dict[str, Any]]:
     """The settings file and what it says; nothing where none was named, and the default one is not there."""
     path = config_file or Path(CONFIG_FILE)
     return path, _read_file(path) if config_file or path.is_file() else {}

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from coprocess import loader
-from coprocess.config import load_routes
+from coprocess.route_settings import load_routes
 from coprocess.server.reload import Reloader, RollbackTo
 from coprocess.tyk.compat import ALIASES
 from tests.objects import make_object

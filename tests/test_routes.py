@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coprocess import loader
-from coprocess.config import load_routes, load_settings
+from coprocess.config import load_settings
 from coprocess.errors import ConfigError, LoadError
 from coprocess.hooks import HookType
+from coprocess.route_settings import load_routes
 from coprocess.routes import DEFAULT_KEY_HEADERS, Route, RoutedTable, choose_route
 from coprocess.tyk.compat import ALIASES
 from tests.loading import good, run

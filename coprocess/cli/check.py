@@ -8,8 +8,9 @@ import typer
 
 from coprocess import loader
 from coprocess.cli.options import Config, Handlers
-from coprocess.config import load_routes, load_settings
+from coprocess.config import load_settings
 from coprocess.hooks import Hook
+from coprocess.route_settings import load_routes
 from coprocess.tyk.compat import ALIASES
 
 

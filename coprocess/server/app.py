@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from coprocess import loader
-from coprocess.config import CONFIG_FILE, OFF, Settings, find_owner, load_routes
+from coprocess.config import CONFIG_FILE, OFF, Settings, find_owner
 from coprocess.errors import LoadError
 from coprocess.hooks import HookTable
+from coprocess.route_settings import load_routes
 from coprocess.server import extras, listeners, logs, redaction
 from coprocess.server.engine import Engine, EngineOptions, Handler, ListenError
 from coprocess.server.engines import make_engine
