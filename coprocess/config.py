@@ -6,21 +6,20 @@ All are checked at start. An error names the setting, where it came from and wha
 from __future__ import annotations
 
 import difflib
-import grp
-import ipaddress
 import os
-import pwd
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from coprocess.addresses import find_owner, is_local, normal_address
 from coprocess.errors import ConfigError
 from coprocess.store import parse_url
+from coprocess.text import printable
 
 PREFIX = "COPROCESS_"
 CONFIG_FILE = "coprocess.toml"
@@ -216,60 +215,6 @@ class Settings(BaseSettings):
         return (init_settings, env_settings)
 
 
-def is_local(address: str) -> bool:
-    """Whether only this machine reaches a `normal_address`. A name counts as public, but for localhost."""
-    if address.startswith("unix:"):
-        return True
-    host = address.rpartition(":")[0].strip("[]")
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def normal_address(address: str) -> str:
-    """`HOST:PORT` or `unix:/path`, from the spellings that gateways use too. Raises ValueError."""
-    expected = f"{address!r}: expected HOST:PORT or unix:/path"
-    if address.startswith("unix:"):
-        path = address.removeprefix("unix:")
-        path = path.removeprefix("//")
-        if not path or path.endswith("/"):
-            raise ValueError(expected)
-        return f"unix:{path}"
-    host, colon, port = address.removeprefix("tcp://").rpartition(":")
-    is_ipv6 = host.startswith("[") and host.endswith("]")
-    if not colon or not host or "/" in host or (":" in host and not is_ipv6):
-        raise ValueError(expected)
-    if not (port.isascii() and port.isdigit()) or int(port) > 65535:
-        raise ValueError(expected)
-    return f"{host}:{port}"
-
-
-def find_owner(text: str) -> tuple[int, int]:
-    """User and group ids of `USER`, `USER:GROUP` or `:GROUP`; -1: not named. Raises ValueError."""
-    user, colon, group = text.partition(":")
-    if not (user or group) or (colon and not group):
-        raise ValueError(f"{text!r}: expected USER, USER:GROUP or :GROUP")
-    return _find_id("user", user), _find_id("group", group)
-
-
-def _find_id(kind: Literal["user", "group"], name: str) -> int:
-    if not name:
-        return -1
-    if name.isascii() and name.isdigit():
-        # The highest means "leave it as it is".
-        if int(name) >= _NO_ID:
-            raise ValueError(f"{kind} {name}: expected a number below {_NO_ID}")
-        return int(name)
-    try:
-        return pwd.getpwnam(name).pw_uid if kind == "user" else grp.getgrnam(name).gr_gid
-    except (KeyError, ValueError):
-        raise ValueError(f"no such {kind} on this machine: {name!r}") from None
-
-
-_NO_ID = 2**32 - 1
-
-
 def load_settings(flags: Mapping[str, Any], config_file: Path | None = None) -> Settings:
     """The settings out of `flags` (None: not given), the environment and the file.
 
@@ -291,10 +236,11 @@ def load_settings(flags: Mapping[str, Any], config_file: Path | None = None) -> 
     def is_given(name: str) -> bool:
         return name in flags or name in from_file or variables[name] in set_variables
 
+    problems = list(_misspelt_variables(set_variables))
+    settings: Settings | None = None
     try:
-        return Settings(**{**from_file, **flags})
+        settings = Settings(**{**from_file, **flags})
     except ValidationError as error:
-        problems = []
         for detail in error.errors():
             # What is wrong with several settings together has no place of its own, but names them.
             names = [str(place) for place in detail["loc"][:1]] or [
@@ -302,7 +248,26 @@ def load_settings(flags: Mapping[str, Any], config_file: Path | None = None) -> 
             ]
             sources = ", ".join(map(source, names)) or "settings"
             problems.append(f"{sources}: {expectation(detail, names[0] if names else '')}")
-        raise ConfigError("\n".join(problems)) from None
+    if problems or settings is None:
+        raise ConfigError("\n".join(problems))
+    return settings
+
+
+def _misspelt_variables(names: Iterable[str]) -> Iterator[str]:
+    """What is wrong with variables that are named like settings, and are none. Their values are not shown."""
+    for variable in sorted(names):
+        name = variable.removeprefix(PREFIX).lower()
+        is_ours = variable.startswith(PREFIX) and not _OTHERS_VARIABLE.fullmatch(variable)
+        if is_ours and name not in Settings.model_fields:
+            near = difflib.get_close_matches(name, Settings.model_fields, n=1)
+            hint = f"; did you mean {PREFIX}{near[0].upper()}?" if near else ""
+            yield f"{printable(variable)}: no such setting{hint}"
+
+
+# Of a new project's Makefile, and those that Kubernetes sets for services whose name begins with "coprocess".
+_OTHERS_VARIABLE = re.compile(
+    rf"{PREFIX}(VERSION|(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?))"
+)
 
 
 def expectation(detail: Any, name: str, model: type[BaseModel] = Settings) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from coprocess.context import CallContext
 from coprocess.errors import HandlerError, UnknownHook
 from coprocess.messages import Reply
+from coprocess.text import printable
 
 
 class HookType(IntEnum):
@@ -95,7 +96,7 @@ class Hook:
     version: str = ""
 
     def __str__(self) -> str:
-        return f'{self.type.name} "{self.name}" ({self.source})'
+        return printable(f'{self.type.name} "{self.name}" ({self.source})')
 
 
 class DuplicateHandler(HandlerError):
@@ -104,8 +105,10 @@ class DuplicateHandler(HandlerError):
     def __init__(self, hook: Hook, first: Hook) -> None:
         where = "" if hook.api_id is None else f' for API "{hook.api_id}"'
         super().__init__(
-            f'{hook.source}: a second {hook.type.name} handler "{hook.name}"{where}; the first is at '
-            f"{first.source}. Expected: one handler for each type and name"
+            printable(
+                f'{hook.source}: a second {hook.type.name} handler "{hook.name}"{where}; the first is at '
+                f"{first.source}. Expected: one handler for each type and name"
+            )
         )
         self.hook = hook
 
@@ -162,7 +165,7 @@ class HookTable:
         rest = self.candidates(hook_type, name, spec)
         if len(rest) == 1:
             return rest[0]
-        raise UnknownHook(self._explain(hook_type, name, spec.get("APIID", ""), rest))
+        raise UnknownHook(printable(self._explain(hook_type, name, spec.get("APIID", ""), rest)))
 
     def candidates(self, hook_type: int, name: str, spec: Mapping[str, str]) -> list[Hook]:
         """The handlers that fit a call best. Several: they are of bundles, and none is the API's own."""

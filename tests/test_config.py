@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coprocess.config import PREFIX, Settings, load_settings, normal_address
+from coprocess.addresses import normal_address
+from coprocess.config import PREFIX, Settings, load_settings
 from coprocess.errors import ConfigError
 from tests.loading import write
 
@@ -105,13 +106,37 @@ def test_case_of_variables_does_not_matter(folder: Path, monkeypatch: pytest.Mon
 
 
 def test_variables_that_are_no_settings_do_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kubernetes sets these for a service that is called coprocess."""
+    """Kubernetes sets most of these for a service that is called coprocess."""
     monkeypatch.setenv("COPROCESS_SERVICE_HOST", "10.0.0.1")
     monkeypatch.setenv("COPROCESS_SERVICE_PORT", "5555")
     monkeypatch.setenv("COPROCESS_PORT", "tcp://10.0.0.1:5555")
+    monkeypatch.setenv("COPROCESS_PORT_5555_TCP", "tcp://10.0.0.1:5555")
     monkeypatch.setenv("COPROCESS_PORT_5555_TCP_ADDR", "10.0.0.1")
+    monkeypatch.setenv("COPROCESS_SERVICE_PORT_GRPC", "5555")
+    monkeypatch.setenv("COPROCESS_CANARY_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("COPROCESS_CANARY_PORT_5555_TCP_PROTO", "tcp")
+    monkeypatch.setenv("COPROCESS_VERSION", "0.1.0")
+    monkeypatch.setenv("COPROCESSES", "5")
+    monkeypatch.setenv("COPROCESS_LISEN", "")
 
     assert load_settings({}) == Settings()
+
+
+def test_misspelt_variables_are_told_with_the_nearest_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COPROCESS_LISEN", "127.0.0.1:1")
+    monkeypatch.setenv("coprocess_reddis", "redis://:geheim@host")
+    monkeypatch.setenv("COPROCESS_ZZZ", "geheim")
+    monkeypatch.setenv("COPROCESS_CONCURRENCY", "0")
+
+    lines = refusal().splitlines()
+
+    assert lines[:3] == [
+        "COPROCESS_LISEN: no such setting; did you mean COPROCESS_LISTEN?",
+        "COPROCESS_REDDIS: no such setting; did you mean COPROCESS_REDIS?",
+        "COPROCESS_ZZZ: no such setting",
+    ]
+    # What else is wrong is told, too.
+    assert [line.partition(":")[0] for line in lines[3:]] == ["COPROCESS_CONCURRENCY"]
 
 
 def test_default_folders_are_those_that_exist(folder: Path) -> None:

@@ -222,3 +222,16 @@ def test_hooks_are_told_apart_by_identity() -> None:
 
     assert replace(one) != one
     assert len({one, replace(one)}) == 2
+
+
+def test_names_with_control_characters_are_harmless_in_texts() -> None:
+    name = "red\x1b[31m\nline\ud800"
+    odd = replace(hook(name, api_id="a\rb"), version="v\t2")
+
+    for text in (
+        refusal(HookTable([odd]), HookType.Pre, "asked\x07", APIID="b\nc"),
+        str(odd),
+        str(DuplicateHandler(odd, odd)),
+    ):
+        assert text.isprintable()
+        assert "red\\x1b[31m\\nline\\ud800" in text

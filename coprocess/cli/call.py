@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coprocess import loader
+from coprocess.addresses import normal_address
 from coprocess.cli.options import Config, Handlers
-from coprocess.config import load_settings, normal_address
+from coprocess.config import load_settings
 from coprocess.context import set_event_sink
 from coprocess.errors import ConfigError, CoprocessError, HandlerFailed
 from coprocess.http import canonical_name

@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 
 import typer
 
+from coprocess.addresses import normal_address
 from coprocess.cli.options import Config, Handlers
-from coprocess.config import Settings, load_settings, normal_address
+from coprocess.config import Settings, load_settings
 from coprocess.errors import ConfigError, CoprocessError
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from coprocess import loader
-from coprocess.config import CONFIG_FILE, OFF, Settings, find_owner
+from coprocess.addresses import find_owner
+from coprocess.config import CONFIG_FILE, OFF, Settings
 from coprocess.errors import LoadError
 from coprocess.hooks import HookTable
 from coprocess.route_settings import load_routes

@@ -36,6 +36,7 @@ from coprocess.server.log_limit import LimitedLog
 from coprocess.server.loop import LoopThread
 from coprocess.server.loop_watch import LoopWatch
 from coprocess.server.workers import WorkerThreads
+from coprocess.text import printable
 from coprocess.tyk.call import TykCall
 from coprocess.tyk.dispatcher import Dispatcher
 from coprocess.tyk.event import local_event_payload, parse_event
@@ -480,13 +481,7 @@ _LONGEST_TEXT_BYTES = 1500
 
 def safe_text(error: Exception) -> str:
     """What `error` says, for a status and a log line: no control characters, and no longer than fits."""
-    text = str(error)[:_LONGEST_TEXT_BYTES]
-    if not text.isprintable():
-        # Also halves of surrogate pairs, which cannot be encoded.
-        text = "".join(
-            character if character.isprintable() else character.encode("unicode_escape").decode()
-            for character in text
-        )
+    text = printable(str(error)[:_LONGEST_TEXT_BYTES])
     encoded = text.encode()
     if len(encoded) <= _LONGEST_TEXT_BYTES and len(str(error)) <= _LONGEST_TEXT_BYTES:
         return text

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from coprocess.config import normal_address
+from coprocess.addresses import normal_address
 from coprocess.tyk.doctor.document import Document
 from coprocess.tyk.doctor.findings import Finding, Severity
 from coprocess.tyk.doctor.project import Project
