@@ -23,8 +23,8 @@ run: $(READY) ## serve the sample handlers on 127.0.0.1:5555, with an embedded s
 	@echo "Serving handlers/ and event_handlers/ on 127.0.0.1:5555. Ctrl-C stops it."
 	$(BIN)/coprocess serve
 
-test: $(READY) check ## lint, types, import rules, then all tests
-	$(BIN)/python -m pytest
+test: $(READY) check ## lint, types, import rules, then all tests, on two cores
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 test-all: ## the tests on every supported Python that is installed
 	@for v in 3.11 3.12 3.13 3.14; do \

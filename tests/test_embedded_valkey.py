@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -50,11 +51,13 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 @pytest.fixture
-def data_dir(tmp_path: Path) -> Iterator[Path]:
+def data_dir() -> Iterator[Path]:
     """A data directory whose server is gone after the test, whatever happened."""
-    folder = tmp_path / "with space" / ".coprocess"
-    yield folder
-    stop_leftover(folder)
+    # Not in tmp_path: only where the path is short does the server's socket lie in the data directory.
+    with tempfile.TemporaryDirectory() as short:
+        folder = Path(short) / "with space" / ".coprocess"
+        yield folder
+        stop_leftover(folder)
 
 
 def stop_leftover(folder: Path) -> None:
