@@ -15,8 +15,9 @@ import structlog
 from coprocess import CustomKeyCheck, Event, Post, Pre, Response, trigger_event
 from coprocess.hooks import HookTable, HookType
 from coprocess.server.engines import EngineChoice
+from coprocess.server.failures import safe_text
 from coprocess.server.hook_state import HookState
-from coprocess.server.service import Service, ServiceOptions, safe_text
+from coprocess.server.service import Service, ServiceOptions
 from coprocess.tyk.dispatcher import Dispatcher
 from coprocess.tyk.wire import Object
 from tests.objects import hook_table, make_object, table_of

@@ -186,7 +186,8 @@ class App:
 
         export = TraceExport()
         at_end.callback(export.close, _LAST_EXPORT_S)
-        service.tracing = tracing = CallTracing(export.tracer)
+        tracing = CallTracing(export.tracer)
+        service.use_tracing(tracing)
         # A call's span begins when it comes, also where it is held first.
         self._traced = tracing.traced
         self.health.otherwise = tracing.traced(self._held.take)

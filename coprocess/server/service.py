@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from coprocess import context
-from coprocess.errors import CoprocessError, HandlerFailed, Overloaded, ShuttingDown, Status, TimedOut
+from coprocess.errors import CoprocessError, HandlerFailed, Overloaded, ShuttingDown, Status
 from coprocess.hooks import Hook, HookTable
 from coprocess.server import logs
-from coprocess.server.engine import Metadata, Rpc
+from coprocess.server.engine import Rpc
+from coprocess.server.failures import Failures, safe_text
 from coprocess.server.hook_state import (
     ApiLabels,
     CallLabel,
@@ -32,12 +33,11 @@ from coprocess.server.hook_state import (
     label_of,
 )
 from coprocess.server.idle import wait_until_idle
+from coprocess.server.local_event import LocalEvent
 from coprocess.server.log_limit import LimitedLog
 from coprocess.server.loop import LoopThread
 from coprocess.server.loop_watch import LoopWatch
 from coprocess.server.workers import WorkerThreads
-from coprocess.text import printable
-from coprocess.tyk.call import TykCall
 from coprocess.tyk.dispatcher import Dispatcher
 from coprocess.tyk.event import local_event_payload, parse_event
 
@@ -70,11 +70,10 @@ class Service:
         self.dispatcher = dispatcher
         self.options = options
         self.replace_thread: Callable[[int], bool] = lambda thread_id: False
-        self.refused_calls = 0
         # For what callers can cause by the thousand.
         self._limited_log = LimitedLog(log)
-        #: Then each Rpc comes through its `traced`.
-        self.tracing: CallTracing | None = None
+        self._failures = Failures(self._limited_log, options.failure_status, options.failure_headers)
+        self._tracing: CallTracing | None = None
         self._loop = LoopThread()
         self.loop_watch = LoopWatch(self._loop, _WATCH_INTERVAL_S, self._tell_blocked)
         self._states: dict[Hook, HookState] = {}
@@ -100,6 +99,10 @@ class Service:
         self._own_threads.start()
         self._watchdog.start()
 
+    def use_tracing(self, tracing: CallTracing) -> None:
+        """Trace the calls from now on. Each Rpc must come through its `traced` then."""
+        self._tracing = self._failures.tracing = tracing
+
     # What the engine calls.
 
     def handle(self, rpc: Rpc) -> None:
@@ -110,11 +113,11 @@ class Service:
                 raise ShuttingDown("the service is shutting down")
             call = self.dispatcher.open(rpc.method, rpc.payload)
         except CoprocessError as error:
-            self._refuse(rpc, error)
+            self._failures.refuse(rpc, error)
             return
         except Exception as error:  # An engine's thread must not end.
             log.exception("a message could not be opened")
-            self._refuse(rpc, CoprocessError(f"internal error: {type(error).__name__}"))
+            self._failures.refuse(rpc, CoprocessError(f"internal error: {type(error).__name__}"))
             return
         state = self._states.get(call.hook) or self._new_state(call.hook)
         waiting = Waiting(call, rpc, state, since_s)
@@ -122,10 +125,12 @@ class Service:
         if admitted:
             self._begin(waiting, since_s)
             return
-        if self.tracing is not None:
-            self.tracing.know_hook(rpc, call)
+        if self._tracing is not None:
+            self._tracing.know_hook(rpc, call)
         if admitted is None:
-            self._refuse(rpc, Overloaded(f'{call.hook.type.name} hook "{call.hook.name}" is overloaded'))
+            self._failures.refuse(
+                rpc, Overloaded(f'{call.hook.type.name} hook "{call.hook.name}" is overloaded')
+            )
         else:
             # Else it would run, some time, for a client that is gone.
             rpc.on_cancel(lambda: self._drop(waiting))
@@ -151,14 +156,14 @@ class Service:
             self._running[me] = waiting
             try:
                 try:
-                    tracing = self.tracing
+                    tracing = self._tracing
                     reply = waiting.call.run() if tracing is None else tracing.run(waiting)
                 except HandlerFailed as error:
-                    self._fail(waiting, error)
+                    self._failures.fail(waiting, error)
                 else:
                     waiting.rpc.respond(reply)
             except Exception as error:  # noqa: BLE001 - else its place would stay taken for ever
-                self._fail_within(waiting, error)
+                self._failures.fail_within(waiting, error)
             logs.end_line()
             self._running.pop(me, None)
             now_s = time.monotonic()
@@ -176,18 +181,18 @@ class Service:
         timer = asyncio.get_running_loop().call_later(state.timeout_s, self._expire, waiting, task)
         try:
             try:
-                tracing = self.tracing
+                tracing = self._tracing
                 reply = await (waiting.call.run_async() if tracing is None else tracing.run_async(waiting))
             except HandlerFailed as error:
                 if not waiting.ended:
-                    self._fail(waiting, error)
+                    self._failures.fail(waiting, error)
             except asyncio.CancelledError:
                 # The client gave up, or its time is over, or the service stops: an answer does no harm.
                 waiting.rpc.fail(ShuttingDown.status, "cancelled")
             else:
                 waiting.rpc.respond(reply)
         except Exception as error:  # noqa: BLE001 - else its place would stay taken for ever
-            self._fail_within(waiting, error)
+            self._failures.fail_within(waiting, error)
         finally:
             timer.cancel()
             logs.end_line()
@@ -200,7 +205,7 @@ class Service:
         if waiting.ended:
             return
         following = waiting.state.leave(waiting, time.monotonic() - waiting.since_s)
-        self._time_out(waiting)
+        self._failures.time_out(waiting)
         if task is not None:
             task.cancel()
         if following is not None:
@@ -219,95 +224,6 @@ class Service:
         )
         with self._states_lock:
             return self._states.setdefault(hook, state)
-
-    # How calls end badly.
-
-    def _refuse(self, rpc: Rpc, error: CoprocessError) -> None:
-        self.refused_calls += 1
-        text = safe_text(error)
-        # Before the answer: else clients would go on, and ever more threads wait for a log that nobody reads.
-        if not isinstance(error, ShuttingDown):
-            # Only the text of Overloaded holds no word of the caller.
-            kind = text if isinstance(error, Overloaded) else type(error).__name__
-            self._limited_log.write(
-                "warning",
-                ("refused", kind),
-                "refused",
-                reason=text,
-                status=error.status.name,
-                **self._trace_ids(rpc),
-            )
-        rpc.fail(error.status, text)
-
-    def _fail(self, waiting: Waiting, error: HandlerFailed) -> None:
-        waiting.counts.failed += 1
-        cause = error.__cause__
-        kind = ("failed", label_of(waiting.state.hook), _place_of(cause))
-        self._limited_log.write(
-            "error", kind, safe_text(error), **self._tags(waiting), exc_info=_own_traceback(cause)
-        )
-        self._answer_failure(waiting, error)
-
-    def _fail_within(self, waiting: Waiting, error: Exception) -> None:
-        """Answer a call that failed in this code, or in the engine's, and not in its handler."""
-        self._limited_log.write(
-            "error",
-            ("unanswered", label_of(waiting.state.hook), _place_of(error)),
-            "a call could not be answered",
-            **self._tags(waiting),
-            exc_info=error,
-        )
-        try:
-            waiting.rpc.fail(CoprocessError.status, f"internal error: {type(error).__name__}")
-        except Exception:  # Nothing is left to try.
-            log.exception("a call could not be failed, either")
-
-    def _time_out(self, waiting: Waiting) -> None:
-        if waiting.timed_out:
-            return
-        waiting.timed_out = True
-        state = waiting.state
-        waiting.counts.timed_out += 1
-        call = waiting.call
-        error = TimedOut(f'{call.hook_type} hook "{call.hook_name}" took longer than {state.timeout_s:g} s')
-        self._limited_log.write(
-            "error", ("timed out", label_of(state.hook)), safe_text(error), **self._tags(waiting)
-        )
-        self._answer_failure(waiting, error)
-
-    def _answer_failure(self, waiting: Waiting, error: CoprocessError) -> None:
-        if self.tracing is not None:
-            self.tracing.failed(waiting.rpc, error)
-        call = waiting.call
-        if isinstance(call, TykCall):
-            try:
-                if waiting.state.on_error == "open":
-                    waiting.rpc.respond(call.unchanged())
-                    return
-                if self.options.failure_status is not None:
-                    status, headers = self.options.failure_status, self.options.failure_headers
-                    waiting.rpc.respond(call.refused(status, "Service unavailable", headers))
-                    return
-            except HandlerFailed as unusable:
-                # What came could not be a reply, either.
-                self._limited_log.write(
-                    "warning",
-                    ("uncovered", label_of(waiting.state.hook)),
-                    "a failure could not be covered",
-                    reason=safe_text(unusable),
-                    **self._tags(waiting),
-                )
-        waiting.rpc.fail(error.status, safe_text(error))
-
-    def _tags(self, waiting: Waiting) -> dict[str, str]:
-        call = waiting.call
-        tags = {"hook": call.hook_name, "hook_type": call.hook_type, "api_id": call.api_id}
-        if call.version:
-            tags["version"] = call.version
-        return tags | self._trace_ids(waiting.rpc)
-
-    def _trace_ids(self, rpc: Rpc) -> dict[str, str]:
-        return {} if self.tracing is None else self.tracing.ids(rpc)
 
     def _watch(self) -> None:
         """What must be looked after at all times."""
@@ -353,7 +269,7 @@ class Service:
                     following = state.queue.popleft()
                 else:
                     state.running -= 1
-        self._time_out(waiting)
+        self._failures.time_out(waiting)
         if following is not None:
             self._own_tasks.put(following)
 
@@ -373,9 +289,9 @@ class Service:
             log.error("an event was triggered that no handler takes", triggered=name, reason=reason)
             return
         state = self._states.get(call.hook) or self._new_state(call.hook)
-        rpc: Rpc = _LocalEvent(self._local_events)
-        if self.tracing is not None:
-            rpc = self.tracing.local_event(rpc)
+        rpc: Rpc = LocalEvent(self._local_events)
+        if self._tracing is not None:
+            rpc = self._tracing.local_event(rpc)
         waiting = Waiting(call, rpc, state, time.monotonic())
         admitted = state.enter(waiting)
         if admitted is None:
@@ -419,6 +335,11 @@ class Service:
             return add_up([*self._dropped.items(), *(each for state in states for each in state.counted)])
 
     @property
+    def refused_calls(self) -> int:
+        """Calls that reached no handler."""
+        return self._failures.refused
+
+    @property
     def states(self) -> list[HookState]:
         with self._states_lock:
             return list(self._states.values())
@@ -448,56 +369,3 @@ class Service:
 
 _WATCH_INTERVAL_S = 0.05
 _OWN_THREADS = 64
-
-
-class _LocalEvent(Rpc):
-    """The call of an event that a handler triggered: nobody waits for its answer."""
-
-    __slots__ = ("_unfinished",)
-
-    def __init__(self, unfinished: set[Rpc]) -> None:
-        self.method, self.payload = "", b""
-        self._unfinished = unfinished
-        unfinished.add(self)
-
-    def respond(self, reply: bytes) -> None:
-        self._unfinished.discard(self)
-
-    def fail(self, status: Status, message: str) -> None:
-        self._unfinished.discard(self)
-
-    def on_cancel(self, callback: Callable[[], None]) -> None:
-        pass
-
-    def metadata(self) -> Metadata:
-        return ()
-
-    def time_remaining_s(self) -> float | None:
-        return None
-
-
-_LONGEST_TEXT_BYTES = 1500
-
-
-def safe_text(error: Exception) -> str:
-    """What `error` says, for a status and a log line: no control characters, and no longer than fits."""
-    text = printable(str(error)[:_LONGEST_TEXT_BYTES])
-    encoded = text.encode()
-    if len(encoded) <= _LONGEST_TEXT_BYTES and len(str(error)) <= _LONGEST_TEXT_BYTES:
-        return text
-    return encoded[: _LONGEST_TEXT_BYTES - 3].decode(errors="ignore") + "…"
-
-
-def _place_of(error: BaseException | None) -> tuple[str, int]:
-    """Where `error` was raised: file and line."""
-    trace = None if error is None else error.__traceback__
-    if trace is None:
-        return ("", 0)
-    while trace.tb_next is not None:
-        trace = trace.tb_next
-    return (trace.tb_frame.f_code.co_filename, trace.tb_lineno)
-
-
-def _own_traceback(error: BaseException | None) -> BaseException | None:
-    """`error`, unless its text says it all."""
-    return None if isinstance(error, HandlerFailed) else error

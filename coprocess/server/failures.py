@@ -1,0 +1,145 @@
+"""How calls end badly: what their clients are told, what is logged, and what is counted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from coprocess.errors import CoprocessError, HandlerFailed, Overloaded, ShuttingDown, TimedOut
+from coprocess.server.hook_state import Waiting, label_of
+from coprocess.text import printable
+from coprocess.tyk.call import TykCall
+
+if TYPE_CHECKING:
+    from coprocess.server.engine import Rpc
+    from coprocess.server.log_limit import LimitedLog
+    from coprocess.server.tracing import CallTracing
+
+log = structlog.get_logger("coprocess")
+
+
+class Failures:
+    """Answers the calls that fail. What callers can cause by the thousand is logged within limits."""
+
+    def __init__(
+        self, limited_log: LimitedLog, status: int | None, headers: tuple[tuple[str, str], ...]
+    ) -> None:
+        """`status`, `headers`: what clients see where a hook fails closed. None: the gateway's own error."""
+        self._limited_log = limited_log
+        self._status = status
+        self._headers = headers
+        #: Is told of failures, where there is one.
+        self.tracing: CallTracing | None = None
+        #: Calls that reached no handler.
+        self.refused = 0
+
+    def refuse(self, rpc: Rpc, error: CoprocessError) -> None:
+        """Answer a call that reaches no handler."""
+        self.refused += 1
+        text = safe_text(error)
+        # Before the answer: else clients would go on, and ever more threads wait for a log that nobody reads.
+        if not isinstance(error, ShuttingDown):
+            # Only the text of Overloaded holds no word of the caller.
+            kind = text if isinstance(error, Overloaded) else type(error).__name__
+            self._limited_log.write(
+                "warning",
+                ("refused", kind),
+                "refused",
+                reason=text,
+                status=error.status.name,
+                **self._trace_ids(rpc),
+            )
+        rpc.fail(error.status, text)
+
+    def fail(self, waiting: Waiting, error: HandlerFailed) -> None:
+        """Answer a call whose handler failed."""
+        waiting.counts.failed += 1
+        cause = error.__cause__
+        self._log_error(waiting, ("failed", _place_of(cause)), safe_text(error), _own_traceback(cause))
+        self._answer_failure(waiting, error)
+
+    def fail_within(self, waiting: Waiting, error: Exception) -> None:
+        """Answer a call that failed in this code, or in the engine's, and not in its handler."""
+        self._log_error(waiting, ("unanswered", _place_of(error)), "a call could not be answered", error)
+        try:
+            waiting.rpc.fail(CoprocessError.status, f"internal error: {type(error).__name__}")
+        except Exception:  # Nothing is left to try.
+            log.exception("a call could not be failed, either")
+
+    def time_out(self, waiting: Waiting) -> None:
+        """Answer a call that took too long; nothing where that is done."""
+        if waiting.timed_out:
+            return
+        waiting.timed_out = True
+        waiting.counts.timed_out += 1
+        call = waiting.call
+        error = TimedOut(
+            f'{call.hook_type} hook "{call.hook_name}" took longer than {waiting.state.timeout_s:g} s'
+        )
+        self._log_error(waiting, ("timed out",), safe_text(error))
+        self._answer_failure(waiting, error)
+
+    def _answer_failure(self, waiting: Waiting, error: CoprocessError) -> None:
+        if self.tracing is not None:
+            self.tracing.failed(waiting.rpc, error)
+        call = waiting.call
+        if isinstance(call, TykCall):
+            try:
+                if waiting.state.on_error == "open":
+                    waiting.rpc.respond(call.unchanged())
+                    return
+                if self._status is not None:
+                    waiting.rpc.respond(call.refused(self._status, "Service unavailable", self._headers))
+                    return
+            except HandlerFailed as unusable:
+                # What came could not be a reply, either.
+                self._limited_log.write(
+                    "warning",
+                    ("uncovered", label_of(waiting.state.hook)),
+                    "a failure could not be covered",
+                    reason=safe_text(unusable),
+                    **self._tags(waiting),
+                )
+        waiting.rpc.fail(error.status, safe_text(error))
+
+    def _log_error(self, waiting: Waiting, kind: tuple[object, ...], text: str, exc_info: Any = None) -> None:
+        kind = (*kind, label_of(waiting.state.hook))
+        self._limited_log.write("error", kind, text, exc_info=exc_info, **self._tags(waiting))
+
+    def _tags(self, waiting: Waiting) -> dict[str, str]:
+        call = waiting.call
+        tags = {"hook": call.hook_name, "hook_type": call.hook_type, "api_id": call.api_id}
+        if call.version:
+            tags["version"] = call.version
+        return tags | self._trace_ids(waiting.rpc)
+
+    def _trace_ids(self, rpc: Rpc) -> dict[str, str]:
+        return {} if self.tracing is None else self.tracing.ids(rpc)
+
+
+_LONGEST_TEXT_BYTES = 1500
+
+
+def safe_text(error: Exception) -> str:
+    """What `error` says, for a status and a log line: no control characters, and no longer than fits."""
+    text = printable(str(error)[:_LONGEST_TEXT_BYTES])
+    encoded = text.encode()
+    if len(encoded) <= _LONGEST_TEXT_BYTES and len(str(error)) <= _LONGEST_TEXT_BYTES:
+        return text
+    return encoded[: _LONGEST_TEXT_BYTES - 3].decode(errors="ignore") + "…"
+
+
+def _place_of(error: BaseException | None) -> tuple[str, int]:
+    """Where `error` was raised: file and line."""
+    trace = None if error is None else error.__traceback__
+    if trace is None:
+        return ("", 0)
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    return (trace.tb_frame.f_code.co_filename, trace.tb_lineno)
+
+
+def _own_traceback(error: BaseException | None) -> BaseException | None:
+    """`error`, unless its text says it all."""
+    return None if isinstance(error, HandlerFailed) else error
