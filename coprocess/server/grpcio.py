@@ -16,7 +16,16 @@ from typing import Any, cast
 import grpc
 
 from coprocess.errors import Status
-from coprocess.server.engine import Engine, EngineOptions, Handler, ListenError, Metadata, Rpc, StreamRpc
+from coprocess.server.engine import (
+    Engine,
+    EngineOptions,
+    Handler,
+    ListenError,
+    Metadata,
+    Rpc,
+    StreamRpc,
+    too_large,
+)
 from coprocess.server.workers import WorkerThreads
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
@@ -45,8 +54,7 @@ class GrpcioRpc(Rpc):
 
     def respond(self, reply: bytes) -> None:
         if len(reply) > self._max_reply_bytes:
-            size = f"{len(reply)} of {self._max_reply_bytes} bytes"
-            self.fail(Status.RESOURCE_EXHAUSTED, f"the reply is larger than the limit: {size}")
+            self.fail(Status.RESOURCE_EXHAUSTED, too_large("reply", len(reply), self._max_reply_bytes))
         elif self._is_first():
             self._end(reply)
 

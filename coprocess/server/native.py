@@ -11,14 +11,23 @@ from typing import TYPE_CHECKING, cast
 from pygrpc_native import EVENT_CALL, STREAM_SENT, NativeGrpcFront
 
 from coprocess.errors import Status
-from coprocess.server.engine import Engine, EngineOptions, Handler, ListenError, Metadata, Rpc, StreamRpc
+from coprocess.server.cancellations import Cancellations
+from coprocess.server.engine import (
+    Engine,
+    EngineOptions,
+    Handler,
+    ListenError,
+    Metadata,
+    Rpc,
+    StreamRpc,
+    too_large,
+)
 from coprocess.server.workers import WorkerThreads
 
 if TYPE_CHECKING:
     import grpc
 
 _IO_THREADS = 1
-_REMEMBERED_CANCELS = 1024
 
 
 class NativeRpc(Rpc):
@@ -38,8 +47,8 @@ class NativeRpc(Rpc):
     def respond(self, reply: bytes) -> None:
         endpoint = self._endpoint
         if len(reply) > endpoint.max_message_bytes:
-            too_large = _too_large("reply", len(reply), endpoint.max_message_bytes)
-            self.fail(Status.RESOURCE_EXHAUSTED, too_large)
+            text = too_large("reply", len(reply), endpoint.max_message_bytes)
+            self.fail(Status.RESOURCE_EXHAUSTED, text)
             return
         endpoint.front.respond(self._call_id, reply)
         if endpoint.cancels:
@@ -50,11 +59,7 @@ class NativeRpc(Rpc):
         self._endpoint.cancels.pop(self._call_id, None)
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
-        endpoint = self._endpoint
-        endpoint.cancels[self._call_id] = callback
-        # It may have been over before: then its event has come already, and found nobody to tell.
-        if self._call_id in endpoint.cancelled and endpoint.cancels.pop(self._call_id, None) is not None:
-            callback()
+        self._endpoint.cancels.when_over(self._call_id, callback)
 
     def metadata(self) -> Metadata:
         return cast("tuple[Metadata, str, float | None]", self._details)[0] if self._details else ()
@@ -77,20 +82,13 @@ class NativeStream(NativeRpc, StreamRpc):
         self._endpoint.cancels.pop(self._call_id, None)
 
 
-def _too_large(what: str, size: int, limit: int) -> str:
-    return f"the {what} is larger than the limit: {size} of {limit} bytes"
-
-
 class _Endpoint:
     """One address, with the threads that serve it."""
 
     def __init__(self, front: NativeGrpcFront, options: EngineOptions) -> None:
         self.front = front
         self.max_message_bytes = options.max_message_bytes
-        #: Who wants to know, by call id.
-        self.cancels: dict[int, Callable[[], None]] = {}
-        #: The last calls that were cancelled when nobody wanted to know yet.
-        self.cancelled: dict[int, None] = {}
+        self.cancels = Cancellations()
         #: By the method's number.
         self._kinds: list[tuple[type[NativeRpc], str]] = [
             *((NativeRpc, method) for method in options.methods),
@@ -125,14 +123,10 @@ class _Endpoint:
         while (events := receive(1)) is not None:
             for kind, call_id, method_id, payload, _, details in events:
                 if kind != EVENT_CALL or payload is None:
-                    self.cancelled[call_id] = None
-                    if len(self.cancelled) > _REMEMBERED_CANCELS:
-                        self.cancelled.pop(next(iter(self.cancelled), 0), None)
-                    if (callback := self.cancels.pop(call_id, None)) is not None:
-                        callback()
+                    self.cancels.is_over(call_id)
                 elif len(payload) > self.max_message_bytes:
-                    too_large = _too_large("message", len(payload), self.max_message_bytes)
-                    self.front.fail(call_id, Status.RESOURCE_EXHAUSTED, too_large)
+                    text = too_large("message", len(payload), self.max_message_bytes)
+                    self.front.fail(call_id, Status.RESOURCE_EXHAUSTED, text)
                 else:
                     kind_of_rpc, method = self._kinds[method_id]
                     return kind_of_rpc(self, call_id, method, payload, details)

@@ -14,7 +14,8 @@ import threading
 from collections.abc import Callable, Sequence
 
 from coprocess.errors import Status
-from coprocess.server.engine import Engine, EngineOptions, Handler, Metadata, Rpc
+from coprocess.server.cancellations import Cancellations
+from coprocess.server.engine import Engine, EngineOptions, Handler, Metadata, Rpc, too_large
 from coprocess.server.workers import WorkerThreads
 
 HEAD = struct.Struct("<IQB")
@@ -25,7 +26,6 @@ WITH_METADATA = 0x40
 OK = 0
 
 _CHUNK_BYTES = 256 * 1024
-_REMEMBERED_CANCELS = 1024
 
 Frame = tuple[int, int, bytes]
 
@@ -103,8 +103,7 @@ class _PipeRpc(Rpc):
     def respond(self, reply: bytes) -> None:
         limit = self._engine.max_message_bytes
         if len(reply) > limit:
-            too_large = f"the reply is larger than the limit: {len(reply)} of {limit} bytes"
-            self._answer(Status.RESOURCE_EXHAUSTED, too_large.encode())
+            self._answer(Status.RESOURCE_EXHAUSTED, too_large("reply", len(reply), limit).encode())
         else:
             self._answer(OK, reply)
 
@@ -117,11 +116,7 @@ class _PipeRpc(Rpc):
             self._engine.answer(self._call_id, kind, body)
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
-        engine = self._engine
-        engine.cancels[self._call_id] = callback
-        # It may have been over before: then its frame has come already, and found nobody to tell.
-        if self._call_id in engine.cancelled and engine.cancels.pop(self._call_id, None) is not None:
-            callback()
+        self._engine.cancels.when_over(self._call_id, callback)
 
     def metadata(self) -> Metadata:
         # What the front passes on, and no more.
@@ -139,9 +134,7 @@ class PipeEngine(Engine):
 
     def __init__(self, connected: socket.socket, options: EngineOptions) -> None:
         self.max_message_bytes = options.max_message_bytes
-        self.cancels: dict[int, Callable[[], None]] = {}
-        #: The last calls that were cancelled when nobody wanted to know yet.
-        self.cancelled: dict[int, None] = {}
+        self.cancels = Cancellations()
         self._frames = FrameSocket(connected)
         self._methods = options.methods
         self._options = options
@@ -184,11 +177,7 @@ class PipeEngine(Engine):
                     kind -= WITH_METADATA
                     metadata, body = unpack_metadata(body)
                 return _PipeRpc(self, call_id, self._methods[kind], body, metadata)
-            self.cancelled[call_id] = None
-            if len(self.cancelled) > _REMEMBERED_CANCELS:
-                self.cancelled.pop(next(iter(self.cancelled), 0), None)
-            if (callback := self.cancels.pop(call_id, None)) is not None:
-                callback()
+            self.cancels.is_over(call_id)
 
     def answer(self, call_id: int, kind: int, body: bytes) -> None:
         self.cancels.pop(call_id, None)

@@ -1,0 +1,34 @@
+"""Who wants to know that a call is over before it is answered, for engines that number their calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+_REMEMBERED = 1024
+
+
+class Cancellations(dict[int, Callable[[], None]]):
+    """By call id, what to call back; an engine takes a call out when it answers it.
+
+    A dict itself, so that answering costs no more than a look into it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: The last calls that were over, in order: somebody may want to know later.
+        self._over: dict[int, None] = {}
+
+    def when_over(self, call_id: int, callback: Callable[[], None]) -> None:
+        """Call back once, from the thread that hears of it; now, where the call was over before."""
+        self[call_id] = callback
+        # After it is in, so that of two threads, at least one sees what the other did.
+        if call_id in self._over and self.pop(call_id, None) is not None:
+            callback()
+
+    def is_over(self, call_id: int) -> None:
+        """Call back whoever wants to know."""
+        self._over[call_id] = None
+        if len(self._over) > _REMEMBERED:
+            self._over.pop(next(iter(self._over), 0), None)
+        if (callback := self.pop(call_id, None)) is not None:
+            callback()
