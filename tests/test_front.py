@@ -148,6 +148,24 @@ def test_a_clients_deadline_reaches_the_handler_in_the_worker(tmp_path: Path) ->
         eventually((tmp_path / "cancelled").exists)
 
 
+def test_a_worker_that_hangs_does_not_draw_the_calls_of_clients_that_give_up(tmp_path: Path) -> None:
+    handlers = write(tmp_path / "handlers", pid=PID)
+    with ServeProcess(handlers, "--workers=2") as serve, Connection(serve.address) as connection:
+        hung = pid_of(connection.call("pid"))
+        os.kill(hung, signal.SIGSTOP)
+        try:
+            eventually(lambda: _state(hung) == "T")
+            with pytest.raises(grpc.RpcError) as late:
+                connection.call("pid", timeout_s=0.3)
+            assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            assert all(pid_of(connection.call("pid")) != hung for _ in range(5))
+        finally:
+            os.kill(hung, signal.SIGCONT)
+        # Once it has answered, to nobody, it takes its part again.
+        eventually(lambda: pid_of(connection.call("pid")) == hung)
+        assert serve.end() == 0
+
+
 def test_stop_answers_what_is_in_flight(tmp_path: Path) -> None:
     handlers = write(tmp_path / "handlers", pid=PID)
     with (
@@ -171,10 +189,15 @@ def test_workers_end_when_the_front_is_killed(tmp_path: Path) -> None:
 
 
 def _runs(pid: int) -> bool:
+    return _state(pid) not in ("", "Z")
+
+
+def _state(pid: int) -> str:
+    """A letter, as ps shows it; empty: there is no such process."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
-        return False
+        return ""
 
 
 def test_a_worker_that_cannot_start_ends_the_service(tmp_path: Path) -> None:

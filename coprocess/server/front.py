@@ -70,7 +70,9 @@ class _Worker:
         return True
 
     def _cancel(self, call_id: int) -> None:
-        if self.outstanding.pop(call_id, None) is not None:
+        # It stays with the calls that the worker has until that answers: the handler may run on, and a worker
+        # that hangs would seem to be the idlest of all.
+        if call_id in self.outstanding:
             try:
                 self.frames.send(call_id, CANCEL, b"")
             except OSError:
