@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -468,6 +469,22 @@ def test_garbage_on_the_port_does_not_hurt_good_calls(server: Server) -> None:
             if index % 3 == 0:
                 connection.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         assert stamped(server.client, call_id=str(index)) == str(index)
+
+
+def test_a_client_that_pings_often_keeps_its_connection(server: Server) -> None:
+    """As load balancers and clients do that look after their connections more often than each five minutes."""
+    ping, ping_acknowledged, go_away, pings = 6, (6, 1), 7, 20
+    frame = struct.Struct(">BHBBI")  # Length, in two parts, type, flags, stream.
+    with tcp_connection(server.address) as connection, connection.makefile("rb") as answers:
+        settings = frame.pack(0, 0, 4, 0, 0)
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings)
+        for _ in range(pings):
+            connection.sendall(frame.pack(0, 8, ping, 0, 0) + bytes(8))
+            kind, flags = 0, 0
+            while (kind, flags) != ping_acknowledged:
+                high, low, kind, flags, _ = frame.unpack(answers.read(frame.size))
+                said = answers.read(high << 16 | low)
+                assert kind != go_away, said
 
 
 def test_idle_and_half_open_connections(server: Server) -> None:
