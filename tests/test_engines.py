@@ -472,7 +472,7 @@ def test_garbage_on_the_port_does_not_hurt_good_calls(server: Server) -> None:
 
 
 def test_a_client_that_pings_often_keeps_its_connection(server: Server) -> None:
-    """As load balancers and clients do that look after their connections more often than each five minutes."""
+    """As load balancers do that look after their connections."""
     ping, ping_acknowledged, go_away, pings = 6, (6, 1), 7, 20
     frame = struct.Struct(">BHBBI")  # Length, in two parts, type, flags, stream.
     with tcp_connection(server.address) as connection, connection.makefile("rb") as answers:

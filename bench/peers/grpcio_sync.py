@@ -17,16 +17,16 @@ def dispatch(message, context):
     return message
 
 
-def handlers():
-    dispatch_method = grpc.unary_unary_rpc_method_handler(
-        dispatch, Object.FromString, Object.SerializeToString
-    )
-    return grpc.method_handlers_generic_handler(SERVICE, {"Dispatch": dispatch_method})
+def register(server):
+    # Both, as the code that grpcio-tools generates does: registered methods are quicker.
+    method = grpc.unary_unary_rpc_method_handler(dispatch, Object.FromString, Object.SerializeToString)
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, {"Dispatch": method})])
+    server.add_registered_method_handlers(SERVICE, {"Dispatch": method})
 
 
 if __name__ == "__main__":
     server = grpc.server(ThreadPoolExecutor(10))
-    server.add_generic_rpc_handlers([handlers()])
+    register(server)
     server.add_insecure_port(sys.argv[1])
     server.start()
     server.wait_for_termination()

@@ -222,7 +222,7 @@ class GrpcioEngine(Engine):
                 ("grpc.max_metadata_size", options.max_metadata_bytes),
                 # Else a second server would share the port, and nobody would be told.
                 ("grpc.so_reuseport", 0),
-                # Else a client that pings more often than each five minutes loses its connection and its calls.
+                # Else who pings more often than each five minutes loses the connection, and its calls.
                 ("grpc.http2.max_ping_strikes", 0),
             ],
         )
