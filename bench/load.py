@@ -26,9 +26,15 @@ def free_address() -> str:
         return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
-def serve_command(handlers: Path | str, *flags: str, address: str = "{addr}", data_dir: str) -> str:
+_WITHOUT_UVLOOP = "import sys; sys.modules['uvloop'] = None; import coprocess.cli; coprocess.cli.main()"
+
+
+def serve_command(
+    handlers: Path | str, *flags: str, address: str = "{addr}", data_dir: str, uvloop: bool = True
+) -> str:
     """Ours, as a user starts it: the default configuration, with its output thrown away."""
-    words = [sys.executable, "-m", "coprocess", "serve", "--listen", address, "--handlers", str(handlers)]
+    words = [sys.executable, *(["-m", "coprocess"] if uvloop else ["-c", _WITHOUT_UVLOOP])]
+    words += ["serve", "--listen", address, "--handlers", str(handlers)]
     words += ["--data-dir", data_dir, "--admin", "127.0.0.1:0", *flags]
     return shlex.join(words).replace("'{addr}'", "{addr}")
 
@@ -94,6 +100,8 @@ class Load:
 def result(process: subprocess.Popen[str]) -> dict[str, float]:
     output, _ = process.communicate(timeout=300)
     figures: dict[str, float] = json.loads(output)
+    if figures["errors"]:
+        sys.exit(f"{figures['errors']} calls failed: {process.args}")
     return figures
 
 

@@ -38,8 +38,8 @@ class Bench:
         self.load = Load(gobench, LOAD_CORE)
         self.data_dir = tempfile.mkdtemp(prefix="coprocess-bench-")
 
-    def ours(self, handlers: Path | str, *flags: str) -> str:
-        return serve_command(handlers, *flags, data_dir=self.data_dir)
+    def ours(self, handlers: Path | str, *flags: str, uvloop: bool = True) -> str:
+        return serve_command(handlers, *flags, data_dir=self.data_dir, uvloop=uvloop)
 
     def compare(self, servers: dict[str, str], *flags: str) -> dict[str, Any]:
         """The shared script's medians, by server."""
@@ -77,11 +77,10 @@ class Bench:
         return self.compare({**self.peers(), **ours})
 
     def in_flight(self) -> dict[str, Any]:
-        peers = self.peers()
         servers = {
-            "go": peers["go"],
-            "grpcio-sync": peers["grpcio-sync"],
+            **self.peers(),
             "native": self.ours(HANDLERS / "native", "--engine", "native"),
+            "grpcio": self.ours(HANDLERS / "native", "--engine", "grpcio"),
         }
         return {calls: self.compare(servers, "--calls", calls) for calls in ("1", "8", "32", "128")}
 
@@ -95,6 +94,10 @@ class Bench:
 
     def asynchronous(self) -> dict[str, Any]:
         with serving(self.ours(HANDLERS / "asynchronous"), SERVER_CORE) as (_, address):
+            return self.load.run(address, 1000, self.seconds)
+
+    def without_uvloop(self) -> dict[str, Any]:
+        with serving(self.ours(HANDLERS / "asynchronous", uvloop=False), SERVER_CORE) as (_, address):
             return self.load.run(address, 1000, self.seconds)
 
     def large_body(self) -> dict[str, Any]:
@@ -172,6 +175,7 @@ MEASUREMENTS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "in_flight": Bench.in_flight,
     "blocking": Bench.blocking,
     "asynchronous": Bench.asynchronous,
+    "without_uvloop": Bench.without_uvloop,
     "large_body": Bench.large_body,
     "store": Bench.store,
     "workers": Bench.workers,

@@ -1,0 +1,64 @@
+"""What `make bench` is made of works, also where there is no Go; it measures nothing here."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import grpc
+import pytest
+
+from coprocess.tyk.wire import DISPATCH, Object
+from tests.objects import make_object
+from tests.server import PATIENCE_S
+
+BENCH = Path(__file__).parent.parent / "bench"
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"bench_{name}", BENCH / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_without_go_the_bench_says_so(tmp_path: Path) -> None:
+    words = [sys.executable, str(BENCH / "run.py"), "--shared", str(tmp_path)]
+    ran = subprocess.run(words, env={"PATH": ""}, capture_output=True, text=True, check=False)
+    assert ran.returncode == 1
+    assert ran.stderr == "The bench needs Go and the load generator of the shared folder (--shared).\n"
+
+
+def test_the_page_shows_the_figures_that_were_measured() -> None:
+    report = load("report")
+    figures = json.loads(report.FIGURES.read_text())
+    page = report.PAGE.read_text()
+    assert report.filled(page, report.sections(figures)) == page
+    assert report.plot(figures["throughput"]) == report.PLOT.read_text()
+
+
+def test_failed_calls_are_no_figures() -> None:
+    words = [sys.executable, "-c", "print('{\"errors\": 3}')"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    with pytest.raises(SystemExit, match="3 calls failed"):
+        load("load").result(process)
+
+
+@pytest.mark.parametrize("peer", ["grpcio_sync", "grpcio_aio", "native_bare"])
+def test_a_peer_answers(peer: str) -> None:
+    tools = load("load")
+    message = make_object(hook_name="MyPreMiddleware")
+    with (
+        tools.serving(f"{sys.executable} {tools.PEERS / peer}.py {{addr}}") as (_, address),
+        grpc.insecure_channel(address) as channel,
+    ):
+        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(DISPATCH)
+        reply = Object.FromString(call(message.SerializeToString(), timeout=PATIENCE_S))
+    message.request.set_headers["myheader"] = "myvalue"
+    assert reply == message
