@@ -143,6 +143,22 @@ def workers(figures: Figures) -> str:
     return table(["handler and workers, 32 in flight, not pinned", "calls/s", "p50 ms", "p99 ms"], rows)
 
 
+def traces(figures: Figures) -> str:
+    servers = servers_of(figures)
+    without = servers["without"]
+    rows = [
+        [
+            name,
+            f"{it['calls_per_s']:,.0f}",
+            f"{it['calls_per_s'] / without['calls_per_s']:.2f}",
+            f"{it['cpu_us_per_call']:.0f}",
+            f"{it['one_p50_us']:,.0f}",
+        ]
+        for name, it in servers.items()
+    ]
+    return table(["traces", "calls/s", "× without", "CPU µs/call", "p50 µs, one at a time"], rows)
+
+
 def microseconds() -> str:
     words = [sys.executable, str(Path(__file__).with_name("microseconds.py"))]
     return "```\n" + subprocess.run(words, check=True, capture_output=True, text=True).stdout + "```"
@@ -181,6 +197,7 @@ def sections(figures: Figures) -> dict[str, str]:
         "large_body": large_body(figures["large_body"]),
         "rest": rest(figures),
         "workers": workers(figures["workers"]),
+        "traces": traces(figures["traces"]),
     }
 
 

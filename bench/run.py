@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from load import BENCH, HANDLERS, PEERS, Load, resident_mib, result, serve_command, serving
+from load import BENCH, HANDLERS, PEERS, Load, collector, resident_mib, result, serve_command, serving
 from objects import pre_object
 
 SERVER_CORE, LOAD_CORE = "0", "1"
@@ -139,6 +139,13 @@ class Bench:
                 figures[f"native_workers_{count}"]["rss_mib"] = resident_mib(process.pid)
         return figures
 
+    def traces(self) -> dict[str, Any]:
+        ours = self.ours(HANDLERS / "native", "--engine", "native")
+        with collector() as endpoint:
+            traced = f"env OTEL_EXPORTER_OTLP_ENDPOINT={endpoint} {ours} --traces otlp"
+            tenth = f"env OTEL_TRACES_SAMPLER=traceidratio OTEL_TRACES_SAMPLER_ARG=0.1 {traced}"
+            return self.compare({"without": ours, "traces of a tenth": tenth, "traces of all": traced})
+
     def memory(self) -> dict[str, Any]:
         with serving(self.ours(HANDLERS / "native"), SERVER_CORE) as (process, address):
             time.sleep(1)
@@ -179,6 +186,7 @@ MEASUREMENTS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "large_body": Bench.large_body,
     "store": Bench.store,
     "workers": Bench.workers,
+    "traces": Bench.traces,
     "memory": Bench.memory,
     "start": Bench.start,
 }

@@ -148,6 +148,9 @@ class TracedRpc(Rpc):
         with self._lock:
             parent = self._open(call)
             within = set_span_in_context(parent, _NOWHERE)
+            if not parent.is_recording():
+                # Its trace is not sampled: a span within it would take time, and never be seen.
+                return within
             parent.set_attribute("coprocess.queue.wait_s", waited_s)
             span = self._tracer.start_span(f"{call.hook_type} {call.hook_name}", within)
             if self._ended:
