@@ -14,7 +14,7 @@ from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 
 from coprocess.store.address import Address
-from coprocess.store.options import connection_options, sentinel_options
+from coprocess.store.options import connection_options, sentinel_options, server_options
 
 # Through Any, as these have no annotations.
 _new_sentinel: Any = Sentinel
@@ -25,20 +25,12 @@ Made = tuple[Any, list[Callable[[], Awaitable[None]]]]
 
 def make_client(address: Address, timeout_s: float, max_connections: int) -> Made:
     """A client for the running loop, and what to await after it. Connects when it is used."""
-    options = connection_options(address, timeout_s)
     if address.mode == "cluster":
-        return _make_cluster(address, max_connections, options)
+        return _make_cluster(address, timeout_s, max_connections)
     if address.mode == "sentinel":
-        return _make_sentinel(address, timeout_s, max_connections, options)
-    if address.unix_path is not None:
-        pool = ConnectionPool(
-            UnixDomainSocketConnection, max_connections, path=address.unix_path, db=address.db, **options
-        )
-    else:
-        host, port = address.hosts[0]
-        pool = ConnectionPool(
-            _network_class(address), max_connections, host=host, port=port, db=address.db, **options
-        )
+        return _make_sentinel(address, timeout_s, max_connections)
+    connection = UnixDomainSocketConnection if address.unix_path is not None else _network_class(address)
+    pool = ConnectionPool(connection, max_connections, **server_options(address, timeout_s))
     client = _client_that_closes(pool)
     return client, [client.aclose]
 
@@ -55,21 +47,21 @@ async def drop_dead_connections(client: Any) -> None:
                 await connection.disconnect(nowait=True)
 
 
-def _make_cluster(address: Address, max_connections: int, options: dict[str, Any]) -> Made:
+def _make_cluster(address: Address, timeout_s: float, max_connections: int) -> Made:
     cluster: Any = RedisCluster(
         startup_nodes=[ClusterNode(host, port) for host, port in address.hosts],
         retry=Retry(NoBackoff(), 0),
         max_connections=max_connections,
         ssl=address.tls,
-        **options,
+        **connection_options(address, timeout_s),
     )
     nodes = cluster.nodes_manager
     # Its aclose() does nothing while it has yet to look for nodes again, though it has connections.
     return cluster, [cluster.aclose, nodes.aclose, lambda: nodes.aclose("startup_nodes")]
 
 
-def _make_sentinel(address: Address, timeout_s: float, max_connections: int, options: dict[str, Any]) -> Made:
-    to_sentinels = sentinel_options(address, options, timeout_s)
+def _make_sentinel(address: Address, timeout_s: float, max_connections: int) -> Made:
+    to_sentinels = sentinel_options(address, timeout_s)
     manager = _new_sentinel([])
     manager.sentinels = [
         _client_that_closes(
@@ -84,7 +76,7 @@ def _make_sentinel(address: Address, timeout_s: float, max_connections: int, opt
             ssl=address.tls,
             max_connections=max_connections,
             db=address.db,
-            **options,
+            **connection_options(address, timeout_s),
         )
     )
     return primary, [primary.aclose, *(sentinel.aclose for sentinel in manager.sentinels)]

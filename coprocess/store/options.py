@@ -22,9 +22,19 @@ def connection_options(address: Address, timeout_s: float) -> dict[str, Any]:
     return options | tls
 
 
-def sentinel_options(address: Address, options: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+def server_options(address: Address, timeout_s: float) -> dict[str, Any]:
+    """For connections to the only server of an address, by its unix socket or by network."""
+    options = connection_options(address, timeout_s) | {"db": address.db}
+    if address.unix_path is not None:
+        return options | {"path": address.unix_path}
+    host, port = address.hosts[0]
+    return options | {"host": host, "port": port}
+
+
+def sentinel_options(address: Address, timeout_s: float) -> dict[str, Any]:
+    """For connections to the sentinels, which have credentials of their own."""
     limit_s = timeout_s / (len(address.hosts) + 1)
-    return options | {
+    return connection_options(address, timeout_s) | {
         "username": address.options.get("sentinel_username"),
         "password": address.options.get("sentinel_password"),
         "socket_timeout": limit_s,

@@ -23,7 +23,7 @@ from coprocess.store.deadline import (
     DeadlineTlsConnection,
     DeadlineUnixConnection,
 )
-from coprocess.store.options import connection_options, sentinel_options
+from coprocess.store.options import connection_options, sentinel_options, server_options
 
 # Through Any, as these have no annotations.
 _new_node: Any = ClusterNode
@@ -35,24 +35,16 @@ Made = tuple[Any, list[Callable[[], None]]]
 
 def make_client(address: Address, timeout_s: float, max_connections: int) -> Made:
     """A client, and what to call after it. A cluster's connects at once, within the deadline."""
-    options = connection_options(address, timeout_s)
     if address.mode == "cluster":
-        return _make_cluster(address, max_connections, options)
+        return _make_cluster(address, timeout_s, max_connections)
     if address.mode == "sentinel":
-        return _make_sentinel(address, timeout_s, max_connections, options)
-    if address.unix_path is not None:
-        pool = ConnectionPool(
-            DeadlineUnixConnection, max_connections, path=address.unix_path, db=address.db, **options
-        )
-    else:
-        host, port = address.hosts[0]
-        pool = ConnectionPool(
-            _network_class(address), max_connections, host=host, port=port, db=address.db, **options
-        )
+        return _make_sentinel(address, timeout_s, max_connections)
+    connection = DeadlineUnixConnection if address.unix_path is not None else _network_class(address)
+    pool = ConnectionPool(connection, max_connections, **server_options(address, timeout_s))
     return Redis(connection_pool=pool), [pool.close]
 
 
-def _make_cluster(address: Address, max_connections: int, options: dict[str, Any]) -> Made:
+def _make_cluster(address: Address, timeout_s: float, max_connections: int) -> Made:
     def node_pool(**kwargs: Any) -> Any:
         return ConnectionPool(**kwargs | {"connection_class": network, "max_connections": max_connections})
 
@@ -64,13 +56,13 @@ def _make_cluster(address: Address, max_connections: int, options: dict[str, Any
         startup_nodes=[_new_node(*other) for other in others],
         retry=Retry(NoBackoff(), 0),
         connection_pool_class=node_pool,
-        **options,
+        **connection_options(address, timeout_s),
     )
     return cluster, [cluster.close]
 
 
-def _make_sentinel(address: Address, timeout_s: float, max_connections: int, options: dict[str, Any]) -> Made:
-    to_sentinels = sentinel_options(address, options, timeout_s)
+def _make_sentinel(address: Address, timeout_s: float, max_connections: int) -> Made:
+    to_sentinels = sentinel_options(address, timeout_s)
     pools: list[Any] = [
         ConnectionPool(_network_class(address), max_connections, host=host, port=port, **to_sentinels)
         for host, port in address.hosts
@@ -83,7 +75,7 @@ def _make_sentinel(address: Address, timeout_s: float, max_connections: int, opt
         connection_class=DeadlineManagedTlsConnection if address.tls else DeadlineManagedConnection,
         max_connections=max_connections,
         db=address.db,
-        **options,
+        **connection_options(address, timeout_s),
     )
     return Redis(connection_pool=primary), [primary.close, *(pool.close for pool in pools)]
 
