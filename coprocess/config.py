@@ -35,7 +35,9 @@ class Settings(BaseSettings):
     """Every setting of the service. The descriptions are the manual's."""
 
     # An empty variable is one that is not set, as in container files.
-    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", frozen=True, allow_inf_nan=False
+    )
 
     listen: StringList = Field(
         default=["127.0.0.1:5555"], min_length=1, description="Addresses: HOST:PORT or unix:/path."

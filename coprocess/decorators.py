@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -218,7 +219,7 @@ class _HookDecorator:
         self, source: Source, timeout: float | None, concurrency: int | None, on_error: str | None
     ) -> Limits:
         where = f"{source}: @{self._type.name}"
-        if timeout is not None and not (_is_number(timeout) and timeout > 0):
+        if timeout is not None and not (_is_number(timeout) and 0 < timeout < math.inf):
             raise HandlerError(f"{where}: timeout={timeout!r}. Expected: seconds, more than 0")
         if concurrency is not None and not (
             _is_number(concurrency) and isinstance(concurrency, int) and concurrency >= 1

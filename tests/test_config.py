@@ -284,3 +284,10 @@ def test_an_address_is_normal_or_refused(text: str) -> None:
     except ValueError:
         return
     assert normal_address(address) == address
+
+
+@pytest.mark.parametrize("name", ["timeout_s", "store_timeout_s", "drain_s", "shutdown_timeout_s"])
+def test_a_time_without_end_is_refused(name: str) -> None:
+    """A stop that drains for ever would have to be killed."""
+    flag = f"--{name.replace('_', '-')}"
+    assert refusal({name: "inf"}) == f"{flag}: Input should be a finite number (got 'inf')"

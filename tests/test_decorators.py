@@ -95,6 +95,7 @@ def test_source_of_what_is_written_in_no_python() -> None:
         ({"timeout": 0}, "timeout=0. Expected: seconds, more than 0"),
         ({"timeout": -1.5}, "timeout=-1.5. Expected: seconds, more than 0"),
         ({"timeout": float("nan")}, "timeout=nan. Expected: seconds, more than 0"),
+        ({"timeout": float("inf")}, "timeout=inf. Expected: seconds, more than 0"),
         ({"timeout": "5"}, "timeout='5'. Expected: seconds, more than 0"),
         ({"timeout": True}, "timeout=True. Expected: seconds, more than 0"),
         ({"concurrency": 0}, "concurrency=0. Expected: a whole number from 1 on"),

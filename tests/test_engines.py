@@ -261,6 +261,8 @@ def test_a_message_that_is_too_large(server: Server) -> None:
     code, _ = fails(lambda: server.client.dispatch(message))
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert stamped(server.client) == "7"
+    # grpcio tells nobody.
+    assert server.engine.refused_calls == (server.engine.name == "native")
 
 
 @pytest.mark.parametrize("size", [LIMIT + 1, 3 * LIMIT])

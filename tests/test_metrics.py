@@ -84,13 +84,16 @@ def wait_until_counted(service: ServeProcess, hook: str, count: int) -> Samples:
 
 def test_what_happened_is_counted(tmp_path: Path) -> None:
     handlers = write(tmp_path / "handlers", a=HANDLERS.format(here=str(tmp_path)))
-    flags = ("--timeout-s=1", "--concurrency=1", "--queue-size=1", f"--data-dir={tmp_path / 'data'}")
+    limits = ("--timeout-s=1", "--concurrency=1", "--queue-size=1", "--max-message-bytes=100000")
+    flags = (*limits, f"--data-dir={tmp_path / 'data'}")
     with ServeProcess(handlers, *flags) as service, service.client() as client:
         for _ in range(3):
             client.dispatch(make_object(hook_name="good"))
         for hook in ("bad", "slow", "unknown"):
             with pytest.raises(grpc.RpcError):
                 client.dispatch(make_object(hook_name=hook))
+        with pytest.raises(grpc.RpcError):
+            client.raw(bytes(100_001))
         client.dispatch(make_object(hook_name="store_away"))
 
         wait_until_counted(service, "good", 3)
@@ -102,7 +105,8 @@ def test_what_happened_is_counted(tmp_path: Path) -> None:
         assert samples.of_hook("coprocess_call_failures_total", "slow", reason="timed_out") == 1
         # It took a second at least: it is in no bucket below.
         assert samples.of_hook("coprocess_call_duration_seconds_bucket", "slow", le="0.5") == 0
-        assert samples.get("coprocess_calls_refused_total") == 1
+        # An unknown hook, and a message that is too large.
+        assert samples.get("coprocess_calls_refused_total") == 2
         assert samples.of_hook("coprocess_call_duration_seconds_count", "unknown") is None
         assert samples.get("coprocess_store_operation_duration_seconds_count", operation="set") == 1
         assert samples.get("coprocess_store_failures_total", operation="get") == 0

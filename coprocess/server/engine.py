@@ -98,6 +98,11 @@ class Engine(ABC):
 
     name: str
 
+    @property
+    def refused_calls(self) -> int:
+        """Calls that it refused itself: their message was too large. 0 where the transport does not tell."""
+        return 0
+
     @abstractmethod
     def listen(self, address: str) -> str:
         """Bind `HOST:PORT` or `unix:/path`; returns it with the port that was given for 0.

@@ -36,6 +36,17 @@ class Failures:
 
     def refuse(self, rpc: Rpc, error: CoprocessError) -> None:
         """Answer a call that reaches no handler."""
+        self._tell_refused(rpc, error)
+        rpc.fail(error.status, safe_text(error))
+
+    def shed(self, waiting: Waiting) -> None:
+        """Answer a call that finds its hook full, as the hook's failures are answered."""
+        hook = waiting.state.hook
+        error = Overloaded(f'{hook.type.name} hook "{hook.name}" is overloaded')
+        self._tell_refused(waiting.rpc, error)
+        self._answer_failure(waiting, error)
+
+    def _tell_refused(self, rpc: Rpc, error: CoprocessError) -> None:
         self.refused += 1
         text = safe_text(error)
         # Before the answer: else clients would go on, and ever more threads wait for a log that nobody reads.
@@ -50,7 +61,6 @@ class Failures:
                 status=error.status.name,
                 **self._trace_ids(rpc),
             )
-        rpc.fail(error.status, text)
 
     def fail(self, waiting: Waiting, error: HandlerFailed) -> None:
         """Answer a call whose handler failed."""

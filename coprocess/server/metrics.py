@@ -117,8 +117,8 @@ class ServiceCollector(Collector):
         yield failures
         yield CounterMetricFamily(
             "coprocess_calls_refused",
-            "Calls that no handler saw: shed, unknown hook, broken message, or shutting down.",
-            value=self._service.refused_calls,
+            "Calls that no handler saw: shed, unknown hook, broken or too large message, or shutting down.",
+            value=self._service.refused_calls + self._engine.refused_calls,
         )
 
     def _load(self) -> Iterator[Metric]:

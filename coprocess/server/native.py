@@ -88,6 +88,8 @@ class _Endpoint:
     def __init__(self, front: NativeGrpcFront, options: EngineOptions) -> None:
         self.front = front
         self.max_message_bytes = options.max_message_bytes
+        #: Calls whose message was too large.
+        self.refused_calls = 0
         self.cancels = Cancellations()
         #: By the method's number.
         self._kinds: list[tuple[type[NativeRpc], str]] = [
@@ -125,6 +127,7 @@ class _Endpoint:
                 if kind != EVENT_CALL or payload is None:
                     self.cancels.is_over(call_id)
                 elif len(payload) > self.max_message_bytes:
+                    self.refused_calls += 1
                     text = too_large("message", len(payload), self.max_message_bytes)
                     self.front.fail(call_id, Status.RESOURCE_EXHAUSTED, text)
                 else:
@@ -170,6 +173,10 @@ class NativeEngine(Engine):
             for endpoint in self._endpoints:
                 endpoint.front.set_fallback(self._behind.path)
         self._threads = [endpoint.start(handler) for endpoint in self._endpoints]
+
+    @property
+    def refused_calls(self) -> int:
+        return sum(endpoint.refused_calls for endpoint in self._endpoints)
 
     def replace_thread(self, thread_id: int) -> bool:
         return any(threads.replace(thread_id) for threads in self._threads)

@@ -128,9 +128,7 @@ class Service:
         if self._tracing is not None:
             self._tracing.know_hook(rpc, call)
         if admitted is None:
-            self._failures.refuse(
-                rpc, Overloaded(f'{call.hook.type.name} hook "{call.hook.name}" is overloaded')
-            )
+            self._failures.shed(waiting)
         else:
             # Else it would run, some time, for a client that is gone.
             rpc.on_cancel(lambda: self._drop(waiting))
