@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import Metric
 
 from coprocess.cli.app import app
 from coprocess.config import PREFIX, Settings, load_settings
@@ -54,6 +55,10 @@ def metric_names() -> set[str]:
     return names
 
 
+def _labels_of(family: Metric) -> tuple[str, ...]:
+    return getattr(family, "_labelnames", ())
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_settings_exist_and_their_values_are_good(path: Path) -> None:
     text = path.read_text()
@@ -70,6 +75,20 @@ def test_metrics_exist(path: Path) -> None:
     used = set(_NAME.findall(path.read_text()))
     assert len(used) > 5
     assert used <= metric_names()
+
+
+@pytest.mark.parametrize(
+    "path", [DEPLOY / "alerts.yaml", DEPLOY / "grafana-dashboard.json"], ids=lambda p: p.name
+)
+def test_labels_are_those_of_the_metrics(path: Path) -> None:
+    # `instance` is Prometheus' own, `le` that of histograms.
+    known = {"instance", "le", *(label for family in collector().collect() for label in _labels_of(family))}
+    text = path.read_text()
+    used = {label.strip() for group in re.findall(r"\bby \(([^)]*)\)", text) for label in group.split(",")}
+    used |= set(re.findall(r'[{,]\s*(\w+)(?:=~|!~|!=|=)\\?"', text))
+    used |= set(re.findall(r"\$labels\.(\w+)", text))
+    assert len(used) > 3
+    assert used <= known
 
 
 def test_reasons_in_alerts_are_those_that_are_counted() -> None:
