@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from coprocess import loader
+from coprocess.server.engines import EngineChoice
 from coprocess.tyk.compat import ALIASES
+from tests.server import ENGINES
 
 #: Loads folders of handlers; their modules are forgotten when the test ends.
 Load = Callable[..., loader.Loaded]
@@ -32,3 +34,9 @@ def load() -> Iterator[Load]:
     yield load
     for loaded in results:
         loaded.forget()
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> EngineChoice:
+    choice: EngineChoice = request.param
+    return choice

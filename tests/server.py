@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import grpc
+import pytest
 
 from coprocess.hooks import HookTable
 from coprocess.server.engine import Engine, EngineOptions
@@ -141,3 +143,17 @@ def error_of(call: CallFuture[Any]) -> tuple[grpc.StatusCode, str]:
 def status_of(error: BaseException) -> tuple[grpc.StatusCode, str]:
     assert isinstance(error, grpc.Call)
     return error.code(), error.details() or ""
+
+
+def fails(call: Callable[[], object]) -> tuple[grpc.StatusCode, str]:
+    """How a call ends that must end badly."""
+    with pytest.raises(grpc.RpcError) as failed:
+        call()
+    return status_of(failed.value)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < end, "it never came to that"
+        time.sleep(0.001)

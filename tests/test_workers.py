@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from coprocess.server.workers import MOST_IDLE, WorkerThreads
-from tests.server import PATIENCE_S
+from tests.server import PATIENCE_S, until
 
 Task = Callable[[], None]
 
@@ -41,13 +40,6 @@ class Pool:
         done = threading.Event()
         self.tasks.put(done.set)
         return done.wait(0.3)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < end, "it never came to that"
-        time.sleep(0.001)
 
 
 @pytest.fixture

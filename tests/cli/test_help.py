@@ -1,0 +1,42 @@
+"""`coprocess --help` and `version`."""
+
+from __future__ import annotations
+
+import sys
+
+from coprocess import __version__
+from coprocess.config import Settings
+from tests.cli.commands import Command
+
+
+def test_version(coprocess: Command) -> None:
+    done = coprocess("version")
+
+    versions = dict(line.split(" ", 1) for line in done.output.splitlines())
+    assert versions["coprocess"] == __version__
+    assert versions["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert versions["grpcio"][0].isdigit()
+
+
+def test_help_is_the_manual_of_every_setting(coprocess: Command) -> None:
+    text = " ".join(coprocess("serve", "--help", env={"COLUMNS": "200"}).output.split())
+
+    for name, field in Settings.model_fields.items():
+        assert f"--{name.replace('_', '-')}" in text
+        assert field.description is not None
+        assert " ".join(field.description.split()) in text
+
+
+def test_help_lists_the_commands(coprocess: Command) -> None:
+    done = coprocess("--help")
+
+    assert done.status == 0
+    for name in ("serve", "check", "call", "version"):
+        assert f"\n  {name} " in done.output
+
+
+def test_option_that_does_not_exist(coprocess: Command) -> None:
+    done = coprocess("serve", "--lissten", "x")
+
+    assert done.status == 2
+    assert "No such option: --lissten" in done.errors

@@ -1,0 +1,122 @@
+"""Stopping, at rest and under load, on both engines."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import Any
+
+import grpc
+import pytest
+
+from coprocess import Pre
+from coprocess.server.engines import EngineChoice, make_engine
+from coprocess.tyk.wire import Object
+from tests.engines.hooks import Handlers, bare, stamped, tcp_connection
+from tests.objects import make_object, table_of
+from tests.server import (
+    PATIENCE_S,
+    Client,
+    Server,
+    engine_options,
+    error_of,
+    fails,
+    serving,
+    status_of,
+    until,
+)
+
+
+@pytest.mark.parametrize("size", [10, 1_000_000])
+def test_stopping_answers_every_call_in_flight(engine: EngineChoice, size: int) -> None:
+    for _ in range(3):
+        release = threading.Event()
+
+        def declare(release: threading.Event = release) -> None:
+            @Pre(name="sync")
+            def sync(request: Any) -> None:
+                release.wait(PATIENCE_S)
+                request.body = b"x" * size
+
+            @Pre(name="async")
+            async def asynchronous(request: Any) -> None:
+                while not release.is_set():  # noqa: ASYNC110 - another thread sets it
+                    await asyncio.sleep(0.002)
+                request.body = b"x" * size
+
+        with serving(table_of(declare), engine=engine) as server:
+            calls = [server.client.future(make_object(hook_name=name)) for name in ("sync", "async") * 16]
+            until(lambda server=server: server.service.in_flight == 32)  # type: ignore[misc]  # as above
+            timer = threading.Timer(0.03, release.set)
+            timer.start()
+            assert server.stop()
+            timer.join()
+            replies = [Object.FromString(call.result(timeout=PATIENCE_S)) for call in calls]
+            assert {len(reply.request.raw_body) for reply in replies} == {size}
+
+
+def test_new_calls_are_refused_while_it_stops(server: Server, handlers: Handlers) -> None:
+    waiting = server.client.future(make_object(hook_name="wait"))
+    handlers.wait_until_started(1)
+    stopping = threading.Thread(target=server.stop)
+    stopping.start()
+    until(lambda: server.service._draining)
+    code, text = fails(lambda: server.client.dispatch(make_object(hook_name="stamp")))
+    assert (code, text) == (grpc.StatusCode.UNAVAILABLE, "the service is shutting down")
+    handlers.release.set()
+    assert Object.FromString(waiting.result(timeout=PATIENCE_S)).request.set_headers["X-Stamp"] == "waited"
+    stopping.join(PATIENCE_S)
+    assert not stopping.is_alive()
+    assert fails(lambda: stamped(server.client))[0] is grpc.StatusCode.UNAVAILABLE
+
+
+def test_stopping_under_load_answers_whoever_was_accepted(server: Server, handlers: Handlers) -> None:
+    """Whoever comes later is told that the service is away."""
+    stop = threading.Event()
+    outcomes: list[tuple[grpc.StatusCode, str] | str] = []
+
+    def load() -> None:
+        with Client(server.address) as client:
+            while not stop.is_set():
+                try:
+                    outcomes.append(stamped(client))
+                except grpc.RpcError as error:
+                    outcomes.append(status_of(error))
+                    return
+
+    threads = [threading.Thread(target=load) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    until(lambda: len(outcomes) > 50)
+    assert server.stop()
+    stop.set()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    assert outcomes.count("7") == len(handlers.ran)
+    # In the last moment, grpcio itself cancels what it has not accepted.
+    away = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+    assert all(outcome == "7" or outcome[0] in away for outcome in outcomes)
+
+
+def test_stopping_does_not_wait_for_what_hangs(server: Server, handlers: Handlers) -> None:
+    call = server.client.future(make_object(hook_name="wait"))
+    handlers.wait_until_started(1)
+    began = time.monotonic()
+    assert not server.stop(drain_s=0.05)
+    assert time.monotonic() - began < PATIENCE_S
+    assert error_of(call)[0] in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+
+
+def test_stopping_closes_the_port(engine: EngineChoice) -> None:
+    with bare(engine, lambda rpc: rpc.respond(b"")) as (client, made):
+        client.raw(b"", timeout=PATIENCE_S)
+        made.stop()
+        with pytest.raises(OSError, match="refused"):
+            tcp_connection(client.address)
+
+
+def test_stopping_what_never_started(engine: EngineChoice) -> None:
+    made, _ = make_engine(engine, engine_options())
+    made.listen("127.0.0.1:0")
+    made.stop()

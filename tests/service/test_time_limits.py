@@ -1,0 +1,162 @@
+"""Handlers that take too long."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import grpc
+import pytest
+
+from coprocess.hooks import HookType
+from coprocess.server.engines import EngineChoice
+from coprocess.server.service import ServiceOptions
+from tests.objects import hook_table, make_object
+from tests.server import PATIENCE_S, error_of, fails, serving, until
+from tests.service.hooks import blocking_table, counts, stamped, state_of
+
+# Time-outs.
+
+QUICKLY = ServiceOptions(timeout_s=0.1, queue_size=8)
+
+
+def test_a_sync_handler_that_overruns_is_answered_and_its_hook_serves_on(
+    engine: EngineChoice, release: threading.Event
+) -> None:
+    with serving(blocking_table(release), engine=engine, options=QUICKLY, max_threads=4) as server:
+        for _ in range(3):
+            code, text = fails(lambda: server.client.dispatch(make_object(hook_name="slow")))
+            assert (code, text) == (
+                grpc.StatusCode.DEADLINE_EXCEEDED,
+                'Pre hook "slow" took longer than 0.1 s',
+            )
+        assert state_of(server, "slow").running == 0
+        assert stamped(server, "fast") == "fast"
+        assert counts(server, "slow") == {"ran": 3, "failed": 0, "timed_out": 3, "shed": 0}
+        release.set()
+        assert stamped(server, "slow") == "slow"
+        until(lambda: server.service.in_flight == 0)
+        assert counts(server, "slow")["ran"] == 4
+
+
+def test_what_waits_behind_a_handler_that_overruns_is_run(
+    engine: EngineChoice, release: threading.Event
+) -> None:
+    began = threading.Semaphore(0)
+
+    def handler(request: Any) -> None:
+        began.release()
+        if "X-Hang" in request.headers:
+            release.wait(PATIENCE_S)
+
+    hanging = make_object()
+    hanging.request.headers["X-Hang"] = "1"
+    table = hook_table(HookType.Pre, handler, concurrency=1)
+    with serving(table, engine=engine, options=QUICKLY) as server:
+        # The second hangs in a thread of the service's own, and is replaced there.
+        calls = [server.client.future(message) for message in (hanging, hanging, make_object())]
+        assert error_of(calls[0])[0] is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert error_of(calls[1])[0] is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert calls[2].result(timeout=PATIENCE_S)
+        until(lambda: server.service.in_flight == 0)
+        assert counts(server, "hook") == {"ran": 3, "failed": 0, "timed_out": 2, "shed": 0}
+
+
+def test_where_no_more_threads_may_hang_calls_are_answered_all_the_same(
+    engine: EngineChoice, release: threading.Event
+) -> None:
+    with serving(
+        blocking_table(release), engine=engine, options=QUICKLY, min_threads=1, max_threads=2
+    ) as server:
+        # Two may hang beside the two that serve; two more take these, too.
+        calls = [server.client.future(make_object(hook_name="slow")) for _ in range(4)]
+        assert {error_of(call)[0] for call in calls} == {grpc.StatusCode.DEADLINE_EXCEEDED}
+        assert counts(server, "slow")["timed_out"] == 4
+        release.set()
+        until(lambda: server.service.in_flight == 0)
+        assert stamped(server, "slow") == "slow"
+        until(lambda: server.service.in_flight == 0)
+        assert counts(server, "slow") == {"ran": 5, "failed": 0, "timed_out": 4, "shed": 0}
+
+
+def test_an_async_handler_that_overruns_is_cancelled(engine: EngineChoice) -> None:
+    cancelled = threading.Event()
+
+    async def handler() -> None:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    with serving(hook_table(HookType.Pre, handler), engine=engine, options=QUICKLY) as server:
+        code, text = fails(lambda: server.client.dispatch(make_object()))
+        assert (code, text) == (grpc.StatusCode.DEADLINE_EXCEEDED, 'Pre hook "hook" took longer than 0.1 s')
+        assert cancelled.wait(PATIENCE_S)
+        assert server.service.in_flight == 0
+        assert counts(server, "hook") == {"ran": 1, "failed": 0, "timed_out": 1, "shed": 0}
+
+
+def test_an_async_handler_that_will_not_be_cancelled_is_answered(
+    engine: EngineChoice, release: threading.Event
+) -> None:
+    async def handler(request: Any) -> None:
+        while "X-Hang" in request.headers and not release.is_set():
+            try:
+                await asyncio.sleep(0.01)
+            except asyncio.CancelledError:
+                continue
+
+    hanging = make_object()
+    hanging.request.headers["X-Hang"] = "1"
+    table = hook_table(HookType.Pre, handler, concurrency=1)
+    with serving(table, engine=engine, options=QUICKLY) as server:
+        calls = [server.client.future(message) for message in (hanging, make_object())]
+        assert error_of(calls[0])[0] is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert calls[1].result(timeout=PATIENCE_S)
+        until(lambda: server.service.in_flight == 0)
+        release.set()
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_timeout_error_of_its_own_is_a_failure(engine: EngineChoice, *, asynchronous: bool) -> None:
+    def sync() -> None:
+        raise TimeoutError("upstream")
+
+    async def on_the_loop() -> None:
+        async with asyncio.timeout(0):
+            await asyncio.sleep(1)
+
+    with serving(hook_table(HookType.Pre, on_the_loop if asynchronous else sync), engine=engine) as server:
+        code, text = fails(lambda: server.client.dispatch(make_object()))
+        assert (code, text) == (grpc.StatusCode.INTERNAL, 'Pre hook "hook" raised TimeoutError')
+        until(lambda: server.service.in_flight == 0)
+        assert counts(server, "hook") == {"ran": 1, "failed": 1, "timed_out": 0, "shed": 0}
+
+
+def test_a_hooks_own_timeout(engine: EngineChoice, release: threading.Event) -> None:
+    with serving(blocking_table(release, timeout=0.1), engine=engine) as server:
+        for name in ("slow", "slow_async"):
+            code, _ = fails(lambda name=name: server.client.dispatch(make_object(hook_name=name)))  # type: ignore[misc]  # a default is no parameter
+            assert code is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+# What a failure does.
+
+
+@pytest.mark.parametrize(("on_error", "status"), [("closed", 503), ("open", -1)])
+def test_what_a_full_hook_sheds_is_answered_as_its_failures_are(
+    engine: EngineChoice, release: threading.Event, on_error: str, status: int
+) -> None:
+    table = blocking_table(release, concurrency=1, on_error=on_error)
+    options = ServiceOptions(queue_size=0, failure_status=503, failure_headers=(("Retry-After", "7"),))
+    with serving(table, engine=engine, options=options) as server:
+        running = server.client.future(make_object(hook_name="slow"))
+        until(lambda: server.service.in_flight == 1)
+        overrides = server.client.dispatch(make_object(hook_name="slow")).request.return_overrides
+        assert overrides.response_code == status
+        assert dict(overrides.headers).get("Retry-After") == ("7" if status == 503 else None)
+        assert counts(server, "slow")["shed"] == server.service.refused_calls == 1
+        release.set()
+        running.result(PATIENCE_S)
