@@ -53,7 +53,7 @@ class Rpc(ABC):
 
     @abstractmethod
     def time_remaining_s(self) -> float | None:
-        """Until the client's deadline; None where it set none."""
+        """Until the client's deadline, from now or from when the call came; None where it set none."""
 
 
 class StreamRpc(Rpc):

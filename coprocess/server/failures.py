@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -84,9 +85,10 @@ class Failures:
         waiting.timed_out = True
         waiting.counts.timed_out += 1
         call = waiting.call
-        error = TimedOut(
-            f'{call.hook_type} hook "{call.hook_name}" took longer than {waiting.state.timeout_s:g} s'
-        )
+        timeout_s = waiting.state.timeout_s
+        ran_out = time.monotonic() - waiting.since_s >= timeout_s
+        limit = f"{timeout_s:g} s" if ran_out else "its client waits"
+        error = TimedOut(f'{call.hook_type} hook "{call.hook_name}" took longer than {limit}')
         self._log_error(waiting, ("timed out",), safe_text(error))
         self._answer_failure(waiting, error)
 

@@ -40,6 +40,20 @@ def test_a_sync_handler_that_overruns_is_answered_and_its_hook_serves_on(
         assert counts(server, "slow")["ran"] == 4
 
 
+def test_a_sync_handler_is_given_up_when_its_clients_deadline_passes(
+    engine: EngineChoice, release: threading.Event
+) -> None:
+    """Else a hook whose handlers hang would be taken by calls that nobody waits for, as long as its limit."""
+    options = ServiceOptions(timeout_s=3600)
+    with serving(blocking_table(release, concurrency=1), engine=engine, options=options) as server:
+        code, _ = fails(lambda: server.client.dispatch(make_object(hook_name="slow"), timeout_s=0.2))
+        assert code is grpc.StatusCode.DEADLINE_EXCEEDED
+        until(lambda: server.service.in_flight == 0)
+        assert counts(server, "slow") == {"ran": 1, "failed": 0, "timed_out": 1, "shed": 0}
+        release.set()
+        assert stamped(server, "slow") == "slow"
+
+
 def test_what_waits_behind_a_handler_that_overruns_is_run(
     engine: EngineChoice, release: threading.Event
 ) -> None:
