@@ -154,23 +154,3 @@ def test_a_hooks_own_timeout(engine: EngineChoice, release: threading.Event) -> 
         for name in ("slow", "slow_async"):
             code, _ = fails(lambda name=name: server.client.dispatch(make_object(hook_name=name)))  # type: ignore[misc]  # a default is no parameter
             assert code is grpc.StatusCode.DEADLINE_EXCEEDED
-
-
-# What a failure does.
-
-
-@pytest.mark.parametrize(("on_error", "status"), [("closed", 503), ("open", -1)])
-def test_what_a_full_hook_sheds_is_answered_as_its_failures_are(
-    engine: EngineChoice, release: threading.Event, on_error: str, status: int
-) -> None:
-    table = blocking_table(release, concurrency=1, on_error=on_error)
-    options = ServiceOptions(queue_size=0, failure_status=503, failure_headers=(("Retry-After", "7"),))
-    with serving(table, engine=engine, options=options) as server:
-        running = server.client.future(make_object(hook_name="slow"))
-        until(lambda: server.service.in_flight == 1)
-        overrides = server.client.dispatch(make_object(hook_name="slow")).request.return_overrides
-        assert overrides.response_code == status
-        assert dict(overrides.headers).get("Retry-After") == ("7" if status == 503 else None)
-        assert counts(server, "slow")["shed"] == server.service.refused_calls == 1
-        release.set()
-        running.result(PATIENCE_S)
