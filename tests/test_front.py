@@ -10,9 +10,12 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from coprocess.server.pipe import CANCEL, FrameSocket
 from coprocess.tyk.wire import Object
@@ -120,6 +123,25 @@ def test_a_killed_worker_fails_its_own_calls_and_is_replaced(tmp_path: Path) -> 
         eventually(lambda: "coprocess_worker_restarts_total 1.0" in serve.http("GET", "/metrics")[1])
         with ThreadPoolExecutor(8) as pool:
             eventually(lambda: len({pid_of(reply) for reply in pool.map(connection.call, ["slow"] * 8)}) == 2)
+        assert serve.end() == 0
+
+
+def test_health_tells_while_no_worker_can_take_calls(tmp_path: Path) -> None:
+    handlers = write(tmp_path / "handlers", pid=PID)
+    with (
+        ServeProcess(handlers, "--workers=2") as serve,
+        Connection(serve.address) as connection,
+        grpc.insecure_channel(serve.address) as channel,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        stub: Any = HealthStub(channel)
+        statuses = stub.Watch(HealthCheckRequest(), timeout=PATIENCE_S)
+        assert next(statuses).status == HealthCheckResponse.SERVING
+        for worker in {pid_of(reply) for reply in pool.map(connection.call, ["slow"] * 8)}:
+            os.kill(worker, signal.SIGKILL)
+        assert next(statuses).status == HealthCheckResponse.NOT_SERVING
+        assert next(statuses).status == HealthCheckResponse.SERVING
+        assert pid_of(connection.call("pid"))
         assert serve.end() == 0
 
 

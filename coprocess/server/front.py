@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import structlog
@@ -34,8 +34,10 @@ _RESTART_DELAY_S = 0.5
 class _Worker:
     """One worker process, and the calls it has."""
 
-    def __init__(self, number: int, admin: Path) -> None:
+    def __init__(self, number: int, admin: Path, changed: Callable[[], None]) -> None:
+        """`changed` is called back when `ready` has changed."""
         self.number = number
+        self._changed = changed
         #: Whether it takes calls.
         self.ready = False
         #: Set when that is known: it can serve, or it is gone.
@@ -85,6 +87,7 @@ class _Worker:
             if kind == READY:
                 self.ready = True
                 self.settled.set()
+                self._changed()
                 continue
             rpc = self.outstanding.pop(call_id, None)
             if rpc is None:
@@ -99,6 +102,7 @@ class _Worker:
         for rpc in lost.values():
             rpc.fail(Status.UNAVAILABLE, "the worker process ended")
         self.settled.set()
+        self._changed()
 
 
 class Front:
@@ -116,6 +120,8 @@ class Front:
         self._started = False
         self._stopping = False
         self._draining = False
+        self._readiness_lock = threading.Lock()
+        self._on_readiness: Callable[[bool], None] = lambda ready: None
         self.restarts = 0
 
     def start(self, timeout_s: float) -> bool:
@@ -128,9 +134,18 @@ class Front:
         return self._started
 
     def _start_worker(self, number: int) -> _Worker:
-        worker = _Worker(number, self._sockets[number])
+        worker = _Worker(number, self._sockets[number], self._tell_readiness)
         threading.Thread(target=self._attend, args=(worker,), name=f"worker-{number}", daemon=True).start()
         return worker
+
+    def watch_readiness(self, callback: Callable[[bool], None]) -> None:
+        """Tell, now and upon each change, whether any worker takes calls."""
+        self._on_readiness = callback
+        self._tell_readiness()
+
+    def _tell_readiness(self) -> None:
+        with self._readiness_lock:  # So that the last one told is the last there was.
+            self._on_readiness(any(worker.ready for worker in self._workers))
 
     def _attend(self, worker: _Worker) -> None:
         worker.receive_all()
@@ -143,6 +158,7 @@ class Front:
         if not self._stopping:
             self.restarts += 1
             self._workers[worker.number] = self._start_worker(worker.number)
+            self._tell_readiness()
 
     def handle(self, rpc: Rpc) -> None:
         """Pass a call to the worker that has the fewest."""

@@ -56,7 +56,7 @@ class FrontApp(App):
             )
             self.health.otherwise = front.handle
             self._held.pass_on(front.handle)
-            self.health.set_serving(True)
+            front.watch_readiness(self.health.set_serving)
             log.info("serving")
             self._manager.ready(f"{settings.workers} workers")
             if on_ready is not None:
