@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import queue
 import socket
 import threading
@@ -16,6 +14,7 @@ from typing import Any, cast
 import grpc
 
 from coprocess.errors import Status
+from coprocess.server import grpcio_shortcuts
 from coprocess.server.engine import (
     Engine,
     EngineOptions,
@@ -127,20 +126,8 @@ class GrpcioStream(GrpcioRpc, StreamRpc):
 _MAX_UNREAD = 16
 
 
-def _find_send_all() -> Callable[[Any, Any, bytes | None], None] | None:
-    """What grpcio itself ends a unary call with: message and status in one batch.
-
-    Its callback for answers from other threads sends two, and waits for the first: half as much work
-    again for each call. That one is used where a later grpcio does not have this.
-    """
-    status = getattr(importlib.import_module("grpc._server"), "_status", None)
-    if status is None or list(inspect.signature(status).parameters) != _STATUS_PARAMETERS:
-        return None
-    return cast("Callable[[Any, Any, bytes | None], None]", status)
-
-
-_STATUS_PARAMETERS = ["rpc_event", "state", "serialized_response"]
-_send_all = _find_send_all()
+_send_all = grpcio_shortcuts.find_send_all()
+_receive_first = grpcio_shortcuts.find_receive_first()
 
 _FOREVER_S = 10.0 * 365 * 86400
 
@@ -148,17 +135,16 @@ _FOREVER_S = 10.0 * 365 * 86400
 class _SubmittedCall:
     """What grpcio uses of a Future: it is told of the end. A real one takes 2 µs more of each call."""
 
-    __slots__ = ("_call", "_callbacks", "_ended", "_lock")
+    __slots__ = ("_callbacks", "_ended", "_lock")
 
-    def __init__(self, call: Callable[[], object]) -> None:
-        self._call = call
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._callbacks: list[Callable[[object], object]] = []
         self._ended = False
 
-    def run(self) -> None:
+    def run(self, call: Callable[[], object]) -> None:
         try:
-            self._call()
+            call()
         finally:
             with self._lock:
                 self._ended = True
@@ -184,8 +170,13 @@ class _WorkerExecutor(Executor):
         self.threads.start()
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        call = _SubmittedCall(partial(fn, *args, **kwargs))
-        self._tasks.put(call.run)
+        call = _SubmittedCall()
+
+        def run_with(arguments: tuple[Any, ...]) -> None:
+            self._tasks.put(lambda: call.run(partial(fn, *arguments, **kwargs)))
+
+        if _receive_first is None or not _receive_first(args, run_with):
+            run_with(args)
         return cast("Future[Any]", call)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:

@@ -1,0 +1,147 @@
+"""The grpcio engine's ways around grpcio's own: they are taken, and do the same."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any, Never
+
+import grpc
+import pytest
+
+from coprocess import Pre
+from coprocess.hooks import HookTable
+from coprocess.server import grpcio as grpcio_engine
+from coprocess.server import grpcio_shortcuts
+from coprocess.tyk.wire import DISPATCH, Object
+from tests.objects import make_object, table_of
+from tests.server import PATIENCE_S, Client, Server, error_of, serving
+
+SHORTCUTS = ("_send_all", "_receive_first")
+
+
+class Handlers:
+    def __init__(self) -> None:
+        self.started = threading.Event()
+        self.cancelled = threading.Event()
+
+    def table(self) -> HookTable:
+        def declare() -> None:
+            @Pre
+            def stamp(request: Any) -> None:
+                request.headers["X-Stamp"] = str(len(request.body))
+
+            @Pre
+            async def stamp_async(request: Any) -> None:
+                request.headers["X-Stamp"] = str(len(request.body))
+
+            @Pre
+            def fails(request: Any) -> None:
+                raise ValueError
+
+            @Pre
+            async def forever(request: Any) -> None:
+                self.started.set()
+                try:
+                    await asyncio.sleep(3600)
+                finally:
+                    self.cancelled.set()
+
+        return table_of(declare)
+
+
+@pytest.fixture(
+    params=[(), *((each,) for each in SHORTCUTS), SHORTCUTS], ids=lambda names: f"no{'+'.join(names)}"
+)
+def handlers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Handlers:
+    for name in request.param:
+        monkeypatch.setattr(grpcio_engine, name, None)
+    return Handlers()
+
+
+@pytest.fixture
+def server(handlers: Handlers) -> Iterator[Server]:
+    with serving(handlers.table(), engine="grpcio", max_threads=4) as running:
+        yield running
+
+
+def stamped(client: Client, name: str = "stamp") -> str:
+    message = make_object(hook_name=name)
+    message.request.raw_body = b"x" * 100_000
+    return client.dispatch(message).request.set_headers["X-Stamp"]
+
+
+def call_without_message(client: Client, wait: threading.Event) -> Any:
+    """A call whose client sends headers, and, once `wait` is set, the end; never a message."""
+
+    def nothing() -> Iterator[Never]:
+        wait.wait(2 * PATIENCE_S)
+        yield from ()
+
+    return client.channel.stream_unary(DISPATCH).future(nothing(), timeout=2 * PATIENCE_S)
+
+
+@pytest.mark.parametrize("name", SHORTCUTS)
+def test_with_the_locked_grpcio_both_are_taken(name: str) -> None:
+    assert getattr(grpcio_engine, name) is not None
+
+
+def test_with_other_internals_neither_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def other(state: object, call: object) -> None:
+        pass
+
+    monkeypatch.setattr("grpc._server._status", other)
+    monkeypatch.setattr("grpc._server._receive_message", other)
+    assert grpcio_shortcuts.find_send_all() is None
+    assert grpcio_shortcuts.find_receive_first() is None
+
+
+def test_calls_are_answered(server: Server) -> None:
+    assert stamped(server.client) == stamped(server.client, "stamp_async") == "100000"
+    failed = server.client.future(make_object(hook_name="fails"))
+    assert error_of(failed) == (grpc.StatusCode.INTERNAL, 'Pre hook "fails" raised ValueError')
+    calls = [server.client.future(make_object(hook_name="stamp")) for _ in range(200)]
+    for call in calls:
+        assert Object.FromString(call.result(timeout=PATIENCE_S)).request.set_headers["X-Stamp"] == "0"
+
+
+def test_a_client_that_gives_up_is_noticed(server: Server, handlers: Handlers) -> None:
+    call = server.client.future(make_object(hook_name="forever"))
+    assert handlers.started.wait(PATIENCE_S)
+    call.cancel()
+    assert handlers.cancelled.wait(PATIENCE_S)
+    assert stamped(server.client) == "100000"
+
+
+def test_a_call_that_ends_without_a_message_is_refused(server: Server) -> None:
+    at_once = threading.Event()
+    at_once.set()
+    code, text = error_of(call_without_message(server.client, at_once))
+    assert code is grpc.StatusCode.UNIMPLEMENTED
+    assert "exactly one request message" in text
+    assert stamped(server.client) == "100000"
+
+
+def test_a_message_that_is_too_large_is_refused(server: Server) -> None:
+    message = make_object(hook_name="stamp")
+    message.request.raw_body = bytes(5 * 1024 * 1024)
+    assert error_of(server.client.future(message))[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert stamped(server.client) == "100000"
+
+
+def test_calls_whose_message_never_comes_keep_no_thread() -> None:
+    never = threading.Event()
+    with serving(Handlers().table(), engine="grpcio", max_threads=4) as server, ExitStack() as stack:
+        calls = []
+        for _ in range(2):
+            client = stack.enter_context(Client(server.address))
+            calls += [call_without_message(client, never) for _ in range(10)]
+        # They come while these do.
+        assert {stamped(server.client) for _ in range(50)} == {"100000"}
+        # Their clients give up.
+        for call in calls:
+            call.cancel()
+        never.set()
+        assert stamped(server.client) == "100000"
