@@ -58,6 +58,22 @@ def throughput(figures: Figures) -> str:
     return table(head, rows)
 
 
+def ratios(figures: Figures) -> str:
+    servers = servers_of(figures)
+    rows = [
+        [what, f"{servers[ours][figure] / servers[theirs][figure]:.2f}", target]
+        for what, figure, ours, theirs, target in (
+            ("calls/s, native engine against Go", "calls_per_s", "native", "go", "≥ 0.95"),
+            ("CPU per call, native engine against Go", "cpu_us_per_call", "native", "go", "≤ 1.3"),
+            ("one at a time, p50, native engine against Go", "one_p50_us", "native", "go", "≤ 1.0"),
+            ("calls/s, native engine against grpcio-sync", "calls_per_s", "native", "grpcio-sync", "≥ 2.6"),
+            ("calls/s, grpcio engine against grpcio-sync", "calls_per_s", "grpcio", "grpcio-sync", "≥ 0.85"),
+            ("calls/s, embedded against native style", "calls_per_s", "embedded-style", "native", "≥ 0.9"),
+        )
+    ]
+    return table(["ratio", "figure", "target"], rows)
+
+
 def in_flight(figures: Figures) -> str:
     by_calls = servers_of(figures)
     names = list(next(iter(by_calls.values())))
@@ -165,10 +181,10 @@ def microseconds() -> str:
 
 
 def plot(figures: Figures) -> str:
-    """Calls a second by server, as bars."""
+    """Calls a second by server, as bars, with the ratio to Go."""
     servers = servers_of(figures)
     most = max(it["calls_per_s"] for it in servers.values())
-    height, label_width, bar_width = 26, 130, 420
+    height, label_width, bar_width = 26, 130, 360
     parts = []
     for index, (name, it) in enumerate(servers.items()):
         y = 34 + index * height
@@ -177,8 +193,10 @@ def plot(figures: Figures) -> str:
         parts.append(f'<text x="{label_width - 8}" y="{y + 13}" text-anchor="end">{name}</text>')
         colour = "#2f6f9f" if ours else "#9aa5b1"
         parts.append(f'<rect x="{label_width}" y="{y}" width="{width:.0f}" height="18" fill="{colour}"/>')
-        parts.append(f'<text x="{label_width + width + 6:.0f}" y="{y + 13}">{it["calls_per_s"]:,.0f}</text>')
-    total = 44 + len(servers) * height
+        label = f"{it['calls_per_s']:,.0f} ({it['calls_per_s'] / servers['go']['calls_per_s']:.2f} × Go)"
+        parts.append(f'<text x="{label_width + width + 6:.0f}" y="{y + 13}">{label}</text>')
+    total = 64 + len(servers) * height
+    parts.append(f'<text x="{label_width}" y="{total - 14}" fill="#5b6770">{machine(figures)}</text>')
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="640" height="{total}" font-family="sans-serif" '
         f'font-size="12"><rect width="640" height="{total}" fill="white"/>'
@@ -192,6 +210,7 @@ def sections(figures: Figures) -> dict[str, str]:
     return {
         "machine": machine(figures["throughput"]),
         "throughput": throughput(figures["throughput"]),
+        "ratios": ratios(figures["throughput"]),
         "in_flight": in_flight(figures["in_flight"]),
         "waiting": waiting(figures),
         "large_body": large_body(figures["large_body"]),
