@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,20 @@ from tests.chaos import (
     mixed,
     overload,
     reloads,
+    report,
     sigterm,
     store_loss,
     worker_loss,
 )
 from tests.server import ENGINES
+
+
+def test_the_page_shows_the_figures_that_were_measured() -> None:
+    figures = json.loads(report.FIGURES.read_text())
+    page = report.PAGE.read_text()
+    assert report.renewed(page, figures) == page
+    for trial in figures["trials"]:
+        assert report.row(trial) in page
 
 
 @pytest.mark.parametrize("engine", ENGINES)

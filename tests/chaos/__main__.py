@@ -1,4 +1,4 @@
-"""The long form of all trials: a JSON line for each, and `docs/reliability.json`.
+"""The long form of all trials: a JSON line for each, and their figures in `docs/reliability.json` and `.md`.
 
     python -m tests.chaos [--only WORD] [--hostile 200000] [--minutes 3] [--calls-per-s 5000]
 
@@ -31,13 +31,13 @@ from tests.chaos import (
     mixed,
     overload,
     reloads,
+    report,
     sigterm,
     store_loss,
     worker_loss,
 )
 from tests.chaos.load import Figures
 
-RESULTS = Path(__file__).parents[2] / "docs" / "reliability.json"
 LONGEST_TRIAL_S = 600
 
 Trial = Callable[[Path, str], Figures]
@@ -108,13 +108,13 @@ def today() -> str:
 
 def renew(figures: Figures) -> None:
     """Put one trial's figures in the place of its last ones; at once, so that no later trouble loses them."""
-    known = json.loads(RESULTS.read_text())["trials"] if RESULTS.exists() else []
+    known = json.loads(report.FIGURES.read_text())["trials"] if report.FIGURES.exists() else []
     same = [place for place, each in enumerate(known) if _key(each) == _key(figures)]
     if same:
         known[same[0]] = figures
     else:
         known.append(figures)
-    RESULTS.write_text(json.dumps({"machine": machine(), "trials": known}, indent=2) + "\n")
+    report.FIGURES.write_text(json.dumps({"machine": machine(), "trials": known}, indent=2) + "\n")
 
 
 def _key(figures: Figures) -> tuple[str, str, bool]:
@@ -164,6 +164,7 @@ def main() -> int:
         results.append(figures)
         print(json.dumps(figures), flush=True)
         renew(figures)
+    report.renew_page()
     return 0 if results and all(each["held"] for each in results) else 1
 
 

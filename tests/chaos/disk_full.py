@@ -93,7 +93,7 @@ def trial(folder: Path, engine: str) -> Figures:
     return {
         "engine": engine,
         "ends": dict(sorted(ends.items())),
-        "error": ended,
+        "error": ended.replace(str(folder), "FOLDER"),
         "recovery_s": round(recovery_s, 2),
         "good_calls": good.answered,
         "good_failed": len(good.errors),

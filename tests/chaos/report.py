@@ -1,0 +1,159 @@
+"""Write the table of docs/reliability.md from `docs/reliability.json`. The text around it is kept.
+
+python -m tests.chaos.report
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.chaos.load import Figures
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE, FIGURES = DOCS / "reliability.md", DOCS / "reliability.json"
+
+
+def _calls(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in sorted(counts.items()))
+
+
+def _good(trial: Figures) -> str:
+    return f"{trial['good_calls']:,} good calls, {trial['good_failed']} failed"
+
+
+def _hostile(trial: Figures) -> tuple[str, str]:
+    quarters = ", ".join(str(size) for size in trial["rss_mib_by_quarter"])
+    return (
+        f"{trial['hostile_calls']:,} hostile calls, {trial['bad_connections']} bad connections",
+        f"{_calls(trial['ends'])}; {_good(trial)}; MiB by quarter: {quarters}",
+    )
+
+
+def _reloads(trial: Figures) -> tuple[str, str]:
+    return (
+        f"{trial['reloads']} reloads, {trial['broken']} broken",
+        f"{trial['calls']:,} calls, {trial['failed']} failed, {trial['old_code_after_a_swap']} on old code",
+    )
+
+
+def _stops(trial: Figures) -> tuple[str, str]:
+    return (
+        f"{trial['stops']} stops",
+        f"{trial['calls_begun_and_answered']:,} calls begun and answered, {trial['lost']} lost; refused: "
+        f"{_calls(trial['refused'])}; slowest stop {trial['slowest_stop_s']} s",
+    )
+
+
+def _misbehaving(trial: Figures) -> tuple[str, str]:
+    return (
+        f"{trial['kinds']} kinds, {trial['calls_of_each']} calls of each",
+        f"each ended as it must; {_good(trial)}",
+    )
+
+
+def _overload(trial: Figures) -> tuple[str, str]:
+    return (
+        f"{trial['offered']:,} calls, many more at once than the hooks take",
+        f"{_calls(trial['ends'])}, the slowest refusal after {trial['slowest_refusal_s']} s; {_good(trial)}",
+    )
+
+
+def _connections(trial: Figures) -> tuple[str, str]:
+    return (
+        f"{trial['connections']:,} connections",
+        f"p99 {trial['p99_before_ms']} ms before, {trial['p99_beside_ms']} ms beside them; {_good(trial)}",
+    )
+
+
+def _redis(trial: Figures) -> tuple[str, str]:
+    without = trial["without_storage"]
+    return (
+        f"{trial['kills']} kills",
+        f"without storage {without['calls']:,} calls, {without['failed']} failed; with it "
+        f"{_calls(trial['with_storage'])}, the slowest after {trial['slowest_failure_s']} s; last failure "
+        f"{trial['slowest_recovery_s']} s after Redis ran again",
+    )
+
+
+def _full_disk(trial: Figures) -> tuple[str, str]:
+    return (
+        "no space for the embedded store, then space again",
+        f"{_calls(trial['ends'])}; stores again after {trial['recovery_s']} s; {_good(trial)}",
+    )
+
+
+def _mid_write(trial: Figures) -> tuple[str, str]:
+    return (
+        f"{trial['kills']} kills of {trial['killed']}",
+        f"{trial['acknowledged']:,} keys acknowledged, {trial['lost']} lost; slowest start "
+        f"{trial['slowest_start_s']} s",
+    )
+
+
+def _mixed(trial: Figures) -> tuple[str, str]:
+    first, last = trial["rss_mib_first_and_last_third"]
+    threads, descriptors = trial["threads_most_and_after"], trial["descriptors_most_and_after"]
+    return (
+        f"{trial['seconds'] / 60:.0f} minutes, at most {trial['most_calls_per_s']:,.0f} calls/s",
+        f"{_good(trial)}; {trial['reloads']} reloads; RSS {first} to {last} MiB "
+        f"({trial['rss_drift_percent']:+.1f} %); threads {threads[0]}, after it {threads[1]}; "
+        f"descriptors {descriptors[0]}, after it {descriptors[1]}",
+    )
+
+
+def _worker(trial: Figures) -> tuple[str, str]:
+    return (
+        f"{trial['kills']} kills",
+        f"{trial['answered']:,} calls answered; failed with their worker: "
+        f"{_calls(trial['failed_with_their_worker'])}; slowest replacement "
+        f"{trial['slowest_replacement_s']} s",
+    )
+
+
+_DESCRIBED: dict[str, Callable[[Figures], tuple[str, str]]] = {
+    "hostile calls": _hostile,
+    "reload under load": _reloads,
+    "SIGTERM under load": _stops,
+    "misbehaving handlers": _misbehaving,
+    "overload": _overload,
+    "1,000 connections": _connections,
+    "kill -9 of Redis": _redis,
+    "full disk": _full_disk,
+    "kill -9 in mid write": _mid_write,
+    "kill -9 of both": _mid_write,
+    "mixed load": _mixed,
+    "kill -9 of a worker": _worker,
+}
+
+
+def row(trial: Figures) -> str:
+    """The trial as a line of the table."""
+    if trial["held"]:
+        done, came = _DESCRIBED[trial["trial"].removesuffix(", 2 workers")](trial)
+    else:
+        done, came = "", f"**did not hold**: {trial.get('why', 'see reliability.json')}"
+    return f"| {trial['trial']} | {trial['engine']} | {done} | {came} | {trial['date']} |"
+
+
+def table(figures: Figures) -> str:
+    about = figures["machine"]
+    head = f"{about['cpu']}, {about['cores']} cores shared by service and load; {about['system']}; Python "
+    lines = ["| trial | engine | what was done | what came out | date |", "|---|---|---|---|---|"]
+    return "\n".join([head + about["python"], "", *lines, *map(row, figures["trials"])])
+
+
+def renewed(page: str, figures: Figures) -> str:
+    """`page`, with the table of `figures` between its markers."""
+    text = f"<!-- trials -->\n{table(figures)}\n<!-- /trials -->"
+    return re.sub("<!-- trials -->.*<!-- /trials -->", lambda _: text, page, flags=re.DOTALL)
+
+
+def renew_page() -> None:
+    PAGE.write_text(renewed(PAGE.read_text(), json.loads(FIGURES.read_text())))
+
+
+if __name__ == "__main__":
+    renew_page()
