@@ -19,22 +19,37 @@ class HeldCalls:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._held: list[Rpc] = []
+        #: In the order in which they came.
+        self._held: dict[Rpc, None] = {}
         self._handler: Handler | None = None
 
+    def __len__(self) -> int:
+        """Calls that wait."""
+        return len(self._held)
+
     def take(self, rpc: Rpc) -> None:
+        if self._handler is None:
+            # Else a handler would run for a client that is gone. Now, as who takes the call asks for it, too.
+            rpc.on_cancel(lambda: self._drop(rpc))
         with self._lock:
             handler = self._handler
             if handler is None and len(self._held) < _MAX_HELD:
-                self._held.append(rpc)
+                self._held[rpc] = None
                 return
         (handler or refuse_call)(rpc)
+
+    def _drop(self, rpc: Rpc) -> None:
+        with self._lock:
+            was_held = rpc in self._held
+            self._held.pop(rpc, None)
+        if was_held:
+            rpc.fail(Status.CANCELLED, "the client gave up")
 
     def pass_on(self, handler: Handler) -> None:
         """Give `handler` all that waits and all that comes."""
         with self._lock:
             self._handler = handler
-            held, self._held = self._held, []
+            held, self._held = self._held, {}
         for rpc in held:
             # Each in a thread of its own: one that blocks holds up no other.
             threading.Thread(target=handler, args=(rpc,), name="held-call", daemon=True).start()
