@@ -91,6 +91,12 @@ def test_labels_are_those_of_the_metrics(path: Path) -> None:
     assert used <= known
 
 
+def test_what_tells_of_trouble_has_an_alert() -> None:
+    """A file that is broken at the start, and a hook that nobody knows, are no failure of any hook."""
+    trouble = {name for name in metric_names() if re.search("fail|refused|problems|blocked_seconds|back$", name)}
+    assert trouble <= set(_NAME.findall((DEPLOY / "alerts.yaml").read_text()))
+
+
 def test_reasons_in_alerts_are_those_that_are_counted() -> None:
     used = set(re.findall(r'reason=~?"([^"]+)"', (DEPLOY / "alerts.yaml").read_text()))
     assert {reason for each in used for reason in each.split("|")} == {"failed", "timed_out", "shed"}
