@@ -170,6 +170,34 @@ def test_a_clients_deadline_reaches_the_handler_in_the_worker(tmp_path: Path) ->
         eventually((tmp_path / "cancelled").exists)
 
 
+def test_a_clients_deadline_ends_a_sync_handler_in_the_worker(tmp_path: Path) -> None:
+    code = """
+import os, time
+from coprocess import Pre
+
+@Pre(concurrency=1)
+def once(request):
+    if not os.path.exists(f"hung-{os.getpid()}"):
+        open(f"hung-{os.getpid()}", "w").close()
+        time.sleep(60)
+    request.headers["X-Pid"] = str(os.getpid())
+"""
+    handlers = write(tmp_path / "handlers", once=code)
+    with (
+        ServeProcess(handlers, "--workers=2") as serve,
+        Connection(serve.address) as connection,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        hanging = [pool.submit(connection.call, "once", 0.3) for _ in range(2)]
+        for call in hanging:
+            error = call.exception()
+            assert isinstance(error, grpc.RpcError)
+            assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        # Both workers' only places are free again, long before the hook's own time limit.
+        assert pid_of(connection.call("once"))
+        assert len(list(tmp_path.glob("hung-*"))) == 2
+
+
 def test_a_worker_that_hangs_does_not_draw_the_calls_of_clients_that_give_up(tmp_path: Path) -> None:
     handlers = write(tmp_path / "handlers", pid=PID)
     with ServeProcess(handlers, "--workers=2") as serve, Connection(serve.address) as connection:

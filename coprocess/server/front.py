@@ -21,7 +21,16 @@ import structlog
 from coprocess.errors import Status
 from coprocess.server.engine import Rpc
 from coprocess.server.idle import wait_until_idle
-from coprocess.server.pipe import CANCEL, OK, READY, WITH_METADATA, FrameSocket, pack_metadata
+from coprocess.server.pipe import (
+    CANCEL,
+    OK,
+    READY,
+    SECONDS,
+    WITH_DEADLINE,
+    WITH_METADATA,
+    FrameSocket,
+    pack_metadata,
+)
 from coprocess.server.trace_context import trace_context_of
 
 log = structlog.get_logger("coprocess")
@@ -63,10 +72,14 @@ class _Worker:
             self.outstanding[call_id] = rpc
         rpc.on_cancel(lambda: self._cancel(call_id))
         try:
+            kind, body = method, [rpc.payload]
             if metadata:
-                self.frames.send(call_id, method | WITH_METADATA, pack_metadata(metadata), rpc.payload)
-            else:
-                self.frames.send(call_id, method, rpc.payload)
+                kind |= WITH_METADATA
+                body.insert(0, pack_metadata(metadata))
+            if (remaining_s := rpc.time_remaining_s()) is not None:
+                kind |= WITH_DEADLINE
+                body.insert(0, SECONDS.pack(remaining_s))
+            self.frames.send(call_id, kind, *body)
         except OSError:
             return self.outstanding.pop(call_id, None) is None
         return True

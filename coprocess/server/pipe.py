@@ -1,8 +1,9 @@
 """Calls over a socket between the front process and a worker process: the frames, and the worker's engine.
 
 A frame is a head, `<IQB`: length of the body, call id, kind; and the body. To a worker, the kind is the
-index of the method, or CANCEL; WITH_METADATA is added where metadata stands before the message. From it, the
-kind is the gRPC status, 0 with a reply, else with a message; or READY, once, when it can serve.
+index of the method, or CANCEL; WITH_DEADLINE and WITH_METADATA are added where the seconds that the client
+still waits, and metadata, stand before the message, in this order. From it, the kind is the gRPC status, 0
+with a reply, else with a message; or READY, once, when it can serve.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from coprocess.server.engine import Engine, EngineOptions, Handler, Metadata, Rp
 from coprocess.server.workers import WorkerThreads
 
 HEAD = struct.Struct("<IQB")
+SECONDS = struct.Struct("<d")
 _LENGTH = struct.Struct("<H")
 CANCEL = 255
 READY = 254
 WITH_METADATA = 0x40
+WITH_DEADLINE = 0x20
 OK = 0
 
 _CHUNK_BYTES = 256 * 1024
@@ -88,15 +91,22 @@ def unpack_metadata(body: bytes) -> tuple[Metadata, bytes]:
 
 
 class _PipeRpc(Rpc):
-    __slots__ = ("_call_id", "_engine", "_metadata", "_open")
+    __slots__ = ("_call_id", "_engine", "_metadata", "_open", "_remaining_s")
 
     def __init__(
-        self, engine: PipeEngine, call_id: int, method: str, payload: bytes, metadata: Metadata
+        self,
+        engine: PipeEngine,
+        call_id: int,
+        method: str,
+        payload: bytes,
+        metadata: Metadata,
+        remaining_s: float | None,
     ) -> None:
         self._engine = engine
         self._call_id = call_id
         self._open = True
         self._metadata = metadata
+        self._remaining_s = remaining_s
         self.method = method
         self.payload = payload
 
@@ -123,8 +133,8 @@ class _PipeRpc(Rpc):
         return self._metadata
 
     def time_remaining_s(self) -> float | None:
-        # The front ends calls at their deadline, and cancels them here.
-        return None
+        # When the call came. At the deadline, the front also ends the call, and cancels it here.
+        return self._remaining_s
 
 
 class PipeEngine(Engine):
@@ -173,10 +183,15 @@ class PipeEngine(Engine):
             call_id, kind, body = frame
             if kind != CANCEL:
                 metadata: Metadata = ()
+                remaining_s: float | None = None
+                if kind & WITH_DEADLINE:
+                    kind -= WITH_DEADLINE
+                    (remaining_s,) = SECONDS.unpack_from(body)
+                    body = body[SECONDS.size :]
                 if kind & WITH_METADATA:
                     kind -= WITH_METADATA
                     metadata, body = unpack_metadata(body)
-                return _PipeRpc(self, call_id, self._methods[kind], body, metadata)
+                return _PipeRpc(self, call_id, self._methods[kind], body, metadata, remaining_s)
             self.cancels.is_over(call_id)
 
     def answer(self, call_id: int, kind: int, body: bytes) -> None:
