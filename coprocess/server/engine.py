@@ -128,4 +128,9 @@ class Engine(ABC):
     @property
     @abstractmethod
     def thread_count(self) -> int:
-        """Threads that run handlers, now."""
+        """Threads that run handlers, now, without those that were given up."""
+
+    @property
+    @abstractmethod
+    def abandoned_thread_count(self) -> int:
+        """Threads that were given up, and hang still."""

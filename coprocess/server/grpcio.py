@@ -287,6 +287,10 @@ class GrpcioEngine(Engine):
     def thread_count(self) -> int:
         return self._executor.threads.count
 
+    @property
+    def abandoned_thread_count(self) -> int:
+        return self._executor.threads.abandoned
+
 
 _FLUSH_S = 1.0
 _FLUSH_INTERVAL_S = 0.002

@@ -137,6 +137,11 @@ class ServiceCollector(Collector):
         yield GaugeMetricFamily(
             "coprocess_threads", "Threads that run sync handlers.", value=self._engine.thread_count
         )
+        yield GaugeMetricFamily(
+            "coprocess_threads_abandoned",
+            "Threads that were given up, as their handler took too long, and that are in it still.",
+            value=self._engine.abandoned_thread_count + self._service.abandoned_threads,
+        )
         watch = self._service.loop_watch
         yield CounterMetricFamily(
             "coprocess_loop_blocked",

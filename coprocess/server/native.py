@@ -196,6 +196,10 @@ class NativeEngine(Engine):
     def thread_count(self) -> int:
         return sum(threads.count for threads in self._threads)
 
+    @property
+    def abandoned_thread_count(self) -> int:
+        return sum(threads.abandoned for threads in self._threads)
+
 
 _FLUSH_S = 1.0
 _FLUSH_INTERVAL_S = 0.002

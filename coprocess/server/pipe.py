@@ -211,3 +211,7 @@ class PipeEngine(Engine):
     @property
     def thread_count(self) -> int:
         return self._threads.count
+
+    @property
+    def abandoned_thread_count(self) -> int:
+        return self._threads.abandoned

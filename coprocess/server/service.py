@@ -271,6 +271,12 @@ class Service:
                     following = state.queue.popleft()
                 else:
                     state.running -= 1
+        if not waiting.ended and not waiting.timed_out:  # Told once, though it is tried again and again.
+            self._limited_log.write(
+                "error",
+                ("not replaced",),
+                "a thread that hangs cannot be replaced: as many hang as may (max_threads)",
+            )
         self._failures.time_out(waiting)
         if following is not None:
             self._own_tasks.put(following)
@@ -340,6 +346,11 @@ class Service:
     def refused_calls(self) -> int:
         """Calls that reached no handler."""
         return self._failures.refused
+
+    @property
+    def abandoned_threads(self) -> int:
+        """Threads of its own, not of the engine, that were given up and hang still."""
+        return self._own_threads.abandoned
 
     @property
     def states(self) -> list[HookState]:

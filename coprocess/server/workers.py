@@ -60,6 +60,11 @@ class WorkerThreads(Generic[Task]):
         return self._alive
 
     @property
+    def abandoned(self) -> int:
+        """Threads that were given up, and hang still."""
+        return len(self._abandoned)
+
+    @property
     def busy(self) -> int:
         return len(self._busy)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
+from structlog.testing import capture_logs
 
 from coprocess.hooks import HookType
 from coprocess.server.engines import EngineChoice
@@ -81,15 +82,21 @@ def test_what_waits_behind_a_handler_that_overruns_is_run(
 def test_where_no_more_threads_may_hang_calls_are_answered_all_the_same(
     engine: EngineChoice, release: threading.Event
 ) -> None:
-    with serving(
-        blocking_table(release), engine=engine, options=QUICKLY, min_threads=1, max_threads=2
-    ) as server:
+    with (
+        capture_logs() as logged,
+        serving(
+            blocking_table(release), engine=engine, options=QUICKLY, min_threads=1, max_threads=2
+        ) as server,
+    ):
         # Two may hang beside the two that serve; two more take these, too.
         calls = [server.client.future(make_object(hook_name="slow")) for _ in range(4)]
         assert {error_of(call)[0] for call in calls} == {grpc.StatusCode.DEADLINE_EXCEEDED}
         assert counts(server, "slow")["timed_out"] == 4
+        assert server.engine.abandoned_thread_count == 2
+        assert any("cannot be replaced" in entry["event"] for entry in logged)
         release.set()
         until(lambda: server.service.in_flight == 0)
+        until(lambda: server.engine.abandoned_thread_count == 0)
         assert stamped(server, "slow") == "slow"
         until(lambda: server.service.in_flight == 0)
         assert counts(server, "slow") == {"ran": 5, "failed": 0, "timed_out": 4, "shed": 0}
