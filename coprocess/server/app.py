@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("coprocess")
 
-_MIN_THREADS = 4
+_MIN_THREADS = 8
 _MAX_CONCURRENT_STREAMS = 65_536
 _MAX_METADATA_BYTES = 16_384
 
