@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("coprocess")
 
+# As many as are of use where calls are quick (docs/performance.md).
 _MIN_THREADS = 8
 _MAX_CONCURRENT_STREAMS = 65_536
 _MAX_METADATA_BYTES = 16_384
