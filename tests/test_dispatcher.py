@@ -15,7 +15,7 @@ from coprocess.hooks import HookTable, HookType
 from coprocess.messages import Event as AnyEvent
 from coprocess.tyk.call import TykCall, TykEventCall
 from coprocess.tyk.dispatcher import Dispatcher
-from coprocess.tyk.wire import DISPATCH, DISPATCH_EVENT, Event, Object, SessionState
+from coprocess.tyk.wire import Event, Object, SessionState
 from tests.objects import answer, event_json, hook_table, make_object, open_call, table_of
 
 
@@ -48,7 +48,7 @@ seen: list[tuple[str, str]] = []
 
 
 def which(message: Object) -> str:
-    call = Dispatcher(table()).open(DISPATCH, message.SerializeToString())
+    call = Dispatcher(table()).open_dispatch(message.SerializeToString())
     return Object.FromString(call.run()).request.set_headers["X-Which"]
 
 
@@ -64,7 +64,7 @@ def test_the_api_chooses() -> None:
 
 def test_an_event_reaches_its_handler() -> None:
     payload = Event(payload=event_json(api_id="a1")).SerializeToString()
-    call = Dispatcher(table()).open(DISPATCH_EVENT, payload)
+    call = Dispatcher(table()).open_event(payload)
     seen.clear()
     assert isinstance(call, TykEventCall)
     assert call.run() == b""
@@ -112,20 +112,21 @@ def test_unknown_event_handler() -> None:
 @pytest.mark.parametrize("payload", [b"\xff", b"\x0a", b"not a message", b"\x12\x02\xff\xfe"])
 def test_what_is_no_object(payload: bytes) -> None:
     with pytest.raises(BadMessage, match=r"not a coprocess\.Object"):
-        Dispatcher(table()).open(DISPATCH, payload)
+        Dispatcher(table()).open_dispatch(payload)
 
 
 @pytest.mark.parametrize("payload", [b"\xff", b"\x0a", b"\x0a\x02\xff\xfe"])
 def test_what_is_no_event(payload: bytes) -> None:
     with pytest.raises(BadMessage, match=r"not a coprocess\.Event"):
-        Dispatcher(table()).open(DISPATCH_EVENT, payload)
+        Dispatcher(table()).open_event(payload)
 
 
-@given(st.binary(max_size=100), st.sampled_from([DISPATCH, DISPATCH_EVENT]))
-def test_any_bytes_are_opened_or_refused_clearly(payload: bytes, method: str) -> None:
+@given(st.binary(max_size=100))
+def test_any_bytes_are_opened_or_refused_clearly(payload: bytes) -> None:
     dispatcher = Dispatcher(table())
-    with pytest.raises(CoprocessError):
-        dispatcher.open(method, payload)
+    for opened in (dispatcher.open_dispatch, dispatcher.open_event):
+        with pytest.raises(CoprocessError):
+            opened(payload)
 
 
 def test_a_reload_does_not_change_open_calls() -> None:

@@ -38,8 +38,10 @@ from coprocess.server.log_limit import LimitedLog
 from coprocess.server.loop import LoopThread
 from coprocess.server.loop_watch import LoopWatch
 from coprocess.server.workers import WorkerThreads
+from coprocess.tyk.call import RunnableCall
 from coprocess.tyk.dispatcher import Dispatcher
 from coprocess.tyk.event import local_event_payload, parse_event
+from coprocess.tyk.wire import DISPATCH
 
 if TYPE_CHECKING:
     from coprocess.server.tracing import CallTracing
@@ -111,7 +113,12 @@ class Service:
         try:
             if self._draining:
                 raise ShuttingDown("the service is shutting down")
-            call = self.dispatcher.open(rpc.method, rpc.payload)
+            dispatcher = self.dispatcher
+            call: RunnableCall = (
+                dispatcher.open_dispatch(rpc.payload)
+                if rpc.method == DISPATCH
+                else dispatcher.open_event(rpc.payload)
+            )
         except CoprocessError as error:
             self._failures.refuse(rpc, error)
             return

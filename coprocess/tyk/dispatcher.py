@@ -8,7 +8,7 @@ from google.protobuf.message import DecodeError
 
 from coprocess.errors import BadMessage, UnknownHook
 from coprocess.hooks import NO_HEADERS, Hook, HookTable, HookType
-from coprocess.tyk.call import RunnableCall, TykCall, TykEventCall
+from coprocess.tyk.call import TykCall, TykEventCall
 from coprocess.tyk.event import TykEvent, parse_event
 from coprocess.tyk.header_limit import HeaderLimit
 from coprocess.tyk.wire import DISPATCH, DISPATCH_EVENT, Event, Object
@@ -29,15 +29,12 @@ class Dispatcher:
         self._full_reply = full_reply
         self._header_limit = HeaderLimit(max_headers)
 
-    def open(self, method: str, payload: bytes) -> RunnableCall:
-        """The call that a message asks for.
-
-        Raises BadMessage where the message is broken, UnknownHook where no handler is loaded for it.
-        """
-        return self.open_dispatch(payload) if method == DISPATCH else self.open_event(payload)
-
     def open_dispatch(self, payload: bytes) -> TykCall:
-        """As `open`, for a serialized Object. Raises TooManyHeaders, too."""
+        """The call that a serialized Object asks for.
+
+        Raises BadMessage where the message is broken, UnknownHook where no handler is loaded for it, and
+        TooManyHeaders.
+        """
         try:
             message = Object.FromString(payload)
         except DecodeError:
@@ -53,7 +50,7 @@ class Dispatcher:
         return TykCall(hook, message, payload, full_reply=self._full_reply)
 
     def open_event(self, payload: bytes) -> TykEventCall:
-        """As `open`, for a serialized Event."""
+        """The same for a serialized Event."""
         try:
             message = Event.FromString(payload)
         except DecodeError:

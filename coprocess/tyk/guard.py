@@ -52,13 +52,14 @@ def check(call: TykCall) -> None:
 def _check_raw_edits(call: TykCall, edited: MiniRequestObject) -> None:
     _agree_on_request_body(call, edited)
     _check_headers(edited.set_headers)
-    if not edited.url or not edited.method:
+    url = edited.url
+    if not url or not edited.method:
         # A new object in place of the one that came (url_empty): what it does not say stays.
         original = _original(call).request
-        edited.url = edited.url or original.url
+        edited.url = url = url or original.url
         edited.method = edited.method or original.method
-    if edited.url and not request.is_acceptable_url(edited.url):
-        raise HandlerFailed(f"set the URL to {edited.url!r}: expected a leading slash, or an absolute URL")
+    if url and not request.is_acceptable_url(url):
+        raise HandlerFailed(f"set the URL to {url!r}: expected a leading slash, or an absolute URL")
 
 
 def _check_response(call: TykCall, message: Object) -> None:
@@ -83,7 +84,7 @@ def _check_response(call: TykCall, message: Object) -> None:
 
 def _check_headers(headers: Mapping[str, str]) -> None:
     """Refuse what HTTP does not allow: a line break would let a client write headers of its own."""
-    for name in headers:
+    for name in headers:  # .items() takes twice as long: it is Mapping's own.
         try:
             header_name(name)
             header_value(name, headers[name])

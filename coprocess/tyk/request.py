@@ -188,8 +188,9 @@ class TykRequestHeaders(Headers):
     def __setitem__(self, name: str, value: str) -> None:
         if header_name(name) == "Host":
             raise ValueError("the gateway sets Host itself: a handler cannot")
-        key = spelling_in(self._message.set_headers, name) or name
-        self._message.set_headers[key] = header_value(name, value)
+        set_headers = self._message.set_headers
+        key = spelling_in(set_headers, name) or name
+        set_headers[key] = header_value(name, value)
 
     def __delitem__(self, name: str) -> None:
         if self._find(name) is None:

@@ -132,10 +132,12 @@ def _accept(call: TykCall, result: Any) -> None:
     """Take what a handler returned: some of what it was passed, or replacements, told by their type."""
     refuse_coroutine(result)
     message = call.message
+    is_key_check = call.hook.type is HookType.CustomKeyCheck
     for item in result if isinstance(result, (tuple, list)) else (result,):
         if isinstance(item, TykCoProcessRequest):
             item = item.object
-        if item is message.request:  # What nearly every handler returns.
+        # What nearly every handler returns.
+        if item is message.request or (item is message.session and not is_key_check):
             continue
         if isinstance(item, Message):
             _replace_message(call, item)
@@ -157,7 +159,7 @@ def _replace_message(call: TykCall, item: Message) -> None:
         )
     target = getattr(call.message, field)
     if target is item:
-        if field == "session" and call.hook.type is HookType.CustomKeyCheck:
+        if field == "session":  # Of a key check.
             # A session that is returned is one, even if nothing in it was set: without limits.
             target.SetInParent()
         return
