@@ -129,10 +129,15 @@ _DESCRIBED: dict[str, Callable[[Figures], tuple[str, str]]] = {
 }
 
 
+def _kind(trial: Figures) -> str:
+    name: str = trial["trial"]
+    return name.removesuffix(", 2 workers")
+
+
 def row(trial: Figures) -> str:
     """The trial as a line of the table."""
     if trial["held"]:
-        done, came = _DESCRIBED[trial["trial"].removesuffix(", 2 workers")](trial)
+        done, came = _DESCRIBED[_kind(trial)](trial)
     else:
         done, came = "", f"**did not hold**: {trial.get('why', 'see reliability.json')}"
     return f"| {trial['trial']} | {trial['engine']} | {done} | {came} | {trial['date']} |"
@@ -142,7 +147,8 @@ def table(figures: Figures) -> str:
     about = figures["machine"]
     head = f"{about['cpu']}, {about['cores']} cores shared by service and load; {about['system']}; Python "
     lines = ["| trial | engine | what was done | what came out | date |", "|---|---|---|---|---|"]
-    return "\n".join([head + about["python"], "", *lines, *map(row, figures["trials"])])
+    trials = sorted(figures["trials"], key=lambda trial: list(_DESCRIBED).index(_kind(trial)))
+    return "\n".join([head + about["python"], "", *lines, *map(row, trials)])
 
 
 def renewed(page: str, figures: Figures) -> str:
