@@ -96,9 +96,16 @@ class Bench:
         with serving(self.ours(HANDLERS / "asynchronous"), SERVER_CORE) as (_, address):
             return self.load.run(address, 1000, self.seconds)
 
-    def without_uvloop(self) -> dict[str, Any]:
-        with serving(self.ours(HANDLERS / "asynchronous", uvloop=False), SERVER_CORE) as (_, address):
-            return self.load.run(address, 1000, self.seconds)
+    def loops(self) -> dict[str, Any]:
+        figures: dict[str, Any] = {}
+        for handlers, calls in (("asynchronous", 1000), ("async_store", 32)):
+            for loop in ("uvloop", "asyncio"):
+                command = self.ours(HANDLERS / handlers, uvloop=loop == "uvloop")
+                figures[f"{handlers}_{loop}"] = runs = []
+                for _ in range(self.rounds):
+                    with serving(command, SERVER_CORE) as (_, address):
+                        runs.append(self.load.run(address, calls, self.seconds)["calls_per_s"])
+        return figures
 
     def large_body(self) -> dict[str, Any]:
         payload = pre_object("MyPreMiddleware", b"x" * 2**20)
@@ -182,7 +189,7 @@ MEASUREMENTS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "in_flight": Bench.in_flight,
     "blocking": Bench.blocking,
     "asynchronous": Bench.asynchronous,
-    "without_uvloop": Bench.without_uvloop,
+    "loops": Bench.loops,
     "large_body": Bench.large_body,
     "store": Bench.store,
     "workers": Bench.workers,
