@@ -102,8 +102,8 @@ def _cases() -> Iterator[Case]:
         "json-broken",
         "error",
         "apis/three.json",
-        "~}",
-        lambda w: w.files.update({"apis/three.json": '{"api_id": "x",\n "a": 1,\n}'}),
+        '~"b" 2',
+        lambda w: w.files.update({"apis/three.json": '{"api_id": "x",\n "a": 1,\n "b" 2}'}),
         says="line 3",
     )
     yield Case(

@@ -179,7 +179,9 @@ class _Captured(io.TextIOBase):
         return True
 
     def flush(self) -> None:
-        self._original.flush()
+        # Whoever ends last closes it, and then what was written is flushed already.
+        if not self._original.closed:
+            self._original.flush()
 
     def isatty(self) -> bool:
         return self._original.isatty()

@@ -13,12 +13,13 @@ from coprocess.store.address import Address
 ERRORS = (exceptions.RedisError, exceptions.RedisClusterException, OSError, UnicodeError)
 
 
-def is_closed_transport(error: RuntimeError) -> bool:
-    """Whether `error` is uvloop's for a connection that closed just before a command was written to it.
+def is_closed_transport(error: RuntimeError | AttributeError) -> bool:
+    """Whether `error` is an event loop's for a connection that closed just before a command was written to it.
 
-    asyncio's own loop raises ConnectionResetError there.
+    uvloop raises a RuntimeError there; asyncio's own loop ConnectionResetError, and, from Python 3.12 on,
+    AttributeError, as its closed transport has no loop any more.
     """
-    return "the handler is closed" in str(error)
+    return "the handler is closed" in str(error) or "'_add_writer'" in str(error)
 
 
 @dataclass(frozen=True)

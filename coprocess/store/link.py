@@ -87,7 +87,7 @@ class Link:
                             return await entry.client.execute_command(*command), None
                         except ERRORS as error:
                             failure = explain(error, self.address, self._timeout_s, deadline)
-                        except RuntimeError as error:
+                        except (RuntimeError, AttributeError) as error:
                             if not is_closed_transport(error):
                                 raise
                             failure = Failure("the connection was closed", connection_lost=True)

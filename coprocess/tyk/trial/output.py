@@ -68,7 +68,9 @@ class _Stream(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        self._original.flush()
+        # Whoever ends last closes it, and then what was written is flushed already.
+        if not self._original.closed:
+            self._original.flush()
 
     def isatty(self) -> bool:
         return self._original.isatty()
