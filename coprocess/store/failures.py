@@ -14,7 +14,7 @@ ERRORS = (exceptions.RedisError, exceptions.RedisClusterException, OSError, Unic
 
 
 def is_closed_transport(error: RuntimeError | AttributeError) -> bool:
-    """Whether `error` is an event loop's for a connection that closed just before a command was written to it.
+    """Whether `error` is an event loop's for a connection that closed before a command was written to it.
 
     uvloop raises a RuntimeError there; asyncio's own loop ConnectionResetError, and, from Python 3.12 on,
     AttributeError, as its closed transport has no loop any more.
