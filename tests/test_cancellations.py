@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+
 from coprocess.server.cancellations import _REMEMBERED, Cancellations
 
 
@@ -41,4 +44,29 @@ def test_only_the_last_calls_are_remembered() -> None:
     assert told == [0]
     cancels.when_over(1, lambda: told.append(1))
     assert told == [0, 1]
+    assert len(cancels._over) == _REMEMBERED
+
+
+def test_threads_that_hear_of_ends_at_one_time_do_not_fail() -> None:
+    cancels = Cancellations()
+    failed: list[Exception] = []
+
+    def hear(first: int) -> None:
+        try:
+            for call_id in range(first, first + 20_000):
+                cancels.is_over(call_id)
+        except RuntimeError as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=hear, args=(number * 100_000,)) for number in range(8)]
+    interval_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval_s)
+    assert failed == []
     assert len(cancels._over) == _REMEMBERED

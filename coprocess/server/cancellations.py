@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 _REMEMBERED = 1024
@@ -17,6 +18,7 @@ class Cancellations(dict[int, Callable[[], None]]):
         super().__init__()
         #: The last calls that were over, in order: somebody may want to know later.
         self._over: dict[int, None] = {}
+        self._lock = threading.Lock()
 
     def when_over(self, call_id: int, callback: Callable[[], None]) -> None:
         """Call back once, from the thread that hears of it; now, where the call was over before."""
@@ -27,8 +29,9 @@ class Cancellations(dict[int, Callable[[], None]]):
 
     def is_over(self, call_id: int) -> None:
         """Call back whoever wants to know."""
-        self._over[call_id] = None
-        if len(self._over) > _REMEMBERED:
-            self._over.pop(next(iter(self._over), 0), None)
+        with self._lock:  # Several threads hear of such ends at one time.
+            self._over[call_id] = None
+            if len(self._over) > _REMEMBERED:
+                del self._over[next(iter(self._over))]
         if (callback := self.pop(call_id, None)) is not None:
             callback()

@@ -52,8 +52,8 @@ class Rpc(ABC):
         """What the client sent beside the message; names in lower case."""
 
     @abstractmethod
-    def time_remaining_s(self) -> float | None:
-        """Until the client's deadline, from now or from when the call came; None where it set none."""
+    def time_allowed_s(self) -> float | None:
+        """Until the client's deadline, from when the call came; None where it set none."""
 
 
 class StreamRpc(Rpc):

@@ -76,9 +76,9 @@ class _Worker:
             if metadata:
                 kind |= WITH_METADATA
                 body.insert(0, pack_metadata(metadata))
-            if (remaining_s := rpc.time_remaining_s()) is not None:
+            if (allowed_s := rpc.time_allowed_s()) is not None:
                 kind |= WITH_DEADLINE
-                body.insert(0, SECONDS.pack(remaining_s))
+                body.insert(0, SECONDS.pack(allowed_s))
             self.frames.send(call_id, kind, *body)
         except OSError:
             return self.outstanding.pop(call_id, None) is None

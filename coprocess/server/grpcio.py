@@ -33,7 +33,7 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 class GrpcioRpc(Rpc):
     """A call that is answered from any thread: none waits for the answer."""
 
-    __slots__ = ("_answered", "_context", "_lock", "_max_reply_bytes", "_send")
+    __slots__ = ("_answered", "_came_s", "_context", "_lock", "_max_reply_bytes", "_send")
 
     def __init__(
         self,
@@ -49,6 +49,7 @@ class GrpcioRpc(Rpc):
         self._send = send
         self._max_reply_bytes = max_reply_bytes
         self._lock = threading.Lock()
+        self._came_s = time.monotonic()
         self._answered = False
 
     def respond(self, reply: bytes) -> None:
@@ -88,10 +89,12 @@ class GrpcioRpc(Rpc):
     def metadata(self) -> Metadata:
         return [(key, value) for key, value in self._context.invocation_metadata()]
 
-    def time_remaining_s(self) -> float | None:
-        remaining = self._context.time_remaining()
+    def time_allowed_s(self) -> float | None:
+        remaining_s = self._context.time_remaining()
         # grpcio gives the largest number there is where the client set no deadline.
-        return None if remaining is None or remaining > _FOREVER_S else remaining
+        if remaining_s is None or remaining_s > _FOREVER_S:
+            return None
+        return remaining_s + time.monotonic() - self._came_s
 
 
 class GrpcioStream(GrpcioRpc, StreamRpc):

@@ -16,8 +16,11 @@ Submitted = tuple[Any, ...]
 SendAll = Callable[[Any, Any, bytes | None], None]
 ReceiveFirst = Callable[[Submitted, Callable[[Submitted], None]], bool]
 
-_server: Any = importlib.import_module("grpc._server")
-_cygrpc: Any = importlib.import_module("grpc._cython.cygrpc")
+try:
+    _server: Any = importlib.import_module("grpc._server")
+    _cygrpc: Any = importlib.import_module("grpc._cython.cygrpc")
+except ImportError:
+    _server = _cygrpc = None
 
 
 def find_send_all() -> SendAll | None:
@@ -38,6 +41,7 @@ def find_receive_first() -> ReceiveFirst | None:
         _has("_receive_message", "state", "call", "request_deserializer")
         and _has("_stream_response_in_pool", *_SUBMITTED_WITH)
         and hasattr(_server, "_RECEIVE_MESSAGE_TOKEN")
+        and hasattr(_server, "_CANCELLED")
         and hasattr(_cygrpc, "ReceiveMessageOperation")
     )
     return receive_first if known else None
@@ -54,8 +58,10 @@ _SUBMITTED_WITH = (
 
 
 def _has(name: str, *parameters: str) -> bool:
-    function = getattr(_server, name, None)
-    return function is not None and tuple(inspect.signature(function).parameters) == parameters
+    try:
+        return tuple(inspect.signature(getattr(_server, name)).parameters) == parameters
+    except (AttributeError, TypeError, ValueError):  # It is not there, no function, or one of C.
+        return False
 
 
 def receive_first(submitted: Submitted, ready: Callable[[Submitted], None]) -> bool:
@@ -68,7 +74,7 @@ def receive_first(submitted: Submitted, ready: Callable[[Submitted], None]) -> b
     message is there or will not come. False, with nothing done, where this is not a call with one request
     message that is answered by a callback.
     """
-    if submitted[0] is not _server._stream_response_in_pool:
+    if len(submitted) != 1 + len(_SUBMITTED_WITH) or submitted[0] is not _server._stream_response_in_pool:
         return False
     function, event, state, behavior, wait_for_message, deserialize, serialize = submitted
     # Of this server's methods only ours are such; those of reflection are streams of requests.
@@ -79,8 +85,10 @@ def receive_first(submitted: Submitted, ready: Callable[[Submitted], None]) -> b
     def take_message() -> Any:
         with state.condition:
             message, state.request = state.request, None
-        # None: the client gave up, or sent none. grpcio's own function finds out at once, and answers.
-        return wait_for_message() if message is None else message
+            gave_up = state.client is _server._CANCELLED
+        # grpcio's own function finds out at once why there is none, and answers. Nobody waits for a call that
+        # was given up in the meantime: it gives None, and the handler does not run.
+        return wait_for_message() if message is None or gave_up else message
 
     def received(batch: Any) -> Any:
         finished = receive(batch)

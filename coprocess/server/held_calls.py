@@ -18,7 +18,8 @@ class HeldCalls:
     """Holds calls (`take`) until it is told who takes them, or that nobody does."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # Entered again where `on_cancel` calls back at once.
+        self._lock = threading.RLock()
         #: In the order in which they came.
         self._held: dict[Rpc, None] = {}
         self._handler: Handler | None = None
@@ -28,13 +29,13 @@ class HeldCalls:
         return len(self._held)
 
     def take(self, rpc: Rpc) -> None:
-        if self._handler is None:
-            # Else a handler would run for a client that is gone. Now, as who takes the call asks for it, too.
-            rpc.on_cancel(lambda: self._drop(rpc))
         with self._lock:
             handler = self._handler
             if handler is None and len(self._held) < _MAX_HELD:
                 self._held[rpc] = None
+                # Else a handler would run for a client that is gone. Within the lock: whoever takes the call
+                # later asks for the same, and the last who asks is told.
+                rpc.on_cancel(lambda: self._drop(rpc))
                 return
         (handler or refuse_call)(rpc)
 

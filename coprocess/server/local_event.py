@@ -30,5 +30,5 @@ class LocalEvent(Rpc):
     def metadata(self) -> Metadata:
         return ()
 
-    def time_remaining_s(self) -> float | None:
+    def time_allowed_s(self) -> float | None:
         return None

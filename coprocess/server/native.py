@@ -64,7 +64,7 @@ class NativeRpc(Rpc):
     def metadata(self) -> Metadata:
         return cast("tuple[Metadata, str, float | None]", self._details)[0] if self._details else ()
 
-    def time_remaining_s(self) -> float | None:
+    def time_allowed_s(self) -> float | None:
         return cast("tuple[Metadata, str, float | None]", self._details)[2] if self._details else None
 
 

@@ -91,7 +91,7 @@ def unpack_metadata(body: bytes) -> tuple[Metadata, bytes]:
 
 
 class _PipeRpc(Rpc):
-    __slots__ = ("_call_id", "_engine", "_metadata", "_open", "_remaining_s")
+    __slots__ = ("_allowed_s", "_call_id", "_engine", "_metadata", "_open")
 
     def __init__(
         self,
@@ -100,13 +100,13 @@ class _PipeRpc(Rpc):
         method: str,
         payload: bytes,
         metadata: Metadata,
-        remaining_s: float | None,
+        allowed_s: float | None,
     ) -> None:
         self._engine = engine
         self._call_id = call_id
         self._open = True
         self._metadata = metadata
-        self._remaining_s = remaining_s
+        self._allowed_s = allowed_s
         self.method = method
         self.payload = payload
 
@@ -132,9 +132,9 @@ class _PipeRpc(Rpc):
         # What the front passes on, and no more.
         return self._metadata
 
-    def time_remaining_s(self) -> float | None:
-        # When the call came. At the deadline, the front also ends the call, and cancels it here.
-        return self._remaining_s
+    def time_allowed_s(self) -> float | None:
+        # At the deadline, the front also ends the call, and cancels it here.
+        return self._allowed_s
 
 
 class PipeEngine(Engine):
@@ -183,15 +183,15 @@ class PipeEngine(Engine):
             call_id, kind, body = frame
             if kind != CANCEL:
                 metadata: Metadata = ()
-                remaining_s: float | None = None
+                allowed_s: float | None = None
                 if kind & WITH_DEADLINE:
                     kind -= WITH_DEADLINE
-                    (remaining_s,) = SECONDS.unpack_from(body)
+                    (allowed_s,) = SECONDS.unpack_from(body)
                     body = body[SECONDS.size :]
                 if kind & WITH_METADATA:
                     kind -= WITH_METADATA
                     metadata, body = unpack_metadata(body)
-                return _PipeRpc(self, call_id, self._methods[kind], body, metadata, remaining_s)
+                return _PipeRpc(self, call_id, self._methods[kind], body, metadata, allowed_s)
             self.cancels.is_over(call_id)
 
     def answer(self, call_id: int, kind: int, body: bytes) -> None:

@@ -244,10 +244,10 @@ class Service:
         """End sync calls that take too long: their thread is given up, and another takes its place."""
         now_s = time.monotonic()
         for thread_id, waiting in list(self._running.items()):
-            remaining_s = waiting.rpc.time_remaining_s()
-            if remaining_s is not None:
-                # The least is kept, as an engine may tell what remained when the call came.
-                waiting.deadline_s = min(waiting.deadline_s, now_s + remaining_s)
+            # Asked for here, and not when each call begins: few have a handler that is still running.
+            allowed_s = waiting.rpc.time_allowed_s()
+            if allowed_s is not None:
+                waiting.deadline_s = min(waiting.deadline_s, waiting.since_s + allowed_s)
             if now_s > waiting.deadline_s:
                 try:
                     self._abandon(thread_id, waiting)

@@ -99,8 +99,8 @@ class TracedRpc(Rpc):
     def metadata(self) -> Metadata:
         return self._inner.metadata()
 
-    def time_remaining_s(self) -> float | None:
-        return self._inner.time_remaining_s()
+    def time_allowed_s(self) -> float | None:
+        return self._inner.time_allowed_s()
 
     # The spans.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -13,6 +14,8 @@ log = structlog.get_logger("coprocess")
 Task = TypeVar("Task")
 
 MOST_IDLE = 64
+# Between attempts to take a task, where that fails.
+_PAUSE_S = 0.05
 
 
 class WorkerThreads(Generic[Task]):
@@ -93,7 +96,15 @@ class WorkerThreads(Generic[Task]):
         me = threading.get_ident()
         with self._lock:
             self._members.add(me)
-        while (task := take()) is not None:
+        while True:
+            try:
+                task = take()
+            except Exception:  # As below: a thread less would go unseen.
+                log.exception("a task could not be taken")
+                time.sleep(_PAUSE_S)
+                continue
+            if task is None:
+                break
             busy.add(me)
             if len(busy) >= self._alive < self._maximum:
                 self._grow()

@@ -17,7 +17,7 @@ from coprocess.server import grpcio as grpcio_engine
 from coprocess.server import grpcio_shortcuts
 from coprocess.tyk.wire import DISPATCH, Object
 from tests.objects import make_object, table_of
-from tests.server import PATIENCE_S, Client, Server, error_of, serving
+from tests.server import PATIENCE_S, Client, Server, error_of, fails, serving
 
 SHORTCUTS = ("_send_all", "_receive_first")
 
@@ -88,12 +88,14 @@ def test_with_the_locked_grpcio_both_are_taken(name: str) -> None:
     assert getattr(grpcio_engine, name) is not None
 
 
-def test_with_other_internals_neither_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    def other(state: object, call: object) -> None:
-        pass
+def _other(state: object, call: object) -> None:
+    pass
 
-    monkeypatch.setattr("grpc._server._status", other)
-    monkeypatch.setattr("grpc._server._receive_message", other)
+
+@pytest.mark.parametrize("other", [_other, 5, None, getattr])
+def test_with_other_internals_neither_is(monkeypatch: pytest.MonkeyPatch, other: object) -> None:
+    for name in ("_status", "_receive_message"):
+        monkeypatch.setattr(f"grpc._server.{name}", other)
     assert grpcio_shortcuts.find_send_all() is None
     assert grpcio_shortcuts.find_receive_first() is None
 
@@ -145,3 +147,34 @@ def test_calls_whose_message_never_comes_keep_no_thread() -> None:
             call.cancel()
         never.set()
         assert stamped(server.client) == "100000"
+
+
+def test_no_handler_runs_for_calls_that_were_given_up_while_they_waited_for_a_thread() -> None:
+    release, ran = threading.Event(), threading.Semaphore(0)
+
+    def declare() -> None:
+        @Pre
+        def wait(request: Any) -> None:
+            ran.release()
+            release.wait(PATIENCE_S)
+
+        @Pre
+        async def known(request: Any) -> None:
+            pass
+
+    with serving(table_of(declare), engine="grpcio", min_threads=4, max_threads=4) as server:
+        running = [server.client.future(make_object(hook_name="wait")) for _ in range(4)]
+        for _ in running:
+            assert ran.acquire(timeout=PATIENCE_S)
+        given_up = [server.client.future(make_object(hook_name="wait")) for _ in range(20)]
+        # What comes behind them on the connection has been answered, so they have come; then, their ends.
+        unknown: grpc.UnaryUnaryMultiCallable[bytes, bytes] = server.client.channel.unary_unary("/no/method")
+        fails(lambda: unknown(b"", timeout=PATIENCE_S))
+        for call in given_up:
+            call.cancel()
+        fails(lambda: unknown(b"", timeout=PATIENCE_S))
+        release.set()
+        for call in running:
+            call.result(timeout=PATIENCE_S)
+        server.client.dispatch(make_object(hook_name="known"))
+        assert not ran.acquire(blocking=False), "a handler ran for nobody"

@@ -23,7 +23,7 @@ def test_metadata_and_time_remaining(engine: EngineChoice) -> None:
     seen: list[Any] = []
 
     def handler(rpc: Rpc) -> None:
-        seen.append((rpc.method, rpc.payload, dict(rpc.metadata()), rpc.time_remaining_s()))
+        seen.append((rpc.method, rpc.payload, dict(rpc.metadata()), rpc.time_allowed_s()))
         rpc.respond(b"reply")
 
     with bare(engine, handler) as (client, _):

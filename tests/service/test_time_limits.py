@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -54,6 +55,32 @@ def test_a_sync_handler_is_given_up_when_its_clients_deadline_passes(
         assert counts(server, "slow") == {"ran": 1, "failed": 0, "timed_out": 1, "shed": 0}
         release.set()
         assert stamped(server, "slow") == "slow"
+
+
+def test_the_time_in_the_queue_is_part_of_what_the_client_allows(
+    engine: EngineChoice, release: threading.Event
+) -> None:
+    began, go_on = threading.Semaphore(0), threading.Semaphore(0)
+
+    def handler(request: Any) -> None:
+        began.release()
+        go_on.acquire(timeout=PATIENCE_S)
+
+    with serving(hook_table(HookType.Pre, handler, concurrency=1), engine=engine) as server:
+        calls = [server.client.future(make_object(), timeout_s=25) for _ in range(2)]
+        assert began.acquire(timeout=PATIENCE_S)
+        until(lambda: server.service.in_flight == 2)
+        time.sleep(0.3)  # In the queue.
+        go_on.release()
+        assert began.acquire(timeout=PATIENCE_S)
+        (second,) = server.service._running.values()
+        server.service._end_overdue()
+        allowed_s = second.rpc.time_allowed_s()
+        assert allowed_s is not None
+        assert second.deadline_s == pytest.approx(second.since_s + allowed_s, abs=0.1)
+        go_on.release()
+        for call in calls:
+            call.result(timeout=PATIENCE_S)
 
 
 def test_what_waits_behind_a_handler_that_overruns_is_run(
