@@ -63,7 +63,7 @@ bench: $(READY) ## measure beside the peers, and renew docs/performance.md (need
 	$(BIN)/python bench/run.py
 	$(BIN)/python bench/report.py
 
-chaos: $(READY) ## faults, hostile calls and load, at length (15 minutes), and docs/reliability.json
+chaos: $(READY) ## faults, hostile calls and load, at length (15 minutes), and docs/reliability.*
 	$(BIN)/python -m tests.chaos
 
 chaos-hour: $(READY) ## an hour of mixed load; SIGTERM or Ctrl-C ends it early, with figures of what was

@@ -46,7 +46,7 @@ class NoTransport(Rpc):
     def metadata(self) -> Metadata:
         return ()
 
-    def time_remaining_s(self) -> float | None:
+    def time_allowed_s(self) -> float | None:
         return None
 
 

@@ -145,7 +145,7 @@ def rest(figures: Figures) -> str:
             ["resident memory at start", f"{memory['start_mib']:.0f} MiB", "≤ 80"],
             [
                 f"… after {memory['calls']:,.0f} calls",
-                f"{memory['after_mib']:.0f} MiB (+{growth:.0%}; {since_warm:+.1%} since 10 s of load)",
+                f"{memory['after_mib']:.0f} MiB ({growth:+.0%}; {round(since_warm, 3) + 0.0:+.1%} since 10 s of load)",
                 "+ ≤ 5 %",
             ],
             [

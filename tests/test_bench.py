@@ -14,7 +14,7 @@ import pytest
 
 from coprocess.tyk.wire import DISPATCH, Object
 from tests.objects import make_object
-from tests.server import PATIENCE_S
+from tests.server import PATIENCE_S, serving
 
 BENCH = Path(__file__).parent.parent / "bench"
 
@@ -41,6 +41,15 @@ def test_the_page_shows_the_figures_that_were_measured() -> None:
     page = report.PAGE.read_text()
     assert report.filled(page, report.sections(figures)) == page
     assert report.plot(figures["throughput"]) == report.PLOT.read_text()
+
+
+def test_a_call_without_a_transport_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCH))
+    tools = load("microseconds")
+    with serving() as server:
+        call = tools.NoTransport(make_object(hook_name="nobody").SerializeToString())
+        server.service.handle(call)
+    assert server.service.refused_calls == 1
 
 
 def test_failed_calls_are_no_figures() -> None:
