@@ -48,8 +48,8 @@ def test_a_call_without_a_transport_is_answered(monkeypatch: pytest.MonkeyPatch)
     tools = load("microseconds")
     with serving() as server:
         call = tools.NoTransport(make_object(hook_name="nobody").SerializeToString())
-        server.service.handle(call)
-    assert server.service.refused_calls == 1
+        with pytest.raises(RuntimeError, match='no Pre hook "nobody"'):
+            server.service.handle(call)
 
 
 def test_failed_calls_are_no_figures() -> None:
