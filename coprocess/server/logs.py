@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import sys
@@ -10,13 +9,14 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Literal, TextIO
+from typing import Literal, TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from coprocess.context import CallContext, current_call
 from coprocess.server.redaction import redact_event
+from coprocess.streams import StandIn
 
 LogFormat = Literal["auto", "text", "json"]
 
@@ -146,14 +146,14 @@ def _log(level: int, call: CallContext, line: str) -> None:
         current_call.reset(token)
 
 
-class _Captured(io.TextIOBase):
+class _Captured(StandIn):
     """Standard output or error, as handlers see it."""
 
     #: Whether anything was ever printed: most services' handlers never do, and every call asks.
     has_held = False
 
     def __init__(self, original: TextIO, level: int) -> None:
-        self._original = original
+        super().__init__(original)
         self._level = level
 
     def write(self, text: str) -> int:
@@ -174,24 +174,3 @@ class _Captured(io.TextIOBase):
         if len(rest) > _LONGEST_LINE:
             _end_line(self._level)
         return len(text)
-
-    def writable(self) -> bool:
-        return True
-
-    def flush(self) -> None:
-        # Whoever ends last closes it, and then what was written is flushed already.
-        if not self._original.closed:
-            self._original.flush()
-
-    def isatty(self) -> bool:
-        return self._original.isatty()
-
-    def fileno(self) -> int:
-        return self._original.fileno()
-
-    @property
-    def encoding(self) -> str:  # type: ignore[override]  # TextIOBase declares an attribute
-        return self._original.encoding
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._original, name)

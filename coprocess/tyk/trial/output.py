@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, TextIO
+
+from coprocess.streams import StandIn
 
 #: Where output goes that is made now; None: where it would go anyway. A coroutine inherits it.
 _sink: ContextVar[list[str] | None] = ContextVar("coprocess_trial_output", default=None)
@@ -56,27 +56,10 @@ class _LogHandler(logging.Handler):
             sys.stderr.write(f"{record.getMessage()}\n")
 
 
-class _Stream(io.TextIOBase):
-    def __init__(self, original: TextIO) -> None:
-        self._original = original
-
+class _Stream(StandIn):
     def write(self, text: str) -> int:
         parts = _sink.get()
         if parts is None:
             return self._original.write(text)
         parts.append(text)
         return len(text)
-
-    def flush(self) -> None:
-        # Whoever ends last closes it, and then what was written is flushed already.
-        if not self._original.closed:
-            self._original.flush()
-
-    def isatty(self) -> bool:
-        return self._original.isatty()
-
-    def fileno(self) -> int:
-        return self._original.fileno()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._original, name)
