@@ -87,8 +87,7 @@ def _overfull(routes: Sequence[Route]) -> Iterator[str]:
     """What is wrong where routes promise more calls of an API than there are."""
     named = {api_id for route in routes for api_id in route.apis or ()}
     for api_id in (*sorted(named), None):
-        # None: any API that no route names.
-        taking = [route for route in routes if route.apis is None or api_id in route.apis]
+        taking = [route for route in routes if route.takes(api_id)]
         total = math.fsum(route.weight_percent for route in taking)
         if total > 100:
             names = ", ".join(f"routes.{route.name}" for route in taking)

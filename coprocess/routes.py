@@ -33,8 +33,8 @@ class Route:
     #: In their canonical spelling.
     key_headers: tuple[str, ...] = DEFAULT_KEY_HEADERS
 
-    def takes(self, api_id: str) -> bool:
-        """Whether calls of that API are among those it has a share of."""
+    def takes(self, api_id: str | None) -> bool:
+        """Whether calls of that API are among those it has a share of. None: an API that no route names."""
         return self.apis is None or api_id in self.apis
 
     def point(self, headers: Mapping[str, str]) -> float:
