@@ -46,6 +46,14 @@ class Handlers:
                 request.headers["X-Stamp"] = request.headers.get("X-Id", "none")
 
             @Pre
+            def measure(request: Any) -> None:
+                request.headers["X-Stamp"] = str(len(request.body))
+
+            @Pre
+            async def measure_async(request: Any) -> None:
+                request.headers["X-Stamp"] = str(len(request.body))
+
+            @Pre
             def wait(request: Any) -> None:
                 self.started.release()
                 self.release.wait(PATIENCE_S)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -11,63 +10,32 @@ from typing import Any, Never
 import grpc
 import pytest
 
-from coprocess import Pre
-from coprocess.hooks import HookTable
 from coprocess.server import grpcio as grpcio_engine
 from coprocess.server import grpcio_shortcuts
 from coprocess.tyk.wire import DISPATCH, Object
-from tests.objects import make_object, table_of
+from tests.engines.hooks import Handlers
+from tests.objects import make_object
 from tests.server import PATIENCE_S, Client, Server, error_of, fails, serving
 
 SHORTCUTS = ("_send_all", "_receive_first")
 
 
-class Handlers:
-    def __init__(self) -> None:
-        self.started = threading.Event()
-        self.cancelled = threading.Event()
-
-    def table(self) -> HookTable:
-        def declare() -> None:
-            @Pre
-            def stamp(request: Any) -> None:
-                request.headers["X-Stamp"] = str(len(request.body))
-
-            @Pre
-            async def stamp_async(request: Any) -> None:
-                request.headers["X-Stamp"] = str(len(request.body))
-
-            @Pre
-            def fails(request: Any) -> None:
-                raise ValueError
-
-            @Pre
-            async def forever(request: Any) -> None:
-                self.started.set()
-                try:
-                    await asyncio.sleep(3600)
-                finally:
-                    self.cancelled.set()
-
-        return table_of(declare)
-
-
 @pytest.fixture(
     params=[(), *((each,) for each in SHORTCUTS), SHORTCUTS], ids=lambda names: f"no{'+'.join(names)}"
 )
-def handlers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Handlers:
+def shortcuts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All are there, or some of them, or none."""
     for name in request.param:
         monkeypatch.setattr(grpcio_engine, name, None)
-    return Handlers()
 
 
 @pytest.fixture
-def server(handlers: Handlers) -> Iterator[Server]:
+def server(shortcuts: None, handlers: Handlers) -> Iterator[Server]:
     with serving(handlers.table(), engine="grpcio", max_threads=4) as running:
         yield running
 
 
-def stamped(client: Client, name: str = "stamp") -> str:
+def measured(client: Client, name: str = "measure") -> str:
     message = make_object(hook_name=name)
     message.request.raw_body = b"x" * 100_000
     return client.dispatch(message).request.set_headers["X-Stamp"]
@@ -101,20 +69,20 @@ def test_with_other_internals_neither_is(monkeypatch: pytest.MonkeyPatch, other:
 
 
 def test_calls_are_answered(server: Server) -> None:
-    assert stamped(server.client) == stamped(server.client, "stamp_async") == "100000"
+    assert measured(server.client) == measured(server.client, "measure_async") == "100000"
     failed = server.client.future(make_object(hook_name="fails"))
     assert error_of(failed) == (grpc.StatusCode.INTERNAL, 'Pre hook "fails" raised ValueError')
-    calls = [server.client.future(make_object(hook_name="stamp")) for _ in range(200)]
+    calls = [server.client.future(make_object(hook_name="measure")) for _ in range(200)]
     for call in calls:
         assert Object.FromString(call.result(timeout=PATIENCE_S)).request.set_headers["X-Stamp"] == "0"
 
 
 def test_a_client_that_gives_up_is_noticed(server: Server, handlers: Handlers) -> None:
     call = server.client.future(make_object(hook_name="forever"))
-    assert handlers.started.wait(PATIENCE_S)
+    handlers.wait_until_started(1)
     call.cancel()
     assert handlers.cancelled.wait(PATIENCE_S)
-    assert stamped(server.client) == "100000"
+    assert measured(server.client) == "100000"
 
 
 def test_a_call_that_ends_without_a_message_is_refused(server: Server) -> None:
@@ -123,49 +91,38 @@ def test_a_call_that_ends_without_a_message_is_refused(server: Server) -> None:
     code, text = error_of(call_without_message(server.client, at_once))
     assert code is grpc.StatusCode.UNIMPLEMENTED
     assert "exactly one request message" in text
-    assert stamped(server.client) == "100000"
+    assert measured(server.client) == "100000"
 
 
 def test_a_message_that_is_too_large_is_refused(server: Server) -> None:
-    message = make_object(hook_name="stamp")
+    message = make_object(hook_name="measure")
     message.request.raw_body = bytes(5 * 1024 * 1024)
     assert error_of(server.client.future(message))[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert stamped(server.client) == "100000"
+    assert measured(server.client) == "100000"
 
 
-def test_calls_whose_message_never_comes_keep_no_thread() -> None:
+def test_calls_whose_message_never_comes_keep_no_thread(handlers: Handlers) -> None:
     never = threading.Event()
-    with serving(Handlers().table(), engine="grpcio", max_threads=4) as server, ExitStack() as stack:
+    with serving(handlers.table(), engine="grpcio", max_threads=4) as server, ExitStack() as stack:
         calls = []
         for _ in range(2):
             client = stack.enter_context(Client(server.address))
             calls += [call_without_message(client, never) for _ in range(10)]
         # They come while these do.
-        assert {stamped(server.client) for _ in range(50)} == {"100000"}
+        assert {measured(server.client) for _ in range(50)} == {"100000"}
         # Their clients give up.
         for call in calls:
             call.cancel()
         never.set()
-        assert stamped(server.client) == "100000"
+        assert measured(server.client) == "100000"
 
 
-def test_no_handler_runs_for_calls_that_were_given_up_while_they_waited_for_a_thread() -> None:
-    release, ran = threading.Event(), threading.Semaphore(0)
-
-    def declare() -> None:
-        @Pre
-        def wait(request: Any) -> None:
-            ran.release()
-            release.wait(PATIENCE_S)
-
-        @Pre
-        async def known(request: Any) -> None:
-            pass
-
-    with serving(table_of(declare), engine="grpcio", min_threads=4, max_threads=4) as server:
+def test_no_handler_runs_for_calls_that_were_given_up_while_they_waited_for_a_thread(
+    handlers: Handlers,
+) -> None:
+    with serving(handlers.table(), engine="grpcio", min_threads=4, max_threads=4) as server:
         running = [server.client.future(make_object(hook_name="wait")) for _ in range(4)]
-        for _ in running:
-            assert ran.acquire(timeout=PATIENCE_S)
+        handlers.wait_until_started(4)
         given_up = [server.client.future(make_object(hook_name="wait")) for _ in range(20)]
         # What comes behind them on the connection has been answered, so they have come; then, their ends.
         unknown: grpc.UnaryUnaryMultiCallable[bytes, bytes] = server.client.channel.unary_unary("/no/method")
@@ -173,8 +130,8 @@ def test_no_handler_runs_for_calls_that_were_given_up_while_they_waited_for_a_th
         for call in given_up:
             call.cancel()
         fails(lambda: unknown(b"", timeout=PATIENCE_S))
-        release.set()
+        handlers.release.set()
         for call in running:
             call.result(timeout=PATIENCE_S)
-        server.client.dispatch(make_object(hook_name="known"))
-        assert not ran.acquire(blocking=False), "a handler ran for nobody"
+        server.client.dispatch(make_object(hook_name="measure_async"))
+        assert not handlers.started.acquire(blocking=False), "a handler ran for nobody"
