@@ -5,15 +5,20 @@ from __future__ import annotations
 import io
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
 import pytest
 import structlog
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from coprocess.hooks import HookType
 from coprocess.server import logs, redaction
-from coprocess.server.redaction import REDACTED, add_url_secrets, redact_event, redact_text
+from coprocess.server.redaction import add_url_secrets, redact_event, redact_text
+from coprocess.server.secret_text import REDACTED
+from coprocess.store import parse_url
 from coprocess.tyk.wire import BasicAuthData, JWTData, SessionState
 from tests.objects import event_json, make_object, make_request
 from tests.serve_process import ServeProcess, write
@@ -55,9 +60,191 @@ def test_what_looks_like_a_secret_is_redacted(text: str) -> None:
     assert redact_text(redacted) == redacted
 
 
+HEADERS = (
+    *("Token", "X-Auth", "X-Api-Token", "X-Vault-Token", "Private-Token", "Ocp-Apim-Subscription-Key"),
+    *("X-Session-Id", "X-Hub-Signature", "X-Hub-Signature-256", "Authorization", "Proxy-Authorization"),
+    *("Cookie", "Set-Cookie", "X-Api-Key", "apikey", "X-Amz-Security-Token", "X-Goog-Api-Key", "X-Auth-Key"),
+    *("X-Client-Secret", "X-JWT-Assertion", "Stripe-Signature", "X-CSRF-Token", "X-OTP"),
+)
+PARAMETERS = (
+    *("token", "sig", "code", "X-Amz-Signature", "X-Amz-Credential", "X-Amz-Security-Token", "access_token"),
+    *(
+        "id_token",
+        "refresh_token",
+        "client_secret",
+        "state",
+        "SAMLResponse",
+        "api_key",
+        "apikey",
+        "key",
+        "pass",
+    ),
+    *(
+        "auth",
+        "session",
+        "sid",
+        "ticket",
+        "assertion",
+        "signature",
+        "hmac",
+        "otp",
+        "password",
+        "jwt",
+        "nonce",
+    ),
+    *("code_verifier", "client_assertion", "oauth_token", "pin", "subscription-key", "AWSAccessKeyId"),
+    *("sessionToken", "device_code", "Key-Pair-Id"),
+)
+#: What programs make of a header.
+HEADER_FORMS: tuple[Callable[[str, str], str], ...] = (
+    lambda name, value: f"{name}: {value}",
+    lambda name, value: f"GET / HTTP/1.1\r\n{name}: {value}\r\nHost: a",
+    lambda name, value: repr({name: value}),
+    lambda name, value: json.dumps({"a": 1, name: [value]}),
+    lambda name, value: json.dumps(json.dumps({name: value})),
+    lambda name, value: json.dumps({"name": name, "value": value}),
+    lambda name, value: repr([(name.encode(), value.encode())]),
+    lambda name, value: f'headers {{ key: "{name}" value: {json.dumps(value)} }}',
+    lambda name, value: f"curl -H '{name}: {value}' http://a/",
+)
+#: Of a parameter, field or setting.
+PARAMETER_FORMS: tuple[Callable[[str, str], str], ...] = (
+    lambda name, value: f"GET /a?{name}={value}",
+    lambda name, value: f"https://a/b?c=d&{name}={value}&e=f",
+    lambda name, value: f"{name}={value}&a=b",
+    lambda name, value: f"/a?next=%2Fb%3F{name}%3D{value}%26c%3Dd",
+    lambda name, value: f"/a?next=%252Fb%253Fc%253Dd%2526{name}%253D{value}",
+    lambda name, value: json.dumps({"a": {name: value}}),
+    lambda name, value: repr({name: [value]}),
+    lambda name, value: f"call({name}={value!r}, b=1)",
+    lambda name, value: f"<{name}>{value}</{name}>",
+    lambda name, value: f"--{name} {value} --other x",
+    lambda name, value: f"{name} = {value}",
+)
+
+
+@pytest.mark.parametrize("name", HEADERS)
+@pytest.mark.parametrize("spell", [str, str.lower, str.upper])
+@pytest.mark.parametrize("value", ["{}", "Token {}", "a, {}, {}", "a={}; b={}"])
+def test_headers_whose_words_name_a_secret_are_redacted_in_every_form(
+    name: str, spell: Callable[[str], str], value: str
+) -> None:
+    for form in HEADER_FORMS:
+        text = form(spell(name), value.replace("{}", SECRET))
+        redacted = redact_text(text)
+        assert SECRET not in redacted, text
+        assert redact_text(redacted) == redacted
+    assert redact_event(None, "info", {spell(name): SECRET}) == {spell(name): REDACTED}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+@pytest.mark.parametrize("spell", [str, str.lower, str.upper])
+def test_parameters_that_are_secrets_are_redacted_in_every_form(
+    name: str, spell: Callable[[str], str]
+) -> None:
+    for form in PARAMETER_FORMS:
+        text = form(spell(name), SECRET)
+        redacted = redact_text(text)
+        assert SECRET not in redacted, text
+        assert redact_text(redacted) == redacted
+
+
+JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk"
+
+
 @pytest.mark.parametrize(
     "text",
     [
+        f"it said {JWT}, and then no more",
+        f"/login/{JWT}?a=b",
+        f"a=%20{JWT}",
+        repr(f"a\n{JWT}"),
+        f"[{JWT}]",
+        f"<{JWT}>",
+    ],
+)
+def test_json_web_tokens_are_redacted_anywhere(text: str) -> None:
+    redacted = redact_text(text)
+    assert redacted == text.replace(JWT, REDACTED)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'Digest username="u", realm="r", nonce="n", uri="/", response="{SECRET}", opaque="o"',
+        f"AWS4-HMAC-SHA256 Credential={SECRET}/x, SignedHeaders=host, Signature={SECRET}",
+        f'Signature keyId="k",algorithm="hs2019",signature="{SECRET}"',
+        f"-----BEGIN RSA PRIVATE KEY-----\n{SECRET}\n-----END RSA PRIVATE KEY-----",
+        f"redis://u:a/{SECRET}@host/0",
+        f"redis://u:a@{SECRET}@host/0",
+    ],
+)
+def test_credentials_are_redacted_by_their_form(text: str) -> None:
+    redacted = redact_text(text)
+    assert SECRET not in redacted
+    assert redact_text(redacted) == redacted
+
+
+NAMES = st.sampled_from([*HEADERS, "password", "access_token", "clientSecret", "HMAC_SECRET", "session_id"])
+
+
+@settings(max_examples=50)
+@given(NAMES, st.text(min_size=1), st.sampled_from([repr, json.dumps]))
+def test_no_quoted_secret_survives(name: str, middle: str, shown: Callable[[object], str]) -> None:
+    """Whatever characters are in it."""
+    redacted = redact_text(f"before {shown({name: SECRET + middle + SECRET, 'other': 1})} after")
+    assert SECRET not in redacted
+    assert redacted.endswith(" after")
+
+
+@settings(max_examples=50)
+@given(NAMES, st.text(st.characters(exclude_characters="\r\n")))
+def test_no_secret_header_survives(name: str, middle: str) -> None:
+    assert SECRET not in redact_text(f"{name}: {SECRET}{middle}{SECRET}\r\nHost: a")
+
+
+@settings(max_examples=50)
+@given(st.text(st.sampled_from("abc token=secret:key?&'\"[]{}()<>%3D\\\n-,;.1 eyJ://@")))
+def test_redaction_ends_and_is_done_once(text: str) -> None:
+    redacted = redact_text(text)
+    assert redact_text(redacted).count(REDACTED) >= redacted.count(REDACTED)
+
+
+PROSE = st.lists(st.text(st.sampled_from("abcdefghijklmnopqrstuvwxyz"), min_size=1, max_size=8), min_size=1)
+
+
+@settings(max_examples=50)
+@given(PROSE, PROSE)
+def test_sentences_stay(words: list[str], more: list[str]) -> None:
+    text = f"{' '.join(words)} - {', '.join(more)}. You can't!"
+    assert redact_text(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "You can't: keyboard: qwerty12345, author: bob12345678, passenger=Anna12345678",
+        "tokenizer: bert1234567890",
+        "Content-Length: 12",
+        "Access-Control-Allow-Headers: X-Foo, Authorization",
+        "X-RateLimit-Remaining: 5",
+        "Authorize-Url: https://example.com/authorize",
+        "Idempotency-Key: 8e03978e-40d5-43dd-bc93-6894a57f9324",
+        "http://127.0.0.1:5555/a@b",
+        "max_tokens=4096",
+        "KeyError: 'absent'",
+        "status_code=404&state_code=1",
+        '{"code": "NOT_FOUND", "state": "open", "key": "value"}',
+        "tls_key: /etc/server.key: cannot be read: Permission denied",
+        "InvalidToken: not signed",
+        "def f(token: str, password: str | None = None) -> None:",
+        "token_type=bearer",
+        "password: None",
+        '{"auth": {"auth_header_name": "Authorization"}, "use_basic_auth": true}',
+        'key_headers: ["Authorization", "Cookie"]',
+        "sorted(pairs, key=len)",
+        "pass: 3, fail: 2, bypass=1, compass: north",
+        "GET /a?page=2&sort=name&country_code=DE",
         "the secret is out",
         "Basic authentication failed",
         "bearer certificates are refused",
@@ -86,6 +273,28 @@ def test_other_text_stays(text: str) -> None:
         "[",
         '"\\',
         "secret: ['a' ",
+        "key: '",
+        "key=",
+        "key:",
+        "token",
+        "%25",
+        "a%3D",
+        "code=a&",
+        "token=(\n",
+        "cookie: {\n",
+        "eyJeyJeyJ",
+        "eyJaaaaaa.",
+        "a.",
+        "\\n",
+        "://a:b",
+        "@://",
+        "-----BEGIN PRIVATE KEY-----",
+        "<a ",
+        "--a ",
+        "Digest a=b, ",
+        'name: "token", value: ',
+        "tokens: 1",
+        "password=None,",
     ],
 )
 def test_long_hostile_lines_are_done_in_time(piece: str) -> None:
@@ -100,6 +309,17 @@ def test_known_values_are_redacted_anywhere(monkeypatch: pytest.MonkeyPatch) -> 
     add_url_secrets("redis://user:abc@host")
     add_url_secrets("redis://[broken")
     assert redact_text("abc") == "abc", "so short a word is in many others"
+    add_url_secrets("redis://user:connect@host")
+    assert redact_text("connection to connect") == f"connection to {REDACTED}", "part of a word is none"
+
+
+def test_short_credentials_of_the_store_mangle_no_sentence() -> None:
+    address = parse_url("redis://u:pa@host")
+    assert (
+        address.redact("You can't pause: user 'u' at u:pa@host")
+        == "You can't pause: user '***' at u:***@host"
+    )
+    assert parse_url("redis://u:longer-one@host").redact("xlonger-onex") == "x***x"
 
 
 def test_structured_entries() -> None:
@@ -110,6 +330,9 @@ def test_structured_entries() -> None:
     entry = {
         "event": f"Cookie: {SECRET}",
         "Authorization": SECRET,
+        "headers": [("X-Auth", SECRET), (b"Cookie", SECRET.encode())],
+        "raw": {b"x-vault-token": SECRET.encode()},
+        "code": SECRET,
         "hmac_secret": SECRET,
         "number": 3,
         "nested": {"a": [{"X-Api-Key": SECRET}, (f"secret={SECRET}",)], "ok": True},

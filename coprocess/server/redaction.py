@@ -1,8 +1,9 @@
 """Keeps secrets out of what this service writes: log lines, error texts, the admin pages.
 
 Three nets, each with its own holes: the values of keys that name a secret, in structured log entries;
-what looks like a header or a field with a secret, in any text; and secrets that are known by value. What
-a handler prints passes through the last two, so `print(request.headers)` is caught, but a bare token is not.
+what looks like a header, field or parameter with a secret, or is a token by its form, in any text; and
+secrets that are known by value. What a handler prints passes through the last two, so
+`print(request.headers)` is caught, but a bare password is not.
 """
 
 from __future__ import annotations
@@ -14,65 +15,8 @@ from urllib.parse import quote, unquote, urlsplit
 
 from structlog.typing import EventDict, WrappedLogger
 
-REDACTED = "[redacted]"
-
-#: Headers whose value is a secret as a whole; it may hold spaces and commas.
-_HEADERS = (
-    "authorization",
-    "proxy-authorization",
-    "cookie",
-    "set-cookie",
-    "x-api-key",
-    "api-key",
-    "apikey",
-    "x-auth-token",
-    "x-access-token",
-    "x-csrf-token",
-    "x-tyk-authorization",
-    "x-amz-security-token",
-)
-#: Fields whose value is a secret: of sessions, of settings, of forms.
-_FIELDS = (
-    "access_token",
-    "api_key",
-    "client_secret",
-    "hmac_secret",
-    "hmac_string",
-    "id_token",
-    "oauth_keys",
-    "passwd",
-    "password",
-    "private_key",
-    "refresh_token",
-    "secret",
-    "secret_key",
-    "sentinel_password",
-)
-_KEYS = frozenset(re.sub(r"[-_]", "", name) for name in (*_HEADERS, *_FIELDS))
-
-
-def _any_of(names: tuple[str, ...]) -> str:
-    # Longest first; `-` and `_` and nothing between words are one spelling: HTTP_X_API_KEY, HmacSecret.
-    spelled = [re.sub(r"[-_]", "[-_]?", name) for name in sorted(names, key=len, reverse=True)]
-    return "|".join(spelled)
-
-
-# With the end missing too, where a line was cut; and as JSON within JSON has it.
-_QUOTED = r'\\"(?:[^"\\\n]|\\[^"\n])*(?:\\"|$)|b?"(?:[^"\\\n]|\\.)*(?:"|$)|b?\'(?:[^\'\\\n]|\\.)*(?:\'|$)'
-_LIST = r"[\[(]\s*(?:(?:%s)\s*,?\s*)+[\])]?" % _QUOTED  # noqa: UP031 - braces abound in patterns
-# A name is followed by a mark, perhaps in quotes: `Authorization: x`, `"password": "x"`, `secret='x'`,
-# `('Cookie', 'x')`.
-_MARK = r"\\?[\"']?\s*(?:[:=]|,(?=\s*b?[\"']))\s*+(?!\[redacted)"
-_PATTERNS = (
-    # Text form of protobuf: key: "Authorization" value: "x".
-    re.compile(rf"(?i)(\bkey:\s*\"(?:{_any_of(_HEADERS)})\",?\s*value:\s*)(?:{_QUOTED})"),
-    re.compile(rf"(?i)((?<![a-z])(?:{_any_of(_HEADERS)}){_MARK})(?:{_LIST}|{_QUOTED}|(?![\[(\"'])[^\r\n]+)"),
-    re.compile(rf"(?i)((?<![a-z])(?:{_any_of(_FIELDS)}){_MARK})(?:{_LIST}|{_QUOTED}|[^\s,;&\"'\])}}]+)"),
-    # Credentials on their own; a digit or a mark among them tells them from a sentence.
-    re.compile(r"(?i)(\bbearer\s+)(?=[a-z+/]*[0-9._~=-])[a-z0-9._~+/=-]{6,}"),
-    re.compile(r"(\b[Bb]asic\s+)(?=[a-z]*[A-Z0-9+/=])[A-Za-z0-9+/]{6,}=*"),
-    re.compile(r"((?<![a-z0-9])[a-z][a-z0-9+.-]{1,30}://)[^\s/@\"']*(?=@)"),
-)
+from coprocess.server.secret_names import Sensitivity, counts, is_plausible, judge
+from coprocess.server.secret_text import REDACTED, redact_formed, redact_named
 
 _known: set[str] = set()
 #: So short a value is in many words that are no secret.
@@ -98,10 +42,16 @@ def add_url_secrets(url: str) -> None:
 def redact_text(text: str) -> str:
     """`text` without what is, or looks like, a secret."""
     for secret in _known:
-        text = text.replace(secret, REDACTED)
-    for pattern in _PATTERNS:
-        text = pattern.sub(rf"\g<1>{REDACTED}", text)
-    return text
+        if secret in text:
+            text = _replace_known(secret, text)
+    return redact_formed(redact_named(text))
+
+
+def _replace_known(secret: str, text: str) -> str:
+    if not (secret.isalpha() and secret.islower()):
+        return text.replace(secret, REDACTED)
+    # A word: it may be a part of others, which are no secrets.
+    return re.sub(rf"(?<![A-Za-z]){secret}(?![A-Za-z])", REDACTED, text)
 
 
 def redact_event(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
@@ -118,7 +68,9 @@ _DEEPEST = 6
 
 
 def _redact(key: object, value: Any, depth: int) -> Any:
-    if isinstance(key, str) and key.lower().replace("-", "").replace("_", "") in _KEYS:
+    if isinstance(key, bytes):
+        key = key.decode("latin-1")
+    if isinstance(key, str) and _is_secret(key, value):
         return REDACTED
     if isinstance(value, str):
         return redact_text(value)
@@ -127,8 +79,27 @@ def _redact(key: object, value: Any, depth: int) -> Any:
     if depth >= _DEEPEST:
         return redact_text(repr(value))
     if isinstance(value, Mapping):
-        return {name: _redact(name, item, depth + 1) for name, item in value.items()}
+        return {_shown_name(name): _redact(name, item, depth + 1) for name, item in value.items()}
+    if isinstance(value, list | tuple) and len(value) == 2 and isinstance(value[0], str | bytes):
+        # A pair, as headers often are.
+        return [_redact(None, value[0], depth + 1), _redact(value[0], value[1], depth + 1)]
     if isinstance(value, list | tuple | set | frozenset):
         return [_redact(None, item, depth + 1) for item in value]
     # What a renderer would show of it.
     return redact_text(repr(value))
+
+
+def _shown_name(name: object) -> object:
+    # JSON takes no others, and the entry would be lost.
+    if name is None or isinstance(name, bool | int | float):
+        return name
+    return redact_text(name if isinstance(name, str) else repr(name))
+
+
+def _is_secret(name: str, value: Any) -> bool:
+    sensitivity = judge(name)
+    if sensitivity is Sensitivity.HARMLESS or value is None or isinstance(value, bool):
+        return False
+    if sensitivity is Sensitivity.DOUBTFUL:
+        return isinstance(value, str) and is_plausible(value)
+    return not (isinstance(value, int | float) and counts(name))

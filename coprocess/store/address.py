@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal, NoReturn
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
@@ -18,6 +19,7 @@ _SCHEMES: dict[str, tuple[Literal["single", "cluster", "sentinel"], bool]] = {
 }
 TLS_OPTIONS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname")
 _SENTINEL_OPTIONS = ("sentinel_username", "sentinel_password")
+_SHORTEST_ANYWHERE = 6
 _ENCODE_HINT = "(in a user name or password, write / ? # @ : % percent-encoded)"
 
 
@@ -41,7 +43,11 @@ class Address:
         secrets = [self.username, self.password, *(self.options.get(name) for name in _SENTINEL_OPTIONS)]
         for secret in filter(None, secrets):
             for form in {secret, quote(secret, safe=""), repr(secret)[1:-1]}:
-                text = text.replace(form, "***")
+                if len(secret) >= _SHORTEST_ANYWHERE:
+                    text = text.replace(form, "***")
+                else:
+                    # So short a text is in many words that are no secret: "u" in "you".
+                    text = re.sub(rf"(?<=[\"':/]){re.escape(form)}(?=[\"':@])", "***", text)
         return text
 
 
