@@ -66,6 +66,9 @@ class Settings(BaseSettings):
         default="127.0.0.1:9464",
         description="Address of /healthz, /readyz, /metrics and /hooks: HOST:PORT, unix:/path, or off.",
     )
+    admin_hosts: StringList = Field(
+        default=[], description="Names (Host) that requests to the admin listener may have, besides its own."
+    )
     tls_cert: Path | None = Field(default=None, description="Certificate chain (PEM) for TLS.")
     tls_key: Path | None = Field(default=None, description="Its private key (PEM).")
     tls_client_ca: Path | None = Field(
@@ -123,7 +126,7 @@ class Settings(BaseSettings):
         default="info", description="Least level."
     )
 
-    @field_validator("listen", "handlers", mode="before")
+    @field_validator("listen", "handlers", "admin_hosts", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return (

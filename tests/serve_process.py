@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from coprocess.server.admin_access import COMMAND_HEADER
 from tests.server import PATIENCE_S, Client
 
 Line = dict[str, Any]
@@ -106,11 +107,11 @@ class ServeProcess:
         return Client(self.address)
 
     def http(self, method: str, path: str, headers: dict[str, str] | None = None) -> tuple[int, str]:
-        """Status and body of an admin page."""
+        """Status and body of an admin page. Unless `headers` are given, those of a client that may command."""
         host, _, port = self.admin.rpartition(":")
         connection = http.client.HTTPConnection(host, int(port), timeout=PATIENCE_S)
         try:
-            connection.request(method, path, headers=headers or {})
+            connection.request(method, path, headers={COMMAND_HEADER: "1"} if headers is None else headers)
             response = connection.getresponse()
             return response.status, response.read().decode()
         finally:

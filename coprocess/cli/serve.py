@@ -31,6 +31,7 @@ def serve(
     reload: Annotated[bool | None, _option("--reload/--no-reload")] = None,
     reflection: Annotated[bool | None, _option("--reflection/--no-reflection")] = None,
     admin: Annotated[str | None, _option("--admin", metavar="ADDRESS|off")] = None,
+    admin_hosts: Annotated[list[str] | None, _option("--admin-hosts", metavar="NAME")] = None,
     tls_cert: Annotated[Path | None, _option("--tls-cert", metavar="FILE")] = None,
     tls_key: Annotated[Path | None, _option("--tls-key", metavar="FILE")] = None,
     tls_client_ca: Annotated[Path | None, _option("--tls-client-ca", metavar="FILE")] = None,

@@ -5,31 +5,23 @@ Only reading, but for `POST /reload` and `POST /rollback`, which are for this ma
 
 from __future__ import annotations
 
-import ipaddress
 import json
-import os
-import socket
-import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
-from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+from wsgiref.types import StartResponse, WSGIEnvironment
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import ThreadingWSGIServer, make_wsgi_app
+from prometheus_client.exposition import make_wsgi_app
 
 from coprocess.routes import RoutedTable
-from coprocess.server.engine import ListenError
+from coprocess.server.admin_access import refuse_command, refuse_page
 from coprocess.server.health import Health
 from coprocess.server.redaction import redact_text
 from coprocess.server.reload import Outcome, Reloader, Rollback, RollbackTo
 
-_MAX_CONNECTIONS = 32
-_CONNECTION_TIMEOUT_S = 5.0
 _COMMAND_TIMEOUT_S = 60.0
 
 _STATUS = {
@@ -72,6 +64,9 @@ class AdminPages:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         path, method = environ.get("PATH_INFO", ""), environ["REQUEST_METHOD"]
+        # `/healthz` shows nothing.
+        if path != "/healthz" and (refusal := refuse_page(environ)) is not None:
+            return send_json(start_response, method, *refusal)
         if path == "/metrics":
             answer: Iterable[bytes] = self._metrics(environ, start_response)
             return answer
@@ -122,7 +117,7 @@ class AdminPages:
         }
 
     def _obey(self, environ: WSGIEnvironment) -> tuple[int, Any]:
-        if (refusal := is_from_this_machine(environ)) is not None:
+        if (refusal := refuse_command(environ)) is not None:
             return refusal
         try:
             if environ["PATH_INFO"] == "/rollback":
@@ -149,16 +144,6 @@ def send_json(start_response: StartResponse, method: str, status: int, page: Any
     return [b"" if method == "HEAD" else body]
 
 
-def is_from_this_machine(environ: WSGIEnvironment) -> tuple[int, Any] | None:
-    """None where a request comes from a program on this machine; else the answer that refuses it."""
-    if not _is_this_machine(environ.get("REMOTE_ADDR", "")):
-        return 403, {"error": "this is for clients on the same machine"}
-    # A page in a browser on this machine could send a POST, too; browsers say where it came from.
-    if "HTTP_ORIGIN" in environ:
-        return 403, {"error": "this is not for browsers"}
-    return None
-
-
 def _outcome(outcome: Outcome | None) -> Any:
     if outcome is None:
         return None
@@ -169,99 +154,3 @@ def _outcome(outcome: Outcome | None) -> Any:
         "reason": outcome.reason,
         "at_s": outcome.at_s,
     }
-
-
-def _is_this_machine(address: str) -> bool:
-    if address == _UNIX:
-        return True
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    mapped = getattr(parsed, "ipv4_mapped", None)
-    return (mapped or parsed).is_loopback
-
-
-_UNIX = "unix"
-
-
-class _Handler(WSGIRequestHandler):
-    timeout = _CONNECTION_TIMEOUT_S  # Else a client that sends nothing keeps a thread.
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Probes and scrapes come every few seconds: nothing worth a line."""
-
-    def address_string(self) -> str:
-        return self.client_address[0] if self.client_address else _UNIX
-
-
-class _Server(ThreadingWSGIServer):
-    """Bounded: connections over the limit are closed."""
-
-    request_queue_size = 128
-
-    def __init__(self, address: Any, family: socket.AddressFamily) -> None:
-        self.address_family = family
-        self._free = threading.BoundedSemaphore(_MAX_CONNECTIONS)
-        super().__init__(address, _Handler)
-
-    def server_bind(self) -> None:
-        if self.address_family != socket.AF_UNIX:
-            super().server_bind()
-            return
-        # WSGIServer would look for a port.
-        self.socket.bind(self.server_address)
-        self.server_name, self.server_port = "localhost", 0
-        self.setup_environ()
-
-    def get_request(self) -> tuple[Any, Any]:
-        connection, address = super().get_request()
-        return connection, address or (_UNIX, 0)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        if self._free.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
-            self.shutdown_request(request)
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._free.release()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away in the middle is no concern of anybody's."""
-
-
-class AdminServer:
-    """Listens from the start; answers when started. Raises ListenError."""
-
-    def __init__(self, address: str) -> None:
-        try:
-            if address.startswith("unix:"):
-                self._server: WSGIServer = _Server(address.removeprefix("unix:"), socket.AF_UNIX)
-                self.address = address
-            else:
-                host, _, port = address.rpartition(":")
-                host = host.strip("[]")
-                family = socket.AF_INET6 if ":" in host else socket.AF_INET
-                self._server = _Server((host, int(port)), family)
-                self.address = f"{address.rpartition(':')[0]}:{self._server.server_port}"
-        except OSError as error:
-            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
-            raise ListenError(f"admin: cannot listen on {address}: {reason}") from None
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, name="admin", daemon=True
-        )
-
-    def start(self, pages: WSGIApplication) -> None:
-        self._server.set_app(pages)
-        self._thread.start()
-
-    def close(self) -> None:
-        if self._thread.is_alive():
-            self._server.shutdown()
-        self._server.server_close()
-        if self.address.startswith("unix:"):
-            Path(self.address.removeprefix("unix:")).unlink(missing_ok=True)

@@ -6,6 +6,8 @@ import http.client
 import socket
 from typing import Any
 
+from coprocess.server.admin_access import COMMAND_HEADER
+
 
 def ask(address: str, method: str, page: str, timeout_s: float) -> tuple[int, bytes]:
     """Status and body of a page. `address` is HOST:PORT or unix:/path.
@@ -14,7 +16,7 @@ def ask(address: str, method: str, page: str, timeout_s: float) -> tuple[int, by
     """
     connection = _connection(address, timeout_s)
     try:
-        connection.request(method, page)
+        connection.request(method, page, headers={COMMAND_HEADER: "1"})
         response = connection.getresponse()
         return response.status, response.read()
     finally:

@@ -229,11 +229,15 @@ class App:
         self._serve_admin(at_end, pages)
 
     def _serve_admin(self, at_end: ExitStack, pages: WSGIApplication) -> None:
-        from coprocess.server.admin import AdminServer
+        from coprocess.server.admin_http import AdminServer
 
         settings = self.settings
         try:
-            admin = listeners.listen(settings.admin, AdminServer, self._socket_access())
+            admin = listeners.listen(
+                settings.admin,
+                lambda address: AdminServer(address, tuple(settings.admin_hosts)),
+                self._socket_access(),
+            )
         except ListenError as error:
             if "admin" in settings.model_fields_set:
                 raise

@@ -18,18 +18,21 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from coprocess.server.admin import COMMANDS, is_from_this_machine, send_json
+from coprocess.server.admin import COMMANDS, send_json
+from coprocess.server.admin_access import refuse_command, refuse_page
 from coprocess.server.admin_client import ask, errors_of
 from coprocess.server.health import Health
 
-_TIMEOUT_S = 70.0
+_COMMAND_TIMEOUT_S = 70.0
+#: A worker that hangs must not take the pages of the others with it.
+_PAGE_TIMEOUT_S = 3.0
 _PAGES = ("/healthz", "/readyz", "/metrics", "/hooks", "/reload", "/rollback")
 
 
 def ask_worker(path: Path, method: str, page: str) -> tuple[int, bytes]:
     """A page of the worker that listens at `path`. Raises OSError where it does not answer."""
     try:
-        return ask(f"unix:{path}", method, page, _TIMEOUT_S)
+        return ask(f"unix:{path}", method, page, _COMMAND_TIMEOUT_S if method == "POST" else _PAGE_TIMEOUT_S)
     except http.client.HTTPException as error:
         raise OSError(f"no HTTP answer: {type(error).__name__}") from None
 
@@ -77,6 +80,8 @@ class FrontPages:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         path, method = environ.get("PATH_INFO", ""), environ["REQUEST_METHOD"]
+        if path != "/healthz" and (refusal := refuse_page(environ)) is not None:
+            return send_json(start_response, method, *refusal)
         if path == "/metrics":
             answer: Iterable[bytes] = self._metrics(environ, start_response)
             return answer
@@ -106,7 +111,7 @@ class FrontPages:
 
     def _pass_on(self, environ: WSGIEnvironment) -> tuple[int, Any]:
         """Have every worker do what is asked for."""
-        if (refusal := is_from_this_machine(environ)) is not None:
+        if (refusal := refuse_command(environ)) is not None:
             return refusal
         asked = f"{environ['PATH_INFO']}?{environ.get('QUERY_STRING', '')}"
         answers: list[tuple[int, Any]] = []
