@@ -356,3 +356,53 @@ def test_an_unsupported_platform(data_dir: Path, monkeypatch: pytest.MonkeyPatch
 def test_fsync_is_checked() -> None:
     with pytest.raises(ConfigError, match="fsync"):
         EmbeddedValkey(Path(), fsync="never")  # type: ignore[arg-type] # the wrong value is what is tested
+
+
+@pytest.mark.parametrize("name", ["valkey.log", "start.lock", "users.lock", "server.lock", "valkey.pid", "x"])
+def test_a_link_in_its_folder_is_refused_and_not_followed(data_dir: Path, tmp_path: Path, name: str) -> None:
+    target = tmp_path / "target"
+    target.write_text("somebody else's")
+    target.chmod(0o644)
+    folder = data_dir.resolve() / "valkey"
+    folder.mkdir(parents=True)
+    (folder / name).symlink_to(target)
+
+    with pytest.raises(ConfigError, match=f"{name}: is a link, to {target}"):
+        EmbeddedValkey(data_dir).start()
+
+    assert target.read_text() == "somebody else's"
+    assert stat.S_IMODE(target.stat().st_mode) == 0o644
+
+
+def test_a_folder_that_is_a_link_is_refused_and_keeps_its_mode(data_dir: Path, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.mkdir(mode=0o755)
+    data_dir.mkdir(parents=True)
+    (data_dir / "valkey").symlink_to(target)
+
+    with pytest.raises(ConfigError, match="valkey: is a link"):
+        EmbeddedValkey(data_dir).start()
+
+    assert stat.S_IMODE(target.stat().st_mode) == 0o755
+    assert not list(target.iterdir())
+
+
+def test_links_further_down_and_hard_links_are_refused(data_dir: Path, tmp_path: Path) -> None:
+    folder = data_dir.resolve() / "valkey"
+    (folder / "appendonlydir").mkdir(parents=True)
+    link = folder / "appendonlydir" / "appendonly.aof.1.incr.aof"
+    link.symlink_to(tmp_path / "nothing")
+    with pytest.raises(ConfigError, match=r"incr\.aof: is a link"):
+        EmbeddedValkey(data_dir).start()
+    link.unlink()
+    (folder / "one").write_text("x")
+    os.link(folder / "one", data_dir / "two")
+    with pytest.raises(ConfigError, match="one: is a hard link"):
+        EmbeddedValkey(data_dir).start()
+
+
+def test_a_folder_of_somebody_else_is_refused(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (data_dir / "valkey").mkdir(parents=True)
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(ConfigError, match="belongs to user"):
+        EmbeddedValkey(data_dir).start()

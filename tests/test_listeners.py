@@ -19,7 +19,7 @@ from coprocess.config import load_settings
 from coprocess.errors import ConfigError
 from coprocess.server.engine import ListenError
 from coprocess.server.engines import EngineChoice
-from coprocess.server.listeners import SocketAccess, listen
+from coprocess.server.listeners import SocketAccess, listen, remove_socket
 from tests.objects import make_object
 from tests.serve_process import ServeProcess, stamping, write
 from tests.server import ENGINES, PATIENCE_S, Client
@@ -178,3 +178,39 @@ def test_owners_by_number_need_not_exist(owner: str) -> None:
 def test_owners_by_name() -> None:
     user = pwd.getpwuid(0).pw_name
     assert load_settings({"unix_socket_owner": f"{user}:{OWN_GROUP}"}).unix_socket_owner
+
+
+def test_only_the_socket_that_was_made_is_removed(tmp_path: Path) -> None:
+    """Another service may have come, or somebody put a file there."""
+    path = tmp_path / "s"
+    address = f"unix:{path}"
+    with listen(address, bound_at, SocketAccess()):
+        path.unlink()
+        path.write_text("a file")
+        remove_socket(address)
+        assert path.read_text() == "a file"
+        path.unlink()
+    with listen(address, bound_at, SocketAccess()):
+        path.rename(tmp_path / "old")
+        with bound_at(address):
+            remove_socket(address)
+            assert path.is_socket()
+        path.unlink()
+    with listen(address, bound_at, SocketAccess()):
+        remove_socket(address)
+        assert not path.exists()
+
+
+def test_a_link_in_the_place_of_a_socket_is_refused_and_stays(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    with bound_at(f"unix:{target}"):
+        pass
+    (tmp_path / "s").symlink_to(target)
+    with pytest.raises(ListenError, match="it is there, and no socket"):
+        listen(f"unix:{tmp_path / 's'}", bound_at, SocketAccess())
+    assert target.is_socket()
+
+
+def test_a_path_that_is_too_long_for_a_socket_is_said_to_be(tmp_path: Path) -> None:
+    with pytest.raises(ListenError, match=r"the path has \d+ bytes"):
+        listen(f"unix:{tmp_path}/{'a' * 200}"[:260], bound_at, SocketAccess())

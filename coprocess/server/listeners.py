@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import stat
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from coprocess.server.engine import ListenError
+
+# The kernel's limit is 108 bytes on Linux and 104 on macOS, both with a closing zero.
+_LONGEST_PATH_BYTES = 107 if sys.platform == "linux" else 103
 
 Listening = TypeVar("Listening")
 
@@ -27,6 +32,11 @@ def listen(address: str, bind: Callable[[str], Listening], access: SocketAccess)
     if not address.startswith("unix:"):
         return bind(address)
     path = Path(address.removeprefix("unix:"))
+    if (size := len(os.fsencode(path))) > _LONGEST_PATH_BYTES:
+        raise ListenError(
+            f"cannot listen on {address}: the path has {size} bytes. "
+            f"Expected: {_LONGEST_PATH_BYTES} at most, as for every unix socket"
+        )
     _clear_socket(path)
     # Closed in the beginning: a socket that is narrowed later can be connected to before.
     before = os.umask(0o777)
@@ -39,6 +49,7 @@ def listen(address: str, bind: Callable[[str], Listening], access: SocketAccess)
     except OSError as error:
         path.unlink(missing_ok=True)
         raise ListenError(f"cannot listen on {address}: {_refusal(access, error)}") from None
+    _ours[str(path)] = _identity(path)
     return bound
 
 
@@ -47,6 +58,8 @@ def _open_to(path: Path, access: SocketAccess) -> None:
     # place, and the permissions would go to what it leads to.
     if access.group_id != -1:
         os.chown(path, -1, access.group_id, follow_symlinks=False)
+    if not stat.S_ISSOCK(path.lstat().st_mode):
+        raise FileNotFoundError(errno.ENOENT, "something else was put in its place")
     path.chmod(access.mode)
     if access.user_id != -1:
         os.chown(path, access.user_id, -1, follow_symlinks=False)
@@ -59,17 +72,35 @@ def _refusal(access: SocketAccess, error: OSError) -> str:
 
 
 def remove_socket(address: str) -> None:
-    """Remove the file of a unix socket; other addresses have none."""
-    if address.startswith("unix:"):
-        Path(address.removeprefix("unix:")).unlink(missing_ok=True)
+    """Remove the file of a unix socket that `listen` made, and nothing that has come in its place since."""
+    if not address.startswith("unix:"):
+        return
+    path = Path(address.removeprefix("unix:"))
+    ours = _ours.pop(str(path), None)
+    if ours is not None and _identity(path) == ours:
+        path.unlink(missing_ok=True)
+
+
+#: Of the sockets that this process has made, by path: which file it was.
+_ours: dict[str, tuple[int, int] | None] = {}
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino) if stat.S_ISSOCK(found.st_mode) else None
 
 
 def _clear_socket(path: Path) -> None:
     """Remove a socket that nobody listens on any more; gRPC would replace one that is in use, too."""
     try:
-        if not stat.S_ISSOCK(path.stat().st_mode):
+        if not stat.S_ISSOCK(path.lstat().st_mode):
             raise ListenError(f"cannot listen on unix:{path}: it is there, and no socket")
-    except FileNotFoundError:
+    except OSError as error:
+        if not isinstance(error, FileNotFoundError):
+            raise ListenError(f"cannot listen on unix:{path}: {error.strerror}") from None
         if not path.parent.is_dir():
             raise ListenError(f"cannot listen on unix:{path}: no such folder") from None
         return

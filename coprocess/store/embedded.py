@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Literal
 
 from coprocess.errors import ConfigError, StoreError
+from coprocess.store.private_folder import make_private, open_lock_file
 
 # The kernel's limit is 108 bytes on Linux and 104 on macOS, both with a closing zero.
 MAX_SOCKET_PATH_BYTES = 103
@@ -102,11 +103,10 @@ class EmbeddedValkey:
             return
         deadline = time.monotonic() + self._start_timeout_s
         try:
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._folder.chmod(0o700)
+            make_private(self._folder)
             self.socket_path = socket_path_in(self._folder)
             with self._deciding(deadline):
-                users_fd = _open_lock_file(self._folder / "users.lock")
+                users_fd = open_lock_file(self._folder / "users.lock")
                 try:
                     # Only taken exclusively by a holder of start.lock, so this never waits.
                     fcntl.flock(users_fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -165,7 +165,7 @@ class EmbeddedValkey:
 
     @contextmanager
     def _deciding(self, deadline: float) -> Iterator[None]:
-        lock_fd = _open_lock_file(self._folder / "start.lock")
+        lock_fd = open_lock_file(self._folder / "start.lock")
         try:
             while True:
                 try:
@@ -195,7 +195,7 @@ class EmbeddedValkey:
     def _start_unless_running(self, deadline: float) -> None:
         if self._answers(deadline):
             return
-        server_lock_fd = _open_lock_file(self._folder / "server.lock")
+        server_lock_fd = open_lock_file(self._folder / "server.lock")
         try:
             try:
                 fcntl.flock(server_lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -287,13 +287,9 @@ class EmbeddedValkey:
             return "(no log)"
 
 
-def _open_lock_file(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-
-
 def _try_lock(path: Path) -> bool:
     """Whether nobody holds this lock. Takes it for a moment only."""
-    lock_fd = _open_lock_file(path)
+    lock_fd = open_lock_file(path)
     try:
         fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
