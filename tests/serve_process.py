@@ -107,7 +107,7 @@ class ServeProcess:
         return Client(self.address)
 
     def http(self, method: str, path: str, headers: dict[str, str] | None = None) -> tuple[int, str]:
-        """Status and body of an admin page. Unless `headers` are given, those of a client that may command."""
+        """Status and body of an admin page. `headers` None: those of a client that may command."""
         host, _, port = self.admin.rpartition(":")
         connection = http.client.HTTPConnection(host, int(port), timeout=PATIENCE_S)
         try:

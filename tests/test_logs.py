@@ -268,3 +268,48 @@ def test_failure_in_process_has_its_cause(table: HookTable) -> None:
         reply_of(table, "fails")
 
     assert isinstance(caught.value.__cause__, ValueError)
+
+
+HOSTILE = (
+    "\x1b[2J\x1b]0;title\x07",
+    "\x9b31m",
+    "\r\n2026-11-27T00:00:00Z [error    ] forged",
+    "\n2026-11-27T00:00:00Z [error    ] forged",
+    "\u202egnp.exe\u202c",
+    "\u2066a\u2069\u200e\u200f\u061c",
+    "a\u2028forged\u2029forged\x85forged\x0bforged\x0cforged\x1cforged",
+    "a\u200bb\u200db\ufeffb\u00adb",
+    "\ud800",
+)
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_no_text_of_others_is_obeyed_or_makes_a_line(
+    stream: io.StringIO, text: str, log_format: logs.LogFormat
+) -> None:
+    """Whatever way it gets into the log."""
+    with captured(stream, log_format), a_call():
+        print(f"printed {text!s}".replace("\n", "\r"))
+        logging.getLogger("mine").warning("logged %s", text)
+        logging.getLogger(f"named{text}").warning("x")
+        structlog.get_logger("mine").info("field", a=f"a{text}", b=[text], **{f"k{text}": 1})
+        try:
+            raise ValueError(f"raised{text}")
+        except ValueError:
+            logging.getLogger("mine").exception("it failed")
+        structlog.get_logger("mine").info("stack", stack_info=True)
+
+    shown = stream.getvalue()
+    assert not [character for character in shown if not character.isprintable() and character != "\n"]
+    lines = shown.splitlines()
+    assert lines == shown.split("\n")[:-1]
+    starts = [line for line in lines if line.strip() and not line.startswith((" ", "Traceback (most "))]
+    assert len(starts) == 6, shown
+
+
+def test_harmless_text_is_logged_as_it_is(stream: io.StringIO) -> None:
+    with captured(stream, "text"):
+        structlog.get_logger("mine").info("Grüße, 世界 🎉", a="back\\slash", b="two words", c="line\nline")
+    assert "Grüße, 世界 🎉" in stream.getvalue()
+    assert "a=back\\slash b='two words' c='line\\nline'" in stream.getvalue()

@@ -7,7 +7,9 @@ import sys
 import typer
 
 from coprocess.cli import bundle, call, check, doctor, import_, new, reload, replay, rollback, serve, try_
+from coprocess.cli.output import make_output_harmless
 from coprocess.errors import CoprocessError
+from coprocess.text import printable
 
 app = typer.Typer(
     name="coprocess",
@@ -52,11 +54,14 @@ def version() -> None:
 
 def main() -> None:
     """Run the command line; an error that has a name is one line on standard error and exit status 1."""
+    # The log of `serve` sees to that itself.
+    if sys.argv[1:2] != ["serve"]:
+        make_output_harmless()
     try:
         app()
     except CoprocessError as error:
         from coprocess.server.redaction import redact_text
 
-        for line in redact_text(str(error)).splitlines():
-            print(f"coprocess: {line}", file=sys.stderr)  # noqa: T201 - the command's own output
+        for line in redact_text(str(error)).split("\n"):
+            print(f"coprocess: {printable(line)}", file=sys.stderr)  # noqa: T201 - the command's own output
         sys.exit(1)

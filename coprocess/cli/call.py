@@ -18,6 +18,7 @@ from coprocess.config import load_settings
 from coprocess.context import set_event_sink
 from coprocess.errors import ConfigError, CoprocessError, HandlerFailed
 from coprocess.http import canonical_name
+from coprocess.text import block, indented
 from coprocess.tyk.compat import ALIASES
 from coprocess.tyk.dispatcher import Dispatcher
 from coprocess.tyk.simulator import RpcError
@@ -71,7 +72,7 @@ def call(
         settings = load_settings({"handlers": handlers}, config)
         loaded = loader.load(settings.folders, ALIASES)
         for problem in loaded.problems:
-            typer.echo(f"not loaded: {problem}", err=True)
+            typer.echo(f"not loaded: {indented(str(problem))}", err=True)
         opened = Dispatcher(loaded.table, full_reply=True).open_dispatch(payload)
         with _surroundings(settings.redis):
             reply = _in_process(opened)
@@ -150,7 +151,7 @@ def _in_process(opened: RunnableCall) -> bytes:
         if error.__cause__ is not None and not isinstance(error.__cause__, HandlerFailed):
             import traceback
 
-            typer.echo("".join(traceback.format_exception(error.__cause__)), err=True)
+            typer.echo(block("".join(traceback.format_exception(error.__cause__))), err=True)
         raise
 
 

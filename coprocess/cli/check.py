@@ -11,6 +11,7 @@ from coprocess.cli.options import Config, Handlers
 from coprocess.config import load_settings
 from coprocess.hooks import Hook
 from coprocess.route_settings import load_routes
+from coprocess.text import block, indented, printable
 from coprocess.tyk.compat import ALIASES
 
 
@@ -21,9 +22,9 @@ def check(handlers: Handlers = None, config: Config = None) -> None:
     for line in table_lines(loaded.table):
         typer.echo(line)
     for problem in loaded.problems:
-        typer.echo(problem.traceback or str(problem), err=True)
         if problem.traceback:
-            typer.echo(str(problem), err=True)
+            typer.echo(block(problem.traceback), err=True)
+        typer.echo(indented(str(problem)), err=True)
     if not len(loaded.table):
         typer.echo("no handlers found", err=True)
     typer.echo(f"{_count(len(loaded.table), 'hook')}, {_count(len(loaded.problems), 'problem')}", err=True)
@@ -52,5 +53,6 @@ def table_lines(hooks: Iterable[Hook]) -> list[str]:
     ]
     if all(row[3] == "default" for row in rows[1:]):
         rows = [(*row[:3], *row[4:]) for row in rows]
+    rows = [tuple(map(printable, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]

@@ -17,6 +17,7 @@ from coprocess.addresses import normal_address
 from coprocess.cli.options import Config, Handlers
 from coprocess.config import Settings, load_settings
 from coprocess.errors import ConfigError, CoprocessError
+from coprocess.text import indented
 
 if TYPE_CHECKING:
     from coprocess.loader import Loaded
@@ -129,7 +130,7 @@ class _Attempt:
                 loaded = loader.load(settings.folders, ALIASES)
         problems = [str(problem) for problem in loaded.problems] if loaded else []
         for problem in problems:
-            typer.echo(f"not loaded: {problem}", err=True)
+            typer.echo(f"not loaded: {indented(str(problem))}", err=True)
         file = self.api if self.api is not None else self._default_api()
         try:
             with captured_streams():

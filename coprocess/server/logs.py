@@ -15,6 +15,7 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from coprocess.context import CallContext, current_call
+from coprocess.server.log_text import escape_event
 from coprocess.server.redaction import redact_event
 from coprocess.streams import StandIn
 
@@ -54,9 +55,10 @@ def configure(log_format: LogFormat, level: str, stream: TextIO | None = None) -
         last.append(structlog.processors.JSONRenderer())
     else:
         last += [
+            escape_event,
             structlog.dev.ConsoleRenderer(
                 colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback
-            )
+            ),
         ]
     # gRPC's core writes to standard error itself, past every format. What matters of it is raised, too.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+
+import pytest
 
 from tests.cli.commands import BAD, GOOD, HANDLERS, Command
 from tests.loading import write
@@ -70,3 +73,42 @@ def test_check_takes_folders_from_variable_and_file(coprocess: Command, tmp_path
     assert "of_b" in by_variable
     assert "works" not in by_variable
     assert "works" in coprocess("check", "--handlers", "a", env={"COPROCESS_HANDLERS": "b"}).output
+
+
+HOSTILE = """
+from coprocess import Post, Pre
+@Pre
+def changes(request):
+    print("printed \\x1b[2J \\u202e \\x85")
+    request.headers["X-A"] = "\\x9b2J\\u2066"
+@Post
+def fails(request):
+    raise ValueError("raised \\x1b]0;title\\x07\\u2028forged")
+"""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["check"],
+        ["try", "GET", "/a", "-H", "X-B: \x1b[8m\u202e"],
+        ["try", "--json", "GET", "/a"],
+        ["call", "Post", "fails"],
+        ["check", "--handlers", "no\x1b[2J"],
+    ],
+)
+def test_no_command_prints_what_a_terminal_obeys(
+    coprocess: Command, tmp_path: Path, words: list[str]
+) -> None:
+    """Names of files, what handlers print and raise, what requests have in them."""
+    name = "bad\x1b[2J\n2 hooks, 0 problems\u202e"
+    write(tmp_path, {"handlers/a.py": HOSTILE, f"handlers/{name}.py": BAD})
+
+    done = coprocess(*words)
+
+    written = done.output + done.errors
+    assert written
+    assert not [each for each in written if not each.isprintable() and each not in "\n\t"]
+    assert not [line for line in written.splitlines() if line.startswith("2 hooks, 0 problems\\u202e")]
+    if "--json" in words:
+        json.loads(done.output)

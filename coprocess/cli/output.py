@@ -1,0 +1,19 @@
+"""What commands print: names, texts and answers of others, which no terminal must obey."""
+
+from __future__ import annotations
+
+import sys
+
+from coprocess.streams import StandIn
+from coprocess.text import terminal_text
+
+
+class _Harmless(StandIn):
+    def write(self, text: str) -> int:
+        self._original.write(terminal_text(text))
+        return len(text)
+
+
+def make_output_harmless() -> None:
+    """From now on, escape what a terminal would obey, in all that this process prints."""
+    sys.stdout, sys.stderr = _Harmless(sys.stdout), _Harmless(sys.stderr)
