@@ -291,7 +291,11 @@ def expectation(detail: Any, name: str, model: type[BaseModel] = Settings) -> st
 def settings_file(config_file: Path | None) -> tuple[Path, dict[str, Any]]:
     """The settings file and what it says; nothing where none was named, and the default one is not there."""
     path = config_file or Path(CONFIG_FILE)
-    return path, _read_file(path) if config_file or path.is_file() else {}
+    try:
+        is_there = config_file is not None or path.is_file()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    return path, _read_file(path) if is_there else {}
 
 
 def _read_file(path: Path) -> dict[str, Any]:
@@ -301,3 +305,5 @@ def _read_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not TOML: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: nested too deeply. Expected: settings, as lines or tables") from None

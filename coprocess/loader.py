@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 import re
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,7 +22,7 @@ from coprocess.decorators import MARK, Declaration, collecting
 from coprocess.errors import HandlerError, LoadError
 from coprocess.hooks import DuplicateHandler, Hook, HookTable
 from coprocess.routes import Route, RoutedTable
-from coprocess.scoped_imports import ImportScope
+from coprocess.scoped_imports import OUR_NAME, ImportScope
 
 MANIFEST = "manifest.json"
 VENDOR = "vendor"
@@ -82,11 +83,27 @@ def load(folders: Iterable[Path], aliases: Mapping[str, ModuleType], routes: Seq
 
 
 def _existing(folders: Iterable[Path]) -> list[Path]:
-    found = list(dict.fromkeys(path.resolve() for path in folders))
-    for folder in found:
+    return list(dict.fromkeys(_readable(path) for path in folders))
+
+
+def _readable(path: Path) -> Path:
+    expected = "Expected: a folder with handler modules"
+    try:
+        folder = path.resolve()
         if not folder.is_dir():
-            raise LoadError(f"{folder}: no such folder. Expected: a folder with handler modules")
-    return found
+            raise LoadError(f"{folder}: no such folder. {expected}")
+        # Both to list it and to open what is in it.
+        with os.scandir(folder):
+            (folder / MANIFEST).is_file()
+    except OSError as error:
+        shown = str(path) if len(str(path)) <= _LONGEST_SHOWN else f"{str(path)[:_LONGEST_SHOWN]}…"
+        raise LoadError(f"{shown}: cannot be read: {error.strerror}. {expected}") from None
+    except RuntimeError:  # pathlib's own, before Python 3.13.
+        raise LoadError(f"{path}: is a link that leads to itself. {expected}") from None
+    return folder
+
+
+_LONGEST_SHOWN = 200
 
 
 def _load(folders: Iterable[Path], aliases: Mapping[str, ModuleType], version: str) -> Loaded:
@@ -144,6 +161,12 @@ class _Loading:
             text = f"{path}: not loaded. Expected: a file name without further dots, as for an import"
             self._problems.append(Problem(path, text))
             return
+        if name == OUR_NAME:
+            text = (
+                f"{path}: not loaded: handlers import coprocess, and get the library. Expected: another name"
+            )
+            self._problems.append(Problem(path, text))
+            return
         try:
             scope.load(name)
         except KeyboardInterrupt:  # Somebody at a terminal.
@@ -187,7 +210,8 @@ def module_paths(folder: Path) -> list[Path]:
     Their names need not be identifiers: a gateway finds handlers by the functions' names.
     """
     modules = [path for path in folder.glob("*.py") if path.stem != "__init__" and path.is_file()]
-    packages = [path.parent for path in folder.glob("*/__init__.py")]
+    # A pipe would be read for ever.
+    packages = [path.parent for path in folder.glob("*/__init__.py") if path.is_file()]
     packages = [path for path in packages if path.name != VENDOR and not (path / MANIFEST).is_file()]
     return sorted(path for path in (*modules, *packages) if not _is_hidden(path))
 
@@ -263,10 +287,21 @@ def _problem_of(path: Path, error: BaseException) -> Problem:
         return Problem(path, str(error))
     if isinstance(error, SyntaxError) and error.filename:
         return Problem(path, f"{error.filename}:{error.lineno or 0}: SyntaxError: {error.msg}")
+    if not _is_raised_in(path, error):
+        if isinstance(error, OSError) and error.filename in (str(path), str(path / "__init__.py")):
+            return Problem(path, f"{error.filename}: cannot be read: {error.strerror}")
+        # It cannot be compiled: no code of the user's has run.
+        return Problem(path, f"{path}: {type(error).__name__}: {_text_of(error)}")
     return Problem(
         path,
         f"{_where(path, error)}: {type(error).__name__}: {_text_of(error)}",
         traceback="".join(traceback.format_exception(error)),
+    )
+
+
+def _is_raised_in(path: Path, error: BaseException) -> bool:
+    return any(
+        Path(frame.filename).is_relative_to(path) for frame in traceback.extract_tb(error.__traceback__)
     )
 
 

@@ -25,6 +25,8 @@ from typing import Any
 
 #: The package, of nothing but our own modules, in which handler modules are registered.
 NAMESPACE = "coprocess_handlers"
+#: What handlers import from here. A sibling of that name would take its place.
+OUR_NAME = "coprocess"
 
 
 class _SourceLoader(SourceFileLoader):
@@ -159,7 +161,7 @@ class ImportScope:
         top = name.partition(".")[0]
         if top in self._aliases:
             return self._give_alias(name, top, fromlist)
-        if top not in sys.stdlib_module_names and self._has(top):
+        if top != OUR_NAME and top not in sys.stdlib_module_names and self._has(top):
             return self._give(name, fromlist, relative=False)
         return builtins.__import__(name, globals, locals, fromlist or (), 0)
 

@@ -62,6 +62,8 @@ class Bundle:
             manifest = json.loads(self.manifest_text)
         except ValueError as error:
             raise BundleError(f"{self.path}: {MANIFEST} is not JSON: {error}") from None
+        except RecursionError:
+            raise BundleError(f"{self.path}: {MANIFEST} is nested too deeply") from None
         if not isinstance(manifest, dict):
             raise BundleError(f"{self.path}: {MANIFEST} is not a JSON object")
         names = manifest.get("file_list") or []

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from coprocess.errors import ConfigError
 from coprocess.hooks import HookType
@@ -30,6 +30,8 @@ from coprocess.tyk.importer_source import Concern, source_concerns
 
 #: How long the plugin's modules may take to load.
 LOAD_TIMEOUT_S = 60.0
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,16 +104,33 @@ def _probe(folder: Path) -> tuple[list[FoundHook], list[Concern]]:
         remedy = "Look for code that runs when a module is imported, and move it into a function"
         return [], [Concern(folder, 0, f"loading did not end within {LOAD_TIMEOUT_S:.0f} s", remedy)]
     try:
-        content = json.loads(output.read_text())
-    except (OSError, ValueError):
+        return _read_probe(output.read_text())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        # The plugin may also have written what is no answer.
         last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:] or ["nothing was said"]
         problem = f"loading ended the process (status {done.returncode}): {last[0]}"
         return [], [Concern(folder, 0, problem, "Look for code that runs when a module is imported")]
+
+
+def _read_probe(text: str) -> tuple[list[FoundHook], list[Concern]]:
+    content = json.loads(text)
     hooks = [
-        FoundHook(HookType[hook["type"]], hook["name"], Path(hook["file"]), hook["line"], hook["any_type"])
+        FoundHook(
+            HookType[hook["type"]],
+            _as(str, hook["name"]),
+            Path(hook["file"]),
+            _as(int, hook["line"]),
+            _as(bool, hook["any_type"]),
+        )
         for hook in content["hooks"]
     ]
     return hooks, [_concern(problem) for problem in content["problems"]]
+
+
+def _as(kind: type[T], value: object) -> T:
+    if not isinstance(value, kind):
+        raise TypeError(f"{value!r} is no {kind.__name__}")
+    return value
 
 
 def _concern(problem: dict[str, str]) -> Concern:

@@ -166,7 +166,7 @@ def _names_in_manifests(folders: Iterable[Path]) -> set[str]:
             try:
                 middleware = json.loads(path.read_text())["custom_middleware"]
                 entries = [entry for value in middleware.values() for entry in _as_list(value)]
-            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 continue
             names |= {str(entry["name"]) for entry in entries if isinstance(entry, dict) and "name" in entry}
     return names

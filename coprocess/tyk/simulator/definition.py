@@ -82,6 +82,8 @@ class ApiDefinition:
             document = json.loads(text)
         except json.JSONDecodeError as error:
             raise ConfigError(f"{path}: line {error.lineno}: not JSON: {error.msg}") from error
+        except RecursionError:
+            raise ConfigError(f"{path}: nested too deeply. Expected: an API definition") from None
         return cls.parse(document, source=str(path))
 
     @classmethod

@@ -47,7 +47,10 @@ class _Recording:
     """One file. Reading what is not as recordings are raises ValueError, KeyError or TypeError."""
 
     def __init__(self, path: Path) -> None:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
         self.name: str = content["name"]
         self.follows: str | None = content["follows"]
         self.api: str = content["api"]
