@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos import (
+    admin_clients,
     connections,
     disk_full,
     hostile,
@@ -90,3 +91,7 @@ def test_workers_end_hostile_calls_with_a_clear_status(tmp_path: Path) -> None:
 
 def test_a_stop_loses_no_call_that_began_in_a_worker(tmp_path: Path) -> None:
     sigterm.trial(tmp_path, "native", 1, flags=("--workers=2",))
+
+
+def test_slow_admin_clients_keep_nobody_out(tmp_path: Path) -> None:
+    admin_clients.trial(tmp_path, "native", 300, pages=20)

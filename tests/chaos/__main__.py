@@ -24,6 +24,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.chaos import (
+    admin_clients,
     connections,
     disk_full,
     hostile,
@@ -66,6 +67,7 @@ def _each_engine(hostile_calls: int, mixed: Trial) -> dict[str, Trial]:
         "misbehaving handlers": partial(misbehaving.trial, each=20),
         "overload": partial(overload.trial, rounds=10, strict=True),
         "1,000 connections": partial(connections.trial, connections=1000, measure_s=10, strict=True),
+        "slow admin clients": partial(admin_clients.trial, connections=1000, pages=200),
         "kill -9 of Redis": partial(store_loss.redis_trial, kills=10, strict=True),
         "full disk": disk_full.trial,
         "kill -9 in mid write": partial(store_loss.service_trial, kills=5, with_store=False),

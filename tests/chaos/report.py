@@ -68,6 +68,13 @@ def _connections(trial: Figures) -> tuple[str, str]:
     )
 
 
+def _admin_clients(trial: Figures) -> tuple[str, str]:
+    return (
+        f"{trial['pages']} pages beside {trial['connections']:,} slow clients",
+        f"all given, the slowest after {trial['slowest_page_ms']} ms",
+    )
+
+
 def _redis(trial: Figures) -> tuple[str, str]:
     without = trial["without_storage"]
     return (
@@ -120,6 +127,7 @@ _DESCRIBED: dict[str, Callable[[Figures], tuple[str, str]]] = {
     "misbehaving handlers": _misbehaving,
     "overload": _overload,
     "1,000 connections": _connections,
+    "slow admin clients": _admin_clients,
     "kill -9 of Redis": _redis,
     "full disk": _full_disk,
     "kill -9 in mid write": _mid_write,
