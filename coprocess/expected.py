@@ -6,6 +6,10 @@ from typing import Any
 
 #: What makes one type of another, by what is expected and what came.
 _CONVERSIONS = {
+    ("text", "int"): "str(…)",
+    ("text", "float"): "str(…)",
+    ("text", "bool"): "str(…)",
+    ("text", "bytes"): "….decode()",
     ("a str", "int"): "str(…)",
     ("a str", "float"): "str(…)",
     ("a str", "bool"): "str(…)",
@@ -23,6 +27,13 @@ def wrong_type(what: str, expected: str, value: object) -> TypeError:
     kind = type(value).__name__
     conversion = _CONVERSIONS.get((expected, kind))
     return TypeError(f"{what} is {expected}, not {kind}{f': write {conversion}' if conversion else ''}")
+
+
+def expect_int(what: str, value: Any) -> int:
+    """`value`, if it is an int. Raises TypeError."""
+    if not isinstance(value, int):
+        raise wrong_type(what, "an int", value)
+    return value
 
 
 def expect_text(what: str, value: Any) -> str:

@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl
 
 from multidict import MultiDict
 
+from coprocess.expected import expect_text, wrong_type
 from coprocess.http import Headers, Query, canonical_name, header_name, header_value, is_token
 from coprocess.messages import Request, body_bytes
 
@@ -42,7 +43,7 @@ class TykRequest(Request):
 
     @method.setter
     def method(self, method: str) -> None:
-        if not is_token(method):
+        if not is_token(expect_text("request.method", method)):
             raise ValueError(f"an HTTP method is a word such as GET, not {method!r}")
         self._message.method = method
 
@@ -52,7 +53,7 @@ class TykRequest(Request):
 
     @url.setter
     def url(self, url: str) -> None:
-        if not is_acceptable_url(url):
+        if not is_acceptable_url(expect_text("request.url", url)):
             raise ValueError(f"a URL begins with a slash, or is absolute; not {url!r}")
         query = split_url(url)[1]
         if query and query != split_url(self._message.url)[1]:
@@ -70,7 +71,11 @@ class TykRequest(Request):
 
     @path.setter
     def path(self, path: str) -> None:
-        if not path.startswith("/") or "?" in path or not is_acceptable_url(path):
+        if (
+            not expect_text("request.path", path).startswith("/")
+            or "?" in path
+            or not is_acceptable_url(path)
+        ):
             raise ValueError(f"a path begins with a slash and has no query; not {path!r}")
         query = split_url(self._message.url)[1]
         self._keep_url()
@@ -246,8 +251,10 @@ class TykQuery(Query):
         return self._values[name]
 
     def __setitem__(self, name: str, value: str) -> None:
-        if not isinstance(name, str) or not isinstance(value, str):
-            raise TypeError(f"a query parameter is text: {name!r} = {value!r}")
+        if not isinstance(name, str):
+            raise wrong_type("a query parameter's name", "text", name)
+        if not isinstance(value, str):
+            raise wrong_type(f"query parameter {name}: the value", "text", value)
         self._message.add_params[name] = value
         self._values[name] = value
 

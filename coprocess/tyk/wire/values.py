@@ -85,7 +85,9 @@ def name_fields_in_errors(message_class: Any) -> None:
 
 
 def _kind(field: FieldDescriptor) -> str:
-    return "bytes" if field.type == FieldDescriptor.TYPE_BYTES else _KINDS.get(field.cpp_type, "of another type")
+    return (
+        "bytes" if field.type == FieldDescriptor.TYPE_BYTES else _KINDS.get(field.cpp_type, "of another type")
+    )
 
 
 _KINDS = {
