@@ -7,7 +7,7 @@ import re
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from multidict import CIMultiDict
 
@@ -36,7 +36,7 @@ def canonical_name(name: str) -> str:
     return "-".join(part[:1].upper() + part[1:].lower() for part in name.split("-"))
 
 
-def header_name(name: str) -> str:
+def header_name(name: Any) -> str:
     """The canonical spelling of a name that is to be sent.
 
     Raises TypeError where it is no text, ValueError where HTTP does not allow it.

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from google.protobuf import struct_pb2
 
-from coprocess import trigger_event
 from coprocess.hooks import HookType
 from coprocess.tyk.wire import AccessDefinition, Object, SessionState
 from tests.guard.edits import at_the_gateway, embedded, raw, raw_response

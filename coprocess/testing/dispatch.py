@@ -8,8 +8,8 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
+from coprocess.body import body_bytes
 from coprocess.errors import HandlerFailed
-from coprocess.messages import body_bytes
 from coprocess.tyk.event import format_go_time
 from coprocess.tyk.simulator import ApiDefinition, HookDefinition, RpcError
 from coprocess.tyk.simulator.headers import GoHeader

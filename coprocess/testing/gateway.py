@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
+from coprocess.body import body_bytes
 from coprocess.http import Headers, MultiHeaders
-from coprocess.messages import body_bytes
 from coprocess.tyk.simulator import ApiDefinition, UpstreamRequest
 from coprocess.tyk.trial import (
     EventTrial,

@@ -9,9 +9,10 @@ from urllib.parse import parse_qsl
 
 from multidict import MultiDict
 
+from coprocess.body import OF_THE_BYTES
 from coprocess.expected import expect_text, wrong_type
 from coprocess.http import Headers, Query, canonical_name, header_name, header_value, is_token
-from coprocess.messages import Request, body_bytes
+from coprocess.messages import Request
 
 if TYPE_CHECKING:
     from coprocess.tyk.wire import MiniRequestObject
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 class TykRequest(Request):
     """A view: it holds no data of its own but the query, parsed when it is first asked for."""
 
-    __slots__ = ("_headers", "_message", "_query", "_url_that_came", "was_edited_raw")
+    __slots__ = ("_has_new_body", "_headers", "_message", "_query", "_url_that_came", "was_edited_raw")
 
     def __init__(self, message: MiniRequestObject) -> None:
         self._message = message
@@ -28,6 +29,7 @@ class TykRequest(Request):
         self.was_edited_raw = False
         self._headers: TykRequestHeaders | None = None
         self._query: TykQuery | None = None
+        self._has_new_body = False
         # Kept when the URL may change: the gateway goes on with the query that was in it.
         self._url_that_came: str | None = None
 
@@ -103,12 +105,22 @@ class TykRequest(Request):
         return self._query
 
     @property
-    def body(self) -> bytes:
+    def raw_body(self) -> bytes:
         return self._message.raw_body
 
-    @body.setter
-    def body(self, body: bytes | str) -> None:
-        set_body(self._message, body_bytes(body))
+    def _coding_of_body(self) -> str:
+        if self._has_new_body:
+            return ""
+        headers = self._message.headers
+        return headers.get("Content-Encoding") or headers.get("content-encoding", "")
+
+    def _replace_body(self, body: bytes) -> None:
+        message = self._message
+        set_body(message, body)
+        self._has_new_body = True
+        for name in message.headers:
+            if canonical_name(name) in OF_THE_BYTES and spelling_in(message.set_headers, name) is None:
+                self.headers.pop(name, None)
 
     def __repr__(self) -> str:
         return f"<Request {self.method} {self.url}>"
