@@ -125,7 +125,7 @@ class BadJson(BadBody, json.JSONDecodeError):
 _CHARSET = re.compile(r"""(;\s*charset\s*=\s*)("[^"]*"|'[^']*'|[^\s;]*)""", re.IGNORECASE)
 
 # Codecs of Python's own that are no charsets; some take time that grows with the square of the length.
-_NO_CHARSETS = frozenset({"idna", "punycode", "unicode_escape", "raw_unicode_escape", "undefined", "utf-7"})
+_NO_CHARSETS = frozenset({"idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined"})
 
 
 def charset_of(content_type: str) -> str:
@@ -142,7 +142,7 @@ def charset_of(content_type: str) -> str:
 
 def _decode_text(body: bytes, charset: str, owner: str) -> str:
     try:
-        if charset in _NO_CHARSETS:
+        if charset.replace("_", "-") in _NO_CHARSETS:
             raise LookupError
         return body.decode(charset)
     except UnicodeDecodeError as error:
