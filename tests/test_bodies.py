@@ -157,7 +157,7 @@ def test_an_unknown_charset_is_named(charset: str) -> None:
 
 
 def test_bytes_that_are_no_text_are_an_error() -> None:
-    with pytest.raises(BadBody, match="^the request's body is not utf-8 text: invalid start byte$") as bad:
+    with pytest.raises(BadBody, match=r"^the request's body is not utf-8 text: invalid start byte$") as bad:
         assert request_of(b"\xff").text
     assert isinstance(bad.value, UnicodeDecodeError)
 
@@ -172,7 +172,7 @@ def test_json_in_another_charset() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[" * 100_000, b"1" * 5000, b"{'a': 1}"])
 def test_what_is_no_json_is_one_error(body: bytes) -> None:
-    with pytest.raises(BadBody, match="^the response's body is not JSON") as bad:
+    with pytest.raises(BadBody, match=r"^the response's body is not JSON") as bad:
         response_of(body).json()
     assert isinstance(bad.value, json.JSONDecodeError)
 
@@ -198,7 +198,7 @@ def test_a_body_that_is_to_be_json_is_refused_with_what_to_write(value: Any) -> 
             TypeError, match=rf"a body is bytes or str, not \w+: write {owner}\.set_json\(…\)"
         ):
             message.body = value
-    with pytest.raises(TypeError, match="a body is bytes or str, not NoneType$"):
+    with pytest.raises(TypeError, match=r"a body is bytes or str, not NoneType$"):
         request_of(b"").body = None  # type: ignore[assignment]  # what is tested
     with pytest.raises(TypeError, match=r"request\.text is a str, not bytes: write ….decode\(\)"):
         request_of(b"").text = b"x"  # type: ignore[assignment]  # what is tested

@@ -89,11 +89,11 @@ def test_broken_bytes_are_an_error(coding: str, broken: str) -> None:
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "Deflate", "br", "zstd"])
 def test_a_bomb_is_never_inflated_beyond_the_limit(coding: str) -> None:
-    bomb = ENCODERS[coding](bytes(64 * 2**20))
+    bomb = ENCODERS[coding](bytes(32 * 2**20))
     decode(ENCODERS[coding](b"a"), coding, "it")  # What is imported for it does not count.
     tracemalloc.start()
     try:
-        with pytest.raises(BadBody, match="^it inflates to more than 1000000 bytes") as bad:
+        with pytest.raises(BadBody, match=r"^it inflates to more than 1000000 bytes") as bad:
             decode(bomb, coding, "it", limit=1_000_000)
         assert tracemalloc.get_traced_memory()[1] < 16 * 2**20
     finally:
@@ -106,7 +106,7 @@ def test_a_bomb_is_never_inflated_beyond_the_limit(coding: str) -> None:
 
 def test_a_bomb_in_a_bomb_ends_at_the_limit() -> None:
     with pytest.raises(BadBody, match="inflates to more than"):
-        decode(gzip.compress(gzip.compress(bytes(64 * 2**20))), "gzip, gzip", "it")
+        decode(gzip.compress(gzip.compress(bytes(32 * 2**20))), "gzip, gzip", "it")
 
 
 def test_many_small_parts_have_an_end() -> None:
@@ -124,10 +124,10 @@ def test_an_unknown_coding_is_named(coding: str) -> None:
 
 def test_a_coding_whose_library_is_absent_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(content_coding, "_found", {"br": None, "zstd": None})
-    with pytest.raises(BadBody, match="no library for it is installed: expected brotli 1.2") as bad:
+    with pytest.raises(BadBody, match=r"no library for it is installed: expected brotli 1\.2") as bad:
         decode(b"x", "br", "it")
     assert bad.value.http_status == 415
-    with pytest.raises(BadBody, match="expected Python 3.14, or the package zstandard"):
+    with pytest.raises(BadBody, match=r"expected Python 3\.14, or the package zstandard"):
         decode(b"x", "zstd", "it")
 
 
