@@ -11,7 +11,7 @@ import pytest
 
 from coprocess.errors import StoreError
 from coprocess.store import KEY_PREFIX, LockLost, LockNotAcquired, Store
-from tests.store.stores import opened
+from tests.store.stores import opened, use_all_operations, use_all_operations_async
 from tests.valkey import ValkeyProcess
 
 pytestmark = pytest.mark.timeout(20)
@@ -119,7 +119,11 @@ def test_a_lock_that_expired_is_told_and_left_to_its_next_owner(server: ValkeyPr
             with pytest.raises(LockLost):
                 await mine.extend()
 
-    for lose in (lambda: hold_and_lose(server, store), lambda: asyncio.run(in_a_task())):
+    attempts: list[Callable[[], None]] = [
+        lambda: hold_and_lose(server, store),
+        lambda: asyncio.run(in_a_task()),
+    ]
+    for lose in attempts:
         with pytest.raises(LockLost, match="lock 'l' expired while it was held, after 10 s"):
             lose()
         assert store.get("lock:l") == b"another's"
@@ -154,13 +158,14 @@ def test_what_goes_wrong_inside_is_raised(server: ValkeyProcess, store: Store) -
             server.command("DEL", KEY_PREFIX + "lock:l")
             raise KeyError("inside")
 
-    for fail in (in_a_thread, lambda: asyncio.run(in_a_task())):
+    attempts: list[Callable[[], None]] = [in_a_thread, lambda: asyncio.run(in_a_task())]
+    for fail in attempts:
         with pytest.raises(KeyError, match="inside"):
             fail()
 
 
 def test_a_lock_of_a_store_that_is_gone_is_an_error(server: ValkeyProcess, store: Store) -> None:
-    server.stop()
+    server.kill()
     with pytest.raises(StoreError, match="store lock of key 'l' failed"), store.lock("l"):
         pytest.fail("nobody gave it")
 
@@ -182,3 +187,13 @@ def test_a_lock_of_a_store_that_is_gone_is_an_error(server: ValkeyProcess, store
 def test_wrong_arguments(store: Store, call: Callable[[Any], object], text: str) -> None:
     with pytest.raises((TypeError, ValueError), match=text):
         call(store)
+
+
+def test_every_operation_has_its_name_in_traces(store: Store) -> None:
+    from coprocess.server.tracing import _STORE_COMMANDS
+
+    seen: set[str] = set()
+    store.observers.append(lambda operation, duration_s, succeeded: seen.add(operation))
+    use_all_operations(store)
+    asyncio.run(use_all_operations_async(store))
+    assert seen == set(_STORE_COMMANDS)
