@@ -32,7 +32,7 @@ class Declares(type):
         if decorator is None:
             return super().__call__(*args, **kwargs)
         if cls is Response and _is_reply(args, kwargs):
-            return _reply_as_in_flask(*args, **kwargs)
+            return _reply_as_elsewhere(*args, **kwargs)
         return decorator(*args, **kwargs)
 
 
@@ -85,7 +85,7 @@ class Request(Body):
 class Response(Body, metaclass=Declares):
     """The upstream's response on its way to the client; and `@Response`, the decorator of its handlers.
 
-    `Response("text", status=401)` is a reply, for people who come from Flask: it is `respond(401, "text")`.
+    `Response("text", status=401)`, as in Flask, is a reply: it is `respond(401, "text")`.
     """
 
     if not TYPE_CHECKING:  # Type checkers take it for all that may be assigned, in handlers too.
@@ -290,7 +290,10 @@ def respond(
 
 
 _REPLY_OPTIONS = frozenset(
-    {"response", "body", "status", "headers", "mimetype", "content_type", "json", "direct_passthrough"}
+    # Of Flask, of `respond`, of Starlette.
+    {"response", "status", "headers", "mimetype", "content_type", "direct_passthrough"}
+    | {"body", "json"}
+    | {"content", "status_code", "media_type"}
 )
 _BODIES_OR_MEANT_SO = (str, bytes, bytearray, memoryview, dict, list, tuple, int, float)
 
@@ -302,7 +305,7 @@ def _is_reply(args: tuple[Any, ...], options: Mapping[str, Any]) -> bool:
     return not _REPLY_OPTIONS.isdisjoint(options)
 
 
-def _reply_as_in_flask(
+def _reply_as_elsewhere(
     response: str | bytes | None = None,
     status: int | str = 200,
     headers: Mapping[str, str] | Iterable[tuple[str, str]] | None = None,
@@ -312,11 +315,16 @@ def _reply_as_in_flask(
     *,
     body: str | bytes | None = None,
     json: Any = None,
+    content: str | bytes | None = None,
+    status_code: int | None = None,
+    media_type: str | None = None,
 ) -> Reply:
-    """The reply that Flask's Response of these arguments is, with `body` and `json` of `respond`."""
+    """The reply that the Response of Flask, or of Starlette, would be; with `body` and `json` of `respond`."""
+    status = status if status_code is None else status_code
+    mimetype = mimetype or media_type
     if isinstance(status, str) and status[:3].isdecimal():
         status = int(status[:3])  # "401 UNAUTHORIZED"
-    given = response if body is None else body
+    given = next((each for each in (response, body, content) if each is not None), None)
     reply = respond(status, given, headers=headers or (), json=json)  # type: ignore[arg-type]  # it checks
     if content_type is None and mimetype is not None:
         is_text = mimetype.startswith("text/") and "charset" not in mimetype

@@ -45,7 +45,7 @@ def of_hook(hook: HookTrial) -> Iterator[Finding]:
             "warning",
             "body-headers-kept",
             f"It replaced the {part}'s body and left {_list(stale)}.",
-            "They tell of the old bytes: who checks them refuses the new ones, or takes the old from a cache.",
+            "They tell of the old bytes: who checks them refuses the new ones.",
             _remedy(hook, part, stale),
             hook,
         )
