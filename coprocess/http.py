@@ -7,7 +7,7 @@ import re
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from multidict import CIMultiDict
 
@@ -36,19 +36,12 @@ def canonical_name(name: str) -> str:
     return "-".join(part[:1].upper() + part[1:].lower() for part in name.split("-"))
 
 
-def header_name(name: Any) -> str:
+@functools.lru_cache(maxsize=4096)
+def header_name(name: str) -> str:
     """The canonical spelling of a name that is to be sent.
 
     Raises TypeError where it is no text, ValueError where HTTP does not allow it.
     """
-    try:
-        return _header_name(name)
-    except TypeError:  # Of what has no hash, too.
-        raise wrong_type("a header name", "a str", name) from None
-
-
-@functools.lru_cache(maxsize=4096)
-def _header_name(name: str) -> str:
     expect_text("a header name", name)
     if not name or not _TOKEN_CHARACTERS.issuperset(name):
         raise ValueError(f"{name!r} is no HTTP header name")

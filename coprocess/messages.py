@@ -319,7 +319,7 @@ def _reply_as_elsewhere(
     status_code: int | None = None,
     media_type: str | None = None,
 ) -> Reply:
-    """The reply that the Response of Flask, or of Starlette, would be; with `body` and `json` of `respond`."""
+    """The reply that the Response of Flask or Starlette would be. `body` and `json` are as in `respond`."""
     status = status if status_code is None else status_code
     mimetype = mimetype or media_type
     if isinstance(status, str) and status[:3].isdecimal():

@@ -58,7 +58,7 @@ def test_in_embedded_style(edit: Edit, text: str) -> None:
     ("edit", "text"),
     [
         (lambda request: request.headers.__setitem__("X", 7), "header X: the value is a str, not int"),
-        (lambda request: request.headers.__setitem__(["X"], "7"), "a header name is a str, not list"),
+        (lambda request: request.headers.__setitem__(7, "7"), "a header name is a str, not int"),
         (lambda request: request.headers.add("X", None), "header X: the value is a str, not NoneType"),
         (lambda request: request.headers.update(X=True), "header X: the value is a str, not bool"),
         (lambda request: request.query.__setitem__("p", 7), "query parameter p: the value is text, not int"),
