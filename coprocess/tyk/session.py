@@ -96,21 +96,23 @@ class _Field:
 
     def __init__(self, name: str) -> None:
         self._name = name
+        #: In errors.
+        self._label = f"session.{name}"
 
     def __get__(self, view: TykSession | None, owner: type) -> Any:
         if view is None:
             return self
         value = getattr(view._session, self._name)
         if self._name in _TEXT_MAPS:
-            return TextMap(value, f"session.{self._name}")
-        return TextList(value, f"session.{self._name}") if self._name in _TEXT_LISTS else value
+            return TextMap(value, self._label)
+        return TextList(value, self._label) if self._name in _TEXT_LISTS else value
 
     def __set__(self, view: TykSession, value: Any) -> None:
         field = getattr(view._session, self._name)
         if isinstance(field, (str, bytes, bool, int, float)):
             setattr(view._session, self._name, value)
         elif hasattr(field, "MergeFrom") and hasattr(field, "extend"):
-            items = _texts(f"session.{self._name}", value) if self._name in _TEXT_LISTS else _items(value)
+            items = _texts(self._label, value) if self._name in _TEXT_LISTS else _items(value)
             del field[:]
             field.extend(items)
         elif isinstance(field, MutableMapping):
@@ -118,11 +120,11 @@ class _Field:
             field.clear()
             for key, entry in entries.items():
                 if self._name in _TEXT_MAPS:
-                    TextMap(field, f"session.{self._name}")[key] = entry
+                    TextMap(field, self._label)[key] = entry
                 else:
-                    _copy(f"session.{self._name}[{key!r}]", entry, field[key])
+                    _copy(f"{self._label}[{key!r}]", entry, field[key])
         else:
-            _copy(f"session.{self._name}", value, field)
+            _copy(self._label, value, field)
 
 
 def _copy(what: str, value: Any, field: Any) -> None:
@@ -156,8 +158,11 @@ class TextMap(MutableMapping[str, str]):
         return self._map[key]
 
     def __setitem__(self, key: str, value: str) -> None:
-        expect_text(f"a key of {self._name}", key)
-        self._map[key] = expect_text(f"{self._name}[{key!r}]", value)
+        if not isinstance(key, str):
+            raise wrong_type(f"a key of {self._name}", "a str", key)
+        if not isinstance(value, str):
+            raise wrong_type(f"{self._name}[{key!r}]", "a str", value)
+        self._map[key] = value
 
     def __delitem__(self, key: str) -> None:
         if key not in self._map:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from coprocess.expected import expect_text
+from coprocess.expected import expect_text, wrong_type
 from coprocess.tyk.request import spelling_in
 from coprocess.tyk.wire import MiniRequestObject
 
@@ -43,16 +43,22 @@ class TykCoProcessRequest:
 
     def add_header(self, key: str, value: str) -> None:
         """Set the header, in place of all its values."""
-        expect_text("the header's name", key)
-        self.object.set_headers[key] = expect_text(f"header {key}: the value", value)
+        if not isinstance(key, str):
+            raise wrong_type("the header's name", "a str", key)
+        if not isinstance(value, str):
+            raise wrong_type(f"header {key}: the value", "a str", value)
+        self.object.set_headers[key] = value
 
     def delete_header(self, key: str) -> None:
         self.object.delete_headers.append(expect_text("the header's name", key))
 
     def add_param(self, key: str, value: str) -> None:
         """Set the query parameter, in place of all its values."""
-        expect_text("the query parameter's name", key)
-        self.object.add_params[key] = expect_text(f"query parameter {key}: the value", value)
+        if not isinstance(key, str):
+            raise wrong_type("the query parameter's name", "a str", key)
+        if not isinstance(value, str):
+            raise wrong_type(f"query parameter {key}: the value", "a str", value)
+        self.object.add_params[key] = value
 
     def delete_param(self, key: str) -> None:
         self.object.delete_params.append(expect_text("the query parameter's name", key))
