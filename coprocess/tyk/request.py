@@ -188,11 +188,11 @@ class TykRequestHeaders(Headers):
     def _find(self, name: str) -> str | None:
         message = self._message
         if (key := spelling_in(message.set_headers, name)) is not None:
-            return message.set_headers[key]
+            return message.set_headers.get(key)
         key = spelling_in(message.headers, name)
         if key is None or self._is_deleted(canonical_name(name)):
             return None
-        return message.headers[key]
+        return message.headers.get(key)
 
     def _is_deleted(self, canonical: str) -> bool:
         return any(canonical_name(deleted) == canonical for deleted in self._message.delete_headers)

@@ -153,9 +153,9 @@ class TextMap(MutableMapping[str, str]):
         self._name = name
 
     def __getitem__(self, key: str) -> str:
-        if key not in self._map:
+        if (value := self._map.get(key)) is None:
             raise KeyError(key)
-        return self._map[key]
+        return value
 
     def __setitem__(self, key: str, value: str) -> None:
         if not isinstance(key, str):

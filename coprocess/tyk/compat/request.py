@@ -39,7 +39,7 @@ class TykCoProcessRequest:
         expect_text("the header's name", key)
         headers = self.object.headers
         spelling = spelling_in(headers, key)
-        return None if spelling is None else headers[spelling]
+        return None if spelling is None else headers.get(spelling)
 
     def add_header(self, key: str, value: str) -> None:
         """Set the header, in place of all its values."""

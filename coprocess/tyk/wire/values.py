@@ -31,15 +31,16 @@ def mend_text_maps(of: Any, pool: Any) -> None:
         text_map.__coprocess_pools__.append(pool)
         return
     pools = [pool]
-    get, put, pop = text_map.__getitem__, text_map.__setitem__, text_map.pop
+    get, look, put, pop = text_map.__getitem__, text_map.get, text_map.__setitem__, text_map.pop
 
     def is_ours(container: Any) -> bool:
         return container.GetEntryClass().DESCRIPTOR.file.pool in pools
 
     def __getitem__(self: Any, key: Any) -> Any:
-        if key in self or not is_ours(self):
-            return get(self, key)
-        return ""
+        value = look(self, key, _MISSING)  # One step where the key is there: this is asked for each header.
+        if value is not _MISSING:
+            return value
+        return "" if is_ours(self) else get(self, key)
 
     def __setitem__(self: Any, key: Any, value: Any) -> None:
         try:
