@@ -11,7 +11,7 @@ Handlers import what they need from here:
 
 from coprocess.context import trigger_event
 from coprocess.decorators import CustomKeyCheck, Post, PostKeyAuth, Pre
-from coprocess.errors import CoprocessError, StoreError
+from coprocess.errors import BadBody, CoprocessError, StoreError
 from coprocess.http import Headers, Query
 from coprocess.messages import Event, Reject, Reply, Request, Response, Session, Spec, respond
 from coprocess.store import store
@@ -19,6 +19,7 @@ from coprocess.store import store
 __version__ = "0.1.0"
 
 __all__ = [
+    "BadBody",
     "CoprocessError",
     "CustomKeyCheck",
     "Event",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextvars import ContextVar
 
+from coprocess.expected import expect_text
+
 
 class CallContext:
     """The call that is running."""
@@ -52,8 +54,13 @@ def trigger_event(name: str, payload: str) -> None:
     """Run the loaded `@Event` function `name`, apart from this call.
 
     `payload` is text, JSON or not. An event that no function takes is logged. Raises RuntimeError
-    where no service runs.
+    where no service runs, TypeError where either is no text.
     """
+    expect_text("an event's name", name)
+    if not isinstance(payload, str):
+        raise TypeError(
+            f'the payload of event "{name}" is a str, not {type(payload).__name__}: write json.dumps(…)'
+        )
     if _event_sink is None:
         raise RuntimeError(f'event "{name}" was triggered, but no service runs that could take it')
     _event_sink(name, payload)

@@ -50,6 +50,19 @@ class BadMessage(CoprocessError):
     status = Status.INVALID_ARGUMENT
 
 
+class BadBody(CoprocessError, ValueError):
+    """A body cannot be read: it is not what its headers say, or not what the handler expects.
+
+    Where a handler lets it pass before the upstream was asked, the client gets `http_status` and the text.
+    """
+
+    http_status = 400
+
+    def __init__(self, text: str, http_status: int = 400) -> None:
+        super().__init__(text)
+        self.http_status = http_status
+
+
 class TooManyHeaders(CoprocessError):
     """What arrived has more headers than a message may have."""
 

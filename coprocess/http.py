@@ -12,6 +12,7 @@ from typing import NoReturn
 from multidict import CIMultiDict
 
 from coprocess.errors import BadMessage
+from coprocess.expected import expect_text, wrong_type
 
 _TOKEN_CHARACTERS = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
@@ -41,8 +42,7 @@ def header_name(name: str) -> str:
 
     Raises TypeError where it is no text, ValueError where HTTP does not allow it.
     """
-    if not isinstance(name, str):
-        raise TypeError(f"a header name is a str, not {type(name).__name__}")
+    expect_text("a header name", name)
     if not name or not _TOKEN_CHARACTERS.issuperset(name):
         raise ValueError(f"{name!r} is no HTTP header name")
     return canonical_name(name)
@@ -51,7 +51,7 @@ def header_name(name: str) -> str:
 def header_value(name: str, value: str) -> str:
     """`value`, if it may be sent as the value of header `name`; else TypeError or ValueError."""
     if not isinstance(value, str):
-        raise TypeError(f"header {name}: the value is a str, not {type(value).__name__}")
+        raise wrong_type(f"header {name}: the value", "a str", value)
     if value.isprintable():
         return value
     if _CONTROL_CHARACTER.search(value):

@@ -6,12 +6,13 @@ them over its own messages; what only one gateway has is marked as such.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, MutableSequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from coprocess.body import Body, body_bytes, dump_json
+from coprocess.cookies import parse_cookies
 from coprocess.http import Headers, MultiHeaders, Query, RawRequest
 
 if TYPE_CHECKING:
@@ -28,35 +29,11 @@ class Declares(type):
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         decorator = cls.__dict__.get("_decorator")
-        return super().__call__(*args, **kwargs) if decorator is None else decorator(*args, **kwargs)
-
-
-class Body:
-    """What a request's and a response's body have in common. `body` is the truth, the rest reads it."""
-
-    __slots__ = ()
-
-    @property
-    def body(self) -> bytes:
-        """The bytes, empty where there is no body. Assigning replaces them; a str is encoded as UTF-8."""
-        raise NotImplementedError
-
-    @body.setter
-    def body(self, body: bytes | str) -> None:
-        raise NotImplementedError
-
-    @property
-    def text(self) -> str:
-        """The body as UTF-8 text. Raises UnicodeDecodeError where it is none."""
-        return self.body.decode()
-
-    @text.setter
-    def text(self, text: str) -> None:
-        self.body = text.encode()
-
-    def json(self) -> Any:
-        """The body parsed as JSON. Raises ValueError where it is none."""
-        return json.loads(self.body)
+        if decorator is None:
+            return super().__call__(*args, **kwargs)
+        if cls is Response and _is_reply(args, kwargs):
+            return _reply_as_elsewhere(*args, **kwargs)
+        return decorator(*args, **kwargs)
 
 
 class Request(Body):
@@ -64,6 +41,8 @@ class Request(Body):
 
     if not TYPE_CHECKING:  # Type checkers take it for all that may be assigned, in handlers too.
         __slots__ = ()
+
+    _owner = "request"
 
     method: str
     #: Path and query; in Response hooks the absolute URL of the upstream. Assigning changes the path:
@@ -93,22 +72,32 @@ class Request(Body):
         raise NotImplementedError
 
     @property
+    def cookies(self) -> Mapping[str, str]:
+        """Name to value, to read. What cannot be read as a cookie is left out."""
+        return parse_cookies(self.headers.get("Cookie", ""))
+
+    @property
     def object(self) -> MiniRequestObject:
         """Tyk only: the protocol's own message."""
         raise NotImplementedError("this gateway has no coprocess message")
 
 
 class Response(Body, metaclass=Declares):
-    """The upstream's response on its way to the client; and `@Response`, the decorator of its handlers."""
+    """The upstream's response on its way to the client; and `@Response`, the decorator of its handlers.
+
+    `Response("text", status=401)`, as in Flask, is a reply: it is `respond(401, "text")`.
+    """
 
     if not TYPE_CHECKING:  # Type checkers take it for all that may be assigned, in handlers too.
         __slots__ = ()
 
     if TYPE_CHECKING:  # Type checkers know a class only by its constructor, not as a decorator.
 
-        def __init__(self, function: Callable[..., Any] = ..., /, **options: Any) -> None: ...
+        def __init__(self, function: Any = ..., /, *args: Any, **options: Any) -> None: ...
 
         def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+
+    _owner = "response"
 
     #: 100 to 999; assigning anything else is a ValueError.
     status: int
@@ -294,9 +283,54 @@ def respond(
     if json is not None:
         if body is not None:
             raise TypeError("respond takes body or json, not both")
-        body = _dump_json(json)
+        body = dump_json(json)
         reply.headers.setdefault("Content-Type", "application/json")
     reply.body = body_bytes(body) if body is not None else b""
+    return reply
+
+
+_REPLY_OPTIONS = frozenset(
+    # Of Flask, of `respond`, of Starlette.
+    {"response", "status", "headers", "mimetype", "content_type", "direct_passthrough"}
+    | {"body", "json"}
+    | {"content", "status_code", "media_type"}
+)
+_BODIES_OR_MEANT_SO = (str, bytes, bytearray, memoryview, dict, list, tuple, int, float)
+
+
+def _is_reply(args: tuple[Any, ...], options: Mapping[str, Any]) -> bool:
+    """Whether these arguments of `Response` make a reply. Without any, it decorates."""
+    if args:
+        return args[0] is None or isinstance(args[0], _BODIES_OR_MEANT_SO)
+    return not _REPLY_OPTIONS.isdisjoint(options)
+
+
+def _reply_as_elsewhere(
+    response: str | bytes | None = None,
+    status: int | str = 200,
+    headers: Mapping[str, str] | Iterable[tuple[str, str]] | None = None,
+    mimetype: str | None = None,
+    content_type: str | None = None,
+    direct_passthrough: bool = False,
+    *,
+    body: str | bytes | None = None,
+    json: Any = None,
+    content: str | bytes | None = None,
+    status_code: int | None = None,
+    media_type: str | None = None,
+) -> Reply:
+    """The reply that the Response of Flask or Starlette would be. `body` and `json` are as in `respond`."""
+    status = status if status_code is None else status_code
+    mimetype = mimetype or media_type
+    if isinstance(status, str) and status[:3].isdecimal():
+        status = int(status[:3])  # "401 UNAUTHORIZED"
+    given = next((each for each in (response, body, content) if each is not None), None)
+    reply = respond(status, given, headers=headers or (), json=json)  # type: ignore[arg-type]  # it checks
+    if content_type is None and mimetype is not None:
+        is_text = mimetype.startswith("text/") and "charset" not in mimetype
+        content_type = f"{mimetype}; charset=utf-8" if is_text else mimetype
+    if content_type is not None:
+        reply.headers["Content-Type"] = content_type
     return reply
 
 
@@ -323,16 +357,3 @@ class Reject(Exception):
         self.status = status
         self.message = message
         self.headers = MultiHeaders(headers)
-
-
-def body_bytes(body: str | bytes) -> bytes:
-    """`body` as bytes. Raises TypeError where it is neither str nor bytes."""
-    if isinstance(body, str):
-        return body.encode()
-    if isinstance(body, (bytes, bytearray, memoryview)):
-        return bytes(body)
-    raise TypeError(f"a body is bytes or str, not {type(body).__name__}")
-
-
-def _dump_json(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)

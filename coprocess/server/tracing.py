@@ -43,13 +43,17 @@ _LONGEST_API_ID = 256
 _NOWHERE = Context()
 _propagator = TraceContextTextMapPropagator()
 
-#: As the server gets them; `increment` with a time to live is a script there, which does the same.
+#: As the server gets them. What is a script there (`increment` with a time to live, a lock) does the same.
 _STORE_COMMANDS = {
     "get": "GET",
     "set": "SET",
     "delete": "DEL",
     "exists": "EXISTS",
     "increment": "INCRBY",
+    "set_if_absent": "SET",
+    "expire": "PEXPIRE",
+    "lock": "SET",
+    "unlock": "DEL",
     "ping": "PING",
 }
 

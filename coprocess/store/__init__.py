@@ -9,12 +9,14 @@ call (a timeout per call, as redis-py has, would add up); asynchronous operation
 
 **Retries.** A pooled connection that the server has closed is noticed before use and replaced: no operation
 fails because the server was restarted. If a connection breaks after a command may have been sent, get, set,
-exists and ping are sent once more, as doing them twice is the same. delete and increment are never repeated:
-they fail with StoreError, and may or may not have been done.
+exists, expire and ping are sent once more, as doing them twice is the same, and so is taking a lock. delete,
+increment, set_if_absent and giving a lock back are never repeated: they fail with StoreError, and may or may
+not have been done.
 """
 
 from coprocess.store.address import Address, parse_url
 from coprocess.store.commands import INCREMENT_SCRIPT, KEY_PREFIX, MAX_TTL_S, Value
+from coprocess.store.locks import AsyncLock, Lock, LockLost, LockNotAcquired
 from coprocess.store.stores import DEFAULT_TIMEOUT_S, MAX_CONNECTIONS, AsyncStore, Observer, Store
 
 __all__ = [
@@ -24,7 +26,11 @@ __all__ = [
     "MAX_CONNECTIONS",
     "MAX_TTL_S",
     "Address",
+    "AsyncLock",
     "AsyncStore",
+    "Lock",
+    "LockLost",
+    "LockNotAcquired",
     "Observer",
     "Store",
     "Value",

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from coprocess.errors import ConfigError, StoreError
 from coprocess.store.address import Address, parse_url
-from coprocess.store.commands import Value, decode_text, encode_key, increment_command, set_command
+from coprocess.store.commands import (
+    Value,
+    decode_text,
+    encode_key,
+    expire_command,
+    increment_command,
+    set_command,
+    set_if_absent_command,
+)
+from coprocess.store.locks import DEFAULT_LOCK_TTL_S, DEFAULT_LOCK_WAIT_S, AsyncLock, Lock
 
 if TYPE_CHECKING:
     from coprocess.store.failures import Failure
@@ -101,6 +110,26 @@ class Store:
         """Set the value. It expires after `ttl_s` seconds, fractions allowed; None: never, also if it did."""
         self._run("set", key, True, *set_command(key, value, ttl_s))
 
+    def set_if_absent(self, key: str, value: Value, *, ttl_s: float | None = None) -> bool:
+        """Set the value where there is no such key yet, atomically. Whether it was set."""
+        command = set_if_absent_command(key, value, ttl_s)
+        return bool(self._run("set_if_absent", key, False, *command))
+
+    def expire(self, key: str, ttl_s: float | None) -> bool:
+        """Let the key expire after `ttl_s` seconds from now; None: never. Whether there is such a key."""
+        return bool(self._run("expire", key, True, *expire_command(key, ttl_s)))
+
+    def lock(
+        self, name: str, *, ttl_s: float = DEFAULT_LOCK_TTL_S, wait_s: float = DEFAULT_LOCK_WAIT_S
+    ) -> Lock:
+        """A lock that one process, thread or task holds at a time: `with store.lock("reports"):`.
+
+        It is waited for up to `wait_s` seconds: then LockNotAcquired. It ends by itself after `ttl_s`, so
+        that a process that dies blocks nobody: give it more than the work needs, or `extend()` it on the way.
+        Where it has expired when the block ends, that raises LockLost. Its owner cannot take it twice.
+        """
+        return Lock(self, name, ttl_s, wait_s)
+
     def delete(self, key: str) -> bool:
         """Whether there was such a key."""
         return bool(self._run("delete", key, False, "DEL", encode_key(key)))
@@ -163,6 +192,18 @@ class AsyncStore:
 
     async def set(self, key: str, value: Value, *, ttl_s: float | None = None) -> None:
         await self._run("set", key, True, *set_command(key, value, ttl_s))
+
+    async def set_if_absent(self, key: str, value: Value, *, ttl_s: float | None = None) -> bool:
+        command = set_if_absent_command(key, value, ttl_s)
+        return bool(await self._run("set_if_absent", key, False, *command))
+
+    async def expire(self, key: str, ttl_s: float | None) -> bool:
+        return bool(await self._run("expire", key, True, *expire_command(key, ttl_s)))
+
+    def lock(
+        self, name: str, *, ttl_s: float = DEFAULT_LOCK_TTL_S, wait_s: float = DEFAULT_LOCK_WAIT_S
+    ) -> AsyncLock:
+        return AsyncLock(self, name, ttl_s, wait_s)
 
     async def delete(self, key: str) -> bool:
         return bool(await self._run("delete", key, False, "DEL", encode_key(key)))

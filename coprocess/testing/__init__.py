@@ -17,12 +17,25 @@ if TYPE_CHECKING:
     from coprocess.testing.gateway import Gateway as Gateway
     from coprocess.testing.gateway import Result as Result
     from coprocess.testing.gateway import SentRequest as SentRequest
+    from coprocess.testing.readable import DispatchedRequest as DispatchedRequest
+    from coprocess.testing.readable import DispatchedResponse as DispatchedResponse
 
-__all__ = ["Dispatch", "DispatchReply", "Gateway", "Result", "SentRequest", "Store"]
+__all__ = [
+    "Dispatch",
+    "DispatchReply",
+    "DispatchedRequest",
+    "DispatchedResponse",
+    "Gateway",
+    "Result",
+    "SentRequest",
+    "Store",
+]
 
 _HOMES = {
     "Dispatch": "coprocess.testing.dispatch",
     "DispatchReply": "coprocess.testing.dispatch",
+    "DispatchedRequest": "coprocess.testing.readable",
+    "DispatchedResponse": "coprocess.testing.readable",
     "Gateway": "coprocess.testing.gateway",
     "Result": "coprocess.testing.gateway",
     "SentRequest": "coprocess.testing.gateway",

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json as json_module
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
+from coprocess.body import body_bytes
 from coprocess.errors import HandlerFailed
-from coprocess.messages import body_bytes
+from coprocess.testing.readable import DispatchedRequest, DispatchedResponse, HeaderArgument, wire_headers
 from coprocess.tyk.event import format_go_time
 from coprocess.tyk.simulator import ApiDefinition, HookDefinition, RpcError
+from coprocess.tyk.simulator.apply import apply_request_edits
 from coprocess.tyk.simulator.headers import GoHeader
 from coprocess.tyk.simulator.objects import GatewayResponse, add_response, build_object
 from coprocess.tyk.simulator.request import GatewayRequest
@@ -22,9 +24,7 @@ from coprocess.tyk.trial.dispatchers import HandlerRun
 from coprocess.tyk.trial.upstream import as_reply
 from coprocess.tyk.wire import (
     HookType,
-    MiniRequestObject,
     Object,
-    ResponseObject,
     ReturnOverrides,
     SessionState,
 )
@@ -35,17 +35,22 @@ _HOST = "127.0.0.1:8081"
 class DispatchReply:
     """The Object as the handler, and then the reply guard, left it."""
 
-    def __init__(self, sent: Object, message: Object) -> None:
+    def __init__(self, sent: Object, message: Object, came: GatewayRequest) -> None:
         self.sent = sent
         self.message = message
+        self._came = came
 
     @property
-    def request(self) -> MiniRequestObject:
-        return self.message.request
+    def request(self) -> DispatchedRequest:
+        """As it goes on, with the edits; a Response hook has none that count."""
+        request = self._came.copy()
+        if self.sent.hook_type != HookType.Response:
+            apply_request_edits(self.message, request)
+        return DispatchedRequest(self.message.request, request)
 
     @property
-    def response(self) -> ResponseObject:
-        return self.message.response
+    def response(self) -> DispatchedResponse:
+        return DispatchedResponse(self.message.response)
 
     @property
     def overrides(self) -> ReturnOverrides:
@@ -90,7 +95,7 @@ class Dispatch:
         *,
         method: str = "GET",
         url: str = "/",
-        headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
+        headers: HeaderArgument = (),
         body: str | bytes = b"",
         json: Any = None,
         session: SessionState | Mapping[str, Any] | None = None,
@@ -111,9 +116,9 @@ class Dispatch:
             raise ValueError(f"{hook_type!r} is no type of hook: expected one of {known}")
         number = getattr(HookType, hook_type)
         content = body_bytes(body) if json is None else json_module.dumps(json).encode()
-        pairs = list(headers.items() if isinstance(headers, Mapping) else headers)
-        pairs = [(key, value.encode().decode("latin-1")) for key, value in pairs]
-        request = GatewayRequest.received(method, url, pairs, content, host=_HOST, client_address="127.0.0.1")
+        request = GatewayRequest.received(
+            method, url, wire_headers(headers), content, host=_HOST, client_address="127.0.0.1"
+        )
         definition = ApiDefinition(
             name="test",
             api_id=api_id,
@@ -124,8 +129,7 @@ class Dispatch:
         )
         caller = None
         if session is not None:
-            caller = session if isinstance(session, SessionState) else SessionState(**session)
-            caller = with_parts(caller)
+            caller = with_parts(session if isinstance(session, SessionState) else _session_of(session))
         hook = HookDefinition(name)
         sent = build_object(number, hook, definition, request, caller)
         if hook_type == "Response":
@@ -134,7 +138,7 @@ class Dispatch:
             add_response(sent, hook, answer)
         run = self._run(lambda: self._dispatcher.dispatch(sent.SerializeToString()))
         assert run.guarded is not None  # noqa: S101 - a call that did not fail has a reply
-        return DispatchReply(sent, run.guarded)
+        return DispatchReply(sent, run.guarded, request)
 
     def event(
         self,
@@ -168,3 +172,16 @@ class Dispatch:
             # A HandlerFailed as cause says less than the error does.
             raise run.error if cause is None or isinstance(cause, HandlerFailed) else cause
         return run
+
+
+def _session_of(fields: Mapping[str, Any]) -> SessionState:
+    try:
+        return SessionState(**fields)
+    except TypeError:
+        for name, value in fields.items():
+            try:
+                SessionState(**{name: value})
+            except TypeError:
+                text = f"session[{name!r}]: {type(value).__name__} is no value of this field"
+                raise TypeError(text) from None
+        raise

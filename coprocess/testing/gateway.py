@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
+from coprocess.body import body_bytes
 from coprocess.http import Headers, MultiHeaders
-from coprocess.messages import body_bytes
+from coprocess.testing.readable import HeaderArgument, Readable, wire_headers
 from coprocess.tyk.simulator import ApiDefinition, UpstreamRequest
 from coprocess.tyk.trial import (
     EventTrial,
@@ -22,24 +23,11 @@ from coprocess.tyk.trial import (
     as_upstream,
 )
 
-HeaderArgument = Mapping[str, str] | Iterable[tuple[str, str]]
 
-
-class _Body:
-    body: bytes
-
-    @property
-    def text(self) -> str:
-        """The body as UTF-8 text. Raises UnicodeDecodeError where it is none."""
-        return self.body.decode()
-
-    def json(self) -> Any:
-        """The body parsed as JSON. Raises ValueError where it is none."""
-        return json_module.loads(self.body)
-
-
-class SentRequest(_Body):
+class SentRequest(Readable):
     """What reached the upstream."""
+
+    _owner = "request"
 
     def __init__(self, request: UpstreamRequest) -> None:
         self.method = request.method
@@ -91,8 +79,10 @@ class HookResults(Mapping[str, HookTrial]):
         return f"<hooks {[(hook.type, hook.name) for hook in self._hooks]}>"
 
 
-class Result(_Body):
+class Result(Readable):
     """What the client got, and all that happened on the way."""
+
+    _owner = "response"
 
     def __init__(self, trial: Trial) -> None:
         self.trial = trial
@@ -171,7 +161,7 @@ class Gateway:
 
         `params` are added to the query; `json` is an alternative to `body`, and sets the content type.
         """
-        pairs = list(headers.items() if isinstance(headers, Mapping) else headers)
+        pairs = wire_headers(headers)
         content = body_bytes(body)
         if json is not None:
             if content:
@@ -181,9 +171,7 @@ class Gateway:
                 pairs.append(("Content-Type", "application/json"))
         if params:
             url = f"{url}{'&' if '?' in url else '?'}{urlencode(list(_pairs(params)))}"
-        # One character a byte, as headers travel.
-        wire_headers = [(name, value.encode().decode("latin-1")) for name, value in pairs]
-        return Result(self._gateway.request(method, url, wire_headers, content))
+        return Result(self._gateway.request(method, url, pairs, content))
 
     def get(self, url: str, **options: Any) -> Result:
         """As `request`, whose options it takes."""

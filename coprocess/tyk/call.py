@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from coprocess.context import current_call
-from coprocess.errors import HandlerFailed
+from coprocess.errors import BadBody, HandlerFailed
 from coprocess.hooks import Call, Hook, HookType
+from coprocess.http import MultiHeaders
 from coprocess.messages import Reject, Reply
 from coprocess.tyk import guard
 from coprocess.tyk.request import TykRequest
@@ -42,6 +43,8 @@ class RunnableCall(Call):
                     hook.plan.accept(self, result)
             except Reject as reject:
                 self.reject(reject)
+            except BadBody as error:
+                self.refuse_body(error)
             return self.finish()
         except BaseException as error:
             # SystemExit and KeyboardInterrupt of a handler too: they end its call, not the service.
@@ -61,6 +64,8 @@ class RunnableCall(Call):
                     hook.plan.accept(self, result)
             except Reject as reject:
                 self.reject(reject)
+            except BadBody as error:
+                self.refuse_body(error)
             return self.finish()
         except asyncio.CancelledError as error:
             # Of somebody who ended this task, or of the handler's own making: that fails like any other.
@@ -91,6 +96,10 @@ class RunnableCall(Call):
     def reject(self, reject: Reject) -> None:
         """Take a rejection as the outcome."""
         raise NotImplementedError
+
+    def refuse_body(self, error: BadBody) -> None:
+        """Take a body that the handler could not read as the outcome; or raise `error`, as a failure."""
+        raise error
 
     def finish(self) -> bytes:
         """The reply, as the outcome has it so far."""
@@ -186,17 +195,20 @@ class TykCall(RunnableCall):
     def reject(self, reject: Reject) -> None:
         if self.hook.type is HookType.Response:
             # The gateway reads no overrides here, so its own error is made by hand.
-            error = Reply(
-                reject.status, json.dumps({"error": reject.message}, indent=4).encode(), reject.headers
-            )
-            error.headers["Content-Type"] = "application/json"
-            self.reply(error)
+            self.reply(_error_reply(reject.status, reject.message, reject.headers))
             return
         overrides = self.message.request.return_overrides
         overrides.Clear()
         overrides.response_code = reject.status
         overrides.response_error = reject.message
         overrides.headers.update(_single_values(reject.headers.pairs()))
+
+    def refuse_body(self, error: BadBody) -> None:
+        if self.hook.type is HookType.Response:
+            # The client has done nothing wrong, or the upstream has acted on it: not its error.
+            raise error
+        # Not rejected: that would fire AuthFailure.
+        self.reply(_error_reply(error.http_status, str(error)))
 
     def finish(self) -> bytes:
         guard.check(self)
@@ -212,9 +224,7 @@ class TykCall(RunnableCall):
     def refused(self, status: int, message: str, headers: Iterable[tuple[str, str]] = ()) -> bytes:
         """The reply that refuses the request, whatever the handler did."""
         call = TykCall(self.hook, Object.FromString(self.payload), self.payload, full_reply=self._full_reply)
-        body = json.dumps({"error": message}, indent=4).encode()
-        reply = Reply(status, body)
-        reply.headers["Content-Type"] = "application/json"
+        reply = _error_reply(status, message)
         for name, value in headers:
             reply.headers[name] = value
         call.reply(reply)
@@ -253,6 +263,13 @@ class TykEventCall(RunnableCall):
 
 
 _EVENT_REPLY = EventReply().SerializeToString()
+
+
+def _error_reply(status: int, message: str, headers: MultiHeaders | None = None) -> Reply:
+    """An error as the gateway words its own."""
+    reply = Reply(status, json.dumps({"error": message}, indent=4).encode(), headers or MultiHeaders())
+    reply.headers["Content-Type"] = "application/json"
+    return reply
 
 
 def _single_values(pairs: list[tuple[str, str]]) -> dict[str, Any]:

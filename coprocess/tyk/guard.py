@@ -87,7 +87,7 @@ def _check_headers(headers: Mapping[str, str]) -> None:
     for name in headers:  # .items() takes twice as long: it is Mapping's own.
         try:
             header_name(name)
-            header_value(name, headers[name])
+            header_value(name, headers.get(name, ""))
         except ValueError as error:
             raise HandlerFailed(f"set a header that cannot be sent: {error}") from None
 

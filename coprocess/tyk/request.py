@@ -9,8 +9,10 @@ from urllib.parse import parse_qsl
 
 from multidict import MultiDict
 
+from coprocess.body import OF_THE_BYTES
+from coprocess.expected import expect_text, wrong_type
 from coprocess.http import Headers, Query, canonical_name, header_name, header_value, is_token
-from coprocess.messages import Request, body_bytes
+from coprocess.messages import Request
 
 if TYPE_CHECKING:
     from coprocess.tyk.wire import MiniRequestObject
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 class TykRequest(Request):
     """A view: it holds no data of its own but the query, parsed when it is first asked for."""
 
-    __slots__ = ("_headers", "_message", "_query", "_url_that_came", "was_edited_raw")
+    __slots__ = ("_has_new_body", "_headers", "_message", "_query", "_url_that_came", "was_edited_raw")
 
     def __init__(self, message: MiniRequestObject) -> None:
         self._message = message
@@ -27,6 +29,7 @@ class TykRequest(Request):
         self.was_edited_raw = False
         self._headers: TykRequestHeaders | None = None
         self._query: TykQuery | None = None
+        self._has_new_body = False
         # Kept when the URL may change: the gateway goes on with the query that was in it.
         self._url_that_came: str | None = None
 
@@ -42,7 +45,7 @@ class TykRequest(Request):
 
     @method.setter
     def method(self, method: str) -> None:
-        if not is_token(method):
+        if not is_token(expect_text("request.method", method)):
             raise ValueError(f"an HTTP method is a word such as GET, not {method!r}")
         self._message.method = method
 
@@ -52,7 +55,7 @@ class TykRequest(Request):
 
     @url.setter
     def url(self, url: str) -> None:
-        if not is_acceptable_url(url):
+        if not is_acceptable_url(expect_text("request.url", url)):
             raise ValueError(f"a URL begins with a slash, or is absolute; not {url!r}")
         query = split_url(url)[1]
         if query and query != split_url(self._message.url)[1]:
@@ -70,7 +73,11 @@ class TykRequest(Request):
 
     @path.setter
     def path(self, path: str) -> None:
-        if not path.startswith("/") or "?" in path or not is_acceptable_url(path):
+        if (
+            not expect_text("request.path", path).startswith("/")
+            or "?" in path
+            or not is_acceptable_url(path)
+        ):
             raise ValueError(f"a path begins with a slash and has no query; not {path!r}")
         query = split_url(self._message.url)[1]
         self._keep_url()
@@ -98,12 +105,22 @@ class TykRequest(Request):
         return self._query
 
     @property
-    def body(self) -> bytes:
+    def raw_body(self) -> bytes:
         return self._message.raw_body
 
-    @body.setter
-    def body(self, body: bytes | str) -> None:
-        set_body(self._message, body_bytes(body))
+    def _coding_of_body(self) -> str:
+        if self._has_new_body:
+            return ""
+        headers = self._message.headers
+        return headers.get("Content-Encoding") or headers.get("content-encoding", "")
+
+    def _replace_body(self, body: bytes) -> None:
+        message = self._message
+        set_body(message, body)
+        self._has_new_body = True
+        for name in message.headers:
+            if canonical_name(name) in OF_THE_BYTES and spelling_in(message.set_headers, name) is None:
+                self.headers.pop(name, None)
 
     def __repr__(self) -> str:
         return f"<Request {self.method} {self.url}>"
@@ -171,11 +188,11 @@ class TykRequestHeaders(Headers):
     def _find(self, name: str) -> str | None:
         message = self._message
         if (key := spelling_in(message.set_headers, name)) is not None:
-            return message.set_headers[key]
+            return message.set_headers.get(key)
         key = spelling_in(message.headers, name)
         if key is None or self._is_deleted(canonical_name(name)):
             return None
-        return message.headers[key]
+        return message.headers.get(key)
 
     def _is_deleted(self, canonical: str) -> bool:
         return any(canonical_name(deleted) == canonical for deleted in self._message.delete_headers)
@@ -246,8 +263,10 @@ class TykQuery(Query):
         return self._values[name]
 
     def __setitem__(self, name: str, value: str) -> None:
-        if not isinstance(name, str) or not isinstance(value, str):
-            raise TypeError(f"a query parameter is text: {name!r} = {value!r}")
+        if not isinstance(name, str):
+            raise wrong_type("a query parameter's name", "text", name)
+        if not isinstance(value, str):
+            raise wrong_type(f"query parameter {name}: the value", "text", value)
         self._message.add_params[name] = value
         self._values[name] = value
 

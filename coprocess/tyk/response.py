@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from coprocess.body import OF_THE_BYTES
 from coprocess.http import Headers, canonical_name, header_name, header_value
-from coprocess.messages import Response, body_bytes
+from coprocess.messages import Response
 
 if TYPE_CHECKING:
     from coprocess.tyk.wire import Header, ResponseObject
@@ -15,13 +16,14 @@ if TYPE_CHECKING:
 class TykResponse(Response):
     """A view of the message. Its headers keep both of the message's forms in step."""
 
-    __slots__ = ("_headers", "_message", "was_edited_raw")
+    __slots__ = ("_has_new_body", "_headers", "_message", "was_edited_raw")
 
     def __init__(self, message: ResponseObject) -> None:
         self._message = message
         #: As for TykRequest.
         self.was_edited_raw = False
         self._headers: TykResponseHeaders | None = None
+        self._has_new_body = False
 
     @property
     def object(self) -> ResponseObject:
@@ -40,21 +42,31 @@ class TykResponse(Response):
         self._message.status_code = status
 
     @property
-    def headers(self) -> Headers:
+    def headers(self) -> TykResponseHeaders:
         if self._headers is None:
             self._headers = TykResponseHeaders(self._message)
         return self._headers
 
     @property
-    def body(self) -> bytes:
+    def raw_body(self) -> bytes:
         return self._message.raw_body
 
-    @body.setter
-    def body(self, body: bytes | str) -> None:
-        set_body(self._message, body_bytes(body))
+    def _coding_of_body(self) -> str:
+        return "" if self._has_new_body else ", ".join(self.headers.that_came("Content-Encoding"))
+
+    def _replace_body(self, body: bytes) -> None:
+        set_body(self._message, body)
+        self._has_new_body = True
+        self.headers.drop_of_the_bytes()
+        if self.status == _PARTIAL and self.headers.drop_untouched("Content-Range"):
+            # The new body is no part of anything.
+            self.status = _OK
 
     def __repr__(self) -> str:
-        return f"<Response {self.status}, {len(self.body)} bytes>"
+        return f"<Response {self.status}, {len(self.raw_body)} bytes>"
+
+
+_OK, _PARTIAL = 200, 206
 
 
 def set_body(message: ResponseObject, body: bytes) -> None:
@@ -73,10 +85,12 @@ class TykResponseHeaders(Headers):
     decides which names there are. Every edit here is made in both, so that either way gives the same.
     """
 
-    __slots__ = ("_message",)
+    __slots__ = ("_before", "_message")
 
     def __init__(self, message: ResponseObject) -> None:
         self._message = message
+        #: The values that names had when they were first edited.
+        self._before: dict[str, list[str]] = {}
 
     def _entries(self, name: str) -> list[Header]:
         name = canonical_name(name)
@@ -104,9 +118,28 @@ class TykResponseHeaders(Headers):
         name = header_name(name)
         self._replace(name, [*self.getall(name), header_value(name, value)])
 
+    def that_came(self, name: str) -> list[str]:
+        """All values of `name` (in canonical spelling) before any edit."""
+        before = self._before.get(name)
+        return self.getall(name) if before is None else before
+
+    def drop_of_the_bytes(self) -> None:
+        """Drop what tells of the bytes of a body, but for what was edited."""
+        for name in [name for name in self if name in OF_THE_BYTES]:
+            self.drop_untouched(name)
+
+    def drop_untouched(self, name: str) -> bool:
+        """Drop `name` (in canonical spelling), unless it was edited. Whether it is gone by this."""
+        if name in self._before or name not in self:
+            return False
+        del self[name]
+        return True
+
     def _replace(self, name: str, values: list[str]) -> None:
         message = self._message
         entries = self._entries(name)
+        if name not in self._before:
+            self._before[name] = [value for entry in entries for value in entry.values]
         if entries and values:
             del entries[0].values[:]
             entries[0].values.extend(values)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, MutableSequence
 from typing import TYPE_CHECKING, Any
 
 from coprocess.errors import BadMessage
+from coprocess.expected import expect_int, expect_text, wrong_type
 from coprocess.messages import Session, Spec
 from coprocess.tyk.wire import SessionState
 
@@ -60,19 +61,19 @@ class TykSession(Session):
             session.quota_max = quota_max
             session.quota_remaining = quota_max
         if quota_renewal_rate_s is not None:
-            session.quota_renewal_rate = quota_renewal_rate_s
+            session.quota_renewal_rate = expect_int("quota_renewal_rate_s", quota_renewal_rate_s)
         if expires_at is not None:
-            session.expires = expires_at
+            session.expires = expect_int("expires_at", expires_at)
         if cache_for_s is not None:
             now = int(time.time())
-            session.id_extractor_deadline = now + cache_for_s
+            session.id_extractor_deadline = now + expect_int("cache_for_s", cache_for_s)
             session.last_updated = str(now)
         if alias is not None:
             session.alias = alias
-        session.tags.extend(_items(tags))
-        session.apply_policies.extend(_items(policies))
+        session.tags.extend(_texts("tags", tags))
+        session.apply_policies.extend(_texts("policies", policies))
         if metadata is not None:
-            session.metadata.update(metadata)
+            TextMap(session.metadata, "metadata").update(metadata)
         self._message.metadata["token"] = token
 
     def __repr__(self) -> str:
@@ -86,24 +87,32 @@ def _items(values: Iterable[Any]) -> list[Any]:
     return list(values)
 
 
+def _texts(name: str, values: Iterable[Any]) -> list[str]:
+    return [expect_text(f"a value of {name}", value) for value in _items(values)]
+
+
 class _Field:
     """The fields of SessionState, as attributes of the view."""
 
     def __init__(self, name: str) -> None:
         self._name = name
+        #: In errors.
+        self._label = f"session.{name}"
 
     def __get__(self, view: TykSession | None, owner: type) -> Any:
         if view is None:
             return self
         value = getattr(view._session, self._name)
-        return TextMap(value) if self._name in _TEXT_MAPS else value
+        if self._name in _TEXT_MAPS:
+            return TextMap(value, self._label)
+        return TextList(value, self._label) if self._name in _TEXT_LISTS else value
 
     def __set__(self, view: TykSession, value: Any) -> None:
         field = getattr(view._session, self._name)
         if isinstance(field, (str, bytes, bool, int, float)):
             setattr(view._session, self._name, value)
         elif hasattr(field, "MergeFrom") and hasattr(field, "extend"):
-            items = _items(value)
+            items = _texts(self._label, value) if self._name in _TEXT_LISTS else _items(value)
             del field[:]
             field.extend(items)
         elif isinstance(field, MutableMapping):
@@ -111,14 +120,22 @@ class _Field:
             field.clear()
             for key, entry in entries.items():
                 if self._name in _TEXT_MAPS:
-                    field[key] = entry
+                    TextMap(field, self._label)[key] = entry
                 else:
-                    field[key].CopyFrom(entry)
+                    _copy(f"{self._label}[{key!r}]", entry, field[key])
         else:
-            field.CopyFrom(value)
+            _copy(self._label, value, field)
+
+
+def _copy(what: str, value: Any, field: Any) -> None:
+    try:
+        field.CopyFrom(value)
+    except TypeError:
+        raise wrong_type(what, f"a message of type {type(field).__name__}", value) from None
 
 
 _TEXT_MAPS = frozenset({"metadata", "oauth_keys"})
+_TEXT_LISTS = frozenset({"tags", "apply_policies"})
 
 # The names, types and documentation are the base class's; a test compares them with the protocol.
 for _field in SessionState.DESCRIPTOR.fields:
@@ -128,17 +145,23 @@ for _field in SessionState.DESCRIPTOR.fields:
 class TextMap(MutableMapping[str, str]):
     """A protobuf map as a dict: asking for a key that is not there is a KeyError and adds nothing."""
 
-    __slots__ = ("_map",)
+    __slots__ = ("_map", "_name")
 
-    def __init__(self, protobuf_map: MutableMapping[str, str]) -> None:
+    def __init__(self, protobuf_map: MutableMapping[str, str], name: str = "metadata") -> None:
+        """`name` is what errors call it."""
         self._map = protobuf_map
+        self._name = name
 
     def __getitem__(self, key: str) -> str:
-        if key not in self._map:
+        if (value := self._map.get(key)) is None:
             raise KeyError(key)
-        return self._map[key]
+        return value
 
     def __setitem__(self, key: str, value: str) -> None:
+        if not isinstance(key, str):
+            raise wrong_type(f"a key of {self._name}", "a str", key)
+        if not isinstance(value, str):
+            raise wrong_type(f"{self._name}[{key!r}]", "a str", value)
         self._map[key] = value
 
     def __delitem__(self, key: str) -> None:
@@ -154,6 +177,50 @@ class TextMap(MutableMapping[str, str]):
 
     def __repr__(self) -> str:
         return f"TextMap({sorted(self._map)})"
+
+
+class TextList(MutableSequence[str]):
+    """A protobuf list of text as a list."""
+
+    __slots__ = ("_list", "_name")
+
+    def __init__(self, protobuf_list: MutableSequence[str], name: str) -> None:
+        """`name` is what errors call it."""
+        self._list = protobuf_list
+        self._name = name
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._list[index]
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        if isinstance(index, slice):
+            self._list[index] = _texts(self._name, value)
+        else:
+            self._list[index] = expect_text(f"a value of {self._name}", value)
+
+    def __delitem__(self, index: Any) -> None:
+        del self._list[index]
+
+    def __len__(self) -> int:
+        return len(self._list)
+
+    def insert(self, index: int, value: str) -> None:
+        self._list.insert(index, expect_text(f"a value of {self._name}", value))
+
+    def extend(self, values: Iterable[str]) -> None:
+        self._list.extend(_texts(self._name, values))
+
+    def __getattr__(self, name: str) -> Any:
+        """What else protobuf's own list has: `sort`, `MergeFrom`."""
+        return getattr(self._list, name)
+
+    def __eq__(self, other: object) -> bool:
+        return list(self._list) == (list(other) if isinstance(other, TextList) else other)
+
+    __hash__ = None  # type: ignore[assignment]  # as a list
+
+    def __repr__(self) -> str:
+        return repr(list(self._list))
 
 
 class TykSpec(Spec):

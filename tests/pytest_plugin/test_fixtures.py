@@ -216,6 +216,31 @@ def test_dispatch(project: pytest.Pytester) -> None:
             assert reply.request.set_headers["X-Stamp"] == "1"
             assert reply.overrides.response_code == -1
 
+        def test_requests_read_as_those_of_gateway(dispatch, gateway):
+            sent = dict(method="POST", url="/a?b=c", headers={"X-A": "é"}, body='{"a": 1}')
+            request, upstream = dispatch("Pre", "stamp", **sent).request, gateway.request(**sent).upstream
+            for name in ("X-A", "X-Stamp", "Host"):
+                assert name in request.headers and name in upstream.headers
+            assert request.headers["X-A"] == upstream.headers["X-A"]
+            for field in ("method", "url", "body", "text"):
+                assert getattr(request, field) == getattr(upstream, field)
+            assert request.json() == upstream.json() == {"a": 1}
+            assert request.raw_body == request.body
+            with pytest.raises(AttributeError, match="no_such"):
+                request.no_such
+
+        def test_edits_that_do_not_count_are_not_shown(dispatch):
+            response = dispatch("Response", "tidy", response=respond(404, json=[1])).response
+            assert (response.status, response.json(), response.headers["x-tidy"]) == (404, [1], "1")
+            assert response.headers.getall("X-Tidy") == ["1"]
+
+        def test_wrong_types_are_named(dispatch, gateway):
+            for send in (lambda **o: dispatch("Pre", "stamp", **o), lambda **o: gateway.get("/", **o)):
+                with pytest.raises(TypeError, match="header X: the value is a str, not int"):
+                    send(headers={"X": 7})
+            with pytest.raises(TypeError, match="session.'alias'.: int is no value of this field"):
+                dispatch("Post", "stamp", session={"rate": 1, "alias": 7})
+
         def test_auth(dispatch):
             reply = dispatch("CustomKeyCheck", "key", headers={"Authorization": "1"})
             assert reply.metadata == {"token": "caller"}

@@ -75,6 +75,14 @@ def use_all_operations(store: Store) -> None:
     assert store.increment("n", 5) == 6
     assert store.increment("n", by=-10, ttl_s=5) == -4
     assert store.increment("m", 2, ttl_s=5) == 2
+    assert store.set_if_absent("f", "first", ttl_s=5)
+    assert not store.set_if_absent("f", "second")
+    assert store.get("f") == b"first"
+    assert store.expire("f", 10)
+    assert store.expire("f", None)
+    assert not store.expire("absent", None)
+    with store.lock("l") as lock:
+        lock.extend(20)
     store.ping()
 
 
@@ -90,4 +98,12 @@ async def use_all_operations_async(store: Store) -> None:
     assert not await aio.delete("a")
     assert await aio.increment("an") == 1
     assert await aio.increment("am", 5, ttl_s=5) == 5
+    assert await aio.set_if_absent("af", "first", ttl_s=5)
+    assert not await aio.set_if_absent("af", "second")
+    assert await aio.get("af") == b"first"
+    assert await aio.expire("af", 10)
+    assert await aio.expire("af", None)
+    assert not await aio.expire("absent", 10)
+    async with aio.lock("al") as lock:
+        await lock.extend(20)
     await aio.ping()

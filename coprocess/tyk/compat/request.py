@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from coprocess.expected import expect_text, wrong_type
 from coprocess.tyk.request import spelling_in
 from coprocess.tyk.wire import MiniRequestObject
 
@@ -35,23 +36,32 @@ class TykCoProcessRequest:
 
     def get_header(self, key: str) -> str | None:
         """The header's first value; None where it is absent."""
+        expect_text("the header's name", key)
         headers = self.object.headers
         spelling = spelling_in(headers, key)
-        return None if spelling is None else headers[spelling]
+        return None if spelling is None else headers.get(spelling)
 
     def add_header(self, key: str, value: str) -> None:
         """Set the header, in place of all its values."""
+        if not isinstance(key, str):
+            raise wrong_type("the header's name", "a str", key)
+        if not isinstance(value, str):
+            raise wrong_type(f"header {key}: the value", "a str", value)
         self.object.set_headers[key] = value
 
     def delete_header(self, key: str) -> None:
-        self.object.delete_headers.append(key)
+        self.object.delete_headers.append(expect_text("the header's name", key))
 
     def add_param(self, key: str, value: str) -> None:
         """Set the query parameter, in place of all its values."""
+        if not isinstance(key, str):
+            raise wrong_type("the query parameter's name", "a str", key)
+        if not isinstance(value, str):
+            raise wrong_type(f"query parameter {key}: the value", "a str", value)
         self.object.add_params[key] = value
 
     def delete_param(self, key: str) -> None:
-        self.object.delete_params.append(key)
+        self.object.delete_params.append(expect_text("the query parameter's name", key))
 
     def __repr__(self) -> str:
         # Not the headers: plugins print their request, and credentials are among them.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from coprocess.tyk.simulator.headers import GoHeader, from_wire, to_wire
 from coprocess.tyk.simulator.url import Url, parse_request_uri
@@ -52,6 +52,10 @@ class GatewayRequest:
             header.set("Content-Length", str(len(body)))
         url = parse_request_uri(from_wire(target))
         return cls(method, url, from_wire(target), host, header, body, client_address)
+
+    def copy(self) -> GatewayRequest:
+        """One that can be edited apart."""
+        return replace(self, headers=self.headers.copy())
 
     def real_ip(self) -> str:
         """Whom the gateway takes for the client: `X-Real-Ip`, `X-Forwarded-For`, the peer."""

@@ -45,11 +45,12 @@ class Finding:
 def find(trial: Trial) -> list[Finding]:
     """The errors first; within a severity in the order of the hooks."""
     # Imported here: these modules make Findings.
-    from coprocess.tyk.trial import ending_findings, hook_findings, mended_findings
+    from coprocess.tyk.trial import body_findings, ending_findings, hook_findings, mended_findings
 
     found = [
         *ending_findings.of_trial(trial),
         *(finding for hook in trial.hooks for finding in hook_findings.of_hook(hook)),
+        *(finding for hook in trial.hooks for finding in body_findings.of_hook(hook)),
         *(finding for hook in trial.hooks for finding in mended_findings.of_hook(hook)),
         *ending_findings.of_events(trial),
         *ending_findings.of_hooks_not_called(trial),

@@ -86,7 +86,7 @@ def _mended_response(hook: HookTrial, left: Object, guarded: Object) -> Iterator
             "Set a status from 100 to 999, or edit the response that is passed, instead of a new one.",
         )
     sent = hook.call.object
-    if _response_headers(sent, left) != _response_headers(sent, guarded):
+    if response_headers(sent, left) != response_headers(sent, guarded):
         yield _note(
             hook,
             "response-headers-mended",
@@ -97,7 +97,7 @@ def _mended_response(hook: HookTrial, left: Object, guarded: Object) -> Iterator
         )
 
 
-def _response_headers(sent: Object, reply: Object) -> dict[str, list[str]]:
+def response_headers(sent: Object, reply: Object) -> dict[str, list[str]]:
     multivalue = [(header.key, list(header.values)) for header in reply.response.multivalue_headers]
     if dict(sent.response.headers) != dict(reply.response.headers):
         multivalue = synchronized(dict(reply.response.headers), multivalue)

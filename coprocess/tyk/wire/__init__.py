@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 
+from coprocess.tyk.wire.values import mend_text_maps, name_fields_in_errors
+
 if TYPE_CHECKING:
     from .coprocess_common_pb2 import HookType, StringSlice
     from .coprocess_mini_request_object_pb2 import MiniRequestObject
@@ -71,7 +73,9 @@ def _build_modules() -> dict[str, ModuleType]:
         module = ModuleType(file.name.removesuffix(".proto") + "_pb2")
         module.DESCRIPTOR = POOL.FindFileByName(file.name)  # type: ignore[attr-defined]  # as protoc's own modules
         for name, message in module.DESCRIPTOR.message_types_by_name.items():
-            setattr(module, name, message_factory.GetMessageClass(message))
+            message_class = message_factory.GetMessageClass(message)
+            name_fields_in_errors(message_class)
+            setattr(module, name, message_class)
         for name, enum in module.DESCRIPTOR.enum_types_by_name.items():
             wrapper = EnumTypeWrapper(enum)
             setattr(module, name, wrapper)
@@ -95,3 +99,4 @@ if not TYPE_CHECKING:
         }
 
     globals().update(_export())
+    mend_text_maps(Object().metadata, POOL)
