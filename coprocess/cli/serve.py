@@ -12,6 +12,7 @@ import typer
 
 from coprocess.cli.options import Config, Handlers, describe
 from coprocess.config import Settings, load_settings
+from coprocess.errors import CoprocessError
 from coprocess.server.log_writer import open_standard_streams
 
 
@@ -75,6 +76,13 @@ def serve(
     try:
         _run(settings, config, worker_fd, worker_number)
         status = 0
+    except RuntimeError as error:
+        if "start new thread" not in str(error) and "no thread" not in str(error):
+            raise
+        raise CoprocessError(
+            f"the service cannot start: {error}. Expected: limits of processes and memory that allow it "
+            "(ulimit -u, pids.max, ulimit -v)"
+        ) from None
     finally:
         logs.flush(_FLUSH_S)
         _bound_exit(status)

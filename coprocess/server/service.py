@@ -36,7 +36,7 @@ from coprocess.server.hook_state import (
 from coprocess.server.idle import wait_until_idle
 from coprocess.server.local_event import LocalEvent
 from coprocess.server.log_limit import LimitedLog
-from coprocess.server.workers import WorkerThreads
+from coprocess.server.workers import WorkerThreads, start_missing
 from coprocess.tyk.call import RunnableCall
 from coprocess.tyk.dispatcher import Dispatcher
 from coprocess.tyk.event import local_event_payload, parse_event
@@ -200,6 +200,7 @@ class Service:
                 self._end_overdue()
                 self._limited_log.end_window()
                 self.async_calls.tick()
+                start_missing()
             except Exception:  # Without this thread, no call would be ended any more.
                 log.exception("the watchdog failed")
 
@@ -235,7 +236,7 @@ class Service:
             self._limited_log.write(
                 "error",
                 ("not replaced",),
-                "a thread that hangs cannot be replaced: as many hang as may (max_threads)",
+                "a thread that hangs cannot be replaced: as many hang as may (max_threads), or none can start",
             )
         self._failures.time_out(waiting)
         if following is not None:
