@@ -110,7 +110,7 @@ def test_a_traceback_is_cut(make: Callable[[], BaseException], told: str) -> Non
 def test_what_is_small_is_as_python_has_it() -> None:
     def fails() -> None:
         try:
-            {}["absent"]
+            dict[str, int]()["absent"]
         except KeyError as error:
             error.add_note("a note")
             raise RuntimeError("two\nlines") from error

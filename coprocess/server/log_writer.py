@@ -6,6 +6,7 @@ import contextlib
 import os
 import queue
 import select
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -43,7 +44,8 @@ class LogWriter:
         """Take an entry, which is written soon. Never waits."""
         entry = text.encode("utf-8", "backslashreplace")
         if self._is_direct:
-            _write(self._descriptor, entry)
+            if not _is_writable(self._descriptor) or not _write(self._descriptor, entry):
+                self._count_lost()
             return
         with self._lock:
             if self._waiting_bytes + len(entry) > MOST_BYTES:
@@ -89,12 +91,17 @@ def _write(descriptor: int, entry: bytes) -> bool:
         try:
             rest = rest[os.write(descriptor, rest) :]
         except BlockingIOError:
-            poll = select.poll()
-            poll.register(descriptor, select.POLLOUT)
-            poll.poll(_POLL_MS)
+            _is_writable(descriptor)
         except OSError:
             return False
     return True
+
+
+def _is_writable(descriptor: int) -> bool:
+    """Wait until it takes something, a second at most."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    return bool(poll.poll(_POLL_MS))
 
 
 def open_standard_streams() -> None:
@@ -108,3 +115,8 @@ def open_standard_streams() -> None:
         except OSError:
             # The lowest number that is free: this one. For the processes that this one starts, too.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    # Python has None for those.
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - for as long as the process
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 - as above

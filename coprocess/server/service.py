@@ -236,7 +236,7 @@ class Service:
             self._limited_log.write(
                 "error",
                 ("not replaced",),
-                "a thread that hangs cannot be replaced: as many hang as may (max_threads), or none can start",
+                "a thread that hangs cannot be replaced: as many hang as may, or none can be started",
             )
         self._failures.time_out(waiting)
         if following is not None:
