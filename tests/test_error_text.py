@@ -96,7 +96,7 @@ def one_long_line() -> BaseException:
         (noted, "99996 notes more"),
         (recursion, "frames more"),
         (one_long_line, "ZeroDivisionError: division by zero"),
-        (Wild, "Wild: <its text cannot be had: SystemExit>"),
+        (Wild, "Wild: (its text cannot be had)"),
         (lambda: ValueError(WildRepr()), "ValueError: <WildRepr, whose repr raised KeyboardInterrupt>"),
     ],
 )
