@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from coprocess.decorators import MARK, Declaration, collecting
+from coprocess.error_text import format_error, text_of
 from coprocess.errors import HandlerError, LoadError
 from coprocess.hooks import DuplicateHandler, Hook, HookTable
 from coprocess.routes import Route, RoutedTable
@@ -291,11 +292,11 @@ def _problem_of(path: Path, error: BaseException) -> Problem:
         if isinstance(error, OSError) and error.filename in (str(path), str(path / "__init__.py")):
             return Problem(path, f"{error.filename}: cannot be read: {error.strerror}")
         # It cannot be compiled: no code of the user's has run.
-        return Problem(path, f"{path}: {type(error).__name__}: {_text_of(error)}")
+        return Problem(path, f"{path}: {type(error).__name__}: {text_of(error)}")
     return Problem(
         path,
-        f"{_where(path, error)}: {type(error).__name__}: {_text_of(error)}",
-        traceback="".join(traceback.format_exception(error)),
+        f"{_where(path, error)}: {type(error).__name__}: {text_of(error)}",
+        traceback=format_error(error) + "\n",
     )
 
 
@@ -311,10 +312,3 @@ def _where(path: Path, error: BaseException) -> str:
         if Path(frame.filename).is_relative_to(path):
             return f"{frame.filename}:{frame.lineno}"
     return str(path)
-
-
-def _text_of(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:  # noqa: BLE001 - the user's own class of exception
-        return "(its text cannot be had)"

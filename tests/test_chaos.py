@@ -9,6 +9,7 @@ import pytest
 
 from tests.chaos import (
     admin_clients,
+    blocked_loop,
     connections,
     disk_full,
     hostile,
@@ -19,6 +20,7 @@ from tests.chaos import (
     report,
     sigterm,
     store_loss,
+    unread_log,
     worker_loss,
 )
 from tests.server import ENGINES
@@ -55,6 +57,14 @@ def test_without_redis_only_what_stores_fails_and_it_recovers(tmp_path: Path) ->
 @pytest.mark.parametrize("engine", ENGINES)
 def test_bad_handlers_harm_their_own_calls_only(tmp_path: Path, engine: str) -> None:
     misbehaving.trial(tmp_path, engine, 2)
+
+
+def test_a_blocked_loop_holds_up_no_time_limit_and_no_stop(tmp_path: Path) -> None:
+    assert blocked_loop.trial(tmp_path, "native", 1, strict=False)["good_failed"] == 0
+
+
+def test_a_log_that_nobody_reads_holds_up_no_call(tmp_path: Path) -> None:
+    unread_log.trial(tmp_path, "native", 1)
 
 
 def test_connections_that_do_nothing_harm_no_call(tmp_path: Path) -> None:

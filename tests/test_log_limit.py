@@ -39,13 +39,13 @@ def test_the_first_are_written_and_the_rest_is_counted() -> None:
     with capture_logs() as lines:
         for number in range(MOST + 5):
             limited.write("warning", "a", "refused", reason=str(number))
-        limited.write("error", "b", "failed", exc_info=ValueError())
+        limited.write("error", "b", "failed", traceback=lambda: "ValueError")
         limited.end_window()
         assert [line.get("reason") for line in lines] == [*map(str, range(MOST)), None]
         limited.end_window(now=True)
         (rest,) = entries(lines, "more of the same")
         assert (rest["of"], rest["not_logged"], rest["reason"]) == ("refused", 5, "0")
-        assert "exc_info" not in rest
+        assert "exception" not in rest
         limited.end_window(now=True)
         limited.write("warning", "a", "refused", reason="again")
     assert lines[-1]["reason"] == "again"

@@ -9,20 +9,23 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 import structlog
 
+import coprocess
+from coprocess import Pre
 from coprocess.context import CallContext, current_call
 from coprocess.errors import HandlerFailed
 from coprocess.hooks import HookTable
 from coprocess.server import logs
 from tests.conftest import Load
 from tests.loading import good, program, reply_of
-from tests.objects import event_json, make_object, make_request
-from tests.server import PATIENCE_S, error_of, serving, status_of
+from tests.objects import event_json, make_object, make_request, table_of
+from tests.server import PATIENCE_S, error_of, serving, status_of, until
 
 OWN_KEYS = {"event", "level", "logger", "timestamp"}
 
@@ -313,3 +316,72 @@ def test_harmless_text_is_logged_as_it_is(stream: io.StringIO) -> None:
         structlog.get_logger("mine").info("Grüße, 世界 🎉", a="back\\slash", b="two words", c="line\nline")
     assert "Grüße, 世界 🎉" in stream.getvalue()
     assert "a=back\\slash b='two words' c='line\\nline'" in stream.getvalue()
+
+
+@pytest.mark.parametrize("name", ["sync", "on_the_loop"])
+def test_what_structlog_has_bound_reaches_the_log_of_its_call_alone(stream: io.StringIO, name: str) -> None:
+    def work(request: Any) -> None:
+        who = request.headers.get("X-Who")
+        if who:
+            structlog.contextvars.bind_contextvars(who=who, hook="another")
+        structlog.get_logger("mine").info("one")
+        logging.getLogger("mine").warning("two")
+        print("three")
+        raise ValueError
+
+    def declare() -> None:
+        @Pre
+        def sync(request: Any) -> None:
+            work(request)
+
+        @Pre
+        async def on_the_loop(request: Any) -> None:
+            work(request)
+
+    with captured(stream), serving(table_of(declare)) as server:
+        for who in ("a", ""):
+            message = make_object(hook_name=name, request=make_request(headers={"X-Who": who}))
+            error_of(server.client.future(message))
+            until(lambda: server.service.in_flight == 0)
+
+    told = [(entry["event"], entry.get("who"), entry["hook"]) for entry in entries(stream)]
+    failed = f'Pre hook "{name}" raised ValueError'
+    assert told == [(event, who, name) for who in ("a", None) for event in ("one", "two", "three", failed)]
+
+
+def test_a_handlers_traceback_has_its_own_frames_only_unless_asked(stream: io.StringIO) -> None:
+    def declare() -> None:
+        @Pre
+        def sets_nonsense(request: Any) -> None:
+            request.headers["X"] = object()
+
+    for level, ours in (("info", False), ("debug", True)):
+        with captured(stream, level=level), serving(table_of(declare)) as server:
+            error_of(server.client.future(make_object(hook_name="sets_nonsense")))
+        entry = entries(stream)[-1]
+        assert 'request.headers["X"] = object()' in entry["exception"]
+        assert (str(Path(coprocess.__file__).parent) in entry["exception"]) is ours
+
+
+def test_no_field_of_an_entry_is_longer_than_fits(stream: io.StringIO) -> None:
+    huge = "x" * 2**22
+    with captured(stream):
+        log = structlog.get_logger("mine")
+        log.info(huge, text=huge, nested={huge: [huge] * 100}, many=list(range(10**6)), raw=huge.encode())
+        log.info("many fields", **{f"f{number}": huge for number in range(10_000)})
+        logging.getLogger("mine").warning("%s", huge, extra={"more": huge})
+        try:
+            raise ValueError(huge) from KeyError(huge)
+        except ValueError:
+            log.exception("failed")
+        with a_call():
+            print(huge)
+
+    assert max(len(line) for line in stream.getvalue().splitlines()) < 200_000
+    for entry in entries(stream):
+        assert all(len(json.dumps(value)) < 20_000 for value in entry.values()), entry.keys()
+        assert len(entry) <= 110
+    failed = next(entry for entry in entries(stream) if entry["event"] == "failed")
+    assert "KeyError: 'xxx" in failed["exception"]
+    assert "ValueError: xxx" in failed["exception"]
+    assert "(4194304 characters)" in failed["exception"]

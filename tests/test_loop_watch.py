@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+import structlog
 
 from coprocess.server.engines import EngineChoice
+from coprocess.server.log_limit import LimitedLog
 from coprocess.server.loop import LoopThread
 from coprocess.server.loop_watch import TICKS_UNTIL_BLOCKED, LoopWatch
 from tests.objects import make_object
@@ -86,10 +88,15 @@ def test_the_log_says_who_blocks_and_where(tmp_path: Path, engine: EngineChoice)
 
 
 @pytest.fixture
-def loop() -> Any:
-    loop = LoopThread()
+def loop() -> Iterator[LoopThread]:
+    loop = new_loop()
     yield loop
-    loop.stop(PATIENCE_S)
+    loop.end(PATIENCE_S)
+    loop.join(PATIENCE_S)
+
+
+def new_loop() -> LoopThread:
+    return LoopThread(LimitedLog(structlog.get_logger()))
 
 
 def start(loop: LoopThread, block: threading.Event | None = None) -> None:
@@ -101,18 +108,20 @@ def start(loop: LoopThread, block: threading.Event | None = None) -> None:
         if block is not None:
             block.wait(PATIENCE_S)
 
-    loop.submit(run, lambda task: None, "owner")
+    assert loop.call_soon(lambda: loop.run_task(run(), "owner"))
     assert begun.wait(PATIENCE_S)
 
 
 def test_no_loop_is_not_a_blocked_one() -> None:
-    loop = LoopThread()
     told: list[object] = []
-    watch = LoopWatch(loop, 0.05, lambda owner, stack: told.append(owner))
+    watch = LoopWatch(0.05, lambda owner, stack: told.append(owner))
     for _ in range(100):
         watch.tick()
+    loop = new_loop()
+    watch.watch(loop)
     start(loop)
-    loop.stop(PATIENCE_S)
+    loop.end(PATIENCE_S)
+    loop.join(PATIENCE_S)
     for _ in range(100):
         watch.tick()
     assert (told, watch.blocked) == ([], 0)
@@ -120,7 +129,8 @@ def test_no_loop_is_not_a_blocked_one() -> None:
 
 def test_each_time_is_told_once_and_its_length_is_counted(loop: LoopThread) -> None:
     told: list[object] = []
-    watch = LoopWatch(loop, 0.05, lambda owner, stack: told.append(owner))
+    watch = LoopWatch(0.05, lambda owner, stack: told.append(owner))
+    watch.watch(loop)
     for time in (1, 2):
         block = threading.Event()
         start(loop, block)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from coprocess.server.workers import MOST_IDLE, WorkerThreads
+from coprocess.server.workers import MOST_IDLE, WorkerThreads, start_missing
 from tests.server import PATIENCE_S, until
 
 Task = Callable[[], None]
@@ -35,11 +35,11 @@ class Pool:
         self.blocked.append(threading.get_ident())
         self.release.wait(PATIENCE_S)
 
-    def runs(self) -> bool:
+    def runs(self, within_s: float = 0.3) -> bool:
         """Whether a task that is put in now is run."""
         done = threading.Event()
         self.tasks.put(done.set)
-        return done.wait(0.3)
+        return done.wait(within_s)
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ def test_what_a_task_raises_costs_no_thread(pools: Callable[[int, int], Pool]) -
         raise SystemExit(1)
 
     pool.tasks.put(fail)
-    assert pool.runs()
+    assert pool.runs(PATIENCE_S)  # Its traceback is written first.
     assert pool.threads.count == 1
     until(lambda: pool.threads.busy == 0)
 
@@ -173,3 +173,77 @@ def test_after_a_burst_idle_threads_end_but_for_some(pools: Callable[[int, int],
     until(lambda: pool.threads.count == MOST_IDLE)
     until(lambda: sum(thread.is_alive() for thread in threads) == MOST_IDLE)
     assert pool.runs()
+
+
+class FewThreads:
+    """While it is on, the system starts no thread but for those that are allowed."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.allowed = 0
+        start = threading.Thread.start
+
+        def start_if_allowed(thread: threading.Thread) -> None:
+            if thread.name.startswith("test-"):
+                if not self.allowed:
+                    raise RuntimeError("can't start new thread")
+                self.allowed -= 1
+            start(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", start_if_allowed)
+
+
+@pytest.fixture
+def few_threads(monkeypatch: pytest.MonkeyPatch) -> FewThreads:
+    return FewThreads(monkeypatch)
+
+
+def test_a_thread_that_cannot_be_started_loses_no_task_and_is_started_later(
+    few_threads: FewThreads, pools: Callable[[int, int], Pool]
+) -> None:
+    few_threads.allowed = 1
+    pool = pools(1, 4)
+    pool.block(1)
+    assert pool.threads.count == pool.threads.busy == 1
+    assert not pool.runs()
+    start_missing()
+    assert not pool.runs()
+    few_threads.allowed = 10
+    start_missing()
+    assert pool.runs()
+    # The cap is the same as before.
+    pool.block(3)
+    assert pool.threads.count == 4
+    start_missing()
+    assert pool.threads.count == 4
+    pool.release.set()
+    until(lambda: pool.threads.busy == 0)
+
+
+def test_a_thread_that_cannot_be_replaced_now_is_replaced_later(
+    few_threads: FewThreads, pools: Callable[[int, int], Pool]
+) -> None:
+    few_threads.allowed = 1
+    pool = pools(1, 1)
+    pool.block(1)
+    assert not pool.threads.replace(pool.blocked[0])
+    assert (pool.threads.count, pool.threads.busy, pool.threads.abandoned) == (1, 1, 0)
+    few_threads.allowed = 1
+    assert pool.threads.replace(pool.blocked[0])
+    assert pool.runs()
+    assert (pool.threads.count, pool.threads.abandoned) == (1, 1)
+
+
+def test_fewer_than_the_minimum_do_and_none_is_an_error(
+    few_threads: FewThreads, pools: Callable[[int, int], Pool]
+) -> None:
+    few_threads.allowed = 1
+    pool = pools(3, 8)
+    assert pool.runs()
+    few_threads.allowed = 10
+    start_missing()
+    assert pool.threads.count == 3
+    pool.block(3)
+    assert pool.runs()
+    few_threads.allowed = 0
+    with pytest.raises(RuntimeError, match="no thread can be started"):
+        pools(1, 1)

@@ -6,6 +6,7 @@ import base64
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from contextvars import Context
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,7 @@ from coprocess.addresses import normal_address
 from coprocess.cli.options import Config, Handlers
 from coprocess.config import load_settings
 from coprocess.context import set_event_sink
+from coprocess.error_text import format_error, is_not_ours
 from coprocess.errors import ConfigError, CoprocessError, HandlerFailed
 from coprocess.http import canonical_name
 from coprocess.text import block, indented
@@ -146,12 +148,13 @@ def _in_process(opened: RunnableCall) -> bytes:
     import asyncio
 
     try:
-        return asyncio.run(_awaited(opened)) if opened.hook.is_async else opened.run()
+        # As in a service: what loading has left in the context is not there.
+        if opened.hook.is_async:
+            return Context().run(asyncio.run, _awaited(opened))
+        return Context().run(opened.run)
     except HandlerFailed as error:
         if error.__cause__ is not None and not isinstance(error.__cause__, HandlerFailed):
-            import traceback
-
-            typer.echo(block("".join(traceback.format_exception(error.__cause__))), err=True)
+            typer.echo(block(format_error(error.__cause__, is_not_ours)), err=True)
         raise
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Annotated, Any
 import typer
 
 from coprocess.cli.options import Config, Handlers, describe
-from coprocess.config import load_settings
+from coprocess.config import Settings, load_settings
+from coprocess.errors import CoprocessError
+from coprocess.server.log_writer import open_standard_streams
 
 
 def _option(flag: str, **options: Any) -> Any:
@@ -62,14 +65,31 @@ def serve(
     worker_number: Annotated[int, typer.Option(hidden=True)] = 0,
 ) -> None:
     """Load the handlers and serve them to gateways, until Ctrl-C or SIGTERM."""
+    open_standard_streams()
     # Numbers are taken as text: the settings check them, with one kind of error for every source.
     flags = {name: value for name, value in locals().items() if name not in _NO_SETTINGS}
     settings = load_settings(flags, config)
 
     from coprocess.server import logs
 
-    logs.configure(settings.log_format, settings.log_level)
+    logs.configure(settings.log_format, settings.log_level, in_background=True)
+    status = 1
+    try:
+        _run(settings, config, worker_fd, worker_number)
+        status = 0
+    except RuntimeError as error:
+        if "start new thread" not in str(error) and "no thread" not in str(error):
+            raise
+        raise CoprocessError(
+            f"the service cannot start: {error}. Expected: limits of processes and memory that allow it "
+            "(ulimit -u, pids.max, ulimit -v)"
+        ) from None
+    finally:
+        logs.flush(_FLUSH_S)
+        _bound_exit(status)
 
+
+def _run(settings: Settings, config: Path | None, worker_fd: int | None, worker_number: int) -> None:
     if worker_fd is not None:
         import socket
 
@@ -86,15 +106,17 @@ def serve(
         from coprocess.server.app import App
 
         App(settings, config_file=config).run()
-    _bound_exit()
 
 
-def _bound_exit() -> None:
-    """End the process soon, also where a thread that a handler started would keep it."""
-    timer = threading.Timer(_EXIT_TIMEOUT_S, os._exit, (0,))
+def _bound_exit(status: int) -> None:
+    """End the process soon, also where a handler's thread, or a log that nobody reads, would keep it."""
+    timer = threading.Timer(_EXIT_TIMEOUT_S, os._exit, (status,))
     timer.daemon = True
-    timer.start()
+    with contextlib.suppress(RuntimeError):  # No thread can be started now.
+        timer.start()
 
 
+# For a log that somebody reads.
+_FLUSH_S = 2.0
 _EXIT_TIMEOUT_S = 5.0
 _NO_SETTINGS = ("config", "worker_fd", "worker_number")

@@ -327,6 +327,7 @@ class App:
         self._signals += 1
         if self._signals > 1:
             # Somebody does not want to wait.
+            logs.flush(_LAST_LOG_S)
             os._exit(128 + number)
         self.request_stop()
 
@@ -340,6 +341,7 @@ def _observe_store(observer: Observer, at_end: ExitStack) -> None:
 TICK_S = 0.2
 STOP_TIMEOUT_S = 5.0
 _LAST_EXPORT_S = 3.0
+_LAST_LOG_S = 0.5
 
 
 def _status(reloader: Reloader) -> str:

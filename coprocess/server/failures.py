@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from coprocess.error_text import format_error, is_not_ours, name_of, text_of
 from coprocess.errors import CoprocessError, HandlerFailed, Overloaded, ShuttingDown, TimedOut
 from coprocess.server.hook_state import Waiting, label_of
 from coprocess.text import printable
@@ -50,7 +53,6 @@ class Failures:
     def _tell_refused(self, rpc: Rpc, error: CoprocessError) -> None:
         self.refused += 1
         text = safe_text(error)
-        # Before the answer: else clients would go on, and ever more threads wait for a log that nobody reads.
         if not isinstance(error, ShuttingDown):
             # Only the text of Overloaded holds no word of the caller.
             kind = text if isinstance(error, Overloaded) else type(error).__name__
@@ -67,16 +69,18 @@ class Failures:
         """Answer a call whose handler failed."""
         waiting.counts.failed += 1
         cause = error.__cause__
-        self._log_error(waiting, ("failed", _place_of(cause)), safe_text(error), _own_traceback(cause))
+        # First: what a handler's exception says may take long to find out.
         self._answer_failure(waiting, error)
+        self._log_error(waiting, ("failed", _place_of(cause)), safe_text(error), _handlers_traceback(cause))
 
     def fail_within(self, waiting: Waiting, error: Exception) -> None:
         """Answer a call that failed in this code, or in the engine's, and not in its handler."""
-        self._log_error(waiting, ("unanswered", _place_of(error)), "a call could not be answered", error)
         try:
-            waiting.rpc.fail(CoprocessError.status, f"internal error: {type(error).__name__}")
+            waiting.rpc.fail(CoprocessError.status, f"internal error: {name_of(error)}")
         except Exception:  # Nothing is left to try.
             log.exception("a call could not be failed, either")
+        place = ("unanswered", _place_of(error))
+        self._log_error(waiting, place, "a call could not be answered", lambda: format_error(error))
 
     def time_out(self, waiting: Waiting) -> None:
         """Answer a call that took too long; nothing where that is done."""
@@ -86,13 +90,11 @@ class Failures:
         waiting.counts.timed_out += 1
         call = waiting.call
         timeout_s = waiting.state.timeout_s
-        # An async handler is cancelled at the client's deadline, and gets here by its own limit alone; its
-        # timer may be early by a millisecond.
-        ran_out = waiting.state.hook.is_async or time.monotonic() - waiting.since_s >= timeout_s
+        ran_out = time.monotonic() - waiting.since_s >= timeout_s
         limit = f"{timeout_s:g} s" if ran_out else "its client waits"
         error = TimedOut(f'{call.hook_type} hook "{call.hook_name}" took longer than {limit}')
-        self._log_error(waiting, ("timed out",), safe_text(error))
         self._answer_failure(waiting, error)
+        self._log_error(waiting, ("timed out",), safe_text(error))
 
     def _answer_failure(self, waiting: Waiting, error: CoprocessError) -> None:
         if self.tracing is not None:
@@ -117,18 +119,24 @@ class Failures:
                 )
         waiting.rpc.fail(error.status, safe_text(error))
 
-    def _log_error(self, waiting: Waiting, kind: tuple[object, ...], text: str, exc_info: Any = None) -> None:
+    def _log_error(
+        self,
+        waiting: Waiting,
+        kind: tuple[object, ...],
+        text: str,
+        traceback: Callable[[], str] | None = None,
+    ) -> None:
         kind = (*kind, label_of(waiting.state.hook))
-        self._limited_log.write("error", kind, text, exc_info=exc_info, **self._tags(waiting))
+        self._limited_log.write("error", kind, text, traceback=traceback, **self._tags(waiting))
 
-    def _tags(self, waiting: Waiting) -> dict[str, str]:
+    def _tags(self, waiting: Waiting) -> dict[str, Any]:
         call = waiting.call
-        tags = {"hook": call.hook_name, "hook_type": call.hook_type, "api_id": call.api_id}
+        tags: dict[str, Any] = {"hook": call.hook_name, "hook_type": call.hook_type, "api_id": call.api_id}
         if call.version:
             tags["version"] = call.version
         return tags | self._trace_ids(waiting.rpc)
 
-    def _trace_ids(self, rpc: Rpc) -> dict[str, str]:
+    def _trace_ids(self, rpc: Rpc) -> dict[str, Any]:
         return {} if self.tracing is None else self.tracing.ids(rpc)
 
 
@@ -137,9 +145,9 @@ _LONGEST_TEXT_BYTES = 1500
 
 def safe_text(error: Exception) -> str:
     """What `error` says, for a status and a log line: no control characters, and no longer than fits."""
-    text = printable(str(error)[:_LONGEST_TEXT_BYTES])
+    text = printable(text_of(error, _LONGEST_TEXT_BYTES))
     encoded = text.encode()
-    if len(encoded) <= _LONGEST_TEXT_BYTES and len(str(error)) <= _LONGEST_TEXT_BYTES:
+    if len(encoded) <= _LONGEST_TEXT_BYTES:
         return text
     return encoded[: _LONGEST_TEXT_BYTES - 3].decode(errors="ignore") + "…"
 
@@ -154,6 +162,13 @@ def _place_of(error: BaseException | None) -> tuple[str, int]:
     return (trace.tb_frame.f_code.co_filename, trace.tb_lineno)
 
 
-def _own_traceback(error: BaseException | None) -> BaseException | None:
-    """`error`, unless its text says it all."""
-    return None if isinstance(error, HandlerFailed) else error
+def _handlers_traceback(error: BaseException | None) -> Callable[[], str] | None:
+    """Writes the traceback of what a handler raised; None where its text says it all.
+
+    Frames of this package say nothing to those who wrote the handler: they are there at level debug only.
+    """
+    if error is None or isinstance(error, HandlerFailed):
+        return None
+    if logging.getLogger("coprocess").isEnabledFor(logging.DEBUG):
+        return lambda: format_error(error)
+    return lambda: format_error(error, is_not_ours)

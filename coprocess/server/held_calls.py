@@ -53,7 +53,10 @@ class HeldCalls:
             held, self._held = self._held, {}
         for rpc in held:
             # Each in a thread of its own: one that blocks holds up no other.
-            threading.Thread(target=handler, args=(rpc,), name="held-call", daemon=True).start()
+            try:
+                threading.Thread(target=handler, args=(rpc,), name="held-call", daemon=True).start()
+            except RuntimeError:
+                rpc.fail(Status.UNAVAILABLE, "no thread can be started")
 
     def refuse(self) -> None:
         """End all that waits and all that comes, until `pass_on`."""

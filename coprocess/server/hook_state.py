@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING
 from coprocess.hooks import Hook
 
 if TYPE_CHECKING:
+    import asyncio
+
     from coprocess.server.engine import Rpc
+    from coprocess.server.loop import LoopThread
     from coprocess.tyk.call import RunnableCall
 
 #: Upper bounds, in seconds, of the duration histogram.
@@ -124,6 +127,9 @@ class Waiting:
     ended: bool = False
     #: Its client was told that it took too long.
     timed_out: bool = False
+    #: Of an async call: the loop that it was given to, and its task there.
+    loop: LoopThread | None = None
+    task: asyncio.Task[None] | None = None
 
 
 class HookState:
@@ -218,3 +224,15 @@ class HookState:
             return None
         finally:
             self.lock.release()
+
+    def cut_off(self, waiting: Waiting, duration_s: float) -> tuple[bool, Waiting | None]:
+        """End a call that runs still: whether it did, and if so, the next one to run in its place."""
+        with self.lock:
+            if waiting.ended:
+                return False, None
+            waiting.ended = True
+            waiting.counts.count(duration_s)
+            if self.queue:
+                return True, self.queue.popleft()
+            self.running -= 1
+            return True, None

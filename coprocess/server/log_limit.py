@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -41,10 +41,13 @@ class LimitedLog:
         kind: Hashable,
         event: str,
         *,
-        exc_info: Any = None,
+        traceback: Callable[[], str] | None = None,
         **fields: Any,
     ) -> None:
-        """Log `event`. No word of a caller may be part of `kind`: there would be any number of them."""
+        """Log `event`. No word of a caller may be part of `kind`: there would be any number of them.
+
+        `traceback` is called where the entry is written only.
+        """
         with self._lock:
             if not self._kinds:
                 self._since_s = time.monotonic()
@@ -53,7 +56,9 @@ class LimitedLog:
             if known.count > MOST:
                 return
         # The kind keeps no traceback: that would keep all that its frames hold.
-        getattr(self._log, level)(event, **fields, **({} if exc_info is None else {"exc_info": exc_info}))
+        getattr(self._log, level)(
+            event, **fields, **({} if traceback is None else {"exception": traceback()})
+        )
 
     def end_window(self, *, now: bool = False) -> None:
         """Tell what was not written, when the window is over, or now."""

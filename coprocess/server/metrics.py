@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector
 
 from coprocess import __version__
 from coprocess.routes import RoutedTable
+from coprocess.server import logs
 from coprocess.server.engine import Engine
 from coprocess.server.health import Health
 from coprocess.server.hook_state import DURATION_BUCKETS_S, CallLabel, HookCounts, HookLabel, add_up, label_of
@@ -90,6 +91,11 @@ class ServiceCollector(Collector):
         yield from self._load()
         yield from self._hooks()
         yield from self._store.collect()
+        yield CounterMetricFamily(
+            "coprocess_log_entries_lost",
+            "Log entries that were not written: nobody read them in time.",
+            value=logs.lost_entries(),
+        )
         build = GaugeMetricFamily(
             "coprocess_build_info", "Always 1.", labels=("version", "python_version", "engine")
         )
@@ -142,7 +148,8 @@ class ServiceCollector(Collector):
             "Threads that were given up, as their handler took too long, and that are in it still.",
             value=self._engine.abandoned_thread_count + self._service.abandoned_threads,
         )
-        watch = self._service.loop_watch
+        async_calls = self._service.async_calls
+        watch = async_calls.watch
         yield CounterMetricFamily(
             "coprocess_loop_blocked",
             "Times that an async handler held up all others for half a second or longer.",
@@ -150,6 +157,11 @@ class ServiceCollector(Collector):
         )
         yield CounterMetricFamily(
             "coprocess_loop_blocked_seconds", "How long they did.", value=watch.blocked_s
+        )
+        yield CounterMetricFamily(
+            "coprocess_loops_given_up",
+            "Times that a handler blocked the event loop beyond its time limit, and another took its place.",
+            value=async_calls.given_up,
         )
         yield GaugeMetricFamily(
             "coprocess_serving", "1: takes calls. 0: loading, or stopping.", value=self._health.serving

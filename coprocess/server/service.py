@@ -6,14 +6,14 @@ has a gate (`HookState`), so that a slow one holds up no other.
 
 from __future__ import annotations
 
-import asyncio
 import queue
 import threading
 import time
 from collections.abc import Callable
+from contextvars import Context
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -21,6 +21,7 @@ from coprocess import context
 from coprocess.errors import CoprocessError, HandlerFailed, Overloaded, ShuttingDown, Status
 from coprocess.hooks import Hook, HookTable
 from coprocess.server import logs
+from coprocess.server.async_calls import AsyncCalls
 from coprocess.server.engine import Rpc
 from coprocess.server.failures import Failures, safe_text
 from coprocess.server.hook_state import (
@@ -35,9 +36,7 @@ from coprocess.server.hook_state import (
 from coprocess.server.idle import wait_until_idle
 from coprocess.server.local_event import LocalEvent
 from coprocess.server.log_limit import LimitedLog
-from coprocess.server.loop import LoopThread
-from coprocess.server.loop_watch import LoopWatch
-from coprocess.server.workers import WorkerThreads
+from coprocess.server.workers import WorkerThreads, start_missing
 from coprocess.tyk.call import RunnableCall
 from coprocess.tyk.dispatcher import Dispatcher
 from coprocess.tyk.event import local_event_payload, parse_event
@@ -76,8 +75,9 @@ class Service:
         self._limited_log = LimitedLog(log)
         self._failures = Failures(self._limited_log, options.failure_status, options.failure_headers)
         self._tracing: CallTracing | None = None
-        self._loop = LoopThread()
-        self.loop_watch = LoopWatch(self._loop, _WATCH_INTERVAL_S, self._tell_blocked)
+        self.async_calls = AsyncCalls(
+            self._failures, self._limited_log, tick_s=_WATCH_INTERVAL_S, timeout_s=options.timeout_s
+        )
         self._states: dict[Hook, HookState] = {}
         #: Counts of hooks that a reload has replaced.
         self._dropped: dict[CallLabel, HookCounts] = {}
@@ -152,69 +152,32 @@ class Service:
         """Run an admitted call and, in its place, those that waited. `now_s` is time.monotonic()."""
         state = first.state
         if state.hook.is_async:
-            self._begin_async(first)
+            self.async_calls.begin(first)
             return
         me = threading.get_ident()
         waiting: Waiting | None = first
         while waiting is not None:
             waiting.deadline_s = now_s + state.timeout_s
             self._running[me] = waiting
-            try:
-                try:
-                    tracing = self._tracing
-                    reply = waiting.call.run() if tracing is None else tracing.run(waiting)
-                except HandlerFailed as error:
-                    self._failures.fail(waiting, error)
-                else:
-                    waiting.rpc.respond(reply)
-            except Exception as error:  # noqa: BLE001 - else its place would stay taken for ever
-                self._failures.fail_within(waiting, error)
-            logs.end_line()
+            # In a context of its own: what a handler sets there is no other call's.
+            Context().run(self._run, waiting)
             self._running.pop(me, None)
             now_s = time.monotonic()
             waiting = state.leave(waiting, now_s - waiting.since_s)
 
-    def _begin_async(self, waiting: Waiting) -> None:
-        def started(task: asyncio.Task[None]) -> None:
-            waiting.rpc.on_cancel(lambda: self._loop.call_soon(task.cancel))
-
-        self._loop.submit(lambda: self._run_async(waiting), started, waiting.state.hook)
-
-    async def _run_async(self, waiting: Waiting) -> None:
-        state = waiting.state
-        task = asyncio.current_task()
-        timer = asyncio.get_running_loop().call_later(state.timeout_s, self._expire, waiting, task)
+    def _run(self, waiting: Waiting) -> None:
+        """Run and answer a call of a sync handler."""
         try:
             try:
                 tracing = self._tracing
-                reply = await (waiting.call.run_async() if tracing is None else tracing.run_async(waiting))
+                reply = waiting.call.run() if tracing is None else tracing.run(waiting)
             except HandlerFailed as error:
-                if not waiting.ended:
-                    self._failures.fail(waiting, error)
-            except asyncio.CancelledError:
-                # The client gave up, or its time is over, or the service stops: an answer does no harm.
-                waiting.rpc.fail(ShuttingDown.status, "cancelled")
+                self._failures.fail(waiting, error)
             else:
                 waiting.rpc.respond(reply)
         except Exception as error:  # noqa: BLE001 - else its place would stay taken for ever
             self._failures.fail_within(waiting, error)
-        finally:
-            timer.cancel()
-            logs.end_line()
-        following = state.leave(waiting, time.monotonic() - waiting.since_s)
-        if following is not None:
-            self._begin_async(following)
-
-    def _expire(self, waiting: Waiting, task: asyncio.Task[Any] | None) -> None:
-        """End an async call that takes too long, also one that will not be cancelled."""
-        if waiting.ended:
-            return
-        following = waiting.state.leave(waiting, time.monotonic() - waiting.since_s)
-        self._failures.time_out(waiting)
-        if task is not None:
-            task.cancel()
-        if following is not None:
-            self._begin_async(following)
+        logs.end_line()
 
     def _new_state(self, hook: Hook) -> HookState:
         limits, options = hook.limits, self.options
@@ -236,7 +199,8 @@ class Service:
             try:
                 self._end_overdue()
                 self._limited_log.end_window()
-                self.loop_watch.tick()
+                self.async_calls.tick()
+                start_missing()
             except Exception:  # Without this thread, no call would be ended any more.
                 log.exception("the watchdog failed")
 
@@ -253,16 +217,6 @@ class Service:
                     self._abandon(thread_id, waiting)
                 except Exception:  # The others' time is over, too.
                     log.exception("a call that takes too long could not be ended")
-
-    def _tell_blocked(self, owner: object, stack: list[str]) -> None:
-        tags = {"hook": owner.name, "hook_type": owner.type.name} if isinstance(owner, Hook) else {}
-        self._limited_log.write(
-            "warning",
-            ("blocked", *tags.values()),
-            "an async handler blocks: all async handlers wait for it",
-            **tags,
-            stack=stack,
-        )
 
     def _abandon(self, thread_id: int, waiting: Waiting) -> None:
         state, following = waiting.state, None
@@ -282,7 +236,7 @@ class Service:
             self._limited_log.write(
                 "error",
                 ("not replaced",),
-                "a thread that hangs cannot be replaced: as many hang as may (max_threads)",
+                "a thread that hangs cannot be replaced: as many hang as may, or none can be started",
             )
         self._failures.time_out(waiting)
         if following is not None:
@@ -318,7 +272,7 @@ class Service:
                 triggered=name,
             )
         elif admitted and state.hook.is_async:
-            self._begin_async(waiting)
+            self.async_calls.begin(waiting)
         elif admitted:
             self._own_tasks.put(waiting)
 
@@ -383,7 +337,7 @@ class Service:
             time.sleep(0.005)
         for _ in range(self._own_threads.count):
             self._own_tasks.put(None)
-        self._loop.stop(timeout_s)
+        self.async_calls.stop(max(0.0, until_s - time.monotonic()))
         self._limited_log.end_window(now=True)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import structlog
 
@@ -14,6 +14,16 @@ log = structlog.get_logger("coprocess")
 Task = TypeVar("Task")
 
 MOST_IDLE = 64
+#: Sets of threads that are one short, as none could be started: see `start_missing`.
+_short: set[WorkerThreads[Any]] = set()
+
+
+def start_missing() -> None:
+    """Try again what failed. To be called again and again, as long as the process runs tasks."""
+    for threads in list(_short):
+        threads.start_missing()
+
+
 # Between attempts to take a task, where that fails.
 _PAUSE_S = 0.05
 
@@ -35,7 +45,10 @@ class WorkerThreads(Generic[Task]):
         minimum: int,
         maximum: int,
     ) -> None:
-        """`take` waits for a task, and gives None when there will be no more. `run` never raises."""
+        """`take` waits for a task, and gives None when there will be no more. `run` never raises.
+
+        `start` raises RuntimeError where not one thread can be started.
+        """
         self._name = name
         self._take = take
         self._run = run
@@ -53,9 +66,9 @@ class WorkerThreads(Generic[Task]):
 
     def start(self) -> None:
         for _ in range(self._minimum):
-            with self._lock:
-                self._alive += 1
-            self._start_thread()
+            self._add_thread()
+        if not self._alive:
+            raise RuntimeError("no thread can be started")
 
     @property
     def count(self) -> int:
@@ -71,24 +84,49 @@ class WorkerThreads(Generic[Task]):
     def busy(self) -> int:
         return len(self._busy)
 
+    def start_missing(self) -> None:
+        """Start what could not be started when it was needed, if it is needed still."""
+        _short.discard(self)
+        for _ in range(self._minimum):
+            if self not in _short:
+                self._add_thread()
+
+    def _add_thread(self) -> None:
+        """Start one where all are busy; later, where that cannot be now."""
+        with self._lock:
+            # Another thread may have seen the same, and been first.
+            if not (len(self._busy) >= self._alive < self._maximum or self._alive < self._minimum):
+                return
+            self._alive += 1
+        if not self._start_thread():
+            with self._lock:
+                self._alive -= 1
+            _short.add(self)
+
     def replace(self, thread_id: int) -> bool:
         """Give up a thread that hangs in `run`: it ends when `run` does, and another is started.
 
-        False where it is none of these threads, or as many as `maximum` hang already.
+        False where it is none of these threads, as many as `maximum` hang already, or none can be started.
         """
         with self._lock:
             if thread_id not in self._members or thread_id in self._abandoned:
                 return False
             if len(self._abandoned) >= self._maximum:
                 return False
+            if not self._start_thread():
+                return False
             self._abandoned.add(thread_id)
             self._busy.discard(thread_id)
-        self._start_thread()
         return True
 
-    def _start_thread(self) -> None:
+    def _start_thread(self) -> bool:
+        """False where the system has no more: a limit of processes, or no memory."""
+        try:
+            threading.Thread(target=self._work, name=f"{self._name}-{self._started + 1}", daemon=True).start()
+        except (RuntimeError, MemoryError):
+            return False
         self._started += 1
-        threading.Thread(target=self._work, name=f"{self._name}-{self._started}", daemon=True).start()
+        return True
 
     def _work(self) -> None:
         take, run, busy, abandoned = self._take, self._run, self._busy, self._abandoned
@@ -104,10 +142,11 @@ class WorkerThreads(Generic[Task]):
                 time.sleep(_PAUSE_S)
                 continue
             if task is None:
+                _short.discard(self)
                 break
             busy.add(me)
             if len(busy) >= self._alive < self._maximum:
-                self._grow()
+                self._add_thread()
             try:
                 run(task)
             except BaseException:  # A thread less would go unseen until none is left.
@@ -121,14 +160,6 @@ class WorkerThreads(Generic[Task]):
         with self._lock:
             self._members.discard(me)
             self._alive -= 1
-
-    def _grow(self) -> None:
-        with self._lock:
-            # Another thread may have seen the same, and been first.
-            if not len(self._busy) >= self._alive < self._maximum:
-                return
-            self._alive += 1
-        self._start_thread()
 
     def _end_abandoned(self, thread_id: int) -> bool:
         with self._lock:

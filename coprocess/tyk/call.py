@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from coprocess.context import current_call
+from coprocess.error_text import name_of, text_of
 from coprocess.errors import BadBody, HandlerFailed
 from coprocess.hooks import Call, Hook, HookType
 from coprocess.http import MultiHeaders
@@ -78,7 +79,7 @@ class RunnableCall(Call):
             current_call.reset(token)
 
     def _failure(self, error: BaseException) -> HandlerFailed:
-        what = f"{error}" if isinstance(error, HandlerFailed) else f"raised {type(error).__name__}"
+        what = text_of(error) if isinstance(error, HandlerFailed) else f"raised {name_of(error)}"
         return HandlerFailed(f'{self.hook_type} hook "{self.hook_name}" {what}')
 
     @property

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from tests.chaos import (
     admin_clients,
+    blocked_loop,
     connections,
     disk_full,
     hostile,
@@ -35,6 +36,7 @@ from tests.chaos import (
     report,
     sigterm,
     store_loss,
+    unread_log,
     worker_loss,
 )
 from tests.chaos.load import Figures
@@ -66,6 +68,8 @@ def _each_engine(hostile_calls: int, mixed: Trial) -> dict[str, Trial]:
         "SIGTERM under load": partial(sigterm.trial, stops=20),
         "misbehaving handlers": partial(misbehaving.trial, each=20),
         "overload": partial(overload.trial, rounds=10, strict=True),
+        "blocked event loop": partial(blocked_loop.trial, rounds=3, strict=True),
+        "unread log": partial(unread_log.trial, rounds=10),
         "1,000 connections": partial(connections.trial, connections=1000, measure_s=10, strict=True),
         "slow admin clients": partial(admin_clients.trial, connections=1000, pages=200),
         "kill -9 of Redis": partial(store_loss.redis_trial, kills=10, strict=True),

@@ -61,6 +61,21 @@ def _overload(trial: Figures) -> tuple[str, str]:
     )
 
 
+def _blocked_loop(trial: Figures) -> tuple[str, str]:
+    return (
+        f"{trial['blocked']} times blocked for 11 s, with ten calls behind; limits of 0.5 s",
+        f"{_calls(trial['ends'])}, all answered within {trial['slowest_answer_s']} s; another loop after "
+        f"{trial['slowest_recovery_s']} s; stopped while blocked in {trial['stop_s']} s; {_good(trial)}",
+    )
+
+
+def _unread_log(trial: Figures) -> tuple[str, str]:
+    return (
+        f"{trial['rounds']} rounds of handlers that print, fail and overrun, standard error unread",
+        f"{_calls(trial['ends'])}, the slowest after {trial['slowest_answer_s']} s; {_good(trial)}",
+    )
+
+
 def _connections(trial: Figures) -> tuple[str, str]:
     return (
         f"{trial['connections']:,} connections",
@@ -126,6 +141,8 @@ _DESCRIBED: dict[str, Callable[[Figures], tuple[str, str]]] = {
     "SIGTERM under load": _stops,
     "misbehaving handlers": _misbehaving,
     "overload": _overload,
+    "blocked event loop": _blocked_loop,
+    "unread log": _unread_log,
     "1,000 connections": _connections,
     "slow admin clients": _admin_clients,
     "kill -9 of Redis": _redis,

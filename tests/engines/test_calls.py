@@ -13,6 +13,7 @@ from tests.server import (
     PATIENCE_S,
     Server,
     fails,
+    until,
 )
 
 
@@ -60,6 +61,7 @@ def test_an_exception_in_a_handler(server: Server, name: str, capfd: pytest.Capt
     code, text = fails(lambda: server.client.dispatch(make_object(hook_name=name)))
     assert code is grpc.StatusCode.INTERNAL
     assert text == f'Pre hook "{name}" raised ValueError'
+    until(lambda: server.service.in_flight == 0)  # The answer goes first.
     logged = "".join(capfd.readouterr())
     assert logged.count("raised ValueError") == 1
     assert "secret detail" in logged

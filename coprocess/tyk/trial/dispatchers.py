@@ -7,6 +7,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterable
+from contextvars import Context
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -158,8 +159,8 @@ class InProcessDispatcher:
         started = time.perf_counter()
         reply: bytes | None = None
         try:
-            with collecting_output() as run.output:
-                reply = self._run_on_loop(call, limit_s) if call.hook.is_async else call.run()
+            # As in a service: each call has a context of its own.
+            reply = Context().run(self._run_apart, call, run, limit_s)
         except HandlerFailed as error:
             if isinstance(error.__cause__, KeyboardInterrupt):
                 raise error.__cause__ from None
@@ -171,6 +172,10 @@ class InProcessDispatcher:
         if reply is None or run.seconds > limit_s:
             raise TimedOut(f'{call.hook_type} hook "{call.hook_name}" took longer than {limit_s:g} s')
         return reply
+
+    def _run_apart(self, call: RunnableCall, run: HandlerRun, limit_s: float) -> bytes:
+        with collecting_output() as run.output:
+            return self._run_on_loop(call, limit_s) if call.hook.is_async else call.run()
 
     def _run_on_loop(self, call: RunnableCall, limit_s: float) -> bytes:
         if self._loop is None:

@@ -7,6 +7,7 @@ import traceback
 from pathlib import Path
 
 import coprocess
+from coprocess.error_text import format_error
 
 _FOREIGN = tuple(
     str(Path(folder).resolve())
@@ -19,9 +20,7 @@ _FOREIGN = tuple(
 
 def own_traceback(error: BaseException) -> list[str]:
     """The lines of the traceback, without frames of this package, of Python's and of installed ones."""
-    summary = traceback.TracebackException.from_exception(error, compact=True)
-    _trim(summary)
-    return "".join(summary.format()).splitlines()
+    return format_error(error, _is_own_file).splitlines()
 
 
 def raised_at(error: BaseException) -> str:
@@ -30,16 +29,9 @@ def raised_at(error: BaseException) -> str:
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
 
 
-def _trim(summary: traceback.TracebackException | None) -> None:
-    while summary is not None:
-        own = [frame for frame in summary.stack if _is_own(frame)]
-        summary.stack[:] = own
-        if summary.__cause__ is not None:
-            _trim(summary.__cause__)
-        summary = summary.__context__
-
-
 def _is_own(frame: traceback.FrameSummary) -> bool:
-    if frame.filename.startswith("<"):
-        return False
-    return not str(Path(frame.filename).resolve()).startswith(_FOREIGN)
+    return _is_own_file(frame.filename)
+
+
+def _is_own_file(name: str) -> bool:
+    return not name.startswith("<") and not str(Path(name).resolve()).startswith(_FOREIGN)

@@ -1,0 +1,122 @@
+"""Writes the log from a thread of its own: no call, and no time limit, waits for whoever should read it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import select
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+#: Of what waits to be written. Entries beyond are lost, and counted.
+MOST_BYTES = 4 * 1024 * 1024
+# For a descriptor that takes nothing now; then it is asked again.
+_POLL_MS = 1000
+_INTERVAL_S = 0.005
+
+
+class LogWriter:
+    """Writes to a file descriptor, of which it keeps a duplicate: handlers may close the original."""
+
+    def __init__(self, descriptor: int, tell_lost: Callable[[int], None]) -> None:
+        """`tell_lost` is told, by the thread that writes, how many entries were lost, once some fit again."""
+        self._descriptor = os.dup(descriptor)
+        self._tell_lost = tell_lost
+        # May be entered again, by a signal handler that logs.
+        self._lock = threading.RLock()
+        self._queue: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._waiting_bytes = 0
+        self._untold = 0
+        #: Entries that were not written, so far.
+        self.lost = 0
+        self._is_direct = False
+        os.register_at_fork(after_in_child=self._write_directly)
+        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._write_directly()
+
+    def write(self, text: str) -> None:
+        """Take an entry, which is written soon. Never waits."""
+        entry = text.encode("utf-8", "backslashreplace")
+        if self._is_direct:
+            if not _is_writable(self._descriptor) or not _write(self._descriptor, entry):
+                self._count_lost()
+            return
+        with self._lock:
+            if self._waiting_bytes + len(entry) > MOST_BYTES:
+                self._count_lost()
+                return
+            self._waiting_bytes += len(entry)
+        self._queue.put(entry)
+
+    def flush(self, timeout_s: float) -> None:
+        """Wait until all is written, `timeout_s` at most. Takes no lock: a signal handler may call it."""
+        until_s = time.monotonic() + timeout_s
+        while self._waiting_bytes > 0 and not self._is_direct and time.monotonic() < until_s:
+            time.sleep(_INTERVAL_S)
+
+    def _write_directly(self) -> None:
+        # A forked child has no such thread, and what waits here its parent will write.
+        self._is_direct = True
+
+    def _count_lost(self) -> None:
+        self.lost += 1
+        self._untold += 1
+
+    def _run(self) -> None:
+        while True:
+            entry = self._queue.get()
+            is_written = _write(self._descriptor, entry)
+            with self._lock:
+                self._waiting_bytes -= len(entry)
+                if not is_written:
+                    self._count_lost()
+                    continue
+                if not self._untold or self._waiting_bytes > MOST_BYTES // 2:
+                    continue
+                lost, self._untold = self._untold, 0
+            with contextlib.suppress(Exception):  # Without this thread, there would be no log any more.
+                self._tell_lost(lost)
+
+
+def _write(descriptor: int, entry: bytes) -> bool:
+    """Write all of `entry`. False where that fails: nobody will ever read it, or the disk is full."""
+    rest = memoryview(entry)
+    while rest:
+        try:
+            rest = rest[os.write(descriptor, rest) :]
+        except BlockingIOError:
+            _is_writable(descriptor)
+        except OSError:
+            return False
+    return True
+
+
+def _is_writable(descriptor: int) -> bool:
+    """Wait until it takes something, a second at most."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    return bool(poll.poll(_POLL_MS))
+
+
+def open_standard_streams() -> None:
+    """Open what of standard input, output and error is closed, as the null device.
+
+    Else the first sockets would get their numbers, and whoever writes there would write to a client.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest number that is free: this one. For the processes that this one starts, too.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    # Python has None for those.
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - for as long as the process
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 - as above
