@@ -99,6 +99,8 @@ def custom_middleware(hooks: Iterable[Hook]) -> dict[str, Any]:
     """
     middleware: dict[str, Any] = {}
     for hook in sorted(hooks, key=lambda hook: (str(hook.source.path), hook.source.line)):
+        if hook.misfit:
+            continue
         if hook.any_type:
             raise BundleError(
                 f"{hook.source}: @Hook on {hook.name} does not say when it runs. "

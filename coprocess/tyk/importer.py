@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class FoundHook:
     file: Path
     line: int
     any_type: bool
+    misfit: bool
 
 
 @dataclass(slots=True)
@@ -75,7 +76,7 @@ def inspect_bundle(path: Path) -> tuple[Bundle, Report]:
         concerns = [*source_concerns(folder), *problems]
         report.concerns = list(_without_repetition(concerns, folder))
         hooks = [
-            FoundHook(hook.type, hook.name, _relative(hook.file, folder), hook.line, hook.any_type)
+            replace(hook, file=_relative(hook.file, folder))
             for hook in hooks
         ]
     _match(report, hooks, manifest.get("custom_middleware") or {})
@@ -108,7 +109,7 @@ def _probe(folder: Path) -> tuple[list[FoundHook], list[Concern]]:
         problem = f"loading ended the process (status {done.returncode}): {last[0]}"
         return [], [Concern(folder, 0, problem, "Look for code that runs when a module is imported")]
     hooks = [
-        FoundHook(HookType[hook["type"]], hook["name"], Path(hook["file"]), hook["line"], hook["any_type"])
+        FoundHook(**{**hook, "type": HookType[hook["type"]], "file": Path(hook["file"])})
         for hook in content["hooks"]
     ]
     return hooks, [_concern(problem) for problem in content["problems"]]
@@ -159,7 +160,7 @@ def _match(report: Report, hooks: list[FoundHook], middleware: dict[str, Any]) -
         )
         report.concerns.append(Concern(Path(MANIFEST), 0, problem, remedy))
     for hook in sorted(hooks, key=lambda hook: (str(hook.file), hook.line)):
-        if (hook.file, hook.line) in used:
+        if (hook.file, hook.line) in used or hook.misfit:
             continue
         if hook.type is HookType.Event:
             report.works.append(f"{hook.file}:{hook.line}: {hook.name}, as event handler")

@@ -136,7 +136,7 @@ def check_unused(project: Project) -> Iterator[Finding]:
     named |= {(HookType.Event, use.function) for api in project.apis for use in api.events}
     named |= {(HookType.Event, event) for event in _triggered(project.loaded.files)}
     in_manifests = _names_in_manifests(project.settings.folders)
-    seen = set()
+    seen = {hook.source for hook in project.loaded.table if hook.misfit and (hook.type, hook.name) in named}
     for hook in project.loaded.table:
         # @Hook is there for every type: one use is enough.
         types = [hook.type] if not hook.any_type else list(HookType)
