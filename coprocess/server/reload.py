@@ -174,6 +174,8 @@ class Reloader:
         self.problems = tuple(loaded.problems)
         for problem in loaded.problems:
             log.error("not loaded", problem=str(problem), traceback=problem.traceback or None)
+        for text in loaded.left_out:
+            log.warning("left out", file=text)
 
     def _end(self, reason: str, errors: tuple[str, ...]) -> Outcome:
         outcome = Outcome(not errors, errors, len(self.loaded.table), reason, time.time())

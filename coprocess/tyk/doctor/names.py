@@ -11,7 +11,7 @@ from pathlib import Path
 
 from coprocess.errors import UnknownHook
 from coprocess.hooks import Hook, HookType
-from coprocess.loader import MANIFEST
+from coprocess.manifest import bundle_folders, manifests
 from coprocess.tyk.doctor.api import Api, HookUse
 from coprocess.tyk.doctor.document import Document
 from coprocess.tyk.doctor.findings import Finding, Severity
@@ -162,7 +162,8 @@ def _names_in_manifests(folders: Iterable[Path]) -> set[str]:
     """All names in manifests of served bundles: whatever they are for, somebody names them."""
     names: set[str] = set()
     for folder in folders:
-        for path in [folder / MANIFEST, *folder.glob(f"*/{MANIFEST}")]:
+        bundles = [folder, *bundle_folders(folder)] if folder.is_dir() else []
+        for path in [path for bundle in bundles for path in manifests(bundle)]:
             try:
                 middleware = json.loads(path.read_text())["custom_middleware"]
                 entries = [entry for value in middleware.values() for entry in _as_list(value)]
