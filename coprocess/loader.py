@@ -8,7 +8,6 @@ says. What is wrong is kept as a problem, and the rest is loaded all the same.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import re
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from coprocess import handler_modules
 from coprocess.decorators import MARK, Declaration, collecting
 from coprocess.errors import HandlerError, LoadError
 from coprocess.hooks import DuplicateHandler, Hook, HookTable, HookType
@@ -32,13 +32,10 @@ from coprocess.manifest import (
     manifests,
 )
 from coprocess.routes import Route, RoutedTable
-from coprocess.scoped_imports import ImportScope
-
-VENDOR = "vendor"
+from coprocess.scoped_imports import VENDOR as VENDOR
+from coprocess.scoped_imports import ImportScope, search_folders
 
 _DECORATORS = ("Hook", *HookType.__members__)
-
-_generation = itertools.count(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +62,11 @@ class Loaded:
     left_out: list[str] = field(default_factory=list)
     _scopes: list[ImportScope] = field(default_factory=list)
 
+    def serve(self) -> None:
+        """From now on the names of handler modules mean these."""
+        for scope in self._scopes:
+            handler_modules.serve(scope)
+
     def forget(self) -> None:
         """Let go of the modules, when another table has taken over."""
         for scope in self._scopes:
@@ -79,10 +81,11 @@ def load(folders: Iterable[Path], aliases: Mapping[str, ModuleType], routes: Seq
     """
     default = _existing(folders)
     of_routes = [(route, _existing(route.folders)) for route in routes]
-    loaded = _load(default, aliases, "")
+    names = _Names()
+    loaded = _load(default, aliases, "", names)
     if not routes:
         return loaded
-    versions = [(route, _load(found, aliases, route.name)) for route, found in of_routes]
+    versions = [(route, _load(found, aliases, route.name, names)) for route, found in of_routes]
     tables = [(route, version.table) for route, version in versions]
     together = replace(loaded, table=RoutedTable(loaded.table, tables))
     for route, version in versions:
@@ -104,16 +107,32 @@ def _existing(folders: Iterable[Path]) -> list[Path]:
     return found
 
 
-def _load(folders: Iterable[Path], aliases: Mapping[str, ModuleType], version: str) -> Loaded:
-    loading = _Loading(next(_generation), aliases, version)
+class _Names:
+    """The names of scopes: those of the load before, and of other processes with the same folders."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+
+    def name(self, folder: Path, version: str) -> str:
+        wanted = re.sub(r"\W", "_", f"{version}_{folder.name}" if version else folder.name) or "root"
+        name, number = wanted, 1
+        while name in self._taken:
+            number += 1
+            name = f"{wanted}_{number}"
+        self._taken.add(name)
+        return name
+
+
+def _load(folders: Iterable[Path], aliases: Mapping[str, ModuleType], version: str, names: _Names) -> Loaded:
+    loading = _Loading(names, aliases, version)
     for folder in folders:
         loading.folder(folder)
     return loading.result()
 
 
 class _Loading:
-    def __init__(self, generation: int, aliases: Mapping[str, ModuleType], version: str) -> None:
-        self._generation = generation
+    def __init__(self, names: _Names, aliases: Mapping[str, ModuleType], version: str) -> None:
+        self._names = names
         self._aliases = aliases
         self._version = version
         self._hooks: list[Hook] = []
@@ -125,19 +144,17 @@ class _Loading:
 
     def folder(self, folder: Path) -> None:
         if manifests(folder):
-            self._modules(folder, bundle_names(folder.name))
+            self._modules(folder, bundle_names(folder.name), folder)
             return
-        self._modules(folder, frozenset())
+        self._modules(folder, frozenset(), folder)
         for bundle in bundle_folders(folder):
             if not _is_hidden(bundle):
-                self._modules(bundle, bundle_names(bundle.name))
+                self._modules(bundle, bundle_names(bundle.name), folder)
 
-    def _modules(self, folder: Path, bundle: frozenset[str]) -> None:
+    def _modules(self, folder: Path, bundle: frozenset[str], served: Path) -> None:
         paths = self._paths(folder)
-        name = re.sub(r"\W", "_", folder.name) or "root"
-        scope = ImportScope(
-            f"g{self._generation}_{len(self._scopes)}_{name}", [folder, folder / VENDOR], self._aliases
-        )
+        name = self._names.name(folder, self._version)
+        scope = ImportScope(name, search_folders(folder), self._aliases, served)
         self._scopes.append(scope)
         with collecting(f"{scope.package}.") as collected:
             for path in paths:
@@ -145,6 +162,7 @@ class _Loading:
                 # Else it is a copy of what the driver offers, for tests or editors: nobody imports it here.
                 if name not in self._aliases:
                     self._module(scope, path, name)
+        scope.release_path()
         modules = scope.modules()
         # What a module declared before it failed is not served.
         good = {id(vars(module)) for module in modules}

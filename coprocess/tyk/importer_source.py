@@ -13,6 +13,7 @@ from types import ModuleType
 
 from coprocess.loader import VENDOR
 from coprocess.manifest import is_of_tests
+from coprocess.scoped_imports import search_folders
 from coprocess.tyk.compat import ALIASES
 from coprocess.tyk.compat.gateway import TykGateway
 from coprocess.tyk.compat.request import TykCoProcessRequest
@@ -163,8 +164,20 @@ def _module(path: Path, node: ast.stmt, name: str, folder: Path) -> Iterator[Con
 
 
 def _is_own(top: str, path: Path, folder: Path) -> bool:
-    places = {path.parent, folder, folder / VENDOR}
-    return any((place / f"{top}.py").is_file() or (place / top).is_dir() for place in places)
+    places = {path.parent, *search_folders(folder)}
+    if any((place / f"{top}.py").is_file() or (place / top).is_dir() for place in places):
+        return True
+    # Which folders the code puts there, is only known when it runs: that tells what is missing then.
+    return _adds_to_path(folder) and any(
+        found.suffix == ".py" or found.is_dir() for name in (f"{top}.py", top) for found in folder.rglob(name)
+    )
+
+
+def _adds_to_path(folder: Path) -> bool:
+    return any(
+        b"sys.path" in source or b"addsitedir" in source
+        for source in (path.read_bytes() for path in folder.rglob("*.py"))
+    )
 
 
 def _is_installed(name: str) -> bool:
