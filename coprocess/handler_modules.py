@@ -99,6 +99,17 @@ def _asking(tail: str, frame: FrameType | None, having: dict[int, ModuleType]) -
     return serving if id(serving) in having else None
 
 
+def asking_scope() -> Scope | None:
+    """The scope whose code is nearest among the callers; None: no handler code is."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        scope: Scope | None = getattr(frame.f_builtins.get("__import__"), "__self__", None)
+        if scope is not None and scope in _scopes.get(getattr(scope, "package", ""), ()):
+            return scope
+        frame = frame.f_back
+    return None
+
+
 def open_scope(scope: Scope, root: ModuleType) -> None:
     """Make a scope known, and its package, which is `root`."""
     sys.modules.setdefault(NAMESPACE, _namespace())

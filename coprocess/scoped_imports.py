@@ -27,8 +27,9 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-from coprocess import handler_modules
+from coprocess import handler_modules, scoped_metrics, scoped_protobuf
 from coprocess.handler_modules import NAMESPACE as NAMESPACE
+from coprocess.scoped_protobuf import ScopedProtobuf
 
 VENDOR = "vendor"
 
@@ -72,6 +73,8 @@ class ImportScope:
         self._elsewhere: set[str] = set()
         #: Installed parts of namespace packages that the scope has parts of, by full name here.
         self._borrowed: dict[str, ModuleType] = {}
+        #: None: it has no generated modules of its own; absent: nobody has asked yet.
+        self._protobuf: ScopedProtobuf | None
         self._forgotten = False
         self._owned = os.path.realpath(owned or folders[0])
         #: `sys.path` as it was when it was last looked at.
@@ -88,6 +91,7 @@ class ImportScope:
         with self._lock:
             self._forgotten = True
             handler_modules.close_scope(self)
+            scoped_metrics.forget(self)
 
     @property
     def path(self) -> list[str]:
@@ -198,6 +202,8 @@ class ImportScope:
         try:
             if spec.loader is not None:  # None: a folder without __init__.py.
                 spec.loader.exec_module(module)
+            if self._scoped_protobuf(spec.name) is not None:
+                scoped_protobuf.fill(module, spec.name.removeprefix(f"{self.package}."))
         except BaseException:
             del self._modules[spec.name]
             handler_modules.unregister(self, spec.name)
@@ -211,8 +217,16 @@ class ImportScope:
             handler_modules.unregister(self, spec.name)
         return module
 
-    @staticmethod
-    def _find(fullname: str, path: Sequence[str]) -> ModuleSpec | None:
+    def _scoped_protobuf(self, fullname: str) -> ScopedProtobuf | None:
+        """The protobuf of the scope, for names that are of it, if the scope has one of its own."""
+        if not f"{fullname}.".startswith(f"{self.package}.{scoped_protobuf.TOP}."):
+            return None
+        if not hasattr(self, "_protobuf"):
+            has_own = scoped_protobuf.has_generated_modules(self._root.__path__, self._aliases)
+            self._protobuf = ScopedProtobuf(self._aliases, _SourceLoader) if has_own else None
+        return self._protobuf
+
+    def _find(self, fullname: str, path: Sequence[str]) -> ModuleSpec | None:
         loaders = ((ExtensionFileLoader, EXTENSION_SUFFIXES), (_SourceLoader, [".py"]))
         portions: list[str] = []
         for folder in path:
@@ -223,6 +237,12 @@ class ImportScope:
             if spec.loader is not None:
                 return spec
             portions.extend(spec.submodule_search_locations or ())
+        if (protobuf := self._scoped_protobuf(fullname)) is not None:
+            found = protobuf.find(fullname.removeprefix(f"{self.package}."), fullname)
+            if found is not None and portions:
+                found.submodule_search_locations = portions
+            if found is not None:
+                return found
         if not portions:
             return None
         namespace_package = ModuleSpec(fullname, None, is_package=True)
@@ -237,7 +257,8 @@ class ImportScope:
             return False
         spec = self._find(fullname, self._root.__path__)
         # A folder without __init__.py hides no installed package: it may be of templates, or data.
-        if spec is not None and (spec.loader is not None or not _is_installed(top)):
+        is_needed = self._scoped_protobuf(fullname) is not None
+        if spec is not None and (spec.loader is not None or is_needed or not _is_installed(top)):
             return True
         self._elsewhere.add(top)
         return False
@@ -262,6 +283,8 @@ class ImportScope:
             return self._give_alias(name, top, fromlist)
         if top not in sys.stdlib_module_names and self._has(top):
             return self._give(name, fromlist, relative=False)
+        if top == "prometheus_client":
+            scoped_metrics.watch_registry()
         return builtins.__import__(name, globals, locals, fromlist or (), 0)
 
     def _give(self, name: str, fromlist: Sequence[str] | None, *, relative: bool) -> ModuleType:
