@@ -33,7 +33,7 @@ from coprocess.manifest import (
 )
 from coprocess.routes import Route, RoutedTable
 from coprocess.scoped_imports import VENDOR as VENDOR
-from coprocess.scoped_imports import ImportScope, search_folders
+from coprocess.scoped_imports import ImportScope, has_run, search_folders
 
 _DECORATORS = ("Hook", *HookType.__members__)
 
@@ -331,9 +331,36 @@ def _problem_of(path: Path, error: BaseException) -> Problem:
         return Problem(path, f"{error.filename}:{error.lineno or 0}: SyntaxError: {error.msg}")
     return Problem(
         path,
-        f"{_where(path, error)}: {type(error).__name__}: {_text_of(error)}",
+        f"{_where(path, error)}: {type(error).__name__}: {_text_of(error)}{_once_only(path, error)}",
         traceback="".join(traceback.format_exception(error)),
     )
+
+
+def _once_only(path: Path, error: BaseException) -> str:
+    """What helps where code fails that could be loaded before: it may do what a process can do once."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if Path(frame.filename).is_relative_to(path.parent):
+            ran_before = has_run(frame.filename)
+            break
+    else:
+        return ""
+    if (hint := _ONCE_ONLY.get(_text_of(error))) is not None:
+        return f". {hint}"
+    if not ran_before or (isinstance(error, ImportError) and error.name is not None):
+        return ""
+    return (
+        ". This code has been loaded before in this process, as it is now. If what it does is for the whole "
+        "process, it can be done once only: restart the service, or let the code ask first whether it is done"
+    )
+
+
+#: By the text of the error.
+_ONCE_ONLY = {
+    "context has already been set": (
+        "The start method is one for the whole process, and was set before, as by the load before. "
+        'Restart the service, or have the code use multiprocessing.get_context("…"), which sets nothing'
+    ),
+}
 
 
 def _where(path: Path, error: BaseException) -> str:

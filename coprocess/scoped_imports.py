@@ -14,6 +14,7 @@ import threading
 import zipimport
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from hashlib import blake2b
 from importlib import import_module
 from importlib.machinery import (
     EXTENSION_SUFFIXES,
@@ -40,7 +41,25 @@ class _SourceLoader(SourceFileLoader):
 
     def get_code(self, fullname: str) -> CodeType:
         path = self.get_filename(fullname)
-        return self.source_to_code(self.get_data(path), path)
+        source = self.get_data(path)
+        self.digest = _digest(source)
+        return self.source_to_code(source, path)
+
+
+#: Of the sources that have run to their end in this process.
+_ran: set[bytes] = set()
+
+
+def has_run(path: str) -> bool:
+    """Whether the module in that file, as it is now, has been loaded in this process, by whichever load."""
+    try:
+        return _digest(Path(path).read_bytes()) in _ran
+    except (OSError, ValueError):
+        return False
+
+
+def _digest(source: bytes) -> bytes:
+    return blake2b(source, digest_size=16).digest()
 
 
 class ImportScope:
@@ -213,6 +232,8 @@ class ImportScope:
             module = self._modules[spec.name] = found
             handler_modules.register(self, spec.name, module)
         self._ready.add(spec.name)
+        if isinstance(spec.loader, _SourceLoader):
+            _ran.add(spec.loader.digest)
         if self._forgotten:
             handler_modules.unregister(self, spec.name)
         return module

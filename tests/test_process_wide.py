@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import builtins
 import gc
 import subprocess
 import sys
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +207,48 @@ def test_metrics_of_two_versions_side_by_side(tmp_path: Path) -> None:
     finally:
         loaded.forget()
     assert shown("gauge") is None
+
+
+ONCE = """
+import builtins
+assert not hasattr(builtins, "trial_is_done")
+builtins.trial_is_done = {mark}
+"""
+
+
+@pytest.fixture
+def undone() -> Iterator[None]:
+    yield
+    vars(builtins).pop("trial_is_done", None)
+
+
+@pytest.mark.usefixtures("undone")
+def test_problem_of_what_can_be_done_once_says_what_helps(load: Load, tmp_path: Path) -> None:
+    """Also where a sibling does it, and where another folder has the same code, as a route's has."""
+    folders = [
+        write(tmp_path / each, {"a.py": "import once\n", "once.py": ONCE.format(mark=1)}) for each in "ab"
+    ]
+    good(load(folders[0]))
+
+    for folder in folders:
+        text = next(str(each) for each in load(folder).problems)
+        assert "This code has been loaded before in this process" in text
+        assert "restart the service" in text
+
+
+@pytest.mark.usefixtures("undone")
+def test_problem_of_code_that_is_new_says_nothing_of_loads_before(load: Load, tmp_path: Path) -> None:
+    good(load(write(tmp_path, {"a.py": ONCE.format(mark=2), "b.py": "import a"})))
+    write(tmp_path, {"a.py": ONCE.format(mark=3)})
+
+    assert not any("loaded before" in str(each) for each in load(tmp_path).problems)
+
+
+def test_module_that_has_gone_is_no_matter_of_the_process(load: Load, tmp_path: Path) -> None:
+    good(load(write(tmp_path, {"a.py": "import helper_that_goes", "helper_that_goes.py": ""})))
+    (tmp_path / "helper_that_goes.py").unlink()
+
+    assert problem_of(load(tmp_path)).endswith("No module named 'helper_that_goes'")
 
 
 def test_two_metrics_of_one_name_in_one_folder_are_still_a_problem(load: Load, tmp_path: Path) -> None:

@@ -74,6 +74,7 @@ def test_new_code_takes_over_and_the_old_is_forgotten(server: Server, handlers: 
     assert reloader.reload("test").succeeded
     while reloader.retired_count:
         reloader.sweep()
+    gc.collect()
     assert old() is None
     assert before
     assert before <= set(our_modules()), "names stay"
