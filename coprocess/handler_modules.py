@@ -100,12 +100,17 @@ def _asking(tail: str, frame: FrameType | None, having: dict[int, ModuleType]) -
 
 
 def asking_scope() -> Scope | None:
-    """The scope whose code is nearest among the callers; None: no handler code is."""
+    """The scope whose code is nearest among the callers.
+
+    None: no handler code is, or it has only imported a library, which is there for everybody.
+    """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         scope: Scope | None = getattr(frame.f_builtins.get("__import__"), "__self__", None)
         if scope is not None and scope in _scopes.get(getattr(scope, "package", ""), ()):
             return scope
+        if frame.f_code.co_name == "<module>":
+            return None
         frame = frame.f_back
     return None
 

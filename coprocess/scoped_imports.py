@@ -248,6 +248,10 @@ class ImportScope:
         return self._protobuf
 
     def _find(self, fullname: str, path: Sequence[str]) -> ModuleSpec | None:
+        shown = fullname.removeprefix(f"{self.package}.")
+        if (protobuf := self._scoped_protobuf(fullname)) is not None and scoped_protobuf.is_part(shown):
+            # Never one that the folder brings along: messages are those of the process's.
+            return protobuf.find(shown, fullname)
         loaders = ((ExtensionFileLoader, EXTENSION_SUFFIXES), (_SourceLoader, [".py"]))
         portions: list[str] = []
         for folder in path:
@@ -258,8 +262,8 @@ class ImportScope:
             if spec.loader is not None:
                 return spec
             portions.extend(spec.submodule_search_locations or ())
-        if (protobuf := self._scoped_protobuf(fullname)) is not None:
-            found = protobuf.find(fullname.removeprefix(f"{self.package}."), fullname)
+        if protobuf is not None:
+            found = protobuf.find(shown, fullname)
             if found is not None and portions:
                 found.submodule_search_locations = portions
             if found is not None:

@@ -46,6 +46,11 @@ def has_generated_modules(path: Iterable[str], known: Mapping[str, ModuleType]) 
     )
 
 
+def is_part(shown: str) -> bool:
+    """Whether a module of that name is of protobuf itself."""
+    return f"{shown}.".startswith("google.protobuf.")
+
+
 class ScopedProtobuf:
     """The protobuf of one scope."""
 

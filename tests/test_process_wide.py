@@ -251,6 +251,37 @@ def test_module_that_has_gone_is_no_matter_of_the_process(load: Load, tmp_path: 
     assert problem_of(load(tmp_path)).endswith("No module named 'helper_that_goes'")
 
 
+def test_metrics_of_a_library_that_handlers_import_stay(
+    load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library is the process's: it is not imported again."""
+    code = "from prometheus_client import Counter\ncounter = Counter('trial_of_library', '')\n"
+    write(tmp_path / "site", {"trial_library.py": code})
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    folder = write(tmp_path / "handlers", {"a.py": "import prometheus_client\nimport trial_library\n"})
+    for _ in range(2):
+        loaded = load(folder)
+        good(loaded)
+        loaded.forget()
+
+    assert shown("of_library_total") == 0
+    prometheus_client.REGISTRY.unregister(sys.modules.pop("trial_library").counter)
+
+
+def test_protobuf_that_a_folder_brings_along_is_not_used(load: Load, tmp_path: Path) -> None:
+    """It could not handle the messages that handlers are passed."""
+    broken = "raise SystemExit('it was run')"
+    site = "vendor/lib/python3.7/site-packages/google"
+    files = {f"{site}/protobuf/__init__.py": broken, f"{site}/protobuf/timestamp_pb2.py": broken}
+    files[f"{site}/other/__init__.py"] = "NAME = 'other'"
+    code = "import google.other, google.protobuf\nfrom google.protobuf import message, timestamp_pb2\n"
+    code += "from google.protobuf.message import Message\n" + SAYS.format(
+        what="google.other.NAME + str(issubclass(timestamp_pb2.Timestamp, message.Message))"
+    )
+
+    assert said(load(write(tmp_path, {**files, "a.py": code}))) == "otherTrue"
+
+
 def test_two_metrics_of_one_name_in_one_folder_are_still_a_problem(load: Load, tmp_path: Path) -> None:
     code = "from prometheus_client import Counter\nCounter('trial_twice', '')\nCounter('trial_twice', '')\n"
 
