@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,25 @@ def test_path_that_a_call_adds_is_searched_by_that_call(
 
     assert version_of(loaded) == "late late"
     assert "some_lib" not in sys.modules
+
+
+def test_library_that_a_folder_brings_knows_its_version(load: Load, tmp_path: Path) -> None:
+    loaded = []
+    for version in "12":
+        folder = write_bundle(tmp_path / version, version, "")
+        library = (
+            "from importlib import metadata\nVERSION = metadata.version('some-lib')\nfrom . import inner"
+        )
+        info = f"Metadata-Version: 2.1\nName: some-lib\nVersion: {version}.0\n"
+        write(
+            folder / LIBRARY,
+            {"some_lib/__init__.py": library, f"some_lib-{version}.0.dist-info/METADATA": info},
+        )
+        loaded.append(load(folder))
+
+    assert [version_of(each) for each in loaded] == ["1.0 1", "2.0 2"]
+    with pytest.raises(metadata.PackageNotFoundError):
+        metadata.version("some-lib")
 
 
 def test_zip_on_the_path(load: Load, tmp_path: Path) -> None:
