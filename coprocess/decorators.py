@@ -43,6 +43,8 @@ class Declaration:
     limits: Limits = field(default_factory=Limits)
     #: The names of the module whose code declared it.
     namespace: Mapping[str, Any] = field(default_factory=lambda: _module_that_runs())
+    #: Of `types`, those whose handlers take other arguments than this function does.
+    misfits: tuple[HookType, ...] = ()
 
     def hooks(self, bundle: frozenset[str] = frozenset(), version: str = "") -> list[Hook]:
         """The hooks that it makes. Raises HandlerError, naming file, line and what was expected."""
@@ -58,7 +60,8 @@ class Declaration:
                 source=self.source,
                 api_id=self.api_id,
                 bundle=bundle,
-                any_type=len(self.types) > 1,
+                any_type=hook_type in self.misfits or len(self.types) - len(self.misfits) > 1,
+                misfit=hook_type in self.misfits,
                 limits=self.limits,
                 version=version,
             )

@@ -91,6 +91,8 @@ class Hook:
     bundle: frozenset[str] = frozenset()
     #: Registered for every type; one that names its type goes first.
     any_type: bool = False
+    #: Takes other arguments than handlers of its type do; one that takes those goes first.
+    misfit: bool = False
     limits: Limits = field(default_factory=Limits)
     #: The version of the handlers that it belongs to: a route's name; empty: the default version.
     version: str = ""
@@ -130,7 +132,7 @@ class HookTable:
         self._several: dict[tuple[int, str], list[Hook]] = {}
         for key, found in candidates.items():
             typed = [hook for hook in found if not hook.any_type]
-            found = typed or found
+            found = typed or [hook for hook in found if not hook.misfit] or found
             _refuse_duplicates(found)
             if len(found) == 1 and found[0].api_id is None:
                 self._only[key] = found[0]

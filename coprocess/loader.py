@@ -1,14 +1,13 @@
 """From folders of handler code to one immutable table of hooks.
 
 A folder's modules and packages are loaded, each folder in a scope of its own; a folder within it that
-has a `manifest.json` is a bundle, with a scope of its own again. What is wrong is kept as a problem,
-and the rest is loaded all the same.
+has a manifest is a bundle, with a scope of its own again, and of it those files are run that the manifest
+says. What is wrong is kept as a problem, and the rest is loaded all the same.
 """
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import os
 import re
 import traceback
@@ -18,17 +17,27 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from coprocess import handler_modules
 from coprocess.decorators import MARK, Declaration, collecting
 from coprocess.error_text import format_error, text_of
 from coprocess.errors import HandlerError, LoadError
-from coprocess.hooks import DuplicateHandler, Hook, HookTable
+from coprocess.hooks import DuplicateHandler, Hook, HookTable, HookType
+from coprocess.manifest import (
+    MANIFEST as MANIFEST,
+)
+from coprocess.manifest import (
+    bundle_folders,
+    declares_hooks,
+    entries,
+    is_left_out,
+    listed_files,
+    manifests,
+)
 from coprocess.routes import Route, RoutedTable
-from coprocess.scoped_imports import OUR_NAME, ImportScope
+from coprocess.scoped_imports import OUR_NAME, ImportScope, has_run, search_folders
+from coprocess.scoped_imports import VENDOR as VENDOR
 
-MANIFEST = "manifest.json"
-VENDOR = "vendor"
-
-_generation = itertools.count(1)
+_DECORATORS = ("Hook", *HookType.__members__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +60,14 @@ class Loaded:
     table: HookTable
     problems: list[Problem] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
+    #: Not run, though they declare hooks: each with the reason.
+    left_out: list[str] = field(default_factory=list)
     _scopes: list[ImportScope] = field(default_factory=list)
+
+    def serve(self) -> None:
+        """From now on the names of handler modules mean these."""
+        for scope in self._scopes:
+            handler_modules.serve(scope)
 
     def forget(self) -> None:
         """Let go of the modules, when another table has taken over."""
@@ -67,15 +83,17 @@ def load(folders: Iterable[Path], aliases: Mapping[str, ModuleType], routes: Seq
     """
     default = _existing(folders)
     of_routes = [(route, _existing(route.folders)) for route in routes]
-    loaded = _load(default, aliases, "")
+    names = _Names()
+    loaded = _load(default, aliases, "", names)
     if not routes:
         return loaded
-    versions = [(route, _load(found, aliases, route.name)) for route, found in of_routes]
+    versions = [(route, _load(found, aliases, route.name, names)) for route, found in of_routes]
     tables = [(route, version.table) for route, version in versions]
-    together = Loaded(RoutedTable(loaded.table, tables), loaded.problems, loaded.files, loaded._scopes)
+    together = replace(loaded, table=RoutedTable(loaded.table, tables))
     for route, version in versions:
         together.problems += version.problems
         together.files += version.files
+        together.left_out += version.left_out
         together._scopes += version._scopes
         if not len(version.table) and not version.problems:
             text = f'{route.folders[0]}: no handlers, and route "{route.name}" needs some'
@@ -107,43 +125,62 @@ def _readable(path: Path) -> Path:
 _LONGEST_SHOWN = 200
 
 
-def _load(folders: Iterable[Path], aliases: Mapping[str, ModuleType], version: str) -> Loaded:
-    loading = _Loading(next(_generation), aliases, version)
+class _Names:
+    """The names of scopes: those of the load before, and of other processes with the same folders."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+
+    def name(self, folder: Path, version: str) -> str:
+        wanted = re.sub(r"\W", "_", f"{version}_{folder.name}" if version else folder.name) or "root"
+        name, number = wanted, 1
+        while name in self._taken:
+            number += 1
+            name = f"{wanted}_{number}"
+        self._taken.add(name)
+        return name
+
+
+def _load(folders: Iterable[Path], aliases: Mapping[str, ModuleType], version: str, names: _Names) -> Loaded:
+    loading = _Loading(names, aliases, version)
     for folder in folders:
         loading.folder(folder)
     return loading.result()
 
 
 class _Loading:
-    def __init__(self, generation: int, aliases: Mapping[str, ModuleType], version: str) -> None:
-        self._generation = generation
+    def __init__(self, names: _Names, aliases: Mapping[str, ModuleType], version: str) -> None:
+        self._names = names
         self._aliases = aliases
         self._version = version
         self._hooks: list[Hook] = []
         self._problems: list[Problem] = []
         self._files: list[Path] = []
+        #: Files that are not run, and why.
+        self._passed_over: list[tuple[Path, str]] = []
         self._scopes: list[ImportScope] = []
 
     def folder(self, folder: Path) -> None:
-        if (folder / MANIFEST).is_file():
-            self._modules(folder, bundle_names(folder.name))
+        if manifests(folder):
+            self._modules(folder, bundle_names(folder.name), folder)
             return
-        self._modules(folder, frozenset())
-        for bundle in sorted(path.parent for path in folder.glob(f"*/{MANIFEST}")):
+        self._modules(folder, frozenset(), folder)
+        for bundle in bundle_folders(folder):
             if not _is_hidden(bundle):
-                self._modules(bundle, bundle_names(bundle.name))
+                self._modules(bundle, bundle_names(bundle.name), folder)
 
-    def _modules(self, folder: Path, bundle: frozenset[str]) -> None:
-        name = re.sub(r"\W", "_", folder.name) or "root"
-        scope = ImportScope(
-            f"g{self._generation}_{len(self._scopes)}_{name}", [folder, folder / VENDOR], self._aliases
-        )
+    def _modules(self, folder: Path, bundle: frozenset[str], served: Path) -> None:
+        paths = self._paths(folder)
+        name = self._names.name(folder, self._version)
+        scope = ImportScope(name, search_folders(folder), self._aliases, served)
         self._scopes.append(scope)
         with collecting(f"{scope.package}.") as collected:
-            for path in module_paths(folder):
+            for path in paths:
+                name = _module_name(path.relative_to(folder))
                 # Else it is a copy of what the driver offers, for tests or editors: nobody imports it here.
-                if _module_name(path) not in self._aliases:
-                    self._module(scope, path)
+                if name not in self._aliases:
+                    self._module(scope, path, name)
+        scope.release_path()
         modules = scope.modules()
         # What a module declared before it failed is not served.
         good = {id(vars(module)) for module in modules}
@@ -155,10 +192,29 @@ class _Loading:
             except HandlerError as error:
                 self._problems.append(Problem(declaration.source.path, str(error)))
 
-    def _module(self, scope: ImportScope, path: Path) -> None:
-        name = _module_name(path)
+    def _paths(self, folder: Path) -> list[Path]:
+        """The modules to run; what is not run, though it looks like handlers, is told."""
+        found = manifests(folder)
+        try:
+            named = [name for manifest in found for name in entries(manifest) or [""]]
+            listed = {folder / name for manifest in found for name in listed_files(manifest)}
+        except LoadError as error:
+            # Nothing of it: to run every file could run one that is there to be kept from running.
+            self._problems.append(Problem(found[0], str(error)))
+            return []
+        if not found or "" in named:
+            paths, reason = module_paths(folder), "its name is that of a test or a tool's script; rename it"
+            passed_over = [path for path in folder.glob("*.py") if is_left_out(path)]
+        else:
+            paths = [folder / name for name in dict.fromkeys(named)]
+            reason = f"{found[0].name} has {', '.join(named)} run, and what that imports"
+            passed_over = [path for path in listed if path not in paths and not is_left_out(path)]
+        self._passed_over += [(path, reason) for path in passed_over if path.suffix == ".py"]
+        return paths
+
+    def _module(self, scope: ImportScope, path: Path, name: str) -> None:
         self._files.append(path)
-        if "." in name:
+        if "." in path.name.removesuffix(".py"):
             text = f"{path}: not loaded. Expected: a file name without further dots, as for an import"
             self._problems.append(Problem(path, text))
             return
@@ -186,7 +242,15 @@ class _Loading:
                 self._problems.append(Problem(duplicate.source.path, str(error)))
                 hooks = [hook for hook in hooks if not _is_rival(hook, duplicate)]
             else:
-                return Loaded(table, self._problems, self._files, self._scopes)
+                return Loaded(table, self._problems, self._files, self._left_out(), self._scopes)
+
+    def _left_out(self) -> list[str]:
+        run = {vars(module).get("__file__") for scope in self._scopes for module in scope.modules()}
+        return [
+            f"{path}: declares hooks and is not run: {reason}"
+            for path, reason in sorted(dict.fromkeys(self._passed_over))
+            if str(path) not in run and declares_hooks(path, _DECORATORS)
+        ]
 
 
 def _is_rival(hook: Hook, other: Hook) -> bool:
@@ -208,13 +272,14 @@ def _same_only_once(hooks: Sequence[Hook]) -> list[Hook]:
 def module_paths(folder: Path) -> list[Path]:
     """The modules (files) and packages (folders with `__init__.py`) that lie directly in `folder`.
 
-    Their names need not be identifiers: a gateway finds handlers by the functions' names.
+    Tests, and scripts of tools, are none of them. Their names need not be identifiers: a gateway finds
+    handlers by the functions' names.
     """
     modules = [path for path in folder.glob("*.py") if path.stem != "__init__" and path.is_file()]
     # A pipe would be read for ever.
     packages = [path.parent for path in folder.glob("*/__init__.py") if path.is_file()]
-    packages = [path for path in packages if path.name != VENDOR and not (path / MANIFEST).is_file()]
-    return sorted(path for path in (*modules, *packages) if not _is_hidden(path))
+    packages = [path for path in packages if path.name != VENDOR and not manifests(path)]
+    return sorted(path for path in (*modules, *packages) if not _is_hidden(path) and not is_left_out(path))
 
 
 def _is_hidden(path: Path) -> bool:
@@ -223,7 +288,8 @@ def _is_hidden(path: Path) -> bool:
 
 
 def _module_name(path: Path) -> str:
-    return path.name.removesuffix(".py")
+    """The dotted name of the module at a path within its folder."""
+    return ".".join((*path.parts[:-1], path.name.removesuffix(".py")))
 
 
 def bundle_names(folder_name: str) -> frozenset[str]:
@@ -295,7 +361,7 @@ def _problem_of(path: Path, error: BaseException) -> Problem:
         return Problem(path, f"{path}: {type(error).__name__}: {text_of(error)}")
     return Problem(
         path,
-        f"{_where(path, error)}: {type(error).__name__}: {text_of(error)}",
+        f"{_where(path, error)}: {type(error).__name__}: {text_of(error)}{_once_only(path, error)}",
         traceback=format_error(error) + "\n",
     )
 
@@ -304,6 +370,33 @@ def _is_raised_in(path: Path, error: BaseException) -> bool:
     return any(
         Path(frame.filename).is_relative_to(path) for frame in traceback.extract_tb(error.__traceback__)
     )
+
+
+def _once_only(path: Path, error: BaseException) -> str:
+    """What helps where code fails that could be loaded before: it may do what a process can do once."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if Path(frame.filename).is_relative_to(path.parent):
+            ran_before = has_run(frame.filename)
+            break
+    else:
+        return ""
+    if (hint := _ONCE_ONLY.get(text_of(error))) is not None:
+        return f". {hint}"
+    if not ran_before or (isinstance(error, ImportError) and error.name is not None):
+        return ""
+    return (
+        ". This code has been loaded before in this process, as it is now. If what it does is for the whole "
+        "process, it can be done once only: restart the service, or let the code ask first whether it is done"
+    )
+
+
+#: By the text of the error.
+_ONCE_ONLY = {
+    "context has already been set": (
+        "The start method is one for the whole process, and was set before, as by the load before. "
+        'Restart the service, or have the code use multiprocessing.get_context("…"), which sets nothing'
+    ),
+}
 
 
 def _where(path: Path, error: BaseException) -> str:

@@ -80,7 +80,7 @@ def test_typed_decorators_take_3_and_4_arguments(arities: HookTable, hook_type: 
     assert set_headers(reply) == {"X-Saw": f"{arity} {hook_type.name}"}
 
 
-def test_hook_with_5_arguments_is_for_responses(arities: HookTable) -> None:
+def test_hook_with_5_arguments_for_responses(arities: HookTable) -> None:
     reply = reply_of(arities, "Hook5", HookType.Response, api_id="an-api")
 
     assert (reply.response.status_code, reply.response.raw_body) == (201, b"new")
@@ -88,8 +88,70 @@ def test_hook_with_5_arguments_is_for_responses(arities: HookTable) -> None:
     assert [header.values[:] for header in reply.response.multivalue_headers if header.key == "X-Saw"] == [
         ["5 an-api"]
     ]
-    assert {hook.type for hook in arities if hook.name == "Hook5"} == {HookType.Response}
-    assert {hook.type for hook in arities if hook.name == "Hook3"} == set(REQUEST_TYPES)
+
+
+@pytest.mark.parametrize("name", ["Hook3", "Hook4", "Hook5"])
+def test_hook_is_there_for_every_type_whatever_it_takes(arities: HookTable, name: str) -> None:
+    """The embedded driver asks for the number of arguments, and never for the moment."""
+    assert {hook.type for hook in arities if hook.name == name} == {*REQUEST_TYPES, HookType.Response}
+
+
+@pytest.mark.parametrize("hook_type", REQUEST_TYPES)
+def test_hook_with_5_arguments_before_there_is_a_response(
+    load: Load, tmp_path: Path, hook_type: HookType
+) -> None:
+    """As the gateway's own test plugin has it at pre."""
+    code = """
+from tyk.decorators import *
+
+@Hook
+def Five(request, response, session, metadata, spec):
+    request.add_header("X-Saw", f"{response.status_code} {spec['APIID']}")
+    response.status_code = 299
+    return response
+
+@Hook
+def FiveOfAll(request, response, session, metadata, spec):
+    session.alias = "someone"
+    metadata["token"] = "t"
+    return request, response, session, metadata
+"""
+    table = good(load(write(tmp_path, {"handlers.py": code})))
+
+    reply = reply_of(table, "Five", hook_type, api_id="an-api", full_reply=False)
+    assert set_headers(reply) == {"X-Saw": "0 an-api"}
+    check = reply_of(table, "FiveOfAll", hook_type)
+    assert (check.session.alias, dict(check.metadata)) == ("someone", {"token": "t"})
+
+
+@pytest.mark.parametrize(("name", "returned"), [("Hook3", "3 an-api"), ("Hook4", "4 an-api")])
+def test_hook_with_3_and_4_arguments_for_responses(arities: HookTable, name: str, returned: str) -> None:
+    response = make_response(207, b"kept")
+
+    reply = reply_of(arities, name, HookType.Response, api_id="an-api", response=response)
+
+    assert set_headers(reply) == {"X-Saw": returned}
+    assert (reply.response.status_code, reply.response.raw_body) == (207, b"kept")
+
+
+def test_two_hooks_of_one_name_for_requests_and_for_responses(load: Load, tmp_path: Path) -> None:
+    """Each where its arguments fit: neither is a second one of the other's type."""
+    code = """
+from tyk.decorators import *
+
+@Hook
+def Both(request, session, spec):
+    request.add_header("X-Ran", "request")
+
+@Hook
+def Both(request, response, session, metadata, spec):
+    response.headers["X-Ran"] = "response"
+    return response
+"""
+    table = good(load(write(tmp_path, {"handlers.py": code})))
+
+    assert set_headers(reply_of(table, "Both", HookType.Pre)) == {"X-Ran": "request"}
+    assert reply_of(table, "Both", HookType.Response).response.headers["X-Ran"] == "response"
 
 
 def test_a_parameter_with_a_default_keeps_it(arities: HookTable) -> None:

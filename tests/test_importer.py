@@ -156,6 +156,18 @@ def test_hooks_and_functions_that_do_not_match(tmp_path: Path) -> None:
     assert "no manifest names the Post handler Other" in told[2]
 
 
+def test_hook_with_5_arguments_is_a_response_hook_unless_a_manifest_says_otherwise(tmp_path: Path) -> None:
+    code = (
+        "from tyk.decorators import *\n@Hook\ndef H(request, response, session, metadata, spec):\n    pass\n"
+    )
+    _, report = inspect_bundle(make(tmp_path / "a", {"p.py": code}))
+    assert report.works == ["p.py:2: H, as Response"]
+
+    _, report = inspect_bundle(make(tmp_path / "b", {"p.py": code}, {"pre": [{"name": "H"}]}))
+    assert report.works == ["p.py:2: H, as Pre"]
+    assert report.concerns == []
+
+
 def test_code_that_ends_or_holds_up_its_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, report = inspect_bundle(make(tmp_path / "a", {"p.py": "import os, sys\nos._exit(7)\n"}))
     assert "status 7" in str(report.concerns[0])

@@ -409,10 +409,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_wheel_has_the_package_and_nothing_else(wheel: Path) -> None:
-    package = ROOT / "coprocess"
     own = {
         str(path.relative_to(ROOT))
-        for path in package.rglob("*")
+        for package in ("coprocess", "coprocess_handlers")
+        for path in (ROOT / package).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
 

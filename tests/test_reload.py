@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,6 +61,9 @@ def test_new_code_takes_over_and_the_old_is_forgotten(server: Server, handlers: 
     reloader = reloader_of(server.service, handlers)
     assert reloader.first()
     before = set(our_modules()) - others
+    (hook,) = reloader.loaded.table
+    old = weakref.ref(hook.function)
+    del hook
     assert stamp_of(server.client) == "one"
     write(handlers, a=stamping("two"))
     assert reloader.reload("test").succeeded
@@ -70,8 +74,10 @@ def test_new_code_takes_over_and_the_old_is_forgotten(server: Server, handlers: 
     assert reloader.reload("test").succeeded
     while reloader.retired_count:
         reloader.sweep()
+    gc.collect()
+    assert old() is None
     assert before
-    assert not before & set(our_modules())
+    assert before <= set(our_modules()), "names stay"
     assert stamp_of(server.client) == "three"
 
 

@@ -2,34 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+import io
+import re
+from collections.abc import Iterable, Sequence
 
 import typer
 
 from coprocess import loader
 from coprocess.cli.options import Config, Handlers
 from coprocess.config import load_settings
-from coprocess.hooks import Hook
+from coprocess.hooks import Hook, HookType
+from coprocess.loader import Loaded, Problem
 from coprocess.route_settings import load_routes
 from coprocess.text import block, indented, printable
 from coprocess.tyk.compat import ALIASES
 
+_MISSING = re.compile(r"(?P<place>.*): ModuleNotFoundError: (?P<what>No module named '.*')")
+
 
 def check(handlers: Handlers = None, config: Config = None) -> None:
-    """Load the handlers and list them. Exit status 1 where anything is wrong."""
+    """Load the handlers, twice, as a reload does, and list them. Exit status 1 where anything is wrong."""
     settings = load_settings({"handlers": handlers}, config)
-    loaded = loader.load(settings.folders, ALIASES, load_routes(config))
-    for line in table_lines(loaded.table):
+    routes = load_routes(config)
+    loaded = loader.load(settings.folders, ALIASES, routes)
+    # The second time in one process fails what is for the whole process. What it prints was seen before.
+    with contextlib.redirect_stdout(io.StringIO()):
+        again = loader.load(settings.folders, ALIASES, routes)
+    lines = table_lines(loaded.table)
+    for line in lines:
         typer.echo(line)
-    for problem in loaded.problems:
-        if problem.traceback:
-            typer.echo(block(problem.traceback), err=True)
-        typer.echo(indented(str(problem)), err=True)
+    for line in problem_lines(loaded.problems):
+        typer.echo(line, err=True)
+    warnings = [*loaded.left_out, *_only_the_second_time(loaded, again)]
+    for warning in warnings:
+        typer.echo(f"warning: {indented(warning)}", err=True)
     if not len(loaded.table):
         typer.echo("no handlers found", err=True)
-    typer.echo(f"{_count(len(loaded.table), 'hook')}, {_count(len(loaded.problems), 'problem')}", err=True)
+    counts = [_count(len(lines) - 1, "hook"), _count(len(loaded.problems), "problem")]
+    counts += [_count(len(warnings), "warning")] if warnings else []
+    typer.echo(", ".join(counts), err=True)
     if loaded.problems or not len(loaded.table):
         raise typer.Exit(1)
+
+
+def _only_the_second_time(first: Loaded, second: Loaded) -> list[str]:
+    known = set(map(str, first.problems))
+    found = [f"every reload fails: {each}" for each in second.problems if str(each) not in known]
+    if found:
+        return found
+    kept = {(hook.type, hook.name, hook.version) for hook in second.table}
+    lost = [hook for hook in first.table if (hook.type, hook.name, hook.version) not in kept]
+    return [f"every reload loses the hook {hook}: it is declared the first time only" for hook in lost]
+
+
+def problem_lines(problems: Sequence[Problem]) -> list[str]:
+    """What is wrong, with tracebacks; a module that is missing in several places is one line."""
+    lines: dict[str, list[str]] = {}
+    places: dict[str, list[str]] = {}
+    for problem in problems:
+        if (missing := _MISSING.fullmatch(str(problem))) is not None:
+            places.setdefault(missing["what"], []).append(missing["place"])
+            lines[missing["what"]] = [f"{', '.join(places[missing['what']])}: {missing['what']}"]
+        else:
+            trace = [block(problem.traceback)] if problem.traceback else []
+            lines[str(problem)] = [*trace, indented(str(problem))]
+    return [line for group in lines.values() for line in group]
 
 
 def _count(number: int, noun: str) -> str:
@@ -37,11 +75,13 @@ def _count(number: int, noun: str) -> str:
 
 
 def table_lines(hooks: Iterable[Hook]) -> list[str]:
-    """The hooks as a table of text, a line each."""
+    """The hooks as a table of text, a line each; one that is there for every type is one line."""
     rows: list[tuple[str, ...]] = [("TYPE", "NAME", "API", "VERSION", "STYLE", "KIND", "SOURCE")]
-    rows += [
-        (
-            hook.type.name,
+    found = sorted(hooks, key=lambda hook: (hook.type, hook.name, hook.version))
+    of_any_type = {(id(hook.function), hook.name) for hook in found if hook.misfit}
+    types: dict[tuple[str, ...], list[HookType]] = {}
+    for hook in found:
+        rest = (
             hook.name,
             hook.api_id or "every",
             hook.version or "default",
@@ -49,10 +89,16 @@ def table_lines(hooks: Iterable[Hook]) -> list[str]:
             "async" if hook.is_async else "sync",
             str(hook.source),
         )
-        for hook in sorted(hooks, key=lambda hook: (hook.type, hook.name, hook.version))
-    ]
+        is_any = (id(hook.function), hook.name) in of_any_type
+        types.setdefault(rest if is_any else (*rest, hook.type.name), []).append(hook.type)
+    rows += [(_type_of(found), *rest[:6]) for rest, found in types.items()]
     if all(row[3] == "default" for row in rows[1:]):
         rows = [(*row[:3], *row[4:]) for row in rows]
     rows = [tuple(map(printable, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+
+
+def _type_of(types: Sequence[HookType]) -> str:
+    # All but Event.
+    return "any" if len(types) == len(HookType) - 1 else ",".join(each.name for each in types)

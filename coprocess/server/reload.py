@@ -164,6 +164,7 @@ class Reloader:
     def _swap(self, loaded: Loaded) -> None:
         self.loaded = loaded
         self._has_loaded = True
+        loaded.serve()
         self._service.use(loaded.table)
 
     def _retire(self, loaded: Loaded | None) -> None:
@@ -174,6 +175,8 @@ class Reloader:
         self.problems = tuple(loaded.problems)
         for problem in loaded.problems:
             log.error("not loaded", problem=str(problem), traceback=problem.traceback or None)
+        for text in loaded.left_out:
+            log.warning("left out", file=text)
 
     def _end(self, reason: str, errors: tuple[str, ...]) -> Outcome:
         outcome = Outcome(not errors, errors, len(self.loaded.table), reason, time.time())
@@ -233,8 +236,9 @@ class _Retired:
 def _forget(loaded: Loaded) -> None:
     before = set(sys.modules)
     loaded.forget()
-    scopes = {".".join(name.split(".")[:2]) for name in before - set(sys.modules)}
-    # getLogger(__name__) makes a logger for each load, and logging keeps them for ever.
+    # Packages that no other load has.
+    scopes = {name for name in before - set(sys.modules) if name.count(".") == 1}
+    # getLogger(__name__) makes a logger for each module, and logging keeps them for ever.
     known = logging.root.manager.loggerDict
     gone = [name for name in list(known) if ".".join(name.split(".")[:2]) in scopes]
     loggers = [known.pop(name) for name in gone]

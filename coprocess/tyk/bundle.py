@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from coprocess.errors import ConfigError, CoprocessError
-from coprocess.loader import MANIFEST
+from coprocess.manifest import MANIFEST, looks_like_manifest
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
@@ -99,6 +99,29 @@ def read_bundle(path: Path) -> Bundle:
         raise BundleError(f"{path}: cannot be read: {error.strerror or error}") from None
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
         raise BundleError(f"{path}: not a zip file: {error}") from None
+
+
+def with_manifest(bundle: Bundle) -> Bundle:
+    """`bundle`, its manifest under the name that gateways read; as it is where it has none.
+
+    The gateway's bundler takes a manifest of any name. Raises BundleError where several could be meant.
+    """
+    if MANIFEST in bundle.files:
+        return bundle
+    found = [
+        name
+        for name, content in bundle.files.items()
+        if "/" not in name and name.endswith(".json") and looks_like_manifest(content)
+    ]
+    if not found:
+        return bundle
+    if len(found) > 1:
+        raise BundleError(
+            f"{bundle.path}: several files could be the manifest: {', '.join(found)}. "
+            f"Expected: one, or one called {MANIFEST}"
+        )
+    files = {name: content for name, content in bundle.files.items() if name not in found}
+    return Bundle(bundle.path, {**files, MANIFEST: bundle.files[found[0]]})
 
 
 def _folder_names(folder: Path) -> list[str]:

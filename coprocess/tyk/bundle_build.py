@@ -17,6 +17,7 @@ from coprocess.tyk.bundle import (
     manifest_bytes,
     read_bundle,
     signed,
+    with_manifest,
     write_atomically,
     zip_bytes,
 )
@@ -43,7 +44,7 @@ def build(
     """
     if not folder.is_dir():
         raise BundleError(f"{folder}: no such folder")
-    source = read_bundle(folder)
+    source = with_manifest(read_bundle(folder))
     manifest = source.manifest if MANIFEST in source.files else {}
     if not _names_hooks(manifest.get("custom_middleware")):
         manifest = {**manifest, "custom_middleware": hooks_of_folder(folder)}
@@ -99,6 +100,8 @@ def custom_middleware(hooks: Iterable[Hook]) -> dict[str, Any]:
     """
     middleware: dict[str, Any] = {}
     for hook in sorted(hooks, key=lambda hook: (str(hook.source.path), hook.source.line)):
+        if hook.misfit:
+            continue
         if hook.any_type:
             raise BundleError(
                 f"{hook.source}: @Hook on {hook.name} does not say when it runs. "

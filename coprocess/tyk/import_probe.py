@@ -24,6 +24,7 @@ def main(folder: str, output: str) -> None:
                 "file": str(hook.source.path),
                 "line": hook.source.line,
                 "any_type": hook.any_type,
+                "misfit": hook.misfit,
             }
             for hook in loaded.table
         ],

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +22,7 @@ from coprocess.tyk.bundle import (
     extract,
     manifest_bytes,
     read_bundle,
+    with_manifest,
     write_atomically,
     zip_bytes,
 )
@@ -43,6 +44,7 @@ class FoundHook:
     file: Path
     line: int
     any_type: bool
+    misfit: bool
 
 
 @dataclass(slots=True)
@@ -64,7 +66,7 @@ def inspect_bundle(path: Path) -> tuple[Bundle, Report]:
 
     Raises BundleError where it cannot be read at all.
     """
-    bundle = read_bundle(path)
+    bundle = with_manifest(read_bundle(path))
     if not any(name.endswith(".py") for name in bundle.files):
         raise BundleError(f"{path}: has no Python files")
     manifest = bundle.manifest if MANIFEST in bundle.files else {}
@@ -74,12 +76,9 @@ def inspect_bundle(path: Path) -> tuple[Bundle, Report]:
         folder = Path(scratch).resolve() / report.name
         extract(bundle, folder)
         hooks, problems = _probe(folder)
-        concerns = [*source_concerns(folder), *problems]
+        concerns = [*source_concerns(folder, manifest.get("file_list") or []), *problems]
         report.concerns = list(_without_repetition(concerns, folder))
-        hooks = [
-            FoundHook(hook.type, hook.name, _relative(hook.file, folder), hook.line, hook.any_type)
-            for hook in hooks
-        ]
+        hooks = [replace(hook, file=_relative(hook.file, folder)) for hook in hooks]
     _match(report, hooks, manifest.get("custom_middleware") or {})
     doubtful = tuple(f"{concern.file}:" for concern in report.concerns if concern.file != Path(MANIFEST))
     report.loads = [line for line in report.works if line.startswith(doubtful)]
@@ -121,6 +120,7 @@ def _read_probe(text: str) -> tuple[list[FoundHook], list[Concern]]:
             Path(hook["file"]),
             _as(int, hook["line"]),
             _as(bool, hook["any_type"]),
+            _as(bool, hook["misfit"]),
         )
         for hook in content["hooks"]
     ]
@@ -178,7 +178,7 @@ def _match(report: Report, hooks: list[FoundHook], middleware: dict[str, Any]) -
         )
         report.concerns.append(Concern(Path(MANIFEST), 0, problem, remedy))
     for hook in sorted(hooks, key=lambda hook: (str(hook.file), hook.line)):
-        if (hook.file, hook.line) in used:
+        if (hook.file, hook.line) in used or hook.misfit:
             continue
         if hook.type is HookType.Event:
             report.works.append(f"{hook.file}:{hook.line}: {hook.name}, as event handler")
@@ -239,10 +239,20 @@ def write_import(bundle: Bundle, report: Report, output: Path) -> list[Path]:
         }
     )
     extract(bundle, folder)
-    write_atomically(folder / MANIFEST, manifest)
+    # The handlers' own says, beside that, which files are run.
+    write_atomically(folder / MANIFEST, _own_manifest(bundle, manifest))
     write_atomically(archive, zip_bytes({MANIFEST: manifest}))
     write_atomically(definition, manifest_bytes(definition_of(report)))
     return [folder, definition, archive]
+
+
+def _own_manifest(bundle: Bundle, manifest: bytes) -> bytes:
+    listed = bundle.manifest.get("file_list") or [] if MANIFEST in bundle.files else []
+    try:
+        content = bundle.signed_bytes(listed)
+    except BundleError:  # One is missing: which are to be run, is not known.
+        return manifest
+    return manifest_bytes({**json.loads(manifest), "file_list": listed, "checksum": checksum(content)})
 
 
 def definition_of(report: Report) -> dict[str, Any]:

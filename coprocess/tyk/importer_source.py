@@ -6,12 +6,14 @@ import ast
 import importlib.util
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 from coprocess.loader import VENDOR
+from coprocess.manifest import is_of_tests
+from coprocess.scoped_imports import search_folders
 from coprocess.tyk.compat import ALIASES
 from coprocess.tyk.compat.gateway import TykGateway
 from coprocess.tyk.compat.request import TykCoProcessRequest
@@ -57,6 +59,7 @@ _PYTHON_2_LINES = (
     (re.compile(r"[^\"'#]*(<>)"), "write != for <>"),
     (re.compile(r"[^\"'#]*\b0[0-7]+\b"), "write octal numbers as 0o17"),
 )
+_LIBRARIES = {VENDOR, "site-packages", "dist-packages"}
 #: Gone from the standard library since, most of them in 3.12 and 3.13.
 _GONE = {"asynchat", "asyncore", "cgi", "crypt", "distutils", "imp", "pipes", "smtpd", "telnetlib"}
 
@@ -75,11 +78,18 @@ class Concern:
         return f"{place}: {self.problem}. {self.remedy}"
 
 
-def source_concerns(folder: Path) -> list[Concern]:
-    """Of all modules below `folder`, without what lies in its `vendor/`."""
+def source_concerns(folder: Path, listed: Collection[str] = ()) -> list[Concern]:
+    """Of the plugin's own modules below `folder`: those that are `listed`, or all.
+
+    Libraries that it brings, and tests, are none of its own.
+    """
+    own = {folder / name.lstrip("/") for name in listed if name.endswith(".py")}
     concerns: list[Concern] = []
     for path in sorted(folder.rglob("*.py")):
-        if VENDOR not in path.relative_to(folder).parts:
+        relative = path.relative_to(folder)
+        if not _LIBRARIES.isdisjoint(relative.parts) or (own and path not in own):
+            continue
+        if own or not is_of_tests(relative):
             concerns += _of_file(path, folder)
     return concerns
 
@@ -154,8 +164,20 @@ def _module(path: Path, node: ast.stmt, name: str, folder: Path) -> Iterator[Con
 
 
 def _is_own(top: str, path: Path, folder: Path) -> bool:
-    places = {path.parent, folder, folder / VENDOR}
-    return any((place / f"{top}.py").is_file() or (place / top).is_dir() for place in places)
+    places = {path.parent, *search_folders(folder)}
+    if any((place / f"{top}.py").is_file() or (place / top).is_dir() for place in places):
+        return True
+    # Which folders the code puts there, is only known when it runs: that tells what is missing then.
+    return _adds_to_path(folder) and any(
+        found.suffix == ".py" or found.is_dir() for name in (f"{top}.py", top) for found in folder.rglob(name)
+    )
+
+
+def _adds_to_path(folder: Path) -> bool:
+    return any(
+        b"sys.path" in source or b"addsitedir" in source
+        for source in (path.read_bytes() for path in folder.rglob("*.py"))
+    )
 
 
 def _is_installed(name: str) -> bool:

@@ -67,7 +67,7 @@ def test_call_shows_the_events_that_are_triggered(coprocess: Command) -> None:
 def test_call_of_a_handler_that_fails_shows_its_traceback(coprocess: Command) -> None:
     lines = call(coprocess, "Pre", "fails").failed()
 
-    assert "ValueError: the cause" in lines
+    assert "  ValueError: the cause" in lines
     assert lines[-1] == 'coprocess: Pre hook "fails" raised ValueError'
 
 

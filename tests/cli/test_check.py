@@ -21,7 +21,7 @@ def test_check_lists_the_hooks(coprocess: Command) -> None:
     source = f"{HANDLERS}/handlers.py"
     assert rows["Pre", "stamp"][:3] == ["every", "native", "sync"]
     assert rows["Pre", "stamp_async"][:3] == ["only-this", "native", "async"]
-    assert rows["Post", "Old"][:3] == ["every", "embedded", "sync"]
+    assert rows["any", "Old"][:3] == ["every", "embedded", "sync"]
     text = (HANDLERS / "handlers.py").read_text().splitlines()
     assert rows["CustomKeyCheck", "admit"][3] == f"{source}:{text.index('@CustomKeyCheck') + 1}"
     assert done.errors == f"{len(rows)} hooks, 0 problems\n"
@@ -112,3 +112,74 @@ def test_no_command_prints_what_a_terminal_obeys(
     assert not [line for line in written.splitlines() if line.startswith("2 hooks, 0 problems\\u202e")]
     if "--json" in words:
         json.loads(done.output)
+
+
+ONCE = """
+import multiprocessing, warnings
+from coprocess import Pre
+multiprocessing.set_start_method("spawn")
+print("loaded")
+
+@Pre
+def works(request): pass
+"""
+
+
+def test_check_warns_of_what_fails_at_every_reload(coprocess: Command, tmp_path: Path) -> None:
+    once = "import builtins\nassert not hasattr(builtins, 'is_done')\nbuiltins.is_done = True\n"
+    write(tmp_path, {"handlers/a.py": ONCE, "handlers/b.py": once})
+
+    done = coprocess("check")
+
+    assert done.status == 0
+    assert done.output.count("loaded") == 1
+    first, second, last = done.errors.splitlines()
+    assert first.startswith(
+        f"warning: every reload fails: {tmp_path}/handlers/a.py:4: RuntimeError: context has"
+    )
+    assert "The start method is one for the whole process" in first
+    assert second.startswith(f"warning: every reload fails: {tmp_path}/handlers/b.py:2: AssertionError: ")
+    assert "This code has been loaded before in this process, as it is now" in second
+    assert last == "1 hook, 0 problems, 2 warnings"
+
+
+def test_check_tells_of_hooks_that_are_left_out(coprocess: Command, tmp_path: Path) -> None:
+    write(tmp_path, {"handlers/a.py": GOOD, "handlers/test_b.py": GOOD})
+
+    done = coprocess("check")
+
+    assert done.status == 0
+    assert "warning: " in done.errors
+    assert "test_b.py: declares hooks and is not run" in done.errors
+
+
+def test_check_has_one_row_for_a_hook_of_any_type(coprocess: Command, tmp_path: Path) -> None:
+    code = "from tyk.decorators import *\n@Hook\ndef {name}({arguments}): pass\n"
+    files = {
+        "handlers/a.py": code.format(name="three", arguments="a, b, c"),
+        "handlers/b.py": code.format(name="five", arguments="a, b, c, d, e"),
+        "handlers/c.py": code.format(name="both", arguments="a, b, c") + "@Post\ndef both(a, b, c): pass\n",
+    }
+    write(tmp_path, files)
+
+    done = coprocess("check")
+
+    rows = sorted(tuple(line.split()[:2]) for line in done.output.splitlines()[1:])
+    assert rows == [
+        ("Post", "both"),
+        ("Pre,PostKeyAuth,CustomKeyCheck,Response", "both"),
+        ("any", "five"),
+        ("any", "three"),
+    ]
+    assert done.errors == "4 hooks, 0 problems\n"
+
+
+def test_check_has_one_line_for_a_module_that_is_missing(coprocess: Command, tmp_path: Path) -> None:
+    write(tmp_path, {f"handlers/{each}.py": "import no_such_module\n" for each in "ab"})
+    write(tmp_path, {"handlers/c.py": GOOD})
+
+    done = coprocess("check")
+
+    places = f"{tmp_path}/handlers/a.py:1, {tmp_path}/handlers/b.py:1"
+    assert done.status == 1
+    assert done.errors.splitlines() == [f"{places}: No module named 'no_such_module'", "1 hook, 2 problems"]

@@ -1,7 +1,8 @@
 """`from tyk.decorators import *`: the decorators of the embedded driver.
 
 A handler is called by position, according to how many arguments it takes: `(request, session, spec)`,
-`(request, session, metadata, spec)`, or, for responses, `(request, response, session, metadata, spec)`.
+`(request, session, metadata, spec)`, or `(request, response, session, metadata, spec)`. Under `@Hook` each
+form is called at every moment, as the embedded driver does: the response is empty before there is one.
 It returns what it was passed, or new objects in their place.
 """
 
@@ -50,23 +51,25 @@ class _Decorator:
         declare(
             Declaration(
                 function=function,
-                types=self._types_for(function, source),
+                types=self._types,
                 name=checked_name(function, None, source),
                 source=source,
                 plan=self._plan,
                 style="embedded",
+                misfits=self._misfits(function, source),
             )
         )
         return function
 
-    def _types_for(self, function: Callable[..., Any], source: Source) -> tuple[HookType, ...]:
-        # Only @Hook leaves the type open; with five arguments it can but be for responses.
+    def _misfits(self, function: Callable[..., Any], source: Source) -> tuple[HookType, ...]:
+        # Only @Hook leaves the type open. With five arguments it is most likely for responses: that counts
+        # where two have one name, and where nobody else says what it is for.
         if HookType.Response not in self._types:
-            return self._types
+            return ()
         try:
-            return (HookType.Response,) if _arity(function, source) == 5 else _REQUEST_TYPES
+            return _REQUEST_TYPES if _arity(function, source) == 5 else (HookType.Response,)
         except HandlerError:  # The plan raises it again.
-            return _REQUEST_TYPES
+            return ()
 
     def _plan(self, function: Callable[..., Any], hook_type: HookType, source: Source) -> Plan:
         refuse_generator(function, source)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from coprocess.errors import UnknownHook
 from coprocess.hooks import Hook, HookType
-from coprocess.loader import MANIFEST
+from coprocess.manifest import bundle_folders, manifests
 from coprocess.tyk.doctor.api import Api, HookUse
 from coprocess.tyk.doctor.document import Document
 from coprocess.tyk.doctor.findings import Finding, Severity
@@ -136,7 +136,7 @@ def check_unused(project: Project) -> Iterator[Finding]:
     named |= {(HookType.Event, use.function) for api in project.apis for use in api.events}
     named |= {(HookType.Event, event) for event in _triggered(project.loaded.files)}
     in_manifests = _names_in_manifests(project.settings.folders)
-    seen = set()
+    seen = {hook.source for hook in project.loaded.table if hook.misfit and (hook.type, hook.name) in named}
     for hook in project.loaded.table:
         # @Hook is there for every type: one use is enough.
         types = [hook.type] if not hook.any_type else list(HookType)
@@ -162,7 +162,8 @@ def _names_in_manifests(folders: Iterable[Path]) -> set[str]:
     """All names in manifests of served bundles: whatever they are for, somebody names them."""
     names: set[str] = set()
     for folder in folders:
-        for path in [folder / MANIFEST, *folder.glob(f"*/{MANIFEST}")]:
+        bundles = [folder, *bundle_folders(folder)] if folder.is_dir() else []
+        for path in [path for bundle in bundles for path in manifests(bundle)]:
             try:
                 middleware = json.loads(path.read_text())["custom_middleware"]
                 entries = [entry for value in middleware.values() for entry in _as_list(value)]

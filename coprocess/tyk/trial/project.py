@@ -35,7 +35,9 @@ def keyless_definition(hooks: Iterable[Hook]) -> ApiDefinition:
     def named(*types: HookType) -> tuple[HookDefinition, ...]:
         # A handler for every type of hook would run twice.
         names = [
-            hook.name for hook in hooks if hook.type in types and not (hook.any_type and hook.type != _FIRST)
+            hook.name
+            for hook in hooks
+            if hook.type in types and not hook.misfit and not (hook.any_type and hook.type != _FIRST)
         ]
         return tuple(HookDefinition(name) for name in dict.fromkeys(names))
 
