@@ -37,6 +37,8 @@ class Problem:
     text: str
     #: Of the handler code, where that raised; else empty.
     traceback: str = ""
+    #: Further files whose hooks are not served because of it.
+    also: tuple[Path, ...] = ()
 
     def __str__(self) -> str:
         return self.text
@@ -49,6 +51,8 @@ class Loaded:
     table: HookTable
     problems: list[Problem] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
+    #: The folders, with no link in their paths: those of the default version, then those of the routes.
+    roots: list[Path] = field(default_factory=list)
     _scopes: list[ImportScope] = field(default_factory=list)
 
     def forget(self) -> None:
@@ -66,11 +70,12 @@ def load(folders: Iterable[Path], aliases: Mapping[str, ModuleType], routes: Seq
     default = _existing(folders)
     of_routes = [(route, _existing(route.folders)) for route in routes]
     loaded = _load(default, aliases, "")
+    loaded.roots = [*default, *(folder for _, found in of_routes for folder in found)]
     if not routes:
         return loaded
     versions = [(route, _load(found, aliases, route.name)) for route, found in of_routes]
     tables = [(route, version.table) for route, version in versions]
-    together = Loaded(RoutedTable(loaded.table, tables), loaded.problems, loaded.files, loaded._scopes)
+    together = replace(loaded, table=RoutedTable(loaded.table, tables))
     for route, version in versions:
         together.problems += version.problems
         together.files += version.files
@@ -159,10 +164,12 @@ class _Loading:
             except DuplicateHandler as error:
                 # Neither of two handlers of one name is the right one: guessing could let requests by.
                 duplicate = error.hook
-                self._problems.append(Problem(duplicate.source.path, str(error)))
-                hooks = [hook for hook in hooks if not _is_rival(hook, duplicate)]
+                rivals = [hook for hook in hooks if _is_rival(hook, duplicate)]
+                also = tuple(hook.source.path for hook in rivals if hook is not duplicate)
+                self._problems.append(Problem(duplicate.source.path, str(error), also=also))
+                hooks = [hook for hook in hooks if hook not in rivals]
             else:
-                return Loaded(table, self._problems, self._files, self._scopes)
+                return Loaded(table, self._problems, self._files, _scopes=self._scopes)
 
 
 def _is_rival(hook: Hook, other: Hook) -> bool:

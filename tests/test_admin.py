@@ -81,7 +81,7 @@ def test_commands_are_for_this_machine_and_no_browser(
     service = Service(Dispatcher(HookTable()), ServiceOptions())
     reloader = Reloader(lambda: Loaded(HookTable()), service, strict=False)
 
-    def reload(reason: str) -> Future[Outcome]:
+    def reload(reason: str, force: bool) -> Future[Outcome]:
         asked.append(reason)
         future: Future[Outcome] = Future()
         future.set_result(reloader.reload(reason))

@@ -56,7 +56,7 @@ class AdminPages:
         health: Health,
         reloader: Reloader,
         registry: CollectorRegistry,
-        reload: Callable[[str], Future[Outcome]],
+        reload: Callable[[str, bool], Future[Outcome]],
         roll_back: Callable[[RollbackTo | None], Future[Rollback]],
     ) -> None:
         self._health = health
@@ -125,9 +125,13 @@ class AdminPages:
         if (refusal := is_from_this_machine(environ)) is not None:
             return refusal
         try:
+            asked = parse_qs(environ.get("QUERY_STRING", ""))
             if environ["PATH_INFO"] == "/rollback":
-                return self._take_rollback(parse_qs(environ.get("QUERY_STRING", "")).get("to", [""])[0])
-            outcome = self._reload("admin").result(_COMMAND_TIMEOUT_S)
+                return self._take_rollback(asked.get("to", [""])[0])
+            force = asked.get("force", ["0"])[0]
+            if force not in ("0", "1"):
+                return 400, {"error": "force: expected 0 or 1"}
+            outcome = self._reload("admin", force == "1").result(_COMMAND_TIMEOUT_S)
         except FutureTimeout:
             return 504, {"error": f"it took longer than {_COMMAND_TIMEOUT_S:g} s"}
         return 200 if outcome.succeeded else 409, _outcome(outcome)
@@ -168,6 +172,8 @@ def _outcome(outcome: Outcome | None) -> Any:
         "hooks": outcome.hooks,
         "reason": outcome.reason,
         "at_s": outcome.at_s,
+        "removed": list(outcome.removed),
+        "warnings": list(outcome.warnings),
     }
 
 

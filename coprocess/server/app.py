@@ -60,10 +60,12 @@ class _Request:
     #: Why a reload; empty: a rollback.
     reason: str = ""
     to: RollbackTo | None = None
+    #: Whether a reload may lose hooks.
+    force: bool = False
 
     @property
-    def what(self) -> tuple[bool, RollbackTo | None]:
-        return bool(self.reason), self.to
+    def what(self) -> tuple[bool, RollbackTo | None, bool]:
+        return bool(self.reason), self.to, self.force
 
 
 class App:
@@ -164,10 +166,10 @@ class App:
         self._stop = True
         self._requests.put(None)
 
-    def request_reload(self, reason: str) -> Future[Outcome]:
+    def request_reload(self, reason: str, force: bool = False) -> Future[Outcome]:
         """Ask for a reload, from any thread. The future is cancelled where the service stops first."""
         future: Future[Outcome] = Future()
-        self._requests.put(_Request(future, reason))
+        self._requests.put(_Request(future, reason, force=force))
         return future
 
     def request_rollback(self, to: RollbackTo | None) -> Future[Rollback]:
@@ -274,7 +276,7 @@ class App:
                 result: Outcome | Rollback
                 self._manager.reloading()
                 if request.reason:
-                    result = outcome = reloader.reload(request.reason)
+                    result = outcome = reloader.reload(request.reason, force=request.force)
                     if outcome.succeeded and not self.health.serving:
                         self._open(service, reloader)
                 else:

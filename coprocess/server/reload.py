@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -23,6 +23,7 @@ from coprocess.hooks import Hook, HookTable
 from coprocess.loader import Loaded, Problem
 from coprocess.routes import RoutedTable
 from coprocess.scoped_imports import NAMESPACE
+from coprocess.server.lost_hooks import is_known, lost_hooks, removed_hooks
 from coprocess.server.redaction import redact_text
 from coprocess.server.service import Service
 
@@ -41,6 +42,10 @@ class Outcome:
     reason: str
     #: Unix time.
     at_s: float
+    #: Hooks that served before and do no longer, as text.
+    removed: tuple[str, ...] = ()
+    #: Settings that were changed, and take effect at a restart only; and what else is to be told of them.
+    warnings: tuple[str, ...] = ()
 
 
 class RollbackTo(StrEnum):
@@ -64,15 +69,27 @@ class Rollback:
 class Reloader:
     """Loads handlers into a service, the first time and again. Its methods are called by one thread.
 
-    A reload fails where a file cannot be loaded that could be before; under `strict`, where any cannot.
-    What was broken already keeps nobody from repairing another file.
+    A reload fails where a file cannot be loaded that could be before, and where hooks that serve would be
+    gone as something is wrong with their file; under `strict`, where any cannot be loaded. What was broken
+    already keeps nobody from repairing another file.
     """
 
-    def __init__(self, load: Callable[[], Loaded], service: Service, *, strict: bool) -> None:
-        """`load` raises CoprocessError where nothing can be loaded at all."""
+    def __init__(
+        self,
+        load: Callable[[], Loaded],
+        service: Service,
+        *,
+        strict: bool,
+        warn: Callable[[], Iterable[str]] = tuple,
+    ) -> None:
+        """`load` raises CoprocessError where nothing can be loaded at all.
+
+        `warn` gives what is to be told with each reload.
+        """
         self._load = load
         self._service = service
         self._strict = strict
+        self._warn = warn
         self._retired: list[_Retired] = []
         #: What served before the last reload; None: nothing did, or a rollback went back to it.
         self._previous: Loaded | None = None
@@ -101,8 +118,8 @@ class Reloader:
         self._swap(loaded)
         return True
 
-    def reload(self, reason: str) -> Outcome:
-        """Load again, and swap where nothing got worse."""
+    def reload(self, reason: str, *, force: bool = False) -> Outcome:
+        """Load again, and swap where nothing got worse; with `force`, also where something did."""
         try:
             loaded = self._load()
         except CoprocessError as error:
@@ -111,17 +128,27 @@ class Reloader:
             log.exception("loading failed")
             return self._end(reason, (f"internal error: {type(error).__name__}",))
         self._tell(loaded)
-        known = () if self._strict else [problem.path for problem in self.loaded.problems]
-        new = tuple(redact_text(str(each)) for each in loaded.problems if each.path not in known)
-        if new:
+        errors = () if force else tuple(map(redact_text, self._got_worse(loaded)))
+        if errors:
             _forget(loaded)
-            return self._end(reason, new)
+            return self._end(reason, errors)
+        removed = tuple(str(hook) for hook in removed_hooks(self.loaded, loaded))
         self._retire(self._previous)
         # Before anything was loaded there was nothing that one could want back.
         self._previous = self.loaded if self._has_loaded else None
         self._swap(loaded)
         self.rolled_back = None
-        return self._end(reason, ())
+        return self._end(reason, (), removed)
+
+    def _got_worse(self, loaded: Loaded) -> Iterator[str]:
+        """Why `loaded` should not take over."""
+        for problem in loaded.problems:
+            if self._strict or not is_known(problem.path, loaded, self.loaded):
+                yield str(problem)
+        for hook in lost_hooks(self.loaded, loaded):
+            yield f"the hook {hook} serves, and would be gone"
+        if len(self.loaded.table) and not len(loaded.table):
+            yield "no hook would be left"
 
     def roll_back(self, to: RollbackTo | None = None) -> Rollback:
         """Take the routes' shares from them; where they have none, go back to the handlers from before.
@@ -175,14 +202,20 @@ class Reloader:
         for problem in loaded.problems:
             log.error("not loaded", problem=str(problem), traceback=problem.traceback or None)
 
-    def _end(self, reason: str, errors: tuple[str, ...]) -> Outcome:
-        outcome = Outcome(not errors, errors, len(self.loaded.table), reason, time.time())
+    def _end(self, reason: str, errors: tuple[str, ...], removed: tuple[str, ...] = ()) -> Outcome:
+        warnings = tuple(self._warn())
+        hooks = len(self.loaded.table)
+        outcome = Outcome(not errors, errors, hooks, reason, time.time(), removed, warnings)
         if errors:
             self.failed += 1
             log.error("reload failed; the handlers from before serve on", because=reason, errors=list(errors))
         else:
             self.succeeded += 1
             log.info("reloaded", because=reason, hooks=outcome.hooks, **shares(self.loaded.table))
+            if removed:
+                log.warning("hooks are gone", because=reason, hooks=list(removed))
+        for warning in warnings:
+            log.warning(warning)
         self.last = outcome
         return outcome
 
