@@ -24,6 +24,8 @@ from coprocess.text import printable
 PREFIX = "COPROCESS_"
 CONFIG_FILE = "coprocess.toml"
 OFF = "off"
+#: What the tables of routes in the file are below. It is no setting: see `route_settings`.
+ROUTES = "routes"
 DEFAULT_FOLDERS = (Path("handlers"), Path("event_handlers"))
 
 # A list in a variable: separated by commas.
@@ -224,7 +226,7 @@ def load_settings(flags: Mapping[str, Any], config_file: Path | None = None) -> 
     """
     flags = {name: value for name, value in flags.items() if value is not None}
     path, from_file = settings_file(config_file)
-    from_file.pop("routes", None)  # They can change while the service runs: see `route_settings`.
+    from_file.pop(ROUTES, None)  # They can change while the service runs: see `route_settings`.
     variables = {name: f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
     # Variables are read whatever their case.
     set_variables = {variable.upper() for variable, value in os.environ.items() if value}
@@ -260,7 +262,10 @@ def _misspelt_variables(names: Iterable[str]) -> Iterator[str]:
     for variable in sorted(names):
         name = variable.removeprefix(PREFIX).lower()
         is_ours = variable.startswith(PREFIX) and not _OTHERS_VARIABLE.fullmatch(variable)
-        if is_ours and name not in Settings.model_fields:
+        if is_ours and name == ROUTES:
+            where = f"routes are tables of {CONFIG_FILE}: [{ROUTES}.NAME]"
+            yield f"{printable(variable)}: no such setting; {where}"
+        elif is_ours and name not in Settings.model_fields:
             near = difflib.get_close_matches(name, Settings.model_fields, n=1)
             hint = f"; did you mean {PREFIX}{near[0].upper()}?" if near else ""
             yield f"{printable(variable)}: no such setting{hint}"
@@ -275,14 +280,28 @@ _OTHERS_VARIABLE = re.compile(
 def expectation(detail: Any, name: str, model: type[BaseModel] = Settings) -> str:
     """What an error of pydantic says of the setting `name`."""
     if detail["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(name, model.model_fields, n=1)
-        return "no such setting" + (f"; did you mean {near[0]}?" if near else "")
+        return "no such setting" + _hint(name, detail["input"], model)
     if detail["type"] == "missing":
         return "is not set"
     message: str = detail["msg"].removeprefix("Value error, ")
     # A URL may hold a password: it is not shown.
     given = "" if name == "redis" or detail["type"] == "value_error" else f" (got {detail['input']!r})"
     return message + given
+
+
+def _hint(name: str, value: Any, model: type[BaseModel]) -> str:
+    """The setting that may be meant by an unknown one. Tables are for routes alone."""
+    known = list(model.model_fields)
+    if model is Settings:
+        known = [ROUTES] if isinstance(value, dict) else [*known, ROUTES]
+    near = difflib.get_close_matches(name, known, n=1)
+    if near == [ROUTES]:
+        return f"; did you mean [{ROUTES}.NAME]?"
+    if near:
+        return f"; did you mean {near[0]}?"
+    if isinstance(value, dict):
+        return f". The only tables are those of routes: [{ROUTES}.{name}]"
+    return ""
 
 
 def settings_file(config_file: Path | None) -> tuple[Path, dict[str, Any]]:

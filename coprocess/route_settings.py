@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, field_validator
 
-from coprocess.config import expectation, settings_file
+from coprocess.config import ROUTES, expectation, settings_file
 from coprocess.errors import ConfigError
 from coprocess.http import header_name
 from coprocess.routes import DEFAULT_KEY_HEADERS, Route
@@ -46,7 +46,7 @@ def load_routes(config_file: Path | None = None) -> tuple[Route, ...]:
     Raises ConfigError.
     """
     path, from_file = settings_file(config_file)
-    tables = from_file.get("routes", {})
+    tables = from_file.get(ROUTES, {})
     if not isinstance(tables, dict):
         raise ConfigError(f"{path}: routes: expected tables, such as [routes.canary] (got {tables!r})")
     problems: list[str] = []

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from coprocess.cli.options import Config, Handlers, describe
-from coprocess.config import load_settings
+from coprocess.config import Settings, load_settings
 
 
 def _option(flag: str, **options: Any) -> Any:
@@ -65,6 +65,9 @@ def serve(
     flags = {name: value for name, value in locals().items() if name not in _NO_SETTINGS}
     settings = load_settings(flags, config)
 
+    def reread() -> Settings:
+        return load_settings(flags, config)
+
     from coprocess.server import logs
 
     logs.configure(settings.log_format, settings.log_level)
@@ -76,7 +79,7 @@ def serve(
         from coprocess.server.pipe import PipeEngine
 
         pipe = PipeEngine(socket.socket(fileno=worker_fd), engine_options(settings))
-        App(settings, pipe, config_file=config, quiet=worker_number > 0).run()
+        App(settings, pipe, config_file=config, reread=reread, quiet=worker_number > 0).run()
     elif settings.workers > 1:
         from coprocess.server.front_app import FrontApp
 
@@ -84,7 +87,7 @@ def serve(
     else:
         from coprocess.server.app import App
 
-        App(settings, config_file=config).run()
+        App(settings, config_file=config, reread=reread).run()
     _bound_exit()
 
 

@@ -29,6 +29,7 @@ from coprocess.server.engines import make_engine
 from coprocess.server.health import Health
 from coprocess.server.held_calls import HeldCalls
 from coprocess.server.reload import FileWatch, Outcome, Reloader, Rollback, RollbackTo, shares
+from coprocess.server.restart_settings import RestartSettings
 from coprocess.server.service import Service, ServiceOptions
 from coprocess.server.systemd import take_service_manager
 from coprocess.store import Observer, store
@@ -77,16 +78,19 @@ class App:
         worker: PipeEngine | None = None,
         *,
         config_file: Path | None = None,
+        reread: Callable[[], Settings] | None = None,
         quiet: bool = False,
     ) -> None:
         """`worker` is the engine where this is a worker process; `quiet` leaves the hooks out of the log.
 
-        `config_file` is read for its routes, also upon reload; found as by `load_settings`.
+        `config_file` is read for its routes, also upon reload; found as by `load_settings`. `reread` gives
+        the settings as they would be at a start now.
         """
         self.settings = settings
         self._config_file = config_file
         self._worker = worker
         self._quiet = quiet
+        self._restart = RestartSettings(settings, reread or (lambda: settings))
         # The front tells when the whole service listens, serves and stops.
         self._tell = log.info if worker is None else log.debug
         self._manager = take_service_manager()
@@ -116,7 +120,11 @@ class App:
         service = Service(dispatcher, service_options(settings))
         service.replace_thread = engine.replace_thread
         reloader = Reloader(
-            lambda: load_handlers(settings, self._config_file), service, strict=settings.strict
+            lambda: load_handlers(settings, self._config_file),
+            service,
+            strict=settings.strict,
+            # One of several workers tells it.
+            warn=tuple if self._quiet else self._restart.warnings,
         )
         with ExitStack() as at_end:
             if settings.traces != OFF:
