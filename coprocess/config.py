@@ -56,6 +56,9 @@ class Settings(BaseSettings):
         "Default: an embedded Valkey.",
     )
     store_timeout_s: float = Field(default=1.0, gt=0, description="Deadline of a store operation.")
+    store_required: bool = Field(
+        default=False, description="Refuse to start when the store cannot be reached."
+    )
     data_dir: Path = Field(default=Path(".coprocess"), description="Where the embedded store keeps its data.")
     store_fsync: Literal["everysec", "always"] = Field(
         default="everysec",

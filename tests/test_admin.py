@@ -31,7 +31,9 @@ def handlers(tmp_path: Path) -> Path:
 def test_pages(handlers: Path) -> None:
     with ServeProcess(handlers) as service:
         assert service.page("/healthz") == {"status": "alive"}
-        assert service.page("/readyz") == {"status": "ready", "last_reload": None}
+        ready = service.page("/readyz")
+        assert (ready["status"], ready["hooks"], ready["last_reload"]) == ("ready", 1, None)
+        assert "nothing_like_it" in ready["problems"][0]
         page = service.page("/hooks")
         assert page["hooks"] == [
             {

@@ -26,6 +26,7 @@ def serve(
     engine: Annotated[str | None, _option("--engine", metavar="auto|native|grpcio")] = None,
     redis: Annotated[str | None, _option("--redis", metavar="URL")] = None,
     store_timeout_s: Annotated[str | None, _option("--store-timeout-s", metavar="SECONDS")] = None,
+    store_required: Annotated[bool | None, _option("--store-required/--no-store-required")] = None,
     data_dir: Annotated[Path | None, _option("--data-dir", metavar="DIR")] = None,
     store_fsync: Annotated[str | None, _option("--store-fsync", metavar="everysec|always")] = None,
     reload: Annotated[bool | None, _option("--reload/--no-reload")] = None,

@@ -58,11 +58,14 @@ class AdminPages:
         registry: CollectorRegistry,
         reload: Callable[[str, bool], Future[Outcome]],
         roll_back: Callable[[RollbackTo | None], Future[Rollback]],
+        store: Callable[[], Any] = lambda: None,
     ) -> None:
+        """`store` gives what /readyz says of the store."""
         self._health = health
         self._reloader = reloader
         self._reload = reload
         self._roll_back = roll_back
+        self._store = store
         self._metrics = make_wsgi_app(registry)
         self._pages: dict[str, Callable[[], tuple[int, Any]]] = {
             "/healthz": lambda: (200, {"status": "alive"}),
@@ -87,8 +90,18 @@ class AdminPages:
 
     def _ready(self) -> tuple[int, Any]:
         serving = self._health.serving
-        page = {"status": "ready" if serving else "not ready", "last_reload": _outcome(self._reloader.last)}
+        page = {
+            "status": "ready" if serving else "not ready",
+            "hooks": len(self._reloader.loaded.table),
+            "problems": self._problems(),
+            "store": self._store(),
+            "last_reload": _outcome(self._reloader.last),
+        }
         return 200 if serving else 503, page
+
+    def _problems(self) -> list[str]:
+        """What could not be loaded, when that was last tried."""
+        return [redact_text(str(problem)) for problem in self._reloader.problems]
 
     def _hooks(self) -> tuple[int, Any]:
         table = self._reloader.loaded.table
@@ -117,7 +130,7 @@ class AdminPages:
                 for route in (table.routes if isinstance(table, RoutedTable) else ())
             ],
             "rolled_back": self._reloader.rolled_back,
-            "problems": [redact_text(str(problem)) for problem in self._reloader.problems],
+            "problems": self._problems(),
             "last_reload": _outcome(self._reloader.last),
         }
 

@@ -31,6 +31,7 @@ from coprocess.server.held_calls import HeldCalls
 from coprocess.server.reload import FileWatch, Outcome, Reloader, Rollback, RollbackTo, shares
 from coprocess.server.restart_settings import RestartSettings
 from coprocess.server.service import Service, ServiceOptions
+from coprocess.server.store_watch import StoreWatch
 from coprocess.server.systemd import take_service_manager
 from coprocess.store import Observer, store
 from coprocess.tyk import wire
@@ -90,6 +91,7 @@ class App:
         self._config_file = config_file
         self._worker = worker
         self._quiet = quiet
+        self._store_watch = StoreWatch(store, quiet=quiet)
         self._restart = RestartSettings(settings, reread or (lambda: settings))
         # The front tells when the whole service listens, serves and stops.
         self._tell = log.info if worker is None else log.debug
@@ -100,6 +102,8 @@ class App:
         # What signal handlers do takes no lock: the thread they interrupt may hold it. So no Event here, and
         # the one queue that allows it. None in it only wakes the thread that waits.
         self._stop = False
+        #: Whether calls are let in.
+        self._is_open = False
         self._signals = 0
         self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
 
@@ -144,6 +148,10 @@ class App:
                 fsync=settings.store_fsync,
             )
             at_end.callback(store.close)
+            if settings.store_required:
+                self._store_watch.require()
+            self._store_watch.start()
+            at_end.callback(self._store_watch.stop)
             at_end.enter_context(logs.capturing_prints())
             service.start()
             at_end.callback(service.stop, STOP_TIMEOUT_S)
@@ -164,7 +172,7 @@ class App:
                 on_ready(addresses)
             if self._worker is not None:
                 self._worker.on_end(self.request_stop)
-                self._worker.announce_ready()
+                self._worker.announce_ready(self.health.serving)
             self._serve(service, reloader)
             self._drain(service)
         self._tell("stopped")
@@ -231,11 +239,18 @@ class App:
         from coprocess.server.admin import AdminPages
         from coprocess.server.metrics import ServiceCollector, StoreCounts, make_registry
 
-        counts = StoreCounts()
+        counts = StoreCounts(self._store_watch)
         _observe_store(counts.observe, at_end)
         collector = ServiceCollector(service, engine, self.health, reloader, counts)
         registry = make_registry(collector)
-        pages = AdminPages(self.health, reloader, registry, self.request_reload, self.request_rollback)
+        pages = AdminPages(
+            self.health,
+            reloader,
+            registry,
+            self.request_reload,
+            self.request_rollback,
+            self._store_watch.page,
+        )
         self._serve_admin(at_end, pages)
 
     def _serve_admin(self, at_end: ExitStack, pages: WSGIApplication) -> None:
@@ -269,10 +284,12 @@ class App:
             )
         if not len(reloader.loaded.table):
             folders = [str(folder) for folder in self.settings.folders]
-            log.warning("no handlers are loaded", folders=folders)
+            log.warning("no handlers are loaded, so this is not ready", folders=folders)
+        self._is_open = True
         self.health.otherwise = self._traced(service.handle)
         self._held.pass_on(service.handle)
-        self.health.set_serving(True)
+        # Without a hook, every call would fail: what can choose should send them elsewhere.
+        self.health.set_serving(len(reloader.loaded.table) > 0)
         self._tell("serving", **shares(reloader.loaded.table))
 
     def _serve(self, service: Service, reloader: Reloader) -> None:
@@ -285,15 +302,24 @@ class App:
                 self._manager.reloading()
                 if request.reason:
                     result = outcome = reloader.reload(request.reason, force=request.force)
-                    if outcome.succeeded and not self.health.serving:
+                    if outcome.succeeded and not self._is_open:
                         self._open(service, reloader)
                 else:
                     result = reloader.roll_back(request.to)
+                self._tell_health(reloader)
                 self._manager.ready(_status(reloader))
                 for each in (request, *others):
                     if each.future.set_running_or_notify_cancel():
                         each.future.set_result(result)
             reloader.sweep()
+
+    def _tell_health(self, reloader: Reloader) -> None:
+        """Health follows whether there are hooks."""
+        serving = self._is_open and len(reloader.loaded.table) > 0
+        if serving != self.health.serving:
+            self.health.set_serving(serving)
+            if self._worker is not None:
+                self._worker.announce_ready(serving)
 
     def _take_requests(self, timeout_s: float) -> list[_Request]:
         taken: list[_Request] = []

@@ -26,6 +26,7 @@ from coprocess.server.pipe import (
     OK,
     READY,
     SECONDS,
+    SERVING,
     WITH_DEADLINE,
     WITH_METADATA,
     FrameSocket,
@@ -49,6 +50,8 @@ class _Worker:
         self._changed = changed
         #: Whether it takes calls.
         self.ready = False
+        #: Whether it has hooks for them.
+        self.serving = False
         #: Set when that is known: it can serve, or it is gone.
         self.settled = threading.Event()
         self.outstanding: dict[int, Rpc] = {}
@@ -98,6 +101,7 @@ class _Worker:
         while (frame := self.frames.receive()) is not None:
             call_id, kind, body = frame
             if kind == READY:
+                self.serving = body == SERVING
                 self.ready = True
                 self.settled.set()
                 self._changed()
@@ -152,13 +156,13 @@ class Front:
         return worker
 
     def watch_readiness(self, callback: Callable[[bool], None]) -> None:
-        """Tell, now and upon each change, whether any worker takes calls."""
+        """Tell, now and upon each change, whether any worker takes calls and has hooks for them."""
         self._on_readiness = callback
         self._tell_readiness()
 
     def _tell_readiness(self) -> None:
         with self._readiness_lock:  # So that the last one told is the last there was.
-            self._on_readiness(any(worker.ready for worker in self._workers))
+            self._on_readiness(any(worker.ready and worker.serving for worker in self._workers))
 
     def _attend(self, worker: _Worker) -> None:
         worker.receive_all()
