@@ -222,13 +222,13 @@ class Settings(BaseSettings):
         return (init_settings, env_settings)
 
 
-def load_settings(flags: Mapping[str, Any], config_file: Path | None = None) -> Settings:
+def load_settings(flags: Mapping[str, Any], config_file: Path | None = None, base: Path = Path()) -> Settings:
     """The settings out of `flags` (None: not given), the environment and the file.
 
-    `config_file` None: `coprocess.toml` of the working folder, if there is one. Raises ConfigError.
+    `config_file` None: `coprocess.toml` of the folder `base`, if there is one. Raises ConfigError.
     """
     flags = {name: value for name, value in flags.items() if value is not None}
-    path, from_file = settings_file(config_file)
+    path, from_file = settings_file(config_file, base)
     from_file.pop(ROUTES, None)  # They can change while the service runs: see `route_settings`.
     variables = {name: f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
     # Variables are read whatever their case.
@@ -307,9 +307,12 @@ def _hint(name: str, value: Any, model: type[BaseModel]) -> str:
     return ""
 
 
-def settings_file(config_file: Path | None) -> tuple[Path, dict[str, Any]]:
-    """The settings file and what it says; nothing where none was named, and the default one is not there."""
-    path = config_file or Path(CONFIG_FILE)
+def settings_file(config_file: Path | None, base: Path = Path()) -> tuple[Path, dict[str, Any]]:
+    """The settings file and what it says; nothing where none was named, and the default one is not there.
+
+    `base` is the folder that a relative path begins at.
+    """
+    path = base / (config_file or CONFIG_FILE)
     return path, _read_file(path) if config_file or path.is_file() else {}
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from coprocess import process_state
 from coprocess.decorators import MARK, Declaration, collecting
 from coprocess.errors import HandlerError, LoadError
 from coprocess.hooks import DuplicateHandler, Hook, HookTable
@@ -53,6 +54,8 @@ class Loaded:
     files: list[Path] = field(default_factory=list)
     #: The folders, with no link in their paths: those of the default version, then those of the routes.
     roots: list[Path] = field(default_factory=list)
+    #: What files changed in the process while they loaded, a sentence each; see `process_state`.
+    notes: list[str] = field(default_factory=list)
     _scopes: list[ImportScope] = field(default_factory=list)
 
     def forget(self) -> None:
@@ -79,6 +82,7 @@ def load(folders: Iterable[Path], aliases: Mapping[str, ModuleType], routes: Seq
     for route, version in versions:
         together.problems += version.problems
         together.files += version.files
+        together.notes += version.notes
         together._scopes += version._scopes
         if not len(version.table) and not version.problems:
             text = f'{route.folders[0]}: no handlers, and route "{route.name}" needs some'
@@ -109,6 +113,7 @@ class _Loading:
         self._hooks: list[Hook] = []
         self._problems: list[Problem] = []
         self._files: list[Path] = []
+        self._notes: list[str] = []
         self._scopes: list[ImportScope] = []
 
     def folder(self, folder: Path) -> None:
@@ -149,12 +154,15 @@ class _Loading:
             text = f"{path}: not loaded. Expected: a file name without further dots, as for an import"
             self._problems.append(Problem(path, text))
             return
+        told: list[str] = []
         try:
-            scope.load(name)
+            with process_state.kept() as told:
+                scope.load(name)
         except KeyboardInterrupt:  # Somebody at a terminal.
             raise
         except BaseException as error:  # noqa: BLE001 - user code may raise anything, SystemExit too
             self._problems.append(_problem_of(path, error))
+        self._notes += [f"{path}: {sentence}" for sentence in told]
 
     def result(self) -> Loaded:
         hooks = _same_only_once(self._hooks)
@@ -169,7 +177,7 @@ class _Loading:
                 self._problems.append(Problem(duplicate.source.path, str(error), also=also))
                 hooks = [hook for hook in hooks if hook not in rivals]
             else:
-                return Loaded(table, self._problems, self._files, _scopes=self._scopes)
+                return Loaded(table, self._problems, self._files, notes=self._notes, _scopes=self._scopes)
 
 
 def _is_rival(hook: Hook, other: Hook) -> bool:

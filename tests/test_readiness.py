@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
@@ -19,7 +20,8 @@ from tests.valkey import ValkeyProcess
 
 def health_of(service: ServeProcess) -> int:
     with service.client() as client:
-        status: int = HealthStub(client.channel).Check(HealthCheckRequest(), timeout=PATIENCE_S).status
+        stub: Any = HealthStub(client.channel)
+        status: int = stub.Check(HealthCheckRequest(), timeout=PATIENCE_S).status
         return status
 
 

@@ -24,6 +24,8 @@ def check(handlers: Handlers = None, config: Config = None) -> None:
         typer.echo(problem.traceback or str(problem), err=True)
         if problem.traceback:
             typer.echo(str(problem), err=True)
+    for note in loaded.notes:
+        typer.echo(f"warning: {note}", err=True)
     if not len(loaded.table):
         typer.echo("no handlers found", err=True)
     typer.echo(f"{_count(len(loaded.table), 'hook')}, {_count(len(loaded.problems), 'problem')}", err=True)

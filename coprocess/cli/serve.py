@@ -66,8 +66,11 @@ def serve(
     flags = {name: value for name, value in locals().items() if name not in _NO_SETTINGS}
     settings = load_settings(flags, config)
 
+    # Handler code may change the working folder later.
+    base = Path.cwd()
+
     def reread() -> Settings:
-        return load_settings(flags, config)
+        return load_settings(flags, config, base)
 
     from coprocess.server import logs
 

@@ -17,17 +17,18 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from coprocess import loader
+from coprocess import foreign_patches
 from coprocess.addresses import find_owner
-from coprocess.config import CONFIG_FILE, OFF, Settings
+from coprocess.config import OFF, Settings
 from coprocess.errors import LoadError
 from coprocess.hooks import HookTable
-from coprocess.route_settings import load_routes
+from coprocess.log_state import LogState
 from coprocess.server import extras, listeners, logs, redaction
 from coprocess.server.engine import Engine, EngineOptions, Handler, ListenError
 from coprocess.server.engines import make_engine
 from coprocess.server.health import Health
 from coprocess.server.held_calls import HeldCalls
+from coprocess.server.places import Places
 from coprocess.server.reload import FileWatch, Outcome, Reloader, Rollback, RollbackTo, shares
 from coprocess.server.restart_settings import RestartSettings
 from coprocess.server.service import Service, ServiceOptions
@@ -88,7 +89,7 @@ class App:
         the settings as they would be at a start now.
         """
         self.settings = settings
-        self._config_file = config_file
+        self._places = Places(settings, config_file)
         self._worker = worker
         self._quiet = quiet
         self._store_watch = StoreWatch(store, quiet=quiet)
@@ -124,12 +125,13 @@ class App:
         service = Service(dispatcher, service_options(settings))
         service.replace_thread = engine.replace_thread
         reloader = Reloader(
-            lambda: load_handlers(settings, self._config_file),
+            lambda: self._places.load(ALIASES),
             service,
             strict=settings.strict,
             # One of several workers tells it.
             warn=tuple if self._quiet else self._restart.warnings,
         )
+        log_state = LogState()
         with ExitStack() as at_end:
             if settings.traces != OFF:
                 self._start_tracing(service, at_end)
@@ -173,7 +175,7 @@ class App:
             if self._worker is not None:
                 self._worker.on_end(self.request_stop)
                 self._worker.announce_ready(self.health.serving)
-            self._serve(service, reloader)
+            self._serve(service, reloader, log_state)
             self._drain(service)
         self._tell("stopped")
 
@@ -215,8 +217,7 @@ class App:
         _observe_store(tracing.observe_store, at_end)
 
     def _watch_files(self, on_change: Callable[[], None]) -> FileWatch:
-        config_file = self._config_file or Path(CONFIG_FILE)
-        watch = FileWatch(lambda: watched_folders(self.settings, self._config_file), config_file, on_change)
+        watch = FileWatch(self._places.all_folders, self._places.config_file, on_change)
         watch.start()
         return watch
 
@@ -283,7 +284,7 @@ class App:
                 **version,
             )
         if not len(reloader.loaded.table):
-            folders = [str(folder) for folder in self.settings.folders]
+            folders = [str(folder) for folder in self._places.folders()]
             log.warning("no handlers are loaded, so this is not ready", folders=folders)
         self._is_open = True
         self.health.otherwise = self._traced(service.handle)
@@ -292,7 +293,7 @@ class App:
         self.health.set_serving(len(reloader.loaded.table) > 0)
         self._tell("serving", **shares(reloader.loaded.table))
 
-    def _serve(self, service: Service, reloader: Reloader) -> None:
+    def _serve(self, service: Service, reloader: Reloader, log_state: LogState) -> None:
         """Reload when asked to, until it is time to stop."""
         while not self._stop:
             # One load, or one rollback, serves all who asked for it before it began.
@@ -312,6 +313,10 @@ class App:
                     if each.future.set_running_or_notify_cancel():
                         each.future.set_result(result)
             reloader.sweep()
+            # What handlers change while they run, and not while they load.
+            told = [f"changes {what}, which is the service's: put back" for what in log_state.mend()]
+            for note in (*told, *foreign_patches.take_refusals()):
+                log.warning("handler code changes the process", note=note)
 
     def _tell_health(self, reloader: Reloader) -> None:
         """Health follows whether there are hooks."""
@@ -383,26 +388,17 @@ def _status(reloader: Reloader) -> str:
     return status if reloader.rolled_back is None else f"rolled back ({reloader.rolled_back}): {status}"
 
 
-def load_handlers(settings: Settings, config_file: Path | None = None) -> loader.Loaded:
-    """Load the configured folders, and those of the routes in the settings file as it is now.
-
-    Raises LoadError where a folder does not exist, ConfigError where a route is wrong.
-    """
-    return loader.load(settings.folders, ALIASES, load_routes(config_file))
-
-
-def watched_folders(settings: Settings, config_file: Path | None) -> list[Path]:
-    """The folders with handlers, those of routes too. Raises ConfigError where the settings file is wrong."""
-    routes = load_routes(config_file)
-    return [*settings.folders, *(folder for route in routes for folder in route.folders)]
-
-
 def engine_options(settings: Settings) -> EngineOptions:
     tls = None
     if settings.tls_cert is not None and settings.tls_key is not None:
         from coprocess.server.tls import TlsFiles
 
-        tls = TlsFiles(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+        tls = TlsFiles(
+            # They are read again later, when handler code may have changed the working folder.
+            settings.tls_cert.absolute(),
+            settings.tls_key.absolute(),
+            settings.tls_client_ca and settings.tls_client_ca.absolute(),
+        )
     add_services: Callable[[grpc.Server], None] | None = None
     if settings.reflection:
         from coprocess.server.reflection import add_reflection

@@ -201,6 +201,8 @@ class Reloader:
         self.problems = tuple(loaded.problems)
         for problem in loaded.problems:
             log.error("not loaded", problem=str(problem), traceback=problem.traceback or None)
+        for note in loaded.notes:
+            log.warning("handler code changes the process", note=note)
 
     def _end(self, reason: str, errors: tuple[str, ...], removed: tuple[str, ...] = ()) -> Outcome:
         warnings = tuple(self._warn())
