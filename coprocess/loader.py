@@ -29,6 +29,9 @@ VENDOR = "vendor"
 
 _generation = itertools.count(1)
 
+#: The modules whose code runs now, the innermost last; for who has to say what hangs.
+now_loading: list[Path] = []
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -155,6 +158,7 @@ class _Loading:
             self._problems.append(Problem(path, text))
             return
         told: list[str] = []
+        now_loading.append(path)
         try:
             with process_state.kept() as told:
                 scope.load(name)
@@ -162,6 +166,8 @@ class _Loading:
             raise
         except BaseException as error:  # noqa: BLE001 - user code may raise anything, SystemExit too
             self._problems.append(_problem_of(path, error))
+        finally:
+            now_loading.remove(path)
         self._notes += [f"{path}: {sentence}" for sentence in told]
 
     def result(self) -> Loaded:

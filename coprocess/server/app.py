@@ -10,14 +10,14 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from coprocess import foreign_patches
+from coprocess import foreign_patches, loader
 from coprocess.addresses import find_owner
 from coprocess.config import OFF, Settings
 from coprocess.errors import LoadError
@@ -28,6 +28,7 @@ from coprocess.server.engine import Engine, EngineOptions, Handler, ListenError
 from coprocess.server.engines import make_engine
 from coprocess.server.health import Health
 from coprocess.server.held_calls import HeldCalls
+from coprocess.server.load_watch import LoadWatch
 from coprocess.server.places import Places
 from coprocess.server.reload import FileWatch, Outcome, Reloader, Rollback, RollbackTo, shares
 from coprocess.server.restart_settings import RestartSettings
@@ -133,12 +134,14 @@ class App:
         )
         log_state = LogState()
         with ExitStack() as at_end:
+            self._handle_signals(at_end)
+            if self._worker is not None:
+                self._worker.on_end(self.request_stop)
             if settings.traces != OFF:
                 self._start_tracing(service, at_end)
             listen = [] if self._worker is not None else settings.listen
             addresses = [self._listen(engine, address, at_end) for address in listen]
             self._start_admin(service, engine, reloader, at_end)
-            self._handle_signals(at_end)
             # Health answers from here on: not serving.
             engine.start(self.health.route)
             at_end.callback(engine.stop)
@@ -160,7 +163,15 @@ class App:
             if settings.reload:
                 watch = self._watch_files(lambda: self._ask_reload("file change"))
                 at_end.callback(watch.stop)
-            if not reloader.first() and not settings.reload:
+            watch_load = LoadWatch(
+                lambda: self._stop, self.request_stop, lambda: self._end_while_loading(service, at_end)
+            )
+            if self._stop:
+                self._tell("stopped")
+                return
+            with watch_load.watching():
+                is_good = reloader.first()
+            if not is_good and not settings.reload:
                 raise LoadError(f"{len(reloader.problems)} problems with handlers, and strict is on")
             self._tell(
                 "listening", listen=addresses, engine=engine.name, because=reason, store=store.describe()
@@ -173,9 +184,8 @@ class App:
             if on_ready is not None:
                 on_ready(addresses)
             if self._worker is not None:
-                self._worker.on_end(self.request_stop)
                 self._worker.announce_ready(self.health.serving)
-            self._serve(service, reloader, log_state)
+            self._serve(service, reloader, log_state, watch_load)
             self._drain(service)
         self._tell("stopped")
 
@@ -293,7 +303,9 @@ class App:
         self.health.set_serving(len(reloader.loaded.table) > 0)
         self._tell("serving", **shares(reloader.loaded.table))
 
-    def _serve(self, service: Service, reloader: Reloader, log_state: LogState) -> None:
+    def _serve(
+        self, service: Service, reloader: Reloader, log_state: LogState, watch_load: LoadWatch
+    ) -> None:
         """Reload when asked to, until it is time to stop."""
         while not self._stop:
             # One load, or one rollback, serves all who asked for it before it began.
@@ -302,7 +314,8 @@ class App:
                 result: Outcome | Rollback
                 self._manager.reloading()
                 if request.reason:
-                    result = outcome = reloader.reload(request.reason, force=request.force)
+                    with watch_load.watching():
+                        result = outcome = reloader.reload(request.reason, force=request.force)
                     if outcome.succeeded and not self._is_open:
                         self._open(service, reloader)
                 else:
@@ -351,6 +364,24 @@ class App:
             log.warning("calls were still running", in_flight=service.in_flight)
         for request in self._take_requests(0):
             request.future.cancel()
+
+    def _end_while_loading(self, service: Service, at_end: ExitStack) -> None:
+        """End the process from another thread, as the main thread hangs in a module's code."""
+        limit_s = self.settings.shutdown_timeout_s + STOP_TIMEOUT_S
+        timer = threading.Timer(limit_s + self.settings.drain_s, os._exit, (0,))
+        timer.daemon = True
+        timer.start()
+        log.error(
+            "stopping while handlers load: this module's code does not end",
+            module=", ".join(map(str, loader.now_loading)),
+        )
+        if self._is_open:
+            self._drain(service)
+        # Signal handlers can be put back by the main thread alone: that one fails, and the rest is done.
+        with suppress(Exception):
+            at_end.pop_all().close()
+        self._tell("stopped")
+        os._exit(0)
 
     def _handle_signals(self, at_end: ExitStack) -> None:
         if threading.current_thread() is not threading.main_thread():

@@ -39,6 +39,7 @@ log = structlog.get_logger("coprocess")
 #: More than a worker's hooks could run and queue: only one that does not read any more gets there.
 _MAX_OUTSTANDING = 16_384
 _RESTART_DELAY_S = 0.5
+_TICK_S = 0.2
 
 
 class _Worker:
@@ -141,12 +142,13 @@ class Front:
         self._on_readiness: Callable[[bool], None] = lambda ready: None
         self.restarts = 0
 
-    def start(self, timeout_s: float) -> bool:
-        """Start the workers and wait until all can serve. False where one could not."""
+    def start(self, timeout_s: float, give_up: Callable[[], bool] = lambda: False) -> bool:
+        """Start the workers and wait until all can serve, or `give_up` says so. False where one could not."""
         self._workers = [self._start_worker(number) for number in range(len(self._sockets))]
         until_s = time.monotonic() + timeout_s
         for worker in self._workers:
-            worker.settled.wait(max(0.0, until_s - time.monotonic()))
+            while not (give_up() or worker.settled.wait(_TICK_S) or time.monotonic() > until_s):
+                pass
         self._started = all(worker.ready for worker in self._workers)
         return self._started
 
@@ -209,6 +211,8 @@ class Front:
         self._stopping = True
         for worker in self._workers:
             worker.frames.close()
+            if not worker.ready and worker.process.poll() is None:
+                worker.process.terminate()  # It loads handlers, and may hang in one.
         until_s = time.monotonic() + timeout_s
         for worker in self._workers:
             try:
