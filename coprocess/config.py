@@ -66,6 +66,12 @@ class Settings(BaseSettings):
         "machine dies; always loses nothing, and is slower.",
     )
     reload: bool = Field(default=False, description="Load handlers again when their files change.")
+    settle_s: float = Field(
+        default=1.0,
+        ge=0,
+        le=20,
+        description="How long handler files must not have changed before they are loaded again.",
+    )
     reflection: bool = Field(default=False, description="Offer gRPC server reflection.")
     admin: str = Field(
         default="127.0.0.1:9464",

@@ -30,6 +30,7 @@ def serve(
     data_dir: Annotated[Path | None, _option("--data-dir", metavar="DIR")] = None,
     store_fsync: Annotated[str | None, _option("--store-fsync", metavar="everysec|always")] = None,
     reload: Annotated[bool | None, _option("--reload/--no-reload")] = None,
+    settle_s: Annotated[str | None, _option("--settle-s", metavar="SECONDS")] = None,
     reflection: Annotated[bool | None, _option("--reflection/--no-reflection")] = None,
     admin: Annotated[str | None, _option("--admin", metavar="ADDRESS|off")] = None,
     tls_cert: Annotated[Path | None, _option("--tls-cert", metavar="FILE")] = None,

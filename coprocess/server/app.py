@@ -26,13 +26,15 @@ from coprocess.log_state import LogState
 from coprocess.server import extras, listeners, logs, redaction
 from coprocess.server.engine import Engine, EngineOptions, Handler, ListenError
 from coprocess.server.engines import make_engine
+from coprocess.server.file_watch import FileWatch
 from coprocess.server.health import Health
 from coprocess.server.held_calls import HeldCalls
 from coprocess.server.load_watch import LoadWatch
 from coprocess.server.places import Places
-from coprocess.server.reload import FileWatch, Outcome, Reloader, Rollback, RollbackTo, shares
+from coprocess.server.reload import Outcome, Reloader, Rollback, RollbackTo, shares
 from coprocess.server.restart_settings import RestartSettings
 from coprocess.server.service import Service, ServiceOptions
+from coprocess.server.settled_files import SettledLoad
 from coprocess.server.store_watch import StoreWatch
 from coprocess.server.systemd import take_service_manager
 from coprocess.store import Observer, store
@@ -126,7 +128,12 @@ class App:
         service = Service(dispatcher, service_options(settings))
         service.replace_thread = engine.replace_thread
         reloader = Reloader(
-            lambda: self._places.load(ALIASES),
+            SettledLoad(
+                lambda: self._places.load(ALIASES),
+                self._places.all_folders,
+                settings.settle_s,
+                lambda: self._stop,
+            ),
             service,
             strict=settings.strict,
             # One of several workers tells it.
@@ -227,7 +234,9 @@ class App:
         _observe_store(tracing.observe_store, at_end)
 
     def _watch_files(self, on_change: Callable[[], None]) -> FileWatch:
-        watch = FileWatch(self._places.all_folders, self._places.config_file, on_change)
+        watch = FileWatch(
+            self._places.all_folders, self._places.config_file, on_change, self.settings.settle_s
+        )
         watch.start()
         return watch
 

@@ -8,13 +8,11 @@ from __future__ import annotations
 import gc
 import logging
 import sys
-import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from pathlib import Path
 
 import structlog
 
@@ -278,94 +276,3 @@ def _forget(loaded: Loaded) -> None:
         for logger in loggers:
             if isinstance(logger, logging.Logger):
                 parent.loggerMap.pop(logger, None)
-
-
-class FileWatch:
-    """Calls back, from a thread of its own, when handler files or the settings file have changed.
-
-    Files in folders are waited for until they come to rest.
-    """
-
-    def __init__(
-        self, folders: Callable[[], list[Path]], settings_file: Path, on_change: Callable[[], None]
-    ) -> None:
-        """`folders` is asked again when the settings file has changed; it may raise CoprocessError."""
-        self._ask_folders = folders
-        self._folders = folders()
-        self._settings_file = settings_file
-        self._on_change = on_change
-        self._stop = threading.Event()
-        self._watching = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="file-watch", daemon=True)
-
-    def start(self) -> None:
-        """Returns when no change is missed any more."""
-        self._thread.start()
-        self._watching.wait(_START_TIMEOUT_S)
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join(_STOP_TIMEOUT_S)
-
-    def _watch(self) -> None:
-        seen = _state_of(self._settings_file)
-        changed = False
-        while not self._stop.is_set():
-            for has_changes in self._changes():
-                # Looked at, as no watch of a file survives that editors put another in its place; and of its
-                # folder there would be far more to hear.
-                if (now := _state_of(self._settings_file)) != seen:
-                    seen, changed = now, True
-                    if self._ask_again():
-                        # Told when the new folders are watched, so that no change in them is missed.
-                        break
-                if changed or has_changes:
-                    self._on_change()
-                changed = False
-                self._watching.set()
-
-    def _ask_again(self) -> bool:
-        """Whether other folders are to be watched than before."""
-        try:
-            folders = self._ask_folders()
-        except CoprocessError:
-            return False  # The reload that follows tells of it.
-        before, self._folders = self._folders, folders
-        return set(folders) != set(before)
-
-    def _changes(self) -> Iterator[bool]:
-        """Now and then: whether anything changed in the folders."""
-        # Not loaded where nobody watches.
-        from watchfiles import Change, DefaultFilter, watch
-
-        ignored = DefaultFilter()
-
-        def matters(change: Change, path: str) -> bool:
-            # What is no code may be data that handlers write. Without a suffix: mostly folders.
-            return ignored(change, path) and Path(path).suffix in ("", ".py", ".json", ".so")
-
-        for changes in watch(
-            *self._folders,
-            watch_filter=matters,
-            stop_event=self._stop,
-            debounce=_DEBOUNCE_MS,
-            rust_timeout=_TICK_MS,
-            yield_on_timeout=True,
-            raise_interrupt=False,
-        ):
-            yield bool(changes)
-
-
-def _state_of(file: Path) -> tuple[int, ...] | None:
-    """What differs when a file was written or replaced; None where there is none."""
-    try:
-        found = file.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
-
-
-_DEBOUNCE_MS = 400
-_TICK_MS = 100
-_START_TIMEOUT_S = 5.0
-_STOP_TIMEOUT_S = 1.0
