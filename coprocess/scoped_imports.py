@@ -2,7 +2,7 @@
 
 Every handler module gets its own `__builtins__`, with an `__import__` that looks first at the names a
 gateway's driver offers (`tyk.decorators`), then in the module's own folder and its `vendor/`.
-`sys.meta_path` and `sys.path` stay as they are. This isolates names; it is no sandbox.
+`sys.path` stays as it is. This isolates names; it is no sandbox.
 """
 
 from __future__ import annotations
