@@ -9,6 +9,10 @@ Handlers import what they need from here:
         request.headers["X-Stamp"] = "1"
 """
 
+# Before all else is imported, which takes a moment.
+import coprocess.early_signals  # noqa: F401 - for what it does
+
+# isort: split
 from coprocess.context import trigger_event
 from coprocess.decorators import CustomKeyCheck, Post, PostKeyAuth, Pre
 from coprocess.errors import BadBody, CoprocessError, StoreError

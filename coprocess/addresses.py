@@ -21,20 +21,37 @@ def is_local(address: str) -> bool:
 
 def normal_address(address: str) -> str:
     """`HOST:PORT` or `unix:/path`, from the spellings that gateways use too. Raises ValueError."""
-    expected = f"{address!r}: expected HOST:PORT or unix:/path"
     if address.startswith("unix:"):
         path = address.removeprefix("unix:")
         path = path.removeprefix("//")
-        if not path or path.endswith("/"):
-            raise ValueError(expected)
+        if not path:
+            raise _wrong(address, "no path")
+        if path.endswith("/"):
+            raise _wrong(address, "a folder is no socket")
         return f"unix:{path}"
     host, colon, port = address.removeprefix("tcp://").rpartition(":")
     is_ipv6 = host.startswith("[") and host.endswith("]")
-    if not colon or not host or "/" in host or (":" in host and not is_ipv6):
-        raise ValueError(expected)
-    if not (port.isascii() and port.isdigit()) or int(port) > 65535:
-        raise ValueError(expected)
+    if not colon:
+        raise _wrong(address, "no port" if address else "")
+    if "/" in host:
+        raise _wrong(address)
+    if ":" in host and not is_ipv6:
+        raise _wrong(address, "an IPv6 address stands in brackets, as in [::1]:5555")
+    if not (port.isascii() and port.isdigit()):
+        raise _wrong(address, f"{port!r} is no port" if port else "no port")
+    if len(port) > 5 or int(port) > _HIGHEST_PORT:
+        raise _wrong(address, f"port {port} is over {_HIGHEST_PORT}")
+    if not host:
+        raise _wrong(address, f"no host, such as 127.0.0.1:{port}")
     return f"{host}:{port}"
+
+
+_HIGHEST_PORT = 65535
+
+
+def _wrong(address: str, why: str = "") -> ValueError:
+    reason = f"{why}; " if why else ""
+    return ValueError(f"{address!r}: {reason}expected HOST:PORT or unix:/path")
 
 
 def find_owner(text: str) -> tuple[int, int]:

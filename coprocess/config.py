@@ -24,6 +24,8 @@ from coprocess.text import printable
 PREFIX = "COPROCESS_"
 CONFIG_FILE = "coprocess.toml"
 OFF = "off"
+#: What the tables of routes in the file are below. It is no setting: see `route_settings`.
+ROUTES = "routes"
 DEFAULT_FOLDERS = (Path("handlers"), Path("event_handlers"))
 
 # A list in a variable: separated by commas.
@@ -54,6 +56,9 @@ class Settings(BaseSettings):
         "Default: an embedded Valkey.",
     )
     store_timeout_s: float = Field(default=1.0, gt=0, description="Deadline of a store operation.")
+    store_required: bool = Field(
+        default=False, description="Refuse to start when the store cannot be reached."
+    )
     data_dir: Path = Field(default=Path(".coprocess"), description="Where the embedded store keeps its data.")
     store_fsync: Literal["everysec", "always"] = Field(
         default="everysec",
@@ -61,6 +66,12 @@ class Settings(BaseSettings):
         "machine dies; always loses nothing, and is slower.",
     )
     reload: bool = Field(default=False, description="Load handlers again when their files change.")
+    settle_s: float = Field(
+        default=1.0,
+        ge=0,
+        le=20,
+        description="How long handler files must not have changed before they are loaded again.",
+    )
     reflection: bool = Field(default=False, description="Offer gRPC server reflection.")
     admin: str = Field(
         default="127.0.0.1:9464",
@@ -220,14 +231,14 @@ class Settings(BaseSettings):
         return (init_settings, env_settings)
 
 
-def load_settings(flags: Mapping[str, Any], config_file: Path | None = None) -> Settings:
+def load_settings(flags: Mapping[str, Any], config_file: Path | None = None, base: Path = Path()) -> Settings:
     """The settings out of `flags` (None: not given), the environment and the file.
 
-    `config_file` None: `coprocess.toml` of the working folder, if there is one. Raises ConfigError.
+    `config_file` None: `coprocess.toml` of the folder `base`, if there is one. Raises ConfigError.
     """
     flags = {name: value for name, value in flags.items() if value is not None}
-    path, from_file = settings_file(config_file)
-    from_file.pop("routes", None)  # They can change while the service runs: see `route_settings`.
+    path, from_file = settings_file(config_file, base)
+    from_file.pop(ROUTES, None)  # They can change while the service runs: see `route_settings`.
     variables = {name: f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
     # Variables are read whatever their case.
     set_variables = {variable.upper() for variable, value in os.environ.items() if value}
@@ -263,7 +274,10 @@ def _misspelt_variables(names: Iterable[str]) -> Iterator[str]:
     for variable in sorted(names):
         name = variable.removeprefix(PREFIX).lower()
         is_ours = variable.startswith(PREFIX) and not _OTHERS_VARIABLE.fullmatch(variable)
-        if is_ours and name not in Settings.model_fields:
+        if is_ours and name == ROUTES:
+            where = f"routes are tables of {CONFIG_FILE}: [{ROUTES}.NAME]"
+            yield f"{printable(variable)}: no such setting; {where}"
+        elif is_ours and name not in Settings.model_fields:
             near = difflib.get_close_matches(name, Settings.model_fields, n=1)
             hint = f"; did you mean {PREFIX}{near[0].upper()}?" if near else ""
             yield f"{printable(variable)}: no such setting{hint}"
@@ -278,8 +292,7 @@ _OTHERS_VARIABLE = re.compile(
 def expectation(detail: Any, name: str, model: type[BaseModel] = Settings) -> str:
     """What an error of pydantic says of the setting `name`."""
     if detail["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(name, model.model_fields, n=1)
-        return "no such setting" + (f"; did you mean {near[0]}?" if near else "")
+        return "no such setting" + _hint(name, detail["input"], model)
     if detail["type"] == "missing":
         return "is not set"
     message: str = detail["msg"].removeprefix("Value error, ")
@@ -288,9 +301,27 @@ def expectation(detail: Any, name: str, model: type[BaseModel] = Settings) -> st
     return message + given
 
 
-def settings_file(config_file: Path | None) -> tuple[Path, dict[str, Any]]:
-    """The settings file and what it says; nothing where none was named, and the default one is not there."""
-    path = config_file or Path(CONFIG_FILE)
+def _hint(name: str, value: Any, model: type[BaseModel]) -> str:
+    """The setting that may be meant by an unknown one. Tables are for routes alone."""
+    known = list(model.model_fields)
+    if model is Settings:
+        known = [ROUTES] if isinstance(value, dict) else [*known, ROUTES]
+    near = difflib.get_close_matches(name, known, n=1)
+    if near == [ROUTES]:
+        return f"; did you mean [{ROUTES}.NAME]?"
+    if near:
+        return f"; did you mean {near[0]}?"
+    if isinstance(value, dict):
+        return f". The only tables are those of routes: [{ROUTES}.{name}]"
+    return ""
+
+
+def settings_file(config_file: Path | None, base: Path = Path()) -> tuple[Path, dict[str, Any]]:
+    """The settings file and what it says; nothing where none was named, and the default one is not there.
+
+    `base` is the folder that a relative path begins at.
+    """
+    path = base / (config_file or CONFIG_FILE)
     try:
         is_there = config_file is not None or path.is_file()
     except OSError as error:

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from coprocess import handler_modules
+from coprocess import handler_modules, process_state
 from coprocess.decorators import MARK, Declaration, collecting
 from coprocess.error_text import format_error, text_of
 from coprocess.errors import HandlerError, LoadError
@@ -39,6 +39,9 @@ from coprocess.scoped_imports import VENDOR as VENDOR
 
 _DECORATORS = ("Hook", *HookType.__members__)
 
+#: The modules whose code runs now, the innermost last; for who has to say what hangs.
+now_loading: list[Path] = []
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -48,6 +51,8 @@ class Problem:
     text: str
     #: Of the handler code, where that raised; else empty.
     traceback: str = ""
+    #: Further files whose hooks are not served because of it.
+    also: tuple[Path, ...] = ()
 
     def __str__(self) -> str:
         return self.text
@@ -62,6 +67,10 @@ class Loaded:
     files: list[Path] = field(default_factory=list)
     #: Not run, though they declare hooks: each with the reason.
     left_out: list[str] = field(default_factory=list)
+    #: The folders, with no link in their paths: those of the default version, then those of the routes.
+    roots: list[Path] = field(default_factory=list)
+    #: What files changed in the process while they loaded, a sentence each; see `process_state`.
+    notes: list[str] = field(default_factory=list)
     _scopes: list[ImportScope] = field(default_factory=list)
 
     def serve(self) -> None:
@@ -85,6 +94,7 @@ def load(folders: Iterable[Path], aliases: Mapping[str, ModuleType], routes: Seq
     of_routes = [(route, _existing(route.folders)) for route in routes]
     names = _Names()
     loaded = _load(default, aliases, "", names)
+    loaded.roots = [*default, *(folder for _, found in of_routes for folder in found)]
     if not routes:
         return loaded
     versions = [(route, _load(found, aliases, route.name, names)) for route, found in of_routes]
@@ -94,6 +104,7 @@ def load(folders: Iterable[Path], aliases: Mapping[str, ModuleType], routes: Seq
         together.problems += version.problems
         together.files += version.files
         together.left_out += version.left_out
+        together.notes += version.notes
         together._scopes += version._scopes
         if not len(version.table) and not version.problems:
             text = f'{route.folders[0]}: no handlers, and route "{route.name}" needs some'
@@ -158,6 +169,7 @@ class _Loading:
         self._files: list[Path] = []
         #: Files that are not run, and why.
         self._passed_over: list[tuple[Path, str]] = []
+        self._notes: list[str] = []
         self._scopes: list[ImportScope] = []
 
     def folder(self, folder: Path) -> None:
@@ -224,12 +236,18 @@ class _Loading:
             )
             self._problems.append(Problem(path, text))
             return
+        told: list[str] = []
+        now_loading.append(path)
         try:
-            scope.load(name)
+            with process_state.kept() as told:
+                scope.load(name)
         except KeyboardInterrupt:  # Somebody at a terminal.
             raise
         except BaseException as error:  # noqa: BLE001 - user code may raise anything, SystemExit too
             self._problems.append(_problem_of(path, error))
+        finally:
+            now_loading.remove(path)
+        self._notes += [f"{path}: {sentence}" for sentence in told]
 
     def result(self) -> Loaded:
         hooks = _same_only_once(self._hooks)
@@ -239,10 +257,19 @@ class _Loading:
             except DuplicateHandler as error:
                 # Neither of two handlers of one name is the right one: guessing could let requests by.
                 duplicate = error.hook
-                self._problems.append(Problem(duplicate.source.path, str(error)))
-                hooks = [hook for hook in hooks if not _is_rival(hook, duplicate)]
+                rivals = [hook for hook in hooks if _is_rival(hook, duplicate)]
+                also = tuple(hook.source.path for hook in rivals if hook is not duplicate)
+                self._problems.append(Problem(duplicate.source.path, str(error), also=also))
+                hooks = [hook for hook in hooks if hook not in rivals]
             else:
-                return Loaded(table, self._problems, self._files, self._left_out(), self._scopes)
+                return Loaded(
+                    table,
+                    self._problems,
+                    self._files,
+                    self._left_out(),
+                    notes=self._notes,
+                    _scopes=self._scopes,
+                )
 
     def _left_out(self) -> list[str]:
         run = {vars(module).get("__file__") for scope in self._scopes for module in scope.modules()}

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, ValidationInfo, field_validator
 
-from coprocess.config import expectation, settings_file
+from coprocess.config import ROUTES, expectation, settings_file
 from coprocess.errors import ConfigError
 from coprocess.http import header_name
 from coprocess.routes import DEFAULT_KEY_HEADERS, Route
@@ -28,11 +28,12 @@ class RouteSettings(BaseModel):
 
     @field_validator("handlers")
     @classmethod
-    def _folders(cls, value: list[Path]) -> list[Path]:
+    def _folders(cls, value: list[Path], info: ValidationInfo) -> list[Path]:
+        base: Path = (info.context or {}).get("base", Path())
         for folder in value:
-            if not folder.is_dir():
+            if not (base / folder).is_dir():
                 raise ValueError(f"{folder}: no such folder. Expected: a folder with handler modules")
-        return value
+        return [base / folder for folder in value]
 
     @field_validator("key_headers")
     @classmethod
@@ -40,13 +41,13 @@ class RouteSettings(BaseModel):
         return [header_name(name) for name in value]
 
 
-def load_routes(config_file: Path | None = None) -> tuple[Route, ...]:
+def load_routes(config_file: Path | None = None, base: Path = Path()) -> tuple[Route, ...]:
     """What `[routes]` of the settings file says, checked. The file is found as by `load_settings`.
 
-    Raises ConfigError.
+    `base` is the folder that relative paths begin at. Raises ConfigError.
     """
-    path, from_file = settings_file(config_file)
-    tables = from_file.get("routes", {})
+    path, from_file = settings_file(config_file, base)
+    tables = from_file.get(ROUTES, {})
     if not isinstance(tables, dict):
         raise ConfigError(f"{path}: routes: expected tables, such as [routes.canary] (got {tables!r})")
     problems: list[str] = []
@@ -59,7 +60,7 @@ def load_routes(config_file: Path | None = None) -> tuple[Route, ...]:
             problems.append(f"{place}: expected a name of up to 64 letters, digits and _ . -")
         else:
             try:
-                routes.append(_route(name, RouteSettings(**table)))
+                routes.append(_route(name, RouteSettings.model_validate(table, context={"base": base})))
             except ValidationError as error:
                 for detail in error.errors():
                     key = str(detail["loc"][0])

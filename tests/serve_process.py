@@ -42,6 +42,8 @@ class ServeProcess:
             self._flags.append(f"--admin={admin}")
         if not any(flag.startswith(("--redis", "--data-dir")) for flag in flags):
             self._flags.append("--redis=redis://127.0.0.1:1/0")
+        if not any(flag.startswith("--settle-s") for flag in flags):
+            self._flags.append("--settle-s=0.02")  # Tests write their files at once.
         self._folder = handlers.parent
         self._wait = wait
         self._unread: queue.SimpleQueue[Line | None] = queue.SimpleQueue()

@@ -39,7 +39,9 @@ def handlers(tmp_path: Path) -> Path:
 def test_pages(handlers: Path) -> None:
     with ServeProcess(handlers) as service:
         assert service.page("/healthz") == {"status": "alive"}
-        assert service.page("/readyz") == {"status": "ready", "last_reload": None}
+        ready = service.page("/readyz")
+        assert (ready["status"], ready["hooks"], ready["last_reload"]) == ("ready", 1, None)
+        assert "nothing_like_it" in ready["problems"][0]
         page = service.page("/hooks")
         assert page["hooks"] == [
             {
@@ -111,7 +113,7 @@ def test_commands_are_for_this_machine_and_no_browser(
     service = Service(Dispatcher(HookTable()), ServiceOptions())
     reloader = Reloader(lambda: Loaded(HookTable()), service, strict=False)
 
-    def reload(reason: str) -> Future[Outcome]:
+    def reload(reason: str, force: bool) -> Future[Outcome]:
         asked.append(reason)
         future: Future[Outcome] = Future()
         future.set_result(reloader.reload(reason))

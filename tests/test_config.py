@@ -178,10 +178,53 @@ def test_all_errors_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["", "5555", ":5555", "host", "host:", "host:99999", "host:x", "unix:", "unix:/dir/"]
+    ("address", "why"),
+    [
+        ("", ""),
+        ("5555", "no port; "),
+        (":5555", "no host, such as 127.0.0.1:5555; "),
+        ("host", "no port; "),
+        ("host:", "no port; "),
+        ("host:99999", "port 99999 is over 65535; "),
+        (":99999", "port 99999 is over 65535; "),
+        ("host:x", "'x' is no port; "),
+        ("host:-1", "'-1' is no port; "),
+        ("::1:5555", "an IPv6 address stands in brackets, as in [::1]:5555; "),
+        ("http://host:80", ""),
+        ("unix:", "no path; "),
+        ("unix:/dir/", "a folder is no socket; "),
+    ],
 )
-def test_error_of_an_address_shows_it(address: str) -> None:
-    assert refusal({"listen": [address]}) == f"--listen: {address!r}: expected HOST:PORT or unix:/path"
+@pytest.mark.parametrize("name", ["listen", "admin"])
+def test_error_of_an_address_shows_it_and_what_is_wrong(name: str, address: str, why: str) -> None:
+    given = [address] if name == "listen" else address
+    assert refusal({name: given}) == f"--{name}: {address!r}: {why}expected HOST:PORT or unix:/path"
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("[rutes]\nx = 1", "; did you mean [routes.NAME]?"),
+        ("[route.canary]\nweight_percent = 5", "; did you mean [routes.NAME]?"),
+        ("[canary]\nweight_percent = 5", ". The only tables are those of routes: [routes.canary]"),
+        ("[redi]\nurl = 'x'", ". The only tables are those of routes: [routes.redi]"),
+        ("rutes = 5", "; did you mean [routes.NAME]?"),
+        ("redi = 'x'", "; did you mean redis?"),
+    ],
+)
+def test_a_misspelt_table_is_no_misspelt_setting(folder: Path, text: str, hint: str) -> None:
+    write(folder, {"coprocess.toml": text})
+    name = text.strip("[").replace(".", "]").partition("]" if text[0] == "[" else " ")[0]
+
+    assert refusal() == f"coprocess.toml: {name}: no such setting{hint}"
+
+
+def test_routes_in_a_variable_are_told_where_they_belong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COPROCESS_ROUTES", "x")
+
+    assert refusal() == (
+        "COPROCESS_ROUTES: no such setting; routes are tables of coprocess.toml: [routes.NAME]"
+    )
 
 
 def test_settings_that_do_not_go_together_name_their_sources(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -370,7 +370,11 @@ def test_a_service_sends_a_share_and_keeps_requests_together(canary: Canary, eng
 
         page = service.page("/hooks")
         (shown,) = page["routes"]
-        assert (shown["version"], shown["weight_percent"], shown["handlers"]) == ("canary", 50, ["next"])
+        assert (shown["version"], shown["weight_percent"], shown["handlers"]) == (
+            "canary",
+            50,
+            [str(canary.handlers.parent / "next")],
+        )
         assert {hook["version"] for hook in page["hooks"]} == {None, "canary"}
 
 

@@ -34,7 +34,7 @@ def check(handlers: Handlers = None, config: Config = None) -> None:
         typer.echo(line)
     for line in problem_lines(loaded.problems):
         typer.echo(line, err=True)
-    warnings = [*loaded.left_out, *_only_the_second_time(loaded, again)]
+    warnings = [*loaded.left_out, *loaded.notes, *_only_the_second_time(loaded, again)]
     for warning in warnings:
         typer.echo(f"warning: {indented(warning)}", err=True)
     if not len(loaded.table):

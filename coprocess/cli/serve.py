@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,9 +30,11 @@ def serve(
     engine: Annotated[str | None, _option("--engine", metavar="auto|native|grpcio")] = None,
     redis: Annotated[str | None, _option("--redis", metavar="URL")] = None,
     store_timeout_s: Annotated[str | None, _option("--store-timeout-s", metavar="SECONDS")] = None,
+    store_required: Annotated[bool | None, _option("--store-required/--no-store-required")] = None,
     data_dir: Annotated[Path | None, _option("--data-dir", metavar="DIR")] = None,
     store_fsync: Annotated[str | None, _option("--store-fsync", metavar="everysec|always")] = None,
     reload: Annotated[bool | None, _option("--reload/--no-reload")] = None,
+    settle_s: Annotated[str | None, _option("--settle-s", metavar="SECONDS")] = None,
     reflection: Annotated[bool | None, _option("--reflection/--no-reflection")] = None,
     admin: Annotated[str | None, _option("--admin", metavar="ADDRESS|off")] = None,
     admin_hosts: Annotated[list[str] | None, _option("--admin-hosts", metavar="NAME")] = None,
@@ -70,12 +73,18 @@ def serve(
     flags = {name: value for name, value in locals().items() if name not in _NO_SETTINGS}
     settings = load_settings(flags, config)
 
+    # Handler code may change the working folder later.
+    base = Path.cwd()
+
+    def reread() -> Settings:
+        return load_settings(flags, config, base)
+
     from coprocess.server import logs
 
     logs.configure(settings.log_format, settings.log_level, in_background=True)
     status = 1
     try:
-        _run(settings, config, worker_fd, worker_number)
+        _run(settings, config, reread, worker_fd, worker_number)
         status = 0
     except RuntimeError as error:
         if "start new thread" not in str(error) and "no thread" not in str(error):
@@ -89,7 +98,13 @@ def serve(
         _bound_exit(status)
 
 
-def _run(settings: Settings, config: Path | None, worker_fd: int | None, worker_number: int) -> None:
+def _run(
+    settings: Settings,
+    config: Path | None,
+    reread: Callable[[], Settings],
+    worker_fd: int | None,
+    worker_number: int,
+) -> None:
     if worker_fd is not None:
         import socket
 
@@ -97,7 +112,7 @@ def _run(settings: Settings, config: Path | None, worker_fd: int | None, worker_
         from coprocess.server.pipe import PipeEngine
 
         pipe = PipeEngine(socket.socket(fileno=worker_fd), engine_options(settings))
-        App(settings, pipe, config_file=config, quiet=worker_number > 0).run()
+        App(settings, pipe, config_file=config, reread=reread, quiet=worker_number > 0).run()
     elif settings.workers > 1:
         from coprocess.server.front_app import FrontApp
 
@@ -105,7 +120,7 @@ def _run(settings: Settings, config: Path | None, worker_fd: int | None, worker_
     else:
         from coprocess.server.app import App
 
-        App(settings, config_file=config).run()
+        App(settings, config_file=config, reread=reread).run()
 
 
 def _bound_exit(status: int) -> None:

@@ -48,13 +48,16 @@ class AdminPages:
         health: Health,
         reloader: Reloader,
         registry: CollectorRegistry,
-        reload: Callable[[str], Future[Outcome]],
+        reload: Callable[[str, bool], Future[Outcome]],
         roll_back: Callable[[RollbackTo | None], Future[Rollback]],
+        store: Callable[[], Any] = lambda: None,
     ) -> None:
+        """`store` gives what /readyz says of the store."""
         self._health = health
         self._reloader = reloader
         self._reload = reload
         self._roll_back = roll_back
+        self._store = store
         self._metrics = make_wsgi_app(registry)
         self._pages: dict[str, Callable[[], tuple[int, Any]]] = {
             "/healthz": lambda: (200, {"status": "alive"}),
@@ -82,8 +85,18 @@ class AdminPages:
 
     def _ready(self) -> tuple[int, Any]:
         serving = self._health.serving
-        page = {"status": "ready" if serving else "not ready", "last_reload": _outcome(self._reloader.last)}
+        page = {
+            "status": "ready" if serving else "not ready",
+            "hooks": len(self._reloader.loaded.table),
+            "problems": self._problems(),
+            "store": self._store(),
+            "last_reload": _outcome(self._reloader.last),
+        }
         return 200 if serving else 503, page
+
+    def _problems(self) -> list[str]:
+        """What could not be loaded, when that was last tried."""
+        return [redact_text(str(problem)) for problem in self._reloader.problems]
 
     def _hooks(self) -> tuple[int, Any]:
         table = self._reloader.loaded.table
@@ -112,7 +125,7 @@ class AdminPages:
                 for route in (table.routes if isinstance(table, RoutedTable) else ())
             ],
             "rolled_back": self._reloader.rolled_back,
-            "problems": [redact_text(str(problem)) for problem in self._reloader.problems],
+            "problems": self._problems(),
             "last_reload": _outcome(self._reloader.last),
         }
 
@@ -120,9 +133,13 @@ class AdminPages:
         if (refusal := refuse_command(environ)) is not None:
             return refusal
         try:
+            asked = parse_qs(environ.get("QUERY_STRING", ""))
             if environ["PATH_INFO"] == "/rollback":
-                return self._take_rollback(parse_qs(environ.get("QUERY_STRING", "")).get("to", [""])[0])
-            outcome = self._reload("admin").result(_COMMAND_TIMEOUT_S)
+                return self._take_rollback(asked.get("to", [""])[0])
+            force = asked.get("force", ["0"])[0]
+            if force not in ("0", "1"):
+                return 400, {"error": "force: expected 0 or 1"}
+            outcome = self._reload("admin", force == "1").result(_COMMAND_TIMEOUT_S)
         except FutureTimeout:
             return 504, {"error": f"it took longer than {_COMMAND_TIMEOUT_S:g} s"}
         return 200 if outcome.succeeded else 409, _outcome(outcome)
@@ -153,4 +170,6 @@ def _outcome(outcome: Outcome | None) -> Any:
         "hooks": outcome.hooks,
         "reason": outcome.reason,
         "at_s": outcome.at_s,
+        "removed": list(outcome.removed),
+        "warnings": list(outcome.warnings),
     }

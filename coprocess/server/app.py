@@ -10,26 +10,32 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from coprocess import loader
+from coprocess import foreign_patches, loader
 from coprocess.addresses import find_owner
-from coprocess.config import CONFIG_FILE, OFF, Settings
+from coprocess.config import OFF, Settings
 from coprocess.errors import LoadError
 from coprocess.hooks import HookTable
-from coprocess.route_settings import load_routes
+from coprocess.log_state import LogState
 from coprocess.server import extras, listeners, logs, redaction
 from coprocess.server.engine import Engine, EngineOptions, Handler, ListenError
 from coprocess.server.engines import make_engine
+from coprocess.server.file_watch import FileWatch
 from coprocess.server.health import Health
 from coprocess.server.held_calls import HeldCalls
-from coprocess.server.reload import FileWatch, Outcome, Reloader, Rollback, RollbackTo, shares
+from coprocess.server.load_watch import LoadWatch
+from coprocess.server.places import Places
+from coprocess.server.reload import Outcome, Reloader, Rollback, RollbackTo, shares
+from coprocess.server.restart_settings import RestartSettings
 from coprocess.server.service import Service, ServiceOptions
+from coprocess.server.settled_files import SettledLoad
+from coprocess.server.store_watch import StoreWatch
 from coprocess.server.systemd import take_service_manager
 from coprocess.store import Observer, store
 from coprocess.tyk import wire
@@ -60,10 +66,12 @@ class _Request:
     #: Why a reload; empty: a rollback.
     reason: str = ""
     to: RollbackTo | None = None
+    #: Whether a reload may lose hooks.
+    force: bool = False
 
     @property
-    def what(self) -> tuple[bool, RollbackTo | None]:
-        return bool(self.reason), self.to
+    def what(self) -> tuple[bool, RollbackTo | None, bool]:
+        return bool(self.reason), self.to, self.force
 
 
 class App:
@@ -75,16 +83,20 @@ class App:
         worker: PipeEngine | None = None,
         *,
         config_file: Path | None = None,
+        reread: Callable[[], Settings] | None = None,
         quiet: bool = False,
     ) -> None:
         """`worker` is the engine where this is a worker process; `quiet` leaves the hooks out of the log.
 
-        `config_file` is read for its routes, also upon reload; found as by `load_settings`.
+        `config_file` is read for its routes, also upon reload; found as by `load_settings`. `reread` gives
+        the settings as they would be at a start now.
         """
         self.settings = settings
-        self._config_file = config_file
+        self._places = Places(settings, config_file)
         self._worker = worker
         self._quiet = quiet
+        self._store_watch = StoreWatch(store, quiet=quiet)
+        self._restart = RestartSettings(settings, reread or (lambda: settings))
         # The front tells when the whole service listens, serves and stops.
         self._tell = log.info if worker is None else log.debug
         self._manager = take_service_manager()
@@ -94,6 +106,8 @@ class App:
         # What signal handlers do takes no lock: the thread they interrupt may hold it. So no Event here, and
         # the one queue that allows it. None in it only wakes the thread that waits.
         self._stop = False
+        #: Whether calls are let in.
+        self._is_open = False
         self._signals = 0
         self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
 
@@ -114,15 +128,27 @@ class App:
         service = Service(dispatcher, service_options(settings))
         service.replace_thread = engine.replace_thread
         reloader = Reloader(
-            lambda: load_handlers(settings, self._config_file), service, strict=settings.strict
+            SettledLoad(
+                lambda: self._places.load(ALIASES),
+                self._places.all_folders,
+                settings.settle_s,
+                lambda: self._stop,
+            ),
+            service,
+            strict=settings.strict,
+            # One of several workers tells it.
+            warn=tuple if self._quiet else self._restart.warnings,
         )
+        log_state = LogState()
         with ExitStack() as at_end:
+            self._handle_signals(at_end)
+            if self._worker is not None:
+                self._worker.on_end(self.request_stop)
             if settings.traces != OFF:
                 self._start_tracing(service, at_end)
             listen = [] if self._worker is not None else settings.listen
             addresses = [self._listen(engine, address, at_end) for address in listen]
             self._start_admin(service, engine, reloader, at_end)
-            self._handle_signals(at_end)
             # Health answers from here on: not serving.
             engine.start(self.health.route)
             at_end.callback(engine.stop)
@@ -134,13 +160,25 @@ class App:
                 fsync=settings.store_fsync,
             )
             at_end.callback(store.close)
+            if settings.store_required:
+                self._store_watch.require()
+            self._store_watch.start()
+            at_end.callback(self._store_watch.stop)
             at_end.enter_context(logs.capturing_prints())
             service.start()
             at_end.callback(service.stop, STOP_TIMEOUT_S)
             if settings.reload:
                 watch = self._watch_files(lambda: self._ask_reload("file change"))
                 at_end.callback(watch.stop)
-            if not reloader.first() and not settings.reload:
+            watch_load = LoadWatch(
+                lambda: self._stop, self.request_stop, lambda: self._end_while_loading(service, at_end)
+            )
+            if self._stop:
+                self._tell("stopped")
+                return
+            with watch_load.watching():
+                is_good = reloader.first()
+            if not is_good and not settings.reload:
                 raise LoadError(f"{len(reloader.problems)} problems with handlers, and strict is on")
             self._tell(
                 "listening", listen=addresses, engine=engine.name, because=reason, store=store.describe()
@@ -153,9 +191,8 @@ class App:
             if on_ready is not None:
                 on_ready(addresses)
             if self._worker is not None:
-                self._worker.on_end(self.request_stop)
-                self._worker.announce_ready()
-            self._serve(service, reloader)
+                self._worker.announce_ready(self.health.serving)
+            self._serve(service, reloader, log_state, watch_load)
             self._drain(service)
         self._tell("stopped")
 
@@ -164,10 +201,10 @@ class App:
         self._stop = True
         self._requests.put(None)
 
-    def request_reload(self, reason: str) -> Future[Outcome]:
+    def request_reload(self, reason: str, force: bool = False) -> Future[Outcome]:
         """Ask for a reload, from any thread. The future is cancelled where the service stops first."""
         future: Future[Outcome] = Future()
-        self._requests.put(_Request(future, reason))
+        self._requests.put(_Request(future, reason, force=force))
         return future
 
     def request_rollback(self, to: RollbackTo | None) -> Future[Rollback]:
@@ -197,8 +234,9 @@ class App:
         _observe_store(tracing.observe_store, at_end)
 
     def _watch_files(self, on_change: Callable[[], None]) -> FileWatch:
-        config_file = self._config_file or Path(CONFIG_FILE)
-        watch = FileWatch(lambda: watched_folders(self.settings, self._config_file), config_file, on_change)
+        watch = FileWatch(
+            self._places.all_folders, self._places.config_file, on_change, self.settings.settle_s
+        )
         watch.start()
         return watch
 
@@ -221,11 +259,18 @@ class App:
         from coprocess.server.admin import AdminPages
         from coprocess.server.metrics import ServiceCollector, StoreCounts, make_registry
 
-        counts = StoreCounts()
+        counts = StoreCounts(self._store_watch)
         _observe_store(counts.observe, at_end)
         collector = ServiceCollector(service, engine, self.health, reloader, counts)
         registry = make_registry(collector)
-        pages = AdminPages(self.health, reloader, registry, self.request_reload, self.request_rollback)
+        pages = AdminPages(
+            self.health,
+            reloader,
+            registry,
+            self.request_reload,
+            self.request_rollback,
+            self._store_watch.page,
+        )
         self._serve_admin(at_end, pages)
 
     def _serve_admin(self, at_end: ExitStack, pages: WSGIApplication) -> None:
@@ -262,14 +307,18 @@ class App:
                 **version,
             )
         if not len(reloader.loaded.table):
-            folders = [str(folder) for folder in self.settings.folders]
-            log.warning("no handlers are loaded", folders=folders)
+            folders = [str(folder) for folder in self._places.folders()]
+            log.warning("no handlers are loaded, so this is not ready", folders=folders)
+        self._is_open = True
         self.health.otherwise = self._traced(service.handle)
         self._held.pass_on(service.handle)
-        self.health.set_serving(True)
+        # Without a hook, every call would fail: what can choose should send them elsewhere.
+        self.health.set_serving(len(reloader.loaded.table) > 0)
         self._tell("serving", **shares(reloader.loaded.table))
 
-    def _serve(self, service: Service, reloader: Reloader) -> None:
+    def _serve(
+        self, service: Service, reloader: Reloader, log_state: LogState, watch_load: LoadWatch
+    ) -> None:
         """Reload when asked to, until it is time to stop."""
         while not self._stop:
             # One load, or one rollback, serves all who asked for it before it began.
@@ -278,16 +327,30 @@ class App:
                 result: Outcome | Rollback
                 self._manager.reloading()
                 if request.reason:
-                    result = outcome = reloader.reload(request.reason)
-                    if outcome.succeeded and not self.health.serving:
+                    with watch_load.watching():
+                        result = outcome = reloader.reload(request.reason, force=request.force)
+                    if outcome.succeeded and not self._is_open:
                         self._open(service, reloader)
                 else:
                     result = reloader.roll_back(request.to)
+                self._tell_health(reloader)
                 self._manager.ready(_status(reloader))
                 for each in (request, *others):
                     if each.future.set_running_or_notify_cancel():
                         each.future.set_result(result)
             reloader.sweep()
+            # What handlers change while they run, and not while they load.
+            told = [f"changes {what}, which is the service's: put back" for what in log_state.mend()]
+            for note in (*told, *foreign_patches.take_refusals()):
+                log.warning("handler code changes the process", note=note)
+
+    def _tell_health(self, reloader: Reloader) -> None:
+        """Health follows whether there are hooks."""
+        serving = self._is_open and len(reloader.loaded.table) > 0
+        if serving != self.health.serving:
+            self.health.set_serving(serving)
+            if self._worker is not None:
+                self._worker.announce_ready(serving)
 
     def _take_requests(self, timeout_s: float) -> list[_Request]:
         taken: list[_Request] = []
@@ -314,6 +377,24 @@ class App:
             log.warning("calls were still running", in_flight=service.in_flight)
         for request in self._take_requests(0):
             request.future.cancel()
+
+    def _end_while_loading(self, service: Service, at_end: ExitStack) -> None:
+        """End the process from another thread, as the main thread hangs in a module's code."""
+        limit_s = self.settings.shutdown_timeout_s + STOP_TIMEOUT_S
+        timer = threading.Timer(limit_s + self.settings.drain_s, os._exit, (0,))
+        timer.daemon = True
+        timer.start()
+        log.error(
+            "stopping while handlers load: this module's code does not end",
+            module=", ".join(map(str, loader.now_loading)),
+        )
+        if self._is_open:
+            self._drain(service)
+        # Signal handlers can be put back by the main thread alone: that one fails, and the rest is done.
+        with suppress(Exception):
+            at_end.pop_all().close()
+        self._tell("stopped")
+        os._exit(0)
 
     def _handle_signals(self, at_end: ExitStack) -> None:
         if threading.current_thread() is not threading.main_thread():
@@ -353,26 +434,17 @@ def _status(reloader: Reloader) -> str:
     return status if reloader.rolled_back is None else f"rolled back ({reloader.rolled_back}): {status}"
 
 
-def load_handlers(settings: Settings, config_file: Path | None = None) -> loader.Loaded:
-    """Load the configured folders, and those of the routes in the settings file as it is now.
-
-    Raises LoadError where a folder does not exist, ConfigError where a route is wrong.
-    """
-    return loader.load(settings.folders, ALIASES, load_routes(config_file))
-
-
-def watched_folders(settings: Settings, config_file: Path | None) -> list[Path]:
-    """The folders with handlers, those of routes too. Raises ConfigError where the settings file is wrong."""
-    routes = load_routes(config_file)
-    return [*settings.folders, *(folder for route in routes for folder in route.folders)]
-
-
 def engine_options(settings: Settings) -> EngineOptions:
     tls = None
     if settings.tls_cert is not None and settings.tls_key is not None:
         from coprocess.server.tls import TlsFiles
 
-        tls = TlsFiles(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+        tls = TlsFiles(
+            # They are read again later, when handler code may have changed the working folder.
+            settings.tls_cert.absolute(),
+            settings.tls_key.absolute(),
+            settings.tls_client_ca and settings.tls_client_ca.absolute(),
+        )
     add_services: Callable[[grpc.Server], None] | None = None
     if settings.reflection:
         from coprocess.server.reflection import add_reflection

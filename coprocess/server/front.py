@@ -26,6 +26,7 @@ from coprocess.server.pipe import (
     OK,
     READY,
     SECONDS,
+    SERVING,
     WITH_DEADLINE,
     WITH_METADATA,
     FrameSocket,
@@ -38,6 +39,7 @@ log = structlog.get_logger("coprocess")
 #: More than a worker's hooks could run and queue: only one that does not read any more gets there.
 _MAX_OUTSTANDING = 16_384
 _RESTART_DELAY_S = 0.5
+_TICK_S = 0.2
 
 
 class _Worker:
@@ -49,6 +51,8 @@ class _Worker:
         self._changed = changed
         #: Whether it takes calls.
         self.ready = False
+        #: Whether it has hooks for them.
+        self.serving = False
         #: Set when that is known: it can serve, or it is gone.
         self.settled = threading.Event()
         self.outstanding: dict[int, Rpc] = {}
@@ -98,6 +102,7 @@ class _Worker:
         while (frame := self.frames.receive()) is not None:
             call_id, kind, body = frame
             if kind == READY:
+                self.serving = body == SERVING
                 self.ready = True
                 self.settled.set()
                 self._changed()
@@ -137,12 +142,13 @@ class Front:
         self._on_readiness: Callable[[bool], None] = lambda ready: None
         self.restarts = 0
 
-    def start(self, timeout_s: float) -> bool:
-        """Start the workers and wait until all can serve. False where one could not."""
+    def start(self, timeout_s: float, give_up: Callable[[], bool] = lambda: False) -> bool:
+        """Start the workers and wait until all can serve, or `give_up` says so. False where one could not."""
         self._workers = [self._start_worker(number) for number in range(len(self._sockets))]
         until_s = time.monotonic() + timeout_s
         for worker in self._workers:
-            worker.settled.wait(max(0.0, until_s - time.monotonic()))
+            while not (give_up() or worker.settled.wait(_TICK_S) or time.monotonic() > until_s):
+                pass
         self._started = all(worker.ready for worker in self._workers)
         return self._started
 
@@ -152,13 +158,13 @@ class Front:
         return worker
 
     def watch_readiness(self, callback: Callable[[bool], None]) -> None:
-        """Tell, now and upon each change, whether any worker takes calls."""
+        """Tell, now and upon each change, whether any worker takes calls and has hooks for them."""
         self._on_readiness = callback
         self._tell_readiness()
 
     def _tell_readiness(self) -> None:
         with self._readiness_lock:  # So that the last one told is the last there was.
-            self._on_readiness(any(worker.ready for worker in self._workers))
+            self._on_readiness(any(worker.ready and worker.serving for worker in self._workers))
 
     def _attend(self, worker: _Worker) -> None:
         worker.receive_all()
@@ -205,6 +211,8 @@ class Front:
         self._stopping = True
         for worker in self._workers:
             worker.frames.close()
+            if not worker.ready and worker.process.poll() is None:
+                worker.process.terminate()  # It loads handlers, and may hang in one.
         until_s = time.monotonic() + timeout_s
         for worker in self._workers:
             try:

@@ -93,12 +93,19 @@ class FrontPages:
             status, page = 405, {"error": "use GET"}
         elif path == "/healthz":
             status, page = 200, {"status": "alive"}
-        elif path == "/readyz" and not self._health.serving:
-            status, page = 503, {"status": "not ready"}
+        elif path == "/readyz":
+            status, page = self._ready()
         else:
             # All workers load the same: one of them can tell.
             status, page = self._first_answer(path)
         return send_json(start_response, method, status, page)
+
+    def _ready(self) -> tuple[int, Any]:
+        """A worker's page; whether calls get through is known here."""
+        status, page = self._first_answer("/readyz")
+        if self._health.serving:
+            return status, page
+        return 503, {**page, "status": "not ready"}
 
     def _first_answer(self, page: str) -> tuple[int, Any]:
         for path in self._sockets:

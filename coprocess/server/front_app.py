@@ -33,6 +33,7 @@ class FrontApp(App):
         options = engine_options(settings)
         engine, reason = make_engine(settings.engine, options)
         with ExitStack() as at_end:
+            self._handle_signals(at_end)
             folder = Path(at_end.enter_context(tempfile.TemporaryDirectory(prefix="coprocess-")))
             sockets = [folder / f"worker-{number}.sock" for number in range(settings.workers)]
             front = Front(sockets, options.methods, pass_trace_context=settings.traces != OFF)
@@ -41,12 +42,14 @@ class FrontApp(App):
                 from coprocess.server.front_admin import FrontPages
 
                 self._serve_admin(at_end, FrontPages(self.health, sockets, lambda: front.restarts))
-            self._handle_signals(at_end)
             at_end.callback(front.stop, settings.shutdown_timeout_s + STOP_TIMEOUT_S)
             engine.start(self.health.route)
             at_end.callback(engine.stop)
             at_end.callback(self.health.close)
-            if not front.start(_START_TIMEOUT_S):
+            if not front.start(_START_TIMEOUT_S, lambda: self._stop):
+                if self._stop:
+                    log.info("stopped")
+                    return
                 raise LoadError("a worker process could not start; its log tells why")
             if settings.reload:
                 watch = self._watch_files(lambda: front.signal(signal.SIGHUP))

@@ -27,6 +27,7 @@ from coprocess.server.health import Health
 from coprocess.server.hook_state import DURATION_BUCKETS_S, CallLabel, HookCounts, HookLabel, add_up, label_of
 from coprocess.server.reload import Reloader
 from coprocess.server.service import Service
+from coprocess.server.store_watch import StoreWatch
 
 #: Hooks that have series of their own; counts of further ones, as reloads may bring, are added up as one.
 MAX_HOOKS = 1000
@@ -48,7 +49,8 @@ class _Operation:
 class StoreCounts:
     """Counts store operations: `observe` is a store's observer."""
 
-    def __init__(self) -> None:
+    def __init__(self, watch: StoreWatch | None = None) -> None:
+        self._watch = watch
         self._lock = threading.Lock()
         self._operations: dict[str, _Operation] = {}
 
@@ -72,6 +74,12 @@ class StoreCounts:
                 failures.add_metric((name,), counted.failed)
         yield durations
         yield failures
+        reachable = GaugeMetricFamily(
+            "coprocess_store_reachable", "0: the store did not answer, the last time it was asked."
+        )
+        if self._watch is not None and self._watch.is_reachable is not None:
+            reachable.add_metric((), self._watch.is_reachable)
+        yield reachable
 
 
 class ServiceCollector(Collector):

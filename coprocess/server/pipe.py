@@ -3,7 +3,7 @@
 A frame is a head, `<IQB`: length of the body, call id, kind; and the body. To a worker, the kind is the
 index of the method, or CANCEL; WITH_DEADLINE and WITH_METADATA are added where the seconds that the client
 still waits, and metadata, stand before the message, in this order. From it, the kind is the gRPC status, 0
-with a reply, else with a message; or READY, once, when it can serve.
+with a reply, else with a message; or READY, when it can take calls, and when its health changes.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ SECONDS = struct.Struct("<d")
 _LENGTH = struct.Struct("<H")
 CANCEL = 255
 READY = 254
+#: The body of READY, where the worker has hooks.
+SERVING = b"1"
 WITH_METADATA = 0x40
 WITH_DEADLINE = 0x20
 OK = 0
@@ -168,9 +170,9 @@ class PipeEngine(Engine):
         )
         self._threads.start()
 
-    def announce_ready(self) -> None:
-        """Tell the front that calls can come."""
-        self._frames.send(0, READY, b"")
+    def announce_ready(self, serving: bool) -> None:
+        """Tell the front that calls can come, and whether there are hooks for them; again upon a change."""
+        self._frames.send(0, READY, SERVING if serving else b"")
 
     def _take(self) -> _PipeRpc | None:
         while True:

@@ -8,13 +8,11 @@ from __future__ import annotations
 import gc
 import logging
 import sys
-import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from pathlib import Path
 
 import structlog
 
@@ -23,6 +21,7 @@ from coprocess.hooks import Hook, HookTable
 from coprocess.loader import Loaded, Problem
 from coprocess.routes import RoutedTable
 from coprocess.scoped_imports import NAMESPACE
+from coprocess.server.lost_hooks import is_known, lost_hooks, removed_hooks
 from coprocess.server.redaction import redact_text
 from coprocess.server.service import Service
 
@@ -41,6 +40,10 @@ class Outcome:
     reason: str
     #: Unix time.
     at_s: float
+    #: Hooks that served before and do no longer, as text.
+    removed: tuple[str, ...] = ()
+    #: Settings that were changed, and take effect at a restart only; and what else is to be told of them.
+    warnings: tuple[str, ...] = ()
 
 
 class RollbackTo(StrEnum):
@@ -64,15 +67,27 @@ class Rollback:
 class Reloader:
     """Loads handlers into a service, the first time and again. Its methods are called by one thread.
 
-    A reload fails where a file cannot be loaded that could be before; under `strict`, where any cannot.
-    What was broken already keeps nobody from repairing another file.
+    A reload fails where a file cannot be loaded that could be before, and where hooks that serve would be
+    gone as something is wrong with their file; under `strict`, where any cannot be loaded. What was broken
+    already keeps nobody from repairing another file.
     """
 
-    def __init__(self, load: Callable[[], Loaded], service: Service, *, strict: bool) -> None:
-        """`load` raises CoprocessError where nothing can be loaded at all."""
+    def __init__(
+        self,
+        load: Callable[[], Loaded],
+        service: Service,
+        *,
+        strict: bool,
+        warn: Callable[[], Iterable[str]] = tuple,
+    ) -> None:
+        """`load` raises CoprocessError where nothing can be loaded at all.
+
+        `warn` gives what is to be told with each reload.
+        """
         self._load = load
         self._service = service
         self._strict = strict
+        self._warn = warn
         self._retired: list[_Retired] = []
         #: What served before the last reload; None: nothing did, or a rollback went back to it.
         self._previous: Loaded | None = None
@@ -101,8 +116,8 @@ class Reloader:
         self._swap(loaded)
         return True
 
-    def reload(self, reason: str) -> Outcome:
-        """Load again, and swap where nothing got worse."""
+    def reload(self, reason: str, *, force: bool = False) -> Outcome:
+        """Load again, and swap where nothing got worse; with `force`, also where something did."""
         try:
             loaded = self._load()
         except CoprocessError as error:
@@ -111,17 +126,27 @@ class Reloader:
             log.exception("loading failed")
             return self._end(reason, (f"internal error: {type(error).__name__}",))
         self._tell(loaded)
-        known = () if self._strict else [problem.path for problem in self.loaded.problems]
-        new = tuple(redact_text(str(each)) for each in loaded.problems if each.path not in known)
-        if new:
+        errors = () if force else tuple(map(redact_text, self._got_worse(loaded)))
+        if errors:
             _forget(loaded)
-            return self._end(reason, new)
+            return self._end(reason, errors)
+        removed = tuple(str(hook) for hook in removed_hooks(self.loaded, loaded))
         self._retire(self._previous)
         # Before anything was loaded there was nothing that one could want back.
         self._previous = self.loaded if self._has_loaded else None
         self._swap(loaded)
         self.rolled_back = None
-        return self._end(reason, ())
+        return self._end(reason, (), removed)
+
+    def _got_worse(self, loaded: Loaded) -> Iterator[str]:
+        """Why `loaded` should not take over."""
+        for problem in loaded.problems:
+            if self._strict or not is_known(problem.path, loaded, self.loaded):
+                yield str(problem)
+        for hook in lost_hooks(self.loaded, loaded):
+            yield f"the hook {hook} serves, and would be gone"
+        if len(self.loaded.table) and not len(loaded.table):
+            yield "no hook would be left"
 
     def roll_back(self, to: RollbackTo | None = None) -> Rollback:
         """Take the routes' shares from them; where they have none, go back to the handlers from before.
@@ -177,15 +202,23 @@ class Reloader:
             log.error("not loaded", problem=str(problem), traceback=problem.traceback or None)
         for text in loaded.left_out:
             log.warning("left out", file=text)
+        for note in loaded.notes:
+            log.warning("handler code changes the process", note=note)
 
-    def _end(self, reason: str, errors: tuple[str, ...]) -> Outcome:
-        outcome = Outcome(not errors, errors, len(self.loaded.table), reason, time.time())
+    def _end(self, reason: str, errors: tuple[str, ...], removed: tuple[str, ...] = ()) -> Outcome:
+        warnings = tuple(self._warn())
+        hooks = len(self.loaded.table)
+        outcome = Outcome(not errors, errors, hooks, reason, time.time(), removed, warnings)
         if errors:
             self.failed += 1
             log.error("reload failed; the handlers from before serve on", because=reason, errors=list(errors))
         else:
             self.succeeded += 1
             log.info("reloaded", because=reason, hooks=outcome.hooks, **shares(self.loaded.table))
+            if removed:
+                log.warning("hooks are gone", because=reason, hooks=list(removed))
+        for warning in warnings:
+            log.warning(warning)
         self.last = outcome
         return outcome
 
@@ -247,94 +280,3 @@ def _forget(loaded: Loaded) -> None:
         for logger in loggers:
             if isinstance(logger, logging.Logger):
                 parent.loggerMap.pop(logger, None)
-
-
-class FileWatch:
-    """Calls back, from a thread of its own, when handler files or the settings file have changed.
-
-    Files in folders are waited for until they come to rest.
-    """
-
-    def __init__(
-        self, folders: Callable[[], list[Path]], settings_file: Path, on_change: Callable[[], None]
-    ) -> None:
-        """`folders` is asked again when the settings file has changed; it may raise CoprocessError."""
-        self._ask_folders = folders
-        self._folders = folders()
-        self._settings_file = settings_file
-        self._on_change = on_change
-        self._stop = threading.Event()
-        self._watching = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="file-watch", daemon=True)
-
-    def start(self) -> None:
-        """Returns when no change is missed any more."""
-        self._thread.start()
-        self._watching.wait(_START_TIMEOUT_S)
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join(_STOP_TIMEOUT_S)
-
-    def _watch(self) -> None:
-        seen = _state_of(self._settings_file)
-        changed = False
-        while not self._stop.is_set():
-            for has_changes in self._changes():
-                # Looked at, as no watch of a file survives that editors put another in its place; and of its
-                # folder there would be far more to hear.
-                if (now := _state_of(self._settings_file)) != seen:
-                    seen, changed = now, True
-                    if self._ask_again():
-                        # Told when the new folders are watched, so that no change in them is missed.
-                        break
-                if changed or has_changes:
-                    self._on_change()
-                changed = False
-                self._watching.set()
-
-    def _ask_again(self) -> bool:
-        """Whether other folders are to be watched than before."""
-        try:
-            folders = self._ask_folders()
-        except CoprocessError:
-            return False  # The reload that follows tells of it.
-        before, self._folders = self._folders, folders
-        return set(folders) != set(before)
-
-    def _changes(self) -> Iterator[bool]:
-        """Now and then: whether anything changed in the folders."""
-        # Not loaded where nobody watches.
-        from watchfiles import Change, DefaultFilter, watch
-
-        ignored = DefaultFilter()
-
-        def matters(change: Change, path: str) -> bool:
-            # What is no code may be data that handlers write. Without a suffix: mostly folders.
-            return ignored(change, path) and Path(path).suffix in ("", ".py", ".json", ".so")
-
-        for changes in watch(
-            *self._folders,
-            watch_filter=matters,
-            stop_event=self._stop,
-            debounce=_DEBOUNCE_MS,
-            rust_timeout=_TICK_MS,
-            yield_on_timeout=True,
-            raise_interrupt=False,
-        ):
-            yield bool(changes)
-
-
-def _state_of(file: Path) -> tuple[int, ...] | None:
-    """What differs when a file was written or replaced; None where there is none."""
-    try:
-        found = file.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
-
-
-_DEBOUNCE_MS = 400
-_TICK_MS = 100
-_START_TIMEOUT_S = 5.0
-_STOP_TIMEOUT_S = 1.0

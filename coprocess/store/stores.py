@@ -97,6 +97,12 @@ class Store:
         """StoreError when the server does not answer."""
         self._run("ping", None, True, "PING")
 
+    def why_unreachable(self) -> str | None:
+        """Why the server does not answer, without credentials; None: it does. Observers are not told."""
+        link = self._configured()
+        failure: Failure | None = link.run(("PING",), True)[1]
+        return None if failure is None else failure.reason
+
     def get(self, key: str) -> bytes | None:
         """The value, or None when there is no such key."""
         value: bytes | None = self._run("get", key, True, "GET", encode_key(key))
