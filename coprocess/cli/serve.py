@@ -38,6 +38,7 @@ def serve(
     unix_socket_mode: Annotated[str | None, _option("--unix-socket-mode", metavar="MODE")] = None,
     unix_socket_owner: Annotated[str | None, _option("--unix-socket-owner", metavar="USER:GROUP")] = None,
     workers: Annotated[str | None, _option("--workers", metavar="N")] = None,
+    worker_silence_s: Annotated[str | None, _option("--worker-silence-s", metavar="SECONDS")] = None,
     timeout_s: Annotated[str | None, _option("--timeout-s", metavar="SECONDS")] = None,
     concurrency: Annotated[str | None, _option("--concurrency", metavar="N")] = None,
     async_concurrency: Annotated[str | None, _option("--async-concurrency", metavar="N")] = None,

@@ -154,6 +154,7 @@ class App:
                 on_ready(addresses)
             if self._worker is not None:
                 self._worker.on_end(self.request_stop)
+                self._worker.longest_limit_s = service.longest_limit_s
                 self._worker.announce_ready()
             self._serve(service, reloader)
             self._drain(service)

@@ -3,7 +3,8 @@
 A frame is a head, `<IQB`: length of the body, call id, kind; and the body. To a worker, the kind is the
 index of the method, or CANCEL; WITH_DEADLINE and WITH_METADATA are added where the seconds that the client
 still waits, and metadata, stand before the message, in this order. From it, the kind is the gRPC status, 0
-with a reply, else with a message; or READY, once, when it can serve.
+with a reply, else with a message; or READY, once, when it can serve; or BEAT, each `BEAT_S` seconds, with the
+longest time limit of its hooks: it comes as long as the worker's interpreter runs Python code.
 """
 
 from __future__ import annotations
@@ -24,9 +25,12 @@ SECONDS = struct.Struct("<d")
 _LENGTH = struct.Struct("<H")
 CANCEL = 255
 READY = 254
+BEAT = 253
 WITH_METADATA = 0x40
 WITH_DEADLINE = 0x20
 OK = 0
+
+BEAT_S = 0.5
 
 _CHUNK_BYTES = 256 * 1024
 
@@ -66,10 +70,14 @@ class FrameSocket:
                 return None
             received += chunk
 
-    def close(self) -> None:
-        """End both directions; whoever waits in `receive` gets None."""
+    def end(self) -> None:
+        """End both directions; `receive` gives what has come, and then None."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """As `end`, for the last who uses it."""
+        self.end()
         self._socket.close()
 
 
@@ -150,6 +158,9 @@ class PipeEngine(Engine):
         self._options = options
         self._receive_lock = threading.Lock()
         self._on_end: Callable[[], None] = lambda: None
+        self._stopped = threading.Event()
+        #: The longest time limit of the hooks, for the front.
+        self.longest_limit_s: Callable[[], float] = lambda: 0.0
 
     def listen(self, address: str) -> str:
         return address
@@ -169,8 +180,17 @@ class PipeEngine(Engine):
         self._threads.start()
 
     def announce_ready(self) -> None:
-        """Tell the front that calls can come."""
+        """Tell the front that calls can come; and from then on that this process is alive."""
         self._frames.send(0, READY, b"")
+        # A thread of its own: all others may wait in handlers, and that is nothing to end a process for.
+        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+
+    def _beat(self) -> None:
+        with contextlib.suppress(OSError):  # The front is gone.
+            while True:
+                self._frames.send(0, BEAT, SECONDS.pack(self.longest_limit_s()))
+                if self._stopped.wait(BEAT_S):
+                    return
 
     def _take(self) -> _PipeRpc | None:
         while True:
@@ -206,6 +226,7 @@ class PipeEngine(Engine):
         return self._threads.replace(thread_id)
 
     def stop(self) -> None:
+        self._stopped.set()
         self._frames.close()
 
     @property

@@ -1,0 +1,28 @@
+"""When a worker process that has ended is replaced: at once, or later where it keeps ending."""
+
+from __future__ import annotations
+
+#: A worker that could serve for so long is no part of a crash loop.
+LASTING_S = 10.0
+#: Ends in a row after which a worker counts as one that cannot run.
+MANY = 5
+
+_FIRST_DELAY_S = 0.5
+_LONGEST_DELAY_S = 10.0
+
+
+class Restarts:
+    """The ends of one worker, one after the other."""
+
+    def __init__(self) -> None:
+        #: Ends in a row, each soon after the start.
+        self.in_a_row = 0
+
+    def delay_after_s(self, served_s: float) -> float:
+        """How long to wait before the next start, after one that could serve for `served_s`."""
+        self.in_a_row = 1 if served_s >= LASTING_S else self.in_a_row + 1
+        return min(_FIRST_DELAY_S * 2.0 ** (self.in_a_row - 1), _LONGEST_DELAY_S)
+
+    @property
+    def is_loop(self) -> bool:
+        return self.in_a_row >= MANY
