@@ -73,9 +73,11 @@ def serve(
     if worker_fd is not None:
         import socket
 
+        from coprocess.server import forks
         from coprocess.server.app import App, engine_options
         from coprocess.server.pipe import PipeEngine
 
+        forks.keep_descriptor_from_children(worker_fd)
         pipe = PipeEngine(socket.socket(fileno=worker_fd), engine_options(settings))
         App(settings, pipe, config_file=config, quiet=worker_number > 0).run()
     elif settings.workers > 1:
