@@ -20,7 +20,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from coprocess.server.pipe import CANCEL, FrameSocket
 from coprocess.tyk.wire import Object
 from tests.serve_process import ServeProcess, stamping, write
-from tests.server import ENGINES, PATIENCE_S, Client
+from tests.server import PATIENCE_S, Client
 
 OK = grpc.StatusCode.OK
 

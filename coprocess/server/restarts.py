@@ -17,11 +17,13 @@ class Restarts:
     def __init__(self) -> None:
         #: Ends in a row, each soon after the start.
         self.in_a_row = 0
+        self._delay_s = 0.0
 
     def delay_after_s(self, served_s: float) -> float:
         """How long to wait before the next start, after one that could serve for `served_s`."""
         self.in_a_row = 1 if served_s >= LASTING_S else self.in_a_row + 1
-        return min(_FIRST_DELAY_S * 2.0 ** (self.in_a_row - 1), _LONGEST_DELAY_S)
+        self._delay_s = _FIRST_DELAY_S if self.in_a_row == 1 else min(2 * self._delay_s, _LONGEST_DELAY_S)
+        return self._delay_s
 
     @property
     def is_loop(self) -> bool:
