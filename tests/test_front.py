@@ -228,8 +228,8 @@ def pid(request):
 
 @Pre
 def holds_the_interpreter(request):
-    import re
-    re.match("(a+)+$", "a" * 64 + "b")
+    import ctypes
+    ctypes.PyDLL(None).sleep(60)  # PyDLL: other than CDLL, it does not let go of the interpreter's lock.
 """
 
 
