@@ -119,13 +119,19 @@ def call(front: Front, payload: bytes = b"") -> Call:
 def test_ends_in_a_row_delay_the_next_start_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     ends = Restarts()
-    assert [ends.delay_after_s(0.0) for _ in range(7)] == [0.5, 1.0, 2.0, 4.0, 8.0, 10.0, 10.0]
+
+    def delay_s(served_s: float = 0.0, *, answered: bool = False) -> float:
+        return ends.delay_after_s(served_s, answered=answered)
+
+    assert [delay_s() for _ in range(7)] == [0.5, 1.0, 2.0, 4.0, 8.0, 10.0, 10.0]
     assert ends.in_a_row == 7
+    # Its clients are better off with one that answers some of them.
+    assert delay_s(answered=True) == 2.0
     # One that served for long is none of them.
-    assert ends.delay_after_s(3600.0) == 0.5
+    assert delay_s(3600.0) == 0.5
     assert ends.in_a_row == 1
     # A power of two of the row's length would be no number any more.
-    assert max(ends.delay_after_s(0.0) for _ in range(5000)) == 10.0
+    assert max(delay_s() for _ in range(5000)) == 10.0
 
 
 def test_workers_that_all_keep_ending_end_the_service_with_the_reason(told: Path) -> None:

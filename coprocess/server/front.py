@@ -126,13 +126,13 @@ class Front:
             since_s = worker.ready_since_s
             served_s = 0.0 if since_s is None else time.monotonic() - since_s
             log.error("a worker process ended", worker=worker.number, exit_status=status)
-            next_worker = self._replace(worker.number, served_s, status)
+            delay_s = self._restarts[worker.number].delay_after_s(served_s, answered=worker.has_answered)
+            next_worker = self._replace(worker.number, delay_s, status)
 
-    def _replace(self, number: int, served_s: float, status: int | None) -> WorkerProcess | None:
-        """A new worker, in time. None where the service ends."""
+    def _replace(self, number: int, delay_s: float, status: int | None) -> WorkerProcess | None:
+        """A new worker, after `delay_s`. None where the service ends."""
         restarts = self._restarts[number]
         while True:
-            delay_s = restarts.delay_after_s(served_s)
             if restarts.is_loop:
                 log.error(
                     "a worker process keeps ending soon after its start",
@@ -151,7 +151,7 @@ class Front:
                     worker = self._workers[number] = self._new_worker(number)
                 except (OSError, RuntimeError) as error:
                     log.error("a worker process cannot be started", worker=number, reason=str(error))
-                    served_s = 0.0
+                    delay_s = restarts.delay_after_s(0.0, answered=False)
                     continue
             self.restarts += 1
             return worker

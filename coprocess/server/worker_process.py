@@ -62,7 +62,7 @@ class WorkerProcess:
         self._gone = False
         self._ended = threading.Event()
         self._signal_later: int | None = None
-        self._frames_heard = 0
+        self._frames_heard = self._notices_heard = 0
         self._longest_limit_s = 0.0
         self._frames_heard_before = 0
         self._read_bytes_before = 0
@@ -140,7 +140,13 @@ class WorkerProcess:
         self.settled.set()
         self._changed()
 
+    @property
+    def has_answered(self) -> bool:
+        """Whether it has answered a call."""
+        return self._frames_heard > self._notices_heard
+
     def _take_notice(self, kind: int, body: bytes) -> None:
+        self._notices_heard += 1
         if kind == BEAT:
             (self._longest_limit_s,) = SECONDS.unpack(body)
         elif kind == READY:
