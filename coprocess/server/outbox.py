@@ -16,6 +16,8 @@ from coprocess.server.pipe import HEAD
 MAX_UNSENT_BYTES = 64 * 2**20
 
 _CHUNK_BYTES = 256 * 1024
+#: Up to here, one copy of it costs less than to send it in parts.
+_COPIED_BYTES = 64 * 1024
 _INT = struct.Struct("i")
 
 
@@ -39,15 +41,20 @@ class Outbox:
         A frame is taken, whatever its size, where nothing waits; with `keep`, in any case.
         """
         size = sum(map(len, body))
-        parts = (HEAD.pack(size, call_id, kind), *body)
+        parts: tuple[bytes, ...] = (HEAD.pack(size, call_id, kind), *body)
         size += HEAD.size
+        if size <= _COPIED_BYTES:
+            parts = (b"".join(parts),)
         with self._changed:
             if self._closed:
                 return False
             sent = 0
             if not self._unsent:
                 try:
-                    sent = self._socket.sendmsg(parts, (), socket.MSG_DONTWAIT)
+                    if len(parts) == 1:
+                        sent = self._socket.send(parts[0], socket.MSG_DONTWAIT)
+                    else:
+                        sent = self._socket.sendmsg(parts, (), socket.MSG_DONTWAIT)
                 except BlockingIOError:
                     sent = 0
                 except OSError:
