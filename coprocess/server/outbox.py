@@ -31,7 +31,8 @@ class Outbox:
         self._unsent_bytes = 0
         self._sent_bytes = 0
         self._closed = False
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._thread = threading.Thread(target=self._send_rest, name=name, daemon=True)
         self._thread.start()
 
@@ -45,7 +46,7 @@ class Outbox:
         size += HEAD.size
         if size <= _COPIED_BYTES:
             parts = (b"".join(parts),)
-        with self._changed:
+        with self._lock:
             if self._closed:
                 return False
             sent = 0
@@ -74,7 +75,7 @@ class Outbox:
 
     def _send_rest(self) -> None:
         while True:
-            with self._changed:
+            with self._lock:
                 while not self._unsent and not self._closed:
                     self._changed.wait()
                 if self._closed:
@@ -85,7 +86,7 @@ class Outbox:
             except OSError:
                 self._give_up()
                 return
-            with self._changed:
+            with self._lock:
                 self._sent_bytes += sent
                 self._unsent_bytes -= sent
                 if sent < len(self._unsent[0]):
@@ -94,7 +95,7 @@ class Outbox:
                     self._unsent.popleft()
 
     def _give_up(self) -> None:
-        with self._changed:
+        with self._lock:
             self._closed = True
             self._unsent.clear()
             self._unsent_bytes = 0
@@ -102,7 +103,7 @@ class Outbox:
 
     def read_and_unread_bytes(self) -> tuple[int, int]:
         """What the other side has read since the start, and what is still to be read."""
-        with self._changed:
+        with self._lock:
             in_kernel = 0
             # Not every platform tells.
             with contextlib.suppress(OSError):
