@@ -250,7 +250,7 @@ def test_a_worker_that_hangs_is_replaced_and_no_other_call_waits_for_it(
     tmp_path: Path, engine: str, hang: str
 ) -> None:
     handlers = write(tmp_path / "handlers", holds=HOLDS)
-    flags = (f"--engine={engine}", "--workers=2", "--worker-silence-s=2")
+    flags = (f"--engine={engine}", "--workers=2", "--worker-silence-s=3")
     with ServeProcess(handlers, *flags) as serve, Client(serve.address) as client:
         with Connection(serve.address) as connection:
             hung = pid_of(connection.call("pid"))

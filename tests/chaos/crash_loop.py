@@ -59,7 +59,7 @@ def trial(folder: Path, engine: str) -> Figures:
             assert len(load.errors) == failed, load.errors[failed:]
         os.kill(other, signal.SIGKILL)
         since_s = time.monotonic()
-        assert service.process.wait(3 * HANG_S) == 1, "not the exit status of a failure"
+        assert service.process.wait(6 * HANG_S) == 1, "not the exit status of a failure"
         ended_s = time.monotonic() - since_s
     told = [line["event"] for line in service.lines if "no worker process can run" in line["event"]]
     assert told, "nothing tells why the service ended"
