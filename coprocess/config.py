@@ -99,6 +99,12 @@ class Settings(BaseSettings):
     workers: int = Field(
         default=1, ge=1, le=256, description="Processes that run handlers, behind the same addresses."
     )
+    worker_silence_s: float = Field(
+        default=10.0,
+        gt=0,
+        description="How long a worker process may be silent (stopped, or in code that lets no other thread "
+        "run) until it is killed and replaced.",
+    )
     timeout_s: float = Field(default=30.0, gt=0, description="Time limit of a handler that sets none itself.")
     concurrency: int = Field(default=64, ge=1, description="Calls of one sync hook that run at one time.")
     async_concurrency: int = Field(

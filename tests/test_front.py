@@ -20,7 +20,9 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from coprocess.server.pipe import CANCEL, FrameSocket
 from coprocess.tyk.wire import Object
 from tests.serve_process import ServeProcess, stamping, write
-from tests.server import PATIENCE_S
+from tests.server import PATIENCE_S, Client
+
+OK = grpc.StatusCode.OK
 
 PID = """
 import os, time
@@ -213,6 +215,71 @@ def test_a_worker_that_hangs_does_not_draw_the_calls_of_clients_that_give_up(tmp
             os.kill(hung, signal.SIGCONT)
         # Once it has answered, to nobody, it takes its part again.
         eventually(lambda: pid_of(connection.call("pid")) == hung)
+        assert serve.end() == 0
+
+
+HOLDS = """
+import os, time
+from coprocess import Pre
+
+@Pre
+def pid(request):
+    request.headers["X-Pid"] = str(os.getpid())
+
+@Pre
+def holds_the_interpreter(request):
+    import ctypes
+    ctypes.PyDLL(None).sleep(60)  # PyDLL: other than CDLL, it does not let go of the interpreter's lock.
+"""
+
+
+def large_object_for(name: str) -> bytes:
+    message = Object.FromString(object_for(name))
+    message.request.body = "x" * 300_000
+    return message.SerializeToString()
+
+
+def end_of(call: Any) -> tuple[grpc.StatusCode, bytes]:
+    """How a call ended, and its reply."""
+    error = call.exception(timeout=PATIENCE_S)
+    return (grpc.StatusCode.OK, call.result()) if error is None else (error.code(), b"")
+
+
+@pytest.mark.parametrize(("engine", "hang"), [("native", "held"), ("grpcio", "stopped")])
+def test_a_worker_that_hangs_is_replaced_and_no_other_call_waits_for_it(
+    tmp_path: Path, engine: str, hang: str
+) -> None:
+    handlers = write(tmp_path / "handlers", holds=HOLDS)
+    flags = (f"--engine={engine}", "--workers=2", "--worker-silence-s=3")
+    with ServeProcess(handlers, *flags) as serve, Client(serve.address) as client:
+        with Connection(serve.address) as connection:
+            hung = pid_of(connection.call("pid"))
+        if hang == "stopped":
+            os.kill(hung, signal.SIGSTOP)
+            eventually(lambda: _state(hung) == "T")
+            held = []
+        else:
+            held = [client.raw.future(object_for("holds_the_interpreter"), timeout=PATIENCE_S)]
+        large = large_object_for("pid")
+        # Some with a deadline, which the front hears of; some that are cancelled; and some that wait.
+        late = [client.raw.future(large, timeout=0.5) for _ in range(40)]
+        given_up = [client.raw.future(large, timeout=PATIENCE_S) for _ in range(40)]
+        for call in given_up:
+            call.cancel()
+        waiting = [client.raw.future(large, timeout=PATIENCE_S) for _ in range(40)]
+        assert serve.http("GET", "/metrics")[0] == 200
+        assert serve.http("GET", "/hooks")[0] == 200
+        ends = [end_of(call) for call in (*late, *waiting)]
+        # Those that the other worker took were answered; the hung one's failed when it was ended.
+        codes = {code for code, _ in ends}
+        assert codes <= {OK, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}, codes
+        assert OK in {end_of(call)[0] for call in waiting} <= {OK, grpc.StatusCode.UNAVAILABLE}
+        assert {end_of(call)[0] for call in held} <= {grpc.StatusCode.UNAVAILABLE}
+        killed = serve.wait_for("a worker process hangs: it is killed")
+        assert "silent" in killed["because"]
+        eventually(lambda: "coprocess_worker_kills_total 1.0" in serve.http("GET", "/metrics")[1])
+        eventually(lambda: "coprocess_workers_ready 2.0" in serve.http("GET", "/metrics")[1])
+        assert end_of(client.raw.future(large, timeout=PATIENCE_S))[0] is OK
         assert serve.end() == 0
 
 

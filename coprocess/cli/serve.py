@@ -45,6 +45,7 @@ def serve(
     unix_socket_mode: Annotated[str | None, _option("--unix-socket-mode", metavar="MODE")] = None,
     unix_socket_owner: Annotated[str | None, _option("--unix-socket-owner", metavar="USER:GROUP")] = None,
     workers: Annotated[str | None, _option("--workers", metavar="N")] = None,
+    worker_silence_s: Annotated[str | None, _option("--worker-silence-s", metavar="SECONDS")] = None,
     timeout_s: Annotated[str | None, _option("--timeout-s", metavar="SECONDS")] = None,
     concurrency: Annotated[str | None, _option("--concurrency", metavar="N")] = None,
     async_concurrency: Annotated[str | None, _option("--async-concurrency", metavar="N")] = None,
@@ -108,9 +109,11 @@ def _run(
     if worker_fd is not None:
         import socket
 
+        from coprocess.server import forks
         from coprocess.server.app import App, engine_options
         from coprocess.server.pipe import PipeEngine
 
+        forks.keep_descriptor_from_children(worker_fd)
         pipe = PipeEngine(socket.socket(fileno=worker_fd), engine_options(settings))
         App(settings, pipe, config_file=config, reread=reread, quiet=worker_number > 0).run()
     elif settings.workers > 1:

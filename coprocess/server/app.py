@@ -23,7 +23,7 @@ from coprocess.config import OFF, Settings
 from coprocess.errors import LoadError
 from coprocess.hooks import HookTable
 from coprocess.log_state import LogState
-from coprocess.server import extras, listeners, logs, redaction
+from coprocess.server import extras, forks, listeners, logs, redaction
 from coprocess.server.engine import Engine, EngineOptions, Handler, ListenError
 from coprocess.server.engines import make_engine
 from coprocess.server.file_watch import FileWatch
@@ -191,6 +191,7 @@ class App:
             if on_ready is not None:
                 on_ready(addresses)
             if self._worker is not None:
+                self._worker.longest_limit_s = service.longest_limit_s
                 self._worker.announce_ready(self.health.serving)
             self._serve(service, reloader, log_state, watch_load)
             self._drain(service)
@@ -243,6 +244,7 @@ class App:
     def _listen(self, engine: Engine, address: str, at_end: ExitStack) -> str:
         bound = listeners.listen(address, engine.listen, self._socket_access())
         at_end.callback(listeners.remove_socket, bound)
+        at_end.callback(forks.keep_address_from_children(bound))
         return bound
 
     def _socket_access(self) -> listeners.SocketAccess:
@@ -290,6 +292,7 @@ class App:
             log.warning("the default admin address is taken: none is served", reason=str(error))
             return
         at_end.callback(admin.close)
+        at_end.callback(forks.keep_address_from_children(admin.address))
         admin.start(pages)
         self._tell("admin", listen=admin.address)
 
@@ -400,9 +403,14 @@ class App:
         if threading.current_thread() is not threading.main_thread():
             return
         for number in (signal.SIGTERM, signal.SIGINT):
-            at_end.callback(signal.signal, number, signal.signal(number, self._on_stop_signal))
-        before = signal.signal(signal.SIGHUP, lambda number, frame: self._ask_reload("SIGHUP"))
-        at_end.callback(signal.signal, signal.SIGHUP, before)
+            self._handle_signal(number, self._on_stop_signal, at_end)
+        self._handle_signal(signal.SIGHUP, lambda number, frame: self._ask_reload("SIGHUP"), at_end)
+
+    @staticmethod
+    def _handle_signal(number: int, handler: Callable[[int, object], None], at_end: ExitStack) -> None:
+        before = signal.signal(number, handler)
+        at_end.callback(signal.signal, number, before)
+        at_end.callback(forks.keep_signal_from_children(number, before))
 
     def _on_stop_signal(self, number: int, frame: object) -> None:
         self._signals += 1

@@ -7,10 +7,6 @@ them. Here one process holds the connections, and each call goes to the worker w
 from __future__ import annotations
 
 import itertools
-import os
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -21,141 +17,75 @@ import structlog
 from coprocess.errors import Status
 from coprocess.server.engine import Rpc
 from coprocess.server.idle import wait_until_idle
-from coprocess.server.pipe import (
-    CANCEL,
-    OK,
-    READY,
-    SECONDS,
-    SERVING,
-    WITH_DEADLINE,
-    WITH_METADATA,
-    FrameSocket,
-    pack_metadata,
-)
+from coprocess.server.restarts import MANY, Restarts
 from coprocess.server.trace_context import trace_context_of
+from coprocess.server.worker_process import WorkerProcess
 
 log = structlog.get_logger("coprocess")
 
-#: More than a worker's hooks could run and queue: only one that does not read any more gets there.
-_MAX_OUTSTANDING = 16_384
-_RESTART_DELAY_S = 0.5
-_TICK_S = 0.2
-
-
-class _Worker:
-    """One worker process, and the calls it has."""
-
-    def __init__(self, number: int, admin: Path, changed: Callable[[], None]) -> None:
-        """`changed` is called back when `ready` has changed."""
-        self.number = number
-        self._changed = changed
-        #: Whether it takes calls.
-        self.ready = False
-        #: Whether it has hooks for them.
-        self.serving = False
-        #: Set when that is known: it can serve, or it is gone.
-        self.settled = threading.Event()
-        self.outstanding: dict[int, Rpc] = {}
-        self._lock = threading.Lock()
-        ours, theirs = socket.socketpair()
-        with theirs:
-            words = [*_own_command(), "--admin", f"unix:{admin}", "--no-reload"]
-            words += ["--worker-fd", str(theirs.fileno()), "--worker-number", str(number)]
-            # A process group of its own: Ctrl-C is for the front, which then ends the workers in order.
-            self.process = subprocess.Popen(  # noqa: S603 - this very command, with the user's own arguments
-                words, pass_fds=[theirs.fileno()], process_group=0
-            )
-        self.frames = FrameSocket(ours)
-        self._gone = False
-
-    def send(self, call_id: int, method: int, rpc: Rpc, metadata: Sequence[tuple[str, str]]) -> bool:
-        """Pass a call on, with some of its metadata. False where the worker is gone or does not keep up."""
-        with self._lock:
-            if self._gone or len(self.outstanding) >= _MAX_OUTSTANDING:
-                return False
-            self.outstanding[call_id] = rpc
-        rpc.on_cancel(lambda: self._cancel(call_id))
-        try:
-            kind, body = method, [rpc.payload]
-            if metadata:
-                kind |= WITH_METADATA
-                body.insert(0, pack_metadata(metadata))
-            if (allowed_s := rpc.time_allowed_s()) is not None:
-                kind |= WITH_DEADLINE
-                body.insert(0, SECONDS.pack(allowed_s))
-            self.frames.send(call_id, kind, *body)
-        except OSError:
-            return self.outstanding.pop(call_id, None) is None
-        return True
-
-    def _cancel(self, call_id: int) -> None:
-        # It stays with the calls that the worker has until that answers: the handler may run on, and a worker
-        # that hangs would seem to be the idlest of all.
-        if call_id in self.outstanding:
-            try:
-                self.frames.send(call_id, CANCEL, b"")
-            except OSError:
-                return
-
-    def receive_all(self) -> None:
-        """Answer calls until the worker is gone; those it had then fail."""
-        while (frame := self.frames.receive()) is not None:
-            call_id, kind, body = frame
-            if kind == READY:
-                self.serving = body == SERVING
-                self.ready = True
-                self.settled.set()
-                self._changed()
-                continue
-            rpc = self.outstanding.pop(call_id, None)
-            if rpc is None:
-                continue
-            if kind == OK:
-                rpc.respond(body)
-            else:
-                rpc.fail(Status(kind), body.decode("utf-8", "replace"))
-        with self._lock:
-            self._gone, self.ready = True, False
-            lost, self.outstanding = self.outstanding, {}
-        for rpc in lost.values():
-            rpc.fail(Status.UNAVAILABLE, "the worker process ended")
-        self.settled.set()
-        self._changed()
+_START_TIMEOUT_S = 60.0
+_LOOK_INTERVAL_S = 0.5
 
 
 class Front:
     """Starts the workers, keeps them running, and hands calls to them (`handle`)."""
 
     def __init__(
-        self, sockets: Sequence[Path], methods: Sequence[str], *, pass_trace_context: bool = False
+        self,
+        sockets: Sequence[Path],
+        methods: Sequence[str],
+        *,
+        silence_s: float,
+        pass_trace_context: bool = False,
     ) -> None:
-        """There are as many workers as `sockets`; each has its admin pages at one."""
+        """There are as many workers as `sockets`; each has its admin pages at one.
+
+        One that is not heard of for `silence_s` is killed and replaced.
+        """
         self._pass_trace_context = pass_trace_context
         self._sockets = sockets
+        self._silence_s = silence_s
         self._methods = {method: index for index, method in enumerate(methods)}
         self._ids = itertools.count(1)
-        self._workers: list[_Worker] = []
+        self._workers: list[WorkerProcess] = []
+        self._restarts = [Restarts() for _ in sockets]
         self._started = False
-        self._stopping = False
+        self._stopping = threading.Event()
+        self._start_lock = threading.Lock()
         self._draining = False
         self._readiness_lock = threading.Lock()
         self._on_readiness: Callable[[bool], None] = lambda ready: None
+        #: Called back once no worker can run.
+        self.on_failure: Callable[[], None] = lambda: None
+        #: Why that is; empty: some can.
+        self.failure = ""
         self.restarts = 0
+        self.kills = 0
+        #: Calls that no worker could take.
+        self.refused_calls = 0
 
-    def start(self, timeout_s: float, give_up: Callable[[], bool] = lambda: False) -> bool:
-        """Start the workers and wait until all can serve, or `give_up` says so. False where one could not."""
-        self._workers = [self._start_worker(number) for number in range(len(self._sockets))]
-        until_s = time.monotonic() + timeout_s
+    def start(self, is_stopping: Callable[[], bool]) -> bool:
+        """Start the workers and wait until all can serve. False where one could not, or nobody wants it."""
+        for number in range(len(self._sockets)):
+            try:
+                self._workers.append(self._new_worker(number))
+            except (OSError, RuntimeError) as error:
+                log.error("a worker process cannot be started", worker=number, reason=str(error))
+                return False
         for worker in self._workers:
-            while not (give_up() or worker.settled.wait(_TICK_S) or time.monotonic() > until_s):
+            threading.Thread(
+                target=self._attend, args=(worker,), name=f"worker-{worker.number}", daemon=True
+            ).start()
+        threading.Thread(target=self._look_after_all, name="worker-watch", daemon=True).start()
+        for worker in self._workers:
+            # It has an end: see `look_after`.
+            while not worker.settled.wait(_LOOK_INTERVAL_S) and not is_stopping():
                 pass
-        self._started = all(worker.ready for worker in self._workers)
+        self._started = all(worker.started for worker in self._workers)
         return self._started
 
-    def _start_worker(self, number: int) -> _Worker:
-        worker = _Worker(number, self._sockets[number], self._tell_readiness)
-        threading.Thread(target=self._attend, args=(worker,), name=f"worker-{number}", daemon=True).start()
-        return worker
+    def _new_worker(self, number: int) -> WorkerProcess:
+        return WorkerProcess(number, self._sockets[number], self._tell_readiness)
 
     def watch_readiness(self, callback: Callable[[bool], None]) -> None:
         """Tell, now and upon each change, whether any worker takes calls and has hooks for them."""
@@ -166,36 +96,98 @@ class Front:
         with self._readiness_lock:  # So that the last one told is the last there was.
             self._on_readiness(any(worker.ready and worker.serving for worker in self._workers))
 
-    def _attend(self, worker: _Worker) -> None:
-        worker.receive_all()
-        worker.frames.close()
-        status = worker.process.wait()
-        if self._stopping or not self._started:
-            return
-        log.error("a worker process ended", worker=worker.number, exit_status=status)
-        time.sleep(_RESTART_DELAY_S)
-        if not self._stopping:
+    @property
+    def ready(self) -> list[bool]:
+        """Of each worker: whether it can be asked for anything."""
+        return [worker.ready for worker in self._workers]
+
+    def _look_after_all(self) -> None:
+        looked_s = time.monotonic()
+        while not self._stopping.wait(_LOOK_INTERVAL_S):
+            now_s = time.monotonic()
+            # Where this process was stopped itself, as with the whole machine, nobody was silent meanwhile.
+            passed_s, looked_s = min(now_s - looked_s, 2 * _LOOK_INTERVAL_S), now_s
+            for worker in list(self._workers):
+                try:
+                    worker.look_after(passed_s, start_s=_START_TIMEOUT_S, silence_s=self._silence_s)
+                except Exception:  # The others must be looked after, too.
+                    log.exception("a worker process could not be looked after")
+
+    def _attend(self, worker: WorkerProcess) -> None:
+        """Serve with `worker`, and with those that take its place."""
+        next_worker: WorkerProcess | None = worker
+        while next_worker is not None:
+            worker = next_worker
+            worker.receive_all()
+            status = worker.clear_up()
+            if self._stopping.is_set() or not self._started:
+                return
+            self.kills += bool(worker.killed)
+            since_s = worker.ready_since_s
+            served_s = 0.0 if since_s is None else time.monotonic() - since_s
+            log.error("a worker process ended", worker=worker.number, exit_status=status)
+            delay_s = self._restarts[worker.number].delay_after_s(served_s, answered=worker.has_answered)
+            next_worker = self._replace(worker.number, delay_s, status)
+
+    def _replace(self, number: int, delay_s: float, status: int | None) -> WorkerProcess | None:
+        """A new worker, after `delay_s`. None where the service ends."""
+        restarts = self._restarts[number]
+        while True:
+            if restarts.is_loop:
+                log.error(
+                    "a worker process keeps ending soon after its start",
+                    worker=number,
+                    in_a_row=restarts.in_a_row,
+                    next_start_in_s=delay_s,
+                    ready_workers=sum(self.ready),
+                )
+                self._fail_if_none_runs(status)
+            if self._stopping.wait(delay_s):
+                return None
+            with self._start_lock:
+                if self._stopping.is_set():
+                    return None
+                try:
+                    worker = self._workers[number] = self._new_worker(number)
+                except (OSError, RuntimeError) as error:
+                    log.error("a worker process cannot be started", worker=number, reason=str(error))
+                    delay_s = restarts.delay_after_s(0.0, answered=False)
+                    continue
             self.restarts += 1
-            self._workers[worker.number] = self._start_worker(worker.number)
-            self._tell_readiness()
+            return worker
+
+    def _fail_if_none_runs(self, status: int | None) -> None:
+        if any(self.ready) or not all(restarts.is_loop for restarts in self._restarts) or self.failure:
+            return
+        self.failure = (
+            f"no worker process can run: each ended soon after its start, {MANY} times in a row and more, "
+            f"the last one with status {status}; their log tells why"
+        )
+        self.on_failure()
 
     def handle(self, rpc: Rpc) -> None:
-        """Pass a call to the worker that has the fewest."""
+        """Pass a call to the worker that has the fewest. Waits for nothing."""
         if self._draining:
-            rpc.fail(Status.UNAVAILABLE, "the service is shutting down")
+            self._refuse(rpc, "the service is shutting down")
             return
         metadata = trace_context_of(rpc.metadata()) if self._pass_trace_context else ()
-        ready = [worker for worker in self._workers if worker.ready]
-        for worker in sorted(ready, key=lambda worker: len(worker.outstanding)):
+        # Where all are silent they may just be busy: better to wait for one than to be refused.
+        able = [worker for worker in self._workers if worker.ready] or [
+            worker for worker in self._workers if worker.started
+        ]
+        for worker in sorted(able, key=lambda worker: len(worker.outstanding)):
             if worker.send(next(self._ids), self._methods[rpc.method], rpc, metadata):
                 return
-        rpc.fail(Status.UNAVAILABLE, "no worker process can take the call")
+        self._refuse(rpc, "no worker process can take the call")
+
+    def _refuse(self, rpc: Rpc, why: str) -> None:
+        self.refused_calls += 1
+        rpc.fail(Status.UNAVAILABLE, why)
 
     def signal(self, number: int) -> None:
         """Pass a signal on to all workers."""
         for worker in self._workers:
-            if worker.process.poll() is None:
-                os.kill(worker.process.pid, number)
+            worker.signal(number)
 
     @property
     def in_flight(self) -> int:
@@ -207,22 +199,11 @@ class Front:
         return wait_until_idle(lambda: self.in_flight, timeout_s)
 
     def stop(self, timeout_s: float) -> None:
-        """End the workers: they stop when their socket does."""
-        self._stopping = True
+        """End the workers, and kill those that have not ended in time."""
+        with self._start_lock:
+            self._stopping.set()
         for worker in self._workers:
-            worker.frames.close()
-            if not worker.ready and worker.process.poll() is None:
-                worker.process.terminate()  # It loads handlers, and may hang in one.
+            worker.end()
         until_s = time.monotonic() + timeout_s
         for worker in self._workers:
-            try:
-                worker.process.wait(max(0.1, until_s - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                worker.process.kill()
-                worker.process.wait()
-
-
-def _own_command() -> list[str]:
-    # -P: a file of the working folder must not pass for a module. What is added to the flags comes later, and
-    # wins.
-    return [sys.executable, "-P", "-m", "coprocess", *sys.argv[1:]]
+            worker.end_within(max(0.1, until_s - time.monotonic()))

@@ -19,8 +19,6 @@ from coprocess.server.front import Front
 
 log = structlog.get_logger("coprocess")
 
-_START_TIMEOUT_S = 60.0
-
 
 class FrontApp(App):
     """Holds the connections; the workers, which are services of their own, have handlers and store."""
@@ -36,17 +34,23 @@ class FrontApp(App):
             self._handle_signals(at_end)
             folder = Path(at_end.enter_context(tempfile.TemporaryDirectory(prefix="coprocess-")))
             sockets = [folder / f"worker-{number}.sock" for number in range(settings.workers)]
-            front = Front(sockets, options.methods, pass_trace_context=settings.traces != OFF)
+            front = Front(
+                sockets,
+                options.methods,
+                silence_s=settings.worker_silence_s,
+                pass_trace_context=settings.traces != OFF,
+            )
+            front.on_failure = self.request_stop
             addresses = [self._listen(engine, address, at_end) for address in settings.listen]
             if settings.admin != OFF:
                 from coprocess.server.front_admin import FrontPages
 
-                self._serve_admin(at_end, FrontPages(self.health, sockets, lambda: front.restarts))
+                self._serve_admin(at_end, FrontPages(self.health, sockets, front, engine))
             at_end.callback(front.stop, settings.shutdown_timeout_s + STOP_TIMEOUT_S)
             engine.start(self.health.route)
             at_end.callback(engine.stop)
             at_end.callback(self.health.close)
-            if not front.start(_START_TIMEOUT_S, lambda: self._stop):
+            if not front.start(lambda: self._stop):
                 if self._stop:
                     log.info("stopped")
                     return
@@ -71,5 +75,7 @@ class FrontApp(App):
                     self._manager.reloading()
                     front.signal(signal.SIGHUP)
                     self._manager.ready(f"{settings.workers} workers")
+            if front.failure:
+                raise LoadError(front.failure)
             self._drain(front)
         log.info("stopped")

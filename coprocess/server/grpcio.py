@@ -216,6 +216,12 @@ class GrpcioEngine(Engine):
                 ("grpc.max_metadata_size", options.max_metadata_bytes),
                 # Else a second server would share the port, and nobody would be told.
                 ("grpc.so_reuseport", 0),
+                # Else grpcio itself ends calls that wait for this process, beyond 1,000 some, beyond 3,000
+                # all, whoever they are from: as CANCELLED, and without a word to anybody. How many one
+                # connection may have is limited above; the service then sheds what is too much for a hook.
+                ("grpc.server.max_pending_requests", _NO_LIMIT),
+                ("grpc.server.max_pending_requests_hard_limit", _NO_LIMIT),
+                ("grpc.server_max_unrequested_time_in_server", _NO_LIMIT),
                 # Else who pings more often than each five minutes loses the connection, and its calls.
                 ("grpc.http2.max_ping_strikes", 0),
             ],
@@ -295,6 +301,7 @@ class GrpcioEngine(Engine):
         return self._executor.threads.abandoned
 
 
+_NO_LIMIT = 2**31 - 1
 _FLUSH_S = 1.0
 _FLUSH_INTERVAL_S = 0.002
 _STOP_TIMEOUT_S = 5.0

@@ -3,7 +3,9 @@
 A frame is a head, `<IQB`: length of the body, call id, kind; and the body. To a worker, the kind is the
 index of the method, or CANCEL; WITH_DEADLINE and WITH_METADATA are added where the seconds that the client
 still waits, and metadata, stand before the message, in this order. From it, the kind is the gRPC status, 0
-with a reply, else with a message; or READY, when it can take calls, and when its health changes.
+with a reply, else with a message; READY, when it can take calls, and when its health changes; or BEAT, each
+`BEAT_S` seconds, with the longest time limit of its hooks: it comes as long as the worker's interpreter runs
+Python code.
 """
 
 from __future__ import annotations
@@ -26,9 +28,12 @@ CANCEL = 255
 READY = 254
 #: The body of READY, where the worker has hooks.
 SERVING = b"1"
+BEAT = 253
 WITH_METADATA = 0x40
 WITH_DEADLINE = 0x20
 OK = 0
+
+BEAT_S = 0.5
 
 _CHUNK_BYTES = 256 * 1024
 
@@ -68,10 +73,14 @@ class FrameSocket:
                 return None
             received += chunk
 
-    def close(self) -> None:
-        """End both directions; whoever waits in `receive` gets None."""
+    def end(self) -> None:
+        """End both directions; `receive` gives what has come, and then None."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """As `end`, for the last who uses it."""
+        self.end()
         self._socket.close()
 
 
@@ -152,6 +161,10 @@ class PipeEngine(Engine):
         self._options = options
         self._receive_lock = threading.Lock()
         self._on_end: Callable[[], None] = lambda: None
+        self._is_announced = False
+        self._stopped = threading.Event()
+        #: The longest time limit of the hooks, for the front.
+        self.longest_limit_s: Callable[[], float] = lambda: 0.0
 
     def listen(self, address: str) -> str:
         return address
@@ -171,8 +184,22 @@ class PipeEngine(Engine):
         self._threads.start()
 
     def announce_ready(self, serving: bool) -> None:
-        """Tell the front that calls can come, and whether there are hooks for them; again upon a change."""
+        """Tell the front that calls can come, and whether there are hooks for them; again upon a change.
+
+        From the first time on, the front hears that this process is alive.
+        """
         self._frames.send(0, READY, SERVING if serving else b"")
+        if not self._is_announced:
+            self._is_announced = True
+            # A thread of its own: all others may wait in handlers, and that is nothing to end a process for.
+            threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+
+    def _beat(self) -> None:
+        with contextlib.suppress(OSError):  # The front is gone.
+            while True:
+                self._frames.send(0, BEAT, SECONDS.pack(self.longest_limit_s()))
+                if self._stopped.wait(BEAT_S):
+                    return
 
     def _take(self) -> _PipeRpc | None:
         while True:
@@ -208,6 +235,7 @@ class PipeEngine(Engine):
         return self._threads.replace(thread_id)
 
     def stop(self) -> None:
+        self._stopped.set()
         self._frames.close()
 
     @property

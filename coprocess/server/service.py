@@ -105,6 +105,11 @@ class Service:
         """Trace the calls from now on. Each Rpc must come through its `traced` then."""
         self._tracing = self._failures.tracing = tracing
 
+    def longest_limit_s(self) -> float:
+        """How long a handler may run, at most."""
+        own = [hook.limits.timeout_s for hook in self.dispatcher.table if hook.limits.timeout_s is not None]
+        return max([self.options.timeout_s, *own])
+
     # What the engine calls.
 
     def handle(self, rpc: Rpc) -> None:

@@ -27,8 +27,10 @@ from tests.chaos import (
     admin_clients,
     blocked_loop,
     connections,
+    crash_loop,
     disk_full,
     hostile,
+    hung_worker,
     misbehaving,
     mixed,
     overload,
@@ -57,8 +59,11 @@ def trials(hostile_calls: int, mixed: Trial) -> list[tuple[str, str, Trial]]:
         "reload under load": partial(reloads.trial, reloads=50, broken_every=10, flags=two),
         "SIGTERM under load": partial(sigterm.trial, stops=10, flags=two),
         "kill -9 of a worker": partial(worker_loss.trial, kills=10),
+        "crash loop of workers": crash_loop.trial,
     }
-    return [*found, *((f"{name}, 2 workers", "native", run) for name, run in with_workers.items())]
+    found += [(f"{name}, 2 workers", "native", run) for name, run in with_workers.items()]
+    hangs = partial(hung_worker.trial, hangs=4)
+    return [*found, *(("hung worker, 2 workers", engine, hangs) for engine in ("native", "grpcio"))]
 
 
 def _each_engine(hostile_calls: int, mixed: Trial) -> dict[str, Trial]:

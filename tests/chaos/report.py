@@ -135,6 +135,25 @@ def _worker(trial: Figures) -> tuple[str, str]:
     )
 
 
+def _crash_loop(trial: Figures) -> tuple[str, str]:
+    return (
+        f"one worker that keeps ending, for {trial['looped_s']:g} s; then both",
+        f"{trial['answered']:,} calls answered, {trial['failed_with_their_worker']} failed with their "
+        f"worker; {trial['starts_of_one']} starts of the one; then the service ended with the reason, after "
+        f"{trial['starts']} starts and {trial['ended_after_s']} s",
+    )
+
+
+def _hung_worker(trial: Figures) -> tuple[str, str]:
+    return (
+        f"{trial['hangs']} hangs, `worker_silence_s` {trial['silence_s']:g}; all stopped for "
+        f"{trial['pause_s']:g} s",
+        f"{trial['answered']:,} calls answered; failed with their worker: "
+        f"{_calls(trial['failed_with_their_worker'])}; slowest replacement "
+        f"{trial['slowest_replacement_s']} s, slowest admin page {trial['slowest_page_s']} s",
+    )
+
+
 _DESCRIBED: dict[str, Callable[[Figures], tuple[str, str]]] = {
     "hostile calls": _hostile,
     "reload under load": _reloads,
@@ -151,6 +170,8 @@ _DESCRIBED: dict[str, Callable[[Figures], tuple[str, str]]] = {
     "kill -9 of both": _mid_write,
     "mixed load": _mixed,
     "kill -9 of a worker": _worker,
+    "hung worker": _hung_worker,
+    "crash loop of workers": _crash_loop,
 }
 
 

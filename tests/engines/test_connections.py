@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -16,14 +17,18 @@ from coprocess.server.engines import EngineChoice, make_engine
 from coprocess.tyk.wire import Object
 from tests.engines.hooks import Handlers, stamped, tcp_connection
 from tests.objects import make_object
+from tests.serve_process import ServeProcess, write
 from tests.server import (
     PATIENCE_S,
     Client,
     Server,
     engine_options,
     serving,
+    status_of,
     until,
 )
+
+OK = grpc.StatusCode.OK
 
 
 def test_unix_socket(engine: EngineChoice, handlers: Handlers, tmp_path: Path) -> None:
@@ -130,3 +135,39 @@ def test_calls_at_the_same_time_are_not_mixed_up(server: Server) -> None:
     for call_id, call in calls.items():
         reply = Object.FromString(call.result(timeout=PATIENCE_S))
         assert reply.request.set_headers["X-Stamp"] == call_id
+
+
+HOLDS = """
+import ctypes, pathlib
+from coprocess import Pre
+
+@Pre
+def holds_the_interpreter(request):
+    pathlib.Path("holds").touch()
+    ctypes.PyDLL(None).sleep(3)
+
+@Pre
+def stamp(request):
+    request.headers["X-Stamp"] = "one"
+"""
+
+
+def test_calls_that_wait_for_grpcio_are_answered_or_shed_and_never_cancelled(tmp_path: Path) -> None:
+    handlers = write(tmp_path / "handlers", holds=HOLDS)
+    with ServeProcess(handlers, "--engine=grpcio") as service, service.client() as flood:
+        with service.client() as other:
+            held = flood.future(make_object(hook_name="holds_the_interpreter"))
+            until((tmp_path / "holds").exists)
+            # Beyond 3,000 that wait, grpcio's own limit would end all further ones, of every connection.
+            calls = [flood.future(make_object(hook_name="stamp")) for _ in range(4000)]
+            others = [other.future(make_object(hook_name="stamp")) for _ in range(20)]
+            ends = Counter(
+                OK if (error := call.exception(timeout=PATIENCE_S)) is None else status_of(error)[0]
+                for call in (*calls, *others)
+            )
+        assert set(ends) <= {OK, grpc.StatusCode.RESOURCE_EXHAUSTED}, ends
+        assert ends[OK] >= 20
+        held.cancel()
+        shed = ends[grpc.StatusCode.RESOURCE_EXHAUSTED]
+        assert f"coprocess_calls_refused_total {float(shed)}" in service.http("GET", "/metrics")[1]
+        assert service.end() == 0

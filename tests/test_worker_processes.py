@@ -1,0 +1,242 @@
+"""Worker processes that end, hang, or cannot be started: small programs that stand in for the real one."""
+
+from __future__ import annotations
+
+import queue
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from coprocess.errors import Status
+from coprocess.server import front as front_module
+from coprocess.server import restarts, worker_process
+from coprocess.server.engine import Metadata, Rpc
+from coprocess.server.front import Front
+from coprocess.server.restarts import Restarts
+from tests.test_front import eventually
+
+METHOD = "/test/Call"
+
+WORKER = """
+import os, socket, struct, sys, time
+
+here = sys.argv[1]
+def is_told(word):
+    return os.path.exists(os.path.join(here, word))
+
+front = socket.socket(fileno=int(sys.argv[sys.argv.index("--worker-fd") + 1]))
+number = sys.argv[sys.argv.index("--worker-number") + 1]
+head = struct.Struct("<IQB")
+if is_told("hang at start"):
+    time.sleep(60)
+if is_told("end at start " + number):
+    sys.exit(7)
+front.sendall(head.pack(0, 0, 254))
+front.settimeout(0.1)
+while True:
+    if not is_told("be silent"):
+        front.sendall(head.pack(8, 0, 253) + struct.pack("<d", 0.5))
+    if is_told("end " + number):
+        sys.exit(7)
+    if is_told("close " + number):
+        front.close()
+        time.sleep(60)
+    if is_told("read nothing"):
+        time.sleep(0.1)
+        continue
+    try:
+        frame = front.recv(65536)
+    except TimeoutError:
+        continue
+    if not frame:
+        sys.exit(0)
+    _, call_id, _ = head.unpack_from(frame)
+    front.sendall(head.pack(1, call_id, 0) + number.encode())
+"""
+
+
+class Call(Rpc):
+    """Tells how it ended."""
+
+    def __init__(self, payload: bytes = b"") -> None:
+        self.method = METHOD
+        self.payload = payload
+        self._end: queue.SimpleQueue[tuple[Status | None, str]] = queue.SimpleQueue()
+
+    def respond(self, reply: bytes) -> None:
+        self._end.put((None, reply.decode()))
+
+    def fail(self, status: Status, message: str) -> None:
+        self._end.put((status, message))
+
+    def on_cancel(self, callback: Callable[[], None]) -> None:
+        """Nobody gives up."""
+
+    def metadata(self) -> Metadata:
+        return ()
+
+    def time_allowed_s(self) -> float | None:
+        return None
+
+    def end(self) -> tuple[Status | None, str]:
+        return self._end.get(timeout=20)
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> Path:
+    folder = tmp_path / "told"
+    folder.mkdir()
+    return folder
+
+
+@contextmanager
+def running(told: Path, *, silence_s: float = 20.0) -> Iterator[Front]:
+    front = Front([told / "0.sock", told / "1.sock"], [METHOD], silence_s=silence_s)
+    try:
+        assert front.start(lambda: False)
+        yield front
+    finally:
+        front.stop(5.0)
+
+
+@pytest.fixture(autouse=True)
+def own_command(monkeypatch: pytest.MonkeyPatch, told: Path, tmp_path: Path) -> None:
+    program = tmp_path / "worker.py"
+    program.write_text(WORKER)
+    monkeypatch.setattr(worker_process, "_own_command", lambda: [sys.executable, str(program), str(told)])
+    monkeypatch.setattr(restarts, "_FIRST_DELAY_S", 0.01)
+
+
+def call(front: Front, payload: bytes = b"") -> Call:
+    rpc = Call(payload)
+    front.handle(rpc)
+    return rpc
+
+
+def test_ends_in_a_row_delay_the_next_start_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    ends = Restarts()
+
+    def delay_s(served_s: float = 0.0, *, answered: bool = False) -> float:
+        return ends.delay_after_s(served_s, answered=answered)
+
+    assert [delay_s() for _ in range(7)] == [0.5, 1.0, 2.0, 4.0, 8.0, 10.0, 10.0]
+    assert ends.in_a_row == 7
+    # Its clients are better off with one that answers some of them.
+    assert delay_s(answered=True) == 2.0
+    # One that served for long is none of them.
+    assert delay_s(3600.0) == 0.5
+    assert ends.in_a_row == 1
+    # A power of two of the row's length would be no number any more.
+    assert max(delay_s() for _ in range(5000)) == 10.0
+
+
+def test_workers_that_all_keep_ending_end_the_service_with_the_reason(told: Path) -> None:
+    with running(told) as front:
+        ended: queue.SimpleQueue[str] = queue.SimpleQueue()
+        front.on_failure = lambda: ended.put(front.failure)
+        for number in "01":
+            (told / f"end at start {number}").touch()
+        for number in "01":
+            (told / f"end {number}").touch()
+        assert "5 times in a row" in ended.get(timeout=20)
+        assert "status 7" in front.failure
+        assert call(front).end() == (Status.UNAVAILABLE, "no worker process can take the call")
+        assert front.refused_calls == 1
+
+
+def test_a_worker_that_keeps_ending_ends_no_service_that_another_serves(told: Path) -> None:
+    with running(told) as front:
+        (told / "end at start 0").touch()
+        (told / "end 0").touch()
+        eventually(lambda: front.restarts >= 6)
+        assert front.failure == ""
+        assert {call(front).end() for _ in range(5)} == {(None, "1")}
+        # It is tried again, for as long as it takes.
+        (told / "end 0").unlink()
+        (told / "end at start 0").unlink()
+        eventually(lambda: front.ready == [True, True])
+
+
+def test_a_silent_worker_gets_calls_only_where_no_other_can(
+    told: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(told) as front:
+        monkeypatch.setattr(worker_process, "_SILENT_S", 0.0)
+        (told / "be silent").touch()
+        eventually(lambda: front.ready == [False, False])
+        # It may just be busy.
+        assert call(front).end()[0] is None
+        (told / "be silent").unlink()
+        eventually(lambda: any(front.ready))
+        assert front.kills == 0
+
+
+def test_a_worker_that_takes_no_calls_any_more_is_replaced(told: Path) -> None:
+    (told / "read nothing").touch()
+    with running(told, silence_s=1.5) as front:
+        # More than their sockets take: each waits for nothing.
+        calls = [call(front, b"x" * 2**20) for _ in range(20)]
+        eventually(lambda: front.kills >= 2)
+        assert {each.end()[0] for each in calls} == {Status.UNAVAILABLE}
+        (told / "read nothing").unlink()
+        eventually(lambda: any(front.ready))
+        assert call(front).end()[0] is None
+
+
+def test_a_worker_that_closes_its_socket_and_lives_on_is_replaced(
+    told: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_process, "_END_S", 0.2)
+    with running(told) as front:
+        (told / "close 0").touch()
+        eventually(lambda: front.ready == [False, True])
+        (told / "close 0").unlink()
+        eventually(lambda: front.ready == [True, True])
+
+
+def test_a_worker_that_hangs_at_its_start_is_killed(told: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with running(told) as front:
+        monkeypatch.setattr(front_module, "_START_TIMEOUT_S", 1.0)
+        (told / "hang at start").touch()
+        (told / "end 0").touch()
+        eventually(lambda: front.kills >= 1)
+        (told / "end 0").unlink()
+        (told / "hang at start").unlink()
+        eventually(lambda: front.ready == [True, True])
+
+
+def test_a_worker_that_cannot_be_started_is_tried_again(told: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with running(told) as front:
+        known = worker_process._own_command
+        monkeypatch.setattr(worker_process, "_own_command", lambda: [str(told / "no such program")])
+        (told / "end 0").touch()
+        eventually(lambda: front.ready == [False, True])
+        (told / "end 0").unlink()
+        eventually(lambda: front._restarts[0].in_a_row > 3)
+        monkeypatch.setattr(worker_process, "_own_command", known)
+        eventually(lambda: front.ready == [True, True])
+
+
+def test_the_first_start_fails_where_a_worker_cannot_be_started(
+    told: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_process, "_own_command", lambda: [str(told / "no such program")])
+    front = Front([told / "0.sock"], [METHOD], silence_s=1.0)
+    assert not front.start(lambda: False)
+    front.stop(1.0)
+
+
+def test_what_a_worker_does_not_read_is_bounded(told: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("coprocess.server.outbox.MAX_UNSENT_BYTES", 4 * 2**20)
+    (told / "read nothing").touch()
+    with running(told) as front:
+        calls = [call(front, b"x" * 2**20) for _ in range(20)]
+        assert front.refused_calls > 0
+        front.stop(0.1)
+        ends = [each.end() for each in calls]
+        assert ends.count((Status.UNAVAILABLE, "no worker process can take the call")) == front.refused_calls
+        assert {status for status, _ in ends} == {Status.UNAVAILABLE}
