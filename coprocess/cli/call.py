@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from coprocess.errors import ConfigError, CoprocessError, HandlerFailed
 from coprocess.http import canonical_name
 from coprocess.tyk.compat import ALIASES
 from coprocess.tyk.dispatcher import Dispatcher
+from coprocess.tyk.json_files import read_json
 from coprocess.tyk.simulator import RpcError
 from coprocess.tyk.trial import GrpcDispatcher
 from coprocess.tyk.trial.changes import changes
@@ -110,10 +110,10 @@ def _from_flags(
 
 def _from_recording(path: Path, hook_type: str, name: str) -> Object:
     try:
-        recording = json.loads(path.read_text())
+        recording = read_json(path)
         objects = [Object.FromString(base64.b64decode(entry["object"])) for entry in recording["dispatches"]]
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except ConfigError:
+        raise
     except Exception as error:  # noqa: BLE001 - whatever is wrong with it, it is no recording
         raise ConfigError(f"{path}: not a recording: {type(error).__name__}: {error}") from None
     for sent in objects:

@@ -199,11 +199,11 @@ class _Attempt:
             raise ConfigError(f"--upstream {status}: expected a URL, or a status from 200 to 999")
         if self.upstream_body is None:
             return as_upstream(status)
-        return CannedUpstream(status, [("Content-Type", "application/json")], self.upstream_body.encode())
+        return CannedUpstream(status, [("Content-Type", "application/json")], _bytes_of(self.upstream_body))
 
     def _body(self) -> bytes:
         if self.data is None or not self.data.startswith("@"):
-            return (self.data or "").encode()
+            return _bytes_of(self.data or "")
         try:
             return Path(self.data[1:]).read_bytes()
         except OSError as error:
@@ -257,11 +257,19 @@ def _has_colour() -> bool:
 def _target(path: str) -> tuple[str, str]:
     """Path and query, and the host of a URL that was pasted whole."""
     if "://" in path:
-        parts = urlsplit(path)
+        try:
+            parts = urlsplit(path)
+        except ValueError as error:
+            raise ConfigError(f"{path!r} is no URL: {error}") from None
         return (parts.path or "/") + (f"?{parts.query}" if parts.query else ""), parts.netloc
     if not path.startswith("/"):
         raise ConfigError(f"{path!r} is no path: it begins with a slash")
     return path, ""
+
+
+def _bytes_of(text: str) -> bytes:
+    """What was typed: a terminal's bytes need not be text."""
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _header(line: str) -> tuple[str, str]:
@@ -269,7 +277,7 @@ def _header(line: str) -> tuple[str, str]:
     if not colon or not name.strip():
         raise ConfigError(f"--header {line!r}: expected NAME: VALUE")
     # One character a byte, as headers travel.
-    return name.strip(), value.strip().encode("utf-8", "surrogateescape").decode("latin-1")
+    return name.strip(), _bytes_of(value.strip()).decode("latin-1")
 
 
 def _address(address: str | None) -> str | None:

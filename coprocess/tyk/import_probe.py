@@ -24,6 +24,8 @@ def main(folder: str, output: str) -> None:
                 "file": str(hook.source.path),
                 "line": hook.source.line,
                 "any_type": hook.any_type,
+                "is_async": hook.is_async,
+                "style": hook.style,
             }
             for hook in loaded.table
         ],

@@ -18,7 +18,7 @@ def test_check_lists_the_hooks(coprocess: Command) -> None:
     source = f"{HANDLERS}/handlers.py"
     assert rows["Pre", "stamp"][:3] == ["every", "native", "sync"]
     assert rows["Pre", "stamp_async"][:3] == ["only-this", "native", "async"]
-    assert rows["Post", "Old"][:3] == ["every", "embedded", "sync"]
+    assert rows["Hook", "Old"][:3] == ["every", "embedded", "sync"]
     text = (HANDLERS / "handlers.py").read_text().splitlines()
     assert rows["CustomKeyCheck", "admit"][3] == f"{source}:{text.index('@CustomKeyCheck') + 1}"
     assert done.errors == f"{len(rows)} hooks, 0 problems\n"
@@ -70,3 +70,26 @@ def test_check_takes_folders_from_variable_and_file(coprocess: Command, tmp_path
     assert "of_b" in by_variable
     assert "works" not in by_variable
     assert "works" in coprocess("check", "--handlers", "a", env={"COPROCESS_HANDLERS": "b"}).output
+
+
+def test_a_missing_module_is_one_line(coprocess: Command, tmp_path: Path) -> None:
+    wanting = "import no_such_module\n"
+    write(tmp_path, {"handlers/a.py": wanting, "handlers/b.py": GOOD + wanting, "handlers/c.py": GOOD})
+
+    done = coprocess("check")
+
+    first, last = done.errors.splitlines()
+    places = f"{tmp_path}/handlers/a.py:1, {tmp_path}/handlers/b.py:4"
+    assert first.startswith(f"{places}: the module no_such_module is not installed. ")
+    assert last == "1 hook, 2 problems"
+
+
+def test_a_hook_for_every_type_is_one_row(coprocess: Command, tmp_path: Path) -> None:
+    plugin = "from tyk.decorators import *\n@Hook\ndef H(request, session, spec): return request, session\n"
+    write(tmp_path, {"handlers/plug/manifest.json": "{}", "handlers/plug/p.py": plugin})
+
+    done = coprocess("check")
+
+    [_, row] = done.output.splitlines()
+    assert row.split()[:2] == ["Hook", "H"]
+    assert done.errors == "1 hook, 0 problems\n"
