@@ -48,7 +48,10 @@ def problem_lines(problems: Iterable[Problem]) -> Iterator[str]:
             places = ", ".join(wanted.pop(module))
             yield f"{places}: the module {module} is not installed. {remedy_for(module)}"
         elif not module:
-            yield from filter(None, (problem.traceback, str(problem)))
+            # One that does not come by the handler's own code tells its author nothing.
+            if f'File "{problem.path}' in problem.traceback:
+                yield problem.traceback
+            yield str(problem)
 
 
 def _rows(hooks: Iterable[Hook]) -> list[tuple[Hook, bool]]:

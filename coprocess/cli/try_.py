@@ -14,14 +14,14 @@ from urllib.parse import urlsplit
 import typer
 
 from coprocess.addresses import normal_address
-from coprocess.cli.options import Config, Handlers
+from coprocess.cli.options import Config, Handlers, Tls, TlsCa, TlsCert, TlsKey, TlsName, client_tls
 from coprocess.config import Settings, load_settings
 from coprocess.errors import ConfigError, CoprocessError
 
 if TYPE_CHECKING:
     from coprocess.loader import Loaded
     from coprocess.tyk.simulator import Upstream
-    from coprocess.tyk.trial import Trial
+    from coprocess.tyk.trial import ClientTls, Trial
 
 
 def try_(
@@ -58,6 +58,11 @@ def try_(
         str | None,
         typer.Option("--address", help="A running server. Default: the handlers run here."),
     ] = None,
+    tls: Tls = False,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    tls_name: TlsName = None,
     redis: Annotated[
         str | None,
         typer.Option("--redis", metavar="URL", help="Store. Default: a temporary one, empty at the start."),
@@ -85,6 +90,7 @@ def try_(
         upstream=upstream,
         upstream_body=upstream_body,
         address=_address(address),
+        tls=client_tls(address, tls, tls_ca, tls_cert, tls_key, tls_name),
         handlers=handlers,
         config=config,
         as_json=as_json,
@@ -110,6 +116,7 @@ class _Attempt:
     upstream: str | None
     upstream_body: str | None
     address: str | None
+    tls: ClientTls | None
     handlers: list[Path] | None
     config: Path | None
     as_json: bool
@@ -167,7 +174,7 @@ class _Attempt:
             raise ConfigError("--address needs --api: the definition says which hooks to call")
         dispatcher: InProcessDispatcher | GrpcDispatcher
         if self.address is not None:
-            dispatcher = GrpcDispatcher(self.address)
+            dispatcher = GrpcDispatcher(self.address, tls=self.tls)
         else:
             assert loaded is not None  # noqa: S101 - without an address, handlers are loaded
             retry_after = settings.failure_retry_after_s
