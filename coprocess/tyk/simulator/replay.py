@@ -159,7 +159,7 @@ _NO_RECORDING = (
 
 
 def _words(error: Exception) -> str:
-    return str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, (ConfigError, ValueError)) else f"{type(error).__name__}: {error}"
 
 
 def _chain(recording: _Recording, known: dict[str, _Recording]) -> list[_Recording]:
