@@ -26,6 +26,7 @@ from coprocess.server.reload import Reloader
 from coprocess.server.service import Service, ServiceOptions
 from coprocess.tyk.dispatcher import Dispatcher
 from coprocess.tyk.wire import SERVICE
+from tests.images import assert_listens_where_it_says_and_reaps
 from tests.server import engine_options
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
@@ -129,8 +130,7 @@ def test_the_image() -> None:
     assert command in commands
     assert re.search(r"^USER 10001:10001$", text, re.MULTILINE)
     default = Settings()
-    ports = {address.rpartition(":")[2] for address in (*default.listen, default.admin)}
-    assert set(re.findall(r"^EXPOSE (.+)$", text, re.MULTILINE)[0].split()) == ports
+    assert_listens_where_it_says_and_reaps(text)
     for source in re.findall(r"^COPY (?!--from)(.+) \S+$", text, re.MULTILINE):
         for name in source.split():
             assert (DEPLOY.parent / name).exists(), name

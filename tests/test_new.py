@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import coprocess
 from coprocess import scaffold
 from coprocess.errors import ConfigError
+from tests.images import assert_listens_where_it_says_and_reaps
+from tests.loading import write
 
 ROOT = Path(__file__).parents[1]
+CACHE = str(ROOT / ".mypy_cache")
 COPROCESS = str(Path(sys.executable).with_name("coprocess"))
 
 
@@ -56,11 +62,21 @@ def test_the_doctor_finds_nothing(project: Path) -> None:
 
 
 def test_its_code_is_tidy_and_typed(project: Path) -> None:
-    ruff = run(sys.executable, "-m", "ruff", "check", "--isolated", ".", cwd=project)
-    assert ruff.returncode == 0, ruff.stdout
+    for command in (
+        ("ruff", "check", "."),
+        ("ruff", "format", "--check", "."),
+        ("mypy", "--cache-dir", CACHE),
+    ):
+        done = run(sys.executable, "-m", *command, cwd=project)
+        assert done.returncode == 0, done.stdout
 
-    mypy = run(sys.executable, "-m", "mypy", "--cache-dir", str(ROOT / ".mypy_cache"), cwd=project)
-    assert mypy.returncode == 0, mypy.stdout
+
+def test_the_code_of_a_project_with_a_long_name_is_tidy_too(tmp_path: Path) -> None:
+    scaffold.create("x" * 50, tmp_path)
+
+    for command in (("check",), ("format", "--check")):
+        done = run(sys.executable, "-m", "ruff", *command, ".", cwd=tmp_path / ("x" * 50))
+        assert done.returncode == 0, done.stdout
 
 
 def test_its_makefile_names_what_it_was_made_by(project: Path) -> None:
@@ -68,14 +84,85 @@ def test_its_makefile_names_what_it_was_made_by(project: Path) -> None:
 
     assert f"COPROCESS ?= {scaffold.installed_from()}\n" in makefile
     assert f"COPROCESS_VERSION ?= {coprocess.__version__}\n" in makefile
-    # A checkout is installed from its folder, else name and version.
-    for given, expected in (
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
         (str(ROOT), f"{ROOT}[native]"),
+        ("/x/coprocess-1-py3-none-any.whl", "/x/coprocess-1-py3-none-any.whl[native]"),
+        ("git+https://host.test/c@1", "coprocess[native] @ git+https://host.test/c@1"),
         ("coprocess", f"coprocess[native]=={coprocess.__version__}"),
-    ):
-        options = ("--dry-run", "--always-make", f"COPROCESS={given}", f"PYTHON={sys.executable}")
-        done = run("make", *options, "test", cwd=project)
-        assert f'"{expected}" pytest\n' in done.stdout
+    ],
+)
+def test_its_makefile_installs_from_wherever_coprocess_comes(
+    given: str, expected: str, project: Path
+) -> None:
+    options = ("--dry-run", "--always-make", f"COPROCESS={given}", f"PYTHON={sys.executable}")
+
+    assert f'"{expected}" -r requirements.txt ' in run("make", *options, "test", cwd=project).stdout
+    up = run("make", *options, "up", cwd=project).stdout
+    assert f'wheel --quiet --no-deps --wheel-dir wheels "{given}"' in up
+
+
+@pytest.mark.parametrize(
+    ("origin", "expected", "elsewhere"),
+    [
+        (None, "coprocess", "coprocess"),
+        ({"url": f"{ROOT.as_uri()}", "dir_info": {}}, str(ROOT), "coprocess"),
+        (
+            {"url": f"{(ROOT / 'pyproject.toml').as_uri()}", "archive_info": {}},
+            f"{ROOT}/pyproject.toml",
+            "coprocess",
+        ),
+        ({"url": "file:///gone/x.whl", "archive_info": {}}, "coprocess", "coprocess"),
+        ({"url": "https://host.test/c.whl", "archive_info": {}}, *["https://host.test/c.whl"] * 2),
+        (
+            {"url": "https://host.test/c", "vcs_info": {"vcs": "git", "commit_id": "1a"}},
+            *["git+https://host.test/c@1a"] * 2,
+        ),
+    ],
+)
+def test_where_coprocess_comes_from(
+    origin: dict[str, Any] | None,
+    expected: str,
+    elsewhere: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As pip notes it beside an installed package."""
+    files = {"METADATA": "Metadata-Version: 2.1\nName: coprocess\nVersion: 1\n"}
+    if origin is not None:
+        files["direct_url.json"] = json.dumps(origin)
+    write(tmp_path / "coprocess-1.dist-info", files)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    assert scaffold.installed_from() == expected
+    assert scaffold.public_source() == elsewhere
+
+
+def test_its_own_dependencies_are_one_file_that_make_and_the_image_install(project: Path) -> None:
+    makefile, image = (project / "Makefile").read_text(), (project / "Dockerfile").read_text()
+
+    assert "$(READY): Makefile requirements.txt " in makefile
+    assert "-r requirements.txt" in makefile
+    assert re.search(r"^COPY requirements.txt .*^RUN pip install .*-r requirements.txt", image, re.M | re.S)
+
+
+def test_its_make_and_its_ci_check_lint_and_types(project: Path) -> None:
+    done = run("make", "--dry-run", "check", f"PYTHON={sys.executable}", cwd=project)
+
+    for tool in ("ruff check .", "ruff format --check .", "mypy", "coprocess doctor"):
+        assert tool in done.stdout
+    assert "make check test" in (project / ".github/workflows/test.yml").read_text()
+
+
+def test_its_image_listens_where_it_says_and_reaps_its_children(project: Path) -> None:
+    image = (project / "Dockerfile").read_text()
+
+    assert_listens_where_it_says_and_reaps(image)
+    # The network reaches the port in the image alone: `make run` stays on loopback.
+    assert 'listen = ["127.0.0.1:5555"]' in (project / "coprocess.toml").read_text()
 
 
 def test_nothing_is_left_to_fill_in(project: Path) -> None:

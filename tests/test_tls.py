@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -171,3 +173,54 @@ def test_wrong_settings_are_one_clear_line(
         assert service.wait() == 1
         (line,) = service.lines
         assert line["event"].startswith("coprocess: tls_cert ")
+
+
+def test_call_and_try_speak_tls(handlers: Path, pki: dict[str, Certificate], tmp_path: Path) -> None:
+    definition = {
+        "name": "x", "api_id": "x", "org_id": "o", "use_keyless": True,
+        "proxy": {"listen_path": "/", "target_url": "http://upstream.test/"},
+        "custom_middleware": {"driver": "grpc", "pre": [{"name": "stamp"}]},
+    }  # fmt: skip
+    (tmp_path / "api.json").write_text(json.dumps(definition))
+    client = [f"--tls-cert={pki['client'].cert}", f"--tls-key={pki['client'].key}"]
+    ca = f"--tls-ca={pki['first-ca'].cert}"
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "coprocess", *arguments, "--address", service.address]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    flags = [*tls_flags(pki["server"]), f"--tls-client-ca={pki['first-ca'].cert}"]
+    with ServeProcess(handlers, *flags) as service:
+        called = run("call", "Pre", "stamp", ca, *client)
+        tried = run("try", "GET", "/", ca, *client)
+        plain, unknown = run("call", "Pre", "stamp"), run("call", "Pre", "stamp", "--tls", *client)
+
+    assert "+ request.set_headers.X-Stamp: secure" in called.stdout, called.stderr
+    assert "+ request.set_headers.X-Stamp: secure" in tried.stdout, tried.stderr
+    for refused in (plain, unknown):
+        assert refused.returncode == 1
+        assert refused.stderr.startswith(f"coprocess: {service.address}: UNAVAILABLE")
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--tls"], "Expected: --address"),
+        (["--address=localhost:1", "--tls-cert={cert}"], "go together"),
+        (["--address=localhost:1", "--tls-ca={key}"], "cannot be used"),
+        (["--address=localhost:1", "--tls-ca=gone.pem"], "gone.pem: cannot be read"),
+        (["--address=localhost:1", "--tls-cert={cert}", "--tls-key={other}"], "cannot be used"),
+    ],
+)
+def test_tls_of_a_client_that_cannot_be(
+    flags: list[str], says: str, pki: dict[str, Certificate], tmp_path: Path
+) -> None:
+    values = {"cert": pki["client"].cert, "key": pki["client"].key, "other": pki["stranger"].key}
+    given = [flag.format(**values) for flag in flags]
+    command = [sys.executable, "-m", "coprocess", "call", "Pre", "x", *given]
+
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 1
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr

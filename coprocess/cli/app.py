@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import sys
+from typing import NoReturn
 
 import typer
 
@@ -53,15 +55,41 @@ def version() -> None:
 
 
 def main() -> None:
-    """Run the command line; an error that has a name is one line on standard error and exit status 1."""
+    """Run the command line; an error is a line on standard error and exit status 1.
+
+    Of an error that nobody thought of, there is a traceback under `python -X dev`, and where a service ended.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        # What a terminal cannot show is not worth an end.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     # The log of `serve` sees to that itself.
     if sys.argv[1:2] != ["serve"]:
         make_output_harmless()
     try:
         app()
     except CoprocessError as error:
-        from coprocess.server.redaction import redact_text
+        _end(str(error))
+    except Exception as error:  # - whatever it is, the user of a command is told in a sentence
+        if sys.flags.dev_mode or sys.argv[1:2] == ["serve"]:
+            raise
+        _end(_sentence(error))
 
-        for line in redact_text(str(error)).split("\n"):
-            print(f"coprocess: {printable(line)}", file=sys.stderr)  # noqa: T201 - the command's own output
-        sys.exit(1)
+
+def _end(text: str) -> NoReturn:
+    from coprocess.server.redaction import redact_text
+
+    for line in redact_text(text).split("\n"):
+        print(f"coprocess: {printable(line)}", file=sys.stderr)  # noqa: T201 - the command's own output
+    sys.exit(1)
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        place = "" if error.filename is None else f"{error.filename}: "
+        return f"{place}{error.strerror}"
+    text = " ".join(str(error).split())
+    return (
+        f"{type(error).__name__}: {text:.200}. This is a fault of coprocess: please report it, with what "
+        "`python -X dev -m coprocess …` shows"
+    )

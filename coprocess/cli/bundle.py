@@ -46,7 +46,7 @@ def build(
     target = output or folder.parent / f"{folder.name}.zip"
     manifest = build_bundle(folder, target, driver=driver.value, key_file=key)
     hooks = [
-        hook["name"]
+        str(hook["name"])
         for value in manifest["custom_middleware"].values()
         for hook in (value if isinstance(value, list) else [value])
         if isinstance(hook, dict) and "name" in hook

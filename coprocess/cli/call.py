@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-import json
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import Context
@@ -11,22 +11,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from google.protobuf.json_format import ParseDict, ParseError
 
 from coprocess import loader
 from coprocess.addresses import normal_address
-from coprocess.cli.options import Config, Handlers
+from coprocess.cli.options import Config, Handlers, Tls, TlsCa, TlsCert, TlsKey, TlsName, client_tls
 from coprocess.config import load_settings
 from coprocess.context import set_event_sink
 from coprocess.error_text import format_error, is_not_ours
 from coprocess.errors import ConfigError, CoprocessError, HandlerFailed
 from coprocess.http import canonical_name
 from coprocess.text import block, indented
+from coprocess.tyk.bundle import checksum
 from coprocess.tyk.compat import ALIASES
 from coprocess.tyk.dispatcher import Dispatcher
+from coprocess.tyk.json_files import parse_json, read_json, read_text
 from coprocess.tyk.simulator import RpcError
-from coprocess.tyk.trial import GrpcDispatcher
+from coprocess.tyk.trial import ClientTls, GrpcDispatcher
 from coprocess.tyk.trial.changes import changes
-from coprocess.tyk.wire import HookType, Object
+from coprocess.tyk.wire import HookType, Object, SessionState
 
 if TYPE_CHECKING:
     from coprocess.tyk.call import RunnableCall
@@ -46,12 +49,30 @@ def call(
     response_data: Annotated[str, typer.Option("--response-data", help="For Response: its body.")] = "",
     api_id: Annotated[str, typer.Option("--api-id", help="The API that the call is of.")] = "",
     config_data: Annotated[str, typer.Option("--config-data", help="The API's config data, JSON.")] = "",
+    bundle: Annotated[
+        str,
+        typer.Option("--bundle", help="The bundle that the API names: chooses among handlers of one name."),
+    ] = "",
+    session: Annotated[
+        str,
+        typer.Option(
+            "--session", metavar="JSON", help='The caller\'s session, \'{"alias": "x"}\'; @FILE reads it.'
+        ),
+    ] = "",
+    metadata: Annotated[
+        list[str] | None, typer.Option("--metadata", metavar="KEY=VALUE", help="Metadata. Repeatable.")
+    ] = None,
     recording: Annotated[
         Path | None, typer.Option("--recording", help="Send the Object of this recording instead.")
     ] = None,
     address: Annotated[
         str | None, typer.Option("--address", help="A running server. Default: the handlers run here.")
     ] = None,
+    tls: Tls = False,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    tls_name: TlsName = None,
     handlers: Handlers = None,
     config: Config = None,
 ) -> None:
@@ -62,14 +83,19 @@ def call(
     if recording is not None:
         sent = _from_recording(recording, hook_type, name)
     else:
-        sent = _from_flags(hook_type, name, method, url, header or [], data, api_id, config_data)
+        try:
+            sent = _from_flags(hook_type, name, method, url, header or [], data, api_id, config_data)
+        except UnicodeEncodeError:
+            raise ConfigError("an option or argument is not UTF-8. Expected: text") from None
         if sent.hook_type == HookType.Value("Response"):
             sent.response.status_code = status
             sent.response.raw_body = response_data.encode()
             sent.response.body = response_data
+    _add_caller(sent, bundle, session, metadata or [])
+    security = client_tls(address, tls, tls_ca, tls_cert, tls_key, tls_name)
     payload = sent.SerializeToString()
     if address is not None:
-        reply = _over_grpc(address, payload)
+        reply = _over_grpc(address, payload, security)
     else:
         settings = load_settings({"handlers": handlers}, config)
         loaded = loader.load(settings.folders, ALIASES)
@@ -111,12 +137,41 @@ def _from_flags(
     return sent
 
 
-def _from_recording(path: Path, hook_type: str, name: str) -> Object:
+def _add_caller(sent: Object, bundle: str, session: str, metadata: list[str]) -> None:
+    """What the gateway knows beside the request; of a recording, in place of what it has."""
+    if bundle:
+        # As the gateway names it: by the MD5 of its name.
+        sent.spec["bundle_hash"] = bundle if _MD5.fullmatch(bundle) else checksum(bundle.encode())
+    if session:
+        sent.session.CopyFrom(_session_of(session))
+    for line in metadata:
+        key, equals, value = line.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--metadata {line!r}: expected KEY=VALUE")
+        sent.metadata[key] = value
+
+
+_MD5 = re.compile("[0-9a-f]{32}")
+
+
+def _session_of(given: str) -> SessionState:
+    place = f"--session {given}" if given.startswith("@") else "--session"
     try:
-        recording = json.loads(path.read_text())
+        value = read_json(Path(given[1:])) if given.startswith("@") else parse_json(given)
+        if not isinstance(value, dict):
+            raise ValueError("is no JSON object")
+        return ParseDict(value, SessionState())
+    except (ValueError, ParseError) as error:
+        fields = ", ".join(field.name for field in SessionState.DESCRIPTOR.fields)
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{place}: {reason}. Expected: a JSON object with some of {fields}") from None
+
+
+def _from_recording(path: Path, hook_type: str, name: str) -> Object:
+    text = read_text(path)
+    try:
+        recording = parse_json(text)
         objects = [Object.FromString(base64.b64decode(entry["object"])) for entry in recording["dispatches"]]
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except Exception as error:  # noqa: BLE001 - whatever is wrong with it, it is no recording
         raise ConfigError(f"{path}: not a recording: {type(error).__name__}: {error}") from None
     for sent in objects:
@@ -162,12 +217,12 @@ async def _awaited(opened: RunnableCall) -> bytes:
     return await opened.run_async()
 
 
-def _over_grpc(address: str, payload: bytes) -> bytes:
+def _over_grpc(address: str, payload: bytes, tls: ClientTls | None) -> bytes:
     try:
         target = normal_address(address)
     except ValueError as error:
         raise ConfigError(f"--address {error}") from None
-    with GrpcDispatcher(target) as dispatcher:
+    with GrpcDispatcher(target, tls=tls) as dispatcher:
         try:
             return dispatcher.dispatch(payload)
         except RpcError as error:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import typer
 
@@ -17,8 +16,7 @@ from coprocess.loader import Loaded, Problem
 from coprocess.route_settings import load_routes
 from coprocess.text import block, indented, printable
 from coprocess.tyk.compat import ALIASES
-
-_MISSING = re.compile(r"(?P<place>.*): ModuleNotFoundError: (?P<what>No module named '.*')")
+from coprocess.tyk.missing_modules import missing_module, remedy_for
 
 
 def check(handlers: Handlers = None, config: Config = None) -> None:
@@ -56,22 +54,25 @@ def _only_the_second_time(first: Loaded, second: Loaded) -> list[str]:
     return [f"every reload loses the hook {hook}: it is declared the first time only" for hook in lost]
 
 
-def problem_lines(problems: Sequence[Problem]) -> list[str]:
-    """What is wrong, with tracebacks; a module that is missing in several places is one line."""
-    lines: dict[str, list[str]] = {}
-    places: dict[str, list[str]] = {}
-    for problem in problems:
-        if (missing := _MISSING.fullmatch(str(problem))) is not None:
-            places.setdefault(missing["what"], []).append(missing["place"])
-            lines[missing["what"]] = [f"{', '.join(places[missing['what']])}: {missing['what']}"]
-        else:
-            trace = [block(problem.traceback)] if problem.traceback else []
-            lines[str(problem)] = [*trace, indented(str(problem))]
-    return [line for group in lines.values() for line in group]
-
-
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def problem_lines(problems: Iterable[Problem]) -> Iterator[str]:
+    """What is wrong: with the traceback of handler code that raised; a missing module is one line."""
+    wanted: dict[str, list[str]] = {}
+    for problem in problems:
+        if module := missing_module(str(problem)):
+            wanted.setdefault(module, []).append(str(problem).partition(": ModuleNotFoundError: ")[0])
+    for problem in problems:
+        if (module := missing_module(str(problem))) in wanted:
+            places = ", ".join(wanted.pop(module))
+            yield f"{places}: the module {module} is not installed. {remedy_for(module)}"
+        elif not module:
+            # One that does not come by the handler's own code tells its author nothing.
+            if f'File "{problem.path}' in problem.traceback:
+                yield block(problem.traceback)
+            yield indented(str(problem))
 
 
 def table_lines(hooks: Iterable[Hook]) -> list[str]:

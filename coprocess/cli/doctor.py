@@ -78,9 +78,11 @@ def doctor(
     else:
         for finding in findings:
             _show(finding)
+        # @Hook makes several hooks of a function.
+        functions = {(hook.source, hook.name, hook.version) for hook in project.loaded.table}
         looked_at = (
             f"{_counted(len(project.apis), 'definition')}, {_counted(len(project.bundles), 'bundle')}, "
-            f"{_counted(len(project.loaded.table), 'handler')}"
+            f"{_counted(len(functions), 'handler')}"
         )
         found = ", ".join(_counted(counts[each.value], each.value) for each in Severity)
         typer.echo(f"{looked_at} examined: {found}", err=True)

@@ -24,8 +24,10 @@ def import_(
 ) -> None:
     """Take over a bundle of the embedded Python driver: show what works unchanged and what needs a hand.
 
-    Its code is loaded in a process of its own. Exit status 1 where something needs a hand.
+    Its code is loaded in a process of its own. Exit status 1 where something needs a hand, or has an error of
+    those that `coprocess doctor` finds.
     """
+    from coprocess.tyk.doctor import Severity
     from coprocess.tyk.importer import inspect_bundle, write_import
 
     found, report = inspect_bundle(bundle)
@@ -40,6 +42,11 @@ def import_(
         typer.echo("needs a hand:")
         for concern in report.concerns:
             typer.echo(f"    {concern}")
+    if report.findings:
+        typer.echo("of the handlers' code, as `coprocess doctor` sees it:")
+    for finding in report.findings:
+        place = f"{finding.file}:{finding.line}: {finding.severity.value} [{finding.rule}]"
+        typer.echo(f"    {place} {finding.problem} {finding.effect} {finding.remedy}")
     if report.events:
         typer.echo(
             f"event handlers are registered in the API definition; set the events that they are for: "
@@ -49,5 +56,5 @@ def import_(
         for path in write_import(found, report, output):
             typer.echo(f"written: {path}")
         typer.echo("listen_path and target_url of the definition are examples: set your own")
-    if report.concerns:
+    if report.concerns or any(finding.severity is Severity.ERROR for finding in report.findings):
         raise typer.Exit(1)

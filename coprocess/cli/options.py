@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from coprocess.config import Settings
+from coprocess.errors import ConfigError
+from coprocess.tyk.trial.tls import ClientTls
 
 
 def describe(name: str) -> str:
@@ -28,3 +31,35 @@ Config = Annotated[
     Path | None,
     typer.Option("--config", metavar="FILE", help="Settings file. Default: coprocess.toml, if there."),
 ]
+Tls = Annotated[
+    bool, typer.Option("--tls", help="Speak TLS to the server at --address, as any of the next four does.")
+]
+TlsCa = Annotated[
+    Path | None,
+    typer.Option(
+        "--tls-ca", metavar="FILE", help="Authorities of its certificate (PEM). Default: gRPC's own."
+    ),
+]
+TlsCert = Annotated[
+    Path | None, typer.Option("--tls-cert", metavar="FILE", help="The certificate to show it (PEM).")
+]
+TlsKey = Annotated[Path | None, typer.Option("--tls-key", metavar="FILE", help="Its private key (PEM).")]
+TlsName = Annotated[
+    str | None,
+    typer.Option(
+        "--tls-name", metavar="NAME", help="The name in its certificate. Default: the address' host."
+    ),
+]
+
+
+def client_tls(
+    address: str | None, tls: bool, ca: Path | None, cert: Path | None, key: Path | None, name: str | None
+) -> ClientTls | None:
+    """None for plaintext. Raises ConfigError where TLS is asked for, and no server is named."""
+    if not (tls or ca or cert or key or name):
+        return None
+    if address is None:
+        raise ConfigError("TLS is for a server, and none is named. Expected: --address")
+    # gRPC writes of failed handshakes past everybody; the command says what came of them.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    return ClientTls(ca, cert, key, name)

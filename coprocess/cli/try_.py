@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import typer
 
 from coprocess.addresses import normal_address
-from coprocess.cli.options import Config, Handlers
+from coprocess.cli.options import Config, Handlers, Tls, TlsCa, TlsCert, TlsKey, TlsName, client_tls
 from coprocess.config import Settings, load_settings
 from coprocess.errors import ConfigError, CoprocessError
 from coprocess.text import indented
@@ -22,7 +22,7 @@ from coprocess.text import indented
 if TYPE_CHECKING:
     from coprocess.loader import Loaded
     from coprocess.tyk.simulator import Upstream
-    from coprocess.tyk.trial import Trial
+    from coprocess.tyk.trial import ClientTls, Trial
 
 
 def try_(
@@ -59,6 +59,11 @@ def try_(
         str | None,
         typer.Option("--address", help="A running server. Default: the handlers run here."),
     ] = None,
+    tls: Tls = False,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    tls_name: TlsName = None,
     redis: Annotated[
         str | None,
         typer.Option("--redis", metavar="URL", help="Store. Default: a temporary one, empty at the start."),
@@ -86,6 +91,7 @@ def try_(
         upstream=upstream,
         upstream_body=upstream_body,
         address=_address(address),
+        tls=client_tls(address, tls, tls_ca, tls_cert, tls_key, tls_name),
         handlers=handlers,
         config=config,
         as_json=as_json,
@@ -111,6 +117,7 @@ class _Attempt:
     upstream: str | None
     upstream_body: str | None
     address: str | None
+    tls: ClientTls | None
     handlers: list[Path] | None
     config: Path | None
     as_json: bool
@@ -168,7 +175,7 @@ class _Attempt:
             raise ConfigError("--address needs --api: the definition says which hooks to call")
         dispatcher: InProcessDispatcher | GrpcDispatcher
         if self.address is not None:
-            dispatcher = GrpcDispatcher(self.address)
+            dispatcher = GrpcDispatcher(self.address, tls=self.tls)
         else:
             assert loaded is not None  # noqa: S101 - without an address, handlers are loaded
             retry_after = settings.failure_retry_after_s
@@ -200,11 +207,11 @@ class _Attempt:
             raise ConfigError(f"--upstream {status}: expected a URL, or a status from 200 to 999")
         if self.upstream_body is None:
             return as_upstream(status)
-        return CannedUpstream(status, [("Content-Type", "application/json")], self.upstream_body.encode())
+        return CannedUpstream(status, [("Content-Type", "application/json")], _bytes_of(self.upstream_body))
 
     def _body(self) -> bytes:
         if self.data is None or not self.data.startswith("@"):
-            return (self.data or "").encode()
+            return _bytes_of(self.data or "")
         try:
             return Path(self.data[1:]).read_bytes()
         except OSError as error:
@@ -258,11 +265,19 @@ def _has_colour() -> bool:
 def _target(path: str) -> tuple[str, str]:
     """Path and query, and the host of a URL that was pasted whole."""
     if "://" in path:
-        parts = urlsplit(path)
+        try:
+            parts = urlsplit(path)
+        except ValueError as error:
+            raise ConfigError(f"{path!r} is no URL: {error}") from None
         return (parts.path or "/") + (f"?{parts.query}" if parts.query else ""), parts.netloc
     if not path.startswith("/"):
         raise ConfigError(f"{path!r} is no path: it begins with a slash")
     return path, ""
+
+
+def _bytes_of(text: str) -> bytes:
+    """What was typed: a terminal's bytes need not be text."""
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _header(line: str) -> tuple[str, str]:
@@ -270,7 +285,7 @@ def _header(line: str) -> tuple[str, str]:
     if not colon or not name.strip():
         raise ConfigError(f"--header {line!r}: expected NAME: VALUE")
     # One character a byte, as headers travel.
-    return name.strip(), value.strip().encode("utf-8", "surrogateescape").decode("latin-1")
+    return name.strip(), _bytes_of(value.strip()).decode("latin-1")
 
 
 def _address(address: str | None) -> str | None:

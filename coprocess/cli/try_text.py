@@ -9,7 +9,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
+import typer
 
 if TYPE_CHECKING:
     from coprocess.tyk.trial import EventTrial, Finding, HookTrial, Trial
@@ -164,13 +164,13 @@ class TrialText:
         return self._style(line, "green" if line.startswith("+") else "red")
 
     def _style(self, text: str, colour: str) -> str:
-        return click.style(text, fg=colour) if self._colour else text
+        return typer.style(text, fg=colour) if self._colour else text
 
     def _bold(self, text: str) -> str:
-        return click.style(text, bold=True) if self._colour else text
+        return typer.style(text, bold=True) if self._colour else text
 
     def _dim(self, text: str) -> str:
-        return click.style(text, dim=True) if self._colour and text else text
+        return typer.style(text, dim=True) if self._colour and text else text
 
 
 def _wrapped(text: str, first: str, rest: str) -> list[str]:

@@ -16,14 +16,15 @@ from coprocess.errors import ConfigError
 # As an image's name, too: no two separators together, and none at the end.
 _NAME = re.compile(r"(?=.{1,50}\Z)[A-Za-z][A-Za-z0-9]*([-_][A-Za-z0-9]+)*")
 _SUFFIX = ".tmpl"
+_BY_NAME = "coprocess"
 _MARK = re.compile(r"@@(\w+)@@")
 
 
 def create(name: str, parent: Path) -> list[Path]:
     """Write the project `name` below `parent`, and give its files.
 
-    Raises ConfigError for a name that would not do in a URL and an image's name, and where something
-    of that name is there.
+    Raises ConfigError for a name that would not do in a URL and an image's name, where something of that
+    name is there, and where a file cannot be written.
     """
     if not _NAME.fullmatch(name):
         raise ConfigError(
@@ -31,36 +32,60 @@ def create(name: str, parent: Path) -> list[Path]:
             "parts separated by - or _, 50 characters at most"
         )
     folder = parent / name
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if _is_taken(folder):
         raise ConfigError(f"{folder}: is there already, and stays as it is")
     values = {
         "name": name,
         # What an image may be called.
         "image": name.lower(),
         "version": coprocess.__version__,
-        "source": installed_from(),
+        "source": _in_make(installed_from()),
+        "public_source": public_source(),
     }
     written = []
     for relative, text in sorted(_rendered(resources.files(__name__) / "templates", "", values)):
         path = folder / relative
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be written: {error.strerror or error}") from None
         written.append(path)
     return written
 
 
+def _is_taken(folder: Path) -> bool:
+    try:
+        return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be read: {error.strerror or error}") from None
+
+
 def installed_from() -> str:
-    """What pip installs this package by: its name, or the folder that it was installed from."""
+    """What pip installs this package by: its name, or the folder, wheel or URL that it was installed from."""
     try:
         text = importlib.metadata.distribution("coprocess").read_text("direct_url.json")
     except importlib.metadata.PackageNotFoundError:
-        return "coprocess"
+        return _BY_NAME
     origin = json.loads(text) if text else {}
-    if "dir_info" in origin:
-        folder = Path(unquote(urlsplit(origin["url"]).path))
-        if folder.is_dir():
-            return str(folder)
-    return "coprocess"
+    url = origin.get("url", "")
+    if "vcs_info" in origin:
+        return f"{origin['vcs_info']['vcs']}+{url}@{origin['vcs_info']['commit_id']}"
+    if url.startswith("file:"):
+        path = Path(unquote(urlsplit(url).path))
+        return str(path) if path.exists() else _BY_NAME
+    return url or _BY_NAME
+
+
+def public_source() -> str:
+    """As `installed_from`, for another machine: a path there is none here."""
+    source = installed_from()
+    return source if "://" in source and "file://" not in source else _BY_NAME
+
+
+def _in_make(text: str) -> str:
+    """`text` as the value of a variable in a Makefile."""
+    return text.replace("$", "$$").replace("#", r"\#")
 
 
 def _rendered(folder: Traversable, prefix: str, values: dict[str, str]) -> list[tuple[str, str]]:

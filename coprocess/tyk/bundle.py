@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import hashlib
 import io
 import json
+import lzma
 import os
 import re
 import stat
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -23,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from coprocess.errors import ConfigError, CoprocessError
 from coprocess.manifest import MANIFEST, looks_like_manifest
+from coprocess.tyk.json_files import parse_json
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
@@ -30,6 +35,17 @@ if TYPE_CHECKING:
 #: More than this, unpacked, is taken for an attempt to fill the disk.
 MAX_UNPACKED_BYTES = 512 * 2**20
 
+_BROKEN_ZIP = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    NotImplementedError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    OverflowError,
+    struct.error,
+)
 _DRIVE = re.compile("[A-Za-z]:")
 _LEFT_OUT = ("__pycache__", ".git", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".venv")
 
@@ -59,11 +75,9 @@ class Bundle:
     def manifest(self) -> dict[str, Any]:
         """Raises BundleError where there is none, or it is no JSON object with a list of files."""
         try:
-            manifest = json.loads(self.manifest_text)
+            manifest = parse_json(self.manifest_text)
         except ValueError as error:
             raise BundleError(f"{self.path}: {MANIFEST} is not JSON: {error}") from None
-        except RecursionError:
-            raise BundleError(f"{self.path}: {MANIFEST} is nested too deeply") from None
         if not isinstance(manifest, dict):
             raise BundleError(f"{self.path}: {MANIFEST} is not a JSON object")
         names = manifest.get("file_list") or []
@@ -89,15 +103,21 @@ def checksum(content: bytes) -> str:
 
 
 def read_bundle(path: Path) -> Bundle:
-    """The bundle in a folder or a zip. Raises BundleError; names that lead out of a zip are refused."""
-    if path.is_dir():
-        return Bundle(path, {name: (path / name).read_bytes() for name in _folder_names(path)})
+    """The bundle in a folder or a zip. Raises BundleError; names that lead out of a zip are refused.
+
+    A folder's hidden files, caches and compiled files are left out.
+    """
     try:
+        if path.is_dir():
+            return Bundle(path, _folder_files(path))
+        if path.exists() and not path.is_file():  # A pipe or a device may never end.
+            raise BundleError(f"{path}: is no regular file. Expected: a folder or a zip file")
         with zipfile.ZipFile(path) as archive:
             return Bundle(path, _unpacked(path, archive))
     except OSError as error:
-        raise BundleError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+        place = error.filename or path
+        raise BundleError(f"{place}: cannot be read: {error.strerror or error}") from None
+    except _BROKEN_ZIP as error:
         raise BundleError(f"{path}: not a zip file: {error}") from None
 
 
@@ -124,7 +144,26 @@ def with_manifest(bundle: Bundle) -> Bundle:
     return Bundle(bundle.path, {**files, MANIFEST: bundle.files[found[0]]})
 
 
+def _folder_files(folder: Path) -> dict[str, bytes]:
+    files: dict[str, bytes] = {}
+    left = MAX_UNPACKED_BYTES
+    for name in _folder_names(folder):
+        with (folder / name).open("rb") as stream:
+            files[name] = stream.read(left + 1)
+        left -= len(files[name])
+        if left < 0:
+            raise BundleError(f"{folder}: has more than {MAX_UNPACKED_BYTES} bytes")
+    return files
+
+
+def _refuse_to_pass_over(error: OSError) -> None:
+    raise error
+
+
 def _folder_names(folder: Path) -> list[str]:
+    # glob passes over what it may not read, and the bundle would lack it.
+    for _, folders, _ in os.walk(folder, onerror=_refuse_to_pass_over):
+        folders[:] = [name for name in folders if not name.startswith(".") and name not in _LEFT_OUT]
     names = []
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
@@ -158,11 +197,15 @@ def _unpacked(path: Path, archive: zipfile.ZipFile) -> dict[str, bytes]:
 
 
 def extract(bundle: Bundle, folder: Path) -> None:
-    """Write the bundle's files below `folder`."""
+    """Write the bundle's files below `folder`. Raises BundleError where one cannot be written."""
     for name, content in bundle.files.items():
         target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(content)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+        except (OSError, ValueError) as error:  # A name that this system has not, or one of file and folder.
+            reason = getattr(error, "strerror", None) or error
+            raise BundleError(f"{bundle.path}: {name!r:.80} cannot be unpacked: {reason}") from None
 
 
 def zip_bytes(files: Mapping[str, bytes]) -> bytes:
@@ -197,12 +240,15 @@ def write_atomically(path: Path, content: bytes) -> None:
     """A gateway, or a web server before it, may read the file at this moment."""
     partial = path.with_name(f".{path.name}.part")
     try:
+        if path.is_dir():
+            raise IsADirectoryError(None, "it is a folder")
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_bytes(content)
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise BundleError(f"{path}: cannot be written: {error.strerror}") from None
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise BundleError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
 def sign(path: Path, key_file: Path) -> None:

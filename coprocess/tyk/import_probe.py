@@ -25,6 +25,8 @@ def main(folder: str, output: str) -> None:
                 "line": hook.source.line,
                 "any_type": hook.any_type,
                 "misfit": hook.misfit,
+                "is_async": hook.is_async,
+                "style": hook.style,
             }
             for hook in loaded.table
         ],

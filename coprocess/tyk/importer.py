@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -13,8 +16,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from coprocess.errors import ConfigError
-from coprocess.hooks import HookType
+from coprocess.hooks import Hook, HookType, Plan, Source
 from coprocess.loader import MANIFEST
+from coprocess.text import printable
 from coprocess.tyk.bundle import (
     Bundle,
     BundleError,
@@ -27,7 +31,12 @@ from coprocess.tyk.bundle import (
     zip_bytes,
 )
 from coprocess.tyk.bundle_build import AUTH, LISTS
-from coprocess.tyk.importer_source import Concern, source_concerns
+from coprocess.tyk.doctor.code import check_handlers
+from coprocess.tyk.doctor.findings import Finding
+from coprocess.tyk.importer_source import Concern, not_installed, source_concerns
+from coprocess.tyk.importer_structure import server_concerns, state_concerns
+from coprocess.tyk.json_files import read_json
+from coprocess.tyk.missing_modules import REMEDY, missing_module
 
 #: How long the plugin's modules may take to load.
 LOAD_TIMEOUT_S = 60.0
@@ -45,6 +54,8 @@ class FoundHook:
     line: int
     any_type: bool
     misfit: bool
+    is_async: bool
+    style: str
 
 
 @dataclass(slots=True)
@@ -56,6 +67,8 @@ class Report:
     #: Loaded, but something in their module needs a hand.
     loads: list[str] = field(default_factory=list)
     concerns: list[Concern] = field(default_factory=list)
+    #: What `coprocess doctor` says of the handlers' code, with files relative to the bundle.
+    findings: list[Finding] = field(default_factory=list)
     #: `custom_middleware` for grpc.
     middleware: dict[str, Any] = field(default_factory=dict)
     events: list[str] = field(default_factory=list)
@@ -75,11 +88,20 @@ def inspect_bundle(path: Path) -> tuple[Bundle, Report]:
     with tempfile.TemporaryDirectory(prefix="coprocess-import-") as scratch:
         folder = Path(scratch).resolve() / report.name
         extract(bundle, folder)
+        entries, concerns = _read_entries(manifest)
         hooks, problems = _probe(folder)
-        concerns = [*source_concerns(folder, manifest.get("file_list") or []), *problems]
+        listed = manifest.get("file_list") or []
+        servers, served = server_concerns(folder, {name: hook_type for hook_type, name, _ in entries})
+        concerns += [*servers, *source_concerns(folder, listed), *problems]
+        concerns += state_concerns(folder, [(hook.file, hook.line, hook.name) for hook in hooks])
         report.concerns = list(_without_repetition(concerns, folder))
+        report.findings = _findings(hooks, {(hook_type, name) for hook_type, name, _ in entries}, folder)
         hooks = [replace(hook, file=_relative(hook.file, folder)) for hook in hooks]
-    _match(report, hooks, manifest.get("custom_middleware") or {})
+    _match(report, hooks, entries, served)
+    extractor = manifest["custom_middleware"].get("id_extractor") if entries else None
+    if isinstance(extractor, dict) and extractor:
+        report.middleware["id_extractor"] = extractor
+    report.middleware["driver"] = "grpc"
     doubtful = tuple(f"{concern.file}:" for concern in report.concerns if concern.file != Path(MANIFEST))
     report.loads = [line for line in report.works if line.startswith(doubtful)]
     report.works = [line for line in report.works if not line.startswith(doubtful)]
@@ -93,81 +115,138 @@ def _name_of(path: Path) -> str:
 
 
 def _probe(folder: Path) -> tuple[list[FoundHook], list[Concern]]:
-    output = folder.parent / "probe.json"
-    command = [sys.executable, "-m", "coprocess.tyk.import_probe", str(folder), str(output)]
-    try:
-        done = subprocess.run(  # noqa: S603 - our own module, on the bundle that the user named
-            command, capture_output=True, text=True, timeout=LOAD_TIMEOUT_S, check=False, cwd=folder.parent
+    result, said = folder.parent / "probe.json", folder.parent / "output"
+    command = [sys.executable, "-m", "coprocess.tyk.import_probe", str(folder), str(result)]
+    with said.open("wb") as output:
+        process = subprocess.Popen(  # noqa: S603 - our own module, on the bundle that the user named
+            command,
+            cwd=folder.parent,
+            stdin=subprocess.DEVNULL,
+            # A file: of a pipe, a process that the plugin starts could hold the other end for ever.
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
+    try:
+        status = process.wait(LOAD_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         remedy = "Look for code that runs when a module is imported, and move it into a function"
         return [], [Concern(folder, 0, f"loading did not end within {LOAD_TIMEOUT_S:.0f} s", remedy)]
+    finally:
+        # With all that the plugin started.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    remedy = "Look for code that runs when a module is imported"
+    if not result.exists():
+        problem = f"loading ended the process (status {status}): {_last_line(said)}"
+        return [], [Concern(folder, 0, problem, remedy)]
     try:
-        return _read_probe(output.read_text())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        # The plugin may also have written what is no answer.
-        last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:] or ["nothing was said"]
-        problem = f"loading ended the process (status {done.returncode}): {last[0]}"
-        return [], [Concern(folder, 0, problem, "Look for code that runs when a module is imported")]
+        # The plugin's code ran in that process: what is there may be of its making.
+        content = read_json(result)
+        hooks = [_hook_of(hook) for hook in content["hooks"]]
+        problems = [_concern(str(problem["file"]), str(problem["text"])) for problem in content["problems"]]
+    except (ConfigError, KeyError, ValueError, TypeError, AttributeError):
+        return [], [Concern(folder, 0, "the plugin's code changed what loading says of it", remedy)]
+    return hooks, problems
 
 
-def _read_probe(text: str) -> tuple[list[FoundHook], list[Concern]]:
-    content = json.loads(text)
-    hooks = [
-        FoundHook(
-            HookType[hook["type"]],
-            _as(str, hook["name"]),
-            Path(hook["file"]),
-            _as(int, hook["line"]),
-            _as(bool, hook["any_type"]),
-            _as(bool, hook["misfit"]),
-        )
-        for hook in content["hooks"]
-    ]
-    return hooks, [_concern(problem) for problem in content["problems"]]
+_TAIL_BYTES = 4096
 
 
-def _as(kind: type[T], value: object) -> T:
-    if not isinstance(value, kind):
-        raise TypeError(f"{value!r} is no {kind.__name__}")
-    return value
+def _last_line(said: Path) -> str:
+    with said.open("rb") as stream:
+        stream.seek(max(stream.seek(0, os.SEEK_END) - _TAIL_BYTES, 0))
+        lines = stream.read().decode(errors="replace").strip().splitlines()
+    return printable(lines[-1]) if lines else "nothing was said"
 
 
-def _concern(problem: dict[str, str]) -> Concern:
-    path = Path(problem["file"])
-    found = re.match(rf"{re.escape(str(path))}(?::(\d+))?: ", problem["text"])
-    text = problem["text"][found.end() :] if found else problem["text"]
+def _hook_of(entry: dict[str, Any]) -> FoundHook:
+    name, line, style = entry["name"], entry["line"], entry["style"]
+    if not (isinstance(name, str) and type(line) is int and isinstance(style, str)):
+        raise TypeError
+    return FoundHook(
+        HookType[entry["type"]], name, Path(entry["file"]), line, entry["any_type"] is True,
+        entry["misfit"] is True, entry["is_async"] is True, style,
+    )  # fmt: skip
+
+
+def _concern(file: str, text: str) -> Concern:
+    path = Path(file)
+    found = re.match(rf"{re.escape(str(path))}(?::(\d+))?: ", text)
     line = int(found[1] or 0) if found else 0
+    if module := missing_module(text):
+        return not_installed(path, line, module)
+    text = text[found.end() :] if found else text
     return Concern(path, line, text.rstrip("."), "It cannot be loaded until that is mended")
+
+
+def _findings(hooks: list[FoundHook], named: set[tuple[HookType, str]], folder: Path) -> list[Finding]:
+    """What the doctor says of the code, which must be there still."""
+    functions: dict[tuple[Path, int], Any] = {}
+    table = [
+        Hook(
+            hook.type,
+            hook.name,
+            # Of one place in the source is one function.
+            functions.setdefault((hook.file, hook.line), lambda: None),
+            _NO_PLAN,
+            hook.is_async,
+            hook.style,
+            Source(hook.file, hook.line),
+            any_type=hook.any_type,
+        )
+        for hook in hooks
+    ]
+    found = {replace(each, file=_relative(each.file, folder)) for each in check_handlers(table, named)}
+    return sorted(found, key=lambda finding: finding.order)
+
+
+_NO_PLAN = Plan(arguments=lambda _: (), accept=lambda _, __: None)
 
 
 def _without_repetition(concerns: list[Concern], folder: Path) -> Iterator[Concern]:
     # The source tells more exactly what loading stumbles over too: the first of a line stays.
     seen: set[tuple[Path, int]] = set()
+    told = {module for concern in concerns if concern.remedy != REMEDY for module in concern.covers}
+    wanted: dict[str, list[Concern]] = {}
     for concern in concerns:
-        if not concern.line or (concern.file, concern.line) not in seen:
-            seen.add((concern.file, concern.line))
-            text = concern.problem.replace(f"{folder}/", "")
-            yield Concern(_relative(concern.file, folder), concern.line, text, concern.remedy)
+        if concern.remedy == REMEDY:
+            wanted.setdefault(concern.covers[0], []).append(concern)
+    for concern in concerns:
+        if concern.line and (concern.file, concern.line) in seen:
+            continue
+        seen.add((concern.file, concern.line))
+        text = concern.problem.replace(f"{folder}/", "")
+        if concern.remedy == REMEDY:
+            module = concern.covers[0]
+            if module in told or module.partition(".")[0] in told:
+                continue
+            told.add(module)
+            places = dict.fromkeys(f"{_relative(each.file, folder)}:{each.line}" for each in wanted[module])
+            others = list(places)[1:]
+            text += f" (also for {', '.join(others)})" if others else ""
+        yield replace(concern, file=_relative(concern.file, folder), problem=text)
 
 
 def _relative(path: Path, folder: Path) -> Path:
     return path.relative_to(folder) if path.is_relative_to(folder) else path
 
 
-def _match(report: Report, hooks: list[FoundHook], middleware: dict[str, Any]) -> None:
+def _match(report: Report, hooks: list[FoundHook], entries: list[Entry], served: set[str]) -> None:
     """The manifest's hooks with the functions; without a manifest, the functions as they declare."""
     by_key = {(hook.type, hook.name): hook for hook in hooks}
     report.events = sorted({hook.name for hook in hooks if hook.type is HookType.Event})
     used: set[tuple[Path, int]] = set()
-    result: dict[str, Any] = {}
-    for hook_type, entry in _entries(middleware):
-        name = str(entry.get("name") or "")
+    result = report.middleware
+    for hook_type, name, entry in entries:
         found = by_key.get((hook_type, name))
         _put(result, hook_type, {**entry, "path": ""} if "path" in entry else entry)
         if found is not None:
             used.add((found.file, found.line))
             report.works.append(f"{found.file}:{found.line}: {name}, as {hook_type.name}")
+            continue
+        if name in served:  # Told with the server that has it.
             continue
         others = sorted({hook.type.name for hook in hooks if hook.name == name})
         problem = f'the manifest names the {hook_type.name} hook "{name}", which no function is'
@@ -191,25 +270,49 @@ def _match(report: Report, hooks: list[FoundHook], middleware: dict[str, Any]) -
             )
             continue
         taken = hook.type is HookType.CustomKeyCheck and AUTH in result
-        if middleware or taken:
+        if entries or taken:
             remedy = "Name it there, if it is to be called"
             problem = f"no manifest names the {hook.type.name} handler {hook.name}"
             report.concerns.append(Concern(hook.file, hook.line, problem, remedy))
             continue
         _put(result, hook.type, {"name": hook.name})
         report.works.append(f"{hook.file}:{hook.line}: {hook.name}, as {hook.type.name}")
-    extractor = middleware.get("id_extractor")
-    report.middleware = {**result, **({"id_extractor": extractor} if extractor else {}), "driver": "grpc"}
 
 
-def _entries(middleware: dict[str, Any]) -> Iterator[tuple[HookType, dict[str, Any]]]:
+#: Of a manifest: when the hook runs, its name, and all that is said of it.
+Entry = tuple[HookType, str, dict[str, Any]]
+
+
+def _read_entries(manifest: dict[str, Any]) -> tuple[list[Entry], list[Concern]]:
+    """The manifest's hooks, and what in it is of another kind than the gateway takes."""
+    concerns: list[Concern] = []
+
+    def wrong(place: str, value: object, expected: str) -> None:
+        problem = f"{place} is {value!r:.60}. Expected: {expected}"
+        concerns.append(Concern(Path(MANIFEST), 0, problem, "The gateway refuses the manifest as it is"))
+
+    middleware = manifest.get("custom_middleware") or {}
+    if not isinstance(middleware, dict):
+        wrong("custom_middleware", middleware, "an object")
+        return [], concerns
+    found: list[tuple[HookType, str, Any]] = []
     for hook_type, key in LISTS.items():
-        for entry in middleware.get(key) or []:
-            if isinstance(entry, dict):
-                yield hook_type, entry
-    auth = middleware.get(AUTH)
-    if isinstance(auth, dict) and auth.get("name"):
-        yield HookType.CustomKeyCheck, auth
+        listed = middleware.get(key) or []
+        if not isinstance(listed, list):
+            wrong(f"custom_middleware.{key}", listed, "a list of hooks")
+            continue
+        found += [(hook_type, f"{key}[{index}]", entry) for index, entry in enumerate(listed)]
+    if middleware.get(AUTH):
+        found.append((HookType.CustomKeyCheck, AUTH, middleware[AUTH]))
+    entries: list[Entry] = []
+    for hook_type, place, entry in found:
+        if not isinstance(entry, dict):
+            wrong(f"custom_middleware.{place}", entry, 'an object, as {"name": "MyHook"}')
+        elif not isinstance(name := entry.get("name") or "", str):
+            wrong(f"custom_middleware.{place}.name", name, "text")
+        elif name or hook_type is not HookType.CustomKeyCheck:  # Go writes an empty auth_check.
+            entries.append((hook_type, name, entry))
+    return entries, concerns
 
 
 def _put(middleware: dict[str, Any], hook_type: HookType, entry: dict[str, Any]) -> None:

@@ -17,6 +17,8 @@ from coprocess.scoped_imports import search_folders
 from coprocess.tyk.compat import ALIASES
 from coprocess.tyk.compat.gateway import TykGateway
 from coprocess.tyk.compat.request import TykCoProcessRequest
+from coprocess.tyk.importer_servicer import find_servicers, is_of_server
+from coprocess.tyk.missing_modules import REMEDY
 from coprocess.tyk.wire import MiniRequestObject
 
 #: What Python 2 called it → what it is called now.
@@ -72,47 +74,68 @@ class Concern:
     line: int
     problem: str
     remedy: str
+    #: Modules whose absence is told by this: what loading says of them is no news.
+    covers: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}" if self.line else f"{self.file}"
         return f"{place}: {self.problem}. {self.remedy}"
 
 
-def source_concerns(folder: Path, listed: Collection[str] = ()) -> list[Concern]:
-    """Of the plugin's own modules below `folder`: those that are `listed`, or all.
+def not_installed(path: Path, line: int, module: str) -> Concern:
+    return Concern(path, line, f"the module {module} is not installed", REMEDY, (module,))
 
-    Libraries that it brings, and tests, are none of its own.
-    """
+
+def source_paths(folder: Path) -> list[Path]:
+    """The plugin's own modules below `folder`. Libraries that it brings are none of its own."""
+    return [
+        path
+        for path in sorted(folder.rglob("*.py"))
+        if _LIBRARIES.isdisjoint(path.relative_to(folder).parts) and path.is_file()
+    ]
+
+
+def source_concerns(folder: Path, listed: Collection[str] = ()) -> list[Concern]:
+    """Of the plugin's own modules below `folder`: those that are `listed`, or all but tests."""
     own = {folder / name.lstrip("/") for name in listed if name.endswith(".py")}
-    concerns: list[Concern] = []
-    for path in sorted(folder.rglob("*.py")):
-        relative = path.relative_to(folder)
-        if not _LIBRARIES.isdisjoint(relative.parts) or (own and path not in own):
-            continue
-        if own or not is_of_tests(relative):
-            concerns += _of_file(path, folder)
-    return concerns
+    return [
+        concern
+        for path in source_paths(folder)
+        if (path in own if own else not is_of_tests(path.relative_to(folder)))
+        for concern in _of_file(path, folder)
+    ]
+
+
+def parsed(path: Path) -> ast.Module | None:
+    """None where it is no Python 3."""
+    try:
+        return ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
 
 
 def _of_file(path: Path, folder: Path) -> Iterator[Concern]:
     source = path.read_bytes()
     try:
         tree = ast.parse(source)
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         yield _syntax(path, source, error)
         return
     defined = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and _is_store(node)}
     defined |= {node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
     gateways: set[str] = set()
     requests = set(_request_names(tree))
+    has_server = bool(find_servicers(tree))
     # Plugins leave attributes of their own on a request.
     defined |= {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and _is_store(n)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                yield from _module(path, node, alias.name, folder)
+                # What a server of its own stands on goes with it.
+                if not (has_server and is_of_server(alias.name)):
+                    yield from _module(path, node, alias.name, folder)
         elif isinstance(node, ast.ImportFrom):
-            if not node.level and node.module:
+            if not node.level and node.module and not (has_server and is_of_server(node.module)):
                 concerns = list(_module(path, node, node.module, folder))
                 yield from concerns
                 if not concerns:
@@ -145,22 +168,16 @@ def _module(path: Path, node: ast.stmt, name: str, folder: Path) -> Iterator[Con
         return
     if top in ("tyk", "gateway") or name.startswith("coprocess_"):
         known = ", ".join(sorted(alias for alias in ALIASES if "." in alias))
-        yield Concern(path, node.lineno, f"there is no module {name} here", f"Known are: {known}")
+        yield Concern(path, node.lineno, f"there is no module {name} here", f"Known are: {known}", (top,))
     elif top in _PYTHON_2_MODULES:
-        yield Concern(
-            path, node.lineno, f"{name} is Python 2's name", f"Import {_PYTHON_2_MODULES[top]} instead"
-        )
+        remedy = f"Import {_PYTHON_2_MODULES[top]} instead"
+        yield Concern(path, node.lineno, f"{name} is Python 2's name", remedy, (top,))
     elif top in sys.stdlib_module_names:
         return
     elif top in _GONE:
-        yield Concern(path, node.lineno, f"{name} has gone from Python", "Replace what uses it")
+        yield Concern(path, node.lineno, f"{name} has gone from Python", "Replace what uses it", (top,))
     elif not _is_installed(top):
-        yield Concern(
-            path,
-            node.lineno,
-            f"the module {top} is not installed",
-            f"Install it beside coprocess, or put it into {VENDOR}/ of the bundle",
-        )
+        yield not_installed(path, node.lineno, top)
 
 
 def _is_own(top: str, path: Path, folder: Path) -> bool:

@@ -120,3 +120,45 @@ def test_call_of_a_server_that_is_not_there(coprocess: Command, tmp_path: Path) 
     [line] = call(coprocess, "Pre", "idle", "--address", f"unix:{tmp_path}/none.sock").failed()
 
     assert line.startswith(f"coprocess: unix:{tmp_path}/none.sock: UNAVAILABLE")
+
+
+ASKS = """from tyk.decorators import *
+@Post
+def who(request, session, metadata, spec):
+    request.add_header("X-Who", session.alias + " " + metadata["team"] + " {bundle}")
+    return request, session
+"""
+
+
+def test_call_with_a_session_metadata_and_a_bundle(coprocess: Command, tmp_path: Path) -> None:
+    files = {f"handlers/{name}/p.py": ASKS.replace("{bundle}", name) for name in ("one", "two")}
+    files |= {f"handlers/{name}/manifest.json": "{}" for name in ("one", "two")}
+    write(tmp_path, {**files, "session.json": '{"alias": "from a file"}'})
+    given = ("call", "Post", "who", "--metadata", "team=red", "--bundle")
+
+    done = coprocess(*given, "two", "--session", '{"alias": "somebody"}')
+    assert "+ request.set_headers.X-Who: somebody red two" in done.output, done.errors
+    # A definition names it with or without .zip.
+    done = coprocess(*given, "one.zip", "--session", "@session.json")
+    assert "+ request.set_headers.X-Who: from a file red one" in done.output, done.errors
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("--session", "x", "--session: "),
+        ("--session", "[]", "is no JSON object"),
+        ("--session", '{"alais": "x"}', "alais"),
+        ("--session", "@gone.json", "gone.json: cannot be read"),
+        ("--metadata", "x", "expected KEY=VALUE"),
+    ],
+)
+def test_call_with_a_caller_that_cannot_be(
+    option: str, value: str, says: str, coprocess: Command, tmp_path: Path
+) -> None:
+    write(tmp_path, {"handlers/p.py": ASKS})
+
+    [line] = coprocess("call", "Post", "who", option, value).failed()
+
+    assert line.startswith("coprocess: ")
+    assert says in line

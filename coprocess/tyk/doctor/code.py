@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
-from coprocess.hooks import HookType
+from coprocess.hooks import Hook, HookType
 from coprocess.tyk.doctor.answers import check_answers
 from coprocess.tyk.doctor.blocking import check_blocking
 from coprocess.tyk.doctor.edits import check_edits
@@ -18,7 +18,14 @@ from coprocess.tyk.doctor.tokens import check_token
 
 def check_code(project: Project) -> Iterator[Finding]:
     """What the handlers' code does that will not have its effect."""
-    for handler in _handlers(project):
+    uses = [use for api in project.apis for use in project.hooks_of(api)]
+    uses += [use for bundle in project.bundles for use in bundle.hooks]
+    yield from check_handlers(project.loaded.table, {(use.type, use.name) for use in uses})
+
+
+def check_handlers(hooks: Iterable[Hook], named: Collection[tuple[HookType, str]]) -> Iterator[Finding]:
+    """The same for these hooks; `named`: those that definitions or manifests name."""
+    for handler in _handlers(hooks, named):
         if HookType.Event not in handler.types:
             yield from check_edits(handler)
             yield from check_answers(handler)
@@ -27,13 +34,10 @@ def check_code(project: Project) -> Iterator[Finding]:
             yield from check_blocking(handler)
 
 
-def _handlers(project: Project) -> list[Handler]:
-    uses = [use for api in project.apis for use in project.hooks_of(api)]
-    uses += [use for bundle in project.bundles for use in bundle.hooks]
-    named = {(use.type, use.name) for use in uses}
+def _handlers(hooks: Iterable[Hook], named: Collection[tuple[HookType, str]]) -> list[Handler]:
     modules: dict[Path, ast.Module | None] = {}
     handlers: dict[int, Handler] = {}
-    for hook in project.loaded.table:
+    for hook in hooks:
         handler = handlers.get(id(hook.function))
         if handler is None:
             path = hook.source.path
@@ -53,5 +57,5 @@ def _handlers(project: Project) -> list[Handler]:
 def _parsed(path: Path) -> ast.Module | None:
     try:
         return ast.parse(path.read_bytes())
-    except (OSError, SyntaxError, ValueError):
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
         return None

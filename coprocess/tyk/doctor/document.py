@@ -10,6 +10,7 @@ from typing import Any
 
 from coprocess.errors import ConfigError
 from coprocess.tyk.doctor.findings import Finding, Severity
+from coprocess.tyk.json_files import parse_json, read_text
 from coprocess.tyk.simulator.fields import Field
 
 _DECODER = json.JSONDecoder()
@@ -63,7 +64,7 @@ class Document:
 def parse_document(path: Path, text: str, effect: str) -> Document | Finding:
     """The document, or the finding that says where it is broken. `effect`: what that would lead to."""
     try:
-        value = json.loads(text)
+        value = parse_json(text)
     except json.JSONDecodeError as error:
         return Finding(
             Severity.ERROR,
@@ -76,8 +77,8 @@ def parse_document(path: Path, text: str, effect: str) -> Document | Finding:
             error.lineno,
             error.colno,
         )
-    except RecursionError:
-        return _unreadable(path, "it is nested too deeply", effect)
+    except ValueError as error:
+        return _unreadable(path, str(error), effect)
     offsets: dict[str, int] = {}
     _locate(text, _skip(text, 0), "", offsets)
     return Document(path, value, text, offsets)
@@ -87,9 +88,9 @@ def read_document(path: Path, effect: str) -> Document | Finding:
     """As `parse_document`, for the file itself."""
     try:
         # Editors on Windows write a byte order mark; Go's parser refuses one, as `json` does.
-        return parse_document(path, path.read_text(encoding="utf-8"), effect)
-    except (OSError, UnicodeDecodeError) as error:
-        return _unreadable(path, str(error), effect)
+        return parse_document(path, read_text(path), effect)
+    except ConfigError as error:
+        return _unreadable(path, str(error).removeprefix(f"{path}: "), effect)
 
 
 def _unreadable(path: Path, reason: str, effect: str) -> Finding:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import ast
 import difflib
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from hashlib import md5
 from pathlib import Path
 
-from coprocess.errors import UnknownHook
+from coprocess.errors import ConfigError, UnknownHook
 from coprocess.hooks import Hook, HookType
 from coprocess.manifest import bundle_folders, manifests
 from coprocess.tyk.doctor.api import Api, HookUse
 from coprocess.tyk.doctor.document import Document
 from coprocess.tyk.doctor.findings import Finding, Severity
 from coprocess.tyk.doctor.project import Project
+from coprocess.tyk.json_files import read_json
 
 _EFFECT = {
     HookType.CustomKeyCheck: "Every request is refused: 403, Key not authorised.",
@@ -165,9 +165,9 @@ def _names_in_manifests(folders: Iterable[Path]) -> set[str]:
         bundles = [folder, *bundle_folders(folder)] if folder.is_dir() else []
         for path in [path for bundle in bundles for path in manifests(bundle)]:
             try:
-                middleware = json.loads(path.read_text())["custom_middleware"]
+                middleware = read_json(path)["custom_middleware"]
                 entries = [entry for value in middleware.values() for entry in _as_list(value)]
-            except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            except (ConfigError, KeyError, TypeError, AttributeError):
                 continue
             names |= {str(entry["name"]) for entry in entries if isinstance(entry, dict) and "name" in entry}
     return names
@@ -184,7 +184,7 @@ def _triggered(files: Iterable[Path]) -> set[str]:
     for path in modules:
         try:
             tree = ast.parse(path.read_bytes())
-        except (OSError, SyntaxError, ValueError):
+        except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
             continue
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from coprocess.errors import ConfigError
+from coprocess.tyk.json_files import read_json
 from coprocess.tyk.simulator.fields import Field
 
 _EVENT_HANDLER = "cp_dynamic_handler"
@@ -74,17 +73,7 @@ class ApiDefinition:
     @classmethod
     def load(cls, path: str | Path) -> ApiDefinition:
         """From a JSON file. Raises ConfigError naming the file and the place in it."""
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: cannot be read: {error}") from error
-        try:
-            document = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"{path}: line {error.lineno}: not JSON: {error.msg}") from error
-        except RecursionError:
-            raise ConfigError(f"{path}: nested too deeply. Expected: an API definition") from None
-        return cls.parse(document, source=str(path))
+        return cls.parse(read_json(Path(path)), source=str(path))
 
     @classmethod
     def parse(cls, document: Any, *, source: str = "API definition") -> ApiDefinition:
@@ -107,7 +96,10 @@ class ApiDefinition:
 
 def check_target(target: Field) -> str:
     """The upstream's URL, absolute."""
-    parts = urlsplit(target.required())
+    try:
+        parts = urlsplit(target.required())
+    except ValueError as error:
+        raise target.error(f"must be an absolute http URL, is {target.value!r} ({error})") from None
     if parts.scheme not in ("http", "https", "h2c") or not parts.netloc:
         raise target.error(f"must be an absolute http URL, is {target.value!r}")
     return target.text()

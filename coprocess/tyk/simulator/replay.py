@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 
 from coprocess.errors import ConfigError
 from coprocess.tyk import wire
+from coprocess.tyk.json_files import read_json
 from coprocess.tyk.simulator.compare import differing, header_differences, object_differences
 from coprocess.tyk.simulator.definition import ApiDefinition
 from coprocess.tyk.simulator.exchange import Exchange, RpcError, UpstreamReply, UpstreamRequest
@@ -47,10 +48,7 @@ class _Recording:
     """One file. Reading what is not as recordings are raises ValueError, KeyError or TypeError."""
 
     def __init__(self, path: Path) -> None:
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except RecursionError:
-            raise ValueError("nested too deeply") from None
+        content = read_json(path)
         self.name: str = content["name"]
         self.follows: str | None = content["follows"]
         self.api: str = content["api"]
@@ -134,8 +132,8 @@ def replay(recordings: Iterable[Path | str], apis_dir: Path | str) -> ReplayRepo
     for path in map(Path, recordings):
         try:
             recording = _Recording(path)
-        except (OSError, ValueError, KeyError, TypeError, DecodeError) as error:
-            problems.append(f"{path.name}: not a recording: {error!r}")
+        except _NO_RECORDING as error:
+            problems.append(f"{path.name}: not a recording: {_words(error)}")
             continue
         if recording.name in known:
             problems.append(f"{path.name}: a second recording named {recording.name}")
@@ -146,11 +144,22 @@ def replay(recordings: Iterable[Path | str], apis_dir: Path | str) -> ReplayRepo
             problems += [
                 f"{name}: {text}" for text in _replay_chain(_chain(recording, known), Path(apis_dir))
             ]
-        except (ConfigError, ValueError, KeyError, TypeError) as error:
-            problems.append(f"{name}: cannot be replayed: {error}")
+        except _NO_RECORDING as error:
+            problems.append(f"{name}: cannot be replayed: {_words(error)}")
             continue
         replayed.append(name)
     return ReplayReport(tuple(replayed), tuple(problems))
+
+
+#: What comes of reading a document that is of another form.
+_NO_RECORDING = (
+    *(ConfigError, DecodeError, ValueError, KeyError, IndexError),
+    *(TypeError, AttributeError, OverflowError),
+)
+
+
+def _words(error: Exception) -> str:
+    return str(error) if isinstance(error, (ConfigError, ValueError)) else f"{type(error).__name__}: {error}"
 
 
 def _chain(recording: _Recording, known: dict[str, _Recording]) -> list[_Recording]:

@@ -9,9 +9,11 @@ from coprocess.tyk.trial.dispatchers import GrpcDispatcher, HandlerRun, InProces
 from coprocess.tyk.trial.findings import Finding
 from coprocess.tyk.trial.gateway import EventTrial, HookTrial, ObservedGateway, Trial
 from coprocess.tyk.trial.project import find_definition, keyless_definition
+from coprocess.tyk.trial.tls import ClientTls
 from coprocess.tyk.trial.upstream import as_upstream
 
 __all__ = [
+    "ClientTls",
     "EventTrial",
     "Finding",
     "GrpcDispatcher",

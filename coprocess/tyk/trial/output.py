@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 from coprocess.streams import StandIn
+from coprocess.tyk.trial.debugging import debugger_at_terminal
 
 #: Where output goes that is made now; None: where it would go anyway. A coroutine inherits it.
 _sink: ContextVar[list[str] | None] = ContextVar("coprocess_trial_output", default=None)
@@ -35,7 +36,8 @@ def captured_streams(level: int = logging.INFO) -> Iterator[None]:
     root.addHandler(handler)
     root.setLevel(level)
     try:
-        yield
+        with debugger_at_terminal(stdout, stderr):
+            yield
     finally:
         root.setLevel(root_level)
         root.removeHandler(handler)

@@ -1,0 +1,56 @@
+"""How a client of a running service shows and checks certificates."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from coprocess.errors import ConfigError
+
+if TYPE_CHECKING:
+    import grpc
+
+
+@dataclass(frozen=True, slots=True)
+class ClientTls:
+    """PEM files. `ca` None: the authorities that gRPC brings; `cert` and `key` are for mutual TLS."""
+
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+    #: The name in the server's certificate, where that is not the address' host.
+    server_name: str | None = None
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Raises ConfigError where the files cannot be used."""
+        import grpc
+
+        if (self.cert is None) != (self.key is None):
+            raise ConfigError("--tls-cert and --tls-key go together, and only one is given")
+        contents = [None if path is None else _read(path) for path in (self.ca, self.key, self.cert)]
+        try:
+            # gRPC itself says nothing of what is wrong with them.
+            context = ssl.create_default_context(cafile=self.ca)
+            if self.cert is not None and self.key is not None:
+                context.load_cert_chain(self.cert, self.key, password=_refuse)
+        except (ssl.SSLError, OSError, ValueError) as error:
+            files = ", ".join(str(path) for path in (self.ca, self.cert, self.key) if path is not None)
+            reason = getattr(error, "reason", None) or error
+            raise ConfigError(f"TLS: {files} cannot be used: {reason}") from None
+        return grpc.ssl_channel_credentials(*contents)
+
+    def options(self) -> list[tuple[str, str]]:
+        return [] if self.server_name is None else [("grpc.ssl_target_name_override", self.server_name)]
+
+
+def _refuse() -> str:
+    raise ValueError("the key is encrypted. Expected: one without a passphrase")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from None

@@ -1,0 +1,322 @@
+"""Whatever a command is given, it ends with a sentence: never with a traceback, and never not at all."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from coprocess.cli.app import main
+from coprocess.tyk import importer
+from tests.cli.commands import GOOD, Command
+from tests.loading import write
+from tests.objects import RECORDINGS
+from tests.server import PATIENCE_S
+
+RunHere = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> RunHere:
+    """A command in this process, in `tmp_path`: status, output, errors."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["coprocess", *map(str, arguments)])
+        status: object = 0
+        try:
+            main()
+        except SystemExit as end:
+            status = end.code
+        assert isinstance(status, int)
+        captured = capsys.readouterr()
+        for text in captured:
+            assert "Traceback" not in text, text
+            assert "fault of coprocess" not in text, text
+        return status, captured.out, captured.err
+
+    return run
+
+
+BROKEN = {
+    "a list": b"[]",
+    "a number": b"5",
+    "text": b'"x"',
+    "null": b"null",
+    "empty": b"",
+    "deep lists": b"[" * 100_000,
+    "deep objects": b'{"a":' * 300 + b"1" + b"}" * 300,
+    "a huge number": b'{"api_id": ' + b"1" * 5000 + b"}",
+    "no number": b'{"api_id": NaN}',
+    "half a character": b'{"api_id": "\\ud800", "name": "\\ud800"}',
+    "a byte order mark": b'\xef\xbb\xbf{"api_id": "x"}',
+    "no UTF-8": b'{"api_id": "\xff"}',
+}
+LINES = {
+    "doctor --apis": ("doctor", "--apis", "x.json"),
+    "doctor --conf": ("doctor", "--conf", "x.json"),
+    "try --api": ("try", "GET", "/", "--api", "x.json"),
+    "call --recording": ("call", "Pre", "works", "--recording", "x.json"),
+    "replay": ("replay", "x.json", "--apis", "."),
+    "bundle verify": ("bundle", "verify", "bundle"),
+    "doctor --bundles": ("doctor", "--bundles", "bundle"),
+}
+
+
+@pytest.mark.parametrize("line", LINES.values(), ids=LINES)
+def test_json_that_is_none(line: tuple[str, ...], here: RunHere, tmp_path: Path) -> None:
+    write(tmp_path, {"handlers/a.py": GOOD, "bundle/a.py": GOOD})
+    for name, content in BROKEN.items():
+        (tmp_path / "x.json").write_bytes(content)
+        (tmp_path / "bundle" / "manifest.json").write_bytes(content)
+
+        status, output, errors = here(*line)
+
+        assert status == 1, (name, output)
+        assert output + errors
+
+
+@pytest.mark.parametrize("line", [LINES["doctor --apis"], LINES["try --api"], LINES["call --recording"]])
+def test_a_file_that_never_ends(line: tuple[str, ...], here: RunHere, tmp_path: Path) -> None:
+    write(tmp_path, {"handlers/a.py": GOOD})
+    os.mkfifo(tmp_path / "x.json")
+
+    status, output, errors = here(*line)
+
+    assert status == 1
+    assert "no regular file" in output + errors
+
+
+@pytest.mark.parametrize(
+    "definition",
+    [
+        {"api_id": 5},
+        {"api_id": "x", "proxy": []},
+        {"api_id": "x", "proxy": {"listen_path": "/", "target_url": "http://[x"}},
+        {"api_id": "x", "custom_middleware": {"pre": "x"}},
+        {"api_id": "x", "custom_middleware": {"pre": [5]}},
+        {"api_id": "x", "custom_middleware": {"pre": [{"name": {}}]}},
+        {"api_id": "x", "event_handlers": {"events": {"AuthFailure": 5}}},
+        {"x-tyk-api-gateway": 5},
+        {"x-tyk-api-gateway": {"middleware": {"global": {"prePlugins": {}}}}},
+    ],
+    ids=str,
+)
+def test_definitions_of_wrong_kinds(definition: object, here: RunHere, tmp_path: Path) -> None:
+    write(tmp_path, {"handlers/a.py": GOOD, "x.json": json.dumps(definition)})
+
+    here("doctor", "--apis", "x.json")
+    status, _, errors = here("try", "GET", "/", "--api", "x.json")
+
+    assert status == 1
+    assert errors.startswith("coprocess: x.json: ")
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        {"custom_middleware": 5},
+        {"custom_middleware": [1]},
+        {"custom_middleware": {"pre": "x"}},
+        {"custom_middleware": {"pre": {"name": "works"}}},
+        {"custom_middleware": {"pre": [5, None, []]}},
+        {"custom_middleware": {"pre": [{"name": 5}]}},
+        {"custom_middleware": {"auth_check": [1]}},
+        {"custom_middleware": {"id_extractor": 5}},
+        {"file_list": {"a": 1}},
+        {"file_list": [[]]},
+    ],
+    ids=str,
+)
+def test_manifests_of_wrong_kinds(
+    manifest: object, here: RunHere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What loading gives is of no interest here, and takes a process.
+    monkeypatch.setattr(importer, "_probe", lambda _: ([], []))
+    write(tmp_path, {"b/a.py": GOOD, "b/manifest.json": json.dumps(manifest)})
+
+    for line in (
+        ("import", "b"),
+        ("bundle", "build", "b", "-o", "b.zip"),
+        ("bundle", "verify", "b"),
+        ("doctor", "--bundles", "b"),
+    ):
+        status, output, errors = here(*line)
+        assert status in (0, 1)
+        assert output + errors
+
+
+def test_import_says_which_part_of_a_manifest_is_of_the_wrong_kind(here: RunHere, tmp_path: Path) -> None:
+    manifest = {"custom_middleware": {"pre": {"name": "works"}, "post": [5]}}
+    write(tmp_path, {"b/a.py": GOOD, "b/manifest.json": json.dumps(manifest)})
+
+    status, output, _ = here("import", "b")
+
+    assert status == 1
+    assert "manifest.json: custom_middleware.pre is {'name': 'works'}. Expected: a list of hooks" in output
+    assert "manifest.json: custom_middleware.post[0] is 5. Expected: an object" in output
+
+
+@pytest.mark.parametrize(
+    "forged",
+    ["[]", '{"hooks": 5}', '{"hooks": [{"type": "Nope"}], "problems": []}', "{", "[" * 5000],
+    ids=lambda text: text[:12],
+)
+def test_a_forged_result_of_loading(forged: str, here: RunHere, tmp_path: Path) -> None:
+    code = f"import os, pathlib\npathlib.Path('probe.json').write_text({forged!r})\nos._exit(0)\n"
+    write(tmp_path, {"b/a.py": code})
+
+    status, output, _ = here("import", "b")
+
+    assert status == 1
+    assert "the plugin's code changed what loading says of it" in output
+
+
+def test_plugin_code_that_prints_no_text_and_leaves_processes(here: RunHere, tmp_path: Path) -> None:
+    """The process that it leaves holds its output open, for ever."""
+    code = "import os, time\nos.write(2, b'\\xff\\n')\nif not os.fork():\n    time.sleep(600)\nos._exit(3)\n"
+    write(tmp_path, {"b/a.py": code})
+
+    status, output, _ = here("import", "b")
+
+    assert status == 1
+    assert "loading ended the process (status 3)" in output
+
+
+@pytest.mark.parametrize("source", ["x = " + "(" * 5000, "x = " + "1+" * 20000 + "1", "x = '\0'"], ids=len)
+def test_source_that_no_compiler_takes(source: str, here: RunHere, tmp_path: Path) -> None:
+    write(tmp_path, {"b/a.py": source, "b/sub.py/x.txt": ""})
+
+    for line in (("import", "b"), ("check", "--handlers", "b"), ("doctor", "--handlers", "b")):
+        assert here(*line)[0] in (0, 1)
+
+
+def test_zips_that_are_none(here: RunHere, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "good.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.py", "x = 1\n" * 1000)
+    broken = bytearray((tmp_path / "good.zip").read_bytes())
+    broken[36:60] = b"\xff" * 24
+    (tmp_path / "deflated.zip").write_bytes(broken)
+    (tmp_path / "text.zip").write_text("x")
+    (tmp_path / "empty.zip").write_text("")
+    with zipfile.ZipFile(tmp_path / "both.zip", "w") as archive:
+        archive.writestr("a", "")
+        archive.writestr("a/b.py", "")
+    with zipfile.ZipFile(tmp_path / "long.zip", "w") as archive:
+        archive.writestr("x" * 300 + ".py", "")
+    os.mkfifo(tmp_path / "pipe.zip")
+
+    for name in ("deflated", "text", "empty", "both", "long", "pipe", "gone"):
+        status, _, errors = here("import", f"{name}.zip")
+        assert (status, errors.startswith(f"coprocess: {name}.zip: ")) == (1, True), errors
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ("try", "GET", "http://[x/"),
+        ("try", "GET", "/", "-d", "\udcff"),
+        ("call", "Pre", "works", "-d", "\udcff"),
+        ("call", "Pre", "works", "--session", "[" * 5000),
+        ("call", "Pre", "works", "--session", '{"alias": 5}'),
+        ("call", "Pre", "works", "--session", "@gone.json"),
+        ("call", "Pre", "works", "--metadata", "x"),
+        ("call", "Pre", "works", "--recording", "handlers"),
+        ("doctor", "--sarif", "handlers"),
+        ("bundle", "build", "handlers", "-o", "handlers"),
+        ("replay", RECORDINGS / "auth_ok.json", "--apis", "handlers"),
+    ],
+    ids=str,
+)
+def test_arguments_that_cannot_be_taken(line: tuple[str | Path, ...], here: RunHere, tmp_path: Path) -> None:
+    write(tmp_path, {"handlers/a.py": GOOD})
+
+    status, output, errors = here(*line)
+
+    assert status in ((0, 1) if "-d" in line and line[0] == "try" else (1,))
+    assert output + errors
+
+
+def test_an_error_that_nobody_thought_of_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken() -> None:
+        raise KeyError("surprise")
+
+    monkeypatch.setattr("coprocess.cli.app.app", broken)
+    with pytest.raises(SystemExit, match="1"):
+        main()
+
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("coprocess: KeyError: 'surprise'. This is a fault of coprocess")
+
+
+# Folders and files that one may not read, or write
+
+
+def _without_roots_rights() -> None:
+    """Root may read and write whatever it wants, but for these two capabilities."""
+    if os.geteuid() == 0:
+        libc = ctypes.CDLL(None)
+        for capability in (1, 2):  # DAC_OVERRIDE, DAC_READ_SEARCH
+            libc.prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
+
+
+@pytest.mark.skipif(sys.platform != "linux" and os.geteuid() == 0, reason="root has no rights taken there")
+@pytest.mark.parametrize(
+    ("line", "closed", "mode"),
+    [
+        (("new", "other"), ".", 0o500),
+        (("new", "demo"), "demo", 0),
+        (("import", "b"), "b", 0),
+        (("import", "b"), "b/sub", 0),
+        (("import", "b"), "b/a.py", 0),
+        (("import", "b", "-o", "out"), ".", 0o500),
+        (("bundle", "build", "b", "-o", "b.zip"), ".", 0o500),
+        (("bundle", "verify", "b"), "b/manifest.json", 0),
+        (("try", "GET", "/", "--api", "x.json"), "x.json", 0),
+        (("doctor", "--apis", "x.json"), "x.json", 0),
+        (("call", "Pre", "works", "--recording", "x.json"), "x.json", 0),
+    ],
+    ids=str,
+)
+def test_missing_permissions(line: tuple[str, ...], closed: str, mode: int, tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        {"b/a.py": GOOD, "b/sub/c.py": "", "b/manifest.json": "{}", "x.json": "{}", "handlers/a.py": GOOD},
+    )
+    (tmp_path / "demo").mkdir()
+    (tmp_path / closed).chmod(mode)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "coprocess", *line],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE_S,
+            preexec_fn=_without_roots_rights,
+        )
+    finally:
+        (tmp_path / closed).chmod(0o700)
+
+    # 2: of an option's file, that is found before the command runs.
+    assert done.returncode in (1, 2), (done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr
+    assert re.search("ermission denied|not readable", done.stdout + done.stderr)
+
+
+def test_a_terminal_that_cannot_show_a_character(coprocess: Command, tmp_path: Path) -> None:
+    write(tmp_path, {"handlers/a.py": GOOD})
+
+    done = coprocess("try", "GET", "/", env={"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"})
+
+    assert done.status == 0, done.errors
