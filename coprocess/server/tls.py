@@ -1,4 +1,4 @@
-"""TLS for the grpcio engine, from files that may be replaced while the service runs."""
+"""TLS for the engines, from files that may be replaced while the service runs."""
 
 from __future__ import annotations
 
