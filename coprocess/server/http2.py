@@ -391,7 +391,7 @@ def _tcp_sockets(address: str) -> list[socket.socket]:
             at = (target[0], bound[0].getsockname()[1] if bound else target[1], *target[2:])
             bound.append(
                 socket.create_server(
-                    at,  # type: ignore[arg-type]  # IPv6 addresses have four parts
+                    at,
                     family=family,
                     # As "[::]" is meant, and as other servers take it.
                     dualstack_ipv6=host == "::" and family == socket.AF_INET6,

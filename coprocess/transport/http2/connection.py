@@ -41,6 +41,8 @@ class Connection:
         #: Open and half-closed (remote), by their identifier, oldest first.
         self.streams: dict[int, Stream] = {}
         self.is_closed = False
+        #: There are more frames: others should have their turn first.
+        self.is_behind = False
         #: What the layer above holds for streams (`Stream.held_bytes`).
         self.held_bytes = 0
         self._fields = FieldDecoder(limits.max_metadata_bytes)
@@ -108,7 +110,10 @@ class Connection:
     # Receiving.
 
     def receive(self, data: bytes) -> list[Event]:
-        """Take what the peer sent, in whatever pieces."""
+        """Take what the peer sent, in whatever pieces.
+
+        Where `is_behind` is set then, it is to be called again, also with nothing.
+        """
         if self.is_closed:
             return []
         events = self._events = []
@@ -132,7 +137,13 @@ class Connection:
             self._has_preface = True
             position = len(start)
         unpack, receive_by_type = frames.FRAME_HEADER.unpack_from, self._receive_by_type
+        count = 0
+        self.is_behind = False
         while end - position >= frames.FRAME_HEADER_BYTES:
+            if count == FRAMES_AT_ONCE:
+                self.is_behind = True
+                break
+            count += 1
             high, low, kind, flags, stream_id = unpack(buffer, position)
             length = high << 16 | low
             if length > frames.SMALLEST_MAX_FRAME:  # We announce no other (§4.2).
@@ -192,9 +203,8 @@ class Connection:
     @staticmethod
     def _count_content(stream: Stream, length: int) -> None:
         """§8.1.1: content-length is the sum of the DATA frames."""
-        assert stream.content_left is not None
-        stream.content_left -= length
-        if stream.content_left < 0 or (stream.remote_closed and stream.content_left):
+        left = stream.content_left = (stream.content_left or 0) - length
+        if left < 0 or (stream.remote_closed and left):
             raise StreamFailure(
                 ErrorCode.PROTOCOL_ERROR, "malformed: content-length is not that of the content"
             )
@@ -470,12 +480,15 @@ class Connection:
         """§5.4.1. What is to be sent is to be written, then the transport closed."""
         if not self.is_closed:
             self.is_closed = True
+            self.is_behind = False
             self._block.clear()
             self._buffer = b""
             last_id = min(self._last_id, self._highest_id)
             self.sending.control(frames.goaway(last_id, failure.code, failure.reason))
 
 
+#: Taken from one peer before the loop turns to the others.
+FRAMES_AT_ONCE = 256
 _PRIORITY_BYTES = 5
 _CODE_BYTES = 4
 _SETTING_BYTES = 6

@@ -106,6 +106,7 @@ class GrpcConnection:
 
     def lost(self) -> None:
         """The transport is gone: nobody waits for answers any more."""
+        self.http.is_closed = True
         for stream in list(self.http.streams.values()):
             self._cancel(stream)
 
@@ -172,24 +173,22 @@ class GrpcConnection:
                     self._hold(stream, len(data))
                     stream.call = begin(self, stream, request, data[PREFIX_BYTES:], False)
                     return
-                self._gather(stream, request, data, ended)
+                self._gather(stream, data)
+                if ended:
+                    is_compressed, message = stream.reader.end()
+                    stream.call = begin(self, stream, request, message, is_compressed)
             else:
                 self._pass_on(stream, request, data, ended)
         except Refused as refused:
             self._refuse(stream, refused)
 
-    def _gather(self, stream: Stream, request: _CallRequest, data: bytes, ended: bool) -> None:
+    def _gather(self, stream: Stream, data: bytes) -> None:
         """A message that comes in pieces."""
         reader = stream.reader
         if reader is None:
             reader = stream.reader = _OneMessage(self._max_bytes)
         reader.take(data)
         self._hold(stream, reader.held_bytes)
-        if ended:
-            is_compressed, message = reader.end()
-            stream.reader = None
-            assert request.target.begin is not None
-            stream.call = request.target.begin(self, stream, request, message, is_compressed)
 
     def _pass_on(self, stream: Stream, request: _CallRequest, data: bytes, ended: bool) -> None:
         """Messages one by one."""

@@ -26,8 +26,8 @@ class Limits:
     #: What a peer may send before it has to wait for a WINDOW_UPDATE.
     connection_window: int = 16 * 1024 * 1024
     stream_window: int = 1024 * 1024
-    #: Frames that bring nothing forward, as PING, SETTINGS, resets, and empty ones: how many at once, how many
-    #: a second from then on, and how many more for each call that is answered.
+    #: Frames that bring nothing forward, as PING, SETTINGS, resets, and empty ones: how many at once, how
+    #: many a second from then on, and how many more for each call that is answered.
     idle_frames: int = 10_000
     idle_frames_per_s: int = 1_000
     idle_frames_per_call: int = 4
@@ -52,7 +52,8 @@ class Limits:
 class IdleFrames:
     """How many frames that bring nothing forward a peer may still send: a token bucket.
 
-    One for all their kinds: rapid resets, floods of PING, SETTINGS, PRIORITY, WINDOW_UPDATE, and empty frames.
+    One for all their kinds: rapid resets, floods of PING, SETTINGS, PRIORITY and WINDOW_UPDATE, and empty
+    frames.
     """
 
     __slots__ = ("_clock", "_last_s", "_left", "_limits")

@@ -31,6 +31,8 @@ class Http2Protocol(asyncio.Protocol):
         #: In the server's list of those that have something to write.
         self.is_dirty = False
         self.is_reading = False
+        #: More was read at once than one connection may take of the loop.
+        self._is_catching_up = False
         now_s = time.monotonic()
         self._began_s = self._heard_s = self._idle_since_s = now_s
         #: Since when what must be read, or must come, did not.
@@ -68,6 +70,14 @@ class Http2Protocol(asyncio.Protocol):
         self.write()
         if failure is not None:
             self._close()
+        elif self.grpc.http.is_behind:
+            if not self._is_catching_up and self._transport is not None:
+                self._is_catching_up = True
+                self._transport.pause_reading()
+            self._server.loop.call_soon(self.data_received, b"")
+        elif self._is_catching_up and self._transport is not None:
+            self._is_catching_up = False
+            self._transport.resume_reading()
 
     def pause_writing(self) -> None:
         self._unread_since_s = time.monotonic()

@@ -30,7 +30,7 @@ NO_TRAILERS = Block(b"")
 
 
 class Sending:
-    """`ended` is told of each stream that has sent its END_STREAM, `useful` of each DATA frame of some use."""
+    """`ended` is told of each stream that has sent its END_STREAM, `useful` of each DATA frame of use."""
 
     def __init__(self, ended: Callable[[Stream], None], useful: Callable[[], None]) -> None:
         self._ended = ended
