@@ -237,17 +237,18 @@ class Http2Bidi(BidiRpc):
     # The connection's, on the loop.
 
     def received(self, message: bytes) -> None:
-        self._tell(lambda: self.on_message(message))
+        self.tell(lambda: self.on_message(message))
 
     def half_closed(self) -> None:
-        self._tell(self.on_half_close)
+        self.tell(self.on_half_close)
 
     def cancelled(self) -> None:
         if not self._is_ended:
             self._is_ended = True
             self._cancellation.tell()
 
-    def _tell(self, callback: Callable[[], None]) -> None:
+    def tell(self, callback: Callable[[], None]) -> None:
+        """Call back; what it raises ends this call."""
         if self._is_ended:
             return
         try:
@@ -267,8 +268,12 @@ class Http2Engine(Engine):
         """`limits`: for what the options do not say."""
         self._options = options
         self.max_message_bytes = options.max_message_bytes
+        limits = limits or Limits()
         limits = replace(
-            limits or Limits(),
+            limits,
+            # Two of the largest messages in any case.
+            max_held_bytes=max(limits.max_held_bytes, 2 * options.max_message_bytes),
+            max_unsent_bytes=max(limits.max_unsent_bytes, 2 * options.max_message_bytes),
             max_message_bytes=options.max_message_bytes,
             max_metadata_bytes=options.max_metadata_bytes,
             max_concurrent_streams=options.max_concurrent_streams,
@@ -297,7 +302,7 @@ class Http2Engine(Engine):
     def _open_with(self, handler: Callable[[BidiRpc], None]) -> Callable[..., Http2Bidi]:
         def begin(connection: GrpcConnection, stream: Stream, request: Request) -> Http2Bidi:
             rpc = Http2Bidi(self, connection.owner, stream, request)
-            handler(rpc)
+            rpc.tell(lambda: handler(rpc))
             return rpc
 
         return begin

@@ -33,7 +33,7 @@ class FieldDecoder:
 
     As long as the dynamic table does not change, a block means the same each time; so those seen since then
     need no decoding: most clients send the same block for each call. Where something in it differs from call
-    to call, as a deadline, their table would change all the time. So a peer is soon told that it may have none.
+    to call, as a deadline, their table would change all the time: so a peer is soon told to have none.
     """
 
     def __init__(self, max_list_bytes: int) -> None:

@@ -167,7 +167,9 @@ class GrpcConnection:
                     ended
                     and stream.reader is None
                     and len(data) >= PREFIX_BYTES
-                    and int.from_bytes(data[:PREFIX_BYTES], "big") == len(data) - PREFIX_BYTES
+                    and int.from_bytes(data[:PREFIX_BYTES], "big")
+                    == len(data) - PREFIX_BYTES
+                    <= self._max_bytes
                 ):
                     # One uncompressed message in one frame.
                     self._hold(stream, len(data))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from typing import TYPE_CHECKING, cast
 
@@ -53,6 +54,10 @@ class Http2Protocol(asyncio.Protocol):
         if not self._server.add(self):
             self._transport.abort()
             return
+        bound = transport.get_extra_info("socket")
+        if bound is not None and bound.family != socket.AF_UNIX:
+            # asyncio's own loop does it only for sockets that it made itself.
+            bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
         self.write()
 
