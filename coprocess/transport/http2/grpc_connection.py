@@ -110,6 +110,20 @@ class GrpcConnection:
         for stream in list(self.http.streams.values()):
             self._cancel(stream)
 
+    def drop_overdue(self, now_s: float) -> bool:
+        """Give up requests whose content does not come, also those of no call; whether there were any.
+
+        Their time runs from when this is called first.
+        """
+        found = False
+        for stream in list(self.http.streams.values()):
+            if stream.call is None and not stream.remote_closed:
+                stream.awaited_since_s = stream.awaited_since_s or now_s
+                if now_s - stream.awaited_since_s > self._service.limits.request_timeout_s:
+                    self.http.reset(stream, ErrorCode.CANCEL)
+                    found = True
+        return found
+
     def give_up(self, text: str) -> None:
         """End the calls that are left."""
         for stream in list(self.http.streams.values()):

@@ -160,6 +160,9 @@ class Http2Protocol(asyncio.Protocol):
             self._close()
 
     def give_up(self) -> None:
+        if not self._is_ended:
+            self._is_ended = True
+            self.grpc.http.end()
         self.grpc.give_up("the service is shutting down")
         self.write()
         self._close()
@@ -179,8 +182,10 @@ class Http2Protocol(asyncio.Protocol):
             return
         if http.streams:
             self._idle_since_s = now_s
+            if limits.request_timeout_s and self.grpc.drop_overdue(now_s):
+                self.write()
         elif _is_over(now_s, self._idle_since_s, limits.idle_s):
-            self.begin_end(now_s)
+            self.begin_end(now_s + limits.age_grace_s)
         if _is_over(now_s, self._began_s, limits.max_age_s):
             self.begin_end(now_s + limits.age_grace_s)
         self._look_at_life(now_s)

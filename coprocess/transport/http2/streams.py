@@ -33,6 +33,7 @@ class Stream:
     # What the layer above keeps with it.
     has_headers_sent = False
     is_answered = False
+    awaited_since_s = 0.0
     call: Any = None
     reader: Any = None
     #: Cancelled when the stream is closed.
