@@ -88,6 +88,10 @@ class BidiRpc(ABC):
         """Call back when the client gives up, or its deadline passes, before the end."""
 
     @abstractmethod
+    def begin(self, metadata: Metadata) -> None:
+        """Send metadata, from any thread, before the first message. Raises ValueError for what is none."""
+
+    @abstractmethod
     def send(self, message: bytes) -> bool:
         """Send one message, from any thread, without waiting.
 
@@ -95,10 +99,16 @@ class BidiRpc(ABC):
         """
 
     @abstractmethod
-    def end(self, status: Status | None = None, message: str = "", details: bytes = b"") -> None:
+    def end(
+        self,
+        status: Status | None = None,
+        message: str = "",
+        details: bytes = b"",
+        metadata: Metadata = (),
+    ) -> None:
         """End the call, from any thread; None: all went well. The first end counts.
 
-        `details` are a serialized `google.rpc.Status`.
+        `details` are a serialized `google.rpc.Status`. Raises ValueError for metadata that is none.
         """
 
     @abstractmethod

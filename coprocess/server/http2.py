@@ -105,7 +105,7 @@ class Http2Rpc(Rpc):
 
     def fail(self, status: Status, message: str) -> None:
         self._is_answered = True
-        self._engine.answer(self._protocol, self._protocol.end, self._stream, (status, message, b""))
+        self._engine.answer(self._protocol, self._protocol.end, self._stream, (status, message, b"", ()))
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
         cancellation = self._cancellation
@@ -193,7 +193,7 @@ class Http2Stream(Http2Rpc, StreamRpc):
             self.fail(Status.RESOURCE_EXHAUSTED, "the client does not read its replies")
             return
         self._is_answered = True
-        self._engine.answer(self._protocol, self._protocol.end, self._stream, (0, "", b""))
+        self._engine.answer(self._protocol, self._protocol.end, self._stream, (0, "", b"", ()))
 
 
 class Http2Bidi(BidiRpc):
@@ -221,9 +221,21 @@ class Http2Bidi(BidiRpc):
             return False
         return self._outgoing.send(message)
 
-    def end(self, status: Status | None = None, message: str = "", details: bytes = b"") -> None:
+    def begin(self, metadata: Metadata) -> None:
+        grpc_wire.response_headers(tuple(metadata))  # What cannot be sent is found here, at the caller.
+        self._engine.answer(self._protocol, self._protocol.begin, self._stream, tuple(metadata))
+
+    def end(
+        self,
+        status: Status | None = None,
+        message: str = "",
+        details: bytes = b"",
+        metadata: Metadata = (),
+    ) -> None:
+        ending = (status or 0, message, details, tuple(metadata))
+        grpc_wire.trailers(*ending, only=False)  # As above.
         self._is_ended = True
-        self._engine.answer(self._protocol, self._protocol.end, self._stream, (status or 0, message, details))
+        self._engine.answer(self._protocol, self._protocol.end, self._stream, ending)
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
         self._cancellation.add(callback)

@@ -126,6 +126,25 @@ def test_metadata_and_deadline() -> None:
     assert 0 < allowed_s < 110
 
 
+def test_metadata_that_is_sent_back() -> None:
+    def begin(rpc: BidiRpc) -> None:
+        rpc.begin([("first", "1"), ("first-bin", b"\x00\xff")])
+        for wrong in (("Upper", "x"), ("text-bin", "x"), ("bytes", b"x"), ("line", "a\nb"), ("é", "x")):
+            with pytest.raises(ValueError, match="metadata"):
+                rpc.begin([wrong])
+            with pytest.raises(ValueError, match="metadata"):
+                rpc.end(metadata=[wrong])
+        rpc.send(b"x")
+        rpc.end(metadata=[("last", "2"), ("last-bin", b"")])
+
+    with served(begin) as (_, method):
+        call = method(iter([]), timeout=PATIENCE_S)
+        first = dict(call.initial_metadata())
+        assert (first["first"], first["first-bin"]) == ("1", b"\x00\xff")
+        assert list(call) == [b"x"]
+        assert dict(call.trailing_metadata()) == {"last": "2", "last-bin": b""}
+
+
 def test_a_callback_that_raises_ends_its_own_call_only(capfd: pytest.CaptureFixture[str]) -> None:
     def broken(rpc: BidiRpc) -> None:
         def fail(message: bytes) -> None:

@@ -105,6 +105,7 @@ def test_unknown_methods(path: bytes) -> None:
         ([*PSEUDO, (b"content-type", b"application/json")], 415),
         (PSEUDO, 415),
         ([*PSEUDO, (b"content-type", b"application/grpc-web")], 415),
+        ([*PSEUDO, (b"content-type", b"application/grpc+json")], 415),
         ([(b":method", b"GET"), *CALL[1:]], 405),
     ],
 )

@@ -10,7 +10,14 @@ from coprocess.errors import Status
 from coprocess.transport.http2 import grpc_wire
 from coprocess.transport.http2.connection import Connection
 from coprocess.transport.http2.frames import ConnectionFailure, ErrorCode
-from coprocess.transport.http2.grpc_wire import PREFIX_BYTES, MessageReader, NotGrpc, Refused, Request
+from coprocess.transport.http2.grpc_wire import (
+    PREFIX_BYTES,
+    MessageReader,
+    NotGrpc,
+    Refused,
+    Request,
+    SentMetadata,
+)
 from coprocess.transport.http2.limits import Limits
 from coprocess.transport.http2.sending import NO_TRAILERS
 from coprocess.transport.http2.streams import (
@@ -275,28 +282,37 @@ class GrpcConnection:
             grpc_wire.OK_TRAILERS,
         )
 
+    def begin(self, stream: Stream, metadata: SentMetadata) -> None:
+        """Send the header fields, before all messages; done by `send` where it was not."""
+        if not (stream.has_headers_sent or stream.is_closed or stream.is_answered):
+            block = grpc_wire.response_headers(metadata)
+            stream.has_headers_sent = True
+            self.http.sending.headers(stream, block)
+
     def send(self, stream: Stream, message: bytes) -> None:
         """One of many messages."""
         if stream.is_closed or stream.is_answered:
             return
         sending = self.http.sending
-        if not stream.has_headers_sent:
-            stream.has_headers_sent = True
-            sending.headers(stream, grpc_wire.RESPONSE_HEADERS)
+        self.begin(stream, ())
         sending.data(stream, grpc_wire.prefix(message) + message)
 
-    def end(self, stream: Stream, status: int, message: str, details: bytes = b"") -> None:
+    def end(
+        self,
+        stream: Stream,
+        status: int,
+        message: str,
+        details: bytes = b"",
+        metadata: SentMetadata = (),
+    ) -> None:
         """End a call with a status, after the messages that were sent. 0: all went well."""
         if stream.is_closed or stream.is_answered:
             return
         stream.is_answered = True
-        if status == 0 and not (message or details) and stream.has_headers_sent:
-            block = grpc_wire.OK_TRAILERS
-        else:
-            block = grpc_wire.trailers(status, message, details, only=not stream.has_headers_sent)
+        block = grpc_wire.trailers(status, message, details, metadata, only=not stream.has_headers_sent)
         self.http.sending.trailers(stream, block)
 
-    def end_with(self, stream: Stream, ending: tuple[int, str, bytes]) -> None:
+    def end_with(self, stream: Stream, ending: tuple[int, str, bytes, SentMetadata]) -> None:
         self.end(stream, *ending)
 
 

@@ -19,6 +19,7 @@ from coprocess.transport.http2.fields import Field
 from coprocess.transport.http2.sending import Block
 
 Metadata = list[tuple[str, str | bytes]]
+SentMetadata = tuple[tuple[str, str | bytes], ...]
 
 PREFIX_BYTES = 5
 
@@ -172,7 +173,7 @@ def make_block(fields: list[Field]) -> Block:
 
 
 @lru_cache(maxsize=256)
-def trailers(status: int, message: str, details: bytes, *, only: bool) -> Block:
+def trailers(status: int, message: str, details: bytes, metadata: SentMetadata, *, only: bool) -> Block:
     """ "Trailers", and with `only` those that are the whole response ("Trailers-Only")."""
     fields = [(b"grpc-status", b"%d" % status)]
     if message:
@@ -181,7 +182,25 @@ def trailers(status: int, message: str, details: bytes, *, only: bool) -> Block:
         fields.append((b"grpc-status-details-bin", base64.b64encode(details).rstrip(b"=")))
     if status == Status.UNIMPLEMENTED:
         fields.append((b"grpc-accept-encoding", b"identity,deflate,gzip"))
-    return make_block([*(_HEADERS if only else ()), *fields])
+    return make_block([*(_HEADERS if only else ()), *fields, *_encode_metadata(metadata)])
+
+
+def response_headers(metadata: SentMetadata) -> Block:
+    return make_block([*_HEADERS, *_encode_metadata(metadata)]) if metadata else RESPONSE_HEADERS
+
+
+def _encode_metadata(metadata: SentMetadata) -> list[Field]:
+    """Raises ValueError where it cannot be sent: text is printable ASCII, and only "-bin" holds bytes."""
+    fields = []
+    for name, value in metadata:
+        is_binary = name.endswith("-bin")
+        if not _IS_METADATA_NAME(name) or is_binary != isinstance(value, bytes):
+            raise ValueError(f"metadata {name!r}: expected a lower-case name, and bytes for -bin only")
+        encoded = base64.b64encode(value).rstrip(b"=") if isinstance(value, bytes) else value.encode("ascii")
+        if not _IS_METADATA_VALUE(encoded):
+            raise ValueError(f"metadata {name!r}: expected printable ASCII")
+        fields.append((name.encode("ascii"), encoded))
+    return fields
 
 
 def percent_encode(text: str) -> bytes:
@@ -205,7 +224,10 @@ def http_response(http_status: int, reason: str) -> tuple[Block, bytes]:
 
 _ENCODER = Encoder()
 _METHOD_NOT_ALLOWED = 405
-_IS_GRPC = re.compile(rb"application/grpc(?:[+;].*)?").fullmatch
+_IS_METADATA_NAME = re.compile(r"[0-9a-z_.\-]+").fullmatch
+_IS_METADATA_VALUE = re.compile(rb"[ -~]*").fullmatch
+# Other message formats than protobuf ("+json") would be taken for it.
+_IS_GRPC = re.compile(rb"application/grpc(?:\+proto)?(?:;.*)?").fullmatch
 _IS_TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])").fullmatch
 _UNITS_S = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 _OF_PROTOCOL = frozenset(
@@ -216,4 +238,4 @@ _WINDOW_BITS = {"gzip": 31, "deflate": 15}
 _TO_ENCODE = re.compile(rb"[^ -$&-~]").sub
 _HEADERS: list[Field] = [(b":status", b"200"), (b"content-type", b"application/grpc")]
 RESPONSE_HEADERS = make_block(_HEADERS)
-OK_TRAILERS = trailers(0, "", b"", only=False)
+OK_TRAILERS = trailers(0, "", b"", (), only=False)

@@ -25,7 +25,8 @@ class Http2Protocol(asyncio.Protocol):
         self._server = server
         self.grpc = GrpcConnection(server.service, self, self._ping_acknowledged)
         # What answers are given with, on the loop.
-        self.respond, self.send, self.end = self.grpc.respond, self.grpc.send, self.grpc.end_with
+        grpc = self.grpc
+        self.respond, self.begin, self.send, self.end = grpc.respond, grpc.begin, grpc.send, grpc.end_with
         self._limits = server.service.limits
         self._sending = self.grpc.http.sending
         self._transport: asyncio.Transport | None = None
