@@ -58,6 +58,9 @@ class Connection:
         self._block_frames = 0
         self._block_flags = 0
         self._receive_window = limits.connection_window
+        #: Where a window is less, it is restored.
+        self._half_connection_window = limits.connection_window >> 1
+        self._half_stream_window = limits.stream_window >> 1
         #: SETTINGS of ours that have no ACK yet.
         self._unacknowledged = 0
         #: Whether the last of them said SETTINGS_HEADER_TABLE_SIZE 0.
@@ -137,13 +140,10 @@ class Connection:
             self._has_preface = True
             position = len(start)
         unpack, receive_by_type = frames.FRAME_HEADER.unpack_from, self._receive_by_type
-        count = 0
         self.is_behind = False
-        while end - position >= frames.FRAME_HEADER_BYTES:
-            if count == FRAMES_AT_ONCE:
-                self.is_behind = True
+        for _ in range(FRAMES_AT_ONCE):
+            if end - position < frames.FRAME_HEADER_BYTES:
                 break
-            count += 1
             high, low, kind, flags, stream_id = unpack(buffer, position)
             length = high << 16 | low
             if length > frames.SMALLEST_MAX_FRAME:  # We announce no other (§4.2).
@@ -164,13 +164,15 @@ class Connection:
                 receive_by_type[kind](flags, stream_id, buffer[start_of_payload:position])
             except StreamFailure as failure:
                 self._fail(stream_id, failure)
+        else:
+            self.is_behind = True
         self._buffer = buffer[position:] if position < end else b""
 
     def _receive_data(self, flags: int, stream_id: int, payload: bytes) -> None:
         """§6.1. The whole frame counts in the windows, padding too."""
         length = len(payload)
         self._receive_window -= length
-        if self._receive_window < self.limits.connection_window >> 1:
+        if self._receive_window < self._half_connection_window:
             self._restore_connection_window()
         stream = self.streams.get(stream_id)
         if stream is None or stream.remote_closed:
@@ -185,7 +187,7 @@ class Connection:
             stream.remote_closed = True
         elif not payload:
             self._idle_frames.spend()
-        elif stream.receive_window < self.limits.stream_window >> 1:
+        elif stream.receive_window < self._half_stream_window:
             self.sending.control(
                 frames.window_update(stream_id, self.limits.stream_window - stream.receive_window)
             )

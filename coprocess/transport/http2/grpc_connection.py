@@ -92,6 +92,8 @@ class GrpcConnection:
         self._on_ping = on_ping
         self._service = service
         self._max_bytes = service.limits.max_message_bytes
+        self._max_held_bytes = service.limits.max_held_bytes
+        self._max_unsent_bytes = service.limits.max_unsent_bytes
 
     def receive(self, data: bytes) -> ConnectionFailure | None:
         """What ended the connection; None: it goes on."""
@@ -233,7 +235,7 @@ class GrpcConnection:
         http = self.http
         http.held_bytes += size_bytes - stream.held_bytes
         stream.held_bytes = size_bytes
-        if http.held_bytes > self._service.limits.max_held_bytes:
+        if http.held_bytes > self._max_held_bytes:
             raise Refused(Status.RESOURCE_EXHAUSTED, "the calls of this connection are too large together")
 
     def _refuse(self, stream: Stream, refused: Refused) -> None:
@@ -270,7 +272,7 @@ class GrpcConnection:
         """The one message of a call, and its end."""
         if stream.is_closed or stream.is_answered:
             return
-        if self.http.sending.unsent_bytes > self._service.limits.max_unsent_bytes:
+        if self.http.sending.unsent_bytes > self._max_unsent_bytes:
             self.end(stream, Status.RESOURCE_EXHAUSTED, "the client does not read its replies")
             return
         stream.is_answered = True
