@@ -288,7 +288,7 @@ class Http2Engine(Engine):
             max_unsent_bytes=max(limits.max_unsent_bytes, 2 * options.max_message_bytes),
             max_message_bytes=options.max_message_bytes,
             max_metadata_bytes=options.max_metadata_bytes,
-            max_concurrent_streams=options.max_concurrent_streams,
+            max_concurrent_streams=min(limits.max_concurrent_streams, options.max_concurrent_streams),
         )
         self.max_unsent_bytes = limits.max_unsent_stream_bytes
         self._tasks: queue.SimpleQueue[Http2Rpc | None] = queue.SimpleQueue()

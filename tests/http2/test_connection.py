@@ -497,7 +497,7 @@ def test_a_header_list_that_unpacks_to_too_much_ends_the_connection() -> None:
 
 
 def test_frames_are_taken_in_turns() -> None:
-    """256 at once: the loop turns to others before it takes more."""
+    """128 at once: the loop turns to others before it takes more."""
     connection = Connection(Limits())
     events = connection.receive(START + b"".join(call(number) for number in range(1, 2001, 2)))
     assert connection.is_behind

@@ -490,7 +490,7 @@ class Connection:
 
 
 #: Taken from one peer before the loop turns to the others.
-FRAMES_AT_ONCE = 256
+FRAMES_AT_ONCE = 128
 _PRIORITY_BYTES = 5
 _CODE_BYTES = 4
 _SETTING_BYTES = 6

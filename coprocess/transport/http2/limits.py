@@ -16,7 +16,7 @@ class Limits:
     max_message_bytes: int = 4 * 1024 * 1024
     #: Of one call's header fields, as SETTINGS_MAX_HEADER_LIST_SIZE counts them.
     max_metadata_bytes: int = 16_384
-    max_concurrent_streams: int = 65_536
+    max_concurrent_streams: int = 10_000
     #: Messages, whole and in parts, of calls that have not ended.
     max_held_bytes: int = 128 * 1024 * 1024
     #: Replies that the peer does not read.
