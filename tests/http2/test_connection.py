@@ -306,6 +306,8 @@ def test_data_waits_for_windows_and_goes_out_in_turn() -> None:
     assert (peer.responses[1].content, peer.responses[1].ended) == (b"head", True)
     assert peer.connection.sending.unsent_bytes == 0
     assert peer.connection.streams == {}
+    # §6.5.3: what the new window lets out comes after the ACK.
+    assert [each.kind for each in peer.frames[-3:]] == [frames.SETTINGS, frames.DATA, frames.HEADERS]
 
 
 def test_a_window_may_become_negative() -> None:

@@ -364,6 +364,7 @@ class Connection:
         for setting, value in frames.parse_settings(payload):
             self._change_setting(setting, value)
         self.sending.control(frames.SETTINGS_ACK)
+        self.sending.pump()  # After the ACK: it tells from where on the new windows hold.
 
     def _change_setting(self, setting: int, value: int) -> None:
         """§6.5.2. Those that are not named here do not concern a server that neither pushes nor indexes."""

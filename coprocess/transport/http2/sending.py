@@ -165,14 +165,16 @@ class Sending:
         self.pump()
 
     def change_initial_window(self, size: int, streams: list[Stream]) -> None:
-        """SETTINGS_INITIAL_WINDOW_SIZE changes the windows of open streams, too (§6.9.2)."""
+        """SETTINGS_INITIAL_WINDOW_SIZE changes the windows of open streams, too (§6.9.2).
+
+        To be followed by `pump`.
+        """
         difference, self.initial_window = size - self.initial_window, size
         for stream in streams:
             stream.send_window += difference
             if stream.send_window > frames.MAX_WINDOW:
                 raise ConnectionFailure(ErrorCode.FLOW_CONTROL_ERROR, "a stream's window overflows")
             self._make_ready(stream)
-        self.pump()
 
     def _make_ready(self, stream: Stream) -> None:
         if stream.outgoing and stream.send_window > 0 and not stream.is_ready:
