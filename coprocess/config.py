@@ -49,7 +49,9 @@ class Settings(BaseSettings):
         description="Folders with handlers. Default: handlers/ and event_handlers/ of the working folder.",
     )
     strict: bool = Field(default=False, description="Refuse to start when any handler cannot be loaded.")
-    engine: Literal["auto", "native", "grpcio"] = Field(default="auto", description="The gRPC transport.")
+    engine: Literal["auto", "http2", "native", "grpcio"] = Field(
+        default="auto", description="The gRPC transport."
+    )
     redis: str | None = Field(
         default=None,
         description="Store: redis://, rediss://, unix://, redis+cluster:// or redis+sentinel://. "

@@ -20,7 +20,7 @@ from coprocess.tyk.wire import DISPATCH, DISPATCH_EVENT, Event, Object
 if TYPE_CHECKING:
     from grpc import _CallFuture as CallFuture
 
-ENGINES: tuple[EngineChoice, ...] = ("native", "grpcio")
+ENGINES: tuple[EngineChoice, ...] = ("http2", "native", "grpcio")
 
 #: In seconds; passed only where something hangs.
 PATIENCE_S = 20.0

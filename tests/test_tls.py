@@ -96,6 +96,10 @@ def tls_flags(server: Certificate) -> list[str]:
     return [f"--tls-cert={server.cert}", f"--tls-key={server.key}"]
 
 
+#: Those that have TLS.
+with_tls = pytest.mark.parametrize("engine", ["http2", "grpcio"])
+
+
 def test_tls_also_on_a_public_address(handlers: Path, pki: dict[str, Certificate]) -> None:
     with ServeProcess(handlers, *tls_flags(pki["server"]), listen="0.0.0.0:0") as service:
         listening = service.logged("listening")
@@ -110,8 +114,9 @@ def test_tls_also_on_a_public_address(handlers: Path, pki: dict[str, Certificate
                 plain(b"", timeout=PATIENCE_S)
 
 
-def test_mutual_tls(handlers: Path, pki: dict[str, Certificate]) -> None:
-    flags = [*tls_flags(pki["server"]), f"--tls-client-ca={pki['first-ca'].cert}"]
+@with_tls
+def test_mutual_tls(handlers: Path, pki: dict[str, Certificate], engine: str) -> None:
+    flags = [f"--engine={engine}", *tls_flags(pki["server"]), f"--tls-client-ca={pki['first-ca'].cert}"]
     with ServeProcess(handlers, *flags) as service:
         assert call(service.address, pki["first-ca"], pki["client"]) == "secure"
         for client in (None, pki["stranger"]):
@@ -119,8 +124,9 @@ def test_mutual_tls(handlers: Path, pki: dict[str, Certificate]) -> None:
                 call(service.address, pki["first-ca"], client)
 
 
+@with_tls
 def test_replaced_files_are_used_for_new_connections(
-    handlers: Path, pki: dict[str, Certificate], tmp_path: Path
+    handlers: Path, pki: dict[str, Certificate], tmp_path: Path, engine: str
 ) -> None:
     live = Certificate(tmp_path / "live.pem", tmp_path / "live.key")
 
@@ -131,7 +137,7 @@ def test_replaced_files_are_used_for_new_connections(
             os.replace(fresh, target)
 
     put(pki["server"].cert, pki["server"].key)
-    with ServeProcess(handlers, *tls_flags(live)) as service:
+    with ServeProcess(handlers, f"--engine={engine}", *tls_flags(live)) as service:
         assert call(service.address, pki["first-ca"]) == "secure"
         # The certificate of one, the key of another, as in the middle of a replacement.
         put(pki["new-server"].cert, pki["server"].key)

@@ -24,7 +24,7 @@ from coprocess.errors import LoadError
 from coprocess.hooks import HookTable
 from coprocess.log_state import LogState
 from coprocess.server import extras, forks, listeners, logs, redaction
-from coprocess.server.engine import Engine, EngineOptions, Handler, ListenError
+from coprocess.server.engine import BidiHandler, Engine, EngineOptions, Handler, ListenError
 from coprocess.server.engines import make_engine
 from coprocess.server.file_watch import FileWatch
 from coprocess.server.health import Health
@@ -454,10 +454,12 @@ def engine_options(settings: Settings) -> EngineOptions:
             settings.tls_client_ca and settings.tls_client_ca.absolute(),
         )
     add_services: Callable[[grpc.Server], None] | None = None
+    bidi_methods: dict[str, BidiHandler] = {}
     if settings.reflection:
-        from coprocess.server.reflection import add_reflection
+        from coprocess.server.reflection import REFLECT, add_reflection, reflect
 
         add_services = add_reflection
+        bidi_methods[REFLECT] = reflect()
     return EngineOptions(
         methods=(*Dispatcher.METHODS, *Health.METHODS),
         streaming_methods=Health.STREAMING_METHODS,
@@ -468,6 +470,7 @@ def engine_options(settings: Settings) -> EngineOptions:
         max_metadata_bytes=_MAX_METADATA_BYTES,
         tls=tls,
         add_services=add_services,
+        bidi_methods=bidi_methods,
     )
 
 

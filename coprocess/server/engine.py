@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from coprocess.errors import CoprocessError, Status
@@ -69,6 +69,60 @@ class StreamRpc(Rpc):
         """
 
 
+class BidiRpc(ABC):
+    """One call whose messages come one by one, and are answered by as many as one likes.
+
+    Its handler, a BidiHandler, sets the callbacks before it returns. All of them are called on the engine's
+    event loop, one after the other, and must not block: whoever needs longer answers from a thread, later.
+    """
+
+    def __init__(self, method: str) -> None:
+        #: As on the wire.
+        self.method = method
+        self.on_message: Callable[[bytes], None] = lambda message: None
+        #: The client has sent its last message.
+        self.on_half_close: Callable[[], None] = self.end
+
+    @abstractmethod
+    def on_cancel(self, callback: Callable[[], None]) -> None:
+        """Call back when the client gives up, or its deadline passes, before the end."""
+
+    @abstractmethod
+    def begin(self, metadata: Metadata) -> None:
+        """Send metadata, from any thread, before the first message. Raises ValueError for what is none."""
+
+    @abstractmethod
+    def send(self, message: bytes) -> bool:
+        """Send one message, from any thread, without waiting.
+
+        False where the call is over, or the client does not read.
+        """
+
+    @abstractmethod
+    def end(
+        self,
+        status: Status | None = None,
+        message: str = "",
+        details: bytes = b"",
+        metadata: Metadata = (),
+    ) -> None:
+        """End the call, from any thread; None: all went well. The first end counts.
+
+        `details` are a serialized `google.rpc.Status`. Raises ValueError for metadata that is none.
+        """
+
+    @abstractmethod
+    def metadata(self) -> Metadata:
+        """As an Rpc's."""
+
+    @abstractmethod
+    def time_allowed_s(self) -> float | None:
+        """As an Rpc's."""
+
+
+#: Called on the engine's event loop when such a call begins.
+BidiHandler = Callable[[BidiRpc], None]
+
 #: What an engine calls for each call, in one of its threads. It answers now or later, and never raises.
 Handler = Callable[[Rpc], None]
 
@@ -87,6 +141,8 @@ class EngineOptions:
     max_metadata_bytes: int
     #: Methods with many replies to one message, by their path; their calls are a StreamRpc.
     streaming_methods: tuple[str, ...] = ()
+    #: Methods with many messages each way, by their path. Only the http2 engine serves them.
+    bidi_methods: Mapping[str, BidiHandler] = field(default_factory=dict)
     #: None: plaintext. Unix sockets are plaintext in any case.
     tls: TlsFiles | None = None
     #: Adds services that no engine knows of, as reflection, to a grpcio server.

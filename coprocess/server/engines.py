@@ -8,15 +8,19 @@ from typing import Literal
 from coprocess.errors import ConfigError
 from coprocess.server.engine import Engine, EngineOptions
 
-EngineChoice = Literal["auto", "native", "grpcio"]
+EngineChoice = Literal["auto", "http2", "native", "grpcio"]
 
 
 def make_engine(choice: EngineChoice, options: EngineOptions) -> tuple[Engine, str]:
     """The engine, and in words why this one. Raises ConfigError where the choice cannot be had."""
+    if choice == "http2":
+        # Imported when chosen, as all of them: each brings a library of some size.
+        from coprocess.server.http2 import Http2Engine
+
+        return Http2Engine(options), "asked for"
     installed = importlib.util.find_spec("pygrpc_native") is not None
     if choice == "native" and options.tls is not None:
         raise ConfigError("engine native has no TLS. Expected: engine auto or grpcio where tls_cert is set")
-    # Imported when chosen: each brings a library of some size.
     if choice == "native" or (choice == "auto" and installed and options.tls is None):
         if not installed:
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""TLS for the grpcio engine, from files that may be replaced while the service runs."""
+"""TLS for the engines, from files that may be replaced while the service runs."""
 
 from __future__ import annotations
 
@@ -42,6 +42,34 @@ class TlsFiles:
             require_client_authentication=self._client_ca is not None,
         )
 
+    def server_context(self) -> ssl.SSLContext:
+        """The same for the standard library: for HTTP/2, by ALPN."""
+        current = self._http2_context()
+
+        def use_newest(handshake: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
+            nonlocal current
+            if self._is_newer():
+                current = self._http2_context()
+            handshake.context = current
+
+        # Called in each handshake, also where the client names no server.
+        first = self._http2_context()
+        first.sni_callback = use_newest
+        return first
+
+    def _http2_context(self) -> ssl.SSLContext:
+        """RFC 9113 §9.2: what of TLS 1.2 may not be used with HTTP/2 is left out."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_ciphers("ECDHE+AESGCM:ECDHE+CHACHA20")
+        context.options |= ssl.OP_NO_RENEGOTIATION
+        context.set_alpn_protocols(["h2"])
+        context.load_cert_chain(self._cert, self._key, password="")
+        if self._client_ca is not None:
+            context.load_verify_locations(self._client_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
     def _configuration(self) -> grpc.ServerCertificateConfiguration:
         import grpc
 
@@ -50,19 +78,22 @@ class TlsFiles:
 
     def _newer_configuration(self) -> grpc.ServerCertificateConfiguration | None:
         """None where nothing has changed, or what is there now cannot be used."""
+        return self._configuration() if self._is_newer() else None
+
+    def _is_newer(self) -> bool:
         with self._lock:
             stamps = self._look()
             if stamps == self._stamps:
-                return None
+                return False
             try:
                 self._contents = self._read()
             except ConfigError as error:
                 # Perhaps only one of the files is written yet: the next handshake looks again.
                 log.error("the new TLS files are not used", reason=str(error))
-                return None
+                return False
             self._stamps = stamps
         log.info("TLS files reloaded", tls_cert=str(self._cert))
-        return self._configuration()
+        return True
 
     @property
     def _paths(self) -> list[Path]:

@@ -51,7 +51,7 @@ Trial = Callable[[Path, str], Figures]
 def trials(hostile_calls: int, mixed: Trial) -> list[tuple[str, str, Trial]]:
     """Name, engine, and what to run."""
     found: list[tuple[str, str, Trial]] = []
-    for engine in ("native", "grpcio"):
+    for engine in ("http2", "native", "grpcio"):
         found += [(name, engine, run) for name, run in _each_engine(hostile_calls, mixed).items()]
     two = ("--workers=2",)
     with_workers: dict[str, Trial] = {

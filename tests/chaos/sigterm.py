@@ -27,7 +27,7 @@ def stamp(request):
 """
 
 #: How calls may end that were not taken. grpcio cancels what came when it had stopped looking for calls.
-REFUSED = {"native": {grpc.StatusCode.UNAVAILABLE}}
+REFUSED = {engine: {grpc.StatusCode.UNAVAILABLE} for engine in ("http2", "native")}
 REFUSED["grpcio"] = REFUSED["native"] | {grpc.StatusCode.CANCELLED}
 
 

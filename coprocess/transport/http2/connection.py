@@ -1,0 +1,505 @@
+"""A server's end of one HTTP/2 connection (RFC 9113), without I/O: bytes in, events and bytes out."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+
+from coprocess.transport.http2 import frames
+from coprocess.transport.http2.fields import FieldDecoder, max_block_bytes
+from coprocess.transport.http2.frames import (
+    ACK,
+    END_HEADERS,
+    END_STREAM,
+    LOWER_31_BITS,
+    PADDED,
+    WITH_PRIORITY,
+    ConnectionFailure,
+    ErrorCode,
+    Setting,
+    StreamFailure,
+)
+from coprocess.transport.http2.limits import IdleFrames, Limits
+from coprocess.transport.http2.sending import Sending
+from coprocess.transport.http2.streams import (
+    ConnectionClosed,
+    DataReceived,
+    Event,
+    PingAcknowledged,
+    RequestReceived,
+    Stream,
+    StreamReset,
+)
+
+
+class Connection:
+    """Feed it with `receive`; write what `sending.take` gives, at the start and after each use."""
+
+    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+        self.limits = limits
+        #: Open and half-closed (remote), by their identifier, oldest first.
+        self.streams: dict[int, Stream] = {}
+        self.is_closed = False
+        #: There are more frames: others should have their turn first.
+        self.is_behind = False
+        #: What the layer above holds for streams (`Stream.held_bytes`).
+        self.held_bytes = 0
+        self._fields = FieldDecoder(limits.max_metadata_bytes)
+        self._idle_frames = IdleFrames(limits, clock)
+        self.sending = Sending(self._local_end, self._idle_frames.earn)
+        self._events: list[Event] = []
+        #: What came of a frame that is not whole yet.
+        self._buffer = b""
+        self._has_preface = False
+        #: The frame that must come next: its type and stream.
+        self._expected: tuple[int, int] | None = (frames.SETTINGS, 0)
+        self._block = bytearray()
+        self._block_frames = 0
+        self._block_flags = 0
+        self._receive_window = limits.connection_window
+        #: Where a window is less, it is restored.
+        self._half_connection_window = limits.connection_window >> 1
+        self._half_stream_window = limits.stream_window >> 1
+        #: SETTINGS of ours that have no ACK yet.
+        self._unacknowledged = 0
+        #: Whether the last of them said SETTINGS_HEADER_TABLE_SIZE 0.
+        self._is_table_refused = False
+        self._highest_id = 0
+        #: Streams above are not accepted any more: a GOAWAY said so.
+        self._last_id = frames.MAX_STREAM_ID
+        #: Closed by us, so that the peer may still send on them for a while (§5.1).
+        self._ignored: dict[int, None] = {}
+        #: Those closed last, which tells a frame that is late from one that never could be.
+        self._closed: deque[int] = deque(maxlen=_REMEMBERED)
+        # In the order of their types.
+        self._receive_by_type = (
+            self._receive_data,
+            self._receive_headers,
+            self._receive_priority,
+            self._receive_rst_stream,
+            self._receive_settings,
+            self._receive_push_promise,
+            self._receive_ping,
+            self._receive_goaway,
+            self._receive_window_update,
+            self._receive_continuation,
+        )
+        self._send_preface()
+
+    def _send_preface(self) -> None:
+        """§3.4."""
+        values = {
+            Setting.MAX_CONCURRENT_STREAMS: self.limits.max_concurrent_streams,
+            Setting.INITIAL_WINDOW_SIZE: self.limits.stream_window,
+            Setting.MAX_HEADER_LIST_SIZE: self.limits.max_metadata_bytes,
+        }
+        self.sending.control(frames.settings(values))
+        self._unacknowledged = 1
+        increment = self.limits.connection_window - frames.FIRST_WINDOW
+        if increment > 0:
+            self.sending.control(frames.window_update(0, increment))
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the peer has sent its preface and SETTINGS."""
+        return self._has_preface and self._expected != (frames.SETTINGS, 0)
+
+    @property
+    def awaits_rest(self) -> bool:
+        """Whether the peer has begun what it must end: the preface, a frame, or a field section."""
+        return bool(self._buffer) or self._expected is not None
+
+    # Receiving.
+
+    def receive(self, data: bytes) -> list[Event]:
+        """Take what the peer sent, in whatever pieces.
+
+        Where `is_behind` is set then, it is to be called again, also with nothing.
+        """
+        if self.is_closed:
+            return []
+        events = self._events = []
+        try:
+            self._receive(data)
+        except ConnectionFailure as failure:
+            self.close(failure)
+            events.append(ConnectionClosed(failure))
+        return events
+
+    def _receive(self, data: bytes) -> None:
+        buffer = self._buffer + data if self._buffer else data
+        position, end = 0, len(buffer)
+        if not self._has_preface:
+            start = buffer[: len(frames.PREFACE)]
+            if not frames.PREFACE.startswith(start):
+                raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "not HTTP/2: no connection preface")
+            if len(start) < len(frames.PREFACE):
+                self._buffer = buffer
+                return
+            self._has_preface = True
+            position = len(start)
+        unpack, receive_by_type = frames.FRAME_HEADER.unpack_from, self._receive_by_type
+        self.is_behind = False
+        for _ in range(FRAMES_AT_ONCE):
+            if end - position < frames.FRAME_HEADER_BYTES:
+                break
+            high, low, kind, flags, stream_id = unpack(buffer, position)
+            length = high << 16 | low
+            if length > frames.SMALLEST_MAX_FRAME:  # We announce no other (§4.2).
+                raise ConnectionFailure(ErrorCode.FRAME_SIZE_ERROR, "a frame over SETTINGS_MAX_FRAME_SIZE")
+            start_of_payload = position + frames.FRAME_HEADER_BYTES
+            if start_of_payload + length > end:
+                break
+            position = start_of_payload + length
+            stream_id &= LOWER_31_BITS
+            if self._expected is not None and self._expected != (kind, stream_id):
+                raise ConnectionFailure(
+                    ErrorCode.PROTOCOL_ERROR, "another frame than SETTINGS first, or within a field section"
+                )
+            if kind >= len(receive_by_type):
+                self._idle_frames.spend()  # §5.5: frames of unknown types are ignored.
+                continue
+            try:
+                receive_by_type[kind](flags, stream_id, buffer[start_of_payload:position])
+            except StreamFailure as failure:
+                self._fail(stream_id, failure)
+        else:
+            self.is_behind = True
+        self._buffer = buffer[position:] if position < end else b""
+
+    def _receive_data(self, flags: int, stream_id: int, payload: bytes) -> None:
+        """§6.1. The whole frame counts in the windows, padding too."""
+        length = len(payload)
+        self._receive_window -= length
+        if self._receive_window < self._half_connection_window:
+            self._restore_connection_window()
+        stream = self.streams.get(stream_id)
+        if stream is None or stream.remote_closed:
+            self._refuse_frame(stream_id, stream)
+            return
+        if flags & PADDED:
+            payload = frames.strip_padding(payload)
+        stream.receive_window -= length
+        if stream.receive_window < 0:
+            raise StreamFailure(ErrorCode.FLOW_CONTROL_ERROR, "more DATA than the stream's window")
+        if flags & END_STREAM:
+            stream.remote_closed = True
+        elif not payload:
+            self._idle_frames.spend()
+        elif stream.receive_window < self._half_stream_window:
+            self.sending.control(
+                frames.window_update(stream_id, self.limits.stream_window - stream.receive_window)
+            )
+            stream.receive_window = self.limits.stream_window
+        if stream.content_left is not None:
+            self._count_content(stream, len(payload))
+        self._events.append(DataReceived(stream, payload, stream.remote_closed))
+
+    def _restore_connection_window(self) -> None:
+        if self._receive_window < 0:
+            raise ConnectionFailure(ErrorCode.FLOW_CONTROL_ERROR, "more DATA than the connection's window")
+        self.sending.control(frames.window_update(0, self.limits.connection_window - self._receive_window))
+        self._receive_window = self.limits.connection_window
+
+    @staticmethod
+    def _count_content(stream: Stream, length: int) -> None:
+        """§8.1.1: content-length is the sum of the DATA frames."""
+        left = stream.content_left = (stream.content_left or 0) - length
+        if left < 0 or (stream.remote_closed and left):
+            raise StreamFailure(
+                ErrorCode.PROTOCOL_ERROR, "malformed: content-length is not that of the content"
+            )
+
+    def _receive_headers(self, flags: int, stream_id: int, payload: bytes) -> None:
+        """§6.2."""
+        if flags & PADDED:
+            payload = frames.strip_padding(payload)
+        if flags & WITH_PRIORITY:
+            if len(payload) < _PRIORITY_BYTES:
+                raise ConnectionFailure(ErrorCode.FRAME_SIZE_ERROR, "HEADERS too short for its priority")
+            self._check_priority(stream_id, payload)
+            payload = payload[_PRIORITY_BYTES:]
+        if flags & END_HEADERS:
+            self._receive_block(flags, stream_id, payload)
+            return
+        self._expected = (frames.CONTINUATION, stream_id)
+        self._block += payload
+        self._block_frames = 1
+        self._block_flags = flags
+
+    def _receive_continuation(self, flags: int, stream_id: int, payload: bytes) -> None:
+        """§6.10. How much of it there may be is bounded: it would be kept until the end comes."""
+        if self._expected is None:
+            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "CONTINUATION without HEADERS")
+        self._block += payload
+        self._block_frames += 1
+        if not payload:
+            self._idle_frames.spend()
+        if (
+            len(self._block) > max_block_bytes(self.limits.max_metadata_bytes)
+            or self._block_frames > _MAX_BLOCK_FRAMES
+        ):
+            raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "the field section is too large")
+        if flags & END_HEADERS:
+            block = bytes(self._block)
+            self._block.clear()
+            self._expected = None
+            self._receive_block(self._block_flags, stream_id, block)
+
+    def _receive_block(self, flags: int, stream_id: int, block: bytes) -> None:
+        """A whole field section. It is decoded in any case, for it may change the decoder's table (§4.3)."""
+        stream = self.streams.get(stream_id)
+        if stream is not None:
+            self._receive_trailers(flags, stream, block)
+            return
+        if stream_id <= self._highest_id or not stream_id & 1:
+            self._fields.skip(block)
+            self._refuse_block(stream_id)
+            return
+        self._highest_id = stream_id
+        if stream_id > self._last_id:  # §6.8
+            self._fields.skip(block)
+            self._idle_frames.spend()
+            self._ignore(stream_id)
+            return
+        fields = self._fields.request(block)
+        if len(self.streams) >= self.limits.max_concurrent_streams:
+            raise StreamFailure(ErrorCode.REFUSED_STREAM, "more streams than SETTINGS_MAX_CONCURRENT_STREAMS")
+        stream = Stream(stream_id, fields, self.limits.stream_window, self.sending.initial_window)
+        if stream_id > _CALLS_WITH_TABLE and not self._is_table_refused:
+            self._refuse_table()
+        ended = bool(flags & END_STREAM)
+        stream.remote_closed = ended
+        if fields.content_length is not None:
+            stream.content_left = fields.content_length
+            self._count_content(stream, 0)
+        self.streams[stream_id] = stream
+        self._events.append(RequestReceived(stream, ended))
+
+    def _refuse_table(self) -> None:
+        """Ask for blocks that are the same each time: not at once, as few calls are not worth it."""
+        self._is_table_refused = True
+        self._unacknowledged += 1
+        self.sending.control(frames.settings({Setting.HEADER_TABLE_SIZE: 0}))
+
+    def _receive_trailers(self, flags: int, stream: Stream, block: bytes) -> None:
+        """§8.1: a second field section ends the request."""
+        if stream.remote_closed:
+            self._fields.skip(block)
+            self._refuse_frame(stream.id, stream)
+        self._fields.trailers(block)
+        if not flags & END_STREAM:
+            raise StreamFailure(ErrorCode.PROTOCOL_ERROR, "malformed: trailers without END_STREAM")
+        stream.remote_closed = True
+        if stream.content_left is not None:
+            self._count_content(stream, 0)
+        self._events.append(DataReceived(stream, b"", True))
+
+    def _refuse_block(self, stream_id: int) -> None:
+        """HEADERS that opens no stream (§5.1, §5.1.1)."""
+        if stream_id in self._ignored:
+            self._idle_frames.spend()
+            return
+        if stream_id in self._closed:
+            raise ConnectionFailure(ErrorCode.STREAM_CLOSED, "HEADERS on a closed stream")
+        raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "a stream's identifier must be odd, and rise")
+
+    def _refuse_frame(self, stream_id: int, stream: Stream | None) -> None:
+        """DATA, or a second field section, on a stream that takes none (§5.1)."""
+        if stream is not None:
+            raise StreamFailure(ErrorCode.STREAM_CLOSED, "a frame on a half-closed stream")
+        self._check_not_idle(stream_id)
+        if stream_id not in self._ignored:
+            raise ConnectionFailure(ErrorCode.STREAM_CLOSED, "a frame on a closed stream")
+        self._idle_frames.spend()
+
+    def _check_not_idle(self, stream_id: int) -> None:
+        if stream_id == 0 or stream_id > self._highest_id or not stream_id & 1:
+            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "a frame on stream 0, or on an idle stream")
+
+    def _receive_priority(self, flags: int, stream_id: int, payload: bytes) -> None:
+        """§6.3: deprecated. It is checked, and ignored."""
+        self._idle_frames.spend()
+        if stream_id == 0:
+            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "PRIORITY on stream 0")
+        if len(payload) != _PRIORITY_BYTES:
+            raise StreamFailure(ErrorCode.FRAME_SIZE_ERROR, "PRIORITY has 5 bytes")
+        self._check_priority(stream_id, payload)
+
+    @staticmethod
+    def _check_priority(stream_id: int, payload: bytes) -> None:
+        if int.from_bytes(payload[:4], "big") & LOWER_31_BITS == stream_id:
+            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "a stream that depends on itself")
+
+    def _receive_rst_stream(self, flags: int, stream_id: int, payload: bytes) -> None:
+        """§6.4."""
+        self._idle_frames.spend()
+        if len(payload) != _CODE_BYTES:
+            raise ConnectionFailure(ErrorCode.FRAME_SIZE_ERROR, "RST_STREAM has 4 bytes")
+        stream = self.streams.get(stream_id)
+        if stream is None:
+            self._check_not_idle(stream_id)
+            return
+        self._close_stream(stream)
+        self._events.append(StreamReset(stream))
+
+    def _receive_settings(self, flags: int, stream_id: int, payload: bytes) -> None:
+        """§6.5."""
+        self._idle_frames.spend()
+        if stream_id:
+            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "SETTINGS on a stream")
+        if flags & ACK:
+            if payload:
+                raise ConnectionFailure(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS with ACK is empty")
+            if self._expected is not None:
+                raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "the first SETTINGS has no ACK")
+            self._unacknowledged -= 1
+            if self._is_table_refused and self._unacknowledged == 0:
+                self._fields.forbid_table()
+            return
+        if len(payload) % _SETTING_BYTES:
+            raise ConnectionFailure(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS has 6 bytes for each setting")
+        self._expected = None
+        for setting, value in frames.parse_settings(payload):
+            self._change_setting(setting, value)
+        self.sending.control(frames.SETTINGS_ACK)
+        self.sending.pump()  # After the ACK: it tells from where on the new windows hold.
+
+    def _change_setting(self, setting: int, value: int) -> None:
+        """§6.5.2. Those that are not named here do not concern a server that neither pushes nor indexes."""
+        if setting == Setting.ENABLE_PUSH and value > 1:
+            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "SETTINGS_ENABLE_PUSH is 0 or 1")
+        if setting == Setting.INITIAL_WINDOW_SIZE:
+            if value > frames.MAX_WINDOW:
+                raise ConnectionFailure(
+                    ErrorCode.FLOW_CONTROL_ERROR, "SETTINGS_INITIAL_WINDOW_SIZE too large"
+                )
+            if value != self.sending.initial_window:
+                self._idle_frames.spend(len(self.streams) // _STREAMS_PER_FRAME)
+                self.sending.change_initial_window(value, list(self.streams.values()))
+        elif setting == Setting.MAX_FRAME_SIZE:
+            if not frames.SMALLEST_MAX_FRAME <= value <= frames.LARGEST_MAX_FRAME:
+                raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "SETTINGS_MAX_FRAME_SIZE out of range")
+            self.sending.max_frame = value
+
+    def _receive_push_promise(self, flags: int, stream_id: int, payload: bytes) -> None:
+        """§8.4."""
+        raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE from a client")
+
+    def _receive_ping(self, flags: int, stream_id: int, payload: bytes) -> None:
+        """§6.7."""
+        self._idle_frames.spend()
+        if stream_id:
+            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "PING on a stream")
+        if len(payload) != _PING_BYTES:
+            raise ConnectionFailure(ErrorCode.FRAME_SIZE_ERROR, "PING has 8 bytes")
+        if flags & ACK:
+            self._events.append(PingAcknowledged(payload))
+        else:
+            self.sending.control(frames.frame(frames.PING, ACK, 0, payload))
+
+    def _receive_goaway(self, flags: int, stream_id: int, payload: bytes) -> None:
+        """§6.8: the peer begins no more calls; those it has begun are answered."""
+        self._idle_frames.spend()
+        if stream_id:
+            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "GOAWAY on a stream")
+        if len(payload) < _GOAWAY_BYTES:
+            raise ConnectionFailure(ErrorCode.FRAME_SIZE_ERROR, "GOAWAY has 8 bytes at least")
+
+    def _receive_window_update(self, flags: int, stream_id: int, payload: bytes) -> None:
+        """§6.9."""
+        self._idle_frames.spend()
+        if len(payload) != _CODE_BYTES:
+            raise ConnectionFailure(ErrorCode.FRAME_SIZE_ERROR, "WINDOW_UPDATE has 4 bytes")
+        increment = int.from_bytes(payload, "big") & LOWER_31_BITS
+        stream = self.streams.get(stream_id)
+        if stream_id and stream is None:
+            self._check_not_idle(stream_id)
+            return
+        if increment == 0:
+            failure = StreamFailure if stream_id else ConnectionFailure
+            raise failure(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE by 0")
+        self.sending.widen(stream, increment)
+
+    # The life of streams and of the connection.
+
+    def _local_end(self, stream: Stream) -> None:
+        """We have sent END_STREAM. A request that is still coming is of no more use (§8.1)."""
+        self._idle_frames.earn()
+        if not stream.remote_closed:
+            self.sending.control(frames.rst_stream(stream.id, ErrorCode.NO_ERROR))
+            self._ignore(stream.id)
+        self._close_stream(stream)
+
+    def _close_stream(self, stream: Stream) -> None:
+        del self.streams[stream.id]
+        self._closed.append(stream.id)
+        stream.is_closed = True
+        if stream.outgoing:
+            self.sending.forget(stream)
+        self.held_bytes -= stream.held_bytes
+        if stream.timer is not None:
+            stream.timer.cancel()
+
+    def _ignore(self, stream_id: int) -> None:
+        self._ignored[stream_id] = None
+        if len(self._ignored) > _REMEMBERED:
+            del self._ignored[next(iter(self._ignored))]
+
+    def _fail(self, stream_id: int, failure: StreamFailure) -> None:
+        """§5.4.2. An idle stream cannot be reset."""
+        self._idle_frames.spend()
+        self._check_not_idle(stream_id)
+        stream = self.streams.get(stream_id)
+        self._send_reset(stream_id, failure.code)
+        if stream is not None:
+            self._close_stream(stream)
+            self._events.append(StreamReset(stream))
+
+    def _send_reset(self, stream_id: int, code: int) -> None:
+        self.sending.control(frames.rst_stream(stream_id, code))
+        self._ignore(stream_id)
+
+    def reset(self, stream: Stream, code: ErrorCode) -> None:
+        """Give up a stream that is not closed."""
+        self._send_reset(stream.id, code)
+        self._close_stream(stream)
+
+    def ping(self, payload: bytes) -> None:
+        """Ask for a sign of life. `payload` has 8 bytes."""
+        self.sending.control(frames.frame(frames.PING, 0, 0, payload))
+
+    def announce_end(self) -> None:
+        """Ask the peer for no more streams; those that are on their way are accepted (§6.8)."""
+        self.sending.control(frames.goaway(frames.MAX_STREAM_ID, ErrorCode.NO_ERROR))
+
+    def end(self) -> None:
+        """Accept no more streams, and say which was the last."""
+        self._last_id = min(self._last_id, self._highest_id)
+        self.sending.control(frames.goaway(self._last_id, ErrorCode.NO_ERROR))
+
+    def close(self, failure: ConnectionFailure) -> None:
+        """§5.4.1. What is to be sent is to be written, then the transport closed."""
+        if not self.is_closed:
+            self.is_closed = True
+            self.is_behind = False
+            self._block.clear()
+            self._buffer = b""
+            last_id = min(self._last_id, self._highest_id)
+            self.sending.control(frames.goaway(last_id, failure.code, failure.reason))
+
+
+#: Taken from one peer before the loop turns to the others.
+FRAMES_AT_ONCE = 128
+_PRIORITY_BYTES = 5
+_CODE_BYTES = 4
+_SETTING_BYTES = 6
+_PING_BYTES = 8
+_GOAWAY_BYTES = 8
+#: Frames of one field section.
+_MAX_BLOCK_FRAMES = 32
+_STREAMS_PER_FRAME = 64
+#: In stream identifiers, of which every second is a call.
+_CALLS_WITH_TABLE = 16
+_REMEMBERED = 1024

@@ -1,0 +1,168 @@
+"""Field sections: HPACK (RFC 7541), and what makes a request malformed (RFC 9113 §8.2, §8.3)."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from hpack import Decoder, HPACKError, OversizedHeaderListError
+from hpack.table import HeaderTable
+
+from coprocess.transport.http2.frames import ConnectionFailure, ErrorCode, StreamFailure
+
+Field = tuple[bytes, bytes]
+
+
+class RequestFields:
+    """The field section that opened a stream; shared by all calls whose block has the same bytes."""
+
+    __slots__ = ("content_length", "fields", "is_too_large", "request")
+
+    def __init__(self, fields: list[Field], content_length: int | None, is_too_large: bool) -> None:
+        #: Pseudo-header fields first.
+        self.fields = fields
+        self.content_length = content_length
+        #: Over the limit that was announced (§6.5.2), but not so much that reading it would do harm.
+        self.is_too_large = is_too_large
+        #: What the layer above made of it.
+        self.request: Any = None
+
+
+class FieldDecoder:
+    """Decodes the blocks of one connection, in their order.
+
+    As long as the dynamic table does not change, a block means the same each time; so those seen since then
+    need no decoding: most clients send the same block for each call. Where something in it differs from call
+    to call, as a deadline, their table would change all the time: so a peer is soon told to have none.
+    """
+
+    def __init__(self, max_list_bytes: int) -> None:
+        self._max_list_bytes = max_list_bytes
+        self._decoder = Decoder(max_header_list_size=max_block_bytes(max_list_bytes))
+        self._decoder.header_table = self._table = _WatchedTable()
+        #: Whether the last block left the table as it was.
+        self._is_same_again = False
+        self._seen: dict[bytes, RequestFields] = {}
+
+    def forbid_table(self) -> None:
+        """The peer has acknowledged our SETTINGS_HEADER_TABLE_SIZE of 0."""
+        self._decoder.max_allowed_table_size = 0
+        self._seen.clear()  # The next block must say that the table is gone: it is looked at.
+
+    def request(self, block: bytes) -> RequestFields:
+        """Raises ConnectionFailure where it cannot be decoded, StreamFailure where it is malformed."""
+        seen = self._seen.get(block)
+        if seen is not None:
+            return seen
+        fields = self._decode(block)
+        size = sum(len(name) + len(value) + _FIELD_OVERHEAD for name, value in fields)
+        request = RequestFields(fields, check_request(fields), size > self._max_list_bytes)
+        if self._is_same_again and len(block) <= _MAX_SEEN_BYTES:
+            if len(self._seen) >= _MAX_SEEN:
+                del self._seen[next(iter(self._seen))]
+            self._seen[block] = request
+        return request
+
+    def trailers(self, block: bytes) -> None:
+        """Raises as `request`. gRPC's requests have no trailers that mean something."""
+        for name, value in self._decode(block):
+            if name.startswith(b":"):
+                raise _malformed("a pseudo-header field in trailers")
+            _check_field(name, value)
+
+    def skip(self, block: bytes) -> None:
+        """Of a stream that is not looked at: the table changes all the same."""
+        if block not in self._seen:
+            self._decode(block)
+
+    def _decode(self, block: bytes) -> list[Field]:
+        table = self._table
+        before = table.maxsize, len(table.dynamic_entries)
+        table.has_grown = False
+        try:
+            fields = [(field[0], field[1]) for field in self._decoder.decode(block, raw=True)]
+        except OversizedHeaderListError:
+            raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "the header list is too large") from None
+        except (HPACKError, IndexError) as error:
+            raise ConnectionFailure(ErrorCode.COMPRESSION_ERROR, str(error)[:_MAX_REASON]) from None
+        self._is_same_again = not table.has_grown and before == (table.maxsize, len(table.dynamic_entries))
+        if not self._is_same_again:
+            self._seen.clear()
+        return fields
+
+
+class _WatchedTable(HeaderTable):
+    """A dynamic table that tells whether a block added to it."""
+
+    has_grown = False
+
+    def add(self, name: bytes, value: bytes) -> None:
+        self.has_grown = self.maxsize > 0
+        super().add(name, value)
+
+
+def max_block_bytes(max_list_bytes: int) -> int:
+    """Up to here a block is decoded, so that only its call fails; beyond, the connection does."""
+    return max(4 * max_list_bytes, 65_536)
+
+
+def check_request(fields: list[Field]) -> int | None:
+    """The content-length of a request. Raises StreamFailure where it is malformed."""
+    pseudo: dict[bytes, bytes] = {}
+    content_length = None
+    is_regular = False
+    for name, value in fields:
+        if name[:1] == b":":
+            if is_regular:
+                raise _malformed("a pseudo-header field after a regular one")
+            if name in pseudo:
+                raise _malformed("a pseudo-header field twice")
+            if name not in _PSEUDO:
+                raise _malformed("an unknown pseudo-header field")
+            _check_value(value)
+            pseudo[name] = value
+            continue
+        is_regular = True
+        _check_field(name, value)
+        if name == b"content-length":
+            if not value.isdigit() or len(value) > _MAX_DIGITS or content_length not in (None, int(value)):
+                raise _malformed("content-length is not one number")
+            content_length = int(value)
+    if pseudo.get(b":method") == b"CONNECT":  # §8.5
+        if pseudo.keys() != {b":method", b":authority"}:
+            raise _malformed("CONNECT has a method and an authority")
+    elif not (pseudo.get(b":method") and pseudo.get(b":scheme") and pseudo.get(b":path")):
+        raise _malformed("a request has one method, scheme and path")
+    return content_length
+
+
+def _check_field(name: bytes, value: bytes) -> None:
+    if not _IS_NAME(name):
+        raise _malformed("a field name with a character that may not be in it")
+    _check_value(value)
+    if name in _OF_CONNECTIONS or (name == b"te" and value.strip().lower() != b"trailers"):
+        raise _malformed("a connection-specific field")
+
+
+def _check_value(value: bytes) -> None:
+    if _IS_NO_VALUE(value):
+        raise _malformed("a field value with a character that may not be there")
+
+
+def _malformed(reason: str) -> StreamFailure:
+    return StreamFailure(ErrorCode.PROTOCOL_ERROR, f"malformed: {reason}")
+
+
+_PSEUDO = frozenset((b":method", b":scheme", b":authority", b":path"))
+_OF_CONNECTIONS = frozenset(
+    (b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade")
+)
+# §8.2.1: visible ASCII but for upper case letters and the colon.
+_IS_NAME = re.compile(rb"[!-9;-@\[-~]+").fullmatch
+_IS_NO_VALUE = re.compile(rb"[\0\r\n]|\A[ \t]|[ \t]\Z").search
+_MAX_DIGITS = 18
+_FIELD_OVERHEAD = 32
+# Of 1 KiB each at most, with what was made of them: some 200 KiB for a connection.
+_MAX_SEEN = 64
+_MAX_SEEN_BYTES = 1024
+_MAX_REASON = 100

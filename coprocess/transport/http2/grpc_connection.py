@@ -1,0 +1,346 @@
+"""The calls of one connection, without I/O: which bytes begin one, and what an answer becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from coprocess.errors import Status
+from coprocess.transport.http2 import grpc_wire
+from coprocess.transport.http2.connection import Connection
+from coprocess.transport.http2.frames import ConnectionFailure, ErrorCode
+from coprocess.transport.http2.grpc_wire import (
+    PREFIX_BYTES,
+    MessageReader,
+    NotGrpc,
+    Refused,
+    Request,
+    SentMetadata,
+)
+from coprocess.transport.http2.limits import Limits
+from coprocess.transport.http2.sending import NO_TRAILERS
+from coprocess.transport.http2.streams import (
+    ConnectionClosed,
+    DataReceived,
+    PingAcknowledged,
+    RequestReceived,
+    Stream,
+    StreamReset,
+)
+
+
+class Call(Protocol):
+    """What `Method.begin` gives."""
+
+    def cancelled(self) -> None:
+        """The peer gave up, or its deadline passed; perhaps after the answer was given."""
+
+
+class StreamCall(Call, Protocol):
+    """What `Method.open` gives."""
+
+    def received(self, message: bytes) -> None:
+        """The next message."""
+
+    def half_closed(self) -> None:
+        """There are no more messages."""
+
+
+class Timer(Protocol):
+    def cancel(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One of the two: `begin` takes calls with one message, once it is there; `open` those with many.
+
+    `begin` also gets whether the message is compressed: unpacking takes time, and is left to it.
+    """
+
+    begin: Callable[[GrpcConnection, Stream, Request, bytes, bool], Call] | None = None
+    open: Callable[[GrpcConnection, Stream, Request], StreamCall] | None = None
+
+
+@dataclass(slots=True)
+class Service:
+    """What all connections of a server have in common."""
+
+    methods: dict[str, Method]
+    limits: Limits
+    #: Calls `callback` after so many seconds.
+    call_later: Callable[[float, Callable[[Stream], None], Stream], Timer]
+    #: Calls whose message was too large.
+    refused_calls: int = field(default=0)
+
+
+class _CallRequest(Request):
+    """With the method, found once for all calls with the same header fields."""
+
+    __slots__ = ("target",)
+
+    target: Method
+
+
+class GrpcConnection:
+    """Feed it with `receive`, and answer what the methods are given; all in one thread."""
+
+    def __init__(self, service: Service, owner: Any, on_ping: Callable[[bytes], None]) -> None:
+        """`owner` is for whoever takes the calls. `on_ping` is told of PINGs that the peer acknowledges."""
+        self.http = Connection(service.limits)
+        self.owner = owner
+        self._on_ping = on_ping
+        self._service = service
+        self._max_bytes = service.limits.max_message_bytes
+        self._max_held_bytes = service.limits.max_held_bytes
+        self._max_unsent_bytes = service.limits.max_unsent_bytes
+
+    def receive(self, data: bytes) -> ConnectionFailure | None:
+        """What ended the connection; None: it goes on."""
+        failure = None
+        for event in self.http.receive(data):
+            kind = type(event)
+            if kind is DataReceived:
+                self._on_data(event.stream, event.data, event.ended)  # type: ignore[union-attr]  # kind says so
+            elif kind is RequestReceived:
+                self._on_request(event.stream, event.ended)  # type: ignore[union-attr]  # as above
+            elif isinstance(event, StreamReset):
+                if event.stream.call is not None:
+                    event.stream.call.cancelled()
+            elif isinstance(event, PingAcknowledged):
+                self._on_ping(event.payload)
+            elif isinstance(event, ConnectionClosed):
+                failure = event.failure
+        return failure
+
+    def lost(self) -> None:
+        """The transport is gone: nobody waits for answers any more."""
+        self.http.is_closed = True
+        for stream in list(self.http.streams.values()):
+            self._cancel(stream)
+
+    def drop_overdue(self, now_s: float) -> bool:
+        """Give up requests whose content does not come, also those of no call; whether there were any.
+
+        Their time runs from when this is called first.
+        """
+        found = False
+        for stream in list(self.http.streams.values()):
+            if stream.call is None and not stream.remote_closed:
+                stream.awaited_since_s = stream.awaited_since_s or now_s
+                if now_s - stream.awaited_since_s > self._service.limits.request_timeout_s:
+                    self.http.reset(stream, ErrorCode.CANCEL)
+                    found = True
+        return found
+
+    def give_up(self, text: str) -> None:
+        """End the calls that are left."""
+        for stream in list(self.http.streams.values()):
+            self.end(stream, Status.UNAVAILABLE, text)
+            if not stream.is_closed:
+                self.http.reset(stream, ErrorCode.CANCEL)
+            if stream.call is not None:
+                stream.call.cancelled()
+
+    # Requests.
+
+    def _on_request(self, stream: Stream, ended: bool) -> None:
+        fields = stream.fields
+        request = fields.request
+        if request is None:
+            request = fields.request = self._parse(stream)
+        if isinstance(request, Refused):
+            self._refuse(stream, request)
+            return
+        if type(request) is _CallRequest:
+            if request.timeout_s is not None:
+                stream.timer = self._service.call_later(request.timeout_s, self._expire, stream)
+            if request.target.open is not None:
+                stream.call = request.target.open(self, stream, request)
+                stream.reader = MessageReader(self._max_bytes)
+        if ended:
+            self._on_data(stream, b"", True)
+
+    def _parse(self, stream: Stream) -> Request | Refused | NotGrpc:
+        try:
+            request = _CallRequest(stream.fields.fields)
+            target = self._service.methods.get(request.method)
+            if target is None:
+                raise Refused(Status.UNIMPLEMENTED, f"no method {request.method[:_MAX_SHOWN]}")
+            request.target = target
+            grpc_wire.check_encoding(request.encoding)
+            if stream.fields.is_too_large:
+                raise Refused(Status.RESOURCE_EXHAUSTED, "the metadata is larger than the limit")
+        except (Refused, NotGrpc) as refused:
+            return refused
+        return request
+
+    def _on_data(self, stream: Stream, data: bytes, ended: bool) -> None:
+        if stream.is_closed:
+            return  # It was answered by what was read just before.
+        request = stream.fields.request
+        if type(request) is not _CallRequest:
+            if ended:
+                self._answer_http(stream, request)
+            return
+        begin = request.target.begin
+        try:
+            if begin is not None:
+                if (
+                    ended
+                    and stream.reader is None
+                    and len(data) >= PREFIX_BYTES
+                    and int.from_bytes(data[:PREFIX_BYTES], "big")
+                    == len(data) - PREFIX_BYTES
+                    <= self._max_bytes
+                ):
+                    # One uncompressed message in one frame.
+                    self._hold(stream, len(data))
+                    stream.call = begin(self, stream, request, data[PREFIX_BYTES:], False)
+                    return
+                self._gather(stream, data)
+                if ended:
+                    is_compressed, message = stream.reader.end()
+                    stream.call = begin(self, stream, request, message, is_compressed)
+            else:
+                self._pass_on(stream, request, data, ended)
+        except Refused as refused:
+            self._refuse(stream, refused)
+
+    def _gather(self, stream: Stream, data: bytes) -> None:
+        """A message that comes in pieces."""
+        reader = stream.reader
+        if reader is None:
+            reader = stream.reader = _OneMessage(self._max_bytes)
+        reader.take(data)
+        self._hold(stream, reader.held_bytes)
+
+    def _pass_on(self, stream: Stream, request: _CallRequest, data: bytes, ended: bool) -> None:
+        """Messages one by one."""
+        reader: MessageReader = stream.reader
+        for is_compressed, message in reader.feed(data):
+            if is_compressed:
+                message = grpc_wire.decompress(request.encoding, message, self._max_bytes)
+            stream.call.received(message)
+            if stream.is_closed:
+                return
+        self._hold(stream, reader.held_bytes)
+        if ended:
+            if reader.held_bytes:
+                raise Refused(Status.INTERNAL, "the last message is not whole")
+            stream.call.half_closed()
+
+    def _hold(self, stream: Stream, size_bytes: int) -> None:
+        """Count what is kept for a stream until it is closed."""
+        http = self.http
+        http.held_bytes += size_bytes - stream.held_bytes
+        stream.held_bytes = size_bytes
+        if http.held_bytes > self._max_held_bytes:
+            raise Refused(Status.RESOURCE_EXHAUSTED, "the calls of this connection are too large together")
+
+    def _refuse(self, stream: Stream, refused: Refused) -> None:
+        if refused.status == Status.RESOURCE_EXHAUSTED:
+            self._service.refused_calls += 1
+        self.end(stream, refused.status, refused.message)
+        if stream.call is not None:
+            stream.call.cancelled()
+
+    def _answer_http(self, stream: Stream, refused: NotGrpc) -> None:
+        headers, text = grpc_wire.http_response(refused.http_status, refused.text)
+        sending = self.http.sending
+        sending.headers(stream, headers)
+        sending.data(stream, text)
+        sending.trailers(stream, NO_TRAILERS)
+
+    def _expire(self, stream: Stream) -> None:
+        """Its deadline has passed."""
+        if not stream.is_closed:
+            self.end(stream, Status.DEADLINE_EXCEEDED, "the deadline has passed")
+            if not stream.is_closed:  # Its answer waits for a client that does not read.
+                self.http.reset(stream, ErrorCode.CANCEL)
+            if stream.call is not None:
+                stream.call.cancelled()
+
+    def _cancel(self, stream: Stream) -> None:
+        self.http.reset(stream, ErrorCode.CANCEL)
+        if stream.call is not None:
+            stream.call.cancelled()
+
+    # Answers. Those of a call that has ended do nothing.
+
+    def respond(self, stream: Stream, message: bytes) -> None:
+        """The one message of a call, and its end."""
+        if stream.is_closed or stream.is_answered:
+            return
+        if self.http.sending.unsent_bytes > self._max_unsent_bytes:
+            self.end(stream, Status.RESOURCE_EXHAUSTED, "the client does not read its replies")
+            return
+        stream.is_answered = True
+        self.http.sending.answer(
+            stream,
+            grpc_wire.RESPONSE_HEADERS,
+            b"\0" + len(message).to_bytes(4, "big"),
+            message,
+            grpc_wire.OK_TRAILERS,
+        )
+
+    def begin(self, stream: Stream, metadata: SentMetadata) -> None:
+        """Send the header fields, before all messages; done by `send` where it was not."""
+        if not (stream.has_headers_sent or stream.is_closed or stream.is_answered):
+            block = grpc_wire.response_headers(metadata)
+            stream.has_headers_sent = True
+            self.http.sending.headers(stream, block)
+
+    def send(self, stream: Stream, message: bytes) -> None:
+        """One of many messages."""
+        if stream.is_closed or stream.is_answered:
+            return
+        sending = self.http.sending
+        self.begin(stream, ())
+        sending.data(stream, grpc_wire.prefix(message) + message)
+
+    def end(
+        self,
+        stream: Stream,
+        status: int,
+        message: str,
+        details: bytes = b"",
+        metadata: SentMetadata = (),
+    ) -> None:
+        """End a call with a status, after the messages that were sent. 0: all went well."""
+        if stream.is_closed or stream.is_answered:
+            return
+        stream.is_answered = True
+        block = grpc_wire.trailers(status, message, details, metadata, only=not stream.has_headers_sent)
+        self.http.sending.trailers(stream, block)
+
+    def end_with(self, stream: Stream, ending: tuple[int, str, bytes, SentMetadata]) -> None:
+        self.end(stream, *ending)
+
+
+class _OneMessage:
+    """The one message of a call, in pieces."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._reader = MessageReader(max_bytes)
+        self._message: tuple[bool, bytes] | None = None
+
+    @property
+    def held_bytes(self) -> int:
+        return self._reader.held_bytes + (len(self._message[1]) if self._message else 0)
+
+    def take(self, data: bytes) -> None:
+        for message in self._reader.feed(data):
+            if self._message is not None:
+                raise Refused(Status.UNIMPLEMENTED, "this method takes one message, and got more")
+            self._message = message
+
+    def end(self) -> tuple[bool, bytes]:
+        if self._message is None or self._reader.held_bytes:
+            if self._reader.held_bytes:
+                raise Refused(Status.INTERNAL, "the message is not whole")
+            raise Refused(Status.UNIMPLEMENTED, "this method takes one message, and got none")
+        return self._message
+
+
+_MAX_SHOWN = 200

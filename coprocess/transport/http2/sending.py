@@ -1,0 +1,218 @@
+"""The sending half of a connection: frames, and DATA that waits for windows (RFC 9113 §5.2, §6.9)."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from coprocess.transport.http2 import frames
+from coprocess.transport.http2.frames import ConnectionFailure, ErrorCode, StreamFailure
+from coprocess.transport.http2.streams import Stream
+
+#: DATA bytes that are handed to the transport at one time: it says afterwards whether the peer reads them.
+BATCH_BYTES = 1024 * 1024
+
+
+class Block:
+    """An encoded field section that uses no dynamic table, so that it is the same for every stream."""
+
+    __slots__ = ("data", "ending_prefix", "prefix")
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        #: A HEADERS frame's first bytes, up to the stream's identifier; and with END_STREAM.
+        self.prefix = frames.frame(frames.HEADERS, frames.END_HEADERS, 0, data)[:5]
+        self.ending_prefix = frames.frame(frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, 0, data)[:5]
+
+
+#: In the place of trailers: the stream ends with its DATA.
+NO_TRAILERS = Block(b"")
+
+
+class Sending:
+    """`ended` is told of each stream that has sent its END_STREAM, `useful` of each DATA frame of use."""
+
+    def __init__(self, ended: Callable[[Stream], None], useful: Callable[[], None]) -> None:
+        self._ended = ended
+        self._useful = useful
+        self._output: list[bytes | memoryview] = []
+        #: Streams with DATA and a window of their own, in turn.
+        self._ready: deque[Stream] = deque()
+        self.window = frames.FIRST_WINDOW
+        # The peer's settings.
+        self.initial_window = frames.FIRST_WINDOW
+        self.max_frame = frames.SMALLEST_MAX_FRAME
+        #: DATA bytes that may still go into the output.
+        self._room = BATCH_BYTES
+        self._is_writable = True
+        #: DATA that waits, of all streams.
+        self.unsent_bytes = 0
+
+    def take(self) -> bytes:
+        """What is to be written now."""
+        output = self._output
+        if not output:
+            return b""
+        data = b"".join(output)
+        output.clear()
+        if self._is_writable:
+            self._room = BATCH_BYTES
+        return data
+
+    @property
+    def has_more(self) -> bool:
+        """Whether there is DATA that only waits for `take`."""
+        return bool(self._ready) and self.window > 0 and self._is_writable
+
+    def set_writable(self, is_writable: bool) -> None:
+        """Whether the transport takes more DATA: all other frames it must take."""
+        self._is_writable = is_writable
+        self._room = BATCH_BYTES if is_writable else 0
+        self.pump()
+
+    def control(self, frame: bytes) -> None:
+        self._output.append(frame)
+
+    def answer(self, stream: Stream, headers: Block, head: bytes, data: bytes, trailers: Block) -> None:
+        """A whole response. `head` and `data` are its content."""
+        length = len(head) + len(data)
+        if (
+            length > self.max_frame
+            or length > self.window
+            or length > stream.send_window
+            or length > self._room
+            or stream.outgoing
+        ):
+            self.headers(stream, headers)
+            self.data(stream, head + data)
+            self.trailers(stream, trailers)
+            return
+        self.window -= length
+        self._room -= length
+        stream_id = stream.id.to_bytes(4, "big")
+        self._output += (
+            headers.prefix,
+            stream_id,
+            headers.data,
+            length.to_bytes(3, "big"),
+            b"\0\0",  # DATA without flags.
+            stream_id,
+            head,
+            data,
+            trailers.ending_prefix,
+            stream_id,
+            trailers.data,
+        )
+        self._ended(stream)
+
+    def headers(self, stream: Stream, block: Block, *, ending: bool = False) -> None:
+        flags = frames.END_STREAM if ending else 0
+        if len(block.data) <= self.max_frame:
+            prefix = block.ending_prefix if ending else block.prefix
+            self._output += (prefix, stream.id.to_bytes(4, "big"), block.data)
+        else:
+            self._large_headers(stream, block.data, flags)
+        if ending:
+            self._ended(stream)
+
+    def _large_headers(self, stream: Stream, block: bytes, flags: int) -> None:
+        """HEADERS and CONTINUATION (§6.10)."""
+        kind = frames.HEADERS
+        while len(block) > self.max_frame:
+            self._output.append(frames.frame(kind, flags, stream.id, block[: self.max_frame]))
+            kind, flags, block = frames.CONTINUATION, 0, block[self.max_frame :]
+        self._output.append(frames.frame(kind, frames.END_HEADERS | flags, stream.id, block))
+
+    def data(self, stream: Stream, data: bytes) -> None:
+        if not data:
+            return
+        if stream.outgoing is None:
+            stream.outgoing = deque()
+        stream.outgoing.append(data)
+        stream.unsent_bytes += len(data)
+        self.unsent_bytes += len(data)
+        self._make_ready(stream)
+        self.pump()
+
+    def trailers(self, stream: Stream, block: Block) -> None:
+        """After the DATA that waits."""
+        if stream.outgoing:
+            stream.trailers = block
+        elif block is NO_TRAILERS:
+            self._output.append(frames.frame(frames.DATA, frames.END_STREAM, stream.id))
+            self._ended(stream)
+        else:
+            self.headers(stream, block, ending=True)
+
+    def forget(self, stream: Stream) -> None:
+        """Drop what a stream has waiting."""
+        if stream.outgoing:
+            stream.outgoing.clear()
+            self.unsent_bytes -= stream.unsent_bytes
+            stream.unsent_bytes = 0
+
+    def widen(self, stream: Stream | None, increment: int) -> None:
+        """WINDOW_UPDATE, of a stream or of the connection (§6.9.1)."""
+        if stream is None:
+            if self.window + increment > frames.MAX_WINDOW:
+                raise ConnectionFailure(ErrorCode.FLOW_CONTROL_ERROR, "the connection's window overflows")
+            self.window += increment
+        else:
+            if stream.send_window + increment > frames.MAX_WINDOW:
+                raise StreamFailure(ErrorCode.FLOW_CONTROL_ERROR, "a stream's window overflows")
+            stream.send_window += increment
+            self._make_ready(stream)
+        self.pump()
+
+    def change_initial_window(self, size: int, streams: list[Stream]) -> None:
+        """SETTINGS_INITIAL_WINDOW_SIZE changes the windows of open streams, too (§6.9.2).
+
+        To be followed by `pump`.
+        """
+        difference, self.initial_window = size - self.initial_window, size
+        for stream in streams:
+            stream.send_window += difference
+            if stream.send_window > frames.MAX_WINDOW:
+                raise ConnectionFailure(ErrorCode.FLOW_CONTROL_ERROR, "a stream's window overflows")
+            self._make_ready(stream)
+
+    def _make_ready(self, stream: Stream) -> None:
+        if stream.outgoing and stream.send_window > 0 and not stream.is_ready:
+            stream.is_ready = True
+            self._ready.append(stream)
+
+    def pump(self) -> None:
+        """Send DATA, a frame of each stream in turn, as far as windows and the transport allow."""
+        ready = self._ready
+        while ready and self.window > 0 and self._room > 0:
+            stream = ready.popleft()
+            stream.is_ready = False
+            outgoing = stream.outgoing
+            if not outgoing or stream.send_window <= 0:
+                continue
+            chunk = outgoing.popleft()
+            length = min(len(chunk), self.max_frame, self.window, stream.send_window, self._room)
+            if length < len(chunk):
+                rest = memoryview(chunk)
+                chunk = rest[:length]
+                outgoing.appendleft(rest[length:])
+            self._output += (
+                length.to_bytes(3, "big"),
+                b"\0\0",
+                stream.id.to_bytes(4, "big"),
+                chunk,
+            )
+            self.window -= length
+            self._room -= length
+            self.unsent_bytes -= length
+            stream.send_window -= length
+            stream.unsent_bytes -= length
+            if length >= _USEFUL_BYTES or not isinstance(chunk, memoryview):
+                self._useful()  # Not where the peer lets out byte by byte what it could take at once.
+            if outgoing:
+                self._make_ready(stream)
+            elif stream.trailers is not None:
+                self.trailers(stream, stream.trailers)
+
+
+_USEFUL_BYTES = 1024

@@ -1,0 +1,167 @@
+"""Connections of the http2 engine that take too long, and what they are told."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from coprocess.server.engine import Rpc
+from coprocess.server.http2 import Http2Engine
+from coprocess.transport.http2 import frames, server
+from coprocess.transport.http2.frames import ErrorCode
+from coprocess.transport.http2.limits import Limits
+from tests.engines.hooks import tcp_connection
+from tests.http2.peer import CALL, START, Fields, Frame, headers, message
+from tests.server import PATIENCE_S, Client, engine_options, until
+
+METHOD_CALL: Fields = [*CALL[:2], (b":path", b"/coprocess.Dispatcher/Dispatch"), *CALL[3:]]
+
+
+@pytest.fixture(autouse=True)
+def _look_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "_LOOK_INTERVAL_S", 0.01)
+
+
+@contextmanager
+def limited(handler: Any = None, **limits: Any) -> Iterator[str]:
+    """The address of an engine with other limits than the usual ones."""
+    engine = Http2Engine(engine_options(), Limits(**limits))
+    address = engine.listen("127.0.0.1:0")
+    engine.start(handler or (lambda rpc: rpc.respond(rpc.payload)))
+    try:
+        yield address
+    finally:
+        engine.stop()
+
+
+def read_frames(connection: socket.socket) -> Iterator[Frame]:
+    """Until the server closes the connection."""
+    with connection.makefile("rb") as answers:
+        while header := answers.read(frames.FRAME_HEADER_BYTES):
+            high, low, kind, flags, stream_id = frames.FRAME_HEADER.unpack(header)
+            yield Frame(kind, flags, stream_id, answers.read(high << 16 | low))
+
+
+def goaways(connection: socket.socket) -> list[tuple[int, int]]:
+    """The last stream and the code of each, until the end."""
+    found = [frame.payload for frame in read_frames(connection) if frame.kind == frames.GOAWAY]
+    return [(int.from_bytes(each[:4], "big"), int.from_bytes(each[4:8], "big")) for each in found]
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", frames.PREFACE[:5], START + b"\0\0", START + headers(1, METHOD_CALL, flags=0)]
+)
+def test_what_was_begun_must_end_in_time(sent: bytes) -> None:
+    with limited(frame_timeout_s=0.1) as address, tcp_connection(address) as connection:
+        connection.sendall(sent)
+        assert goaways(connection)[-1][1] == ErrorCode.PROTOCOL_ERROR
+
+
+def test_a_message_that_does_not_come_is_not_waited_for() -> None:
+    with limited(request_timeout_s=0.1) as address, tcp_connection(address) as connection:
+        connection.sendall(START + headers(1, METHOD_CALL))
+        reset = next(frame for frame in read_frames(connection) if frame.kind == frames.RST_STREAM)
+        assert (reset.stream_id, int.from_bytes(reset.payload, "big")) == (1, ErrorCode.CANCEL)
+
+
+def test_a_handler_may_take_longer_than_a_message() -> None:
+    done = threading.Event()
+
+    def wait(rpc: Rpc) -> None:
+        done.wait(0.5)
+        rpc.respond(b"done")
+
+    with limited(wait, request_timeout_s=0.1) as address, Client(address) as client:
+        assert client.raw(b"", timeout=PATIENCE_S) == b"done"
+
+
+def test_a_silent_peer_is_asked_and_then_gone() -> None:
+    with limited(keepalive_s=0.1, keepalive_timeout_s=0.1) as address, tcp_connection(address) as connection:
+        connection.sendall(START)
+        try:
+            kinds = [frame.kind for frame in read_frames(connection)]
+        except ConnectionResetError:
+            kinds = [frames.PING]
+        assert kinds[-1] == frames.PING
+
+
+def test_a_peer_that_answers_is_kept() -> None:
+    with (
+        limited(keepalive_s=0.05, keepalive_timeout_s=0.05) as address,
+        tcp_connection(address) as connection,
+    ):
+        connection.sendall(START)
+        pings = 0
+        for frame in read_frames(connection):
+            if frame.kind == frames.PING:
+                pings += 1
+                connection.sendall(frames.frame(frames.PING, frames.ACK, 0, frame.payload))
+            if pings == 3:
+                return
+        pytest.fail("it was closed")
+
+
+@pytest.mark.parametrize("limit", ["max_age_s", "idle_s"])
+def test_connections_end_in_two_steps_when_they_are_old_or_idle(limit: str) -> None:
+    with limited(**{limit: 0.1}) as address, tcp_connection(address) as connection:
+        connection.sendall(START)
+        assert goaways(connection) == [(frames.MAX_STREAM_ID, 0), (0, 0)]
+
+
+def test_calls_go_on_over_connections_that_end() -> None:
+    """A real client connects anew; no call fails."""
+    with limited(max_age_s=0.05) as address, Client(address) as client:
+        for number in range(300):
+            assert client.raw(b"%d" % number, timeout=PATIENCE_S) == b"%d" % number
+
+
+def test_a_peer_that_reads_nothing_is_gone() -> None:
+    large = bytes(4_000_000)
+    with limited(lambda rpc: rpc.respond(large), unread_timeout_s=0.2) as address:
+        connection = tcp_connection(address)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        window = frames.settings({frames.Setting.INITIAL_WINDOW_SIZE: 1 << 30})
+        connection.sendall(frames.PREFACE + window + frames.window_update(0, 1 << 30))
+        for number in range(1, 9, 2):
+            ask = headers(number, METHOD_CALL) + frames.frame(frames.DATA, 1, number, message(b""))
+            connection.sendall(ask)
+
+        def is_gone() -> bool:
+            try:
+                connection.sendall(frames.frame(frames.PING, 0, 0, bytes(8)))
+            except OSError:
+                return True
+            return False
+
+        until(is_gone)
+        connection.close()
+
+
+def test_an_inherited_socket() -> None:
+    bound = socket.create_server(("127.0.0.1", 0))
+    engine = Http2Engine(engine_options())
+    engine.listen_on(bound)
+    engine.start(lambda rpc: rpc.respond(b"here"))
+    try:
+        with Client(f"127.0.0.1:{bound.getsockname()[1]}") as client:
+            assert client.raw(b"", timeout=PATIENCE_S) == b"here"
+    finally:
+        engine.stop()
+
+
+def test_ipv6() -> None:
+    if not socket.has_ipv6:
+        pytest.skip("no IPv6 here")
+    engine = Http2Engine(engine_options())
+    address = engine.listen("[::1]:0")
+    engine.start(lambda rpc: rpc.respond(b"here"))
+    try:
+        with Client(address) as client:
+            assert client.raw(b"", timeout=PATIENCE_S) == b"here"
+    finally:
+        engine.stop()

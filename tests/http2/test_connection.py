@@ -1,0 +1,549 @@
+"""The rules of RFC 9113, one by one, on a state machine without a socket."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from coprocess.transport.http2 import frames
+from coprocess.transport.http2.connection import Connection
+from coprocess.transport.http2.frames import ErrorCode, Setting
+from coprocess.transport.http2.frames import ErrorCode as E
+from coprocess.transport.http2.limits import Limits
+from coprocess.transport.http2.sending import Block
+from coprocess.transport.http2.streams import (
+    ConnectionClosed,
+    DataReceived,
+    Event,
+    RequestReceived,
+    Stream,
+    StreamReset,
+)
+from tests.http2.peer import (
+    CALL,
+    PSEUDO,
+    START,
+    Fields,
+    Frame,
+    Peer,
+    block,
+    call,
+    data,
+    headers,
+    parse,
+    started,
+)
+
+SMALL = Limits(
+    max_metadata_bytes=1000, max_concurrent_streams=3, connection_window=70_000, stream_window=1000
+)
+
+
+def failed(peer: Peer) -> ErrorCode:
+    """Why the connection ended."""
+    assert peer.connection.is_closed
+    assert peer.goaway is not None
+    return ErrorCode(peer.goaway[1])
+
+
+def reset(peer: Peer, stream_id: int = 1) -> ErrorCode:
+    """Why a stream ended, and nothing but the stream."""
+    assert not peer.connection.is_closed
+    code = peer.responses[stream_id].reset
+    assert code is not None
+    assert stream_id not in peer.connection.streams
+    return ErrorCode(code)
+
+
+def opened(events: list[Event]) -> Stream:
+    (event,) = [event for event in events if isinstance(event, RequestReceived)]
+    return event.stream
+
+
+def test_the_server_begins_with_its_settings() -> None:
+    peer = Peer(Connection(SMALL))
+    first, second = peer.read()
+    assert (first.kind, first.flags, first.stream_id) == (frames.SETTINGS, 0, 0)
+    assert dict(frames.parse_settings(first.payload)) == {
+        Setting.MAX_CONCURRENT_STREAMS: 3,
+        Setting.INITIAL_WINDOW_SIZE: 1000,
+        Setting.MAX_HEADER_LIST_SIZE: 1000,
+    }
+    assert (second.kind, int.from_bytes(second.payload, "big")) == (frames.WINDOW_UPDATE, 70_000 - 65_535)
+
+
+def test_a_request() -> None:
+    peer = started()
+    first, second = peer.send(call(1, b"hello"))
+    assert isinstance(first, RequestReceived)
+    assert first.stream.fields.fields == CALL
+    assert isinstance(second, DataReceived)
+    assert (second.data, second.ended) == (b"\0\0\0\0\5hello", True)
+
+
+@pytest.mark.parametrize(
+    ("raw", "code"),
+    {
+        "an HTTP/1.1 request": (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", E.PROTOCOL_ERROR),
+        "no SETTINGS first": (frames.PREFACE + frames.frame(6, 0, 0, bytes(8)), E.PROTOCOL_ERROR),
+        "an ACK first": (frames.PREFACE + frames.SETTINGS_ACK, E.PROTOCOL_ERROR),
+    }.values(),
+)
+def test_a_wrong_start(raw: bytes, code: ErrorCode) -> None:
+    peer = Peer(Connection(Limits()))
+    peer.read()
+    (event,) = peer.send(raw)
+    assert isinstance(event, ConnectionClosed)
+    assert failed(peer) == code
+
+
+def frame(kind: int, flags: int, stream_id: int, payload: bytes = b"") -> bytes:
+    return frames.frame(kind, flags, stream_id, payload)
+
+
+CONNECTION_ERRORS = {
+    "a frame that is too long": (frame(0, 0, 1, bytes(16_385)), E.FRAME_SIZE_ERROR),
+    "the longest length there is": (b"\xff\xff\xff\0\0\0\0\0\1", E.FRAME_SIZE_ERROR),
+    "DATA on stream 0": (data(0, b"x"), E.PROTOCOL_ERROR),
+    "DATA on an idle stream": (data(1, b"x"), E.PROTOCOL_ERROR),
+    "DATA on a stream that ended": (call(1) + frames.rst_stream(1, 8) + data(1, b"x"), E.STREAM_CLOSED),
+    "only padding": (headers(1, CALL) + frame(0, frames.PADDED, 1, b"\2x"), E.PROTOCOL_ERROR),
+    "no padding length": (headers(1, CALL) + frame(0, frames.PADDED, 1), E.FRAME_SIZE_ERROR),
+    "HEADERS on stream 0": (headers(0, CALL), E.PROTOCOL_ERROR),
+    "HEADERS on an even stream": (headers(2, CALL), E.PROTOCOL_ERROR),
+    "HEADERS on a lower stream": (call(5) + call(3), E.PROTOCOL_ERROR),
+    "HEADERS on a stream that ended": (
+        call(1) + frames.rst_stream(1, 8) + headers(1, CALL),
+        E.STREAM_CLOSED,
+    ),
+    "HEADERS too short for a priority": (
+        frame(1, frames.END_HEADERS | frames.WITH_PRIORITY, 1, bytes(4)),
+        E.FRAME_SIZE_ERROR,
+    ),
+    "broken HPACK": (frame(1, frames.END_HEADERS, 1, b"\xff\xff\xff\xff\xff\xff"), E.COMPRESSION_ERROR),
+    "an unknown index": (frame(1, frames.END_HEADERS, 1, b"\xbe"), E.COMPRESSION_ERROR),
+    "a table that is too large": (frame(1, frames.END_HEADERS, 1, b"\x3f\xe2\x1f"), E.COMPRESSION_ERROR),
+    "something between HEADERS and CONTINUATION": (
+        headers(1, CALL, flags=0) + frame(6, 0, 0, bytes(8)),
+        E.PROTOCOL_ERROR,
+    ),
+    "CONTINUATION of another stream": (
+        headers(1, CALL, flags=0) + frame(9, frames.END_HEADERS, 3),
+        E.PROTOCOL_ERROR,
+    ),
+    "CONTINUATION without HEADERS": (frame(9, frames.END_HEADERS, 1), E.PROTOCOL_ERROR),
+    "PRIORITY on stream 0": (frame(2, 0, 0, bytes(5)), E.PROTOCOL_ERROR),
+    "PRIORITY of another length on an idle stream": (frame(2, 0, 1, bytes(4)), E.PROTOCOL_ERROR),
+    "RST_STREAM on stream 0": (frames.rst_stream(0, 8), E.PROTOCOL_ERROR),
+    "RST_STREAM on an idle stream": (frames.rst_stream(1, 8), E.PROTOCOL_ERROR),
+    "RST_STREAM of another length": (call(1) + frame(3, 0, 1, bytes(3)), E.FRAME_SIZE_ERROR),
+    "SETTINGS on a stream": (frame(4, 0, 1), E.PROTOCOL_ERROR),
+    "SETTINGS of another length": (frame(4, 0, 0, bytes(5)), E.FRAME_SIZE_ERROR),
+    "an ACK that says something": (frame(4, 1, 0, bytes(6)), E.FRAME_SIZE_ERROR),
+    "ENABLE_PUSH of 2": (frames.settings({Setting.ENABLE_PUSH: 2}), E.PROTOCOL_ERROR),
+    "an INITIAL_WINDOW_SIZE of 2^31": (
+        frames.settings({Setting.INITIAL_WINDOW_SIZE: 1 << 31}),
+        E.FLOW_CONTROL_ERROR,
+    ),
+    "a MAX_FRAME_SIZE that is too small": (
+        frames.settings({Setting.MAX_FRAME_SIZE: 16_383}),
+        E.PROTOCOL_ERROR,
+    ),
+    "a MAX_FRAME_SIZE that is too large": (
+        frames.settings({Setting.MAX_FRAME_SIZE: 1 << 24}),
+        E.PROTOCOL_ERROR,
+    ),
+    "PUSH_PROMISE": (frame(5, frames.END_HEADERS, 1, bytes(4)), E.PROTOCOL_ERROR),
+    "PING on a stream": (frame(6, 0, 1, bytes(8)), E.PROTOCOL_ERROR),
+    "PING of another length": (frame(6, 0, 0, bytes(7)), E.FRAME_SIZE_ERROR),
+    "GOAWAY on a stream": (frame(7, 0, 1, bytes(8)), E.PROTOCOL_ERROR),
+    "GOAWAY too short": (frame(7, 0, 0, bytes(7)), E.FRAME_SIZE_ERROR),
+    "WINDOW_UPDATE of another length": (frame(8, 0, 0, bytes(3)), E.FRAME_SIZE_ERROR),
+    "WINDOW_UPDATE by 0": (frames.window_update(0, 0), E.PROTOCOL_ERROR),
+    "WINDOW_UPDATE on an idle stream": (frames.window_update(1, 1), E.PROTOCOL_ERROR),
+    "a window that overflows": (frames.window_update(0, 0x7FFF_FFFF), E.FLOW_CONTROL_ERROR),
+    "a stream's window that overflows by SETTINGS": (
+        headers(1, CALL)
+        + frames.window_update(1, 65_535)
+        + frames.settings({Setting.INITIAL_WINDOW_SIZE: 0x7FFF_FFFF}),
+        E.FLOW_CONTROL_ERROR,
+    ),
+}
+
+
+@pytest.mark.parametrize(("raw", "code"), CONNECTION_ERRORS.values(), ids=list(CONNECTION_ERRORS))
+def test_what_ends_the_connection(raw: bytes, code: ErrorCode) -> None:
+    peer = started()
+    events = peer.send(raw)
+    assert isinstance(events[-1], ConnectionClosed)
+    assert failed(peer) == code
+    assert peer.send(call(101)) == []  # Nothing more is read.
+
+
+def with_field(name: bytes, value: bytes) -> Fields:
+    return [*CALL, (name, value)]
+
+
+STREAM_ERRORS = {
+    "upper case": (headers(1, with_field(b"X-Upper", b"x")), E.PROTOCOL_ERROR),
+    "a space in a name": (headers(1, with_field(b"a b", b"x")), E.PROTOCOL_ERROR),
+    "an empty name": (headers(1, with_field(b"", b"x")), E.PROTOCOL_ERROR),
+    "a line break in a value": (headers(1, with_field(b"a", b"x\r\ny")), E.PROTOCOL_ERROR),
+    "a zero byte in a value": (headers(1, with_field(b"a", b"\0")), E.PROTOCOL_ERROR),
+    "space around a value": (headers(1, with_field(b"a", b" x")), E.PROTOCOL_ERROR),
+    "connection": (headers(1, with_field(b"connection", b"close")), E.PROTOCOL_ERROR),
+    "transfer-encoding": (headers(1, with_field(b"transfer-encoding", b"chunked")), E.PROTOCOL_ERROR),
+    "te other than trailers": (headers(1, [*PSEUDO, (b"te", b"gzip")]), E.PROTOCOL_ERROR),
+    "an unknown pseudo-header": (headers(1, [(b":a", b"x"), *CALL]), E.PROTOCOL_ERROR),
+    "one of responses": (headers(1, [(b":status", b"200"), *CALL]), E.PROTOCOL_ERROR),
+    "a pseudo-header twice": (headers(1, [PSEUDO[0], *CALL]), E.PROTOCOL_ERROR),
+    "a pseudo-header after others": (headers(1, [*CALL, (b":authority", b"a")]), E.PROTOCOL_ERROR),
+    "no method": (headers(1, CALL[1:]), E.PROTOCOL_ERROR),
+    "no path": (headers(1, [*PSEUDO[:2], *CALL[3:]]), E.PROTOCOL_ERROR),
+    "an empty path": (headers(1, [*PSEUDO[:2], (b":path", b"")]), E.PROTOCOL_ERROR),
+    "CONNECT with a path": (headers(1, [(b":method", b"CONNECT"), *CALL[1:]]), E.PROTOCOL_ERROR),
+    "more than content-length": (
+        headers(1, with_field(b"content-length", b"1")) + data(1, b"xx"),
+        E.PROTOCOL_ERROR,
+    ),
+    "less than content-length": (
+        headers(1, with_field(b"content-length", b"3")) + data(1, b"xx", ends=True),
+        E.PROTOCOL_ERROR,
+    ),
+    "nothing of content-length": (
+        headers(1, with_field(b"content-length", b"3"), ends=True),
+        E.PROTOCOL_ERROR,
+    ),
+    "a content-length that is none": (headers(1, with_field(b"content-length", b"+1")), E.PROTOCOL_ERROR),
+    "two content-lengths": (
+        headers(1, [*CALL, (b"content-length", b"1"), (b"content-length", b"2")]),
+        E.PROTOCOL_ERROR,
+    ),
+    "trailers without END_STREAM": (headers(1, CALL) + headers(1, [(b"a", b"b")]), E.PROTOCOL_ERROR),
+    "a pseudo-header in trailers": (headers(1, CALL) + headers(1, PSEUDO, ends=True), E.PROTOCOL_ERROR),
+    "DATA after the end": (call(1) + data(1, b"x"), E.STREAM_CLOSED),
+    "HEADERS after the end": (call(1) + headers(1, CALL), E.STREAM_CLOSED),
+    "PRIORITY of another length": (call(1) + frame(2, 0, 1, bytes(4)), E.FRAME_SIZE_ERROR),
+    "a stream's WINDOW_UPDATE by 0": (call(1) + frames.window_update(1, 0), E.PROTOCOL_ERROR),
+    "a stream's window that overflows": (
+        call(1) + frames.window_update(1, 0x7FFF_FFFF),
+        E.FLOW_CONTROL_ERROR,
+    ),
+}
+
+
+@pytest.mark.parametrize(("raw", "code"), STREAM_ERRORS.values(), ids=list(STREAM_ERRORS))
+def test_what_ends_the_stream_only(raw: bytes, code: ErrorCode) -> None:
+    peer = started()
+    peer.send(raw)
+    assert reset(peer) == code
+    assert opened(peer.send(call(3))).id == 3
+
+
+def test_what_was_on_its_way_to_a_stream_that_we_reset_is_ignored() -> None:
+    peer = started()
+    peer.send(headers(1, with_field(b"X", b"y")))
+    assert reset(peer) == E.PROTOCOL_ERROR
+    late = data(1, b"x") + headers(1, [(b"a", b"b")]) + frames.window_update(1, 1) + frames.rst_stream(1, 8)
+    assert peer.send(late) == []
+    assert not peer.connection.is_closed
+
+
+def test_frames_of_unknown_types_and_unknown_settings_are_ignored() -> None:
+    peer = started()
+    assert peer.send(frame(0x42, 0xFF, 77, b"x") + frame(4, 0, 0, struct.pack(">HL", 0x99, 5))) == []
+    assert not peer.connection.is_closed
+
+
+def test_padding_and_priority_are_stripped() -> None:
+    peer = started()
+    section = b"\3" + struct.pack(">LB", 0, 9) + block(CALL) + b"\0\0\0"
+    flags = frames.END_HEADERS | frames.PADDED | frames.WITH_PRIORITY
+    events = peer.send(frame(1, flags, 1, section) + frame(0, frames.PADDED | 1, 1, b"\2hi\0\0"))
+    assert opened(events).fields.fields == CALL
+    assert isinstance(events[-1], DataReceived)
+    assert (events[-1].data, events[-1].ended) == (b"hi", True)
+
+
+def test_a_field_section_in_pieces() -> None:
+    peer = started()
+    section = block(CALL)
+    raw = frame(1, frames.END_STREAM, 1, section[:5]) + frame(9, 0, 1, section[5:9])
+    assert peer.send(raw) == []
+    assert peer.connection.awaits_rest
+    (event,) = peer.send(frame(9, frames.END_HEADERS, 1, section[9:]))
+    assert isinstance(event, RequestReceived)
+    assert (event.ended, event.stream.fields.fields) == (True, CALL)
+    assert not peer.connection.awaits_rest
+
+
+def test_ping_and_settings_are_acknowledged() -> None:
+    peer = started()
+    peer.send(frame(6, 0, 0, b"12345678") + frames.settings({Setting.MAX_FRAME_SIZE: 20_000}))
+    (ping, ack) = peer.frames[-2:]
+    assert (ping.kind, ping.flags, ping.payload) == (frames.PING, frames.ACK, b"12345678")
+    assert (ack.kind, ack.flags) == (frames.SETTINGS, frames.ACK)
+
+
+# Flow control.
+
+TEXT = Block(b"")
+
+
+def test_data_waits_for_windows_and_goes_out_in_turn() -> None:
+    peer = started()
+    peer.send(frames.settings({Setting.INITIAL_WINDOW_SIZE: 3}))
+    streams = [opened(peer.send(call(number))) for number in (1, 3)]
+    for stream in streams:
+        peer.connection.sending.answer(stream, TEXT, b"he", b"ad", TEXT)
+    peer.read()
+    assert [peer.responses[number].content for number in (1, 3)] == [b"hea", b"hea"]
+    assert peer.connection.sending.unsent_bytes == 2
+    peer.send(frames.window_update(3, 1))
+    assert (peer.responses[3].content, peer.responses[3].ended) == (b"head", True)
+    peer.send(frames.settings({Setting.INITIAL_WINDOW_SIZE: 4}))
+    assert (peer.responses[1].content, peer.responses[1].ended) == (b"head", True)
+    assert peer.connection.sending.unsent_bytes == 0
+    assert peer.connection.streams == {}
+    # §6.5.3: what the new window lets out comes after the ACK.
+    assert [each.kind for each in peer.frames[-3:]] == [frames.SETTINGS, frames.DATA, frames.HEADERS]
+
+
+def test_a_window_may_become_negative() -> None:
+    peer = started()
+    stream = opened(peer.send(call(1)))
+    peer.connection.sending.data(stream, b"x" * 10)
+    peer.send(frames.settings({Setting.INITIAL_WINDOW_SIZE: 0}))
+    assert stream.send_window == -10
+    peer.connection.sending.data(stream, b"y")
+    peer.send(frames.window_update(1, 10))
+    assert peer.responses[1].content == b"x" * 10
+    peer.send(frames.window_update(1, 1))
+    assert peer.responses[1].content == b"x" * 10 + b"y"
+
+
+def test_large_data_goes_out_in_frames_that_the_peer_takes() -> None:
+    peer = started()
+    peer.send(frames.window_update(0, 1_000_000))
+    stream = opened(peer.send(call(1) + frames.window_update(1, 1_000_000)))
+    sent = bytes(range(256)) * 2000
+    peer.connection.sending.answer(stream, TEXT, b"", sent, TEXT)
+    peer.read()
+    assert peer.responses[1].content == sent
+    assert max(len(each.payload) for each in peer.frames) == frames.SMALLEST_MAX_FRAME
+
+
+def test_data_stops_where_the_transport_is_full() -> None:
+    peer = started()
+    stream = opened(peer.send(call(1)))
+    peer.connection.sending.set_writable(False)
+    peer.connection.sending.answer(stream, TEXT, b"", b"hello", TEXT)
+    peer.send(frame(6, 0, 0, bytes(8)))
+    assert peer.responses[1].content == b""
+    assert peer.frames[-1].kind == frames.PING
+    peer.connection.sending.set_writable(True)
+    peer.read()
+    assert (peer.responses[1].content, peer.responses[1].ended) == (b"hello", True)
+
+
+def test_windows_are_restored_as_data_comes_and_hold() -> None:
+    peer = started(SMALL)
+    peer.send(headers(1, CALL) + data(1, bytes(600)))
+    (update,) = [each for each in peer.frames if each.kind == frames.WINDOW_UPDATE and each.stream_id == 1]
+    assert int.from_bytes(update.payload, "big") == 600
+    peer.send(data(1, bytes(1001)))
+    assert reset(peer) == E.FLOW_CONTROL_ERROR
+
+
+def test_large_fields_are_sent_with_continuation() -> None:
+    peer = started()
+    stream = opened(peer.send(call(1)))
+    fields = [(b"a", b"\xff" * 40_000)]
+    peer.connection.sending.headers(stream, Block(block(fields)), ending=True)
+    sent = frames_of(peer, 1)
+    assert [each.kind for each in sent][:2] == [frames.HEADERS, frames.CONTINUATION]
+    assert [each.flags & frames.END_HEADERS for each in sent[:-1]] == [0] * (len(sent) - 1)
+    assert sent[-1].flags & frames.END_HEADERS
+    assert sent[0].flags & frames.END_STREAM
+
+
+def frames_of(peer: Peer, stream_id: int) -> list[Frame]:
+    return [each for each in parse(peer.connection.sending.take()) if each.stream_id == stream_id]
+
+
+# The end of the connection.
+
+
+def test_goaway_in_two_steps_loses_no_call() -> None:
+    peer = started()
+    peer.connection.announce_end()
+    peer.read()
+    assert peer.goaway == (frames.MAX_STREAM_ID, E.NO_ERROR)
+    stream = opened(peer.send(call(1)))
+    peer.connection.end()
+    peer.read()
+    assert peer.goaway == (1, E.NO_ERROR)
+    assert peer.send(call(3)) == []
+    peer.connection.sending.answer(stream, TEXT, b"", b"x", TEXT)
+    peer.read()
+    assert peer.responses[1].ended
+    assert 3 not in peer.responses
+
+
+def test_a_peer_that_goes_away_gets_its_answers() -> None:
+    peer = started()
+    stream = opened(peer.send(call(1) + frames.goaway(0, 0)))
+    peer.connection.sending.answer(stream, TEXT, b"", b"x", TEXT)
+    peer.read()
+    assert peer.responses[1].content == b"x"
+
+
+def test_a_reset_is_told_and_drops_what_waits() -> None:
+    peer = started()
+    peer.send(frames.settings({Setting.INITIAL_WINDOW_SIZE: 0}))
+    stream = opened(peer.send(call(1)))
+    peer.connection.sending.answer(stream, TEXT, b"", b"x", TEXT)
+    assert peer.send(frames.rst_stream(1, 8)) == [StreamReset(stream)]
+    assert peer.connection.sending.unsent_bytes == 0
+    assert peer.connection.streams == {}
+
+
+def test_an_early_answer_ends_the_request_too() -> None:
+    peer = started()
+    stream = opened(peer.send(headers(1, CALL)))
+    peer.connection.sending.headers(stream, TEXT, ending=True)
+    peer.read()
+    assert peer.responses[1].reset == E.NO_ERROR
+    assert peer.send(data(1, b"late", ends=True)) == []
+
+
+# Hostile peers.
+
+
+def test_more_streams_than_allowed_are_refused() -> None:
+    peer = started(SMALL)
+    peer.send(b"".join(headers(number, CALL) for number in (1, 3, 5, 7)))
+    assert reset(peer, 7) == E.REFUSED_STREAM
+    assert set(peer.connection.streams) == {1, 3, 5}
+    peer.send(frames.rst_stream(3, 8) + headers(9, CALL))
+    assert set(peer.connection.streams) == {1, 5, 9}
+
+
+FLOODS = {
+    "rapid reset": lambda number: headers(number, CALL) + frames.rst_stream(number, 8),
+    "PING": lambda number: frame(6, 0, 0, bytes(8)),
+    "acknowledged PING": lambda number: frame(6, 1, 0, bytes(8)),
+    "SETTINGS": lambda number: frames.settings({}),
+    "PRIORITY": lambda number: frame(2, 0, 99, bytes(5)),
+    "unknown": lambda number: frame(0x77, 0, 0),
+    "WINDOW_UPDATE": lambda number: frames.window_update(0, 1),
+    "malformed requests": lambda number: headers(number, CALL[1:]),
+    "streams over the limit": lambda number: headers(number, CALL),
+}
+
+
+@pytest.mark.parametrize("make", FLOODS.values(), ids=list(FLOODS))
+def test_floods_end_the_connection(make: object) -> None:
+    assert callable(make)
+    limits = Limits(idle_frames=100, idle_frames_per_s=0, max_concurrent_streams=10)
+    peer = started(limits)
+    for number in range(1, 1001, 2):
+        peer.send(make(number))
+    assert failed(peer) == E.ENHANCE_YOUR_CALM
+
+
+def test_empty_data_frames_end_the_connection() -> None:
+    peer = started(Limits(idle_frames=100, idle_frames_per_s=0))
+    peer.send(headers(1, CALL) + data(1, b"") * 101)
+    assert failed(peer) == E.ENHANCE_YOUR_CALM
+
+
+def test_who_makes_calls_may_send_other_frames_for_ever() -> None:
+    peer = started(Limits(idle_frames=100, idle_frames_per_s=0))
+    for number in range(1, 2001, 2):
+        raw = call(number) + frame(6, 0, 0, bytes(8)) + frames.window_update(0, 10)
+        peer.connection.sending.answer(opened(peer.send(raw)), TEXT, b"", b"x", TEXT)
+    assert not peer.connection.is_closed
+
+
+def test_allowance_for_other_frames_comes_back_with_time() -> None:
+    now_s = 0.0
+    connection = Connection(Limits(idle_frames=10, idle_frames_per_s=10), lambda: now_s)
+    peer = Peer(connection)
+    peer.send(START)
+    for _ in range(5):
+        peer.send(frame(6, 0, 0, bytes(8)) * 8)
+        now_s += 1
+    assert peer.goaway is None
+    peer.send(frame(6, 0, 0, bytes(8)) * 30)
+    assert failed(peer) == E.ENHANCE_YOUR_CALM
+
+
+@pytest.mark.parametrize("size", [0, 1, 16_000])
+def test_continuation_without_end_ends_the_connection(size: int) -> None:
+    peer = started()
+    peer.send(frame(1, 0, 1, b""))
+    for _ in range(50):
+        peer.send(frame(9, 0, 1, bytes(size)))
+    assert failed(peer) == E.ENHANCE_YOUR_CALM
+    assert peer.connection._block == b""
+
+
+def test_a_header_list_that_unpacks_to_too_much_ends_the_connection() -> None:
+    """A block of 3,000 bytes that refers to one large entry again and again."""
+    peer = started()
+    encoder_entry = b"\x40\x01a\x7f\xa1\x1e" + b"x" * 4000
+    peer.send(frame(1, frames.END_HEADERS, 1, encoder_entry + b"\xbe" * 3000))
+    assert failed(peer) == E.ENHANCE_YOUR_CALM
+
+
+def test_frames_are_taken_in_turns() -> None:
+    """128 at once: the loop turns to others before it takes more."""
+    connection = Connection(Limits())
+    events = connection.receive(START + b"".join(call(number) for number in range(1, 2001, 2)))
+    assert connection.is_behind
+    assert len(events) < 300
+    events += Peer(connection).send(b"")
+    assert len(events) == 2000
+
+
+# Header blocks.
+
+
+def test_a_table_is_refused_after_some_calls_and_must_be_given_up() -> None:
+    peer = started()
+    for number in range(1, 41, 2):
+        peer.send(call(number))
+    (asked,) = [
+        each
+        for each in peer.frames
+        if each.kind == frames.SETTINGS and each.payload == struct.pack(">HL", Setting.HEADER_TABLE_SIZE, 0)
+    ]
+    assert asked.flags == 0
+    peer.send(frames.SETTINGS_ACK * 2)
+    # RFC 9113 §4.3.1: the first block from here on begins with a Dynamic Table Size Update.
+    peer.send(call(43))
+    assert failed(peer) == E.COMPRESSION_ERROR
+
+
+def test_a_table_that_was_given_up() -> None:
+    peer = started()
+    for number in range(1, 41, 2):
+        peer.send(call(number))
+    peer.send(frames.SETTINGS_ACK * 2)
+    section = b"\x20" + block(CALL)
+    assert opened(peer.send(frame(1, frames.END_HEADERS, 43, section))).fields.fields == CALL
+    first, second = (opened(peer.send(call(number))) for number in (45, 47))
+    assert first.fields is second.fields  # Not decoded again.
+
+
+def test_the_same_bytes_mean_something_else_when_the_table_has_changed() -> None:
+    peer = started()
+    grow = [block(CALL) + b"\x40\x01%c\x01%c" % (name, name) for name in b"ab"]
+    last = block(CALL) + b"\xbe"
+    seen = []
+    for number, section in enumerate((grow[0], last, last, grow[1], last)):
+        stream = opened(peer.send(frame(1, frames.END_HEADERS, 2 * number + 1, section)))
+        seen.append(stream.fields.fields[-1])
+    assert seen == [(b"a", b"a"), (b"a", b"a"), (b"a", b"a"), (b"b", b"b"), (b"b", b"b")]

@@ -1,0 +1,343 @@
+"""gRPC's rules on top of HTTP/2's, without a socket."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import zlib
+
+import pytest
+
+from coprocess.errors import Status
+from coprocess.transport.http2 import frames
+from coprocess.transport.http2.frames import ErrorCode, Setting
+from coprocess.transport.http2.grpc_wire import Refused, decompress, parse_timeout, percent_encode
+from coprocess.transport.http2.limits import Limits
+from tests.http2.peer import CALL, PSEUDO, STREAM_CALL, Echo, Fields, call, data, headers, message
+
+SMALL = Limits(max_message_bytes=100, max_metadata_bytes=1000)
+
+
+def with_path(path: bytes) -> Fields:
+    return [*PSEUDO[:2], (b":path", path), *CALL[3:]]
+
+
+def test_a_unary_call() -> None:
+    echo = Echo()
+    echo.send(call(1, b"hello"))
+    (made,) = echo.calls
+    assert (made.payload, made.is_compressed, made.request.method) == (b"hello", False, "/test.Echo/Unary")
+    echo.respond(0, b"world")
+    response = echo.response(1)
+    assert response.fields == [(b":status", b"200"), (b"content-type", b"application/grpc")]
+    assert (response.content, response.trailers) == (message(b"world"), [(b"grpc-status", b"0")])
+    assert (response.ended, response.reset) == (True, None)
+    assert echo.grpc.http.held_bytes == 0
+
+
+@pytest.mark.parametrize("size", [1, 3, 7])
+def test_a_message_in_pieces(size: int) -> None:
+    echo = Echo()
+    raw = message(b"hello")
+    echo.send(headers(1, CALL))
+    for position in range(0, len(raw), size):
+        echo.send(data(1, raw[position : position + size]))
+    assert echo.calls == []
+    echo.send(data(1, b"", ends=True))
+    assert [made.payload for made in echo.calls] == [b"hello"]
+
+
+@pytest.mark.parametrize(
+    ("raw", "status"),
+    {
+        "no message": (b"", Status.UNIMPLEMENTED),
+        "two messages": (message(b"a") * 2, Status.UNIMPLEMENTED),
+        "half a message": (message(b"hello")[:-1], Status.INTERNAL),
+        "half a prefix": (b"\0\0", Status.INTERNAL),
+        "an unknown flag": (b"\2" + message(b"a")[1:], Status.INTERNAL),
+        "too large": (message(bytes(101)), Status.RESOURCE_EXHAUSTED),
+        "4 GiB": (b"\0\xff\xff\xff\xff", Status.RESOURCE_EXHAUSTED),
+    }.values(),
+)
+@pytest.mark.parametrize("together", [True, False])
+def test_what_is_not_one_message(raw: bytes, status: Status, *, together: bool) -> None:
+    echo = Echo(SMALL)
+    if together:
+        echo.send(headers(1, CALL) + data(1, raw, ends=True))
+    else:
+        echo.send(headers(1, CALL) + data(1, raw))
+        echo.send(data(1, b"", ends=True))
+    assert echo.calls == []
+    response = echo.response(1)
+    assert (response.status, response.ended) == (status, True)
+    assert echo.service.refused_calls == (status is Status.RESOURCE_EXHAUSTED)
+    assert echo.grpc.http.held_bytes == 0
+
+
+def test_a_message_that_is_too_large_is_refused_at_its_prefix() -> None:
+    echo = Echo(SMALL)
+    echo.send(headers(1, CALL) + data(1, message(bytes(101))[:5]))
+    response = echo.response(1)
+    assert (response.status, response.reset) == (Status.RESOURCE_EXHAUSTED, ErrorCode.NO_ERROR)
+    assert dict(response.fields)[b"grpc-message"] == b"the message is larger than the limit: 101 of 100 bytes"
+
+
+def test_what_calls_hold_together_is_bounded() -> None:
+    echo = Echo(Limits(max_held_bytes=1000))
+    for number in (1, 3, 5):
+        echo.send(headers(number, CALL) + data(number, message(bytes(1000))[:400]))
+    assert echo.response(5).status == Status.RESOURCE_EXHAUSTED
+    assert echo.grpc.http.held_bytes == 800
+    echo.send(data(1, bytes(605), ends=True))
+    assert echo.response(1).status == Status.RESOURCE_EXHAUSTED
+
+
+@pytest.mark.parametrize("path", [b"/test.Echo/Other", b"/", b"*", b"\xff"])
+def test_unknown_methods(path: bytes) -> None:
+    echo = Echo()
+    echo.send(call(1, fields=with_path(path)))
+    assert echo.response(1).status == Status.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize(
+    ("fields", "http_status"),
+    [
+        ([*PSEUDO, (b"content-type", b"application/json")], 415),
+        (PSEUDO, 415),
+        ([*PSEUDO, (b"content-type", b"application/grpc-web")], 415),
+        ([*PSEUDO, (b"content-type", b"application/grpc+json")], 415),
+        ([(b":method", b"GET"), *CALL[1:]], 405),
+    ],
+)
+def test_what_is_no_call_is_answered_as_http(fields: Fields, http_status: int) -> None:
+    echo = Echo()
+    echo.send(headers(1, fields) + data(1, b"x"))
+    assert 1 not in echo.peer.responses
+    echo.send(data(1, b"y", ends=True))
+    response = echo.response(1)
+    assert dict(response.fields)[b":status"] == b"%d" % http_status
+    assert (response.content[:8], response.ended) == (b"expected", True)
+
+
+@pytest.mark.parametrize(
+    "kind", [b"application/grpc+proto", b"application/grpc;charset=utf-8", b"application/GRPC"]
+)
+def test_content_types(kind: bytes) -> None:
+    echo = Echo()
+    echo.send(call(1, fields=[*PSEUDO, (b"content-type", kind)]))
+    assert len(echo.calls) == 1
+
+
+def test_metadata() -> None:
+    echo = Echo()
+    raw = b"\x00\xff\xfe"
+    padded, bare = base64.b64encode(raw + b"!"), base64.b64encode(raw + b"!").rstrip(b"=")
+    sent = [
+        (b"a", b"1"),
+        (b"a", b"2"),
+        (b"x-bin", padded + b"," + bare),
+        (b"y-bin", b"!"),
+        (b"grpc-timeout", b"1S"),
+    ]
+    echo.send(call(1, fields=[*CALL, (b"user-agent", b"me"), *sent]))
+    both = [("x-bin", raw + b"!")] * 2
+    assert [pair for pair in echo.calls[0].request.metadata if pair[0] != "y-bin"] == [
+        ("user-agent", "me"),
+        ("a", "1"),
+        ("a", "2"),
+        *both,
+    ]
+
+
+def test_metadata_over_the_limit_ends_the_call_only() -> None:
+    echo = Echo(SMALL)
+    echo.send(call(1, fields=[*CALL, (b"a", b"x" * 2000)]) + call(3))
+    assert echo.response(1).status == Status.RESOURCE_EXHAUSTED
+    assert len(echo.calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (b"1H", 3600),
+        (b"2M", 120),
+        (b"3S", 3),
+        (b"99999999m", 99999.999),
+        (b"5u", 5e-6),
+        (b"7n", 7e-9),
+        (b"0S", 0),
+    ],
+)
+def test_timeouts(value: bytes, seconds: float) -> None:
+    assert parse_timeout(value) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("value", [b"", b"1", b"S", b"1s", b"-1S", b"123456789S", b"1.5S", b" 1S"])
+def test_timeouts_that_are_none(value: bytes) -> None:
+    with pytest.raises(Refused):
+        parse_timeout(value)
+
+
+def test_a_deadline() -> None:
+    echo = Echo()
+    echo.send(call(1, fields=[*CALL, (b"grpc-timeout", b"100m")]))
+    ((delay_s, expire, stream),) = echo.timers
+    assert delay_s == pytest.approx(0.1)
+    assert callable(expire)
+    expire(stream)
+    echo.peer.read()
+    assert echo.response(1).status == Status.DEADLINE_EXCEEDED
+    assert echo.calls[0].is_cancelled
+    echo.respond(0, b"late")
+    assert echo.response(1).content == b""
+
+
+def test_a_deadline_while_the_reply_is_not_read() -> None:
+    echo = Echo()
+    echo.send(frames.settings({Setting.INITIAL_WINDOW_SIZE: 0}))
+    echo.send(call(1, fields=[*CALL, (b"grpc-timeout", b"100m")]))
+    echo.respond(0, b"reply")
+    ((_, expire, stream),) = echo.timers
+    assert callable(expire)
+    expire(stream)
+    echo.peer.read()
+    assert echo.response(1).reset == ErrorCode.CANCEL
+    assert echo.grpc.http.sending.unsent_bytes == 0
+
+
+@pytest.mark.parametrize("code", [ErrorCode.CANCEL, ErrorCode.NO_ERROR, ErrorCode.INTERNAL_ERROR])
+def test_a_reset_cancels(code: ErrorCode) -> None:
+    echo = Echo()
+    echo.send(call(1))
+    echo.send(frames.rst_stream(1, code))
+    assert echo.calls[0].is_cancelled
+    echo.respond(0, b"late")
+    assert 1 not in echo.peer.responses
+
+
+def test_a_connection_that_is_lost_cancels_all() -> None:
+    echo = Echo()
+    echo.send(call(1) + headers(3, STREAM_CALL))
+    echo.grpc.lost()
+    assert echo.calls[0].is_cancelled
+    assert echo.streams[0].is_cancelled
+
+
+def test_the_first_answer_counts() -> None:
+    echo = Echo()
+    echo.send(frames.settings({Setting.INITIAL_WINDOW_SIZE: 0}) + call(1))
+    echo.respond(0, b"first")
+    echo.respond(0, b"second")
+    echo.fail(0, Status.INTERNAL, "third")
+    echo.send(frames.window_update(1, 1000))
+    assert (echo.response(1).content, echo.response(1).status) == (message(b"first"), 0)
+
+
+def test_a_failure_is_trailers_only() -> None:
+    echo = Echo()
+    echo.send(call(1))
+    echo.fail(0, Status.NOT_FOUND, "é 100%\n", b"\x01\x02")
+    response = echo.response(1)
+    assert dict(response.fields) == {
+        b":status": b"200",
+        b"content-type": b"application/grpc",
+        b"grpc-status": b"5",
+        b"grpc-message": b"%C3%A9 100%25%0A",
+        b"grpc-status-details-bin": b"AQI",
+    }
+    assert (response.trailers, response.content, response.ended) == ([], b"", True)
+
+
+def test_percent_encoding() -> None:
+    assert percent_encode("plain ~!") == b"plain ~!"
+    assert percent_encode("%\0\x7f\ud800") == b"%25%00%7F?"
+
+
+def test_an_unknown_encoding() -> None:
+    echo = Echo()
+    echo.send(call(1, fields=[*CALL, (b"grpc-encoding", b"br")]))
+    response = echo.response(1)
+    assert response.status == Status.UNIMPLEMENTED
+    assert dict(response.fields)[b"grpc-accept-encoding"] == b"identity,deflate,gzip"
+
+
+@pytest.mark.parametrize(("encoding", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
+def test_unpacking_stops_at_the_limit(encoding: str, pack: object) -> None:
+    assert callable(pack)
+    assert decompress(encoding, pack(bytes(1000)), 1000) == bytes(1000)
+    for packed, status in (
+        (pack(bytes(1001)), Status.RESOURCE_EXHAUSTED),
+        (pack(bytes(10_000_000)), Status.RESOURCE_EXHAUSTED),
+        (pack(b"x")[:-1], Status.INTERNAL),
+        (pack(b"x") + b"y", Status.INTERNAL),
+        (b"garbage", Status.INTERNAL),
+    ):
+        with pytest.raises(Refused) as refused:
+            decompress(encoding, packed, 1000)
+        assert refused.value.status is status
+
+
+def test_a_compressed_message_without_an_encoding() -> None:
+    with pytest.raises(Refused) as refused:
+        decompress("identity", b"x", 1000)
+    assert refused.value.status is Status.INTERNAL
+
+
+# Streams.
+
+
+def test_a_stream_both_ways() -> None:
+    echo = Echo()
+    echo.send(headers(1, STREAM_CALL))
+    (stream,) = echo.streams
+    echo.send(data(1, message(b"one")))
+    echo.grpc.send(stream.stream, b"first")
+    echo.peer.read()
+    assert (stream.messages, echo.response(1).content) == ([b"one"], message(b"first"))
+    echo.send(data(1, message(b"two") + message(b""), ends=True))
+    assert (stream.messages, stream.is_half_closed) == ([b"one", b"two", b""], True)
+    echo.grpc.send(stream.stream, b"second")
+    echo.grpc.end(stream.stream, 0, "")
+    echo.peer.read()
+    response = echo.response(1)
+    assert (response.content, response.status) == (message(b"first") + message(b"second"), 0)
+    assert (response.ended, response.reset) == (True, None)
+    assert echo.grpc.http.streams == {}
+
+
+def test_compressed_messages_of_a_stream() -> None:
+    echo = Echo(SMALL)
+    echo.send(headers(1, [*STREAM_CALL, (b"grpc-encoding", b"gzip")]))
+    echo.send(data(1, message(gzip.compress(b"one"), compressed=True) + message(b"two")))
+    assert echo.streams[0].messages == [b"one", b"two"]
+    echo.send(data(1, message(gzip.compress(bytes(101)), compressed=True)))
+    assert echo.response(1).status == Status.RESOURCE_EXHAUSTED
+    assert echo.streams[0].is_cancelled
+
+
+def test_a_stream_that_ends_within_a_message() -> None:
+    echo = Echo()
+    echo.send(headers(1, STREAM_CALL) + data(1, message(b"one")[:-1], ends=True))
+    assert echo.response(1).status == Status.INTERNAL
+    assert echo.streams[0].is_cancelled
+
+
+def test_a_stream_that_fails_after_messages() -> None:
+    echo = Echo()
+    echo.send(headers(1, STREAM_CALL))
+    echo.grpc.send(echo.streams[0].stream, b"one")
+    echo.grpc.end(echo.streams[0].stream, Status.INTERNAL, "no more", b"")
+    echo.peer.read()
+    response = echo.response(1)
+    assert response.trailers == [(b"grpc-status", b"13"), (b"grpc-message", b"no more")]
+    assert response.reset == ErrorCode.NO_ERROR
+
+
+def test_replies_that_nobody_reads_are_bounded() -> None:
+    echo = Echo(Limits(max_unsent_bytes=1000))
+    echo.send(frames.settings({Setting.INITIAL_WINDOW_SIZE: 0}))
+    for number in range(5):
+        echo.send(call(2 * number + 1))
+        echo.respond(number, bytes(400))
+    assert echo.grpc.http.sending.unsent_bytes == 3 * 405
+    assert [echo.response(number).status for number in (7, 9)] == [Status.RESOURCE_EXHAUSTED] * 2
