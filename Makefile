@@ -50,7 +50,7 @@ format: $(READY) ## format the code and mend what ruff can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-proto: $(READY) ## compile proto/ into coprocess/tyk/wire/
+proto: $(READY) ## compile proto/ into coprocess/gateways/tyk/wire/
 	$(BIN)/python proto/compile.py
 
 lock: $(READY) ## renew requirements/ from pyproject.toml (needs uv)

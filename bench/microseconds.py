@@ -14,15 +14,15 @@ from collections.abc import Callable
 from objects import pre_object
 
 from coprocess import Pre, Request
-from coprocess.decorators import collecting
+from coprocess.api.decorators import collecting
 from coprocess.errors import Status
-from coprocess.hooks import HookTable, HookType
-from coprocess.server.engine import Metadata, Rpc
-from coprocess.server.service import Service, ServiceOptions
-from coprocess.tyk import guard
-from coprocess.tyk.compat import decorators as embedded
-from coprocess.tyk.dispatcher import Dispatcher
-from coprocess.tyk.wire import DISPATCH, Object
+from coprocess.gateways.tyk import guard
+from coprocess.gateways.tyk.compat import decorators as embedded
+from coprocess.gateways.tyk.dispatcher import Dispatcher
+from coprocess.gateways.tyk.wire import DISPATCH, Object
+from coprocess.loading.hooks import HookTable, HookType
+from coprocess.runtime.service import Service, ServiceOptions
+from coprocess.transport.engine import Metadata, Rpc
 
 CALLS, ROUNDS = 20_000, 7
 

@@ -1,6 +1,6 @@
 """Serialized Objects that the load generator sends."""
 
-from coprocess.tyk.wire import Object
+from coprocess.gateways.tyk.wire import Object
 
 
 def pre_object(hook_name: str, body: bytes = b"x" * 256) -> bytes:

@@ -13,11 +13,11 @@ Handlers import what they need from here:
 import coprocess.early_signals  # noqa: F401 - for what it does
 
 # isort: split
-from coprocess.context import trigger_event
-from coprocess.decorators import CustomKeyCheck, Post, PostKeyAuth, Pre
+from coprocess.api.context import trigger_event
+from coprocess.api.decorators import CustomKeyCheck, Post, PostKeyAuth, Pre
+from coprocess.api.http import Headers, Query
+from coprocess.api.messages import Event, Reject, Reply, Request, Response, Session, Spec, respond
 from coprocess.errors import BadBody, CoprocessError, StoreError
-from coprocess.http import Headers, Query
-from coprocess.messages import Event, Reject, Reply, Request, Response, Session, Spec, respond
 from coprocess.store import store
 
 __version__ = "0.1.0"

@@ -3,7 +3,7 @@
 Such a process imports what it is to run by name. The folders are those that its parent had told.
 """
 
-from coprocess.scoped_imports import open_told_scopes
-from coprocess.tyk.compat import ALIASES
+from coprocess.gateways.tyk.compat import ALIASES
+from coprocess.loading.scoped_imports import open_told_scopes
 
 open_told_scopes(ALIASES)

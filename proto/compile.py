@@ -1,8 +1,8 @@
-"""Compile `proto/*.proto` into what `coprocess.tyk.wire` loads: a descriptor set and type stubs.
+"""Compile `proto/*.proto` into what `coprocess.gateways.tyk.wire` loads: a descriptor set and type stubs.
 
     python proto/compile.py [FOLDER]
 
-writes into FOLDER (default: coprocess/tyk/wire). `make proto` runs it; a test runs it into an empty
+writes into FOLDER (default: coprocess/gateways/tyk/wire). `make proto` runs it; a test runs it into an empty
 folder and compares, so that the committed files cannot drift from their source.
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from grpc_tools import protoc
 
 PROTO = Path(__file__).resolve().parent
-WIRE = PROTO.parent / "coprocess" / "tyk" / "wire"
+WIRE = PROTO.parent / "coprocess" / "gateways" / "tyk" / "wire"
 
 
 def compile_protos(target: Path) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from coprocess import loader
-from coprocess.server.engines import EngineChoice
-from coprocess.tyk.compat import ALIASES
+from coprocess.gateways.tyk.compat import ALIASES
+from coprocess.loading import loader
+from coprocess.transport.engines import EngineChoice
 from tests.server import ENGINES
 
 #: Loads folders of handlers; their modules are forgotten when the test ends.

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from coprocess.config import Settings
-from coprocess.tyk.bundle_build import build
-from coprocess.tyk.doctor import Finding, examine, read_project
+from coprocess.desk.tyk.bundle_build import build
+from coprocess.desk.tyk.doctor import Finding, examine, read_project
+from coprocess.process.config import Settings
 
 NATIVE = """
 import asyncio

@@ -6,7 +6,7 @@ import json
 import re
 
 from coprocess.addresses import is_local
-from coprocess.config import PREFIX, Settings, load_settings
+from coprocess.process.config import PREFIX, Settings, load_settings
 
 
 def environment_of(dockerfile: str) -> dict[str, str]:

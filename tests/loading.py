@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from coprocess.hooks import Hook, HookTable, HookType
-from coprocess.loader import Loaded
-from coprocess.tyk.dispatcher import Dispatcher
-from coprocess.tyk.wire import Object
+from coprocess.gateways.tyk.dispatcher import Dispatcher
+from coprocess.gateways.tyk.wire import Object
+from coprocess.loading.hooks import Hook, HookTable, HookType
+from coprocess.loading.loader import Loaded
 from tests.objects import event_json, make_object
 
 #: Each folder within is what a user might have, for one purpose.
@@ -85,7 +85,7 @@ def set_headers(reply: Object) -> dict[str, str]:
 
 def send_event(table: HookTable, handler: str, **changes: Any) -> None:
     """Run the handler of an event as `make_payload` makes it."""
-    from coprocess.tyk.wire import Event
+    from coprocess.gateways.tyk.wire import Event
 
     payload = event_json(handler=handler, **changes)
     call = Dispatcher(table).open_event(Event(payload=payload).SerializeToString())

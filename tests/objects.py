@@ -9,11 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coprocess.decorators import collecting
-from coprocess.hooks import HookTable, HookType
-from coprocess.tyk.call import TykCall
-from coprocess.tyk.dispatcher import Dispatcher
-from coprocess.tyk.wire import MiniRequestObject, Object, ResponseObject, ReturnOverrides, SessionState
+from coprocess.api.decorators import collecting
+from coprocess.gateways.tyk.call import TykCall
+from coprocess.gateways.tyk.dispatcher import Dispatcher
+from coprocess.gateways.tyk.wire import (
+    MiniRequestObject,
+    Object,
+    ResponseObject,
+    ReturnOverrides,
+    SessionState,
+)
+from coprocess.loading.hooks import HookTable, HookType
 
 RECORDINGS = Path(__file__).parent / "data" / "recordings"
 APIS = Path(__file__).parent / "data" / "apis"

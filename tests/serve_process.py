@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from coprocess.server.admin_access import COMMAND_HEADER
+from coprocess.process.admin_access import COMMAND_HEADER
 from tests.server import PATIENCE_S, Client
 
 Line = dict[str, Any]

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 
-from coprocess.hooks import HookTable
-from coprocess.server.engine import Engine, EngineOptions
-from coprocess.server.engines import EngineChoice, make_engine
-from coprocess.server.service import Service, ServiceOptions
-from coprocess.tyk.dispatcher import Dispatcher
-from coprocess.tyk.wire import DISPATCH, DISPATCH_EVENT, Event, Object
+from coprocess.gateways.tyk.dispatcher import Dispatcher
+from coprocess.gateways.tyk.wire import DISPATCH, DISPATCH_EVENT, Event, Object
+from coprocess.loading.hooks import HookTable
+from coprocess.runtime.service import Service, ServiceOptions
+from coprocess.transport.engine import Engine, EngineOptions
+from coprocess.transport.engines import EngineChoice, make_engine
 
 if TYPE_CHECKING:
     from grpc import _CallFuture as CallFuture

@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from coprocess.tyk import wire
-from coprocess.tyk.simulator import ApiDefinition, CannedUpstream, Exchange, Gateway, RpcError, Upstream
+from coprocess.desk.tyk.simulator import (
+    ApiDefinition,
+    CannedUpstream,
+    Exchange,
+    Gateway,
+    RpcError,
+    Upstream,
+)
+from coprocess.gateways.tyk import wire
 
 Edit = Callable[[wire.Object], None]
 NOW = 1_800_000_000.25

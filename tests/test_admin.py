@@ -17,16 +17,16 @@ import pytest
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
-from coprocess.hooks import HookTable
-from coprocess.loader import Loaded
-from coprocess.server import admin_http
-from coprocess.server.admin import AdminPages
-from coprocess.server.admin_client import ask
-from coprocess.server.admin_http import AdminServer
-from coprocess.server.health import Health
-from coprocess.server.reload import Outcome, Reloader, Rollback, RollbackTo
-from coprocess.server.service import Service, ServiceOptions
-from coprocess.tyk.dispatcher import Dispatcher
+from coprocess.gateways.tyk.dispatcher import Dispatcher
+from coprocess.loading.hooks import HookTable
+from coprocess.loading.loader import Loaded
+from coprocess.process import admin_http
+from coprocess.process.admin import AdminPages
+from coprocess.process.admin_client import ask
+from coprocess.process.admin_http import AdminServer
+from coprocess.process.reload import Outcome, Reloader, Rollback, RollbackTo
+from coprocess.runtime.service import Service, ServiceOptions
+from coprocess.transport.health import Health
 from tests.serve_process import ServeProcess, stamping, write
 from tests.server import PATIENCE_S, until
 

@@ -12,7 +12,7 @@ from types import ModuleType
 import grpc
 import pytest
 
-from coprocess.tyk.wire import DISPATCH, Object
+from coprocess.gateways.tyk.wire import DISPATCH, Object
 from tests.objects import make_object
 from tests.server import PATIENCE_S, serving
 

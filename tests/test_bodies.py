@@ -10,10 +10,10 @@ import pytest
 
 from coprocess import BadBody
 from coprocess.errors import HandlerFailed
-from coprocess.hooks import HookType
-from coprocess.tyk.request import TykRequest
-from coprocess.tyk.response import TykResponse
-from coprocess.tyk.wire import Object
+from coprocess.gateways.tyk.request import TykRequest
+from coprocess.gateways.tyk.response import TykResponse
+from coprocess.gateways.tyk.wire import Object
+from coprocess.loading.hooks import HookType
 from tests.guard.edits import REQUEST_HOOKS, at_the_gateway
 from tests.objects import answer, make_object, make_request, make_response
 

@@ -17,10 +17,10 @@ import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
+from coprocess.desk.tyk import bundle as bundles
+from coprocess.desk.tyk.bundle import BundleError, extract, read_bundle, sign, verify, zip_bytes
+from coprocess.desk.tyk.bundle_build import build
 from coprocess.errors import ConfigError, CoprocessError
-from coprocess.tyk import bundle as bundles
-from coprocess.tyk.bundle import BundleError, extract, read_bundle, sign, verify, zip_bytes
-from coprocess.tyk.bundle_build import build
 
 HANDLERS = """
 from coprocess import CustomKeyCheck, Event, Post, Pre, Response

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 
-from coprocess.server.cancellations import _REMEMBERED, Cancellations
+from coprocess.transport.cancellations import _REMEMBERED, Cancellations
 
 
 def test_who_asked_is_told_once() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from coprocess.tyk.doctor import RULES
+from coprocess.desk.tyk.doctor import RULES
 from tests.doctor_world import World
 
 COPROCESS = str(Path(sys.executable).with_name("coprocess"))

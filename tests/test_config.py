@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coprocess.addresses import normal_address
-from coprocess.config import PREFIX, Settings, load_settings
 from coprocess.errors import ConfigError
+from coprocess.process.config import PREFIX, Settings, load_settings
 from tests.loading import write
 
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from coprocess import BadBody, content_coding
-from coprocess.content_coding import codings_of, decode
+from coprocess import BadBody
+from coprocess.api import content_coding
+from coprocess.api.content_coding import codings_of, decode
 
 TEXT = b'{"name": "Anna"}' * 50
 

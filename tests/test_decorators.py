@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from coprocess import CustomKeyCheck, Event, Post, PostKeyAuth, Pre, Response
-from coprocess.decorators import MARK, collecting, source_of
+from coprocess.api.decorators import MARK, collecting, source_of
 from coprocess.errors import HandlerError
-from coprocess.hooks import HookType
+from coprocess.loading.hooks import HookType
 from tests.conftest import Load
 from tests.loading import good, problem_of, reply_of, set_headers, write
 from tests.objects import table_of

@@ -15,17 +15,17 @@ import pytest
 from prometheus_client import Metric
 
 from coprocess.cli.app import app
-from coprocess.config import PREFIX, Settings, load_settings
-from coprocess.hooks import HookTable
-from coprocess.loader import Loaded
-from coprocess.server.admin import AdminPages
-from coprocess.server.engines import make_engine
-from coprocess.server.health import Health
-from coprocess.server.metrics import ServiceCollector, StoreCounts, make_registry
-from coprocess.server.reload import Reloader
-from coprocess.server.service import Service, ServiceOptions
-from coprocess.tyk.dispatcher import Dispatcher
-from coprocess.tyk.wire import SERVICE
+from coprocess.gateways.tyk.dispatcher import Dispatcher
+from coprocess.gateways.tyk.wire import SERVICE
+from coprocess.loading.hooks import HookTable
+from coprocess.loading.loader import Loaded
+from coprocess.process.admin import AdminPages
+from coprocess.process.config import PREFIX, Settings, load_settings
+from coprocess.process.metrics import ServiceCollector, StoreCounts, make_registry
+from coprocess.process.reload import Reloader
+from coprocess.runtime.service import Service, ServiceOptions
+from coprocess.transport.engines import make_engine
+from coprocess.transport.health import Health
 from tests.images import assert_listens_where_it_says_and_reaps
 from tests.server import engine_options
 

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coprocess import CustomKeyCheck, Post, Pre
-from coprocess.context import current_call
+from coprocess.api.context import current_call
+from coprocess.api.messages import Event as AnyEvent
 from coprocess.errors import BadMessage, CoprocessError, HandlerFailed, UnknownHook
-from coprocess.hooks import HookTable, HookType
-from coprocess.messages import Event as AnyEvent
-from coprocess.tyk.call import TykCall, TykEventCall
-from coprocess.tyk.dispatcher import Dispatcher
-from coprocess.tyk.wire import Event, Object, SessionState
+from coprocess.gateways.tyk.call import TykCall, TykEventCall
+from coprocess.gateways.tyk.dispatcher import Dispatcher
+from coprocess.gateways.tyk.wire import Event, Object, SessionState
+from coprocess.loading.hooks import HookTable, HookType
 from tests.objects import answer, event_json, hook_table, make_object, open_call, table_of
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from coprocess.config import Settings
-from coprocess.tyk.doctor import RULES, Severity, examine, read_project
+from coprocess.desk.tyk.doctor import RULES, Severity, examine, read_project
+from coprocess.process.config import Settings
 from tests.doctor_cases import CASES, Case
 from tests.doctor_world import World
 from tests.test_doctor_code import FAULTS

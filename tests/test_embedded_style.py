@@ -14,9 +14,9 @@ from google.protobuf import descriptor_pool, message_factory
 
 from coprocess import store
 from coprocess.errors import HandlerFailed
-from coprocess.hooks import HookTable, HookType
+from coprocess.gateways.tyk.wire import POOL, Object, SessionState
+from coprocess.loading.hooks import HookTable, HookType
 from coprocess.store import close, configure
-from coprocess.tyk.wire import POOL, Object, SessionState
 from tests.conftest import Load
 from tests.loading import (
     global_of,
@@ -317,8 +317,8 @@ def test_generated_modules_that_lie_beside_the_handlers(tmp_path: Path) -> None:
 
     # In a process of its own: the generated modules would stay in protobuf's default pool.
     script = (
-        "import sys; from pathlib import Path; from coprocess import loader;"
-        "from coprocess.tyk.compat import ALIASES;"
+        "import sys; from pathlib import Path; from coprocess.loading import loader;"
+        "from coprocess.gateways.tyk.compat import ALIASES;"
         "loaded = loader.load([Path(sys.argv[1])], ALIASES);"
         "print([str(problem) for problem in loaded.problems], [hook.name for hook in loaded.table])"
     )

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from coprocess.config import load_settings
+from coprocess.desk.tyk.bundle import BundleError, read_bundle
+from coprocess.desk.tyk.importer import inspect_bundle
+from coprocess.desk.tyk.simulator import ApiDefinition
 from coprocess.errors import ConfigError, LoadError
-from coprocess.server.tls import TlsFiles
-from coprocess.tyk.bundle import BundleError, read_bundle
-from coprocess.tyk.importer import inspect_bundle
-from coprocess.tyk.simulator import ApiDefinition
+from coprocess.process.config import load_settings
+from coprocess.transport.tls import TlsFiles
 from tests.cli.commands import GOOD
 from tests.conftest import Load
 from tests.loading import write

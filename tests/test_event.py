@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from coprocess import Event
 from coprocess.errors import BadMessage
-from coprocess.tyk.event import (
+from coprocess.gateways.tyk.event import (
     TykEvent,
     format_go_time,
     local_event_payload,

@@ -18,7 +18,7 @@ import pytest
 import typer
 
 from coprocess.cli.app import app
-from coprocess.tyk.bundle_build import build
+from coprocess.desk.tyk.bundle_build import build
 from tests.fresh_install import (
     ROOT,
     RUN_REQUIREMENTS,
@@ -33,9 +33,9 @@ from tests.server import PATIENCE_S
 
 #: Modules that are loaded for one purpose, and what that purpose needs beside the package's own requirements.
 NEEDS = {
-    "coprocess.server.native": "pygrpc_native",
-    "coprocess.server.trace_export": "opentelemetry",
-    "coprocess.server.tracing": "opentelemetry",
+    "coprocess.transport.native": "pygrpc_native",
+    "coprocess.process.trace_export": "opentelemetry",
+    "coprocess.process.tracing": "opentelemetry",
     # pytest itself loads it.
     "coprocess.testing.plugin": "pytest",
 }

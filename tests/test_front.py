@@ -17,8 +17,8 @@ import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
-from coprocess.server.pipe import CANCEL, FrameSocket
-from coprocess.tyk.wire import Object
+from coprocess.gateways.tyk.wire import Object
+from coprocess.transport.pipe import CANCEL, FrameSocket
 from tests.serve_process import ServeProcess, stamping, write
 from tests.server import PATIENCE_S, Client
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from coprocess import loader
-from coprocess.handler_modules import NAMESPACE
-from coprocess.loader import Loaded
-from coprocess.routes import Route
-from coprocess.tyk.compat import ALIASES
+from coprocess.gateways.tyk.compat import ALIASES
+from coprocess.loading import loader
+from coprocess.loading.handler_modules import NAMESPACE
+from coprocess.loading.loader import Loaded
+from coprocess.loading.routes import Route
 from tests.conftest import Load
 from tests.loading import global_of, good, reply_of, set_headers, the_hook, write
 
@@ -74,8 +74,8 @@ def test_pickle_of_an_own_class_is_read_by_another_replica(load: Load, tmp_path:
     text = pickle.dumps(global_of(the_hook(good(loaded), "hook"), "Thing")("mine"))
     write_handlers(tmp_path / "two" / "handlers")
     script = (
-        "import pickle, sys; from pathlib import Path; from coprocess import loader;"
-        "from coprocess.tyk.compat import ALIASES;"
+        "import pickle, sys; from pathlib import Path; from coprocess.loading import loader;"
+        "from coprocess.gateways.tyk.compat import ALIASES;"
         "loaded = loader.load([Path(sys.argv[1])], ALIASES);"
         "print(pickle.loads(bytes.fromhex(sys.argv[2])))"
     )
@@ -228,8 +228,8 @@ def test_processes_that_handlers_start_import_handler_modules(tmp_path: Path, me
     script = """
 import sys
 from pathlib import Path
-from coprocess import loader
-from coprocess.tyk.compat import ALIASES
+from coprocess.loading import loader
+from coprocess.gateways.tyk.compat import ALIASES
 from tests.loading import good, reply_of, set_headers
 from tests.objects import make_request
 

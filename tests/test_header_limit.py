@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from coprocess import Request
 from coprocess.errors import TooManyHeaders, UnknownHook
-from coprocess.hooks import HookTable, HookType
-from coprocess.server.engines import EngineChoice
-from coprocess.tyk.dispatcher import Dispatcher
-from coprocess.tyk.wire import Object, ResponseObject
+from coprocess.gateways.tyk.dispatcher import Dispatcher
+from coprocess.gateways.tyk.wire import Object, ResponseObject
+from coprocess.loading.hooks import HookTable, HookType
+from coprocess.transport.engines import EngineChoice
 from tests.objects import hook_table, make_object, make_request
 from tests.server import ENGINES, serving, status_of
 

@@ -16,10 +16,10 @@ from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from coprocess.server import health as health_module
-from coprocess.server.engines import EngineChoice, make_engine
-from coprocess.server.health import Health
-from coprocess.tyk.wire import SERVICE
+from coprocess.gateways.tyk.wire import SERVICE
+from coprocess.transport import health as health_module
+from coprocess.transport.engines import EngineChoice, make_engine
+from coprocess.transport.health import Health
 from tests.objects import make_object
 from tests.serve_process import ServeProcess, stamping, write
 from tests.server import ENGINES, PATIENCE_S, Client, engine_options, status_of
@@ -205,8 +205,8 @@ def test_not_serving_while_loading(tmp_path: Path) -> None:
 def test_the_native_engine_does_without_grpcio() -> None:
     """It is large, and slow to load."""
     code = (
-        "import sys, coprocess.server.app, coprocess.server.native, coprocess.server.admin, "
-        "coprocess.server.metrics; sys.exit('grpc' in sys.modules)"
+        "import sys, coprocess.process.app, coprocess.transport.native, coprocess.process.admin, "
+        "coprocess.process.metrics; sys.exit('grpc' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coprocess.errors import HandlerError, Status, UnknownHook
-from coprocess.hooks import DuplicateHandler, Hook, HookTable, HookType, Plan, Source
+from coprocess.loading.hooks import DuplicateHandler, Hook, HookTable, HookType, Plan, Source
 
 
 def hook(
@@ -142,7 +142,7 @@ def test_api_and_bundle_together() -> None:
 
 def test_a_lookup_adds_nothing_to_the_spec() -> None:
     """A protobuf map adds the key that it is asked for."""
-    from coprocess.tyk.wire import Object
+    from coprocess.gateways.tyk.wire import Object
 
     message = Object()
     refusal_table = HookTable([hook("x", api_id="a")])

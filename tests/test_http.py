@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coprocess.api.http import MultiHeaders, canonical_name, header_name, header_value, parse_raw_request
 from coprocess.errors import BadMessage
-from coprocess.http import MultiHeaders, canonical_name, header_name, header_value, parse_raw_request
 
 
 @pytest.mark.parametrize(

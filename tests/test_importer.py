@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from coprocess import loader
-from coprocess.config import Settings
+from coprocess.desk.tyk import importer
+from coprocess.desk.tyk.bundle import BundleError, read_bundle, verify, zip_bytes
+from coprocess.desk.tyk.doctor import Severity, examine, read_project
+from coprocess.desk.tyk.importer import inspect_bundle, write_import
 from coprocess.errors import ConfigError
-from coprocess.hooks import HookType
-from coprocess.tyk import importer
-from coprocess.tyk.bundle import BundleError, read_bundle, verify, zip_bytes
-from coprocess.tyk.compat import ALIASES
-from coprocess.tyk.doctor import Severity, examine, read_project
-from coprocess.tyk.importer import inspect_bundle, write_import
+from coprocess.gateways.tyk.compat import ALIASES
+from coprocess.loading import loader
+from coprocess.loading.hooks import HookType
+from coprocess.process.config import Settings
 
 ROOT = Path(__file__).parents[1]
 PRE = """from tyk.decorators import *

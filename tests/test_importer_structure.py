@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from coprocess.tyk.doctor import Severity
-from coprocess.tyk.importer import Report, inspect_bundle
+from coprocess.desk.tyk.doctor import Severity
+from coprocess.desk.tyk.importer import Report, inspect_bundle
 from tests.test_importer import PRE, make
 
 _SERVER = """import grpc

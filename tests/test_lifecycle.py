@@ -12,9 +12,9 @@ from typing import Any
 import grpc
 import pytest
 
-from coprocess.config import load_settings
 from coprocess.errors import ConfigError
-from coprocess.server.engines import EngineChoice
+from coprocess.process.config import load_settings
+from coprocess.transport.engines import EngineChoice
 from tests.objects import make_object
 from tests.serve_process import ServeProcess, stamping, write
 from tests.server import ENGINES, PATIENCE_S, Client, status_of

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from coprocess.config import load_settings
 from coprocess.errors import ConfigError
-from coprocess.server.engine import ListenError
-from coprocess.server.engines import EngineChoice
-from coprocess.server.listeners import SocketAccess, listen, remove_socket
+from coprocess.process.config import load_settings
+from coprocess.transport.engine import ListenError
+from coprocess.transport.engines import EngineChoice
+from coprocess.transport.listeners import SocketAccess, listen, remove_socket
 from tests.objects import make_object
 from tests.serve_process import ServeProcess, stamping, write
 from tests.server import ENGINES, PATIENCE_S, Client

@@ -11,8 +11,8 @@ from zipfile import ZipFile
 import pytest
 
 from coprocess.errors import LoadError, UnknownHook
-from coprocess.hooks import HookTable, HookType
-from coprocess.loader import bundle_names, module_paths
+from coprocess.loading.hooks import HookTable, HookType
+from coprocess.loading.loader import bundle_names, module_paths
 from tests.conftest import Load
 from tests.loading import good, hook_names, problem_of, program, reply_of, set_headers, the_hook, write
 
@@ -420,8 +420,8 @@ def test_wheel_has_the_package_and_nothing_else(wheel: Path) -> None:
         names = {name for name in content.namelist() if ".dist-info/" not in name}
 
     assert names == own
-    assert {"coprocess/py.typed", "coprocess/tyk/wire/coprocess.descriptorset"} <= names
-    assert {"coprocess/tyk/wire/coprocess_object_pb2.pyi", "coprocess/testing/plugin.py"} <= names
+    assert {"coprocess/py.typed", "coprocess/gateways/tyk/wire/coprocess.descriptorset"} <= names
+    assert {"coprocess/gateways/tyk/wire/coprocess_object_pb2.pyi", "coprocess/testing/plugin.py"} <= names
 
 
 def test_wheel_serves_a_folder_outside_of_a_checkout(wheel: Path, tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from coprocess.server.engines import EngineChoice
-from coprocess.server.log_limit import MOST, LimitedLog
+from coprocess.runtime.log_limit import MOST, LimitedLog
+from coprocess.transport.engines import EngineChoice
 from tests.objects import make_object
 from tests.serve_process import Line, ServeProcess, write
 from tests.server import ENGINES

@@ -18,10 +18,10 @@ import structlog
 
 import coprocess
 from coprocess import Pre
-from coprocess.context import CallContext, current_call
+from coprocess.api.context import CallContext, current_call
 from coprocess.errors import HandlerFailed
-from coprocess.hooks import HookTable
-from coprocess.server import logs
+from coprocess.loading.hooks import HookTable
+from coprocess.process import logs
 from tests.conftest import Load
 from tests.loading import good, program, reply_of
 from tests.objects import event_json, make_object, make_request, table_of

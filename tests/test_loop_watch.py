@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import structlog
 
-from coprocess.server.engines import EngineChoice
-from coprocess.server.log_limit import LimitedLog
-from coprocess.server.loop import LoopThread
-from coprocess.server.loop_watch import TICKS_UNTIL_BLOCKED, LoopWatch
+from coprocess.runtime.log_limit import LimitedLog
+from coprocess.runtime.loop import LoopThread
+from coprocess.runtime.loop_watch import TICKS_UNTIL_BLOCKED, LoopWatch
+from coprocess.transport.engines import EngineChoice
 from tests.objects import make_object
 from tests.serve_process import ServeProcess, write
 from tests.server import ENGINES, PATIENCE_S

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from coprocess import loader
-from coprocess.hooks import HookTable
-from coprocess.server.reload import Reloader
-from coprocess.server.service import Service, ServiceOptions
-from coprocess.tyk.compat import ALIASES
-from coprocess.tyk.dispatcher import Dispatcher
+from coprocess.gateways.tyk.compat import ALIASES
+from coprocess.gateways.tyk.dispatcher import Dispatcher
+from coprocess.loading import loader
+from coprocess.loading.hooks import HookTable
+from coprocess.process.reload import Reloader
+from coprocess.runtime.service import Service, ServiceOptions
 from tests.serve_process import ServeProcess, stamping, write
 from tests.test_reload import BROKEN, run_reload, stamp_of
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from coprocess import loader
-from coprocess.tyk.bundle import BundleError, read_bundle
-from coprocess.tyk.bundle_build import build
-from coprocess.tyk.compat import ALIASES
-from coprocess.tyk.importer import inspect_bundle, write_import
+from coprocess.desk.tyk.bundle import BundleError, read_bundle
+from coprocess.desk.tyk.bundle_build import build
+from coprocess.desk.tyk.importer import inspect_bundle, write_import
+from coprocess.gateways.tyk.compat import ALIASES
+from coprocess.loading import loader
 from tests.conftest import Load
 from tests.loading import good, hook_names, problem_of, reply_of, set_headers, write
 

@@ -9,8 +9,8 @@ import grpc
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from coprocess.server import metrics
-from coprocess.server.hook_state import MAX_APIS, MAX_PAIRS, ApiLabels, HookCounts
+from coprocess.process import metrics
+from coprocess.runtime.hook_state import MAX_APIS, MAX_PAIRS, ApiLabels, HookCounts
 from tests.objects import make_object
 from tests.serve_process import ServeProcess, stamping, write
 

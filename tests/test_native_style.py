@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from coprocess.errors import HandlerFailed
-from coprocess.hooks import HookTable, HookType
-from coprocess.tyk.wire import SessionState
+from coprocess.gateways.tyk.wire import SessionState
+from coprocess.loading.hooks import HookTable, HookType
 from tests.conftest import Load
 from tests.loading import global_of, good, program, reply_of, send_event, set_headers, the_hook
 from tests.objects import make_request

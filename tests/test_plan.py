@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coprocess.errors import HandlerError
-from coprocess.hooks import HookType, Source
-from coprocess.plan import PARAMETERS, arguments_getter, describe, is_async, native_plan
+from coprocess.loading.hooks import HookType, Source
+from coprocess.loading.plan import PARAMETERS, arguments_getter, describe, is_async, native_plan
 
 SOURCE = Source(Path("handlers/some.py"), 12)
 

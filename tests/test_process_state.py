@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 import structlog
 
-from coprocess import process_state
-from coprocess.log_state import LogState
+from coprocess.loading import process_state
+from coprocess.loading.log_state import LogState
 from tests.conftest import Load
 from tests.objects import make_object
 from tests.serve_process import ServeProcess, stamping, write

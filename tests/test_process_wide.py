@@ -15,10 +15,10 @@ import prometheus_client
 import pytest
 from google.protobuf import descriptor_pool
 
-from coprocess import loader
-from coprocess.loader import Loaded
-from coprocess.routes import Route
-from coprocess.tyk.compat import ALIASES
+from coprocess.gateways.tyk.compat import ALIASES
+from coprocess.loading import loader
+from coprocess.loading.loader import Loaded
+from coprocess.loading.routes import Route
 from tests.conftest import Load
 from tests.loading import global_of, good, problem_of, reply_of, set_headers, the_hook, write
 

@@ -10,8 +10,8 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 from prometheus_client.parser import text_string_to_metric_families
 
-from coprocess.server import store_watch
-from coprocess.server.store_watch import StoreWatch
+from coprocess.process import store_watch
+from coprocess.process.store_watch import StoreWatch
 from coprocess.store import Store
 from tests.serve_process import ServeProcess, stamping, write
 from tests.server import PATIENCE_S, until

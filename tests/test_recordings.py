@@ -17,10 +17,10 @@ import grpc
 import pytest
 
 from coprocess import CustomKeyCheck, Post, PostKeyAuth, Pre, Reject, Response, respond
-from coprocess.hooks import HookTable, HookType
-from coprocess.http import canonical_name
-from coprocess.tyk.simulator import replay
-from coprocess.tyk.wire import Object
+from coprocess.api.http import canonical_name
+from coprocess.desk.tyk.simulator import replay
+from coprocess.gateways.tyk.wire import Object
+from coprocess.loading.hooks import HookTable, HookType
 from tests.objects import APIS, RECORDINGS, RecordedDispatch, recorded_dispatches, table_of
 from tests.server import ENGINES, PATIENCE_S, Client, serving, status_of
 

@@ -14,12 +14,12 @@ import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coprocess.hooks import HookType
-from coprocess.server import logs, redaction
-from coprocess.server.redaction import add_url_secrets, redact_event, redact_text
-from coprocess.server.secret_text import REDACTED
+from coprocess.gateways.tyk.wire import BasicAuthData, JWTData, SessionState
+from coprocess.loading.hooks import HookType
+from coprocess.process import logs, redaction
+from coprocess.process.redaction import add_url_secrets, redact_event, redact_text
+from coprocess.process.secret_text import REDACTED
 from coprocess.store import parse_url
-from coprocess.tyk.wire import BasicAuthData, JWTData, SessionState
 from tests.objects import event_json, make_object, make_request
 from tests.serve_process import ServeProcess, write
 from tests.server import status_of

@@ -17,14 +17,14 @@ from pathlib import Path
 
 import pytest
 
-from coprocess import loader
-from coprocess.hooks import HookTable
-from coprocess.scoped_imports import NAMESPACE
-from coprocess.server.reload import Reloader
-from coprocess.server.service import Service, ServiceOptions
-from coprocess.tyk.compat import ALIASES
-from coprocess.tyk.dispatcher import Dispatcher
-from coprocess.tyk.wire import Object
+from coprocess.gateways.tyk.compat import ALIASES
+from coprocess.gateways.tyk.dispatcher import Dispatcher
+from coprocess.gateways.tyk.wire import Object
+from coprocess.loading import loader
+from coprocess.loading.hooks import HookTable
+from coprocess.loading.scoped_imports import NAMESPACE
+from coprocess.process.reload import Reloader
+from coprocess.runtime.service import Service, ServiceOptions
 from tests.objects import make_object
 from tests.serve_process import ServeProcess, stamping, write
 from tests.server import PATIENCE_S, Client, Server, serving

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coprocess.api.http import canonical_name
+from coprocess.desk.tyk.simulator.apply import apply_request_edits
+from coprocess.desk.tyk.simulator.definition import HookDefinition
+from coprocess.desk.tyk.simulator.objects import build_object
+from coprocess.desk.tyk.simulator.request import GatewayRequest
+from coprocess.desk.tyk.simulator.url import parse_request_uri
 from coprocess.errors import HandlerFailed
-from coprocess.http import canonical_name
-from coprocess.tyk.request import TykRequest
-from coprocess.tyk.simulator.apply import apply_request_edits
-from coprocess.tyk.simulator.definition import HookDefinition
-from coprocess.tyk.simulator.objects import build_object
-from coprocess.tyk.simulator.request import GatewayRequest
-from coprocess.tyk.simulator.url import parse_request_uri
+from coprocess.gateways.tyk.request import TykRequest
 from tests.objects import answer, make_object, make_request
 from tests.simulator import definition
 
@@ -373,7 +373,7 @@ QUERY_EDITS = st.one_of(
 
 def through_the_gateway(gateway: GatewayRequest, edit: Edit) -> None:
     """Build the Object as the gateway does, run the handler, apply its reply."""
-    from coprocess.tyk import wire
+    from coprocess.gateways.tyk import wire
 
     sent = build_object(wire.HookType.Pre, HookDefinition("hook"), definition(), gateway, None)
     apply_request_edits(answer(lambda request: _run(edit, request), sent, full_reply=False), gateway)

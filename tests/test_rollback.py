@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from coprocess import loader
-from coprocess.route_settings import load_routes
-from coprocess.server.reload import Reloader, RollbackTo
-from coprocess.tyk.compat import ALIASES
+from coprocess.gateways.tyk.compat import ALIASES
+from coprocess.loading import loader
+from coprocess.process.reload import Reloader, RollbackTo
+from coprocess.process.route_settings import load_routes
 from tests.objects import make_object
 from tests.serve_process import ServeProcess, stamping, write
 from tests.server import Client, Server, serving

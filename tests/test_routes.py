@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coprocess import loader
-from coprocess.config import load_settings
 from coprocess.errors import ConfigError, LoadError
-from coprocess.hooks import HookType
-from coprocess.route_settings import load_routes
-from coprocess.routes import DEFAULT_KEY_HEADERS, Route, RoutedTable, choose_route
-from coprocess.tyk.compat import ALIASES
+from coprocess.gateways.tyk.compat import ALIASES
+from coprocess.loading import loader
+from coprocess.loading.hooks import HookType
+from coprocess.loading.routes import DEFAULT_KEY_HEADERS, Route, RoutedTable, choose_route
+from coprocess.process.config import load_settings
+from coprocess.process.route_settings import load_routes
 from tests.loading import good, run
 from tests.objects import make_object, make_request
 from tests.serve_process import ServeProcess, stamping, write

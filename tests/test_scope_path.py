@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from coprocess.loader import Loaded
-from coprocess.tyk.importer import inspect_bundle
+from coprocess.desk.tyk.importer import inspect_bundle
+from coprocess.loading.loader import Loaded
 from tests.conftest import Load
 from tests.loading import good, reply_of, set_headers, write
 

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coprocess.scoped_imports import NAMESPACE, ImportScope
+from coprocess.loading.scoped_imports import NAMESPACE, ImportScope
 from tests.conftest import Load
 from tests.loading import (
     global_of,

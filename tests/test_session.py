@@ -9,9 +9,16 @@ import pytest
 
 from coprocess import Session
 from coprocess.errors import BadMessage
-from coprocess.hooks import HookType
-from coprocess.tyk.session import TextMap, TykSession, TykSpec
-from coprocess.tyk.wire import AccessDefinition, BasicAuthData, JWTData, Monitor, Object, SessionState
+from coprocess.gateways.tyk.session import TextMap, TykSession, TykSpec
+from coprocess.gateways.tyk.wire import (
+    AccessDefinition,
+    BasicAuthData,
+    JWTData,
+    Monitor,
+    Object,
+    SessionState,
+)
+from coprocess.loading.hooks import HookType
 from tests.objects import answer, make_object, make_request
 
 FIELDS: list[Any] = list(SessionState.DESCRIPTOR.fields)

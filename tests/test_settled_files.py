@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from coprocess.errors import LoadError
-from coprocess.hooks import HookTable
-from coprocess.loader import Loaded
-from coprocess.server import settled_files
-from coprocess.server.settled_files import SettledLoad, take_snapshot
+from coprocess.loading.hooks import HookTable
+from coprocess.loading.loader import Loaded
+from coprocess.process import settled_files
+from coprocess.process.settled_files import SettledLoad, take_snapshot
 from tests.serve_process import ServeProcess, stamping, write
 from tests.test_reload import stamp_of
 
@@ -116,9 +116,9 @@ def test_a_default_folder_that_is_gone_takes_no_hook_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(settled_files, "MAX_OTHER_S", 0.1)
-    from coprocess.config import load_settings
-    from coprocess.server.places import Places
-    from coprocess.tyk.compat import ALIASES
+    from coprocess.gateways.tyk.compat import ALIASES
+    from coprocess.process.config import load_settings
+    from coprocess.process.places import Places
 
     monkeypatch.chdir(tmp_path)
     handlers = release(tmp_path / "handlers", "one")

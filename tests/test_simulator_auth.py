@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from coprocess.tyk import wire
-from coprocess.tyk.simulator import Gateway, GatewayState, RpcError
+from coprocess.desk.tyk.simulator import Gateway, GatewayState, RpcError
+from coprocess.gateways.tyk import wire
 from tests.simulator import (
     KEYLESS,
     NOW,

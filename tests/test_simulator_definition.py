@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from coprocess.desk.tyk.simulator import ApiDefinition
+from coprocess.desk.tyk.simulator.gojson import go_json
 from coprocess.errors import ConfigError
-from coprocess.tyk.simulator import ApiDefinition
-from coprocess.tyk.simulator.gojson import go_json
 from tests.simulator import definition, hook
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from coprocess.tyk import wire
-from coprocess.tyk.simulator import ApiDefinition, replay
+from coprocess.desk.tyk.simulator import ApiDefinition, replay
+from coprocess.gateways.tyk import wire
 
 DATA = Path(__file__).parent / "data"
 APIS = DATA / "apis"

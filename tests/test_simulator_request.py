@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from coprocess.tyk.simulator import Gateway
-from coprocess.tyk.simulator.url import BadUrl, parse_request_uri
+from coprocess.desk.tyk.simulator import Gateway
+from coprocess.desk.tyk.simulator.url import BadUrl, parse_request_uri
 from tests.simulator import (
     KEYLESS,
     OK,

@@ -12,10 +12,17 @@ from typing import Any
 
 import pytest
 
+from coprocess.desk.tyk.simulator import (
+    AsgiUpstream,
+    CannedUpstream,
+    Exchange,
+    Gateway,
+    UrlUpstream,
+    WsgiUpstream,
+)
+from coprocess.desk.tyk.simulator.sniff import detect_content_type
 from coprocess.errors import ConfigError
-from coprocess.tyk import wire
-from coprocess.tyk.simulator import AsgiUpstream, CannedUpstream, Exchange, Gateway, UrlUpstream, WsgiUpstream
-from coprocess.tyk.simulator.sniff import detect_content_type
+from coprocess.gateways.tyk import wire
 from tests.simulator import (
     Plugin,
     accept,

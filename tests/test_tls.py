@@ -13,11 +13,11 @@ from pathlib import Path
 import grpc
 import pytest
 
-from coprocess.config import load_settings
 from coprocess.errors import ConfigError
-from coprocess.server.app import engine_options
-from coprocess.server.engines import make_engine
-from coprocess.tyk.wire import DISPATCH, Object
+from coprocess.gateways.tyk.wire import DISPATCH, Object
+from coprocess.process.app import engine_options
+from coprocess.process.config import load_settings
+from coprocess.transport.engines import make_engine
 from tests.objects import make_object
 from tests.serve_process import ServeProcess, stamping, write
 from tests.server import PATIENCE_S

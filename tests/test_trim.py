@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 from google.protobuf.message import Message
 
-from coprocess.hooks import HookType
-from coprocess.tyk.wire import (
+from coprocess.gateways.tyk.wire import (
     AccessDefinition,
     Header,
     MiniRequestObject,
@@ -17,6 +16,7 @@ from coprocess.tyk.wire import (
     ReturnOverrides,
     SessionState,
 )
+from coprocess.loading.hooks import HookType
 from tests.objects import RecordedDispatch, answer, make_object, recorded_dispatches
 
 LEAST_REQUEST = {

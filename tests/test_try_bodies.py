@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from coprocess import Reply, Request, Response, respond
-from coprocess.hooks import HookTable, HookType
+from coprocess.desk.tyk.trial import Trial
+from coprocess.gateways.tyk.compat import decorators
+from coprocess.loading.hooks import HookTable, HookType
 from coprocess.testing import Result
 from coprocess.testing.gateway import SentRequest
-from coprocess.tyk.compat import decorators
-from coprocess.tyk.trial import Trial
 from tests.objects import table_of
 from tests.trial import found, try_handler
 

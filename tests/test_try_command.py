@@ -17,9 +17,9 @@ from typer.testing import CliRunner, Result
 from coprocess import Request, respond
 from coprocess.cli.app import app
 from coprocess.cli.try_text import TrialText
+from coprocess.desk.tyk.trial import Trial
 from coprocess.errors import CoprocessError
-from coprocess.tyk.trial import Trial
-from coprocess.tyk.wire import Object
+from coprocess.gateways.tyk.wire import Object
 from tests.trial import document, foreign_server, try_handler
 
 # The text

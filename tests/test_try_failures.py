@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from coprocess import Request, Session
-from coprocess.hooks import HookType
-from coprocess.tyk.simulator import ApiDefinition
-from coprocess.tyk.trial import InProcessDispatcher, ObservedGateway, as_upstream
+from coprocess.desk.tyk.simulator import ApiDefinition
+from coprocess.desk.tyk.trial import InProcessDispatcher, ObservedGateway, as_upstream
+from coprocess.loading.hooks import HookType
 from tests.objects import hook_table
 from tests.trial import Handler, admit, document, found, try_handler
 
@@ -40,7 +40,7 @@ def test_handler_that_raises() -> None:
     shown = "\n".join(hook.traceback)
     assert shown.count("File ") == 2, shown
     assert "in raising" in shown
-    assert "coprocess/tyk" not in shown
+    assert "coprocess/gateways/tyk" not in shown
 
 
 def test_traceback_has_no_frames_of_libraries() -> None:

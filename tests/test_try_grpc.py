@@ -8,10 +8,16 @@ from typing import Any
 import pytest
 
 from coprocess import Reject, Session
-from coprocess.hooks import HookType
-from coprocess.tyk.simulator import ApiDefinition
-from coprocess.tyk.trial import GrpcDispatcher, InProcessDispatcher, ObservedGateway, Trial, as_upstream
-from coprocess.tyk.wire import Object
+from coprocess.desk.tyk.simulator import ApiDefinition
+from coprocess.desk.tyk.trial import (
+    GrpcDispatcher,
+    InProcessDispatcher,
+    ObservedGateway,
+    Trial,
+    as_upstream,
+)
+from coprocess.gateways.tyk.wire import Object
+from coprocess.loading.hooks import HookType
 from tests.objects import hook_table
 from tests.server import serving
 from tests.trial import Handler, document, foreign_server, found

@@ -15,8 +15,8 @@ from typing import IO, Any
 import grpc
 import pytest
 
-from coprocess.server import log_writer
-from coprocess.server.log_writer import LogWriter
+from coprocess.process import log_writer
+from coprocess.process.log_writer import LogWriter
 from tests.objects import make_object
 from tests.serve_process import write
 from tests.server import PATIENCE_S, Client, fails, until

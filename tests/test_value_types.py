@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from coprocess import Reject, respond, trigger_event
-from coprocess.hooks import HookType
-from coprocess.http import MultiHeaders
-from coprocess.tyk.compat.request import TykCoProcessRequest
-from coprocess.tyk.request import TykRequest
-from coprocess.tyk.response import TykResponse
-from coprocess.tyk.session import TextMap, TykSession
-from coprocess.tyk.wire import Object, SessionState
+from coprocess.api.http import MultiHeaders
+from coprocess.gateways.tyk.compat.request import TykCoProcessRequest
+from coprocess.gateways.tyk.request import TykRequest
+from coprocess.gateways.tyk.response import TykResponse
+from coprocess.gateways.tyk.session import TextMap, TykSession
+from coprocess.gateways.tyk.wire import Object, SessionState
+from coprocess.loading.hooks import HookType
 from tests.objects import make_object
 
 Edit = Callable[[Any], object]

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coprocess.tyk import wire
+from coprocess.gateways.tyk import wire
 from tests.objects import UNKNOWN_FIELD, answer, make_object, make_request, make_response
 
 PROJECT = Path(__file__).parent.parent
 PROTO = PROJECT / "proto"
-COMPILED = PROJECT / "coprocess" / "tyk" / "wire"
+COMPILED = PROJECT / "coprocess" / "gateways" / "tyk" / "wire"
 
 
 def test_committed_files_are_what_proto_compiles_to(tmp_path: Path) -> None:
@@ -61,14 +61,14 @@ def test_a_plugin_may_import_its_own_generated_modules(tmp_path: Path, *, ours_f
         ],
         check=True,
     )
-    imports = ["from coprocess.tyk.wire import Object", "import coprocess_object_pb2 as theirs"]
+    imports = ["from coprocess.gateways.tyk.wire import Object", "import coprocess_object_pb2 as theirs"]
     program = "\n".join(
         [
             *(imports if ours_first else reversed(imports)),
             "assert theirs.Object is not Object",
             "sent = theirs.Object(hook_name='a', hook_type=1)",
             "assert Object.FromString(sent.SerializeToString()).hook_name == 'a'",
-            "from coprocess.tyk.wire import MODULES",
+            "from coprocess.gateways.tyk.wire import MODULES",
             "assert MODULES['coprocess_object_pb2'].Object is Object",
         ]
     )
@@ -108,7 +108,7 @@ def test_unknown_fields_survive_a_handler_that_edits(*, full_reply: bool) -> Non
 
 @pytest.mark.parametrize("full_reply", [True, False])
 def test_unknown_fields_survive_in_response_hooks(*, full_reply: bool) -> None:
-    from coprocess.hooks import HookType
+    from coprocess.loading.hooks import HookType
 
     def edit(response: object) -> None:
         response.body = b"new"  # type: ignore[attr-defined]  # handlers are called by name, not type

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from coprocess.errors import Status
-from coprocess.server import front as front_module
-from coprocess.server import restarts, worker_process
-from coprocess.server.engine import Metadata, Rpc
-from coprocess.server.front import Front
-from coprocess.server.restarts import Restarts
+from coprocess.process import front as front_module
+from coprocess.process import restarts, worker_process
+from coprocess.process.front import Front
+from coprocess.process.restarts import Restarts
+from coprocess.transport.engine import Metadata, Rpc
 from tests.test_front import eventually
 
 METHOD = "/test/Call"
@@ -231,7 +231,7 @@ def test_the_first_start_fails_where_a_worker_cannot_be_started(
 
 
 def test_what_a_worker_does_not_read_is_bounded(told: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coprocess.server.outbox.MAX_UNSENT_BYTES", 4 * 2**20)
+    monkeypatch.setattr("coprocess.process.outbox.MAX_UNSENT_BYTES", 4 * 2**20)
     (told / "read nothing").touch()
     with running(told) as front:
         calls = [call(front, b"x" * 2**20) for _ in range(20)]

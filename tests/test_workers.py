@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from coprocess.server.workers import MOST_IDLE, WorkerThreads, start_missing
+from coprocess.transport.workers import MOST_IDLE, WorkerThreads, start_missing
 from tests.server import PATIENCE_S, until
 
 Task = Callable[[], None]

@@ -9,7 +9,7 @@ import sys
 import grpc
 import uvloop
 
-from coprocess.tyk.wire import SERVICE, Object
+from coprocess.gateways.tyk.wire import SERVICE, Object
 
 
 async def dispatch(message, context):

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 
-from coprocess.tyk.wire import SERVICE, Object
+from coprocess.gateways.tyk.wire import SERVICE, Object
 
 
 def dispatch(message, context):

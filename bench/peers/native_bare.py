@@ -10,7 +10,7 @@ import threading
 
 from pygrpc_native import NativeGrpcFront
 
-from coprocess.tyk.wire import DISPATCH, Object
+from coprocess.gateways.tyk.wire import DISPATCH, Object
 
 THREADS = 4
 

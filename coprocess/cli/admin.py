@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from coprocess.cli.options import describe
-from coprocess.config import OFF, load_settings
 from coprocess.errors import ConfigError, CoprocessError
-from coprocess.server.admin_client import ask
+from coprocess.process.admin_client import ask
+from coprocess.process.config import OFF, load_settings
 
 # Longer than the service itself waits.
 _TIMEOUT_S = 90.0

@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def _end(text: str) -> NoReturn:
-    from coprocess.server.redaction import redact_text
+    from coprocess.process.redaction import redact_text
 
     for line in redact_text(text).split("\n"):
         print(f"coprocess: {printable(line)}", file=sys.stderr)  # noqa: T201 - the command's own output

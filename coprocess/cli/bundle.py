@@ -40,7 +40,7 @@ def build(
     ] = None,
 ) -> None:
     """Make a bundle of a folder. Its hooks are those of a manifest.json there, else all handlers."""
-    from coprocess.tyk.bundle_build import build as build_bundle
+    from coprocess.desk.tyk.bundle_build import build as build_bundle
 
     folder = folder.resolve() if folder == Path() else folder
     target = output or folder.parent / f"{folder.name}.zip"
@@ -62,7 +62,7 @@ def sign(
     key: Annotated[Path, typer.Option("--key", metavar="PEM", help="RSA private key, without a passphrase.")],
 ) -> None:
     """Put a signature into a bundle's manifest."""
-    from coprocess.tyk.bundle import sign as sign_bundle
+    from coprocess.desk.tyk.bundle import sign as sign_bundle
 
     sign_bundle(bundle, key)
     typer.echo(f"{bundle}: signed")
@@ -77,8 +77,8 @@ def verify(
     ] = None,
 ) -> None:
     """Check a bundle as the gateway does. Exit status 1 where the gateway would refuse it."""
-    from coprocess.tyk.bundle import read_bundle
-    from coprocess.tyk.bundle import verify as verify_bundle
+    from coprocess.desk.tyk.bundle import read_bundle
+    from coprocess.desk.tyk.bundle import verify as verify_bundle
 
     has_signature = verify_bundle(read_bundle(bundle), key)
     if key is not None:

@@ -13,26 +13,26 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from google.protobuf.json_format import ParseDict, ParseError
 
-from coprocess import loader
 from coprocess.addresses import normal_address
+from coprocess.api.context import set_event_sink
+from coprocess.api.http import canonical_name
 from coprocess.cli.options import Config, Handlers, Tls, TlsCa, TlsCert, TlsKey, TlsName, client_tls
-from coprocess.config import load_settings
-from coprocess.context import set_event_sink
+from coprocess.desk.tyk.bundle import checksum
+from coprocess.desk.tyk.json_files import parse_json, read_json, read_text
+from coprocess.desk.tyk.simulator import RpcError
+from coprocess.desk.tyk.trial import ClientTls, GrpcDispatcher
+from coprocess.desk.tyk.trial.changes import changes
 from coprocess.error_text import format_error, is_not_ours
 from coprocess.errors import ConfigError, CoprocessError, HandlerFailed
-from coprocess.http import canonical_name
+from coprocess.gateways.tyk.compat import ALIASES
+from coprocess.gateways.tyk.dispatcher import Dispatcher
+from coprocess.gateways.tyk.wire import HookType, Object, SessionState
+from coprocess.loading import loader
+from coprocess.process.config import load_settings
 from coprocess.text import block, indented
-from coprocess.tyk.bundle import checksum
-from coprocess.tyk.compat import ALIASES
-from coprocess.tyk.dispatcher import Dispatcher
-from coprocess.tyk.json_files import parse_json, read_json, read_text
-from coprocess.tyk.simulator import RpcError
-from coprocess.tyk.trial import ClientTls, GrpcDispatcher
-from coprocess.tyk.trial.changes import changes
-from coprocess.tyk.wire import HookType, Object, SessionState
 
 if TYPE_CHECKING:
-    from coprocess.tyk.call import RunnableCall
+    from coprocess.gateways.tyk.call import RunnableCall
 
 
 def call(
@@ -185,7 +185,7 @@ def _from_recording(path: Path, hook_type: str, name: str) -> Object:
 @contextmanager
 def _surroundings(redis: str | None) -> Iterator[None]:
     """What a handler has besides its arguments: a store, and somebody who takes its events."""
-    from coprocess.tyk.trial.store import trial_store
+    from coprocess.desk.tyk.trial.store import trial_store
 
     with ExitStack() as stack:
         try:

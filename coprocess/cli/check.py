@@ -8,15 +8,15 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import typer
 
-from coprocess import loader
 from coprocess.cli.options import Config, Handlers
-from coprocess.config import load_settings
-from coprocess.hooks import Hook, HookType
-from coprocess.loader import Loaded, Problem
-from coprocess.route_settings import load_routes
+from coprocess.desk.tyk.missing_modules import missing_module, remedy_for
+from coprocess.gateways.tyk.compat import ALIASES
+from coprocess.loading import loader
+from coprocess.loading.hooks import Hook, HookType
+from coprocess.loading.loader import Loaded, Problem
+from coprocess.process.config import load_settings
+from coprocess.process.route_settings import load_routes
 from coprocess.text import block, indented, printable
-from coprocess.tyk.compat import ALIASES
-from coprocess.tyk.missing_modules import missing_module, remedy_for
 
 
 def check(handlers: Handlers = None, config: Config = None) -> None:

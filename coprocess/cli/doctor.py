@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coprocess.cli.options import Config, Handlers
-from coprocess.config import load_settings
 from coprocess.errors import ConfigError
+from coprocess.process.config import load_settings
 
 if TYPE_CHECKING:
-    from coprocess.tyk.doctor import Finding
+    from coprocess.desk.tyk.doctor import Finding
 
 _DEFAULT_CONF = Path("tyk.conf")
 _DEFAULT_APIS = Path("apis")
@@ -56,7 +56,7 @@ def doctor(
     where there is an error; warnings and notes do not count.
     """
     from coprocess import __version__
-    from coprocess.tyk.doctor import Severity, examine, read_project, sarif_log
+    from coprocess.desk.tyk.doctor import Severity, examine, read_project, sarif_log
 
     settings = load_settings({"handlers": handlers, "listen": listen}, config)
     if conf is None and _DEFAULT_CONF.is_file():

@@ -27,8 +27,8 @@ def import_(
     Its code is loaded in a process of its own. Exit status 1 where something needs a hand, or has an error of
     those that `coprocess doctor` finds.
     """
-    from coprocess.tyk.doctor import Severity
-    from coprocess.tyk.importer import inspect_bundle, write_import
+    from coprocess.desk.tyk.doctor import Severity
+    from coprocess.desk.tyk.importer import inspect_bundle, write_import
 
     found, report = inspect_bundle(bundle)
     typer.echo(f"{report.name}: works unchanged:" if report.works else f"{report.name}: no handler works yet")

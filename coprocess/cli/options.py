@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from coprocess.config import Settings
+from coprocess.desk.tyk.trial.tls import ClientTls
 from coprocess.errors import ConfigError
-from coprocess.tyk.trial.tls import ClientTls
+from coprocess.process.config import Settings
 
 
 def describe(name: str) -> str:

@@ -9,7 +9,7 @@ import typer
 from coprocess.cli.admin import Admin, post
 from coprocess.cli.options import Config
 from coprocess.errors import CoprocessError
-from coprocess.server.admin_client import errors_of
+from coprocess.process.admin_client import errors_of
 
 
 def reload(

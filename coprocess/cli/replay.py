@@ -22,7 +22,7 @@ def replay(
 
     A recording that follows another one is played after it. Exit status 1 on any difference.
     """
-    from coprocess.tyk.simulator import replay
+    from coprocess.desk.tyk.simulator import replay
 
     if not apis.is_dir():
         raise ConfigError(f"--apis {apis}: no such folder")

@@ -12,9 +12,9 @@ from typing import Annotated, Any
 import typer
 
 from coprocess.cli.options import Config, Handlers, describe
-from coprocess.config import Settings, load_settings
 from coprocess.errors import CoprocessError
-from coprocess.server.log_writer import open_standard_streams
+from coprocess.process.config import Settings, load_settings
+from coprocess.process.log_writer import open_standard_streams
 
 
 def _option(flag: str, **options: Any) -> Any:
@@ -80,7 +80,7 @@ def serve(
     def reread() -> Settings:
         return load_settings(flags, config, base)
 
-    from coprocess.server import logs
+    from coprocess.process import logs
 
     logs.configure(settings.log_format, settings.log_level, in_background=True)
     status = 1
@@ -109,19 +109,19 @@ def _run(
     if worker_fd is not None:
         import socket
 
-        from coprocess.server import forks
-        from coprocess.server.app import App, engine_options
-        from coprocess.server.pipe import PipeEngine
+        from coprocess.process import forks
+        from coprocess.process.app import App, engine_options
+        from coprocess.transport.pipe import PipeEngine
 
         forks.keep_descriptor_from_children(worker_fd)
         pipe = PipeEngine(socket.socket(fileno=worker_fd), engine_options(settings))
         App(settings, pipe, config_file=config, reread=reread, quiet=worker_number > 0).run()
     elif settings.workers > 1:
-        from coprocess.server.front_app import FrontApp
+        from coprocess.process.front_app import FrontApp
 
         FrontApp(settings, config_file=config).run()
     else:
-        from coprocess.server.app import App
+        from coprocess.process.app import App
 
         App(settings, config_file=config, reread=reread).run()
 

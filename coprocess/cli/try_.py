@@ -15,14 +15,14 @@ import typer
 
 from coprocess.addresses import normal_address
 from coprocess.cli.options import Config, Handlers, Tls, TlsCa, TlsCert, TlsKey, TlsName, client_tls
-from coprocess.config import Settings, load_settings
 from coprocess.errors import ConfigError, CoprocessError
+from coprocess.process.config import Settings, load_settings
 from coprocess.text import indented
 
 if TYPE_CHECKING:
-    from coprocess.loader import Loaded
-    from coprocess.tyk.simulator import Upstream
-    from coprocess.tyk.trial import ClientTls, Trial
+    from coprocess.desk.tyk.simulator import Upstream
+    from coprocess.desk.tyk.trial import ClientTls, Trial
+    from coprocess.loading.loader import Loaded
 
 
 def try_(
@@ -125,9 +125,9 @@ class _Attempt:
 
     def run(self) -> bool:
         """Whether the client got an answer below 500 and no hook failed."""
-        from coprocess import loader
-        from coprocess.tyk.compat import ALIASES
-        from coprocess.tyk.trial.output import captured_streams
+        from coprocess.desk.tyk.trial.output import captured_streams
+        from coprocess.gateways.tyk.compat import ALIASES
+        from coprocess.loading import loader
 
         settings = load_settings({"handlers": self.handlers}, self.config)
         loaded: Loaded | None = None
@@ -149,7 +149,7 @@ class _Attempt:
         return trial.ok
 
     def _default_api(self) -> Path | None:
-        from coprocess.tyk.trial import find_definition
+        from coprocess.desk.tyk.trial import find_definition
 
         try:
             return find_definition(Path())
@@ -157,8 +157,8 @@ class _Attempt:
             raise ConfigError(f"{error}, with --api") from None
 
     def _trial(self, settings: Settings, loaded: Loaded | None, file: Path | None) -> Trial:
-        from coprocess.tyk.simulator import ApiDefinition
-        from coprocess.tyk.trial import (
+        from coprocess.desk.tyk.simulator import ApiDefinition
+        from coprocess.desk.tyk.trial import (
             GrpcDispatcher,
             InProcessDispatcher,
             ObservedGateway,
@@ -193,8 +193,8 @@ class _Attempt:
                 raise ConfigError(f"no gateway takes this request: {error}") from None
 
     def _make_upstream(self) -> Upstream:
-        from coprocess.tyk.simulator import CannedUpstream
-        from coprocess.tyk.trial import as_upstream
+        from coprocess.desk.tyk.simulator import CannedUpstream
+        from coprocess.desk.tyk.trial import as_upstream
 
         if self.upstream is not None and not self.upstream.isdecimal():
             if self.upstream_body is not None:
@@ -246,7 +246,7 @@ class _Attempt:
 
 @contextmanager
 def _store(url: str | None) -> Iterator[None]:
-    from coprocess.tyk.trial.store import trial_store
+    from coprocess.desk.tyk.trial.store import trial_store
 
     with ExitStack() as stack:
         try:

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from coprocess.tyk.simulator import HttpResponse, UpstreamReply, UpstreamRequest
-    from coprocess.tyk.trial import EventTrial, HookTrial, Trial
+    from coprocess.desk.tyk.simulator import HttpResponse, UpstreamReply, UpstreamRequest
+    from coprocess.desk.tyk.trial import EventTrial, HookTrial, Trial
 
 
 def trial_as_dict(trial: Trial, *, problems: Iterable[str], definition_file: str | None) -> dict[str, Any]:

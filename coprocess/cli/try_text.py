@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from coprocess.tyk.trial import EventTrial, Finding, HookTrial, Trial
+    from coprocess.desk.tyk.trial import EventTrial, Finding, HookTrial, Trial
 
 _MOST_LINES = 12
 _LONGEST_LINE = 160

@@ -8,26 +8,21 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from coprocess.body import body_bytes
+from coprocess.api.body import body_bytes
+from coprocess.desk.tyk.simulator import ApiDefinition, HookDefinition, RpcError
+from coprocess.desk.tyk.simulator.apply import apply_request_edits
+from coprocess.desk.tyk.simulator.headers import GoHeader
+from coprocess.desk.tyk.simulator.objects import GatewayResponse, add_response, build_object
+from coprocess.desk.tyk.simulator.request import GatewayRequest
+from coprocess.desk.tyk.simulator.session import with_parts
+from coprocess.desk.tyk.trial import InProcessDispatcher
+from coprocess.desk.tyk.trial.changes import by_field, edits, is_read
+from coprocess.desk.tyk.trial.dispatchers import HandlerRun
+from coprocess.desk.tyk.trial.upstream import as_reply
 from coprocess.errors import HandlerFailed
+from coprocess.gateways.tyk.event import format_go_time
+from coprocess.gateways.tyk.wire import HookType, Object, ReturnOverrides, SessionState
 from coprocess.testing.readable import DispatchedRequest, DispatchedResponse, HeaderArgument, wire_headers
-from coprocess.tyk.event import format_go_time
-from coprocess.tyk.simulator import ApiDefinition, HookDefinition, RpcError
-from coprocess.tyk.simulator.apply import apply_request_edits
-from coprocess.tyk.simulator.headers import GoHeader
-from coprocess.tyk.simulator.objects import GatewayResponse, add_response, build_object
-from coprocess.tyk.simulator.request import GatewayRequest
-from coprocess.tyk.simulator.session import with_parts
-from coprocess.tyk.trial import InProcessDispatcher
-from coprocess.tyk.trial.changes import by_field, edits, is_read
-from coprocess.tyk.trial.dispatchers import HandlerRun
-from coprocess.tyk.trial.upstream import as_reply
-from coprocess.tyk.wire import (
-    HookType,
-    Object,
-    ReturnOverrides,
-    SessionState,
-)
 
 _HOST = "127.0.0.1:8081"
 

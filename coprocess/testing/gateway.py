@@ -9,11 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
-from coprocess.body import body_bytes
-from coprocess.http import Headers, MultiHeaders
-from coprocess.testing.readable import HeaderArgument, Readable, wire_headers
-from coprocess.tyk.simulator import ApiDefinition, UpstreamRequest
-from coprocess.tyk.trial import (
+from coprocess.api.body import body_bytes
+from coprocess.api.http import Headers, MultiHeaders
+from coprocess.desk.tyk.simulator import ApiDefinition, UpstreamRequest
+from coprocess.desk.tyk.trial import (
     EventTrial,
     Finding,
     HookTrial,
@@ -22,6 +21,7 @@ from coprocess.tyk.trial import (
     Trial,
     as_upstream,
 )
+from coprocess.testing.readable import HeaderArgument, Readable, wire_headers
 
 
 class SentRequest(Readable):

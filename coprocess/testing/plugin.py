@@ -12,13 +12,13 @@ import pytest
 from coprocess.errors import CoprocessError
 
 if TYPE_CHECKING:
-    from coprocess.loader import Loaded
+    from coprocess.desk.tyk.simulator import ApiDefinition
+    from coprocess.desk.tyk.trial import InProcessDispatcher
+    from coprocess.desk.tyk.trial.store import TemporaryServer
+    from coprocess.loading.loader import Loaded
     from coprocess.store import Store
     from coprocess.testing.dispatch import Dispatch
     from coprocess.testing.gateway import Gateway
-    from coprocess.tyk.simulator import ApiDefinition
-    from coprocess.tyk.trial import InProcessDispatcher
-    from coprocess.tyk.trial.store import TemporaryServer
 
 _MARKER = "coprocess"
 _OPTIONS = ("handlers", "api", "upstream")
@@ -49,7 +49,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def _coprocess_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TemporaryServer]:
-    from coprocess.tyk.trial.store import TemporaryServer
+    from coprocess.desk.tyk.trial.store import TemporaryServer
 
     server = TemporaryServer(tmp_path_factory.mktemp("coprocess-store"))
     yield server
@@ -75,8 +75,8 @@ def store(_coprocess_store: Store) -> Store:
 
 @pytest.fixture
 def _coprocess_handlers(request: pytest.FixtureRequest) -> Iterator[Loaded]:
-    from coprocess import loader
-    from coprocess.tyk.compat import ALIASES
+    from coprocess.gateways.tyk.compat import ALIASES
+    from coprocess.loading import loader
 
     folders = _folders(request)
     if not folders:
@@ -100,8 +100,8 @@ def _coprocess_handlers(request: pytest.FixtureRequest) -> Iterator[Loaded]:
 def _coprocess_dispatcher(
     request: pytest.FixtureRequest, _coprocess_handlers: Loaded
 ) -> Iterator[InProcessDispatcher]:
+    from coprocess.desk.tyk.trial import InProcessDispatcher
     from coprocess.errors import ConfigError
-    from coprocess.tyk.trial import InProcessDispatcher
 
     # Where there is no embedded server for this platform, handlers that use no store do without.
     with suppress(ConfigError):
@@ -157,8 +157,8 @@ def _folders(request: pytest.FixtureRequest) -> list[Path]:
 
 
 def _definition(request: pytest.FixtureRequest, loaded: Loaded) -> ApiDefinition:
-    from coprocess.tyk.simulator import ApiDefinition
-    from coprocess.tyk.trial import find_definition, keyless_definition
+    from coprocess.desk.tyk.simulator import ApiDefinition
+    from coprocess.desk.tyk.trial import find_definition, keyless_definition
 
     root = request.config.rootpath
     given = _marked(request).get("api") or request.config.getini("coprocess_api")

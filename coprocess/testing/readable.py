@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from coprocess.body import Body
+from coprocess.api.body import Body
+from coprocess.api.http import Headers, MultiHeaders
+from coprocess.desk.tyk.simulator.headers import to_wire
+from coprocess.desk.tyk.simulator.request import GatewayRequest
 from coprocess.expected import expect_text
-from coprocess.http import Headers, MultiHeaders
-from coprocess.tyk.simulator.headers import to_wire
-from coprocess.tyk.simulator.request import GatewayRequest
-from coprocess.tyk.wire import MiniRequestObject, ResponseObject
+from coprocess.gateways.tyk.wire import MiniRequestObject, ResponseObject
 
 HeaderArgument = Mapping[str, str] | Iterable[tuple[str, str]]
 

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from coprocess.server.restarts import MANY
-from coprocess.tyk.wire import Object
+from coprocess.gateways.tyk.wire import Object
+from coprocess.process.restarts import MANY
 from tests.chaos.load import HANG_S, Figures, Load
 from tests.objects import make_object
 from tests.serve_process import ServeProcess, write

@@ -8,7 +8,7 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
-from coprocess.tyk.wire import Object
+from coprocess.gateways.tyk.wire import Object
 from tests.chaos.load import HANG_S, Figures, Load, stamp_is
 from tests.objects import make_object, make_request
 from tests.serve_process import ServeProcess, stamping, write

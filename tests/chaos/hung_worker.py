@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 
-from coprocess.tyk.wire import Object
+from coprocess.gateways.tyk.wire import Object
 from tests.chaos.load import HANG_S, Figures, Load
 from tests.objects import make_object
 from tests.serve_process import ServeProcess, write

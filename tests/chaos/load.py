@@ -14,7 +14,7 @@ from typing import Any
 
 import grpc
 
-from coprocess.tyk.wire import Object
+from coprocess.gateways.tyk.wire import Object
 from tests.server import Client, status_of
 
 Figures = dict[str, Any]

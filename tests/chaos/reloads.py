@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from coprocess.tyk.wire import Object
+from coprocess.gateways.tyk.wire import Object
 from tests.chaos.load import Figures, Load
 from tests.objects import make_object
 from tests.serve_process import ServeProcess, stamping, write

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from coprocess import __version__
-from coprocess.config import Settings
+from coprocess.process.config import Settings
 from tests.cli.commands import Command
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from coprocess.cli.app import main
-from coprocess.tyk import importer
+from coprocess.desk.tyk import importer
 from tests.cli.commands import GOOD, Command
 from tests.loading import write
 from tests.objects import RECORDINGS

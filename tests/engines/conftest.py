@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from coprocess.server.engines import EngineChoice
+from coprocess.transport.engines import EngineChoice
 from tests.engines.hooks import Handlers
 from tests.server import (
     Server,

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from coprocess import Event, Pre
-from coprocess.hooks import HookTable
-from coprocess.server.engine import Engine, Rpc
-from coprocess.server.engines import EngineChoice, make_engine
+from coprocess.loading.hooks import HookTable
+from coprocess.transport.engine import Engine, Rpc
+from coprocess.transport.engines import EngineChoice, make_engine
 from tests.objects import make_object, table_of
 from tests.server import (
     PATIENCE_S,

@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from coprocess.errors import Status
-from coprocess.server.engine import BidiHandler, BidiRpc
+from coprocess.transport.engine import BidiHandler, BidiRpc
 from tests.engines.hooks import bare
 from tests.server import PATIENCE_S, Client, status_of, until
 

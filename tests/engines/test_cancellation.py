@@ -5,8 +5,8 @@ from __future__ import annotations
 import grpc
 import pytest
 
-from coprocess.server.engines import EngineChoice
-from coprocess.tyk.wire import Object
+from coprocess.gateways.tyk.wire import Object
+from coprocess.transport.engines import EngineChoice
 from tests.engines.hooks import Handlers, stamped
 from tests.objects import make_object
 from tests.server import (

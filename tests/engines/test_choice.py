@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from coprocess.errors import ConfigError
-from coprocess.server.engines import EngineChoice, make_engine
+from coprocess.transport.engines import EngineChoice, make_engine
 from tests.server import engine_options
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import grpc
 import pytest
 
-from coprocess.server.engine import ListenError
-from coprocess.server.engines import EngineChoice, make_engine
-from coprocess.tyk.wire import Object
+from coprocess.gateways.tyk.wire import Object
+from coprocess.transport.engine import ListenError
+from coprocess.transport.engines import EngineChoice, make_engine
 from tests.engines.hooks import Handlers, stamped, tcp_connection
 from tests.objects import make_object
 from tests.serve_process import ServeProcess, write

@@ -10,9 +10,9 @@ from typing import Any, Never
 import grpc
 import pytest
 
-from coprocess.server import grpcio as grpcio_engine
-from coprocess.server import grpcio_shortcuts
-from coprocess.tyk.wire import DISPATCH, Object
+from coprocess.gateways.tyk.wire import DISPATCH, Object
+from coprocess.transport import grpcio as grpcio_engine
+from coprocess.transport import grpcio_shortcuts
 from tests.engines.hooks import Handlers
 from tests.objects import make_object
 from tests.server import PATIENCE_S, Client, Server, error_of, fails, serving

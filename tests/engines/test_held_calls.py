@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import grpc
 
-from coprocess.server.engine import Rpc
-from coprocess.server.engines import EngineChoice
-from coprocess.server.held_calls import HeldCalls
+from coprocess.transport.engine import Rpc
+from coprocess.transport.engines import EngineChoice
+from coprocess.transport.held_calls import HeldCalls
 from tests.engines.hooks import bare
 from tests.server import PATIENCE_S, fails, until
 

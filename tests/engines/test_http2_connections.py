@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from coprocess.server.engine import Rpc
-from coprocess.server.http2 import Http2Engine
+from coprocess.transport.engine import Rpc
 from coprocess.transport.http2 import frames, server
 from coprocess.transport.http2.frames import ErrorCode
 from coprocess.transport.http2.limits import Limits
+from coprocess.transport.http2_engine import Http2Engine
 from tests.engines.hooks import tcp_connection
 from tests.http2.peer import CALL, START, Fields, Frame, headers, message
 from tests.server import PATIENCE_S, Client, engine_options, until

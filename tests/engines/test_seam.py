@@ -9,9 +9,9 @@ import grpc
 import pytest
 
 from coprocess.errors import Status
-from coprocess.server.engine import Rpc
-from coprocess.server.engines import EngineChoice
-from coprocess.tyk.wire import DISPATCH
+from coprocess.gateways.tyk.wire import DISPATCH
+from coprocess.transport.engine import Rpc
+from coprocess.transport.engines import EngineChoice
 from tests.engines.hooks import bare
 from tests.server import (
     PATIENCE_S,

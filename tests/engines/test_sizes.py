@@ -5,7 +5,7 @@ from __future__ import annotations
 import grpc
 import pytest
 
-from coprocess.tyk.wire import Object
+from coprocess.gateways.tyk.wire import Object
 from tests.engines.hooks import LIMIT, stamped
 from tests.objects import make_object
 from tests.server import (

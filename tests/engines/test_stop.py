@@ -11,8 +11,8 @@ import grpc
 import pytest
 
 from coprocess import Pre
-from coprocess.server.engines import EngineChoice, make_engine
-from coprocess.tyk.wire import Object
+from coprocess.gateways.tyk.wire import Object
+from coprocess.transport.engines import EngineChoice, make_engine
 from tests.engines.hooks import Handlers, bare, stamped, tcp_connection
 from tests.objects import make_object, table_of
 from tests.server import (

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coprocess import Reject
+from coprocess.desk.tyk.simulator.outcome import Answered, Failed
+from coprocess.desk.tyk.simulator.request import GatewayRequest
 from coprocess.errors import HandlerFailed
-from coprocess.hooks import HookTable
-from coprocess.tyk.simulator.outcome import Answered, Failed
-from coprocess.tyk.simulator.request import GatewayRequest
-from coprocess.tyk.wire import MiniRequestObject, Object, ResponseObject
+from coprocess.gateways.tyk.wire import MiniRequestObject, Object, ResponseObject
+from coprocess.loading.hooks import HookTable
 from tests.guard.edits import at_the_gateway, raw, raw_response
 from tests.objects import answer, make_object, make_request
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from coprocess import Reject
+from coprocess.desk.tyk.simulator.apply import apply_response_edits
+from coprocess.desk.tyk.simulator.headers import GoHeader
+from coprocess.desk.tyk.simulator.objects import GatewayResponse
 from coprocess.errors import HandlerFailed
-from coprocess.hooks import HookType
-from coprocess.tyk.simulator.apply import apply_response_edits
-from coprocess.tyk.simulator.headers import GoHeader
-from coprocess.tyk.simulator.objects import GatewayResponse
-from coprocess.tyk.wire import Object, ResponseObject
+from coprocess.gateways.tyk.wire import Object, ResponseObject
+from coprocess.loading.hooks import HookType
 from tests.guard.edits import raw_response
 from tests.objects import answer, make_object, make_response
 

@@ -9,9 +9,9 @@ import pytest
 
 import coprocess.testing.dispatch
 import coprocess.testing.gateway
+from coprocess.desk.tyk.trial.store import TemporaryServer
+from coprocess.gateways.tyk import compat
 from coprocess.store import store
-from coprocess.tyk import compat
-from coprocess.tyk.trial.store import TemporaryServer
 from tests.pytest_plugin.projects import API, HANDLERS
 
 # pytester forgets what an inner run imports. Modules that were there before stay, and are not made twice.

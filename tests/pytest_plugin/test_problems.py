@@ -99,7 +99,7 @@ def test_names_for_annotations() -> None:
     code = """
 import sys
 import coprocess.testing
-assert "coprocess.tyk" not in sys.modules
+assert "coprocess.gateways.tyk" not in sys.modules
 from coprocess.testing import Dispatch, DispatchReply, Gateway, Result, SentRequest, Store
 import coprocess.store
 assert Store is coprocess.store.__class__

@@ -7,8 +7,8 @@ import threading
 from typing import Any
 
 from coprocess import Pre
-from coprocess.hooks import HookTable
-from coprocess.server.hook_state import HookState
+from coprocess.loading.hooks import HookTable
+from coprocess.runtime.hook_state import HookState
 from tests.objects import make_object, table_of
 from tests.server import PATIENCE_S, Server
 

@@ -10,10 +10,10 @@ import grpc
 import pytest
 
 from coprocess import Pre
-from coprocess.hooks import HookTable
-from coprocess.server import async_calls
-from coprocess.server.engines import EngineChoice
-from coprocess.server.loop import LoopThread
+from coprocess.loading.hooks import HookTable
+from coprocess.runtime import async_calls
+from coprocess.runtime.loop import LoopThread
+from coprocess.transport.engines import EngineChoice
 from tests.objects import make_object, table_of
 from tests.server import PATIENCE_S, Server, error_of, fails, serving, until
 from tests.service.hooks import counts, stamped

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from coprocess.hooks import HookType
-from coprocess.server.engines import EngineChoice
+from coprocess.loading.hooks import HookType
+from coprocess.transport.engines import EngineChoice
 from tests.objects import hook_table, make_object, make_request
 from tests.server import fails, serving, until
 from tests.service.hooks import counts

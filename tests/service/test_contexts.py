@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from coprocess import Event, Pre, trigger_event
-from coprocess.hooks import HookTable
-from coprocess.server.engines import EngineChoice
-from coprocess.tyk.trial import InProcessDispatcher
-from coprocess.tyk.wire import Object
+from coprocess.desk.tyk.trial import InProcessDispatcher
+from coprocess.gateways.tyk.wire import Object
+from coprocess.loading.hooks import HookTable
+from coprocess.transport.engines import EngineChoice
 from tests.objects import make_object, table_of
 from tests.server import PATIENCE_S, serving, until
 

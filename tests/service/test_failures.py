@@ -11,10 +11,10 @@ import grpc
 import pytest
 
 from coprocess import CustomKeyCheck, Pre
-from coprocess.hooks import HookType
-from coprocess.server.engines import EngineChoice
-from coprocess.server.service import ServiceOptions
-from coprocess.tyk.wire import Object
+from coprocess.gateways.tyk.wire import Object
+from coprocess.loading.hooks import HookType
+from coprocess.runtime.service import ServiceOptions
+from coprocess.transport.engines import EngineChoice
 from tests.objects import hook_table, make_object, table_of
 from tests.server import PATIENCE_S, error_of, fails, serving, until
 from tests.service.hooks import blocking_table, counts

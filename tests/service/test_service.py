@@ -8,11 +8,11 @@ import grpc
 import pytest
 
 from coprocess import Post, Pre, Response
-from coprocess.hooks import HookTable, HookType
-from coprocess.server.engines import EngineChoice
-from coprocess.server.failures import safe_text
-from coprocess.server.service import Service, ServiceOptions
-from coprocess.tyk.dispatcher import Dispatcher
+from coprocess.gateways.tyk.dispatcher import Dispatcher
+from coprocess.loading.hooks import HookTable, HookType
+from coprocess.runtime.failures import safe_text
+from coprocess.runtime.service import Service, ServiceOptions
+from coprocess.transport.engines import EngineChoice
 from tests.objects import hook_table, make_object, table_of
 from tests.server import fails, serving
 

@@ -10,9 +10,9 @@ from typing import Any
 import grpc
 
 from coprocess import Pre
-from coprocess.hooks import HookTable
-from coprocess.server.engines import EngineChoice
-from coprocess.tyk.wire import Object
+from coprocess.gateways.tyk.wire import Object
+from coprocess.loading.hooks import HookTable
+from coprocess.transport.engines import EngineChoice
 from tests.objects import make_object, table_of
 from tests.server import PATIENCE_S, serving, until
 from tests.service.hooks import stamped

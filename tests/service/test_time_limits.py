@@ -11,9 +11,9 @@ import grpc
 import pytest
 from structlog.testing import capture_logs
 
-from coprocess.hooks import HookType
-from coprocess.server.engines import EngineChoice
-from coprocess.server.service import ServiceOptions
+from coprocess.loading.hooks import HookType
+from coprocess.runtime.service import ServiceOptions
+from coprocess.transport.engines import EngineChoice
 from tests.objects import hook_table, make_object
 from tests.server import PATIENCE_S, error_of, fails, serving, until
 from tests.service.hooks import blocking_table, counts, stamped, state_of

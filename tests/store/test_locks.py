@@ -190,7 +190,7 @@ def test_wrong_arguments(store: Store, call: Callable[[Any], object], text: str)
 
 
 def test_every_operation_has_its_name_in_traces(store: Store) -> None:
-    from coprocess.server.tracing import _STORE_COMMANDS
+    from coprocess.process.tracing import _STORE_COMMANDS
 
     seen: set[str] = set()
     store.observers.append(lambda operation, duration_s, succeeded: seen.add(operation))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import grpc
 
-from coprocess.tyk.wire import DISPATCH, Event, Object
+from coprocess.gateways.tyk.wire import DISPATCH, Event, Object
 from tests.collector import Collector, Span
 from tests.objects import make_object, make_request
 from tests.serve_process import Line, ServeProcess

@@ -6,7 +6,7 @@ import secrets
 
 import pytest
 
-from coprocess.tyk.wire import DISPATCH, Event
+from coprocess.gateways.tyk.wire import DISPATCH, Event
 from tests.objects import event_json, make_object
 from tests.tracing.service import Traced, new_trace, only
 

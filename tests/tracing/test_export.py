@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from coprocess.errors import ConfigError
-from coprocess.server.trace_export import TraceExport
+from coprocess.process.trace_export import TraceExport
 from tests.collector import Collector
 from tests.objects import make_object
 from tests.serve_process import ServeProcess, write

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from coprocess.server.pipe import pack_metadata, unpack_metadata
-from coprocess.server.trace_context import trace_context_of
+from coprocess.transport.pipe import pack_metadata, unpack_metadata
+from coprocess.transport.trace_context import trace_context_of
 
 
 def test_the_trace_context_of_metadata() -> None:

@@ -1,0 +1,66 @@
+"""All rules, in one pass."""
+
+from __future__ import annotations
+
+import re
+
+from coprocess.desk.tyk.doctor.code import check_code
+from coprocess.desk.tyk.doctor.conf import check_conf
+from coprocess.desk.tyk.doctor.definitions import check_definition, check_duplicates
+from coprocess.desk.tyk.doctor.events import check_events
+from coprocess.desk.tyk.doctor.findings import Finding, Severity
+from coprocess.desk.tyk.doctor.manifests import check_bundle
+from coprocess.desk.tyk.doctor.names import check_hooks, check_unused, spec_of
+from coprocess.desk.tyk.doctor.project import Project
+from coprocess.errors import ConfigError
+from coprocess.loading.loader import Problem
+
+
+def examine(project: Project) -> list[Finding]:
+    """Everything that is wrong, by file and place."""
+    findings = [*project.findings, *map(_of_problem, project.loaded.problems)]
+    findings += _conf_findings(project)
+    for api in project.apis:
+        findings += check_definition(project, api)
+        findings += check_events(project, api)
+        if not api.bundle and _is_for_this_service(project, api.driver):
+            findings += check_hooks(project, api.hooks, spec_of(api))
+    findings += check_duplicates(project.apis)
+    for bundle in project.bundles:
+        findings += check_bundle(project, bundle)
+    findings += check_unused(project)
+    findings += check_code(project)
+    return sorted(set(findings), key=lambda finding: finding.order)
+
+
+def _is_for_this_service(project: Project, driver: str) -> bool:
+    # Of another driver, the driver is the problem; what its hooks are called is its own affair.
+    return driver in ("grpc", "python", "")
+
+
+def _conf_findings(project: Project) -> list[Finding]:
+    found: list[Finding] = []
+    try:
+        found.extend(check_conf(project))
+    except ConfigError as error:
+        if project.conf is None:
+            raise
+        found.append(project.conf.malformed(error, "The gateway does not start with this file."))
+    return found
+
+
+def _of_problem(problem: Problem) -> Finding:
+    prefix, line = f"{problem.path}:", 0
+    text = problem.text
+    if found := re.match(rf"{re.escape(prefix)}(\d+): ", text):
+        line, text = int(found[1]), text[found.end() :]
+    return Finding(
+        Severity.ERROR,
+        "handler-broken",
+        problem.path,
+        "",
+        f"{text.removeprefix(f'{problem.path}: ')}.",
+        "Its handlers are not loaded: hooks that name them fail.",
+        "Mend it; `coprocess check` shows where it raised.",
+        line,
+    )

@@ -1,0 +1,123 @@
+"""Differences between what a recording holds and what the simulator made of it, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from google.protobuf.message import Message
+
+from coprocess.gateways.tyk import wire
+
+#: What is counted from the gateway's clock, of which a recording tells the second only.
+_CLOCK_FIELDS = ("session.quota_renews",)
+_CLOCK_SLACK = 2
+
+
+def tree(message: Message) -> dict[str, Any]:
+    """A message as plain values; a sub-message that is present and empty is an empty dict."""
+    plain: dict[str, Any] = {}
+    for field, value in message.ListFields():
+        if field.message_type and field.message_type.GetOptions().map_entry:
+            is_message = field.message_type.fields_by_name["value"].message_type
+            plain[field.name] = {key: tree(value[key]) if is_message else value[key] for key in value}
+        elif field.message_type and isinstance(value, Message):
+            plain[field.name] = tree(value)
+        elif field.message_type:
+            plain[field.name] = [tree(item) for item in value]
+        else:
+            plain[field.name] = value if isinstance(value, (str, bytes, int, float)) else list(value)
+    return plain
+
+
+def object_differences(expected: wire.Object, got: wire.Object) -> list[str]:
+    """By field; maps and `multivalue_headers` have no order."""
+    differences = list(differing(_unordered(expected), _unordered(got)))
+    if not differences and _comparable(expected) != _comparable(got):
+        differences.append("holds fields that this protocol version does not know")
+    return differences
+
+
+def _unordered(message: wire.Object) -> dict[str, Any]:
+    plain = tree(message)
+    headers = plain.get("response", {}).get("multivalue_headers")
+    if headers:
+        headers.sort(key=lambda header: header.get("key", ""))
+    return plain
+
+
+def _comparable(message: wire.Object) -> bytes:
+    """All bytes, unknown fields too, but for what may differ."""
+    twin = wire.Object()
+    twin.CopyFrom(message)
+    if twin.HasField("session"):
+        twin.session.ClearField("quota_renews")
+    if twin.HasField("response"):
+        headers = sorted(twin.response.multivalue_headers, key=lambda header: header.key)
+        twin.response.ClearField("multivalue_headers")
+        twin.response.multivalue_headers.extend(headers)
+    return twin.SerializeToString(deterministic=True)
+
+
+def differing(expected: Any, got: Any, path: str = "") -> Iterator[str]:
+    """One line for each place where two plain values are not the same."""
+    if isinstance(expected, dict) and isinstance(got, dict):
+        for key in sorted(expected.keys() | got.keys(), key=str):
+            inner = f"{path}.{key}" if path else str(key)
+            if key not in got:
+                yield f"{inner}: expected {_shown(expected[key])}, got nothing"
+            elif key not in expected:
+                yield f"{inner}: expected nothing, got {_shown(got[key])}"
+            else:
+                yield from differing(expected[key], got[key], inner)
+    elif isinstance(expected, list) and isinstance(got, list) and len(expected) == len(got):
+        for index, (one, other) in enumerate(zip(expected, got, strict=True)):
+            yield from differing(one, other, f"{path}[{index}]")
+    elif not same(expected, got, path):
+        yield f"{path}: expected {_shown(expected)}, got {_shown(got)}"
+
+
+def same(expected: Any, got: Any, path: str) -> bool:
+    if path in _CLOCK_FIELDS:
+        return near(expected, got)
+    return type(expected) is type(got) and bool(expected == got)
+
+
+def near(expected: int, got: int) -> bool:
+    """Whether two times that are not zero are the same but for the clock's fraction."""
+    return expected == got or (expected > 0 < got and abs(expected - got) <= _CLOCK_SLACK)
+
+
+def header_differences(
+    expected: list[tuple[str, str]], got: list[tuple[str, str]], *, ignore: tuple[str, ...] = ()
+) -> list[str]:
+    """By name, in the spelling that was written.
+
+    Recordings hold sorted pairs: the order of a name's values is not in them.
+    """
+    before, after = _by_name(expected, ignore), _by_name(got, ignore)
+    differences = []
+    for name in sorted(before.keys() | after.keys()):
+        one, other = before.get(name, []), after.get(name, [])
+        if one != other and not _near_reset(name, one, other):
+            differences.append(f"header {name}: expected {_shown(one)}, got {_shown(other)}")
+    return differences
+
+
+def _near_reset(name: str, expected: list[str], got: list[str]) -> bool:
+    if name != "X-Ratelimit-Reset" or len(expected) != 1 or len(got) != 1:
+        return False
+    return expected[0].isdecimal() and got[0].isdecimal() and near(int(expected[0]), int(got[0]))
+
+
+def _by_name(pairs: list[tuple[str, str]], ignore: tuple[str, ...]) -> dict[str, list[str]]:
+    names: dict[str, list[str]] = {}
+    for name, value in pairs:
+        if name not in ignore:
+            names.setdefault(name, []).append(value)
+    return {name: sorted(values) for name, values in names.items()}
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}… ({len(text)} characters)"

@@ -1,0 +1,282 @@
+"""One Dispatch on its way: from the Object, over the handler, to the reply."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from coprocess.api.context import current_call
+from coprocess.api.http import MultiHeaders
+from coprocess.api.messages import Reject, Reply
+from coprocess.error_text import name_of, text_of
+from coprocess.errors import BadBody, HandlerFailed
+from coprocess.gateways.tyk import guard
+from coprocess.gateways.tyk.request import TykRequest
+from coprocess.gateways.tyk.response import TykResponse, set_body
+from coprocess.gateways.tyk.session import TextMap, TykSession, TykSpec
+from coprocess.gateways.tyk.wire import EventReply, Object
+from coprocess.loading.hooks import Call, Hook, HookType
+
+if TYPE_CHECKING:
+    from coprocess.gateways.tyk.event import TykEvent
+
+
+class RunnableCall(Call):
+    """What the dispatcher opens and an executor runs: with `run` where the hook is sync, else `run_async`.
+
+    Both give the reply, serialized, and raise HandlerFailed where the handler fails; its cause is what
+    the handler raised.
+    """
+
+    __slots__ = ("hook",)
+
+    hook: Hook
+
+    def run(self) -> bytes:
+        token = current_call.set(self)
+        try:
+            hook = self.hook
+            try:
+                result = hook.function(*hook.plan.arguments(self))
+                if result is not None:
+                    hook.plan.accept(self, result)
+            except Reject as reject:
+                self.reject(reject)
+            except BadBody as error:
+                self.refuse_body(error)
+            return self.finish()
+        except BaseException as error:
+            # SystemExit and KeyboardInterrupt of a handler too: they end its call, not the service.
+            raise self._failure(error) from error
+        finally:
+            current_call.reset(token)
+
+    async def run_async(self) -> bytes:
+        token = current_call.set(self)
+        try:
+            hook = self.hook
+            try:
+                result = hook.function(*hook.plan.arguments(self))
+                if hasattr(result, "__await__"):
+                    result = await result
+                if result is not None:
+                    hook.plan.accept(self, result)
+            except Reject as reject:
+                self.reject(reject)
+            except BadBody as error:
+                self.refuse_body(error)
+            return self.finish()
+        except asyncio.CancelledError as error:
+            # Of somebody who ended this task, or of the handler's own making: that fails like any other.
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise
+            raise self._failure(error) from error
+        except BaseException as error:
+            raise self._failure(error) from error
+        finally:
+            current_call.reset(token)
+
+    def _failure(self, error: BaseException) -> HandlerFailed:
+        what = text_of(error) if isinstance(error, HandlerFailed) else f"raised {name_of(error)}"
+        return HandlerFailed(f'{self.hook_type} hook "{self.hook_name}" {what}')
+
+    @property
+    def hook_type(self) -> str:
+        return self.hook.type.name
+
+    @property
+    def hook_name(self) -> str:
+        return self.hook.name
+
+    @property
+    def version(self) -> str:
+        return self.hook.version
+
+    def reject(self, reject: Reject) -> None:
+        """Take a rejection as the outcome."""
+        raise NotImplementedError
+
+    def refuse_body(self, error: BadBody) -> None:
+        """Take a body that the handler could not read as the outcome; or raise `error`, as a failure."""
+        raise error
+
+    def finish(self) -> bytes:
+        """The reply, as the outcome has it so far."""
+        raise NotImplementedError
+
+
+class TykCall(RunnableCall):
+    """A Dispatch. Its attributes are what handlers may ask for."""
+
+    __slots__ = ("_full_reply", "_request", "_response", "_session", "message", "passed_raw", "payload")
+
+    def __init__(self, hook: Hook, message: Object, payload: bytes, *, full_reply: bool) -> None:
+        self.hook = hook
+        self.message = message
+        #: What came, for comparison with what a handler left.
+        self.payload = payload
+        #: Whether the handler was passed the messages themselves, and not the views.
+        self.passed_raw = False
+        self._full_reply = full_reply
+        self._request: TykRequest | None = None
+        self._response: TykResponse | None = None
+        self._session: TykSession | None = None
+
+    @property
+    def was_edited_raw(self) -> bool:
+        """Whether the messages may hold edits that the views did not make."""
+        if self.passed_raw:
+            return True
+        request, response = self._request, self._response
+        return (request is not None and request.was_edited_raw) or (
+            response is not None and response.was_edited_raw
+        )
+
+    @property
+    def api_id(self) -> str:
+        return self.message.spec.get("APIID", "")
+
+    @property
+    def org_id(self) -> str:
+        return self.message.spec.get("OrgID", "")
+
+    @property
+    def request(self) -> TykRequest:
+        if self._request is None:
+            self._request = TykRequest(self.message.request)
+        return self._request
+
+    @property
+    def response(self) -> TykResponse:
+        if self._response is None:
+            self._response = TykResponse(self.message.response)
+        return self._response
+
+    @property
+    def session(self) -> TykSession:
+        if self._session is None:
+            self._session = TykSession(self.message)
+        return self._session
+
+    @property
+    def metadata(self) -> TextMap:
+        return TextMap(self.message.metadata)
+
+    @property
+    def spec(self) -> TykSpec:
+        return TykSpec(self.message.spec)
+
+    def reply(self, reply: Reply) -> None:
+        if not 200 <= reply.status <= 999:
+            raise HandlerFailed(f"responded with status {reply.status}: expected 200 to 999")
+        if self.hook.type is HookType.Response:
+            response = self.message.response
+            response.status_code = reply.status
+            set_body(response, reply.body)
+            headers = self.response.headers
+            headers.clear()
+            for name, value in reply.headers.pairs():
+                headers.add(name, value)
+            return
+        overrides = self.message.request.return_overrides
+        overrides.Clear()
+        overrides.response_code = reply.status
+        try:
+            overrides.response_body = reply.body.decode()
+        except UnicodeDecodeError:
+            raise HandlerFailed(
+                "responded with bytes that are not UTF-8: this gateway takes text only"
+            ) from None
+        # Without it the gateway would wrap the body of an error as JSON, and fire AuthFailure.
+        overrides.override_error = reply.status >= 400
+        overrides.headers.update(_single_values(reply.headers.pairs()))
+
+    def reject(self, reject: Reject) -> None:
+        if self.hook.type is HookType.Response:
+            # The gateway reads no overrides here, so its own error is made by hand.
+            self.reply(_error_reply(reject.status, reject.message, reject.headers))
+            return
+        overrides = self.message.request.return_overrides
+        overrides.Clear()
+        overrides.response_code = reject.status
+        overrides.response_error = reject.message
+        overrides.headers.update(_single_values(reject.headers.pairs()))
+
+    def refuse_body(self, error: BadBody) -> None:
+        if self.hook.type is HookType.Response:
+            # The client has done nothing wrong, or the upstream has acted on it: not its error.
+            raise error
+        # Not rejected: that would fire AuthFailure.
+        self.reply(_error_reply(error.http_status, str(error)))
+
+    def finish(self) -> bytes:
+        guard.check(self)
+        if not self._full_reply:
+            guard.trim(self.message, self.hook.type)
+        return self.message.SerializeToString()
+
+    def unchanged(self) -> bytes:
+        """The reply that changes nothing, whatever the handler did."""
+        message = Object.FromString(self.payload)
+        return TykCall(self.hook, message, self.payload, full_reply=self._full_reply).finish()
+
+    def refused(self, status: int, message: str, headers: Iterable[tuple[str, str]] = ()) -> bytes:
+        """The reply that refuses the request, whatever the handler did."""
+        call = TykCall(self.hook, Object.FromString(self.payload), self.payload, full_reply=self._full_reply)
+        reply = _error_reply(status, message)
+        for name, value in headers:
+            reply.headers[name] = value
+        call.reply(reply)
+        return call.finish()
+
+
+class TykEventCall(RunnableCall):
+    """A DispatchEvent. Nothing is read back from it."""
+
+    __slots__ = ("event",)
+
+    def __init__(self, hook: Hook, event: TykEvent) -> None:
+        self.hook = hook
+        self.event = event
+
+    @property
+    def api_id(self) -> str:
+        return self.event.api_id
+
+    @property
+    def org_id(self) -> str:
+        return self.event.org_id
+
+    @property
+    def spec(self) -> TykSpec:
+        return TykSpec(self.event.spec_texts)
+
+    def reply(self, reply: Reply) -> None:
+        raise HandlerFailed("responded to an event: nobody waits for it")
+
+    def reject(self, reject: Reject) -> None:
+        raise HandlerFailed("rejected an event: nobody waits for it") from reject
+
+    def finish(self) -> bytes:
+        return _EVENT_REPLY
+
+
+_EVENT_REPLY = EventReply().SerializeToString()
+
+
+def _error_reply(status: int, message: str, headers: MultiHeaders | None = None) -> Reply:
+    """An error as the gateway words its own."""
+    reply = Reply(status, json.dumps({"error": message}, indent=4).encode(), headers or MultiHeaders())
+    reply.headers["Content-Type"] = "application/json"
+    return reply
+
+
+def _single_values(pairs: list[tuple[str, str]]) -> dict[str, Any]:
+    values: dict[str, str] = {}
+    for name, value in pairs:
+        if name == "Set-Cookie" and name in values:
+            raise HandlerFailed("responded with several Set-Cookie headers: this gateway takes one here")
+        values[name] = f"{values[name]}, {value}" if name in values else value
+    return values

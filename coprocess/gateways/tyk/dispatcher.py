@@ -1,0 +1,81 @@
+"""One Object in, one Object out: finds the handler for what the gateway sent. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from google.protobuf.message import DecodeError
+
+from coprocess.errors import BadMessage, UnknownHook
+from coprocess.gateways.tyk.call import TykCall, TykEventCall
+from coprocess.gateways.tyk.event import TykEvent, parse_event
+from coprocess.gateways.tyk.header_limit import HeaderLimit
+from coprocess.gateways.tyk.wire import DISPATCH, DISPATCH_EVENT, Event, Object
+from coprocess.loading.hooks import NO_HEADERS, Hook, HookTable, HookType
+
+
+class Dispatcher:
+    """Opens calls on the handlers of `table`.
+
+    Assigning `table` is a reload: calls that are open end on the table they were opened on.
+    `full_reply` sends back all that came, and not only what the gateway reads.
+    """
+
+    #: The protocol's methods.
+    METHODS = (DISPATCH, DISPATCH_EVENT)
+
+    def __init__(self, table: HookTable, *, full_reply: bool = False, max_headers: int = 1000) -> None:
+        self.table = table
+        self._full_reply = full_reply
+        self._header_limit = HeaderLimit(max_headers)
+
+    def open_dispatch(self, payload: bytes) -> TykCall:
+        """The call that a serialized Object asks for.
+
+        Raises BadMessage where the message is broken, UnknownHook where no handler is loaded for it, and
+        TooManyHeaders.
+        """
+        try:
+            message = Object.FromString(payload)
+        except DecodeError:
+            raise BadMessage("not a coprocess.Object") from None
+        if len(payload) > self._header_limit.harmless_bytes:
+            self._header_limit.check(message)
+        table, hook_type, name = self.table, message.hook_type, message.hook_name
+        hook = table.find(hook_type, name) or _choose(
+            table, hook_type, name, message.spec, message.request.headers
+        )
+        if hook_type == _EVENT:
+            raise BadMessage(f"hook type {hook_type}: events do not come as a coprocess.Object")
+        return TykCall(hook, message, payload, full_reply=self._full_reply)
+
+    def open_event(self, payload: bytes) -> TykEventCall:
+        """The same for a serialized Event."""
+        try:
+            message = Event.FromString(payload)
+        except DecodeError:
+            raise BadMessage("not a coprocess.Event") from None
+        return self.open_parsed_event(parse_event(message.payload))
+
+    def open_parsed_event(self, event: TykEvent, version: str | None = None) -> TykEventCall:
+        """The call of the handler that `event` is for; of that version, where `version` is not None."""
+        hook = _choose(self.table, HookType.Event, event.handler, event.spec_texts, version=version)
+        return TykEventCall(hook, event)
+
+
+_EVENT = int(HookType.Event)
+_LONGEST_NAME = 256
+
+
+def _choose(
+    table: HookTable,
+    hook_type: int,
+    name: str,
+    spec: Mapping[str, str],
+    headers: Mapping[str, str] = NO_HEADERS,
+    version: str | None = None,
+) -> Hook:
+    if len(name) > _LONGEST_NAME:
+        # Looking for near misses of such a name would take long.
+        raise UnknownHook(f"no hook's name has {len(name)} characters: {name[:_LONGEST_NAME]!r}…")
+    return table.choose(hook_type, name, spec, headers, version)

@@ -1,0 +1,261 @@
+"""`Session`, `Spec` and metadata over Tyk's messages."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, MutableSequence
+from typing import TYPE_CHECKING, Any
+
+from coprocess.api.messages import Session, Spec
+from coprocess.errors import BadMessage
+from coprocess.expected import expect_int, expect_text, wrong_type
+from coprocess.gateways.tyk.wire import SessionState
+
+if TYPE_CHECKING:
+    from coprocess.gateways.tyk.wire import Object
+
+
+class TykSession(Session):
+    """A view of the Object's session: absent until something is set."""
+
+    __slots__ = ("_message", "_session")
+
+    def __init__(self, message: Object) -> None:
+        self._message = message
+        self._session = message.session
+
+    def __bool__(self) -> bool:
+        return self._message.HasField("session")
+
+    @property
+    def object(self) -> SessionState:
+        """Tyk only: the protocol's own message."""
+        return self._session
+
+    def allow(
+        self,
+        token: str,
+        *,
+        rate: float | None = None,
+        per: float | None = None,
+        quota_max: int | None = None,
+        quota_renewal_rate_s: int | None = None,
+        expires_at: int | None = None,
+        cache_for_s: int | None = None,
+        alias: str | None = None,
+        tags: Iterable[str] = (),
+        policies: Iterable[str] = (),
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        if not isinstance(token, str) or not token:
+            raise ValueError(f"a token is text, not empty: {token!r}")
+        session = self._session
+        session.SetInParent()
+        if rate is not None:
+            session.rate = rate
+            session.per = 1.0 if per is None else per
+        elif per is not None:
+            raise ValueError("per without rate limits nothing")
+        if quota_max is not None:
+            session.quota_max = quota_max
+            session.quota_remaining = quota_max
+        if quota_renewal_rate_s is not None:
+            session.quota_renewal_rate = expect_int("quota_renewal_rate_s", quota_renewal_rate_s)
+        if expires_at is not None:
+            session.expires = expect_int("expires_at", expires_at)
+        if cache_for_s is not None:
+            now = int(time.time())
+            session.id_extractor_deadline = now + expect_int("cache_for_s", cache_for_s)
+            session.last_updated = str(now)
+        if alias is not None:
+            session.alias = alias
+        session.tags.extend(_texts("tags", tags))
+        session.apply_policies.extend(_texts("policies", policies))
+        if metadata is not None:
+            TextMap(session.metadata, "metadata").update(metadata)
+        self._message.metadata["token"] = token
+
+    def __repr__(self) -> str:
+        # Secrets are among the fields: none is shown.
+        return f"<Session of {self._session.alias or 'no alias'}>" if self else "<Session: none>"
+
+
+def _items(values: Iterable[Any]) -> list[Any]:
+    if isinstance(values, str):
+        raise TypeError(f"expected several values, not the text {values!r}")
+    return list(values)
+
+
+def _texts(name: str, values: Iterable[Any]) -> list[str]:
+    return [expect_text(f"a value of {name}", value) for value in _items(values)]
+
+
+class _Field:
+    """The fields of SessionState, as attributes of the view."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        #: In errors.
+        self._label = f"session.{name}"
+
+    def __get__(self, view: TykSession | None, owner: type) -> Any:
+        if view is None:
+            return self
+        value = getattr(view._session, self._name)
+        if self._name in _TEXT_MAPS:
+            return TextMap(value, self._label)
+        return TextList(value, self._label) if self._name in _TEXT_LISTS else value
+
+    def __set__(self, view: TykSession, value: Any) -> None:
+        field = getattr(view._session, self._name)
+        if isinstance(field, (str, bytes, bool, int, float)):
+            setattr(view._session, self._name, value)
+        elif hasattr(field, "MergeFrom") and hasattr(field, "extend"):
+            items = _texts(self._label, value) if self._name in _TEXT_LISTS else _items(value)
+            del field[:]
+            field.extend(items)
+        elif isinstance(field, MutableMapping):
+            entries = dict(value)
+            field.clear()
+            for key, entry in entries.items():
+                if self._name in _TEXT_MAPS:
+                    TextMap(field, self._label)[key] = entry
+                else:
+                    _copy(f"{self._label}[{key!r}]", entry, field[key])
+        else:
+            _copy(self._label, value, field)
+
+
+def _copy(what: str, value: Any, field: Any) -> None:
+    try:
+        field.CopyFrom(value)
+    except TypeError:
+        raise wrong_type(what, f"a message of type {type(field).__name__}", value) from None
+
+
+_TEXT_MAPS = frozenset({"metadata", "oauth_keys"})
+_TEXT_LISTS = frozenset({"tags", "apply_policies"})
+
+# The names, types and documentation are the base class's; a test compares them with the protocol.
+for _field in SessionState.DESCRIPTOR.fields:
+    setattr(TykSession, _field.name, _Field(_field.name))
+
+
+class TextMap(MutableMapping[str, str]):
+    """A protobuf map as a dict: asking for a key that is not there is a KeyError and adds nothing."""
+
+    __slots__ = ("_map", "_name")
+
+    def __init__(self, protobuf_map: MutableMapping[str, str], name: str = "metadata") -> None:
+        """`name` is what errors call it."""
+        self._map = protobuf_map
+        self._name = name
+
+    def __getitem__(self, key: str) -> str:
+        if (value := self._map.get(key)) is None:
+            raise KeyError(key)
+        return value
+
+    def __setitem__(self, key: str, value: str) -> None:
+        if not isinstance(key, str):
+            raise wrong_type(f"a key of {self._name}", "a str", key)
+        if not isinstance(value, str):
+            raise wrong_type(f"{self._name}[{key!r}]", "a str", value)
+        self._map[key] = value
+
+    def __delitem__(self, key: str) -> None:
+        if key not in self._map:
+            raise KeyError(key)
+        del self._map[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self._map))
+
+    def __len__(self) -> int:
+        return len(self._map)
+
+    def __repr__(self) -> str:
+        return f"TextMap({sorted(self._map)})"
+
+
+class TextList(MutableSequence[str]):
+    """A protobuf list of text as a list."""
+
+    __slots__ = ("_list", "_name")
+
+    def __init__(self, protobuf_list: MutableSequence[str], name: str) -> None:
+        """`name` is what errors call it."""
+        self._list = protobuf_list
+        self._name = name
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._list[index]
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        if isinstance(index, slice):
+            self._list[index] = _texts(self._name, value)
+        else:
+            self._list[index] = expect_text(f"a value of {self._name}", value)
+
+    def __delitem__(self, index: Any) -> None:
+        del self._list[index]
+
+    def __len__(self) -> int:
+        return len(self._list)
+
+    def insert(self, index: int, value: str) -> None:
+        self._list.insert(index, expect_text(f"a value of {self._name}", value))
+
+    def extend(self, values: Iterable[str]) -> None:
+        self._list.extend(_texts(self._name, values))
+
+    def __getattr__(self, name: str) -> Any:
+        """What else protobuf's own list has: `sort`, `MergeFrom`."""
+        return getattr(self._list, name)
+
+    def __eq__(self, other: object) -> bool:
+        return list(self._list) == (list(other) if isinstance(other, TextList) else other)
+
+    __hash__ = None  # type: ignore[assignment]  # as a list
+
+    def __repr__(self) -> str:
+        return repr(list(self._list))
+
+
+class TykSpec(Spec):
+    """The Object's spec, or an event's."""
+
+    __slots__ = ("_spec",)
+
+    def __init__(self, spec: Mapping[str, str]) -> None:
+        self._spec = spec
+
+    @property
+    def api_id(self) -> str:
+        return self._spec.get("APIID", "")
+
+    @property
+    def org_id(self) -> str:
+        return self._spec.get("OrgID", "")
+
+    @property
+    def bundle_hash(self) -> str:
+        """Tyk only: md5, as hex, of the name of the bundle that the API definition names."""
+        return self._spec.get("bundle_hash", "")
+
+    @property
+    def config(self) -> dict[str, Any]:
+        text = self._spec.get("config_data", "")
+        if not text:
+            return {}
+        try:
+            config = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise BadMessage(f"spec.config_data of API {self.api_id!r} is not JSON: {error}") from None
+        if not isinstance(config, dict):
+            raise BadMessage(f"spec.config_data of API {self.api_id!r} is not a JSON object")
+        return config
+
+    def __repr__(self) -> str:
+        return f"<Spec of API {self.api_id!r}>"

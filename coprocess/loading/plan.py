@@ -1,0 +1,156 @@
+"""From a function's signature to its call plan: what is passed, and what a return value means.
+
+Everything is worked out when the handler is loaded; nothing is inspected while a request waits.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Any
+
+from coprocess.api.messages import Event, Reply, Request, Response, Session
+from coprocess.errors import HandlerError, HandlerFailed
+from coprocess.loading.hooks import Call, HookType, Plan, Source
+
+_REQUEST_PARAMETERS = ("request", "session", "metadata", "spec")
+
+#: What a native handler of each type may ask for, by parameter name.
+PARAMETERS: dict[HookType, tuple[str, ...]] = {
+    HookType.Pre: _REQUEST_PARAMETERS,
+    HookType.CustomKeyCheck: _REQUEST_PARAMETERS,
+    HookType.PostKeyAuth: _REQUEST_PARAMETERS,
+    HookType.Post: _REQUEST_PARAMETERS,
+    HookType.Response: ("response", *_REQUEST_PARAMETERS),
+    HookType.Event: ("event", "spec"),
+}
+
+
+def native_plan(function: Callable[..., Any], hook_type: HookType, source: Source) -> Plan:
+    """The plan of a function whose parameters are filled by name.
+
+    Raises HandlerError where one asks for what a hook of this type does not have.
+    """
+    refuse_generator(function, source)
+    offered = PARAMETERS[hook_type]
+    by_position: list[str] = []
+    by_name: list[str] = []
+    own_default = False
+    for parameter in signature(function, source).parameters.values():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise HandlerError(
+                f"{source}: {describe(function)} takes {spelled(parameter)}, which tells nothing "
+                f"of what it needs. Expected: named parameters out of {', '.join(offered)} "
+                "(a decorator around a handler should use functools.wraps)"
+            )
+        if parameter.name not in offered:
+            if parameter.default is not parameter.empty:
+                # It has a value of its own, and what follows it can only be passed by name.
+                own_default = True
+                continue
+            raise HandlerError(
+                f'{source}: {describe(function)} asks for "{parameter.name}", which a {hook_type.name} hook '
+                f"does not have. Expected: any of {', '.join(offered)}"
+            )
+        if parameter.kind is parameter.KEYWORD_ONLY or own_default:
+            by_name.append(parameter.name)
+        else:
+            by_position.append(parameter.name)
+    return Plan(
+        arguments=arguments_getter([*by_position, *by_name]),
+        accept=_accept_native,
+        function=_passing_by_name(function, len(by_position), by_name) if by_name else None,
+    )
+
+
+def _passing_by_name(
+    function: Callable[..., Any], by_position: int, by_name: list[str]
+) -> Callable[..., Any]:
+    """A function that takes all by position, for one that takes some by keyword only."""
+
+    def call(*values: Any) -> Any:
+        return function(*values[:by_position], **dict(zip(by_name, values[by_position:], strict=True)))
+
+    return call
+
+
+def arguments_getter(names: list[str]) -> Callable[[Any], tuple[Any, ...]]:
+    """A function that reads the attributes `names` off a call, as a tuple."""
+    if not names:
+        return lambda call: ()
+    if len(names) == 1:
+        only = attrgetter(names[0])
+        return lambda call: (only(call),)
+    return attrgetter(*names)
+
+
+def _accept_native(call: Call, result: Any) -> None:
+    if type(result) is Reply:
+        call.reply(result)
+        return
+    refuse_coroutine(result)
+    if isinstance(result, Exception):
+        raise HandlerFailed(f"returned {type(result).__name__}: raise it instead")
+    if not _only_arguments(result):
+        raise HandlerFailed(
+            f"returned {type(result).__name__}: expected nothing (edits are kept), or respond(...)"
+        )
+
+
+def _only_arguments(result: Any) -> bool:
+    # `return request` and `return request, session` are what users of other runtimes write: the edits
+    # are in the objects already.
+    items = result if isinstance(result, (tuple, list)) else (result,)
+    return all(item is None or isinstance(item, (Request, Response, Session, Event)) for item in items)
+
+
+def refuse_generator(function: Callable[..., Any], source: Source) -> None:
+    """Raises HandlerError where calling `function` would run nothing of it."""
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise HandlerError(f"{source}: {describe(function)} yields. Expected: a function that returns")
+
+
+def refuse_coroutine(result: Any) -> None:
+    """Raises HandlerFailed where a handler that is not known as async returned a coroutine."""
+    if inspect.iscoroutine(result):
+        result.close()
+        raise HandlerFailed(
+            "returned a coroutine, which nobody awaits: expected async def (a decorator around a handler "
+            "should use functools.wraps)"
+        )
+
+
+def signature(function: Callable[..., Any], source: Source) -> inspect.Signature:
+    """The signature of `function`, through functools.wraps. Raises HandlerError where it has none."""
+    try:
+        return inspect.signature(function)
+    except (TypeError, ValueError) as error:
+        raise HandlerError(f"{source}: {describe(function)} has no readable signature: {error}") from None
+
+
+def is_async(function: Callable[..., Any]) -> bool:
+    """Whether calling `function` gives a coroutine, also under decorators that use functools.wraps."""
+    while True:
+        if inspect.iscoroutinefunction(function):
+            return True
+        if isinstance(function, functools.partial):
+            function = function.func
+        elif (wrapped := getattr(function, "__wrapped__", None)) is not None:
+            function = wrapped
+        elif not inspect.isroutine(function):
+            function = type(function).__call__
+        else:
+            return False
+
+
+def spelled(parameter: inspect.Parameter) -> str:
+    """`parameter` as it is written, without its annotation."""
+    return str(parameter.replace(annotation=parameter.empty))
+
+
+def describe(function: Callable[..., Any]) -> str:
+    """The name by which a person knows `function`."""
+    name = getattr(function, "__name__", None)
+    return f"{name}()" if isinstance(name, str) else f"an instance of {type(function).__name__}"

@@ -1,0 +1,487 @@
+"""The service from start to stop: listens, opens the store, loads handlers, serves, drains, ends."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from coprocess.addresses import find_owner
+from coprocess.errors import LoadError
+from coprocess.gateways.tyk import wire
+from coprocess.gateways.tyk.compat import ALIASES
+from coprocess.gateways.tyk.dispatcher import Dispatcher
+from coprocess.loading import foreign_patches, loader
+from coprocess.loading.hooks import HookTable
+from coprocess.loading.log_state import LogState
+from coprocess.process import extras, forks, logs, redaction
+from coprocess.process.config import OFF, Settings
+from coprocess.process.file_watch import FileWatch
+from coprocess.process.load_watch import LoadWatch
+from coprocess.process.places import Places
+from coprocess.process.reload import Outcome, Reloader, Rollback, RollbackTo, shares
+from coprocess.process.restart_settings import RestartSettings
+from coprocess.process.settled_files import SettledLoad
+from coprocess.process.store_watch import StoreWatch
+from coprocess.process.systemd import take_service_manager
+from coprocess.runtime.service import Service, ServiceOptions
+from coprocess.store import Observer, store
+from coprocess.transport import listeners
+from coprocess.transport.engine import BidiHandler, Engine, EngineOptions, Handler, ListenError
+from coprocess.transport.engines import make_engine
+from coprocess.transport.health import Health
+from coprocess.transport.held_calls import HeldCalls
+
+if TYPE_CHECKING:
+    from wsgiref.types import WSGIApplication
+
+    import grpc
+
+    from coprocess.process.front import Front
+    from coprocess.transport.pipe import PipeEngine
+
+log = structlog.get_logger("coprocess")
+
+# As many as are of use where calls are quick (docs/performance.md).
+_MIN_THREADS = 8
+_MAX_CONCURRENT_STREAMS = 65_536
+_MAX_METADATA_BYTES = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What somebody asked for: a reload, or a rollback."""
+
+    future: Future[Any]
+    #: Why a reload; empty: a rollback.
+    reason: str = ""
+    to: RollbackTo | None = None
+    #: Whether a reload may lose hooks.
+    force: bool = False
+
+    @property
+    def what(self) -> tuple[bool, RollbackTo | None, bool]:
+        return bool(self.reason), self.to, self.force
+
+
+class App:
+    """One service in this process. `run` returns when a signal, or `request_stop`, has ended it."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        worker: PipeEngine | None = None,
+        *,
+        config_file: Path | None = None,
+        reread: Callable[[], Settings] | None = None,
+        quiet: bool = False,
+    ) -> None:
+        """`worker` is the engine where this is a worker process; `quiet` leaves the hooks out of the log.
+
+        `config_file` is read for its routes, also upon reload; found as by `load_settings`. `reread` gives
+        the settings as they would be at a start now.
+        """
+        self.settings = settings
+        self._places = Places(settings, config_file)
+        self._worker = worker
+        self._quiet = quiet
+        self._store_watch = StoreWatch(store, quiet=quiet)
+        self._restart = RestartSettings(settings, reread or (lambda: settings))
+        # The front tells when the whole service listens, serves and stops.
+        self._tell = log.info if worker is None else log.debug
+        self._manager = take_service_manager()
+        self._held = HeldCalls()
+        self.health = Health((wire.SERVICE,), self._held.take)
+        self._traced: Callable[[Handler], Handler] = lambda handler: handler
+        # What signal handlers do takes no lock: the thread they interrupt may hold it. So no Event here, and
+        # the one queue that allows it. None in it only wakes the thread that waits.
+        self._stop = False
+        #: Whether calls are let in.
+        self._is_open = False
+        self._signals = 0
+        self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+
+    def run(self, on_ready: Callable[[list[str]], None] | None = None) -> None:
+        """Serve until told to stop. `on_ready` gets the addresses.
+
+        Raises CoprocessError where it cannot start.
+        """
+        settings = self.settings
+        if settings.redis is not None:
+            redaction.add_url_secrets(settings.redis)
+        if self._worker is not None:
+            engine: Engine = self._worker
+            reason = "the front process passes calls on"
+        else:
+            engine, reason = make_engine(settings.engine, engine_options(settings))
+        dispatcher = Dispatcher(HookTable(), full_reply=settings.full_reply, max_headers=settings.max_headers)
+        service = Service(dispatcher, service_options(settings))
+        service.replace_thread = engine.replace_thread
+        reloader = Reloader(
+            SettledLoad(
+                lambda: self._places.load(ALIASES),
+                self._places.all_folders,
+                settings.settle_s,
+                lambda: self._stop,
+            ),
+            service,
+            strict=settings.strict,
+            # One of several workers tells it.
+            warn=tuple if self._quiet else self._restart.warnings,
+        )
+        log_state = LogState()
+        with ExitStack() as at_end:
+            self._handle_signals(at_end)
+            if self._worker is not None:
+                self._worker.on_end(self.request_stop)
+            if settings.traces != OFF:
+                self._start_tracing(service, at_end)
+            listen = [] if self._worker is not None else settings.listen
+            addresses = [self._listen(engine, address, at_end) for address in listen]
+            self._start_admin(service, engine, reloader, at_end)
+            # Health answers from here on: not serving.
+            engine.start(self.health.route)
+            at_end.callback(engine.stop)
+            at_end.callback(self.health.close)
+            store.configure(
+                settings.redis,
+                timeout_s=settings.store_timeout_s,
+                data_dir=settings.data_dir,
+                fsync=settings.store_fsync,
+            )
+            at_end.callback(store.close)
+            if settings.store_required:
+                self._store_watch.require()
+            self._store_watch.start()
+            at_end.callback(self._store_watch.stop)
+            at_end.enter_context(logs.capturing_prints())
+            service.start()
+            at_end.callback(service.stop, STOP_TIMEOUT_S)
+            if settings.reload:
+                watch = self._watch_files(lambda: self._ask_reload("file change"))
+                at_end.callback(watch.stop)
+            watch_load = LoadWatch(
+                lambda: self._stop, self.request_stop, lambda: self._end_while_loading(service, at_end)
+            )
+            if self._stop:
+                self._tell("stopped")
+                return
+            with watch_load.watching():
+                is_good = reloader.first()
+            if not is_good and not settings.reload:
+                raise LoadError(f"{len(reloader.problems)} problems with handlers, and strict is on")
+            self._tell(
+                "listening", listen=addresses, engine=engine.name, because=reason, store=store.describe()
+            )
+            if settings.strict and reloader.problems:
+                self._held.refuse()
+            else:
+                self._open(service, reloader)
+            self._manager.ready(_status(reloader))
+            if on_ready is not None:
+                on_ready(addresses)
+            if self._worker is not None:
+                self._worker.longest_limit_s = service.longest_limit_s
+                self._worker.announce_ready(self.health.serving)
+            self._serve(service, reloader, log_state, watch_load)
+            self._drain(service)
+        self._tell("stopped")
+
+    def request_stop(self) -> None:
+        self.health.stopping = True
+        self._stop = True
+        self._requests.put(None)
+
+    def request_reload(self, reason: str, force: bool = False) -> Future[Outcome]:
+        """Ask for a reload, from any thread. The future is cancelled where the service stops first."""
+        future: Future[Outcome] = Future()
+        self._requests.put(_Request(future, reason, force=force))
+        return future
+
+    def request_rollback(self, to: RollbackTo | None) -> Future[Rollback]:
+        """As `request_reload`."""
+        future: Future[Rollback] = Future()
+        self._requests.put(_Request(future, to=to))
+        return future
+
+    def _ask_reload(self, reason: str) -> None:
+        self.request_reload(reason)
+
+    def _start_tracing(self, service: Service, at_end: ExitStack) -> None:
+        extras.need_tracing()
+        # Only here: the libraries take memory, and time to import.
+        from coprocess.process.trace_export import TraceExport
+        from coprocess.process.tracing import CallTracing, current_ids
+
+        export = TraceExport()
+        at_end.callback(export.close, _LAST_EXPORT_S)
+        tracing = CallTracing(export.tracer)
+        service.use_tracing(tracing)
+        # A call's span begins when it comes, also where it is held first.
+        self._traced = tracing.traced
+        self.health.otherwise = tracing.traced(self._held.take)
+        logs.add_trace_ids(current_ids)
+        at_end.callback(logs.add_trace_ids, None)
+        _observe_store(tracing.observe_store, at_end)
+
+    def _watch_files(self, on_change: Callable[[], None]) -> FileWatch:
+        watch = FileWatch(
+            self._places.all_folders, self._places.config_file, on_change, self.settings.settle_s
+        )
+        watch.start()
+        return watch
+
+    def _listen(self, engine: Engine, address: str, at_end: ExitStack) -> str:
+        bound = listeners.listen(address, engine.listen, self._socket_access())
+        at_end.callback(listeners.remove_socket, bound)
+        at_end.callback(forks.keep_address_from_children(bound))
+        return bound
+
+    def _socket_access(self) -> listeners.SocketAccess:
+        if self._worker is not None:
+            return listeners.SocketAccess()  # What a worker listens on is for its front alone.
+        owner = self.settings.unix_socket_owner
+        return listeners.SocketAccess(self.settings.unix_socket_mode, *(find_owner(owner) if owner else ()))
+
+    def _start_admin(self, service: Service, engine: Engine, reloader: Reloader, at_end: ExitStack) -> None:
+        settings = self.settings
+        if settings.admin == OFF:
+            return
+        # Only here: a service without it need not load the HTTP server.
+        from coprocess.process.admin import AdminPages
+        from coprocess.process.metrics import ServiceCollector, StoreCounts, make_registry
+
+        counts = StoreCounts(self._store_watch)
+        _observe_store(counts.observe, at_end)
+        collector = ServiceCollector(service, engine, self.health, reloader, counts)
+        registry = make_registry(collector)
+        pages = AdminPages(
+            self.health,
+            reloader,
+            registry,
+            self.request_reload,
+            self.request_rollback,
+            self._store_watch.page,
+        )
+        self._serve_admin(at_end, pages)
+
+    def _serve_admin(self, at_end: ExitStack, pages: WSGIApplication) -> None:
+        from coprocess.process.admin_http import AdminServer
+
+        settings = self.settings
+        try:
+            admin = listeners.listen(
+                settings.admin,
+                lambda address: AdminServer(address, tuple(settings.admin_hosts)),
+                self._socket_access(),
+            )
+        except ListenError as error:
+            if "admin" in settings.model_fields_set:
+                raise
+            # Several services on one machine are no reason to fail, when nobody asked for this listener.
+            log.warning("the default admin address is taken: none is served", reason=str(error))
+            return
+        at_end.callback(admin.close)
+        at_end.callback(forks.keep_address_from_children(admin.address))
+        admin.start(pages)
+        self._tell("admin", listen=admin.address)
+
+    def _open(self, service: Service, reloader: Reloader) -> None:
+        """Let calls in."""
+        shown = () if self._quiet else reloader.loaded.table
+        for hook in sorted(shown, key=lambda hook: (hook.version, hook.type, hook.name)):
+            version = {"version": hook.version} if hook.version else {}
+            log.info(
+                "hook",
+                type=hook.type.name,
+                name=hook.name,
+                style=hook.style,
+                source=str(hook.source),
+                **version,
+            )
+        if not len(reloader.loaded.table):
+            folders = [str(folder) for folder in self._places.folders()]
+            log.warning("no handlers are loaded, so this is not ready", folders=folders)
+        self._is_open = True
+        self.health.otherwise = self._traced(service.handle)
+        self._held.pass_on(service.handle)
+        # Without a hook, every call would fail: what can choose should send them elsewhere.
+        self.health.set_serving(len(reloader.loaded.table) > 0)
+        self._tell("serving", **shares(reloader.loaded.table))
+
+    def _serve(
+        self, service: Service, reloader: Reloader, log_state: LogState, watch_load: LoadWatch
+    ) -> None:
+        """Reload when asked to, until it is time to stop."""
+        while not self._stop:
+            # One load, or one rollback, serves all who asked for it before it began.
+            for _, same in itertools.groupby(self._take_requests(TICK_S), lambda asked: asked.what):
+                request, *others = same
+                result: Outcome | Rollback
+                self._manager.reloading()
+                if request.reason:
+                    with watch_load.watching():
+                        result = outcome = reloader.reload(request.reason, force=request.force)
+                    if outcome.succeeded and not self._is_open:
+                        self._open(service, reloader)
+                else:
+                    result = reloader.roll_back(request.to)
+                self._tell_health(reloader)
+                self._manager.ready(_status(reloader))
+                for each in (request, *others):
+                    if each.future.set_running_or_notify_cancel():
+                        each.future.set_result(result)
+            reloader.sweep()
+            # What handlers change while they run, and not while they load.
+            told = [f"changes {what}, which is the service's: put back" for what in log_state.mend()]
+            for note in (*told, *foreign_patches.take_refusals()):
+                log.warning("handler code changes the process", note=note)
+
+    def _tell_health(self, reloader: Reloader) -> None:
+        """Health follows whether there are hooks."""
+        serving = self._is_open and len(reloader.loaded.table) > 0
+        if serving != self.health.serving:
+            self.health.set_serving(serving)
+            if self._worker is not None:
+                self._worker.announce_ready(serving)
+
+    def _take_requests(self, timeout_s: float) -> list[_Request]:
+        taken: list[_Request] = []
+        try:
+            request = self._requests.get(timeout=timeout_s)
+            while True:
+                if request is not None:
+                    taken.append(request)
+                request = self._requests.get_nowait()
+        except queue.Empty:
+            return taken
+
+    def _drain(self, service: Service | Front) -> None:
+        self.health.set_serving(False)
+        self._manager.stopping()
+        settings = self.settings
+        self._tell("stopping", in_flight=service.in_flight, drain_s=settings.drain_s)
+        # Load balancers see the health before they stop sending.
+        until_s = time.monotonic() + settings.drain_s
+        while (left_s := until_s - time.monotonic()) > 0:
+            time.sleep(min(left_s, TICK_S))
+        # New calls are refused from here on.
+        if not service.drain(settings.shutdown_timeout_s):
+            log.warning("calls were still running", in_flight=service.in_flight)
+        for request in self._take_requests(0):
+            request.future.cancel()
+
+    def _end_while_loading(self, service: Service, at_end: ExitStack) -> None:
+        """End the process from another thread, as the main thread hangs in a module's code."""
+        limit_s = self.settings.shutdown_timeout_s + STOP_TIMEOUT_S
+        timer = threading.Timer(limit_s + self.settings.drain_s, os._exit, (0,))
+        timer.daemon = True
+        timer.start()
+        log.error(
+            "stopping while handlers load: this module's code does not end",
+            module=", ".join(map(str, loader.now_loading)),
+        )
+        if self._is_open:
+            self._drain(service)
+        # Signal handlers can be put back by the main thread alone: that one fails, and the rest is done.
+        with suppress(Exception):
+            at_end.pop_all().close()
+        self._tell("stopped")
+        os._exit(0)
+
+    def _handle_signals(self, at_end: ExitStack) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._handle_signal(number, self._on_stop_signal, at_end)
+        self._handle_signal(signal.SIGHUP, lambda number, frame: self._ask_reload("SIGHUP"), at_end)
+
+    @staticmethod
+    def _handle_signal(number: int, handler: Callable[[int, object], None], at_end: ExitStack) -> None:
+        before = signal.signal(number, handler)
+        at_end.callback(signal.signal, number, before)
+        at_end.callback(forks.keep_signal_from_children(number, before))
+
+    def _on_stop_signal(self, number: int, frame: object) -> None:
+        self._signals += 1
+        if self._signals > 1:
+            # Somebody does not want to wait.
+            logs.flush(_LAST_LOG_S)
+            os._exit(128 + number)
+        self.request_stop()
+
+
+def _observe_store(observer: Observer, at_end: ExitStack) -> None:
+    store.observers.append(observer)
+    at_end.callback(store.observers.remove, observer)
+
+
+# Waiting is not interrupted by signals on every platform.
+TICK_S = 0.2
+STOP_TIMEOUT_S = 5.0
+_LAST_EXPORT_S = 3.0
+_LAST_LOG_S = 0.5
+
+
+def _status(reloader: Reloader) -> str:
+    """One line for people, of what is served."""
+    last, hooks = reloader.last, len(reloader.loaded.table)
+    if last is not None and not last.succeeded:
+        return f"the last reload failed; {hooks} hooks of before it"
+    status = f"{hooks} hooks, {len(reloader.problems)} problems with handlers"
+    return status if reloader.rolled_back is None else f"rolled back ({reloader.rolled_back}): {status}"
+
+
+def engine_options(settings: Settings) -> EngineOptions:
+    tls = None
+    if settings.tls_cert is not None and settings.tls_key is not None:
+        from coprocess.transport.tls import TlsFiles
+
+        tls = TlsFiles(
+            # They are read again later, when handler code may have changed the working folder.
+            settings.tls_cert.absolute(),
+            settings.tls_key.absolute(),
+            settings.tls_client_ca and settings.tls_client_ca.absolute(),
+        )
+    add_services: Callable[[grpc.Server], None] | None = None
+    bidi_methods: dict[str, BidiHandler] = {}
+    if settings.reflection:
+        from coprocess.transport.reflection import REFLECT, add_reflection, reflect
+
+        add_services = add_reflection
+        bidi_methods[REFLECT] = reflect()
+    return EngineOptions(
+        methods=(*Dispatcher.METHODS, *Health.METHODS),
+        streaming_methods=Health.STREAMING_METHODS,
+        max_message_bytes=settings.max_message_bytes,
+        min_threads=min(_MIN_THREADS, settings.max_threads),
+        max_threads=settings.max_threads,
+        max_concurrent_streams=_MAX_CONCURRENT_STREAMS,
+        max_metadata_bytes=_MAX_METADATA_BYTES,
+        tls=tls,
+        add_services=add_services,
+        bidi_methods=bidi_methods,
+    )
+
+
+def service_options(settings: Settings) -> ServiceOptions:
+    retry_after_s = settings.failure_retry_after_s
+    return ServiceOptions(
+        timeout_s=settings.timeout_s,
+        concurrency=settings.concurrency,
+        async_concurrency=settings.async_concurrency,
+        queue_size=settings.queue_size,
+        failure_status=settings.failure_status,
+        failure_headers=() if retry_after_s is None else (("Retry-After", str(retry_after_s)),),
+    )

@@ -1,0 +1,209 @@
+"""The front process of `--workers`: takes calls from the engine and passes them to worker processes.
+
+A gateway holds a single connection, so sharing a port between processes would send all its calls to one of
+them. Here one process holds the connections, and each call goes to the worker with the fewest.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import structlog
+
+from coprocess.errors import Status
+from coprocess.process.restarts import MANY, Restarts
+from coprocess.process.worker_process import WorkerProcess
+from coprocess.runtime.idle import wait_until_idle
+from coprocess.transport.engine import Rpc
+from coprocess.transport.trace_context import trace_context_of
+
+log = structlog.get_logger("coprocess")
+
+_START_TIMEOUT_S = 60.0
+_LOOK_INTERVAL_S = 0.5
+
+
+class Front:
+    """Starts the workers, keeps them running, and hands calls to them (`handle`)."""
+
+    def __init__(
+        self,
+        sockets: Sequence[Path],
+        methods: Sequence[str],
+        *,
+        silence_s: float,
+        pass_trace_context: bool = False,
+    ) -> None:
+        """There are as many workers as `sockets`; each has its admin pages at one.
+
+        One that is not heard of for `silence_s` is killed and replaced.
+        """
+        self._pass_trace_context = pass_trace_context
+        self._sockets = sockets
+        self._silence_s = silence_s
+        self._methods = {method: index for index, method in enumerate(methods)}
+        self._ids = itertools.count(1)
+        self._workers: list[WorkerProcess] = []
+        self._restarts = [Restarts() for _ in sockets]
+        self._started = False
+        self._stopping = threading.Event()
+        self._start_lock = threading.Lock()
+        self._draining = False
+        self._readiness_lock = threading.Lock()
+        self._on_readiness: Callable[[bool], None] = lambda ready: None
+        #: Called back once no worker can run.
+        self.on_failure: Callable[[], None] = lambda: None
+        #: Why that is; empty: some can.
+        self.failure = ""
+        self.restarts = 0
+        self.kills = 0
+        #: Calls that no worker could take.
+        self.refused_calls = 0
+
+    def start(self, is_stopping: Callable[[], bool]) -> bool:
+        """Start the workers and wait until all can serve. False where one could not, or nobody wants it."""
+        for number in range(len(self._sockets)):
+            try:
+                self._workers.append(self._new_worker(number))
+            except (OSError, RuntimeError) as error:
+                log.error("a worker process cannot be started", worker=number, reason=str(error))
+                return False
+        for worker in self._workers:
+            threading.Thread(
+                target=self._attend, args=(worker,), name=f"worker-{worker.number}", daemon=True
+            ).start()
+        threading.Thread(target=self._look_after_all, name="worker-watch", daemon=True).start()
+        for worker in self._workers:
+            # It has an end: see `look_after`.
+            while not worker.settled.wait(_LOOK_INTERVAL_S) and not is_stopping():
+                pass
+        self._started = all(worker.started for worker in self._workers)
+        return self._started
+
+    def _new_worker(self, number: int) -> WorkerProcess:
+        return WorkerProcess(number, self._sockets[number], self._tell_readiness)
+
+    def watch_readiness(self, callback: Callable[[bool], None]) -> None:
+        """Tell, now and upon each change, whether any worker takes calls and has hooks for them."""
+        self._on_readiness = callback
+        self._tell_readiness()
+
+    def _tell_readiness(self) -> None:
+        with self._readiness_lock:  # So that the last one told is the last there was.
+            self._on_readiness(any(worker.ready and worker.serving for worker in self._workers))
+
+    @property
+    def ready(self) -> list[bool]:
+        """Of each worker: whether it can be asked for anything."""
+        return [worker.ready for worker in self._workers]
+
+    def _look_after_all(self) -> None:
+        looked_s = time.monotonic()
+        while not self._stopping.wait(_LOOK_INTERVAL_S):
+            now_s = time.monotonic()
+            # Where this process was stopped itself, as with the whole machine, nobody was silent meanwhile.
+            passed_s, looked_s = min(now_s - looked_s, 2 * _LOOK_INTERVAL_S), now_s
+            for worker in list(self._workers):
+                try:
+                    worker.look_after(passed_s, start_s=_START_TIMEOUT_S, silence_s=self._silence_s)
+                except Exception:  # The others must be looked after, too.
+                    log.exception("a worker process could not be looked after")
+
+    def _attend(self, worker: WorkerProcess) -> None:
+        """Serve with `worker`, and with those that take its place."""
+        next_worker: WorkerProcess | None = worker
+        while next_worker is not None:
+            worker = next_worker
+            worker.receive_all()
+            status = worker.clear_up()
+            if self._stopping.is_set() or not self._started:
+                return
+            self.kills += bool(worker.killed)
+            since_s = worker.ready_since_s
+            served_s = 0.0 if since_s is None else time.monotonic() - since_s
+            log.error("a worker process ended", worker=worker.number, exit_status=status)
+            delay_s = self._restarts[worker.number].delay_after_s(served_s, answered=worker.has_answered)
+            next_worker = self._replace(worker.number, delay_s, status)
+
+    def _replace(self, number: int, delay_s: float, status: int | None) -> WorkerProcess | None:
+        """A new worker, after `delay_s`. None where the service ends."""
+        restarts = self._restarts[number]
+        while True:
+            if restarts.is_loop:
+                log.error(
+                    "a worker process keeps ending soon after its start",
+                    worker=number,
+                    in_a_row=restarts.in_a_row,
+                    next_start_in_s=delay_s,
+                    ready_workers=sum(self.ready),
+                )
+                self._fail_if_none_runs(status)
+            if self._stopping.wait(delay_s):
+                return None
+            with self._start_lock:
+                if self._stopping.is_set():
+                    return None
+                try:
+                    worker = self._workers[number] = self._new_worker(number)
+                except (OSError, RuntimeError) as error:
+                    log.error("a worker process cannot be started", worker=number, reason=str(error))
+                    delay_s = restarts.delay_after_s(0.0, answered=False)
+                    continue
+            self.restarts += 1
+            return worker
+
+    def _fail_if_none_runs(self, status: int | None) -> None:
+        if any(self.ready) or not all(restarts.is_loop for restarts in self._restarts) or self.failure:
+            return
+        self.failure = (
+            f"no worker process can run: each ended soon after its start, {MANY} times in a row and more, "
+            f"the last one with status {status}; their log tells why"
+        )
+        self.on_failure()
+
+    def handle(self, rpc: Rpc) -> None:
+        """Pass a call to the worker that has the fewest. Waits for nothing."""
+        if self._draining:
+            self._refuse(rpc, "the service is shutting down")
+            return
+        metadata = trace_context_of(rpc.metadata()) if self._pass_trace_context else ()
+        # Where all are silent they may just be busy: better to wait for one than to be refused.
+        able = [worker for worker in self._workers if worker.ready] or [
+            worker for worker in self._workers if worker.started
+        ]
+        for worker in sorted(able, key=lambda worker: len(worker.outstanding)):
+            if worker.send(next(self._ids), self._methods[rpc.method], rpc, metadata):
+                return
+        self._refuse(rpc, "no worker process can take the call")
+
+    def _refuse(self, rpc: Rpc, why: str) -> None:
+        self.refused_calls += 1
+        rpc.fail(Status.UNAVAILABLE, why)
+
+    def signal(self, number: int) -> None:
+        """Pass a signal on to all workers."""
+        for worker in self._workers:
+            worker.signal(number)
+
+    @property
+    def in_flight(self) -> int:
+        return sum(len(worker.outstanding) for worker in self._workers)
+
+    def drain(self, timeout_s: float) -> bool:
+        """Refuse new calls and wait for those in flight. False where some still run after `timeout_s`."""
+        self._draining = True
+        return wait_until_idle(lambda: self.in_flight, timeout_s)
+
+    def stop(self, timeout_s: float) -> None:
+        """End the workers, and kill those that have not ended in time."""
+        with self._start_lock:
+            self._stopping.set()
+        for worker in self._workers:
+            worker.end()
+        until_s = time.monotonic() + timeout_s
+        for worker in self._workers:
+            worker.end_within(max(0.1, until_s - time.monotonic()))

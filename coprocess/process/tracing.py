@@ -1,0 +1,294 @@
+"""Spans of the calls: one for each call, one for its handler, and one for each store operation in that.
+
+The span of a call hangs on its Rpc (`TracedRpc`), because every call ends by exactly one first answer of its
+Rpc, whoever gives it: the handler's thread, the event loop, the watchdog. Nothing in a span comes from a
+body, a header or a store's key; errors are recorded by type, and by texts that clients may see.
+
+Imported where tracing is on only: it needs the extra `otel`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, cast
+
+from opentelemetry import context as otel_context
+from opentelemetry.context import Context
+from opentelemetry.trace import (
+    Span,
+    SpanKind,
+    StatusCode,
+    Tracer,
+    format_span_id,
+    format_trace_id,
+    get_current_span,
+    set_span_in_context,
+)
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from coprocess.errors import CoprocessError, Status
+from coprocess.gateways.tyk.call import RunnableCall, TykCall
+from coprocess.process import logs, redaction
+from coprocess.transport.engine import Handler, Metadata, Rpc
+from coprocess.transport.trace_context import TRACEPARENT, TRACESTATE, trace_context_of
+
+if TYPE_CHECKING:
+    from coprocess.runtime.hook_state import Waiting
+
+_OK = 0
+_LONGEST_API_ID = 256
+_NOWHERE = Context()
+_propagator = TraceContextTextMapPropagator()
+
+#: As the server gets them. What is a script there (`increment` with a time to live, a lock) does the same.
+_STORE_COMMANDS = {
+    "get": "GET",
+    "set": "SET",
+    "delete": "DEL",
+    "exists": "EXISTS",
+    "increment": "INCRBY",
+    "set_if_absent": "SET",
+    "expire": "PEXPIRE",
+    "lock": "SET",
+    "unlock": "DEL",
+    "ping": "PING",
+}
+
+
+class TracedRpc(Rpc):
+    """A call with its span, which ends with the first answer."""
+
+    __slots__ = (
+        "_arrived_ns",
+        "_ended",
+        "_failure",
+        "_handler_span",
+        "_inner",
+        "_lock",
+        "_parent",
+        "_span",
+        "_tracer",
+    )
+
+    def __init__(self, inner: Rpc, tracer: Tracer, parent: Context | None = None) -> None:
+        """`parent` None: what the caller's metadata, or its request's headers, say."""
+        self.method = inner.method
+        self.payload = inner.payload
+        self._arrived_ns = time.time_ns()
+        self._inner = inner
+        self._tracer = tracer
+        self._parent = parent
+        self._lock = threading.Lock()
+        self._span: Span | None = None
+        self._handler_span: Span | None = None
+        self._failure: CoprocessError | None = None
+        self._ended = False
+
+    # As an Rpc.
+
+    def respond(self, reply: bytes) -> None:
+        self._inner.respond(reply)
+        self._end(_OK, None if self._failure is None else str(self._failure))
+
+    def fail(self, status: Status, message: str) -> None:
+        self._inner.fail(status, message)
+        self._end(status, message)
+
+    def on_cancel(self, callback: Callable[[], None]) -> None:
+        self._inner.on_cancel(callback)
+
+    def metadata(self) -> Metadata:
+        return self._inner.metadata()
+
+    def time_allowed_s(self) -> float | None:
+        return self._inner.time_allowed_s()
+
+    # The spans.
+
+    def open_span(self, call: RunnableCall | None) -> Span:
+        """The call's span. It is made when its hook is known, or, with None, when it ends without one."""
+        with self._lock:
+            return self._open(call)
+
+    def _open(self, call: RunnableCall | None) -> Span:
+        if self._span is None:
+            attributes: dict[str, str] = {}
+            name, kind = "local event", SpanKind.INTERNAL
+            if self.method:
+                name, kind = self.method[1:], SpanKind.SERVER
+                _, service, method = self.method.split("/")
+                attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
+            if call is not None:
+                attributes["coprocess.hook.type"] = call.hook_type
+                attributes["coprocess.hook.name"] = call.hook_name
+                attributes["coprocess.api_id"] = _sendable(call.api_id[:_LONGEST_API_ID])
+                if call.version:
+                    attributes["coprocess.version"] = call.version
+            parent = self._remote_parent(call) if self._parent is None else self._parent
+            self._span = self._tracer.start_span(
+                name, parent, kind, attributes=attributes, start_time=self._arrived_ns
+            )
+        return self._span
+
+    def _remote_parent(self, call: RunnableCall | None) -> Context:
+        entries = trace_context_of(self._inner.metadata())
+        if not entries and isinstance(call, TykCall):
+            # A gateway that does not trace passes on what its own client sent.
+            headers = call.message.request.headers
+            names = ((TRACEPARENT, "Traceparent"), (TRACESTATE, "Tracestate"))
+            entries = trace_context_of(
+                [(name, headers[header]) for name, header in names if header in headers]
+            )
+        carrier: dict[str, list[str]] = {}
+        for name, value in entries:
+            carrier.setdefault(name, []).append(value)
+        return _propagator.extract(carrier, _NOWHERE) if carrier else _NOWHERE
+
+    def begin_handler(self, call: RunnableCall, waited_s: float) -> Context:
+        """Start the handler's span; the context in which the handler is to run."""
+        with self._lock:
+            parent = self._open(call)
+            within = set_span_in_context(parent, _NOWHERE)
+            if not parent.is_recording():
+                # Its trace is not sampled: a span within it would take time, and never be seen.
+                return within
+            parent.set_attribute("coprocess.queue.wait_s", waited_s)
+            span = self._tracer.start_span(f"{call.hook_type} {call.hook_name}", within)
+            if self._ended:
+                # Its client gave up, and was told so, just now.
+                span.end()
+            else:
+                self._handler_span = span
+        return set_span_in_context(span, _NOWHERE)
+
+    def end_handler(self, error: BaseException | None) -> None:
+        """End the handler's span, unless the call's end has ended it."""
+        with self._lock:
+            span, self._handler_span = self._handler_span, None
+        if span is None:
+            return
+        if error is not None:
+            cause = error.__cause__ or error
+            kind = f"{type(cause).__module__}.{type(cause).__qualname__}".removeprefix("builtins.")
+            # By its type only: what an exception says may be anything.
+            span.add_event("exception", {"exception.type": kind})
+            span.set_attribute("error.type", kind)
+            span.set_status(StatusCode.ERROR, kind)
+        span.end()
+
+    def note_failure(self, error: CoprocessError) -> None:
+        """The call has failed with `error`, though an answer may cover that."""
+        self._failure = error
+
+    def _end(self, status: int, failure: str | None) -> None:
+        with self._lock:
+            if self._ended:
+                return
+            self._ended = True
+            span = self._open(None)
+            handler_span, self._handler_span = self._handler_span, None
+        if handler_span is not None:
+            # It runs on, perhaps for ever. Its span would never be seen.
+            handler_span.set_status(StatusCode.ERROR, "the call ended before its handler")
+            handler_span.end()
+        if self.method:
+            span.set_attribute("rpc.grpc.status_code", int(status))
+        if failure is not None:
+            kind = Status(status).name if self._failure is None else type(self._failure).__name__
+            span.set_attribute("error.type", kind)
+            span.set_status(StatusCode.ERROR, redaction.redact_text(_sendable(failure)))
+        span.end()
+
+
+class CallTracing:
+    """What a service is given to trace its calls with. Each `rpc` it is passed came through `traced`."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        self._tracer = tracer
+
+    def traced(self, handler: Handler) -> Handler:
+        """`handler`, with a span for each call that it gets."""
+
+        def handle(rpc: Rpc) -> None:
+            handler(TracedRpc(rpc, self._tracer))
+
+        return handle
+
+    def local_event(self, rpc: Rpc) -> Rpc:
+        """The same for an event that runs apart from its caller, within whose span it belongs."""
+        return TracedRpc(rpc, self._tracer, otel_context.get_current())
+
+    def know_hook(self, rpc: Rpc, call: RunnableCall) -> None:
+        """Tell the hook of a call that may never run."""
+        cast("TracedRpc", rpc).open_span(call)
+
+    def run(self, waiting: Waiting) -> bytes:
+        """`RunnableCall.run` within the handler's span."""
+        with self._handling(waiting):
+            return waiting.call.run()
+
+    async def run_async(self, waiting: Waiting) -> bytes:
+        with self._handling(waiting):
+            return await waiting.call.run_async()
+
+    @contextmanager
+    def _handling(self, waiting: Waiting) -> Iterator[None]:
+        rpc = cast("TracedRpc", waiting.rpc)
+        context = rpc.begin_handler(waiting.call, time.monotonic() - waiting.since_s)
+        token = otel_context.attach(context)
+        try:
+            yield
+        except BaseException as error:
+            rpc.end_handler(error)
+            raise
+        else:
+            rpc.end_handler(None)
+        finally:
+            # While it is known whose line it is.
+            logs.end_line()
+            otel_context.detach(token)
+
+    def failed(self, rpc: Rpc, error: CoprocessError) -> None:
+        """A call has failed: also where the client will be answered as if it had not."""
+        cast("TracedRpc", rpc).note_failure(error)
+
+    def ids(self, rpc: Rpc) -> dict[str, str]:
+        """What a log line about the call tells of its trace."""
+        return _ids(cast("TracedRpc", rpc).open_span(None))
+
+    def observe_store(self, operation: str, duration_s: float, succeeded: bool) -> None:
+        """A store's observer. Only what handlers do is told; no key, no value."""
+        if not get_current_span().is_recording():
+            return
+        command = _STORE_COMMANDS[operation]
+        ended_ns = time.time_ns()
+        span = self._tracer.start_span(
+            command,
+            kind=SpanKind.CLIENT,
+            attributes={"db.system.name": "redis", "db.operation.name": command},
+            start_time=ended_ns - int(duration_s * 1e9),
+        )
+        if not succeeded:
+            span.set_attribute("error.type", "StoreError")
+            span.set_status(StatusCode.ERROR)
+        span.end(ended_ns)
+
+
+def current_ids() -> dict[str, str]:
+    """Trace and span of the running code, as log lines tell them; empty outside of a traced call."""
+    return _ids(get_current_span())
+
+
+def _ids(span: Span) -> dict[str, str]:
+    context = span.get_span_context()
+    if not context.is_valid:
+        return {}
+    return {"trace_id": format_trace_id(context.trace_id), "span_id": format_span_id(context.span_id)}
+
+
+def _sendable(text: str) -> str:
+    """`text` without halves of surrogate pairs: one of them would cost the whole batch."""
+    return text.encode("utf-8", "replace").decode()

@@ -1,0 +1,245 @@
+"""One worker process, as the front sees it: the calls it has, and whether it is alive."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import structlog
+
+from coprocess.errors import Status
+from coprocess.process.outbox import Outbox
+from coprocess.transport.engine import Rpc
+from coprocess.transport.pipe import (
+    BEAT,
+    CANCEL,
+    OK,
+    READY,
+    SECONDS,
+    SERVING,
+    WITH_DEADLINE,
+    WITH_METADATA,
+    FrameSocket,
+    pack_metadata,
+)
+
+log = structlog.get_logger("coprocess")
+
+#: More than a worker's hooks could run and queue: only one that does not read any more gets there.
+_MAX_OUTSTANDING = 16_384
+#: A worker that is heard of twice a second, and was not for so long, gets calls only where no other can.
+_SILENT_S = 2.0
+#: For what is left to do in a process that has closed its socket, or was killed.
+_END_S = 5.0
+
+
+class WorkerProcess:
+    """A process that runs this very command as a worker. Its calls end when it does."""
+
+    def __init__(self, number: int, admin: Path, changed: Callable[[], None]) -> None:
+        """`changed` is called back when `ready` has changed.
+
+        Raises OSError or RuntimeError where it cannot be started.
+        """
+        self.number = number
+        self._changed = changed
+        #: Whether it has told that it can serve.
+        self.started = False
+        #: Whether it takes calls: it has started, and is heard of.
+        self.ready = False
+        #: Whether it has hooks for them.
+        self.serving = False
+        #: When it could serve, by time.monotonic().
+        self.ready_since_s: float | None = None
+        #: Set when it can serve, or is gone.
+        self.settled = threading.Event()
+        self.outstanding: dict[int, Rpc] = {}
+        #: Why it was killed; empty: it was not.
+        self.killed = ""
+        self._lock = threading.Lock()
+        self._gone = False
+        self._ended = threading.Event()
+        self._signal_later: int | None = None
+        self._frames_heard = self._notices_heard = 0
+        self._longest_limit_s = 0.0
+        self._frames_heard_before = 0
+        self._read_bytes_before = 0
+        self._silent_s = self._unread_s = self._starts_s = 0.0
+        # A worker that was killed may have left a child that listens there.
+        admin.unlink(missing_ok=True)
+        ours, theirs = socket.socketpair()
+        with theirs:
+            words = [*_own_command(), "--admin", f"unix:{admin}", "--no-reload"]
+            words += ["--worker-fd", str(theirs.fileno()), "--worker-number", str(number)]
+            try:
+                # A process group of its own: Ctrl-C is for the front, which then ends the workers in order.
+                self.process = subprocess.Popen(  # noqa: S603 - this very command, with the user's own arguments
+                    words, pass_fds=[theirs.fileno()], process_group=0
+                )
+            except BaseException:
+                ours.close()
+                raise
+        self._frames = FrameSocket(ours)
+        try:
+            threading.Thread(target=self._wait, name=f"worker-{number}-end", daemon=True).start()
+            self._outbox = Outbox(ours, f"worker-{number}-send")
+        except BaseException:
+            self._frames.close()
+            self.process.kill()
+            raise
+
+    def _wait(self) -> None:
+        self.process.wait()
+        self._ended.set()
+        # Its end of the socket may be open still, in a process that it had forked.
+        self._frames.end()
+
+    def send(self, call_id: int, method: int, rpc: Rpc, metadata: Sequence[tuple[str, str]]) -> bool:
+        """Pass a call on, with some of its metadata. False where the worker is gone or does not keep up."""
+        with self._lock:
+            if self._gone or len(self.outstanding) >= _MAX_OUTSTANDING:
+                return False
+            self.outstanding[call_id] = rpc
+        rpc.on_cancel(lambda: self._cancel(call_id))
+        kind, body = method, [rpc.payload]
+        if metadata:
+            kind |= WITH_METADATA
+            body.insert(0, pack_metadata(metadata))
+        if (allowed_s := rpc.time_allowed_s()) is not None:
+            kind |= WITH_DEADLINE
+            body.insert(0, SECONDS.pack(allowed_s))
+        if not self._outbox.put(call_id, kind, *body):
+            return self.outstanding.pop(call_id, None) is None
+        return True
+
+    def _cancel(self, call_id: int) -> None:
+        # It stays with the calls that the worker has until that answers: the handler may run on, and a worker
+        # that hangs would seem to be the idlest of all.
+        if call_id in self.outstanding:
+            self._outbox.put(call_id, CANCEL, keep=True)
+
+    def receive_all(self) -> None:
+        """Answer calls until the worker is gone; those it had then fail."""
+        while (frame := self._frames.receive()) is not None:
+            call_id, kind, body = frame
+            self._frames_heard += 1
+            rpc = self.outstanding.pop(call_id, None)
+            if rpc is None:
+                self._take_notice(kind, body)
+            elif kind == OK:
+                rpc.respond(body)
+            else:
+                rpc.fail(Status(kind), body.decode("utf-8", "replace"))
+        with self._lock:
+            self._gone, self.ready, self.started = True, False, False
+            lost, self.outstanding = self.outstanding, {}
+        for rpc in lost.values():
+            rpc.fail(Status.UNAVAILABLE, "the worker process ended")
+        self.settled.set()
+        self._changed()
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether it has answered a call."""
+        return self._frames_heard > self._notices_heard
+
+    def _take_notice(self, kind: int, body: bytes) -> None:
+        self._notices_heard += 1
+        if kind == BEAT:
+            (self._longest_limit_s,) = SECONDS.unpack(body)
+        elif kind == READY:
+            self.serving = body == SERVING
+            if self.started:
+                self._changed()
+                return
+            self.ready_since_s = time.monotonic()
+            with self._lock:
+                self.started = self.ready = True
+                late, self._signal_later = self._signal_later, None
+            if late is not None:
+                self.process.send_signal(late)
+            self.settled.set()
+            self._changed()
+
+    def look_after(self, passed_s: float, *, start_s: float, silence_s: float) -> None:
+        """Note what was heard of it since the last time, `passed_s` ago, and kill it where it hangs.
+
+        It hangs where it has not started within `start_s`; where it was silent for `silence_s`; or where it
+        has not taken calls off its socket for that time and the longest that a handler may run.
+        """
+        if self._gone or self.killed:
+            return
+        heard = self._frames_heard
+        is_silent, self._frames_heard_before = heard == self._frames_heard_before, heard
+        if not self.started:
+            self._starts_s += passed_s
+            if self._starts_s > start_s:
+                self._kill(f"it has not started within {start_s:g} s")
+            return
+        self._silent_s = self._silent_s + passed_s if is_silent else 0.0
+        self._become_ready(self._silent_s <= _SILENT_S)
+        read, unread = self._outbox.read_and_unread_bytes()
+        self._unread_s = self._unread_s + passed_s if unread and read == self._read_bytes_before else 0.0
+        self._read_bytes_before = read
+        if self._silent_s > silence_s:
+            self._kill(f"it was silent for {silence_s:g} s: stopped, or its interpreter is held")
+        elif self._unread_s > silence_s + self._longest_limit_s:
+            self._kill("it takes no calls any more: all its threads hang")
+
+    def _become_ready(self, ready: bool) -> None:
+        with self._lock:
+            changed = not self._gone and ready != self.ready
+            if changed:
+                self.ready = ready
+        if changed:
+            if not ready:
+                log.warning("a worker process is silent", worker=self.number, calls=len(self.outstanding))
+            self._changed()
+
+    def _kill(self, why: str) -> None:
+        self.killed = why
+        log.error("a worker process hangs: it is killed", worker=self.number, because=why)
+        self.process.kill()
+        # Its calls end now, also where the kernel takes its time.
+        self._frames.end()
+
+    def signal(self, number: int) -> None:
+        """Send a signal, now or when it has started: before, it would end the process."""
+        with self._lock:
+            if not self.started:
+                self._signal_later = number
+                return
+        self.process.send_signal(number)
+
+    def end(self) -> None:
+        """Have it end: it stops when its socket does."""
+        if not self.started:
+            self.process.terminate()
+        elif not self.ready:
+            self.process.kill()  # It is silent.
+        self._frames.end()
+
+    def end_within(self, timeout_s: float) -> None:
+        """Wait for its end, and kill it where that takes longer."""
+        if not self._ended.wait(timeout_s if self.started else min(timeout_s, _END_S)):
+            self.process.kill()
+            self._ended.wait(_END_S)
+
+    def clear_up(self) -> int | None:
+        """See that the process ends, once `receive_all` is over. Its exit status; None: it has not ended."""
+        self._frames.end()
+        self._outbox.close()
+        self._frames.close()
+        self.end_within(_END_S)
+        return self.process.returncode
+
+
+def _own_command() -> list[str]:
+    # -P: a file of the working folder must not pass for a module. What is added to the flags comes later, and
+    # wins.
+    return [sys.executable, "-P", "-m", "coprocess", *sys.argv[1:]]

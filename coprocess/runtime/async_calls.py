@@ -1,0 +1,236 @@
+"""Calls of async handlers: on an event loop each, and each ended in time, also where the loop is blocked.
+
+Time limits are the watchdog's, as those of sync handlers are: a timer on the loop would wait for the very
+handler that blocks it. A loop that stays blocked is given up, as a thread that hangs is, and another takes
+its place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from coprocess.errors import HandlerFailed, ShuttingDown
+from coprocess.process import logs
+from coprocess.runtime.failures import Failures
+from coprocess.runtime.hook_state import Waiting
+from coprocess.runtime.log_limit import LimitedLog
+from coprocess.runtime.loop import LoopThread
+from coprocess.runtime.loop_watch import LoopWatch
+
+log = structlog.get_logger("coprocess")
+
+#: A call that blocks the loop has so much time beyond its limit before the loop is given up.
+GRACE_S = 1.0
+#: Loops that were given up and are blocked still: no more than so many.
+MOST_GIVEN_UP = 8
+# For what ran on a loop that was given up, when that is free again.
+_END_S = 5.0
+# Until the process ends, for a loop that is blocked.
+_BLOCKED_STOP_S = 0.5
+
+
+class AsyncCalls:
+    """Begins them (`begin`), and ends them in time, where another thread calls `tick` again and again."""
+
+    def __init__(
+        self, failures: Failures, limited_log: LimitedLog, *, tick_s: float, timeout_s: float
+    ) -> None:
+        """`timeout_s`: how long the loop may be blocked by what is no call's."""
+        self._failures = failures
+        self._limited_log = limited_log
+        self._timeout_s = timeout_s
+        self._lock = threading.Lock()
+        self._loop: LoopThread | None = None
+        self._old_loops: list[LoopThread] = []
+        #: Admitted, and not ended.
+        self._calls: set[Waiting] = set()
+        #: Those of them that no loop has taken up. Whoever removes one begins it, or ends it.
+        self._unbegun: set[Waiting] = set()
+        self._is_stopped = False
+        self.watch = LoopWatch(tick_s, self._tell_blocked)
+        #: Loops that were given up, so far.
+        self.given_up = 0
+
+    def begin(self, waiting: Waiting) -> None:
+        """Run an admitted call and, in its place, those that waited."""
+        if self._is_stopped:
+            self._refuse(waiting)
+            return
+        waiting.deadline_s = time.monotonic() + waiting.state.timeout_s
+        self._unbegun.add(waiting)
+        self._calls.add(waiting)
+        self._submit(waiting)
+
+    def _submit(self, waiting: Waiting) -> None:
+        loop = waiting.loop = self._loop or self._start_loop()
+        if loop is not None:
+            loop.call_soon(self._start, loop, waiting)
+
+    def _start(self, loop: LoopThread, waiting: Waiting) -> None:
+        try:
+            self._unbegun.remove(waiting)
+        except KeyError:
+            return  # It has ended, or another loop has it.
+        task = waiting.task = loop.run_task(self._run(waiting), waiting)
+
+        def cancel() -> None:
+            loop.call_soon(task.cancel)
+
+        waiting.rpc.on_cancel(cancel)
+
+    async def _run(self, waiting: Waiting) -> None:
+        if waiting.ended:
+            return  # Its time was over before the loop came to it.
+        state = waiting.state
+        try:
+            try:
+                tracing = self._failures.tracing
+                reply = await (waiting.call.run_async() if tracing is None else tracing.run_async(waiting))
+            except HandlerFailed as error:
+                if not waiting.ended:
+                    self._failures.fail(waiting, error)
+            except asyncio.CancelledError:
+                # The client gave up, or its time is over, or the service stops: an answer does no harm.
+                waiting.rpc.fail(ShuttingDown.status, "cancelled")
+            else:
+                waiting.rpc.respond(reply)
+        except Exception as error:  # noqa: BLE001 - else its place would stay taken for ever
+            self._failures.fail_within(waiting, error)
+        finally:
+            logs.end_line()
+        self._calls.discard(waiting)
+        following = state.leave(waiting, time.monotonic() - waiting.since_s)
+        if following is not None:
+            self.begin(following)
+
+    def _start_loop(self) -> LoopThread | None:
+        """None where that cannot be now: `tick` tries again."""
+        with self._lock:
+            if self._loop is None and not self._is_stopped:
+                try:
+                    self._loop = LoopThread(self._limited_log)
+                except (RuntimeError, OSError) as error:
+                    self._limited_log.write(
+                        "error",
+                        ("no loop",),
+                        "no event loop can be started: it is tried again",
+                        reason=str(error),
+                    )
+                self.watch.watch(self._loop)
+            return self._loop
+
+    # What the watchdog does.
+
+    def tick(self) -> None:
+        """End what is overdue, and give up a loop that stays blocked."""
+        now_s = time.monotonic()
+        for waiting in list(self._calls):
+            if self.watch.is_blocked:
+                # Else the loop itself ends them, when the engine says that the client's time is over.
+                allowed_s = waiting.rpc.time_allowed_s()
+                if allowed_s is not None:
+                    waiting.deadline_s = min(waiting.deadline_s, waiting.since_s + allowed_s)
+            if now_s > waiting.deadline_s:
+                try:
+                    self._end(waiting, self._failures.time_out)
+                except Exception:  # The others' time is over, too.
+                    log.exception("a call that takes too long could not be ended")
+        self.watch.tick()
+        loop = self._loop
+        if loop is not None and (not loop.is_alive or self._is_to_be_given_up(loop, now_s)):
+            self._give_up(loop)
+        for waiting in list(self._unbegun):
+            if waiting.loop is None or waiting.loop is not self._loop:
+                self._submit(waiting)
+
+    def _end(self, waiting: Waiting, answer: Callable[[Waiting], None]) -> None:
+        """End a call whatever its task does."""
+        self._unbegun.discard(waiting)
+        self._calls.discard(waiting)
+        ended, following = waiting.state.cut_off(waiting, time.monotonic() - waiting.since_s)
+        try:
+            if ended:
+                answer(waiting)
+                if waiting.task is not None and waiting.loop is not None:
+                    waiting.loop.call_soon(waiting.task.cancel)
+        finally:
+            if following is not None:
+                self.begin(following)
+
+    def _is_to_be_given_up(self, loop: LoopThread, now_s: float) -> bool:
+        if not self.watch.is_blocked:
+            return False
+        owner, _ = loop.running()
+        if isinstance(owner, Waiting):
+            return now_s > owner.deadline_s + GRACE_S
+        return self.watch.blocks_for_s > self._timeout_s + GRACE_S
+
+    def _give_up(self, loop: LoopThread) -> None:
+        """Answer what runs on `loop`; what has not begun, and what comes, gets another."""
+        self._old_loops = [old for old in self._old_loops if old.is_alive]
+        if len(self._old_loops) >= MOST_GIVEN_UP:
+            self._tell("an event loop that is blocked cannot be given up: as many are as may", {}, "error")
+            return
+        owner, _ = loop.running()
+        self._old_loops.append(loop)
+        with self._lock:
+            self._loop = None
+            self.watch.watch(None)
+        self.given_up += 1
+        why = "a handler blocks it" if loop.is_alive else "it has ended"
+        self._tell(f"the event loop was given up, as {why}: another takes its place", _tags(owner), "error")
+        # When it is free again.
+        loop.end(_END_S)
+        for waiting in loop.owners:
+            if isinstance(waiting, Waiting):
+                self._end(waiting, self._fail_with_loop)
+
+    def _fail_with_loop(self, waiting: Waiting) -> None:
+        call = waiting.call
+        text = (
+            f'{call.hook_type} hook "{call.hook_name}" was given up: another handler blocked the event loop'
+        )
+        self._failures.fail(waiting, HandlerFailed(text))
+
+    def _tell_blocked(self, owner: object, stack: list[str]) -> None:
+        tags = _tags(owner)
+        self._tell("an async handler blocks: all async handlers wait for it", tags, "warning", stack=stack)
+
+    def _tell(self, event: str, tags: dict[str, Any], level: Any, **fields: Any) -> None:
+        self._limited_log.write(level, (event, *tags.values()), event, **tags, **fields)
+
+    def stop(self, timeout_s: float) -> None:
+        """Cancel what runs, and end the loop. All is answered when this returns, in `timeout_s` at most."""
+        with self._lock:
+            self._is_stopped = True
+            loop = self._loop
+        if loop is not None:
+            if self.watch.is_blocked:
+                timeout_s = min(timeout_s, _BLOCKED_STOP_S)
+            loop.end(timeout_s)
+            loop.join(timeout_s)
+        for waiting in list(self._calls):
+            with contextlib.suppress(Exception):  # The others want their answer, too.
+                self._end(waiting, _cancelled)
+
+    def _refuse(self, waiting: Waiting | None) -> None:
+        while waiting is not None:
+            _cancelled(waiting)
+            waiting = waiting.state.leave(waiting, time.monotonic() - waiting.since_s)
+
+
+def _cancelled(waiting: Waiting) -> None:
+    waiting.rpc.fail(ShuttingDown.status, "cancelled")
+
+
+def _tags(owner: object) -> dict[str, Any]:
+    if not isinstance(owner, Waiting):
+        return {}
+    return {"hook": owner.call.hook_name, "hook_type": owner.call.hook_type}

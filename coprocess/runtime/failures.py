@@ -1,0 +1,174 @@
+"""How calls end badly: what their clients are told, what is logged, and what is counted."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from coprocess.error_text import format_error, is_not_ours, name_of, text_of
+from coprocess.errors import CoprocessError, HandlerFailed, Overloaded, ShuttingDown, TimedOut
+from coprocess.gateways.tyk.call import TykCall
+from coprocess.runtime.hook_state import Waiting, label_of
+from coprocess.text import printable
+
+if TYPE_CHECKING:
+    from coprocess.process.tracing import CallTracing
+    from coprocess.runtime.log_limit import LimitedLog
+    from coprocess.transport.engine import Rpc
+
+log = structlog.get_logger("coprocess")
+
+
+class Failures:
+    """Answers the calls that fail. What callers can cause by the thousand is logged within limits."""
+
+    def __init__(
+        self, limited_log: LimitedLog, status: int | None, headers: tuple[tuple[str, str], ...]
+    ) -> None:
+        """`status`, `headers`: what clients see where a hook fails closed. None: the gateway's own error."""
+        self._limited_log = limited_log
+        self._status = status
+        self._headers = headers
+        #: Is told of failures, where there is one.
+        self.tracing: CallTracing | None = None
+        #: Calls that reached no handler.
+        self.refused = 0
+
+    def refuse(self, rpc: Rpc, error: CoprocessError) -> None:
+        """Answer a call that reaches no handler."""
+        self._tell_refused(rpc, error)
+        rpc.fail(error.status, safe_text(error))
+
+    def shed(self, waiting: Waiting) -> None:
+        """Answer a call that finds its hook full, as the hook's failures are answered."""
+        hook = waiting.state.hook
+        error = Overloaded(f'{hook.type.name} hook "{hook.name}" is overloaded')
+        self._tell_refused(waiting.rpc, error)
+        self._answer_failure(waiting, error)
+
+    def _tell_refused(self, rpc: Rpc, error: CoprocessError) -> None:
+        self.refused += 1
+        text = safe_text(error)
+        if not isinstance(error, ShuttingDown):
+            # Only the text of Overloaded holds no word of the caller.
+            kind = text if isinstance(error, Overloaded) else type(error).__name__
+            self._limited_log.write(
+                "warning",
+                ("refused", kind),
+                "refused",
+                reason=text,
+                status=error.status.name,
+                **self._trace_ids(rpc),
+            )
+
+    def fail(self, waiting: Waiting, error: HandlerFailed) -> None:
+        """Answer a call whose handler failed."""
+        waiting.counts.failed += 1
+        cause = error.__cause__
+        # First: what a handler's exception says may take long to find out.
+        self._answer_failure(waiting, error)
+        self._log_error(waiting, ("failed", _place_of(cause)), safe_text(error), _handlers_traceback(cause))
+
+    def fail_within(self, waiting: Waiting, error: Exception) -> None:
+        """Answer a call that failed in this code, or in the engine's, and not in its handler."""
+        try:
+            waiting.rpc.fail(CoprocessError.status, f"internal error: {name_of(error)}")
+        except Exception:  # Nothing is left to try.
+            log.exception("a call could not be failed, either")
+        place = ("unanswered", _place_of(error))
+        self._log_error(waiting, place, "a call could not be answered", lambda: format_error(error))
+
+    def time_out(self, waiting: Waiting) -> None:
+        """Answer a call that took too long; nothing where that is done."""
+        if waiting.timed_out:
+            return
+        waiting.timed_out = True
+        waiting.counts.timed_out += 1
+        call = waiting.call
+        timeout_s = waiting.state.timeout_s
+        ran_out = time.monotonic() - waiting.since_s >= timeout_s
+        limit = f"{timeout_s:g} s" if ran_out else "its client waits"
+        error = TimedOut(f'{call.hook_type} hook "{call.hook_name}" took longer than {limit}')
+        self._answer_failure(waiting, error)
+        self._log_error(waiting, ("timed out",), safe_text(error))
+
+    def _answer_failure(self, waiting: Waiting, error: CoprocessError) -> None:
+        if self.tracing is not None:
+            self.tracing.failed(waiting.rpc, error)
+        call = waiting.call
+        if isinstance(call, TykCall):
+            try:
+                if waiting.state.on_error == "open":
+                    waiting.rpc.respond(call.unchanged())
+                    return
+                if self._status is not None:
+                    waiting.rpc.respond(call.refused(self._status, "Service unavailable", self._headers))
+                    return
+            except HandlerFailed as unusable:
+                # What came could not be a reply, either.
+                self._limited_log.write(
+                    "warning",
+                    ("uncovered", label_of(waiting.state.hook)),
+                    "a failure could not be covered",
+                    reason=safe_text(unusable),
+                    **self._tags(waiting),
+                )
+        waiting.rpc.fail(error.status, safe_text(error))
+
+    def _log_error(
+        self,
+        waiting: Waiting,
+        kind: tuple[object, ...],
+        text: str,
+        traceback: Callable[[], str] | None = None,
+    ) -> None:
+        kind = (*kind, label_of(waiting.state.hook))
+        self._limited_log.write("error", kind, text, traceback=traceback, **self._tags(waiting))
+
+    def _tags(self, waiting: Waiting) -> dict[str, Any]:
+        call = waiting.call
+        tags: dict[str, Any] = {"hook": call.hook_name, "hook_type": call.hook_type, "api_id": call.api_id}
+        if call.version:
+            tags["version"] = call.version
+        return tags | self._trace_ids(waiting.rpc)
+
+    def _trace_ids(self, rpc: Rpc) -> dict[str, Any]:
+        return {} if self.tracing is None else self.tracing.ids(rpc)
+
+
+_LONGEST_TEXT_BYTES = 1500
+
+
+def safe_text(error: Exception) -> str:
+    """What `error` says, for a status and a log line: no control characters, and no longer than fits."""
+    text = printable(text_of(error, _LONGEST_TEXT_BYTES))
+    encoded = text.encode()
+    if len(encoded) <= _LONGEST_TEXT_BYTES:
+        return text
+    return encoded[: _LONGEST_TEXT_BYTES - 3].decode(errors="ignore") + "…"
+
+
+def _place_of(error: BaseException | None) -> tuple[str, int]:
+    """Where `error` was raised: file and line."""
+    trace = None if error is None else error.__traceback__
+    if trace is None:
+        return ("", 0)
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    return (trace.tb_frame.f_code.co_filename, trace.tb_lineno)
+
+
+def _handlers_traceback(error: BaseException | None) -> Callable[[], str] | None:
+    """Writes the traceback of what a handler raised; None where its text says it all.
+
+    Frames of this package say nothing to those who wrote the handler: they are there at level debug only.
+    """
+    if error is None or isinstance(error, HandlerFailed):
+        return None
+    if logging.getLogger("coprocess").isEnabledFor(logging.DEBUG):
+        return lambda: format_error(error)
+    return lambda: format_error(error, is_not_ours)

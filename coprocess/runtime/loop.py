@@ -1,0 +1,121 @@
+"""The event loop, in a thread of its own, on which async handlers run."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from contextvars import Context
+from types import FrameType
+from typing import Any
+
+from coprocess.error_text import text_of
+from coprocess.runtime.log_limit import LimitedLog
+
+
+def _new_event_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+class LoopThread:
+    """One loop, which runs until it is told to end, whatever handlers do to it."""
+
+    def __init__(self, limited_log: LimitedLog) -> None:
+        """Raises RuntimeError where no thread can be started, OSError where there is no free descriptor."""
+        self._limited_log = limited_log
+        self._loop = _new_event_loop()
+        #: What runs, and for whom.
+        self._tasks: dict[asyncio.Task[None], object] = {}
+        self._is_over = False
+        self._thread = threading.Thread(target=self._run, name="async-handlers", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._loop.close()
+            raise
+
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
+    @property
+    def owners(self) -> list[object]:
+        """For whom there are tasks."""
+        return list(self._tasks.values())
+
+    def call_soon(self, callback: Callable[..., object], *arguments: Any) -> bool:
+        """Run `callback` on the loop, from any thread. False where it does not run any more."""
+        try:
+            self._loop.call_soon_threadsafe(callback, *arguments)
+        except RuntimeError:
+            return False
+        return True
+
+    def run_task(self, coroutine: Coroutine[Any, Any, None], owner: object) -> asyncio.Task[None]:
+        """Run `coroutine`, in a context of its own. To be called on the loop."""
+        # Not create_task(): a handler may have set a task factory that takes no context.
+        task = asyncio.Task(coroutine, loop=self._loop, context=Context())
+        self._tasks[task] = owner
+        task.add_done_callback(self._tasks.pop)
+        return task
+
+    def running(self) -> tuple[object, FrameType | None]:
+        """The owner of the task that runs at this moment, and where it is; None: no such task, or none's."""
+        if self._thread.ident is None:
+            return None, None
+        task = asyncio.current_task(self._loop)
+        owner = None if task is None else self._tasks.get(task)
+        return owner, sys._current_frames().get(self._thread.ident)
+
+    def _run(self) -> None:
+        loop = self._loop
+        asyncio.set_event_loop(loop)
+        while not self._is_over and not loop.is_closed():
+            try:
+                loop.run_forever()
+            except (SystemExit, KeyboardInterrupt) as error:
+                # Of a task that a handler started: asyncio ends its loop for these. The others run on.
+                raised = f"{type(error).__name__}({text_of(error)!r})"
+                self._tell("a task of a handler ended with what would end a program", raised=raised)
+            except Exception as error:  # noqa: BLE001 - whatever a handler broke, the others' calls are here
+                self._tell("the event loop failed, and runs on", raised=text_of(error))
+                time.sleep(_PAUSE_S)
+            else:
+                if not self._is_over:
+                    self._tell("a handler stopped the event loop: it runs on")
+        loop.close()
+
+    def _tell(self, event: str, **fields: Any) -> None:
+        self._limited_log.write("error", (event,), event, **fields)
+
+    def end(self, timeout_s: float) -> None:
+        """Cancel what runs and, when that has ended or after `timeout_s`, end the thread. Does not wait."""
+
+        async def finish() -> None:
+            try:
+                current = asyncio.current_task()
+                tasks = [task for task in self._tasks if task is not current]
+                for task in tasks:
+                    task.cancel()
+                if tasks:
+                    await asyncio.wait(tasks, timeout=timeout_s)
+                await self._loop.shutdown_asyncgens()
+            finally:
+                self._is_over = True
+                self._loop.stop()
+
+        self.call_soon(lambda: self.run_task(finish(), None))
+
+    def join(self, timeout_s: float) -> None:
+        """Wait for the thread's end, `timeout_s` at most."""
+        self._thread.join(timeout_s)
+
+
+# Before a loop that fails is run again.
+_PAUSE_S = 0.05

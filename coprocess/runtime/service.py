@@ -1,0 +1,350 @@
+"""The service between engine and dispatcher: runs each call within its limits, and sees that it ends.
+
+A sync handler runs in the engine's thread that took the call; an async one on the event loop. Each hook
+has a gate (`HookState`), so that a slow one holds up no other.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from contextvars import Context
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import structlog
+
+from coprocess.api import context
+from coprocess.errors import CoprocessError, HandlerFailed, Overloaded, ShuttingDown, Status
+from coprocess.gateways.tyk.call import RunnableCall
+from coprocess.gateways.tyk.dispatcher import Dispatcher
+from coprocess.gateways.tyk.event import local_event_payload, parse_event
+from coprocess.gateways.tyk.wire import DISPATCH
+from coprocess.loading.hooks import Hook, HookTable
+from coprocess.process import logs
+from coprocess.runtime.async_calls import AsyncCalls
+from coprocess.runtime.failures import Failures, safe_text
+from coprocess.runtime.hook_state import (
+    ApiLabels,
+    CallLabel,
+    HookCounts,
+    HookState,
+    Waiting,
+    add_up,
+    label_of,
+)
+from coprocess.runtime.idle import wait_until_idle
+from coprocess.runtime.local_event import LocalEvent
+from coprocess.runtime.log_limit import LimitedLog
+from coprocess.transport.engine import Rpc
+from coprocess.transport.workers import WorkerThreads, start_missing
+
+if TYPE_CHECKING:
+    from coprocess.process.tracing import CallTracing
+
+log = structlog.get_logger("coprocess")
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceOptions:
+    """The defaults for hooks that say nothing themselves, and what failure means."""
+
+    timeout_s: float = 30.0
+    #: Calls of one sync hook that run at one time.
+    concurrency: int = 64
+    #: Calls of one async hook that run at one time.
+    async_concurrency: int = 4096
+    #: Calls of one hook that wait.
+    queue_size: int = 256
+    #: What a client sees when a hook fails closed; None: the gateway's own error.
+    failure_status: int | None = None
+    failure_headers: tuple[tuple[str, str], ...] = ()
+
+
+class Service:
+    """Takes calls from an engine (`handle`). `replace_thread` is the engine's, for handlers that hang."""
+
+    def __init__(self, dispatcher: Dispatcher, options: ServiceOptions) -> None:
+        self.dispatcher = dispatcher
+        self.options = options
+        self.replace_thread: Callable[[int], bool] = lambda thread_id: False
+        # For what callers can cause by the thousand.
+        self._limited_log = LimitedLog(log)
+        self._failures = Failures(self._limited_log, options.failure_status, options.failure_headers)
+        self._tracing: CallTracing | None = None
+        self.async_calls = AsyncCalls(
+            self._failures, self._limited_log, tick_s=_WATCH_INTERVAL_S, timeout_s=options.timeout_s
+        )
+        self._states: dict[Hook, HookState] = {}
+        #: Counts of hooks that a reload has replaced.
+        self._dropped: dict[CallLabel, HookCounts] = {}
+        self._api_labels = ApiLabels()
+        self._states_lock = threading.Lock()
+        #: Calls of sync hooks, by the thread that runs them.
+        self._running: dict[int, Waiting] = {}
+        self._draining = False
+        self._stopped = threading.Event()
+        # Threads for calls that no engine's thread runs: local events, and what waited behind a call
+        # that hangs.
+        self._own_tasks: queue.SimpleQueue[Waiting | None] = queue.SimpleQueue()
+        self._own_threads: WorkerThreads[Waiting] = WorkerThreads(
+            "service", self._own_tasks.get, self._begin_now, minimum=1, maximum=_OWN_THREADS
+        )
+        self._local_events: set[Rpc] = set()
+        self._watchdog = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def start(self) -> None:
+        context.set_event_sink(self.trigger_event)
+        self._own_threads.start()
+        self._watchdog.start()
+
+    def use_tracing(self, tracing: CallTracing) -> None:
+        """Trace the calls from now on. Each Rpc must come through its `traced` then."""
+        self._tracing = self._failures.tracing = tracing
+
+    def longest_limit_s(self) -> float:
+        """How long a handler may run, at most."""
+        own = [hook.limits.timeout_s for hook in self.dispatcher.table if hook.limits.timeout_s is not None]
+        return max([self.options.timeout_s, *own])
+
+    # What the engine calls.
+
+    def handle(self, rpc: Rpc) -> None:
+        """Run the call that `rpc` asks for; answer it now or, where it must wait, later."""
+        since_s = time.monotonic()
+        try:
+            if self._draining:
+                raise ShuttingDown("the service is shutting down")
+            dispatcher = self.dispatcher
+            call: RunnableCall = (
+                dispatcher.open_dispatch(rpc.payload)
+                if rpc.method == DISPATCH
+                else dispatcher.open_event(rpc.payload)
+            )
+        except CoprocessError as error:
+            self._failures.refuse(rpc, error)
+            return
+        except Exception as error:  # An engine's thread must not end.
+            log.exception("a message could not be opened")
+            self._failures.refuse(rpc, CoprocessError(f"internal error: {type(error).__name__}"))
+            return
+        state = self._states.get(call.hook) or self._new_state(call.hook)
+        waiting = Waiting(call, rpc, state, since_s)
+        admitted = state.enter(waiting)
+        if admitted:
+            self._begin(waiting, since_s)
+            return
+        if self._tracing is not None:
+            self._tracing.know_hook(rpc, call)
+        if admitted is None:
+            self._failures.shed(waiting)
+        else:
+            # Else it would run, some time, for a client that is gone.
+            rpc.on_cancel(lambda: self._drop(waiting))
+
+    @staticmethod
+    def _drop(waiting: Waiting) -> None:
+        if waiting.state.drop(waiting):
+            waiting.rpc.fail(Status.CANCELLED, "the client gave up")
+
+    def _begin_now(self, first: Waiting) -> None:
+        self._begin(first, time.monotonic())
+
+    def _begin(self, first: Waiting, now_s: float) -> None:
+        """Run an admitted call and, in its place, those that waited. `now_s` is time.monotonic()."""
+        state = first.state
+        if state.hook.is_async:
+            self.async_calls.begin(first)
+            return
+        me = threading.get_ident()
+        waiting: Waiting | None = first
+        while waiting is not None:
+            waiting.deadline_s = now_s + state.timeout_s
+            self._running[me] = waiting
+            # In a context of its own: what a handler sets there is no other call's.
+            Context().run(self._run, waiting)
+            self._running.pop(me, None)
+            now_s = time.monotonic()
+            waiting = state.leave(waiting, now_s - waiting.since_s)
+
+    def _run(self, waiting: Waiting) -> None:
+        """Run and answer a call of a sync handler."""
+        try:
+            try:
+                tracing = self._tracing
+                reply = waiting.call.run() if tracing is None else tracing.run(waiting)
+            except HandlerFailed as error:
+                self._failures.fail(waiting, error)
+            else:
+                waiting.rpc.respond(reply)
+        except Exception as error:  # noqa: BLE001 - else its place would stay taken for ever
+            self._failures.fail_within(waiting, error)
+        logs.end_line()
+
+    def _new_state(self, hook: Hook) -> HookState:
+        limits, options = hook.limits, self.options
+        default = options.async_concurrency if hook.is_async else options.concurrency
+        state = HookState(
+            hook,
+            self._api_labels,
+            concurrency=limits.concurrency or default,
+            queue_size=options.queue_size,
+            timeout_s=limits.timeout_s or options.timeout_s,
+            on_error=limits.on_error or "closed",
+        )
+        with self._states_lock:
+            return self._states.setdefault(hook, state)
+
+    def _watch(self) -> None:
+        """What must be looked after at all times."""
+        while not self._stopped.wait(_WATCH_INTERVAL_S):
+            try:
+                self._end_overdue()
+                self._limited_log.end_window()
+                self.async_calls.tick()
+                start_missing()
+            except Exception:  # Without this thread, no call would be ended any more.
+                log.exception("the watchdog failed")
+
+    def _end_overdue(self) -> None:
+        """End sync calls that take too long: their thread is given up, and another takes its place."""
+        now_s = time.monotonic()
+        for thread_id, waiting in list(self._running.items()):
+            # Asked for here, and not when each call begins: few have a handler that is still running.
+            allowed_s = waiting.rpc.time_allowed_s()
+            if allowed_s is not None:
+                waiting.deadline_s = min(waiting.deadline_s, waiting.since_s + allowed_s)
+            if now_s > waiting.deadline_s:
+                try:
+                    self._abandon(thread_id, waiting)
+                except Exception:  # The others' time is over, too.
+                    log.exception("a call that takes too long could not be ended")
+
+    def _abandon(self, thread_id: int, waiting: Waiting) -> None:
+        state, following = waiting.state, None
+        with state.lock:
+            if waiting.ended:
+                return
+            # Where as many hang as may, the call is answered, but its place in the hook stays taken.
+            if self._own_threads.replace(thread_id) or self.replace_thread(thread_id):
+                waiting.ended = True
+                waiting.counts.count(time.monotonic() - waiting.since_s)
+                self._running.pop(thread_id, None)
+                if state.queue:
+                    following = state.queue.popleft()
+                else:
+                    state.running -= 1
+        if not waiting.ended and not waiting.timed_out:  # Told once, though it is tried again and again.
+            self._limited_log.write(
+                "error",
+                ("not replaced",),
+                "a thread that hangs cannot be replaced: as many hang as may, or none can be started",
+            )
+        self._failures.time_out(waiting)
+        if following is not None:
+            self._own_tasks.put(following)
+
+    # Events of this service's own handlers.
+
+    def trigger_event(self, name: str, payload: str) -> None:
+        """Run the `@Event` function `name`, apart from the caller. What goes wrong is logged."""
+        caller = context.current_call.get()
+        spec = {"APIID": caller.api_id, "OrgID": caller.org_id} if caller is not None else {}
+        text = local_event_payload(name, payload, spec, datetime.now(UTC))
+        try:
+            # A version's events are for its own handlers.
+            version = caller.version if caller is not None else None
+            call = self.dispatcher.open_parsed_event(parse_event(text), version)
+        except CoprocessError as error:
+            reason = safe_text(error)
+            log.error("an event was triggered that no handler takes", triggered=name, reason=reason)
+            return
+        state = self._states.get(call.hook) or self._new_state(call.hook)
+        rpc: Rpc = LocalEvent(self._local_events)
+        if self._tracing is not None:
+            rpc = self._tracing.local_event(rpc)
+        waiting = Waiting(call, rpc, state, time.monotonic())
+        admitted = state.enter(waiting)
+        if admitted is None:
+            rpc.fail(Overloaded.status, "too many events wait for their handler")
+            self._limited_log.write(
+                "error",
+                ("lost event", label_of(state.hook)),
+                "too many events wait for their handler: one is lost",
+                triggered=name,
+            )
+        elif admitted and state.hook.is_async:
+            self.async_calls.begin(waiting)
+        elif admitted:
+            self._own_tasks.put(waiting)
+
+    # Reload and shutdown.
+
+    def use(self, table: HookTable) -> None:
+        """Swap the handlers. Calls that run, or wait, end on those they came for."""
+        self.dispatcher.table = table
+        self.drop_idle_states()
+
+    def drop_idle_states(self) -> None:
+        """Let go of hooks that are no longer in the table, but for those that have calls.
+
+        To be repeated after a swap, until the old hooks are gone: their last calls end, and may begin, later.
+        """
+        table = set(self.dispatcher.table)
+        with self._states_lock:
+            for hook in set(self._states) - table:
+                state = self._states[hook]
+                if not state.running and not state.queue:
+                    del self._states[hook]
+                    for label, counts in state.counted:
+                        self._dropped.setdefault(label, HookCounts()).add(counts)
+
+    def totals(self) -> dict[CallLabel, HookCounts]:
+        """What was counted since the start, also for hooks that are gone."""
+        with self._states_lock:
+            states = self._states.values()
+            return add_up([*self._dropped.items(), *(each for state in states for each in state.counted)])
+
+    @property
+    def refused_calls(self) -> int:
+        """Calls that reached no handler."""
+        return self._failures.refused
+
+    @property
+    def abandoned_threads(self) -> int:
+        """Threads of its own, not of the engine, that were given up and hang still."""
+        return self._own_threads.abandoned
+
+    @property
+    def states(self) -> list[HookState]:
+        with self._states_lock:
+            return list(self._states.values())
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that run or wait."""
+        return sum(state.running + len(state.queue) for state in self.states)
+
+    def drain(self, timeout_s: float) -> bool:
+        """Refuse new calls and wait for those in flight. False where some still run after `timeout_s`."""
+        self._draining = True
+        return wait_until_idle(lambda: self.in_flight, timeout_s)
+
+    def stop(self, timeout_s: float) -> None:
+        """End the service's own threads, once the events that handlers triggered have run."""
+        self._stopped.set()
+        context.set_event_sink(None)
+        until_s = time.monotonic() + timeout_s
+        while self._local_events and time.monotonic() < until_s:
+            time.sleep(0.005)
+        for _ in range(self._own_threads.count):
+            self._own_tasks.put(None)
+        self.async_calls.stop(max(0.0, until_s - time.monotonic()))
+        self._limited_log.end_window(now=True)
+
+
+_WATCH_INTERVAL_S = 0.05
+_OWN_THREADS = 64

@@ -1,0 +1,192 @@
+"""The seam between transport and service: an engine moves bytes and knows nothing of hooks."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from coprocess.errors import CoprocessError, Status
+
+if TYPE_CHECKING:
+    import grpc
+
+    from coprocess.transport.tls import TlsFiles
+
+Metadata = Sequence[tuple[str, str | bytes]]
+
+
+class ListenError(CoprocessError):
+    """An address cannot be listened on. The text names it and the reason."""
+
+
+def too_large(what: str, size_bytes: int, limit_bytes: int) -> str:
+    """What a client is told of a message, or a reply, over `max_message_bytes`."""
+    return f"the {what} is larger than the limit: {size_bytes} of {limit_bytes} bytes"
+
+
+class Rpc(ABC):
+    """One unary call that waits for its answer. The first answer counts; later ones do nothing."""
+
+    __slots__ = ("method", "payload")
+
+    #: As on the wire: `/coprocess.Dispatcher/Dispatch`.
+    method: str
+    payload: bytes
+
+    @abstractmethod
+    def respond(self, reply: bytes) -> None:
+        """Answer, from any thread."""
+
+    @abstractmethod
+    def fail(self, status: Status, message: str) -> None:
+        """End the call with an error, from any thread. The client sees `message`."""
+
+    @abstractmethod
+    def on_cancel(self, callback: Callable[[], None]) -> None:
+        """Call back, from any thread, when the client gives up or its deadline passes before an answer."""
+
+    @abstractmethod
+    def metadata(self) -> Metadata:
+        """What the client sent beside the message; names in lower case."""
+
+    @abstractmethod
+    def time_allowed_s(self) -> float | None:
+        """Until the client's deadline, from when the call came; None where it set none."""
+
+
+class StreamRpc(Rpc):
+    """One call with many replies. `respond` sends the last one."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def send(self, reply: bytes) -> bool:
+        """Send one of the replies, from any thread, without waiting.
+
+        False where the client is gone, or does not read.
+        """
+
+
+class BidiRpc(ABC):
+    """One call whose messages come one by one, and are answered by as many as one likes.
+
+    Its handler, a BidiHandler, sets the callbacks before it returns. All of them are called on the engine's
+    event loop, one after the other, and must not block: whoever needs longer answers from a thread, later.
+    """
+
+    def __init__(self, method: str) -> None:
+        #: As on the wire.
+        self.method = method
+        self.on_message: Callable[[bytes], None] = lambda message: None
+        #: The client has sent its last message.
+        self.on_half_close: Callable[[], None] = self.end
+
+    @abstractmethod
+    def on_cancel(self, callback: Callable[[], None]) -> None:
+        """Call back when the client gives up, or its deadline passes, before the end."""
+
+    @abstractmethod
+    def begin(self, metadata: Metadata) -> None:
+        """Send metadata, from any thread, before the first message. Raises ValueError for what is none."""
+
+    @abstractmethod
+    def send(self, message: bytes) -> bool:
+        """Send one message, from any thread, without waiting.
+
+        False where the call is over, or the client does not read.
+        """
+
+    @abstractmethod
+    def end(
+        self,
+        status: Status | None = None,
+        message: str = "",
+        details: bytes = b"",
+        metadata: Metadata = (),
+    ) -> None:
+        """End the call, from any thread; None: all went well. The first end counts.
+
+        `details` are a serialized `google.rpc.Status`. Raises ValueError for metadata that is none.
+        """
+
+    @abstractmethod
+    def metadata(self) -> Metadata:
+        """As an Rpc's."""
+
+    @abstractmethod
+    def time_allowed_s(self) -> float | None:
+        """As an Rpc's."""
+
+
+#: Called on the engine's event loop when such a call begins.
+BidiHandler = Callable[[BidiRpc], None]
+
+#: What an engine calls for each call, in one of its threads. It answers now or later, and never raises.
+Handler = Callable[[Rpc], None]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """What every engine is told."""
+
+    #: The methods that are served, by their path.
+    methods: tuple[str, ...]
+    max_message_bytes: int
+    #: Threads that run handlers: grown to the maximum when all are busy.
+    min_threads: int
+    max_threads: int
+    max_concurrent_streams: int
+    max_metadata_bytes: int
+    #: Methods with many replies to one message, by their path; their calls are a StreamRpc.
+    streaming_methods: tuple[str, ...] = ()
+    #: Methods with many messages each way, by their path. Only the http2 engine serves them.
+    bidi_methods: Mapping[str, BidiHandler] = field(default_factory=dict)
+    #: None: plaintext. Unix sockets are plaintext in any case.
+    tls: TlsFiles | None = None
+    #: Adds services that no engine knows of, as reflection, to a grpcio server.
+    add_services: Callable[[grpc.Server], None] | None = None
+
+
+class Engine(ABC):
+    """A gRPC server. Its life: `listen` once or more, `start`, `stop`."""
+
+    name: str
+
+    @property
+    def refused_calls(self) -> int:
+        """Calls that it refused itself: their message was too large. 0 where the transport does not tell."""
+        return 0
+
+    @abstractmethod
+    def listen(self, address: str) -> str:
+        """Bind `HOST:PORT` or `unix:/path`; returns it with the port that was given for 0.
+
+        Raises ListenError.
+        """
+
+    @abstractmethod
+    def start(self, handler: Handler) -> None:
+        """Serve. Returns when clients can connect."""
+
+    @abstractmethod
+    def replace_thread(self, thread_id: int) -> bool:
+        """Give up the handler thread `thread_id`, which hangs, and start one in its place.
+
+        False where that would make more threads than are allowed.
+        """
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Close all connections, and end the engine's threads that do not run a handler."""
+
+    @property
+    @abstractmethod
+    def thread_count(self) -> int:
+        """Threads that run handlers, now, without those that were given up."""
+
+    @property
+    @abstractmethod
+    def abandoned_thread_count(self) -> int:
+        """Threads that were given up, and hang still."""

@@ -1,0 +1,330 @@
+"""The grpcio engine: `grpc.server`, which has everything and is slower than the native one."""
+
+from __future__ import annotations
+
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any, cast
+
+import grpc
+
+from coprocess.errors import Status
+from coprocess.transport import grpcio_shortcuts
+from coprocess.transport.engine import (
+    Engine,
+    EngineOptions,
+    Handler,
+    ListenError,
+    Metadata,
+    Rpc,
+    StreamRpc,
+    too_large,
+)
+from coprocess.transport.workers import WorkerThreads
+
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+class GrpcioRpc(Rpc):
+    """A call that is answered from any thread: none waits for the answer."""
+
+    __slots__ = ("_answered", "_came_s", "_context", "_lock", "_max_reply_bytes", "_send")
+
+    def __init__(
+        self,
+        method: str,
+        payload: bytes,
+        context: grpc.ServicerContext,
+        send: Callable[[bytes | None], None],
+        max_reply_bytes: int,
+    ) -> None:
+        self.method = method
+        self.payload = payload
+        self._context = context
+        self._send = send
+        self._max_reply_bytes = max_reply_bytes
+        self._lock = threading.Lock()
+        self._came_s = time.monotonic()
+        self._answered = False
+
+    def respond(self, reply: bytes) -> None:
+        if len(reply) > self._max_reply_bytes:
+            self.fail(Status.RESOURCE_EXHAUSTED, too_large("reply", len(reply), self._max_reply_bytes))
+        elif self._is_first():
+            self._end(reply)
+
+    def fail(self, status: Status, message: str) -> None:
+        if self._is_first():
+            self._context.set_code(_CODES[status])
+            self._context.set_details(message)
+            self._end(None)
+
+    def _is_first(self) -> bool:
+        with self._lock:
+            first, self._answered = not self._answered, True
+        return first
+
+    def _end(self, reply: bytes | None) -> None:
+        if _send_all is not None:
+            context: Any = self._context
+            _send_all(context._rpc_event, context._state, reply)
+            return
+        if reply is not None:
+            self._send(reply)
+        self._send(None)
+
+    def on_cancel(self, callback: Callable[[], None]) -> None:
+        def ended() -> None:
+            if not self._answered:
+                callback()
+
+        if not self._context.add_callback(ended):
+            ended()  # It is over already: grpcio would never call back.
+
+    def metadata(self) -> Metadata:
+        return [(key, value) for key, value in self._context.invocation_metadata()]
+
+    def time_allowed_s(self) -> float | None:
+        remaining_s = self._context.time_remaining()
+        # grpcio gives the largest number there is where the client set no deadline.
+        if remaining_s is None or remaining_s > _FOREVER_S:
+            return None
+        return remaining_s + time.monotonic() - self._came_s
+
+
+class GrpcioStream(GrpcioRpc, StreamRpc):
+    """A call with many replies; a thread of its own sends them, as grpcio waits for readers that are slow."""
+
+    __slots__ = ("_outgoing",)
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        #: None: the end.
+        self._outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._context.add_callback(lambda: self._outgoing.put(None))
+        threading.Thread(target=self._send_outgoing, name="grpcio-stream", daemon=True).start()
+
+    def send(self, reply: bytes) -> bool:
+        if not self._context.is_active() or self._outgoing.qsize() >= _MAX_UNREAD:
+            return False
+        self._outgoing.put(reply)
+        return True
+
+    def _end(self, reply: bytes | None) -> None:
+        if reply is not None:
+            self._outgoing.put(reply)
+        self._outgoing.put(None)
+
+    def _send_outgoing(self) -> None:
+        while (reply := self._outgoing.get()) is not None:
+            self._send(reply)
+        self._send(None)
+
+
+_MAX_UNREAD = 16
+
+
+_send_all = grpcio_shortcuts.find_send_all()
+_receive_first = grpcio_shortcuts.find_receive_first()
+
+_FOREVER_S = 10.0 * 365 * 86400
+
+
+class _SubmittedCall:
+    """What grpcio uses of a Future: it is told of the end. A real one takes 2 µs more of each call."""
+
+    __slots__ = ("_callbacks", "_ended", "_lock")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._callbacks: list[Callable[[object], object]] = []
+        self._ended = False
+
+    def run(self, call: Callable[[], object]) -> None:
+        try:
+            call()
+        finally:
+            with self._lock:
+                self._ended = True
+            for callback in self._callbacks:
+                callback(self)
+
+    def add_done_callback(self, callback: Callable[[object], object]) -> None:
+        with self._lock:
+            if not self._ended:
+                self._callbacks.append(callback)
+                return
+        callback(self)
+
+
+class _WorkerExecutor(Executor):
+    """Worker threads in the form that grpcio takes."""
+
+    def __init__(self, options: EngineOptions) -> None:
+        self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self.threads: WorkerThreads[Callable[[], None]] = WorkerThreads(
+            "grpcio", self._tasks.get, _run, minimum=options.min_threads, maximum=options.max_threads
+        )
+        self.threads.start()
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        call = _SubmittedCall()
+
+        def run_with(arguments: tuple[Any, ...]) -> None:
+            self._tasks.put(lambda: call.run(partial(fn, *arguments, **kwargs)))
+
+        if _receive_first is None or not _receive_first(args, run_with):
+            run_with(args)
+        return cast("Future[Any]", call)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        for _ in range(self.threads.count):
+            self._tasks.put(None)
+
+
+def _not_started(rpc: Rpc) -> None:
+    rpc.fail(Status.UNAVAILABLE, "not started")
+
+
+def _run(task: Callable[[], None]) -> None:
+    task()
+
+
+class GrpcioEngine(Engine):
+    """One server for all addresses."""
+
+    name = "grpcio"
+
+    def __init__(self, options: EngineOptions) -> None:
+        self._options = options
+        self._executor = _WorkerExecutor(options)
+        self._handler: Handler = _not_started
+        #: Calls whose answer has not left.
+        self._unsent: set[Rpc] = set()
+        self._server = grpc.server(
+            # grpcio takes any executor; its stubs say ThreadPoolExecutor.
+            cast("ThreadPoolExecutor", self._executor),
+            options=[
+                ("grpc.max_receive_message_length", options.max_message_bytes),
+                ("grpc.max_send_message_length", options.max_message_bytes),
+                ("grpc.max_concurrent_streams", options.max_concurrent_streams),
+                ("grpc.max_metadata_size", options.max_metadata_bytes),
+                # Else a second server would share the port, and nobody would be told.
+                ("grpc.so_reuseport", 0),
+                # Else grpcio itself ends calls that wait for this process, beyond 1,000 some, beyond 3,000
+                # all, whoever they are from: as CANCELLED, and without a word to anybody. How many one
+                # connection may have is limited above; the service then sheds what is too much for a hook.
+                ("grpc.server.max_pending_requests", _NO_LIMIT),
+                ("grpc.server.max_pending_requests_hard_limit", _NO_LIMIT),
+                ("grpc.server_max_unrequested_time_in_server", _NO_LIMIT),
+                # Else who pings more often than each five minutes loses the connection, and its calls.
+                ("grpc.http2.max_ping_strikes", 0),
+            ],
+        )
+        if options.add_services is not None:
+            options.add_services(self._server)
+        services: dict[str, dict[str, grpc.RpcMethodHandler[bytes, bytes]]] = {}
+        for path in options.methods:
+            _, service, method = path.split("/")
+            # Not grpcio's unary handler: in that, a thread would wait until a call is answered.
+            services.setdefault(service, {})[method] = grpc.unary_stream_rpc_method_handler(
+                self._behavior(path, GrpcioRpc)
+            )
+        for path in options.streaming_methods:
+            _, service, method = path.split("/")
+            services.setdefault(service, {})[method] = grpc.unary_stream_rpc_method_handler(
+                self._behavior(path, GrpcioStream)
+            )
+        for service, handlers in services.items():
+            self._server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, handlers)])
+            # As generated code does: calls of methods that are known beforehand take less work.
+            self._server.add_registered_method_handlers(service, handlers)
+
+    def _behavior(self, method: str, kind: type[GrpcioRpc]) -> Callable[..., Any]:
+        max_reply_bytes, unsent = self._options.max_message_bytes, self._unsent
+
+        def behave(
+            payload: bytes, context: grpc.ServicerContext, send: Callable[[bytes | None], None]
+        ) -> None:
+            rpc = kind(method, payload, context, send, max_reply_bytes)
+            if kind is GrpcioRpc:
+                unsent.add(rpc)
+                if not context.add_callback(partial(unsent.discard, rpc)):
+                    unsent.discard(rpc)
+            self._handler(rpc)
+
+        # As grpcio's own health service does it: else each call would keep a thread.
+        behave.experimental_non_blocking = True  # type: ignore[attr-defined]  # grpcio reads it off the function
+        return behave
+
+    def listen(self, address: str) -> str:
+        tls = None if address.startswith("unix:") else self._options.tls
+        if not address.startswith("unix:") and not _names_a_port(address):
+            # grpcio would take another port.
+            raise ListenError(f"cannot listen on {address}: expected HOST:PORT, the port from 0 to 65535")
+        try:
+            if tls is None:
+                port = self._server.add_insecure_port(address)
+            else:
+                port = self._server.add_secure_port(address, tls.server_credentials())
+        except RuntimeError as error:
+            raise ListenError(f"cannot listen on {address}: {_reason(address, error)}") from None
+        return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
+
+    def start(self, handler: Handler) -> None:
+        self._handler = handler
+        self._server.start()
+
+    def replace_thread(self, thread_id: int) -> bool:
+        return self._executor.threads.replace(thread_id)
+
+    def stop(self) -> None:
+        # Answers that were just given are still on their way. grpcio could wait for them itself, but
+        # meanwhile it would cancel new calls without a word, instead of having them refused.
+        unsent, until_s = self._unsent.copy(), time.monotonic() + _FLUSH_S
+        while not unsent.isdisjoint(self._unsent) and time.monotonic() < until_s:
+            time.sleep(_FLUSH_INTERVAL_S)
+        self._server.stop(None).wait(_STOP_TIMEOUT_S)
+        self._executor.shutdown()
+
+    @property
+    def thread_count(self) -> int:
+        return self._executor.threads.count
+
+    @property
+    def abandoned_thread_count(self) -> int:
+        return self._executor.threads.abandoned
+
+
+_NO_LIMIT = 2**31 - 1
+_FLUSH_S = 1.0
+_FLUSH_INTERVAL_S = 0.002
+_STOP_TIMEOUT_S = 5.0
+
+
+def _names_a_port(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    return bool(host) and port.isdecimal() and int(port) <= _HIGHEST_PORT
+
+
+def _reason(address: str, error: RuntimeError) -> str:
+    """Why `address` cannot be had. grpcio does not say: so try it, as it did."""
+    if not address.startswith("unix:"):
+        host, _, port = address.rpartition(":")
+        try:
+            for family, kind, protocol, _, target in socket.getaddrinfo(
+                host.strip("[]"), int(port), type=socket.SOCK_STREAM
+            ):
+                with socket.socket(family, kind, protocol) as probe:
+                    probe.bind(target)
+        except OSError as found:
+            return found.strerror or str(found)
+    return str(error).partition("; set GRPC_VERBOSITY")[0]
+
+
+_HIGHEST_PORT = 65_535

@@ -1,5 +1,0 @@
-"""`tyk.event`: the event as handlers of the embedded driver know it."""
-
-from coprocess.tyk.event import TykEvent
-
-__all__ = ["TykEvent"]
