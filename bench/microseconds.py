@@ -14,13 +14,15 @@ from collections.abc import Callable
 from objects import pre_object
 
 from coprocess import Pre, Request
-from coprocess.api.decorators import collecting
+from coprocess.api.declarations import collecting
+from coprocess.api.moments import HookType
 from coprocess.errors import Status
 from coprocess.gateways.tyk import guard
 from coprocess.gateways.tyk.compat import decorators as embedded
 from coprocess.gateways.tyk.dispatcher import Dispatcher
 from coprocess.gateways.tyk.wire import DISPATCH, Object
-from coprocess.loading.hooks import HookTable, HookType
+from coprocess.loading.declared import hooks_of
+from coprocess.loading.hooks import HookTable
 from coprocess.runtime.service import Service, ServiceOptions
 from coprocess.transport.engine import Metadata, Rpc
 
@@ -66,7 +68,7 @@ def main() -> None:
             request.add_header("myheader", "myvalue")
             return request, session
 
-    table = HookTable(hook for declaration in declarations for hook in declaration.hooks())
+    table = HookTable(hook for declaration in declarations for hook in hooks_of(declaration))
     dispatcher = Dispatcher(table)
     service = Service(dispatcher, ServiceOptions())
     payload, old_payload = pre_object("native"), pre_object("old")

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from coprocess.api.moments import HookType
 from coprocess.gateways.tyk.dispatcher import Dispatcher
 from coprocess.gateways.tyk.wire import Object
-from coprocess.loading.hooks import Hook, HookTable, HookType
+from coprocess.loading.hooks import Hook, HookTable
 from coprocess.loading.loader import Loaded
 from tests.objects import event_json, make_object
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coprocess.api.decorators import collecting
+from coprocess.api.declarations import collecting
+from coprocess.api.moments import HookType
 from coprocess.gateways.tyk.call import TykCall
 from coprocess.gateways.tyk.dispatcher import Dispatcher
 from coprocess.gateways.tyk.wire import (
@@ -19,7 +20,8 @@ from coprocess.gateways.tyk.wire import (
     ReturnOverrides,
     SessionState,
 )
-from coprocess.loading.hooks import HookTable, HookType
+from coprocess.loading.declared import hooks_of
+from coprocess.loading.hooks import HookTable
 
 RECORDINGS = Path(__file__).parent / "data" / "recordings"
 APIS = Path(__file__).parent / "data" / "apis"
@@ -137,7 +139,7 @@ def table_of(declare: Callable[[], object]) -> HookTable:
     """A table of what the decorators within `declare` declare."""
     with collecting() as declarations:
         declare()
-    return HookTable(hook for declaration in declarations for hook in declaration.hooks())
+    return HookTable(hook for declaration in declarations for hook in hooks_of(declaration))
 
 
 def hook_table(

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from coprocess import BadBody
+from coprocess.api.moments import HookType
 from coprocess.errors import HandlerFailed
 from coprocess.gateways.tyk.request import TykRequest
 from coprocess.gateways.tyk.response import TykResponse
 from coprocess.gateways.tyk.wire import Object
-from coprocess.loading.hooks import HookType
 from tests.guard.edits import REQUEST_HOOKS, at_the_gateway
 from tests.objects import answer, make_object, make_request, make_response
 

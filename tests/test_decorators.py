@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from coprocess import CustomKeyCheck, Event, Post, PostKeyAuth, Pre, Response
-from coprocess.api.decorators import MARK, collecting, source_of
+from coprocess.api.declarations import MARK, collecting
+from coprocess.api.functions import source_of
+from coprocess.api.moments import HookType
 from coprocess.errors import HandlerError
-from coprocess.loading.hooks import HookType
 from tests.conftest import Load
 from tests.loading import good, problem_of, reply_of, set_headers, write
 from tests.objects import table_of

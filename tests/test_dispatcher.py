@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from coprocess import CustomKeyCheck, Post, Pre
 from coprocess.api.context import current_call
 from coprocess.api.messages import Event as AnyEvent
+from coprocess.api.moments import HookType
 from coprocess.errors import BadMessage, CoprocessError, HandlerFailed, UnknownHook
 from coprocess.gateways.tyk.call import TykCall, TykEventCall
 from coprocess.gateways.tyk.dispatcher import Dispatcher
 from coprocess.gateways.tyk.wire import Event, Object, SessionState
-from coprocess.loading.hooks import HookTable, HookType
+from coprocess.loading.hooks import HookTable
 from tests.objects import answer, event_json, hook_table, make_object, open_call, table_of
 
 

@@ -13,9 +13,10 @@ import pytest
 from google.protobuf import descriptor_pool, message_factory
 
 from coprocess import store
+from coprocess.api.moments import HookType
 from coprocess.errors import HandlerFailed
 from coprocess.gateways.tyk.wire import POOL, Object, SessionState
-from coprocess.loading.hooks import HookTable, HookType
+from coprocess.loading.hooks import HookTable
 from coprocess.store import close, configure
 from tests.conftest import Load
 from tests.loading import (

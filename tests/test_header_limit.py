@@ -8,10 +8,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from coprocess import Request
+from coprocess.api.moments import HookType
 from coprocess.errors import TooManyHeaders, UnknownHook
 from coprocess.gateways.tyk.dispatcher import Dispatcher
 from coprocess.gateways.tyk.wire import Object, ResponseObject
-from coprocess.loading.hooks import HookTable, HookType
+from coprocess.loading.hooks import HookTable
 from coprocess.transport.engines import EngineChoice
 from tests.objects import hook_table, make_object, make_request
 from tests.server import ENGINES, serving, status_of

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coprocess.api.functions import Source
+from coprocess.api.moments import HookType
 from coprocess.errors import HandlerError, Status, UnknownHook
-from coprocess.loading.hooks import DuplicateHandler, Hook, HookTable, HookType, Plan, Source
+from coprocess.loading.hooks import DuplicateHandler, Hook, HookTable, Plan
 
 
 def hook(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from coprocess.api.moments import HookType
 from coprocess.desk.tyk import importer
 from coprocess.desk.tyk.bundle import BundleError, read_bundle, verify, zip_bytes
 from coprocess.desk.tyk.doctor import Severity, examine, read_project
@@ -15,7 +16,6 @@ from coprocess.desk.tyk.importer import inspect_bundle, write_import
 from coprocess.errors import ConfigError
 from coprocess.gateways.tyk.compat import ALIASES
 from coprocess.loading import loader
-from coprocess.loading.hooks import HookType
 from coprocess.process.config import Settings
 
 ROOT = Path(__file__).parents[1]

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from google.protobuf import struct_pb2
 
+from coprocess.api.moments import HookType
 from coprocess.gateways.tyk.wire import AccessDefinition, Object, SessionState
-from coprocess.loading.hooks import HookType
 from tests.guard.edits import at_the_gateway, embedded, raw, raw_response
 from tests.objects import make_object, make_response
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from coprocess.api.moments import HookType
 from coprocess.errors import HandlerFailed
 from coprocess.gateways.tyk.wire import SessionState
-from coprocess.loading.hooks import HookTable, HookType
+from coprocess.loading.hooks import HookTable
 from tests.conftest import Load
 from tests.loading import global_of, good, program, reply_of, send_event, set_headers, the_hook
 from tests.objects import make_request

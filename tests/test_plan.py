@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coprocess.api.functions import Source, describe, is_async
+from coprocess.api.moments import HookType
 from coprocess.errors import HandlerError
-from coprocess.loading.hooks import HookType, Source
-from coprocess.loading.plan import PARAMETERS, arguments_getter, describe, is_async, native_plan
+from coprocess.loading.plan import PARAMETERS, arguments_getter, native_plan
 
 SOURCE = Source(Path("handlers/some.py"), 12)
 

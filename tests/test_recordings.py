@@ -18,9 +18,10 @@ import pytest
 
 from coprocess import CustomKeyCheck, Post, PostKeyAuth, Pre, Reject, Response, respond
 from coprocess.api.http import canonical_name
+from coprocess.api.moments import HookType
 from coprocess.desk.tyk.simulator import replay
 from coprocess.gateways.tyk.wire import Object
-from coprocess.loading.hooks import HookTable, HookType
+from coprocess.loading.hooks import HookTable
 from tests.objects import APIS, RECORDINGS, RecordedDispatch, recorded_dispatches, table_of
 from tests.server import ENGINES, PATIENCE_S, Client, serving, status_of
 

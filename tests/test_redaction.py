@@ -14,8 +14,8 @@ import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coprocess.api.moments import HookType
 from coprocess.gateways.tyk.wire import BasicAuthData, JWTData, SessionState
-from coprocess.loading.hooks import HookType
 from coprocess.process import logs, redaction
 from coprocess.process.redaction import add_url_secrets, redact_event, redact_text
 from coprocess.process.secret_text import REDACTED

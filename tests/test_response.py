@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from coprocess import respond
 from coprocess.api.http import canonical_name
+from coprocess.api.moments import HookType
 from coprocess.desk.tyk.simulator.apply import apply_response_edits
 from coprocess.desk.tyk.simulator.headers import GoHeader
 from coprocess.desk.tyk.simulator.objects import GatewayResponse
 from coprocess.gateways.tyk.response import TykResponse, reconcile_headers
 from coprocess.gateways.tyk.wire import Object, ResponseObject
-from coprocess.loading.hooks import HookType
 from tests.objects import answer, make_object, make_response
 
 HEADERS = [("Content-Type", "text/plain"), ("Set-Cookie", "a=1"), ("Set-Cookie", "b=2")]

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coprocess.api.moments import HookType
 from coprocess.errors import ConfigError, LoadError
 from coprocess.gateways.tyk.compat import ALIASES
 from coprocess.loading import loader
-from coprocess.loading.hooks import HookType
 from coprocess.loading.routes import DEFAULT_KEY_HEADERS, Route, RoutedTable, choose_route
 from coprocess.process.config import load_settings
 from coprocess.process.route_settings import load_routes

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from coprocess import store
+from coprocess.api.moments import HookType
 from coprocess.gateways.tyk.wire import Object, SessionState
-from coprocess.loading.hooks import HookTable, HookType
+from coprocess.loading.hooks import HookTable
 from coprocess.store import close, configure
 from tests.conftest import Load
 from tests.loading import good, hook_names, reply_of, send_event, set_headers

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from coprocess import Session
+from coprocess.api.moments import HookType
 from coprocess.errors import BadMessage
 from coprocess.gateways.tyk.session import TextMap, TykSession, TykSpec
 from coprocess.gateways.tyk.wire import (
@@ -18,7 +19,6 @@ from coprocess.gateways.tyk.wire import (
     Object,
     SessionState,
 )
-from coprocess.loading.hooks import HookType
 from tests.objects import answer, make_object, make_request
 
 FIELDS: list[Any] = list(SessionState.DESCRIPTOR.fields)

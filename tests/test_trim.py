@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from google.protobuf.message import Message
 
+from coprocess.api.moments import HookType
 from coprocess.gateways.tyk.wire import (
     AccessDefinition,
     Header,
@@ -16,7 +17,6 @@ from coprocess.gateways.tyk.wire import (
     ReturnOverrides,
     SessionState,
 )
-from coprocess.loading.hooks import HookType
 from tests.objects import RecordedDispatch, answer, make_object, recorded_dispatches
 
 LEAST_REQUEST = {

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from coprocess import Reply, Request, Response, respond
+from coprocess.api.moments import HookType
 from coprocess.desk.tyk.trial import Trial
 from coprocess.gateways.tyk.compat import decorators
-from coprocess.loading.hooks import HookTable, HookType
+from coprocess.loading.hooks import HookTable
 from coprocess.testing import Result
 from coprocess.testing.gateway import SentRequest
 from tests.objects import table_of

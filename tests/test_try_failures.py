@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from coprocess import Request, Session
+from coprocess.api.moments import HookType
 from coprocess.desk.tyk.simulator import ApiDefinition
 from coprocess.desk.tyk.trial import InProcessDispatcher, ObservedGateway, as_upstream
-from coprocess.loading.hooks import HookType
 from tests.objects import hook_table
 from tests.trial import Handler, admit, document, found, try_handler
 

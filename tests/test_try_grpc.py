@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from coprocess import Reject, Session
+from coprocess.api.moments import HookType
 from coprocess.desk.tyk.simulator import ApiDefinition
 from coprocess.desk.tyk.trial import (
     GrpcDispatcher,
@@ -17,7 +18,6 @@ from coprocess.desk.tyk.trial import (
     as_upstream,
 )
 from coprocess.gateways.tyk.wire import Object
-from coprocess.loading.hooks import HookType
 from tests.objects import hook_table
 from tests.server import serving
 from tests.trial import Handler, document, foreign_server, found

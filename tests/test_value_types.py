@@ -10,12 +10,12 @@ import pytest
 
 from coprocess import Reject, respond, trigger_event
 from coprocess.api.http import MultiHeaders
+from coprocess.api.moments import HookType
 from coprocess.gateways.tyk.compat.request import TykCoProcessRequest
 from coprocess.gateways.tyk.request import TykRequest
 from coprocess.gateways.tyk.response import TykResponse
 from coprocess.gateways.tyk.session import TextMap, TykSession
 from coprocess.gateways.tyk.wire import Object, SessionState
-from coprocess.loading.hooks import HookType
 from tests.objects import make_object
 
 Edit = Callable[[Any], object]

@@ -108,7 +108,7 @@ def test_unknown_fields_survive_a_handler_that_edits(*, full_reply: bool) -> Non
 
 @pytest.mark.parametrize("full_reply", [True, False])
 def test_unknown_fields_survive_in_response_hooks(*, full_reply: bool) -> None:
-    from coprocess.loading.hooks import HookType
+    from coprocess.api.moments import HookType
 
     def edit(response: object) -> None:
         response.body = b"new"  # type: ignore[attr-defined]  # handlers are called by name, not type

@@ -1,139 +1,22 @@
-"""The decorators that declare handlers, and how the loader gets to know of them.
+"""The decorators that declare handlers.
 
 A decorator returns the function unchanged, so one function may be declared several times, called in a
-test, or wrapped. What a handler module declares goes to the loader that runs it, so that two functions of
-one name are both found. What any other code declares is kept on the function, so that one imported from
-an installed library is found at every load, and not only at the one that imports the library.
+test, or wrapped.
 """
 
 from __future__ import annotations
 
-import functools
-import inspect
 import math
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, TypeVar, overload
 
 from coprocess.api import messages
+from coprocess.api.declarations import Declaration, Limits, declare
+from coprocess.api.functions import Source, describe, source_of, source_of_decorator
+from coprocess.api.moments import HookType
 from coprocess.errors import HandlerError
-from coprocess.loading.hooks import Hook, HookType, Limits, Plan, Source
-from coprocess.loading.plan import describe, is_async, native_plan
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-MARK = "__coprocess_declarations__"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Declaration:
-    """What a decorator said of a function. `hooks` checks it, after its module has run."""
-
-    function: Callable[..., Any]
-    types: tuple[HookType, ...]
-    name: str
-    source: Source
-    plan: Callable[[Callable[..., Any], HookType, Source], Plan]
-    style: str
-    api_id: str | None = None
-    limits: Limits = field(default_factory=Limits)
-    #: The names of the module whose code declared it.
-    namespace: Mapping[str, Any] = field(default_factory=lambda: _module_that_runs())
-    #: Of `types`, those whose handlers take other arguments than this function does.
-    misfits: tuple[HookType, ...] = ()
-
-    def hooks(self, bundle: frozenset[str] = frozenset(), version: str = "") -> list[Hook]:
-        """The hooks that it makes. Raises HandlerError, naming file, line and what was expected."""
-        plans = {hook_type: self.plan(self.function, hook_type, self.source) for hook_type in self.types}
-        return [
-            Hook(
-                type=hook_type,
-                name=self.name,
-                function=plan.function or self.function,
-                plan=plan,
-                is_async=is_async(self.function),
-                style=self.style,
-                source=self.source,
-                api_id=self.api_id,
-                bundle=bundle,
-                any_type=hook_type in self.misfits or len(self.types) - len(self.misfits) > 1,
-                misfit=hook_type in self.misfits,
-                limits=self.limits,
-                version=version,
-            )
-            for hook_type, plan in plans.items()
-        ]
-
-
-@dataclass(frozen=True, slots=True)
-class _Collection:
-    package: str
-    declarations: list[Declaration]
-
-
-_collection: ContextVar[_Collection | None] = ContextVar("coprocess_declarations", default=None)
-
-
-@contextmanager
-def collecting(package: str = "") -> Iterator[list[Declaration]]:
-    """Collect what decorators declare within, in modules whose name begins so."""
-    declarations: list[Declaration] = []
-    token = _collection.set(_Collection(package, declarations))
-    try:
-        yield declarations
-    finally:
-        _collection.reset(token)
-
-
-def declare(declaration: Declaration) -> None:
-    """Make `declaration` known to the loader."""
-    collection = _collection.get()
-    if collection is not None and str(declaration.namespace.get("__name__")).startswith(collection.package):
-        # Not on the function too: it may be a library's, which outlives the module that declares it.
-        collection.declarations.append(declaration)
-        return
-    try:
-        marks = vars(declaration.function).setdefault(MARK, [])
-    except TypeError:  # An object without a __dict__. It could be found in no other way.
-        return
-    marks.append(declaration)
-
-
-def _module_that_runs() -> Mapping[str, Any]:
-    """The names of the module that is being imported now; of none, where none is.
-
-    Not the caller's: a library may declare handlers when a handler module calls it.
-    """
-    frame = inspect.currentframe()
-    while frame is not None:
-        if frame.f_code.co_name == "<module>":
-            return frame.f_globals
-        frame = frame.f_back
-    return {}
-
-
-def source_of(function: Callable[..., Any]) -> Source:
-    """Where `function` is written; for an instance, where its class is."""
-    target: Any = inspect.unwrap(function)
-    while isinstance(target, functools.partial):
-        target = inspect.unwrap(target.func)
-    if (code := getattr(target, "__code__", None)) is None:
-        code = getattr(inspect.unwrap(type(target).__call__), "__code__", None)
-    if code is None:
-        return Source(Path("unknown"), 0)
-    return Source(Path(code.co_filename), code.co_firstlineno)
-
-
-def source_of_decorator() -> Source:
-    """Where the decorator stands that is being called: in the nearest code outside of this package."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None and str(frame.f_globals.get("__name__")).startswith("coprocess."):
-        frame = frame.f_back
-    return Source(Path(frame.f_code.co_filename), frame.f_lineno)
 
 
 def checked_name(function: Callable[..., Any], name: str | None, source: Source) -> str:
@@ -208,7 +91,6 @@ class _HookDecorator:
                     types=(self._type,),
                     name=checked_name(function, name, source),
                     source=source,
-                    plan=native_plan,
                     style="native",
                     api_id=api_id,
                     limits=self._limits(source, timeout, concurrency, on_error),

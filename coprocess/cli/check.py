@@ -8,11 +8,12 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import typer
 
+from coprocess.api.moments import HookType
 from coprocess.cli.options import Config, Handlers
 from coprocess.desk.tyk.missing_modules import missing_module, remedy_for
 from coprocess.gateways.tyk.compat import ALIASES
 from coprocess.loading import loader
-from coprocess.loading.hooks import Hook, HookType
+from coprocess.loading.hooks import Hook
 from coprocess.loading.loader import Loaded, Problem
 from coprocess.process.config import load_settings
 from coprocess.process.route_settings import load_routes

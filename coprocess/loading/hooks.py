@@ -5,37 +5,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from enum import IntEnum
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from coprocess.api.context import CallContext
+from coprocess.api.declarations import Limits
+from coprocess.api.functions import Source
 from coprocess.api.messages import Reply
+from coprocess.api.moments import HookType
 from coprocess.errors import HandlerError, UnknownHook
 from coprocess.text import printable
-
-
-class HookType(IntEnum):
-    """When a handler runs. Numbers as in Tyk's protocol; Event travels apart there."""
-
-    Pre = 1
-    Post = 2
-    PostKeyAuth = 3
-    CustomKeyCheck = 4
-    Response = 5
-    Event = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Where a handler is written."""
-
-    path: Path
-    line: int
-
-    def __str__(self) -> str:
-        return f"{self.path}:{self.line}"
 
 
 class Call(CallContext):
@@ -60,17 +39,6 @@ class Plan:
     accept: Callable[[Any, Any], None]
     #: What is called with the arguments, where that is not the handler itself.
     function: Callable[..., Any] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a handler may use. None: the service's default."""
-
-    timeout_s: float | None = None
-    #: Calls that run at one time; further ones wait in a queue.
-    concurrency: int | None = None
-    #: What an overrun or an exception does: `closed` refuses the request, `open` passes it unchanged.
-    on_error: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)

@@ -17,11 +17,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from coprocess.api.decorators import MARK, Declaration, collecting
+from coprocess.api.declarations import MARK, Declaration, collecting
+from coprocess.api.moments import HookType
 from coprocess.error_text import format_error, text_of
 from coprocess.errors import HandlerError, LoadError
 from coprocess.loading import handler_modules, process_state
-from coprocess.loading.hooks import DuplicateHandler, Hook, HookTable, HookType
+from coprocess.loading.declared import hooks_of
+from coprocess.loading.hooks import DuplicateHandler, Hook, HookTable
 from coprocess.loading.manifest import MANIFEST as MANIFEST
 from coprocess.loading.manifest import (
     bundle_folders,
@@ -198,7 +200,7 @@ class _Loading:
         declarations += dict.fromkeys(_marked(modules))  # Several modules may have one function.
         for declaration in declarations:
             try:
-                self._hooks.extend(_outermost(declaration).hooks(bundle, self._version))
+                self._hooks.extend(hooks_of(_outermost(declaration), bundle, self._version))
             except HandlerError as error:
                 self._problems.append(Problem(declaration.source.path, str(error)))
 

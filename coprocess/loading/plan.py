@@ -5,15 +5,16 @@ Everything is worked out when the handler is loaded; nothing is inspected while 
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
 
+from coprocess.api.functions import Source, describe, signature, spelled
 from coprocess.api.messages import Event, Reply, Request, Response, Session
+from coprocess.api.moments import HookType
 from coprocess.errors import HandlerError, HandlerFailed
-from coprocess.loading.hooks import Call, HookType, Plan, Source
+from coprocess.loading.hooks import Call, Plan
 
 _REQUEST_PARAMETERS = ("request", "session", "metadata", "spec")
 
@@ -120,37 +121,3 @@ def refuse_coroutine(result: Any) -> None:
             "returned a coroutine, which nobody awaits: expected async def (a decorator around a handler "
             "should use functools.wraps)"
         )
-
-
-def signature(function: Callable[..., Any], source: Source) -> inspect.Signature:
-    """The signature of `function`, through functools.wraps. Raises HandlerError where it has none."""
-    try:
-        return inspect.signature(function)
-    except (TypeError, ValueError) as error:
-        raise HandlerError(f"{source}: {describe(function)} has no readable signature: {error}") from None
-
-
-def is_async(function: Callable[..., Any]) -> bool:
-    """Whether calling `function` gives a coroutine, also under decorators that use functools.wraps."""
-    while True:
-        if inspect.iscoroutinefunction(function):
-            return True
-        if isinstance(function, functools.partial):
-            function = function.func
-        elif (wrapped := getattr(function, "__wrapped__", None)) is not None:
-            function = wrapped
-        elif not inspect.isroutine(function):
-            function = type(function).__call__
-        else:
-            return False
-
-
-def spelled(parameter: inspect.Parameter) -> str:
-    """`parameter` as it is written, without its annotation."""
-    return str(parameter.replace(annotation=parameter.empty))
-
-
-def describe(function: Callable[..., Any]) -> str:
-    """The name by which a person knows `function`."""
-    name = getattr(function, "__name__", None)
-    return f"{name}()" if isinstance(name, str) else f"an instance of {type(function).__name__}"

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import grpc
 
+from coprocess.api.moments import HookType
 from coprocess.gateways.tyk.wire import DISPATCH, Event, Object
-from coprocess.loading.hooks import HookType
 from tests.chaos.load import HANG_S, Figures, Load, stamp_is
 from tests.chaos.memory import MEASURING, MemorySamples
 from tests.objects import make_object, make_payload, make_request, recorded_dispatches

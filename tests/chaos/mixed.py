@@ -13,7 +13,7 @@ from pathlib import Path
 
 import grpc
 
-from coprocess.loading.hooks import HookType
+from coprocess.api.moments import HookType
 from tests.chaos.hostile import LOOKING, hostile_messages
 from tests.chaos.load import (
     HANG_S,

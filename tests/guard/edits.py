@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from coprocess.api.moments import HookType
 from coprocess.desk.tyk.simulator.apply import apply_request_edits, apply_return_overrides
 from coprocess.desk.tyk.simulator.request import GatewayRequest
 from coprocess.gateways.tyk.compat import decorators
 from coprocess.gateways.tyk.dispatcher import Dispatcher
 from coprocess.gateways.tyk.wire import MiniRequestObject, Object, ResponseObject
-from coprocess.loading.hooks import HookType
 from tests.objects import answer, make_object, table_of
 
 Edit = Callable[[MiniRequestObject], object]

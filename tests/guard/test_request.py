@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from coprocess import Reject, Reply, respond
+from coprocess.api.moments import HookType
 from coprocess.desk.tyk.simulator.outcome import Answered, Failed
 from coprocess.errors import HandlerFailed
 from coprocess.gateways.tyk.wire import MiniRequestObject, Object
-from coprocess.loading.hooks import HookType
 from tests.guard.edits import REQUEST_HOOKS, at_the_gateway, embedded, raw
 from tests.objects import answer, make_object, make_request
 

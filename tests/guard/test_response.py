@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from coprocess import Reject
+from coprocess.api.moments import HookType
 from coprocess.desk.tyk.simulator.apply import apply_response_edits
 from coprocess.desk.tyk.simulator.headers import GoHeader
 from coprocess.desk.tyk.simulator.objects import GatewayResponse
 from coprocess.errors import HandlerFailed
 from coprocess.gateways.tyk.wire import Object, ResponseObject
-from coprocess.loading.hooks import HookType
 from tests.guard.edits import raw_response
 from tests.objects import answer, make_object, make_response
 

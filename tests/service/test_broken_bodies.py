@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from coprocess.loading.hooks import HookType
+from coprocess.api.moments import HookType
 from coprocess.transport.engines import EngineChoice
 from tests.objects import hook_table, make_object, make_request
 from tests.server import fails, serving, until

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from coprocess import Event, Pre, trigger_event
-from coprocess.loading.hooks import HookType
+from coprocess.api.moments import HookType
 from coprocess.transport.engines import EngineChoice
 from tests.objects import hook_table, make_object, table_of
 from tests.server import PATIENCE_S, serving, until

@@ -11,8 +11,8 @@ import grpc
 import pytest
 
 from coprocess import CustomKeyCheck, Pre
+from coprocess.api.moments import HookType
 from coprocess.gateways.tyk.wire import Object
-from coprocess.loading.hooks import HookType
 from coprocess.runtime.service import ServiceOptions
 from coprocess.transport.engines import EngineChoice
 from tests.objects import hook_table, make_object, table_of

@@ -8,8 +8,9 @@ import grpc
 import pytest
 
 from coprocess import Post, Pre, Response
+from coprocess.api.moments import HookType
 from coprocess.gateways.tyk.dispatcher import Dispatcher
-from coprocess.loading.hooks import HookTable, HookType
+from coprocess.loading.hooks import HookTable
 from coprocess.runtime.failures import safe_text
 from coprocess.runtime.service import Service, ServiceOptions
 from coprocess.transport.engines import EngineChoice

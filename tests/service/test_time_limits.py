@@ -11,7 +11,7 @@ import grpc
 import pytest
 from structlog.testing import capture_logs
 
-from coprocess.loading.hooks import HookType
+from coprocess.api.moments import HookType
 from coprocess.runtime.service import ServiceOptions
 from coprocess.transport.engines import EngineChoice
 from tests.objects import hook_table, make_object

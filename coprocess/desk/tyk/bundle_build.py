@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from coprocess.api.moments import HookType
 from coprocess.desk.tyk.bundle import (
     Bundle,
     BundleError,
@@ -20,7 +21,7 @@ from coprocess.desk.tyk.bundle import (
 from coprocess.errors import LoadError
 from coprocess.gateways.tyk.compat import ALIASES
 from coprocess.loading import loader
-from coprocess.loading.hooks import Hook, HookType
+from coprocess.loading.hooks import Hook
 from coprocess.loading.loader import MANIFEST
 
 #: The manifest's lists of hooks, in the order in which the gateway runs them. Auth is single.

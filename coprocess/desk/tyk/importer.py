@@ -15,6 +15,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from coprocess.api.functions import Source
+from coprocess.api.moments import HookType
 from coprocess.desk.tyk.bundle import (
     Bundle,
     BundleError,
@@ -34,7 +36,7 @@ from coprocess.desk.tyk.importer_structure import server_concerns, state_concern
 from coprocess.desk.tyk.json_files import read_json
 from coprocess.desk.tyk.missing_modules import REMEDY, missing_module
 from coprocess.errors import ConfigError
-from coprocess.loading.hooks import Hook, HookType, Plan, Source
+from coprocess.loading.hooks import Hook, Plan
 from coprocess.loading.loader import MANIFEST
 from coprocess.text import printable
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from coprocess.loading.hooks import HookType
+from coprocess.api.moments import HookType
 
 _TYPES = {hook_type.name: hook_type for hook_type in HookType if hook_type is not HookType.Event}
 _SIGNATURES: dict[HookType | None, str] = {

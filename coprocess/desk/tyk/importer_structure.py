@@ -6,10 +6,10 @@ import ast
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from coprocess.api.moments import HookType
 from coprocess.desk.tyk.importer_servicer import ServedHook, find_servicers, is_of_server, servicer_texts
 from coprocess.desk.tyk.importer_source import Concern, parsed, source_paths
 from coprocess.desk.tyk.importer_state import shared_between_hooks, shared_on_self
-from coprocess.loading.hooks import HookType
 
 _REMEDY = (
     "Calls run in several threads at once, and with --workers in several processes: keep it in the store "

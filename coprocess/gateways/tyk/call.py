@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from coprocess.api.context import current_call
 from coprocess.api.http import MultiHeaders
 from coprocess.api.messages import Reject, Reply
+from coprocess.api.moments import HookType
 from coprocess.error_text import name_of, text_of
 from coprocess.errors import BadBody, HandlerFailed
 from coprocess.gateways.tyk import guard
@@ -17,7 +18,7 @@ from coprocess.gateways.tyk.request import TykRequest
 from coprocess.gateways.tyk.response import TykResponse, set_body
 from coprocess.gateways.tyk.session import TextMap, TykSession, TykSpec
 from coprocess.gateways.tyk.wire import EventReply, Object
-from coprocess.loading.hooks import Call, Hook, HookType
+from coprocess.loading.hooks import Call, Hook
 
 if TYPE_CHECKING:
     from coprocess.gateways.tyk.event import TykEvent

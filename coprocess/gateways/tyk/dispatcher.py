@@ -6,12 +6,13 @@ from collections.abc import Mapping
 
 from google.protobuf.message import DecodeError
 
+from coprocess.api.moments import HookType
 from coprocess.errors import BadMessage, UnknownHook
 from coprocess.gateways.tyk.call import TykCall, TykEventCall
 from coprocess.gateways.tyk.event import TykEvent, parse_event
 from coprocess.gateways.tyk.header_limit import HeaderLimit
 from coprocess.gateways.tyk.wire import DISPATCH, DISPATCH_EVENT, Event, Object
-from coprocess.loading.hooks import NO_HEADERS, Hook, HookTable, HookType
+from coprocess.loading.hooks import NO_HEADERS, Hook, HookTable
 
 
 class Dispatcher:

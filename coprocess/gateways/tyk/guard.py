@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from coprocess.api.http import header_name, header_value
+from coprocess.api.moments import HookType
 from coprocess.errors import HandlerFailed
 from coprocess.gateways.tyk import request, response
 from coprocess.gateways.tyk.wire import Object
-from coprocess.loading.hooks import HookType
 
 if TYPE_CHECKING:
     from coprocess.gateways.tyk.call import TykCall

@@ -5,9 +5,9 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
+from coprocess.api.moments import HookType
 from coprocess.desk.tyk.doctor.findings import Finding, Severity
 from coprocess.desk.tyk.doctor.source import Handler, number_of
-from coprocess.loading.hooks import HookType
 
 _OVERRIDES = ("request", "object", "return_overrides")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from coprocess.api.moments import HookType
 from coprocess.desk.tyk.doctor.document import Document
 from coprocess.desk.tyk.simulator.fields import Field
-from coprocess.loading.hooks import HookType
 
 _CLASSIC_LISTS = (
     ("pre", HookType.Pre),

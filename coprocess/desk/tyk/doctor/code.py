@@ -6,6 +6,7 @@ import ast
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
+from coprocess.api.moments import HookType
 from coprocess.desk.tyk.doctor.answers import check_answers
 from coprocess.desk.tyk.doctor.blocking import check_blocking
 from coprocess.desk.tyk.doctor.edits import check_edits
@@ -13,7 +14,7 @@ from coprocess.desk.tyk.doctor.findings import Finding
 from coprocess.desk.tyk.doctor.project import Project
 from coprocess.desk.tyk.doctor.source import Handler, find_function
 from coprocess.desk.tyk.doctor.tokens import check_token
-from coprocess.loading.hooks import Hook, HookType
+from coprocess.loading.hooks import Hook
 
 
 def check_code(project: Project) -> Iterator[Finding]:

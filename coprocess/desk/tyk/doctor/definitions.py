@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from coprocess.api.moments import HookType
 from coprocess.desk.tyk.doctor.api import Api, HookUse
 from coprocess.desk.tyk.doctor.findings import Finding, Severity
 from coprocess.desk.tyk.doctor.project import Project
-from coprocess.loading.hooks import HookType
 
 _DRIVERS = {
     "python": "runs its hooks in its embedded Python, where this service's handlers are not",

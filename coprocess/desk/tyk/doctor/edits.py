@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from coprocess.api.moments import HookType
 from coprocess.desk.tyk.doctor.findings import Finding, Severity
 from coprocess.desk.tyk.doctor.source import Edit, Handler, number_of, text_of
-from coprocess.loading.hooks import HookType
 
 _RAW = ("request", "object")
 #: Fields of the request that the gateway sends and does not read back → how to edit what they show.

@@ -5,11 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 
+from coprocess.api.moments import HookType
 from coprocess.desk.tyk.doctor.api import Api, EventUse
 from coprocess.desk.tyk.doctor.findings import Finding, Severity
 from coprocess.desk.tyk.doctor.names import check_name, spec_of
 from coprocess.desk.tyk.doctor.project import Project
-from coprocess.loading.hooks import HookType
 
 #: What the gateway fires, spelt as it does.
 EVENTS = (

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import coprocess
+from coprocess.api.moments import HookType
 from coprocess.desk.tyk.doctor.findings import Finding, Severity
 from coprocess.gateways.tyk.wire import MiniRequestObject
-from coprocess.loading.hooks import Hook, HookType
+from coprocess.loading.hooks import Hook
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 #: What a name stands for: `("request", "object", "headers")`.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
+from coprocess.api.moments import HookType
 from coprocess.desk.tyk.doctor.findings import Finding, Severity
 from coprocess.desk.tyk.doctor.source import Function, Handler, text_of
-from coprocess.loading.hooks import HookType
 
 
 def check_token(handler: Handler) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from coprocess.api.functions import Source
 from coprocess.desk.tyk.simulator import ApiDefinition, Exchange, Gateway, HookCall, RpcError, Upstream
 from coprocess.desk.tyk.simulator.events import as_json
 from coprocess.desk.tyk.trial.changes import ABSENT, Edit, by_field, completed, edits, is_read
@@ -17,7 +18,6 @@ from coprocess.desk.tyk.trial.tracebacks import own_traceback
 from coprocess.desk.tyk.trial.upstream import ObservedUpstream
 from coprocess.errors import HandlerFailed
 from coprocess.gateways.tyk.event import TykEvent, parse_event
-from coprocess.loading.hooks import Source
 
 
 @dataclass(slots=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from coprocess.api.moments import HookType
 from coprocess.desk.tyk.simulator import ApiDefinition, HookDefinition
 from coprocess.errors import ConfigError
-from coprocess.loading.hooks import Hook, HookType
+from coprocess.loading.hooks import Hook
 
 API_FILE = "api.json"
 API_FOLDER = "apis"

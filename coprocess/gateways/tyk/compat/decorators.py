@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from google.protobuf.message import Message
 
-from coprocess.api.decorators import Declaration, checked_name, declare, source_of, source_of_decorator
+from coprocess.api.declarations import Declaration, declare
+from coprocess.api.decorators import checked_name
+from coprocess.api.functions import Source, describe, signature, source_of, source_of_decorator, spelled
+from coprocess.api.moments import HookType
 from coprocess.errors import HandlerError, HandlerFailed
 from coprocess.gateways.tyk.compat.request import TykCoProcessRequest
-from coprocess.loading.hooks import HookType, Plan, Source
-from coprocess.loading.plan import describe, refuse_coroutine, refuse_generator, signature, spelled
+from coprocess.loading.hooks import Plan
+from coprocess.loading.plan import refuse_coroutine, refuse_generator
 
 if TYPE_CHECKING:
     from coprocess.gateways.tyk.call import TykCall, TykEventCall

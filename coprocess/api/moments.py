@@ -1,0 +1,16 @@
+"""The moments of a request at which handlers run."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class HookType(IntEnum):
+    """When a handler runs. Numbers as in Tyk's protocol; Event travels apart there."""
+
+    Pre = 1
+    Post = 2
+    PostKeyAuth = 3
+    CustomKeyCheck = 4
+    Response = 5
+    Event = 100
