@@ -13,16 +13,19 @@ Handlers import what they need from here:
 import coprocess.early_signals  # noqa: F401 - for what it does
 
 # isort: split
+from coprocess.api.app import App
 from coprocess.api.context import trigger_event
 from coprocess.api.decorators import CustomKeyCheck, Post, PostKeyAuth, Pre
 from coprocess.api.http import Headers, Query
 from coprocess.api.messages import Event, Reject, Reply, Request, Response, Session, Spec, respond
+from coprocess.api.state import State, current_app, g
 from coprocess.errors import BadBody, CoprocessError, StoreError
 from coprocess.store import store
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "App",
     "BadBody",
     "CoprocessError",
     "CustomKeyCheck",
@@ -38,7 +41,10 @@ __all__ = [
     "Response",
     "Session",
     "Spec",
+    "State",
     "StoreError",
+    "current_app",
+    "g",
     "respond",
     "store",
     "trigger_event",

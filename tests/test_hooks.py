@@ -27,6 +27,7 @@ def hook(
     return Hook(
         type=hook_type,
         name=name,
+        handler=lambda: None,
         function=lambda: None,
         plan=Plan(arguments=lambda call: (), accept=lambda call, result: None),
         is_async=False,

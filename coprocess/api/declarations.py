@@ -45,7 +45,7 @@ class Declaration:
     api_id: str | None = None
     limits: Limits = field(default_factory=Limits)
     #: The names of the module whose code declared it.
-    namespace: Mapping[str, Any] = field(default_factory=lambda: _module_that_runs())
+    namespace: Mapping[str, Any] = field(default_factory=lambda: module_that_runs())
     #: Of `types`, those whose handlers take other arguments than this function does.
     misfits: tuple[HookType, ...] = ()
 
@@ -84,7 +84,7 @@ def declare(declaration: Declaration) -> None:
     marks.append(declaration)
 
 
-def _module_that_runs() -> Mapping[str, Any]:
+def module_that_runs() -> Mapping[str, Any]:
     """The names of the module that is being imported now; of none, where none is.
 
     Not the caller's: a library may declare handlers when a handler module calls it.

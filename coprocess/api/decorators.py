@@ -31,10 +31,10 @@ class _HookDecorator:
     """`@Pre`, and `@Pre(name="…")`."""
 
     def __init__(self, hook_type: HookType) -> None:
-        self._type = hook_type
+        self.moment = hook_type
 
     def __repr__(self) -> str:
-        return f"coprocess.{self._type.name}"
+        return f"coprocess.{self.moment.name}"
 
     @overload
     def __call__(self, function: F, /) -> F: ...
@@ -72,23 +72,23 @@ class _HookDecorator:
 
         if unknown:
             raise HandlerError(
-                f"{source_of_decorator()}: @{self._type.name} has no option {', '.join(unknown)}. "
+                f"{source_of_decorator()}: @{self.moment.name} has no option {', '.join(unknown)}. "
                 "Expected: name, api_id, timeout, concurrency, on_error"
             )
 
         def decorate(function: F) -> F:
             if isinstance(function, type) or not callable(function):
                 raise HandlerError(
-                    f"{source_of_decorator()}: @{self._type.name} is on {function!r}. "
+                    f"{source_of_decorator()}: @{self.moment.name} is on {function!r}. "
                     "Expected: a function, or an instance with __call__"
                 )
             source = source_of(function)
             if api_id is not None and (not isinstance(api_id, str) or not api_id):
-                raise HandlerError(f"{source}: @{self._type.name}: api_id={api_id!r}. Expected: an API's id")
+                raise HandlerError(f"{source}: @{self.moment.name}: api_id={api_id!r}. Expected: an API's id")
             declare(
                 Declaration(
                     function=function,
-                    types=(self._type,),
+                    types=(self.moment,),
                     name=checked_name(function, name, source),
                     source=source,
                     style="native",
@@ -103,7 +103,7 @@ class _HookDecorator:
     def _limits(
         self, source: Source, timeout: float | None, concurrency: int | None, on_error: str | None
     ) -> Limits:
-        where = f"{source}: @{self._type.name}"
+        where = f"{source}: @{self.moment.name}"
         if timeout is not None and not (_is_number(timeout) and 0 < timeout < math.inf):
             raise HandlerError(f"{where}: timeout={timeout!r}. Expected: seconds, more than 0")
         if concurrency is not None and not (
@@ -112,7 +112,7 @@ class _HookDecorator:
             raise HandlerError(f"{where}: concurrency={concurrency!r}. Expected: a whole number from 1 on")
         if on_error not in (None, "closed", "open"):
             raise HandlerError(f'{where}: on_error={on_error!r}. Expected: "closed" or "open"')
-        if on_error == "open" and self._type is HookType.CustomKeyCheck:
+        if on_error == "open" and self.moment is HookType.CustomKeyCheck:
             raise HandlerError(f'{where}: on_error="open" would let everybody in. Expected: "closed"')
         return Limits(timeout_s=timeout, concurrency=concurrency, on_error=on_error)
 
@@ -132,3 +132,10 @@ Post = _HookDecorator(HookType.Post)
 # `@Response` and `@Event`: these names are the types of what their handlers are passed, too.
 messages.Response._decorator = _HookDecorator(HookType.Response)
 messages.Event._decorator = _HookDecorator(HookType.Event)
+
+
+def moment_of(decorator: object) -> HookType | None:
+    """The moment that `Pre`, `Response` or another of these names; None where `decorator` is none of them."""
+    if isinstance(decorator, type):
+        decorator = decorator.__dict__.get("_decorator")
+    return decorator.moment if isinstance(decorator, _HookDecorator) else None

@@ -80,7 +80,7 @@ def table_lines(hooks: Iterable[Hook]) -> list[str]:
     """The hooks as a table of text, a line each; one that is there for every type is one line."""
     rows: list[tuple[str, ...]] = [("TYPE", "NAME", "API", "VERSION", "STYLE", "KIND", "SOURCE")]
     found = sorted(hooks, key=lambda hook: (hook.type, hook.name, hook.version))
-    of_any_type = {(id(hook.function), hook.name) for hook in found if hook.misfit}
+    of_any_type = {(id(hook.handler), hook.name) for hook in found if hook.misfit}
     types: dict[tuple[str, ...], list[HookType]] = {}
     for hook in found:
         rest = (
@@ -91,7 +91,7 @@ def table_lines(hooks: Iterable[Hook]) -> list[str]:
             "async" if hook.is_async else "sync",
             str(hook.source),
         )
-        is_any = (id(hook.function), hook.name) in of_any_type
+        is_any = (id(hook.handler), hook.name) in of_any_type
         types.setdefault(rest if is_any else (*rest, hook.type.name), []).append(hook.type)
     rows += [(_type_of(found), *rest[:6]) for rest, found in types.items()]
     if all(row[3] == "default" for row in rows[1:]):

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 from coprocess.api.declarations import Declaration
 from coprocess.api.functions import is_async
-from coprocess.loading.hooks import Hook
+from coprocess.api.moments import HookType
+from coprocess.loading.hooks import Hook, Plan
+from coprocess.loading.lifecycle import Lifecycle
 from coprocess.loading.plan import native_plan
 
 
-def hooks_of(declaration: Declaration, bundle: frozenset[str] = frozenset(), version: str = "") -> list[Hook]:
-    """The hooks that a declaration makes. Raises HandlerError, naming file, line and what was expected."""
-    make_plan, misfits = declaration.plan or native_plan, declaration.misfits
-    plans = {
-        hook_type: make_plan(declaration.function, hook_type, declaration.source)
-        for hook_type in declaration.types
-    }
-    return [
+def hooks_of(
+    declaration: Declaration,
+    bundle: frozenset[str] = frozenset(),
+    version: str = "",
+    lifecycle: Lifecycle | None = None,
+) -> list[Hook]:
+    """The hooks that a declaration makes, with what an App declares around them.
+
+    Raises HandlerError, naming file, line and what was expected.
+    """
+    misfits = declaration.misfits
+    plans = {hook_type: _plan(declaration, hook_type, lifecycle) for hook_type in declaration.types}
+    hooks = [
         Hook(
             type=hook_type,
             name=declaration.name,
+            handler=declaration.function,
             function=plan.function or declaration.function,
             plan=plan,
             is_async=is_async(declaration.function),
@@ -33,3 +41,14 @@ def hooks_of(declaration: Declaration, bundle: frozenset[str] = frozenset(), ver
         )
         for hook_type, plan in plans.items()
     ]
+    return hooks if lifecycle is None else [lifecycle.around(hook) for hook in hooks]
+
+
+def _plan(declaration: Declaration, hook_type: HookType, lifecycle: Lifecycle | None) -> Plan:
+    function, source = declaration.function, declaration.source
+    if declaration.plan is not None:
+        plan: Plan = declaration.plan(function, hook_type, source)
+        return plan
+    return native_plan(
+        function, hook_type, source, None if lifecycle is None else lifecycle.offered(hook_type)
+    )

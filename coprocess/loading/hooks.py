@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from coprocess.api.app import App
 from coprocess.api.context import CallContext
 from coprocess.api.declarations import Limits
 from coprocess.api.functions import Source
@@ -39,6 +40,8 @@ class Plan:
     accept: Callable[[Any, Any], None]
     #: What is called with the arguments, where that is not the handler itself.
     function: Callable[..., Any] | None = None
+    #: The names that the handler asks for; empty where it is called by position.
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -47,6 +50,9 @@ class Hook:
 
     type: HookType
     name: str
+    #: What its author wrote.
+    handler: Callable[..., Any]
+    #: What is called with the plan's arguments: the handler, or what was compiled around it.
     function: Callable[..., Any]
     plan: Plan
     is_async: bool
@@ -64,6 +70,8 @@ class Hook:
     limits: Limits = field(default_factory=Limits)
     #: The version of the handlers that it belongs to: a route's name; empty: the default version.
     version: str = ""
+    #: The App of its folder.
+    app: App | None = None
 
     def __str__(self) -> str:
         return printable(f'{self.type.name} "{self.name}" ({self.source})')
@@ -114,6 +122,10 @@ class HookTable:
 
     def __len__(self) -> int:
         return len(self._only) + sum(map(len, self._several.values()))
+
+    def without(self, app: App) -> HookTable:
+        """The same, without the handlers of `app`."""
+        return HookTable(hook for hook in self if hook.app is not app)
 
     def find(self, hook_type: int, name: str) -> Hook | None:
         """The handler of that type and name, where there is one for every API; else None: `choose`."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from coprocess.api.app import App
 from coprocess.api.declarations import MARK, Declaration, collecting
 from coprocess.api.moments import HookType
 from coprocess.error_text import format_error, text_of
@@ -24,6 +25,7 @@ from coprocess.errors import HandlerError, LoadError
 from coprocess.loading import handler_modules, process_state
 from coprocess.loading.declared import hooks_of
 from coprocess.loading.hooks import DuplicateHandler, Hook, HookTable
+from coprocess.loading.lifecycle import Lifecycle
 from coprocess.loading.manifest import MANIFEST as MANIFEST
 from coprocess.loading.manifest import (
     bundle_folders,
@@ -33,6 +35,7 @@ from coprocess.loading.manifest import (
     listed_files,
     manifests,
 )
+from coprocess.loading.resources import ResourceError, Spawn
 from coprocess.loading.routes import Route, RoutedTable
 from coprocess.loading.scoped_imports import OUR_NAME, ImportScope, has_run, search_folders
 from coprocess.loading.scoped_imports import VENDOR as VENDOR
@@ -72,6 +75,22 @@ class Loaded:
     #: What files changed in the process while they loaded, a sentence each; see `process_state`.
     notes: list[str] = field(default_factory=list)
     _scopes: list[ImportScope] = field(default_factory=list)
+    lifecycles: list[Lifecycle] = field(default_factory=list)
+
+    def open(self, spawn: Spawn, timeout_s: float) -> None:
+        """Open the resources. Handlers whose resources do not open are a problem, and not in `table`."""
+        for lifecycle in self.lifecycles:
+            try:
+                lifecycle.open(spawn, timeout_s)
+            except ResourceError as error:
+                self.problems.append(Problem(lifecycle.app.source.path, str(error)))
+                self.table = self.table.without(lifecycle.app)
+
+    def close(self, timeout_s: float) -> None:
+        """Close the resources that are open. To be called when the last call has ended."""
+        for lifecycle in reversed(self.lifecycles):
+            if lifecycle.resources.are_open:
+                lifecycle.resources.close(timeout_s)
 
     def serve(self) -> None:
         """From now on the names of handler modules mean these."""
@@ -106,6 +125,7 @@ def load(folders: Iterable[Path], aliases: Mapping[str, ModuleType], routes: Seq
         together.left_out += version.left_out
         together.notes += version.notes
         together._scopes += version._scopes
+        together.lifecycles += version.lifecycles
         if not len(version.table) and not version.problems:
             text = f'{route.folders[0]}: no handlers, and route "{route.name}" needs some'
             together.problems.append(Problem(route.folders[0], text))
@@ -171,6 +191,7 @@ class _Loading:
         self._passed_over: list[tuple[Path, str]] = []
         self._notes: list[str] = []
         self._scopes: list[ImportScope] = []
+        self._lifecycles: list[Lifecycle] = []
 
     def folder(self, folder: Path) -> None:
         if manifests(folder):
@@ -198,9 +219,15 @@ class _Loading:
         good = {id(vars(module)) for module in modules}
         declarations = [declaration for declaration in collected if id(declaration.namespace) in good]
         declarations += dict.fromkeys(_marked(modules))  # Several modules may have one function.
+        try:
+            lifecycle = self._lifecycle(modules)
+        except HandlerError as error:
+            # Without what it declares around them, handlers could let requests by.
+            self._problems.append(Problem(folder, str(error)))
+            return
         for declaration in declarations:
             try:
-                self._hooks.extend(hooks_of(_outermost(declaration), bundle, self._version))
+                self._hooks.extend(hooks_of(_outermost(declaration), bundle, self._version, lifecycle))
             except HandlerError as error:
                 self._problems.append(Problem(declaration.source.path, str(error)))
 
@@ -223,6 +250,23 @@ class _Loading:
             passed_over = [path for path in listed if path not in paths and not is_left_out(path)]
         self._passed_over += [(path, reason) for path in passed_over if path.suffix == ".py"]
         return paths
+
+    def _lifecycle(self, modules: Sequence[ModuleType]) -> Lifecycle | None:
+        """What the App of a folder puts around its handlers; None: it has none."""
+        namespaces = {id(vars(module)) for module in modules}
+        values = [value for module in modules for value in vars(module).values()]
+        apps = list(dict.fromkeys(value for value in values if isinstance(value, App)))
+        # One that a library made is the library's.
+        apps = [app for app in apps if id(app.namespace) in namespaces]
+        if not apps:
+            return None
+        if len(apps) > 1:
+            raise HandlerError(
+                f"{apps[1].source}: a second App; the first is at {apps[0].source}. Expected: one in a folder"
+            )
+        lifecycle = Lifecycle(apps[0])
+        self._lifecycles.append(lifecycle)
+        return lifecycle
 
     def _module(self, scope: ImportScope, path: Path, name: str) -> None:
         self._files.append(path)
@@ -268,6 +312,7 @@ class _Loading:
                     self._files,
                     self._left_out(),
                     notes=self._notes,
+                    lifecycles=self._lifecycles,
                     _scopes=self._scopes,
                 )
 
@@ -292,7 +337,7 @@ def _is_rival(hook: Hook, other: Hook) -> bool:
 def _same_only_once(hooks: Sequence[Hook]) -> list[Hook]:
     seen: dict[tuple[object, ...], Hook] = {}
     for hook in hooks:
-        seen.setdefault((hook.type, hook.name, hook.api_id, hook.bundle, id(hook.function)), hook)
+        seen.setdefault((hook.type, hook.name, hook.api_id, hook.bundle, id(hook.handler)), hook)
     return list(seen.values())
 
 

@@ -6,7 +6,8 @@ Everything is worked out when the handler is loaded; nothing is inspected while 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
@@ -16,7 +17,7 @@ from coprocess.api.moments import HookType
 from coprocess.errors import HandlerError, HandlerFailed
 from coprocess.loading.hooks import Call, Plan
 
-_REQUEST_PARAMETERS = ("request", "session", "metadata", "spec")
+_REQUEST_PARAMETERS = ("request", "session", "metadata", "spec", "state")
 
 #: What a native handler of each type may ask for, by parameter name.
 PARAMETERS: dict[HookType, tuple[str, ...]] = {
@@ -25,17 +26,49 @@ PARAMETERS: dict[HookType, tuple[str, ...]] = {
     HookType.PostKeyAuth: _REQUEST_PARAMETERS,
     HookType.Post: _REQUEST_PARAMETERS,
     HookType.Response: ("response", *_REQUEST_PARAMETERS),
-    HookType.Event: ("event", "spec"),
+    HookType.Event: ("event", "spec", "state"),
 }
 
 
-def native_plan(function: Callable[..., Any], hook_type: HookType, source: Source) -> Plan:
+def native_plan(
+    function: Callable[..., Any],
+    hook_type: HookType,
+    source: Source,
+    offered: Mapping[str, str] | None = None,
+) -> Plan:
     """The plan of a function whose parameters are filled by name.
 
-    Raises HandlerError where one asks for what a hook of this type does not have.
+    `offered` is as for `passing`; default: what every hook of this type has. Raises HandlerError where the
+    function asks for what a hook of this type does not have.
     """
     refuse_generator(function, source)
-    offered = PARAMETERS[hook_type]
+    if offered is None:
+        offered = {name: name for name in PARAMETERS[hook_type]}
+    passed = passing(function, source, offered, f"a {hook_type.name} hook")
+    return Plan(
+        arguments=passed.arguments,
+        accept=_accept_native,
+        function=passed.function,
+        names=passed.names,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Passing:
+    """How a function is passed what it asks for by the names of its parameters."""
+
+    arguments: Callable[[Any], tuple[Any, ...]]
+    #: What is called with the arguments, where that is not the function itself.
+    function: Callable[..., Any] | None
+    #: The names it asks for.
+    names: tuple[str, ...]
+
+
+def passing(function: Callable[..., Any], source: Source, offered: Mapping[str, str], whose: str) -> Passing:
+    """How to call `function`. `offered` maps the names it may ask for to attributes of the call.
+
+    Raises HandlerError where it asks for something else, which is what `whose` does not have.
+    """
     by_position: list[str] = []
     by_name: list[str] = []
     own_default = False
@@ -52,17 +85,18 @@ def native_plan(function: Callable[..., Any], hook_type: HookType, source: Sourc
                 own_default = True
                 continue
             raise HandlerError(
-                f'{source}: {describe(function)} asks for "{parameter.name}", which a {hook_type.name} hook '
+                f'{source}: {describe(function)} asks for "{parameter.name}", which {whose} '
                 f"does not have. Expected: any of {', '.join(offered)}"
             )
         if parameter.kind is parameter.KEYWORD_ONLY or own_default:
             by_name.append(parameter.name)
         else:
             by_position.append(parameter.name)
-    return Plan(
-        arguments=arguments_getter([*by_position, *by_name]),
-        accept=_accept_native,
+    names = (*by_position, *by_name)
+    return Passing(
+        arguments=arguments_getter([offered[name] for name in names]),
         function=_passing_by_name(function, len(by_position), by_name) if by_name else None,
+        names=names,
     )
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 
+from coprocess.api.app import App
 from coprocess.loading.hooks import NO_HEADERS, Hook, HookTable
 
 #: The first of these that a request has is its key. The last ones may change from request to request of
@@ -111,6 +112,10 @@ class RoutedTable(HookTable):
             if len(found) == 1:
                 return found[0]
         return super().choose(hook_type, name, spec)
+
+    def without(self, app: App) -> RoutedTable:
+        versions = [(route, table.without(app)) for route, table in self._versions]
+        return RoutedTable((hook for hook in super().__iter__() if hook.app is not app), versions)
 
     @property
     def has_shares(self) -> bool:

@@ -191,7 +191,8 @@ def _findings(hooks: list[FoundHook], named: set[tuple[HookType, str]], folder: 
             hook.type,
             hook.name,
             # Of one place in the source is one function.
-            functions.setdefault((hook.file, hook.line), lambda: None),
+            function := functions.setdefault((hook.file, hook.line), lambda: None),
+            function,
             _NO_PLAN,
             hook.is_async,
             hook.style,

@@ -7,10 +7,12 @@ import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from coprocess.api.app import App
 from coprocess.api.context import current_call
 from coprocess.api.http import MultiHeaders
 from coprocess.api.messages import Reject, Reply
 from coprocess.api.moments import HookType
+from coprocess.api.state import State
 from coprocess.error_text import name_of, text_of
 from coprocess.errors import BadBody, HandlerFailed
 from coprocess.gateways.tyk import guard
@@ -31,9 +33,27 @@ class RunnableCall(Call):
     the handler raised.
     """
 
-    __slots__ = ("hook",)
+    __slots__ = ("_state", "error", "hook", "outcome", "resources")
 
     hook: Hook
+    _state: State
+    #: For code that an App puts around handlers (`loading.lifecycle`): set while that runs.
+    resources: Any
+    outcome: Any
+    error: BaseException | None
+
+    @property
+    def state(self) -> State:
+        """What the code of this call shares."""
+        try:
+            return self._state
+        except AttributeError:
+            self._state = State()
+            return self._state
+
+    @property
+    def app(self) -> App | None:
+        return self.hook.app
 
     def run(self) -> bytes:
         token = current_call.set(self)

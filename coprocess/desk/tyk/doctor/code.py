@@ -39,7 +39,7 @@ def _handlers(hooks: Iterable[Hook], named: Collection[tuple[HookType, str]]) ->
     modules: dict[Path, ast.Module | None] = {}
     handlers: dict[int, Handler] = {}
     for hook in hooks:
-        handler = handlers.get(id(hook.function))
+        handler = handlers.get(id(hook.handler))
         if handler is None:
             path = hook.source.path
             if path not in modules:
@@ -48,7 +48,7 @@ def _handlers(hooks: Iterable[Hook], named: Collection[tuple[HookType, str]]) ->
             node = find_function(module, hook.source.line) if module else None
             if module is None or node is None:  # A lambda, or made by a call.
                 continue
-            handler = handlers[id(hook.function)] = Handler(hook, module, node)
+            handler = handlers[id(hook.handler)] = Handler(hook, module, node)
         # @Hook says nothing of the moment: it is where definitions name it.
         if not hook.any_type or (hook.type, hook.name) in named:
             handler.types.add(hook.type)
