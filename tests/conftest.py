@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from coprocess.gateways.tyk.compat import ALIASES
+from coprocess.gateways.tyk.home import HOME
 from coprocess.loading import loader
 from coprocess.transport.engines import EngineChoice
 from tests.server import ENGINES
@@ -28,7 +28,7 @@ def load() -> Iterator[Load]:
     results: list[loader.Loaded] = []
 
     def load(*folders: Path) -> loader.Loaded:
-        results.append(loader.load(folders, ALIASES))
+        results.append(loader.load(folders, HOME))
         return results[-1]
 
     yield load

@@ -319,8 +319,8 @@ def test_generated_modules_that_lie_beside_the_handlers(tmp_path: Path) -> None:
     # In a process of its own: the generated modules would stay in protobuf's default pool.
     script = (
         "import sys; from pathlib import Path; from coprocess.loading import loader;"
-        "from coprocess.gateways.tyk.compat import ALIASES;"
-        "loaded = loader.load([Path(sys.argv[1])], ALIASES);"
+        "from coprocess.gateways.tyk.home import HOME;"
+        "loaded = loader.load([Path(sys.argv[1])], HOME);"
         "print([str(problem) for problem in loaded.problems], [hook.name for hook in loaded.table])"
     )
     done = subprocess.run(

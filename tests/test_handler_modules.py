@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from coprocess.gateways.tyk.compat import ALIASES
+from coprocess.gateways.tyk.home import HOME
 from coprocess.loading import loader
 from coprocess.loading.handler_modules import NAMESPACE
 from coprocess.loading.loader import Loaded
@@ -75,8 +75,8 @@ def test_pickle_of_an_own_class_is_read_by_another_replica(load: Load, tmp_path:
     write_handlers(tmp_path / "two" / "handlers")
     script = (
         "import pickle, sys; from pathlib import Path; from coprocess.loading import loader;"
-        "from coprocess.gateways.tyk.compat import ALIASES;"
-        "loaded = loader.load([Path(sys.argv[1])], ALIASES);"
+        "from coprocess.gateways.tyk.home import HOME;"
+        "loaded = loader.load([Path(sys.argv[1])], HOME);"
         "print(pickle.loads(bytes.fromhex(sys.argv[2])))"
     )
     command = [sys.executable, "-c", script, str(tmp_path / "two" / "handlers"), text.hex()]
@@ -134,7 +134,7 @@ def test_versions_of_routes_have_names_of_their_own(tmp_path: Path) -> None:
     default = write_handlers(tmp_path / "handlers")
     canary = write_handlers(tmp_path / "canary" / "handlers", "two")
     for _ in range(2):
-        loaded = loader.load([default], ALIASES, [Route("new", (canary,), 50)])
+        loaded = loader.load([default], HOME, [Route("new", (canary,), 50)])
         hooks = {hook.version: hook.function.__module__ for hook in loaded.table}
         loaded.forget()
         assert hooks == {"": f"{NAMESPACE}.handlers.things", "new": f"{NAMESPACE}.new_handlers.things"}
@@ -229,12 +229,12 @@ def test_processes_that_handlers_start_import_handler_modules(tmp_path: Path, me
 import sys
 from pathlib import Path
 from coprocess.loading import loader
-from coprocess.gateways.tyk.compat import ALIASES
+from coprocess.gateways.tyk.home import HOME
 from tests.loading import good, reply_of, set_headers
 from tests.objects import make_request
 
 if __name__ == "__main__":
-    loaded = loader.load([Path(sys.argv[1])], ALIASES)
+    loaded = loader.load([Path(sys.argv[1])], HOME)
     request = make_request(headers={"X-Method": sys.argv[2]})
     print(set_headers(reply_of(good(loaded), "hook", request=request)))
 """

@@ -14,7 +14,7 @@ from coprocess.desk.tyk.bundle import BundleError, read_bundle, verify, zip_byte
 from coprocess.desk.tyk.doctor import Severity, examine, read_project
 from coprocess.desk.tyk.importer import inspect_bundle, write_import
 from coprocess.errors import ConfigError
-from coprocess.gateways.tyk.compat import ALIASES
+from coprocess.gateways.tyk.home import HOME
 from coprocess.loading import loader
 from coprocess.process.config import Settings
 
@@ -209,7 +209,7 @@ def test_the_written_handlers_are_loaded_as_a_bundle(tmp_path: Path) -> None:
     bundle, report = inspect_bundle(make(tmp_path, {"p.py": PRE.format(body="pass")}))
     write_import(bundle, report, tmp_path / "out")
 
-    loaded = loader.load([tmp_path / "out" / "handlers"], ALIASES)
+    loaded = loader.load([tmp_path / "out" / "handlers"], HOME)
     (hook,) = loaded.table
     loaded.forget()
     assert hook.bundle == loader.bundle_names("plug")

@@ -19,6 +19,7 @@ import structlog
 import coprocess
 from coprocess import Pre
 from coprocess.api.context import CallContext, current_call
+from coprocess.api.state import State
 from coprocess.errors import HandlerFailed
 from coprocess.loading.hooks import HookTable
 from coprocess.process import logs
@@ -149,6 +150,9 @@ class Call(CallContext):
     hook_type = "Pre"
     hook_name = "some"
     api_id = "api"
+    org_id = version = ""
+    state = State()
+    app = None
 
 
 @contextmanager

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from coprocess.gateways.tyk.compat import ALIASES
 from coprocess.gateways.tyk.dispatcher import Dispatcher
+from coprocess.gateways.tyk.home import HOME
 from coprocess.loading import loader
 from coprocess.loading.hooks import HookTable
 from coprocess.process.reload import Reloader
@@ -30,7 +30,7 @@ def handlers(tmp_path: Path) -> Path:
 @pytest.fixture
 def reloader(handlers: Path) -> Iterator[Reloader]:
     service = Service(Dispatcher(HookTable()), ServiceOptions())
-    reloader = Reloader(lambda: loader.load([handlers], ALIASES), service, strict=False)
+    reloader = Reloader(lambda: loader.load([handlers], HOME), service, strict=False)
     assert reloader.first()
     yield reloader
     reloader.loaded.forget()
@@ -54,7 +54,7 @@ def test_a_syntax_error_in_a_file_that_had_a_problem_keeps_its_working_hook(
 def test_a_second_handler_of_one_name_in_a_file_that_had_a_problem_takes_none_away(tmp_path: Path) -> None:
     handlers = write(tmp_path / "handlers", a=stamping("one"), b=HALF_GOOD.replace("stamp(", "b("))
     service = Service(Dispatcher(HookTable()), ServiceOptions())
-    reloader = Reloader(lambda: loader.load([handlers], ALIASES), service, strict=False)
+    reloader = Reloader(lambda: loader.load([handlers], HOME), service, strict=False)
     reloader.first()
     assert names(reloader) == ["b", "stamp"]
     write(handlers, b=HALF_GOOD)
@@ -72,7 +72,7 @@ def test_a_package_that_had_a_problem_keeps_the_hooks_of_its_modules(tmp_path: P
     write(package, __init__=f"from coprocess import Pre\nfrom . import inside\n{inner}", inside=stamping("i"))
     write(tmp_path / "handlers", other=stamping("x").replace("stamp(", "other("))
     service = Service(Dispatcher(HookTable()), ServiceOptions())
-    reloader = Reloader(lambda: loader.load([tmp_path / "handlers"], ALIASES), service, strict=False)
+    reloader = Reloader(lambda: loader.load([tmp_path / "handlers"], HOME), service, strict=False)
     reloader.first()
     write(package, inside=BROKEN)
     assert not reloader.reload("test").succeeded
@@ -89,7 +89,7 @@ def test_a_broken_file_behind_a_link_that_is_switched_is_the_same_file(tmp_path:
     current = tmp_path / "current"
     current.symlink_to("releases/1")
     service = Service(Dispatcher(HookTable()), ServiceOptions())
-    reloader = Reloader(lambda: loader.load([current], ALIASES), service, strict=False)
+    reloader = Reloader(lambda: loader.load([current], HOME), service, strict=False)
     reloader.first()
     current.unlink()
     current.symlink_to("releases/2")

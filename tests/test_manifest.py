@@ -11,7 +11,7 @@ import pytest
 from coprocess.desk.tyk.bundle import BundleError, read_bundle
 from coprocess.desk.tyk.bundle_build import build
 from coprocess.desk.tyk.importer import inspect_bundle, write_import
-from coprocess.gateways.tyk.compat import ALIASES
+from coprocess.gateways.tyk.home import HOME
 from coprocess.loading import loader
 from tests.conftest import Load
 from tests.loading import good, hook_names, problem_of, reply_of, set_headers, write
@@ -210,7 +210,7 @@ def test_import_takes_a_manifest_of_another_name_and_keeps_the_entry(tmp_path: P
     assert report.concerns == []
     assert report.works == ["middleware.py:4: P, as Pre"]
     write_import(bundle, report, tmp_path / "out")
-    served = loader.load([tmp_path / "out" / "handlers"], ALIASES)
+    served = loader.load([tmp_path / "out" / "handlers"], HOME)
     served.forget()
     assert hook_names(good(served)) == ["Pre P"]
     # The gateway takes the bundle as it is: it lists no files.

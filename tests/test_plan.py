@@ -16,14 +16,15 @@ from hypothesis import strategies as st
 from coprocess.api.functions import Source, describe, is_async
 from coprocess.api.moments import HookType
 from coprocess.errors import HandlerError
-from coprocess.loading.plan import PARAMETERS, arguments_getter, native_plan
+from coprocess.loading.home import ANYWHERE, PARAMETERS
+from coprocess.loading.plan import arguments_getter, native_plan
 
 SOURCE = Source(Path("handlers/some.py"), 12)
 
 
 def refusal(function: Any, hook_type: HookType = HookType.Pre) -> str:
     with pytest.raises(HandlerError) as caught:
-        native_plan(function, hook_type, SOURCE)
+        native_plan(function, hook_type, SOURCE, ANYWHERE)
     return str(caught.value)
 
 
@@ -32,7 +33,7 @@ def test_unknown_parameter() -> None:
 
     assert refusal(handler) == (
         'handlers/some.py:12: handler() asks for "sesion", which a Pre hook does not have. '
-        "Expected: any of request, session, metadata, spec"
+        "Expected: any of request, session, metadata, spec, state"
     )
 
 
@@ -41,13 +42,13 @@ def test_response_is_for_response_hooks_only(hook_type: HookType) -> None:
     def handler(response: Any) -> None: ...
 
     assert f'asks for "response", which a {hook_type.name} hook does not have' in refusal(handler, hook_type)
-    native_plan(handler, HookType.Response, SOURCE)
+    native_plan(handler, HookType.Response, SOURCE, ANYWHERE)
 
 
 def test_request_is_not_for_events() -> None:
     def handler(request: Any) -> None: ...
 
-    assert refusal(handler, HookType.Event).endswith("Expected: any of event, spec")
+    assert refusal(handler, HookType.Event).endswith("Expected: any of event, spec, state")
 
 
 def test_variable_arguments() -> None:
@@ -61,7 +62,7 @@ def test_variable_arguments() -> None:
 
 def called(handler: Callable[..., Any]) -> Any:
     """What `handler` returns for a call whose attributes are their own names."""
-    plan = native_plan(handler, HookType.Pre, SOURCE)
+    plan = native_plan(handler, HookType.Pre, SOURCE, ANYWHERE)
     call = SimpleNamespace(request="request", session="session", metadata="metadata", spec="spec")
     return (plan.function or handler)(*plan.arguments(call))
 
@@ -85,7 +86,7 @@ def test_own_defaults_are_left_alone() -> None:
     def handler(request: Any, prefix: str = "p", *, suffix: str = "s") -> None: ...
 
     call = SimpleNamespace(request="the request")
-    assert native_plan(handler, HookType.Pre, SOURCE).arguments(call) == ("the request",)
+    assert native_plan(handler, HookType.Pre, SOURCE, ANYWHERE).arguments(call) == ("the request",)
 
 
 def test_self_of_a_method_that_nobody_bound() -> None:
@@ -147,7 +148,7 @@ def test_any_subset_in_any_order_is_filled_by_name(names: list[str]) -> None:
     exec(f"def handler({', '.join(names)}): return ({''.join(f'{name},' for name in names)})", namespace)  # noqa: S102
     call = SimpleNamespace(**{name: f"the {name}" for name in PARAMETERS[HookType.Response]})
 
-    plan = native_plan(namespace["handler"], HookType.Response, SOURCE)
+    plan = native_plan(namespace["handler"], HookType.Response, SOURCE, ANYWHERE)
 
     assert namespace["handler"](*plan.arguments(call)) == tuple(f"the {name}" for name in names)
 

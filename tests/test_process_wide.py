@@ -15,7 +15,7 @@ import prometheus_client
 import pytest
 from google.protobuf import descriptor_pool
 
-from coprocess.gateways.tyk.compat import ALIASES
+from coprocess.gateways.tyk.home import HOME
 from coprocess.loading import loader
 from coprocess.loading.loader import Loaded
 from coprocess.loading.routes import Route
@@ -200,7 +200,7 @@ def test_metrics_of_two_versions_side_by_side(tmp_path: Path) -> None:
     write(tmp_path / "handlers", metrics(1))
     write(tmp_path / "canary", metrics(1))
 
-    loaded = loader.load([tmp_path / "handlers"], ALIASES, [Route("new", (tmp_path / "canary",), 50)])
+    loaded = loader.load([tmp_path / "handlers"], HOME, [Route("new", (tmp_path / "canary",), 50)])
 
     try:
         assert loaded.problems == []

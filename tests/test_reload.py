@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from coprocess.gateways.tyk.compat import ALIASES
 from coprocess.gateways.tyk.dispatcher import Dispatcher
+from coprocess.gateways.tyk.home import HOME
 from coprocess.gateways.tyk.wire import Object
 from coprocess.loading import loader
 from coprocess.loading.hooks import HookTable
@@ -44,7 +44,7 @@ def server() -> Iterator[Server]:
 
 
 def reloader_of(service: Service, folder: Path, *, strict: bool = False) -> Reloader:
-    return Reloader(lambda: loader.load([folder], ALIASES), service, strict=strict)
+    return Reloader(lambda: loader.load([folder], HOME), service, strict=strict)
 
 
 def stamp_of(client: Client, hook: str = "stamp") -> str:

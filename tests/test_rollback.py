@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from coprocess.gateways.tyk.compat import ALIASES
+from coprocess.gateways.tyk.home import HOME
 from coprocess.loading import loader
 from coprocess.process.reload import Reloader, RollbackTo
 from coprocess.process.route_settings import load_routes
@@ -44,7 +44,7 @@ class Project:
 
     def reloader(self, server: Server) -> Reloader:
         def load() -> loader.Loaded:
-            return loader.load([self.handlers], ALIASES, load_routes(self.settings))
+            return loader.load([self.handlers], HOME, load_routes(self.settings))
 
         return Reloader(load, server.service, strict=False)
 
@@ -131,7 +131,7 @@ def test_what_was_asked_for_is_done_or_nothing(project: Project, server: Server)
 
 def test_a_failed_start_is_nothing_to_go_back_to(project: Project, server: Server) -> None:
     def load() -> loader.Loaded:
-        return loader.load([project.handlers], ALIASES)
+        return loader.load([project.handlers], HOME)
 
     write(project.handlers, a="broken it is")
     reloader = Reloader(load, server.service, strict=True)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from coprocess.api.moments import HookType
 from coprocess.errors import ConfigError, LoadError
-from coprocess.gateways.tyk.compat import ALIASES
+from coprocess.gateways.tyk.home import HOME
 from coprocess.loading import loader
 from coprocess.loading.routes import DEFAULT_KEY_HEADERS, Route, RoutedTable, choose_route
 from coprocess.process.config import load_settings
@@ -125,7 +125,7 @@ def test_a_route_has_its_apis_only() -> None:
 def routed(tmp_path: Path, apis: frozenset[str] | None = None) -> RoutedTable:
     folders = [tmp_path / "handlers"]
     routes = [Route("canary", (tmp_path / "next",), 100, apis)]
-    table = good(loader.load(folders, ALIASES, routes))
+    table = good(loader.load(folders, HOME, routes))
     assert isinstance(table, RoutedTable)
     return table
 
@@ -200,11 +200,11 @@ def test_a_route_without_handlers_is_a_problem(tmp_path: Path) -> None:
     write(tmp_path / "handlers", a=stamping("default"))
     write(tmp_path / "next")
     routes = [Route("canary", (tmp_path / "next",), 5)]
-    (problem,) = loader.load([tmp_path / "handlers"], ALIASES, routes).problems
+    (problem,) = loader.load([tmp_path / "handlers"], HOME, routes).problems
     assert str(problem) == f'{tmp_path / "next"}: no handlers, and route "canary" needs some'
     gone = [Route("canary", (tmp_path / "gone",), 5)]
     with pytest.raises(LoadError, match="no such folder"):
-        loader.load([tmp_path / "handlers"], ALIASES, gone)
+        loader.load([tmp_path / "handlers"], HOME, gone)
 
 
 # Settings.

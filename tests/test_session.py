@@ -28,7 +28,11 @@ def view(message: Object | None = None) -> Any:
     return TykSession(Object() if message is None else message)
 
 
-ANNOTATIONS: dict[str, Any] = Session.__annotations__
+ANNOTATIONS: dict[str, Any] = {
+    name: kind
+    for name, kind in {**Session.__annotations__, **TykSession.__annotations__}.items()
+    if name != "gateway"
+}
 
 
 @pytest.mark.parametrize("field", FIELDS, ids=lambda field: str(field.name))

@@ -116,7 +116,7 @@ def test_a_default_folder_that_is_gone_takes_no_hook_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(settled_files, "MAX_OTHER_S", 0.1)
-    from coprocess.gateways.tyk.compat import ALIASES
+    from coprocess.gateways.tyk.home import HOME
     from coprocess.process.config import load_settings
     from coprocess.process.places import Places
 
@@ -124,7 +124,7 @@ def test_a_default_folder_that_is_gone_takes_no_hook_away(
     handlers = release(tmp_path / "handlers", "one")
     (tmp_path / "event_handlers").mkdir()
     places = Places(load_settings({}), None)
-    load = SettledLoad(lambda: places.load(ALIASES), places.all_folders, 0.01, lambda: False)
+    load = SettledLoad(lambda: places.load(HOME), places.all_folders, 0.01, lambda: False)
     load().forget()
     handlers.rename(tmp_path / "elsewhere")
     with pytest.raises(LoadError, match="was there, and is gone"):

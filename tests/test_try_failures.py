@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from coprocess import Request, Session
+from coprocess import Session
 from coprocess.api.moments import HookType
 from coprocess.desk.tyk.simulator import ApiDefinition
 from coprocess.desk.tyk.trial import InProcessDispatcher, ObservedGateway, as_upstream
+from coprocess.tyk import Request
 from tests.objects import hook_table
 from tests.trial import Handler, admit, document, found, try_handler
 

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from coprocess import Reject, Request, Session, trigger_event
+from coprocess import Reject, Session, trigger_event
 from coprocess.api.moments import HookType
 from coprocess.desk.tyk.simulator import ApiDefinition
 from coprocess.desk.tyk.trial import InProcessDispatcher, ObservedGateway, as_upstream
 from coprocess.desk.tyk.trial.output import captured_streams
 from coprocess.errors import CoprocessError
+from coprocess.tyk import Request
 from tests.objects import hook_table
 from tests.trial import Handler, document, found, tables, try_handler
 

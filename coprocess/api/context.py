@@ -4,37 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from coprocess.api.app import App
+    from coprocess.api.state import State
 
 from coprocess.expected import expect_text
 
 
-class CallContext:
-    """The call that is running."""
-
-    __slots__ = ()
+class CallContext(Protocol):
+    """The call that is running: `runtime.call.Call`, as code below that sees it."""
 
     @property
-    def hook_type(self) -> str:
-        raise NotImplementedError
+    def hook_type(self) -> str: ...
 
     @property
-    def hook_name(self) -> str:
-        raise NotImplementedError
+    def hook_name(self) -> str: ...
 
     @property
     def api_id(self) -> str:
         """Empty where the gateway did not say."""
-        raise NotImplementedError
 
     @property
     def org_id(self) -> str:
         """As `api_id`."""
-        raise NotImplementedError
 
     @property
     def version(self) -> str:
         """Of the handlers, where a route chose one; empty: the default version."""
-        return ""
+
+    @property
+    def state(self) -> State: ...
+
+    @property
+    def app(self) -> App | None:
+        """Of the handler's folder, where that has one."""
 
 
 #: None outside of a call. Set in the thread or task that runs the handler.

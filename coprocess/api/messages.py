@@ -15,15 +15,6 @@ from coprocess.api.body import Body, body_bytes, dump_json
 from coprocess.api.cookies import parse_cookies
 from coprocess.api.http import Headers, MultiHeaders, Query, RawRequest
 
-if TYPE_CHECKING:
-    from coprocess.gateways.tyk.wire import (
-        AccessDefinition,
-        BasicAuthData,
-        JWTData,
-        MiniRequestObject,
-        Monitor,
-    )
-
 
 class Declares(type):
     """A class whose name is a decorator too: `Response` is what `@Response` handlers are passed.
@@ -82,11 +73,6 @@ class Request(Body):
         """Name to value, to read. What cannot be read as a cookie is left out."""
         return parse_cookies(self.headers.get("Cookie", ""))
 
-    @property
-    def object(self) -> MiniRequestObject:
-        """Tyk only: the protocol's own message."""
-        raise NotImplementedError("this gateway has no coprocess message")
-
 
 class Response(Body, metaclass=Declares):
     """The upstream's response on its way to the client; and `@Response`, the decorator of its handlers.
@@ -140,31 +126,6 @@ class Session:
     alias: str
     org_id: str
     is_inactive: bool
-
-    # The rest only Tyk has.
-    last_check: int
-    allowance: float
-    access_rights: MutableMapping[str, AccessDefinition]
-    oauth_client_id: str
-    oauth_keys: MutableMapping[str, str]
-    basic_auth_data: BasicAuthData
-    jwt_data: JWTData
-    hmac_enabled: bool
-    hmac_secret: str
-    apply_policy_id: str
-    data_expires: int
-    monitor: Monitor
-    enable_detailed_recording: bool
-    last_updated: str
-    #: Unix time, seconds, until which the gateway's ID extractor uses this session without asking again.
-    id_extractor_deadline: int
-    session_lifetime: int
-    apply_policies: MutableSequence[str]
-    certificate: str
-    max_query_depth: int
-    key_id: str
-    post_expiry_action: str
-    post_expiry_grace_period: int
 
     def allow(
         self,

@@ -24,15 +24,15 @@ from coprocess.desk.tyk.trial import ClientTls, GrpcDispatcher
 from coprocess.desk.tyk.trial.changes import changes
 from coprocess.error_text import format_error, is_not_ours
 from coprocess.errors import ConfigError, CoprocessError, HandlerFailed
-from coprocess.gateways.tyk.compat import ALIASES
 from coprocess.gateways.tyk.dispatcher import Dispatcher
+from coprocess.gateways.tyk.home import HOME
 from coprocess.gateways.tyk.wire import HookType, Object, SessionState
 from coprocess.loading import loader
 from coprocess.process.config import load_settings
 from coprocess.text import block, indented
 
 if TYPE_CHECKING:
-    from coprocess.gateways.tyk.call import RunnableCall
+    from coprocess.runtime.call import Call
 
 
 def call(
@@ -98,7 +98,7 @@ def call(
         reply = _over_grpc(address, payload, security)
     else:
         settings = load_settings({"handlers": handlers}, config)
-        loaded = loader.load(settings.folders, ALIASES)
+        loaded = loader.load(settings.folders, HOME)
         for problem in loaded.problems:
             typer.echo(f"not loaded: {indented(str(problem))}", err=True)
         opened = Dispatcher(loaded.table, full_reply=True).open_dispatch(payload)
@@ -199,7 +199,7 @@ def _surroundings(redis: str | None) -> Iterator[None]:
         yield
 
 
-def _in_process(opened: RunnableCall) -> bytes:
+def _in_process(opened: Call) -> bytes:
     import asyncio
 
     try:
@@ -213,7 +213,7 @@ def _in_process(opened: RunnableCall) -> bytes:
         raise
 
 
-async def _awaited(opened: RunnableCall) -> bytes:
+async def _awaited(opened: Call) -> bytes:
     return await opened.run_async()
 
 

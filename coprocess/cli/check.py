@@ -11,7 +11,7 @@ import typer
 from coprocess.api.moments import HookType
 from coprocess.cli.options import Config, Handlers
 from coprocess.desk.tyk.missing_modules import missing_module, remedy_for
-from coprocess.gateways.tyk.compat import ALIASES
+from coprocess.gateways.tyk.home import HOME
 from coprocess.loading import loader
 from coprocess.loading.hooks import Hook
 from coprocess.loading.loader import Loaded, Problem
@@ -24,10 +24,10 @@ def check(handlers: Handlers = None, config: Config = None) -> None:
     """Load the handlers, twice, as a reload does, and list them. Exit status 1 where anything is wrong."""
     settings = load_settings({"handlers": handlers}, config)
     routes = load_routes(config)
-    loaded = loader.load(settings.folders, ALIASES, routes)
+    loaded = loader.load(settings.folders, HOME, routes)
     # The second time in one process fails what is for the whole process. What it prints was seen before.
     with contextlib.redirect_stdout(io.StringIO()):
-        again = loader.load(settings.folders, ALIASES, routes)
+        again = loader.load(settings.folders, HOME, routes)
     lines = table_lines(loaded.table)
     for line in lines:
         typer.echo(line)

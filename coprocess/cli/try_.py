@@ -126,7 +126,7 @@ class _Attempt:
     def run(self) -> bool:
         """Whether the client got an answer below 500 and no hook failed."""
         from coprocess.desk.tyk.trial.output import captured_streams
-        from coprocess.gateways.tyk.compat import ALIASES
+        from coprocess.gateways.tyk.home import HOME
         from coprocess.loading import loader
 
         settings = load_settings({"handlers": self.handlers}, self.config)
@@ -134,7 +134,7 @@ class _Attempt:
         # Of a server elsewhere, the handlers are of interest only where they are named.
         if self.address is None or self.handlers:
             with redirect_stdout(sys.stderr):
-                loaded = loader.load(settings.folders, ALIASES)
+                loaded = loader.load(settings.folders, HOME)
         problems = [str(problem) for problem in loaded.problems] if loaded else []
         for problem in problems:
             typer.echo(f"not loaded: {indented(str(problem))}", err=True)

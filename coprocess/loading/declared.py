@@ -5,6 +5,7 @@ from __future__ import annotations
 from coprocess.api.declarations import Declaration
 from coprocess.api.functions import is_async
 from coprocess.api.moments import HookType
+from coprocess.loading.home import ANYWHERE, Home
 from coprocess.loading.hooks import Hook, Plan
 from coprocess.loading.lifecycle import Lifecycle
 from coprocess.loading.plan import native_plan
@@ -15,13 +16,14 @@ def hooks_of(
     bundle: frozenset[str] = frozenset(),
     version: str = "",
     lifecycle: Lifecycle | None = None,
+    home: Home = ANYWHERE,
 ) -> list[Hook]:
     """The hooks that a declaration makes, with what an App declares around them.
 
     Raises HandlerError, naming file, line and what was expected.
     """
     misfits = declaration.misfits
-    plans = {hook_type: _plan(declaration, hook_type, lifecycle) for hook_type in declaration.types}
+    plans = {hook_type: _plan(declaration, hook_type, lifecycle, home) for hook_type in declaration.types}
     hooks = [
         Hook(
             type=hook_type,
@@ -44,11 +46,10 @@ def hooks_of(
     return hooks if lifecycle is None else [lifecycle.around(hook) for hook in hooks]
 
 
-def _plan(declaration: Declaration, hook_type: HookType, lifecycle: Lifecycle | None) -> Plan:
+def _plan(declaration: Declaration, hook_type: HookType, lifecycle: Lifecycle | None, home: Home) -> Plan:
     function, source = declaration.function, declaration.source
     if declaration.plan is not None:
         plan: Plan = declaration.plan(function, hook_type, source)
         return plan
-    return native_plan(
-        function, hook_type, source, None if lifecycle is None else lifecycle.offered(hook_type)
-    )
+    resources = () if lifecycle is None else lifecycle.resources.all
+    return native_plan(function, hook_type, source, home, resources)

@@ -9,23 +9,11 @@ from types import MappingProxyType
 from typing import Any
 
 from coprocess.api.app import App
-from coprocess.api.context import CallContext
 from coprocess.api.declarations import Limits
 from coprocess.api.functions import Source
-from coprocess.api.messages import Reply
 from coprocess.api.moments import HookType
 from coprocess.errors import HandlerError, UnknownHook
 from coprocess.text import printable
-
-
-class Call(CallContext):
-    """One call of one hook, as a gateway's adapter presents it to a call plan."""
-
-    __slots__ = ()
-
-    def reply(self, reply: Reply) -> None:
-        """Take `reply` as this call's outcome."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)

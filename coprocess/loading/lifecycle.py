@@ -21,8 +21,9 @@ from coprocess.api.functions import Source, is_async
 from coprocess.api.messages import Reject, Reply
 from coprocess.api.moments import HookType
 from coprocess.errors import HandlerError, HandlerFailed
+from coprocess.loading.home import Home
 from coprocess.loading.hooks import Hook, Plan
-from coprocess.loading.plan import PARAMETERS, Passing, passing
+from coprocess.loading.plan import RESOURCES, Passing, offered_names, passing
 from coprocess.loading.resources import Resource, Resources, Spawn, in_order
 
 log = structlog.get_logger("coprocess")
@@ -32,8 +33,6 @@ Step = Callable[[Any], Any]
 #: Waits for an awaitable: on the loop that runs the call, or from the thread that does.
 Finish = Callable[[Awaitable[Any]], Coroutine[Any, Any, Any]]
 _Manager = AbstractContextManager[Any] | AbstractAsyncContextManager[Any]
-
-_RESOURCES = "resources."
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +69,9 @@ class Lifecycle:
     Raises HandlerError where something of it asks for what it cannot get.
     """
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: App, home: Home) -> None:
         self.app = app
+        self._home = home
         self.resources = Resources(app)
         self._spawn_on_loop: Spawn | None = None
 
@@ -89,16 +89,10 @@ class Lifecycle:
             raise RuntimeError("async code around a sync handler needs an event loop, and none runs")
         return self._spawn_on_loop(coroutine)
 
-    def offered(self, moment: HookType) -> dict[str, str]:
-        """What functions of that moment may ask for, and the attribute of the call that has it."""
-        return {name: name for name in PARAMETERS[moment]} | {
-            name: _RESOURCES + name for name in self.resources.all
-        }
-
     def around(self, hook: Hook) -> Hook:
         """`hook` with all that the App declares around it."""
         app, moment = self.app, hook.type
-        offered = self.offered(moment)
+        offered = offered_names(self._home, moment, hook.source, self.resources.all)
         for_after = offered if moment is HookType.Response else {**offered, "response": "outcome"}
         for_end = {**offered, "error": "error"}
         befores = self._parts(app.befores, moment, offered)
@@ -193,7 +187,7 @@ def _call(function: Callable[..., Any], passed: Passing) -> Step:
 
 
 def _resources(passed: Passing, offered: Mapping[str, str]) -> tuple[str, ...]:
-    return tuple(name for name in passed.names if offered[name].startswith(_RESOURCES))
+    return tuple(name for name in passed.names if offered[name].startswith(RESOURCES))
 
 
 def _handler(hook: Hook) -> Step:

@@ -11,7 +11,7 @@ import hashlib
 import os
 import re
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -24,6 +24,7 @@ from coprocess.error_text import format_error, text_of
 from coprocess.errors import HandlerError, LoadError
 from coprocess.loading import handler_modules, process_state
 from coprocess.loading.declared import hooks_of
+from coprocess.loading.home import Home
 from coprocess.loading.hooks import DuplicateHandler, Hook, HookTable
 from coprocess.loading.lifecycle import Lifecycle
 from coprocess.loading.manifest import MANIFEST as MANIFEST
@@ -103,20 +104,20 @@ class Loaded:
             scope.forget()
 
 
-def load(folders: Iterable[Path], aliases: Mapping[str, ModuleType], routes: Sequence[Route] = ()) -> Loaded:
+def load(folders: Iterable[Path], home: Home, routes: Sequence[Route] = ()) -> Loaded:
     """Load all handlers in `folders`, and those of `routes` beside them.
 
-    `aliases` are modules that handler code may import by those names. Raises LoadError where a folder does
+    `home` is the gateway that they are for. Raises LoadError where a folder does
     not exist; everything else is a problem of the result.
     """
     default = _existing(folders)
     of_routes = [(route, _existing(route.folders)) for route in routes]
     names = _Names()
-    loaded = _load(default, aliases, "", names)
+    loaded = _load(default, home, "", names)
     loaded.roots = [*default, *(folder for _, found in of_routes for folder in found)]
     if not routes:
         return loaded
-    versions = [(route, _load(found, aliases, route.name, names)) for route, found in of_routes]
+    versions = [(route, _load(found, home, route.name, names)) for route, found in of_routes]
     tables = [(route, version.table) for route, version in versions]
     together = replace(loaded, table=RoutedTable(loaded.table, tables))
     for route, version in versions:
@@ -172,17 +173,17 @@ class _Names:
         return name
 
 
-def _load(folders: Iterable[Path], aliases: Mapping[str, ModuleType], version: str, names: _Names) -> Loaded:
-    loading = _Loading(names, aliases, version)
+def _load(folders: Iterable[Path], home: Home, version: str, names: _Names) -> Loaded:
+    loading = _Loading(names, home, version)
     for folder in folders:
         loading.folder(folder)
     return loading.result()
 
 
 class _Loading:
-    def __init__(self, names: _Names, aliases: Mapping[str, ModuleType], version: str) -> None:
+    def __init__(self, names: _Names, home: Home, version: str) -> None:
         self._names = names
-        self._aliases = aliases
+        self._home = home
         self._version = version
         self._hooks: list[Hook] = []
         self._problems: list[Problem] = []
@@ -205,13 +206,13 @@ class _Loading:
     def _modules(self, folder: Path, bundle: frozenset[str], served: Path) -> None:
         paths = self._paths(folder)
         name = self._names.name(folder, self._version)
-        scope = ImportScope(name, search_folders(folder), self._aliases, served)
+        scope = ImportScope(name, search_folders(folder), self._home.aliases, served)
         self._scopes.append(scope)
         with collecting(f"{scope.package}.") as collected:
             for path in paths:
                 name = _module_name(path.relative_to(folder))
                 # Else it is a copy of what the driver offers, for tests or editors: nobody imports it here.
-                if name not in self._aliases:
+                if name not in self._home.aliases:
                     self._module(scope, path, name)
         scope.release_path()
         modules = scope.modules()
@@ -227,7 +228,8 @@ class _Loading:
             return
         for declaration in declarations:
             try:
-                self._hooks.extend(hooks_of(_outermost(declaration), bundle, self._version, lifecycle))
+                declaration = _outermost(declaration)
+                self._hooks += hooks_of(declaration, bundle, self._version, lifecycle, self._home)
             except HandlerError as error:
                 self._problems.append(Problem(declaration.source.path, str(error)))
 
@@ -264,7 +266,7 @@ class _Loading:
             raise HandlerError(
                 f"{apps[1].source}: a second App; the first is at {apps[0].source}. Expected: one in a folder"
             )
-        lifecycle = Lifecycle(apps[0])
+        lifecycle = Lifecycle(apps[0], self._home)
         self._lifecycles.append(lifecycle)
         return lifecycle
 

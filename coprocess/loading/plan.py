@@ -6,44 +6,43 @@ Everything is worked out when the handler is loaded; nothing is inspected while 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any
+from typing import Any, Protocol
 
 from coprocess.api.functions import Source, describe, signature, spelled
 from coprocess.api.messages import Event, Reply, Request, Response, Session
 from coprocess.api.moments import HookType
 from coprocess.errors import HandlerError, HandlerFailed
-from coprocess.loading.hooks import Call, Plan
+from coprocess.loading.home import Home
+from coprocess.loading.hooks import Plan
 
-_REQUEST_PARAMETERS = ("request", "session", "metadata", "spec", "state")
+#: Where a call has its open resources, as attributes.
+RESOURCES = "resources."
 
-#: What a native handler of each type may ask for, by parameter name.
-PARAMETERS: dict[HookType, tuple[str, ...]] = {
-    HookType.Pre: _REQUEST_PARAMETERS,
-    HookType.CustomKeyCheck: _REQUEST_PARAMETERS,
-    HookType.PostKeyAuth: _REQUEST_PARAMETERS,
-    HookType.Post: _REQUEST_PARAMETERS,
-    HookType.Response: ("response", *_REQUEST_PARAMETERS),
-    HookType.Event: ("event", "spec", "state"),
-}
+
+class TakesReply(Protocol):
+    """A call, as a plan sees it."""
+
+    def reply(self, reply: Reply) -> None:
+        """Take `reply` as the outcome."""
 
 
 def native_plan(
     function: Callable[..., Any],
     hook_type: HookType,
     source: Source,
-    offered: Mapping[str, str] | None = None,
+    home: Home,
+    resources: Iterable[str] = (),
 ) -> Plan:
     """The plan of a function whose parameters are filled by name.
 
-    `offered` is as for `passing`; default: what every hook of this type has. Raises HandlerError where the
-    function asks for what a hook of this type does not have.
+    Raises HandlerError where the function asks for what a hook of this type does not have at this gateway.
     """
     refuse_generator(function, source)
-    if offered is None:
-        offered = {name: name for name in PARAMETERS[hook_type]}
+    refuse_other_gateways(function, source, home)
+    offered = offered_names(home, hook_type, source, resources)
     passed = passing(function, source, offered, f"a {hook_type.name} hook")
     return Plan(
         arguments=passed.arguments,
@@ -51,6 +50,36 @@ def native_plan(
         function=passed.function,
         names=passed.names,
     )
+
+
+def offered_names(
+    home: Home, hook_type: HookType, source: Source, resources: Iterable[str] = ()
+) -> dict[str, str]:
+    """What functions of that type may ask for, and the attribute of the call that has it.
+
+    Raises HandlerError where the gateway has no hooks of the type.
+    """
+    parameters = home.parameters.get(hook_type)
+    if parameters is None:
+        there = ", ".join(each.name for each in home.parameters)
+        raise HandlerError(f"{source}: {home.name} has no {hook_type.name} hooks. Expected: one of {there}")
+    return {name: name for name in parameters} | {name: RESOURCES + name for name in resources}
+
+
+def refuse_other_gateways(function: Callable[..., Any], source: Source, home: Home) -> None:
+    """Raises HandlerError where `function` asks for a type that only another gateway has."""
+    try:
+        # Evaluated where they can be; what is imported for type checkers only says nothing here.
+        parameters = inspect.signature(function, eval_str=True).parameters
+    except Exception:  # noqa: BLE001 - annotations may be any code
+        return
+    for parameter in parameters.values():
+        gateway = getattr(parameter.annotation, "gateway", home.name)
+        if gateway != home.name:
+            raise HandlerError(
+                f"{source}: {describe(function)} asks for {gateway}'s {parameter.name}, and this is "
+                f"{home.name}. Expected: the type of that name in coprocess, which every gateway has"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +150,7 @@ def arguments_getter(names: list[str]) -> Callable[[Any], tuple[Any, ...]]:
     return attrgetter(*names)
 
 
-def _accept_native(call: Call, result: Any) -> None:
+def _accept_native(call: TakesReply, result: Any) -> None:
     if type(result) is Reply:
         call.reply(result)
         return

@@ -20,8 +20,8 @@ import structlog
 from coprocess.addresses import find_owner
 from coprocess.errors import LoadError
 from coprocess.gateways.tyk import wire
-from coprocess.gateways.tyk.compat import ALIASES
 from coprocess.gateways.tyk.dispatcher import Dispatcher
+from coprocess.gateways.tyk.home import HOME
 from coprocess.loading import foreign_patches, loader
 from coprocess.loading.hooks import HookTable
 from coprocess.loading.log_state import LogState
@@ -130,7 +130,7 @@ class App:
         service.replace_thread = engine.replace_thread
         reloader = Reloader(
             SettledLoad(
-                lambda: self._places.load(ALIASES),
+                lambda: self._places.load(HOME),
                 self._places.all_folders,
                 settings.settle_s,
                 lambda: self._stop,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 
 from coprocess.errors import LoadError
 from coprocess.loading import loader
+from coprocess.loading.home import Home
 from coprocess.process.config import CONFIG_FILE, DEFAULT_FOLDERS, Settings
 from coprocess.process.route_settings import load_routes
 
@@ -42,7 +41,7 @@ class Places:
         routes = load_routes(self._given_file, self._base)
         return [*self.folders(), *(folder for route in routes for folder in route.folders)]
 
-    def load(self, aliases: Mapping[str, ModuleType]) -> loader.Loaded:
+    def load(self, home: Home) -> loader.Loaded:
         """Load the folders, and those of the routes in the settings file as it is now.
 
         Raises LoadError where a folder does not exist, ConfigError where a route is wrong.
@@ -53,6 +52,6 @@ class Places:
             raise LoadError(
                 f"{gone[0]}: was there, and is gone. Expected: the folder, be it empty, or a restart"
             )
-        loaded = loader.load(folders, aliases, load_routes(self._given_file, self._base))
+        loaded = loader.load(folders, home, load_routes(self._given_file, self._base))
         self._known = folders
         return loaded

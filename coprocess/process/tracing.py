@@ -30,8 +30,9 @@ from opentelemetry.trace import (
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from coprocess.errors import CoprocessError, Status
-from coprocess.gateways.tyk.call import RunnableCall, TykCall
+from coprocess.gateways.tyk.call import TykCall
 from coprocess.process import logs, redaction
+from coprocess.runtime.call import Call
 from coprocess.transport.engine import Handler, Metadata, Rpc
 from coprocess.transport.trace_context import TRACEPARENT, TRACESTATE, trace_context_of
 
@@ -108,12 +109,12 @@ class TracedRpc(Rpc):
 
     # The spans.
 
-    def open_span(self, call: RunnableCall | None) -> Span:
+    def open_span(self, call: Call | None) -> Span:
         """The call's span. It is made when its hook is known, or, with None, when it ends without one."""
         with self._lock:
             return self._open(call)
 
-    def _open(self, call: RunnableCall | None) -> Span:
+    def _open(self, call: Call | None) -> Span:
         if self._span is None:
             attributes: dict[str, str] = {}
             name, kind = "local event", SpanKind.INTERNAL
@@ -133,7 +134,7 @@ class TracedRpc(Rpc):
             )
         return self._span
 
-    def _remote_parent(self, call: RunnableCall | None) -> Context:
+    def _remote_parent(self, call: Call | None) -> Context:
         entries = trace_context_of(self._inner.metadata())
         if not entries and isinstance(call, TykCall):
             # A gateway that does not trace passes on what its own client sent.
@@ -147,7 +148,7 @@ class TracedRpc(Rpc):
             carrier.setdefault(name, []).append(value)
         return _propagator.extract(carrier, _NOWHERE) if carrier else _NOWHERE
 
-    def begin_handler(self, call: RunnableCall, waited_s: float) -> Context:
+    def begin_handler(self, call: Call, waited_s: float) -> Context:
         """Start the handler's span; the context in which the handler is to run."""
         with self._lock:
             parent = self._open(call)
@@ -221,12 +222,12 @@ class CallTracing:
         """The same for an event that runs apart from its caller, within whose span it belongs."""
         return TracedRpc(rpc, self._tracer, otel_context.get_current())
 
-    def know_hook(self, rpc: Rpc, call: RunnableCall) -> None:
+    def know_hook(self, rpc: Rpc, call: Call) -> None:
         """Tell the hook of a call that may never run."""
         cast("TracedRpc", rpc).open_span(call)
 
     def run(self, waiting: Waiting) -> bytes:
-        """`RunnableCall.run` within the handler's span."""
+        """`Call.run` within the handler's span."""
         with self._handling(waiting):
             return waiting.call.run()
 

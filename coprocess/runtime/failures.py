@@ -11,7 +11,6 @@ import structlog
 
 from coprocess.error_text import format_error, is_not_ours, name_of, text_of
 from coprocess.errors import CoprocessError, HandlerFailed, Overloaded, ShuttingDown, TimedOut
-from coprocess.gateways.tyk.call import TykCall
 from coprocess.runtime.hook_state import Waiting, label_of
 from coprocess.text import printable
 
@@ -100,23 +99,24 @@ class Failures:
         if self.tracing is not None:
             self.tracing.failed(waiting.rpc, error)
         call = waiting.call
-        if isinstance(call, TykCall):
-            try:
-                if waiting.state.on_error == "open":
-                    waiting.rpc.respond(call.unchanged())
-                    return
-                if self._status is not None:
-                    waiting.rpc.respond(call.refused(self._status, "Service unavailable", self._headers))
-                    return
-            except HandlerFailed as unusable:
-                # What came could not be a reply, either.
-                self._limited_log.write(
-                    "warning",
-                    ("uncovered", label_of(waiting.state.hook)),
-                    "a failure could not be covered",
-                    reason=safe_text(unusable),
-                    **self._tags(waiting),
-                )
+        answer: bytes | None = None
+        try:
+            if waiting.state.on_error == "open":
+                answer = call.unchanged()
+            elif self._status is not None:
+                answer = call.refused(self._status, "Service unavailable", self._headers)
+        except HandlerFailed as unusable:
+            # What came could not be a reply, either.
+            self._limited_log.write(
+                "warning",
+                ("uncovered", label_of(waiting.state.hook)),
+                "a failure could not be covered",
+                reason=safe_text(unusable),
+                **self._tags(waiting),
+            )
+        if answer is not None:
+            waiting.rpc.respond(answer)
+            return
         waiting.rpc.fail(error.status, safe_text(error))
 
     def _log_error(

@@ -14,7 +14,7 @@ from coprocess.loading.hooks import Hook
 if TYPE_CHECKING:
     import asyncio
 
-    from coprocess.gateways.tyk.call import RunnableCall
+    from coprocess.runtime.call import Call
     from coprocess.runtime.loop import LoopThread
     from coprocess.transport.engine import Rpc
 
@@ -114,7 +114,7 @@ def add_up(counted: Iterable[tuple[CallLabel, HookCounts]]) -> dict[CallLabel, H
 class Waiting:
     """A call that is admitted, or waits to be."""
 
-    call: RunnableCall
+    call: Call
     rpc: Rpc
     state: HookState
     #: time.monotonic() when it came.

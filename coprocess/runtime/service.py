@@ -12,21 +12,17 @@ import time
 from collections.abc import Callable
 from contextvars import Context
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import structlog
 
 from coprocess.api import context
 from coprocess.errors import CoprocessError, HandlerFailed, Overloaded, ShuttingDown, Status
-from coprocess.gateways.tyk.call import RunnableCall
-from coprocess.gateways.tyk.dispatcher import Dispatcher
-from coprocess.gateways.tyk.event import local_event_payload, parse_event
-from coprocess.gateways.tyk.wire import DISPATCH
 from coprocess.loading.hooks import Hook, HookTable
 from coprocess.process import logs
 from coprocess.runtime.async_calls import AsyncCalls
 from coprocess.runtime.failures import Failures, safe_text
+from coprocess.runtime.gateway import Gateway
 from coprocess.runtime.hook_state import (
     ApiLabels,
     CallLabel,
@@ -67,8 +63,9 @@ class ServiceOptions:
 class Service:
     """Takes calls from an engine (`handle`). `replace_thread` is the engine's, for handlers that hang."""
 
-    def __init__(self, dispatcher: Dispatcher, options: ServiceOptions) -> None:
-        self.dispatcher = dispatcher
+    def __init__(self, gateway: Gateway, options: ServiceOptions) -> None:
+        self.gateway = gateway
+        self._openers = gateway.methods
         self.options = options
         self.replace_thread: Callable[[int], bool] = lambda thread_id: False
         # For what callers can cause by the thousand.
@@ -107,7 +104,7 @@ class Service:
 
     def longest_limit_s(self) -> float:
         """How long a handler may run, at most."""
-        own = [hook.limits.timeout_s for hook in self.dispatcher.table if hook.limits.timeout_s is not None]
+        own = [hook.limits.timeout_s for hook in self.gateway.table if hook.limits.timeout_s is not None]
         return max([self.options.timeout_s, *own])
 
     # What the engine calls.
@@ -118,12 +115,7 @@ class Service:
         try:
             if self._draining:
                 raise ShuttingDown("the service is shutting down")
-            dispatcher = self.dispatcher
-            call: RunnableCall = (
-                dispatcher.open_dispatch(rpc.payload)
-                if rpc.method == DISPATCH
-                else dispatcher.open_event(rpc.payload)
-            )
+            call = self._openers[rpc.method](rpc.payload)
         except CoprocessError as error:
             self._failures.refuse(rpc, error)
             return
@@ -252,12 +244,8 @@ class Service:
     def trigger_event(self, name: str, payload: str) -> None:
         """Run the `@Event` function `name`, apart from the caller. What goes wrong is logged."""
         caller = context.current_call.get()
-        spec = {"APIID": caller.api_id, "OrgID": caller.org_id} if caller is not None else {}
-        text = local_event_payload(name, payload, spec, datetime.now(UTC))
         try:
-            # A version's events are for its own handlers.
-            version = caller.version if caller is not None else None
-            call = self.dispatcher.open_parsed_event(parse_event(text), version)
+            call = self.gateway.open_local_event(name, payload, caller)
         except CoprocessError as error:
             reason = safe_text(error)
             log.error("an event was triggered that no handler takes", triggered=name, reason=reason)
@@ -285,7 +273,7 @@ class Service:
 
     def use(self, table: HookTable) -> None:
         """Swap the handlers. Calls that run, or wait, end on those they came for."""
-        self.dispatcher.table = table
+        self.gateway.table = table
         self.drop_idle_states()
 
     def drop_idle_states(self) -> None:
@@ -293,7 +281,7 @@ class Service:
 
         To be repeated after a swap, until the old hooks are gone: their last calls end, and may begin, later.
         """
-        table = set(self.dispatcher.table)
+        table = set(self.gateway.table)
         with self._states_lock:
             for hook in set(self._states) - table:
                 state = self._states[hook]

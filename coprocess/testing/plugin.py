@@ -75,7 +75,7 @@ def store(_coprocess_store: Store) -> Store:
 
 @pytest.fixture
 def _coprocess_handlers(request: pytest.FixtureRequest) -> Iterator[Loaded]:
-    from coprocess.gateways.tyk.compat import ALIASES
+    from coprocess.gateways.tyk.home import HOME
     from coprocess.loading import loader
 
     folders = _folders(request)
@@ -86,7 +86,7 @@ def _coprocess_handlers(request: pytest.FixtureRequest) -> Iterator[Loaded]:
             pytrace=False,
         )
     try:
-        loaded = loader.load(folders, ALIASES)
+        loaded = loader.load(folders, HOME)
     except CoprocessError as error:
         pytest.fail(str(error), pytrace=False)
     if loaded.problems:

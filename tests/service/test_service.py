@@ -32,7 +32,7 @@ def test_safe_text(text: str) -> None:
 
 def test_a_message_that_cannot_be_opened_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(hook_table(HookType.Pre, lambda: None)) as server:
-        monkeypatch.setattr(server.service.dispatcher, "table", None)
+        monkeypatch.setattr(server.service.gateway, "table", None)
         code, text = fails(lambda: server.client.dispatch(make_object()))
         assert (code, text) == (grpc.StatusCode.INTERNAL, "internal error: AttributeError")
         monkeypatch.undo()

@@ -19,7 +19,7 @@ from coprocess.desk.tyk.bundle import (
     zip_bytes,
 )
 from coprocess.errors import LoadError
-from coprocess.gateways.tyk.compat import ALIASES
+from coprocess.gateways.tyk.home import HOME
 from coprocess.loading import loader
 from coprocess.loading.hooks import Hook
 from coprocess.loading.loader import MANIFEST
@@ -82,7 +82,7 @@ def hooks_of_folder(folder: Path) -> dict[str, Any]:
 
     Raises LoadError where one cannot be loaded, BundleError where the handlers leave open what to call.
     """
-    loaded = loader.load([folder], ALIASES)
+    loaded = loader.load([folder], HOME)
     try:
         if loaded.problems:
             raise LoadError("\n".join(map(str, loaded.problems)))

@@ -9,13 +9,13 @@ import json
 import sys
 from pathlib import Path
 
-from coprocess.gateways.tyk.compat import ALIASES
+from coprocess.gateways.tyk.home import HOME
 from coprocess.loading import loader
 
 
 def main(folder: str, output: str) -> None:
     """Write to `output`: {"hooks": […], "problems": […]}."""
-    loaded = loader.load([Path(folder)], ALIASES)
+    loaded = loader.load([Path(folder)], HOME)
     content = {
         "hooks": [
             {

@@ -2,139 +2,33 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from coprocess.api.app import App
-from coprocess.api.context import current_call
 from coprocess.api.http import MultiHeaders
 from coprocess.api.messages import Reject, Reply
 from coprocess.api.moments import HookType
-from coprocess.api.state import State
-from coprocess.error_text import name_of, text_of
 from coprocess.errors import BadBody, HandlerFailed
 from coprocess.gateways.tyk import guard
 from coprocess.gateways.tyk.request import TykRequest
 from coprocess.gateways.tyk.response import TykResponse, set_body
 from coprocess.gateways.tyk.session import TextMap, TykSession, TykSpec
 from coprocess.gateways.tyk.wire import EventReply, Object
-from coprocess.loading.hooks import Call, Hook
+from coprocess.loading.hooks import Hook
+from coprocess.runtime.call import Call
 
 if TYPE_CHECKING:
     from coprocess.gateways.tyk.event import TykEvent
 
 
-class RunnableCall(Call):
-    """What the dispatcher opens and an executor runs: with `run` where the hook is sync, else `run_async`.
-
-    Both give the reply, serialized, and raise HandlerFailed where the handler fails; its cause is what
-    the handler raised.
-    """
-
-    __slots__ = ("_state", "error", "hook", "outcome", "resources")
-
-    hook: Hook
-    _state: State
-    #: For code that an App puts around handlers (`loading.lifecycle`): set while that runs.
-    resources: Any
-    outcome: Any
-    error: BaseException | None
-
-    @property
-    def state(self) -> State:
-        """What the code of this call shares."""
-        try:
-            return self._state
-        except AttributeError:
-            self._state = State()
-            return self._state
-
-    @property
-    def app(self) -> App | None:
-        return self.hook.app
-
-    def run(self) -> bytes:
-        token = current_call.set(self)
-        try:
-            hook = self.hook
-            try:
-                result = hook.function(*hook.plan.arguments(self))
-                if result is not None:
-                    hook.plan.accept(self, result)
-            except Reject as reject:
-                self.reject(reject)
-            except BadBody as error:
-                self.refuse_body(error)
-            return self.finish()
-        except BaseException as error:
-            # SystemExit and KeyboardInterrupt of a handler too: they end its call, not the service.
-            raise self._failure(error) from error
-        finally:
-            current_call.reset(token)
-
-    async def run_async(self) -> bytes:
-        token = current_call.set(self)
-        try:
-            hook = self.hook
-            try:
-                result = hook.function(*hook.plan.arguments(self))
-                if hasattr(result, "__await__"):
-                    result = await result
-                if result is not None:
-                    hook.plan.accept(self, result)
-            except Reject as reject:
-                self.reject(reject)
-            except BadBody as error:
-                self.refuse_body(error)
-            return self.finish()
-        except asyncio.CancelledError as error:
-            # Of somebody who ended this task, or of the handler's own making: that fails like any other.
-            if (task := asyncio.current_task()) is not None and task.cancelling():
-                raise
-            raise self._failure(error) from error
-        except BaseException as error:
-            raise self._failure(error) from error
-        finally:
-            current_call.reset(token)
-
-    def _failure(self, error: BaseException) -> HandlerFailed:
-        what = text_of(error) if isinstance(error, HandlerFailed) else f"raised {name_of(error)}"
-        return HandlerFailed(f'{self.hook_type} hook "{self.hook_name}" {what}')
-
-    @property
-    def hook_type(self) -> str:
-        return self.hook.type.name
-
-    @property
-    def hook_name(self) -> str:
-        return self.hook.name
-
-    @property
-    def version(self) -> str:
-        return self.hook.version
-
-    def reject(self, reject: Reject) -> None:
-        """Take a rejection as the outcome."""
-        raise NotImplementedError
-
-    def refuse_body(self, error: BadBody) -> None:
-        """Take a body that the handler could not read as the outcome; or raise `error`, as a failure."""
-        raise error
-
-    def finish(self) -> bytes:
-        """The reply, as the outcome has it so far."""
-        raise NotImplementedError
-
-
-class TykCall(RunnableCall):
+class TykCall(Call):
     """A Dispatch. Its attributes are what handlers may ask for."""
 
     __slots__ = ("_full_reply", "_request", "_response", "_session", "message", "passed_raw", "payload")
 
     def __init__(self, hook: Hook, message: Object, payload: bytes, *, full_reply: bool) -> None:
-        self.hook = hook
+        super().__init__(hook)
         self.message = message
         #: What came, for comparison with what a handler left.
         self.payload = payload
@@ -253,13 +147,13 @@ class TykCall(RunnableCall):
         return call.finish()
 
 
-class TykEventCall(RunnableCall):
+class TykEventCall(Call):
     """A DispatchEvent. Nothing is read back from it."""
 
     __slots__ = ("event",)
 
     def __init__(self, hook: Hook, event: TykEvent) -> None:
-        self.hook = hook
+        super().__init__(hook)
         self.event = event
 
     @property

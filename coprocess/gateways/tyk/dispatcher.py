@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 
 from google.protobuf.message import DecodeError
 
+from coprocess.api.context import CallContext
 from coprocess.api.moments import HookType
 from coprocess.errors import BadMessage, UnknownHook
 from coprocess.gateways.tyk.call import TykCall, TykEventCall
-from coprocess.gateways.tyk.event import TykEvent, parse_event
+from coprocess.gateways.tyk.event import TykEvent, local_event_payload, parse_event
 from coprocess.gateways.tyk.header_limit import HeaderLimit
 from coprocess.gateways.tyk.wire import DISPATCH, DISPATCH_EVENT, Event, Object
 from coprocess.loading.hooks import NO_HEADERS, Hook, HookTable
+from coprocess.runtime.gateway import Gateway, Opener
 
 
-class Dispatcher:
+class Dispatcher(Gateway):
     """Opens calls on the handlers of `table`.
 
-    Assigning `table` is a reload: calls that are open end on the table they were opened on.
     `full_reply` sends back all that came, and not only what the gateway reads.
     """
 
+    name = "tyk"
     #: The protocol's methods.
     METHODS = (DISPATCH, DISPATCH_EVENT)
 
@@ -29,6 +32,10 @@ class Dispatcher:
         self.table = table
         self._full_reply = full_reply
         self._header_limit = HeaderLimit(max_headers)
+
+    @property
+    def methods(self) -> Mapping[str, Opener]:
+        return {DISPATCH: self.open_dispatch, DISPATCH_EVENT: self.open_event}
 
     def open_dispatch(self, payload: bytes) -> TykCall:
         """The call that a serialized Object asks for.
@@ -62,6 +69,12 @@ class Dispatcher:
         """The call of the handler that `event` is for; of that version, where `version` is not None."""
         hook = _choose(self.table, HookType.Event, event.handler, event.spec_texts, version=version)
         return TykEventCall(hook, event)
+
+    def open_local_event(self, name: str, payload: str, caller: CallContext | None) -> TykEventCall:
+        spec = {"APIID": caller.api_id, "OrgID": caller.org_id} if caller is not None else {}
+        text = local_event_payload(name, payload, spec, datetime.now(UTC))
+        # A version's events are for its own handlers.
+        return self.open_parsed_event(parse_event(text), None if caller is None else caller.version)
 
 
 _EVENT = int(HookType.Event)

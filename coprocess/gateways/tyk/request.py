@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import parse_qsl
 
 from multidict import MultiDict
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 class TykRequest(Request):
     """A view: it holds no data of its own but the query, parsed when it is first asked for."""
+
+    gateway: ClassVar[str] = "tyk"
 
     __slots__ = ("_has_new_body", "_headers", "_message", "_query", "_url_that_came", "was_edited_raw")
 

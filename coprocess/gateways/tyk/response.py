@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from coprocess.api.body import OF_THE_BYTES
 from coprocess.api.http import Headers, canonical_name, header_name, header_value
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 class TykResponse(Response):
     """A view of the message. Its headers keep both of the message's forms in step."""
+
+    gateway: ClassVar[str] = "tyk"
 
     __slots__ = ("_has_new_body", "_headers", "_message", "was_edited_raw")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, MutableSequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from coprocess.api.messages import Session, Spec
 from coprocess.errors import BadMessage
@@ -13,13 +13,40 @@ from coprocess.expected import expect_int, expect_text, wrong_type
 from coprocess.gateways.tyk.wire import SessionState
 
 if TYPE_CHECKING:
-    from coprocess.gateways.tyk.wire import Object
+    from coprocess.gateways.tyk.wire import AccessDefinition, BasicAuthData, JWTData, Monitor, Object
 
 
 class TykSession(Session):
     """A view of the Object's session: absent until something is set."""
 
-    __slots__ = ("_message", "_session")
+    gateway: ClassVar[str] = "tyk"
+
+    if not TYPE_CHECKING:  # As for Session.
+        __slots__ = ("_message", "_session")
+
+    last_check: int
+    allowance: float
+    access_rights: MutableMapping[str, AccessDefinition]
+    oauth_client_id: str
+    oauth_keys: MutableMapping[str, str]
+    basic_auth_data: BasicAuthData
+    jwt_data: JWTData
+    hmac_enabled: bool
+    hmac_secret: str
+    apply_policy_id: str
+    data_expires: int
+    monitor: Monitor
+    enable_detailed_recording: bool
+    last_updated: str
+    #: Unix time, seconds, until which the gateway's ID extractor uses this session without asking again.
+    id_extractor_deadline: int
+    session_lifetime: int
+    apply_policies: MutableSequence[str]
+    certificate: str
+    max_query_depth: int
+    key_id: str
+    post_expiry_action: str
+    post_expiry_grace_period: int
 
     def __init__(self, message: Object) -> None:
         self._message = message
@@ -225,6 +252,8 @@ class TextList(MutableSequence[str]):
 
 class TykSpec(Spec):
     """The Object's spec, or an event's."""
+
+    gateway: ClassVar[str] = "tyk"
 
     __slots__ = ("_spec",)
 

@@ -12,7 +12,7 @@ from coprocess.desk.tyk.doctor.api import Api, HookUse, manifest_hooks, read_api
 from coprocess.desk.tyk.doctor.document import Document, parse_document, read_document
 from coprocess.desk.tyk.doctor.findings import Finding, Severity
 from coprocess.errors import ConfigError
-from coprocess.gateways.tyk.compat import ALIASES
+from coprocess.gateways.tyk.home import HOME
 from coprocess.loading import loader
 from coprocess.loading.loader import MANIFEST, Loaded
 from coprocess.process.config import Settings
@@ -87,7 +87,7 @@ def read_project(
         known = any(path.resolve().is_relative_to(folder.resolve()) for folder in folders)
         if path.is_dir() and not known and loader.module_paths(path):
             folders.append(path)
-    project = Project(settings, loader.load(folders, ALIASES), findings=findings, bundles=manifests)
+    project = Project(settings, loader.load(folders, HOME), findings=findings, bundles=manifests)
     if conf is not None:
         project.conf = _object(read_document(_existing(conf), _CONF_NOT_LOADED), project, _CONF_NOT_LOADED)
     for path in apis:

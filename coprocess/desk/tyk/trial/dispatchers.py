@@ -18,11 +18,12 @@ from coprocess.desk.tyk.trial import debugging
 from coprocess.desk.tyk.trial.output import collecting_output
 from coprocess.desk.tyk.trial.tls import ClientTls
 from coprocess.errors import CoprocessError, HandlerFailed, TimedOut
-from coprocess.gateways.tyk.call import RunnableCall, TykCall
+from coprocess.gateways.tyk.call import TykCall
 from coprocess.gateways.tyk.dispatcher import Dispatcher
 from coprocess.gateways.tyk.event import TykEvent, local_event_payload, parse_event
 from coprocess.gateways.tyk.wire import DISPATCH, DISPATCH_EVENT, Event, Object
 from coprocess.loading.hooks import Hook, HookTable
+from coprocess.runtime.call import Call
 
 if TYPE_CHECKING:
     import grpc
@@ -155,7 +156,7 @@ class InProcessDispatcher:
             if not is_local:
                 raise _rpc_error(error) from error
 
-    def _run(self, call: RunnableCall, run: HandlerRun) -> bytes:
+    def _run(self, call: Call, run: HandlerRun) -> bytes:
         run.hook = call.hook
         limit_s = call.hook.limits.timeout_s or self._timeout_s
         started = time.perf_counter()
@@ -175,11 +176,11 @@ class InProcessDispatcher:
             raise TimedOut(f'{call.hook_type} hook "{call.hook_name}" took longer than {limit_s:g} s')
         return reply
 
-    def _run_apart(self, call: RunnableCall, run: HandlerRun, limit_s: float) -> bytes:
+    def _run_apart(self, call: Call, run: HandlerRun, limit_s: float) -> bytes:
         with collecting_output() as run.output:
             return self._run_on_loop(call, limit_s) if call.hook.is_async else call.run()
 
-    def _run_on_loop(self, call: RunnableCall, limit_s: float) -> bytes:
+    def _run_on_loop(self, call: Call, limit_s: float) -> bytes:
         if self._loop is None:
             loop = self._loop = asyncio.new_event_loop()
             self._thread = threading.Thread(target=loop.run_forever, name="async-handlers", daemon=True)

@@ -1,0 +1,142 @@
+"""One call of a handler: what every gateway's calls have, and how the handler runs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any
+
+from coprocess.api.app import App
+from coprocess.api.context import current_call
+from coprocess.api.messages import Reject, Reply
+from coprocess.api.state import State
+from coprocess.error_text import name_of, text_of
+from coprocess.errors import BadBody, HandlerFailed
+from coprocess.loading.hooks import Hook
+
+
+class Call:
+    """What the dispatcher opens and an executor runs: with `run` where the hook is sync, else `run_async`.
+
+    Both give the reply, serialized, and raise HandlerFailed where the handler fails; its cause is what
+    the handler raised.
+    """
+
+    __slots__ = ("_state", "error", "hook", "outcome", "resources")
+
+    hook: Hook
+    _state: State
+    #: For code that an App puts around handlers (`loading.lifecycle`): set while that runs.
+    resources: Any
+    outcome: Any
+    error: BaseException | None
+
+    @property
+    def state(self) -> State:
+        """What the code of this call shares."""
+        try:
+            return self._state
+        except AttributeError:
+            self._state = State()
+            return self._state
+
+    @property
+    def app(self) -> App | None:
+        return self.hook.app
+
+    def __init__(self, hook: Hook) -> None:
+        self.hook = hook
+
+    def run(self) -> bytes:
+        token = current_call.set(self)
+        try:
+            hook = self.hook
+            try:
+                result = hook.function(*hook.plan.arguments(self))
+                if result is not None:
+                    hook.plan.accept(self, result)
+            except Reject as reject:
+                self.reject(reject)
+            except BadBody as error:
+                self.refuse_body(error)
+            return self.finish()
+        except BaseException as error:
+            # SystemExit and KeyboardInterrupt of a handler too: they end its call, not the service.
+            raise self._failure(error) from error
+        finally:
+            current_call.reset(token)
+
+    async def run_async(self) -> bytes:
+        token = current_call.set(self)
+        try:
+            hook = self.hook
+            try:
+                result = hook.function(*hook.plan.arguments(self))
+                if hasattr(result, "__await__"):
+                    result = await result
+                if result is not None:
+                    hook.plan.accept(self, result)
+            except Reject as reject:
+                self.reject(reject)
+            except BadBody as error:
+                self.refuse_body(error)
+            return self.finish()
+        except asyncio.CancelledError as error:
+            # Of somebody who ended this task, or of the handler's own making: that fails like any other.
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise
+            raise self._failure(error) from error
+        except BaseException as error:
+            raise self._failure(error) from error
+        finally:
+            current_call.reset(token)
+
+    def _failure(self, error: BaseException) -> HandlerFailed:
+        what = text_of(error) if isinstance(error, HandlerFailed) else f"raised {name_of(error)}"
+        return HandlerFailed(f'{self.hook_type} hook "{self.hook_name}" {what}')
+
+    @property
+    def hook_type(self) -> str:
+        return self.hook.type.name
+
+    @property
+    def hook_name(self) -> str:
+        return self.hook.name
+
+    @property
+    def version(self) -> str:
+        return self.hook.version
+
+    def reject(self, reject: Reject) -> None:
+        """Take a rejection as the outcome."""
+        raise NotImplementedError
+
+    def refuse_body(self, error: BadBody) -> None:
+        """Take a body that the handler could not read as the outcome; or raise `error`, as a failure."""
+        raise error
+
+    def finish(self) -> bytes:
+        """The reply, as the outcome has it so far."""
+        raise NotImplementedError
+
+    @property
+    def api_id(self) -> str:
+        """Empty where the gateway did not say."""
+        raise NotImplementedError
+
+    @property
+    def org_id(self) -> str:
+        """As `api_id`."""
+        raise NotImplementedError
+
+    def reply(self, reply: Reply) -> None:
+        """Take `reply` as the outcome."""
+        raise NotImplementedError
+
+    def unchanged(self) -> bytes | None:
+        """The answer that changes nothing, whatever the handler did; None where this call has none."""
+        return None
+
+    def refused(self, status: int, message: str, headers: Iterable[tuple[str, str]] = ()) -> bytes | None:
+        """The answer that refuses the request, whatever the handler did; None where this call has none."""
+        return None
