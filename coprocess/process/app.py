@@ -457,10 +457,12 @@ def engine_options(settings: Settings) -> EngineOptions:
     add_services: Callable[[grpc.Server], None] | None = None
     bidi_methods: dict[str, BidiHandler] = {}
     if settings.reflection:
-        from coprocess.transport.reflection import REFLECT, add_reflection, reflect
+        from coprocess.transport.reflection import REFLECT, Reflection
 
-        add_services = add_reflection
-        bidi_methods[REFLECT] = reflect()
+        files = [module.DESCRIPTOR.serialized_pb for module in wire.MODULES.values()]
+        reflection = Reflection([wire.SERVICE], files)
+        add_services = reflection.add_to
+        bidi_methods[REFLECT] = reflection.begin
     return EngineOptions(
         methods=(*Dispatcher.METHODS, *Health.METHODS),
         streaming_methods=Health.STREAMING_METHODS,

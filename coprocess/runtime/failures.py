@@ -15,8 +15,8 @@ from coprocess.runtime.hook_state import Waiting, label_of
 from coprocess.text import printable
 
 if TYPE_CHECKING:
-    from coprocess.process.tracing import CallTracing
     from coprocess.runtime.log_limit import LimitedLog
+    from coprocess.runtime.tracing import CallTracing
     from coprocess.transport.engine import Rpc
 
 log = structlog.get_logger("coprocess")

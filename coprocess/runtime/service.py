@@ -39,7 +39,7 @@ from coprocess.transport.engine import Rpc
 from coprocess.transport.workers import WorkerThreads, start_missing
 
 if TYPE_CHECKING:
-    from coprocess.process.tracing import CallTracing
+    from coprocess.runtime.tracing import CallTracing
 
 log = structlog.get_logger("coprocess")
 

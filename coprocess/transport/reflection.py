@@ -1,13 +1,13 @@
-"""Server reflection, for tools such as grpcurl: grpcio's service, also on engines that are not grpcio's."""
+"""Server reflection, for tools such as grpcurl."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, cast
 
 from coprocess.errors import Status
-from coprocess.gateways.tyk import wire
 from coprocess.transport import health
-from coprocess.transport.engine import BidiHandler, BidiRpc
+from coprocess.transport.engine import BidiRpc
 
 if TYPE_CHECKING:
     import grpc
@@ -16,49 +16,51 @@ if TYPE_CHECKING:
 REFLECT = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 
 
-def add_reflection(server: grpc.Server) -> None:
-    """Let clients ask `server` for the services and messages of this program."""
-    from grpc_reflection.v1alpha import reflection
+class Reflection:
+    """Lets clients ask for services and their messages."""
 
-    reflection.enable_server_reflection(_names(), server, pool=_pool())
+    def __init__(self, services: Iterable[str], files: Sequence[bytes]) -> None:
+        """`files` are serialized FileDescriptorProtos, each after those that it imports."""
+        from grpc_reflection.v1alpha import reflection
 
+        self._names = (*services, health.SERVICE, REFLECT.split("/")[1])
+        self._pool = _pool(files)
+        self._servicer = reflection.ReflectionServicer(self._names, pool=self._pool)
 
-def reflect() -> BidiHandler:
-    """The same as a method of an engine that serves such methods."""
-    from google.protobuf.message import DecodeError
-    from grpc_reflection.v1alpha import reflection, reflection_pb2
+    def add_to(self, server: grpc.Server) -> None:
+        """Serve it by a grpcio server."""
+        from grpc_reflection.v1alpha import reflection
 
-    servicer = reflection.ReflectionServicer(_names(), pool=_pool())
+        reflection.enable_server_reflection(self._names, server, pool=self._pool)
 
-    no_context = cast("grpc.ServicerContext", None)  # It has no use for one.
+    def begin(self, rpc: BidiRpc) -> None:
+        """Serve one call of REFLECT: a BidiHandler."""
+        from google.protobuf.message import DecodeError
+        from grpc_reflection.v1alpha import reflection_pb2
 
-    def begin(rpc: BidiRpc) -> None:
+        no_context = cast("grpc.ServicerContext", None)  # The servicer has no use for one.
+
         def answer(message: bytes) -> None:
             try:
                 request = reflection_pb2.ServerReflectionRequest.FromString(message)
             except DecodeError:
                 rpc.end(Status.INVALID_ARGUMENT, "not a ServerReflectionRequest")
                 return
-            for reply in servicer.ServerReflectionInfo(iter([request]), no_context):
+            for reply in self._servicer.ServerReflectionInfo(iter([request]), no_context):
                 if not rpc.send(reply.SerializeToString()):
                     rpc.end(Status.RESOURCE_EXHAUSTED, "the replies are not read")
 
         rpc.on_message = answer
 
-    return begin
 
-
-def _names() -> tuple[str, ...]:
-    return wire.SERVICE, health.SERVICE, REFLECT.split("/")[1]
-
-
-def _pool() -> descriptor_pool.DescriptorPool:
-    """A pool that has all: the protocol's messages lie in one pool, those of the libraries in another."""
+def _pool(files: Sequence[bytes]) -> descriptor_pool.DescriptorPool:
+    """A pool that has all: the gateway's messages lie in one pool, those of the libraries in another."""
     from google.protobuf import descriptor_pool
     from grpc_health.v1 import health_pb2
     from grpc_reflection.v1alpha import reflection_pb2
 
     pool = descriptor_pool.DescriptorPool()
-    for module in (*wire.MODULES.values(), health_pb2, reflection_pb2):
-        pool.AddSerializedFile(module.DESCRIPTOR.serialized_pb)
+    libraries = [module.DESCRIPTOR.serialized_pb for module in (health_pb2, reflection_pb2)]
+    for file in (*files, *libraries):
+        pool.AddSerializedFile(file)
     return pool

@@ -1,0 +1,34 @@
+"""What the runner tells of its calls to whoever traces them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from coprocess.errors import CoprocessError
+from coprocess.transport.engine import Rpc
+
+if TYPE_CHECKING:
+    from coprocess.runtime.call import Call
+    from coprocess.runtime.hook_state import Waiting
+
+
+class CallTracing(Protocol):
+    """Follows calls. Each `rpc` it is passed is one that it gave itself."""
+
+    def local_event(self, rpc: Rpc) -> Rpc:
+        """An event begins that runs apart from the call that triggered it."""
+
+    def know_hook(self, rpc: Rpc, call: Call) -> None:
+        """The hook of a call is known, which may never run."""
+
+    def run(self, waiting: Waiting) -> bytes:
+        """`Call.run`, as a part of its trace."""
+
+    async def run_async(self, waiting: Waiting) -> bytes:
+        """`Call.run_async`, as a part of its trace."""
+
+    def failed(self, rpc: Rpc, error: CoprocessError) -> None:
+        """A call has failed: also where its client will be answered as if it had not."""
+
+    def ids(self, rpc: Rpc) -> dict[str, str]:
+        """What a log line about the call tells of its trace."""
