@@ -1,0 +1,66 @@
+"""Whether a handler uses a body, as far as its code shows: gateways need not send one that nobody reads."""
+
+from __future__ import annotations
+
+import dis
+import inspect
+from collections.abc import Callable, Iterator
+from types import CodeType, FunctionType
+from typing import Any
+
+#: Attributes of requests and responses that need the body.
+_BODY_NAMES = frozenset(("body", "raw_body", "text", "json", "set_json", "form", "stream"))
+
+
+def uses_body(function: Callable[..., Any]) -> bool:
+    """Whether the code of `function`, or of functions of its module that it names, speaks of a body.
+
+    It is a guess from names, on the safe side: what speaks of `.json` may read a body. What it cannot see is
+    code of other modules: a handler that reads a body there says so by `body=True`.
+    """
+    seen: set[CodeType] = set()
+    waiting = [_plain(function)]
+    while waiting:
+        found = waiting.pop()
+        if found is None:
+            continue
+        for code in _codes(found.__code__):
+            if code in seen:
+                continue
+            seen.add(code)
+            if _BODY_NAMES.intersection(_attributes(code)):
+                return True
+            module_name = found.__globals__.get("__name__")
+            for name in code.co_names:
+                other = _plain(found.__globals__.get(name))
+                if other is not None and other.__globals__.get("__name__") == module_name:
+                    waiting.append(other)
+    return False
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _codes(constant)
+
+
+def _attributes(code: CodeType) -> Iterator[str]:
+    return (each.argval for each in dis.get_instructions(code) if each.opname in _ATTRIBUTE_ACCESS)
+
+
+_ATTRIBUTE_ACCESS = frozenset(("LOAD_ATTR", "LOAD_METHOD", "STORE_ATTR", "DELETE_ATTR"))
+
+
+def _plain(function: Any) -> FunctionType | None:
+    """The Python function behind `function`, if there is one."""
+    if function is None:
+        return None
+    try:
+        function = inspect.unwrap(function)
+    except ValueError:
+        return None
+    function = getattr(function, "func", function)  # functools.partial
+    if not isinstance(function, FunctionType):
+        function = getattr(function, "__func__", None) or getattr(type(function), "__call__", None)
+    return function if isinstance(function, FunctionType) else None
