@@ -62,5 +62,5 @@ def _plain(function: Any) -> FunctionType | None:
         return None
     function = getattr(function, "func", function)  # functools.partial
     if not isinstance(function, FunctionType):
-        function = getattr(function, "__func__", None) or getattr(type(function), "__call__", None)
+        function = getattr(function, "__func__", None) or type(function).__call__
     return function if isinstance(function, FunctionType) else None
