@@ -70,6 +70,7 @@ class Bench:
 
     def throughput(self) -> dict[str, Any]:
         ours = {
+            "http2": self.ours(HANDLERS / "native", "--engine", "http2"),
             "native": self.ours(HANDLERS / "native", "--engine", "native"),
             "embedded-style": self.ours(HANDLERS / "embedded", "--engine", "native"),
             "grpcio": self.ours(HANDLERS / "native", "--engine", "grpcio"),

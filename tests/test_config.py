@@ -156,7 +156,9 @@ def test_error_names_the_flag() -> None:
 def test_error_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COPROCESS_ENGINE", "steam")
 
-    assert refusal() == "COPROCESS_ENGINE: Input should be 'auto', 'native' or 'grpcio' (got 'steam')"
+    assert (
+        refusal() == "COPROCESS_ENGINE: Input should be 'auto', 'http2', 'native' or 'grpcio' (got 'steam')"
+    )
 
 
 def test_error_names_the_file(folder: Path) -> None:

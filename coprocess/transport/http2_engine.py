@@ -23,7 +23,7 @@ from coprocess.transport.engine import (
     StreamRpc,
     too_large,
 )
-from coprocess.transport.http2 import grpc_wire
+from coprocess.transport.http2 import grpc_wire, sockets
 from coprocess.transport.http2.grpc_connection import GrpcConnection, Method
 from coprocess.transport.http2.grpc_wire import Refused, Request
 from coprocess.transport.http2.limits import Limits
@@ -338,9 +338,9 @@ class Http2Engine(Engine):
     def listen(self, address: str) -> str:
         try:
             if address.startswith("unix:"):
-                bound = [_unix_socket(address.removeprefix("unix:"))]
+                bound = [sockets.unix_socket(address.removeprefix("unix:"))]
             else:
-                bound = _tcp_sockets(address)
+                bound = sockets.tcp_sockets(address)
         except (OSError, ValueError) as error:
             reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
             raise ListenError(f"cannot listen on {address}: {reason}") from None
@@ -384,46 +384,8 @@ class Http2Engine(Engine):
         return 0 if self._threads is None else self._threads.abandoned
 
 
-def _unix_socket(path: str) -> socket.socket:
-    bound = socket.socket(socket.AF_UNIX)
-    try:
-        bound.bind(path)
-    except OSError:
-        bound.close()
-        raise
-    return bound
-
-
-def _tcp_sockets(address: str) -> list[socket.socket]:
-    """One for each address that the host's name has, all with the same port."""
-    host, _, port = address.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not host or not port.isdecimal() or int(port) > _HIGHEST_PORT:
-        raise ValueError(f"expected HOST:PORT, the port from 0 to {_HIGHEST_PORT}")
-    found = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    bound: list[socket.socket] = []
-    try:
-        for family, _, _, _, target in dict.fromkeys(found):
-            # All that have one name share the port that the first was given.
-            at = (target[0], bound[0].getsockname()[1] if bound else target[1], *target[2:])
-            bound.append(
-                socket.create_server(
-                    at,
-                    family=family,
-                    # As "[::]" is meant, and as other servers take it.
-                    dualstack_ipv6=host == "::" and family == socket.AF_INET6,
-                )
-            )
-    except OSError:
-        for each in bound:
-            each.close()
-        raise
-    return bound
-
-
 log = structlog.get_logger("coprocess")
 
 #: What a message takes beside its bytes.
 _MESSAGE_BYTES = 64
 _FLUSH_S = 1.0
-_HIGHEST_PORT = 65_535

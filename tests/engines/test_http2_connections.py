@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from hpack import Decoder
 
 from coprocess.transport.engine import Rpc
 from coprocess.transport.http2 import frames, server
@@ -67,6 +68,26 @@ def test_a_message_that_does_not_come_is_not_waited_for() -> None:
         connection.sendall(START + headers(1, METHOD_CALL))
         reset = next(frame for frame in read_frames(connection) if frame.kind == frames.RST_STREAM)
         assert (reset.stream_id, int.from_bytes(reset.payload, "big")) == (1, ErrorCode.CANCEL)
+
+
+def test_a_deadline_that_passes_is_answered_at_once() -> None:
+    """Also where nothing else is written then, and the handler goes on."""
+    done = threading.Event()
+
+    def wait(rpc: Rpc) -> None:
+        done.wait()
+        rpc.respond(b"late")
+
+    with limited(wait) as address, tcp_connection(address) as connection:
+        fields = [*METHOD_CALL, (b"grpc-timeout", b"50m")]
+        ask = headers(1, fields) + frames.frame(frames.DATA, frames.END_STREAM, 1, message(b""))
+        connection.sendall(START + ask)
+        try:
+            answer = next(frame for frame in read_frames(connection) if frame.kind == frames.HEADERS)
+        finally:
+            done.set()
+        assert answer.flags & frames.END_STREAM
+        assert dict(Decoder().decode(answer.payload, raw=True))[b"grpc-status"] == b"4"
 
 
 def test_a_handler_may_take_longer_than_a_message() -> None:

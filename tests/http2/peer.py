@@ -147,7 +147,7 @@ class Echo:
         self.pings: list[bytes] = []
         methods = {METHOD: Method(begin=self._begin), STREAM_METHOD: Method(open=self._open)}
         self.service = Service(methods, limits or Limits(), self._call_later)
-        self.grpc = GrpcConnection(self.service, None, self.pings.append)
+        self.grpc = GrpcConnection(self.service, None, self.pings.append, lambda: None)
         self.peer = Peer(self.grpc.http)
         self.send(START)
 

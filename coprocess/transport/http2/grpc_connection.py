@@ -85,11 +85,21 @@ class _CallRequest(Request):
 class GrpcConnection:
     """Feed it with `receive`, and answer what the methods are given; all in one thread."""
 
-    def __init__(self, service: Service, owner: Any, on_ping: Callable[[bytes], None]) -> None:
-        """`owner` is for whoever takes the calls. `on_ping` is told of PINGs that the peer acknowledges."""
+    def __init__(
+        self,
+        service: Service,
+        owner: Any,
+        on_ping: Callable[[bytes], None],
+        on_output: Callable[[], None],
+    ) -> None:
+        """`owner` is for whoever takes the calls.
+
+        `on_ping` is told of PINGs that the peer acknowledges, and `on_output` of answers that a timer gave.
+        """
         self.http = Connection(service.limits)
         self.owner = owner
         self._on_ping = on_ping
+        self._on_output = on_output
         self._service = service
         self._max_bytes = service.limits.max_message_bytes
         self._max_held_bytes = service.limits.max_held_bytes
@@ -260,6 +270,7 @@ class GrpcConnection:
                 self.http.reset(stream, ErrorCode.CANCEL)
             if stream.call is not None:
                 stream.call.cancelled()
+            self._on_output()
 
     def _cancel(self, stream: Stream) -> None:
         self.http.reset(stream, ErrorCode.CANCEL)

@@ -23,7 +23,7 @@ class Http2Protocol(asyncio.Protocol):
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        self.grpc = GrpcConnection(server.service, self, self._ping_acknowledged)
+        self.grpc = GrpcConnection(server.service, self, self._ping_acknowledged, self.write)
         # What answers are given with, on the loop.
         grpc = self.grpc
         self.respond, self.begin, self.send, self.end = grpc.respond, grpc.begin, grpc.send, grpc.end_with
@@ -105,7 +105,7 @@ class Http2Protocol(asyncio.Protocol):
         """Write what there is, in one go; not while more is read, as that ends with it."""
         self.is_dirty = False
         transport = self._transport
-        if self.is_reading or transport is None:
+        if self.is_reading or transport is None or transport.is_closing():
             return
         data = self._sending.take()
         if data:
@@ -153,6 +153,7 @@ class Http2Protocol(asyncio.Protocol):
         if not self._is_ended:
             self._is_ended = True
             self.grpc.http.end()
+            self.write()
             self.close_if_done()
 
     def close_if_done(self) -> None:

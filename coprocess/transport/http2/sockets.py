@@ -1,0 +1,49 @@
+"""Sockets that are bound to an address."""
+
+from __future__ import annotations
+
+import socket
+
+
+def unix_socket(path: str) -> socket.socket:
+    """Raises OSError."""
+    bound = socket.socket(socket.AF_UNIX)
+    try:
+        bound.bind(path)
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+def tcp_sockets(address: str) -> list[socket.socket]:
+    """One for each address that the name in `HOST:PORT` has, all with one port.
+
+    Raises OSError, and ValueError where `address` is none.
+    """
+    host, _, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or not port.isdecimal() or int(port) > _HIGHEST_PORT:
+        raise ValueError(f"expected HOST:PORT, the port from 0 to {_HIGHEST_PORT}")
+    found = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    bound: list[socket.socket] = []
+    try:
+        for family, _, _, _, target in dict.fromkeys(found):
+            # All that have one name share the port that the first was given.
+            at = (target[0], bound[0].getsockname()[1] if bound else target[1], *target[2:])
+            bound.append(
+                socket.create_server(
+                    at,
+                    family=family,
+                    # As "[::]" is meant, and as other servers take it.
+                    dualstack_ipv6=host == "::" and family == socket.AF_INET6,
+                )
+            )
+    except OSError:
+        for each in bound:
+            each.close()
+        raise
+    return bound
+
+
+_HIGHEST_PORT = 65_535
