@@ -23,6 +23,7 @@ from coprocess.api.state import State
 from coprocess.errors import HandlerFailed
 from coprocess.loading.hooks import HookTable
 from coprocess.process import logs
+from coprocess.runtime import prints
 from tests.conftest import Load
 from tests.loading import good, program, reply_of
 from tests.objects import event_json, make_object, make_request, table_of
@@ -123,8 +124,8 @@ def test_line_that_a_call_left_open_is_tagged_with_that_call(table: HookTable, s
     def calls() -> None:
         reply_of(table, "prints_no_end", api_id="first")
         reply_of(table, "prints_no_end", api_id="second")
-        logs.end_line()
-        logs.end_line()
+        prints.end_line()
+        prints.end_line()
 
     with captured(stream):
         contextvars.copy_context().run(calls)

@@ -5,27 +5,23 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Literal, TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from coprocess.api.context import CallContext, current_call
+from coprocess.api.context import current_call
 from coprocess.bounded import LONGEST_VALUE, bounded, cut
 from coprocess.error_text import format_error
 from coprocess.process.log_text import escape_event
 from coprocess.process.log_writer import LogWriter
 from coprocess.process.redaction import redact_event
-from coprocess.streams import StandIn
+from coprocess.runtime import prints
 
 LogFormat = Literal["auto", "text", "json"]
-
-handler_output = logging.getLogger("handler.output")
 
 _trace_ids: Callable[[], dict[str, str]] | None = None
 
@@ -197,87 +193,12 @@ def _add_call(logger: WrappedLogger, method: str, event: EventDict) -> EventDict
 @contextmanager
 def capturing_prints() -> Iterator[None]:
     """Log what handlers print, a line an entry; other code prints as usual."""
-    stdout, stderr = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = _Captured(stdout, logging.INFO), _Captured(stderr, logging.WARNING)
-    try:
+    with prints.capturing(_print):
         yield
-    finally:
-        sys.stdout, sys.stderr = stdout, stderr
 
 
-#: By level: the call that printed, and the line that it has not ended yet.
-_unfinished: dict[int, ContextVar[tuple[CallContext, str] | None]] = {
-    level: ContextVar(f"coprocess_unfinished_line_{level}", default=None)
-    for level in (logging.INFO, logging.WARNING)
-}
-_thread = threading.local()
-
-_LONGEST_LINE = LONGEST_VALUE
-_MOST_PIECES = 4
-
-
-def end_line() -> None:
-    """Log what was printed in this thread or task without a line's end. For when a call has ended."""
-    if not _Captured.has_held:
-        return
-    for level in _unfinished:
-        _end_line(level)
-
-
-def _end_line(level: int) -> None:
-    held = _unfinished[level].get()
-    if held is not None:
-        _unfinished[level].set(None)
-        _log(level, *held)
-
-
-def _log(level: int, call: CallContext, line: str) -> None:
-    token = current_call.set(call)
-    _thread.is_logging = True
-    try:
-        handler_output.log(level, "%s", line)
-    finally:
-        _thread.is_logging = False
-        current_call.reset(token)
-
-
-class _Captured(StandIn):
-    """Standard output or error, as handlers see it."""
-
-    #: Whether anything was ever printed: most services' handlers never do, and every call asks.
-    has_held = False
-
-    def __init__(self, original: TextIO, level: int) -> None:
-        super().__init__(original)
-        self._level = level
-
-    def write(self, text: str) -> int:
-        _Captured.has_held = True
-        call = current_call.get()
-        # Logging that fails says so on standard error: not to the log again.
-        if call is None or getattr(_thread, "is_logging", False):
-            if self._original in _writers:
-                _write(self._original, text)
-                return len(text)
-            return self._original.write(text)
-        held = _unfinished[self._level].get()
-        if held is not None and held[0] is not call:
-            # Another call's: it ended in the middle of a line.
-            _end_line(self._level)
-            held = None
-        *lines, rest = ((held[1] if held else "") + text).split("\n")
-        for line in lines:
-            for piece in _pieces(line) or [line]:
-                _log(self._level, call, piece)
-        if len(rest) > _LONGEST_LINE:
-            *pieces, rest = _pieces(rest)
-            for piece in pieces:
-                _log(self._level, call, piece)
-        _unfinished[self._level].set((call, rest) if rest else None)
-        return len(text)
-
-
-def _pieces(line: str) -> list[str]:
-    """`line`, cut where it is endless."""
-    kept = cut(line, _MOST_PIECES * _LONGEST_LINE)
-    return [kept[start : start + _LONGEST_LINE] for start in range(0, len(kept), _LONGEST_LINE)]
+def _print(stream: TextIO, text: str) -> None:
+    if stream in _writers:
+        _write(stream, text)
+    else:
+        stream.write(text)

@@ -31,7 +31,8 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from coprocess.errors import CoprocessError, Status
 from coprocess.gateways.tyk.call import TykCall
-from coprocess.process import logs, redaction
+from coprocess.process import redaction
+from coprocess.runtime import prints
 from coprocess.runtime.call import Call
 from coprocess.transport.engine import Handler, Metadata, Rpc
 from coprocess.transport.trace_context import TRACEPARENT, TRACESTATE, trace_context_of
@@ -249,7 +250,7 @@ class CallTracing:
             rpc.end_handler(None)
         finally:
             # While it is known whose line it is.
-            logs.end_line()
+            prints.end_line()
             otel_context.detach(token)
 
     def failed(self, rpc: Rpc, error: CoprocessError) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import structlog
 
 from coprocess.errors import HandlerFailed, ShuttingDown
-from coprocess.process import logs
+from coprocess.runtime import prints
 from coprocess.runtime.failures import Failures
 from coprocess.runtime.hook_state import Waiting
 from coprocess.runtime.log_limit import LimitedLog
@@ -104,7 +104,7 @@ class AsyncCalls:
         except Exception as error:  # noqa: BLE001 - else its place would stay taken for ever
             self._failures.fail_within(waiting, error)
         finally:
-            logs.end_line()
+            prints.end_line()
         self._calls.discard(waiting)
         following = state.leave(waiting, time.monotonic() - waiting.since_s)
         if following is not None:

@@ -19,7 +19,7 @@ import structlog
 from coprocess.api import context
 from coprocess.errors import CoprocessError, HandlerFailed, Overloaded, ShuttingDown, Status
 from coprocess.loading.hooks import Hook, HookTable
-from coprocess.process import logs
+from coprocess.runtime import prints
 from coprocess.runtime.async_calls import AsyncCalls
 from coprocess.runtime.failures import Failures, safe_text
 from coprocess.runtime.gateway import Gateway
@@ -174,7 +174,7 @@ class Service:
                 waiting.rpc.respond(reply)
         except Exception as error:  # noqa: BLE001 - else its place would stay taken for ever
             self._failures.fail_within(waiting, error)
-        logs.end_line()
+        prints.end_line()
 
     def _new_state(self, hook: Hook) -> HookState:
         limits, options = hook.limits, self.options

@@ -23,9 +23,9 @@ from google.protobuf import any_pb2
 from google.rpc import status_pb2
 
 from coprocess.errors import Status
-from coprocess.server.engine import EngineOptions
-from coprocess.server.http2 import Http2Engine
-from coprocess.server.tls import TlsFiles
+from coprocess.transport.engine import EngineOptions
+from coprocess.transport.http2_engine import Http2Engine
+from coprocess.transport.tls import TlsFiles
 
 P = "/connectrpc.conformance.v1.ConformanceService/"
 
