@@ -165,11 +165,11 @@ def test_a_key_file_without_permission(open_path: Path) -> None:
 def test_deep_json(tmp_path: Path) -> None:
     path = tmp_path / "deep.json"
     path.write_text(DEEP)
-    with pytest.raises(ConfigError, match="nested too deeply"):
+    with pytest.raises(ConfigError, match="nested more than 100 levels deep"):
         ApiDefinition.load(path)
     with zipfile.ZipFile(tmp_path / "bundle.zip", "w") as bundle:
         bundle.writestr("manifest.json", DEEP)
-    with pytest.raises(BundleError, match=r"manifest\.json is nested too deeply"):
+    with pytest.raises(BundleError, match=r"manifest\.json is not JSON: it is nested more than 100"):
         _ = read_bundle(tmp_path / "bundle.zip").manifest
 
 
@@ -192,4 +192,5 @@ def test_a_plugin_that_forges_what_loading_it_gave(tmp_path: Path, answer: str) 
     code = f"import os, sys\nopen(sys.argv[2], 'w').write({answer!r})\nos._exit(0)\n"
     write(tmp_path / "bundle", {"a.py": code, "manifest.json": "{}"})
     _, report = inspect_bundle(tmp_path / "bundle")
-    assert any("loading ended the process" in concern.problem for concern in report.concerns)
+    changed = "the plugin's code changed what loading says of it"
+    assert any(concern.problem == changed for concern in report.concerns)

@@ -33,7 +33,7 @@ def test_changed_settings_are_named_at_reload(handlers: Path, tmp_path: Path) ->
         service.process.send_signal(signal.SIGHUP)
         service.wait_for(
             "the service could not be started with these settings: "
-            "coprocess.toml: queue_sise: no such setting; did you mean queue_size?"
+            f"{file}: queue_sise: no such setting; did you mean queue_size?"
         )
         assert "geheim" not in service.text
 

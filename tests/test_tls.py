@@ -212,7 +212,7 @@ def test_call_and_try_speak_tls(handlers: Path, pki: dict[str, Certificate], tmp
     ("flags", "says"),
     [
         (["--tls"], "Expected: --address"),
-        (["--address=localhost:1", "--tls-cert={cert}"], "go together"),
+        (["--address=localhost:1", "--tls-cert={cert}"], "only one is given of --tls-cert and --tls-key"),
         (["--address=localhost:1", "--tls-ca={key}"], "cannot be used"),
         (["--address=localhost:1", "--tls-ca=gone.pem"], "gone.pem: cannot be read"),
         (["--address=localhost:1", "--tls-cert={cert}", "--tls-key={other}"], "cannot be used"),

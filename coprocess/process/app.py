@@ -140,13 +140,14 @@ class App:
             # One of several workers tells it.
             warn=tuple if self._quiet else self._restart.warnings,
         )
-        log_state = LogState()
         with ExitStack() as at_end:
             self._handle_signals(at_end)
             if self._worker is not None:
                 self._worker.on_end(self.request_stop)
             if settings.traces != OFF:
                 self._start_tracing(service, at_end)
+            # With what tracing has set up.
+            log_state = LogState()
             listen = [] if self._worker is not None else settings.listen
             addresses = [self._listen(engine, address, at_end) for address in listen]
             self._start_admin(service, engine, reloader, at_end)

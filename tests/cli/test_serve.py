@@ -114,7 +114,7 @@ def test_serve_where_the_socket_is_taken(coprocess: Command, tmp_path: Path) -> 
         (
             ("--listen", "5555"),
             {},
-            "--listen: '5555': expected HOST:PORT or unix:/path",
+            "--listen: '5555': no port; expected HOST:PORT or unix:/path",
         ),
         (
             (),

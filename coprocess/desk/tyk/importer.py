@@ -147,7 +147,7 @@ def _probe(folder: Path) -> tuple[list[FoundHook], list[Concern]]:
         # The plugin's code ran in that process: what is there may be of its making.
         content = read_json(result)
         hooks = [_hook_of(hook) for hook in content["hooks"]]
-        problems = [_concern(str(problem["file"]), str(problem["text"])) for problem in content["problems"]]
+        problems = [_concern(problem) for problem in content["problems"]]
     except (ConfigError, KeyError, ValueError, TypeError, AttributeError):
         return [], [Concern(folder, 0, "the plugin's code changed what loading says of it", remedy)]
     return hooks, problems
@@ -173,7 +173,10 @@ def _hook_of(entry: dict[str, Any]) -> FoundHook:
     )  # fmt: skip
 
 
-def _concern(file: str, text: str) -> Concern:
+def _concern(problem: dict[str, Any]) -> Concern:
+    file, text = problem["file"], problem["text"]
+    if not (isinstance(file, str) and isinstance(text, str)):
+        raise TypeError
     path = Path(file)
     found = re.match(rf"{re.escape(str(path))}(?::(\d+))?: ", text)
     line = int(found[1] or 0) if found else 0

@@ -28,7 +28,7 @@ class ClientTls:
         import grpc
 
         if (self.cert is None) != (self.key is None):
-            raise ConfigError("--tls-cert and --tls-key go together, and only one is given")
+            raise ConfigError("only one is given of --tls-cert and --tls-key. Expected: both, or none")
         contents = [None if path is None else _read(path) for path in (self.ca, self.key, self.cert)]
         try:
             # gRPC itself says nothing of what is wrong with them.
