@@ -10,6 +10,10 @@ import os
 import signal
 import sys
 import threading
+from typing import Any
+
+#: What each signal did before this module took it.
+before: dict[int, Any] = {}
 
 
 def _take() -> None:
@@ -18,10 +22,12 @@ def _take() -> None:
     is_serve = words[1:2] == ["serve"] and os.path.basename(words[0]) in ("-m", "coprocess", "__main__.py")
     if is_serve and threading.current_thread() is threading.main_thread():
         # No SIG_IGN, which processes that this one starts would inherit.
-        signal.signal(signal.SIGHUP, lambda number, frame: None)  # What is loaded later is new anyway.
+        before[signal.SIGHUP] = signal.signal(
+            signal.SIGHUP, lambda number, frame: None
+        )  # What is loaded later is new anyway.
         for number in (signal.SIGTERM, signal.SIGINT):
             # There is nothing to clean up yet.
-            signal.signal(number, lambda number, frame: os._exit(0))
+            before[number] = signal.signal(number, lambda number, frame: os._exit(0))
 
 
 _take()

@@ -38,7 +38,7 @@ def without_rights() -> Iterator[None]:
 @pytest.fixture
 def open_path(tmp_path: Path) -> Path:
     """A folder that every user can reach."""
-    for folder in (tmp_path, *tmp_path.parents[:2]):
+    for folder in (tmp_path, *tmp_path.parents):
         if folder.owner() == Path(tmp_path).owner() and folder != Path("/tmp"):  # noqa: S108 - to leave it
             folder.chmod(0o755)
     return tmp_path

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from coprocess import early_signals
 from coprocess.addresses import find_owner
 from coprocess.errors import LoadError
 from coprocess.gateways.tyk import wire
@@ -412,7 +413,8 @@ class App:
     def _handle_signal(number: int, handler: Callable[[int, object], None], at_end: ExitStack) -> None:
         before = signal.signal(number, handler)
         at_end.callback(signal.signal, number, before)
-        at_end.callback(forks.keep_signal_from_children(number, before))
+        of_python = early_signals.before.get(number, before)
+        at_end.callback(forks.keep_signal_from_children(number, of_python))
 
     def _on_stop_signal(self, number: int, frame: object) -> None:
         self._signals += 1

@@ -72,9 +72,16 @@ def _let_go() -> None:
     """In the child, before anything else runs. No lock is taken: its holder would not exist here."""
     for number, before in _signals.items():
         signal.signal(number, signal.SIG_DFL if before is None else before)
-    _release_signals()
-    if not (_ports or _paths or _descriptors):
-        return
+    if _ports or _paths or _descriptors:
+        _close_the_services()
+    try:
+        _release_signals()
+    except BaseException:  # noqa: BLE001 - as KeyboardInterrupt, of a signal that came meanwhile
+        # What is raised here is ignored by Python, and the signal would be lost: so it ends the child now.
+        os._exit(1)
+
+
+def _close_the_services() -> None:
     nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
         for name in os.listdir("/dev/fd"):

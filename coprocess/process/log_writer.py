@@ -23,6 +23,7 @@ class LogWriter:
 
     def __init__(self, descriptor: int, tell_lost: Callable[[int], None]) -> None:
         """`tell_lost` is told, by the thread that writes, how many entries were lost, once some fit again."""
+        self._original = descriptor
         self._descriptor = os.dup(descriptor)
         self._tell_lost = tell_lost
         # May be entered again, by a signal handler that logs.
@@ -33,7 +34,7 @@ class LogWriter:
         #: Entries that were not written, so far.
         self.lost = 0
         self._is_direct = False
-        os.register_at_fork(after_in_child=self._write_directly)
+        os.register_at_fork(after_in_child=self._leave_to_parent)
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         try:
             self._thread.start()
@@ -60,8 +61,15 @@ class LogWriter:
         while self._waiting_bytes > 0 and not self._is_direct and time.monotonic() < until_s:
             time.sleep(_INTERVAL_S)
 
+    def _leave_to_parent(self) -> None:
+        # A forked child has no such thread, and what waits here its parent will write. It keeps no duplicate:
+        # who reads the log to its end would wait for the child.
+        with contextlib.suppress(OSError):
+            os.close(self._descriptor)
+        self._descriptor = self._original
+        self._write_directly()
+
     def _write_directly(self) -> None:
-        # A forked child has no such thread, and what waits here its parent will write.
         self._is_direct = True
 
     def _count_lost(self) -> None:

@@ -60,11 +60,10 @@ def test_time_limits_hold_and_another_loop_takes_the_place(
         waits = server.client.future(make_object(hook_name="waits"))
         until(lambda: server.service.in_flight == 1)
         assert stamped(server, "stamp") == "stamped"  # The one before is on the loop by now.
-        calls = [
-            server.client.future(make_object(hook_name=name)) for name in ("blocks", *["short"] * 10, "stamp")
-        ]
-        # Nothing releases the loop. Those that had not begun find another one.
-        *limited, last = calls
+        limited = [server.client.future(make_object(hook_name=name)) for name in ("blocks", *["short"] * 10)]
+        until(lambda: server.service.async_calls.watch.is_blocked)
+        # Nothing releases the loop. Those that have not begun find another one.
+        last = server.client.future(make_object(hook_name="stamp"))
         assert {error_of(call)[0] for call in limited} == {TOO_LONG}
         assert last.result(PATIENCE_S)
         code, text = error_of(waits)
