@@ -92,4 +92,5 @@ def _choose(
     if len(name) > _LONGEST_NAME:
         # Looking for near misses of such a name would take long.
         raise UnknownHook(f"no hook's name has {len(name)} characters: {name[:_LONGEST_NAME]!r}…")
-    return table.choose(hook_type, name, spec, headers, version)
+    # .get: a protobuf map would add the key that is asked for.
+    return table.choose(hook_type, name, spec.get("APIID", ""), spec.get("bundle_hash", ""), headers, version)

@@ -60,7 +60,7 @@ def check_name(
     """What is wrong with one name."""
     table = project.loaded.table
     try:
-        table.choose(hook_type, name, spec)
+        table.choose(hook_type, name, spec.get("APIID", ""), spec.get("bundle_hash", ""))
     except UnknownHook:
         pass
     else:
