@@ -87,7 +87,8 @@ class App:
         reread: Callable[[], Settings] | None = None,
         quiet: bool = False,
     ) -> None:
-        """`worker` is the engine where this is a worker process; `quiet` leaves the hooks out of the log.
+        """`worker` is the engine where this is a worker process; `quiet`: another worker tells of the
+        hooks in the log, and takes the webhooks.
 
         `config_file` is read for its routes, also upon reload; found as by `load_settings`. `reread` gives
         the settings as they would be at a start now.
@@ -151,6 +152,7 @@ class App:
             listen = [] if self._worker is not None else settings.listen
             addresses = [self._listen(engine, address, at_end) for address in listen]
             self._start_admin(service, engine, reloader, at_end)
+            start_events = self._listen_for_events(service, at_end)
             # Health answers from here on: not serving.
             engine.start(self.health.route)
             at_end.callback(engine.stop)
@@ -189,6 +191,7 @@ class App:
                 self._held.refuse()
             else:
                 self._open(service, reloader)
+            start_events()
             self._manager.ready(_status(reloader))
             if on_ready is not None:
                 on_ready(addresses)
@@ -276,6 +279,20 @@ class App:
             self._store_watch.page,
         )
         self._serve_admin(at_end, pages)
+
+    def _listen_for_events(self, service: Service, at_end: ExitStack) -> Callable[[], None]:
+        """Listen for webhooks. What comes waits until the function that this gives is called."""
+        if self.settings.events_listen == OFF or self._quiet:
+            return lambda: None
+        from coprocess.process.webhooks import listen_for_webhooks
+
+        server, start = listen_for_webhooks(
+            self.settings, service, lambda: self._is_open, self._socket_access()
+        )
+        at_end.callback(server.close)
+        at_end.callback(forks.keep_address_from_children(server.address))
+        log.info("webhooks", listen=server.address)
+        return start
 
     def _serve_admin(self, at_end: ExitStack, pages: WSGIApplication) -> None:
         from coprocess.process.admin_http import AdminServer

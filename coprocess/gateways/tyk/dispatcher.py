@@ -13,6 +13,7 @@ from coprocess.errors import BadMessage, UnknownHook
 from coprocess.gateways.tyk.call import TykCall, TykEventCall
 from coprocess.gateways.tyk.event import TykEvent, local_event_payload, parse_event
 from coprocess.gateways.tyk.header_limit import HeaderLimit
+from coprocess.gateways.tyk.webhook import webhook_payload
 from coprocess.gateways.tyk.wire import DISPATCH, DISPATCH_EVENT, Event, Object
 from coprocess.loading.hooks import NO_HEADERS, Hook, HookTable
 from coprocess.runtime.gateway import Gateway, Opener
@@ -75,6 +76,9 @@ class Dispatcher(Gateway):
         text = local_event_payload(name, payload, spec, datetime.now(UTC))
         # A version's events are for its own handlers.
         return self.open_parsed_event(parse_event(text), None if caller is None else caller.version)
+
+    def open_webhook(self, name: str, body: bytes, about: Mapping[str, str]) -> TykEventCall:
+        return self.open_parsed_event(parse_event(webhook_payload(name, body, about)))
 
 
 _EVENT = int(HookType.Event)
