@@ -9,6 +9,7 @@ import queue
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,16 +119,26 @@ def test_a_recorded_webhook_gives_the_event_that_grpc_gave(hooks: Hooks, path: P
             event = hooks.event()
             assert (event.api_id, event.org_id, event.handler) == ("a", "o", "on_event")
             same = over_grpc.get(event["message"]["TimeStamp"] + event.type)
+            assert event.type
+            assert event.timestamp is not None
             if same is None:
-                assert event.type
                 continue
             payload = {"message": same, "handler_name": "on_event", "spec": {"APIID": "a", "OrgID": "o"}}
             hooks.server.client.send_event(json.dumps(payload))
             twin = hooks.event()
             assert {**event, "spec": None} == {**twin, "spec": None}
             assert (event.type, event.meta, event.timestamp) == (twin.type, twin.meta, twin.timestamp)
-            assert event.timestamp is not None
             assert event.originating_request == twin.originating_request
+
+
+def test_a_burst_on_many_connections_loses_nothing(hooks: Hooks) -> None:
+    with ThreadPoolExecutor(16) as clients:
+        answers = list(
+            clients.map(lambda number: hooks.send(MESSAGE, f"/events/on_event?api_id={number}"), range(300))
+        )
+
+    assert set(answers) == {(204, "")}
+    assert {hooks.event().api_id for _ in range(300)} == set(map(str, range(300)))
 
 
 @pytest.mark.parametrize("body", [MESSAGE, TEMPLATE % MESSAGE, f"\n {TEMPLATE % MESSAGE}\r\n", f"﻿{MESSAGE}"])
