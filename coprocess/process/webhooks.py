@@ -10,15 +10,18 @@ import hashlib
 import hmac
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from urllib.parse import parse_qs
 from wsgiref.types import StartResponse, WSGIEnvironment
 
-from coprocess.errors import CoprocessError, Overloaded, ShuttingDown, UnknownHook
+from coprocess.errors import BadMessage, CoprocessError, Overloaded, ShuttingDown, UnknownHook
 from coprocess.process.admin_http import AdminServer
 from coprocess.process.config import Settings
 from coprocess.process.redaction import add_secret, redact_text
+from coprocess.runtime.call import Call
 from coprocess.runtime.failures import safe_text
 from coprocess.runtime.service import Service
+from coprocess.text import printable
 from coprocess.transport import listeners
 
 SECRET_HEADER = "X-Coprocess-Secret"  # noqa: S105 - the header's name
@@ -45,15 +48,26 @@ class Webhooks:
 
     def admit(self, method: str, path: str, headers: Mapping[str, str]) -> tuple[str, str] | None:
         if not path.startswith(PREFIX) or path == PREFIX:
-            return _NOT_FOUND, f"no such page. Expected: POST {PREFIX}HANDLER"
+            return self._refuse(_NOT_FOUND, f"no such page. Expected: POST {PREFIX}HANDLER")
         if method != "POST":
             # A gateway sends a method that it does not know as GET.
-            return "405 Method Not Allowed", f"the webhook's method must be POST, not {method[:20]}"
+            sentence = f"the webhook's method must be POST, not {printable(method[:20])}"
+            return self._refuse("405 Method Not Allowed", sentence)
         given = headers.get(SECRET_HEADER.lower(), "").encode("latin-1", "replace")
         # Digests, so that the time does not even tell the length.
         if not hmac.compare_digest(_digest(given), self._secret):
-            return "401 Unauthorized", f"the header {SECRET_HEADER} is missing or wrong"
+            return self._refuse("401 Unauthorized", f"the header {SECRET_HEADER} is missing or wrong")
         return None
+
+    def _refuse(self, status: str, sentence: str) -> tuple[str, str]:
+        """The refusal. The gateway reads no sentence, so that the service tells it, too, and counts."""
+
+        def refuse() -> Call:
+            raise BadMessage(f"webhook: {sentence}")
+
+        with suppress(CoprocessError):
+            self._service.take_event(refuse)
+        return status, sentence
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
         status, sentence = self._take(environ)
