@@ -34,7 +34,123 @@ def _set_handler_type(kind: str, world: World) -> None:
     world.events["KeyExpired"] = [{"handler_name": kind, "handler_meta": {"name": "on_event"}}]
 
 
+def _bridge(**changes: Any) -> dict[str, Any]:
+    """A sound webhook to this service, but for the changes; None: left out."""
+    meta = {
+        "method": "POST",
+        "target_path": "http://127.0.0.1:5556/events/on_event?api_id=one",
+        "template_path": "templates/ours.json",
+        "header_map": {"X-Coprocess-Secret": "env://SECRET"},
+        "event_timeout": 1,
+        **changes,
+    }
+    return {
+        "handler_name": "eh_web_hook_handler",
+        "handler_meta": {name: value for name, value in meta.items() if value is not None},
+    }
+
+
+def _oas_bridge(**changes: Any) -> dict[str, Any]:
+    return {
+        "enabled": True,
+        "type": "webhook",
+        "trigger": "QuotaExceeded",
+        "name": "bridge",
+        "url": "http://127.0.0.1:5556/events/on_event?api_id=two",
+        "method": "POST",
+        "bodyTemplate": "templates/ours.json",
+        "headers": [{"name": "x-coprocess-secret", "value": "env://SECRET"}],
+        "cooldownPeriod": "1s",
+        **changes,
+    }
+
+
+def _add_bridge(world: World, **changes: Any) -> None:
+    world.events["HostUp"] = [_bridge(**changes)]
+
+
+def _add_oas_bridge(world: World, **changes: Any) -> None:
+    world.gateway["server"]["eventHandlers"].append(_oas_bridge(**changes))
+
+
+def _add_conf_bridge(world: World, **changes: Any) -> None:
+    world.conf["event_handlers"] = {"events": {"TokenCreated": [_bridge(**changes)]}}
+
+
+def _add_monitor(world: World, **changes: Any) -> None:
+    world.conf["monitor"] = {"configuration": _bridge(**changes)["handler_meta"]}
+
+
+def _only_events(driver: str | None, world: World) -> None:
+    world.middleware.clear()
+    world.classic["custom_plugin_auth_enabled"] = False
+    if driver is not None:
+        world.middleware["driver"] = driver
+
+
+def _listen_for(event: str, world: World) -> None:
+    world.events[event] = world.events["AuthFailure"]
+
+
+def _webhook_cases() -> Iterator[Case]:
+    one, two, conf = "apis/one.json", "apis/two.json", "tyk.conf"
+    meta = "event_handlers.events.HostUp[0].handler_meta"
+    oas = "x-tyk-api-gateway.server.eventHandlers[1]"
+    of_conf = "event_handlers.events.TokenCreated[0].handler_meta"
+    ways: tuple[tuple[str, Callable[..., None], str], ...] = (
+        (one, _add_bridge, meta),
+        (conf, _add_conf_bridge, of_conf),
+        (conf, _add_monitor, "monitor.configuration"),
+    )
+    faults: tuple[tuple[str, str, str, list[Any]], ...] = (
+        ("webhook-method", "error", "method", ["GET", "PSOT", "", None]),
+        ("webhook-no-template", "error", "template_path", ["", None]),
+        ("webhook-template-name", "warning", "template_path", ["templates/ours.tmpl"]),
+        ("webhook-for-ever", "warning", "event_timeout", [0, None]),
+        ("hook-unknown", "error", "target_path", ["http://h/events/on_evnt"]),
+    )
+    for file, add, place in ways:
+        for rule, severity, name, values in faults:
+            for value in values:
+                yield Case(rule, severity, file, f"{place}.{name}", partial(add, **{name: value}))
+        yield Case("webhook-no-secret", "error", file, f"{place}.target_path", partial(add, header_map=None))
+    yield Case("webhook-method", "error", two, f"{oas}.method", partial(_add_oas_bridge, method="PUT"))
+    yield Case(
+        "webhook-no-template", "error", two, f"{oas}.bodyTemplate", partial(_add_oas_bridge, bodyTemplate="")
+    )
+    yield Case(
+        "webhook-template-name",
+        "warning",
+        two,
+        f"{oas}.bodyTemplate",
+        partial(_add_oas_bridge, bodyTemplate="x.txt"),
+    )
+    for cooldown in ("", "0s", "0", None):
+        yield Case(
+            "webhook-for-ever",
+            "warning",
+            two,
+            f"{oas}.cooldownPeriod",
+            partial(_add_oas_bridge, cooldownPeriod=cooldown),
+            says='"cooldownPeriod": "1s"',
+        )
+    yield Case("webhook-no-secret", "error", two, f"{oas}.url", partial(_add_oas_bridge, headers=[]))
+    yield Case("json-broken", "error", one, f"{meta}.event_timeout", partial(_add_bridge, event_timeout="1"))
+    for driver in (None, "", "otto"):
+        yield Case("event-no-driver", "error", one, "custom_middleware.driver", partial(_only_events, driver))
+    for event in ("TokenCreated", "TriggerExceeded"):
+        yield Case(
+            "event-not-here",
+            "error",
+            one,
+            f"event_handlers.events.{event}",
+            partial(_listen_for, event),
+            says="tyk.conf",
+        )
+
+
 def _cases() -> Iterator[Case]:
+    yield from _webhook_cases()
     one, two, conf = "apis/one.json", "apis/two.json", "tyk.conf"
     native = "handlers/native.py"
     address = "coprocess_options.coprocess_grpc_server"

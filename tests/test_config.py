@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
 from coprocess.addresses import normal_address
 from coprocess.errors import ConfigError
@@ -67,7 +68,8 @@ def test_every_setting_has_a_variable_that_wins_over_the_file(
 
 def outcome_of(name: str) -> str:
     try:
-        return str(getattr(load_settings({}), name))
+        value = getattr(load_settings({}), name)
+        return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
     except ConfigError as error:
         return str(error)
 

@@ -39,9 +39,9 @@ def hook(
     )
 
 
-def refusal(table: HookTable, hook_type: int, name: str, **spec: str) -> str:
+def refusal(table: HookTable, hook_type: int, name: str, api_id: str = "", bundle: str = "") -> str:
     with pytest.raises(UnknownHook) as caught:
-        table.choose(hook_type, name, spec)
+        table.choose(hook_type, name, api_id, bundle)
     assert caught.value.status is Status.NOT_FOUND
     return str(caught.value)
 
@@ -53,7 +53,7 @@ def test_found_by_type_and_name() -> None:
     assert table.find(HookType.Pre, "same") is pre
     assert table.find(HookType.Post, "same") is post
     assert table.find(HookType.Response, "same") is None
-    assert table.choose(HookType.Pre, "same", {}) is pre
+    assert table.choose(HookType.Pre, "same") is pre
     assert set(table) == {pre, post}
     assert len(table) == 2
 
@@ -63,7 +63,7 @@ def test_unknown_hook_names_itself_and_near_misses_first() -> None:
         [hook("Unrelated"), hook("token"), hook("CheckTokens", HookType.Post), hook("CheckTokens")]
     )
 
-    assert refusal(table, HookType.Pre, "CheckToken", APIID="an-api") == (
+    assert refusal(table, HookType.Pre, "CheckToken", api_id="an-api") == (
         'no Pre hook "CheckToken" for API "an-api"; loaded, nearest first: Pre "CheckTokens", '
         'Post "CheckTokens", Pre "token", Pre "Unrelated"'
     )
@@ -98,8 +98,8 @@ def test_handler_of_one_api_is_for_no_other() -> None:
     table = HookTable([hook("x", api_id="a")])
 
     assert table.find(HookType.Pre, "x") is None
-    assert table.choose(HookType.Pre, "x", {"APIID": "a"}).api_id == "a"
-    assert 'Pre "x" (API "a" only)' in refusal(table, HookType.Pre, "x", APIID="b")
+    assert table.choose(HookType.Pre, "x", "a").api_id == "a"
+    assert 'Pre "x" (API "a" only)' in refusal(table, HookType.Pre, "x", api_id="b")
     assert 'for API ""' in refusal(table, HookType.Pre, "x")
 
 
@@ -107,23 +107,23 @@ def test_handler_for_the_api_goes_before_the_one_for_all() -> None:
     general, special = hook("x"), hook("x", api_id="a")
     table = HookTable([general, special])
 
-    assert table.choose(HookType.Pre, "x", {"APIID": "a"}) is special
-    assert table.choose(HookType.Pre, "x", {"APIID": "b"}) is general
+    assert table.choose(HookType.Pre, "x", "a") is special
+    assert table.choose(HookType.Pre, "x", "b") is general
 
 
 def test_handler_of_the_apis_bundle_goes_before_the_one_of_none() -> None:
     bundled, other, loose = hook("x", bundle=frozenset("h")), hook("x", bundle=frozenset("i")), hook("x")
     table = HookTable([bundled, other, loose])
 
-    assert table.choose(HookType.Pre, "x", {"bundle_hash": "h"}) is bundled
-    assert table.choose(HookType.Pre, "x", {"bundle_hash": "i"}) is other
-    assert table.choose(HookType.Pre, "x", {"bundle_hash": "none of these"}) is loose
+    assert table.choose(HookType.Pre, "x", bundle="h") is bundled
+    assert table.choose(HookType.Pre, "x", bundle="i") is other
+    assert table.choose(HookType.Pre, "x", bundle="none of these") is loose
 
 
 def test_handlers_of_several_bundles_are_not_guessed_among() -> None:
     table = HookTable([hook("x", line=1, bundle=frozenset("h")), hook("x", line=2, bundle=frozenset("i"))])
 
-    assert refusal(table, HookType.Pre, "x", APIID="a", bundle_hash="j") == (
+    assert refusal(table, HookType.Pre, "x", api_id="a", bundle="j") == (
         'no Pre hook "x" for API "a": several bundles have one, and none is the API\'s own: '
         "handlers.py:1, handlers.py:2"
     )
@@ -138,21 +138,9 @@ def test_api_and_bundle_together() -> None:
         ]
     )
 
-    assert table.choose(HookType.Pre, "x", {"APIID": "a", "bundle_hash": "h"}).source.line == 2
-    assert table.choose(HookType.Pre, "x", {"APIID": "a", "bundle_hash": "i"}).source.line == 3
-    assert table.choose(HookType.Pre, "x", {"APIID": "b", "bundle_hash": "h"}).source.line == 1
-
-
-def test_a_lookup_adds_nothing_to_the_spec() -> None:
-    """A protobuf map adds the key that it is asked for."""
-    from coprocess.gateways.tyk.wire import Object
-
-    message = Object()
-    refusal_table = HookTable([hook("x", api_id="a")])
-
-    with pytest.raises(UnknownHook):
-        refusal_table.choose(HookType.Pre, "x", message.spec)
-    assert len(message.spec) == 0
+    assert table.choose(HookType.Pre, "x", "a", "h").source.line == 2
+    assert table.choose(HookType.Pre, "x", "a", "i").source.line == 3
+    assert table.choose(HookType.Pre, "x", "b", "h").source.line == 1
 
 
 def test_handler_of_any_type_gives_way() -> None:
@@ -206,7 +194,7 @@ def test_choice_is_never_of_another_api_and_bundle_than_it_could_be(
     possible = [each for each in hooks if each.name == name and each.api_id in (None, api_id)]
 
     try:
-        found = table.choose(HookType.Pre, name, {"APIID": api_id, "bundle_hash": bundle_hash})
+        found = table.choose(HookType.Pre, name, api_id, bundle_hash)
     except UnknownHook:
         # Only where there is none, or none that is better than another.
         assert len({each.bundle for each in possible}) != 1
@@ -232,7 +220,7 @@ def test_names_with_control_characters_are_harmless_in_texts() -> None:
     odd = replace(hook(name, api_id="a\rb"), version="v\t2")
 
     for text in (
-        refusal(HookTable([odd]), HookType.Pre, "asked\x07", APIID="b\nc"),
+        refusal(HookTable([odd]), HookType.Pre, "asked\x07", api_id="b\nc"),
         str(odd),
         str(DuplicateHandler(odd, odd)),
     ):

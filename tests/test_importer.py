@@ -74,7 +74,7 @@ def test_the_samples_work_unchanged(tmp_path: Path) -> None:
         bundles=[],
     )
     assert project.loaded.problems == []
-    assert project.loaded.table.choose(HookType.Post, "MyPreMiddleware", {"APIID": "plug"}).name
+    assert project.loaded.table.choose(HookType.Post, "MyPreMiddleware", "plug").name
     assert [each for each in examine(project) if each.severity is not Severity.NOTE] == []
 
 

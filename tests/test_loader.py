@@ -396,7 +396,7 @@ def test_first_load_is_served_on_after_a_second_one(load: Load, tmp_path: Path) 
     assert set_headers(reply_of(first.table, "first")) == {"X-Ran": "first"}
     assert hook_names(second.table) == ["Pre second"]
     with pytest.raises(UnknownHook):
-        second.table.choose(HookType.Pre, "first", {})
+        second.table.choose(HookType.Pre, "first")
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from enum import IntEnum
 
 
 class HookType(IntEnum):
-    """When a handler runs. Numbers as in Tyk's protocol; Event travels apart there."""
+    """When a handler runs. The numbers are what a gateway's protocol may send."""
 
     Pre = 1
     Post = 2

@@ -8,7 +8,20 @@ from typing import NoReturn
 
 import typer
 
-from coprocess.cli import bundle, call, check, doctor, import_, new, reload, replay, rollback, serve, try_
+from coprocess.cli import (
+    bundle,
+    call,
+    check,
+    doctor,
+    events,
+    import_,
+    new,
+    reload,
+    replay,
+    rollback,
+    serve,
+    try_,
+)
 from coprocess.cli.output import make_output_harmless
 from coprocess.errors import CoprocessError
 from coprocess.text import printable
@@ -35,6 +48,7 @@ app.command()(doctor.doctor)
 app.command("import")(import_.import_)
 app.command()(new.new)
 app.add_typer(bundle.app, name="bundle")
+app.add_typer(events.app, name="events")
 
 
 @app.command()

@@ -123,26 +123,25 @@ class HookTable:
         self,
         hook_type: int,
         name: str,
-        spec: Mapping[str, str],
+        api_id: str = "",
+        bundle: str = "",
         headers: Mapping[str, str] = NO_HEADERS,
         version: str | None = None,
     ) -> Hook:
         """The handler for a call. Raises UnknownHook, which names what is loaded instead.
 
-        `spec` tells of the API: `APIID` and `bundle_hash` choose between handlers of one name. The request's
+        `api_id` and `bundle`, empty where there is none, choose between handlers of one name. The request's
         `headers`, or `version` where the caller knows it, choose between versions, where there are several.
         """
-        rest = self.candidates(hook_type, name, spec)
+        rest = self.candidates(hook_type, name, api_id, bundle)
         if len(rest) == 1:
             return rest[0]
-        raise UnknownHook(printable(self._explain(hook_type, name, spec.get("APIID", ""), rest)))
+        raise UnknownHook(printable(self._explain(hook_type, name, api_id, rest)))
 
-    def candidates(self, hook_type: int, name: str, spec: Mapping[str, str]) -> list[Hook]:
+    def candidates(self, hook_type: int, name: str, api_id: str, bundle: str) -> list[Hook]:
         """The handlers that fit a call best. Several: they are of bundles, and none is the API's own."""
         if (only := self._only.get((hook_type, name))) is not None:
             return [only]
-        # .get everywhere: a protobuf map would add the key that is asked for.
-        api_id, bundle = spec.get("APIID", ""), spec.get("bundle_hash", "")
         found = self._several.get((hook_type, name), ())
         for_api = [hook for hook in found if hook.api_id == api_id]
         rest = for_api or [hook for hook in found if hook.api_id is None]

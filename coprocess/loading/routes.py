@@ -100,18 +100,19 @@ class RoutedTable(HookTable):
         self,
         hook_type: int,
         name: str,
-        spec: Mapping[str, str],
+        api_id: str = "",
+        bundle: str = "",
         headers: Mapping[str, str] = NO_HEADERS,
         version: str | None = None,
     ) -> Hook:
         if version is None:
-            route = choose_route(self.routes, spec.get("APIID", ""), headers)
+            route = choose_route(self.routes, api_id, headers)
             version = "" if route is None else route.name
         if (table := self._tables.get(version)) is not None:
-            found = table.candidates(hook_type, name, spec)
+            found = table.candidates(hook_type, name, api_id, bundle)
             if len(found) == 1:
                 return found[0]
-        return super().choose(hook_type, name, spec)
+        return super().choose(hook_type, name, api_id, bundle)
 
     def without(self, app: App) -> RoutedTable:
         versions = [(route, table.without(app)) for route, table in self._versions]

@@ -1,4 +1,4 @@
-"""The admin listener's HTTP: few clients, none of which can keep out another.
+"""HTTP of the admin listener, and of the one for webhooks: few clients, none of which can keep out another.
 
 One loop reads requests and sends answers, so that a slow client costs a connection and no thread. Each of
 both has a deadline as a whole. Where there are too many connections, the one that has been sending its
@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import os
 import socket
 import threading
 from collections import Counter
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from enum import Enum, auto
 from types import SimpleNamespace
@@ -40,7 +42,12 @@ _WRITE_TIMEOUT_S = 10.0
 #: Threads by page. `/healthz` waits for nobody, and a command may take a minute.
 _THREADS = {"/healthz": 1, "/readyz": 2, "/metrics": 4, "/reload": 2, "/rollback": 2, "": 4}
 
-_REFUSED = b"HTTP/1.0 %s\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+#: How long a client that was refused may go on sending its body, which nobody keeps.
+_LINGER_S = 1.0
+
+#: Says from a request's method, path and headers (names in lower case), before its body is read, what refuses
+#: it: the status line and a sentence; None where the body may come.
+Admit = Callable[[str, str, Mapping[str, str]], tuple[str, str] | None]
 
 
 class _Phase(Enum):
@@ -56,9 +63,23 @@ class _Phase(Enum):
 class AdminServer:
     """Listens from the start; answers when started. Raises ListenError."""
 
-    def __init__(self, address: str, hosts: tuple[str, ...] = ()) -> None:
-        """`hosts`: further names by which requests may come."""
-        self._socket, name = _listen(address)
+    def __init__(
+        self,
+        address: str,
+        hosts: tuple[str, ...] = (),
+        *,
+        listener: str = "admin",
+        threads: Mapping[str, int] = _THREADS,
+        max_body_bytes: int = _MAX_BODY_BYTES,
+        max_waiting: int = _MAX_WAITING,
+        admit: Admit = lambda method, path, headers: None,
+    ) -> None:
+        """`hosts`: further names by which requests may come; `listener`: what errors call it."""
+        self._listener = listener
+        self._max_body_bytes = max_body_bytes
+        self._max_waiting = max_waiting
+        self._admit = admit
+        self._socket, name = _listen(address, listener)
         self.address = address
         if name != UNIX:
             self.address = f"{address.rpartition(':')[0]}:{self._socket.getsockname()[1]}"
@@ -78,9 +99,9 @@ class AdminServer:
         self._connections: dict[asyncio.StreamWriter, _Phase] = {}
         self._waiting: Counter[str] = Counter()
         self._threads = {
-            path: ThreadPoolExecutor(number, f"admin{path}") for path, number in _THREADS.items()
+            path: ThreadPoolExecutor(number, f"{listener}{path}") for path, number in threads.items()
         }
-        self._thread = threading.Thread(target=self._run, name="admin", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=listener, daemon=True)
 
     def start(self, pages: WSGIApplication) -> None:
         self._pages = pages
@@ -117,11 +138,15 @@ class AdminServer:
         try:
             async with asyncio.timeout(_READ_TIMEOUT_S):
                 head = await reader.readuntil(b"\r\n\r\n")
-                answer = await _read_body(reader, head)
+                length, refusal = self._look_at(head)
+                body = b"" if refusal else await reader.readexactly(length)
             self._connections[writer] = _Phase.ANSWERING
-            answer = answer or await self._answer(head, writer)
+            answer = refusal or await self._answer(head, body, writer)
             self._connections[writer] = _Phase.WRITING
             async with asyncio.timeout(_WRITE_TIMEOUT_S):
+                if refusal:
+                    await _linger(reader, writer, answer)
+                    return
                 writer.write(answer)
                 # Closing sends what is left, and waits for that.
                 writer.close()
@@ -142,13 +167,34 @@ class AdminServer:
                     writer.transport.abort()
                     return
 
-    async def _answer(self, head: bytes, writer: asyncio.StreamWriter) -> bytes:
+    def _look_at(self, head: bytes) -> tuple[int, bytes]:
+        """How many bytes the body has, and what refuses the request before it is read; else empty."""
+        line, *rest = head.decode("latin-1").split("\r\n")
+        pairs = (each.partition(":") for each in rest)
+        headers = {name.strip().lower(): value.strip() for name, _, value in pairs}
+        if "transfer-encoding" in headers:
+            return 0, _refusal("411 Length Required", "the body must have a Content-Length")
+        stated = headers.get("content-length", "0")
+        if not (stated.isascii() and stated.isdigit()):
+            return 0, _refusal("400 Bad Request", "Content-Length is no number")
+        method, _, target = line.partition(" ")
+        path = target.partition(" ")[0].partition("?")[0]
+        if (refused := self._admit(method, path, headers)) is not None:
+            return 0, _refusal(*refused)
+        # The number may be longer than any that can be taken.
+        if (length := int(stated[:20])) > self._max_body_bytes:
+            sentence = f"the body is larger than {self._max_body_bytes} bytes"
+            return 0, _refusal("413 Content Too Large", sentence)
+        return length, b""
+
+    async def _answer(self, head: bytes, body: bytes, writer: asyncio.StreamWriter) -> bytes:
         assert self._pages is not None  # noqa: S101 - nothing is served before `start`
         peer = writer.get_extra_info("peername") or UNIX
-        request = _Request(head, peer[0] if isinstance(peer, tuple) else UNIX, self._environ, self._pages)
+        address = peer[0] if isinstance(peer, tuple) else UNIX
+        request = _Request(head + body, address, self._environ, self._pages, self._listener)
         page = request.page if request.page in self._threads else ""
-        if self._waiting[page] >= _MAX_WAITING:
-            return _REFUSED % b"503 Service Unavailable"
+        if self._waiting[page] >= self._max_waiting:
+            return _refusal("503 Service Unavailable", "too many requests wait")
         self._waiting[page] += 1
         try:
             return await self._loop.run_in_executor(self._threads[page], request.answer)
@@ -156,40 +202,40 @@ class AdminServer:
             self._waiting[page] -= 1
 
 
-async def _read_body(reader: asyncio.StreamReader, head: bytes) -> bytes | None:
-    """Take the body, of which nobody reads anything: else the answer may be lost. Or give what refuses it."""
-    length = 0
-    for line in head.split(b"\r\n")[1:]:
-        name, _, value = line.partition(b":")
-        if name.strip().lower() == b"transfer-encoding":
-            return _REFUSED % b"411 Length Required"
-        if name.strip().lower() == b"content-length":
-            if not value.strip().isdigit():
-                return _REFUSED % b"400 Bad Request"
-            # The number may be longer than any that can be taken.
-            length = int(value.strip()[:20])
-    if length > _MAX_BODY_BYTES:
-        return _REFUSED % b"413 Content Too Large"
-    await reader.readexactly(length)
-    return None
+def _refusal(status: str, sentence: str) -> bytes:
+    body = json.dumps({"error": sentence}).encode() + b"\n"
+    head = f"HTTP/1.0 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    return head.encode() + b"Connection: close\r\n\r\n" + body
+
+
+async def _linger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answer: bytes) -> None:
+    """Send `answer` to a client whose body is not wanted: it is dropped, as else the answer may be lost."""
+    writer.write(answer)
+    writer.write_eof()
+    async with asyncio.timeout(_LINGER_S):
+        while await reader.read(_MAX_HEAD_BYTES):
+            pass
 
 
 class _Request(WSGIRequestHandler):
     """A request that is there as a whole, and its answer."""
 
-    def __init__(self, head: bytes, peer: str, environ: dict[str, Any], pages: WSGIApplication) -> None:
-        self.rfile, self._answer = io.BytesIO(head), io.BytesIO()
+    def __init__(
+        self, request: bytes, peer: str, environ: dict[str, Any], pages: WSGIApplication, listener: str
+    ) -> None:
+        self._listener = listener
+        self.rfile, self._answer = io.BytesIO(request), io.BytesIO()
         self.wfile = self._answer
         self.client_address = (peer, 0)
         self.server: Any = SimpleNamespace(base_environ=environ, get_app=lambda: pages)
         self._errors = io.StringIO()
-        line = head.partition(b"\r\n")[0].split(b" ")
+        line = request.partition(b"\r\n")[0].split(b" ")
         self.page = line[1].partition(b"?")[0].decode("latin-1") if len(line) > 1 else ""
 
     def answer(self) -> bytes:
         self.handle()
         if errors := self._errors.getvalue():
-            log.error("an admin page failed", page=self.page[:100], errors=errors)
+            log.error(f"an {self._listener} page failed", page=self.page[:100], errors=errors)
         return self._answer.getvalue()
 
     def get_stderr(self) -> io.StringIO:
@@ -202,7 +248,7 @@ class _Request(WSGIRequestHandler):
         """Probes and scrapes come every few seconds: nothing worth a line."""
 
 
-def _listen(address: str) -> tuple[socket.socket, str]:
+def _listen(address: str, listener: str) -> tuple[socket.socket, str]:
     """A socket that listens at `address`, and the host's name there."""
     is_unix = address.startswith("unix:")
     host = UNIX if is_unix else address.rpartition(":")[0].strip("[]")
@@ -219,6 +265,6 @@ def _listen(address: str) -> tuple[socket.socket, str]:
         listening.close()
         # A host's name that is not known has an error number of another kind.
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
-        raise ListenError(f"admin: cannot listen on {address}: {reason}") from None
+        raise ListenError(f"{listener}: cannot listen on {address}: {reason}") from None
     listening.setblocking(False)
     return listening, host

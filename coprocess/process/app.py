@@ -20,15 +20,13 @@ import structlog
 from coprocess import early_signals
 from coprocess.addresses import find_owner
 from coprocess.errors import LoadError
-from coprocess.gateways.tyk import wire
-from coprocess.gateways.tyk.dispatcher import Dispatcher
-from coprocess.gateways.tyk.home import HOME
 from coprocess.loading import foreign_patches, loader
 from coprocess.loading.hooks import HookTable
 from coprocess.loading.log_state import LogState
 from coprocess.process import extras, forks, logs, redaction
 from coprocess.process.config import OFF, Settings
 from coprocess.process.file_watch import FileWatch
+from coprocess.process.gateways import DEFAULT
 from coprocess.process.load_watch import LoadWatch
 from coprocess.process.places import Places
 from coprocess.process.reload import Outcome, Reloader, Rollback, RollbackTo, shares
@@ -36,6 +34,7 @@ from coprocess.process.restart_settings import RestartSettings
 from coprocess.process.settled_files import SettledLoad
 from coprocess.process.store_watch import StoreWatch
 from coprocess.process.systemd import take_service_manager
+from coprocess.runtime.registration import GatewayOptions, Registration
 from coprocess.runtime.service import Service, ServiceOptions
 from coprocess.store import Observer, store
 from coprocess.transport import listeners
@@ -84,16 +83,19 @@ class App:
         settings: Settings,
         worker: PipeEngine | None = None,
         *,
+        gateway: Registration = DEFAULT,
         config_file: Path | None = None,
         reread: Callable[[], Settings] | None = None,
         quiet: bool = False,
     ) -> None:
-        """`worker` is the engine where this is a worker process; `quiet` leaves the hooks out of the log.
+        """`worker` is the engine where this is a worker process; `quiet`: another worker tells of the
+        hooks in the log, and takes the webhooks.
 
         `config_file` is read for its routes, also upon reload; found as by `load_settings`. `reread` gives
         the settings as they would be at a start now.
         """
         self.settings = settings
+        self.gateway = gateway
         self._places = Places(settings, config_file)
         self._worker = worker
         self._quiet = quiet
@@ -103,7 +105,7 @@ class App:
         self._tell = log.info if worker is None else log.debug
         self._manager = take_service_manager()
         self._held = HeldCalls()
-        self.health = Health((wire.SERVICE,), self._held.take)
+        self.health = Health(gateway.services, self._held.take)
         self._traced: Callable[[Handler], Handler] = lambda handler: handler
         # What signal handlers do takes no lock: the thread they interrupt may hold it. So no Event here, and
         # the one queue that allows it. None in it only wakes the thread that waits.
@@ -125,13 +127,13 @@ class App:
             engine: Engine = self._worker
             reason = "the front process passes calls on"
         else:
-            engine, reason = make_engine(settings.engine, engine_options(settings))
-        dispatcher = Dispatcher(HookTable(), full_reply=settings.full_reply, max_headers=settings.max_headers)
-        service = Service(dispatcher, service_options(settings))
+            engine, reason = make_engine(settings.engine, engine_options(settings, self.gateway))
+        made = self.gateway.make(HookTable(), gateway_options(settings))
+        service = Service(made, service_options(settings))
         service.replace_thread = engine.replace_thread
         reloader = Reloader(
             SettledLoad(
-                lambda: self._places.load(HOME),
+                lambda: self._places.load(self.gateway.home),
                 self._places.all_folders,
                 settings.settle_s,
                 lambda: self._stop,
@@ -152,6 +154,7 @@ class App:
             listen = [] if self._worker is not None else settings.listen
             addresses = [self._listen(engine, address, at_end) for address in listen]
             self._start_admin(service, engine, reloader, at_end)
+            start_events = self._listen_for_events(service, at_end)
             # Health answers from here on: not serving.
             engine.start(self.health.route)
             at_end.callback(engine.stop)
@@ -190,6 +193,7 @@ class App:
                 self._held.refuse()
             else:
                 self._open(service, reloader)
+            start_events()
             self._manager.ready(_status(reloader))
             if on_ready is not None:
                 on_ready(addresses)
@@ -277,6 +281,20 @@ class App:
             self._store_watch.page,
         )
         self._serve_admin(at_end, pages)
+
+    def _listen_for_events(self, service: Service, at_end: ExitStack) -> Callable[[], None]:
+        """Listen for webhooks. What comes waits until the function that this gives is called."""
+        if self.settings.events_listen == OFF or self._quiet:
+            return lambda: None
+        from coprocess.process.webhooks import listen_for_webhooks
+
+        server, start = listen_for_webhooks(
+            self.settings, service, lambda: self._is_open, self._socket_access()
+        )
+        at_end.callback(server.close)
+        at_end.callback(forks.keep_address_from_children(server.address))
+        log.info("webhooks", listen=server.address)
+        return start
 
     def _serve_admin(self, at_end: ExitStack, pages: WSGIApplication) -> None:
         from coprocess.process.admin_http import AdminServer
@@ -446,7 +464,7 @@ def _status(reloader: Reloader) -> str:
     return status if reloader.rolled_back is None else f"rolled back ({reloader.rolled_back}): {status}"
 
 
-def engine_options(settings: Settings) -> EngineOptions:
+def engine_options(settings: Settings, gateway: Registration = DEFAULT) -> EngineOptions:
     tls = None
     if settings.tls_cert is not None and settings.tls_key is not None:
         from coprocess.transport.tls import TlsFiles
@@ -458,16 +476,15 @@ def engine_options(settings: Settings) -> EngineOptions:
             settings.tls_client_ca and settings.tls_client_ca.absolute(),
         )
     add_services: Callable[[grpc.Server], None] | None = None
-    bidi_methods: dict[str, BidiHandler] = {}
+    bidi_methods: dict[str, BidiHandler] = dict(gateway.bidi_methods)
     if settings.reflection:
         from coprocess.transport.reflection import REFLECT, Reflection
 
-        files = [module.DESCRIPTOR.serialized_pb for module in wire.MODULES.values()]
-        reflection = Reflection([wire.SERVICE], files)
+        reflection = Reflection(list(gateway.services), list(gateway.descriptors()))
         add_services = reflection.add_to
         bidi_methods[REFLECT] = reflection.begin
     return EngineOptions(
-        methods=(*Dispatcher.METHODS, *Health.METHODS),
+        methods=(*gateway.methods, *Health.METHODS),
         streaming_methods=Health.STREAMING_METHODS,
         max_message_bytes=settings.max_message_bytes,
         min_threads=min(_MIN_THREADS, settings.max_threads),
@@ -478,6 +495,10 @@ def engine_options(settings: Settings) -> EngineOptions:
         add_services=add_services,
         bidi_methods=bidi_methods,
     )
+
+
+def gateway_options(settings: Settings) -> GatewayOptions:
+    return GatewayOptions(full_reply=settings.full_reply, max_headers=settings.max_headers)
 
 
 def service_options(settings: Settings) -> ServiceOptions:

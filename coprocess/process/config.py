@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from coprocess.addresses import find_owner, is_local, normal_address
@@ -82,6 +82,19 @@ class Settings(BaseSettings):
     admin_hosts: StringList = Field(
         default=[], description="Names (Host) that requests to the admin listener may have, besides its own."
     )
+    events_listen: str = Field(
+        default=OFF,
+        description="Address that takes events as webhooks: HOST:PORT, unix:/path, or off.",
+    )
+    events_secret: SecretStr | None = Field(
+        default=None,
+        description="What webhooks must show in the header X-Coprocess-Secret. By variable or file only, "
+        "as other programs see flags.",
+    )
+    events_secret_file: Path | None = Field(
+        default=None, description="File that holds events_secret, and nothing else."
+    )
+    events_max_bytes: int = Field(default=4 * 2**20, ge=1024, description="Largest body of a webhook.")
     tls_cert: Path | None = Field(default=None, description="Certificate chain (PEM) for TLS.")
     tls_key: Path | None = Field(default=None, description="Its private key (PEM).")
     tls_client_ca: Path | None = Field(
@@ -167,7 +180,14 @@ class Settings(BaseSettings):
     def _addresses(cls, value: list[str]) -> list[str]:
         return [normal_address(address) for address in value]
 
-    @field_validator("admin")
+    @field_validator("events_secret")
+    @classmethod
+    def _secret_fits_a_header(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            check_secret(value.get_secret_value())
+        return value
+
+    @field_validator("admin", "events_listen")
     @classmethod
     def _admin_address(cls, value: str) -> str:
         return value if value == OFF else normal_address(value)
@@ -207,6 +227,37 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _webhooks_are_guarded(self) -> Settings:
+        if self.events_listen == OFF:
+            return self
+        if (self.events_secret is None) == (self.events_secret_file is None):
+            raise ValueError(
+                "events_listen needs a secret, so that nobody else sends events. Expected: one of "
+                "events_secret and events_secret_file"
+            )
+        if not is_local(self.events_listen) and not self.insecure_public:
+            raise ValueError(
+                f"events_listen {self.events_listen}: other machines can reach it, and it is plaintext. "
+                "Expected: a loopback address or a unix socket, or insecure_public"
+            )
+        return self
+
+    def read_events_secret(self) -> str:
+        """Raises ConfigError where the file cannot be read, or holds no secret."""
+        if self.events_secret is not None:
+            return self.events_secret.get_secret_value()
+        assert self.events_secret_file is not None  # noqa: S101 - `_webhooks_are_guarded` has seen to it
+        try:
+            secret = self.events_secret_file.read_text().strip()
+            check_secret(secret)
+        except OSError as error:
+            raise ConfigError(f"events_secret_file {self.events_secret_file}: {error.strerror}") from None
+        except ValueError as error:
+            reason = "is not text" if isinstance(error, UnicodeDecodeError) else str(error)
+            raise ConfigError(f"events_secret_file {self.events_secret_file}: {reason}") from None
+        return secret
+
+    @model_validator(mode="after")
     def _fsync_is_the_embedded_stores(self) -> Settings:
         if self.redis is not None and "store_fsync" in self.model_fields_set:
             raise ValueError(
@@ -237,6 +288,14 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         # Flags and the file come as one, by `load_settings`, which knows which is which.
         return (init_settings, env_settings)
+
+
+def check_secret(secret: str) -> None:
+    """Raises ValueError, without the secret, where a header cannot carry it."""
+    if not secret:
+        raise ValueError("is empty. Expected: a secret")
+    if not (secret.isascii() and secret.isprintable()) or secret != secret.strip():
+        raise ValueError("has characters that a header does not carry. Expected: printable ASCII")
 
 
 def load_settings(flags: Mapping[str, Any], config_file: Path | None = None, base: Path = Path()) -> Settings:
@@ -304,8 +363,12 @@ def expectation(detail: Any, name: str, model: type[BaseModel] = Settings) -> st
     if detail["type"] == "missing":
         return "is not set"
     message: str = detail["msg"].removeprefix("Value error, ")
-    # A URL may hold a password: it is not shown.
-    given = "" if name == "redis" or detail["type"] == "value_error" else f" (got {detail['input']!r})"
+    # A secret is not shown; a URL may hold a password.
+    given = (
+        ""
+        if name in ("redis", "events_secret") or detail["type"] == "value_error"
+        else f" (got {detail['input']!r})"
+    )
     return message + given
 
 

@@ -28,7 +28,7 @@ class FrontApp(App):
         if settings.traces != OFF:
             # The workers do it. But here one is told of it once, and before they are started.
             extras.need_tracing()
-        options = engine_options(settings)
+        options = engine_options(settings, self.gateway)
         engine, reason = make_engine(settings.engine, options)
         with ExitStack() as at_end:
             self._handle_signals(at_end)

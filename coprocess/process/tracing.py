@@ -30,7 +30,6 @@ from opentelemetry.trace import (
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from coprocess.errors import CoprocessError, Status
-from coprocess.gateways.tyk.call import TykCall
 from coprocess.process import redaction
 from coprocess.runtime import prints
 from coprocess.runtime.call import Call
@@ -137,9 +136,9 @@ class TracedRpc(Rpc):
 
     def _remote_parent(self, call: Call | None) -> Context:
         entries = trace_context_of(self._inner.metadata())
-        if not entries and isinstance(call, TykCall):
+        if not entries and call is not None:
             # A gateway that does not trace passes on what its own client sent.
-            headers = call.message.request.headers
+            headers = call.request_headers
             names = ((TRACEPARENT, "Traceparent"), (TRACESTATE, "Tracestate"))
             entries = trace_context_of(
                 [(name, headers[header]) for name, header in names if header in headers]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from coprocess.api.app import App
@@ -12,7 +12,7 @@ from coprocess.api.messages import Reject, Reply
 from coprocess.api.state import State
 from coprocess.error_text import name_of, text_of
 from coprocess.errors import BadBody, HandlerFailed
-from coprocess.loading.hooks import Hook
+from coprocess.loading.hooks import NO_HEADERS, Hook
 
 
 class Call:
@@ -128,6 +128,11 @@ class Call:
     def org_id(self) -> str:
         """As `api_id`."""
         raise NotImplementedError
+
+    @property
+    def request_headers(self) -> Mapping[str, str]:
+        """The headers of the client's request, as the gateway sent them; empty where there is none."""
+        return NO_HEADERS
 
     def reply(self, reply: Reply) -> None:
         """Take `reply` as the outcome."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 from coprocess.api.context import CallContext
+from coprocess.errors import BadMessage
 from coprocess.loading.hooks import HookTable
 from coprocess.runtime.call import Call
 
@@ -34,3 +35,11 @@ class Gateway(ABC):
 
         `payload` is its text; `caller` the call that triggers it, where one does. Raises UnknownHook.
         """
+
+    def open_webhook(self, name: str, body: bytes, about: Mapping[str, str]) -> Call:
+        """The call of the `@Event` function `name`, for an event that came over HTTP.
+
+        `about` is the URL's query: `api_id` and `org_id` where they are known. Raises BadMessage where the
+        body is no event, and UnknownHook.
+        """
+        raise BadMessage(f"{self.name} sends no webhooks")

@@ -21,6 +21,7 @@ from coprocess.errors import CoprocessError, HandlerFailed, Overloaded, Shutting
 from coprocess.loading.hooks import Hook, HookTable
 from coprocess.runtime import prints
 from coprocess.runtime.async_calls import AsyncCalls
+from coprocess.runtime.call import Call
 from coprocess.runtime.failures import Failures, safe_text
 from coprocess.runtime.gateway import Gateway
 from coprocess.runtime.hook_state import (
@@ -250,24 +251,47 @@ class Service:
             reason = safe_text(error)
             log.error("an event was triggered that no handler takes", triggered=name, reason=reason)
             return
+        if not self._start_event(call):
+            self._limited_log.write(
+                "error",
+                ("lost event", label_of(call.hook)),
+                "too many events wait for their handler: one is lost",
+                triggered=name,
+            )
+
+    def take_event(self, open_call: Callable[[], Call]) -> None:
+        """Run the event that `open_call` opens, apart from the caller, who comes by no engine.
+
+        Raises CoprocessError where it is refused; the service counts and logs that.
+        """
+        try:
+            if self._draining:
+                raise ShuttingDown("the service is shutting down")
+            call = open_call()
+            if not self._start_event(call):
+                raise Overloaded(f'{call.hook.type.name} hook "{call.hook.name}" is overloaded')
+        except CoprocessError as error:
+            self._failures.refuse(self._event_rpc(), error)
+            raise
+
+    def _event_rpc(self) -> Rpc:
+        rpc = LocalEvent(self._local_events)
+        return rpc if self._tracing is None else self._tracing.local_event(rpc)
+
+    def _start_event(self, call: Call) -> bool:
+        """False where too many wait for the handler already."""
         state = self._states.get(call.hook) or self._new_state(call.hook)
-        rpc: Rpc = LocalEvent(self._local_events)
-        if self._tracing is not None:
-            rpc = self._tracing.local_event(rpc)
+        rpc = self._event_rpc()
         waiting = Waiting(call, rpc, state, time.monotonic())
         admitted = state.enter(waiting)
         if admitted is None:
             rpc.fail(Overloaded.status, "too many events wait for their handler")
-            self._limited_log.write(
-                "error",
-                ("lost event", label_of(state.hook)),
-                "too many events wait for their handler: one is lost",
-                triggered=name,
-            )
-        elif admitted and state.hook.is_async:
+            return False
+        if admitted and state.hook.is_async:
             self.async_calls.begin(waiting)
         elif admitted:
             self._own_tasks.put(waiting)
+        return True
 
     # Reload and shutdown.
 

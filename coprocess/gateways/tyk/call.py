@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from coprocess.api.http import MultiHeaders
@@ -56,6 +56,10 @@ class TykCall(Call):
     @property
     def org_id(self) -> str:
         return self.message.spec.get("OrgID", "")
+
+    @property
+    def request_headers(self) -> Mapping[str, str]:
+        return self.message.request.headers
 
     @property
     def request(self) -> TykRequest:

@@ -13,6 +13,7 @@ from coprocess.errors import BadMessage, UnknownHook
 from coprocess.gateways.tyk.call import TykCall, TykEventCall
 from coprocess.gateways.tyk.event import TykEvent, local_event_payload, parse_event
 from coprocess.gateways.tyk.header_limit import HeaderLimit
+from coprocess.gateways.tyk.webhook import webhook_payload
 from coprocess.gateways.tyk.wire import DISPATCH, DISPATCH_EVENT, Event, Object
 from coprocess.loading.hooks import NO_HEADERS, Hook, HookTable
 from coprocess.runtime.gateway import Gateway, Opener
@@ -76,6 +77,9 @@ class Dispatcher(Gateway):
         # A version's events are for its own handlers.
         return self.open_parsed_event(parse_event(text), None if caller is None else caller.version)
 
+    def open_webhook(self, name: str, body: bytes, about: Mapping[str, str]) -> TykEventCall:
+        return self.open_parsed_event(parse_event(webhook_payload(name, body, about)))
+
 
 _EVENT = int(HookType.Event)
 _LONGEST_NAME = 256
@@ -92,4 +96,5 @@ def _choose(
     if len(name) > _LONGEST_NAME:
         # Looking for near misses of such a name would take long.
         raise UnknownHook(f"no hook's name has {len(name)} characters: {name[:_LONGEST_NAME]!r}…")
-    return table.choose(hook_type, name, spec, headers, version)
+    # .get: a protobuf map would add the key that is asked for.
+    return table.choose(hook_type, name, spec.get("APIID", ""), spec.get("bundle_hash", ""), headers, version)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from urllib.parse import unquote, urlsplit
 
 from coprocess.api.moments import HookType
 from coprocess.desk.tyk.doctor.document import Document
 from coprocess.desk.tyk.simulator.fields import Field
+from coprocess.process.webhooks import PREFIX
 
 _CLASSIC_LISTS = (
     ("pre", HookType.Pre),
@@ -44,6 +46,8 @@ class EventUse:
     kind_path: str
     function: str
     function_path: str
+    #: What the listener is told: a function's name, a webhook's target.
+    meta: Field
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,8 @@ class Api:
     events: list[EventUse] = field(default_factory=list)
     #: OAS only.
     lost_events: list[LostListener] = field(default_factory=list)
+    #: OAS only: the listeners that are webhooks, and on.
+    webhooks: list[Field] = field(default_factory=list)
     #: A classic form that the gateway made of an OAS definition, which lies beside it.
     made_from_oas: bool = False
 
@@ -130,7 +136,7 @@ def _read_classic(document: Document, root: Field) -> Api:
         bundle_path=bundle.path,
         extractor=_classic_extractor(middleware["id_extractor"]),
         hooks=_classic_hooks(document, middleware),
-        events=_classic_events(root["event_handlers"]["events"]),
+        events=read_events(root["event_handlers"]["events"]),
         made_from_oas=root["is_oas"].flag(),
     )
 
@@ -160,7 +166,8 @@ def _classic_extractor(extractor: Field) -> Extractor | None:
     return Extractor(extractor["extract_from"].text(), way, extractor.path)
 
 
-def _classic_events(events: Field) -> list[EventUse]:
+def read_events(events: Field) -> list[EventUse]:
+    """The listeners in `event_handlers.events`. Raises ConfigError as `read_api` does."""
     return [
         EventUse(
             event,
@@ -169,6 +176,7 @@ def _classic_events(events: Field) -> list[EventUse]:
             listener["handler_name"].path,
             listener["handler_meta"]["name"].text(),
             listener["handler_meta"]["name"].path,
+            listener["handler_meta"],
         )
         for event, listeners in events.members().items()
         for listener in listeners
@@ -203,6 +211,7 @@ def _read_oas(document: Document, root: Field) -> Api:
         extractor=_oas_extractor(custom["config"]["idExtractor"]),
         hooks=_oas_hooks(document, plugins, custom["config"]),
         lost_events=_oas_events(root, extension),
+        webhooks=_oas_webhooks(extension["server"]["eventHandlers"]),
     )
 
 
@@ -250,5 +259,20 @@ def _oas_events(root: Field, extension: Field) -> list[LostListener]:
     return lost
 
 
+def webhook_handler(url: str) -> str:
+    """The function of this service that a webhook to `url` runs; empty where it goes elsewhere."""
+    try:
+        path = urlsplit(url).path
+    except ValueError:
+        return ""
+    return unquote(path.removeprefix(PREFIX)) if path.startswith(PREFIX) else ""
+
+
+def _oas_webhooks(listeners: Field) -> list[Field]:
+    if isinstance(listeners.value, dict):
+        return []
+    return [each for each in listeners if each["type"].text() == "webhook" and each["enabled"].flag()]
+
+
 def _lost(events: Field) -> list[LostListener]:
-    return [LostListener(use.event_path, use.function) for use in _classic_events(events)]
+    return [LostListener(use.event_path, use.function) for use in read_events(events)]

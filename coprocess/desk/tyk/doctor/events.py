@@ -36,6 +36,10 @@ EVENTS = (
     "VersionFailure",
 )
 
+#: Of these, those that no definition fires: tyk.conf's own webhooks get them, and its monitor's.
+OF_TYK_CONF = ("TokenCreated", "TokenDeleted", "TokenUpdated")
+OF_THE_MONITOR = "TriggerExceeded"
+
 PLUGIN_HANDLER = "cp_dynamic_handler"
 #: The others: a webhook, a script inside the gateway, its log.
 _OTHER_HANDLERS = ("eh_web_hook_handler", "eh_dynamic_handler", "eh_log_handler")
@@ -54,13 +58,20 @@ def check_events(project: Project, api: Api) -> Iterator[Finding]:
             lost.path,
             f"An OAS definition cannot send events to plugins; here it names {lost.function or 'a handler'}.",
             _NEVER,
-            "Register the listener in a classic definition of the API, under event_handlers.events.",
+            "Send the event as a webhook (`coprocess events config` prints it), or register the listener in "
+            "a classic definition of the API, under event_handlers.events.",
         )
+    yield from _check_driver(api)
     misspelt = set()
     for use in api.events:
         if use.event not in EVENTS and use.event not in misspelt:
             misspelt.add(use.event)
             yield _unknown_event(api, use)
+        if use.event in (*OF_TYK_CONF, OF_THE_MONITOR) and use.kind in (
+            PLUGIN_HANDLER,
+            "eh_web_hook_handler",
+        ):
+            yield _of_tyk_conf(api, use)
         if use.kind != PLUGIN_HANDLER:
             yield from _check_kind(api, use, ours)
         elif not use.function:
@@ -69,13 +80,41 @@ def check_events(project: Project, api: Api) -> Iterator[Finding]:
                 "event-nameless",
                 use.function_path,
                 f"The listener of {use.event} names no function.",
-                _NEVER,
+                "The gateway panics when it loads the definition, and ends with exit status 2.",
                 f'Write "handler_meta": {{"name": "FUNCTION"}} beside "handler_name": "{PLUGIN_HANDLER}".',
             )
         else:
             yield from check_name(
                 project, HookType.Event, use.function, api.document, use.function_path, spec_of(api)
             )
+
+
+def _check_driver(api: Api) -> Iterator[Finding]:
+    """Where there are hooks, too, `driver-wrong` tells it; a bundle has the driver in its manifest."""
+    listeners = [use for use in api.events if use.kind == PLUGIN_HANDLER]
+    if not listeners or api.driver == "grpc" or api.hooks or api.bundle:
+        return
+    shown = f'its driver is "{api.driver}"' if api.driver else "no driver is named"
+    yield api.document.finding(
+        Severity.ERROR,
+        "event-no-driver",
+        api.driver_path,
+        f"The definition has listeners that are plugins, and {shown}.",
+        "The gateway drops the listeners when it loads the definition, with a line in its log.",
+        'Write "custom_middleware": {"driver": "grpc"}.',
+    )
+
+
+def _of_tyk_conf(api: Api, use: EventUse) -> Finding:
+    where = "monitor" if use.event == OF_THE_MONITOR else "event_handlers"
+    return api.document.finding(
+        Severity.ERROR,
+        "event-not-here",
+        use.event_path,
+        f"{use.event} is not fired by definitions.",
+        _NEVER,
+        f"Send it as a webhook, under {where} of tyk.conf: `coprocess events config` prints it.",
+    )
 
 
 def _unknown_event(api: Api, use: EventUse) -> Finding:

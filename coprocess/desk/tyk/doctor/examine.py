@@ -12,6 +12,7 @@ from coprocess.desk.tyk.doctor.findings import Finding, Severity
 from coprocess.desk.tyk.doctor.manifests import check_bundle
 from coprocess.desk.tyk.doctor.names import check_hooks, check_unused, spec_of
 from coprocess.desk.tyk.doctor.project import Project
+from coprocess.desk.tyk.doctor.webhooks import check_api_webhooks, check_conf_webhooks
 from coprocess.errors import ConfigError
 from coprocess.loading.loader import Problem
 
@@ -23,6 +24,7 @@ def examine(project: Project) -> list[Finding]:
     for api in project.apis:
         findings += check_definition(project, api)
         findings += check_events(project, api)
+        findings += check_api_webhooks(project, api)
         if not api.bundle and _is_for_this_service(project, api.driver):
             findings += check_hooks(project, api.hooks, spec_of(api))
     findings += check_duplicates(project.apis)
@@ -42,6 +44,7 @@ def _conf_findings(project: Project) -> list[Finding]:
     found: list[Finding] = []
     try:
         found.extend(check_conf(project))
+        found.extend(check_conf_webhooks(project))
     except ConfigError as error:
         if project.conf is None:
             raise

@@ -5,11 +5,12 @@ from __future__ import annotations
 import ast
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from hashlib import md5
 from pathlib import Path
 
 from coprocess.api.moments import HookType
-from coprocess.desk.tyk.doctor.api import Api, HookUse
+from coprocess.desk.tyk.doctor.api import Api, HookUse, read_events, webhook_handler
 from coprocess.desk.tyk.doctor.document import Document
 from coprocess.desk.tyk.doctor.findings import Finding, Severity
 from coprocess.desk.tyk.doctor.project import Project
@@ -60,7 +61,7 @@ def check_name(
     """What is wrong with one name."""
     table = project.loaded.table
     try:
-        table.choose(hook_type, name, spec)
+        table.choose(hook_type, name, spec.get("APIID", ""), spec.get("bundle_hash", ""))
     except UnknownHook:
         pass
     else:
@@ -135,6 +136,7 @@ def check_unused(project: Project) -> Iterator[Finding]:
     named = {(use.type, use.name) for api in project.apis for use in [*api.hooks, *project.hooks_of(api)]}
     named |= {(use.type, use.name) for bundle in project.bundles for use in bundle.hooks}
     named |= {(HookType.Event, use.function) for api in project.apis for use in api.events}
+    named |= {(HookType.Event, name) for name in _named_by_webhooks(project)}
     named |= {(HookType.Event, event) for event in _triggered(project.loaded.files)}
     in_manifests = _names_in_manifests(project.settings.folders)
     seen = {hook.source for hook in project.loaded.table if hook.misfit and (hook.type, hook.name) in named}
@@ -193,3 +195,15 @@ def _triggered(files: Iterable[Path]) -> set[str]:
                 if called == "trigger_event":
                     names.add(str(node.args[0].value))
     return names
+
+
+def _named_by_webhooks(project: Project) -> Iterator[str]:
+    urls = [use.meta["target_path"] for api in project.apis for use in api.events if use.meta]
+    urls += [listener["url"] for api in project.apis for listener in api.webhooks]
+    with suppress(ConfigError):  # A file of the wrong form is found elsewhere.
+        if (conf := project.conf) is not None:
+            urls += [use.meta["target_path"] for use in read_events(conf.root["event_handlers"]["events"])]
+            urls.append(conf.root["monitor"]["configuration"]["target_path"])
+    for url in urls:
+        if isinstance(url.value, str):
+            yield webhook_handler(url.value)

@@ -1,0 +1,38 @@
+"""What the process knows of a gateway: all that is registered of one, before and when it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from coprocess.loading.home import Home
+from coprocess.loading.hooks import HookTable
+from coprocess.runtime.gateway import Gateway
+from coprocess.transport.engine import BidiHandler
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayOptions:
+    """The settings that a gateway is made with."""
+
+    #: Send back all, and not only what the gateway reads.
+    full_reply: bool = False
+    #: Of request and response, in one message.
+    max_headers: int = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """One gateway that the process can serve. Its name is its home's."""
+
+    home: Home
+    #: Makes it, at work on the handlers of a table.
+    make: Callable[[HookTable, GatewayOptions], Gateway]
+    #: The full names of its gRPC services: health and reflection tell of them.
+    services: tuple[str, ...]
+    #: The paths of its unary methods: the keys of what `Gateway.methods` has.
+    methods: tuple[str, ...]
+    #: Its bidirectional methods, by path.
+    bidi_methods: Mapping[str, BidiHandler] = field(default_factory=dict)
+    #: The services' files for reflection: FileDescriptorProtos, serialized. Called where reflection is on.
+    descriptors: Callable[[], Iterable[bytes]] = tuple
