@@ -151,6 +151,7 @@ class Call(CallContext):
     hook_type = "Pre"
     hook_name = "some"
     api_id = "api"
+    hook = None
     org_id = version = ""
     state = State()
     app = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from coprocess.api.app import App
@@ -33,6 +33,10 @@ class CallContext(Protocol):
     @property
     def version(self) -> str:
         """Of the handlers, where a route chose one; empty: the default version."""
+
+    @property
+    def hook(self) -> Any:
+        """A `loading.hooks.Hook`."""
 
     @property
     def state(self) -> State: ...

@@ -34,6 +34,7 @@ def serve(
     data_dir: Annotated[Path | None, _option("--data-dir", metavar="DIR")] = None,
     store_fsync: Annotated[str | None, _option("--store-fsync", metavar="everysec|always")] = None,
     reload: Annotated[bool | None, _option("--reload/--no-reload")] = None,
+    resource_timeout_s: Annotated[str | None, _option("--resource-timeout-s", metavar="SECONDS")] = None,
     settle_s: Annotated[str | None, _option("--settle-s", metavar="SECONDS")] = None,
     reflection: Annotated[bool | None, _option("--reflection/--no-reflection")] = None,
     admin: Annotated[str | None, _option("--admin", metavar="ADDRESS|off")] = None,

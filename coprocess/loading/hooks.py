@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -110,6 +110,10 @@ class HookTable:
 
     def __len__(self) -> int:
         return len(self._only) + sum(map(len, self._several.values()))
+
+    def renewed(self) -> HookTable:
+        """The same handlers as new hooks, so that the calls of these here can be told from theirs."""
+        return HookTable(replace(hook) for hook in self)
 
     def without(self, app: App) -> HookTable:
         """The same, without the handlers of `app`."""

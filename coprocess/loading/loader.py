@@ -89,9 +89,21 @@ class Loaded:
 
     def close(self, timeout_s: float) -> None:
         """Close the resources that are open. To be called when the last call has ended."""
-        for lifecycle in reversed(self.lifecycles):
-            if lifecycle.resources.are_open:
-                lifecycle.resources.close(timeout_s)
+        self.closing()(timeout_s)
+
+    def closing(self) -> Callable[[float], None]:
+        """What closes the resources that are open now, and no others; it holds none of the handlers."""
+        closing = [each.resources.take_open() for each in reversed(self.lifecycles)]
+
+        def close(timeout_s: float) -> None:
+            for each in closing:
+                each.close(timeout_s)
+
+        return close
+
+    def renewed(self) -> Loaded:
+        """The same handlers, as other hooks: calls of these here can be told from theirs."""
+        return replace(self, table=self.table.renewed())
 
     def serve(self) -> None:
         """From now on the names of handler modules mean these."""

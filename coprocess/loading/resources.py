@@ -111,6 +111,27 @@ def in_order(resources: Mapping[str, Resource], wanted: Iterable[str]) -> list[R
     return list(ordered.values())
 
 
+class Opened:
+    """Open resources, in the order in which they were opened."""
+
+    def __init__(self) -> None:
+        self._close: list[tuple[str, Callable[[float], None]]] = []
+
+    def add(self, name: str, close: Callable[[float], None]) -> None:
+        self._close.append((name, close))
+
+    def close(self, timeout_s: float) -> None:
+        """Close them, in reverse order. What goes wrong is logged, by name."""
+        while self._close:
+            name, close = self._close.pop()
+            try:
+                close(timeout_s)
+            except _NotInTime:
+                log.error("a resource did not close in time", resource=name, timeout_s=timeout_s)
+            except BaseException as error:
+                log.error("a resource failed to close", resource=name, exc_info=error)
+
+
 class Resources:
     """The resources of one App. Raises HandlerError where they cannot be opened in any order."""
 
@@ -130,18 +151,14 @@ class Resources:
         #: What tests put in the place of resources, by name.
         self.overrides: dict[str, Any] = {}
         self._replaced: dict[str, Any] = {}
-        self._close: list[tuple[Resource, Callable[[float], None]]] = []
-        #: How often all were opened, and closed.
+        self._opened_now = Opened()
+        #: How often they were opened.
         self.openings = 0
-        self.closings = 0
-
-    @property
-    def are_open(self) -> bool:
-        return self.openings > self.closings
 
     def open(self, spawn: Spawn, timeout_s: float) -> None:
         """Open those of scope `app`. Raises ResourceError where one does not; none is open then."""
         self.openings += 1
+        opened = self._opened_now = Opened()
         for resource in self._of_app:
             if resource.name in self.overrides:
                 setattr(self.values, resource.name, self.overrides[resource.name])
@@ -149,7 +166,7 @@ class Resources:
             try:
                 value, close = self._opened(resource, spawn, timeout_s)
             except BaseException as error:
-                self.close(timeout_s)
+                opened.close(timeout_s)
                 if isinstance(error, (KeyboardInterrupt, ResourceError)):
                     raise
                 what = printable(f"{type(error).__name__}: {_text_of(error)}")
@@ -158,20 +175,17 @@ class Resources:
                 ) from error
             setattr(self.values, resource.name, value)
             if close is not None:
-                self._close.append((resource, close))
+                opened.add(resource.name, close)
 
-    def close(self, timeout_s: float) -> None:
-        """Close what is open, in reverse order. What goes wrong is logged, by name."""
-        self.closings += 1
-        while self._close:
-            resource, close = self._close.pop()
-            try:
-                close(timeout_s)
-            except _NotInTime:
-                log.error("a resource did not close in time", resource=resource.name, timeout_s=timeout_s)
-            except BaseException as error:
-                log.error("a resource failed to close", resource=resource.name, exc_info=error)
-        vars(self.values).clear()
+    @property
+    def has_async(self) -> bool:
+        """Whether any lives on the event loop."""
+        return any(each.is_async for each in self._of_app)
+
+    def take_open(self) -> Opened:
+        """What is open now, for whoever closes it: when it was, these may be open anew."""
+        opened, self._opened_now = self._opened_now, Opened()
+        return opened
 
     def override(self, name: str, value: Any) -> None:
         """Put `value` in the place of the resource `name`, for calls from now on. Raises KeyError."""

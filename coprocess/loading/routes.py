@@ -114,6 +114,10 @@ class RoutedTable(HookTable):
                 return found[0]
         return super().choose(hook_type, name, api_id, bundle)
 
+    def renewed(self) -> RoutedTable:
+        versions = [(route, table.renewed()) for route, table in self._versions]
+        return RoutedTable((replace(hook) for hook in super().__iter__()), versions)
+
     def without(self, app: App) -> RoutedTable:
         versions = [(route, table.without(app)) for route, table in self._versions]
         return RoutedTable((hook for hook in super().__iter__() if hook.app is not app), versions)

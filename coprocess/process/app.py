@@ -142,7 +142,9 @@ class App:
             strict=settings.strict,
             # One of several workers tells it.
             warn=tuple if self._quiet else self._restart.warnings,
+            resource_timeout_s=settings.resource_timeout_s,
         )
+        service.async_calls.on_given_up = lambda: self._after_lost_loop(reloader)
         with ExitStack() as at_end:
             self._handle_signals(at_end)
             if self._worker is not None:
@@ -173,6 +175,7 @@ class App:
             at_end.enter_context(logs.capturing_prints())
             service.start()
             at_end.callback(service.stop, STOP_TIMEOUT_S)
+            at_end.callback(reloader.close)
             if settings.reload:
                 watch = self._watch_files(lambda: self._ask_reload("file change"))
                 at_end.callback(watch.stop)
@@ -220,6 +223,11 @@ class App:
         future: Future[Rollback] = Future()
         self._requests.put(_Request(future, to=to))
         return future
+
+    def _after_lost_loop(self, reloader: Reloader) -> None:
+        """Async resources lived on the loop that is lost: they open anew, on the next."""
+        if any(each.resources.has_async for each in reloader.loaded.lifecycles):
+            self._ask_reload("the event loop was given up, and resources with it")
 
     def _ask_reload(self, reason: str) -> None:
         self.request_reload(reason)

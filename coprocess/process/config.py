@@ -22,10 +22,14 @@ from coprocess.store import parse_url
 from coprocess.text import printable
 
 PREFIX = "COPROCESS_"
+#: Of variables that are an App's settings.
+APP_PREFIX = f"{PREFIX}APP_"
 CONFIG_FILE = "coprocess.toml"
 OFF = "off"
 #: What the tables of routes in the file are below. It is no setting: see `route_settings`.
 ROUTES = "routes"
+#: The tables that Apps take as their settings.
+APP = "app"
 DEFAULT_FOLDERS = (Path("handlers"), Path("event_handlers"))
 
 # A list in a variable: separated by commas.
@@ -68,6 +72,12 @@ class Settings(BaseSettings):
         "machine dies; always loses nothing, and is slower.",
     )
     reload: bool = Field(default=False, description="Load handlers again when their files change.")
+    resource_timeout_s: float = Field(
+        default=30.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="How long each resource of an App may take to open, or to close.",
+    )
     settle_s: float = Field(
         default=1.0,
         ge=0,
@@ -305,7 +315,9 @@ def load_settings(flags: Mapping[str, Any], config_file: Path | None = None, bas
     """
     flags = {name: value for name, value in flags.items() if value is not None}
     path, from_file = settings_file(config_file, base)
-    from_file.pop(ROUTES, None)  # They can change while the service runs: see `route_settings`.
+    # They can change while the service runs: see `route_settings`, `app_settings`.
+    from_file.pop(ROUTES, None)
+    from_file.pop(APP, None)
     variables = {name: f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
     # Variables are read whatever their case.
     set_variables = {variable.upper() for variable, value in os.environ.items() if value}
@@ -341,6 +353,7 @@ def _misspelt_variables(names: Iterable[str]) -> Iterator[str]:
     for variable in sorted(names):
         name = variable.removeprefix(PREFIX).lower()
         is_ours = variable.startswith(PREFIX) and not _OTHERS_VARIABLE.fullmatch(variable)
+        is_ours = is_ours and not variable.startswith(APP_PREFIX)
         if is_ours and name == ROUTES:
             where = f"routes are tables of {CONFIG_FILE}: [{ROUTES}.NAME]"
             yield f"{printable(variable)}: no such setting; {where}"
@@ -383,7 +396,7 @@ def _hint(name: str, value: Any, model: type[BaseModel]) -> str:
     if near:
         return f"; did you mean {near[0]}?"
     if isinstance(value, dict):
-        return f". The only tables are those of routes: [{ROUTES}.{name}]"
+        return f". The only tables are [{APP}] and those of routes: [{ROUTES}.{name}]"
     return ""
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from coprocess.api.app import configuring
 from coprocess.errors import LoadError
 from coprocess.loading import loader
 from coprocess.loading.home import Home
+from coprocess.process.app_settings import load_app_settings
 from coprocess.process.config import CONFIG_FILE, DEFAULT_FOLDERS, Settings
 from coprocess.process.route_settings import load_routes
 
@@ -52,6 +54,7 @@ class Places:
             raise LoadError(
                 f"{gone[0]}: was there, and is gone. Expected: the folder, be it empty, or a restart"
             )
-        loaded = loader.load(folders, home, load_routes(self._given_file, self._base))
+        with configuring(load_app_settings(self._given_file, self._base)):
+            loaded = loader.load(folders, home, load_routes(self._given_file, self._base))
         self._known = folders
         return loaded

@@ -22,6 +22,7 @@ from coprocess.loading.loader import Loaded, Problem
 from coprocess.loading.routes import RoutedTable
 from coprocess.loading.scoped_imports import NAMESPACE
 from coprocess.process.lost_hooks import is_known, lost_hooks, removed_hooks
+from coprocess.process.open_loads import OpenLoads
 from coprocess.process.redaction import redact_text
 from coprocess.runtime.service import Service
 
@@ -79,6 +80,7 @@ class Reloader:
         *,
         strict: bool,
         warn: Callable[[], Iterable[str]] = tuple,
+        resource_timeout_s: float = 30.0,
     ) -> None:
         """`load` raises CoprocessError where nothing can be loaded at all.
 
@@ -88,6 +90,7 @@ class Reloader:
         self._service = service
         self._strict = strict
         self._warn = warn
+        self._open_loads = OpenLoads(service, resource_timeout_s)
         self._retired: list[_Retired] = []
         #: What served before the last reload; None: nothing did, or a rollback went back to it.
         self._previous: Loaded | None = None
@@ -109,8 +112,10 @@ class Reloader:
         Raises CoprocessError as `load` does.
         """
         loaded = self._load()
+        self._open_loads.open(loaded)
         self._tell(loaded)
         if self._strict and loaded.problems:
+            self._open_loads.close(loaded)
             _forget(loaded)
             return False
         self._swap(loaded)
@@ -125,16 +130,20 @@ class Reloader:
         except Exception as error:
             log.exception("loading failed")
             return self._end(reason, (f"internal error: {type(error).__name__}",))
+        self._open_loads.open(loaded)
         self._tell(loaded)
         errors = () if force else tuple(map(redact_text, self._got_worse(loaded)))
         if errors:
+            self._open_loads.close(loaded)
             _forget(loaded)
             return self._end(reason, errors)
         removed = tuple(str(hook) for hook in removed_hooks(self.loaded, loaded))
         self._retire(self._previous)
         # Before anything was loaded there was nothing that one could want back.
-        self._previous = self.loaded if self._has_loaded else None
+        left, had_loaded = self.loaded, self._has_loaded
         self._swap(loaded)
+        renewed = self._open_loads.leave(left)
+        self._previous = renewed if had_loaded else None
         self.rolled_back = None
         return self._end(reason, (), removed)
 
@@ -171,9 +180,16 @@ class Reloader:
             )
         if isinstance(previous.table, RoutedTable):
             previous = replace(previous, table=previous.table.without_shares())
+        known = len(previous.problems)
+        self._open_loads.open(previous)
+        if len(previous.problems) > known:
+            errors = "; ".join(map(str, previous.problems[known:]))
+            del previous.problems[known:]
+            self._open_loads.close(previous)
+            return Rollback(None, f"not rolled back: {redact_text(errors)}")
         left, self._previous = self.loaded, None
         self._swap(previous)
-        self._retire(left)
+        self._retire(self._open_loads.leave(left))
         self.problems = tuple(previous.problems)
         return self._rolled_back(
             RollbackTo.PREVIOUS,
@@ -224,6 +240,7 @@ class Reloader:
 
     def sweep(self) -> None:
         """Let go of old modules that no call uses any more. To be called now and then; mostly free."""
+        self._open_loads.sweep()
         if not self._retired:
             return
         self._service.drop_idle_states()
@@ -234,6 +251,10 @@ class Reloader:
         if unused:
             # Modules are cycles of references. The collector would find them too, at some time.
             gc.collect()
+
+    def close(self) -> None:
+        """Close the resources that are open, when no call runs any more."""
+        self._open_loads.close_all(self.loaded)
 
     @property
     def retired_count(self) -> int:

@@ -11,12 +11,14 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from typing import Any
 
 import structlog
 
 from coprocess.errors import HandlerFailed, ShuttingDown
+from coprocess.loading.hooks import Hook
 from coprocess.runtime import prints
 from coprocess.runtime.failures import Failures
 from coprocess.runtime.hook_state import Waiting
@@ -57,6 +59,8 @@ class AsyncCalls:
         self.watch = LoopWatch(tick_s, self._tell_blocked)
         #: Loops that were given up, so far.
         self.given_up = 0
+        #: Called back when one was: what lives on it, as async resources do, is lost.
+        self.on_given_up: Callable[[], None] = lambda: None
 
     def begin(self, waiting: Waiting) -> None:
         """Run an admitted call and, in its place, those that waited."""
@@ -67,6 +71,34 @@ class AsyncCalls:
         self._unbegun.add(waiting)
         self._calls.add(waiting)
         self._submit(waiting)
+
+    def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> Future[Any]:
+        """Run `coroutine` on the loop of the handlers, from any other thread. Raises RuntimeError."""
+        loop = None if self._is_stopped else self._loop or self._start_loop()
+        outcome: Future[Any] = Future()
+
+        async def run() -> None:
+            task = asyncio.current_task()
+            outcome.add_done_callback(lambda done: _cancel_with(done, loop, task))
+            try:
+                result = await coroutine
+            except BaseException as error:  # noqa: BLE001 - passed on
+                if outcome.set_running_or_notify_cancel():
+                    outcome.set_exception(error)
+            else:
+                if outcome.set_running_or_notify_cancel():
+                    outcome.set_result(result)
+
+        if loop is None or not loop.call_soon(lambda: loop.run_task(run(), None)):
+            coroutine.close()
+            raise RuntimeError("no event loop runs")
+        return outcome
+
+    def cancel_left(self, is_gone: Callable[[Hook], bool]) -> None:
+        """Cancel the tasks that calls left behind on the loop, of hooks that are gone."""
+        loop = self._loop
+        if loop is not None:
+            loop.call_soon(loop.cancel_left, is_gone)
 
     def _submit(self, waiting: Waiting) -> None:
         loop = waiting.loop = self._loop or self._start_loop()
@@ -184,6 +216,7 @@ class AsyncCalls:
             self._loop = None
             self.watch.watch(None)
         self.given_up += 1
+        self.on_given_up()
         why = "a handler blocks it" if loop.is_alive else "it has ended"
         self._tell(f"the event loop was given up, as {why}: another takes its place", _tags(owner), "error")
         # When it is free again.
@@ -224,6 +257,11 @@ class AsyncCalls:
         while waiting is not None:
             _cancelled(waiting)
             waiting = waiting.state.leave(waiting, time.monotonic() - waiting.since_s)
+
+
+def _cancel_with(outcome: Future[Any], loop: LoopThread | None, task: asyncio.Task[Any] | None) -> None:
+    if outcome.cancelled() and loop is not None and task is not None:
+        loop.call_soon(task.cancel)
 
 
 def _cancelled(waiting: Waiting) -> None:

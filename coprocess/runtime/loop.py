@@ -10,8 +10,11 @@ from collections.abc import Callable, Coroutine
 from contextvars import Context
 from types import FrameType
 from typing import Any
+from weakref import WeakKeyDictionary
 
+from coprocess.api.context import current_call
 from coprocess.error_text import text_of
+from coprocess.loading.hooks import Hook
 from coprocess.runtime.log_limit import LimitedLog
 
 
@@ -32,6 +35,9 @@ class LoopThread:
         self._loop = _new_event_loop()
         #: What runs, and for whom.
         self._tasks: dict[asyncio.Task[None], object] = {}
+        #: Tasks that handlers started, and the hook whose call did.
+        self._left: WeakKeyDictionary[asyncio.Task[Any], Hook] = WeakKeyDictionary()
+        self._loop.set_task_factory(self._make_task)
         self._is_over = False
         self._thread = threading.Thread(target=self._run, name="async-handlers", daemon=True)
         try:
@@ -64,6 +70,21 @@ class LoopThread:
         self._tasks[task] = owner
         task.add_done_callback(self._tasks.pop)
         return task
+
+    def _make_task(
+        self, loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any
+    ) -> asyncio.Task[Any]:
+        task: asyncio.Task[Any] = asyncio.Task(coroutine, loop=loop, **options)
+        call = current_call.get()
+        if call is not None:
+            self._left[task] = call.hook
+        return task
+
+    def cancel_left(self, is_gone: Callable[[Hook], bool]) -> None:
+        """Cancel tasks that were started by calls of hooks that are gone. To be called on the loop."""
+        for task, hook in list(self._left.items()):
+            if is_gone(hook):
+                task.cancel()
 
     def running(self) -> tuple[object, FrameType | None]:
         """The owner of the task that runs at this moment, and where it is; None: no such task, or none's."""
@@ -100,7 +121,8 @@ class LoopThread:
         async def finish() -> None:
             try:
                 current = asyncio.current_task()
-                tasks = [task for task in self._tasks if task is not current]
+                # Those that handlers left, too.
+                tasks = [task for task in asyncio.all_tasks(self._loop) if task is not current]
                 for task in tasks:
                     task.cancel()
                 if tasks:

@@ -300,6 +300,16 @@ class Service:
         self.gateway.table = table
         self.drop_idle_states()
 
+    def has_calls(self, hook: Hook) -> bool:
+        """Whether calls of `hook` run, or wait."""
+        state = self._states.get(hook)
+        return state is not None and bool(state.running or state.queue)
+
+    def cancel_left_tasks(self) -> None:
+        """Cancel what calls left on the loop whose hooks are gone: in no table, and with no call."""
+        serving = set(self.gateway.table)
+        self.async_calls.cancel_left(lambda hook: hook not in serving and hook not in self._states)
+
     def drop_idle_states(self) -> None:
         """Let go of hooks that are no longer in the table, but for those that have calls.
 
