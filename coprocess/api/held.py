@@ -330,7 +330,7 @@ class HeldResponse(Response):
 
     def replace(self, status: int, headers: Iterable[tuple[str, str]], body: bytes) -> None:
         """Make it another response altogether."""
-        before = set(self._headers)
+        before = {*self._headers, *self._headers.edited}
         self.status = status
         self._headers = HeldHeaders()
         for name, value in headers:

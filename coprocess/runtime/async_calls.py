@@ -11,7 +11,8 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from typing import Any
 
 import structlog
@@ -109,6 +110,25 @@ class AsyncCalls:
         following = state.leave(waiting, time.monotonic() - waiting.since_s)
         if following is not None:
             self.begin(following)
+
+    def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> Future[Any]:
+        """Run a coroutine on the loop, from any thread. Its future is cancelled where none runs."""
+        outcome: Future[Any] = Future()
+        loop = self._loop or self._start_loop()
+
+        async def run() -> None:
+            if not outcome.set_running_or_notify_cancel():
+                coroutine.close()
+                return
+            try:
+                outcome.set_result(await coroutine)
+            except BaseException as error:  # noqa: BLE001 - passed on
+                outcome.set_exception(error)
+
+        if loop is None or not loop.call_soon(lambda: loop.run_task(run(), None)):
+            coroutine.close()
+            outcome.cancel()
+        return outcome
 
     def _start_loop(self) -> LoopThread | None:
         """None where that cannot be now: `tick` tries again."""
