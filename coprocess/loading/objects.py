@@ -13,7 +13,7 @@ from coprocess.loading.declared import hooks_of
 from coprocess.loading.home import Home
 from coprocess.loading.hooks import HookTable
 from coprocess.loading.lifecycle import Lifecycle
-from coprocess.loading.loader import Loaded
+from coprocess.loading.loader import Loaded, same_only_once
 
 
 def load_objects(objects: Iterable[Any], home: Home) -> Loaded:
@@ -39,7 +39,7 @@ def load_objects(objects: Iterable[Any], home: Home) -> Loaded:
         for declaration in dict.fromkeys(declarations)
         for hook in hooks_of(declaration, lifecycle=lifecycle, home=home)
     ]
-    return Loaded(HookTable(hooks), lifecycles=lifecycles)
+    return Loaded(HookTable(same_only_once(hooks)), lifecycles=lifecycles)
 
 
 def _in_module(module: ModuleType) -> tuple[list[Declaration], list[App]]:

@@ -173,6 +173,12 @@ class Resources:
                 log.error("a resource failed to close", resource=resource.name, exc_info=error)
         vars(self.values).clear()
 
+    def forget(self) -> None:
+        """Let go of what is open, for a process that was forked from the one that closes it."""
+        self.closings = self.openings
+        self._close.clear()
+        vars(self.values).clear()
+
     def override(self, name: str, value: Any) -> None:
         """Put `value` in the place of the resource `name`, for calls from now on. Raises KeyError."""
         if name not in self.all:

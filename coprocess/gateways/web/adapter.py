@@ -144,6 +144,12 @@ class Adapter:
         service.stop(_CLOSE_TIMEOUT_S)
         self._limiter.close()
 
+    def forget(self) -> None:
+        """Let go of what another process has opened, and this one was forked from: that one closes it."""
+        self._service = self._calls = None
+        for lifecycle in self._loaded.lifecycles:
+            lifecycle.resources.forget()
+
     @property
     def service(self) -> Service | None:
         """None where it is not open."""

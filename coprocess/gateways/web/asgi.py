@@ -15,6 +15,7 @@ from coprocess.gateways.web.call import Exchange, WebCall
 from coprocess.gateways.web.http import (
     Caller,
     RawHeader,
+    answer_headers,
     body_to_send,
     held_headers,
     no_body_asked_for,
@@ -283,7 +284,7 @@ class _Response:
         self._is_over = True
         new.pop("trailers", None)
         await self._send(new)
-        body = body_to_send(response, self._method)
+        body = body_to_send(response.status, response.raw_body, self._method)
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
 
@@ -375,14 +376,6 @@ def _hide_unseen_bodies(scope: Scope) -> None:
 
 
 async def _send_answer(answer: Answer, method: str, send: Send, prefix: str = "http.response") -> None:
-    headers = [(name.lower().encode("latin-1"), value.encode()) for name, value in answer.headers]
-    headers = [
-        (name, value) for name, value in headers if name not in (b"content-length", b"transfer-encoding")
-    ]
-    body = answer.body
-    if answer.status in (204, 205, 304):
-        body = b""
-    else:
-        headers.append((b"content-length", b"%d" % len(body)))
-    await send({"type": f"{prefix}.start", "status": answer.status, "headers": headers})
-    await send({"type": f"{prefix}.body", "body": b"" if method == "HEAD" else body, "more_body": False})
+    await send({"type": f"{prefix}.start", "status": answer.status, "headers": answer_headers(answer)})
+    body = body_to_send(answer.status, answer.body, method)
+    await send({"type": f"{prefix}.body", "body": body, "more_body": False})

@@ -7,6 +7,7 @@ from collections.abc import Iterable, MutableMapping
 from coprocess.api.held import HeldHeaders, HeldRequest, HeldResponse, HeldSession
 from coprocess.api.http import canonical_name
 from coprocess.api.state import State
+from coprocess.gateways.web.answers import Answer
 from coprocess.gateways.web.call import Exchange
 
 RawHeader = tuple[bytes, bytes]
@@ -75,12 +76,21 @@ def with_edits(raw: Iterable[RawHeader], message: HeldRequest | HeldResponse) ->
     ]
     if message.has_new_body and not (isinstance(message, HeldResponse) and message.status in _BODYLESS):
         result.append((b"content-length", b"%d" % len(message.raw_body)))
+        if isinstance(message, HeldResponse) and "Content-Type" not in headers:
+            # As the server of a gateway says of text; WSGI asks for one.
+            result.append((b"content-type", b"text/plain; charset=utf-8"))
     return result
 
 
-def body_to_send(response: HeldResponse, method: str) -> bytes:
-    """Its body, if it may have one."""
-    return b"" if method == "HEAD" or response.status in _BODYLESS else response.raw_body
+def answer_headers(answer: Answer) -> list[RawHeader]:
+    response = HeldResponse(answer.status, HeldHeaders())
+    response.replace(answer.status, answer.headers, answer.body)
+    return with_edits((), response)
+
+
+def body_to_send(status: int, body: bytes, method: str) -> bytes:
+    """`body`, if there may be one."""
+    return b"" if method == "HEAD" or status in _BODYLESS else body
 
 
 def no_body_asked_for() -> bytes:
