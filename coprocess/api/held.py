@@ -12,7 +12,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, urlencode
 
-from multidict import MultiDict
+from multidict import CIMultiDict, MultiDict
 
 from coprocess.api.body import OF_THE_BYTES
 from coprocess.api.http import MultiHeaders, Query, canonical_name, is_token
@@ -27,8 +27,8 @@ class HeldHeaders(MultiHeaders):
     __slots__ = ("_set_now", "edited")
 
     def __init__(self, pairs: Iterable[tuple[str, str]] = ()) -> None:
-        super().__init__()
-        self._values.extend(pairs)
+        # Not the base class's constructor, which checks: what came is as it came.
+        self._values = CIMultiDict(pairs)
         #: Names, in canonical spelling, that were set, added to or deleted.
         self.edited: set[str] = set()
         # Those of them that the handler which runs has set.

@@ -99,6 +99,32 @@ def _done(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
+class _InPlaceRpc(InProcessRpc):
+    """For a caller on a loop that runs the call itself: `turn` is done when it may begin."""
+
+    __slots__ = ("_has_turn", "_turn")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._has_turn = False
+        self._turn: asyncio.Future[None] | None = None
+
+    def start(self) -> None:
+        with self._lock:
+            self._has_turn = True
+            turn = self._turn
+        if turn is not None:
+            with contextlib.suppress(RuntimeError):  # The loop is closed.
+                turn.get_loop().call_soon_threadsafe(_done, turn)
+
+    async def turn(self) -> None:
+        with self._lock:
+            if self._has_turn:
+                return
+            self._turn = asyncio.get_running_loop().create_future()
+        await self._turn
+
+
 class InProcess:
     """Calls handlers of `service` for callers in this process."""
 
@@ -124,39 +150,57 @@ class InProcess:
         if not call.hook.is_async:
             return await self._in_thread(call)
         state = self._service.state_of(call.hook)
-        rpc = InProcessRpc()
+        rpc = _InPlaceRpc()
         waiting = Waiting(call, rpc, state, time.monotonic())
-        loop = asyncio.get_running_loop()
-        turn = loop.create_future()
-        waiting.start = lambda: loop.call_soon_threadsafe(_done, turn)
+        waiting.start = rpc.start
         admitted = state.enter(waiting)
         if admitted is None:
             self._service.failures.shed(waiting)
             return rpc
         if not admitted:
             try:
-                await turn
+                await rpc.turn()
             except CancelledError:
                 if not state.drop(waiting):
                     self._leave(waiting)
                 raise
         try:
-            await self._run_in_place(waiting)
+            waiting.deadline_s = time.monotonic() + state.timeout_s
+            context, coroutine = copy_context(), call.run_async()
+            try:
+                first = context.run(coroutine.send, None)
+            except StopIteration as done:
+                # The most frequent case: nothing was waited for, and no timer is needed.
+                if time.monotonic() > waiting.deadline_s:
+                    self._service.failures.time_out(waiting)
+                else:
+                    rpc.respond(done.value)
+            except HandlerFailed as error:
+                self._fail(waiting, error)
+            else:
+                await self._go_on(waiting, coroutine, context, first)
         finally:
             self._leave(waiting)
         return rpc
 
-    async def _run_in_place(self, waiting: Waiting) -> None:
-        state, failures = waiting.state, self._service.failures
-        waiting.deadline_s = time.monotonic() + state.timeout_s
+    def _fail(self, waiting: Waiting, error: HandlerFailed) -> None:
+        if time.monotonic() > waiting.deadline_s:
+            self._service.failures.time_out(waiting)
+        else:
+            self._service.failures.fail(waiting, error)
+
+    async def _go_on(
+        self, waiting: Waiting, coroutine: Coroutine[Any, Any, bytes], context: Context, first: Any
+    ) -> None:
+        """Run what is left of `coroutine`, which waits, in its context and for its time."""
+        failures = self._service.failures
+        limit = asyncio.timeout(waiting.state.timeout_s)
         try:
-            reply = await self._driven(waiting.call.run_async(), state.timeout_s)
+            async with limit:
+                reply = await _Rest(coroutine, context, first, limit, self._left)
         except HandlerFailed as error:
-            if time.monotonic() > waiting.deadline_s:
-                failures.time_out(waiting)
-            else:
-                failures.fail(waiting, error)
-        except _OutOfTime:
+            self._fail(waiting, error)
+        except TimeoutError:  # The limit's: one of the handler's own is a HandlerFailed.
             failures.time_out(waiting)
         except CancelledError:
             waiting.rpc.fail(ShuttingDown.status, "cancelled")
@@ -166,22 +210,6 @@ class InProcess:
                 failures.time_out(waiting)
             else:
                 waiting.rpc.respond(reply)
-
-    async def _driven(self, coroutine: Coroutine[Any, Any, bytes], timeout_s: float) -> bytes:
-        """Run `coroutine` in a context of its own, and for so long. Raises _OutOfTime."""
-        context = copy_context()
-        try:
-            first = context.run(coroutine.send, None)
-        except StopIteration as done:
-            # The most frequent case: nothing was waited for, and no timer was needed.
-            reply: bytes = done.value
-            return reply
-        limit = asyncio.timeout(timeout_s)
-        try:
-            async with limit:
-                return await _Rest(coroutine, context, first, limit, self._left)
-        except TimeoutError:
-            raise _OutOfTime from None
 
     async def _in_thread(self, call: Call) -> InProcessRpc:
         state = self._service.state_of(call.hook)
@@ -243,10 +271,7 @@ class InProcess:
             # In a context of its own: what a handler sets there is no other call's.
             reply = copy_context().run(call.run)
         except HandlerFailed as error:
-            if time.monotonic() > waiting.deadline_s:
-                failures.time_out(waiting)
-            else:
-                failures.fail(waiting, error)
+            self._fail(waiting, error)
         else:
             if time.monotonic() > waiting.deadline_s:
                 failures.time_out(waiting)
@@ -265,10 +290,6 @@ class InProcess:
     def _refused(rpc: InProcessRpc) -> InProcessRpc:
         rpc.fail(ShuttingDown.status, "the handlers are closed")
         return rpc
-
-
-class _OutOfTime(Exception):
-    """Not TimeoutError: a handler may raise that itself."""
 
 
 class _Rest:

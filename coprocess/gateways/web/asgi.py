@@ -272,7 +272,7 @@ class _Response:
 
     async def _begin(self, start: Message, body_source: Callable[[], bytes]) -> None:
         """Run the handlers, and send what comes before the body; all, where the body is a new one."""
-        raw: list[RawHeader] = [(bytes(name), bytes(value)) for name, value in start.get("headers", ())]
+        raw: list[RawHeader] = list(start.get("headers", ()))
         exchange = self._exchange
         exchange.response = HeldResponse(start["status"], held_headers(raw), body_source=body_source)
         await self._middleware.edit_response(exchange)

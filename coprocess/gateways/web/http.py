@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, MutableMapping
 
 from coprocess.api.held import HeldHeaders, HeldRequest, HeldResponse, HeldSession
@@ -59,8 +60,17 @@ def text_of(value: bytes) -> str:
         return value.decode("latin-1")
 
 
+@functools.lru_cache(maxsize=4096)
+def name_of(name: bytes) -> str:
+    """A header's name in the spelling of gateways."""
+    return canonical_name(name.decode("latin-1"))
+
+
 def held_headers(raw: Iterable[RawHeader]) -> HeldHeaders:
-    return HeldHeaders([(name.decode("latin-1"), text_of(value)) for name, value in raw])
+    try:
+        return HeldHeaders([(name_of(name), value.decode()) for name, value in raw])
+    except UnicodeDecodeError:
+        return HeldHeaders([(name_of(name), text_of(value)) for name, value in raw])
 
 
 def with_edits(raw: Iterable[RawHeader], message: HeldRequest | HeldResponse) -> list[RawHeader]:
@@ -68,11 +78,11 @@ def with_edits(raw: Iterable[RawHeader], message: HeldRequest | HeldResponse) ->
     headers = message.headers
     edited = headers.edited - _FRAMING
     gone = edited | _FRAMING if message.has_new_body else edited
-    result = [(name, value) for name, value in raw if canonical_name(name.decode("latin-1")) not in gone]
+    result = [(name, value) for name, value in raw if name_of(name) not in gone]
     result += [
         (name.lower().encode("latin-1"), value.encode())
         for name, value in headers.pairs()
-        if canonical_name(name) in edited
+        if name in edited or canonical_name(name) in edited
     ]
     if message.has_new_body and not (isinstance(message, HeldResponse) and message.status in _BODYLESS):
         result.append((b"content-length", b"%d" % len(message.raw_body)))
