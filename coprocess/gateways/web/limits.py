@@ -11,12 +11,15 @@ from coprocess.errors import ConfigError
 #: A quota that never renews: the longest time that the store keeps a count.
 _FOR_EVER_S = 100 * 365 * 24 * 3600
 
+_IN_PROCESS = "memory://"
+_TIMES_S: Any = {"socket_timeout": 2.0, "socket_connect_timeout": 2.0}
+
 
 class Limiter:
     """Counts requests by token. `store` is the address of a Redis or Valkey server; None: this process."""
 
     def __init__(self, store: str | None, api_id: str) -> None:
-        self._address = store or "memory://"
+        self._address = store or _IN_PROCESS
         self._prefix = f"coprocess:{api_id}"
         self._lock = threading.Lock()
         self._strategy: Any = None
@@ -56,7 +59,9 @@ class Limiter:
             ) from None
         with self._lock:
             if self._strategy is None:
-                self._strategy = FixedWindowRateLimiter(storage_from_string(self._address))
+                # Else a store that does not answer would hold the request for ever.
+                times = {} if self._address == _IN_PROCESS else _TIMES_S
+                self._strategy = FixedWindowRateLimiter(storage_from_string(self._address, **times))
             return self._strategy
 
     def close(self) -> None:
