@@ -38,7 +38,11 @@ def test_processes_with_one_store_share_a_quota_and_callers_do_not(tmp_path: Pat
     with ValkeyProcess(tmp_path, tcp=True) as valkey:
         one, two = (limited(valkey.url, quota_max=2, quota_renewal_rate_s=60) for _ in range(2))
         with wsgiref_at(one) as first, wsgiref_at(two) as second:
-            assert [get(first).text, get(second).text] == ["1", "0"]
+            passed = get(first)
+            assert (passed.text, passed.headers["X-Ratelimit-Limit"]) == ("1", "2")
+            assert passed.headers["X-Ratelimit-Remaining"] == "1"
+            assert int(passed.headers["X-Ratelimit-Reset"]) > 0
+            assert get(second).text == "0"
             refused = get(first)
             assert (refused.status_code, refused.json()) == (403, {"error": "Quota exceeded"})
             assert get(second).status_code == 403

@@ -19,6 +19,7 @@ from coprocess.gateways.web.http import (
     body_to_send,
     held_headers,
     no_body_asked_for,
+    quota_headers,
     with_edits,
 )
 
@@ -121,6 +122,8 @@ class Middleware:
         if exchange.request.has_new_body:
             body.replace(exchange.request.raw_body)
         inner = _scope_for_app(scope, exchange)
+        if told := quota_headers(exchange.session):
+            send = _telling(told, send)
         if adapter.chain.after:
             if adapter.chain.response_uses_body:
                 _hide_unseen_bodies(inner)
@@ -365,6 +368,20 @@ def _scope_for_app(scope: Scope, exchange: Exchange) -> Scope:
     if "method" in inner:
         inner["method"] = request.method
     return inner
+
+
+def _telling(headers: list[tuple[str, str]], send: Send) -> Send:
+    """`send` that adds `headers` to the response, in the place of such that it has."""
+    added = [(name.lower().encode(), value.encode()) for name, value in headers]
+    names = {name for name, _ in added}
+
+    async def telling(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            rest = [pair for pair in message.get("headers", ()) if pair[0].lower() not in names]
+            message = {**message, "headers": [*rest, *added]}
+        await send(message)
+
+    return telling
 
 
 def _hide_unseen_bodies(scope: Scope) -> None:

@@ -98,6 +98,17 @@ def answer_headers(answer: Answer) -> list[RawHeader]:
     return with_edits((), response)
 
 
+def quota_headers(session: HeldSession) -> list[tuple[str, str]]:
+    """What a gateway tells the client of a quota; nothing where there is none."""
+    if session.quota_max <= 0:
+        return []
+    return [
+        ("X-Ratelimit-Limit", str(session.quota_max)),
+        ("X-Ratelimit-Remaining", str(session.quota_remaining)),
+        ("X-Ratelimit-Reset", str(session.quota_renews)),
+    ]
+
+
 def body_to_send(status: int, body: bytes, method: str) -> bytes:
     """`body`, if there may be one."""
     return b"" if method == "HEAD" or status in _BODYLESS else body

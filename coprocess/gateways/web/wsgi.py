@@ -23,6 +23,7 @@ from coprocess.gateways.web.http import (
     body_to_send,
     held_headers,
     no_body_asked_for,
+    quota_headers,
     text_of,
     with_edits,
 )
@@ -87,6 +88,8 @@ class Middleware:
             body.replace(exchange.request.raw_body)
         if body.is_read:
             body.hand_over(inner)
+        if told := quota_headers(exchange.session):
+            start_response = _telling(told, start_response)
         if not adapter.chain.after:
             result: Iterable[bytes] = self.app(inner, start_response)
             return result
@@ -373,6 +376,17 @@ def _status_line(status: int) -> str:
         return f"{status} {HTTPStatus(status).phrase}"
     except ValueError:
         return f"{status} Status {status}"
+
+
+def _telling(headers: list[tuple[str, str]], start_response: StartResponse) -> StartResponse:
+    """`start_response` that adds `headers`, in the place of such that the response has."""
+    names = {name.lower() for name, _ in headers}
+
+    def telling(status: str, given: list[tuple[str, str]], *exc_info: Any) -> Callable[[bytes], object]:
+        rest = [pair for pair in given if pair[0].lower() not in names]
+        return start_response(status, [*rest, *headers], *exc_info)
+
+    return telling
 
 
 def _texts(raw: Iterable[RawHeader]) -> list[tuple[str, str]]:
