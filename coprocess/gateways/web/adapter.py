@@ -165,7 +165,7 @@ class Adapter:
         for moment, steps in self.chain.before:
             if moment is HookType.CustomKeyCheck:
                 # As at gateways: who calls is for this moment to say, and not for one before it.
-                exchange.session = HeldSession()
+                exchange.forget_session()
             elif is_known and moment is HookType.Post:
                 is_known = False
                 if (answer := (yield from self._check_session(exchange))) is not None:

@@ -122,7 +122,7 @@ class Middleware:
         if exchange.request.has_new_body:
             body.replace(exchange.request.raw_body)
         inner = _scope_for_app(scope, exchange)
-        if told := quota_headers(exchange.session):
+        if told := quota_headers(exchange):
             send = _telling(told, send)
         if adapter.chain.after:
             if adapter.chain.response_uses_body:
@@ -355,7 +355,7 @@ def _scope_for_app(scope: Scope, exchange: Exchange) -> Scope:
     """A copy: what is in the server's own scope stays as it is."""
     inner = dict(scope)
     caller = inner["coprocess"] = Caller(exchange)
-    if exchange.session and inner.get("user") is None:
+    if exchange.has_session and inner.get("user") is None:
         inner["user"] = caller
     request = exchange.request
     if request.headers.edited or request.has_new_body:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, MutableMapping
-from dataclasses import dataclass, field
 
 from coprocess.api.held import HeldHeaders, HeldRequest, HeldResponse, HeldSession
 from coprocess.api.messages import Reject, Reply
@@ -17,15 +16,38 @@ from coprocess.runtime.call import Call
 from coprocess.runtime.in_process import InProcessRpc
 
 
-@dataclass(slots=True)
 class Exchange:
     """One request and its response, as handlers see and edit them."""
 
-    request: HeldRequest
-    spec: WebSpec
-    response: HeldResponse | None = None
-    session: HeldSession = field(default_factory=HeldSession)
-    state: State = field(default_factory=State)
+    # Not a dataclass: what most requests do not use is made when it is asked for.
+    __slots__ = ("_session", "_state", "request", "response", "spec")
+
+    def __init__(self, request: HeldRequest, spec: WebSpec) -> None:
+        self.request = request
+        self.response: HeldResponse | None = None
+        self.spec = spec
+        self._session: HeldSession | None = None
+        self._state: State | None = None
+
+    @property
+    def session(self) -> HeldSession:
+        if self._session is None:
+            self._session = HeldSession()
+        return self._session
+
+    @property
+    def has_session(self) -> bool:
+        """Whether a caller is known."""
+        return self._session is not None and bool(self._session)
+
+    def forget_session(self) -> None:
+        self._session = None
+
+    @property
+    def state(self) -> State:
+        if self._state is None:
+            self._state = State()
+        return self._state
 
     def settle(self, call: WebCall, rpc: InProcessRpc) -> Answer | None:
         """Take over what came of `call`: an answer that ends the request, or None."""

@@ -25,11 +25,18 @@ class Caller:
     It is a user too, as Starlette's are.
     """
 
-    __slots__ = ("session", "state")
+    __slots__ = ("_exchange",)
 
     def __init__(self, exchange: Exchange) -> None:
-        self.session: HeldSession = exchange.session
-        self.state: State = exchange.state
+        self._exchange = exchange
+
+    @property
+    def session(self) -> HeldSession:
+        return self._exchange.session
+
+    @property
+    def state(self) -> State:
+        return self._exchange.state
 
     @property
     def metadata(self) -> MutableMapping[str, str]:
@@ -98,9 +105,9 @@ def answer_headers(answer: Answer) -> list[RawHeader]:
     return with_edits((), response)
 
 
-def quota_headers(session: HeldSession) -> list[tuple[str, str]]:
+def quota_headers(exchange: Exchange) -> list[tuple[str, str]]:
     """What a gateway tells the client of a quota; nothing where there is none."""
-    if session.quota_max <= 0:
+    if not exchange.has_session or (session := exchange.session).quota_max <= 0:
         return []
     return [
         ("X-Ratelimit-Limit", str(session.quota_max)),

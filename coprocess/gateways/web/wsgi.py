@@ -88,7 +88,7 @@ class Middleware:
             body.replace(exchange.request.raw_body)
         if body.is_read:
             body.hand_over(inner)
-        if told := quota_headers(exchange.session):
+        if told := quota_headers(exchange):
             start_response = _telling(told, start_response)
         if not adapter.chain.after:
             result: Iterable[bytes] = self.app(inner, start_response)
@@ -351,7 +351,7 @@ def _environ_for_app(environ: Environ, exchange: Exchange) -> Environ:
     """A copy: what the server has stays as it is."""
     inner = dict(environ)
     caller = inner["coprocess"] = Caller(exchange)
-    if exchange.session and not inner.get("REMOTE_USER"):
+    if exchange.has_session and not inner.get("REMOTE_USER"):
         inner["REMOTE_USER"] = caller.display_name
     request = exchange.request
     for name in request.headers.edited - {"Content-Length", "Transfer-Encoding"}:
