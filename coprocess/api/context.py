@@ -45,11 +45,16 @@ class CallContext(Protocol):
     def app(self) -> App | None:
         """Of the handler's folder, where that has one."""
 
+    @property
+    def event_sink(self) -> Callable[[str, str], None] | None:
+        """What takes the events that this call triggers; None: what takes the process's."""
+        return None
+
 
 #: None outside of a call. Set in the thread or task that runs the handler.
 current_call: ContextVar[CallContext | None] = ContextVar("coprocess_call", default=None)
 
-#: Takes a name and a payload (JSON text) that a handler triggers. The service sets it.
+#: Takes a name and a payload (JSON text) that a handler triggers. The service that owns the process sets it.
 _event_sink: Callable[[str, str], None] | None = None
 
 
@@ -70,6 +75,8 @@ def trigger_event(name: str, payload: str) -> None:
         raise TypeError(
             f'the payload of event "{name}" is a str, not {type(payload).__name__}: write json.dumps(…)'
         )
-    if _event_sink is None:
+    call = current_call.get()
+    sink = (None if call is None else call.event_sink) or _event_sink
+    if sink is None:
         raise RuntimeError(f'event "{name}" was triggered, but no service runs that could take it')
-    _event_sink(name, payload)
+    sink(name, payload)

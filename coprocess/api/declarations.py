@@ -44,6 +44,10 @@ class Declaration:
     plan: Callable[[Callable[..., Any], HookType, Source], Any] | None = None
     api_id: str | None = None
     limits: Limits = field(default_factory=Limits)
+    #: Where the gateway gives no order: lower numbers run first, equal ones as they are written.
+    order: int = 0
+    #: Whether it uses the body of what it is passed; None: as its code shows (`loading.body_use`).
+    body: bool | None = None
     #: The names of the module whose code declared it.
     namespace: Mapping[str, Any] = field(default_factory=lambda: module_that_runs())
     #: Of `types`, those whose handlers take other arguments than this function does.

@@ -49,6 +49,8 @@ class _HookDecorator:
         timeout: float | None = None,
         concurrency: int | None = None,
         on_error: str | None = None,
+        order: int = 0,
+        body: bool | None = None,
     ) -> Callable[[F], F]: ...
 
     def __call__(
@@ -61,6 +63,8 @@ class _HookDecorator:
         timeout: float | None = None,
         concurrency: int | None = None,
         on_error: str | None = None,
+        order: int = 0,
+        body: bool | None = None,
         **unknown: Any,
     ) -> Any:
         """Declare a handler.
@@ -68,12 +72,14 @@ class _HookDecorator:
         `name` is what the API definition calls it (default: the function's name). `api_id` limits it
         to one API. `timeout` is in seconds, `concurrency` the number of calls that run at one time,
         `on_error` what a failure does: "closed" refuses the request, "open" passes it unchanged.
+        `order` counts where the gateway names no order: lower runs first, equal ones as they are written.
+        `body` says whether the function uses a body, where its own code does not show it.
         """
 
         if unknown:
             raise HandlerError(
                 f"{source_of_decorator()}: @{self.moment.name} has no option {', '.join(unknown)}. "
-                "Expected: name, api_id, timeout, concurrency, on_error"
+                "Expected: name, api_id, timeout, concurrency, on_error, order, body"
             )
 
         def decorate(function: F) -> F:
@@ -85,6 +91,7 @@ class _HookDecorator:
             source = source_of(function)
             if api_id is not None and (not isinstance(api_id, str) or not api_id):
                 raise HandlerError(f"{source}: @{self.moment.name}: api_id={api_id!r}. Expected: an API's id")
+            self._check_kind(source, order, body)
             declare(
                 Declaration(
                     function=function,
@@ -94,11 +101,19 @@ class _HookDecorator:
                     style="native",
                     api_id=api_id,
                     limits=self._limits(source, timeout, concurrency, on_error),
+                    order=order,
+                    body=body,
                 )
             )
             return function
 
         return decorate if function is None else decorate(function)
+
+    def _check_kind(self, source: Source, order: object, body: object) -> None:
+        if not isinstance(order, int) or isinstance(order, bool):
+            raise HandlerError(f"{source}: @{self.moment.name}: order={order!r}. Expected: a whole number")
+        if body not in (None, True, False):
+            raise HandlerError(f"{source}: @{self.moment.name}: body={body!r}. Expected: True or False")
 
     def _limits(
         self, source: Source, timeout: float | None, concurrency: int | None, on_error: str | None

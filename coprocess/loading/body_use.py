@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dis
+import functools
 import inspect
 from collections.abc import Callable, Iterator
 from types import CodeType, FunctionType
@@ -58,9 +59,9 @@ def _plain(function: Any) -> FunctionType | None:
         return None
     try:
         function = inspect.unwrap(function)
-    except ValueError:
+        function = function.func if isinstance(function, functools.partial) else function
+        if not isinstance(function, FunctionType):
+            function = getattr(function, "__func__", None) or type(function).__call__
+    except Exception:  # noqa: BLE001 - a global may be a proxy that can be asked within a request only
         return None
-    function = getattr(function, "func", function)  # functools.partial
-    if not isinstance(function, FunctionType):
-        function = getattr(function, "__func__", None) or type(function).__call__
     return function if isinstance(function, FunctionType) else None

@@ -39,6 +39,8 @@ def hooks_of(
             any_type=hook_type in misfits or len(declaration.types) - len(misfits) > 1,
             misfit=hook_type in misfits,
             limits=declaration.limits,
+            order=declaration.order,
+            body=declaration.body,
             version=version,
         )
         for hook_type, plan in plans.items()

@@ -56,6 +56,9 @@ class Hook:
     #: Takes other arguments than handlers of its type do; one that takes those goes first.
     misfit: bool = False
     limits: Limits = field(default_factory=Limits)
+    #: As its declaration has them.
+    order: int = 0
+    body: bool | None = None
     #: The version of the handlers that it belongs to: a route's name; empty: the default version.
     version: str = ""
     #: The App of its folder.

@@ -308,7 +308,7 @@ class _Loading:
         self._notes += [f"{path}: {sentence}" for sentence in told]
 
     def result(self) -> Loaded:
-        hooks = _same_only_once(self._hooks)
+        hooks = same_only_once(self._hooks)
         while True:
             try:
                 table = HookTable(hooks)
@@ -348,7 +348,8 @@ def _is_rival(hook: Hook, other: Hook) -> bool:
     )
 
 
-def _same_only_once(hooks: Sequence[Hook]) -> list[Hook]:
+def same_only_once(hooks: Sequence[Hook]) -> list[Hook]:
+    """`hooks`, less what is there already: a function that is declared, or found, more than once."""
     seen: dict[tuple[object, ...], Hook] = {}
     for hook in hooks:
         seen.setdefault((hook.type, hook.name, hook.api_id, hook.bundle, id(hook.handler)), hook)

@@ -187,6 +187,11 @@ class Resources:
         opened, self._opened_now = self._opened_now, Opened()
         return opened
 
+    def forget(self) -> None:
+        """Let go of what is open, for a process that was forked from the one that closes it."""
+        self._opened_now = Opened()
+        vars(self.values).clear()
+
     def override(self, name: str, value: Any) -> None:
         """Put `value` in the place of the resource `name`, for calls from now on. Raises KeyError."""
         if name not in self.all:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from coprocess.api.app import App
@@ -43,6 +43,11 @@ class Call:
     @property
     def app(self) -> App | None:
         return self.hook.app
+
+    @property
+    def event_sink(self) -> Callable[[str, str], None] | None:
+        """What takes the events that this call triggers; None: what takes the process's."""
+        return None
 
     def __init__(self, hook: Hook) -> None:
         self.hook = hook

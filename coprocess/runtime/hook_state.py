@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -130,6 +130,8 @@ class Waiting:
     #: Of an async call: the loop that it was given to, and its task there.
     loop: LoopThread | None = None
     task: asyncio.Task[None] | None = None
+    #: Where its caller runs it itself (`runtime.in_process`): tells that one, from any thread, to begin.
+    start: Callable[[], object] | None = None
 
 
 class HookState:

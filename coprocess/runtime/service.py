@@ -59,6 +59,8 @@ class ServiceOptions:
     #: What a client sees when a hook fails closed; None: the gateway's own error.
     failure_status: int | None = None
     failure_headers: tuple[tuple[str, str], ...] = ()
+    #: Whether this is the process's own service, which takes events that no call of another's triggers.
+    owns_process: bool = True
 
 
 class Service:
@@ -95,7 +97,8 @@ class Service:
         self._watchdog = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def start(self) -> None:
-        context.set_event_sink(self.trigger_event)
+        if self.options.owns_process:
+            context.set_event_sink(self.trigger_event)
         self._own_threads.start()
         self._watchdog.start()
 
@@ -124,7 +127,7 @@ class Service:
             log.exception("a message could not be opened")
             self._failures.refuse(rpc, CoprocessError(f"internal error: {type(error).__name__}"))
             return
-        state = self._states.get(call.hook) or self._new_state(call.hook)
+        state = self.state_of(call.hook)
         waiting = Waiting(call, rpc, state, since_s)
         admitted = state.enter(waiting)
         if admitted:
@@ -176,6 +179,22 @@ class Service:
         except Exception as error:  # noqa: BLE001 - else its place would stay taken for ever
             self._failures.fail_within(waiting, error)
         prints.end_line()
+
+    def begin_elsewhere(self, waiting: Waiting) -> None:
+        """Run an admitted call on the loop, or in a thread of the service's own."""
+        if waiting.start is not None:
+            waiting.start()
+        elif waiting.state.hook.is_async:
+            self.async_calls.begin(waiting)
+        else:
+            self._own_tasks.put(waiting)
+
+    @property
+    def failures(self) -> Failures:
+        return self._failures
+
+    def state_of(self, hook: Hook) -> HookState:
+        return self._states.get(hook) or self._new_state(hook)
 
     def _new_state(self, hook: Hook) -> HookState:
         limits, options = hook.limits, self.options
@@ -280,17 +299,15 @@ class Service:
 
     def _start_event(self, call: Call) -> bool:
         """False where too many wait for the handler already."""
-        state = self._states.get(call.hook) or self._new_state(call.hook)
+        state = self.state_of(call.hook)
         rpc = self._event_rpc()
         waiting = Waiting(call, rpc, state, time.monotonic())
         admitted = state.enter(waiting)
         if admitted is None:
             rpc.fail(Overloaded.status, "too many events wait for their handler")
             return False
-        if admitted and state.hook.is_async:
-            self.async_calls.begin(waiting)
-        elif admitted:
-            self._own_tasks.put(waiting)
+        if admitted:
+            self.begin_elsewhere(waiting)
         return True
 
     # Reload and shutdown.
@@ -358,7 +375,8 @@ class Service:
     def stop(self, timeout_s: float) -> None:
         """End the service's own threads, once the events that handlers triggered have run."""
         self._stopped.set()
-        context.set_event_sink(None)
+        if self.options.owns_process:
+            context.set_event_sink(None)
         until_s = time.monotonic() + timeout_s
         while self._local_events and time.monotonic() < until_s:
             time.sleep(0.005)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, MutableSequence
+from collections.abc import Iterable, Mapping, MutableMapping, MutableSequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from coprocess.api.messages import Session, Spec
+from coprocess.api.texts import TextList as TextList
+from coprocess.api.texts import TextMap as TextMap
+from coprocess.api.texts import items_of, texts
 from coprocess.errors import BadMessage
-from coprocess.expected import expect_int, expect_text, wrong_type
+from coprocess.expected import expect_int, wrong_type
 from coprocess.gateways.tyk.wire import SessionState
 
 if TYPE_CHECKING:
@@ -97,8 +100,8 @@ class TykSession(Session):
             session.last_updated = str(now)
         if alias is not None:
             session.alias = alias
-        session.tags.extend(_texts("tags", tags))
-        session.apply_policies.extend(_texts("policies", policies))
+        session.tags.extend(texts("tags", tags))
+        session.apply_policies.extend(texts("policies", policies))
         if metadata is not None:
             TextMap(session.metadata, "metadata").update(metadata)
         self._message.metadata["token"] = token
@@ -106,16 +109,6 @@ class TykSession(Session):
     def __repr__(self) -> str:
         # Secrets are among the fields: none is shown.
         return f"<Session of {self._session.alias or 'no alias'}>" if self else "<Session: none>"
-
-
-def _items(values: Iterable[Any]) -> list[Any]:
-    if isinstance(values, str):
-        raise TypeError(f"expected several values, not the text {values!r}")
-    return list(values)
-
-
-def _texts(name: str, values: Iterable[Any]) -> list[str]:
-    return [expect_text(f"a value of {name}", value) for value in _items(values)]
 
 
 class _Field:
@@ -139,7 +132,7 @@ class _Field:
         if isinstance(field, (str, bytes, bool, int, float)):
             setattr(view._session, self._name, value)
         elif hasattr(field, "MergeFrom") and hasattr(field, "extend"):
-            items = _texts(self._label, value) if self._name in _TEXT_LISTS else _items(value)
+            items = texts(self._label, value) if self._name in _TEXT_LISTS else items_of(value)
             del field[:]
             field.extend(items)
         elif isinstance(field, MutableMapping):
@@ -167,87 +160,6 @@ _TEXT_LISTS = frozenset({"tags", "apply_policies"})
 # The names, types and documentation are the base class's; a test compares them with the protocol.
 for _field in SessionState.DESCRIPTOR.fields:
     setattr(TykSession, _field.name, _Field(_field.name))
-
-
-class TextMap(MutableMapping[str, str]):
-    """A protobuf map as a dict: asking for a key that is not there is a KeyError and adds nothing."""
-
-    __slots__ = ("_map", "_name")
-
-    def __init__(self, protobuf_map: MutableMapping[str, str], name: str = "metadata") -> None:
-        """`name` is what errors call it."""
-        self._map = protobuf_map
-        self._name = name
-
-    def __getitem__(self, key: str) -> str:
-        if (value := self._map.get(key)) is None:
-            raise KeyError(key)
-        return value
-
-    def __setitem__(self, key: str, value: str) -> None:
-        if not isinstance(key, str):
-            raise wrong_type(f"a key of {self._name}", "a str", key)
-        if not isinstance(value, str):
-            raise wrong_type(f"{self._name}[{key!r}]", "a str", value)
-        self._map[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        if key not in self._map:
-            raise KeyError(key)
-        del self._map[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(list(self._map))
-
-    def __len__(self) -> int:
-        return len(self._map)
-
-    def __repr__(self) -> str:
-        return f"TextMap({sorted(self._map)})"
-
-
-class TextList(MutableSequence[str]):
-    """A protobuf list of text as a list."""
-
-    __slots__ = ("_list", "_name")
-
-    def __init__(self, protobuf_list: MutableSequence[str], name: str) -> None:
-        """`name` is what errors call it."""
-        self._list = protobuf_list
-        self._name = name
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._list[index]
-
-    def __setitem__(self, index: Any, value: Any) -> None:
-        if isinstance(index, slice):
-            self._list[index] = _texts(self._name, value)
-        else:
-            self._list[index] = expect_text(f"a value of {self._name}", value)
-
-    def __delitem__(self, index: Any) -> None:
-        del self._list[index]
-
-    def __len__(self) -> int:
-        return len(self._list)
-
-    def insert(self, index: int, value: str) -> None:
-        self._list.insert(index, expect_text(f"a value of {self._name}", value))
-
-    def extend(self, values: Iterable[str]) -> None:
-        self._list.extend(_texts(self._name, values))
-
-    def __getattr__(self, name: str) -> Any:
-        """What else protobuf's own list has: `sort`, `MergeFrom`."""
-        return getattr(self._list, name)
-
-    def __eq__(self, other: object) -> bool:
-        return list(self._list) == (list(other) if isinstance(other, TextList) else other)
-
-    __hash__ = None  # type: ignore[assignment]  # as a list
-
-    def __repr__(self) -> str:
-        return repr(list(self._list))
 
 
 class TykSpec(Spec):

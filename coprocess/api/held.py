@@ -1,0 +1,449 @@
+"""Requests, responses and sessions that are held in memory.
+
+For gateways whose messages are no protobuf that could be viewed: the views of Tyk stay with Tyk.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, MutableSequence
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, quote, urlencode
+
+from multidict import CIMultiDict, MultiDict
+
+from coprocess.api.body import OF_THE_BYTES
+from coprocess.api.http import MultiHeaders, Query, canonical_name, is_token
+from coprocess.api.messages import Request, Response, Session
+from coprocess.api.texts import TextList, TextMap, texts
+from coprocess.expected import expect_int, expect_text, wrong_type
+
+
+class HeldHeaders(MultiHeaders):
+    """Headers with all their values, which know what was edited."""
+
+    __slots__ = ("_set_now", "edited")
+
+    def __init__(self, pairs: Iterable[tuple[str, str]] = ()) -> None:
+        # Not the base class's constructor, which checks: what came is as it came.
+        self._values = CIMultiDict(pairs)
+        #: Names, in canonical spelling, that were set, added to or deleted.
+        self.edited: set[str] = set()
+        # Those of them that the handler which runs has set.
+        self._set_now: set[str] = set()
+
+    def __setitem__(self, name: str, value: str) -> None:
+        super().__setitem__(name, value)
+        self._note(name)
+
+    def __delitem__(self, name: str) -> None:
+        super().__delitem__(name)
+        self.edited.add(canonical_name(name))
+
+    def add(self, name: str, value: str) -> None:
+        super().add(name, value)
+        self._note(name)
+
+    def _note(self, name: str) -> None:
+        name = canonical_name(name)
+        self.edited.add(name)
+        self._set_now.add(name)
+
+    def next_call(self) -> None:
+        """Another handler is next: what this one set is to that one what came."""
+        if self._set_now:
+            self._set_now.clear()
+
+    def drop_of_the_bytes(self) -> None:
+        """Drop what tells of the bytes of a body, but for what the handler that runs has set."""
+        for name in [name for name in self if name in OF_THE_BYTES and name not in self._set_now]:
+            del self[name]
+
+    def copy(self) -> HeldHeaders:
+        twin = HeldHeaders(self.pairs())
+        twin.edited |= self.edited
+        return twin
+
+
+class HeldQuery(Query):
+    """Query parameters of a query string."""
+
+    __slots__ = ("_values", "is_edited")
+
+    def __init__(self, query: str) -> None:
+        self._values: MultiDict[str] = MultiDict(parse_qsl(query, keep_blank_values=True))
+        self.is_edited = False
+
+    def __getitem__(self, name: str) -> str:
+        return self._values[name]
+
+    def __setitem__(self, name: str, value: str) -> None:
+        if not isinstance(name, str):
+            raise wrong_type("a query parameter's name", "text", name)
+        self._values[name] = expect_text(f"query parameter {name}: the value", value)
+        self.is_edited = True
+
+    def __delitem__(self, name: str) -> None:
+        del self._values[name]
+        self.is_edited = True
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys(self._values))
+
+    def __len__(self) -> int:
+        return len(set(self._values))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._values
+
+    def getall(self, name: str) -> list[str]:
+        return self._values.getall(name, [])
+
+    def encoded(self) -> str:
+        """As a query string, its names sorted, as gateways write it."""
+        return urlencode(sorted(self._values.items(), key=itemgetter(0)))
+
+
+def _no_body() -> bytes:
+    return b""
+
+
+class HeldRequest(Request):
+    """A request in memory. `body_source` gives its body when that is first asked for."""
+
+    if not TYPE_CHECKING:
+        __slots__ = (
+            "_body",
+            "_body_source",
+            "_has_body_of_handler",
+            "_headers",
+            "_method",
+            "_path",
+            "_query",
+            "_query_string",
+            "_scheme",
+            "_target",
+            "has_new_body",
+            "has_new_path",
+        )
+
+    def __init__(
+        self,
+        method: str,
+        target: str,
+        headers: HeldHeaders,
+        *,
+        scheme: str = "http",
+        body_source: Callable[[], bytes] = _no_body,
+    ) -> None:
+        """`target` is path and query, as the client sent them."""
+        self._method = method
+        self._target = target
+        self._path, _, self._query_string = target.partition("?")
+        self._scheme = scheme
+        self._headers = headers
+        self._query: HeldQuery | None = None
+        self._body: bytes | None = None
+        self._body_source = body_source
+        #: Whether handlers have replaced the body, or the path.
+        self.has_new_body = False
+        self.has_new_path = False
+        self._has_body_of_handler = False
+
+    @property
+    def method(self) -> str:
+        return self._method
+
+    @method.setter
+    def method(self, method: str) -> None:
+        if not is_token(expect_text("request.method", method)):
+            raise ValueError(f"an HTTP method is a word such as GET, not {method!r}")
+        self._method = method
+
+    @property
+    def query_string(self) -> str:
+        """The query with its edits, encoded; as the client sent it where there are none."""
+        query = self._query
+        return query.encoded() if query is not None and query.is_edited else self._query_string
+
+    @property
+    def url(self) -> str:
+        query = self.query_string
+        return f"{self._path}?{query}" if query else self._path
+
+    @url.setter
+    def url(self, url: str) -> None:
+        path, _, query = expect_text("request.url", url).partition("?")
+        if not path.startswith("/"):
+            scheme, colon, rest = path.partition("://")
+            if not colon or not scheme.isalnum():
+                raise ValueError(f"a URL begins with a slash, or is absolute; not {url!r}")
+            # Of an absolute URL its path counts: the app is where it is.
+            path = "/" + rest.partition("/")[2]
+        if query and query != self._query_string:
+            raise ValueError("a new URL keeps the query that came: edit it with request.query")
+        self.path = path
+
+    @property
+    def path(self) -> str:
+        return self._path
+
+    @path.setter
+    def path(self, path: str) -> None:
+        if not _PATH.fullmatch(expect_text("request.path", path)):
+            raise ValueError(f"a path begins with a slash, is encoded, and has no query; not {path!r}")
+        self._path = path
+        self.has_new_path = True
+
+    @property
+    def encoded_path(self) -> str:
+        """The path as it is sent: ASCII."""
+        return quote(self._path, safe=_SENT_AS_IT_IS) if self.has_new_path else self._path
+
+    @property
+    def scheme(self) -> str:
+        return self._scheme
+
+    @property
+    def target(self) -> str:
+        return self._target
+
+    @property
+    def headers(self) -> HeldHeaders:
+        return self._headers
+
+    @property
+    def query(self) -> HeldQuery:
+        if self._query is None:
+            self._query = HeldQuery(self._query_string)
+        return self._query
+
+    @property
+    def raw_body(self) -> bytes:
+        if self._body is None:
+            self._body = self._body_source()
+        return self._body
+
+    def _coding_of_body(self) -> str:
+        return "" if self._has_body_of_handler else ", ".join(self._headers.getall("Content-Encoding"))
+
+    def _replace_body(self, body: bytes) -> None:
+        self._body = body
+        self.has_new_body = self._has_body_of_handler = True
+        self._headers.drop_of_the_bytes()
+
+    def next_call(self) -> None:
+        """Another handler is next: what this one left is to that one what came."""
+        self._has_body_of_handler = False
+        self._headers.next_call()
+
+    def copy(self) -> HeldRequest:
+        """A twin that later edits do not reach."""
+        twin = HeldRequest(
+            self._method,
+            self._target,
+            self._headers.copy(),
+            scheme=self._scheme,
+            body_source=self._body_source,
+        )
+        twin._path, twin._query_string = self._path, self.query_string
+        if self._query is not None and self._query.is_edited:
+            twin.query.is_edited = True
+        twin._body, twin.has_new_body, twin.has_new_path = self._body, self.has_new_body, self.has_new_path
+        return twin
+
+    @property
+    def has_new_query(self) -> bool:
+        return self._query is not None and self._query.is_edited
+
+    def __repr__(self) -> str:
+        return f"<Request {self.method} {self.url}>"
+
+
+_PATH = re.compile(r"/([^\x00-\x1f\x7f%?]|%[0-9A-Fa-f]{2})*")
+# What a path may hold (RFC 3986); a percent sign begins an escape.
+_SENT_AS_IT_IS = "/%:@!$&'()*+,;=~"
+
+
+class HeldResponse(Response):
+    """A response in memory, as HeldRequest."""
+
+    if not TYPE_CHECKING:
+        __slots__ = (
+            "_body",
+            "_body_source",
+            "_has_body_of_handler",
+            "_headers",
+            "_status",
+            "has_new_body",
+        )
+
+    def __init__(
+        self, status: int, headers: HeldHeaders, *, body_source: Callable[[], bytes] = _no_body
+    ) -> None:
+        self._status = status
+        self._headers = headers
+        self._body: bytes | None = None
+        self._body_source = body_source
+        self.has_new_body = self._has_body_of_handler = False
+
+    @property
+    def status(self) -> int:
+        return self._status
+
+    @status.setter
+    def status(self, status: int) -> None:
+        if not isinstance(status, int) or isinstance(status, bool) or not 100 <= status <= 999:
+            raise ValueError(f"an HTTP status is 100 to 999, not {status!r}")
+        self._status = status
+
+    @property
+    def headers(self) -> HeldHeaders:
+        return self._headers
+
+    @property
+    def raw_body(self) -> bytes:
+        if self._body is None:
+            self._body = self._body_source()
+        return self._body
+
+    def _coding_of_body(self) -> str:
+        return "" if self._has_body_of_handler else ", ".join(self._headers.getall("Content-Encoding"))
+
+    def _replace_body(self, body: bytes) -> None:
+        self._body = body
+        self.has_new_body = self._has_body_of_handler = True
+        self._headers.drop_of_the_bytes()
+
+    def next_call(self) -> None:
+        """Another handler is next: what this one left is to that one what came."""
+        self._has_body_of_handler = False
+        self._headers.next_call()
+
+    def copy(self) -> HeldResponse:
+        """A twin that later edits do not reach."""
+        twin = HeldResponse(self._status, self._headers.copy(), body_source=self._body_source)
+        twin._body, twin.has_new_body = self._body, self.has_new_body
+        return twin
+
+    def replace(self, status: int, headers: Iterable[tuple[str, str]], body: bytes) -> None:
+        """Make it another response altogether."""
+        before = {*self._headers, *self._headers.edited}
+        self.status = status
+        self._headers = HeldHeaders()
+        for name, value in headers:
+            self._headers.add(name, value)
+        self._headers.edited |= before
+        self._body, self.has_new_body, self._has_body_of_handler = body, True, True
+
+    def __repr__(self) -> str:
+        return f"<Response {self.status}>"
+
+
+class HeldSession(Session):
+    """The caller, in memory: false until `allow` made it, or something was set."""
+
+    if not TYPE_CHECKING:
+        __slots__ = (
+            "_metadata",
+            "_tags",
+            "alias",
+            "expires",
+            "is_inactive",
+            "org_id",
+            "per",
+            "quota_max",
+            "quota_remaining",
+            "quota_renewal_rate",
+            "quota_renews",
+            "rate",
+            "token",
+        )
+
+    def __init__(self) -> None:
+        #: Names the caller: equal tokens share rate and quota. Empty: nobody is known.
+        self.token = ""
+        self._metadata = TextMap({}, "session.metadata")
+        self._tags = TextList([], "session.tags")
+        self.rate = self.per = 0.0
+        self.quota_max = self.quota_remaining = self.quota_renews = self.quota_renewal_rate = 0
+        self.expires = 0
+        self.alias = self.org_id = ""
+        self.is_inactive = False
+
+    if not TYPE_CHECKING:  # They are attributes of the base class to type checkers.
+
+        @property
+        def metadata(self) -> MutableMapping[str, str]:
+            return self._metadata
+
+        @metadata.setter
+        def metadata(self, metadata: Mapping[str, str]) -> None:
+            # Into a map of its own first: of a bad one, nothing is taken.
+            checked = TextMap({}, "session.metadata")
+            checked.update(metadata)
+            self._metadata = checked
+
+        @property
+        def tags(self) -> MutableSequence[str]:
+            return self._tags
+
+        @tags.setter
+        def tags(self, tags: Iterable[str]) -> None:
+            self._tags = TextList(texts("session.tags", tags), "session.tags")
+
+    def __bool__(self) -> bool:
+        return bool(self.token)
+
+    def allow(
+        self,
+        token: str,
+        *,
+        rate: float | None = None,
+        per: float | None = None,
+        quota_max: int | None = None,
+        quota_renewal_rate_s: int | None = None,
+        expires_at: int | None = None,
+        cache_for_s: int | None = None,
+        alias: str | None = None,
+        tags: Iterable[str] = (),
+        policies: Iterable[str] = (),
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        if not isinstance(token, str) or not token:
+            raise ValueError("a token is text, and not empty")
+        if list(policies):
+            raise ValueError("policies are Tyk's: this gateway has none. Expected: rate and quota given here")
+        if per is not None and rate is None:
+            raise ValueError("per without rate limits nothing")
+        added = texts("tags", tags)
+        if rate is not None:
+            self.rate, self.per = _number("rate", rate), 1.0 if per is None else _number("per", per)
+        if quota_max is not None:
+            self.quota_max = self.quota_remaining = expect_int("quota_max", quota_max)
+        if quota_renewal_rate_s is not None:
+            self.quota_renewal_rate = expect_int("quota_renewal_rate_s", quota_renewal_rate_s)
+        if expires_at is not None:
+            self.expires = expect_int("expires_at", expires_at)
+        if alias is not None:
+            self.alias = expect_text("alias", alias)
+        if metadata is not None:
+            self._metadata.update(metadata)
+        self._tags.extend(added)
+        # Last: what raises admits nobody.
+        self.token = token
+
+    @property
+    def is_expired(self) -> bool:
+        return self.expires > 0 and self.expires <= time.time()
+
+    def __repr__(self) -> str:
+        return f"<Session of {self.alias or 'no alias'}>" if self else "<Session: none>"
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+        raise ValueError(f"{name} is a number from 0 on, not {value!r}")
+    return float(value)

@@ -1,0 +1,133 @@
+"""Which handlers run at which moment of a request, in which order."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from coprocess.api.moments import HookType
+from coprocess.errors import ConfigError
+from coprocess.loading.body_use import uses_body
+from coprocess.loading.hooks import Hook, HookTable
+
+#: What runs before the app, in this order.
+BEFORE_APP = (HookType.Pre, HookType.CustomKeyCheck, HookType.PostKeyAuth, HookType.Post)
+
+_KEYS = {
+    "pre": HookType.Pre,
+    "auth_check": HookType.CustomKeyCheck,
+    "post_key_auth": HookType.PostKeyAuth,
+    "post": HookType.Post,
+    "response": HookType.Response,
+}
+_EXPECTED = ", ".join((*_KEYS, "events"))
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A handler in its place."""
+
+    hook: Hook
+    uses_body: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """What runs for each request. Of a moment where nothing runs there is no entry in `before`."""
+
+    before: tuple[tuple[HookType, tuple[Step, ...]], ...]
+    after: tuple[Step, ...]
+    #: The `@Event` functions that hear of an event, by its type; None: all hear of all.
+    events: Mapping[str, tuple[str, ...]] | None
+    #: All `@Event` functions.
+    listeners: tuple[str, ...]
+
+    @property
+    def response_uses_body(self) -> bool:
+        return any(step.uses_body for step in self.after)
+
+    def listeners_of(self, event_type: str) -> tuple[str, ...]:
+        return self.listeners if self.events is None else self.events.get(event_type, ())
+
+
+def chain_of(table: HookTable, named: Mapping[str, Any] | None, api_id: str) -> Chain:
+    """The chain that `named` describes, by names of handlers; all that is loaded where it is None.
+
+    A moment that `named` does not have runs nothing. Raises ConfigError for a name that is not loaded.
+    """
+    hooks = [hook for hook in table if hook.api_id in (None, api_id)]
+    if named is None:
+        chosen = {moment: _by_order(hooks, moment) for moment in HookType}
+        events = None
+    else:
+        unknown = [key for key in named if key not in _KEYS and key != "events"]
+        if unknown:
+            raise ConfigError(f"chain: {unknown[0]!r} is no moment. Expected: {_EXPECTED}")
+        chosen = {moment: _named(hooks, moment, named.get(key, ()), key) for key, moment in _KEYS.items()}
+        events = _events(hooks, named.get("events"))
+    before = tuple((moment, tuple(_step(hook) for hook in chosen[moment])) for moment in BEFORE_APP)
+    return Chain(
+        before=tuple((moment, steps) for moment, steps in before if steps),
+        after=tuple(_step(hook) for hook in chosen[HookType.Response]),
+        events=events,
+        listeners=tuple(dict.fromkeys(hook.name for hook in _by_order(hooks, HookType.Event))),
+    )
+
+
+def _by_order(hooks: Sequence[Hook], moment: HookType) -> list[Hook]:
+    # Stable: equal ones stay as they are written.
+    return sorted((hook for hook in hooks if hook.type is moment), key=lambda hook: hook.order)
+
+
+def _named(hooks: Sequence[Hook], moment: HookType, names: Any, key: str) -> list[Hook]:
+    found = []
+    for name in _texts(names, f"chain[{key!r}]"):
+        matching = [hook for hook in hooks if hook.type is moment and hook.name == name]
+        if not matching:
+            there = ", ".join(sorted({hook.name for hook in hooks if hook.type is moment})) or "none"
+            raise ConfigError(
+                f"chain[{key!r}]: no {moment.name} handler {name!r} is loaded; there are: {there}"
+            )
+        # One for this API goes before one for all.
+        found.append(max(matching, key=lambda hook: hook.api_id is not None))
+    return found
+
+
+def _events(hooks: Sequence[Hook], events: Any) -> dict[str, tuple[str, ...]] | None:
+    if events is None:
+        return None
+    if not isinstance(events, Mapping):
+        raise ConfigError(
+            f'chain["events"]: {events!r}. Expected: a dict of event types and names of functions'
+        )
+    return {
+        str(event_type): tuple(
+            hook.name for hook in _named(hooks, HookType.Event, names, f"events.{event_type}")
+        )
+        for event_type, names in events.items()
+    }
+
+
+def _texts(names: Any, where: str) -> list[str]:
+    names = [names] if isinstance(names, str) else names
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"{where}: {names!r}. Expected: names of handlers")
+    return list(names)
+
+
+def _step(hook: Hook) -> Step:
+    return Step(hook, _uses_body(hook) if hook.body is None else hook.body)
+
+
+def _uses_body(hook: Hook) -> bool:
+    functions = [hook.handler]
+    if (app := hook.app) is not None:
+        around = (*app.befores, *app.afters, *app.teardowns)
+        functions += [each.function for each in around if hook.type in each.moments]
+        functions += [each.function for each in app.error_handlers]
+        functions += [
+            inspect.unwrap(each.function) for each in app.resources.values() if each.scope == "call"
+        ]
+    return any(uses_body(function) for function in functions)

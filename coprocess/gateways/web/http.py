@@ -1,0 +1,128 @@
+"""HTTP as web servers hand it over, and as handlers see it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, MutableMapping
+
+from coprocess.api.held import HeldHeaders, HeldRequest, HeldResponse, HeldSession
+from coprocess.api.http import canonical_name
+from coprocess.api.state import State
+from coprocess.gateways.web.answers import Answer
+from coprocess.gateways.web.call import Exchange
+
+RawHeader = tuple[bytes, bytes]
+
+#: They are the server's to say: edits of them do not count, and a new body brings its own length.
+_FRAMING = frozenset({"Content-Length", "Transfer-Encoding"})
+#: Responses without a body.
+_BODYLESS = frozenset({204, 205, 304})
+
+
+class Caller:
+    """What the app finds under `coprocess`: who calls, and what the handlers left for it.
+
+    It is a user too, as Starlette's are.
+    """
+
+    __slots__ = ("_exchange",)
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+
+    @property
+    def session(self) -> HeldSession:
+        return self._exchange.session
+
+    @property
+    def state(self) -> State:
+        return self._exchange.state
+
+    @property
+    def metadata(self) -> MutableMapping[str, str]:
+        return self.session.metadata
+
+    @property
+    def is_authenticated(self) -> bool:
+        return bool(self.session)
+
+    @property
+    def display_name(self) -> str:
+        """The session's alias, else its token."""
+        return self.session.alias or self.session.token
+
+    @property
+    def identity(self) -> str:
+        return self.display_name
+
+    def __repr__(self) -> str:
+        return f"<Caller {self.session!r}>"
+
+
+def text_of(value: bytes) -> str:
+    """A header's value as text: UTF-8, as gateways have it, else Latin-1."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
+@functools.lru_cache(maxsize=4096)
+def name_of(name: bytes) -> str:
+    """A header's name in the spelling of gateways."""
+    return canonical_name(name.decode("latin-1"))
+
+
+def held_headers(raw: Iterable[RawHeader]) -> HeldHeaders:
+    try:
+        return HeldHeaders([(name_of(name), value.decode()) for name, value in raw])
+    except UnicodeDecodeError:
+        return HeldHeaders([(name_of(name), text_of(value)) for name, value in raw])
+
+
+def with_edits(raw: Iterable[RawHeader], message: HeldRequest | HeldResponse) -> list[RawHeader]:
+    """The headers that came, with those that handlers edited in their place. Names in lower case."""
+    headers = message.headers
+    edited = headers.edited - _FRAMING
+    gone = edited | _FRAMING if message.has_new_body else edited
+    result = [(name, value) for name, value in raw if name_of(name) not in gone]
+    result += [
+        (name.lower().encode("latin-1"), value.encode())
+        for name, value in headers.pairs()
+        if name in edited or canonical_name(name) in edited
+    ]
+    if message.has_new_body and not (isinstance(message, HeldResponse) and message.status in _BODYLESS):
+        result.append((b"content-length", b"%d" % len(message.raw_body)))
+        if isinstance(message, HeldResponse) and "Content-Type" not in headers:
+            # As the server of a gateway says of text; WSGI asks for one.
+            result.append((b"content-type", b"text/plain; charset=utf-8"))
+    return result
+
+
+def answer_headers(answer: Answer) -> list[RawHeader]:
+    response = HeldResponse(answer.status, HeldHeaders())
+    response.replace(answer.status, answer.headers, answer.body)
+    return with_edits((), response)
+
+
+def quota_headers(exchange: Exchange) -> list[tuple[str, str]]:
+    """What a gateway tells the client of a quota; nothing where there is none."""
+    if not exchange.has_session or (session := exchange.session).quota_max <= 0:
+        return []
+    return [
+        ("X-Ratelimit-Limit", str(session.quota_max)),
+        ("X-Ratelimit-Remaining", str(session.quota_remaining)),
+        ("X-Ratelimit-Reset", str(session.quota_renews)),
+    ]
+
+
+def body_to_send(status: int, body: bytes, method: str) -> bytes:
+    """`body`, if there may be one."""
+    return b"" if method == "HEAD" or status in _BODYLESS else body
+
+
+def no_body_asked_for() -> bytes:
+    raise RuntimeError(
+        "the body was not kept, as the code of the handler does not show that it is used. "
+        "Expected: body=True in the handler's decorator"
+    )

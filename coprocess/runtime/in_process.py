@@ -1,0 +1,342 @@
+"""Calls whose caller is in this process: the gate, limits, failures and counts are the service's.
+
+`call_async` is for callers on an event loop of their own: async handlers run on it, in place; sync ones in
+threads of the service. `call` is for callers in threads: sync handlers run in place; async ones on the
+service's loop. What runs in place cannot be given up: where it overruns, its answer is the time-out's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from asyncio import CancelledError
+from collections.abc import Callable, Coroutine, Generator
+from contextvars import Context, copy_context
+from typing import Any
+
+from coprocess.errors import HandlerFailed, ShuttingDown, Status
+from coprocess.runtime.call import Call
+from coprocess.runtime.hook_state import Waiting
+from coprocess.runtime.service import Service
+from coprocess.transport.engine import Metadata, Rpc
+
+# Beyond its limit, in which the service ends a call that it runs itself.
+_GRACE_S = 5.0
+
+
+class InProcessRpc(Rpc):
+    """Keeps how a call ended. `failure` is None where there is an answer, which the call itself has."""
+
+    __slots__ = ("_lock", "failure", "is_over")
+
+    def __init__(self) -> None:
+        self.method, self.payload = "", b""
+        self._lock = threading.Lock()
+        self.is_over = False
+        self.failure: tuple[Status, str] | None = None
+
+    def respond(self, reply: bytes) -> None:
+        self._end(None)
+
+    def fail(self, status: Status, message: str) -> None:
+        self._end((status, message))
+
+    def _end(self, failure: tuple[Status, str] | None) -> None:
+        with self._lock:
+            if self.is_over:
+                return
+            self.is_over, self.failure = True, failure
+        self._wake()
+
+    def _wake(self) -> None:
+        """Tell who waits for the end, from any thread."""
+
+    def on_cancel(self, callback: Callable[[], None]) -> None:
+        pass
+
+    def metadata(self) -> Metadata:
+        return ()
+
+    def time_allowed_s(self) -> float | None:
+        return None
+
+
+class _ThreadRpc(InProcessRpc):
+    """For a caller in a thread: `wait` ends when the call does."""
+
+    __slots__ = ("_ended",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ended = threading.Event()
+
+    def _wake(self) -> None:
+        self._ended.set()
+
+    def wait(self, timeout_s: float) -> bool:
+        return self._ended.wait(timeout_s)
+
+
+class _LoopRpc(InProcessRpc):
+    """For a caller on a loop: `ended` is done when the call is."""
+
+    __slots__ = ("_loop", "ended")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self._loop = loop
+        self.ended: asyncio.Future[None] = loop.create_future()
+
+    def _wake(self) -> None:
+        with contextlib.suppress(RuntimeError):  # The loop is closed: nobody waits.
+            self._loop.call_soon_threadsafe(_done, self.ended)
+
+
+def _done(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+class _InPlaceRpc(InProcessRpc):
+    """For a caller on a loop that runs the call itself: `turn` is done when it may begin."""
+
+    __slots__ = ("_has_turn", "_turn")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._has_turn = False
+        self._turn: asyncio.Future[None] | None = None
+
+    def start(self) -> None:
+        with self._lock:
+            self._has_turn = True
+            turn = self._turn
+        if turn is not None:
+            with contextlib.suppress(RuntimeError):  # The loop is closed.
+                turn.get_loop().call_soon_threadsafe(_done, turn)
+
+    async def turn(self) -> None:
+        with self._lock:
+            if self._has_turn:
+                return
+            self._turn = asyncio.get_running_loop().create_future()
+        await self._turn
+
+
+class InProcess:
+    """Calls handlers of `service` for callers in this process."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        #: What handlers still do after their time was over.
+        self._left: set[asyncio.Task[Any]] = set()
+        self.is_closed = False
+
+    def end_left(self) -> None:
+        """Refuse calls from now on, and cancel what handlers still do after their time was over."""
+        self.is_closed = True
+        for task in list(self._left):
+            with contextlib.suppress(RuntimeError):  # Its loop is closed.
+                task.get_loop().call_soon_threadsafe(task.cancel)
+
+    # For callers on a loop.
+
+    async def call_async(self, call: Call) -> InProcessRpc:
+        """Run `call`. Cancelling this cancels an async handler."""
+        if self.is_closed:
+            return self._refused(InProcessRpc())
+        if not call.hook.is_async:
+            return await self._in_thread(call)
+        state = self._service.state_of(call.hook)
+        rpc = _InPlaceRpc()
+        waiting = Waiting(call, rpc, state, time.monotonic())
+        waiting.start = rpc.start
+        admitted = state.enter(waiting)
+        if admitted is None:
+            self._service.failures.shed(waiting)
+            return rpc
+        if not admitted:
+            try:
+                await rpc.turn()
+            except CancelledError:
+                if not state.drop(waiting):
+                    self._leave(waiting)
+                raise
+        try:
+            waiting.deadline_s = time.monotonic() + state.timeout_s
+            context, coroutine = copy_context(), call.run_async()
+            try:
+                first = context.run(coroutine.send, None)
+            except StopIteration as done:
+                # The most frequent case: nothing was waited for, and no timer is needed.
+                if time.monotonic() > waiting.deadline_s:
+                    self._service.failures.time_out(waiting)
+                else:
+                    rpc.respond(done.value)
+            except HandlerFailed as error:
+                self._fail(waiting, error)
+            else:
+                await self._go_on(waiting, coroutine, context, first)
+        finally:
+            self._leave(waiting)
+        return rpc
+
+    def _fail(self, waiting: Waiting, error: HandlerFailed) -> None:
+        if time.monotonic() > waiting.deadline_s:
+            self._service.failures.time_out(waiting)
+        else:
+            self._service.failures.fail(waiting, error)
+
+    async def _go_on(
+        self, waiting: Waiting, coroutine: Coroutine[Any, Any, bytes], context: Context, first: Any
+    ) -> None:
+        """Run what is left of `coroutine`, which waits, in its context and for its time."""
+        failures = self._service.failures
+        limit = asyncio.timeout(waiting.state.timeout_s)
+        try:
+            async with limit:
+                reply = await _Rest(coroutine, context, first, limit, self._left)
+        except HandlerFailed as error:
+            self._fail(waiting, error)
+        except TimeoutError:  # The limit's: one of the handler's own is a HandlerFailed.
+            failures.time_out(waiting)
+        except CancelledError:
+            waiting.rpc.fail(ShuttingDown.status, "cancelled")
+            raise
+        else:
+            if time.monotonic() > waiting.deadline_s:
+                failures.time_out(waiting)
+            else:
+                waiting.rpc.respond(reply)
+
+    async def _in_thread(self, call: Call) -> InProcessRpc:
+        state = self._service.state_of(call.hook)
+        rpc = _LoopRpc(asyncio.get_running_loop())
+        waiting = Waiting(call, rpc, state, time.monotonic())
+        admitted = state.enter(waiting)
+        if admitted is None:
+            self._service.failures.shed(waiting)
+            return rpc
+        if admitted:
+            self._service.begin_elsewhere(waiting)
+        try:
+            await rpc.ended
+        except CancelledError:
+            state.drop(waiting)  # Else it would run, some time, for a client that is gone.
+            raise
+        return rpc
+
+    # For callers in threads.
+
+    def call(self, call: Call) -> InProcessRpc:
+        """Run `call`, and return when it has ended."""
+        if self.is_closed:
+            return self._refused(InProcessRpc())
+        state = self._service.state_of(call.hook)
+        if call.hook.is_async:
+            rpc = _ThreadRpc()
+            waiting = Waiting(call, rpc, state, time.monotonic())
+            admitted = state.enter(waiting)
+            if admitted is None:
+                self._service.failures.shed(waiting)
+                return rpc
+            if admitted:
+                self._service.begin_elsewhere(waiting)
+            if not rpc.wait(2 * state.timeout_s + _GRACE_S):
+                state.drop(waiting)
+                self._service.failures.time_out(waiting)
+            return rpc
+        return self._in_this_thread(call)
+
+    def _in_this_thread(self, call: Call) -> InProcessRpc:
+        state, failures = self._service.state_of(call.hook), self._service.failures
+        rpc = InProcessRpc()
+        waiting = Waiting(call, rpc, state, time.monotonic())
+        turn = threading.Lock()
+        turn.acquire()  # Given back by `start`, from another thread: a semaphore, and cheaper than an Event.
+        waiting.start = turn.release
+        admitted = state.enter(waiting)
+        if admitted is None:
+            failures.shed(waiting)
+            return rpc
+        if not admitted and not turn.acquire(timeout=state.timeout_s):
+            if not state.drop(waiting):
+                self._leave(waiting)  # Its turn has come at this moment.
+            failures.time_out(waiting)
+            return rpc
+        waiting.deadline_s = time.monotonic() + state.timeout_s
+        try:
+            # In a context of its own: what a handler sets there is no other call's.
+            reply = copy_context().run(call.run)
+        except HandlerFailed as error:
+            self._fail(waiting, error)
+        else:
+            if time.monotonic() > waiting.deadline_s:
+                failures.time_out(waiting)
+            else:
+                rpc.respond(reply)
+        finally:
+            self._leave(waiting)
+        return rpc
+
+    def _leave(self, waiting: Waiting) -> None:
+        following = waiting.state.leave(waiting, time.monotonic() - waiting.since_s)
+        if following is not None:
+            self._service.begin_elsewhere(following)
+
+    @staticmethod
+    def _refused(rpc: InProcessRpc) -> InProcessRpc:
+        rpc.fail(ShuttingDown.status, "the handlers are closed")
+        return rpc
+
+
+class _Rest:
+    """What is left of a coroutine that has begun to wait, in its context.
+
+    Where its time is over and it waits once more, it goes on in a task of its own, and its caller does not
+    wait for that.
+    """
+
+    __slots__ = ("_context", "_coroutine", "_first", "_left", "_limit")
+
+    def __init__(
+        self,
+        coroutine: Coroutine[Any, Any, bytes],
+        context: Context,
+        first: Any,
+        limit: asyncio.Timeout,
+        left: set[asyncio.Task[Any]],
+    ) -> None:
+        self._coroutine = coroutine
+        self._context = context
+        self._first = first
+        self._limit = limit
+        self._left = left
+
+    def __await__(self) -> Generator[Any, Any, bytes]:
+        run, coroutine, waits_for = self._context.run, self._coroutine, self._first
+        while True:
+            try:
+                try:
+                    sent = yield waits_for
+                except BaseException as error:
+                    waits_for = run(coroutine.throw, error)
+                    if isinstance(error, CancelledError) and self._limit.expired():
+                        self._go_on_alone(waits_for)
+                        raise
+                else:
+                    waits_for = run(coroutine.send, sent)
+            except StopIteration as done:
+                reply: bytes = done.value
+                return reply
+
+    def _go_on_alone(self, waits_for: Any) -> None:
+        async def go_on() -> None:
+            with contextlib.suppress(HandlerFailed):
+                await _Rest(self._coroutine, self._context, waits_for, self._limit, self._left)
+
+        task = asyncio.ensure_future(go_on())
+        self._left.add(task)
+        task.add_done_callback(self._left.discard)

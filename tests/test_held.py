@@ -1,0 +1,145 @@
+"""Messages in memory: the semantics that Tyk's views have."""
+
+from __future__ import annotations
+
+import gzip
+from typing import Any
+
+import pytest
+
+from coprocess.api.held import HeldHeaders, HeldRequest, HeldResponse, HeldSession
+
+
+def request(target: str = "/a%20b?b=2&a=1&a=3", *headers: tuple[str, str], body: bytes = b"") -> HeldRequest:
+    return HeldRequest("GET", target, HeldHeaders(headers), body_source=lambda: body)
+
+
+def test_an_edited_query_is_written_as_tyk_writes_it() -> None:
+    came = request("/q?b=2&a=1&a=3")
+    assert (came.url, came.query_string) == ("/q?b=2&a=1&a=3", "b=2&a=1&a=3")
+    came.query["a"] = "9"
+    came.query["c"] = "x y"
+    assert came.url == "/q?a=9&b=2&c=x+y"
+    assert came.target == "/q?b=2&a=1&a=3"
+
+
+def test_a_url_keeps_the_query_that_came() -> None:
+    came = request("/a?x=1")
+    came.url = "/b?x=1"
+    assert (came.path, came.url) == ("/b", "/b?x=1")
+    came.url = "http://elsewhere.test/c"
+    assert came.path == "/c"
+    for bad in ("/b?y=2", "relative", "", "/%zz", "/a\nb"):
+        with pytest.raises(ValueError, match=r"query|URL|path"):
+            came.url = bad
+    assert came.path == "/c"
+
+
+def test_a_new_path_is_sent_encoded() -> None:
+    came = request()
+    came.path = "/ä b%2F#"
+    assert (came.path, came.encoded_path) == ("/ä b%2F#", "/%C3%A4%20b%2F%23")
+
+
+def test_a_new_body_drops_what_told_of_the_old_one_and_keeps_what_the_handler_set() -> None:
+    packed = gzip.compress(b"old")
+    came = request("/", ("Content-Encoding", "gzip"), ("etag", "1"), ("Digest", "d"), body=packed)
+    assert came.body == b"old"
+    came.headers["ETag"] = "mine"
+    came.body = "new"
+    assert came.raw_body == b"new"
+    assert came.body == b"new"
+    assert dict(came.headers) == {"Etag": "mine"}
+    assert came.headers.edited == {"Etag", "Content-Encoding", "Digest"}
+
+
+def test_what_one_handler_set_is_to_the_next_one_what_came() -> None:
+    answer = HeldResponse(200, HeldHeaders())
+    answer.body = gzip.compress(b"packed")
+    answer.headers["Content-Encoding"] = "gzip"
+    answer.headers["Etag"] = "of the first"
+    answer.next_call()
+    assert answer.body == b"packed"
+    answer.body = b"plain"
+    assert dict(answer.headers) == {}
+
+
+def test_a_copy_is_not_reached_by_later_edits() -> None:
+    came = request("/a?x=1", ("X-A", "1"), body=b"old")
+    came.query["x"] = "2"
+    twin = came.copy()
+    came.path, came.headers["X-A"], came.body = "/other", "2", b"new"
+    came.query["x"] = "3"
+    assert (twin.url, twin.headers["x-a"], twin.raw_body) == ("/a?x=2", "1", b"old")
+    assert twin.has_new_query
+    answer = HeldResponse(200, HeldHeaders([("A", "1")]), body_source=lambda: b"old")
+    other = answer.copy()
+    answer.status, answer.headers["A"], answer.body = 201, "2", b"new"
+    assert (other.status, other.headers["A"], other.raw_body) == (200, "1", b"old")
+
+
+def test_headers_keep_all_values_and_their_order() -> None:
+    headers = HeldHeaders([("set-cookie", "a=1"), ("x", "1"), ("Set-Cookie", "b=2")])
+    assert headers.getall("SET-COOKIE") == ["a=1", "b=2"]
+    headers.add("Set-Cookie", "c=3")
+    assert [value for name, value in headers.pairs() if name.lower() == "set-cookie"] == ["a=1", "b=2", "c=3"]
+    with pytest.raises(ValueError, match="control"):
+        headers["X"] = "a\r\nb"
+    with pytest.raises(KeyError):
+        del headers["Absent"]
+
+
+@pytest.mark.parametrize("status", [0, 99, 1000, True, "200"])
+def test_a_status_that_is_none_is_refused(status: Any) -> None:
+    answer = HeldResponse(200, HeldHeaders())
+    with pytest.raises(ValueError, match="status"):
+        answer.status = status
+
+
+def test_a_session_is_false_until_it_is_allowed() -> None:
+    session = HeldSession()
+    assert not session
+    session.allow(
+        "t", rate=5, quota_max=3, quota_renewal_rate_s=60, alias="ann", tags=["x"], metadata={"k": "v"}
+    )
+    assert session
+    assert (session.token, session.rate, session.per, session.quota_remaining) == ("t", 5.0, 1.0, 3)
+    assert (session.alias, list(session.tags), dict(session.metadata)) == ("ann", ["x"], {"k": "v"})
+    assert "t'" not in repr(session)
+
+
+@pytest.mark.parametrize(
+    ("token", "options", "told"),
+    [
+        ("", {}, "token"),
+        ("t", {"per": 1}, "per without rate"),
+        ("t", {"policies": ["gold"]}, "policies are Tyk's"),
+        ("t", {"tags": "text"}, "several values"),
+        ("t", {"tags": [1]}, "tags"),
+        ("t", {"metadata": {"n": 1}}, "metadata"),
+        ("t", {"rate": "5"}, "rate"),
+        ("t", {"rate": -1}, "rate"),
+        ("t", {"quota_max": 1.5}, "quota_max"),
+        ("t", {"expires_at": "soon"}, "expires_at"),
+        ("t", {"alias": 7}, "alias"),
+    ],
+)
+def test_a_session_that_is_allowed_wrongly_admits_nobody(
+    token: str, options: dict[str, Any], told: str
+) -> None:
+    session = HeldSession()
+    with pytest.raises((TypeError, ValueError), match=told):
+        session.allow(token, **options)
+    assert not session
+
+
+def test_metadata_and_tags_are_text() -> None:
+    session = HeldSession()
+    with pytest.raises(TypeError, match="metadata"):
+        session.metadata["n"] = 1  # type: ignore[assignment]  # what users write
+    with pytest.raises(TypeError, match="metadata"):
+        session.metadata = {"a": "1", "n": 1}  # type: ignore[dict-item]  # the same
+    session.tags.append("a")
+    with pytest.raises(TypeError, match="tags"):
+        session.tags.append(1)  # type: ignore[arg-type]  # the same
+    assert (dict(session.metadata), list(session.tags)) == ({}, ["a"])
