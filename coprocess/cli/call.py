@@ -14,9 +14,11 @@ import typer
 from google.protobuf.json_format import ParseDict, ParseError
 
 from coprocess.addresses import normal_address
+from coprocess.api.app import configuring
 from coprocess.api.context import set_event_sink
 from coprocess.api.http import canonical_name
 from coprocess.cli.options import Config, Handlers, Tls, TlsCa, TlsCert, TlsKey, TlsName, client_tls
+from coprocess.desk.handler_loop import HandlerLoop
 from coprocess.desk.tyk.bundle import checksum
 from coprocess.desk.tyk.json_files import parse_json, read_json, read_text
 from coprocess.desk.tyk.simulator import RpcError
@@ -28,6 +30,7 @@ from coprocess.gateways.tyk.dispatcher import Dispatcher
 from coprocess.gateways.tyk.home import HOME
 from coprocess.gateways.tyk.wire import HookType, Object, SessionState
 from coprocess.loading import loader
+from coprocess.process.app_settings import load_app_settings
 from coprocess.process.config import load_settings
 from coprocess.text import block, indented
 
@@ -98,12 +101,17 @@ def call(
         reply = _over_grpc(address, payload, security)
     else:
         settings = load_settings({"handlers": handlers}, config)
-        loaded = loader.load(settings.folders, HOME)
-        for problem in loaded.problems:
-            typer.echo(f"not loaded: {indented(str(problem))}", err=True)
-        opened = Dispatcher(loaded.table, full_reply=True).open_dispatch(payload)
-        with _surroundings(settings.redis):
-            reply = _in_process(opened)
+        with configuring(load_app_settings(config)):
+            loaded = loader.load(settings.folders, HOME)
+        with _surroundings(settings.redis), HandlerLoop() as loop:
+            loaded.open(loop.spawn, settings.resource_timeout_s)
+            try:
+                for problem in loaded.problems:
+                    typer.echo(f"not loaded: {indented(str(problem))}", err=True)
+                opened = Dispatcher(loaded.table, full_reply=True).open_dispatch(payload)
+                reply = _in_process(opened, loop)
+            finally:
+                loaded.close(settings.resource_timeout_s)
     for line in changes(sent, Object.FromString(reply)):
         typer.echo(line)
 
@@ -199,13 +207,12 @@ def _surroundings(redis: str | None) -> Iterator[None]:
         yield
 
 
-def _in_process(opened: Call) -> bytes:
-    import asyncio
-
+def _in_process(opened: Call, loop: HandlerLoop) -> bytes:
     try:
         # As in a service: what loading has left in the context is not there.
         if opened.hook.is_async:
-            return Context().run(asyncio.run, _awaited(opened))
+            reply: bytes = Context().run(lambda: loop.spawn(_awaited(opened)).result())
+            return reply
         return Context().run(opened.run)
     except HandlerFailed as error:
         if error.__cause__ is not None and not isinstance(error.__cause__, HandlerFailed):

@@ -125,15 +125,17 @@ class _Attempt:
 
     def run(self) -> bool:
         """Whether the client got an answer below 500 and no hook failed."""
+        from coprocess.api.app import configuring
         from coprocess.desk.tyk.trial.output import captured_streams
         from coprocess.gateways.tyk.home import HOME
         from coprocess.loading import loader
+        from coprocess.process.app_settings import load_app_settings
 
         settings = load_settings({"handlers": self.handlers}, self.config)
         loaded: Loaded | None = None
         # Of a server elsewhere, the handlers are of interest only where they are named.
         if self.address is None or self.handlers:
-            with redirect_stdout(sys.stderr):
+            with redirect_stdout(sys.stderr), configuring(load_app_settings(self.config)):
                 loaded = loader.load(settings.folders, HOME)
         problems = [str(problem) for problem in loaded.problems] if loaded else []
         for problem in problems:
@@ -185,7 +187,11 @@ class _Attempt:
                 failure_status=settings.failure_status,
                 failure_headers=() if retry_after is None else [("Retry-After", str(retry_after))],
             )
-        with dispatcher:
+        with ExitStack() as stack:
+            stack.enter_context(dispatcher)
+            if isinstance(dispatcher, InProcessDispatcher) and loaded is not None:
+                for problem in stack.enter_context(dispatcher.opening(loaded, settings.resource_timeout_s)):
+                    typer.echo(f"not loaded: {indented(str(problem))}", err=True)
             gateway = ObservedGateway(definition, dispatcher, self._make_upstream())
             try:
                 return gateway.request(self.method, self.target, self.headers, self._body())

@@ -101,6 +101,10 @@ class Loaded:
 
         return close
 
+    def modules(self) -> list[ModuleType]:
+        """The modules of handler code that are loaded."""
+        return [module for scope in self._scopes for module in scope.modules()]
+
     def renewed(self) -> Loaded:
         """The same handlers, as other hooks: calls of these here can be told from theirs."""
         return replace(self, table=self.table.renewed())

@@ -6,6 +6,8 @@ import asyncio
 import json as json_module
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack
+from types import ModuleType
 from typing import Any
 from urllib.parse import urlencode
 
@@ -21,6 +23,7 @@ from coprocess.desk.tyk.trial import (
     Trial,
     as_upstream,
 )
+from coprocess.loading.loader import Loaded
 from coprocess.testing.readable import HeaderArgument, Readable, wire_headers
 
 
@@ -123,8 +126,15 @@ def _told(finding: Finding) -> str:
 class Gateway:
     """A simulated Tyk Gateway with one API. It keeps sessions, rates and quotas during the test."""
 
-    def __init__(self, definition: ApiDefinition, dispatcher: InProcessDispatcher, upstream: Any) -> None:
+    def __init__(
+        self,
+        definition: ApiDefinition,
+        dispatcher: InProcessDispatcher,
+        upstream: Any,
+        loaded: Loaded | None = None,
+    ) -> None:
         self._skipped_s = 0.0
+        self._loaded = loaded
         self._gateway = ObservedGateway(
             definition, dispatcher, as_upstream(upstream), clock=lambda: time.time() + self._skipped_s
         )
@@ -142,6 +152,33 @@ class Gateway:
     @upstream.setter
     def upstream(self, upstream: Any) -> None:
         self._gateway.upstream = as_upstream(upstream)
+
+    def override(self, **resources: Any) -> AbstractContextManager[object]:
+        """Put others in the place of resources, by name: from now on or, in `with`, until its end.
+
+        Raises KeyError for a name that no App of the handlers has.
+        """
+        lifecycles = self._loaded.lifecycles if self._loaded is not None else []
+        for name, value in resources.items():
+            found = [each.resources for each in lifecycles if name in each.resources.all]
+            if not found:
+                known = ", ".join(name for each in lifecycles for name in each.resources.all) or "none"
+                raise KeyError(f"no resource {name!r}; there are: {known}")
+            for each in found:
+                each.override(name, value)
+        undo = ExitStack()
+        for lifecycle in lifecycles:
+            undo.callback(lifecycle.resources.restore)
+        return undo
+
+    def module(self, name: str) -> ModuleType:
+        """The module of that name that runs: what `import` of it in a handler's folder gives."""
+        scopes = self._loaded.modules() if self._loaded is not None else []
+        found = [module for module in scopes if module.__name__.rpartition(".")[2] == name]
+        if len(found) != 1:
+            known = ", ".join(sorted(module.__name__.rpartition(".")[2] for module in scopes))
+            raise KeyError(f"{len(found)} modules {name!r} are loaded; there are: {known}")
+        return found[0]
 
     def advance(self, seconds: float) -> None:
         """Set the gateway's clock forward: rates, quotas, expiry, cached sessions. Handlers' clock stays."""

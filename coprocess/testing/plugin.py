@@ -75,8 +75,10 @@ def store(_coprocess_store: Store) -> Store:
 
 @pytest.fixture
 def _coprocess_handlers(request: pytest.FixtureRequest) -> Iterator[Loaded]:
+    from coprocess.api.app import configuring
     from coprocess.gateways.tyk.home import HOME
     from coprocess.loading import loader
+    from coprocess.process.app_settings import load_app_settings
 
     folders = _folders(request)
     if not folders:
@@ -86,7 +88,8 @@ def _coprocess_handlers(request: pytest.FixtureRequest) -> Iterator[Loaded]:
             pytrace=False,
         )
     try:
-        loaded = loader.load(folders, HOME)
+        with configuring(load_app_settings(base=request.config.rootpath)):
+            loaded = loader.load(folders, HOME)
     except CoprocessError as error:
         pytest.fail(str(error), pytrace=False)
     if loaded.problems:
@@ -106,7 +109,12 @@ def _coprocess_dispatcher(
     # Where there is no embedded server for this platform, handlers that use no store do without.
     with suppress(ConfigError):
         request.getfixturevalue("_coprocess_store")
-    with InProcessDispatcher(_coprocess_handlers.table) as dispatcher:
+    with (
+        InProcessDispatcher(_coprocess_handlers.table) as dispatcher,
+        dispatcher.opening(_coprocess_handlers) as problems,
+    ):
+        if problems:
+            pytest.fail("resources did not open:\n" + "\n".join(map(str, problems)), pytrace=False)
         yield dispatcher
 
 
@@ -119,7 +127,9 @@ def gateway(
 
     try:
         definition = _definition(request, _coprocess_handlers)
-        return Gateway(definition, _coprocess_dispatcher, _marked(request).get("upstream"))
+        return Gateway(
+            definition, _coprocess_dispatcher, _marked(request).get("upstream"), _coprocess_handlers
+        )
     except (CoprocessError, TypeError) as error:
         pytest.fail(str(error), pytrace=False)
 

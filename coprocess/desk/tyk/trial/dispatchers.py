@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextvars import Context
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from coprocess.api import context
+from coprocess.desk.handler_loop import HandlerLoop
 from coprocess.desk.tyk.simulator import RpcError
 from coprocess.desk.tyk.trial import debugging
 from coprocess.desk.tyk.trial.output import collecting_output
@@ -23,6 +23,7 @@ from coprocess.gateways.tyk.dispatcher import Dispatcher
 from coprocess.gateways.tyk.event import TykEvent, local_event_payload, parse_event
 from coprocess.gateways.tyk.wire import DISPATCH, DISPATCH_EVENT, Event, Object
 from coprocess.loading.hooks import Hook, HookTable
+from coprocess.loading.loader import Loaded, Problem
 from coprocess.runtime.call import Call
 
 if TYPE_CHECKING:
@@ -95,8 +96,8 @@ class InProcessDispatcher:
         self._timeout_s = timeout_s
         self._failure_status = failure_status
         self._failure_headers = tuple(failure_headers)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
+        #: Where async handlers run, and async resources live.
+        self.loop = HandlerLoop()
         self._triggered: list[tuple[str, str, dict[str, str]]] = []
 
     def __enter__(self) -> InProcessDispatcher:
@@ -105,13 +106,18 @@ class InProcessDispatcher:
 
     def __exit__(self, *_: object) -> None:
         context.set_event_sink(None)
-        loop, thread = self._loop, self._thread
-        if loop is not None and thread is not None:
-            loop.call_soon_threadsafe(loop.stop)
-            thread.join()
-            loop.run_until_complete(loop.shutdown_asyncgens())
-            loop.close()
-            self._loop = None
+        self.loop.close()
+
+    @contextlib.contextmanager
+    def opening(self, loaded: Loaded, timeout_s: float = 30.0) -> Iterator[list[Problem]]:
+        """The resources of `loaded` are open within. Gives what did not open; its handlers are gone."""
+        known = len(loaded.problems)
+        loaded.open(self.loop.spawn, timeout_s)
+        self._dispatcher.table = loaded.table
+        try:
+            yield loaded.problems[known:]
+        finally:
+            loaded.close(timeout_s)
 
     def dispatch(self, serialized_object: bytes, /) -> bytes:
         run = HandlerRun(sent=Object.FromString(serialized_object))
@@ -181,17 +187,13 @@ class InProcessDispatcher:
             return self._run_on_loop(call, limit_s) if call.hook.is_async else call.run()
 
     def _run_on_loop(self, call: Call, limit_s: float) -> bytes:
-        if self._loop is None:
-            loop = self._loop = asyncio.new_event_loop()
-            self._thread = threading.Thread(target=loop.run_forever, name="async-handlers", daemon=True)
-            self._thread.start()
-
         async def run() -> bytes:
             async with asyncio.timeout(limit_s) as limit:
                 debugging.limit_of_coroutine.set(limit)
                 return await call.run_async()
 
-        return asyncio.run_coroutine_threadsafe(run(), self._loop).result()
+        reply: bytes = self.loop.spawn(run()).result()
+        return reply
 
     def _trigger(self, name: str, payload: str) -> None:
         caller = context.current_call.get()
