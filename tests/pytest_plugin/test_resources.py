@@ -22,4 +22,4 @@ def test_fixtures_open_resources_which_tests_override(pytester: pytest.Pytester)
             assert gateway.module("limits").app.config["url"] == "x"
         """
     )
-    pytester.runpytest_subprocess().assert_outcomes(passed=1)
+    pytester.runpytest_subprocess("-p", "coprocess.testing.plugin").assert_outcomes(passed=1)
