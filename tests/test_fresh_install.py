@@ -44,6 +44,7 @@ EXTRAS = {
     "pygrpc_native": "native",
     "uvloop": "uvloop",
     "cryptography": "bundle",
+    "limits": "web",
 }
 _IMPORT_ALL = """
 import importlib, pkgutil, coprocess
@@ -145,6 +146,7 @@ RECORDING = ROOT / "tests/data/recordings/auth_ok.json"
 #: A command line for each command, in this order, in the folder of a new project; and what it prints.
 COMMANDS = {
     "version": ((), "coprocess "),
+    "events config": (("--url", "http://127.0.0.1:9000"), "script type"),
     "check": ((), "authenticate"),
     "doctor": (("--sarif", "out.sarif"), ""),
     "call": (("CustomKeyCheck", "authenticate"), "401"),
