@@ -110,7 +110,43 @@ def _no_body() -> bytes:
     return b""
 
 
-class HeldRequest(Request):
+class _HeldBody:
+    """Headers and body, as a request and a response hold them."""
+
+    if not TYPE_CHECKING:  # The slots are those of the classes that derive from it.
+        __slots__ = ()
+
+    _headers: HeldHeaders
+    _body: bytes | None
+    _body_source: Callable[[], bytes]
+    has_new_body: bool
+    _has_body_of_handler: bool
+
+    @property
+    def headers(self) -> HeldHeaders:
+        return self._headers
+
+    @property
+    def raw_body(self) -> bytes:
+        if self._body is None:
+            self._body = self._body_source()
+        return self._body
+
+    def _coding_of_body(self) -> str:
+        return "" if self._has_body_of_handler else ", ".join(self._headers.getall("Content-Encoding"))
+
+    def _replace_body(self, body: bytes) -> None:
+        self._body = body
+        self.has_new_body = self._has_body_of_handler = True
+        self._headers.drop_of_the_bytes()
+
+    def next_call(self) -> None:
+        """Another handler is next: what this one left is to that one what came."""
+        self._has_body_of_handler = False
+        self._headers.next_call()
+
+
+class HeldRequest(_HeldBody, Request):
     """A request in memory. `body_source` gives its body when that is first asked for."""
 
     if not TYPE_CHECKING:
@@ -211,33 +247,10 @@ class HeldRequest(Request):
         return self._target
 
     @property
-    def headers(self) -> HeldHeaders:
-        return self._headers
-
-    @property
     def query(self) -> HeldQuery:
         if self._query is None:
             self._query = HeldQuery(self._query_string)
         return self._query
-
-    @property
-    def raw_body(self) -> bytes:
-        if self._body is None:
-            self._body = self._body_source()
-        return self._body
-
-    def _coding_of_body(self) -> str:
-        return "" if self._has_body_of_handler else ", ".join(self._headers.getall("Content-Encoding"))
-
-    def _replace_body(self, body: bytes) -> None:
-        self._body = body
-        self.has_new_body = self._has_body_of_handler = True
-        self._headers.drop_of_the_bytes()
-
-    def next_call(self) -> None:
-        """Another handler is next: what this one left is to that one what came."""
-        self._has_body_of_handler = False
-        self._headers.next_call()
 
     def copy(self) -> HeldRequest:
         """A twin that later edits do not reach."""
@@ -267,7 +280,7 @@ _PATH = re.compile(r"/([^\x00-\x1f\x7f%?]|%[0-9A-Fa-f]{2})*")
 _SENT_AS_IT_IS = "/%:@!$&'()*+,;=~"
 
 
-class HeldResponse(Response):
+class HeldResponse(_HeldBody, Response):
     """A response in memory, as HeldRequest."""
 
     if not TYPE_CHECKING:
@@ -298,29 +311,6 @@ class HeldResponse(Response):
         if not isinstance(status, int) or isinstance(status, bool) or not 100 <= status <= 999:
             raise ValueError(f"an HTTP status is 100 to 999, not {status!r}")
         self._status = status
-
-    @property
-    def headers(self) -> HeldHeaders:
-        return self._headers
-
-    @property
-    def raw_body(self) -> bytes:
-        if self._body is None:
-            self._body = self._body_source()
-        return self._body
-
-    def _coding_of_body(self) -> str:
-        return "" if self._has_body_of_handler else ", ".join(self._headers.getall("Content-Encoding"))
-
-    def _replace_body(self, body: bytes) -> None:
-        self._body = body
-        self.has_new_body = self._has_body_of_handler = True
-        self._headers.drop_of_the_bytes()
-
-    def next_call(self) -> None:
-        """Another handler is next: what this one left is to that one what came."""
-        self._has_body_of_handler = False
-        self._headers.next_call()
 
     def copy(self) -> HeldResponse:
         """A twin that later edits do not reach."""

@@ -115,7 +115,7 @@ class Lifecycle:
         steps = _Steps(
             opens=tuple((each, self._maker(each, offered)) for each in per_call),
             befores=tuple(self._step(part, in_place) for part in befores),
-            handler=_handler(hook),
+            handler=_bound(hook.function, hook.plan.arguments),
             accept=hook.plan.accept,
             afters=tuple(self._step(part, in_place) for part in reversed(afters)),
             error_handlers={error: self._step(part, in_place) for error, part in answers.items()},
@@ -182,17 +182,15 @@ async def _awaited(awaitable: Awaitable[Any]) -> Any:
 
 
 def _call(function: Callable[..., Any], passed: Passing) -> Step:
-    arguments, function = passed.arguments, passed.function or function
+    return _bound(passed.function or function, passed.arguments)
+
+
+def _bound(function: Callable[..., Any], arguments: Callable[[Any], tuple[Any, ...]]) -> Step:
     return lambda call: function(*arguments(call))
 
 
 def _resources(passed: Passing, offered: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(name for name in passed.names if offered[name].startswith(RESOURCES))
-
-
-def _handler(hook: Hook) -> Step:
-    function, arguments = hook.function, hook.plan.arguments
-    return lambda call: function(*arguments(call))
 
 
 def _accept_whole_call(call: Any, result: Any) -> None:

@@ -16,6 +16,7 @@ import structlog
 
 from coprocess.api.app import App, ResourceDeclaration
 from coprocess.api.functions import describe, is_async, signature, spelled
+from coprocess.error_text import text_of
 from coprocess.errors import CoprocessError, HandlerError
 from coprocess.text import printable
 
@@ -152,12 +153,9 @@ class Resources:
         self.overrides: dict[str, Any] = {}
         self._replaced: dict[str, Any] = {}
         self._opened_now = Opened()
-        #: How often they were opened.
-        self.openings = 0
 
     def open(self, spawn: Spawn, timeout_s: float) -> None:
         """Open those of scope `app`. Raises ResourceError where one does not; none is open then."""
-        self.openings += 1
         opened = self._opened_now = Opened()
         for resource in self._of_app:
             if resource.name in self.overrides:
@@ -169,7 +167,7 @@ class Resources:
                 opened.close(timeout_s)
                 if isinstance(error, (KeyboardInterrupt, ResourceError)):
                     raise
-                what = printable(f"{type(error).__name__}: {_text_of(error)}")
+                what = printable(f"{type(error).__name__}: {text_of(error)}")
                 raise ResourceError(
                     f'{resource.declaration.source}: resource "{resource.name}" did not open: {what}'
                 ) from error
@@ -297,10 +295,3 @@ def _in_time(function: Callable[[], Any], timeout_s: float, late: Callable[[], o
     except _NotInTime:
         given_up.set()
         raise
-
-
-def _text_of(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:  # noqa: BLE001 - the user's own class of exception
-        return "(its text cannot be had)"
