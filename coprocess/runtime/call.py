@@ -13,6 +13,7 @@ from coprocess.api.state import State
 from coprocess.error_text import name_of, text_of
 from coprocess.errors import BadBody, HandlerFailed
 from coprocess.loading.hooks import NO_HEADERS, Hook
+from coprocess.runtime.forked import end_child, origin
 
 
 class Call:
@@ -69,6 +70,8 @@ class Call:
             # SystemExit and KeyboardInterrupt of a handler too: they end its call, not the service.
             raise self._failure(error) from error
         finally:
+            if origin.call is self:
+                end_child()
             current_call.reset(token)
 
     async def run_async(self) -> bytes:
@@ -94,6 +97,8 @@ class Call:
         except BaseException as error:
             raise self._failure(error) from error
         finally:
+            if origin.call is self:
+                end_child()
             current_call.reset(token)
 
     def _failure(self, error: BaseException) -> HandlerFailed:
