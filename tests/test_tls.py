@@ -173,7 +173,7 @@ def test_wrong_settings_are_one_clear_line(
             _make_engine(given)
         assert words in str(error.value)
         assert "PRIVATE" not in str(error.value)
-    with ServeProcess(handlers, *cases[3][0], wait=False) as service:
+    with ServeProcess(handlers, *cases[2][0], wait=False) as service:
         assert service.wait() == 1
         (line,) = service.lines
         assert line["event"].startswith("coprocess: tls_cert ")
