@@ -35,6 +35,8 @@ class Failures:
         self._headers = headers
         #: Is told of failures, where there is one.
         self.tracing: CallTracing | None = None
+        #: Is told of each failure of a call; for tools that show how a handler failed.
+        self.observer: Callable[[Call, CoprocessError], None] | None = None
         #: Calls that reached no handler.
         self.refused = 0
 
@@ -98,6 +100,8 @@ class Failures:
     def _answer_failure(self, call: Call, error: CoprocessError) -> None:
         if self.tracing is not None:
             self.tracing.failed(call.rpc, error)
+        if self.observer is not None:
+            self.observer(call, error)
         answer: bytes | None = None
         try:
             if call.gate.on_error == "open":

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from contextvars import Context
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -65,13 +65,14 @@ class ServiceOptions:
 class Service:
     """Takes calls from an engine (`handle`). `replace_thread` is the engine's, for handlers that hang."""
 
-    def __init__(self, gateway: Gateway, options: ServiceOptions) -> None:
+    def __init__(self, gateway: Gateway, options: ServiceOptions, *, logger: Any = log) -> None:
+        """`logger` takes what is told of calls; a tool that shows it otherwise gives one that drops it."""
         self.gateway = gateway
         self._openers = gateway.methods
         self.options = options
         self.replace_thread: Callable[[int], bool] = lambda thread_id: False
         # For what callers can cause by the thousand.
-        self._limited_log = LimitedLog(log)
+        self._limited_log = LimitedLog(logger)
         self._failures = Failures(self._limited_log, options.failure_status, options.failure_headers)
         self._tracing: CallTracing | None = None
         self.async_calls = AsyncCalls(
