@@ -29,6 +29,8 @@ from coprocess.runtime.service import Service, ServiceOptions
 if TYPE_CHECKING:
     import grpc
 
+    from coprocess.process.config import Settings
+
 _MOST_TRIGGERED = 100
 
 
@@ -43,8 +45,8 @@ class HandlerRun:
     #: As the reply guard made it, complete.
     guarded: Object | None = None
     event: TykEvent | None = None
-    #: Whether a handler triggered the event, and not the gateway.
-    is_local: bool = False
+    #: Name and payload, where a handler triggered the event, and not the gateway.
+    triggered: tuple[str, str] | None = None
     #: How it failed, with what the handler raised as its cause; None where it did not.
     error: CoprocessError | RpcError | None = None
     #: Failed, and passed on unchanged or answered by the service's own settings all the same.
@@ -119,7 +121,7 @@ class InProcessDispatcher:
             owns_process=False,
         )
         self._service: Service | None = None
-        self._triggered: list[tuple[str, str, context.CallContext | None]] = []
+        self._triggered: list[tuple[str, str, TykEvent, str | None]] = []
 
     def __enter__(self) -> InProcessDispatcher:
         # What it would log is in `runs`.
@@ -195,25 +197,37 @@ class InProcessDispatcher:
         raise RpcError(status.name, text) from run.error
 
     def _trigger(self, name: str, payload: str) -> None:
-        self._triggered.append((name, payload, context.current_call.get()))
+        caller = context.current_call.get()
+        version = None if caller is None else caller.version
+        # Now: the reply is made of the same message.
+        self._triggered.append((name, payload, local_event(name, payload, caller), version))
 
     def _run_triggered(self) -> None:
         for _ in range(_MOST_TRIGGERED):
             if not self._triggered:
                 return
-            name, payload, caller = self._triggered.pop(0)
-            run = HandlerRun(is_local=True)
+            name, payload, event, version = self._triggered.pop(0)
+            run = HandlerRun(event=event, triggered=(name, payload))
             self.runs.append(run)
             try:
-                run.event = local_event(name, payload, caller)
-                version = None if caller is None else caller.version
-                self._run(self._event_call(run.event, version), run)
+                self._run(self._event_call(event, version), run)
             except CoprocessError as error:
                 run.error = run.error or error
         self._triggered.clear()
         raise CoprocessError(
             f"event handlers trigger each other without end: {_MOST_TRIGGERED} events so far"
         )
+
+
+def dispatcher_of(table: HookTable, settings: Settings) -> InProcessDispatcher:
+    """One that answers as a service with those settings does."""
+    retry_after = settings.failure_retry_after_s
+    return InProcessDispatcher(
+        table,
+        timeout_s=settings.timeout_s,
+        failure_status=settings.failure_status,
+        failure_headers=() if retry_after is None else [("Retry-After", str(retry_after))],
+    )
 
 
 def _remember(call: Call, error: CoprocessError) -> None:
