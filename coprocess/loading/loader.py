@@ -224,6 +224,7 @@ class _Loading:
         name = self._names.name(folder, self._version)
         scope = ImportScope(name, search_folders(folder), self._home.aliases, served)
         self._scopes.append(scope)
+        known = len(self._problems)
         with collecting(f"{scope.package}.") as collected:
             for path in paths:
                 name = _module_name(path.relative_to(folder))
@@ -236,10 +237,20 @@ class _Loading:
         good = {id(vars(module)) for module in modules}
         declarations = [declaration for declaration in collected if id(declaration.namespace) in good]
         declarations += dict.fromkeys(_marked(modules))  # Several modules may have one function.
+        # Without what an App declares around them, handlers could let requests by.
+        failed = [problem.path for problem in self._problems[known:]]
+        has_app = any(isinstance(value, App) for module in modules for value in vars(module).values())
+        without = [path for path in failed if _may_declare_around(path, has_app)]
+        if without:
+            text = (
+                f"{folder}: its handlers are not served, as {without[0].name} did not load, and may declare "
+                "what runs around them"
+            )
+            self._problems.append(Problem(folder, text))
+            return
         try:
             lifecycle = self._lifecycle(modules)
         except HandlerError as error:
-            # Without what it declares around them, handlers could let requests by.
             self._problems.append(Problem(folder, str(error)))
             return
         for declaration in declarations:
@@ -341,6 +352,20 @@ class _Loading:
             for path, reason in sorted(dict.fromkeys(self._passed_over))
             if str(path) not in run and declares_hooks(path, _DECORATORS)
         ]
+
+
+def _may_declare_around(module: Path, has_app: bool) -> bool:
+    """Whether a module that did not load makes an App, or declares something around handlers with one."""
+    try:
+        files = [module] if module.is_file() else sorted(module.rglob("*.py"))
+        texts = [file.read_bytes() for file in files]
+    except OSError:
+        return has_app
+    return any(_MAKES_APP.search(text) or (has_app and _AROUND.search(text)) for text in texts)
+
+
+_MAKES_APP = re.compile(rb"(?s)\bcoprocess\b.*\bApp\s*\(")
+_AROUND = re.compile(rb"@\s*[\w.]+\.(before|after|teardown|errorhandler)\b")
 
 
 def _is_rival(hook: Hook, other: Hook) -> bool:
