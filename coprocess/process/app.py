@@ -19,7 +19,7 @@ import structlog
 
 from coprocess import early_signals
 from coprocess.addresses import find_owner
-from coprocess.errors import LoadError
+from coprocess.errors import ConfigError, LoadError
 from coprocess.loading import foreign_patches, loader
 from coprocess.loading.hooks import HookTable
 from coprocess.loading.log_state import LogState
@@ -88,12 +88,16 @@ class App:
         reread: Callable[[], Settings] | None = None,
         quiet: bool = False,
     ) -> None:
-        """`worker` is the engine where this is a worker process; `quiet`: another worker tells of the
+        """Raises ConfigError for what the gateway cannot do.
+
+        `worker` is the engine where this is a worker process; `quiet`: another worker tells of the
         hooks in the log, and takes the webhooks.
 
         `config_file` is read for its routes, also upon reload; found as by `load_settings`. `reread` gives
         the settings as they would be at a start now.
         """
+        if settings.events_listen != OFF and not gateway.takes_webhooks:
+            raise ConfigError(f"events_listen: {gateway.home.name} sends no webhooks. Expected: off")
         self.settings = settings
         self.gateway = gateway
         self._places = Places(settings, config_file)

@@ -34,5 +34,7 @@ class Registration:
     methods: tuple[str, ...]
     #: Its bidirectional methods, by path.
     bidi_methods: Mapping[str, BidiHandler] = field(default_factory=dict)
+    #: Whether events come from it as webhooks, too.
+    takes_webhooks: bool = False
     #: The services' files for reflection: FileDescriptorProtos, serialized. Called where reflection is on.
     descriptors: Callable[[], Iterable[bytes]] = tuple
