@@ -139,7 +139,7 @@ class ImportScope:
                 kept.append(entry)
         if kept != sys.path:
             sys.path[:] = kept
-        for entry in [entry for entry in sys.path_importer_cache if self._owns(entry)]:
+        for entry in [entry for entry in list(sys.path_importer_cache) if self._owns(entry)]:
             if entry not in self._path_before:
                 sys.path_importer_cache.pop(entry, None)
 
