@@ -63,6 +63,8 @@ class Hook:
     version: str = ""
     #: The App of its folder.
     app: App | None = None
+    #: Its calls leave something for the end of their request.
+    is_of_request: bool = False
 
     def __str__(self) -> str:
         return printable(f'{self.type.name} "{self.name}" ({self.source})')
