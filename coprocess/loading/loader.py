@@ -8,6 +8,7 @@ says. What is wrong is kept as a problem, and the rest is loaded all the same.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import traceback
@@ -20,7 +21,7 @@ from typing import Any
 from coprocess.api.app import App
 from coprocess.api.declarations import MARK, Declaration, collecting
 from coprocess.api.moments import HookType
-from coprocess.error_text import format_error, text_of
+from coprocess.error_text import format_error, is_not_ours, text_of
 from coprocess.errors import HandlerError, LoadError
 from coprocess.loading import handler_modules, process_state
 from coprocess.loading.declared import hooks_of
@@ -478,8 +479,14 @@ def _problem_of(path: Path, error: BaseException) -> Problem:
     return Problem(
         path,
         f"{_where(path, error)}: {type(error).__name__}: {text_of(error)}{_once_only(path, error)}",
-        traceback=format_error(error) + "\n",
+        traceback=format_error(error, _is_of_handlers) + "\n",
     )
+
+
+def _is_of_handlers(filename: str) -> bool:
+    """Whether a frame says something to those who wrote the module: how it is imported does not."""
+    shows_all = logging.getLogger("coprocess").isEnabledFor(logging.DEBUG)
+    return shows_all or (is_not_ours(filename) and not filename.startswith("<frozen importlib"))
 
 
 def _is_raised_in(path: Path, error: BaseException) -> bool:
