@@ -323,7 +323,8 @@ def test_a_stream_that_begins_with_the_response(world: World) -> None:
     """Of the filter in front, for what the one behind it answered."""
     answered = world.request("two")
     assert answered.status == 200
-    assert answered.header("x-seen") == "nothing"
+    # Before 1.37 or so, what a filter answers is shown to no other.
+    assert answered.header("x-seen") == ("nothing" if world.envoy.version >= (1, 37) else None)
 
 
 def test_nothing_is_left_open(world: World) -> None:

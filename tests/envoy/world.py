@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from coprocess.gateways.envoy import wire
@@ -187,8 +188,8 @@ class Listener(NamedTuple):
     """What one port of Envoy does."""
 
     filters: Sequence[Json]
-    route: Json = {}
-    settings: Json = {}
+    route: Mapping[str, Any] = MappingProxyType({})
+    settings: Mapping[str, Any] = MappingProxyType({})
 
 
 class Envoy:
@@ -207,9 +208,7 @@ class Envoy:
             "admin": {"address": _address("127.0.0.1", self._admin)},
             "static_resources": {
                 "clusters": clusters,
-                "listeners": [
-                    _listener(name, self.ports[name], each) for name, each in listeners.items()
-                ],
+                "listeners": [_listener(name, self.ports[name], each) for name, each in listeners.items()],
             },
         }
 
@@ -240,6 +239,11 @@ class Envoy:
         self._process.wait()
         self._log.close()
         self._folder.cleanup()
+
+    @property
+    def version(self) -> tuple[int, ...]:
+        numbers = json.loads(self._ask("/server_info"))["version"].split("/")[1]
+        return tuple(map(int, numbers.split(".")))
 
     def _is_ready(self) -> bool:
         try:
