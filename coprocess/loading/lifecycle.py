@@ -1,8 +1,8 @@
 """What an App declares, compiled around its handlers when they are loaded.
 
 A handler around which nothing is declared stays as it is, and its calls pay nothing. The order is Flask's:
-`before` in order, the handler, `after` in reverse, `teardown` in reverse. Where the calls of a request are known
-to be of one (`Home.calls_share_a_request`), `teardown` and the resources of scope `call` are the request's.
+`before` in order, the handler, `after` in reverse, `teardown` in reverse. Where the calls of a request
+are known to be of one (`Home.calls_share_a_request`), `teardown` and the resources of scope `call` are its own.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Lifecycle:
         )
 
     def for_app(self) -> Hook | None:
-        """What runs where the app failed that the handlers are around: it raises what the call has as `error`.
+        """What runs where the app failed that the handlers are around: raises what the call has as `error`.
 
         None where the App has no error handlers.
         """
