@@ -130,6 +130,8 @@ class App:
         if self._worker is not None:
             engine: Engine = self._worker
             reason = "the front process passes calls on"
+        elif self.gateway.engine is not None:
+            engine, reason = self.gateway.engine(engine_options(settings, self.gateway)), "the gateway's own"
         else:
             options = engine_options(settings, self.gateway, self._streams.open)
             engine, reason = make_engine(settings.engine, options)
@@ -139,7 +141,7 @@ class App:
         self._streams.serve = lambda rpc: service.streaming.bidi_methods[rpc.method](service, rpc)
         reloader = Reloader(
             SettledLoad(
-                lambda: self._places.load(self.gateway.home),
+                self.gateway.load or (lambda: self._places.load(self.gateway.home)),
                 self._places.all_folders,
                 settings.settle_s,
                 lambda: self._stop,
@@ -263,7 +265,9 @@ class App:
         return watch
 
     def _listen(self, engine: Engine, address: str, at_end: ExitStack) -> str:
-        bound = listeners.listen(address, engine.listen, self._socket_access())
+        bound = listeners.listen(address, engine.listen, self._socket_access(), take_over=engine.takes_over)
+        if engine.takes_over:
+            bound = address  # It was bound beside.
         at_end.callback(listeners.remove_socket, bound)
         at_end.callback(forks.keep_address_from_children(bound))
         return bound
