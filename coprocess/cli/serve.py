@@ -44,6 +44,11 @@ def serve(
     events_listen: Annotated[str | None, _option("--events-listen", metavar="ADDRESS|off")] = None,
     events_secret_file: Annotated[Path | None, _option("--events-secret-file", metavar="FILE")] = None,
     events_max_bytes: Annotated[str | None, _option("--events-max-bytes", metavar="N")] = None,
+    request_state: Annotated[bool | None, _option("--request-state/--no-request-state")] = None,
+    request_state_s: Annotated[str | None, _option("--request-state-s", metavar="SECONDS")] = None,
+    request_state_secret_file: Annotated[
+        Path | None, _option("--request-state-secret-file", metavar="FILE")
+    ] = None,
     tls_cert: Annotated[Path | None, _option("--tls-cert", metavar="FILE")] = None,
     tls_key: Annotated[Path | None, _option("--tls-key", metavar="FILE")] = None,
     tls_client_ca: Annotated[Path | None, _option("--tls-client-ca", metavar="FILE")] = None,

@@ -519,9 +519,17 @@ def engine_options(
 
 
 def gateway_options(settings: Settings, chains: Callable[[], Chains] = dict) -> GatewayOptions:
+    """Raises ConfigError where a file of secrets cannot be read."""
+    request_state = None
+    if settings.request_state:
+        secret = settings.read_request_state_secret()
+        if secret is not None:
+            redaction.add_secret(secret)
+        request_state = (secret, settings.request_state_s)
     return GatewayOptions(
         full_reply=settings.full_reply,
         max_headers=settings.max_headers,
+        request_state=request_state,
         max_body_bytes=settings.max_message_bytes,
         chains=chains,
         limits_store=store.library_url,

@@ -39,6 +39,18 @@ StringList = Annotated[list[str], NoDecode]
 PathList = Annotated[list[Path], NoDecode]
 
 
+def _read_secret(setting: str, file: Path) -> str:
+    try:
+        secret = file.read_text().strip()
+        check_secret(secret)
+    except OSError as error:
+        raise ConfigError(f"{setting} {file}: {error.strerror}") from None
+    except ValueError as error:
+        reason = "is not text" if isinstance(error, UnicodeDecodeError) else str(error)
+        raise ConfigError(f"{setting} {file}: {reason}") from None
+    return secret
+
+
 class Settings(BaseSettings):
     """Every setting of the service. The descriptions are the manual's."""
 
@@ -111,6 +123,15 @@ class Settings(BaseSettings):
         default=None, description="File that holds events_secret, and nothing else."
     )
     events_max_bytes: int = Field(default=4 * 2**20, ge=1024, description="Largest body of a webhook.")
+    request_state: bool = Field(
+        default=False, description="Share `state` among the hooks of one request, in the store."
+    )
+    request_state_s: float = Field(default=60.0, gt=0, description="How long the state of a request is kept.")
+    request_state_secret_file: Path | None = Field(
+        default=None,
+        description="File that holds the secret which signs the ids of requests. "
+        "Default: one that is made up, and kept in the store.",
+    )
     tls_cert: Path | None = Field(default=None, description="Certificate chain (PEM) for TLS.")
     tls_key: Path | None = Field(default=None, description="Its private key (PEM).")
     tls_client_ca: Path | None = Field(
@@ -269,20 +290,17 @@ class Settings(BaseSettings):
             )
         return self
 
+    def read_request_state_secret(self) -> str | None:
+        """None where the settings name none. Raises ConfigError, as `read_events_secret`."""
+        file = self.request_state_secret_file
+        return None if file is None else _read_secret("request_state_secret_file", file)
+
     def read_events_secret(self) -> str:
         """Raises ConfigError where the file cannot be read, or holds no secret."""
         if self.events_secret is not None:
             return self.events_secret.get_secret_value()
         assert self.events_secret_file is not None  # noqa: S101 - `_webhooks_are_guarded` has seen to it
-        try:
-            secret = self.events_secret_file.read_text().strip()
-            check_secret(secret)
-        except OSError as error:
-            raise ConfigError(f"events_secret_file {self.events_secret_file}: {error.strerror}") from None
-        except ValueError as error:
-            reason = "is not text" if isinstance(error, UnicodeDecodeError) else str(error)
-            raise ConfigError(f"events_secret_file {self.events_secret_file}: {reason}") from None
-        return secret
+        return _read_secret("events_secret_file", self.events_secret_file)
 
     @model_validator(mode="after")
     def _fsync_is_the_embedded_stores(self) -> Settings:

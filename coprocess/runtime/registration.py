@@ -23,6 +23,8 @@ class GatewayOptions:
     max_headers: int = 1000
     #: Of a request or a response, where handlers read it.
     max_body_bytes: int = 4 << 20
+    #: What signs the ids of requests, and how long their state is kept, in seconds; None: hooks share none.
+    request_state: tuple[str | None, float] | None = None
     #: The tables `[chains.NAME]` of the settings file as it is now. Raises ConfigError.
     chains: Callable[[], Mapping[str, Mapping[HookType, tuple[str, ...]]]] = dict
     #: Where the limits of sessions are counted, as the library `limits` writes it; None: in this process.

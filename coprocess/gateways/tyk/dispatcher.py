@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 from google.protobuf.message import DecodeError
@@ -29,8 +29,17 @@ class Dispatcher(Gateway):
     #: The protocol's methods.
     METHODS = (DISPATCH, DISPATCH_EVENT)
 
-    def __init__(self, table: HookTable, *, full_reply: bool = False, max_headers: int = 1000) -> None:
+    def __init__(
+        self,
+        table: HookTable,
+        *,
+        full_reply: bool = False,
+        max_headers: int = 1000,
+        make_call: Callable[..., TykCall] = TykCall,
+    ) -> None:
+        """`make_call` takes what TykCall takes."""
         self.table = table
+        self._make_call = make_call
         self._full_reply = full_reply
         self._header_limit = HeaderLimit(max_headers)
 
@@ -56,7 +65,7 @@ class Dispatcher(Gateway):
         )
         if hook_type == _EVENT:
             raise BadMessage(f"hook type {hook_type}: events do not come as a coprocess.Object")
-        return TykCall(hook, message, payload, full_reply=self._full_reply)
+        return self._make_call(hook, message, payload, full_reply=self._full_reply)
 
     def open_event(self, payload: bytes) -> TykEventCall:
         """The same for a serialized Event."""

@@ -19,12 +19,14 @@ from coprocess.errors import CoprocessError
 from coprocess.gateways.tyk.call import TykCall, TykEventCall
 from coprocess.gateways.tyk.dispatcher import Dispatcher, local_event
 from coprocess.gateways.tyk.event import TykEvent, parse_event
+from coprocess.gateways.tyk.request_state import RequestStates, StatefulCall
 from coprocess.gateways.tyk.wire import DISPATCH, DISPATCH_EVENT, Event, Object
 from coprocess.loading.hooks import Hook, HookTable
 from coprocess.loading.loader import Loaded, Problem
 from coprocess.runtime.call import Call
 from coprocess.runtime.in_process import InProcess
 from coprocess.runtime.service import Service, ServiceOptions
+from coprocess.store import store
 
 if TYPE_CHECKING:
     import grpc
@@ -71,10 +73,10 @@ class _Observed(Call):
             return await super().run_async()
 
 
-class ObservedCall(_Observed, TykCall):
+class _ObservedDispatch(_Observed, TykCall):
     """A Dispatch that keeps what the handler left."""
 
-    __slots__ = ("record",)
+    __slots__ = ()
 
     def finish(self) -> bytes:
         self.record.left = _copy(self.message)
@@ -82,6 +84,14 @@ class ObservedCall(_Observed, TykCall):
         twin.passed_raw = self.was_edited_raw
         self.record.guarded = Object.FromString(twin.finish())
         return super().finish()
+
+
+class ObservedCall(_ObservedDispatch):
+    __slots__ = ("record",)
+
+
+class _ObservedStatefulCall(_ObservedDispatch, StatefulCall):
+    __slots__ = ("record",)
 
 
 class _ObservedEvent(_Observed, TykEventCall):
@@ -111,9 +121,12 @@ class InProcessDispatcher:
         timeout_s: float = 30.0,
         failure_status: int | None = None,
         failure_headers: Iterable[tuple[str, str]] = (),
+        states: RequestStates | None = None,
     ) -> None:
+        """`states`: of requests, where their hooks share it."""
         self.runs: list[HandlerRun] = []
         self._dispatcher = Dispatcher(table)
+        self._states = states
         self._options = ServiceOptions(
             timeout_s=timeout_s,
             failure_status=failure_status,
@@ -159,7 +172,12 @@ class InProcessDispatcher:
         except CoprocessError as error:
             run.error = error
             raise _rpc_error(error) from error
-        call = ObservedCall(opened.hook, opened.message, serialized_object, full_reply=False)
+        arguments = (opened.hook, opened.message, serialized_object)
+        call: ObservedCall | _ObservedStatefulCall
+        if self._states is None:
+            call = ObservedCall(*arguments, full_reply=False)
+        else:
+            call = _ObservedStatefulCall(*arguments, full_reply=False, states=self._states)
         try:
             return self._run(call, run)
         finally:
@@ -180,7 +198,7 @@ class InProcessDispatcher:
     def _event_call(self, event: TykEvent, version: str | None = None) -> _ObservedEvent:
         return _ObservedEvent(self._dispatcher.open_parsed_event(event, version).hook, event)
 
-    def _run(self, call: ObservedCall | _ObservedEvent, run: HandlerRun) -> bytes:
+    def _run(self, call: ObservedCall | _ObservedStatefulCall | _ObservedEvent, run: HandlerRun) -> bytes:
         run.hook = call.hook
         call.record = run
         started = time.perf_counter()
@@ -227,11 +245,14 @@ def dispatcher_of(table: HookTable, settings: Settings) -> InProcessDispatcher:
         timeout_s=settings.timeout_s,
         failure_status=settings.failure_status,
         failure_headers=() if retry_after is None else [("Retry-After", str(retry_after))],
+        states=RequestStates(store, settings.read_request_state_secret(), settings.request_state_s)
+        if settings.request_state
+        else None,
     )
 
 
 def _remember(call: Call, error: CoprocessError) -> None:
-    if isinstance(call, (ObservedCall, _ObservedEvent)):
+    if isinstance(call, _Observed):
         call.record.error = error
 
 
