@@ -7,7 +7,6 @@ Microseconds of `Call.run`, in this process and without a transport; the best of
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import timeit
 from collections.abc import Callable, Iterator
@@ -16,13 +15,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from coprocess import App, Pre, Reply, Request  # noqa: E402 - after the path
-from coprocess.api.held import HeldHeaders, HeldRequest  # noqa: E402 - the same
-from coprocess.gateways.web.call import Exchange, WebCall  # noqa: E402 - the same
-from coprocess.gateways.web.spec import WebSpec  # noqa: E402 - the same
-from coprocess.loading.home import Home  # noqa: E402 - the same
-from coprocess.loading.hooks import Hook  # noqa: E402 - the same
-from coprocess.loading.objects import load_objects  # noqa: E402 - the same
+from coprocess import App, Pre, Reply, Request
+from coprocess.api.held import HeldHeaders, HeldRequest
+from coprocess.gateways.web.call import Exchange, WebCall
+from coprocess.gateways.web.spec import WebSpec
+from coprocess.loading.home import Home
+from coprocess.loading.hooks import Hook
+from coprocess.loading.objects import load_objects
 
 CALLS, ROUNDS = 20_000, 9
 

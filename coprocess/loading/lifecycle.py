@@ -1,8 +1,8 @@
 """What an App declares, compiled around its handlers when they are loaded.
 
 A handler around which nothing is declared stays as it is, and its calls pay nothing. The order is Flask's:
-`before` in order, the handler, `after` in reverse, `teardown` in reverse. Where the calls of a request are known
-to be of one (`Home.calls_share_a_request`), `teardown` and the resources of scope `call` are the request's.
+`before` in order, the handler, `after` in reverse, `teardown` in reverse. Where calls know their request
+(`Home.calls_share_a_request`), `teardown` and the resources of scope `call` are the request's.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Lifecycle:
         )
 
     def for_app(self) -> Hook | None:
-        """What runs where the app failed that the handlers are around: it raises what the call has as `error`.
+        """What runs where the app failed that the handlers are around: it raises the call's `error`.
 
         None where the App has no error handlers.
         """
@@ -162,7 +162,7 @@ class Lifecycle:
         asked = [name for name in hook.plan.names if name in self.resources.all]
         wanted = {*asked, *(name for part in parts for name in part.resources)}
         opens = in_order(self.resources.all, sorted(wanted))
-        hook = replace(hook, app=self.app)
+        hook = replace(hook, app=self.app, lifecycle=self)
         per_call = [each for each in opens if not each.is_of_app]
         if not parts and not per_call:
             return replace(hook, plan=self._with_values(hook.plan, offered)) if opens else hook
@@ -178,7 +178,7 @@ class Lifecycle:
             error_handlers={error: self._step(part, in_place) for error, part in answers.items()},
             teardowns=()
             if of_request
-            else tuple(self._step(part, in_place) for part in reversed(teardowns.values())),
+            else tuple(self._step(part, in_place) for part in reversed(list(teardowns.values()))),
             at_end=Teardowns(
                 self.app,
                 tuple(Teardown(place, part.run, part.is_async) for place, part in teardowns.items()),
@@ -327,7 +327,8 @@ def _whole_call(steps: _Steps, resources: Resources) -> Callable[[Any], Coroutin
                 outcome = await _answer(answer, call, raised)
             for after in afters:
                 if in_response and outcome is not None:
-                    outcome = _into_response(call, outcome)
+                    _into_response(call, outcome)
+                    outcome = None
                 call.outcome = outcome
                 try:
                     if (result := after(call)) is None:

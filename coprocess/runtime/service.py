@@ -320,7 +320,7 @@ class Service:
     def has_calls(self, hook: Hook) -> bool:
         """Whether calls of `hook` run, or wait."""
         state = self._states.get(hook)
-        return state is not None and bool(state.running or state.queue)
+        return (state is not None and bool(state.running or state.queue)) or self.gateway.holds(hook)
 
     def cancel_left_tasks(self) -> None:
         """Cancel what calls left on the loop whose hooks are gone: in no table, and with no call."""
