@@ -32,11 +32,14 @@ class FileWatch:
     def __init__(
         self,
         folders: Callable[[], list[Path]],
-        settings_file: Path,
+        settings_file: Path | None,
         on_change: Callable[[], None],
         settle_s: float,
     ) -> None:
-        """`folders` is asked each time; it may raise CoprocessError later. `settle_s`: what "at rest" is."""
+        """`folders` is asked each time; it may raise CoprocessError later. `settle_s`: what "at rest" is.
+
+        `settings_file` None: there is none.
+        """
         self._ask_folders = folders
         self._folders = folders()
         self._settings_file = settings_file
@@ -73,6 +76,8 @@ class FileWatch:
             self._folders = self._ask_folders()
         seen = take_snapshot(self._folders)
         seen = {path: state for path, state in seen.items() if len(state) == 2 or path.endswith(_SUFFIXES)}
+        if self._settings_file is None:
+            return seen
         try:
             file = self._settings_file.stat()
         except OSError:

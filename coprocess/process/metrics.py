@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -33,8 +34,6 @@ from coprocess.runtime.hook_state import (
     label_of,
 )
 from coprocess.runtime.service import Service
-from coprocess.transport.engine import Engine
-from coprocess.transport.health import Health
 
 #: Hooks that have series of their own; counts of further ones, as reloads may bring, are added up as one.
 MAX_HOOKS = 1000
@@ -89,11 +88,46 @@ class StoreCounts:
         yield reachable
 
 
+class EngineCounts(Protocol):
+    """What is told of an engine."""
+
+    name: str
+
+    @property
+    def refused_calls(self) -> int: ...
+
+    @property
+    def thread_count(self) -> int: ...
+
+    @property
+    def abandoned_thread_count(self) -> int: ...
+
+
+class Serving(Protocol):
+    """What knows whether calls are taken."""
+
+    @property
+    def serving(self) -> bool: ...
+
+
+class InProcess:
+    """Stands for engine and health where calls come from this very process."""
+
+    name = "in-process"
+    refused_calls = thread_count = abandoned_thread_count = 0
+    serving = True
+
+
 class ServiceCollector(Collector):
     """Everything but the process's own metrics."""
 
     def __init__(
-        self, service: Service, engine: Engine, health: Health, reloader: Reloader, store: StoreCounts
+        self,
+        service: Service,
+        engine: EngineCounts,
+        health: Serving,
+        reloader: Reloader,
+        store: StoreCounts,
     ) -> None:
         self._service = service
         self._engine = engine

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from coprocess.loading.hooks import Hook
 from coprocess.loading.loader import Loaded
+from coprocess.loading.resources import Spawn
 from coprocess.runtime.service import Service
 
 #: A call has reached its gate by then.
@@ -17,15 +18,16 @@ _ON_THE_WAY_S = 1.0
 class OpenLoads:
     """Opens and closes. Its methods are called by one thread."""
 
-    def __init__(self, service: Service, timeout_s: float) -> None:
-        """`timeout_s`: for each resource, to open or to close."""
+    def __init__(self, service: Service, timeout_s: float, spawn: Spawn | None = None) -> None:
+        """`timeout_s`: for each resource, to open or to close. `spawn` None: on the service's loop."""
+        self._spawn = spawn or service.async_calls.spawn
         self._service = service
         self._timeout_s = timeout_s
         self._leaving: list[_Leaving] = []
 
     def open(self, loaded: Loaded) -> None:
         """Open the resources of `loaded`. What does not open is among its problems then."""
-        loaded.open(self._service.async_calls.spawn, self._timeout_s)
+        loaded.open(self._spawn, self._timeout_s)
 
     def close(self, loaded: Loaded) -> None:
         """Close those of a load that did not take over, or has no calls any more."""

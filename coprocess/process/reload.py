@@ -19,6 +19,7 @@ import structlog
 from coprocess.errors import CoprocessError
 from coprocess.loading.hooks import Hook, HookTable
 from coprocess.loading.loader import Loaded, Problem
+from coprocess.loading.resources import Spawn
 from coprocess.loading.routes import RoutedTable
 from coprocess.loading.scoped_imports import NAMESPACE
 from coprocess.process.lost_hooks import is_known, lost_hooks, removed_hooks
@@ -81,16 +82,18 @@ class Reloader:
         strict: bool,
         warn: Callable[[], Iterable[str]] = tuple,
         resource_timeout_s: float = 30.0,
+        spawn: Spawn | None = None,
     ) -> None:
         """`load` raises CoprocessError where nothing can be loaded at all.
 
-        `warn` gives what is to be told with each reload.
+        `warn` gives what is to be told with each reload; `spawn` starts coroutines on the handlers' loop,
+        where that is not the service's.
         """
         self._load = load
         self._service = service
         self._strict = strict
         self._warn = warn
-        self._open_loads = OpenLoads(service, resource_timeout_s)
+        self._open_loads = OpenLoads(service, resource_timeout_s, spawn)
         self._retired: list[_Retired] = []
         #: What served before the last reload; None: nothing did, or a rollback went back to it.
         self._previous: Loaded | None = None

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from coprocess.api.context import CallContext
 from coprocess.errors import BadMessage
-from coprocess.loading.hooks import HookTable
+from coprocess.loading.hooks import Hook, HookTable
 from coprocess.runtime.call import Call
 
 #: Opens the call that a serialized message asks for. Raises CoprocessError, whose status its client gets.
@@ -28,6 +28,10 @@ class Gateway(ABC):
     @abstractmethod
     def methods(self) -> Mapping[str, Opener]:
         """What it serves over gRPC, by the method's path."""
+
+    def holds(self, hook: Hook) -> bool:
+        """Whether it still needs `hook`, of a table from before, for what no call of the service shows."""
+        return False
 
     @abstractmethod
     def open_local_event(self, name: str, payload: str, caller: CallContext | None) -> Call:

@@ -14,6 +14,7 @@ import threading
 import time
 from asyncio import CancelledError
 from collections.abc import Callable, Coroutine, Generator
+from contextlib import AbstractContextManager
 from contextvars import Context, copy_context
 from typing import Any
 
@@ -21,6 +22,8 @@ from coprocess.errors import HandlerFailed, ShuttingDown, Status
 from coprocess.runtime.call import Call
 from coprocess.runtime.service import Service
 from coprocess.transport.engine import Metadata, Rpc
+
+_NOBODY = contextlib.nullcontext()
 
 # Beyond its limit, in which the service ends a call that it runs itself.
 _GRACE_S = 5.0
@@ -144,8 +147,10 @@ class InProcess:
 
     # For callers on a loop.
 
-    async def call_async(self, call: Call) -> InProcessRpc:
-        """Run `call`. Cancelling this cancels an async handler."""
+    async def call_async(
+        self, call: Call, watching: AbstractContextManager[object] = _NOBODY
+    ) -> InProcessRpc:
+        """Run `call`. Cancelling this cancels an async handler, while which waits `watching` is entered."""
         if self.is_closed:
             return self._refused(InProcessRpc())
         if not call.hook.is_async:
@@ -160,7 +165,8 @@ class InProcess:
             return rpc
         if not admitted:
             try:
-                await rpc.turn()
+                with watching:
+                    await rpc.turn()
             except CancelledError:
                 if not state.drop(call):
                     self._leave(call)
@@ -179,7 +185,8 @@ class InProcess:
             except HandlerFailed as error:
                 self._fail(call, error)
             else:
-                await self._go_on(call, coroutine, context, first)
+                with watching:
+                    await self._go_on(call, coroutine, context, first)
         finally:
             self._leave(call)
         return rpc

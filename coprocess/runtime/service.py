@@ -365,7 +365,8 @@ class Service:
     def has_calls(self, hook: Hook) -> bool:
         """Whether calls of `hook` run, or wait, or are to come of what is under way."""
         state = self._states.get(hook)
-        return (state is not None and bool(state.running or state.queue)) or self.streaming.holds(hook)
+        runs = state is not None and bool(state.running or state.queue)
+        return runs or self.streaming.holds(hook) or self.gateway.holds(hook)
 
     def cancel_left_tasks(self) -> None:
         """Cancel what calls left on the loop whose hooks are gone: in no table, and with no call."""

@@ -293,7 +293,8 @@ def test_what_finds_no_place_is_shed_with_503(asynchronous: bool) -> None:
                 statuses.append(message["status"])
 
         async def receive() -> Any:
-            return {"type": "http.disconnect"}
+            # A client that stays, and sends no body.
+            await asyncio.Event().wait()
 
         scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "query_string": b""}
         await middleware(scope, receive, send)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+import contextlib
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from concurrent.futures import Future
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 from urllib.parse import quote, unquote
 
 from coprocess.api.held import HeldRequest, HeldResponse
-from coprocess.gateways.web.adapter import BODY, DEFAULT_MAX_BODY_BYTES, Adapter, Steps
+from coprocess.gateways.web.adapter import DEFAULT_TIMEOUT_S, Adapter, Host, Options
 from coprocess.gateways.web.answers import Answer, error_answer
-from coprocess.gateways.web.call import Exchange, WebCall
+from coprocess.gateways.web.call import Exchange
 from coprocess.gateways.web.http import (
     Caller,
     RawHeader,
@@ -22,6 +23,12 @@ from coprocess.gateways.web.http import (
     quota_headers,
     with_edits,
 )
+from coprocess.gateways.web.request import RequestCall, RequestExchange
+from coprocess.gateways.web.steps import BODY, Requests, Steps
+from coprocess.loading.lifetime import Ending
+
+if TYPE_CHECKING:
+    from prometheus_client.registry import Collector
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -32,61 +39,180 @@ Send = Callable[[Message], Awaitable[None]]
 _UNSEEN_BODIES = ("http.response.pathsend", "http.response.zerocopysend")
 
 
+#: A handler that waits for so long is cancelled where its client goes.
+_PATIENCE_S = 0.05
+#: What may come of the request's body meanwhile.
+_MAX_AHEAD_BYTES = 1 << 16
+
+_NOBODY = contextlib.nullcontext()
+
+
 class _ClientGone(Exception):
     """The client went while its body was read: nobody waits for an answer."""
 
 
-class Middleware:
-    """An ASGI app around `app`: handlers run before and after it.
+class Around:
+    """An ASGI app around `app`: handlers run before and after it. `requests` knows them."""
 
-    `handlers` is a folder, or an iterable of folders, decorated functions, modules and an App. `chain` names
-    the handlers of each moment: `{"pre": ["name"], "auth_check": "name", "post_key_auth": […], "post": […],
-    "response": […], "events": {"AuthFailure": ["name"]}}`; without it, all run, by `order=` and then as
-    written. `config` is what `spec.config` gives, `app_config` what `App.config` does. `store` is the address
-    of the Redis or Valkey server that keeps rates and quotas; without it, each process keeps its own. Raises
-    LoadError, HandlerError and ConfigError for what is wrong.
-    """
-
-    def __init__(
-        self,
-        app: Any,
-        handlers: Any = (),
-        *,
-        chain: Mapping[str, Any] | None = None,
-        config: Mapping[str, Any] | None = None,
-        app_config: Mapping[str, Any] | None = None,
-        api_id: str = "",
-        org_id: str = "",
-        timeout_s: float = 30.0,
-        failure_status: int | None = None,
-        max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
-        store: str | None = None,
-    ) -> None:
+    def __init__(self, app: Any, requests: Requests, timeout_s: float) -> None:
+        """`timeout_s`: what each step at the end of a request may take."""
         self.app = app
-        self.adapter = Adapter(
-            handlers,
-            chain=chain,
-            config=config,
-            app_config=app_config,
-            api_id=api_id,
-            org_id=org_id,
-            timeout_s=timeout_s,
-            failure_status=failure_status,
-            max_body_bytes=max_body_bytes,
-            store=store,
-        )
-        self._opening: asyncio.Lock | None = None
+        self._requests = requests
+        self._ending = _OnLoop(timeout_s)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
         if kind == "http":
-            await self._http(scope, receive, send)
+            if not self._requests.is_open:
+                await self.open()
+            body = _RequestBody(receive, self._requests.max_body_bytes, scope)
+            exchange = RequestExchange(_request(scope, body.kept), self._requests.spec, self._requests.chain)
+            if not exchange.chain.has_app:
+                await self._http(scope, exchange, body, send)
+            else:
+                await self._to_the_end(exchange, self._http(scope, exchange, body, send))
         elif kind == "websocket":
-            await self._websocket(scope, receive, send)
+            if not self._requests.is_open:
+                await self.open()
+            exchange = RequestExchange(
+                _request(scope, lambda: b""), self._requests.spec, self._requests.chain
+            )
+            await self._to_the_end(exchange, self._websocket(scope, exchange, receive, send))
         elif kind == "lifespan":
             await _Lifespan(self, receive, send).run(scope)
         else:
             await self.app(scope, receive, send)
+
+    async def open(self) -> None:
+        """Make that the handlers can run. The server's lifespan does it, else the first request."""
+
+    async def close(self) -> None:
+        """Undo that. The server's lifespan does it."""
+
+    async def _to_the_end(self, exchange: RequestExchange, running: Coroutine[Any, Any, None]) -> None:
+        """Run a request, and what it leaves for its end."""
+        self._requests.began(exchange)
+        try:
+            await running
+        except BaseException as error:
+            if exchange.lifetime is not None:
+                exchange.lifetime.note(error)
+            raise
+        finally:
+            await self._end(exchange)
+            self._requests.ended(exchange)
+
+    async def _end(self, exchange: RequestExchange) -> None:
+        if exchange.lifetime is not None and (steps := exchange.lifetime.end(self._ending)) is not None:
+            await steps
+
+    async def _http(self, scope: Scope, exchange: RequestExchange, body: _RequestBody, send: Send) -> None:
+        requests, chain, method = self._requests, exchange.chain, scope["method"]
+        tracked: _Tracked | None = None
+        if exchange.lifetime is not None or chain.for_app_errors:
+            send = tracked = _Tracked(send, lambda: self._end(exchange))
+        try:
+            answer = await self._drive(requests.before_app(exchange), exchange, body)
+        except _ClientGone:
+            return
+        if answer is not None:
+            await _send_answer(answer, method, send)
+            return
+        if exchange.request.has_new_body:
+            body.replace(exchange.request.raw_body)
+        inner = _scope_for_app(scope, exchange)
+        if told := quota_headers(exchange):
+            send = _telling(told, send)
+        to_server = send
+        if chain.after:
+            if chain.response_uses_body:
+                _hide_unseen_bodies(inner)
+            send = _Response(self, exchange, method, to_server)
+        if tracked is not None:
+            body.on_gone = lambda: self._gone(exchange)
+        try:
+            await self.app(inner, body.receive if body.is_between else body.receive_outer, send)
+        except Exception as error:
+            if tracked is None or tracked.has_started:
+                raise
+            answer = await self._drive(requests.app_failed(exchange, error), exchange, body)
+            if answer is None:
+                raise
+            # Another response, in the app's place: of what that had sent, nothing has gone out.
+            send = _Response(self, exchange, method, to_server) if chain.after else to_server
+            await _send_answer(answer, method, send)
+
+    async def _gone(self, exchange: RequestExchange) -> None:
+        """The client is: nobody sees what the app still sends."""
+        exchange.is_gone = True
+        await self._end(exchange)
+
+    async def _websocket(self, scope: Scope, exchange: RequestExchange, receive: Receive, send: Send) -> None:
+        answer = await self._drive(self._requests.before_app(exchange), exchange, None)
+        if answer is None:
+            await self.app(_scope_for_app(scope, exchange), receive, send)
+            return
+        await receive()  # websocket.connect
+        if "websocket.http.response" in (scope.get("extensions") or {}):
+            await _send_answer(answer, "GET", send, prefix="websocket.http.response")
+        else:
+            # Before the handshake is accepted, servers answer it with 403.
+            await send({"type": "websocket.close", "code": 1008, "reason": ""})
+
+    async def _drive(
+        self, steps: Steps, exchange: RequestExchange, body: _RequestBody | None
+    ) -> Answer | None:
+        requests = self._requests
+        calls = requests.calls
+        watching = _NOBODY if body is None else body
+        try:
+            need = next(steps)
+            while True:
+                given: Any
+                if type(need) is RequestCall:
+                    given = await calls.call_async(need, watching)
+                elif need is BODY:
+                    given = None if body is None else await body.read()
+                else:
+                    given = await asyncio.to_thread(requests.limited, exchange.session)
+                need = steps.send(given)
+        except StopIteration as done:
+            answer: Answer | None = done.value
+            return answer
+        except asyncio.CancelledError:
+            if body is not None and body.has_cancelled and (task := asyncio.current_task()) is not None:
+                task.uncancel()
+                raise _ClientGone from None
+            raise
+
+    async def edit_response(self, exchange: RequestExchange) -> None:
+        """Run the Response handlers."""
+        await self._drive(self._requests.after_app(exchange), exchange, None)
+
+    def tell_too_large(self) -> None:
+        """Log that a response is larger than its handlers can have it."""
+        self._requests.tell_too_large(self._requests.max_body_bytes)
+
+    @property
+    def max_body_bytes(self) -> int:
+        return self._requests.max_body_bytes
+
+
+class Middleware(Around):
+    """An ASGI app around `app`: handlers run before and after it.
+
+    `handlers` is a folder, or an iterable of folders, decorated functions, modules and an App. The options
+    are those of `coprocess.gateways.web.adapter.Options`, which says what each means. Raises LoadError,
+    HandlerError and ConfigError for what is wrong.
+    """
+
+    #: What loads, reloads and counts.
+    host_class: ClassVar[type[Host]]
+
+    def __init__(self, app: Any, handlers: Any = (), **options: Unpack[Options]) -> None:
+        self.adapter = Adapter(handlers, self.host_class, **options)
+        super().__init__(app, self.adapter, options.get("timeout_s", DEFAULT_TIMEOUT_S))
+        self._opening: asyncio.Lock | None = None
 
     async def open(self) -> None:
         """Open the resources, where they are not. The server's lifespan does it, else the first request."""
@@ -106,82 +232,141 @@ class Middleware:
         await asyncio.to_thread(self.adapter.close)
         self._opening = None
 
-    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        adapter = self.adapter
-        if not adapter.is_open:
-            await self.open()
-        body = _RequestBody(receive, adapter.max_body_bytes, scope)
-        exchange = Exchange(_request(scope, body.kept), adapter.spec)
-        try:
-            answer = await self._drive(adapter.before_app(exchange), exchange, body)
-        except _ClientGone:
-            return
-        if answer is not None:
-            await _send_answer(answer, scope["method"], send)
-            return
-        if exchange.request.has_new_body:
-            body.replace(exchange.request.raw_body)
-        inner = _scope_for_app(scope, exchange)
-        if told := quota_headers(exchange):
-            send = _telling(told, send)
-        if adapter.chain.after:
-            if adapter.chain.response_uses_body:
-                _hide_unseen_bodies(inner)
-            send = _Response(self, exchange, scope["method"], send)
-        await self.app(inner, body.receive if body.is_read else receive, send)
+    async def reload(self) -> Any:
+        """Load the handlers anew: all or nothing. Requests end on those they began with.
 
-    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        adapter = self.adapter
-        if not adapter.is_open:
-            await self.open()
-        exchange = Exchange(_request(scope, lambda: b""), adapter.spec)
-        answer = await self._drive(adapter.before_app(exchange), exchange, None)
-        if answer is None:
-            await self.app(_scope_for_app(scope, exchange), receive, send)
-            return
-        await receive()  # websocket.connect
-        if "websocket.http.response" in (scope.get("extensions") or {}):
-            await _send_answer(answer, "GET", send, prefix="websocket.http.response")
-        else:
-            # Before the handshake is accepted, servers answer it with 403.
-            await send({"type": "websocket.close", "code": 1008, "reason": ""})
+        Gives the outcome: `succeeded`, `errors`, `hooks`. Raises RuntimeError where it is not open.
+        """
+        return await asyncio.to_thread(self.adapter.host.reload, "asked for")
 
-    async def _drive(self, steps: Steps, exchange: Exchange, body: _RequestBody | None) -> Answer | None:
-        adapter = self.adapter
-        calls = adapter.calls
-        try:
-            need = next(steps)
-            while True:
-                given: Any
-                if type(need) is WebCall:
-                    given = await calls.call_async(need)
-                elif need is BODY:
-                    given = None if body is None else await body.read()
-                else:
-                    given = await asyncio.to_thread(adapter.limited, exchange.session)
-                need = steps.send(given)
-        except StopIteration as done:
-            answer: Answer | None = done.value
-            return answer
+    def metrics(self) -> bytes:
+        """What Prometheus reads, as from `coprocess serve`. Raises RuntimeError where it is not open."""
+        return self.adapter.host.metrics()
 
-    async def edit_response(self, exchange: Exchange) -> None:
-        """Run the Response handlers."""
-        await self._drive(self.adapter.after_app(exchange), exchange, None)
+    def collector(self) -> Collector:
+        """The same, for a registry of the app's own."""
+        collector: Collector = self.adapter.host.collector()
+        return collector
+
+
+class _OnLoop(Ending):
+    """At the end of a request: sync code that ran in threads does so again."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+
+    async def finish(self, awaitable: Awaitable[Any]) -> Any:
+        async with asyncio.timeout(self._timeout_s):
+            return await awaitable
+
+    async def block(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        async with asyncio.timeout(self._timeout_s):
+            return await asyncio.to_thread(function, *arguments)
+
+
+class _Tracked:
+    """`send` of a request that knows whether a response has begun, and ends the request with its body."""
+
+    __slots__ = ("_end", "_has_trailers", "_send", "has_started")
+
+    def __init__(self, send: Send, end: Callable[[], Awaitable[None]]) -> None:
+        self._send = send
+        self._end = end
+        self._has_trailers = False
+        self.has_started = False
+
+    async def __call__(self, message: Message) -> None:
+        kind = message["type"]
+        if kind == "http.response.start":
+            self.has_started = True
+            self._has_trailers = bool(message.get("trailers", False))
+        await self._send(message)
+        if (
+            kind == "http.response.body" and not message.get("more_body", False) and not self._has_trailers
+        ) or (kind == "http.response.trailers" and not message.get("more_trailers", False)):
+            await self._end()
 
 
 class _RequestBody:
-    """The body of a request: passed on as it comes, or read first and passed on whole."""
+    """The body of a request: passed on as it comes, or read first and passed on whole.
 
-    __slots__ = ("_body", "_limit_bytes", "_new", "_receive", "_scope", "_sent", "is_read")
+    As a context manager it looks out for a client that goes, while a handler waits, and cancels that. What
+    comes meanwhile is kept for the app, up to a bound: then it looks no more.
+    """
+
+    __slots__ = (
+        "_ahead",
+        "_ahead_bytes",
+        "_body",
+        "_limit_bytes",
+        "_new",
+        "_scope",
+        "_sent",
+        "_task",
+        "_timer",
+        "_watcher",
+        "has_cancelled",
+        "is_read",
+        "on_gone",
+        "receive_outer",
+    )
 
     def __init__(self, receive: Receive, limit_bytes: int, scope: Scope) -> None:
-        self._receive = receive
+        #: The server's.
+        self.receive_outer = receive
         self._limit_bytes = limit_bytes
         self._scope = scope
         self._body = b""
         self._sent = False
         #: Whether the app gets it from here, and not from the server.
         self.is_read = False
+        #: What came while a handler waited.
+        self._ahead: list[Message] | None = None
+        self._ahead_bytes = 0
+        self._task: asyncio.Task[Any] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        #: Whether it has cancelled the task that waits, as the client is gone.
+        self.has_cancelled = False
+        #: Called where the app is told that the client is gone.
+        self.on_gone: Callable[[], Awaitable[None]] | None = None
+
+    @property
+    def is_between(self) -> bool:
+        """Whether the app must get its messages from here."""
+        return self.is_read or self._ahead is not None or self.on_gone is not None
+
+    def __enter__(self) -> None:
+        # Most handlers wait for less: they pay for a timer only.
+        loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        self._timer = loop.call_later(_PATIENCE_S, self._look_out)
+
+    def __exit__(self, *error: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
+            self._watcher = None
+
+    def _look_out(self) -> None:
+        if self._ahead is None:
+            self._ahead = []
+        self._watcher = asyncio.ensure_future(self._watch(self._ahead))
+
+    async def _watch(self, ahead: list[Message]) -> None:
+        while self._ahead_bytes <= _MAX_AHEAD_BYTES:
+            message = await self.receive_outer()
+            ahead.append(message)
+            if message["type"] == "http.disconnect":
+                if self._task is not None:
+                    self.has_cancelled = True
+                    self._task.cancel()
+                return
+            self._ahead_bytes += len(message.get("body", b""))
+
+    async def _next(self) -> Message:
+        return self._ahead.pop(0) if self._ahead else await self.receive_outer()
 
     async def read(self) -> Answer | None:
         """Read it all. An Answer where it is too large. Raises _ClientGone."""
@@ -190,7 +375,7 @@ class _RequestBody:
                 return self._too_large()
         chunks, size = [], 0
         while True:
-            message = await self._receive()
+            message = await self._next()
             if message["type"] != "http.request":
                 raise _ClientGone
             chunks.append(message.get("body", b""))
@@ -212,11 +397,20 @@ class _RequestBody:
         self._body, self.is_read = body, True
 
     async def receive(self) -> Message:
+        """What the app gets."""
+        message = await self._for_app()
+        if message["type"] == "http.disconnect" and self.on_gone is not None:
+            await self.on_gone()
+        return message
+
+    async def _for_app(self) -> Message:
+        if not self.is_read:
+            return await self._next()
         if not self._sent:
             self._sent = True
             return {"type": "http.request", "body": self._body, "more_body": False}
         while True:
-            message = await self._receive()
+            message = await self._next()
             # Where the body was replaced unread, what came of it is not the app's to see.
             if message["type"] != "http.request":
                 return message
@@ -225,10 +419,10 @@ class _RequestBody:
 class _Response:
     """What the app sends, on its way through the Response handlers."""
 
-    __slots__ = ("_chunks", "_exchange", "_is_over", "_method", "_middleware", "_send", "_size", "_start")
+    __slots__ = ("_around", "_chunks", "_exchange", "_is_over", "_method", "_send", "_size", "_start")
 
-    def __init__(self, middleware: Middleware, exchange: Exchange, method: str, send: Send) -> None:
-        self._middleware = middleware
+    def __init__(self, around: Around, exchange: RequestExchange, method: str, send: Send) -> None:
+        self._around = around
         self._exchange = exchange
         self._method = method
         self._send = send
@@ -241,10 +435,10 @@ class _Response:
 
     async def __call__(self, message: Message) -> None:
         kind = message["type"]
-        if self._is_over and kind.startswith("http.response"):
+        if (self._is_over or self._exchange.is_gone) and kind.startswith("http.response"):
             return
         if kind == "http.response.start":
-            if self._middleware.adapter.chain.response_uses_body:
+            if self._exchange.chain.response_uses_body:
                 self._start = message
             else:
                 await self._begin(message, no_body_asked_for)
@@ -259,10 +453,9 @@ class _Response:
         self._size += len(chunk)
         start = self._start
         assert start is not None  # noqa: S101 - else the message would have been passed on
-        limit_bytes = self._middleware.adapter.max_body_bytes
-        if self._size > limit_bytes:
+        if self._size > self._around.max_body_bytes:
             self._is_over = True
-            self._middleware.adapter.tell_too_large(limit_bytes)
+            self._around.tell_too_large()
             await _send_answer(error_answer(500, "Middleware error"), self._method, self._send)
             return
         if message.get("more_body", False):
@@ -278,7 +471,7 @@ class _Response:
         raw: list[RawHeader] = list(start.get("headers", ()))
         exchange = self._exchange
         exchange.response = HeldResponse(start["status"], held_headers(raw), body_source=body_source)
-        await self._middleware.edit_response(exchange)
+        await self._around.edit_response(exchange)
         response = exchange.response
         new = {**start, "status": response.status, "headers": with_edits(raw, response)}
         if not response.has_new_body:
@@ -294,8 +487,8 @@ class _Response:
 class _Lifespan:
     """Passes the app's lifespan on, with the handlers' around it; is one, where the app has none."""
 
-    def __init__(self, middleware: Middleware, receive: Receive, send: Send) -> None:
-        self._middleware = middleware
+    def __init__(self, around: Around, receive: Receive, send: Send) -> None:
+        self._around = around
         self._receive_outer = receive
         self._send_outer = send
         self._has_started = False
@@ -303,10 +496,10 @@ class _Lifespan:
 
     async def run(self, scope: Scope) -> None:
         try:
-            await self._middleware.app(scope, self._receive, self._send)
+            await self._around.app(scope, self._receive, self._send)
         except Exception:
             if self._has_answered:
-                await self._middleware.close()
+                await self._around.close()
                 raise
         if self._has_answered:
             return
@@ -315,7 +508,7 @@ class _Lifespan:
             await self._receive()
         await self._send_outer({"type": "lifespan.startup.complete"})
         await self._receive_outer()
-        await self._middleware.close()
+        await self._around.close()
         await self._send_outer({"type": "lifespan.shutdown.complete"})
 
     async def _receive(self) -> Message:
@@ -323,7 +516,7 @@ class _Lifespan:
         if message["type"] == "lifespan.startup":
             self._has_started = True
             # First: the app's own start may call itself.
-            await self._middleware.open()
+            await self._around.open()
         return message
 
     async def _send(self, message: Message) -> None:
@@ -333,7 +526,7 @@ class _Lifespan:
             "lifespan.shutdown.complete",
             "lifespan.shutdown.failed",
         ):
-            await self._middleware.close()
+            await self._around.close()
         await self._send_outer(message)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from coprocess.api.moments import HookType
@@ -32,7 +32,7 @@ class Step:
     uses_body: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Chain:
     """What runs for each request. Of a moment where nothing runs there is no entry in `before`."""
 
@@ -42,10 +42,16 @@ class Chain:
     events: Mapping[str, tuple[str, ...]] | None
     #: All `@Event` functions.
     listeners: tuple[str, ...]
-
-    @property
-    def response_uses_body(self) -> bool:
-        return any(step.uses_body for step in self.after)
+    #: What answers where the app fails: each with what tells whether it does.
+    for_app_errors: tuple[tuple[Callable[[BaseException], bool], Hook], ...]
+    response_uses_body: bool
+    #: Whether any handler leaves something for the end of the request.
+    has_end: bool
+    #: Whether any has an App, whose resources must stay open until the request has ended.
+    has_app: bool
+    hooks: frozenset[Hook]
+    #: The requests that run now, where `has_app`.
+    requests: set[object] = field(default_factory=set)
 
     def listeners_of(self, event_type: str) -> tuple[str, ...]:
         return self.listeners if self.events is None else self.events.get(event_type, ())
@@ -57,6 +63,7 @@ def chain_of(table: HookTable, named: Mapping[str, Any] | None, api_id: str) -> 
     A moment that `named` does not have runs nothing. Raises ConfigError for a name that is not loaded.
     """
     hooks = [hook for hook in table if hook.api_id in (None, api_id)]
+    listeners = tuple(dict.fromkeys(hook.name for hook in _by_order(hooks, HookType.Event)))
     if named is None:
         chosen = {moment: _by_order(hooks, moment) for moment in HookType}
         events = None
@@ -67,11 +74,21 @@ def chain_of(table: HookTable, named: Mapping[str, Any] | None, api_id: str) -> 
         chosen = {moment: _named(hooks, moment, named.get(key, ()), key) for key, moment in _KEYS.items()}
         events = _events(hooks, named.get("events"))
     before = tuple((moment, tuple(_step(hook) for hook in chosen[moment])) for moment in BEFORE_APP)
+    after = tuple(_step(hook) for hook in chosen[HookType.Response])
+    lifecycles = dict.fromkeys(hook.lifecycle for hook in hooks if hook.lifecycle is not None)
+    for_app = [(each.handles, hook) for each in lifecycles if (hook := each.for_app()) is not None]
+    running = [step.hook for _, steps in before for step in steps]
+    running += [*(step.hook for step in after), *(hook for _, hook in for_app)]
     return Chain(
         before=tuple((moment, steps) for moment, steps in before if steps),
-        after=tuple(_step(hook) for hook in chosen[HookType.Response]),
+        after=after,
         events=events,
-        listeners=tuple(dict.fromkeys(hook.name for hook in _by_order(hooks, HookType.Event))),
+        listeners=listeners,
+        for_app_errors=tuple(for_app),
+        response_uses_body=any(step.uses_body for step in after),
+        has_end=any(hook.is_of_request for hook in running),
+        has_app=bool(lifecycles),
+        hooks=frozenset(hooks),
     )
 
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import atexit
 import io
 import os
+import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from concurrent.futures import Future
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 from urllib.parse import quote, unquote_to_bytes
 
 from coprocess.api.held import HeldHeaders, HeldRequest, HeldResponse
 from coprocess.api.http import canonical_name
-from coprocess.gateways.web.adapter import BODY, DEFAULT_MAX_BODY_BYTES, Adapter, Steps
+from coprocess.gateways.web.adapter import DEFAULT_TIMEOUT_S, Adapter, Host, Options
 from coprocess.gateways.web.answers import Answer, error_answer
-from coprocess.gateways.web.call import Exchange, WebCall
+from coprocess.gateways.web.call import Exchange
 from coprocess.gateways.web.http import (
     Caller,
     RawHeader,
@@ -27,6 +29,12 @@ from coprocess.gateways.web.http import (
     text_of,
     with_edits,
 )
+from coprocess.gateways.web.request import RequestCall, RequestExchange
+from coprocess.gateways.web.steps import BODY, Requests, Steps
+from coprocess.loading.lifetime import Ending, Lifetime
+
+if TYPE_CHECKING:
+    from prometheus_client.registry import Collector
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Callable[[bytes], object]]
@@ -34,53 +42,56 @@ StartResponse = Callable[..., Callable[[bytes], object]]
 _CHUNK_BYTES = 1 << 16
 
 
-class Middleware:
-    """A WSGI app around `app`: handlers run before and after it.
+class Around:
+    """A WSGI app around `app`: handlers run before and after it. `requests` knows them."""
 
-    Its parameters are those of `coprocess.asgi.Middleware`. Resources open at the first request, in each
-    process, and close at `close()` or at the end of the process.
-    """
-
-    def __init__(
-        self,
-        app: Any,
-        handlers: Any = (),
-        *,
-        chain: Mapping[str, Any] | None = None,
-        config: Mapping[str, Any] | None = None,
-        app_config: Mapping[str, Any] | None = None,
-        api_id: str = "",
-        org_id: str = "",
-        timeout_s: float = 30.0,
-        failure_status: int | None = None,
-        max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
-        store: str | None = None,
-    ) -> None:
+    def __init__(self, app: Any, requests: Requests, timeout_s: float) -> None:
+        """`timeout_s`: what each async step at the end of a request may take."""
         self.app = app
-        self.adapter = Adapter(
-            handlers,
-            chain=chain,
-            config=config,
-            app_config=app_config,
-            api_id=api_id,
-            org_id=org_id,
-            timeout_s=timeout_s,
-            failure_status=failure_status,
-            max_body_bytes=max_body_bytes,
-            store=store,
-        )
-        self._opening = threading.Lock()
-        #: The process that has opened it: one that is forked from it opens its own.
+        self._requests = requests
+        self._ending = _InThread(requests, timeout_s)
+        #: The process in which the handlers can run.
         self._pid = 0
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        adapter = self.adapter
         if self._pid != os.getpid():
             self.open()
-        body = _RequestBody(environ, adapter.max_body_bytes)
-        exchange = Exchange(_request(environ, body.kept), adapter.spec)
-        answer = self._drive(adapter.before_app(exchange), exchange, body)
-        method = environ["REQUEST_METHOD"]
+        requests = self._requests
+        body = _RequestBody(environ, requests.max_body_bytes)
+        exchange = RequestExchange(_request(environ, body.kept), requests.spec, requests.chain)
+        if not exchange.chain.has_app:
+            return self._answered(environ, start_response, exchange, body)
+        requests.began(exchange)
+        try:
+            chunks = self._answered(environ, start_response, exchange, body)
+        except BaseException as error:
+            self._end(exchange, error)
+            raise
+        return _ended_with(chunks, lambda error: self._end(exchange, error), environ)
+
+    def open(self) -> None:
+        """Make that the handlers can run, in this process. The first request does it."""
+        self._pid = os.getpid()
+
+    def _end(self, exchange: RequestExchange, error: BaseException | None) -> None:
+        """Run what a request leaves for its end."""
+        lifetime: Lifetime | None = exchange.lifetime
+        if lifetime is not None:
+            if error is not None:
+                lifetime.note(error)
+            if (steps := lifetime.end(self._ending)) is not None:
+                _run(steps)
+        self._requests.ended(exchange)
+
+    def _answered(
+        self,
+        environ: Environ,
+        start_response: StartResponse,
+        exchange: RequestExchange,
+        body: _RequestBody,
+    ) -> Iterable[bytes]:
+        requests, chain, method = self._requests, exchange.chain, environ["REQUEST_METHOD"]
+        answer = self._drive(requests.before_app(exchange), exchange, body)
         if answer is not None:
             return _send_answer(answer, method, start_response)
         inner = _environ_for_app(environ, exchange)
@@ -90,11 +101,72 @@ class Middleware:
             body.hand_over(inner)
         if told := quota_headers(exchange):
             start_response = _telling(told, start_response)
-        if not adapter.chain.after:
-            result: Iterable[bytes] = self.app(inner, start_response)
-            return result
-        response = _Response(self, exchange, method, start_response)
-        return response.passing(self.app(inner, response.start))
+        response = _Response(self, exchange, method, start_response) if chain.after else None
+        try:
+            result: Iterable[bytes] = self.app(inner, start_response if response is None else response.start)
+            return result if response is None else response.passing(result)
+        except Exception as error:
+            if not chain.for_app_errors:
+                raise
+            answer = self._drive(requests.app_failed(exchange, error), exchange, body)
+            if answer is None:
+                raise
+            # As the app would answer, had it caught the error itself: nothing of a body has gone out yet.
+            exc_info = sys.exc_info()
+            if response is None:
+                return _send_answer(answer, method, start_response, exc_info)
+            return response.passing(_send_answer(answer, method, response.start, exc_info))
+
+    def _drive(self, steps: Steps, exchange: RequestExchange, body: _RequestBody | None) -> Answer | None:
+        requests = self._requests
+        calls = requests.calls
+        try:
+            need = next(steps)
+            while True:
+                given: Any
+                if type(need) is RequestCall:
+                    given = calls.call(need)
+                elif need is BODY:
+                    given = None if body is None else body.read()
+                else:
+                    given = requests.limited(exchange.session)
+                need = steps.send(given)
+        except StopIteration as done:
+            answer: Answer | None = done.value
+            return answer
+
+    def edit_response(self, exchange: RequestExchange) -> None:
+        """Run the Response handlers."""
+        self._drive(self._requests.after_app(exchange), exchange, None)
+
+    def tell_too_large(self) -> None:
+        """Log that a response is larger than its handlers can have it."""
+        self._requests.tell_too_large(self._requests.max_body_bytes)
+
+    @property
+    def max_body_bytes(self) -> int:
+        return self._requests.max_body_bytes
+
+
+class Middleware(Around):
+    """A WSGI app around `app`: handlers run before and after it.
+
+    Its parameters are those of `coprocess.asgi.Middleware`. Resources open at the first request, in each
+    process, and close at `close()` or at the end of the process.
+    """
+
+    #: What loads, reloads and counts.
+    host_class: ClassVar[type[Host]]
+
+    def __init__(self, app: Any, handlers: Any = (), **options: Unpack[Options]) -> None:
+        self.adapter = Adapter(handlers, self.host_class, **options)
+        super().__init__(app, self.adapter, options.get("timeout_s", DEFAULT_TIMEOUT_S))
+        self._opening = threading.Lock()
+        # A lock that another thread holds at a fork would stay taken in the child.
+        os.register_at_fork(after_in_child=self._renew_lock)
+
+    def _renew_lock(self) -> None:
+        self._opening = threading.Lock()
 
     def open(self) -> None:
         """Open the resources, where they are not. The first request does it."""
@@ -102,6 +174,7 @@ class Middleware:
             if self._pid == os.getpid():
                 return
             if self._pid:
+                # One that is forked from the process that opened them has its own.
                 self.adapter.forget()
             self.adapter.open(None)
             self._pid = os.getpid()
@@ -115,27 +188,113 @@ class Middleware:
                 self.adapter.close()
             self._pid = 0
 
-    def _drive(self, steps: Steps, exchange: Exchange, body: _RequestBody | None) -> Answer | None:
-        adapter = self.adapter
-        calls = adapter.calls
-        try:
-            need = next(steps)
-            while True:
-                given: Any
-                if type(need) is WebCall:
-                    given = calls.call(need)
-                elif need is BODY:
-                    given = None if body is None else body.read()
-                else:
-                    given = adapter.limited(exchange.session)
-                need = steps.send(given)
-        except StopIteration as done:
-            answer: Answer | None = done.value
-            return answer
+    def reload(self) -> Any:
+        """Load the handlers of this process anew: all or nothing. Requests end on those they began with.
 
-    def edit_response(self, exchange: Exchange) -> None:
-        """Run the Response handlers."""
-        self._drive(self.adapter.after_app(exchange), exchange, None)
+        Gives the outcome: `succeeded`, `errors`, `hooks`. Raises RuntimeError where it is not open.
+        """
+        return self.adapter.host.reload("asked for")
+
+    def metrics(self) -> bytes:
+        """What Prometheus reads, of this process. Raises RuntimeError where it is not open."""
+        return self.adapter.host.metrics()
+
+    def collector(self) -> Collector:
+        """The same, for a registry of the app's own."""
+        collector: Collector = self.adapter.host.collector()
+        return collector
+
+
+class _InThread(Ending):
+    """At the end of a request: in the thread that closes its body, which waits for what is async."""
+
+    def __init__(self, requests: Requests, timeout_s: float) -> None:
+        self._requests = requests
+        self._timeout_s = timeout_s
+
+    async def finish(self, awaitable: Awaitable[Any]) -> Any:
+        if (service := self._requests.service) is None:
+            raise RuntimeError("the handlers are closed")
+        future: Future[Any] = service.async_calls.spawn(_awaited(awaitable))
+        try:
+            return future.result(self._timeout_s)
+        except TimeoutError:
+            future.cancel()
+            raise
+
+    async def block(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return function(*arguments)
+
+
+async def _awaited(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
+
+
+def _run(steps: Coroutine[Any, Any, None]) -> None:
+    """Nothing in `steps` waits for a loop."""
+    try:
+        steps.send(None)
+    except StopIteration:
+        return
+    raise RuntimeError("the end of a request waits for an event loop")
+
+
+#: Told once that a body is closed, with what failed, if anything did.
+End = Callable[[BaseException | None], None]
+
+
+def _ended_with(chunks: Iterable[bytes], end: End, environ: Environ) -> Iterable[bytes]:
+    """`chunks` such that `end` is called when they are closed."""
+    wrapper = environ.get("wsgi.file_wrapper")
+    if isinstance(wrapper, type) and isinstance(chunks, wrapper):
+        # Servers know their own by its class, and send the file in a way of their own.
+        ending = _Ending(chunks, end)
+        try:
+            chunks.close = ending.close  # type: ignore[attr-defined]  # as servers call it
+        except AttributeError:
+            return ending
+        return chunks
+    return _SizedEnding(chunks, end) if isinstance(chunks, (list, tuple)) else _Ending(chunks, end)
+
+
+class _Ending:
+    """A body whose closing is told."""
+
+    def __init__(self, chunks: Iterable[bytes], end: End) -> None:
+        self._chunks = chunks
+        self._close = getattr(chunks, "close", None)
+        self._end: End | None = end
+        self._error: BaseException | None = None
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            yield from self._chunks
+        except GeneratorExit:  # Closed half-way: by a server whose client has gone.
+            raise
+        except BaseException as error:
+            self._error = error
+            raise
+
+    def close(self) -> None:
+        try:
+            if self._close is not None:
+                self._close()
+        except BaseException as error:
+            self._error = self._error or error
+            raise
+        finally:
+            end, self._end = self._end, None
+            if end is not None:
+                end(self._error)
+
+
+class _SizedEnding(_Ending):
+    """Of one chunk, servers tell the length."""
+
+    _chunks: list[bytes]
+
+    def __len__(self) -> int:
+        return len(self._chunks)
 
 
 class _RequestBody:
@@ -194,13 +353,13 @@ class _Response:
     """
 
     def __init__(
-        self, middleware: Middleware, exchange: Exchange, method: str, start_response: StartResponse
+        self, around: Around, exchange: RequestExchange, method: str, start_response: StartResponse
     ) -> None:
-        self._middleware = middleware
+        self._around = around
         self._exchange = exchange
         self._method = method
         self._start_response = start_response
-        self._keeps_body = middleware.adapter.chain.response_uses_body
+        self._keeps_body = exchange.chain.response_uses_body
         self._head: tuple[str, list[tuple[str, str]], Any] | None = None
         self._written: list[bytes] = []
         #: Takes the place of the app's body.
@@ -230,7 +389,7 @@ class _Response:
         raw: list[RawHeader] = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
         exchange = self._exchange
         exchange.response = HeldResponse(int(status[:3]), held_headers(raw), body_source=body_source)
-        self._middleware.edit_response(exchange)
+        self._around.edit_response(exchange)
         response = exchange.response
         if response.status != int(status[:3]):
             status = _status_line(response.status)
@@ -254,7 +413,7 @@ class _Response:
         return _Chunks(self, chunks)
 
     def _whole(self, chunks: Iterable[bytes]) -> Iterable[bytes]:
-        adapter = self._middleware.adapter
+        limit_bytes = self._around.max_body_bytes
         size, kept = 0, []
         try:
             for chunk in chunks:
@@ -263,8 +422,8 @@ class _Response:
                 self._written.clear()
                 kept.append(chunk)
                 size += len(chunk)
-                if size > adapter.max_body_bytes:
-                    adapter.tell_too_large(adapter.max_body_bytes)
+                if size > limit_bytes:
+                    self._around.tell_too_large()
                     answer = error_answer(500, "Middleware error")
                     return _send_answer(answer, self._method, self._start_response)
         finally:
@@ -393,7 +552,13 @@ def _texts(raw: Iterable[RawHeader]) -> list[tuple[str, str]]:
     return [(canonical_name(name.decode("latin-1")), value.decode("latin-1")) for name, value in raw]
 
 
-def _send_answer(answer: Answer, method: str, start_response: StartResponse) -> list[bytes]:
-    start_response(_status_line(answer.status), _texts(answer_headers(answer)))
+def _send_answer(
+    answer: Answer, method: str, start_response: StartResponse, exc_info: Any = None
+) -> list[bytes]:
+    head = _status_line(answer.status), _texts(answer_headers(answer))
+    if exc_info is None:
+        start_response(*head)
+    else:
+        start_response(*head, exc_info)
     body = body_to_send(answer.status, answer.body, method)
     return [body] if body else []

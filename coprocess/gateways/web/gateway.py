@@ -1,0 +1,57 @@
+"""A web app as a gateway: it has no messages, and its calls are opened by requests in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from coprocess.api.context import CallContext
+from coprocess.api.moments import HookType
+from coprocess.gateways.web.chain import Chain, chain_of
+from coprocess.gateways.web.event import WebEventCall, event_of
+from coprocess.gateways.web.spec import WebSpec
+from coprocess.loading.hooks import Hook, HookTable
+from coprocess.runtime.gateway import Gateway, Opener
+
+
+class WebGateway(Gateway):
+    """`chain` is what requests that begin now run. Raises ConfigError where it names what is not loaded."""
+
+    name = "web"
+
+    def __init__(self, table: HookTable, spec: WebSpec, chain: Mapping[str, Any] | None = None) -> None:
+        self.spec = spec
+        self._named = chain
+        #: Chains from before that requests may still run.
+        self._left: list[Chain] = []
+        self._table = table
+        self.chain = self.chain_of(table)
+
+    def chain_of(self, table: HookTable) -> Chain:
+        """What `chain` would be with these handlers. Raises ConfigError."""
+        return chain_of(table, self._named, self.spec.api_id)
+
+    # As attributes of the base class.
+
+    @property
+    def table(self) -> HookTable:
+        return self._table
+
+    @table.setter
+    def table(self, table: HookTable) -> None:
+        chain = self.chain_of(table)
+        if self.chain.has_app:
+            self._left.append(self.chain)
+        self._table, self.chain = table, chain
+
+    @property
+    def methods(self) -> Mapping[str, Opener]:
+        return {}
+
+    def holds(self, hook: Hook) -> bool:
+        self._left = [chain for chain in self._left if chain.requests]
+        return any(hook in chain.hooks for chain in self._left)
+
+    def open_local_event(self, name: str, payload: str, caller: CallContext | None) -> WebEventCall:
+        hook = self.table.choose(HookType.Event, name, self.spec.api_id)
+        return WebEventCall(hook, event_of(name, payload, self.spec), self.spec)

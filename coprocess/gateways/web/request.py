@@ -1,0 +1,36 @@
+"""A request around a web app, with what ends when it does."""
+
+from __future__ import annotations
+
+from coprocess.api.held import HeldRequest
+from coprocess.gateways.web.call import Exchange, WebCall
+from coprocess.gateways.web.chain import Chain
+from coprocess.gateways.web.spec import WebSpec
+from coprocess.loading.lifetime import Lifetime
+
+
+class RequestExchange(Exchange):
+    """One request, and the handlers that it began with: it ends with them, also where others take over."""
+
+    __slots__ = ("chain", "is_gone", "lifetime")
+
+    def __init__(self, request: HeldRequest, spec: WebSpec, chain: Chain) -> None:
+        super().__init__(request, spec)
+        self.chain = chain
+        #: The client is, and the app was told.
+        self.is_gone = False
+        #: None where no handler leaves anything for the end.
+        self.lifetime = Lifetime() if chain.has_end else None
+
+
+class RequestCall(WebCall):
+    """One call of a handler for it."""
+
+    __slots__ = ()
+
+    _exchange: RequestExchange
+
+    @property
+    def lifetime(self) -> Lifetime | None:
+        """Where the code around the handler leaves what is for the end of the request."""
+        return self._exchange.lifetime

@@ -1,0 +1,206 @@
+"""What happens to a request around a web app, step by step.
+
+The steps do no I/O: they are generators, which ask for what they need (`Need`) and are sent what came of
+it, by a driver for ASGI and by one for WSGI.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator
+from typing import Any
+
+import structlog
+
+from coprocess.api.held import HeldSession
+from coprocess.api.moments import HookType
+from coprocess.errors import CoprocessError, Status
+from coprocess.gateways.web.answers import Answer, failure_answer
+from coprocess.gateways.web.call import WebCall
+from coprocess.gateways.web.chain import Chain
+from coprocess.gateways.web.event import message_of
+from coprocess.gateways.web.gateway import WebGateway
+from coprocess.gateways.web.limits import Limiter
+from coprocess.gateways.web.request import RequestCall, RequestExchange
+from coprocess.runtime.admission import (
+    Refusal,
+    is_limited,
+    refusal_by_limit,
+    refusal_of,
+    refusal_of_nobody,
+)
+from coprocess.runtime.in_process import InProcess, InProcessRpc
+from coprocess.runtime.service import Service
+
+log = structlog.get_logger("coprocess")
+
+
+class _Need:
+    """Something other than a call that a step needs."""
+
+
+#: The request's body; the driver sends back an Answer where it cannot be had.
+BODY = _Need()
+#: To ask the store whether the caller may go on; the driver sends back what `Requests.limited` gives.
+LIMITS = _Need()
+Need = WebCall | _Need
+Steps = Generator[Need, Any, Answer | None]
+
+
+class Requests:
+    """Runs the handlers of `gateway` for requests, by `service` while that is there."""
+
+    def __init__(self, gateway: WebGateway, limiter: Limiter, max_body_bytes: int) -> None:
+        self.gateway = gateway
+        self.spec = gateway.spec
+        self.max_body_bytes = max_body_bytes
+        self.limiter = limiter
+        self.service: Service | None = None
+        self._calls: InProcess | None = None
+        #: Why requests are refused; None: they are not.
+        self.problem: str | None = None
+
+    @property
+    def chain(self) -> Chain:
+        """What a request that begins now runs."""
+        return self.gateway.chain
+
+    @property
+    def calls(self) -> InProcess:
+        """Raises RuntimeError where it is not open."""
+        if self._calls is None:
+            raise RuntimeError("the handlers are not open")
+        return self._calls
+
+    @property
+    def is_open(self) -> bool:
+        return self._calls is not None
+
+    def use(self, service: Service) -> None:
+        """Run handlers by `service` from now on."""
+        self.spec.event_sink = service.trigger_event
+        self.service, self._calls = service, InProcess(service)
+
+    def leave(self) -> InProcess | None:
+        """Run none any more. Gives what ran them."""
+        calls, self.service, self._calls = self._calls, None, None
+        self.spec.event_sink = None
+        return calls
+
+    # The steps of a request.
+
+    def before_app(self, exchange: RequestExchange) -> Steps:
+        """Up to the app. Gives the answer that ends the request here, or None."""
+        if self.problem is not None:
+            return failure_answer(Status.INTERNAL)
+        has_body, is_known = False, False
+        for moment, steps in exchange.chain.before:
+            if moment is HookType.CustomKeyCheck:
+                # As at gateways: who calls is for this moment to say, and not for one before it.
+                exchange.forget_session()
+            elif is_known and moment is HookType.Post:
+                is_known = False
+                if (answer := (yield from self._check_session(exchange))) is not None:
+                    return answer
+            for step in steps:
+                if step.uses_body and not has_body:
+                    has_body = True
+                    refusal: Answer | None = yield BODY
+                    if refusal is not None:
+                        return refusal
+                call = RequestCall(step.hook, exchange)
+                rpc: InProcessRpc = yield call
+                if (answer := exchange.settle(call, rpc)) is not None:
+                    if answer.is_rejection:
+                        self._fire(exchange, "AuthFailure", "Auth Failure")
+                    return answer
+            if moment is HookType.CustomKeyCheck:
+                if (answer := self._admit(exchange)) is not None:
+                    return answer
+                is_known = True
+        if is_known:
+            return (yield from self._check_session(exchange))
+        return None
+
+    def _admit(self, exchange: RequestExchange) -> Answer | None:
+        session = exchange.session
+        if not session.token:
+            session.token = session.metadata.get("token", "")
+        if not session.token:
+            return self._refuse(exchange, refusal_of_nobody())
+        session.metadata["token"] = session.token
+        session.org_id = self.spec.org_id
+        return None
+
+    def _check_session(self, exchange: RequestExchange) -> Steps:
+        """Expiry, rate and quota: after PostKeyAuth, before Post."""
+        session = exchange.session
+        if (refusal := refusal_of(session)) is not None:
+            return self._refuse(exchange, refusal)
+        if is_limited(session):
+            exceeded: str = yield LIMITS
+            if (refusal := refusal_by_limit(exceeded)) is not None:
+                return self._refuse(exchange, refusal)
+        return None
+
+    def _refuse(self, exchange: RequestExchange, refusal: Refusal) -> Answer:
+        if refusal.event:
+            self._fire(exchange, refusal.event, refusal.message)
+        return refusal.answer
+
+    def limited(self, session: HeldSession) -> str:
+        """`rate` or `quota`, if one is exceeded; `unknown` where nobody can tell; else empty. It blocks."""
+        try:
+            return self.limiter.exceeded(session)
+        except Exception as error:  # noqa: BLE001 - whatever fails lets nobody pass
+            text = str(error) if isinstance(error, CoprocessError) else f"{type(error).__name__}: {error}"
+            log.error("a rate or quota could not be kept: the request is refused", reason=text)
+            return "unknown"
+
+    def tell_too_large(self, limit_bytes: int) -> None:
+        """Log that a response is larger than Response handlers that use its body can have it."""
+        log.error("a response is too large for its handlers: it is refused", max_body_bytes=limit_bytes)
+
+    def after_app(self, exchange: RequestExchange) -> Steps:
+        """After the app has answered: `exchange.response` is edited. Gives None."""
+        for step in exchange.chain.after:
+            call = RequestCall(step.hook, exchange)
+            rpc: InProcessRpc = yield call
+            if (answer := exchange.settle(call, rpc)) is not None:
+                exchange.replace_response(answer)
+                break
+        return None
+
+    def app_failed(self, exchange: RequestExchange, error: Exception) -> Steps:
+        """Where the app has raised, and has not answered. Gives what an error handler answers, or None."""
+        for handles, hook in exchange.chain.for_app_errors:
+            if handles(error):
+                call = RequestCall(hook, exchange)
+                call.error = error
+                rpc: InProcessRpc = yield call
+                return exchange.settle(call, rpc)
+        return None
+
+    # Requests that others wait for.
+
+    def began(self, exchange: RequestExchange) -> None:
+        """To be told of a request whose chain `has_app`: the App's resources stay open for it."""
+        exchange.chain.requests.add(exchange)
+
+    def ended(self, exchange: RequestExchange) -> None:
+        """The same, when all has run that is left for its end."""
+        exchange.chain.requests.discard(exchange)
+
+    def _fire(self, exchange: RequestExchange, event_type: str, message: str) -> None:
+        listeners = exchange.chain.listeners_of(event_type)
+        if not listeners or self.service is None:
+            return
+        meta = {
+            "Message": message,
+            "Path": exchange.request.path,
+            "Origin": "",
+            "Key": exchange.session.token or exchange.request.headers.get("Authorization", ""),
+        }
+        payload = json.dumps({"message": message_of(event_type, meta)})
+        for name in listeners:
+            self.service.trigger_event(name, payload)

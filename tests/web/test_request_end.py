@@ -1,0 +1,448 @@
+"""What belongs to a whole request: resources of scope `call`, teardown, and clients that go."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+from wsgiref.util import FileWrapper, setup_testing_defaults
+
+import pytest
+
+import coprocess
+from coprocess import App, Pre, Response, respond
+from coprocess.asgi import Middleware as Asgi
+from coprocess.wsgi import Middleware as Wsgi
+
+Call = Callable[..., list[Any]]
+
+
+def handlers(told: list[str], asynchronous: bool) -> list[Any]:
+    """One Pre, one Response, which share a resource, with teardowns."""
+    app = App()
+
+    @app.resource
+    def db() -> Iterator[str]:
+        yield "db"
+
+    if asynchronous:
+
+        @app.resource(scope="call")
+        async def tx(db: str) -> AsyncIterator[list[str]]:
+            told.append(f"begin {db}")
+            try:
+                yield told
+            except BaseException as error:
+                told.append(f"rollback {type(error).__name__}")
+                raise
+            told.append("commit")
+    else:
+
+        @app.resource(scope="call")
+        def tx(db: str) -> Iterator[list[str]]:
+            told.append(f"begin {db}")
+            try:
+                yield told
+            except BaseException as error:
+                told.append(f"rollback {type(error).__name__}")
+                raise
+            told.append("commit")
+
+    @app.teardown
+    def first(error: BaseException | None) -> None:
+        told.append(f"first {type(error).__name__ if error else 'good'}")
+
+    @app.teardown
+    async def second(state: coprocess.State, tx: list[str]) -> None:
+        await asyncio.sleep(0)
+        tx.append(f"second {state.path}")
+
+    @app.errorhandler(PermissionError)
+    def denied(error: Exception, tx: list[str]) -> coprocess.Reply:
+        tx.append("denied")
+        return respond(403, json={"error": str(error)})
+
+    def before(request: coprocess.Request, tx: list[str], state: coprocess.State) -> coprocess.Reply | None:
+        state.path = request.path
+        tx.append("pre")
+        if request.path == "/reply":
+            return respond(200, "short")
+        if request.path == "/fail":
+            raise LookupError
+        return None
+
+    def after(response: coprocess.Response, tx: list[str]) -> None:
+        tx.append(f"response {response.status}")
+
+    async def before_async(
+        request: coprocess.Request, tx: list[str], state: coprocess.State
+    ) -> coprocess.Reply | None:
+        await asyncio.sleep(0)
+        return before(request, tx, state)
+
+    async def after_async(response: coprocess.Response, tx: list[str]) -> None:
+        after(response, tx)
+
+    chosen = (before_async, after_async) if asynchronous else (before, after)
+    return [app, Pre(name="before")(chosen[0]), Response(name="after")(chosen[1])]
+
+
+def call_asgi(told: list[str], asynchronous: bool, path: str) -> list[Any]:
+    sent: list[Any] = []
+
+    async def site(scope: Any, receive: Any, send: Any) -> None:
+        told.append("app")
+        if path == "/denied":
+            raise PermissionError("not you")
+        if path == "/raise":
+            raise ValueError
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"a", "more_body": True})
+        if path == "/late":
+            raise PermissionError("too late")
+        told.append("half")
+        await send({"type": "http.response.body", "body": b"b"})
+        told.append("app goes on")
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b""}
+
+    async def main() -> None:
+        middleware = Asgi(site, handlers(told, asynchronous))
+        scope = {"type": "http", "method": "GET", "path": path, "headers": [], "query_string": b""}
+        try:
+            await middleware(scope, receive, send)
+        except (ValueError, PermissionError) as error:
+            sent.append(error)
+        await middleware.close()
+
+    asyncio.run(main())
+    return [each if isinstance(each, Exception) else each.get("status", each.get("body")) for each in sent]
+
+
+class Chunks:
+    def __init__(self, told: list[str], path: str) -> None:
+        self._told = told
+        self._left = [b"a", b"b"]
+        self._path = path
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        if len(self._left) == 1:
+            if self._path == "/late":
+                raise PermissionError("too late")
+            self._told.append("half")
+        if not self._left:
+            raise StopIteration
+        return self._left.pop(0)
+
+    def close(self) -> None:
+        self._told.append("app goes on")
+
+
+def call_wsgi(told: list[str], asynchronous: bool, path: str) -> list[Any]:
+    sent: list[Any] = []
+
+    def site(environ: Any, start_response: Any) -> Any:
+        told.append("app")
+        if path == "/denied":
+            raise PermissionError("not you")
+        if path == "/raise":
+            raise ValueError
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return Chunks(told, path)
+
+    def start_response(status: str, headers: Any, exc_info: Any = None) -> Any:
+        sent.append(int(status[:3]))
+
+    environ: dict[str, Any] = {"PATH_INFO": path}
+    setup_testing_defaults(environ)
+    middleware = Wsgi(site, handlers(told, asynchronous))
+    try:
+        chunks = middleware(environ, start_response)
+        try:
+            sent += chunks
+        finally:
+            if hasattr(chunks, "close"):
+                chunks.close()
+    except (ValueError, PermissionError) as error:
+        sent.append(error)
+    middleware.close()
+    return sent
+
+
+BEGIN, PRE, END = ["begin db"], ["begin db", "pre"], ["commit"]
+CASES = {
+    "/x": [*PRE, "app", "response 200", "half", "second /x", "first good", *END],
+    "/reply": [*PRE, "second /reply", "first good", *END],
+    "/fail": [*PRE, "second /fail", "first LookupError", "rollback LookupError"],
+    "/raise": [*PRE, "app", "second /raise", "first ValueError", "rollback ValueError"],
+    "/denied": [*PRE, "app", "denied", "response 403", "second /denied", "first good", *END],
+    "/late": [
+        *PRE,
+        "app",
+        "response 200",
+        "second /late",
+        "first PermissionError",
+        "rollback PermissionError",
+    ],
+}
+
+
+@pytest.mark.parametrize("call", [call_asgi, call_wsgi])
+@pytest.mark.parametrize("asynchronous", [True, False])
+@pytest.mark.parametrize("path", CASES)
+def test_a_request_has_one_resource_and_one_teardown(call: Call, asynchronous: bool, path: str) -> None:
+    told: list[str] = []
+    sent = call(told, asynchronous, path)
+    assert [each for each in told if each != "app goes on"] == CASES[path]
+    if path == "/x":
+        # ASGI: with the last of the body. WSGI: when that is closed.
+        assert told.index("app goes on") == (
+            len(told) - 1 if call is call_asgi else CASES["/x"].index("half") + 1
+        )
+    if path in ("/raise", "/late"):
+        assert isinstance(sent[-1], Exception)
+    else:
+        assert sent[0] == {"/fail": 500, "/denied": 403}.get(path, 200)
+
+
+def test_a_body_of_one_chunk_keeps_its_length_and_the_servers_file_its_class() -> None:
+    app = App()
+    ended: list[bool] = []
+
+    @app.teardown
+    def done() -> None:
+        ended.append(True)
+
+    @Pre
+    def nothing() -> None:
+        pass
+
+    made: list[Any] = []
+
+    def site(environ: Any, start_response: Any) -> Any:
+        start_response("200 OK", [])
+        made.append([b"x"] if environ["PATH_INFO"] == "/list" else FileWrapper(io.BytesIO(b"x")))
+        return made[-1]
+
+    middleware = Wsgi(site, [app, nothing])
+    for path in ("/list", "/file"):
+        environ: dict[str, Any] = {"PATH_INFO": path, "wsgi.file_wrapper": FileWrapper}
+        setup_testing_defaults(environ)
+        result: Any = middleware(environ, lambda *given: None)
+        assert len(result) == 1 if path == "/list" else result is made[-1]
+        result.close()
+    middleware.close()
+    assert ended == [True, True]
+    assert made[-1].filelike.closed
+
+
+def test_a_client_that_goes_ends_the_async_handler_that_works_for_it() -> None:
+    """And the request's resources; what the client had sent before is not lost where it stays."""
+    told: list[str] = []
+    app = App()
+
+    @app.resource(scope="call")
+    async def tx() -> AsyncIterator[list[str]]:
+        yield told
+        told.append("closed")
+
+    @Pre
+    async def waits(tx: list[str], request: coprocess.Request) -> None:
+        try:
+            await asyncio.sleep(0.2 if request.path == "/stays" else 60)
+        except asyncio.CancelledError:
+            tx.append("cancelled")
+            raise
+
+    async def site(scope: Any, receive: Any, send: Any) -> None:
+        told.append(f"app {(await receive())['body'].decode()}")
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def request(middleware: Any, path: str) -> None:
+        messages = [{"type": "http.request", "body": b"one", "more_body": True}]
+        if path == "/goes":
+            messages.append({"type": "http.disconnect"})
+
+        async def receive() -> Any:
+            if not messages:
+                await asyncio.Event().wait()
+            return messages.pop(0)
+
+        async def send(message: Any) -> None:
+            told.append(message["type"])
+
+        scope = {"type": "http", "method": "POST", "path": path, "headers": [], "query_string": b""}
+        await asyncio.wait_for(middleware(scope, receive, send), 20)
+
+    async def main() -> None:
+        middleware = Asgi(site, [app, waits])
+        await request(middleware, "/goes")
+        # No resource leaves its `yield` well, where a handler was cancelled.
+        assert told == ["cancelled"]
+        told.clear()
+        await request(middleware, "/stays")
+        await middleware.close()
+
+    asyncio.run(main())
+    assert told == ["app one", "http.response.start", "http.response.body", "closed"]
+
+
+def test_an_app_that_hears_of_a_disconnect_has_ended_its_request() -> None:
+    told: list[str] = []
+    app = App()
+
+    @app.teardown
+    def done() -> None:
+        told.append("teardown")
+
+    @Pre
+    def nothing() -> None:
+        pass
+
+    async def site(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        told.append("app heard")
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def main() -> None:
+        middleware = Asgi(site, [app, nothing])
+
+        async def receive() -> Any:
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            pass
+
+        scope = {"type": "http", "method": "POST", "path": "/", "headers": [], "query_string": b""}
+        await middleware(scope, receive, send)
+        await middleware.close()
+
+    asyncio.run(main())
+    assert told == ["teardown", "app heard"]
+
+
+def test_an_end_that_hangs_is_given_up() -> None:
+    app = App()
+    told: list[str] = []
+
+    @app.teardown
+    def last() -> None:
+        told.append("last")
+
+    @app.teardown
+    async def hangs() -> None:
+        await asyncio.Event().wait()
+
+    @Pre
+    def nothing() -> None:
+        pass
+
+    def site(environ: Any, start_response: Any) -> Any:
+        start_response("200 OK", [])
+        return [b""]
+
+    middleware = Wsgi(site, [app, nothing], timeout_s=0.1)
+    environ: dict[str, Any] = {}
+    setup_testing_defaults(environ)
+    result: Any = middleware(environ, lambda *given: None)
+    result.close()
+    middleware.close()
+    assert told == ["last"]
+
+
+def test_a_reload_leaves_no_request_without_its_resources(tmp_path: Any) -> None:
+    """The request that began before ends on the old handlers, whose resources close after it."""
+    (tmp_path / "h.py").write_text(
+        "from coprocess import App, Pre, Response\n"
+        "app = App()\n"
+        "@app.resource\n"
+        "def db():\n"
+        "    db = {'open': True}\n"
+        "    yield db\n"
+        "    db['open'] = False\n"
+        "@Pre\n"
+        "def before(request, db, state):\n"
+        "    state.db = db\n"
+        "@Response\n"
+        "def after(response, db, state):\n"
+        "    response.headers['X-Same'] = str(state.db is db and db['open'])\n"
+    )
+    seen: list[Any] = []
+    entered, release = threading.Event(), threading.Event()
+
+    def site(environ: Any, start_response: Any) -> Any:
+        seen.append(environ["coprocess"].state.db)
+        if environ["PATH_INFO"] == "/slow":
+            entered.set()
+            release.wait(20)
+        start_response("200 OK", [])
+        return [b""]
+
+    answers: list[dict[str, str]] = []
+
+    def get(path: str) -> None:
+        environ: dict[str, Any] = {"PATH_INFO": path}
+        setup_testing_defaults(environ)
+        result: Any = middleware(environ, lambda status, headers, *more: answers.append(dict(headers)))
+        result.close()
+
+    middleware = Wsgi(site, tmp_path)
+    get("/quick")
+    slow = threading.Thread(target=get, args=("/slow",))
+    slow.start()
+    assert entered.wait(20)
+    outcome = middleware.reload()
+    assert outcome.succeeded, outcome
+    get("/quick")
+    # Longer than a call takes from the table to its gate.
+    threading.Event().wait(1.5)
+    assert seen[1]["open"]
+    assert seen[2] is not seen[1]
+    release.set()
+    slow.join(20)
+    assert [each["X-Same"] for each in answers] == ["True"] * 3
+    for _ in range(200):
+        if not seen[1]["open"]:
+            break
+        threading.Event().wait(0.05)
+    assert (seen[1]["open"], seen[2]["open"]) == (False, True)
+    assert b'coprocess_reloads_total{result="ok"} 1.0' in middleware.metrics()
+    (tmp_path / "h.py").write_text("broken(")
+    outcome = middleware.reload()
+    assert not outcome.succeeded
+    get("/quick")
+    assert answers[-1] == {"X-Same": "True"}
+    middleware.close()
+    assert not seen[2]["open"]
+
+
+def test_files_that_change_are_loaded_again_where_asked_for(tmp_path: Any) -> None:
+    source = "from coprocess import Pre, respond\n@Pre\ndef answer():\n    return respond(200, '{}')\n"
+    (tmp_path / "h.py").write_text(source.format("old"))
+    middleware = Wsgi(lambda environ, start_response: [b""], tmp_path, reload=True)
+
+    def get() -> bytes:
+        environ: dict[str, Any] = {}
+        setup_testing_defaults(environ)
+        return b"".join(middleware(environ, lambda *given: None))
+
+    with contextlib.closing(middleware):
+        assert get() == b"old"
+        (tmp_path / "h.py").write_text(source.format("newer"))
+        for _ in range(400):
+            if get() == b"newer":
+                return
+            threading.Event().wait(0.05)
+        raise AssertionError("not loaded again")
