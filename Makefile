@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help run test test-slow test-all check lint types imports format proto lock bench chaos chaos-hour clean
+.PHONY: help run test test-quick test-slow test-all check lint types imports format proto lock bench chaos chaos-hour clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -25,6 +25,9 @@ run: $(READY) ## serve the sample handlers on 127.0.0.1:5555, with an embedded s
 
 test: $(READY) check ## lint, types, import rules, then all tests, on two cores
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+test-quick: $(READY) ## the tests that start no process, in half a minute
+	$(BIN)/python -m pytest --quick --numprocesses 2 --dist worksteal
 
 test-all: ## the tests on every supported Python that is installed
 	@for v in 3.11 3.12 3.13 3.14; do \

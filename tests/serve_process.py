@@ -76,8 +76,14 @@ class ServeProcess:
             # An embedded store outlives a service that is killed.
             embedded = any(flag.startswith("--data-dir") for flag in self._flags)
             self.process.send_signal(signal.SIGTERM if embedded else signal.SIGKILL)
-        self.process.wait()
-        self._reader.join(PATIENCE_S)
+        try:
+            self.process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(PATIENCE_S)
+            raise
+        finally:
+            self._reader.join(PATIENCE_S)
         assert not self._reader.is_alive(), "a process that the service left behind holds its log"
         assert self.process.stderr is not None
         self.process.stderr.close()
@@ -134,7 +140,7 @@ class ServeProcess:
 
     def wait(self) -> int:
         status = self.process.wait(PATIENCE_S)
-        self._reader.join()
+        self._reader.join(PATIENCE_S)
         return status
 
     @property

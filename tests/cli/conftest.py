@@ -51,4 +51,8 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Service]]:
         if service.process.poll() is None:
             # Not killed: its embedded store would run on.
             service.process.terminate()
-        service.process.communicate()
+        try:
+            service.process.communicate(timeout=PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            service.process.kill()
+            raise
