@@ -145,6 +145,7 @@ class HookState:
         "queue",
         "queue_size",
         "running",
+        "slow_calls",
         "timeout_s",
     )
 
@@ -167,6 +168,8 @@ class HookState:
         self.on_error = on_error
         self.running = 0
         self.queue: deque[Waiting] = deque()
+        #: So many of the next calls are taken to be slow; not exact, as no lock is taken for it.
+        self.slow_calls = 1
         #: By the API of the calls, as its label.
         self._counts: dict[str, HookCounts] = {}
 
@@ -225,6 +228,13 @@ class HookState:
         finally:
             self.lock.release()
 
+    def took(self, duration_s: float) -> None:
+        """What the handler of a call took. After a slow one, it must have been quick for a while."""
+        if duration_s > _QUICK_S:
+            self.slow_calls = _TAKEN_TO_BE_SLOW
+        elif self.slow_calls:
+            self.slow_calls -= 1
+
     def cut_off(self, waiting: Waiting, duration_s: float) -> tuple[bool, Waiting | None]:
         """End a call that runs still: whether it did, and if so, the next one to run in its place."""
         with self.lock:
@@ -236,3 +246,8 @@ class HookState:
                 return True, self.queue.popleft()
             self.running -= 1
             return True, None
+
+
+#: Less than giving a call to another thread costs, with what that thread's wake costs the others.
+_QUICK_S = 0.0002
+_TAKEN_TO_BE_SLOW = 64

@@ -151,15 +151,19 @@ class Service:
         if state.hook.is_async:
             self.async_calls.begin(first)
             return
+        if state.slow_calls:
+            first.rpc.may_block()
         me = threading.get_ident()
         waiting: Waiting | None = first
         while waiting is not None:
+            began_s = now_s
             waiting.deadline_s = now_s + state.timeout_s
             self._running[me] = waiting
             # In a context of its own: what a handler sets there is no other call's.
             Context().run(self._run, waiting)
             self._running.pop(me, None)
             now_s = time.monotonic()
+            state.took(now_s - began_s)
             waiting = state.leave(waiting, now_s - waiting.since_s)
 
     def _run(self, waiting: Waiting) -> None:

@@ -44,17 +44,24 @@ class WorkerThreads(Generic[Task]):
         *,
         minimum: int,
         maximum: int,
+        waiting: int = 0,
+        ending: Callable[[], None] = lambda: None,
     ) -> None:
         """`take` waits for a task, and gives None when there will be no more. `run` never raises.
+
+        `waiting`: so many more may be there, as they stay in `take`.
+        `ending` is called by each thread that takes no more tasks though there may be some.
 
         `start` raises RuntimeError where not one thread can be started.
         """
         self._name = name
         self._take = take
         self._run = run
+        self._ending = ending
         self._minimum = minimum
         self._most_idle = max(minimum, MOST_IDLE)
-        self._maximum = maximum
+        self._maximum = maximum + waiting
+        self._most_abandoned = maximum
         self._lock = threading.Lock()
         self._alive = 0
         #: Threads that run a task. Changed without the lock, as each call does it twice: a set's own
@@ -111,7 +118,7 @@ class WorkerThreads(Generic[Task]):
         with self._lock:
             if thread_id not in self._members or thread_id in self._abandoned:
                 return False
-            if len(self._abandoned) >= self._maximum:
+            if len(self._abandoned) >= self._most_abandoned:
                 return False
             if not self._start_thread():
                 return False
@@ -153,9 +160,10 @@ class WorkerThreads(Generic[Task]):
                 log.exception("a task raised what it should have kept to itself")
             del task  # Not kept while this thread waits for the next.
             busy.discard(me)
-            if abandoned and self._end_abandoned(me):
-                return
-            if self._alive - len(busy) > most_idle and self._end_surplus(me):
+            if (abandoned and self._end_abandoned(me)) or (
+                self._alive - len(busy) > most_idle and self._end_surplus(me)
+            ):
+                self._ending()
                 return
         with self._lock:
             self._members.discard(me)
