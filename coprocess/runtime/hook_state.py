@@ -145,7 +145,7 @@ class HookState:
         "queue",
         "queue_size",
         "running",
-        "slow_calls",
+        "slowness",
         "timeout_s",
     )
 
@@ -168,8 +168,8 @@ class HookState:
         self.on_error = on_error
         self.running = 0
         self.queue: deque[Waiting] = deque()
-        #: So many of the next calls are taken to be slow; not exact, as no lock is taken for it.
-        self.slow_calls = 1
+        #: Rises with slow calls and falls with quick ones; not exact, as no lock is taken for it.
+        self.slowness = IS_SLOW
         #: By the API of the calls, as its label.
         self._counts: dict[str, HookCounts] = {}
 
@@ -229,11 +229,11 @@ class HookState:
             self.lock.release()
 
     def took(self, duration_s: float) -> None:
-        """What the handler of a call took. After a slow one, it must have been quick for a while."""
+        """What the handler of a call took. A slow one now and then makes no slow hook."""
         if duration_s > _QUICK_S:
-            self.slow_calls = _TAKEN_TO_BE_SLOW
-        elif self.slow_calls:
-            self.slow_calls -= 1
+            self.slowness = min(self.slowness + _STEP, _MOST)
+        elif self.slowness:
+            self.slowness -= 1
 
     def cut_off(self, waiting: Waiting, duration_s: float) -> tuple[bool, Waiting | None]:
         """End a call that runs still: whether it did, and if so, the next one to run in its place."""
@@ -248,6 +248,9 @@ class HookState:
             return True, None
 
 
-#: Less than giving a call to another thread costs, with what that thread's wake costs the others.
+#: More than giving a call to another thread costs, with what that thread's wake costs the others.
 _QUICK_S = 0.0002
-_TAKEN_TO_BE_SLOW = 64
+#: A hook is slow from here on: two slow calls in a row, or more than one in 17.
+IS_SLOW = 17
+_STEP = 16
+_MOST = 64

@@ -24,6 +24,7 @@ from coprocess.runtime.async_calls import AsyncCalls
 from coprocess.runtime.failures import Failures, safe_text
 from coprocess.runtime.gateway import Gateway
 from coprocess.runtime.hook_state import (
+    IS_SLOW,
     ApiLabels,
     CallLabel,
     HookCounts,
@@ -151,7 +152,7 @@ class Service:
         if state.hook.is_async:
             self.async_calls.begin(first)
             return
-        if state.slow_calls:
+        if state.slowness >= IS_SLOW:
             first.rpc.may_block()
         me = threading.get_ident()
         waiting: Waiting | None = first

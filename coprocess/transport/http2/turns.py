@@ -33,8 +33,9 @@ class Turns(Generic[Task]):
         self.tasks: deque[Task] = deque()
         #: The thread that polls, or runs a handler in between; 0: whoever comes first.
         self._poller = 0
-        #: Which task that one runs now; 0: none.
-        self._running = 0
+        #: Whether that one runs a task now, since when, and which.
+        self._is_running = False
+        self._since_s = 0.0
         self._number = 0
         #: Until then it runs tasks, before it polls again.
         self._until_s = 0.0
@@ -58,7 +59,7 @@ class Turns(Generic[Task]):
                     self._poller = self._server.polling_thread = me
                 is_poller = self._poller == me
                 if is_poller:
-                    self._running = 0
+                    self._is_running = False
                 elif self._is_stopped:
                     return None
                 elif self.tasks:
@@ -85,9 +86,10 @@ class Turns(Generic[Task]):
                     return None
                 # Somebody must be there to go on with polling. Else the next thread that is free takes them.
                 may_run = bool(self.tasks) and bool(self._idle or self._can_grow())
-                if may_run and time.monotonic() < self._until_s:
+                if may_run and (now_s := time.monotonic()) < self._until_s:
                     self._number += 1
-                    self._running = self._number
+                    self._since_s = now_s
+                    self._is_running = True
                     if self._is_watcher_asleep:
                         self._is_watcher_asleep = False
                         self._alarm.release()
@@ -108,7 +110,7 @@ class Turns(Generic[Task]):
 
     def _pass_on(self) -> None:
         server = self._server
-        self._running = 0
+        self._is_running = False
         server.flush()
         if self._idle:
             self._poller, wake = self._idle.pop()
@@ -121,20 +123,24 @@ class Turns(Generic[Task]):
         seen, quiet = 0, 0
         while not self._is_stopped:
             time.sleep(_TICK_S)
-            running = self._running
-            if running and running == seen:
+            if self._number == seen and not self._is_running:
+                quiet += 1
+                if quiet > _QUIET_TICKS:
+                    self._sleep()
+                continue
+            seen, quiet = self._number, 0
+            if self._is_running and time.monotonic() - self._since_s > _LONG_S:
                 with self._lock:
-                    if self._running == running:
+                    if self._is_running and self._number == seen:
                         self._pass_on()
-            quiet = quiet + 1 if self._number == seen and not running else 0
-            seen = self._number
-            if quiet > _QUIET_TICKS:
-                with self._lock:
-                    if self._running or self._is_stopped:
-                        continue
-                    self._is_watcher_asleep = True
-                self._alarm.acquire()
-                quiet = 0
+
+    def _sleep(self) -> None:
+        """Until there is a task."""
+        with self._lock:
+            if self._is_running or self._is_stopped:
+                return
+            self._is_watcher_asleep = True
+        self._alarm.acquire()
 
     def stop(self, timeout_s: float) -> bool:
         """Whether nobody polls any more."""
@@ -152,10 +158,11 @@ class Turns(Generic[Task]):
         return not self._poller
 
 
-#: A handler that takes longer than one tick and, at most, two, goes on beside the polling.
-_TICK_S = 0.001
+#: A handler that takes longer goes on beside the polling, from the next tick on.
+_LONG_S = 0.0005
+_TICK_S = 0.0015
 #: The watcher sleeps after so many ticks without a task.
-_QUIET_TICKS = 50
+_QUIET_TICKS = 32
 #: Tasks, one after the other, before new ones are looked for.
 _IN_A_ROW_S = 0.001
 _STOP_INTERVAL_S = 0.001
