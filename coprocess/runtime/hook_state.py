@@ -248,8 +248,8 @@ class HookState:
             return True, None
 
 
-#: More than giving a call to another thread costs, with what that thread's wake costs the others.
-_QUICK_S = 0.0002
+#: With what a busy machine adds: the answer's write is in it, and waiting for the interpreter's lock.
+_QUICK_S = 0.001
 #: A hook is slow from here on: two slow calls in a row, or more than one in 17.
 IS_SLOW = 17
 _STEP = 16
