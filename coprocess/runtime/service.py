@@ -25,6 +25,7 @@ from coprocess.runtime.call import Call
 from coprocess.runtime.failures import Failures, safe_text
 from coprocess.runtime.gateway import Gateway
 from coprocess.runtime.hook_state import (
+    QUICK_S,
     ApiLabels,
     CallLabel,
     HookCounts,
@@ -155,6 +156,11 @@ class Service:
         if state.hook.is_async:
             self.async_calls.begin(first)
             return
+        pace = state.pace
+        if is_apart := pace.apart > 0:
+            pace.apart -= 1
+            first.rpc.may_block()
+        began_s = now_s
         me = threading.get_ident()
         waiting: Waiting | None = first
         while waiting is not None:
@@ -164,6 +170,8 @@ class Service:
             Context().run(self._run, waiting)
             self._running.pop(me, None)
             now_s = time.monotonic()
+            if waiting is first and not is_apart and (pace.doubt or now_s - began_s > QUICK_S):
+                pace.took(now_s - began_s)
             waiting = state.leave(waiting, now_s - waiting.since_s)
 
     def _run(self, waiting: Waiting) -> None:
