@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help run test test-quick test-slow test-all check lint types imports format proto lock bench chaos chaos-hour clean
+.PHONY: help run test test-quick test-slow test-all check lint types imports format proto lock bench judges chaos chaos-hour clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -66,6 +66,9 @@ clean: ## remove what make made
 bench: $(READY) ## measure beside the peers, and renew docs/performance.md (needs Go and two cores)
 	$(BIN)/python bench/run.py
 	$(BIN)/python bench/report.py
+
+judges: $(READY) ## h2spec and connectconformance on the http2 engine (needs Go, which builds them)
+	$(BIN)/python -m tests.judges
 
 chaos: $(READY) ## faults, hostile calls and load, at length (15 minutes), and docs/reliability.*
 	$(BIN)/python -m tests.chaos

@@ -101,6 +101,9 @@ class TracedRpc(Rpc):
     def on_cancel(self, callback: Callable[[], None]) -> None:
         self._inner.on_cancel(callback)
 
+    def may_block(self) -> None:
+        self._inner.may_block()
+
     def metadata(self) -> Metadata:
         return self._inner.metadata()
 

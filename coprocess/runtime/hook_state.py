@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 from coprocess.loading.hooks import Hook
+from coprocess.runtime.pace import Pace
 
 #: Upper bounds, in seconds, of the duration histogram.
 DURATION_BUCKETS_S = (
@@ -126,6 +127,7 @@ class HookState(Generic[Entering]):
         "hook",
         "lock",
         "on_error",
+        "pace",
         "queue",
         "queue_size",
         "running",
@@ -151,6 +153,7 @@ class HookState(Generic[Entering]):
         self.on_error = on_error
         self.running = 0
         self.queue: deque[Entering] = deque()
+        self.pace = Pace()
         #: By the API of the calls, as its label.
         self._counts: dict[str, HookCounts] = {}
 

@@ -35,6 +35,7 @@ from coprocess.runtime.hook_state import (
 from coprocess.runtime.idle import wait_until_idle
 from coprocess.runtime.local_event import LocalEvent
 from coprocess.runtime.log_limit import LimitedLog
+from coprocess.runtime.pace import QUICK_S
 from coprocess.runtime.streaming import NO_STREAMS, Streaming
 from coprocess.transport.engine import Rpc
 from coprocess.transport.workers import WorkerThreads, start_missing
@@ -200,6 +201,11 @@ class Service:
         if state.hook.is_async:
             self.async_calls.begin(first)
             return
+        pace = state.pace
+        if is_apart := pace.apart > 0:
+            pace.apart -= 1
+            first.rpc.may_block()
+        began_s = now_s
         me = threading.get_ident()
         call: Call | None = first
         while call is not None:
@@ -209,6 +215,8 @@ class Service:
             Context().run(self._run, call)
             self._running.pop(me, None)
             now_s = time.monotonic()
+            if call is first and not is_apart and (pace.doubt or now_s - began_s > QUICK_S):
+                pace.took(now_s - began_s)
             call = state.leave(call, now_s - call.since_s)
 
     def _run(self, call: Call) -> None:

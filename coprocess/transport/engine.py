@@ -45,6 +45,13 @@ class Rpc(ABC):
     def on_cancel(self, callback: Callable[[], None]) -> None:
         """Call back, from any thread, when the client gives up or its deadline passes before an answer."""
 
+    def may_block(self) -> None:  # noqa: B027 - most engines have nothing to do
+        """Say, in the engine's thread that runs the handler, that it may wait or compute for long.
+
+        An engine that runs handlers in the thread that reads calls reads on in another one then. It does so,
+        some milliseconds later, where nobody says it.
+        """
+
     @abstractmethod
     def metadata(self) -> Metadata:
         """What the client sent beside the message; names in lower case."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import queue
 import socket
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -30,11 +28,12 @@ from coprocess.transport.http2.limits import Limits
 from coprocess.transport.http2.protocol import Http2Protocol
 from coprocess.transport.http2.server import Server
 from coprocess.transport.http2.streams import Stream
+from coprocess.transport.http2.turns import Turns
 from coprocess.transport.workers import WorkerThreads
 
 
 class _Cancellation:
-    """What `on_cancel` asks for, told once: by the loop, or at once where it is over already."""
+    """What `on_cancel` asks for, told once: by whoever polls, or at once where it is over already."""
 
     __slots__ = ("_callbacks", "_is_over")
 
@@ -59,7 +58,7 @@ class _Cancellation:
 
 
 class Http2Rpc(Rpc):
-    """A call with one message. Which answer is the first is decided on the loop, in their order."""
+    """A call with one message. Which answer is the first is decided with the server's lock."""
 
     __slots__ = (
         "_cancellation",
@@ -117,16 +116,19 @@ class Http2Rpc(Rpc):
             cancellation.tell()
 
     def cancelled(self) -> None:
-        """On the loop."""
+        """With the server's lock, which no callback may be run with."""
         self.is_over = True
         if not self._is_answered and self._cancellation is not None:
-            self._cancellation.tell()
+            self._engine.callbacks.append(self._cancellation.tell)
 
     def metadata(self) -> Metadata:
         return self._request.metadata
 
     def time_allowed_s(self) -> float | None:
         return self._request.timeout_s
+
+    def may_block(self) -> None:
+        self._engine.may_block()
 
     def unpack(self) -> bool:
         """Unpack a compressed message. False where that cannot be: the call has its answer."""
@@ -141,44 +143,10 @@ class Http2Rpc(Rpc):
         return True
 
 
-class _Outgoing:
-    """The messages of one stream that its client has not read: they are bounded."""
-
-    __slots__ = ("_engine", "_lock", "_posted_bytes", "_protocol", "_put_bytes", "_stream")
-
-    def __init__(self, engine: Http2Engine, protocol: Http2Protocol, stream: Stream) -> None:
-        self._engine = engine
-        self._protocol = protocol
-        self._stream = stream
-        self._lock = threading.Lock()
-        self._posted_bytes = 0
-        #: Changed on the loop only.
-        self._put_bytes = 0
-
-    def send(self, message: bytes) -> bool:
-        stream = self._stream
-        with self._lock:
-            unsent_bytes = self._posted_bytes - self._put_bytes + stream.unsent_bytes
-            # One message goes out in any case, however large.
-            if stream.is_closed or unsent_bytes >= self._engine.max_unsent_bytes:
-                return False
-            self._posted_bytes += len(message) + _MESSAGE_BYTES
-        self._engine.answer(self._protocol, self._put, stream, message)
-        return True
-
-    def _put(self, stream: Stream, message: bytes) -> None:
-        self._put_bytes += len(message) + _MESSAGE_BYTES
-        self._protocol.send(stream, message)
-
-
 class Http2Stream(Http2Rpc, StreamRpc):
     """A call with one message and many replies."""
 
-    __slots__ = ("_outgoing",)
-
-    def __init__(self, engine: Http2Engine, protocol: Http2Protocol, stream: Stream, *others: Any) -> None:
-        super().__init__(engine, protocol, stream, *others)
-        self._outgoing = _Outgoing(engine, protocol, stream)
+    __slots__ = ()
 
     def send(self, reply: bytes) -> bool:
         engine = self._engine
@@ -186,7 +154,7 @@ class Http2Stream(Http2Rpc, StreamRpc):
             text = too_large("reply", len(reply), engine.max_message_bytes)
             self.fail(Status.RESOURCE_EXHAUSTED, text)
             return False
-        return not self.is_over and self._outgoing.send(reply)
+        return engine.send(self._protocol, self._stream, reply)
 
     def respond(self, reply: bytes) -> None:
         if not self.send(reply):
@@ -207,7 +175,6 @@ class Http2Bidi(BidiRpc):
         self._protocol = protocol
         self._stream = stream
         self._request = request
-        self._outgoing = _Outgoing(engine, protocol, stream)
         self._is_ended = False
         self._cancellation = _Cancellation()
 
@@ -219,13 +186,13 @@ class Http2Bidi(BidiRpc):
                 Status.RESOURCE_EXHAUSTED, too_large("reply", len(message), self._engine.max_message_bytes)
             )
             return False
-        return self._outgoing.send(message)
+        return self._engine.send(self._protocol, self._stream, message)
 
     def on_loop(self, task: Callable[[], None]) -> None:
-        self._engine.answer(self._protocol, lambda stream, value: self.tell(task), self._stream, None)
+        self._engine.call_back(lambda: self._tell(task))
 
     def in_thread(self, task: Callable[[], None]) -> None:
-        self._engine.tasks.put(task)
+        self._engine.put(task)
 
     def begin(self, metadata: Metadata) -> None:
         grpc_wire.response_headers(tuple(metadata))  # What cannot be sent is found here, at the caller.
@@ -252,20 +219,26 @@ class Http2Bidi(BidiRpc):
     def time_allowed_s(self) -> float | None:
         return self._request.timeout_s
 
-    # The connection's, on the loop.
+    # The connection's, with the server's lock, which no callback may be run with.
+
+    def opened(self, handler: Callable[[BidiRpc], None]) -> None:
+        self._engine.callbacks.append(lambda: self._tell(lambda: handler(self)))
 
     def received(self, message: bytes) -> None:
-        self.tell(lambda: self.on_message(message))
+        self._engine.callbacks.append(lambda: self._tell(lambda: self.on_message(message)))
 
     def half_closed(self) -> None:
-        self.tell(self.on_half_close)
+        self._engine.callbacks.append(lambda: self._tell(lambda: self.on_half_close()))
 
     def cancelled(self) -> None:
+        self._engine.callbacks.append(self._tell_cancelled)
+
+    def _tell_cancelled(self) -> None:
         if not self._is_ended:
             self._is_ended = True
             self._cancellation.tell()
 
-    def tell(self, callback: Callable[[], None]) -> None:
+    def _tell(self, callback: Callable[[], None]) -> None:
         """Call back; what it raises ends this call."""
         if self._is_ended:
             return
@@ -277,8 +250,12 @@ class Http2Bidi(BidiRpc):
             self._cancellation.tell()
 
 
+#: A call to be handled, or what the handler of a stream wants to be done.
+Task = Http2Rpc | Callable[[], None]
+
+
 class Http2Engine(Engine):
-    """One loop for all addresses, and threads that run the handlers of calls with one message."""
+    """One server for all addresses, and threads that poll it in turn, and run the handlers of calls."""
 
     name = "http2"
 
@@ -297,8 +274,6 @@ class Http2Engine(Engine):
             max_concurrent_streams=min(limits.max_concurrent_streams, options.max_concurrent_streams),
         )
         self.max_unsent_bytes = limits.max_unsent_stream_bytes
-        #: For the threads: calls to be handled, and what handlers of streams want to be done.
-        self.tasks: queue.SimpleQueue[Http2Rpc | Callable[[], None] | None] = queue.SimpleQueue()
         methods = {path: Method(begin=self._begin_with(Http2Rpc)) for path in options.methods}
         for path in options.streaming_methods:
             methods[path] = Method(begin=self._begin_with(Http2Stream))
@@ -306,14 +281,16 @@ class Http2Engine(Engine):
             methods[path] = Method(open=self._open_with(handler))
         self._server = Server(methods, limits)
         self.answer = self._server.answer
-        self._threads: WorkerThreads[Http2Rpc | Callable[[], None]] | None = None
+        self.callbacks = self._server.callbacks
+        self._turns: Turns[Task] = Turns(self._server, self._run, _no_call())
+        self.may_block = self._turns.may_block
+        self._handler: Handler = _not_started
+        self._threads: WorkerThreads[Task] | None = None
 
     def _begin_with(self, kind: type[Http2Rpc]) -> Callable[..., Http2Rpc]:
-        tasks = self.tasks
-
         def begin(connection: GrpcConnection, *others: Any) -> Http2Rpc:
             rpc = kind(self, connection.owner, *others)
-            tasks.put(rpc)
+            self._turns.tasks.append(rpc)
             return rpc
 
         return begin
@@ -321,19 +298,43 @@ class Http2Engine(Engine):
     def _open_with(self, handler: Callable[[BidiRpc], None]) -> Callable[..., Http2Bidi]:
         def begin(connection: GrpcConnection, stream: Stream, request: Request) -> Http2Bidi:
             rpc = Http2Bidi(self, connection.owner, stream, request)
-            rpc.tell(lambda: handler(rpc))
+            rpc.opened(handler)
             return rpc
 
         return begin
 
-    def _take(self) -> Http2Rpc | Callable[[], None] | None:
-        while (rpc := self.tasks.get()) is not None:
-            if not isinstance(rpc, Http2Rpc):
-                return rpc
-            # Nobody waits for those that are over.
-            if not rpc.is_over and (not rpc.is_compressed or rpc.unpack()):
-                return rpc
-        return None
+    def put(self, task: Callable[[], None]) -> None:
+        """Have a thread do it, as it would run a handler."""
+        self._turns.put(task)
+
+    def call_back(self, callback: Callable[[], None]) -> None:
+        """Have it run in the order of what connections tell."""
+        self.callbacks.append(callback)
+        self._server.wake()
+
+    def _run(self, rpc: Task) -> None:
+        if not isinstance(rpc, Http2Rpc):
+            rpc()
+            return
+        if rpc.is_over:
+            return  # Nobody waits for it.
+        if rpc.is_compressed or len(rpc.payload) > _LARGE_BYTES:
+            self.may_block()
+            if rpc.is_compressed and not rpc.unpack():
+                return
+        self._handler(rpc)
+
+    def send(self, protocol: Http2Protocol, stream: Stream, message: bytes) -> bool:
+        """One of many messages. False where the call is over, or its client does not read."""
+
+        def send(stream: Stream, message: bytes) -> bool:
+            # One message goes out in any case, however large.
+            if stream.is_closed or stream.is_answered or stream.unsent_bytes >= self.max_unsent_bytes:
+                return False
+            protocol.send(stream, message)
+            return True
+
+        return bool(self.answer(protocol, send, stream, message))
 
     def refuse(self, rpc: Http2Rpc, refused: Refused) -> None:
         if refused.status == Status.RESOURCE_EXHAUSTED:
@@ -365,42 +366,47 @@ class Http2Engine(Engine):
         self._server.listen(bound, tls.server_context() if tls is not None else None)
 
     def start(self, handler: Handler) -> None:
-        def run(task: Http2Rpc | Callable[[], None]) -> None:
-            if isinstance(task, Http2Rpc):
-                handler(task)
-            else:
-                task()
-
+        self._handler = handler
         self._threads = WorkerThreads(
             "http2",
-            self._take,
-            run,
+            self._turns.take,
+            self._run,
             minimum=self._options.min_threads,
             maximum=self._options.max_threads,
+            spare=1,  # The one that polls.
         )
+        self._turns.start(self._threads)
         self._threads.start()
-        self._server.start()
 
     def replace_thread(self, thread_id: int) -> bool:
         return self._threads is not None and self._threads.replace(thread_id)
 
     def stop(self) -> None:
         self._server.stop(_FLUSH_S)
-        if self._threads is not None:
-            for _ in range(self._threads.count):
-                self.tasks.put(None)
+        if self._turns.stop(_FLUSH_S):
+            self._server.close()  # Else somebody polls it still, and lets it go when the process ends.
 
     @property
     def thread_count(self) -> int:
-        return 0 if self._threads is None else self._threads.count
+        return 0 if self._threads is None else min(self._threads.count, self._options.max_threads)
 
     @property
     def abandoned_thread_count(self) -> int:
         return 0 if self._threads is None else self._threads.abandoned
 
 
+def _no_call() -> Http2Rpc:
+    rpc = Http2Rpc.__new__(Http2Rpc)
+    rpc.is_over = True
+    return rpc
+
+
+def _not_started(rpc: Rpc) -> None:
+    rpc.fail(Status.UNAVAILABLE, "not started")
+
+
 log = structlog.get_logger("coprocess")
 
-#: What a message takes beside its bytes.
-_MESSAGE_BYTES = 64
+#: Reading a message of that size takes long already.
+_LARGE_BYTES = 128 * 1024
 _FLUSH_S = 1.0

@@ -44,8 +44,11 @@ class WorkerThreads(Generic[Task]):
         *,
         minimum: int,
         maximum: int,
+        spare: int = 0,
     ) -> None:
         """`take` waits for a task, and gives None when there will be no more. `run` never raises.
+
+        So many threads are there in any case that run no task, beyond `maximum`: `spare`.
 
         `start` raises RuntimeError where not one thread can be started.
         """
@@ -54,7 +57,8 @@ class WorkerThreads(Generic[Task]):
         self._run = run
         self._minimum = minimum
         self._most_idle = max(minimum, MOST_IDLE)
-        self._maximum = maximum
+        self._maximum = maximum + spare
+        self._spare = spare
         self._lock = threading.Lock()
         self._alive = 0
         #: Threads that run a task. Changed without the lock, as each call does it twice: a set's own
@@ -95,13 +99,30 @@ class WorkerThreads(Generic[Task]):
         """Start one where all are busy; later, where that cannot be now."""
         with self._lock:
             # Another thread may have seen the same, and been first.
-            if not (len(self._busy) >= self._alive < self._maximum or self._alive < self._minimum):
+            if not (self._is_short or self._alive < self._minimum):
                 return
             self._alive += 1
         if not self._start_thread():
             with self._lock:
                 self._alive -= 1
             _short.add(self)
+
+    @property
+    def _is_short(self) -> bool:
+        return len(self._busy) + self._spare >= self._alive < self._maximum
+
+    @property
+    def can_grow(self) -> bool:
+        return self._alive < self._maximum
+
+    def mark_busy(self, thread_id: int) -> None:
+        """Of a thread that runs a task within `take`; to be followed by `grow`."""
+        self._busy.add(thread_id)
+
+    def grow(self) -> None:
+        """Start a thread where too few are left that run no task."""
+        if self._is_short:
+            self._add_thread()
 
     def replace(self, thread_id: int) -> bool:
         """Give up a thread that hangs in `run`: it ends when `run` does, and another is started.
@@ -111,7 +132,7 @@ class WorkerThreads(Generic[Task]):
         with self._lock:
             if thread_id not in self._members or thread_id in self._abandoned:
                 return False
-            if len(self._abandoned) >= self._maximum:
+            if len(self._abandoned) >= self._maximum - self._spare:
                 return False
             if not self._start_thread():
                 return False
@@ -130,7 +151,7 @@ class WorkerThreads(Generic[Task]):
 
     def _work(self) -> None:
         take, run, busy, abandoned = self._take, self._run, self._busy, self._abandoned
-        most_idle = self._most_idle
+        most_idle, spare = self._most_idle, self._spare
         me = threading.get_ident()
         with self._lock:
             self._members.add(me)
@@ -145,7 +166,7 @@ class WorkerThreads(Generic[Task]):
                 _short.discard(self)
                 break
             busy.add(me)
-            if len(busy) >= self._alive < self._maximum:
+            if len(busy) + spare >= self._alive < self._maximum:
                 self._add_thread()
             try:
                 run(task)

@@ -92,6 +92,7 @@ def test_an_end_with_a_status_and_details_from_another_thread() -> None:
             rpc.end(Status.INTERNAL, "second")
             assert not rpc.send(b"late")
 
+        rpc.on_half_close = lambda: None
         threading.Thread(target=later).start()
 
     with served(end) as (_, method):

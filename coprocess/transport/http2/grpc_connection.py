@@ -294,6 +294,8 @@ class GrpcConnection:
             message,
             grpc_wire.OK_TRAILERS,
         )
+        if stream.id not in self.http.streams:
+            stream.call = None  # It knows its stream: a cycle for each call would be the collector's.
 
     def begin(self, stream: Stream, metadata: SentMetadata) -> None:
         """Send the header fields, before all messages; done by `send` where it was not."""

@@ -1,16 +1,19 @@
-"""One connection on an event loop: reads, writes, and what must come in time."""
+"""One connection on a socket: reads, writes, and what must come in time."""
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
+import selectors
 import socket
+import ssl
 import time
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from coprocess.transport.http2.frames import ConnectionFailure, ErrorCode
 from coprocess.transport.http2.grpc_connection import GrpcConnection
+from coprocess.transport.http2.tls_filter import TlsFilter
 
 if TYPE_CHECKING:
     from coprocess.transport.http2.server import Server
@@ -18,23 +21,31 @@ if TYPE_CHECKING:
 log = structlog.get_logger("coprocess")
 
 
-class Http2Protocol(asyncio.Protocol):
-    """All of its methods run on the server's loop."""
+class Http2Protocol:
+    """Whoever calls its methods holds the server's lock."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, bound: socket.socket, tls: ssl.SSLContext | None) -> None:
         self._server = server
         self.grpc = GrpcConnection(server.service, self, self._ping_acknowledged, self.write)
-        # What answers are given with, on the loop.
+        # What answers are given with.
         grpc = self.grpc
         self.respond, self.begin, self.send, self.end = grpc.respond, grpc.begin, grpc.send, grpc.end_with
         self._limits = server.service.limits
         self._sending = self.grpc.http.sending
-        self._transport: asyncio.Transport | None = None
+        self._socket = bound
+        self._tls = None if tls is None else TlsFilter(tls)
+        #: What the socket did not take yet.
+        self._unwritten: list[bytes | memoryview] = []
+        self._unwritten_bytes = 0
+        self._is_paused = False
+        #: Nothing more is read, and what is left is written.
+        self.is_closing = False
+        self.is_gone = False
         #: In the server's list of those that have something to write.
         self.is_dirty = False
         self.is_reading = False
-        #: More was read at once than one connection may take of the loop.
-        self._is_catching_up = False
+        #: More was read at once than one connection may take of the server.
+        self.is_behind = False
         now_s = time.monotonic()
         self._began_s = self._heard_s = self._idle_since_s = now_s
         #: Since when what must be read, or must come, did not.
@@ -44,25 +55,57 @@ class Http2Protocol(asyncio.Protocol):
         self._ending_s = self._give_up_s = 0.0
         self._is_ended = False
 
-    # asyncio's.
+    @property
+    def _is_secured(self) -> bool:
+        return self._tls is None or self._tls.is_ready
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
-        secured = transport.get_extra_info("ssl_object")
-        if secured is not None and secured.selected_alpn_protocol() != "h2":
-            transport.close()  # RFC 9113 §3.2
-            return
-        if not self._server.add(self):
-            self._transport.abort()
-            return
-        bound = transport.get_extra_info("socket")
-        if bound is not None and bound.family != socket.AF_UNIX:
-            # asyncio's own loop does it only for sockets that it made itself.
-            bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
-        self.write()
+    # The selector's.
 
-    def data_received(self, data: bytes) -> None:
+    def ready(self, events: int) -> None:
+        if events & selectors.EVENT_WRITE and self._unwritten:
+            self._write_rest()
+        if events & selectors.EVENT_READ and not self.is_behind and not self.is_gone:
+            self._read()
+
+    def _read(self) -> None:
+        try:
+            data = self._socket.recv(_READ_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self.abort()
+            return
+        if not data:
+            self.abort()
+            return
+        if self.is_closing:
+            return  # Read all the same, that the peer's last bytes do not reset what it is told.
+        if self._tls is not None:
+            self._receive_secured(self._tls, data)
+        else:
+            self.receive(data)
+
+    def _receive_secured(self, tls: TlsFilter, data: bytes) -> None:
+        was_ready = tls.is_ready
+        try:
+            data = tls.receive(data)
+        except (ssl.SSLError, OSError) as error:
+            log.debug("a TLS connection failed", reason=str(error))
+            self._write_raw(tls.take())  # The alert that says why.
+            self.close()
+            return
+        if tls.is_ready and not was_ready and tls.protocol != "h2":
+            self.close()  # RFC 9113 §3.2
+            return
+        self._write_raw(tls.take())
+        if tls.is_ready and not was_ready:
+            self.write()
+        if data:
+            self.receive(data)
+        if tls.is_ended:
+            self.close()
+
+    def receive(self, data: bytes) -> None:
         self._heard_s = self._server.now_s
         self.is_reading = True
         try:
@@ -75,68 +118,137 @@ class Http2Protocol(asyncio.Protocol):
             self.is_reading = False
         self.write()
         if failure is not None:
-            self._close()
-        elif self.grpc.http.is_behind:
-            if not self._is_catching_up and self._transport is not None:
-                self._is_catching_up = True
-                self._transport.pause_reading()
-            self._server.loop.call_soon(self.data_received, b"")
-        elif self._is_catching_up and self._transport is not None:
-            self._is_catching_up = False
-            self._transport.resume_reading()
+            self.close()
+        elif self.grpc.http.is_behind and not self.is_closing:
+            self.is_behind = True
+            self._server.behind.append(self)
 
-    def pause_writing(self) -> None:
-        self._unread_since_s = time.monotonic()
-        self._sending.set_writable(False)
-
-    def resume_writing(self) -> None:
-        self._unread_since_s = 0.0
-        self._sending.set_writable(True)
-        self.write()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
-        self._server.remove(self)
-        self.grpc.lost()
+    def catch_up(self) -> None:
+        """Go on with what was read before."""
+        self.is_behind = False
+        if not self.is_gone and not self.is_closing:
+            self.receive(b"")
 
     # The server's.
 
     def write(self) -> None:
         """Write what there is, in one go; not while more is read, as that ends with it."""
         self.is_dirty = False
-        transport = self._transport
-        if self.is_reading or transport is None or transport.is_closing():
+        if self.is_reading or self.is_gone or self.is_closing or not self._is_secured:
             return
-        data = self._sending.take()
-        if data:
-            transport.write(data)
-        if self._sending.has_more:
-            self._server.loop.call_soon(self._write_more)
-        elif transport.get_write_buffer_size() > _MAX_BUFFER_BYTES:
-            transport.abort()  # Answers without content, and frames of control, that nobody reads.
+        sending = self._sending
+        data = sending.take()
+        while data:
+            if self._tls is not None:
+                try:
+                    self._tls.encrypt(data)
+                except ssl.SSLError:
+                    self.abort()
+                    return
+                data = self._tls.take()
+            self._write_raw(data)
+            if not sending.has_more:
+                break
+            sending.pump()
+            data = sending.take()
+        if self._unwritten_bytes > _MAX_BUFFER_BYTES:
+            self.abort()  # Answers without content, and frames of control, that nobody reads.
 
-    def _write_more(self) -> None:
-        self._sending.pump()
+    def _write_raw(self, data: bytes) -> None:
+        if self._unwritten:
+            if data:
+                self._unwritten.append(data)
+                self._unwritten_bytes += len(data)
+                self._pause()
+            return
+        if not data:
+            return
+        try:
+            written = self._socket.send(data)
+        except (BlockingIOError, InterruptedError):
+            written = 0
+        except OSError:
+            self._break()
+            return
+        if written < len(data):
+            self._unwritten.append(memoryview(data)[written:] if written else data)
+            self._unwritten_bytes = len(data) - written
+            self._unread_since_s = time.monotonic()
+            self._server.watch(self._socket, self, selectors.EVENT_READ | selectors.EVENT_WRITE)
+            self._pause()
+
+    def _pause(self) -> None:
+        if not self._is_paused and self._unwritten_bytes > _WRITE_BUFFER_BYTES:
+            self._is_paused = True
+            self._sending.set_writable(False)
+
+    def _write_rest(self) -> None:
+        unwritten = self._unwritten
+        while unwritten:
+            data = unwritten[0]
+            try:
+                written = self._socket.send(data)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                self._break()
+                return
+            self._unread_since_s = time.monotonic()
+            self._unwritten_bytes -= written
+            if written < len(data):
+                unwritten[0] = memoryview(data)[written:]
+                return
+            del unwritten[0]
+        self._unread_since_s = 0.0
+        self._server.watch(self._socket, self, selectors.EVENT_READ)
+        if self.is_closing:
+            self.abort()
+            return
+        if self._is_paused:
+            self._is_paused = False
+            self._sending.set_writable(True)
         self.write()
 
-    def _close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
+    def _break(self) -> None:
+        """Whoever polls finds that it is over: one that only answers must not end others' calls."""
+        self._unwritten.clear()
+        self._unwritten_bytes = 0
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Once all is written."""
+        if self.is_gone or self.is_closing:
+            return
+        self.is_closing = True
+        if self._tls is not None:
+            self._tls.end()
+            self._write_raw(self._tls.take())
+        if self._unwritten:
             # A peer that does not read would keep it open.
-            self._server.loop.call_later(_LAST_WRITE_S, self.abort)
+            self._server.call_later(_LAST_WRITE_S, self._abort_late, None)
+        else:
+            self.abort()
+
+    def _abort_late(self, nothing: Any) -> None:
+        self.abort()
 
     def abort(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
+        if not self.is_gone:
+            self.is_gone = self.is_closing = True
+            self._unwritten.clear()
+            self._server.remove(self, self._socket)
+            self._socket.close()
+            self.grpc.lost()
 
     def fail(self, code: ErrorCode, reason: str) -> None:
         self.grpc.http.close(ConnectionFailure(code, reason))
         self.write()
-        self._close()
+        self.close()
 
     def begin_end(self, give_up_s: float) -> None:
         """GOAWAY in two steps, so that no call is lost that is on its way; then close (§6.8)."""
-        if not self._ending_s and self._transport is not None:
+        if not self._ending_s and not self.is_closing:
             if not self.grpc.http.is_open:
                 self.abort()
                 return
@@ -159,7 +271,7 @@ class Http2Protocol(asyncio.Protocol):
     def close_if_done(self) -> None:
         if self._is_ended and not self.grpc.http.streams:
             self.write()
-            self._close()
+            self.close()
 
     def give_up(self) -> None:
         if not self._is_ended:
@@ -167,11 +279,15 @@ class Http2Protocol(asyncio.Protocol):
             self.grpc.http.end()
         self.grpc.give_up("the service is shutting down")
         self.write()
-        self._close()
+        self.close()
 
     def look(self, now_s: float) -> None:
         """See that nothing takes too long; called each second or so."""
         limits, http = self._limits, self.grpc.http
+        if not self._is_secured:
+            if now_s - self._began_s > _HANDSHAKE_S:
+                self.abort()
+            return
         if not http.awaits_rest:
             self._awaits_since_s = 0.0
         elif not self._awaits_since_s:
@@ -217,5 +333,7 @@ _END_PING = b"the end?"
 _LIFE_PING = b"alive?  "
 _END_PING_S = 1.0
 _LAST_WRITE_S = 1.0
+_HANDSHAKE_S = 10.0
+_READ_BYTES = 64 * 1024
 _WRITE_BUFFER_BYTES = 1024 * 1024
 _MAX_BUFFER_BYTES = 16 * 1024 * 1024

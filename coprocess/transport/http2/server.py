@@ -1,9 +1,13 @@
-"""A server on an event loop of its own: sockets, connections, and answers from other threads."""
+"""A server's sockets and connections: one thread polls at a time, and any thread may answer.
+
+All that belongs to connections is under one lock, which nobody holds while waiting, or while code of others
+runs. So a thread that answers writes to the socket itself, and the thread that polls need not be woken.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import selectors
 import socket
 import ssl
 import threading
@@ -18,172 +22,224 @@ from coprocess.transport.http2.grpc_connection import Method, Service
 from coprocess.transport.http2.limits import Limits
 from coprocess.transport.http2.protocol import Http2Protocol
 from coprocess.transport.http2.streams import Stream
+from coprocess.transport.http2.timers import Timers
 
 log = structlog.get_logger("coprocess")
 
-#: Does something with a stream on the loop; then what, with which bytes.
-Answer = tuple[Http2Protocol, Callable[[Stream, Any], None], Stream, Any]
-
-
-def new_event_loop() -> asyncio.AbstractEventLoop:
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
-
 
 class Server:
-    """Its life: `listen` once or more, `start`, `stop`, from one thread."""
+    """Its life: `listen` once or more, `poll` again and again, `stop`."""
 
     def __init__(self, methods: dict[str, Method], limits: Limits, *, max_connections: int = 10_000) -> None:
-        self.loop = new_event_loop()
-        self.service = Service(methods, limits, self.loop.call_later)
+        self.lock = threading.Lock()
+        self._timers = Timers()
+        self.call_later = self._timers.call_later
+        self.service = Service(methods, limits, self.call_later)
         self._max_connections = max_connections
+        self._selector = selectors.DefaultSelector()
         self._sockets: list[tuple[socket.socket, ssl.SSLContext | None]] = []
-        self._servers: list[asyncio.Server] = []
         self._connections: set[Http2Protocol] = set()
-        self._thread: threading.Thread | None = None
-        self._thread_id = 0
-        self._answers: deque[Answer] = deque()
+        #: Connections whose answers the thread that polls has yet to write.
+        self._dirty: list[Http2Protocol] = []
+        #: Connections that have more frames: others come first.
+        self.behind: list[Http2Protocol] = []
+        #: Code of others, which is run without the lock, in this order, by the thread that polls.
+        self.callbacks: deque[Callable[[], None]] = deque()
+        #: The thread whose answers are written together, when it polls next; 0: none.
+        self.polling_thread = 0
+        self._wake_reader, self._wake_writer = socket.socketpair()
+        for end in (self._wake_reader, self._wake_writer):
+            end.setblocking(False)
+        self._selector.register(self._wake_reader, selectors.EVENT_READ, self._woken)
         self._is_awake = False
         #: time.monotonic(), as of the last second or so.
         self.now_s = time.monotonic()
         self._is_stopping = False
+        self._look(None)
 
     def listen(self, bound: socket.socket, tls: ssl.SSLContext | None = None) -> None:
         """Serve a socket that is bound, or was inherited. It is closed by `stop`."""
         bound.listen(_BACKLOG)
         bound.setblocking(False)
         self._sockets.append((bound, tls))
+        self._listen_again((bound, tls))
 
-    def start(self) -> None:
-        """Returns when clients can connect."""
-        started = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(started,), name="http2", daemon=True)
-        self._thread.start()
-        started.wait()
+    def _listen_again(self, listening: tuple[socket.socket, ssl.SSLContext | None]) -> None:
+        bound, tls = listening
 
-    def _run(self, started: threading.Event) -> None:
-        loop = self.loop
-        self._thread_id = threading.get_ident()
-        asyncio.set_event_loop(loop)
-        try:
-            for bound, tls in self._sockets:
-                self._servers.append(loop.run_until_complete(self._serve(bound, tls)))
-            loop.call_soon(started.set)
-            loop.call_soon(self._look)
-            loop.run_forever()
-        finally:
-            started.set()
-            loop.close()
+        def accept(events: int) -> None:
+            self._accept(bound, tls)
 
-    def _serve(self, bound: socket.socket, tls: ssl.SSLContext | None) -> Any:
-        options: dict[str, Any] = {"ssl": tls, "backlog": _BACKLOG}
-        if tls is not None:
-            options["ssl_handshake_timeout"] = _HANDSHAKE_S
-            options["ssl_shutdown_timeout"] = _SHUTDOWN_S
-
-        def protocol() -> Http2Protocol:
-            return Http2Protocol(self)
-
-        if bound.family == socket.AF_UNIX:
-            return self.loop.create_unix_server(protocol, sock=bound, **options)
-        return self.loop.create_server(protocol, sock=bound, **options)
+        if not self._is_stopping:
+            self._selector.register(bound, selectors.EVENT_READ, accept)
 
     def stop(self, timeout_s: float) -> None:
-        """Take no more calls, end those that are left within `timeout_s`, and close all."""
-        if self._thread is None:
-            for bound, _ in self._sockets:
-                bound.close()
-            self.loop.close()
-            return
-        if self._thread.is_alive():
-            asyncio.run_coroutine_threadsafe(self._end(timeout_s), self.loop).result()
-            with contextlib.suppress(RuntimeError):
-                self.loop.call_soon_threadsafe(self.loop.stop)
-            self._thread.join(_JOIN_S)
+        """Take no more calls, end those that are left within `timeout_s`, and close all connections.
 
-    async def _end(self, timeout_s: float) -> None:
-        self._is_stopping = True
-        for server in self._servers:
-            server.close()
+        Where it was polled, somebody must go on with that until then.
+        """
         until_s = time.monotonic() + timeout_s
-        for connection in list(self._connections):
-            connection.begin_end(until_s)
+        with self.lock:
+            if self._is_stopping:
+                return
+            self._is_stopping = True
+            for bound, _ in self._sockets:
+                with contextlib.suppress(KeyError):
+                    self._selector.unregister(bound)
+                bound.close()
+            for connection in list(self._connections):
+                connection.begin_end(until_s)
         last_id_s = time.monotonic() + _LAST_ID_S
         while self._connections and time.monotonic() < until_s:
-            await asyncio.sleep(_STOP_INTERVAL_S)
+            time.sleep(_STOP_INTERVAL_S)
+            with self.lock:
+                for connection in list(self._connections):
+                    if time.monotonic() > last_id_s:
+                        connection.second_step()
+                    connection.close_if_done()
+        with self.lock:
             for connection in list(self._connections):
-                if time.monotonic() > last_id_s:
-                    connection.second_step()
-                connection.close_if_done()
-        for connection in list(self._connections):
-            connection.give_up()
-        await asyncio.sleep(_STOP_INTERVAL_S)
-        for connection in list(self._connections):
-            connection.abort()
-        await asyncio.sleep(0)
+                connection.give_up()
+        time.sleep(_STOP_INTERVAL_S)
+        with self.lock:
+            for connection in list(self._connections):
+                connection.abort()
+        self.wake()
+
+    def close(self) -> None:
+        """When nobody polls any more."""
+        self.run_callbacks()
+        self._selector.close()
+        self._wake_reader.close()
+        self._wake_writer.close()
+
+    # Polling.
+
+    def prepare(self, *, wait: bool) -> float:
+        """Write what is to be written; how long `poll` may wait then. Called with the lock."""
+        if self._dirty:
+            self.flush()
+        timeout_s = 0.0
+        if wait and not self.behind:
+            next_s = self._timers.next_s()
+            timeout_s = _LOOK_INTERVAL_S if next_s is None else max(0.0, next_s - time.monotonic())
+        self._is_awake = timeout_s == 0.0
+        return timeout_s
+
+    def poll(self, timeout_s: float) -> None:
+        """Do what sockets and timers ask for. Called without the lock, by one thread at a time."""
+        found = self._selector.select(timeout_s)
+        with self.lock:
+            self._is_awake = True
+            for key, events in found:
+                key.data(events)
+            if self.behind:
+                behind, self.behind = self.behind, []
+                for connection in behind:
+                    connection.catch_up()
+            self._timers.run_due(time.monotonic())
+        if self.callbacks:
+            self.run_callbacks()
+
+    def run_callbacks(self) -> None:
+        """Without the lock."""
+        callbacks = self.callbacks
+        while callbacks:
+            try:
+                callbacks.popleft()()
+            except Exception:  # The others are to be told, too.
+                log.exception("a callback failed")
+
+    def wake(self) -> None:
+        """Have the thread that polls look again."""
+        if not self._is_awake:
+            self._is_awake = True
+            with contextlib.suppress(OSError):
+                self._wake_writer.send(b"\0")
+
+    def _woken(self, events: int) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._wake_reader.recv(64)
+
+    def watch(self, bound: socket.socket, connection: Http2Protocol, events: int) -> None:
+        self._selector.modify(bound, events, connection.ready)
 
     # Connections.
 
-    def add(self, connection: Http2Protocol) -> bool:
-        """False where there are too many, or no more are taken."""
-        if self._is_stopping or len(self._connections) >= self._max_connections:
-            return False
+    def _accept(self, bound: socket.socket, tls: ssl.SSLContext | None) -> None:
+        for _ in range(_ACCEPTED_AT_ONCE):
+            try:
+                accepted, _address = bound.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                # Most often no more files may be open: asking at once would be in vain, again and again.
+                log.error("connections cannot be accepted", reason=error.strerror)
+                self._selector.unregister(bound)
+                self.call_later(_ACCEPT_PAUSE_S, self._listen_again, (bound, tls))
+                return
+            if self._is_stopping or len(self._connections) >= self._max_connections:
+                accepted.close()
+                continue
+            try:
+                self._add(accepted, tls)
+            except OSError:  # It is gone already.
+                accepted.close()
+
+    def _add(self, accepted: socket.socket, tls: ssl.SSLContext | None) -> None:
+        accepted.setblocking(False)
+        if accepted.family != socket.AF_UNIX:
+            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._selector.register(accepted, selectors.EVENT_READ, _nothing)
+        connection = Http2Protocol(self, accepted, tls)
         self._connections.add(connection)
-        return True
+        self.watch(accepted, connection, selectors.EVENT_READ)
+        connection.write()
 
-    def remove(self, connection: Http2Protocol) -> None:
+    def remove(self, connection: Http2Protocol, bound: socket.socket) -> None:
         self._connections.discard(connection)
+        with contextlib.suppress(KeyError, ValueError):
+            self._selector.unregister(bound)
 
-    def _look(self) -> None:
+    def _look(self, nothing: Any) -> None:
         now_s = self.now_s = time.monotonic()
         for connection in list(self._connections):
             connection.look(now_s)
-        self.loop.call_later(_LOOK_INTERVAL_S, self._look)
+        self.call_later(_LOOK_INTERVAL_S, self._look, None)
 
     # Answers.
 
     def answer(
-        self, connection: Http2Protocol, act: Callable[[Stream, Any], None], stream: Stream, value: Any
-    ) -> None:
-        """Have `act(stream, value)` run on the loop, from any thread, in their order; then write."""
-        if threading.get_ident() == self._thread_id and not self._answers:
-            act(stream, value)
-            connection.write()
-            return
-        self._answers.append((connection, act, stream, value))
-        if not self._is_awake:
-            self._is_awake = True
-            with contextlib.suppress(RuntimeError):  # It has stopped: there is nobody to answer.
-                self.loop.call_soon_threadsafe(self._flush)
-
-    def _flush(self) -> None:
-        answers = self._answers
-        touched: list[Http2Protocol] = []
-        while answers:
-            while answers:
-                connection, act, stream, value = answers.popleft()
-                try:
-                    act(stream, value)
-                except Exception:  # The others wait for theirs.
-                    log.exception("an answer could not be sent")
+        self, connection: Http2Protocol, act: Callable[[Stream, Any], Any], stream: Stream, value: Any
+    ) -> Any:
+        """Do `act(stream, value)`, and see that what comes of it is written. From any thread."""
+        with self.lock:
+            result = act(stream, value)
+            if threading.get_ident() == self.polling_thread:
                 if not connection.is_dirty:
                     connection.is_dirty = True
-                    touched.append(connection)
-            # Then looked at again: whoever comes from here on wakes the loop.
-            self._is_awake = False
-        for connection in touched:
-            connection.write()
-            connection.close_if_done()
+                    self._dirty.append(connection)
+            else:
+                connection.write()
+                connection.close_if_done()
+        return result
+
+    def flush(self) -> None:
+        """Write what was answered. With the lock."""
+        if self._dirty:
+            dirty, self._dirty = self._dirty, []
+            for connection in dirty:
+                connection.write()
+                connection.close_if_done()
+
+
+def _nothing(events: int) -> None: ...
 
 
 _BACKLOG = 1024
-_HANDSHAKE_S = 10.0
-_SHUTDOWN_S = 1.0
+_ACCEPTED_AT_ONCE = 64
+_ACCEPT_PAUSE_S = 1.0
 _LOOK_INTERVAL_S = 1.0
 _STOP_INTERVAL_S = 0.002
 #: A peer that does not acknowledge the first GOAWAY in that time gets the second.
 _LAST_ID_S = 0.25
-_JOIN_S = 5.0

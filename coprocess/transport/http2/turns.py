@@ -1,0 +1,205 @@
+"""Threads that take turns at polling: the one that polls also runs quick handlers, without a hand-over.
+
+When its handler takes longer, another thread goes on polling: because the handler's layer says so
+(`may_block`), or because the watcher sees it. The thread with the handler is an ordinary one from then on.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+import structlog
+
+from coprocess.transport.http2.server import Server
+from coprocess.transport.workers import WorkerThreads
+
+log = structlog.get_logger("coprocess")
+
+Task = TypeVar("Task")
+
+
+class _Turn:
+    """A thread's time as the one that polls."""
+
+    __slots__ = ("since_s", "thread_id")
+
+    def __init__(self, thread_id: int) -> None:
+        self.thread_id = thread_id
+        #: time.monotonic() when the task that it runs began; 0: it runs none.
+        self.since_s = 0.0
+
+
+class Turns(Generic[Task]):
+    """Threads call `take`; tasks come from what the server calls while it is polled."""
+
+    def __init__(self, server: Server, run: Callable[[Task], None], after: Task) -> None:
+        """`run` is for tasks that are begun here. It never raises.
+
+        `after` is given to a thread that has run one, and found that another polls: for its bookkeeping.
+        """
+        self._server = server
+        self._lock = server.lock
+        self._run = run
+        self._after = after
+        #: None: nothing can take over from the thread that polls.
+        self._threads: WorkerThreads[Task] | None = None
+        self.tasks: deque[Task] = deque()
+        #: None: whoever comes first. Changed with the server's lock.
+        self._turn: _Turn | None = None
+        #: Threads with nothing to do, and what wakes each. The last is the first: what it needs is in caches.
+        self._idle: list[tuple[_Turn, threading.Lock]] = []
+        self._is_stopped = False
+        self._alarm = threading.Lock()
+        self._alarm.acquire()
+        self._is_watcher_asleep = False
+
+    def start(self, threads: WorkerThreads[Task]) -> None:
+        """`threads` are those that call `take`."""
+        self._threads = threads
+        threading.Thread(target=self._watch, name="http2-watcher", daemon=True).start()
+
+    def put(self, task: Task) -> None:
+        """Add one, from any thread."""
+        self.tasks.append(task)
+        if threading.get_ident() != self._server.polling_thread:
+            self._server.wake()
+
+    def take(self) -> Task | None:
+        """Wait for a task. None: there will be no more."""
+        turn = _Turn(threading.get_ident())
+        wake: threading.Lock | None = None
+        while True:
+            with self._lock:
+                if self._is_stopped:
+                    return None
+                if self._turn is None:
+                    self._turn = turn
+                    self._server.polling_thread = turn.thread_id
+                if self._turn is not turn:
+                    if self.tasks:
+                        return self.tasks.popleft()
+                    if wake is None:
+                        wake = threading.Lock()
+                        wake.acquire()
+                    self._idle.append((turn, wake))
+            if self._turn is turn:
+                return self._poll(turn)
+            if wake is not None:
+                wake.acquire()
+
+    def _poll(self, turn: _Turn) -> Task | None:
+        """Poll, and run what comes, until another thread does, or it is stopped."""
+        server, tasks, run, now = self._server, self.tasks, self._run, time.monotonic
+        while True:
+            with self._lock:
+                if self._turn is not turn:
+                    return self._after
+                turn.since_s = 0.0
+                if self._is_stopped:
+                    self._turn, server.polling_thread = None, 0
+                    return None
+                # Somebody must be there to go on with polling. Else the next thread that is free takes them.
+                may_run = bool(self._idle) or (self._threads is not None and self._threads.can_grow)
+                timeout_s = server.prepare(wait=not (tasks and may_run))
+            server.poll(timeout_s)
+            if not (tasks and may_run):
+                continue
+            if self._is_watcher_asleep:
+                self._wake_watcher()
+            since_s = now()
+            until_s = since_s + _IN_A_ROW_S
+            while since_s < until_s:
+                turn.since_s = since_s
+                try:
+                    task = tasks.popleft()
+                except IndexError:
+                    break
+                try:
+                    run(task)
+                except BaseException:  # Nobody would poll any more.
+                    log.exception("a task raised what it should have kept to itself")
+                del task
+                if self._turn is not turn:
+                    return self._after
+                since_s = now()
+
+    def may_block(self) -> None:
+        """Called by a task that may take long: where its thread polls, another does from now on."""
+        turn = self._turn
+        if turn is not None and turn.thread_id == threading.get_ident():
+            self._pass_on(turn)
+
+    def _pass_on(self, turn: _Turn) -> None:
+        threads = self._threads
+        with self._lock:
+            if self._turn is not turn or not turn.since_s or threads is None:
+                return
+            self._server.flush()
+            # Before the thread sees that it does not poll any more.
+            threads.mark_busy(turn.thread_id)
+            wake = None
+            if self._idle:
+                self._turn, wake = self._idle.pop()
+                self._server.polling_thread = self._turn.thread_id
+            else:
+                self._turn, self._server.polling_thread = None, 0
+        if wake is not None:
+            wake.release()
+        threads.grow()
+
+    def _watch(self) -> None:
+        quiet = 0
+        while not self._is_stopped:
+            time.sleep(_TICK_S)
+            turn = self._turn
+            since_s = 0.0 if turn is None else turn.since_s
+            if turn is None or not since_s:
+                quiet += 1
+                if quiet > _QUIET_TICKS:
+                    self._sleep()
+                    quiet = 0
+                continue
+            quiet = 0
+            if time.monotonic() - since_s > _LONG_S and turn.since_s == since_s:
+                self._pass_on(turn)
+
+    def _sleep(self) -> None:
+        """Until there is a task."""
+        with self._lock:
+            if self._is_stopped or self.tasks:
+                return
+            self._is_watcher_asleep = True
+        self._alarm.acquire()
+
+    def _wake_watcher(self) -> None:
+        with self._lock:
+            if self._is_watcher_asleep:
+                self._is_watcher_asleep = False
+                self._alarm.release()
+
+    def stop(self, timeout_s: float) -> bool:
+        """Whether nobody polls any more."""
+        with self._lock:
+            self._is_stopped = True
+            while self._idle:
+                self._idle.pop()[1].release()
+        self._wake_watcher()
+        until_s = time.monotonic() + timeout_s
+        while self._turn is not None and time.monotonic() < until_s:
+            self._server.wake()
+            time.sleep(_STOP_INTERVAL_S)
+        return self._turn is None
+
+
+#: A handler that takes longer goes on beside the polling, from the next tick on.
+_LONG_S = 0.0005
+_TICK_S = 0.0012
+#: The watcher sleeps after so many ticks without a task.
+_QUIET_TICKS = 64
+#: Tasks, one after the other, before new ones are looked for.
+_IN_A_ROW_S = 0.001
+_STOP_INTERVAL_S = 0.001

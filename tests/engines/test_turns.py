@@ -1,0 +1,119 @@
+"""Handlers of the http2 engine that run where calls are read: a slow one holds up no other call."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from coprocess.api.moments import HookType
+from coprocess.transport.engine import Rpc
+from coprocess.transport.engines import EngineChoice
+from tests.engines.hooks import bare
+from tests.objects import hook_table, make_object
+from tests.server import PATIENCE_S, serving, until
+
+HTTP2: EngineChoice = "http2"
+
+
+def _nothing(rpc: Rpc) -> None: ...
+
+
+def _may_block(rpc: Rpc) -> None:
+    rpc.may_block()
+
+
+@pytest.mark.parametrize("first", [_nothing, _may_block], ids=["watched", "told"])
+@pytest.mark.parametrize("most", [1, 4])
+def test_calls_are_answered_beside_those_that_block(first: Callable[[Rpc], None], most: int) -> None:
+    """As many block as may, but one; only then does anybody wait."""
+    release, blocked = threading.Event(), threading.Semaphore(0)
+    callbacks = threading.Event()
+
+    def handler(rpc: Rpc) -> None:
+        first(rpc)
+        if rpc.payload == b"block":
+            rpc.on_cancel(callbacks.set)
+            blocked.release()
+            release.wait(PATIENCE_S)
+        rpc.respond(rpc.payload)
+
+    with bare(HTTP2, handler, min_threads=1, max_threads=most) as (client, engine):
+        slow = [client.raw.future(b"block", timeout=PATIENCE_S) for _ in range(most - 1)]
+        for _ in slow:
+            assert blocked.acquire(timeout=PATIENCE_S)
+        for number in range(200):
+            assert client.raw(b"%d" % number, timeout=PATIENCE_S) == b"%d" % number
+        # All threads for handlers are taken; one reads still, as a cancellation shows.
+        last = client.raw.future(b"block", timeout=PATIENCE_S)
+        assert blocked.acquire(timeout=PATIENCE_S)
+        waiting = client.raw.future(b"waits", timeout=PATIENCE_S)
+        last.cancel()
+        assert callbacks.wait(PATIENCE_S)
+        assert not waiting.done()
+        assert engine.thread_count == most
+        release.set()
+        assert waiting.result() == b"waits"
+        assert [call.result() for call in slow] == [b"block"] * (most - 1)
+
+
+def test_a_hook_that_is_slow_now_and_then_holds_up_nobody() -> None:
+    release = threading.Event()
+    calls = 0
+
+    def handler() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 100:
+            release.wait(PATIENCE_S)
+
+    with serving(hook_table(HookType.Pre, handler), engine=HTTP2) as server:
+        started = [server.client.future(make_object()) for _ in range(99)]
+        for call in started:
+            assert call.result(timeout=PATIENCE_S)
+        slow = server.client.future(make_object())
+        until(lambda: calls == 100)
+        for _ in range(100):
+            assert server.client.dispatch(make_object())
+        assert not slow.done()
+        release.set()
+        assert slow.result(timeout=PATIENCE_S)
+
+
+def test_a_slow_hook_is_known_and_a_quick_one_again() -> None:
+    release = threading.Event()
+
+    def handler() -> None:
+        release.wait(0.005)
+
+    with serving(hook_table(HookType.Pre, handler), engine=HTTP2) as server:
+
+        def is_slow() -> bool:
+            server.client.dispatch(make_object())
+            return server.service.states[0].pace.apart > 0
+
+        until(lambda: server.service.states[0].pace.doubt > 0 if is_slow() else False)
+        release.set()
+
+        def is_quick() -> bool:
+            server.client.dispatch(make_object())
+            pace = server.service.states[0].pace
+            return pace.apart == pace.doubt == 0
+
+        until(is_quick)
+
+
+def test_answers_are_written_by_any_thread_while_handlers_run() -> None:
+    """Of handlers that answer later, all at one time, beside some that answer in place."""
+
+    def handler(rpc: Rpc) -> None:
+        if rpc.payload[0] % 2:
+            rpc.respond(rpc.payload)
+        else:
+            threading.Timer(0.001, rpc.respond, (rpc.payload,)).start()
+
+    with bare(HTTP2, handler) as (client, _):
+        payloads = [bytes([number % 256]) * 1000 for number in range(300)]
+        calls = [client.raw.future(payload, timeout=PATIENCE_S) for payload in payloads]
+        assert [call.result() for call in calls] == payloads
