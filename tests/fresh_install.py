@@ -12,10 +12,11 @@ import re
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import Distribution
 from pathlib import Path
+from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -137,3 +138,12 @@ def plain_environment() -> dict[str, str]:
         for key, value in os.environ.items()
         if not key.startswith(("COPROCESS_", "PYTHON", "PIP_"))
     }
+
+
+def command_names(group: Any, prefix: str = "") -> Iterator[str]:
+    for name in group.list_commands(None):
+        command = group.get_command(None, name)
+        if hasattr(command, "list_commands"):
+            yield from command_names(command, f"{prefix}{name} ")
+        else:
+            yield prefix + name

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from prometheus_client import Metric
 
 from coprocess.cli.app import app
@@ -26,6 +27,7 @@ from coprocess.process.reload import Reloader
 from coprocess.runtime.service import Service, ServiceOptions
 from coprocess.transport.engines import make_engine
 from coprocess.transport.health import Health
+from tests.fresh_install import command_names
 from tests.images import assert_listens_where_it_says_and_reaps
 from tests.server import engine_options
 
@@ -123,11 +125,8 @@ def test_the_unit() -> None:
 
 def test_the_image() -> None:
     text = (DEPLOY / "Dockerfile").read_text()
-    commands = {
-        command.name or command.callback.__name__ for command in app.registered_commands if command.callback
-    }
     (command,) = re.findall(r'^CMD \["(\w+)"\]', text, re.MULTILINE)
-    assert command in commands
+    assert command in command_names(typer.main.get_command(app))
     assert re.search(r"^USER 10001:10001$", text, re.MULTILINE)
     default = Settings()
     assert_listens_where_it_says_and_reaps(text)

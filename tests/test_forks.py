@@ -112,7 +112,9 @@ def test_a_forked_child_that_comes_out_of_its_handler_ends(handlers: Path, engin
     with ServeProcess(handlers, *f"--engine={engine}".split()) as serve, Client(serve.address) as client:
         for hook in ("forks_and_returns", "forks_and_returns_async", "forks_and_raises") * 3:
             reply = client.dispatch(make_object(hook_name=hook))
-            assert reply.request.set_headers["X-Stamp"] == str(os.EX_SOFTWARE)
+            # gRPC's core may end a forked child itself.
+            ends = {str(os.EX_SOFTWARE)} | ({str(-signal.SIGSEGV)} if "grpcio" in engine else set())
+            assert reply.request.set_headers["X-Stamp"] in ends
         serve.wait_for(
             "coprocess: a process that a handler forked came out of the handler, and was ended. Use os._exit"
         )

@@ -13,7 +13,6 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import typer
@@ -24,6 +23,7 @@ from tests.fresh_install import (
     ROOT,
     RUN_REQUIREMENTS,
     build_wheel,
+    command_names,
     locked_names,
     make_environment,
     plain_environment,
@@ -129,15 +129,6 @@ def third_party_imports() -> Iterator[tuple[Path, str]]:
             for top in {name.partition(".")[0] for name in names}:
                 if top not in sys.stdlib_module_names and top != "coprocess":
                     yield path, top
-
-
-def command_names(group: Any, prefix: str = "") -> Iterator[str]:
-    for name in group.list_commands(None):
-        command = group.get_command(None, name)
-        if hasattr(command, "list_commands"):
-            yield from command_names(command, f"{prefix}{name} ")
-        else:
-            yield prefix + name
 
 
 RECORDING = ROOT / "tests/data/recordings/auth_ok.json"
