@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,7 @@ from coprocess.transport.engine import BidiHandler, Engine, EngineOptions, Handl
 from coprocess.transport.engines import make_engine
 from coprocess.transport.health import Health
 from coprocess.transport.held_calls import HeldCalls
+from coprocess.transport.http2.limits import Limits
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
@@ -55,7 +56,6 @@ log = structlog.get_logger("coprocess")
 
 # As many as are of use where calls are quick (docs/performance.md).
 _MIN_THREADS = 8
-_MAX_CONCURRENT_STREAMS = 65_536
 _MAX_METADATA_BYTES = 16_384
 
 
@@ -497,12 +497,19 @@ def engine_options(settings: Settings, gateway: Registration = DEFAULT) -> Engin
         max_message_bytes=settings.max_message_bytes,
         min_threads=min(_MIN_THREADS, settings.max_threads),
         max_threads=settings.max_threads,
-        max_concurrent_streams=_MAX_CONCURRENT_STREAMS,
+        max_concurrent_streams=settings.http2_max_concurrent_streams,
         max_metadata_bytes=_MAX_METADATA_BYTES,
+        connection_limits=connection_limits(settings),
         tls=tls,
         add_services=add_services,
         bidi_methods=bidi_methods,
     )
+
+
+def connection_limits(settings: Settings) -> Limits:
+    """What is said of them by settings of the same names."""
+    set_by_name = {f"http2_{field.name}": field.name for field in fields(Limits)}
+    return Limits(**{set_by_name[name]: value for name, value in settings if name in set_by_name})
 
 
 def gateway_options(settings: Settings) -> GatewayOptions:

@@ -12,6 +12,7 @@ from coprocess.errors import CoprocessError, Status
 if TYPE_CHECKING:
     import grpc
 
+    from coprocess.transport.http2.limits import Limits
     from coprocess.transport.tls import TlsFiles
 
 Metadata = Sequence[tuple[str, str | bytes]]
@@ -152,6 +153,8 @@ class EngineOptions:
     bidi_methods: Mapping[str, BidiHandler] = field(default_factory=dict)
     #: None: plaintext. Unix sockets are plaintext in any case.
     tls: TlsFiles | None = None
+    #: What one connection may use, beside what is said above. Only the http2 engine knows them.
+    connection_limits: Limits | None = None
     #: Adds services that no engine knows of, as reflection, to a grpcio server.
     add_services: Callable[[grpc.Server], None] | None = None
 

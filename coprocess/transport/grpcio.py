@@ -14,7 +14,6 @@ from typing import Any, cast
 import grpc
 
 from coprocess.errors import Status
-from coprocess.transport import grpcio_shortcuts
 from coprocess.transport.engine import (
     Engine,
     EngineOptions,
@@ -70,10 +69,6 @@ class GrpcioRpc(Rpc):
         return first
 
     def _end(self, reply: bytes | None) -> None:
-        if _send_all is not None:
-            context: Any = self._context
-            _send_all(context._rpc_event, context._state, reply)
-            return
         if reply is not None:
             self._send(reply)
         self._send(None)
@@ -129,9 +124,6 @@ class GrpcioStream(GrpcioRpc, StreamRpc):
 _MAX_UNREAD = 16
 
 
-_send_all = grpcio_shortcuts.find_send_all()
-_receive_first = grpcio_shortcuts.find_receive_first()
-
 _FOREVER_S = 10.0 * 365 * 86400
 
 
@@ -174,12 +166,7 @@ class _WorkerExecutor(Executor):
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         call = _SubmittedCall()
-
-        def run_with(arguments: tuple[Any, ...]) -> None:
-            self._tasks.put(lambda: call.run(partial(fn, *arguments, **kwargs)))
-
-        if _receive_first is None or not _receive_first(args, run_with):
-            run_with(args)
+        self._tasks.put(lambda: call.run(partial(fn, *args, **kwargs)))
         return cast("Future[Any]", call)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:

@@ -249,11 +249,10 @@ class Http2Engine(Engine):
 
     name = "http2"
 
-    def __init__(self, options: EngineOptions, limits: Limits | None = None) -> None:
-        """`limits`: for what the options do not say."""
+    def __init__(self, options: EngineOptions) -> None:
         self._options = options
         self.max_message_bytes = options.max_message_bytes
-        limits = limits or Limits()
+        limits = options.connection_limits or Limits()
         limits = replace(
             limits,
             # Two of the largest messages in any case.
@@ -353,6 +352,7 @@ class Http2Engine(Engine):
             maximum=self._options.max_threads,
             spare=1,  # The one that polls.
         )
+        self._server.open()
         self._turns.start(self._threads)
         self._threads.start()
 

@@ -164,7 +164,8 @@ class Turns(Generic[Task]):
     def _sleep(self) -> None:
         """Until there is a task."""
         with self._lock:
-            if self._is_stopped or self.tasks:
+            # A task that was taken just now is watched.
+            if self._is_stopped or self.tasks or (self._turn is not None and self._turn.since_s):
                 return
             self._is_watcher_asleep = True
         self._alarm.acquire()
