@@ -188,6 +188,12 @@ class Http2Bidi(BidiRpc):
             return False
         return self._engine.send(self._protocol, self._stream, message)
 
+    def on_loop(self, task: Callable[[], None]) -> None:
+        self._engine.call_back(lambda: self._tell(task))
+
+    def in_thread(self, task: Callable[[], None]) -> None:
+        self._engine.put_task(task)
+
     def begin(self, metadata: Metadata) -> None:
         grpc_wire.response_headers(tuple(metadata))  # What cannot be sent is found here, at the caller.
         self._engine.answer(self._protocol, self._protocol.begin, self._stream, tuple(metadata))
@@ -244,6 +250,10 @@ class Http2Bidi(BidiRpc):
             self._cancellation.tell()
 
 
+#: For the threads: a call to be handled, or what the handler of a stream wants to be done.
+_Task = Http2Rpc | Callable[[], None]
+
+
 class Http2Engine(Engine):
     """One server for all addresses, and threads that poll it in turn, and run the handlers of calls."""
 
@@ -271,10 +281,12 @@ class Http2Engine(Engine):
         self._server = Server(methods, limits)
         self.answer = self._server.answer
         self.callbacks = self._server.callbacks
-        self._turns: Turns[Http2Rpc] = Turns(self._server, self._run, _no_call())
+        self._turns: Turns[_Task] = Turns(self._server, self._run, _no_call())
         self.may_block = self._turns.may_block
+        self.put_task = self._turns.put
+        self.call_back = self._server.call_back
         self._handler: Handler = _not_started
-        self._threads: WorkerThreads[Http2Rpc] | None = None
+        self._threads: WorkerThreads[_Task] | None = None
 
     def _begin_with(self, kind: type[Http2Rpc]) -> Callable[..., Http2Rpc]:
         def begin(connection: GrpcConnection, *others: Any) -> Http2Rpc:
@@ -292,7 +304,11 @@ class Http2Engine(Engine):
 
         return begin
 
-    def _run(self, rpc: Http2Rpc) -> None:
+    def _run(self, rpc: _Task) -> None:
+        if not isinstance(rpc, Http2Rpc):
+            self.may_block()
+            rpc()
+            return
         if rpc.is_over:
             return  # Nobody waits for it.
         if rpc.is_compressed or len(rpc.payload) > _LARGE_BYTES:

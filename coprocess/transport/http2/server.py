@@ -134,7 +134,8 @@ class Server:
             next_s = self._timers.next_s()
             timeout_s = _LOOK_INTERVAL_S if next_s is None else max(0.0, next_s - time.monotonic())
         self._is_awake = timeout_s == 0.0
-        return timeout_s
+        # After that is said, so that of two threads, at least one sees what the other did.
+        return 0.0 if self.callbacks else timeout_s
 
     def poll(self, timeout_s: float) -> None:
         """Do what sockets and timers ask for. Called without the lock, by one thread at a time."""
@@ -150,6 +151,11 @@ class Server:
             self._timers.run_due(time.monotonic())
         if self.callbacks:
             self.run_callbacks()
+
+    def call_back(self, callback: Callable[[], None]) -> None:
+        """Have `callback` run by the thread that polls, from any thread."""
+        self.callbacks.append(callback)
+        self.wake()
 
     def run_callbacks(self) -> None:
         """Without the lock."""

@@ -62,6 +62,16 @@ class Turns(Generic[Task]):
         self._threads = threads
         threading.Thread(target=self._watch, name="http2-watcher", daemon=True).start()
 
+    def put(self, task: Task) -> None:
+        """Have a task run that may block, from any thread."""
+        with self._lock:
+            self.tasks.append(task)
+            wake = self._idle.pop()[1] if self._idle else None
+        if wake is not None:
+            wake.release()
+        else:
+            self._server.wake()
+
     def take(self) -> Task | None:
         """Wait for a task. None: there will be no more."""
         turn = _Turn(threading.get_ident())
