@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,7 @@ from coprocess.transport.engine import BidiHandler, Engine, EngineOptions, Handl
 from coprocess.transport.engines import make_engine
 from coprocess.transport.health import Health
 from coprocess.transport.held_calls import HeldCalls, HeldStreams, refuse_stream
+from coprocess.transport.http2.limits import Limits
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
@@ -54,7 +55,6 @@ log = structlog.get_logger("coprocess")
 
 # As many as are of use where calls are quick (docs/performance.md).
 _MIN_THREADS = 8
-_MAX_CONCURRENT_STREAMS = 65_536
 _MAX_METADATA_BYTES = 16_384
 
 
@@ -511,11 +511,18 @@ def engine_options(
         max_message_bytes=settings.max_message_bytes,
         min_threads=min(_MIN_THREADS, settings.max_threads),
         max_threads=settings.max_threads,
-        max_concurrent_streams=_MAX_CONCURRENT_STREAMS,
+        max_concurrent_streams=settings.http2_max_concurrent_streams,
         max_metadata_bytes=_MAX_METADATA_BYTES,
+        connection_limits=connection_limits(settings),
         tls=tls,
         bidi_methods=bidi_methods,
     )
+
+
+def connection_limits(settings: Settings) -> Limits:
+    """What is said of them by settings of the same names."""
+    set_by_name = {f"http2_{field.name}": field.name for field in fields(Limits)}
+    return Limits(**{set_by_name[name]: value for name, value in settings if name in set_by_name})
 
 
 def gateway_options(settings: Settings, chains: Callable[[], Chains] = dict) -> GatewayOptions:

@@ -168,6 +168,56 @@ class Settings(BaseSettings):
     max_headers: int = Field(
         default=1000, ge=1, description="Headers of request and response in one message; more are refused."
     )
+    http2_max_concurrent_streams: int = Field(
+        default=10_000,
+        ge=1,
+        description="Calls of one connection at one time; further ones wait.",
+    )
+    http2_max_held_bytes: int = Field(
+        default=128 * 2**20,
+        ge=65_536,
+        description="Messages of one connection whose calls have not ended; two of the largest in any case.",
+    )
+    http2_max_unsent_bytes: int = Field(
+        default=128 * 2**20,
+        ge=65_536,
+        description="Replies that one connection does not read; two of the largest in any case.",
+    )
+    http2_idle_frames: int = Field(
+        default=10_000,
+        ge=100,
+        description="Frames at once that bring nothing forward, such as resets and pings, of one connection.",
+    )
+    http2_idle_frames_per_s: int = Field(
+        default=1_000, ge=1, description="The same, each second from then on."
+    )
+    http2_frame_timeout_s: float = Field(
+        default=30.0, gt=0, description="From the first byte of a frame, or of a header block, to its last."
+    )
+    http2_request_timeout_s: float = Field(
+        default=120.0, gt=0, description="From a unary call's headers to the end of its message."
+    )
+    http2_unread_timeout_s: float = Field(
+        default=60.0, gt=0, description="How long a client may read nothing of what waits for it."
+    )
+    http2_keepalive_s: float = Field(
+        default=300.0, ge=0, description="A client that was silent for so long is pinged. 0: never."
+    )
+    http2_keepalive_timeout_s: float = Field(
+        default=20.0, gt=0, description="How long a ping may have no answer."
+    )
+    http2_idle_s: float = Field(
+        default=0.0, ge=0, description="A connection without a call for so long is ended. 0: never."
+    )
+    http2_max_age_s: float = Field(
+        default=0.0,
+        ge=0,
+        description="An older connection is ended, without losing a call: gateways connect anew, and spread. "
+        "0: never.",
+    )
+    http2_age_grace_s: float = Field(
+        default=60.0, gt=0, description="How long the calls of such a connection may go on."
+    )
     failure_status: int | None = Field(
         default=None,
         ge=400,

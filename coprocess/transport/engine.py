@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from coprocess.errors import CoprocessError, Status
 
 if TYPE_CHECKING:
+    from coprocess.transport.http2.limits import Limits
     from coprocess.transport.tls import TlsFiles
 
 Metadata = Sequence[tuple[str, str | bytes]]
@@ -162,6 +163,8 @@ class EngineOptions:
     bidi_methods: Mapping[str, BidiHandler] = field(default_factory=dict)
     #: None: plaintext. Unix sockets are plaintext in any case.
     tls: TlsFiles | None = None
+    #: What one connection may use, beside what is said above. Only the http2 engine knows them.
+    connection_limits: Limits | None = None
 
 
 class Engine(ABC):

@@ -14,7 +14,6 @@ from typing import Any, cast
 import grpc
 
 from coprocess.errors import Status
-from coprocess.transport import grpcio_shortcuts
 from coprocess.transport.engine import (
     BidiHandler,
     Engine,
@@ -70,10 +69,6 @@ class GrpcioRpc(Rpc):
         return first
 
     def _end(self, reply: bytes | None) -> None:
-        if _send_all is not None:
-            context: Any = self._context
-            _send_all(context._rpc_event, context._state, reply)
-            return
         if reply is not None:
             self._send(reply)
         self._send(None)
@@ -130,8 +125,7 @@ _MAX_UNREAD = 16
 _MAX_BIDIS = 2048
 
 
-_send_all = grpcio_shortcuts.find_send_all()
-_receive_first = grpcio_shortcuts.find_receive_first()
+_FOREVER_S = 10.0 * 365 * 86400
 
 
 class _SubmittedCall:
@@ -173,12 +167,7 @@ class _WorkerExecutor(Executor):
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         call = _SubmittedCall()
-
-        def run_with(arguments: tuple[Any, ...]) -> None:
-            self._tasks.put(lambda: call.run(partial(fn, *arguments, **kwargs)))
-
-        if _receive_first is None or not _receive_first(args, run_with):
-            run_with(args)
+        self._tasks.put(lambda: call.run(partial(fn, *args, **kwargs)))
         return cast("Future[Any]", call)
 
     def run(self, task: Callable[[], None]) -> None:

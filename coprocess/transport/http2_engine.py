@@ -192,7 +192,7 @@ class Http2Bidi(BidiRpc):
         self._engine.call_back(lambda: self._tell(task))
 
     def in_thread(self, task: Callable[[], None]) -> None:
-        self._engine.put(task)
+        self._engine.put_task(task)
 
     def begin(self, metadata: Metadata) -> None:
         grpc_wire.response_headers(tuple(metadata))  # What cannot be sent is found here, at the caller.
@@ -250,8 +250,8 @@ class Http2Bidi(BidiRpc):
             self._cancellation.tell()
 
 
-#: A call to be handled, or what the handler of a stream wants to be done.
-Task = Http2Rpc | Callable[[], None]
+#: For the threads: a call to be handled, or what the handler of a stream wants to be done.
+_Task = Http2Rpc | Callable[[], None]
 
 
 class Http2Engine(Engine):
@@ -259,11 +259,10 @@ class Http2Engine(Engine):
 
     name = "http2"
 
-    def __init__(self, options: EngineOptions, limits: Limits | None = None) -> None:
-        """`limits`: for what the options do not say."""
+    def __init__(self, options: EngineOptions) -> None:
         self._options = options
         self.max_message_bytes = options.max_message_bytes
-        limits = limits or Limits()
+        limits = options.connection_limits or Limits()
         limits = replace(
             limits,
             # Two of the largest messages in any case.
@@ -282,10 +281,12 @@ class Http2Engine(Engine):
         self._server = Server(methods, limits)
         self.answer = self._server.answer
         self.callbacks = self._server.callbacks
-        self._turns: Turns[Task] = Turns(self._server, self._run, _no_call())
+        self._turns: Turns[_Task] = Turns(self._server, self._run, _no_call())
         self.may_block = self._turns.may_block
+        self.put_task = self._turns.put
+        self.call_back = self._server.call_back
         self._handler: Handler = _not_started
-        self._threads: WorkerThreads[Task] | None = None
+        self._threads: WorkerThreads[_Task] | None = None
 
     def _begin_with(self, kind: type[Http2Rpc]) -> Callable[..., Http2Rpc]:
         def begin(connection: GrpcConnection, *others: Any) -> Http2Rpc:
@@ -303,17 +304,9 @@ class Http2Engine(Engine):
 
         return begin
 
-    def put(self, task: Callable[[], None]) -> None:
-        """Have a thread do it, as it would run a handler."""
-        self._turns.put(task)
-
-    def call_back(self, callback: Callable[[], None]) -> None:
-        """Have it run in the order of what connections tell."""
-        self.callbacks.append(callback)
-        self._server.wake()
-
-    def _run(self, rpc: Task) -> None:
+    def _run(self, rpc: _Task) -> None:
         if not isinstance(rpc, Http2Rpc):
+            self.may_block()
             rpc()
             return
         if rpc.is_over:
@@ -375,6 +368,7 @@ class Http2Engine(Engine):
             maximum=self._options.max_threads,
             spare=1,  # The one that polls.
         )
+        self._server.open()
         self._turns.start(self._threads)
         self._threads.start()
 

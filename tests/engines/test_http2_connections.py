@@ -31,7 +31,7 @@ def _look_often(monkeypatch: pytest.MonkeyPatch) -> None:
 @contextmanager
 def limited(handler: Any = None, **limits: Any) -> Iterator[str]:
     """The address of an engine with other limits than the usual ones."""
-    engine = Http2Engine(engine_options(), Limits(**limits))
+    engine = Http2Engine(engine_options(connection_limits=Limits(**limits)))
     address = engine.listen("127.0.0.1:0")
     engine.start(handler or (lambda rpc: rpc.respond(rpc.payload)))
     try:

@@ -36,7 +36,6 @@ class Server:
         self.call_later = self._timers.call_later
         self.service = Service(methods, limits, self.call_later)
         self._max_connections = max_connections
-        self._selector = selectors.DefaultSelector()
         self._sockets: list[tuple[socket.socket, ssl.SSLContext | None]] = []
         self._connections: set[Http2Protocol] = set()
         #: Connections whose answers the thread that polls has yet to write.
@@ -47,18 +46,27 @@ class Server:
         self.callbacks: deque[Callable[[], None]] = deque()
         #: The thread whose answers are written together, when it polls next; 0: none.
         self.polling_thread = 0
-        self._wake_reader, self._wake_writer = socket.socketpair()
-        for end in (self._wake_reader, self._wake_writer):
-            end.setblocking(False)
-        self._selector.register(self._wake_reader, selectors.EVENT_READ, self._woken)
+        self._is_open = False
         self._is_awake = False
         #: time.monotonic(), as of the last second or so.
         self.now_s = time.monotonic()
         self._is_stopping = False
         self._look(None)
 
+    def open(self) -> None:
+        """What `poll` needs; `close` lets it go. `listen` does it, too."""
+        if self._is_open:
+            return
+        self._is_open = True
+        self._selector = selectors.DefaultSelector()
+        self._wake_reader, self._wake_writer = socket.socketpair()
+        for end in (self._wake_reader, self._wake_writer):
+            end.setblocking(False)
+        self._selector.register(self._wake_reader, selectors.EVENT_READ, self._woken)
+
     def listen(self, bound: socket.socket, tls: ssl.SSLContext | None = None) -> None:
         """Serve a socket that is bound, or was inherited. It is closed by `stop`."""
+        self.open()
         bound.listen(_BACKLOG)
         bound.setblocking(False)
         self._sockets.append((bound, tls))
@@ -109,9 +117,11 @@ class Server:
     def close(self) -> None:
         """When nobody polls any more."""
         self.run_callbacks()
-        self._selector.close()
-        self._wake_reader.close()
-        self._wake_writer.close()
+        if self._is_open:
+            self._is_open = False
+            self._selector.close()
+            self._wake_reader.close()
+            self._wake_writer.close()
 
     # Polling.
 
@@ -124,7 +134,8 @@ class Server:
             next_s = self._timers.next_s()
             timeout_s = _LOOK_INTERVAL_S if next_s is None else max(0.0, next_s - time.monotonic())
         self._is_awake = timeout_s == 0.0
-        return timeout_s
+        # After that is said, so that of two threads, at least one sees what the other did.
+        return 0.0 if self.callbacks else timeout_s
 
     def poll(self, timeout_s: float) -> None:
         """Do what sockets and timers ask for. Called without the lock, by one thread at a time."""
@@ -141,6 +152,11 @@ class Server:
         if self.callbacks:
             self.run_callbacks()
 
+    def call_back(self, callback: Callable[[], None]) -> None:
+        """Have `callback` run by the thread that polls, from any thread."""
+        self.callbacks.append(callback)
+        self.wake()
+
     def run_callbacks(self) -> None:
         """Without the lock."""
         callbacks = self.callbacks
@@ -152,7 +168,7 @@ class Server:
 
     def wake(self) -> None:
         """Have the thread that polls look again."""
-        if not self._is_awake:
+        if not self._is_awake and self._is_open:
             self._is_awake = True
             with contextlib.suppress(OSError):
                 self._wake_writer.send(b"\0")

@@ -63,9 +63,13 @@ class Turns(Generic[Task]):
         threading.Thread(target=self._watch, name="http2-watcher", daemon=True).start()
 
     def put(self, task: Task) -> None:
-        """Add one, from any thread."""
-        self.tasks.append(task)
-        if threading.get_ident() != self._server.polling_thread:
+        """Have a task run that may block, from any thread."""
+        with self._lock:
+            self.tasks.append(task)
+            wake = self._idle.pop()[1] if self._idle else None
+        if wake is not None:
+            wake.release()
+        else:
             self._server.wake()
 
     def take(self) -> Task | None:
@@ -170,7 +174,8 @@ class Turns(Generic[Task]):
     def _sleep(self) -> None:
         """Until there is a task."""
         with self._lock:
-            if self._is_stopped or self.tasks:
+            # A task that was taken just now is watched.
+            if self._is_stopped or self.tasks or (self._turn is not None and self._turn.since_s):
                 return
             self._is_watcher_asleep = True
         self._alarm.acquire()
