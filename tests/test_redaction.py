@@ -177,6 +177,10 @@ def test_json_web_tokens_are_redacted_anywhere(text: str) -> None:
         f"-----BEGIN RSA PRIVATE KEY-----\n{SECRET}\n-----END RSA PRIVATE KEY-----",
         f"redis://u:a/{SECRET}@host/0",
         f"redis://u:a@{SECRET}@host/0",
+        # Of forms, of JSON in a query, of services that many use.
+        f"password[]={SECRET}&user[pw]={SECRET}",
+        f"?q=%7B%22password%22%3A%22{SECRET}%22%7D",
+        f"ghp_{SECRET}{'a' * 20} xoxb-1-{SECRET}, sk_live_{SECRET}.",
     ],
 )
 def test_credentials_are_redacted_by_their_form(text: str) -> None:
@@ -237,6 +241,7 @@ def test_sentences_stay(words: list[str], more: list[str]) -> None:
         '{"code": "NOT_FOUND", "state": "open", "key": "value"}',
         "tls_key: /etc/server.key: cannot be read: Permission denied",
         "InvalidToken: not signed",
+        "invalid token: not signed",
         "def f(token: str, password: str | None = None) -> None:",
         "token_type=bearer",
         "password: None",

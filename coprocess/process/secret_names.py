@@ -26,8 +26,8 @@ def _words(text: str) -> frozenset[str]:
 
 _SECRET_WORDS = _words(
     """
-    authorization cookie cred credential csrf hmac jwt otp passcode passphrase passwd password pwd secret
-    signature token totp xsrf
+    authorization cookie cred credential csrf hmac jwt otp passcode passphrase passwd passwort password pw pwd
+    secret signature token totp xsrf
     """
 )
 #: A word that ends in one of these is one, written without a separator: `accesstoken`, `phpsessid`.
@@ -47,7 +47,7 @@ _DOUBTFUL_WORDS = _words(
 _PLAIN_IN_HEADERS = _words("auth bearer key pass pin session sid sig ticket")
 #: What only the query of a URL or a form has for a secret.
 _QUERY_NAMES = _words(
-    "auth_code code device_code hash invite_code pw relaystate reset_code state user_code verification_code"
+    "auth_code code device_code hash invite_code relaystate reset_code state user_code verification_code"
 )
 _KEYS_TO_SOMETHING = _words(
     """
@@ -132,6 +132,11 @@ def is_plausible(value: str) -> bool:
 
 
 _PLAUSIBLE = re.compile(r"(?=[^0-9]*[0-9])(?=[^A-Za-z]*[A-Za-z])[A-Za-z0-9_~+/=-]{10,}")
+
+
+def is_about_no_value(word: str) -> bool:
+    """Whether `word`, before a name, says that what follows is no value of it: `invalid token: too short`."""
+    return word.lower() in _NOT_THE_THING
 
 
 def counts(name: str) -> bool:

@@ -9,7 +9,14 @@ from __future__ import annotations
 
 import re
 
-from coprocess.process.secret_names import Sensitivity, counts, is_plausible, is_secret_parameter, judge
+from coprocess.process.secret_names import (
+    Sensitivity,
+    counts,
+    is_about_no_value,
+    is_plausible,
+    is_secret_parameter,
+    judge,
+)
 
 REDACTED = "[redacted]"
 
@@ -23,8 +30,8 @@ _NAMED = re.compile(
       | {_ENCODED}[0-9A-Fa-f]{{2}} | \\[nrt] | (?<![\w.%-]) )
     (?P<name> (?(tag) \w[\w.:-]*+ | \w[\w.-]*+ ) )
     (?P<mark>
-        {_ENCODED}3[DdAa]
-        | \\*+["']?\]?[ \t]*+ (?: [:=]{{1,2}}>?+ | ,(?=[ \t]*+b?\\*+["']) ) [ \t]*+
+        (?:{_ENCODED}22)?{_ENCODED}3[DdAa](?:{_ENCODED}22)?
+        | \\*+["']?(?:\[\d{{0,6}}\])?\]?[ \t]*+ (?: [:=]{{1,2}}>?+ | ,(?=[ \t]*+b?\\*+["']) ) [ \t]*+
         | (?(flag) [ \t]++(?=[^\s-]) | (?!) )
         | (?(tag) (?:[ \t][^<>\n]{{0,200}})?>(?=[^<\s]) | (?!) )
     )
@@ -66,6 +73,13 @@ _AFTER_VALUE = ("", *" \t\r\n\"'\\&,;)]}<>|")
 _LINE_NAMES = ("authorization", "cookie", "cookies")
 
 _FORMS = (
+    # What services that many use give out, by how it begins.
+    re.compile(
+        r"((?<![A-Za-z0-9]))(?:gh[opsur]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{15,}|xox[a-z]-[\w-]{10,}"
+        r"|[rs]k_(?:live|test)_\w{10,}|sk-[\w-]{20,}|A[KS]IA[0-9A-Z]{16}|AIza[\w-]{30,}|ya29\.[\w-]{20,}"
+        r"|hv[sb]\.[\w-]{20,}|npm_[A-Za-z0-9]{30,}|pypi-[\w-]{30,}|SG\.[\w-]{15,}\.[\w-]{15,})",
+        re.ASCII,
+    ),
     re.compile(r"(-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----)(?:(?!-----END )[^\x00])*"),
     # JSON Web Tokens, also those that are encrypted, or cut.
     re.compile(
@@ -146,6 +160,8 @@ class _Scan:
             return self._replace(start, self._word_end(_ENCODED_VALUE, start)) if in_query else start
         if "=" in mark and in_query and (end := self._parameter_end(found, start)) > start:
             return self._replace(start, end)
+        if sensitivity is Sensitivity.SECRET and self._is_about_none(found.start("name")):
+            sensitivity = Sensitivity.DOUBTFUL
         if sensitivity is not Sensitivity.SECRET:
             return self._take_doubtful(start) if sensitivity is Sensitivity.DOUBTFUL else start
         if (quote := _QUOTE.match(self._text, start)) is not None:
@@ -162,6 +178,10 @@ class _Scan:
         if _NO_SECRET.fullmatch(value) or (counts(name) and value.isdecimal()):
             return start
         return self._replace(start, end)
+
+    def _is_about_none(self, at: int) -> bool:
+        before = self._text[max(0, at - 20) : at]
+        return before.endswith(" ") and is_about_no_value(before[:-1].rpartition(" ")[2])
 
     def _take_doubtful(self, start: int) -> int:
         opening = _OPENING.match(self._text, start)
