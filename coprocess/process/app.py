@@ -145,7 +145,7 @@ class App:
 
         def load_what_fits() -> loader.Loaded:
             loaded = load()
-            made.check(loaded.table)
+            made.check_table(loaded.table)
             return loaded
 
         service.replace_thread = engine.replace_thread

@@ -43,7 +43,7 @@ class Gateway(ABC):
     def use(self, service: Service) -> None:  # noqa: B027 - most have nothing to do
         """Have its calls run by `service`, where they do not come by an engine's Rpc."""
 
-    def check(self, table: HookTable) -> None:  # noqa: B027 - the same
+    def check_table(self, table: HookTable) -> None:  # noqa: B027 - the same
         """Raises ConfigError where these handlers do not fit the settings: they are not loaded then."""
 
     @abstractmethod

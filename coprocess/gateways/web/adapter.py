@@ -120,7 +120,7 @@ class Adapter(Requests):
             lambda: Limiter(options.get("store"), api_id),
             options.get("max_body_bytes", DEFAULT_MAX_BODY_BYTES),
         )
-        self.gateway.check(self.gateway.table)
+        self.gateway.check_table(self.gateway.table)
         self.gateway.table = self.gateway.table
         self._host: Host | None = None
 
@@ -151,7 +151,7 @@ class Adapter(Requests):
         loaded, self._loaded = self._loaded, None
         if loaded is None:
             loaded = _load(self._folders, self._objects, self._app_config)
-        self.gateway.check(loaded.table)
+        self.gateway.check_table(loaded.table)
         return loaded
 
     def close(self) -> None:

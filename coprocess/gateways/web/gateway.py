@@ -36,7 +36,7 @@ class WebGateway(Gateway):
         # Nothing serves yet: what it names may come with the first load.
         self.chain = chain_of(table, None, spec.api_id)
 
-    def check(self, table: HookTable) -> None:
+    def check_table(self, table: HookTable) -> None:
         chain_of(table, self._named(), self.spec.api_id)
 
     # As attributes of the base class.
@@ -51,7 +51,7 @@ class WebGateway(Gateway):
             chain = chain_of(table, self._named(), self.spec.api_id)
             self.problem = None
         except ConfigError as error:
-            # `check` was content: it is gone since, as a resource did not open.
+            # `check_table` was content: it is gone since, as a resource did not open.
             self.problem, chain = str(error), self.chain
         if self.chain.has_app:
             self._left.append(self.chain)
