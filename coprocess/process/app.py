@@ -99,6 +99,7 @@ class App:
             raise ConfigError(f"events_listen: {gateway.home.name} sends no webhooks. Expected: off")
         self.settings = settings
         self.gateway = gateway
+        self._strict = settings.strict or gateway.strict
         self._places = Places(settings, config_file)
         self._worker = worker
         self._quiet = quiet
@@ -117,6 +118,7 @@ class App:
         #: Whether calls are let in.
         self._is_open = False
         self._signals = 0
+        self._engine: Engine | None = None
         self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
 
     def run(self, on_ready: Callable[[list[str]], None] | None = None) -> None:
@@ -137,20 +139,30 @@ class App:
             engine, reason = make_engine(settings.engine, options)
         made = self.gateway.make(HookTable(), gateway_options(settings, self._places.chains))
         service = Service(made, service_options(settings))
+        made.use(service)
+        self._engine = engine
+        load = self.gateway.load or (lambda: self._places.load(self.gateway.home))
+
+        def load_what_fits() -> loader.Loaded:
+            loaded = load()
+            made.check_table(loaded.table)
+            return loaded
+
         service.replace_thread = engine.replace_thread
         self._streams.serve = lambda rpc: service.streaming.bidi_methods[rpc.method](service, rpc)
         reloader = Reloader(
             SettledLoad(
-                self.gateway.load or (lambda: self._places.load(self.gateway.home)),
+                load_what_fits,
                 self._places.all_folders,
                 settings.settle_s,
                 lambda: self._stop,
             ),
             service,
-            strict=settings.strict,
+            strict=self._strict,
             # One of several workers tells it.
             warn=tuple if self._quiet else self._restart.warnings,
             resource_timeout_s=settings.resource_timeout_s,
+            spawn=made.spawn,
         )
         service.async_calls.on_given_up = lambda: self._after_lost_loop(reloader)
         with ExitStack() as at_end:
@@ -200,7 +212,7 @@ class App:
             self._tell(
                 "listening", listen=addresses, engine=engine.name, because=reason, store=store.describe()
             )
-            if settings.strict and reloader.problems:
+            if self._strict and reloader.problems:
                 self._held.refuse()
             else:
                 self._open(service, reloader)
@@ -352,6 +364,8 @@ class App:
             folders = [str(folder) for folder in self._places.folders()]
             log.warning("no handlers are loaded, so this is not ready", folders=folders)
         self._is_open = True
+        if self._engine is not None:
+            self._engine.begin()
         self.health.otherwise = self._traced(service.handle)
         self._held.pass_on(service.handle)
         self._streams.pass_on()
@@ -416,6 +430,8 @@ class App:
         while (left_s := until_s - time.monotonic()) > 0:
             time.sleep(min(left_s, TICK_S))
         # New calls are refused from here on.
+        if self._engine is not None and not self._engine.drain(settings.shutdown_timeout_s):
+            log.warning("requests were still running")
         if not service.drain(settings.shutdown_timeout_s):
             log.warning("calls were still running", in_flight=service.in_flight)
         for request in self._take_requests(0):

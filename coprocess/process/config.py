@@ -66,6 +66,19 @@ class Settings(BaseSettings):
     tyk: bool | None = Field(
         default=None, description="Serve Tyk. Default: where no other gateway is served."
     )
+    web: str | None = Field(
+        default=None, description="Serve this web app with the handlers around it: MODULE:APP."
+    )
+    web_interface: Literal["auto", "asgi", "wsgi"] = Field(default="auto", description="What that app is.")
+    web_chain: str | None = Field(
+        default=None,
+        description="The table [chains.NAME] whose handlers run around it. Default: all that is loaded.",
+    )
+    web_api_id: str = Field(default="", description="What spec.api_id says there.")
+    web_org_id: str = Field(default="", description="What spec.org_id says there.")
+    web_config: dict[str, Any] = Field(
+        default={}, description="What spec.config gives there. By file only: a table."
+    )
     handlers: PathList = Field(
         default=[],
         description="Folders with handlers. Default: handlers/ and event_handlers/ of the working folder.",
@@ -301,6 +314,24 @@ class Settings(BaseSettings):
             raise ValueError("tls_cert and tls_key go together, and only one is set")
         if self.tls_client_ca is not None and self.tls_cert is None:
             raise ValueError("tls_client_ca goes with tls_cert and tls_key, which are not set")
+        return self
+
+    @model_validator(mode="after")
+    def _a_web_app_is_served_alone(self) -> Settings:
+        if self.web is None:
+            return self
+        if self.envoy or self.tyk:
+            raise ValueError(
+                "web goes with no gateway, neither tyk nor envoy. Expected: a service of its own"
+            )
+        if self.workers > 1:
+            raise ValueError(
+                "web and workers: one process serves it. Expected: workers 1, and several services"
+            )
+        if self.tls_cert is not None:
+            raise ValueError("web and tls_cert: the app's server is plaintext. Expected: TLS in front of it")
+        if self.traces != OFF:
+            raise ValueError("web and traces: requests are not traced yet. Expected: traces off")
         return self
 
     @model_validator(mode="after")

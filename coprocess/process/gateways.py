@@ -20,7 +20,22 @@ DEFAULT = TYK
 
 
 def served(settings: Settings) -> Registration:
-    """What these settings ask for: one gateway, or both on the same addresses."""
+    """What these settings ask for: one gateway, or both on the same addresses; or a web app."""
+    if settings.web is not None:
+        # Only here: nobody else need have a web server.
+        from coprocess.gateways.web.registration import web
+
+        return web(
+            settings.web,
+            interface=settings.web_interface,
+            chain=settings.web_chain,
+            api_id=settings.web_api_id,
+            org_id=settings.web_org_id,
+            config=settings.web_config,
+            timeout_s=settings.timeout_s,
+            shutdown_timeout_s=settings.shutdown_timeout_s,
+            threads=settings.concurrency,
+        )
     if not settings.envoy:
         return DEFAULT
     return together(TYK, ENVOY) if settings.tyk else ENVOY

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from typing import ClassVar
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from coprocess.api.context import CallContext
 from coprocess.errors import BadMessage
 from coprocess.loading.hooks import Hook, HookTable
 from coprocess.runtime.call import Call
+
+if TYPE_CHECKING:
+    from coprocess.runtime.service import Service
 
 #: Opens the call that a serialized message asks for. Raises CoprocessError, whose status its client gets.
 Opener = Callable[[bytes], Call]
@@ -32,6 +36,15 @@ class Gateway(ABC):
     def holds(self, hook: Hook) -> bool:
         """Whether it still needs `hook`, of a table from before, for what no call of the service shows."""
         return False
+
+    #: Starts coroutines on the loop that async handlers run on, where that is not the service's.
+    spawn: Callable[[Coroutine[Any, Any, Any]], Future[Any]] | None = None
+
+    def use(self, service: Service) -> None:  # noqa: B027 - most have nothing to do
+        """Have its calls run by `service`, where they do not come by an engine's Rpc."""
+
+    def check_table(self, table: HookTable) -> None:  # noqa: B027 - the same
+        """Raises ConfigError where these handlers do not fit the settings: they are not loaded then."""
 
     @abstractmethod
     def open_local_event(self, name: str, payload: str, caller: CallContext | None) -> Call:

@@ -50,5 +50,7 @@ class Registration:
     descriptors: Callable[[], Iterable[bytes]] = tuple
     #: Makes the engine, where its gateway speaks no gRPC.
     engine: Callable[[EngineOptions], Engine] | None = None
+    #: Whether it serves all handlers or none, as nobody would miss those that are not loaded.
+    strict: bool = False
     #: Loads what it serves, where that is no folders of handlers. Raises CoprocessError.
     load: Callable[[], Loaded] | None = None

@@ -197,6 +197,13 @@ class Engine(ABC):
         False where that would make more threads than are allowed.
         """
 
+    def begin(self) -> None:  # noqa: B027 - most have nothing to do
+        """The handlers serve from now on. It may be told again. Raises CoprocessError."""
+
+    def drain(self, timeout_s: float) -> bool:
+        """Take no more requests, where they are no calls. False where some still run."""
+        return True
+
     @abstractmethod
     def stop(self) -> None:
         """Close all connections, and end the engine's threads that do not run a handler."""

@@ -41,8 +41,8 @@ def handlers(told: list[str], asynchronous: bool) -> list[Any]:
             told.append("commit")
     else:
 
-        @app.resource(scope="call")
-        def tx(db: str) -> Iterator[list[str]]:
+        @app.resource(scope="call", name="tx")
+        def tx_sync(db: str) -> Iterator[list[str]]:
             told.append(f"begin {db}")
             try:
                 yield told
@@ -179,7 +179,11 @@ def call_wsgi(told: list[str], asynchronous: bool, path: str) -> list[Any]:
     return sent
 
 
-BEGIN, PRE, END = ["begin db"], ["begin db", "pre"], ["commit"]
+def _start_response(status: str, headers: Any, exc_info: Any = None) -> Any:
+    """As a server's."""
+
+
+PRE, END = ["begin db", "pre"], ["commit"]
 CASES = {
     "/x": [*PRE, "app", "response 200", "half", "second /x", "first good", *END],
     "/reply": [*PRE, "second /reply", "first good", *END],
@@ -238,7 +242,7 @@ def test_a_body_of_one_chunk_keeps_its_length_and_the_servers_file_its_class() -
     for path in ("/list", "/file"):
         environ: dict[str, Any] = {"PATH_INFO": path, "wsgi.file_wrapper": FileWrapper}
         setup_testing_defaults(environ)
-        result: Any = middleware(environ, lambda *given: None)
+        result: Any = middleware(environ, _start_response)
         assert len(result) == 1 if path == "/list" else result is made[-1]
         result.close()
     middleware.close()
@@ -356,7 +360,7 @@ def test_an_end_that_hangs_is_given_up() -> None:
     middleware = Wsgi(site, [app, nothing], timeout_s=0.1)
     environ: dict[str, Any] = {}
     setup_testing_defaults(environ)
-    result: Any = middleware(environ, lambda *given: None)
+    result: Any = middleware(environ, _start_response)
     result.close()
     middleware.close()
     assert told == ["last"]
@@ -392,10 +396,13 @@ def test_a_reload_leaves_no_request_without_its_resources(tmp_path: Any) -> None
 
     answers: list[dict[str, str]] = []
 
+    def start_response(status: str, headers: Any, exc_info: Any = None) -> Any:
+        answers.append(dict(headers))
+
     def get(path: str) -> None:
         environ: dict[str, Any] = {"PATH_INFO": path}
         setup_testing_defaults(environ)
-        result: Any = middleware(environ, lambda status, headers, *more: answers.append(dict(headers)))
+        result: Any = middleware(environ, start_response)
         result.close()
 
     middleware = Wsgi(site, tmp_path)
@@ -436,7 +443,7 @@ def test_files_that_change_are_loaded_again_where_asked_for(tmp_path: Any) -> No
     def get() -> bytes:
         environ: dict[str, Any] = {}
         setup_testing_defaults(environ)
-        return b"".join(middleware(environ, lambda *given: None))
+        return b"".join(middleware(environ, _start_response))
 
     with contextlib.closing(middleware):
         assert get() == b"old"

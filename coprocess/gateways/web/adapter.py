@@ -116,10 +116,12 @@ class Adapter(Requests):
         self._loaded.serve()
         spec = WebSpec(api_id, options.get("org_id", ""), options.get("config") or {})
         super().__init__(
-            WebGateway(self._loaded.table, spec, options.get("chain")),
-            Limiter(options.get("store"), api_id),
+            WebGateway(self._loaded.table, spec, lambda: options.get("chain")),
+            lambda: Limiter(options.get("store"), api_id),
             options.get("max_body_bytes", DEFAULT_MAX_BODY_BYTES),
         )
+        self.gateway.check_table(self.gateway.table)
+        self.gateway.table = self.gateway.table
         self._host: Host | None = None
 
     @property
@@ -149,7 +151,7 @@ class Adapter(Requests):
         loaded, self._loaded = self._loaded, None
         if loaded is None:
             loaded = _load(self._folders, self._objects, self._app_config)
-        self.gateway.chain_of(loaded.table)
+        self.gateway.check_table(loaded.table)
         return loaded
 
     def close(self) -> None:
@@ -162,7 +164,6 @@ class Adapter(Requests):
         calls.end_left()
         host.close()
         service.stop(_CLOSE_TIMEOUT_S)
-        self.limiter.close()
 
     def forget(self) -> None:
         """Let go of what another process has opened, and this one was forked from: that one closes it."""

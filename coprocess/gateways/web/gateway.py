@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from coprocess.api.context import CallContext
 from coprocess.api.moments import HookType
+from coprocess.errors import ConfigError
 from coprocess.gateways.web.chain import Chain, chain_of
 from coprocess.gateways.web.event import WebEventCall, event_of
 from coprocess.gateways.web.spec import WebSpec
@@ -15,21 +16,28 @@ from coprocess.runtime.gateway import Gateway, Opener
 
 
 class WebGateway(Gateway):
-    """`chain` is what requests that begin now run. Raises ConfigError where it names what is not loaded."""
+    """`chain` is what requests that begin now run. Raises ConfigError where it names what is not loaded.
+
+    The names are asked for with each load.
+    """
 
     name = "web"
 
-    def __init__(self, table: HookTable, spec: WebSpec, chain: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, table: HookTable, spec: WebSpec, chain: Callable[[], Mapping[str, Any] | None]
+    ) -> None:
         self.spec = spec
         self._named = chain
         #: Chains from before that requests may still run.
         self._left: list[Chain] = []
+        #: Why requests are refused; None: they are not.
+        self.problem: str | None = None
         self._table = table
-        self.chain = self.chain_of(table)
+        # Nothing serves yet: what it names may come with the first load.
+        self.chain = chain_of(table, None, spec.api_id)
 
-    def chain_of(self, table: HookTable) -> Chain:
-        """What `chain` would be with these handlers. Raises ConfigError."""
-        return chain_of(table, self._named, self.spec.api_id)
+    def check_table(self, table: HookTable) -> None:
+        chain_of(table, self._named(), self.spec.api_id)
 
     # As attributes of the base class.
 
@@ -39,7 +47,12 @@ class WebGateway(Gateway):
 
     @table.setter
     def table(self, table: HookTable) -> None:
-        chain = self.chain_of(table)
+        try:
+            chain = chain_of(table, self._named(), self.spec.api_id)
+            self.problem = None
+        except ConfigError as error:
+            # `check_table` was content: it is gone since, as a resource did not open.
+            self.problem, chain = str(error), self.chain
         if self.chain.has_app:
             self._left.append(self.chain)
         self._table, self.chain = table, chain

@@ -7,7 +7,7 @@ it, by a driver for ASGI and by one for WSGI.
 from __future__ import annotations
 
 import json
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import structlog
@@ -50,11 +50,13 @@ Steps = Generator[Need, Any, Answer | None]
 class Requests:
     """Runs the handlers of `gateway` for requests, by `service` while that is there."""
 
-    def __init__(self, gateway: WebGateway, limiter: Limiter, max_body_bytes: int) -> None:
+    def __init__(self, gateway: WebGateway, make_limiter: Callable[[], Limiter], max_body_bytes: int) -> None:
+        """`make_limiter` is called when the first caller has a rate or quota."""
         self.gateway = gateway
         self.spec = gateway.spec
         self.max_body_bytes = max_body_bytes
-        self.limiter = limiter
+        self._make_limiter = make_limiter
+        self._limiter: Limiter | None = None
         self.service: Service | None = None
         self._calls: InProcess | None = None
         #: Why requests are refused; None: they are not.
@@ -91,7 +93,7 @@ class Requests:
 
     def before_app(self, exchange: RequestExchange) -> Steps:
         """Up to the app. Gives the answer that ends the request here, or None."""
-        if self.problem is not None:
+        if self.problem is not None or self.gateway.problem is not None:
             return failure_answer(Status.INTERNAL)
         has_body, is_known = False, False
         for moment, steps in exchange.chain.before:
@@ -151,7 +153,9 @@ class Requests:
     def limited(self, session: HeldSession) -> str:
         """`rate` or `quota`, if one is exceeded; `unknown` where nobody can tell; else empty. It blocks."""
         try:
-            return self.limiter.exceeded(session)
+            if self._limiter is None:
+                self._limiter = self._make_limiter()
+            return self._limiter.exceeded(session)
         except Exception as error:  # noqa: BLE001 - whatever fails lets nobody pass
             text = str(error) if isinstance(error, CoprocessError) else f"{type(error).__name__}: {error}"
             log.error("a rate or quota could not be kept: the request is refused", reason=text)

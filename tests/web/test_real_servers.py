@@ -1,0 +1,88 @@
+"""Django under gunicorn, forked before and after the load, and FastAPI under granian: with a real client."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+import websockets.sync.client
+
+PROGRAMS = Path(__file__).parents[1] / "programs" / "web"
+PATIENCE_S = 30.0
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@contextmanager
+def served(told: Path, port: int, *command: str) -> Iterator[str]:
+    """Run a server until the end of `with`, at which it is asked to stop, and does."""
+    env = {**os.environ, "WEB_TOLD": str(told), "PYTHONPATH": str(PROGRAMS)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", *command], env=env, cwd=told.parent, stderr=subprocess.PIPE, text=True
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(int(PATIENCE_S / 0.05)):
+            assert process.poll() is None, process.stderr and process.stderr.read()
+            try:
+                httpx.get(f"{url}/nothing")
+                break
+            except httpx.TransportError:
+                threading.Event().wait(0.05)
+        yield url
+        process.send_signal(signal.SIGTERM)
+        process.wait(PATIENCE_S)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def processes(told: Path, what: str) -> list[str]:
+    return sorted(line.split()[1] for line in told.read_text().splitlines() if line.startswith(what))
+
+
+@pytest.mark.parametrize("preload", [True, False])
+def test_django_under_gunicorn(tmp_path: Path, preload: bool) -> None:
+    """Each worker opens resources of its own, also where the handlers were loaded before the fork."""
+    told, port = tmp_path / "told", free_port()
+    flags = ["--workers=2", "--threads=2", f"--bind=127.0.0.1:{port}", "--log-level=error"]
+    flags += ["--preload"] if preload else []
+    with served(told, port, "gunicorn", *flags, "shop:site") as url:
+        for number in range(100):
+            answer = httpx.post(f"{url}/show", content=b"body", headers={"Authorization": "k"})
+            assert (answer.status_code, answer.text) == (200, "ann body")
+            assert answer.headers["X-Pid"] == answer.headers["X-Own"]
+            if number >= 4 and len(processes(told, "open")) == 2:
+                break
+        assert httpx.get(f"{url}/stream").text == "012"
+    assert len(set(processes(told, "open"))) == len(processes(told, "open")) == 2
+    assert processes(told, "open") == processes(told, "close")
+    assert processes(told, "begin") == processes(told, "end")
+
+
+def test_fastapi_under_granian(tmp_path: Path) -> None:
+    told, port = tmp_path / "told", free_port()
+    flags = ["--interface=asgi", "--host=127.0.0.1", f"--port={port}", "--no-log"]
+    with served(told, port, "granian", *flags, "shop:asgi") as url:
+        with httpx.stream("GET", f"{url}/stream") as answer:
+            assert (answer.read(), answer.status_code) == (b"012", 200)
+            assert answer.headers["X-Pid"] == processes(told, "open")[0]
+        with websockets.sync.client.connect(f"ws{url[4:]}/ws") as client:
+            client.send("hello")
+            assert client.recv() == "ann hello"
+    assert processes(told, "open") == processes(told, "close")
+    assert processes(told, "begin") == processes(told, "end")
