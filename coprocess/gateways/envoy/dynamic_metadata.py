@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf import json_format
 
 from coprocess.api.held import HeldSession
-from coprocess.gateways.envoy import wire
+from coprocess.gateways.envoy import encoding
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,9 +62,4 @@ def session_entries(session: HeldSession) -> dict[str, Any]:
 
 def encoded(namespaces: Mapping[str, Mapping[str, Any]]) -> bytes:
     """A serialized Struct of these namespaces; empty where there is nothing in them."""
-    filled = {name: dict(entries) for name, entries in namespaces.items() if entries}
-    if not filled:
-        return b""
-    struct = wire.Struct()
-    struct.update(filled)
-    return struct.SerializeToString(deterministic=True)
+    return encoding.struct({name: entries for name, entries in namespaces.items() if entries})

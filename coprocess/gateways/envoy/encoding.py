@@ -6,7 +6,8 @@ The numbers are those of `proto/envoy`; the tests read what this writes with the
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 #: The fields of ProcessingResponse.
 REQUEST_HEADERS, RESPONSE_HEADERS, REQUEST_BODY, RESPONSE_BODY = 1, 2, 3, 4
@@ -112,6 +113,21 @@ def mode(
         + number_field(5, request_trailers)
         + number_field(6, response_trailers)
     )
+
+
+def struct(entries: Mapping[str, Any]) -> bytes:
+    """A `google.protobuf.Struct` of texts, lists of texts, and mappings of the same."""
+    return b"".join(
+        [field(1, field(1, name.encode()) + field(2, _value(value))) for name, value in entries.items()]
+    )
+
+
+def _value(value: Any) -> bytes:
+    if isinstance(value, str):
+        return field(3, value.encode())
+    if isinstance(value, Mapping):
+        return field(5, struct(value))
+    return field(6, b"".join([field(1, _value(each)) for each in value]))
 
 
 def streamed(kind: int, body: bytes, end_of_stream: bool) -> bytes:
