@@ -74,7 +74,7 @@ class Check:
         chain = _only_checks(chain)
         came = _Came(attributes)
         traffic = Traffic(came.request, chain, self._around)
-        traffic.has_body = came.has_body
+        traffic.has_body = chain.reads_request and came.has_body
         context = attributes.metadata_context
         if context.ByteSize():
             traffic.metadata_source = lambda: dynamic_metadata.read_metadata(context)
@@ -92,26 +92,25 @@ class _Came:
         if http.header_map.headers:
             fields = Fields(http.header_map.headers)
             self.encoded = fields.encoded
-            partial = fields.headers.get(_PARTIAL, "false")
-            length = fields.headers.get("Content-Length", "")
-            is_chunked = "Transfer-Encoding" in fields.headers
             self.request = request_of(fields, self._read)
         else:
             pairs = [(name_of(name), value) for name, value in headers.items() if name[:1] != ":"]
             if "Host" not in (name for name, _ in pairs):
                 pairs.insert(0, ("Host", http.host))
             held = HeldHeaders(pairs)
-            partial = held.get(_PARTIAL, "false")
-            length = held.get("Content-Length", "")
-            is_chunked = "Transfer-Encoding" in held
             self.request = HeldRequest(
                 http.method, http.path, held, scheme=http.scheme or "http", body_source=self._read
             )
         self.method = self.request.method
-        is_whole = partial != "true"
-        is_empty = length in ("", "0") and not is_chunked
-        #: Whether all of it is here. Without a length, none at all may also be a filter that sends none.
-        self.has_body = is_whole and (bool(self._body) or is_empty)
+
+    @property
+    def has_body(self) -> bool:
+        """Whether all of it is here. Without a length, none at all may also be a filter that sends none."""
+        headers = self.request.headers
+        if headers.get(_PARTIAL, "false") == "true":
+            return False
+        is_empty = headers.get("Content-Length", "") in ("", "0") and "Transfer-Encoding" not in headers
+        return bool(self._body) or is_empty
 
     def _read(self) -> bytes:
         if not self.has_body:
@@ -182,12 +181,8 @@ def _reply(code: int, text: str, answer: bytes, traffic: Traffic | None) -> byte
     reply = encoding.field(1, status) + answer
     if traffic is None:
         return reply
-    known = traffic.known_metadata
-    entries = {} if known is None else {key: value for key, value in known.items() if key != "token"}
-    session = dynamic_metadata.session_entries(traffic.session) if traffic.has_session else {}
-    told = dynamic_metadata.encoded(
-        {dynamic_metadata.NAMESPACE: entries, dynamic_metadata.SESSION_NAMESPACE: session}
-    )
+    session = traffic.session if traffic.has_session else None
+    told = dynamic_metadata.encoded(traffic.known_metadata, {}, session, is_new=True)
     return reply + encoding.field(_DYNAMIC_METADATA, told) if told else reply
 
 
