@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from coprocess.gateways.kong.plugin import PluginOptions
+from coprocess.gateways.kong.registration import load_plugins
 from coprocess.gateways.kong.stand_in import PATH
 from tests.kong.server import Kong
 
@@ -72,6 +74,13 @@ def started() -> Iterator[list[subprocess.Popen[bytes]]]:
     for process in processes:
         process.kill()
         process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+    while _open:
+        _open.pop().close()
+
+
+_open: list[Kong] = []
 
 
 def connect(path: Path, process: subprocess.Popen[bytes]) -> Kong:
@@ -87,7 +96,8 @@ def connect(path: Path, process: subprocess.Popen[bytes]) -> Kong:
             time.sleep(0.02)
         else:
             connected.settimeout(10)
-            return Kong(connected)
+            _open.append(Kong(connected))
+            return _open[-1]
 
 
 def runs(kong: Kong) -> None:
@@ -104,7 +114,7 @@ def test_dump_is_json_and_nothing_else(plugin: Path, tmp_path: Path) -> None:
         ran = subprocess.run(words, capture_output=True, cwd=tmp_path, check=True)
         assert json.loads(ran.stdout) == DUMP
         assert b"past Python" in ran.stderr
-    # The file's own code prints to its own standard output first: so a file that prints is told by the doctor.
+    # What a file prints when it is run itself comes before anything of ours is asked.
     quiet = tmp_path / "quiet.py"
     quiet.write_text(PLUGIN.replace('print("at import")', "").replace('os.write(1, b"past Python")', ""))
     ran = subprocess.run(
@@ -130,10 +140,20 @@ def test_dump_is_json_and_nothing_else(plugin: Path, tmp_path: Path) -> None:
 def test_what_kong_would_not_start_with_is_told(tmp_path: Path, source: str, says: str) -> None:
     path = tmp_path / "p.py"
     path.write_text(source)
+    loaded, plugins = load_plugins([path], PluginOptions())
+    assert not plugins
+    (problem,) = loaded.problems
+    assert says in str(problem)
+    assert str(path) in str(problem)
+
+
+def test_a_dump_that_fails_prints_nothing_for_kong(tmp_path: Path) -> None:
+    path = tmp_path / "p.py"
+    path.write_text("class Plugin: pass")
     ran = subprocess.run([*KONG, "dump", str(path)], capture_output=True, text=True, check=False)
     assert ran.returncode == 1
     assert ran.stdout == ""
-    assert says in ran.stderr
+    assert "has no phase" in ran.stderr
 
 
 def test_conf_says_what_start_cmd_needs(plugin: Path) -> None:
@@ -188,8 +208,6 @@ def test_serve_from_start_to_stop(
     new.send_signal(signal.SIGTERM)
     assert new.wait(20) == 0
     assert not one.exists()
-    for each in (kong, again):
-        each.close()
 
 
 def test_a_plugin_file_that_starts_itself(
@@ -205,7 +223,6 @@ def test_a_plugin_file_that_starts_itself(
     )
     kong = connect(tmp_path / "x.socket", started[0])
     runs(kong)
-    kong.close()
 
 
 def test_a_server_ends_when_its_kong_was_killed(
@@ -226,13 +243,11 @@ def test_a_server_ends_when_its_kong_was_killed(
     kong.socket.settimeout(20)
     with pytest.raises(EOFError):
         kong.receive()
-    kong.close()
     until_s = time.monotonic() + 20
     while Path(f"/proc/{pid}").exists() and time.monotonic() < until_s:
         if "Z" in Path(f"/proc/{pid}/stat").read_text().split()[2]:
             break
         time.sleep(0.05)
-    worker.stdout.close()
 
 
 def test_a_plugin_that_cannot_be_loaded_refuses_requests(
@@ -248,4 +263,3 @@ def test_a_plugin_that_cannot_be_loaded_refuses_requests(
     kong = connect(tmp_path / "p.socket", started[0])
     kong.send("plugin.StartInstance", {"Name": "p", "Config": "{}"})
     assert isinstance(kong.answer().error, str)
-    kong.close()
