@@ -166,10 +166,10 @@ def test_conf_says_what_start_cmd_needs(plugin: Path) -> None:
     assert lines["pluginserver_my_plugin_start_cmd"].startswith("/usr/bin/env ")
     assert "'TOKEN_FILE=/a b'" in lines["pluginserver_my_plugin_start_cmd"]
     # As Kong runs it, in an empty environment.
-    ran = subprocess.run(
+    asked = subprocess.run(
         ["/bin/sh", "-c", lines["pluginserver_my_plugin_query_cmd"]], capture_output=True, env={}, check=True
     )
-    assert json.loads(ran.stdout) == DUMP
+    assert json.loads(asked.stdout) == DUMP
 
 
 def test_serve_from_start_to_stop(

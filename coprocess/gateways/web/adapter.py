@@ -6,6 +6,7 @@ it, by a driver for ASGI and by one for WSGI.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Generator, Iterable, Mapping
@@ -106,6 +107,18 @@ class Adapter:
         if self._calls is None:
             raise RuntimeError("the handlers are not open")
         return self._calls
+
+    @property
+    def table(self) -> HookTable:
+        return self._loaded.table
+
+    def twin(self, chain: Mapping[str, Any] | None, config: Mapping[str, Any], api_id: str) -> Adapter:
+        """The same handlers at work, open as these are, for another chain. Raises ConfigError."""
+        twin = copy.copy(self)
+        twin.spec = WebSpec(api_id, self.spec.org_id, config)
+        twin.spec.event_sink = self.spec.event_sink
+        twin.chain = chain_of(self.table, chain, api_id)
+        return twin
 
     @property
     def is_open(self) -> bool:
