@@ -34,6 +34,7 @@ from coprocess.runtime.registration import Registration
 _DEFAULT_SOCKET = "python_pluginserver.sock"
 #: Calls of one phase that run at one time: a thread each.
 _CONCURRENCY = 1024
+_SHUTDOWN_S = 5.0
 _LOOK_S = 0.5
 _FLUSH_S = 2.0
 
@@ -139,6 +140,8 @@ def serve(
         "reload": reload,
         "max_threads": max_threads,
         "concurrency": _CONCURRENCY,
+        # Kong waits for no end, and its events whose steps do not come have none of their own.
+        "shutdown_timeout_s": _SHUTDOWN_S,
         "log_format": log_format,
         "log_level": "debug" if verbose else None,
     }
