@@ -22,9 +22,9 @@ from coprocess.api.http import canonical_name
 from coprocess.api.moments import HookType
 from coprocess.errors import ConfigError
 from coprocess.gateways.web.adapter import BODY, LIMITS, Adapter, Steps
-from coprocess.gateways.web.answers import Answer
-from coprocess.gateways.web.call import Exchange, WebCall
-from coprocess.gateways.web.event import message_of
+from coprocess.runtime.answers import Answer
+from coprocess.runtime.held_call import HeldCall, HeldExchange
+from coprocess.runtime.held_event import message_of
 
 log = structlog.get_logger("coprocess")
 
@@ -63,11 +63,11 @@ class NativePlugin:
         self._reads_request = any("request" in hook.plan.names or hook.app is not None for hook in before)
         self._key = f"coprocess_{self.name}"
         self._lock = threading.Lock()
-        self._requests: OrderedDict[str, Exchange] = OrderedDict()
+        self._requests: OrderedDict[str, HeldExchange] = OrderedDict()
 
     def _access(self, kong: Any) -> None:
         adapter = self._adapter
-        exchange = Exchange(self._request(kong, self._reads_request), adapter.spec)
+        exchange = HeldExchange(self._request(kong, self._reads_request), adapter.spec)
         method = exchange.request.method
         answer = self._drive(adapter.before_app(exchange), exchange)
         if answer is not None:
@@ -94,7 +94,7 @@ class NativePlugin:
             exchange = self._requests.pop(str(key), None)
         if exchange is None:
             # Another plugin has answered before this one had the request.
-            exchange = Exchange(self._request(kong, True), adapter.spec)
+            exchange = HeldExchange(self._request(kong, True), adapter.spec)
         response = HeldResponse(
             int(kong.response.get_status()),
             _headers(kong.response.get_headers(_MOST_HEADERS)),
@@ -133,12 +133,12 @@ class NativePlugin:
             body_source=body,
         )
 
-    def _drive(self, steps: Steps, exchange: Exchange) -> Answer | None:
+    def _drive(self, steps: Steps, exchange: HeldExchange) -> Answer | None:
         try:
             need = next(steps)
             while True:
                 given: Any = None
-                if isinstance(need, WebCall):
+                if isinstance(need, HeldCall):
                     given = self._adapter.calls.call(need)
                 elif need is BODY:
                     # In the event's own thread: a handler on a loop must not wait for Kong there.
