@@ -7,7 +7,7 @@ it, by a driver for ASGI and by one for WSGI.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 import structlog
@@ -22,6 +22,7 @@ from coprocess.gateways.web.event import message_of
 from coprocess.gateways.web.gateway import WebGateway
 from coprocess.gateways.web.limits import Limiter
 from coprocess.gateways.web.request import RequestCall, RequestExchange
+from coprocess.gateways.web.spec import WebSpec
 from coprocess.runtime.admission import (
     Refusal,
     is_limited,
@@ -77,6 +78,17 @@ class Requests:
     @property
     def is_open(self) -> bool:
         return self._calls is not None
+
+    def twin(self, named: Mapping[str, Any] | None, config: Mapping[str, Any], api_id: str) -> Requests:
+        """The same handlers at work, open as these are, for another chain. Raises ConfigError."""
+        gateway = WebGateway(self.gateway.table, WebSpec(api_id, self.spec.org_id, config), lambda: named)
+        gateway.check_table(gateway.table)
+        gateway.table = gateway.table
+        twin = Requests(gateway, self._make_limiter, self.max_body_bytes)
+        twin.problem = self.problem
+        if self.service is not None:
+            twin.use(self.service)
+        return twin
 
     def use(self, service: Service) -> None:
         """Run handlers by `service` from now on."""

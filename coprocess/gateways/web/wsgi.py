@@ -7,8 +7,7 @@ import io
 import os
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Iterator
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 from urllib.parse import quote, unquote_to_bytes
@@ -18,6 +17,7 @@ from coprocess.api.http import canonical_name
 from coprocess.gateways.web.adapter import DEFAULT_TIMEOUT_S, Adapter, Host, Options
 from coprocess.gateways.web.answers import Answer, error_answer
 from coprocess.gateways.web.call import Exchange
+from coprocess.gateways.web.ending import InThread, run_now
 from coprocess.gateways.web.http import (
     Caller,
     RawHeader,
@@ -31,7 +31,7 @@ from coprocess.gateways.web.http import (
 )
 from coprocess.gateways.web.request import RequestCall, RequestExchange
 from coprocess.gateways.web.steps import BODY, Requests, Steps
-from coprocess.loading.lifetime import Ending, Lifetime
+from coprocess.loading.lifetime import Lifetime
 
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector
@@ -49,7 +49,7 @@ class Around:
         """`timeout_s`: what each async step at the end of a request may take."""
         self.app = app
         self._requests = requests
-        self._ending = _InThread(requests, timeout_s)
+        self._ending = InThread(requests, timeout_s)
         #: The process in which the handlers can run.
         self._pid = 0
 
@@ -80,7 +80,7 @@ class Around:
             if error is not None:
                 lifetime.note(error)
             if (steps := lifetime.end(self._ending)) is not None:
-                _run(steps)
+                run_now(steps)
         self._requests.ended(exchange)
 
     def _answered(
@@ -203,40 +203,6 @@ class Middleware(Around):
         """The same, for a registry of the app's own."""
         collector: Collector = self.adapter.host.collector()
         return collector
-
-
-class _InThread(Ending):
-    """At the end of a request: in the thread that closes its body, which waits for what is async."""
-
-    def __init__(self, requests: Requests, timeout_s: float) -> None:
-        self._requests = requests
-        self._timeout_s = timeout_s
-
-    async def finish(self, awaitable: Awaitable[Any]) -> Any:
-        if (service := self._requests.service) is None:
-            raise RuntimeError("the handlers are closed")
-        future: Future[Any] = service.async_calls.spawn(_awaited(awaitable))
-        try:
-            return future.result(self._timeout_s)
-        except TimeoutError:
-            future.cancel()
-            raise
-
-    async def block(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        return function(*arguments)
-
-
-async def _awaited(awaitable: Awaitable[Any]) -> Any:
-    return await awaitable
-
-
-def _run(steps: Coroutine[Any, Any, None]) -> None:
-    """Nothing in `steps` waits for a loop."""
-    try:
-        steps.send(None)
-    except StopIteration:
-        return
-    raise RuntimeError("the end of a request waits for an event loop")
 
 
 #: Told once that a body is closed, with what failed, if anything did.
