@@ -1,0 +1,150 @@
+"""Headers as Envoy keeps them: one list, names in lower case, pseudo-headers first.
+
+Values have one character a byte. `host` is another name of `:authority`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+from coprocess.gateways.envoy import wire
+
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z:-]*\Z")
+_BAD_IN_VALUE = re.compile(r"[\0\r\n]")
+
+
+def is_valid_name(name: str) -> bool:
+    """An empty name passes, as it does in Envoy."""
+    return _NAME.match(name) is not None
+
+
+def is_valid_value(value: str) -> bool:
+    return _BAD_IN_VALUE.search(value) is None
+
+
+class HeaderMap:
+    """Setting moves a header to the end of its part: pseudo-headers or the rest."""
+
+    def __init__(self, pairs: Iterable[tuple[str, str]] = ()) -> None:
+        self._pseudo: list[tuple[str, str]] = []
+        self._rest: list[tuple[str, str]] = []
+        for name, value in pairs:
+            self.add(name, value)
+
+    def copy(self) -> HeaderMap:
+        return HeaderMap(self)
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        yield from self._pseudo
+        yield from self._rest
+
+    def __len__(self) -> int:
+        return len(self._pseudo) + len(self._rest)
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(len(name) + len(value) for name, value in self)
+
+    def __contains__(self, name: str) -> bool:
+        return self.get(name) is not None
+
+    def get(self, name: str) -> str | None:
+        """The first value."""
+        name = _known(name)
+        return next((value for key, value in self._part(name) if key == name), None)
+
+    def values(self, name: str) -> list[str]:
+        name = _known(name)
+        return [value for key, value in self._part(name) if key == name]
+
+    def add(self, name: str, value: str) -> None:
+        name = _known(name)
+        self._part(name).append((name, value))
+
+    def set(self, name: str, value: str) -> None:
+        """Replace all values by one at the end."""
+        self.remove(name)
+        self.add(name, value)
+
+    def set_in_place(self, name: str, value: str) -> None:
+        """Replace all values by one where the first was, or at the end."""
+        name = _known(name)
+        part = self._part(name)
+        index = next((index for index, (key, _) in enumerate(part) if key == name), None)
+        if index is None:
+            part.append((name, value))
+        else:
+            part[index] = (name, value)
+            part[index + 1 :] = [pair for pair in part[index + 1 :] if pair[0] != name]
+
+    def join(self, name: str, value: str) -> None:
+        """Append `,value` to the first value. Nothing where there is none."""
+        name = _known(name)
+        part = self._part(name)
+        for index, (key, old) in enumerate(part):
+            if key == name:
+                part[index] = (name, f"{old},{value}")
+                return
+
+    def remove(self, name: str) -> None:
+        name = _known(name)
+        part = self._part(name)
+        part[:] = [pair for pair in part if pair[0] != name]
+
+    def regular(self) -> list[tuple[str, str]]:
+        """Without pseudo-headers."""
+        return list(self._rest)
+
+    def to_wire(self, forwards: ForwardRules | None = None) -> wire.HeaderMap:
+        """As messages have them, in `raw_value`."""
+        return wire.HeaderMap(
+            headers=[
+                wire.HeaderValue(key=name, raw_value=value.encode("latin-1"))
+                for name, value in self
+                if forwards is None or forwards.allows(name)
+            ]
+        )
+
+    def _part(self, name: str) -> list[tuple[str, str]]:
+        return self._pseudo if name.startswith(":") else self._rest
+
+
+def _known(name: str) -> str:
+    name = name.lower()
+    return ":authority" if name == "host" else name
+
+
+class StringMatcher:
+    """`envoy.type.matcher.v3.StringMatcher`."""
+
+    def __init__(self, kind: str, pattern: str, *, ignore_case: bool = False) -> None:
+        self._kind = kind
+        self._ignore_case = ignore_case and kind != "safe_regex"
+        self._pattern = pattern.lower() if self._ignore_case else pattern
+        self._regex = re.compile(pattern) if kind == "safe_regex" else None
+
+    def matches(self, text: str) -> bool:
+        text = text.lower() if self._ignore_case else text
+        if self._regex is not None:
+            return self._regex.fullmatch(text) is not None
+        if self._kind == "exact":
+            return text == self._pattern
+        if self._kind == "prefix":
+            return text.startswith(self._pattern)
+        if self._kind == "suffix":
+            return text.endswith(self._pattern)
+        return self._pattern in text
+
+
+class ForwardRules:
+    """Which headers a server is sent: those that are allowed, where any are named, and not disallowed."""
+
+    def __init__(self, allowed: Iterable[StringMatcher] = (), disallowed: Iterable[StringMatcher] = ()):
+        self._allowed = tuple(allowed)
+        self._disallowed = tuple(disallowed)
+
+    def allows(self, name: str) -> bool:
+        if any(matcher.matches(name) for matcher in self._disallowed):
+            return False
+        return not self._allowed or any(matcher.matches(name) for matcher in self._allowed)
