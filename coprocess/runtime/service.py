@@ -69,6 +69,7 @@ class Service:
     def __init__(self, gateway: Gateway, options: ServiceOptions) -> None:
         self.gateway = gateway
         self._openers = gateway.methods
+        self._chained = gateway.chained_methods
         self.options = options
         self.replace_thread: Callable[[int], bool] = lambda thread_id: False
         # For what callers can cause by the thousand.
@@ -89,9 +90,9 @@ class Service:
         self._stopped = threading.Event()
         # Threads for calls that no engine's thread runs: local events, and what waited behind a call
         # that hangs.
-        self._own_tasks: queue.SimpleQueue[Waiting | None] = queue.SimpleQueue()
-        self._own_threads: WorkerThreads[Waiting] = WorkerThreads(
-            "service", self._own_tasks.get, self._begin_now, minimum=1, maximum=_OWN_THREADS
+        self._own_tasks: queue.SimpleQueue[Waiting | Callable[[], None] | None] = queue.SimpleQueue()
+        self._own_threads: WorkerThreads[Waiting | Callable[[], None]] = WorkerThreads(
+            "service", self._own_tasks.get, self._run_own, minimum=1, maximum=_OWN_THREADS
         )
         self._local_events: set[Rpc] = set()
         self._watchdog = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -119,13 +120,13 @@ class Service:
         try:
             if self._draining:
                 raise ShuttingDown("the service is shutting down")
-            call = self._openers[rpc.method](rpc.payload)
-        except CoprocessError as error:
-            self._failures.refuse(rpc, error)
-            return
-        except Exception as error:  # An engine's thread must not end.
-            log.exception("a message could not be opened")
-            self._failures.refuse(rpc, CoprocessError(f"internal error: {type(error).__name__}"))
+            opener = self._openers.get(rpc.method)
+            if opener is None:
+                self._chained[rpc.method](self, rpc)
+                return
+            call = opener(rpc.payload)
+        except Exception as error:  # noqa: BLE001 - an engine's thread must not end
+            self.refuse(rpc, error)
             return
         state = self.state_of(call.hook)
         waiting = Waiting(call, rpc, state, since_s)
@@ -139,15 +140,50 @@ class Service:
             self._failures.shed(waiting)
         else:
             # Else it would run, some time, for a client that is gone.
-            rpc.on_cancel(lambda: self._drop(waiting))
+            rpc.on_cancel(lambda: self.drop(waiting))
+
+    def refuse(self, rpc: Rpc, error: Exception) -> None:
+        """Answer a call that reaches no handler."""
+        if not isinstance(error, CoprocessError):
+            log.error("a message could not be opened", exc_info=error)
+            error = CoprocessError(f"internal error: {type(error).__name__}")
+        self._failures.refuse(rpc, error)
 
     @staticmethod
-    def _drop(waiting: Waiting) -> None:
+    def drop(waiting: Waiting) -> None:
+        """End a call that waits, as nobody waits for it."""
         if waiting.state.drop(waiting):
             waiting.rpc.fail(Status.CANCELLED, "the client gave up")
 
-    def _begin_now(self, first: Waiting) -> None:
-        self._begin(first, time.monotonic())
+    def _run_own(self, task: Waiting | Callable[[], None]) -> None:
+        if isinstance(task, Waiting):
+            self._begin(task, time.monotonic())
+        else:
+            task()
+
+    def in_thread(self, task: Callable[[], None]) -> None:
+        """Run `task`, which never raises, in a thread of the service's own."""
+        self._own_tasks.put(task)
+
+    def run_here(self, waiting: Waiting) -> None:
+        """Run an admitted call of a sync hook in this thread. What waited for its place begins elsewhere."""
+        me, state = threading.get_ident(), waiting.state
+        waiting.deadline_s = time.monotonic() + state.timeout_s
+        self._running[me] = waiting
+        Context().run(self._run, waiting)
+        self._running.pop(me, None)
+        following = state.leave(waiting, time.monotonic() - waiting.since_s)
+        if following is not None:
+            self.begin_elsewhere(following)
+
+    def traced(self, rpc: Rpc) -> Rpc:
+        """`rpc`, which came by no engine, such that its call is traced where calls are."""
+        return rpc if self._tracing is None else self._tracing.of(rpc)
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether new calls are refused."""
+        return self._draining
 
     def _begin(self, first: Waiting, now_s: float) -> None:
         """Run an admitted call and, in its place, those that waited. `now_s` is time.monotonic()."""
@@ -318,9 +354,9 @@ class Service:
         self.drop_idle_states()
 
     def has_calls(self, hook: Hook) -> bool:
-        """Whether calls of `hook` run, or wait."""
+        """Whether calls of `hook` run, or wait, or are to come of what is under way."""
         state = self._states.get(hook)
-        return state is not None and bool(state.running or state.queue)
+        return (state is not None and bool(state.running or state.queue)) or self.gateway.holds(hook)
 
     def cancel_left_tasks(self) -> None:
         """Cancel what calls left on the loop whose hooks are gone: in no table, and with no call."""
@@ -364,8 +400,9 @@ class Service:
 
     @property
     def in_flight(self) -> int:
-        """Calls that run or wait."""
-        return sum(state.running + len(state.queue) for state in self.states)
+        """Calls that run or wait, and streams that are between two of them."""
+        calls = sum(state.running + len(state.queue) for state in self.states)
+        return max(calls, self.gateway.open_streams)
 
     def drain(self, timeout_s: float) -> bool:
         """Refuse new calls and wait for those in flight. False where some still run after `timeout_s`."""

@@ -88,6 +88,10 @@ class BidiRpc(ABC):
         """Call back when the client gives up, or its deadline passes, before the end."""
 
     @abstractmethod
+    def in_thread(self, task: Callable[[], None]) -> None:
+        """Run `task`, which never raises, in one of the engine's threads that run handlers."""
+
+    @abstractmethod
     def begin(self, metadata: Metadata) -> None:
         """Send metadata, from any thread, before the first message. Raises ValueError for what is none."""
 
@@ -141,7 +145,7 @@ class EngineOptions:
     max_metadata_bytes: int
     #: Methods with many replies to one message, by their path; their calls are a StreamRpc.
     streaming_methods: tuple[str, ...] = ()
-    #: Methods with many messages each way, by their path. Only the http2 engine serves them.
+    #: Methods with many messages each way, by their path. The native engine serves none.
     bidi_methods: Mapping[str, BidiHandler] = field(default_factory=dict)
     #: None: plaintext. Unix sockets are plaintext in any case.
     tls: TlsFiles | None = None
