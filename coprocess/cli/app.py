@@ -13,6 +13,7 @@ from coprocess.cli import (
     call,
     check,
     doctor,
+    envoy,
     events,
     import_,
     new,
@@ -49,6 +50,7 @@ app.command("import")(import_.import_)
 app.command()(new.new)
 app.add_typer(bundle.app, name="bundle")
 app.add_typer(events.app, name="events")
+app.add_typer(envoy.app, name="envoy")
 
 
 @app.command()

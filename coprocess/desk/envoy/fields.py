@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 from coprocess.errors import ConfigError
 from coprocess.gateways.envoy import wire
@@ -41,18 +41,22 @@ class Fields:
 
     def text(self, name: str, default: str = "") -> str:
         value = self.raw(name, default)
-        return value if isinstance(value, str) else self._wrong(name, "text", value)
+        if not isinstance(value, str):
+            self._wrong(name, "text", value)
+        return value
 
     def flag(self, name: str, default: bool = False) -> bool:
         value = self.raw(name, default)
-        return value if isinstance(value, bool) else self._wrong(name, "true or false", value)
+        if not isinstance(value, bool):
+            self._wrong(name, "true or false", value)
+        return value
 
     def whole(self, name: str, default: int = 0) -> int:
         value = self.raw(name, default)
         if isinstance(value, str) and value.isdecimal():
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            return self._wrong(name, "a whole number", value)
+            self._wrong(name, "a whole number", value)
         return value
 
     def seconds(self, name: str, default: float | None = None) -> float | None:
@@ -61,12 +65,14 @@ class Fields:
         if value is None:
             return default
         match = _DURATION.match(value) if isinstance(value, str) else None
-        return float(match[1]) if match else self._wrong(name, "a duration such as 0.25s", value)
+        if match is None:
+            self._wrong(name, "a duration such as 0.25s", value)
+        return float(match[1])
 
     def words(self, name: str) -> tuple[str, ...]:
         value = self.raw(name, [])
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            return self._wrong(name, "a list of texts", value)
+            self._wrong(name, "a list of texts", value)
         return tuple(value)
 
     def choice(self, name: str, choices: tuple[str, ...]) -> str:
@@ -74,7 +80,9 @@ class Fields:
         value = self.raw(name, choices[0])
         if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(choices):
             return choices[value]
-        return value if value in choices else self._wrong(name, f"one of {', '.join(choices)}", value)
+        if not isinstance(value, str) or value not in choices:
+            self._wrong(name, f"one of {', '.join(choices)}", value)
+        return value
 
     def status(self, name: str, default: int) -> int:
         """An `HttpStatus`, by the name or the number of its code."""
@@ -83,12 +91,12 @@ class Fields:
             return default
         code = fields.raw("code", 0)
         fields.finish()
-        known = wire.HttpStatus.DESCRIPTOR.fields_by_name["code"].enum_type.values_by_name
-        if isinstance(code, str) and code in known:
-            return int(known[code].number)
-        if isinstance(code, int) and not isinstance(code, bool):
-            return code
-        return self._wrong(f"{name}.code", "the name or number of a status", code)
+        kind = wire.HttpStatus.DESCRIPTOR.fields_by_name["code"].enum_type
+        known = {} if kind is None else {value.name: value.number for value in kind.values}
+        number: object = known.get(code, code) if isinstance(code, str) else code
+        if isinstance(number, bool) or not isinstance(number, int):
+            self._wrong(f"{name}.code", "the name or number of a status", code)
+        return number
 
     def message(self, name: str) -> Fields | None:
         """None where it is not set."""
@@ -113,7 +121,7 @@ class Fields:
         try:
             return base64.b64decode(self.text(name), validate=True)
         except ValueError:
-            return self._wrong(name, "base64", self.text(name))
+            self._wrong(name, "base64", self.text(name))
 
     def pattern(self, name: str) -> re.Pattern[str] | None:
         """A `RegexMatcher`."""
@@ -142,8 +150,12 @@ class Fields:
                 f"{self.where}: {', '.join(unknown)}: the simulated Envoy does not know this field"
             )
 
-    def _wrong(self, name: str, expected: str, value: Any) -> Any:
+    def _wrong(self, name: str, expected: str, value: object) -> NoReturn:
         raise ConfigError(f"{self.where}.{name}: expected {expected}, got {value!r:.80}")
+
+
+def seconds_or(value: float | None, default: float) -> float:
+    return default if value is None else value
 
 
 def _kind(value: Any) -> str:

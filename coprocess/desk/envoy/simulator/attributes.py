@@ -102,7 +102,8 @@ def _text_metadata(namespaces: dict[str, Any]) -> str:
 
 def _text_struct(values: dict[str, Any]) -> str:
     return "".join(
-        f'fields {{ key: "{key}" value {{ {_text_value(value)} }} }} ' for key, value in sorted(values.items())
+        f'fields {{ key: "{key}" value {{ {_text_value(value)} }} }} '
+        for key, value in sorted(values.items())
     )
 
 

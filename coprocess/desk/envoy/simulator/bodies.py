@@ -29,7 +29,9 @@ def text_body_of(value: dict[str, Any]) -> bytes:
         for body in _bodies(value["length"] // 4 * 3 - padding):
             if is_text(base64.b64encode(body).decode(), value):
                 return body
-    raise ValueError(f"a text of {value['length']} characters is given by its digest, and cannot be made again")
+    raise ValueError(
+        f"a text of {value['length']} characters is given by its digest, and cannot be made again"
+    )
 
 
 def is_body(body: bytes, value: Any) -> bool:
@@ -42,7 +44,7 @@ def is_body(body: bytes, value: Any) -> bool:
 
 def is_text(text: str, value: dict[str, Any]) -> bool:
     digest = hashlib.sha256(text.encode()).hexdigest()
-    return len(text) == value["length"] and digest == value["sha256_of_text"]
+    return bool(len(text) == value["length"] and digest == value["sha256_of_text"])
 
 
 def is_digest(value: Any) -> bool:

@@ -30,7 +30,15 @@ _CHANCE = frozenset(
         ),
     }
 )
-_GRPC_OWN = ("content-type", "te", "grpc-accept-encoding", "grpc-timeout", "grpc-status", "grpc-message", "host")
+_GRPC_OWN = (
+    "content-type",
+    "te",
+    "grpc-accept-encoding",
+    "grpc-timeout",
+    "grpc-status",
+    "grpc-message",
+    "host",
+)
 #: gRPC's codes, by number.
 _CODES = (
     *("OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS"),

@@ -6,13 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from coprocess.desk.envoy.simulator.config import (
-    EnvoyConfig,
-    ExtAuthzConfig,
-    ExtProcConfig,
-    FilterConfig,
-    SetMetadataConfig,
-)
+from coprocess.desk.envoy.simulator.config import EnvoyConfig, FilterConfig
 from coprocess.desk.envoy.simulator.exchange import (
     ARRIVAL_S,
     CHUNK_GAP_S,
@@ -28,6 +22,7 @@ from coprocess.desk.envoy.simulator.exchange import (
 )
 from coprocess.desk.envoy.simulator.ext_authz import ExtAuthzFilter
 from coprocess.desk.envoy.simulator.ext_proc import ExtProcFilter
+from coprocess.desk.envoy.simulator.filter_config import ExtAuthzConfig, ExtProcConfig, SetMetadataConfig
 from coprocess.desk.envoy.simulator.headers import HeaderMap
 from coprocess.desk.envoy.simulator.http import (
     Unreadable,
@@ -63,7 +58,7 @@ class Envoy:
         self._partial_body_bytes = partial_body_bytes
 
     def request(self, request: HttpRequest) -> Exchange:
-        """Take one request through. Raises ConfigError for what the configuration says and is not simulated."""
+        """Take one request through. Raises ConfigError for what is configured and not simulated."""
         run = Run(self._config, self._server, request, partial_body_bytes=self._partial_body_bytes)
         return _Passage(self._config, run, self.upstream, self._clock).result()
 
@@ -71,9 +66,7 @@ class Envoy:
 class _Passage:
     """One request on its way."""
 
-    def __init__(
-        self, config: EnvoyConfig, run: Run, upstream: Upstream, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, config: EnvoyConfig, run: Run, upstream: Upstream, clock: Callable[[], float]) -> None:
         self._config = config
         self._run = run
         self._upstream = upstream
@@ -382,5 +375,3 @@ def _message(
 def _reset(reason: str) -> LocalReply:
     details = f"upstream_reset_before_response_started{{{reason.replace(' ', '_')}}}"
     return LocalReply(503, _RESET + reason.encode(), details=details)
-
-

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 from google.protobuf.message import DecodeError
 
-from coprocess.desk.envoy.simulator.config import ExtAuthzConfig
 from coprocess.desk.envoy.simulator.exchange import HttpMessage, LocalReply, ServerCall
+from coprocess.desk.envoy.simulator.filter_config import ExtAuthzConfig
 from coprocess.desk.envoy.simulator.headers import HeaderMap, is_valid_name, is_valid_value
 from coprocess.desk.envoy.simulator.mutation_rules import MutationRules, Verdict
 from coprocess.desk.envoy.simulator.query import Query
@@ -122,7 +122,10 @@ class ExtAuthzFilter:
         if wanted is None or message.ends_with_headers or message.is_tunnel:
             return None, False
         body = message.body
-        if len(body) > min(wanted.max_bytes, self._run.config.buffer_limit_bytes) and not wanted.allow_partial:
+        if (
+            len(body) > min(wanted.max_bytes, self._run.config.buffer_limit_bytes)
+            and not wanted.allow_partial
+        ):
             raise LocalReply(413, b"Payload Too Large", details="request_payload_too_large")
         self._run.until(message.ends_at_s)
         self._run.request_size_bytes = len(body)
@@ -161,7 +164,9 @@ class ExtAuthzFilter:
         attributes.metadata_context.CopyFrom(run.metadata_context(config.metadata_namespaces))
         of_route = {} if run.route is None else run.route.metadata
         attributes.route_metadata_context.CopyFrom(
-            as_metadata({name: of_route[name] for name in config.route_metadata_namespaces if name in of_route})
+            as_metadata(
+                {name: of_route[name] for name in config.route_metadata_namespaces if name in of_route}
+            )
         )
         return question
 
@@ -236,9 +241,7 @@ class ExtAuthzFilter:
         status = denied.status.code if has_own and denied.HasField("status") else 403
         self._answer(status, denied.headers, denied.body, "ext_authz_denied")
 
-    def _fail(
-        self, message: HttpMessage, why: str, error: wire.DeniedHttpResponse | None = None
-    ) -> None:
+    def _fail(self, message: HttpMessage, why: str, error: wire.DeniedHttpResponse | None = None) -> None:
         config = self._settings
         self._run.exchange.details = why
         if config.failure_mode_allow:

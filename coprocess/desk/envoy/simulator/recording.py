@@ -72,7 +72,7 @@ class Stream:
 
 
 class Recording:
-    """One file. Reading what is not as recordings are raises ValueError, KeyError, TypeError or ConfigError."""
+    """One file. What is not as recordings are raises ValueError, KeyError, TypeError or ConfigError."""
 
     def __init__(self, path: Path) -> None:
         content = read_json(path)
@@ -130,7 +130,9 @@ class Recording:
             for entry in stream.sent:
                 content = entry.json or {}
                 if stream.service == "ext_authz":
-                    headers = content.get("attributes", {}).get("request", {}).get("http", {}).get("headers", {})
+                    headers = (
+                        content.get("attributes", {}).get("request", {}).get("http", {}).get("headers", {})
+                    )
                     return dict(headers)
                 if "request_headers" in content:
                     return _header_values(content["request_headers"]["headers"]["headers"])
@@ -239,14 +241,16 @@ def _entry(value: dict[str, Any], service: str, where: str) -> Entry:
         raise ValueError(f"{where}: expected json, event or status")
     if is_envoys:
         return Entry(is_envoys, ms, content, None)
-    return Entry(is_envoys, ms, content, json_format.ParseDict(_restored(content), kind()).SerializeToString())
+    return Entry(
+        is_envoys, ms, content, json_format.ParseDict(_restored(content), kind()).SerializeToString()
+    )
 
 
 def _without_unknown(message: Message, where: str) -> None:
     size = message.ByteSize()
     known = type(message)()
     known.CopyFrom(message)
-    known.DiscardUnknownFields()  # type: ignore[attr-defined]  # the stubs lack it
+    known.DiscardUnknownFields()
     if known.ByteSize() != size:
         raise ValueError(f"{where}: the message has fields that are not known here")
 
