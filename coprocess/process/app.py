@@ -24,6 +24,7 @@ from coprocess.loading import foreign_patches, loader
 from coprocess.loading.hooks import HookTable
 from coprocess.loading.log_state import LogState
 from coprocess.process import extras, forks, logs, redaction
+from coprocess.process.chain_settings import Chains
 from coprocess.process.config import OFF, Settings
 from coprocess.process.file_watch import FileWatch
 from coprocess.process.gateways import DEFAULT
@@ -41,7 +42,7 @@ from coprocess.transport import listeners
 from coprocess.transport.engine import BidiHandler, Engine, EngineOptions, Handler, ListenError
 from coprocess.transport.engines import make_engine
 from coprocess.transport.health import Health
-from coprocess.transport.held_calls import HeldCalls
+from coprocess.transport.held_calls import HeldCalls, HeldStreams, refuse_stream
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
@@ -105,6 +106,7 @@ class App:
         self._tell = log.info if worker is None else log.debug
         self._manager = take_service_manager()
         self._held = HeldCalls()
+        self._streams = HeldStreams()
         self.health = Health(gateway.services, self._held.take)
         self._traced: Callable[[Handler], Handler] = lambda handler: handler
         # What signal handlers do takes no lock: the thread they interrupt may hold it. So no Event here, and
@@ -127,10 +129,12 @@ class App:
             engine: Engine = self._worker
             reason = "the front process passes calls on"
         else:
-            engine, reason = make_engine(settings.engine, engine_options(settings, self.gateway))
-        made = self.gateway.make(HookTable(), gateway_options(settings))
+            options = engine_options(settings, self.gateway, self._streams.open)
+            engine, reason = make_engine(settings.engine, options, needs_bidi=bool(self.gateway.bidi_methods))
+        made = self.gateway.make(HookTable(), gateway_options(settings, self._places.chains))
         service = Service(made, service_options(settings))
         service.replace_thread = engine.replace_thread
+        self._streams.serve = lambda rpc: service.streaming.bidi_methods[rpc.method](service, rpc)
         reloader = Reloader(
             SettledLoad(
                 lambda: self._places.load(self.gateway.home),
@@ -344,6 +348,7 @@ class App:
         self._is_open = True
         self.health.otherwise = self._traced(service.handle)
         self._held.pass_on(service.handle)
+        self._streams.pass_on()
         # Without a hook, every call would fail: what can choose should send them elsewhere.
         self.health.set_serving(len(reloader.loaded.table) > 0)
         self._tell("serving", **shares(reloader.loaded.table))
@@ -472,7 +477,12 @@ def _status(reloader: Reloader) -> str:
     return status if reloader.rolled_back is None else f"rolled back ({reloader.rolled_back}): {status}"
 
 
-def engine_options(settings: Settings, gateway: Registration = DEFAULT) -> EngineOptions:
+def engine_options(
+    settings: Settings,
+    gateway: Registration = DEFAULT,
+    open_stream: BidiHandler = refuse_stream,
+) -> EngineOptions:
+    """`open_stream` takes the calls of the gateway's bidirectional methods."""
     tls = None
     if settings.tls_cert is not None and settings.tls_key is not None:
         from coprocess.transport.tls import TlsFiles
@@ -484,7 +494,7 @@ def engine_options(settings: Settings, gateway: Registration = DEFAULT) -> Engin
             settings.tls_client_ca and settings.tls_client_ca.absolute(),
         )
     add_services: Callable[[grpc.Server], None] | None = None
-    bidi_methods: dict[str, BidiHandler] = dict(gateway.bidi_methods)
+    bidi_methods: dict[str, BidiHandler] = dict.fromkeys(gateway.bidi_methods, open_stream)
     if settings.reflection:
         from coprocess.transport.reflection import REFLECT, Reflection
 
@@ -505,8 +515,14 @@ def engine_options(settings: Settings, gateway: Registration = DEFAULT) -> Engin
     )
 
 
-def gateway_options(settings: Settings) -> GatewayOptions:
-    return GatewayOptions(full_reply=settings.full_reply, max_headers=settings.max_headers)
+def gateway_options(settings: Settings, chains: Callable[[], Chains] = dict) -> GatewayOptions:
+    return GatewayOptions(
+        full_reply=settings.full_reply,
+        max_headers=settings.max_headers,
+        max_body_bytes=settings.max_message_bytes,
+        chains=chains,
+        limits_store=store.library_url,
+    )
 
 
 def service_options(settings: Settings) -> ServiceOptions:

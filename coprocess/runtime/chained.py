@@ -1,8 +1,8 @@
 """Several calls for one message: a gateway's steps ask for them, one after the other, and no thread waits.
 
-The steps are a generator that does no I/O. A sync handler runs in the thread that has come to it. Where a call
-goes on elsewhere, on the event loop or in the queue of its hook, that thread is free, and whoever ends the call
-goes on with the steps.
+The steps are a generator that does no I/O. A sync handler runs in the thread that has come to it. Where
+a call goes on elsewhere, on the event loop or in the queue of its hook, that thread is free, and whoever ends
+it goes on with the steps.
 """
 
 from __future__ import annotations

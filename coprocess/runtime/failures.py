@@ -39,17 +39,18 @@ class Failures:
 
     def refuse(self, rpc: Rpc, error: CoprocessError) -> None:
         """Answer a call that reaches no handler."""
-        self._tell_refused(rpc, error)
+        self.tell_refused(error, **self._trace_ids(rpc))
         rpc.fail(error.status, safe_text(error))
 
     def shed(self, waiting: Waiting) -> None:
         """Answer a call that finds its hook full, as the hook's failures are answered."""
         hook = waiting.state.hook
         error = Overloaded(f'{hook.type.name} hook "{hook.name}" is overloaded')
-        self._tell_refused(waiting.rpc, error)
+        self.tell_refused(error, **self._trace_ids(waiting.rpc))
         self._answer_failure(waiting, error)
 
-    def _tell_refused(self, rpc: Rpc, error: CoprocessError) -> None:
+    def tell_refused(self, error: CoprocessError, **more: Any) -> None:
+        """Log and count a call that reaches no handler. `more` goes into the log."""
         self.refused += 1
         text = safe_text(error)
         if not isinstance(error, ShuttingDown):
@@ -61,7 +62,7 @@ class Failures:
                 "refused",
                 reason=text,
                 status=error.status.name,
-                **self._trace_ids(rpc),
+                **more,
             )
 
     def fail(self, waiting: Waiting, error: HandlerFailed) -> None:

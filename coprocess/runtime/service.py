@@ -36,6 +36,7 @@ from coprocess.runtime.hook_state import (
 from coprocess.runtime.idle import wait_until_idle
 from coprocess.runtime.local_event import LocalEvent
 from coprocess.runtime.log_limit import LimitedLog
+from coprocess.runtime.streaming import NO_STREAMS, Streaming
 from coprocess.transport.engine import Rpc
 from coprocess.transport.workers import WorkerThreads, start_missing
 
@@ -69,7 +70,8 @@ class Service:
     def __init__(self, gateway: Gateway, options: ServiceOptions) -> None:
         self.gateway = gateway
         self._openers = gateway.methods
-        self._chained = gateway.chained_methods
+        self.streaming = gateway if isinstance(gateway, Streaming) else NO_STREAMS
+        self._chained = self.streaming.chained_methods
         self.options = options
         self.replace_thread: Callable[[int], bool] = lambda thread_id: False
         # For what callers can cause by the thousand.
@@ -148,6 +150,13 @@ class Service:
             log.error("a message could not be opened", exc_info=error)
             error = CoprocessError(f"internal error: {type(error).__name__}")
         self._failures.refuse(rpc, error)
+
+    def tell_refused(self, error: Exception) -> None:
+        """Log, and count, that a message reaches no handler, or was refused on its way."""
+        if not isinstance(error, CoprocessError):
+            log.error("a message could not be taken", exc_info=error)
+            error = CoprocessError(f"internal error: {type(error).__name__}")
+        self._failures.tell_refused(error)
 
     @staticmethod
     def drop(waiting: Waiting) -> None:
@@ -356,7 +365,7 @@ class Service:
     def has_calls(self, hook: Hook) -> bool:
         """Whether calls of `hook` run, or wait, or are to come of what is under way."""
         state = self._states.get(hook)
-        return (state is not None and bool(state.running or state.queue)) or self.gateway.holds(hook)
+        return (state is not None and bool(state.running or state.queue)) or self.streaming.holds(hook)
 
     def cancel_left_tasks(self) -> None:
         """Cancel what calls left on the loop whose hooks are gone: in no table, and with no call."""
@@ -402,7 +411,7 @@ class Service:
     def in_flight(self) -> int:
         """Calls that run or wait, and streams that are between two of them."""
         calls = sum(state.running + len(state.queue) for state in self.states)
-        return max(calls, self.gateway.open_streams)
+        return max(calls, self.streaming.open_streams)
 
     def drain(self, timeout_s: float) -> bool:
         """Refuse new calls and wait for those in flight. False where some still run after `timeout_s`."""

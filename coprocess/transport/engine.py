@@ -88,6 +88,10 @@ class BidiRpc(ABC):
         """Call back when the client gives up, or its deadline passes, before the end."""
 
     @abstractmethod
+    def on_loop(self, task: Callable[[], None]) -> None:
+        """Run `task` where the callbacks are called, from any thread, before those of what comes later."""
+
+    @abstractmethod
     def in_thread(self, task: Callable[[], None]) -> None:
         """Run `task`, which never raises, in one of the engine's threads that run handlers."""
 

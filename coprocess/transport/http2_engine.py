@@ -221,6 +221,9 @@ class Http2Bidi(BidiRpc):
             return False
         return self._outgoing.send(message)
 
+    def on_loop(self, task: Callable[[], None]) -> None:
+        self._engine.answer(self._protocol, lambda stream, value: self.tell(task), self._stream, None)
+
     def in_thread(self, task: Callable[[], None]) -> None:
         self._engine.tasks.put(task)
 
