@@ -18,6 +18,9 @@ _DURATION = re.compile(r"(\d+(?:\.\d{1,9})?)s\Z")
 
 
 def snake(name: str) -> str:
+    """Only names of fields: keys of maps, which have points, stay as they are."""
+    if not name.isidentifier():
+        return name
     return _CAMEL.sub(lambda match: f"_{match[1].lower()}", name)
 
 

@@ -44,7 +44,7 @@ def check_authorizer(judged: Judged) -> Iterator[EnvoyFinding]:
             "grpc_service.timeout",
             f"grpc_service.timeout is {said}; handlers may take {judged.timeout_s:g} s.",
             "At the timeout the client gets 403.",
-            f"Set it to more than the handlers' limit: {judged.timeout_s + 1:g}s.",
+            f"Set it to {judged.timeout_s + 1:g}s, or the service's timeout below it.",
         )
     if settings.get("encode_raw_headers") is not True:
         yield finding_at(

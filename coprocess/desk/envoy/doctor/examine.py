@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +53,7 @@ def examine(paths: Iterable[Path], service: Service) -> tuple[list[EnvoyFinding]
     filters = [*filters_in(documents), *policy_filters(documents)]
     if not filters and files:
         findings.append(_no_filter(files[0]))
-    for use in uses_of(filters, documents):
-        findings += _check(use, service)
+    findings += _of_uses(uses_of(filters, documents), service)
     for each in filters:
         findings += _cluster(each, documents)
     for document in documents:
@@ -68,6 +67,28 @@ def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     return sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES and file.is_file())
+
+
+def _of_uses(uses: list[Use], service: Service) -> Iterator[EnvoyFinding]:
+    """Of a route, only what is not true of its filter everywhere."""
+    of_filter: set[EnvoyFinding] = set()
+    for use in uses:
+        found = list(_check(use, service))
+        if use.where == use.filter.where and use.document is use.filter.document:
+            of_filter = set(found)
+            yield from found
+            continue
+        for finding in found:
+            if finding.json_path == YamlDocument.words(use.where):
+                yield finding
+            elif finding not in of_filter:
+                line, _ = use.document.place(use.where)
+                place = (
+                    f"{use.document.path.name}:{line}"
+                    if use.document.path != finding.file
+                    else f"line {line}"
+                )
+                yield replace(finding, problem=f"On the route of {place}: {finding.problem}")
 
 
 def _check(use: Use, service: Service) -> Iterator[EnvoyFinding]:
@@ -104,10 +125,11 @@ def _others(use: Use, route: Route, chain: Chain) -> Iterator[EnvoyFinding]:
 
 def _named(use: Use, rule: str, text: str, effect: str) -> EnvoyFinding:
     line, column = use.document.place(use.where)
+    sentence = text if text.startswith(PREFIX) else f"{text[:1].upper()}{text[1:]}"
+    remedy = "Correct the name, or load the handler: `coprocess check` lists what is there."
+    words = YamlDocument.words(use.where)
     return EnvoyFinding(
-        *(Severity.ERROR, rule, use.document.path, YamlDocument.words(use.where)),
-        *(f"{text[:1].upper()}{text[1:]}.", effect),
-        *("Correct the name, or load the handler: `coprocess check` lists what is there.", line, column),
+        Severity.ERROR, rule, use.document.path, words, f"{sentence}.", effect, remedy, line, column
     )
 
 

@@ -76,8 +76,8 @@ def filters_in(documents: list[YamlDocument]) -> list[Filter]:
 def _filter(kind: str, document: YamlDocument, where: Where, value: dict[str, Any]) -> Filter:
     around = [_at(document.value, where[:depth]) for depth in range(len(where))]
     holder = around[-1] if around else {}
-    manager = next((each for each in reversed(around) if _has(each, "http_filters")), {})
-    listener = next(
+    manager: dict[str, Any] = next((each for each in reversed(around) if _has(each, "http_filters")), {})
+    listener: dict[str, Any] = next(
         (each for each in reversed(around) if _has(each, "filter_chains") or _has(each, "address")), {}
     )
     name = holder.get("name") if isinstance(holder, dict) else None
@@ -85,14 +85,17 @@ def _filter(kind: str, document: YamlDocument, where: Where, value: dict[str, An
 
 
 def uses_of(filters: list[Filter], documents: list[YamlDocument]) -> list[Use]:
-    """Each filter by itself, and as each virtual host and route changes it."""
+    """Each filter as each route changes it, and by itself where a request meets it so."""
     layers = list(_layers(documents))
     uses = []
     for each in filters:
-        uses.append(_use(each, []))
-        for layer in layers:
-            overrides = [override for override in layer if _is_for(override, each)]
-            if overrides and not overrides[-1].config.get("disabled"):
+        own = [[override for override in layer if _is_for(override, each)] for layer in layers]
+        if not own or not all(own):
+            uses.append(_use(each, []))
+        seen = set()
+        for overrides in own:
+            if overrides and not overrides[-1].config.get("disabled") and overrides[-1].where not in seen:
+                seen.add(overrides[-1].where)
                 uses.append(_use(each, overrides))
     return uses
 
@@ -102,21 +105,15 @@ def _is_for(override: Override, each: Filter) -> bool:
 
 
 def _layers(documents: list[YamlDocument]) -> Iterator[list[Override]]:
-    """For each virtual host and each route that says something: what is said, the least specific first."""
+    """Of each route, and of whatever else changes filters: what is said, the least specific first."""
     for document in documents:
         for where, value in walk(document.value):
             if isinstance(value.get("routes"), list):
                 host = _overrides(document, where, value)
-                if host:
-                    yield host
                 for index, route in enumerate(value["routes"]):
-                    own = _overrides(document, (*where, "routes", index), route)
-                    if own:
-                        yield [*host, *own]
+                    yield [*host, *_overrides(document, (*where, "routes", index), route)]
             elif "typed_per_filter_config" in value and not _is_in_routes(where):
-                own = _overrides(document, where, value)
-                if own:
-                    yield own
+                yield _overrides(document, where, value)
 
 
 def _is_in_routes(where: Where) -> bool:

@@ -21,7 +21,7 @@ RULES = {
     "envoy-response-unused": "Envoy sends the response, and no handler wants it",
     "envoy-body-not-sent": "A handler reads a body that Envoy does not send",
     "envoy-body-in-pieces": "A handler reads a body that comes in a mode in which no edits of headers follow",
-    "envoy-body-never-ends": "A body is buffered on a listener that upgrades connections: such a body never ends",
+    "envoy-body-never-ends": "A body is buffered where connections are upgraded: such a body never ends",
     "envoy-body-for-nothing": "Envoy buffers bodies that no handler reads",
     "envoy-duplex-trailers": "FULL_DUPLEX_STREAMED without trailers, which Envoy refuses",
     "envoy-buffer-limit": "Bodies that the service takes are larger than what Envoy buffers",

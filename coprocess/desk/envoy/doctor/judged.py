@@ -72,11 +72,8 @@ def finding_at(
     use = judged.use
     where = (*use.filter.where, *key.split(".")) if key else use.filter.where
     line, column = use.filter.document.place(where)
-    route = "" if use.where == use.filter.where else f"On {YamlDocument.words(use.where)}: "
-    return EnvoyFinding(
-        *(severity, rule, use.filter.document.path, YamlDocument.words(where)),
-        *(f"{route}{problem}", effect, remedy, line, column),
-    )
+    path, words = use.filter.document.path, YamlDocument.words(where)
+    return EnvoyFinding(severity, rule, path, words, problem, effect, remedy, line, column)
 
 
 def seconds(value: Any) -> float | None:

@@ -55,7 +55,7 @@ def _timeout(judged: Judged) -> Iterator[EnvoyFinding]:
             "message_timeout",
             f"message_timeout is {said}; handlers may take {judged.timeout_s:g} s.",
             "At the timeout the client gets 504, and what the handler then says is lost.",
-            f"Set message_timeout to more than the handlers' limit: {judged.timeout_s + 1:g}s.",
+            f"Set message_timeout to {judged.timeout_s + 1:g}s, or the service's timeout below it.",
         )
 
 
@@ -125,7 +125,7 @@ def _body(judged: Judged, direction: str) -> Iterator[EnvoyFinding]:
             "envoy-body-in-pieces",
             key,
             f"A handler reads the body of the {direction}, and {direction}_body_mode is {mode}.",
-            "Envoy wants each piece answered before the next, and drops edits of headers then: requests fail.",
+            "Envoy wants each piece answered, and drops edits of headers then: requests fail.",
             "Set it to NONE and allow_mode_override to true, or to BUFFERED.",
         )
     if direction == "request" and mode == "BUFFERED" and dig(judged.use.filter.manager, "upgrade_configs"):
@@ -183,13 +183,13 @@ def _limits(judged: Judged) -> Iterator[EnvoyFinding]:
     if limit < judged.max_body_bytes:
         yield finding_at(
             judged,
-            Severity.WARNING,
+            Severity.NOTE,
             "envoy-buffer-limit",
             "",
             f"per_connection_buffer_limit_bytes of the listener is {said}; the service takes bodies of "
             f"{judged.max_body_bytes} bytes.",
             "Larger bodies get 413 from Envoy, responses 500, before a handler sees them.",
-            f"Set it to {judged.max_body_bytes}, or max_body_bytes of the service to {limit}.",
+            "Set it to what your largest body needs: Envoy may hold as much for each request.",
         )
     if limit > judged.max_body_bytes:
         yield finding_at(
@@ -200,7 +200,7 @@ def _limits(judged: Judged) -> Iterator[EnvoyFinding]:
             f"per_connection_buffer_limit_bytes of the listener is {said}; the service takes bodies of "
             f"{judged.max_body_bytes} bytes.",
             "Envoy buffers bodies that the service then refuses.",
-            f"Set max_body_bytes of the service to {limit}, or the limit to {judged.max_body_bytes}.",
+            f"Set max_message_bytes of the service to more than {limit}, or the limit below it.",
         )
 
 
