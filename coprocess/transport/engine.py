@@ -153,7 +153,7 @@ class EngineOptions:
     bidi_methods: Mapping[str, BidiHandler] = field(default_factory=dict)
     #: None: plaintext. Unix sockets are plaintext in any case.
     tls: TlsFiles | None = None
-    #: Adds services that no engine knows of, as reflection, to a grpcio server.
+    #: Adds services to the grpcio server behind the native engine, which serves none of `bidi_methods`.
     add_services: Callable[[grpc.Server], None] | None = None
 
 

@@ -97,7 +97,12 @@ def immediate(
 
 @functools.lru_cache(maxsize=64)
 def mode(
-    *, request_body: int = 0, response_body: int = 0, response_headers: int = 0, request_trailers: int = 0
+    *,
+    request_body: int = 0,
+    response_body: int = 0,
+    response_headers: int = 0,
+    request_trailers: int = 0,
+    response_trailers: int = 0,
 ) -> bytes:
     """A ProcessingMode. What is left out is NONE for bodies, DEFAULT for headers."""
     return (
@@ -105,6 +110,7 @@ def mode(
         + number_field(3, request_body)
         + number_field(4, response_body)
         + number_field(5, request_trailers)
+        + number_field(6, response_trailers)
     )
 
 

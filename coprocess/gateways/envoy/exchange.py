@@ -29,7 +29,7 @@ Replies = list[bytes]
 
 # ProcessingMode's values.
 NONE, STREAMED, BUFFERED, BUFFERED_PARTIAL, FULL_DUPLEX = range(5)
-_SEND, _SKIP = 1, 2
+_SEND = 1
 
 
 class Exchange:
@@ -121,28 +121,29 @@ class Exchange:
         outcome = yield from side.go_on()
         if outcome is not BODY:
             return self._end_request(outcome, side.headers_kind)
-        return self._ask_for_body(side, request_trailers=True)
+        return self._ask_for_body(side)
 
-    def _ask_for_body(self, side: _Side, *, request_trailers: bool = False) -> Replies:
+    def _ask_for_body(self, side: _Side) -> Replies:
         assert self.chain is not None  # noqa: S101 - `take` has seen to it
         chain = self.chain
         if side.mode == FULL_DUPLEX:
             side.pieces = []
             return []  # It comes of itself. The headers' reply waits for it, as edits would be dropped later.
-        if side.mode == BUFFERED:
-            return [encoding.EMPTY[side.headers_kind]]
-        if chain.overrides is False:
-            raise HandlerFailed(_NO_OVERRIDE)
-        side.is_override = True
+        if side.mode != BUFFERED:
+            if chain.overrides is False:
+                raise HandlerFailed(_NO_OVERRIDE)
+            side.is_override = True
+        # Trailers too: where they follow no body at all, Envoy would send nothing, and go on.
         if side is self._request:
-            self._response.mode = NONE
             mode = encoding.mode(
                 request_body=BUFFERED,
                 request_trailers=_SEND,
                 response_headers=_SEND if chain.after else 0,
+                # What is left out is NONE.
+                response_body=self._response.mode,
             )
         else:
-            mode = encoding.mode(response_body=BUFFERED)
+            mode = encoding.mode(response_body=BUFFERED, response_trailers=_SEND)
         return [encoding.reply(side.headers_kind, b"", b"", mode)]
 
     def _end_request(self, answer: Answer | None, kind: int) -> Replies:
@@ -447,10 +448,10 @@ class _Side:
     def _duplex_replies(self, common: bytes, body: bytes | None, metadata: bytes) -> Replies:
         content = b"".join(self.pieces or ()) if body is None else body
         self.pieces = None
-        return [
-            encoding.reply(self.headers_kind, common, metadata),
-            encoding.streamed(self.body_kind, content, not self.ends_with_trailers),
-        ]
+        replies = [encoding.reply(self.headers_kind, common, metadata)]
+        if content or not self.ends_with_trailers:
+            replies.append(encoding.streamed(self.body_kind, content, not self.ends_with_trailers))
+        return replies
 
 
 def _content_length(fields: Fields) -> int:
