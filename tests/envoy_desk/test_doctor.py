@@ -41,7 +41,7 @@ def tidy(response):
 
 @Response
 def rewrite(response):
-    response.raw_body = response.raw_body[::-1]
+    response.body = response.raw_body[::-1]
 """
 SETTINGS = """
 timeout_s = 5.0

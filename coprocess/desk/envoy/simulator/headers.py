@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from coprocess.gateways.envoy import wire
 
@@ -115,36 +116,35 @@ def _known(name: str) -> str:
     return ":authority" if name == "host" else name
 
 
+@dataclass(frozen=True, slots=True)
 class StringMatcher:
-    """`envoy.type.matcher.v3.StringMatcher`."""
+    """Envoy's StringMatcher. `kind` is `exact`, `prefix`, `suffix`, `contains` or `safe_regex`."""
 
-    def __init__(self, kind: str, pattern: str, *, ignore_case: bool = False) -> None:
-        self._kind = kind
-        self._ignore_case = ignore_case and kind != "safe_regex"
-        self._pattern = pattern.lower() if self._ignore_case else pattern
-        self._regex = re.compile(pattern) if kind == "safe_regex" else None
+    kind: str
+    pattern: str
+    ignore_case: bool = False
 
     def matches(self, text: str) -> bool:
-        text = text.lower() if self._ignore_case else text
-        if self._regex is not None:
-            return self._regex.fullmatch(text) is not None
-        if self._kind == "exact":
-            return text == self._pattern
-        if self._kind == "prefix":
-            return text.startswith(self._pattern)
-        if self._kind == "suffix":
-            return text.endswith(self._pattern)
-        return self._pattern in text
+        if self.kind == "safe_regex":
+            return re.fullmatch(self.pattern, text) is not None
+        pattern = self.pattern
+        if self.ignore_case:
+            text, pattern = text.lower(), pattern.lower()
+        if self.kind == "exact":
+            return text == pattern
+        if self.kind == "prefix":
+            return text.startswith(pattern)
+        return text.endswith(pattern) if self.kind == "suffix" else pattern in text
 
 
+@dataclass(frozen=True, slots=True)
 class ForwardRules:
     """Which headers a server is sent: those that are allowed, where any are named, and not disallowed."""
 
-    def __init__(self, allowed: Iterable[StringMatcher] = (), disallowed: Iterable[StringMatcher] = ()):
-        self._allowed = tuple(allowed)
-        self._disallowed = tuple(disallowed)
+    allowed: tuple[StringMatcher, ...] = ()
+    disallowed: tuple[StringMatcher, ...] = ()
 
     def allows(self, name: str) -> bool:
-        if any(matcher.matches(name) for matcher in self._disallowed):
+        if any(matcher.matches(name) for matcher in self.disallowed):
             return False
-        return not self._allowed or any(matcher.matches(name) for matcher in self._allowed)
+        return not self.allowed or any(matcher.matches(name) for matcher in self.allowed)

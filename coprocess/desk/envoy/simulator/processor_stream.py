@@ -45,6 +45,8 @@ class ProcessorStream:
         self._stream: ProcessStream | None = None
         self._call: ServerCall | None = None
         self._told_attributes: set[str] = set()
+        #: A reply is waited for.
+        self._is_owed = False
 
     def close(self) -> None:
         if self._stream is not None:
@@ -141,6 +143,7 @@ class ProcessorStream:
         left_s = self.settings.message_timeout_s if timeout_s is None else timeout_s
         was_extended = False
         while True:
+            self._is_owed = True
             event, took_s = self._stream.receive(left_s)
             if event is None:
                 if waits and took_s == 0:
@@ -150,6 +153,7 @@ class ProcessorStream:
                 return None
             self.run.pass_time(took_s)
             reply = self._judged(event)
+            self._is_owed = False
             if reply is None:
                 return None
             if not reply.HasField("override_message_timeout"):
@@ -239,7 +243,8 @@ class ProcessorStream:
         """The reply in an event; None where the stream is over by it."""
         if isinstance(event, ServerEnd):
             if event.code == 0:
-                self._note("the server ended the stream with OK: later phases are not sent")
+                if self._is_owed:
+                    self._note("the server ended the stream with OK and owed a reply: the message passes")
                 self.finish()
             else:
                 text = f"ext_proc_error_gRPC_error_{event.code}{{{event.message}{{via_upstream}}}}"
