@@ -219,6 +219,6 @@ def test_in_a_project(project: pytest.Pytester) -> None:
                 envoy.use(chain="gone")
     """)
 
-    result = project.runpytest_inprocess("-p", "no:cacheprovider")
+    result = project.runpytest_subprocess("-p", "no:cacheprovider")
 
     result.assert_outcomes(passed=3)
