@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from coprocess.errors import CoprocessError, HandlerFailed
@@ -17,7 +17,7 @@ from coprocess.runtime.in_process import InProcessRpc
 from coprocess.runtime.registration import GatewayOptions
 from tests.envoy.world import table_of
 
-Pairs = list[tuple[str, str | bytes]]
+Pairs = Sequence[tuple[str, str | bytes]]
 GET: Pairs = [(":authority", "example.test"), (":path", "/a?b=1"), (":method", "GET"), (":scheme", "http")]
 POST: Pairs = [
     (":authority", "example.test"),
