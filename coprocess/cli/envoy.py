@@ -6,19 +6,18 @@ import json
 from collections import Counter
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from coprocess.cli import envoy_try
 from coprocess.cli.doctor import show_finding
+from coprocess.cli.envoy_loading import loaded_handlers
 from coprocess.cli.options import Config, Handlers
 from coprocess.cli.replay import counted, recording_files
 from coprocess.errors import ConfigError
-from coprocess.process.config import Settings, load_settings
+from coprocess.process.config import load_settings
 from coprocess.text import indented
-
-if TYPE_CHECKING:
-    from coprocess.loading.loader import Loaded
 
 _DEFAULT_FILE = Path("envoy.yaml")
 
@@ -27,6 +26,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Envoy at the desk: handlers tried in a simulated one, its configuration printed and examined.",
 )
+
+app.command("try")(envoy_try.try_)
 
 
 @app.command()
@@ -82,7 +83,7 @@ def doctor(
     paths = files or ([_DEFAULT_FILE] if _DEFAULT_FILE.is_file() else [])
     if not paths:
         raise ConfigError("no configuration of Envoy: expected envoy.yaml here, or files by name")
-    loaded = _loaded(settings, config)
+    loaded = loaded_handlers(settings, config)
     service = Service(loaded, load_chains(config), settings.timeout_s, settings.max_message_bytes)
     findings, filters = examine(paths, service)
     if sarif is not None:
@@ -141,18 +142,8 @@ def config_(
     from coprocess.process.chain_settings import load_chains
 
     settings = load_settings({"handlers": handlers, "listen": listen}, config)
-    loaded = _loaded(settings, config)
+    loaded = loaded_handlers(settings, config)
     for problem in loaded.problems:
         typer.echo(f"not loaded: {indented(str(problem))}", err=True)
     wanted = wanted_of(settings, loaded.table, load_chains(config), chain, is_authz=authz)
     typer.echo(FORMS[form.value](wanted), nl=False)
-
-
-def _loaded(settings: Settings, config: Path | None) -> Loaded:
-    from coprocess.api.app import configuring
-    from coprocess.gateways.envoy.home import HOME
-    from coprocess.loading import loader
-    from coprocess.process.app_settings import load_app_settings
-
-    with configuring(load_app_settings(config)):
-        return loader.load(settings.folders, HOME)

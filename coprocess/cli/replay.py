@@ -38,7 +38,7 @@ def replay(
 
 
 def recording_files(paths: list[Path]) -> list[Path]:
-    """Each file once, by itself or in its folder. Raises ConfigError where there is none."""
+    """The files, and those in folders, each once. Raises ConfigError for what is not there."""
     files: dict[Path, Path] = {}
     for path in paths:
         if not path.exists():
@@ -52,4 +52,5 @@ def recording_files(paths: list[Path]) -> list[Path]:
 
 
 def counted(number: int, noun: str) -> str:
+    """`1 recording`, `2 recordings`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
