@@ -157,6 +157,7 @@ COMMANDS = {
     "import": (("handlers",), "works unchanged"),
     "envoy replay": ((str(ENVOY_RECORDING),), "0 differences"),
     "envoy config": (("--form", "static"), "ext_proc"),
+    "envoy try": (("GET", "/items"), "client gets 401"),
     "bundle build": (("handlers", "-o", "b.zip"), "authenticate"),
     "bundle verify": (("b.zip",), "checksum is right"),
 }

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from coprocess.gateways.envoy.chain import Chains
     from coprocess.loading.loader import Loaded
 
+_DEFAULT_FILE = Path("envoy.yaml")
+
 
 def try_(
     method: Annotated[str, typer.Argument(help="HTTP method.")],
@@ -45,7 +47,7 @@ def try_(
         typer.Option(
             "--envoy",
             metavar="FILE",
-            help="Envoy's configuration: its filters, routes and limits. Default: what `envoy config` prints.",
+            help="Envoy's configuration. Default: envoy.yaml, if there, or what `envoy config` prints.",
         ),
     ] = None,
     upstream: Annotated[
@@ -165,9 +167,12 @@ class _Attempt:
         from coprocess.desk.envoy.trial import config_in, config_of
         from coprocess.desk.envoy.wanted import wanted_of
 
-        if self.envoy is not None:
+        path = self.envoy
+        if path is None and not self.chain and not self.authz and _DEFAULT_FILE.is_file():
+            path = _DEFAULT_FILE
+        if path is not None:
             host = next((value for name, value in self.headers if name.lower() == "host"), "")
-            return config_in(self.envoy, host)
+            return config_in(path, host)
         return config_of(wanted_of(settings, loaded.table, chains, self.chain, is_authz=self.authz))
 
     def _upstream(self) -> Any:

@@ -12,6 +12,7 @@ import pytest
 from coprocess.errors import CoprocessError
 
 if TYPE_CHECKING:
+    from coprocess.desk.envoy.simulator import EnvoyConfig
     from coprocess.desk.tyk.simulator import ApiDefinition
     from coprocess.desk.tyk.trial import InProcessDispatcher
     from coprocess.desk.tyk.trial.store import TemporaryServer
@@ -145,7 +146,7 @@ def gateway(
 @pytest.fixture
 def envoy(request: pytest.FixtureRequest) -> Iterator[Envoy]:
     """A simulated Envoy before the project's handlers: `envoy.get("/x", headers={…})`."""
-    from coprocess.desk.envoy.trial import HandlerServer, config_of
+    from coprocess.desk.envoy.trial import HandlerServer, config_in, config_of
     from coprocess.desk.envoy.wanted import wanted_of
     from coprocess.errors import ConfigError
     from coprocess.gateways.envoy.home import HOME
@@ -165,13 +166,13 @@ def envoy(request: pytest.FixtureRequest) -> Iterator[Envoy]:
             if server.problems:
                 texts = "\n".join(map(str, server.problems))
                 pytest.fail(f"resources did not open:\n{texts}", pytrace=False)
-            yield Envoy(
-                server,
-                lambda chain, authz: config_of(
-                    wanted_of(settings, loaded.table, chains, chain, is_authz=authz)
-                ),
-                _marked(request).get("upstream"),
-            )
+
+            def config(chain: str, authz: bool) -> EnvoyConfig:
+                if not chain and not authz and (root / "envoy.yaml").is_file():
+                    return config_in(root / "envoy.yaml")
+                return config_of(wanted_of(settings, loaded.table, chains, chain, is_authz=authz))
+
+            yield Envoy(server, config, _marked(request).get("upstream"))
     except (CoprocessError, TypeError) as error:
         pytest.fail(str(error), pytrace=False)
     finally:

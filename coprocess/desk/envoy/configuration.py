@@ -319,9 +319,8 @@ spec:
     kind: HTTPRoute
     name: demo
   extAuth:
+    # Envoy Gateway waits for 10 s, and lets nobody say another time.
     failOpen: false
-    # More than a handler may take.
-    timeout: {_wait(wanted)}
 {body}\
     grpc:
       backendRefs:

@@ -8,6 +8,8 @@ from typing import Any
 from coprocess.desk.envoy.doctor.filters import AUTHZ, PROC, Filter, dig
 from coprocess.desk.envoy.yaml_files import YamlDocument
 
+#: Envoy Gateway's own: the policy has no field for it.
+_AUTH_TIMEOUT = "10s"
 _BODY_MODES = {
     "Streamed": "STREAMED",
     "Buffered": "BUFFERED",
@@ -60,7 +62,7 @@ def _authorizer(entry: dict[str, Any]) -> dict[str, Any]:
         "transport_api_version": "V3",
         # The policy cannot ask for them.
         "encode_raw_headers": True,
-        "grpc_service": {"timeout": entry.get("timeout")},
+        "grpc_service": {"timeout": _AUTH_TIMEOUT},
     }
     if isinstance(body, dict):
         made["with_request_body"] = {**body, "pack_as_bytes": True}
