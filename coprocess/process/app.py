@@ -47,8 +47,6 @@ from coprocess.transport.held_calls import HeldCalls, HeldStreams, refuse_stream
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
 
-    import grpc
-
     from coprocess.process.front import Front
     from coprocess.transport.pipe import PipeEngine
 
@@ -130,7 +128,7 @@ class App:
             reason = "the front process passes calls on"
         else:
             options = engine_options(settings, self.gateway, self._streams.open)
-            engine, reason = make_engine(settings.engine, options, needs_bidi=bool(self.gateway.bidi_methods))
+            engine, reason = make_engine(settings.engine, options)
         made = self.gateway.make(HookTable(), gateway_options(settings, self._places.chains))
         service = Service(made, service_options(settings))
         service.replace_thread = engine.replace_thread
@@ -493,13 +491,11 @@ def engine_options(
             settings.tls_key.absolute(),
             settings.tls_client_ca and settings.tls_client_ca.absolute(),
         )
-    add_services: Callable[[grpc.Server], None] | None = None
     bidi_methods: dict[str, BidiHandler] = dict.fromkeys(gateway.bidi_methods, open_stream)
     if settings.reflection:
         from coprocess.transport.reflection import REFLECT, Reflection
 
         reflection = Reflection(list(gateway.services), list(gateway.descriptors()))
-        add_services = reflection.add_to
         bidi_methods[REFLECT] = reflection.begin
     return EngineOptions(
         methods=(*gateway.methods, *Health.METHODS),
@@ -510,7 +506,6 @@ def engine_options(
         max_concurrent_streams=_MAX_CONCURRENT_STREAMS,
         max_metadata_bytes=_MAX_METADATA_BYTES,
         tls=tls,
-        add_services=add_services,
         bidi_methods=bidi_methods,
     )
 

@@ -15,7 +15,6 @@ from typing import Any
 import structlog
 
 from coprocess.runtime.call import Call
-from coprocess.runtime.hook_state import Waiting
 from coprocess.runtime.in_process import InProcessRpc
 from coprocess.runtime.service import Service
 from coprocess.transport.engine import Metadata, Rpc
@@ -149,21 +148,21 @@ class Chain:
         if self._is_cancelled:
             rpc.is_cancelled = True
         state = service.state_of(call.hook)
-        waiting = Waiting(call, service.traced(rpc), state, time.monotonic())
-        admitted = state.enter(waiting)
+        call.arrive(service.traced(rpc), state, time.monotonic())
+        admitted = state.enter(call)
         if admitted is None:
             rpc.own()
-            service.failures.shed(waiting)
+            service.failures.shed(call)
             return rpc
         if not admitted:
             # Else it would run, some time, for nobody.
-            rpc.on_cancel(lambda: service.drop(waiting))
+            rpc.on_cancel(lambda: service.drop(call))
             return None
         if call.hook.is_async:
-            service.async_calls.begin(waiting)
+            service.async_calls.begin(call)
             return None
         rpc.own()
-        service.run_here(waiting)
+        service.run_here(call)
         # Where the watchdog has ended it, its thread has gone on.
         return rpc if rpc.is_here else None
 

@@ -21,14 +21,14 @@ _BY_NAME = "coprocess"
 #: What is written for each gateway, beside what is the same: marks in the files, and files of its own.
 GATEWAYS: dict[str, dict[str, str]] = {
     "tyk": {
-        "extras": "native",
+        "extras": "",
         "doctor": "doctor",
         "configuration": "tyk.conf, apis/",
         "containers": "gateway, Redis",
         "path": "@@name@@/",
     },
     "envoy": {
-        "extras": "native,envoy",
+        "extras": "[envoy]",
         "doctor": "envoy doctor",
         "configuration": "envoy.yaml",
         "containers": "Envoy, Redis",

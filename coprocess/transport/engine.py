@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 from coprocess.errors import CoprocessError, Status
 
 if TYPE_CHECKING:
-    import grpc
-
     from coprocess.transport.tls import TlsFiles
 
 Metadata = Sequence[tuple[str, str | bytes]]
@@ -149,12 +147,10 @@ class EngineOptions:
     max_metadata_bytes: int
     #: Methods with many replies to one message, by their path; their calls are a StreamRpc.
     streaming_methods: tuple[str, ...] = ()
-    #: Methods with many messages each way, by their path. The native engine serves none.
+    #: Methods with many messages each way, by their path.
     bidi_methods: Mapping[str, BidiHandler] = field(default_factory=dict)
     #: None: plaintext. Unix sockets are plaintext in any case.
     tls: TlsFiles | None = None
-    #: Adds services to the grpcio server behind the native engine, which serves none of `bidi_methods`.
-    add_services: Callable[[grpc.Server], None] | None = None
 
 
 class Engine(ABC):

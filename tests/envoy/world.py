@@ -58,7 +58,6 @@ def serving(
     running, _ = make_engine(
         engine,
         engine_options(methods=(wire.CHECK,), bidi_methods=bidi, max_message_bytes=16 << 20),
-        needs_bidi=True,
     )
     service.replace_thread = running.replace_thread
     bound = running.listen(address)
