@@ -19,7 +19,7 @@ import structlog
 
 from coprocess import early_signals
 from coprocess.addresses import find_owner
-from coprocess.errors import LoadError
+from coprocess.errors import ConfigError, LoadError
 from coprocess.loading import foreign_patches, loader
 from coprocess.loading.hooks import HookTable
 from coprocess.loading.log_state import LogState
@@ -87,12 +87,16 @@ class App:
         reread: Callable[[], Settings] | None = None,
         quiet: bool = False,
     ) -> None:
-        """`worker` is the engine where this is a worker process; `quiet`: another worker tells of the
+        """Raises ConfigError for what the gateway cannot do.
+
+        `worker` is the engine where this is a worker process; `quiet`: another worker tells of the
         hooks in the log, and takes the webhooks.
 
         `config_file` is read for its routes, also upon reload; found as by `load_settings`. `reread` gives
         the settings as they would be at a start now.
         """
+        if settings.events_listen != OFF and not gateway.takes_webhooks:
+            raise ConfigError(f"events_listen: {gateway.home.name} sends no webhooks. Expected: off")
         self.settings = settings
         self.gateway = gateway
         self._places = Places(settings, config_file)
@@ -126,6 +130,8 @@ class App:
         if self._worker is not None:
             engine: Engine = self._worker
             reason = "the front process passes calls on"
+        elif self.gateway.engine is not None:
+            engine, reason = self.gateway.engine(engine_options(settings, self.gateway)), "the gateway's own"
         else:
             options = engine_options(settings, self.gateway, self._streams.open)
             engine, reason = make_engine(settings.engine, options)
@@ -135,7 +141,7 @@ class App:
         self._streams.serve = lambda rpc: service.streaming.bidi_methods[rpc.method](service, rpc)
         reloader = Reloader(
             SettledLoad(
-                lambda: self._places.load(self.gateway.home),
+                self.gateway.load or (lambda: self._places.load(self.gateway.home)),
                 self._places.all_folders,
                 settings.settle_s,
                 lambda: self._stop,
@@ -259,7 +265,9 @@ class App:
         return watch
 
     def _listen(self, engine: Engine, address: str, at_end: ExitStack) -> str:
-        bound = listeners.listen(address, engine.listen, self._socket_access())
+        bound = listeners.listen(address, engine.listen, self._socket_access(), take_over=engine.takes_over)
+        if engine.takes_over:
+            bound = address  # It was bound beside.
         at_end.callback(listeners.remove_socket, bound)
         at_end.callback(forks.keep_address_from_children(bound))
         return bound

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from coprocess.api.moments import HookType
 from coprocess.loading.home import Home
 from coprocess.loading.hooks import HookTable
+from coprocess.loading.loader import Loaded
 from coprocess.runtime.gateway import Gateway
+from coprocess.transport.engine import Engine, EngineOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,13 @@ class Registration:
     services: tuple[str, ...]
     #: The paths of its unary methods: the keys of what `Gateway.methods` has.
     methods: tuple[str, ...]
+    #: Whether events come from it as webhooks, too.
+    takes_webhooks: bool = False
     #: The paths of its methods with many messages each way: the keys of what `Gateway.bidi_methods` has.
     bidi_methods: tuple[str, ...] = ()
     #: The services' files for reflection: FileDescriptorProtos, serialized. Called where reflection is on.
     descriptors: Callable[[], Iterable[bytes]] = tuple
+    #: Makes the engine, where its gateway speaks no gRPC.
+    engine: Callable[[EngineOptions], Engine] | None = None
+    #: Loads what it serves, where that is no folders of handlers. Raises CoprocessError.
+    load: Callable[[], Loaded] | None = None

@@ -13,7 +13,6 @@ from coprocess.desk.tyk.trial.tracebacks import own_traceback
 from coprocess.errors import CoprocessError, HandlerFailed
 from coprocess.loading.hooks import Hook
 from coprocess.runtime.call import Call
-from coprocess.runtime.hook_state import Waiting
 from coprocess.transport.engine import Rpc
 
 
@@ -82,13 +81,13 @@ class HookWatch:
     def ids(self, rpc: Rpc) -> dict[str, str]:
         return {}
 
-    def run(self, waiting: Waiting) -> bytes:
-        with self._followed(waiting):
-            return waiting.call.run()
+    def run(self, call: Call) -> bytes:
+        with self._followed(call):
+            return call.run()
 
-    async def run_async(self, waiting: Waiting) -> bytes:
-        with self._followed(waiting):
-            return await waiting.call.run_async()
+    async def run_async(self, call: Call) -> bytes:
+        with self._followed(call):
+            return await call.run_async()
 
     def failed(self, rpc: Rpc, error: CoprocessError) -> None:
         for run in self.runs:
@@ -96,8 +95,8 @@ class HookWatch:
                 run.failure = run.failure or error
 
     @contextmanager
-    def _followed(self, waiting: Waiting) -> Iterator[None]:
-        run = HookRun(waiting.call.hook, waiting.rpc)
+    def _followed(self, call: Call) -> Iterator[None]:
+        run = HookRun(call.hook, call.rpc)
         self.runs.append(run)
         started = time.perf_counter()
         try:
