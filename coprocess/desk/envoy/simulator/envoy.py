@@ -261,6 +261,11 @@ class _Passage:
         )
         if not 100 <= status <= 999:
             return HttpResponse(None, error=f"illegal status line: HTTP/1.1 {status}")
+        length = headers.get("content-length") or ""
+        if length.isdecimal() and body and not response.is_tunnel:
+            # A client reads as much as it is told of.
+            error = "the body is shorter than its content-length" if int(length) > len(body) else None
+            return HttpResponse(status, pairs, body[: int(length)], trailers, error)
         return HttpResponse(status, pairs, body, trailers)
 
     def _tunnelled(self, reply: UpstreamReply) -> bytes:
@@ -320,7 +325,7 @@ def _filter(entry: FilterConfig, run: Run) -> _Filter:
 
 def _received(request: HttpRequest, config: EnvoyConfig) -> HttpMessage:
     """The request as the filters see it."""
-    given = HeaderMap(request.headers)
+    given = HeaderMap(request.headers, is_request=True)
     scheme = given.get("x-forwarded-proto") or ""
     pseudo = {
         ":authority": given.get("host"),
@@ -329,7 +334,8 @@ def _received(request: HttpRequest, config: EnvoyConfig) -> HttpMessage:
         ":scheme": scheme if scheme in ("http", "https") else "http",
     }
     order = (":path", ":authority", ":method", ":scheme") if request.is_http2 else tuple(pseudo)
-    headers = HeaderMap([(name, value) for name in order if (value := pseudo[name]) is not None])
+    known = [(name, value) for name in order if (value := pseudo[name]) is not None]
+    headers = HeaderMap(known, is_request=True)
     upgrade = (given.get("upgrade") or "").lower()
     for name, value in given.regular():
         if name in _HOP_BY_HOP or (name in ("connection", "upgrade") and not upgrade):

@@ -1,6 +1,6 @@
 """Headers as Envoy keeps them: one list, names in lower case, pseudo-headers first.
 
-Values have one character a byte. `host` is another name of `:authority`.
+Values have one character a byte. In a request, `host` is another name of `:authority`.
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ def is_valid_value(value: str) -> bool:
 class HeaderMap:
     """Setting moves a header to the end of its part: pseudo-headers or the rest."""
 
-    def __init__(self, pairs: Iterable[tuple[str, str]] = ()) -> None:
+    def __init__(self, pairs: Iterable[tuple[str, str]] = (), *, is_request: bool = False) -> None:
+        self._is_request = is_request
         self._pseudo: list[tuple[str, str]] = []
         self._rest: list[tuple[str, str]] = []
         for name, value in pairs:
             self.add(name, value)
 
     def copy(self) -> HeaderMap:
-        return HeaderMap(self)
+        return HeaderMap(self, is_request=self._is_request)
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         yield from self._pseudo
@@ -52,15 +53,15 @@ class HeaderMap:
 
     def get(self, name: str) -> str | None:
         """The first value."""
-        name = _known(name)
+        name = self._known(name)
         return next((value for key, value in self._part(name) if key == name), None)
 
     def values(self, name: str) -> list[str]:
-        name = _known(name)
+        name = self._known(name)
         return [value for key, value in self._part(name) if key == name]
 
     def add(self, name: str, value: str) -> None:
-        name = _known(name)
+        name = self._known(name)
         self._part(name).append((name, value))
 
     def set(self, name: str, value: str) -> None:
@@ -70,7 +71,7 @@ class HeaderMap:
 
     def set_in_place(self, name: str, value: str) -> None:
         """Replace all values by one where the first was, or at the end."""
-        name = _known(name)
+        name = self._known(name)
         part = self._part(name)
         index = next((index for index, (key, _) in enumerate(part) if key == name), None)
         if index is None:
@@ -81,7 +82,7 @@ class HeaderMap:
 
     def join(self, name: str, value: str) -> None:
         """Append `,value` to the first value. Nothing where there is none."""
-        name = _known(name)
+        name = self._known(name)
         part = self._part(name)
         for index, (key, old) in enumerate(part):
             if key == name:
@@ -89,7 +90,7 @@ class HeaderMap:
                 return
 
     def remove(self, name: str) -> None:
-        name = _known(name)
+        name = self._known(name)
         part = self._part(name)
         part[:] = [pair for pair in part if pair[0] != name]
 
@@ -107,13 +108,12 @@ class HeaderMap:
             ]
         )
 
+    def _known(self, name: str) -> str:
+        name = name.lower()
+        return ":authority" if name == "host" and self._is_request else name
+
     def _part(self, name: str) -> list[tuple[str, str]]:
         return self._pseudo if name.startswith(":") else self._rest
-
-
-def _known(name: str) -> str:
-    name = name.lower()
-    return ":authority" if name == "host" else name
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,8 +28,12 @@ class MutationRules:
     disallow_expression: re.Pattern[str] | None = None
     disallow_is_error: bool = False
 
-    def judge_set(self, name: str, value: str) -> Verdict:
-        return self._verdict(_is_possible(name.lower(), value) and self._allows(name.lower()))
+    def judge_set(self, name: str, value: str, *, is_appended: bool = False) -> Verdict:
+        """`is_appended`: to a value that is there; what there is one of takes no second."""
+        name = name.lower()
+        is_single = name.startswith(":") or name == "host"
+        possible = _is_possible(name, value) and not (is_appended and is_single)
+        return self._verdict(possible and self._allows(name))
 
     def judge_removal(self, name: str) -> Verdict:
         name = name.lower()

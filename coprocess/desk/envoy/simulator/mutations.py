@@ -52,7 +52,8 @@ def apply_header_mutation(
             raise InvalidMutation("header_mutation_set_contains_invalid_character")
         if keeps_length_out and name.lower() == "content-length":
             continue
-        verdict = rules.judge_set(name, value)
+        is_appended = option.append.value and name in headers
+        verdict = rules.judge_set(name, value, is_appended=is_appended)
         if replacing and name.lower() == ":method":
             verdict = Verdict.TAKEN
         if verdict is Verdict.FAILS:
@@ -60,7 +61,7 @@ def apply_header_mutation(
         if verdict is Verdict.IGNORED:
             refused += 1
         # `append_action` is not looked at (envoy#36982).
-        elif option.append.value and not name.startswith(":"):
+        elif option.append.value:
             headers.add(name, value)
         else:
             headers.set(name, value)
