@@ -14,6 +14,14 @@ from coprocess.gateways.envoy import wire
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z:-]*\Z")
 _BAD_IN_VALUE = re.compile(r"[\0\r\n]")
 
+#: Headers of which Envoy keeps one line.
+SINGLE = frozenset(
+    {"content-type", "content-length", "transfer-encoding", "connection", "te", "upgrade", "via", "expect"}
+    | {"keep-alive", "proxy-connection", "x-request-id", "user-agent", "origin", "grpc-timeout"}
+    | {"x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-client-cert"}
+    | {"date", "server", "location", "grpc-status", "grpc-message"}
+)
+
 
 def is_valid_name(name: str) -> bool:
     """An empty name passes, as it does in Envoy."""
@@ -61,8 +69,13 @@ class HeaderMap:
         return [value for key, value in self._part(name) if key == name]
 
     def add(self, name: str, value: str) -> None:
+        """A further value. Those of `SINGLE` are joined: what is empty adds nothing."""
         name = self._known(name)
-        self._part(name).append((name, value))
+        if name in SINGLE and name in self:
+            if value:
+                self.join(name, value)
+        else:
+            self._part(name).append((name, value))
 
     def set(self, name: str, value: str) -> None:
         """Replace all values by one at the end."""
