@@ -213,7 +213,7 @@ class _Passage:
         else:
             headers.remove("content-length")
             headers.remove("content-type")
-        if self._request.headers.get(":method") == "HEAD":
+        if self._run.request.method == "HEAD":
             body = b""
         chunks = (body,) if body else ()
         return _message(headers, chunks, self._run.now_s, False, ends_with_headers=not body)
@@ -243,7 +243,7 @@ class _Passage:
         request, headers = self._run.request, response.headers
         text = headers.get(":status") or ""
         status = int(text) if text.isdecimal() else 0
-        is_head = self._request.headers.get(":method") == "HEAD"
+        is_head = request.method == "HEAD"
         trailers = tuple(response.trailers or ())
         body = b"" if is_head or status in (204, 304) else response.body
         if request.is_http2:
