@@ -56,7 +56,7 @@ def test_moments_run_in_order_and_share_state_and_metadata() -> None:
     assert ran == ["pre", "check", "known me big", "post"]
     assert reply.request_headers == wire.HeadersResponse()
     assert metadata_of(reply) == {
-        "coprocess": {"from-pre": "1", "plan": "big"},
+        "coprocess": {"from-pre": "1"},
         "coprocess.session": {"token": "token", "alias": "me", "tags": ["gold"], "metadata": {"plan": "big"}},
     }
     assert not stream.exchange.is_done

@@ -12,6 +12,7 @@ from coprocess.api.texts import TextMap
 from coprocess.errors import HandlerFailed
 from coprocess.gateways.envoy import guard
 from coprocess.gateways.envoy.chain import Chain, Step
+from coprocess.gateways.envoy.dynamic_metadata import TOKEN
 from coprocess.runtime import admission
 from coprocess.runtime.admission import Refusal
 from coprocess.runtime.answers import Answer, failure_answer
@@ -93,7 +94,10 @@ class Traffic(HeldExchange):
     def metadata(self) -> TextMap:
         """What the gateway knows of the request, and what handlers tell it and each other."""
         if self._metadata is None:
-            self._metadata = TextMap(self.metadata_source(), "metadata")
+            known = self.metadata_source()
+            if self.has_session:
+                known.update(self.session.metadata, token=self.session.token)
+            self._metadata = TextMap(known, "metadata")
         return self._metadata
 
     @property
@@ -119,7 +123,7 @@ class Traffic(HeldExchange):
                 # Who calls is for this moment to say, and not for one before it.
                 self.forget_session()
                 if self._metadata is not None:
-                    self._metadata.pop(_TOKEN, None)
+                    self._metadata.pop(TOKEN, None)
             elif is_known and moment is HookType.Post:
                 is_known = False
                 if (answer := (yield from self._check_session())) is not None:
@@ -157,15 +161,15 @@ class Traffic(HeldExchange):
         """Whether the handlers of CustomKeyCheck have named a caller."""
         session = self.session
         if not session.token and self._metadata is not None:
-            session.token = self._metadata.get(_TOKEN, "")
+            session.token = self._metadata.get(TOKEN, "")
         if not session.token:
-            session.token = session.metadata.get(_TOKEN, "")
+            session.token = session.metadata.get(TOKEN, "")
         if not session.token:
             return False
         session.org_id = self.spec.org_id
-        metadata = self.metadata
-        metadata.update(session.metadata)
-        metadata[_TOKEN] = session.metadata[_TOKEN] = session.token
+        session.metadata[TOKEN] = session.token
+        if self._metadata is not None:
+            self._metadata.update(session.metadata)
         return True
 
     def _check_session(self) -> Generator[Call | Work, Any, Answer | None]:
@@ -187,6 +191,3 @@ class Traffic(HeldExchange):
         if self.chain.listeners:
             key = self.session.token or self.request.headers.get("Authorization", "")
             self._around.fire(self.chain, event, message, {"Path": self.request.path, "Key": key})
-
-
-_TOKEN = "token"  # noqa: S105 - the name of an entry

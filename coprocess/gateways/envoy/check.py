@@ -10,12 +10,12 @@ from google.protobuf.message import DecodeError
 from coprocess.api.held import HeldHeaders, HeldRequest
 from coprocess.api.http import canonical_name
 from coprocess.api.moments import HookType
-from coprocess.errors import BadMessage, CoprocessError, HandlerFailed, Status, UnknownHook
-from coprocess.gateways.envoy import dynamic_metadata, guard
+from coprocess.errors import BadMessage, CoprocessError, HandlerFailed, UnknownHook
+from coprocess.gateways.envoy import dynamic_metadata, encoding, guard
 from coprocess.gateways.envoy.call import BODY, Around, Traffic
 from coprocess.gateways.envoy.chain import Chain
 from coprocess.gateways.envoy.messages import Fields, name_of, request_of
-from coprocess.gateways.envoy.wire import CheckRequest, CheckResponse
+from coprocess.gateways.envoy.wire import CheckRequest
 from coprocess.runtime.answers import Answer, failure_answer
 from coprocess.runtime.chained import Steps
 
@@ -74,7 +74,7 @@ class Check:
         chain = _only_checks(chain)
         came = _Came(attributes)
         traffic = Traffic(came.request, chain, self._around)
-        traffic.has_body = came.has_body
+        traffic.has_body = chain.reads_request and came.has_body
         context = attributes.metadata_context
         if context.ByteSize():
             traffic.metadata_source = lambda: dynamic_metadata.read_metadata(context)
@@ -92,26 +92,25 @@ class _Came:
         if http.header_map.headers:
             fields = Fields(http.header_map.headers)
             self.encoded = fields.encoded
-            partial = fields.headers.get(_PARTIAL, "false")
-            length = fields.headers.get("Content-Length", "")
-            is_chunked = "Transfer-Encoding" in fields.headers
             self.request = request_of(fields, self._read)
         else:
             pairs = [(name_of(name), value) for name, value in headers.items() if name[:1] != ":"]
             if "Host" not in (name for name, _ in pairs):
                 pairs.insert(0, ("Host", http.host))
             held = HeldHeaders(pairs)
-            partial = held.get(_PARTIAL, "false")
-            length = held.get("Content-Length", "")
-            is_chunked = "Transfer-Encoding" in held
             self.request = HeldRequest(
                 http.method, http.path, held, scheme=http.scheme or "http", body_source=self._read
             )
         self.method = self.request.method
-        is_whole = partial != "true"
-        is_empty = length in ("", "0") and not is_chunked
-        #: Whether all of it is here. Without a length, none at all may also be a filter that sends none.
-        self.has_body = is_whole and (bool(self._body) or is_empty)
+
+    @property
+    def has_body(self) -> bool:
+        """Whether all of it is here. Without a length, none at all may also be a filter that sends none."""
+        headers = self.request.headers
+        if headers.get(_PARTIAL, "false") == "true":
+            return False
+        is_empty = headers.get("Content-Length", "") in ("", "0") and "Transfer-Encoding" not in headers
+        return bool(self._body) or is_empty
 
     def _read(self) -> bytes:
         if not self.has_body:
@@ -134,88 +133,76 @@ def _allowed(traffic: Traffic, came: _Came) -> bytes:
     request = traffic.request
     if request.has_new_body:
         raise HandlerFailed("replaced the body: ext_authz cannot. Expected: ext_proc, for such a handler")
-    reply = CheckResponse()
-    reply.status.code = _OK
-    ok = reply.ok_response
-    ok.SetInParent()
-    edits = 0
+    content, edits = b"", 0
     if request.method != came.method:
-        _set(ok.headers, ":method", request.method)
+        content += _set(b":method", guard.method_bytes(request.method))
     if request.has_new_path or request.has_new_query:
-        _set(ok.headers, ":path", guard.target_of(request))
+        content += _set(b":path", guard.target_of(request).encode())
     headers = request.headers
     for name in sorted(headers.edited):
         if canonical_name(name) in guard.NOT_FOR_HANDLERS:
             continue
         edits += 1
-        key = guard.name_bytes(name).decode()
+        key = guard.name_bytes(name)
         values = headers.getall(name)
         if not values:
-            ok.headers_to_remove.append(key)
+            content += encoding.field(_HEADERS_TO_REMOVE, key)
             continue
         # One line: of several with one name, Envoy takes the last.
-        _set(ok.headers, key, (_COOKIE_SEPARATOR if name == "Cookie" else ", ").join(values))
+        value = (_COOKIE_SEPARATOR if name == "Cookie" else ", ").join(values)
+        content += _set(key, _text(guard.value_bytes(name, value, {})))
     if edits > guard.MAX_EDITS:
         raise HandlerFailed(f"left {edits} header edits: this gateway takes {guard.MAX_EDITS}")
-    _tell(reply, traffic)
-    return reply.SerializeToString()
+    return _reply(_OK, "", encoding.field(_OK_RESPONSE, content), traffic)
 
 
-def _denied(answer: Answer, traffic: Traffic | None) -> bytes:
-    reply = CheckResponse()
-    reply.status.code = _UNAUTHENTICATED if answer.status == _UNAUTHORIZED else _PERMISSION_DENIED
-    denied = reply.denied_response
-    denied.status.code = guard.status(answer.status)  # type: ignore[assignment]  # an open enum
+def _denied(answer: Answer, traffic: Traffic | None, text: str = "") -> bytes:
+    content = encoding.field(1, encoding.number_field(1, guard.status(answer.status)))
     for name, value in guard.answer_headers(answer.headers):
         # Without `append`: with it, Envoy drops it. Each is a line.
-        denied.headers.add().header.key = name.decode()
-        denied.headers[-1].header.value = _text(value)
-    if answer.status not in guard.BODYLESS:
-        try:
-            denied.body = answer.body.decode()
-        except UnicodeDecodeError:
-            raise HandlerFailed(
-                "responded with bytes that are not UTF-8: ext_authz takes text only"
-            ) from None
+        content += _set(name, _text(value))
+    if answer.status not in guard.BODYLESS and answer.body:
+        content += encoding.field(3, _text(answer.body))
+    code = _UNAUTHENTICATED if answer.status == _UNAUTHORIZED else _PERMISSION_DENIED
     if traffic is not None:
-        if traffic.failure_text:
-            reply.status.message = guard.details(traffic.failure_text)
-        _tell(reply, traffic)
-    return reply.SerializeToString()
+        text = traffic.failure_text
+    return _reply(code, text, encoding.field(_DENIED_RESPONSE, content), traffic)
 
 
 def _refused(error: CoprocessError) -> bytes:
-    reply = CheckResponse.FromString(_denied(failure_answer(error.status), None))
-    reply.status.message = guard.details(str(error))
-    if error.status is Status.UNAVAILABLE:
-        raise error
-    return reply.SerializeToString()
+    return _denied(failure_answer(error.status), None, str(error))
 
 
-def _set(headers: object, name: str, value: str) -> None:
-    entry = headers.add().header  # type: ignore[attr-defined]  # protobuf's container of messages
-    entry.key = name
-    entry.value = _text(guard.value_bytes(name, value, {}))
+def _reply(code: int, text: str, answer: bytes, traffic: Traffic | None) -> bytes:
+    """A CheckResponse. Its status is always there: an empty reply lets in."""
+    status = encoding.number_field(1, code)
+    if text:
+        status += encoding.field(2, guard.details(text).encode())
+    reply = encoding.field(1, status) + answer
+    if traffic is None:
+        return reply
+    session = traffic.session if traffic.has_session else None
+    told = dynamic_metadata.encoded(traffic.known_metadata, {}, session, is_new=True)
+    return reply + encoding.field(_DYNAMIC_METADATA, told) if told else reply
 
 
-def _text(value: bytes) -> str:
+def _set(name: bytes, value: bytes) -> bytes:
+    """A header with `value`: ext_authz does not read `raw_value`. Its number is the same in both answers."""
+    return encoding.field(2, encoding.field(1, encoding.field(1, name) + encoding.field(2, value)))
+
+
+def _text(value: bytes) -> bytes:
+    """`value`, where it is UTF-8: ext_authz takes nothing else. Raises HandlerFailed."""
     try:
-        return value.decode()
+        value.decode()
     except UnicodeDecodeError:
-        raise HandlerFailed("left a header value that is not UTF-8: ext_authz takes text only") from None
+        raise HandlerFailed("left bytes that are not UTF-8: ext_authz takes text only") from None
+    return value
 
 
-def _tell(reply: CheckResponse, traffic: Traffic) -> None:
-    """What goes to other filters."""
-    entries = {key: value for key, value in (traffic.known_metadata or {}).items() if key != "token"}
-    session = dynamic_metadata.session_entries(traffic.session) if traffic.has_session else {}
-    told = dynamic_metadata.encoded(
-        {dynamic_metadata.NAMESPACE: entries, dynamic_metadata.SESSION_NAMESPACE: session}
-    )
-    if told:
-        reply.dynamic_metadata.ParseFromString(told)
-
-
+# Fields of CheckResponse, and of OkHttpResponse.
+_DENIED_RESPONSE, _OK_RESPONSE, _DYNAMIC_METADATA = 2, 3, 4
+_HEADERS_TO_REMOVE = 5
 _PARTIAL = "X-Envoy-Auth-Partial-Body"
 _COOKIE_SEPARATOR = "; "
 _NO_BODY = (

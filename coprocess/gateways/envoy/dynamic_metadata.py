@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf import json_format
 
 from coprocess.api.held import HeldSession
-from coprocess.gateways.envoy import wire
+from coprocess.gateways.envoy import encoding
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 NAMESPACE = "coprocess"
 SESSION_NAMESPACE = "coprocess.session"
+#: Of `metadata`: names the caller, as in drivers.
+TOKEN = "token"  # noqa: S105 - the name of an entry
 
 
 def read_metadata(metadata: Metadata) -> dict[str, str]:
@@ -51,20 +53,36 @@ def _text(value: Any) -> str:
 
 
 def session_entries(session: HeldSession) -> dict[str, Any]:
-    metadata = {key: value for key, value in session.metadata.items() if key != "token"}
-    return {
-        "token": session.token,
-        "alias": session.alias,
-        "tags": list(session.tags),
-        "metadata": metadata,
-    }
+    """Who calls: what is empty is left out."""
+    entries: dict[str, Any] = {"token": session.token}
+    if session.alias:
+        entries["alias"] = session.alias
+    if tags := list(session.tags):
+        entries["tags"] = tags
+    if metadata := {key: value for key, value in session.metadata.items() if key != TOKEN}:
+        entries["metadata"] = metadata
+    return entries
 
 
-def encoded(namespaces: Mapping[str, Mapping[str, Any]]) -> bytes:
-    """A serialized Struct of these namespaces; empty where there is nothing in them."""
-    filled = {name: dict(entries) for name, entries in namespaces.items() if entries}
-    if not filled:
-        return b""
-    struct = wire.Struct()
-    struct.update(filled)
-    return struct.SerializeToString(deterministic=True)
+def encoded(
+    metadata: Mapping[str, str] | None, told: dict[str, str], session: HeldSession | None, *, is_new: bool
+) -> bytes:
+    """A serialized Struct of both namespaces; empty where there is nothing to tell.
+
+    `told` is what of `metadata` was told before, or came, and is brought up to date. The session is told
+    where it `is_new`.
+    """
+    namespaces: dict[str, Mapping[str, Any]] = {}
+    if metadata is not None:
+        known = {} if session is None else session.metadata
+        new = {
+            key: value
+            for key, value in metadata.items()
+            if key != TOKEN and told.get(key) != value and known.get(key) != value
+        }
+        if new:
+            told.update(new)
+            namespaces[NAMESPACE] = new
+    if session is not None and is_new:
+        namespaces[SESSION_NAMESPACE] = session_entries(session)
+    return encoding.struct(namespaces) if namespaces else b""

@@ -340,19 +340,13 @@ class Exchange:
 
     def _dynamic_metadata(self, traffic: Traffic) -> bytes:
         """What is new since it was told last."""
+        session = traffic.session if traffic.has_session else None
         metadata = traffic.known_metadata
-        if metadata is None:
+        if session is None and metadata is None:
             return b""
-        told = self._told_metadata
-        new = {key: value for key, value in metadata.items() if key != "token" and told.get(key) != value}
-        told.update(new)
-        session: dict[str, Any] = {}
-        if traffic.has_session and not self._is_session_told:
-            self._is_session_told = True
-            session = dynamic_metadata.session_entries(traffic.session)
-        return dynamic_metadata.encoded(
-            {dynamic_metadata.NAMESPACE: new, dynamic_metadata.SESSION_NAMESPACE: session}
-        )
+        is_new = not self._is_session_told
+        self._is_session_told = session is not None
+        return dynamic_metadata.encoded(metadata, self._told_metadata, session, is_new=is_new)
 
 
 class _Side:

@@ -6,6 +6,7 @@ out; the rest fails the request.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Mapping
 
@@ -46,11 +47,19 @@ def status(code: int) -> int:
     return code
 
 
+@functools.lru_cache(maxsize=4096)
 def name_bytes(name: str) -> bytes:
     """A header's name as it is sent. Raises HandlerFailed: an empty one breaks the upstream's connection."""
     if not is_token(name):
         raise HandlerFailed("left a header whose name HTTP does not allow")
     return name.lower().encode()
+
+
+def method_bytes(method: str) -> bytes:
+    """Raises HandlerFailed."""
+    if not is_token(method):
+        raise HandlerFailed("left a method that HTTP does not allow")
+    return method.encode()
 
 
 def value_bytes(name: str, value: str, encoded: Mapping[str, bytes]) -> bytes:
@@ -107,9 +116,7 @@ def request_edits(request: HeldRequest, method: str, encoded: Mapping[str, bytes
     """The edits of a request that came with `method`, and whether they may lead to another route."""
     edits, is_moved = Edits(), False
     if request.method != method:
-        if not is_token(request.method):
-            raise HandlerFailed("left a method that HTTP does not allow")
-        edits.set(b":method", request.method.encode())
+        edits.set(b":method", method_bytes(request.method))
         is_moved = True
     if request.has_new_path or request.has_new_query:
         edits.set(b":path", target_of(request).encode())

@@ -45,7 +45,7 @@ class NotGrpc(Exception):
 class Request:
     """What the header fields of a call say ("Request-Headers")."""
 
-    __slots__ = ("_fields", "encoding", "method", "timeout_s")
+    __slots__ = ("_fields", "_metadata", "encoding", "method", "timeout_s")
 
     def __init__(self, fields: list[Field]) -> None:
         """Raises NotGrpc and Refused."""
@@ -62,10 +62,13 @@ class Request:
         #: Of messages that are compressed.
         self.encoding = named.get(b"grpc-encoding", b"identity").decode("latin-1")
         self._fields = fields
+        self._metadata: Metadata | None = None
 
     @property
     def metadata(self) -> Metadata:
-        """ "Custom-Metadata": without what is the protocol's own."""
+        """ "Custom-Metadata": without what is the protocol's own. Calls with the same fields share it."""
+        if self._metadata is not None:
+            return self._metadata
         found: Metadata = []
         for name, value in self._fields:
             if name[:1] == b":" or name in _OF_PROTOCOL:
@@ -75,6 +78,7 @@ class Request:
                 found.extend((key, part) for part in parse_binary(value))
             else:
                 found.append((key, value.decode("latin-1")))
+        self._metadata = found
         return found
 
 

@@ -1,0 +1,140 @@
+"""Measure Envoy's calls beside a Go processor: `envoy.py [--seconds 3] [--rounds 3] [--held 1000]`.
+
+Needs Go and two cores: the server is pinned to one, the load to the other. A stream is one request: its
+headers, one header set, and its response's headers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+BENCH = Path(__file__).resolve().parent
+SERVER_CORE, LOAD_CORE = "0", "1"
+
+
+def free_address() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+def ours(address: str, *flags: str) -> list[str]:
+    handlers = BENCH / "handlers" / "envoy"
+    return [
+        *(sys.executable, "-m", "coprocess", "serve", "--envoy", f"--handlers={handlers}"),
+        *(f"--listen={address}", "--admin=off", "--redis=redis://127.0.0.1:1/0", "--log-level=error", *flags),
+    ]
+
+
+@contextmanager
+def running(command: list[str], address: str) -> Iterator[int]:
+    process = subprocess.Popen(["taskset", "-c", SERVER_CORE, *command])
+    host, _, port = address.partition(":")
+    try:
+        for _ in range(200):
+            try:
+                socket.create_connection((host, int(port)), 1).close()
+                break
+            except OSError:
+                time.sleep(0.05)
+        time.sleep(1.0)
+        yield process.pid
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def resident_kib(pid: int) -> int:
+    line = next(each for each in Path(f"/proc/{pid}/status").read_text().splitlines() if "VmRSS" in each)
+    return int(line.split()[1])
+
+
+def threads(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/task").iterdir()))
+
+
+def load(program: str, *arguments: str) -> dict[str, Any]:
+    done = subprocess.run(
+        ["taskset", "-c", LOAD_CORE, program, *arguments], check=True, capture_output=True, text=True
+    )
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def measure(
+    program: str, pid: int, address: str, what: str, in_flight: int, seconds: float
+) -> tuple[float, float]:
+    """Calls a second, and the server's CPU for one, in microseconds."""
+    load(program, "load", address, what, str(in_flight), "0.5")
+    before_s = cpu_s(pid)
+    done = load(program, "load", address, what, str(in_flight), str(seconds))
+    return done["done"] / done["seconds"], (cpu_s(pid) - before_s) / done["done"] * 1e6
+
+
+def hold(program: str, pid: int, address: str, count: int) -> None:
+    load_process = subprocess.Popen(
+        ["taskset", "-c", LOAD_CORE, program, "hold", address, str(count), "2"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    kib, before = resident_kib(pid), threads(pid)
+    if load_process.stdout is not None:
+        load_process.stdout.readline()
+    print(
+        f"{count} streams that wait: {(resident_kib(pid) - kib) / count:.1f} KiB a stream, "
+        f"{threads(pid) - before} threads more"
+    )
+    load_process.wait()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--held", type=int, default=1000)
+    parser.add_argument("--in-flight", type=int, default=32)
+    parser.add_argument("--engines", default="http2")
+    options = parser.parse_args()
+    if shutil.which("go") is None:
+        sys.exit("Go is not installed: nothing to compare with")
+    with tempfile.TemporaryDirectory() as folder:
+        program = f"{folder}/envoybench"
+        subprocess.run(["go", "build", "-o", program, "."], cwd=BENCH / "peers" / "envoy", check=True)
+        results: dict[tuple[str, str], list[tuple[float, float]]] = {}
+        for _ in range(options.rounds):
+            for name in ("go", *options.engines.split(",")):
+                address = free_address()
+                command = [program, "serve", address] if name == "go" else ours(address, f"--engine={name}")
+                with running(command, address) as pid:
+                    for what in ("streams", "checks"):
+                        found = measure(program, pid, address, what, options.in_flight, options.seconds)
+                        results.setdefault((name, what), []).append(found)
+        for (name, what), found in results.items():
+            rate, cpu_us = (statistics.median(each) for each in zip(*found, strict=True))
+            print(f"{name:8} {what:8} {rate:8.0f}/s {cpu_us:6.1f} us CPU")
+        address = free_address()
+        with running(ours(address), address) as pid:
+            hold(program, pid, address, 10)
+            hold(program, pid, address, options.held)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""`coprocess serve --envoy`, in a process of its own, on both engines."""
+
+from __future__ import annotations
+
+import queue
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from coprocess.errors import ConfigError
+from coprocess.gateways.envoy import wire
+from coprocess.process.config import load_settings
+from tests.envoy.drive import GET, OK, check_request, edits, header_map
+from tests.objects import make_object
+from tests.serve_process import ServeProcess
+from tests.server import PATIENCE_S
+
+HANDLERS = """
+from coprocess import CustomKeyCheck, Post, Pre, Response
+VERSION = "1"
+@Pre
+def hook(request): request.headers["X-Version"] = VERSION
+@CustomKeyCheck
+def check(session): session.allow("token")
+@Response
+async def after(response): response.headers["X-Version"] = VERSION
+"""
+CHAINS = '[chains.orders]\npre = "hook"\nresponse = ["after"]\n'
+
+
+class Call:
+    """A stream of ext_proc with a real client."""
+
+    def __init__(self, channel: Any, **says: str) -> None:
+        self._asks: queue.SimpleQueue[wire.ProcessingRequest | None] = queue.SimpleQueue()
+        method = channel.stream_stream(
+            wire.PROCESS, wire.ProcessingRequest.SerializeToString, wire.ProcessingResponse.FromString
+        )
+        metadata = [(f"x-coprocess-{name.replace('_', '-')}", value) for name, value in says.items()]
+        self.replies = method(self._messages(), timeout=PATIENCE_S, metadata=metadata)
+
+    def _messages(self) -> Iterator[wire.ProcessingRequest]:
+        while (message := self._asks.get()) is not None:
+            yield message
+
+    def request(self) -> wire.ProcessingResponse:
+        headers = wire.HttpHeaders(headers=header_map(GET), end_of_stream=True)
+        self._asks.put(wire.ProcessingRequest(request_headers=headers))
+        reply: wire.ProcessingResponse = next(self.replies)
+        return reply
+
+    def response(self) -> wire.ProcessingResponse:
+        self._asks.put(wire.ProcessingRequest(response_headers=wire.HttpHeaders(headers=header_map(OK))))
+        reply: wire.ProcessingResponse = next(self.replies)
+        return reply
+
+    def end(self) -> list[wire.ProcessingResponse]:
+        self._asks.put(None)
+        return list(self.replies)
+
+
+@pytest.fixture
+def handlers(tmp_path: Path) -> Path:
+    folder = tmp_path / "handlers"
+    folder.mkdir()
+    (folder / "one.py").write_text(HANDLERS)
+    (tmp_path / "coprocess.toml").write_text(CHAINS)
+    return folder
+
+
+@pytest.mark.parametrize("engine", ["http2", "grpcio"])
+def test_streams_and_checks_and_a_reload_that_loses_none(handlers: Path, engine: str) -> None:
+    with (
+        ServeProcess(handlers, "--envoy", f"--engine={engine}", "--reflection") as served,
+        served.client() as client,
+    ):
+        channel = client.channel
+        before = Call(channel, chain="orders")
+        assert edits(before.request().request_headers.response) == [("x-version", b"1", False)]
+        (handlers / "one.py").write_text(HANDLERS.replace('"1"', '"2"'))
+        served.process.send_signal(signal.SIGHUP)
+        served.wait_for("reloaded")
+        assert edits(before.response().response_headers.response) == [("x-version", b"1", False)]
+        assert before.end() == []
+        assert before.replies.code() is grpc.StatusCode.OK
+        after = Call(channel, pre="hook")
+        assert edits(after.request().request_headers.response) == [("x-version", b"2", False)]
+        after.end()
+        check: Any = channel.unary_unary(
+            wire.CHECK, wire.CheckRequest.SerializeToString, wire.CheckResponse.FromString
+        )
+        assert check(check_request(), timeout=PATIENCE_S).status.code == 0
+        metrics = served.http("GET", "/metrics")[1]
+        assert 'hook="hook"' in metrics
+        with pytest.raises(grpc.RpcError):
+            client.dispatch(make_object())
+
+
+def test_tyk_and_envoy_at_one_address(handlers: Path) -> None:
+    with ServeProcess(handlers, "--envoy", "--tyk") as served, served.client() as client:
+        message = make_object()
+        message.hook_name = "hook"
+        assert client.dispatch(message).request.set_headers["X-Version"] == "1"
+        call = Call(client.channel, pre="hook")
+        assert call.request().WhichOneof("response") == "request_headers"
+        call.end()
+
+
+def test_settings_that_serve_nothing_or_cannot_be_together() -> None:
+    with pytest.raises(ConfigError, match="nothing is served"):
+        load_settings({"tyk": False})
+    with pytest.raises(ConfigError, match="several services in Envoy's cluster"):
+        load_settings({"envoy": True, "workers": "2"})
