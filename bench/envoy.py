@@ -1,7 +1,7 @@
 """Measure Envoy's calls beside a Go processor: `envoy.py [--seconds 3] [--rounds 3] [--held 1000]`.
 
-Needs Go and two cores: the server is pinned to one, the load to the other. A stream is one request: its headers,
-one header set, and its response's headers.
+Needs Go and two cores: the server is pinned to one, the load to the other. A stream is one request: its
+headers, one header set, and its response's headers.
 """
 
 from __future__ import annotations
@@ -79,7 +79,10 @@ def load(program: str, *arguments: str) -> dict[str, Any]:
     return found
 
 
-def measure(program: str, pid: int, address: str, what: str, in_flight: int, seconds: float) -> tuple[float, float]:
+def measure(
+    program: str, pid: int, address: str, what: str, in_flight: int, seconds: float
+) -> tuple[float, float]:
+    """Calls a second, and the server's CPU for one, in microseconds."""
     load(program, "load", address, what, str(in_flight), "0.5")
     before_s = cpu_s(pid)
     done = load(program, "load", address, what, str(in_flight), str(seconds))
@@ -93,8 +96,8 @@ def hold(program: str, pid: int, address: str, count: int) -> None:
         text=True,
     )
     kib, before = resident_kib(pid), threads(pid)
-    assert load_process.stdout is not None
-    load_process.stdout.readline()
+    if load_process.stdout is not None:
+        load_process.stdout.readline()
     print(
         f"{count} streams that wait: {(resident_kib(pid) - kib) / count:.1f} KiB a stream, "
         f"{threads(pid) - before} threads more"

@@ -43,6 +43,7 @@ EXTRAS = {
     "opentelemetry": "otel",
     "cryptography": "bundle",
     "limits": "web",
+    "yaml": "envoy",
 }
 _IMPORT_ALL = """
 import importlib, pkgutil, coprocess
@@ -132,6 +133,7 @@ def third_party_imports() -> Iterator[tuple[Path, str]]:
 
 
 RECORDING = ROOT / "tests/data/recordings/auth_ok.json"
+ENVOY_RECORDING = ROOT / "tests/data/envoy/recordings/chain.json"
 #: A command line for each command, in this order, in the folder of a new project; and what it prints.
 COMMANDS = {
     "version": ((), "coprocess "),
@@ -142,11 +144,14 @@ COMMANDS = {
     "try": (("GET", "/demo/items", "-H", "Authorization: demo-key"), "client gets 200 OK"),
     "replay": ((str(RECORDING), "--apis", str(ROOT / "tests/data/apis")), "0 differences"),
     "import": (("handlers",), "works unchanged"),
+    "envoy replay": ((str(ENVOY_RECORDING),), "0 differences"),
+    "envoy config": (("--form", "static"), "ext_proc"),
+    "envoy try": (("GET", "/items"), "client gets 401"),
     "bundle build": (("handlers", "-o", "b.zip"), "authenticate"),
     "bundle verify": (("b.zip",), "checksum is right"),
 }
 #: Run by tests of their own.
-OTHERS = {"new", "serve", "reload", "rollback", "bundle sign"}
+OTHERS = {"new", "serve", "reload", "rollback", "bundle sign", "envoy doctor"}
 
 
 def new_project(python: Path, folder: Path) -> Path:

@@ -30,6 +30,7 @@ _COMMANDS = {
     "kong": ("kong", "app"),
     "bundle": ("bundle", "app"),
     "events": ("events", "app"),
+    "envoy": ("envoy", "app"),
 }
 
 

@@ -77,7 +77,7 @@ def doctor(
         typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
     else:
         for finding in findings:
-            _show(finding)
+            show_finding(finding)
         # @Hook makes several hooks of a function.
         functions = {(hook.source, hook.name, hook.version) for hook in project.loaded.table}
         looked_at = (
@@ -90,7 +90,7 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _show(finding: Finding) -> None:
+def show_finding(finding: Finding) -> None:
     place = ":".join(map(str, filter(None, (_shown(finding.file), finding.line, finding.column))))
     severity = typer.style(finding.severity.value, fg=_COLOURS[finding.severity.value], bold=True)
     at = f" {finding.json_path}" if finding.json_path else ""

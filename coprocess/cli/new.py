@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 
+class Gateway(StrEnum):
+    """What the project is for."""
+
+    tyk = "tyk"
+    envoy = "envoy"
+
+
 def new(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The project's name, and its folder's.")],
+    gateway: Annotated[Gateway, typer.Option("--gateway", help="What the handlers are for.")] = Gateway.tyk,
 ) -> None:
-    """Make a project: handlers, tests, API definition, Makefile, containers. Nothing is overwritten."""
+    """Make a project: handlers, tests, configuration, Makefile, containers. Nothing is overwritten."""
     from coprocess.scaffold import create
 
-    for path in create(name, Path()):
+    for path in create(name, Path(), gateway.value):
         typer.echo(f"written: {path}")
     typer.echo(f"Next: cd {name} && make test")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import re
+from collections.abc import Iterator, Mapping
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -17,11 +18,29 @@ from coprocess.errors import ConfigError
 _NAME = re.compile(r"(?=.{1,50}\Z)[A-Za-z][A-Za-z0-9]*([-_][A-Za-z0-9]+)*")
 _SUFFIX = ".tmpl"
 _BY_NAME = "coprocess"
+#: What is written for each gateway, beside what is the same: marks in the files, and files of its own.
+GATEWAYS: dict[str, dict[str, str]] = {
+    "tyk": {
+        "extras": "",
+        "doctor": "doctor",
+        "configuration": "tyk.conf, apis/",
+        "containers": "gateway, Redis",
+        "path": "@@name@@/",
+    },
+    "envoy": {
+        "extras": "[envoy]",
+        "doctor": "envoy doctor",
+        "configuration": "envoy.yaml",
+        "containers": "Envoy, Redis",
+        "path": "",
+    },
+}
+_ONLY_TYK = ("apis/NAME.json.tmpl", "tyk.conf.tmpl")
 _MARK = re.compile(r"@@(\w+)@@")
 
 
-def create(name: str, parent: Path) -> list[Path]:
-    """Write the project `name` below `parent`, and give its files.
+def create(name: str, parent: Path, gateway: str = "tyk") -> list[Path]:
+    """Write the project `name` below `parent`, for one of GATEWAYS, and give its files.
 
     Raises ConfigError for a name that would not do in a URL and an image's name, where something of that
     name is there, and where a file cannot be written.
@@ -42,8 +61,13 @@ def create(name: str, parent: Path) -> list[Path]:
         "source": _in_make(installed_from()),
         "public_source": public_source(),
     }
+    own = {key: text.replace("@@name@@", name) for key, text in GATEWAYS[gateway].items()}
+    templates = dict(_found(resources.files(__name__) / "templates", ""))
+    if gateway != "tyk":
+        templates = {path: entry for path, entry in templates.items() if path not in _ONLY_TYK}
+        templates |= dict(_found(resources.files(__name__) / f"templates_{gateway}", ""))
     written = []
-    for relative, text in sorted(_rendered(resources.files(__name__) / "templates", "", values)):
+    for relative, text in sorted(_rendered(templates, values | own)):
         path = folder / relative
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,14 +112,20 @@ def _in_make(text: str) -> str:
     return text.replace("$", "$$").replace("#", r"\#")
 
 
-def _rendered(folder: Traversable, prefix: str, values: dict[str, str]) -> list[tuple[str, str]]:
-    files = []
+def _found(folder: Traversable, prefix: str) -> Iterator[tuple[str, Traversable]]:
     for entry in folder.iterdir():
-        name = entry.name.replace("dot-", ".", 1) if entry.name.startswith("dot-") else entry.name
         if entry.is_dir():
-            files += _rendered(entry, f"{prefix}{name}/", values)
-        elif name.endswith(_SUFFIX):
-            target = f"{prefix}{name.removesuffix(_SUFFIX)}".replace("NAME", values["name"])
-            text = _MARK.sub(lambda mark: values[mark[1]], entry.read_text(encoding="utf-8"))
-            files.append((target, text))
+            yield from _found(entry, f"{prefix}{entry.name}/")
+        elif entry.name.endswith(_SUFFIX):
+            yield f"{prefix}{entry.name}", entry
+
+
+def _rendered(templates: Mapping[str, Traversable], values: dict[str, str]) -> list[tuple[str, str]]:
+    files = []
+    for path, entry in templates.items():
+        parts = [
+            part.replace("dot-", ".", 1) if part.startswith("dot-") else part for part in path.split("/")
+        ]
+        target = "/".join(parts).removesuffix(_SUFFIX).replace("NAME", values["name"])
+        files.append((target, _MARK.sub(lambda mark: values[mark[1]], entry.read_text(encoding="utf-8"))))
     return files

@@ -1,4 +1,4 @@
-"""What the pytest fixtures `gateway`, `store` and `dispatch` give; import it for annotations.
+"""What the pytest fixtures `gateway`, `envoy`, `store` and `dispatch` give; import it for annotations.
 
 from coprocess.testing import Gateway
 
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from coprocess.store import Store as Store
     from coprocess.testing.dispatch import Dispatch as Dispatch
     from coprocess.testing.dispatch import DispatchReply as DispatchReply
+    from coprocess.testing.envoy import Envoy as Envoy
+    from coprocess.testing.envoy import EnvoyResult as EnvoyResult
+    from coprocess.testing.envoy import EnvoyUpstreamRequest as EnvoyUpstreamRequest
     from coprocess.testing.gateway import Gateway as Gateway
     from coprocess.testing.gateway import Result as Result
     from coprocess.testing.gateway import SentRequest as SentRequest
@@ -25,6 +28,9 @@ __all__ = [
     "DispatchReply",
     "DispatchedRequest",
     "DispatchedResponse",
+    "Envoy",
+    "EnvoyResult",
+    "EnvoyUpstreamRequest",
     "Gateway",
     "Result",
     "SentRequest",
@@ -36,6 +42,7 @@ _HOMES = {
     "DispatchReply": "coprocess.testing.dispatch",
     "DispatchedRequest": "coprocess.testing.readable",
     "DispatchedResponse": "coprocess.testing.readable",
+    **dict.fromkeys(("Envoy", "EnvoyResult", "EnvoyUpstreamRequest"), "coprocess.testing.envoy"),
     "Gateway": "coprocess.testing.gateway",
     "Result": "coprocess.testing.gateway",
     "SentRequest": "coprocess.testing.gateway",

@@ -1,4 +1,4 @@
-"""The pytest plugin: fixtures `gateway`, `dispatch` and `store`. Imports what is heavy when it is used."""
+"""The pytest plugin: fixtures `gateway`, `envoy`, `dispatch` and `store`. Imports what is heavy when used."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ import pytest
 from coprocess.errors import CoprocessError
 
 if TYPE_CHECKING:
+    from coprocess.desk.envoy.simulator import EnvoyConfig
     from coprocess.desk.tyk.simulator import ApiDefinition
     from coprocess.desk.tyk.trial import InProcessDispatcher
     from coprocess.desk.tyk.trial.store import TemporaryServer
+    from coprocess.loading.home import Home
     from coprocess.loading.loader import Loaded
     from coprocess.testing.dispatch import Dispatch
+    from coprocess.testing.envoy import Envoy
     from coprocess.testing.gateway import Gateway
     from coprocess.testing.store import TrialStore
 
@@ -81,8 +84,15 @@ def store(_coprocess_store: TrialStore) -> TrialStore:
 
 @pytest.fixture
 def _coprocess_handlers(request: pytest.FixtureRequest) -> Iterator[Loaded]:
-    from coprocess.api.app import configuring
     from coprocess.gateways.tyk.home import HOME
+
+    loaded = _loaded(request, HOME)
+    yield loaded
+    loaded.forget()
+
+
+def _loaded(request: pytest.FixtureRequest, home: Home) -> Loaded:
+    from coprocess.api.app import configuring
     from coprocess.loading import loader
     from coprocess.process.app_settings import load_app_settings
 
@@ -95,14 +105,13 @@ def _coprocess_handlers(request: pytest.FixtureRequest) -> Iterator[Loaded]:
         )
     try:
         with configuring(load_app_settings(base=request.config.rootpath)):
-            loaded = loader.load(folders, HOME)
+            loaded = loader.load(folders, home)
     except CoprocessError as error:
         pytest.fail(str(error), pytrace=False)
     if loaded.problems:
         texts = [problem.traceback or str(problem) for problem in loaded.problems]
         pytest.fail("handlers could not be loaded:\n" + "\n".join(texts), pytrace=False)
-    yield loaded
-    loaded.forget()
+    return loaded
 
 
 @pytest.fixture
@@ -141,6 +150,42 @@ def gateway(
         return Gateway(definition, _coprocess_dispatcher, upstream, _coprocess_handlers, tested)
     except (CoprocessError, TypeError) as error:
         pytest.fail(str(error), pytrace=False)
+
+
+@pytest.fixture
+def envoy(request: pytest.FixtureRequest) -> Iterator[Envoy]:
+    """A simulated Envoy before the project's handlers: `envoy.get("/x", headers={…})`."""
+    from coprocess.desk.envoy.trial import HandlerServer, config_in, config_of
+    from coprocess.desk.envoy.wanted import wanted_of
+    from coprocess.errors import ConfigError
+    from coprocess.gateways.envoy.home import HOME
+    from coprocess.process.chain_settings import load_chains
+    from coprocess.process.config import load_settings
+    from coprocess.testing.envoy import Envoy
+
+    # Where there is no embedded server for this platform, handlers that use no store do without.
+    with suppress(ConfigError):
+        request.getfixturevalue("_coprocess_store")
+    loaded = _loaded(request, HOME)
+    root = request.config.rootpath
+    try:
+        chains = load_chains(base=root)
+        settings = load_settings({}, base=root)
+        with HandlerServer(loaded, chains=lambda: chains, timeout_s=settings.timeout_s) as server:
+            if server.problems:
+                texts = "\n".join(map(str, server.problems))
+                pytest.fail(f"resources did not open:\n{texts}", pytrace=False)
+
+            def config(chain: str, authz: bool) -> EnvoyConfig:
+                if not chain and not authz and (root / "envoy.yaml").is_file():
+                    return config_in(root / "envoy.yaml")
+                return config_of(wanted_of(settings, loaded.table, chains, chain, is_authz=authz))
+
+            yield Envoy(server, config, _marked(request).get("upstream"))
+    except (CoprocessError, TypeError) as error:
+        pytest.fail(str(error), pytrace=False)
+    finally:
+        loaded.forget()
 
 
 @pytest.fixture

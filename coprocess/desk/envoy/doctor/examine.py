@@ -1,0 +1,216 @@
+"""All rules on Envoy's configuration, in one pass."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from coprocess.api.moments import HookType
+from coprocess.desk.envoy.doctor.authorizers import check_authorizer
+from coprocess.desk.envoy.doctor.filters import AUTHZ, Filter, Use, dig, filters_in, uses_of
+from coprocess.desk.envoy.doctor.findings import EnvoyFinding, Severity
+from coprocess.desk.envoy.doctor.judged import Judged
+from coprocess.desk.envoy.doctor.policies import policy_filters
+from coprocess.desk.envoy.doctor.processors import check_processor
+from coprocess.desk.envoy.yaml_files import Where, YamlDocument, read_yaml, walk
+from coprocess.errors import BadMessage, ConfigError, CoprocessError, UnknownHook
+from coprocess.gateways.envoy.chain import Chain, Chains, chain_of
+from coprocess.gateways.envoy.route import PREFIX, Route, route_of
+from coprocess.loading.loader import Loaded, Problem
+
+_SUFFIXES = (".yaml", ".yml", ".json")
+_HTTP2 = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What the configuration is held against."""
+
+    loaded: Loaded
+    chains: Chains
+    timeout_s: float
+    max_body_bytes: int
+
+
+def examine(paths: Iterable[Path], service: Service) -> tuple[list[EnvoyFinding], int]:
+    """What is wrong, by file and place, and how many filters there are.
+
+    Raises ConfigError for a path that does not exist.
+    """
+    findings = [_of_problem(problem) for problem in service.loaded.problems]
+    documents: list[YamlDocument] = []
+    files = [file for path in paths for file in _files(path)]
+    for file in files:
+        try:
+            documents += read_yaml(file)
+        except ConfigError as error:
+            if "PyYAML" in str(error):
+                raise
+            findings.append(_broken(file, str(error)))
+    filters = [*filters_in(documents), *policy_filters(documents)]
+    if not filters and files:
+        findings.append(_no_filter(files[0]))
+    findings += _of_uses(uses_of(filters, documents), service)
+    for each in filters:
+        findings += _cluster(each, documents)
+    for document in documents:
+        findings += _keys_as_headers(document)
+    return sorted(set(findings), key=lambda finding: finding.order), len(filters)
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.exists():
+        raise ConfigError(f"{path}: no such file or folder")
+    if not path.is_dir():
+        return [path]
+    return sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES and file.is_file())
+
+
+def _of_uses(uses: list[Use], service: Service) -> Iterator[EnvoyFinding]:
+    """Of a route, only what is not true of its filter everywhere."""
+    of_filter: set[EnvoyFinding] = set()
+    for use in uses:
+        found = list(_check(use, service))
+        if use.where == use.filter.where and use.document is use.filter.document:
+            of_filter = set(found)
+            yield from found
+            continue
+        for finding in found:
+            if finding.json_path == YamlDocument.words(use.where):
+                yield finding
+            elif finding not in of_filter:
+                line, _ = use.document.place(use.where)
+                place = (
+                    f"{use.document.path.name}:{line}"
+                    if use.document.path != finding.file
+                    else f"line {line}"
+                )
+                yield replace(finding, problem=f"On the route of {place}: {finding.problem}")
+
+
+def _check(use: Use, service: Service) -> Iterator[EnvoyFinding]:
+    chain: Chain | None = None
+    try:
+        route = route_of(_known_keys(use))
+        chain = chain_of(service.loaded.table, route, service.chains)
+        if use.filter.kind == AUTHZ:
+            yield from _others(use, route, chain)
+    except BadMessage as error:
+        yield _named(use, "envoy-key-unknown", str(error), "Every request of the route is refused with 500.")
+    except UnknownHook as error:
+        yield _named(use, "envoy-name-unknown", str(error), "Every request of the route is refused.")
+    except CoprocessError as error:
+        yield _named(use, "envoy-name-unknown", str(error), "Every request of the route is refused.")
+    judged = Judged(use, chain, service.timeout_s, service.max_body_bytes)
+    yield from check_authorizer(judged) if use.filter.kind == AUTHZ else check_processor(judged)
+
+
+def _known_keys(use: Use) -> Mapping[str, str]:
+    return {key.lower(): value for key, value in use.said if key.lower().startswith(PREFIX)}
+
+
+def _others(use: Use, route: Route, chain: Chain) -> Iterator[EnvoyFinding]:
+    others = [moment.name for moment, _ in chain.before if moment is not HookType.CustomKeyCheck]
+    others += ["Response"] if chain.after else []
+    if route.names is not None and others:
+        text = f"handlers of {', '.join(others)} are named, and ext_authz runs CustomKeyCheck only"
+        yield _named(use, "envoy-authz-others", text, "Every request of the route is refused.")
+    if not any(moment is HookType.CustomKeyCheck for moment, _ in chain.before):
+        text = "no handler of CustomKeyCheck is there to run"
+        yield _named(use, "envoy-name-unknown", text, "Every request of the route is refused.")
+
+
+def _named(use: Use, rule: str, text: str, effect: str) -> EnvoyFinding:
+    line, column = use.document.place(use.where)
+    sentence = text if text.startswith(PREFIX) else f"{text[:1].upper()}{text[1:]}"
+    remedy = "Correct the name, or load the handler: `coprocess check` lists what is there."
+    words = YamlDocument.words(use.where)
+    return EnvoyFinding(
+        Severity.ERROR, rule, use.document.path, words, f"{sentence}.", effect, remedy, line, column
+    )
+
+
+def _cluster(each: Filter, documents: list[YamlDocument]) -> Iterator[EnvoyFinding]:
+    """Only where clusters are in the files: elsewhere they come from a control plane."""
+    name = dig(each.config, "grpc_service", "envoy_grpc", "cluster_name")
+    clusters = [
+        (document, where, value)
+        for document in documents
+        for where, value in walk(document.value)
+        if len(where) > 1 and where[-2] == "clusters" and isinstance(value.get("name"), str)
+    ]
+    if not name or not clusters:
+        return
+    found = [cluster for cluster in clusters if cluster[2]["name"] == name]
+    if not found:
+        where: Where = (*each.where, "grpc_service", "envoy_grpc", "cluster_name")
+        yield _cluster_finding(each.document, where, f"There is no cluster {name}", "Set it to one that is.")
+    for document, where, value in found:
+        if not _speaks_http2(value):
+            remedy = f"Add typed_extension_protocol_options: {_HTTP2} with http2_protocol_options."
+            yield _cluster_finding(document, where, f"The cluster {name} does not speak HTTP/2", remedy)
+
+
+def _speaks_http2(cluster: dict[str, Any]) -> bool:
+    if "http2_protocol_options" in cluster:
+        return True
+    options = dig(cluster, "typed_extension_protocol_options", _HTTP2)
+    return any("http2_protocol_options" in value for _, value in walk(options))
+
+
+def _cluster_finding(document: YamlDocument, where: Where, problem: str, remedy: str) -> EnvoyFinding:
+    line, column = document.place(where)
+    return EnvoyFinding(
+        *(Severity.ERROR, "envoy-cluster", document.path, YamlDocument.words(where), f"{problem}."),
+        *("No call arrives at the service: every request is refused.", remedy, line, column),
+    )
+
+
+def _keys_as_headers(document: YamlDocument) -> Iterator[EnvoyFinding]:
+    for where, value in walk(document.value):
+        for index, entry in enumerate(value.get("request_headers_to_add") or []):
+            key = dig(entry, "header", "key")
+            if isinstance(key, str) and key.lower().startswith(PREFIX):
+                place = (*where, "request_headers_to_add", index)
+                line, column = document.place(place)
+                yield EnvoyFinding(
+                    *(Severity.ERROR, "envoy-key-as-header", document.path, YamlDocument.words(place)),
+                    f"{key} is added to the request's headers.",
+                    "Nobody looks at it there, as clients could send it too.",
+                    "Give it in grpc_initial_metadata, or in context_extensions of ext_authz.",
+                    *(line, column),
+                )
+
+
+def _broken(file: Path, text: str) -> EnvoyFinding:
+    match = re.match(rf"{re.escape(str(file))}:(\d+):(\d+): ", text)
+    line, column = (int(match[1]), int(match[2])) if match else (0, 0)
+    problem = text[match.end() :] if match else text.removeprefix(f"{file}: ")
+    return EnvoyFinding(
+        *(Severity.ERROR, "envoy-yaml-broken", file, "", f"{problem[:1].upper()}{problem[1:]}."),
+        *("Envoy does not start with it.", "Mend it.", line, column),
+    )
+
+
+def _no_filter(file: Path) -> EnvoyFinding:
+    return EnvoyFinding(
+        *(Severity.ERROR, "envoy-no-filter", file, ""),
+        "No ext_proc or ext_authz filter is in the files.",
+        "No request is shown to the service.",
+        "Name the files that have them; `coprocess envoy config` prints a filter.",
+    )
+
+
+def _of_problem(problem: Problem) -> EnvoyFinding:
+    prefix, line, text = f"{problem.path}:", 0, problem.text
+    if found := re.match(rf"{re.escape(prefix)}(\d+): ", text):
+        line, text = int(found[1]), text[found.end() :]
+    return EnvoyFinding(
+        *(Severity.ERROR, "envoy-handler-broken", problem.path, ""),
+        f"{text.removeprefix(f'{problem.path}: ')}.",
+        "Its handlers are not loaded: routes that name them are refused.",
+        *("Mend it; `coprocess check` shows where it raised.", line),
+    )

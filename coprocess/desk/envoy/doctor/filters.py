@@ -1,0 +1,193 @@
+"""The filters in Envoy's configuration, wherever they are, and what each route makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from coprocess.desk.envoy.yaml_files import Where, YamlDocument, walk
+
+_PREFIX = "type.googleapis.com/"
+PROC, AUTHZ = "ext_proc", "ext_authz"
+_KINDS = {
+    "envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor": PROC,
+    "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz": AUTHZ,
+}
+_ROUTE_KINDS = {
+    "envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute": PROC,
+    "envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute": AUTHZ,
+}
+_NAMES = {PROC: "envoy.filters.http.ext_proc", AUTHZ: "envoy.filters.http.ext_authz"}
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """One filter as it is written."""
+
+    kind: str
+    name: str
+    document: YamlDocument
+    #: Of its typed_config.
+    where: Where
+    config: Mapping[str, Any]
+    #: The connection manager around it, and the listener, where they are in the file.
+    manager: Mapping[str, Any] = field(default_factory=dict)
+    listener: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """What a virtual host or a route says of one filter."""
+
+    kind: str
+    filter_name: str
+    document: YamlDocument
+    where: Where
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """A filter on a route: with all that is said of it."""
+
+    filter: Filter
+    #: Where what is special about it is written: the route's words, or the filter's.
+    document: YamlDocument
+    where: Where
+    #: The keys `x-coprocess-…`, and others, that its server is told.
+    said: tuple[tuple[str, str], ...]
+    mode: Mapping[str, Any]
+    #: Of the most specific place that says so.
+    failure_mode_allow: bool
+    settings: Mapping[str, Any]
+
+
+def filters_in(documents: list[YamlDocument]) -> list[Filter]:
+    found = []
+    for document in documents:
+        for where, value in walk(document.value):
+            kind = _KINDS.get(_type(value))
+            if kind is not None:
+                found.append(_filter(kind, document, where, value))
+    return found
+
+
+def _filter(kind: str, document: YamlDocument, where: Where, value: dict[str, Any]) -> Filter:
+    around = [_at(document.value, where[:depth]) for depth in range(len(where))]
+    holder = around[-1] if around else {}
+    manager: dict[str, Any] = next((each for each in reversed(around) if _has(each, "http_filters")), {})
+    listener: dict[str, Any] = next(
+        (each for each in reversed(around) if _has(each, "filter_chains") or _has(each, "address")), {}
+    )
+    name = holder.get("name") if isinstance(holder, dict) else None
+    return Filter(kind, str(name or _NAMES[kind]), document, where, value, manager, listener)
+
+
+def uses_of(filters: list[Filter], documents: list[YamlDocument]) -> list[Use]:
+    """Each filter as each route changes it, and by itself where a request meets it so."""
+    layers = list(_layers(documents))
+    uses = []
+    for each in filters:
+        own = [[override for override in layer if _is_for(override, each)] for layer in layers]
+        if not own or not all(own):
+            uses.append(_use(each, []))
+        seen = set()
+        for overrides in own:
+            if overrides and not overrides[-1].config.get("disabled") and overrides[-1].where not in seen:
+                seen.add(overrides[-1].where)
+                uses.append(_use(each, overrides))
+    return uses
+
+
+def _is_for(override: Override, each: Filter) -> bool:
+    return override.kind == each.kind and override.filter_name in (each.name, _NAMES[each.kind])
+
+
+def _layers(documents: list[YamlDocument]) -> Iterator[list[Override]]:
+    """Of each route, and of whatever else changes filters: what is said, the least specific first."""
+    for document in documents:
+        for where, value in walk(document.value):
+            if isinstance(value.get("routes"), list):
+                host = _overrides(document, where, value)
+                for index, route in enumerate(value["routes"]):
+                    yield [*host, *_overrides(document, (*where, "routes", index), route)]
+            elif "typed_per_filter_config" in value and not _is_in_routes(where):
+                yield _overrides(document, where, value)
+
+
+def _is_in_routes(where: Where) -> bool:
+    return len(where) > 1 and where[-2] == "routes"
+
+
+def _overrides(document: YamlDocument, where: Where, value: Any) -> list[Override]:
+    per_filter = value.get("typed_per_filter_config") if isinstance(value, dict) else None
+    found = []
+    for name, config in (per_filter or {}).items() if isinstance(per_filter, dict) else ():
+        place: Where = (*where, "typed_per_filter_config", name)
+        if isinstance(config, dict) and isinstance(config.get("config"), dict):
+            config, place = config["config"], (*place, "config")
+        kind = _ROUTE_KINDS.get(_type(config))
+        if kind is not None:
+            found.append(Override(kind, str(name), document, place, config))
+    return found
+
+
+def _use(each: Filter, overrides: list[Override]) -> Use:
+    last = overrides[-1] if overrides else None
+    said: dict[str, str] = {}
+    settings: dict[str, Any] = dict(each.config)
+    if each.kind == PROC:
+        said.update(_metadata(dig(each.config, "grpc_service", "initial_metadata")))
+    for override in overrides:
+        inner = override.config.get("overrides" if each.kind == PROC else "check_settings") or {}
+        if not isinstance(inner, dict):
+            continue
+        if each.kind == PROC:
+            said.update(_metadata(inner.get("grpc_initial_metadata")))
+        else:
+            extensions = inner.get("context_extensions")
+            said.update({str(key): str(value) for key, value in (extensions or {}).items()})
+        for name in ("processing_mode", "failure_mode_allow", "metadata_options", "with_request_body"):
+            if inner.get(name) is not None:
+                settings[name] = inner[name]
+    mode = settings.get("processing_mode")
+    return Use(
+        each,
+        last.document if last else each.document,
+        last.where if last else each.where,
+        tuple(said.items()),
+        mode if isinstance(mode, dict) else {},
+        settings.get("failure_mode_allow") is True,
+        settings,
+    )
+
+
+def _metadata(entries: Any) -> dict[str, str]:
+    return {
+        str(entry.get("key", "")): str(entry.get("value", ""))
+        for entry in entries or []
+        if isinstance(entry, dict)
+    }
+
+
+def dig(value: Any, *keys: str) -> Any:
+    """None where anything on the way is not there."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def _at(value: Any, where: Where) -> Any:
+    for key in where:
+        value = value[key]
+    return value
+
+
+def _has(value: Any, key: str) -> bool:
+    return isinstance(value, dict) and key in value
+
+
+def _type(value: Any) -> str:
+    kind = value.get("@type") if isinstance(value, dict) else None
+    return kind.removeprefix(_PREFIX) if isinstance(kind, str) else ""

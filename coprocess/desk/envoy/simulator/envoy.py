@@ -1,0 +1,383 @@
+"""The simulated Envoy: one listener that takes a request through its filters to the upstream and back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from coprocess.desk.envoy.simulator.config import EnvoyConfig, FilterConfig
+from coprocess.desk.envoy.simulator.exchange import (
+    ARRIVAL_S,
+    CHUNK_GAP_S,
+    ClientLeft,
+    Exchange,
+    HttpMessage,
+    HttpRequest,
+    HttpResponse,
+    LocalReply,
+    NeverEnds,
+    Upstream,
+    UpstreamReply,
+)
+from coprocess.desk.envoy.simulator.ext_authz import ExtAuthzFilter
+from coprocess.desk.envoy.simulator.ext_proc import ExtProcFilter
+from coprocess.desk.envoy.simulator.filter_config import ExtAuthzConfig, ExtProcConfig, SetMetadataConfig
+from coprocess.desk.envoy.simulator.headers import HeaderMap
+from coprocess.desk.envoy.simulator.http import (
+    Unreadable,
+    fault_of,
+    grpc_status_of,
+    percent_encoded,
+    response_headers,
+    upstream_request,
+)
+from coprocess.desk.envoy.simulator.run import Run, is_grpc
+from coprocess.desk.envoy.simulator.server import Server
+
+_RESET = b"upstream connect error or disconnect/reset before headers. reset reason: "
+_HOP_BY_HOP = ("keep-alive", "proxy-connection", "transfer-encoding", "expect", "x-envoy-internal")
+
+
+class Envoy:
+    """Asks `server` as the filters of `config` say, and `upstream` for what passes."""
+
+    def __init__(
+        self,
+        config: EnvoyConfig,
+        server: Server,
+        upstream: Upstream,
+        *,
+        clock: Callable[[], float] = time.time,
+        partial_body_bytes: int | None = None,
+    ) -> None:
+        self._config = config
+        self._server = server
+        self.upstream = upstream
+        self._clock = clock
+        self._partial_body_bytes = partial_body_bytes
+
+    def request(self, request: HttpRequest) -> Exchange:
+        """Take one request through. Raises ConfigError for what is configured and not simulated."""
+        run = Run(self._config, self._server, request, partial_body_bytes=self._partial_body_bytes)
+        return _Passage(self._config, run, self.upstream, self._clock).result()
+
+
+class _Passage:
+    """One request on its way."""
+
+    def __init__(self, config: EnvoyConfig, run: Run, upstream: Upstream, clock: Callable[[], float]) -> None:
+        self._config = config
+        self._run = run
+        self._upstream = upstream
+        self._clock = clock
+        self._filters = [(entry, _filter(entry, run)) for entry in config.filters]
+        self._request = _received(run.request, config)
+        run.request_headers = self._request.headers
+
+    def result(self) -> Exchange:
+        exchange = self._run.exchange
+        try:
+            exchange.http_response = self._answered()
+        except ClientLeft:
+            exchange.http_response = HttpResponse(None, error="the client left")
+            exchange.details = "downstream_remote_disconnect"
+        except NeverEnds:
+            exchange.http_response = HttpResponse(None, error="Envoy waits for the end of the body, for ever")
+        finally:
+            for _, each in self._filters:
+                each.close()
+        return exchange
+
+    def _answered(self) -> HttpResponse:
+        try:
+            reply = self._forward()
+        except LocalReply as local:
+            self._note_what_left(local)
+            response = self._local(local)
+            closes = local.is_immediate or self._run.now_s < self._request.ends_at_s
+            if self._config.processes_local_replies:
+                return self._respond(response, closes=closes)
+            self._through_authorizers(response)
+            return self._sent(response, closes=closes)
+        response = self._of_upstream(reply)
+        if not response.is_tunnel:
+            return self._respond(response)
+        sent = self._respond(response)
+        return sent if sent.status != 101 else replace(sent, body=self._tunnelled(reply))
+
+    # The request.
+
+    def _forward(self) -> UpstreamReply:
+        self._run.choose_route()
+        upgrade = (self._request.headers.get("upgrade") or "").lower()
+        if upgrade and upgrade not in self._config.upgrades:
+            raise LocalReply(403, details="upgrade_failed")
+        for entry, each in self._filters:
+            self._begin(entry, each)
+            each.request(self._request)
+        return self._ask_upstream()
+
+    def _begin(self, entry: FilterConfig, each: _Filter) -> None:
+        settings = entry.on_route(self._run.route, self._config.vhost)
+        each.begin(settings)  # type: ignore[arg-type]  # a filter's settings are of its own type
+
+    def _ask_upstream(self) -> UpstreamReply:
+        run, headers = self._run, self._request.headers
+        route = run.route
+        if route is None:
+            raise LocalReply(404, details="route_not_found")
+        if route.direct_response is not None:
+            status, body = route.direct_response
+            raise LocalReply(status, body, details="direct_response")
+        fault = fault_of(headers)
+        if fault is not None:
+            details = f"filter_removed_required_request_headers{{{fault.replace(' ', '_')}}}"
+            raise LocalReply(503, fault.encode("latin-1"), details=details)
+        run.until(self._request.ends_at_s)
+        try:
+            request = upstream_request(self._request, is_http2=is_grpc(headers))
+        except Unreadable:
+            raise _reset("connection termination") from None
+        run.exchange.upstream_request = request
+        if request.error is not None:
+            raise self._late(route.timeout_s)
+        try:
+            reply = self._upstream(request)
+        except TimeoutError:
+            raise self._late(route.timeout_s) from None
+        except ConnectionResetError:
+            raise _reset("connection termination") from None
+        except OSError:
+            run.exchange.upstream_request = None
+            raise _reset("remote connection failure") from None
+        run.exchange.upstream_reply = reply
+        return reply
+
+    def _late(self, timeout_s: float) -> LocalReply:
+        """What is due when the upstream does not answer in time: a route's 0 s are no limit."""
+        if timeout_s == 0:
+            raise NeverEnds
+        self._run.pass_time(timeout_s)
+        return LocalReply(504, b"upstream request timeout", details="response_timeout")
+
+    def _note_what_left(self, local: LocalReply) -> None:
+        route = self._run.route
+        left = local.request_left
+        if left is None or route is None or route.direct_response is not None:
+            return
+        try:
+            request = upstream_request(left, is_http2=is_grpc(left.headers))
+        except Unreadable:
+            return
+        self._run.exchange.upstream_request = replace(request, error="Envoy broke it off")
+
+    # The response.
+
+    def _of_upstream(self, reply: UpstreamReply) -> HttpMessage:
+        headers = HeaderMap([(":status", str(reply.status)), *reply.headers])
+        is_head = self._request.headers.get(":method") == "HEAD"
+        is_tunnel = reply.status == 101 and self._request.is_tunnel
+        has_body = not is_head and reply.status not in (204, 304) and reply.status >= 200
+        chunks = (reply.chunks or ((reply.body,) if reply.body else ())) if has_body else ()
+        is_chunked = bool(reply.chunks) or "chunked" in (headers.get("transfer-encoding") or "")
+        ends = not is_tunnel and not chunks and not (has_body and (is_chunked or reply.trailers))
+        trailers = HeaderMap(reply.trailers) if reply.trailers and has_body else None
+        return _message(
+            *(headers, chunks, self._run.now_s, bool(reply.chunks)),
+            ends_with_headers=ends,
+            trailers=trailers,
+            is_tunnel=is_tunnel,
+        )
+
+    def _local(self, local: LocalReply) -> HttpMessage:
+        """Envoy's own answer."""
+        self._run.exchange.details = local.details
+        headers, body = HeaderMap([(":status", str(local.status))]), local.body
+        if local.edit is not None:
+            local.edit(headers)
+        headers.set_in_place(":status", str(local.status))
+        if self._run.is_grpc:
+            status = local.grpc_status if local.grpc_status is not None else grpc_status_of(local.status)
+            headers.set_in_place(":status", "200")
+            headers.remove("content-length")
+            headers.set_in_place("content-type", "application/grpc")
+            headers.set_in_place("grpc-status", str(status))
+            if body:
+                headers.set_in_place("grpc-message", percent_encoded(body))
+            body = b""
+        elif body:
+            headers.set_in_place("content-length", str(len(body)))
+            if "content-type" not in headers:
+                headers.add("content-type", "text/plain")
+        else:
+            headers.remove("content-length")
+            headers.remove("content-type")
+        if self._run.request.method == "HEAD":
+            body = b""
+        chunks = (body,) if body else ()
+        return _message(headers, chunks, self._run.now_s, False, ends_with_headers=not body)
+
+    def _respond(self, response: HttpMessage, *, closes: bool = False) -> HttpResponse:
+        """Through the filters, last first, to the client."""
+        self._run.response_headers = response.headers
+        try:
+            for entry, each in reversed(self._filters):
+                self._begin(entry, each)
+                each.response(response)
+        except LocalReply as local:
+            if local.response_left is not None:
+                self._run.exchange.details = local.details
+                sent = self._sent(local.response_left)
+                return replace(sent, error="Envoy broke it off")
+            return self._sent(self._local(local), closes=local.is_immediate)
+        return self._sent(response, closes=closes)
+
+    def _through_authorizers(self, response: HttpMessage) -> None:
+        for entry, each in reversed(self._filters):
+            if isinstance(each, ExtAuthzFilter):
+                self._begin(entry, each)
+                each.response(response)
+
+    def _sent(self, response: HttpMessage, *, closes: bool = False) -> HttpResponse:
+        request, headers = self._run.request, response.headers
+        text = headers.get(":status") or ""
+        status = int(text) if text.isdecimal() else 0
+        is_head = request.method == "HEAD"
+        trailers = tuple(response.trailers or ())
+        body = b"" if is_head or status in (204, 304) else response.body
+        if request.is_http2:
+            headers.remove("transfer-encoding")
+            headers.set_in_place("date", "")
+            headers.set_in_place("server", "envoy")
+            return HttpResponse(status, tuple(headers.regular()), body, trailers)
+        pairs = response_headers(
+            headers,
+            now=self._clock(),
+            is_head=is_head,
+            ends_with_headers=response.ends_with_headers,
+            is_upgrade=response.is_tunnel,
+            closes=closes,
+        )
+        if not 100 <= status <= 999:
+            return HttpResponse(None, error=f"illegal status line: HTTP/1.1 {status}")
+        length = headers.get("content-length") or ""
+        if length.isdecimal() and body and not response.is_tunnel:
+            # A client reads as much as it is told of.
+            error = "the body is shorter than its content-length" if int(length) > len(body) else None
+            return HttpResponse(status, pairs, body[: int(length)], trailers, error)
+        return HttpResponse(status, pairs, body, trailers)
+
+    def _tunnelled(self, reply: UpstreamReply) -> bytes:
+        """What the client gets after a 101, frame by frame."""
+        sent, got = b"", b""
+        for index, frame in enumerate(self._run.request.frames):
+            for _, each in self._filters:
+                frame = each.tunnel("request", frame)
+            sent += frame
+            answer = reply.frames[index] if index < len(reply.frames) else b""
+            for _, each in reversed(self._filters):
+                answer = each.tunnel("response", answer) if answer else answer
+            got += answer
+        asked = self._run.exchange.upstream_request
+        if asked is not None:
+            self._run.exchange.upstream_request = replace(asked, body=sent)
+        return got
+
+
+class SetMetadataFilter:
+    """The filter set_metadata."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._config: SetMetadataConfig | None = None
+
+    def begin(self, config: SetMetadataConfig) -> None:
+        self._config = self._config or config
+
+    def request(self, message: HttpMessage) -> None:
+        if self._config is None or self._config.is_disabled:
+            return
+        for namespace, values, may_overwrite in self._config.entries:
+            if may_overwrite or namespace not in self._run.metadata:
+                self._run.set_metadata(namespace, dict(values))
+
+    def response(self, message: HttpMessage) -> None:
+        """Nothing."""
+
+    def tunnel(self, direction: str, frame: bytes) -> bytes:
+        return frame
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+_Filter = ExtProcFilter | ExtAuthzFilter | SetMetadataFilter
+
+
+def _filter(entry: FilterConfig, run: Run) -> _Filter:
+    if isinstance(entry.settings, ExtProcConfig):
+        return ExtProcFilter(entry.name, run)
+    if isinstance(entry.settings, ExtAuthzConfig):
+        return ExtAuthzFilter(entry.name, run)
+    return SetMetadataFilter(run)
+
+
+def _received(request: HttpRequest, config: EnvoyConfig) -> HttpMessage:
+    """The request as the filters see it."""
+    given = HeaderMap(request.headers, is_request=True)
+    scheme = given.get("x-forwarded-proto") or ""
+    pseudo = {
+        ":authority": given.get("host"),
+        ":path": request.target,
+        ":method": request.method,
+        ":scheme": scheme if scheme in ("http", "https") else "http",
+    }
+    order = (":path", ":authority", ":method", ":scheme") if request.is_http2 else tuple(pseudo)
+    known = [(name, value) for name in order if (value := pseudo[name]) is not None]
+    headers = HeaderMap(known, is_request=True)
+    upgrade = (given.get("upgrade") or "").lower()
+    for name, value in given.regular():
+        if name in _HOP_BY_HOP or (name in ("connection", "upgrade") and not upgrade):
+            continue
+        if name == "te" and value != "trailers":
+            continue
+        headers.add(name, value)
+    if "x-forwarded-proto" not in headers:
+        headers.add("x-forwarded-proto", "http")
+    is_tunnel = bool(upgrade) and upgrade in config.upgrades
+    is_chunked = bool(request.chunks) or "chunked" in (given.get("transfer-encoding") or "").lower()
+    chunks = request.chunks or ((request.body,) if request.body else ())
+    return _message(
+        *(headers, chunks, 0.0, bool(request.chunks)),
+        ends_with_headers=not (chunks or is_chunked or request.trailers or is_tunnel),
+        trailers=HeaderMap(request.trailers) if request.trailers else None,
+        is_tunnel=is_tunnel,
+    )
+
+
+def _message(
+    headers: HeaderMap,
+    chunks: tuple[bytes, ...],
+    now_s: float,
+    comes_slowly: bool,
+    *,
+    ends_with_headers: bool,
+    trailers: HeaderMap | None = None,
+    is_tunnel: bool = False,
+) -> HttpMessage:
+    first_s = now_s + ARRIVAL_S
+    gap_s = CHUNK_GAP_S if comes_slowly else 0.0
+    return HttpMessage(
+        headers,
+        [(first_s + index * gap_s, chunk) for index, chunk in enumerate(chunks)],
+        ends_with_headers,
+        now_s if ends_with_headers else first_s + len(chunks) * gap_s,
+        trailers,
+        is_tunnel,
+    )
+
+
+def _reset(reason: str) -> LocalReply:
+    details = f"upstream_reset_before_response_started{{{reason.replace(' ', '_')}}}"
+    return LocalReply(503, _RESET + reason.encode(), details=details)

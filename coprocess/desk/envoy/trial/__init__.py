@@ -1,0 +1,10 @@
+"""One request through the simulated Envoy and the handlers, watched: for `envoy try` and the fixture."""
+
+from __future__ import annotations
+
+from coprocess.desk.envoy.trial.config import config_in, config_of
+from coprocess.desk.envoy.trial.handlers import HandlerServer
+from coprocess.desk.envoy.trial.hooks import HookRun
+from coprocess.desk.envoy.trial.trial import Finding, Trial, TrialEnvoy
+
+__all__ = ["Finding", "HandlerServer", "HookRun", "Trial", "TrialEnvoy", "config_in", "config_of"]

@@ -1,0 +1,109 @@
+"""What ran in a trial: each handler, with how it ended and what it printed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from coprocess.api.functions import Source
+from coprocess.desk.tyk.trial.output import collecting_output
+from coprocess.desk.tyk.trial.tracebacks import own_traceback
+from coprocess.errors import CoprocessError, HandlerFailed
+from coprocess.loading.hooks import Hook
+from coprocess.runtime.call import Call
+from coprocess.transport.engine import Rpc
+
+
+@dataclass(slots=True)
+class HookRun:
+    """One call of a handler."""
+
+    hook: Hook
+    rpc: Rpc
+    seconds: float = 0.0
+    failure: CoprocessError | None = None
+    parts: list[str] = field(default_factory=list)
+
+    @property
+    def type(self) -> str:
+        return self.hook.type.name
+
+    @property
+    def name(self) -> str:
+        return self.hook.name
+
+    @property
+    def source(self) -> Source | None:
+        return self.hook.source
+
+    @property
+    def failed(self) -> bool:
+        """Also where the request went on all the same (`on_error="open"`)."""
+        return self.failure is not None
+
+    @property
+    def error(self) -> str | None:
+        return None if self.failure is None else str(self.failure)
+
+    @property
+    def raised(self) -> BaseException | None:
+        """What the handler raised; None where it did not."""
+        cause = self.failure.__cause__ if self.failure is not None else None
+        return None if isinstance(cause, HandlerFailed) else cause
+
+    @property
+    def traceback(self) -> list[str]:
+        """Of what it raised, with its own frames only."""
+        return own_traceback(self.raised) if self.raised is not None else []
+
+    @property
+    def output(self) -> list[str]:
+        return "".join(self.parts).splitlines()
+
+
+class HookWatch:
+    """Follows the calls of a service, in the place of its traces."""
+
+    def __init__(self) -> None:
+        self.runs: list[HookRun] = []
+
+    def of(self, rpc: Rpc) -> Rpc:
+        return rpc
+
+    def local_event(self, rpc: Rpc) -> Rpc:
+        return rpc
+
+    def know_hook(self, rpc: Rpc, call: Call) -> None:
+        """It is known when it runs."""
+
+    def ids(self, rpc: Rpc) -> dict[str, str]:
+        return {}
+
+    def run(self, call: Call) -> bytes:
+        with self._followed(call):
+            return call.run()
+
+    async def run_async(self, call: Call) -> bytes:
+        with self._followed(call):
+            return await call.run_async()
+
+    def failed(self, rpc: Rpc, error: CoprocessError) -> None:
+        for run in self.runs:
+            if run.rpc is rpc:
+                run.failure = run.failure or error
+
+    @contextmanager
+    def _followed(self, call: Call) -> Iterator[None]:
+        run = HookRun(call.hook, call.rpc)
+        self.runs.append(run)
+        started = time.perf_counter()
+        try:
+            with collecting_output() as run.parts:
+                yield
+        except HandlerFailed as error:
+            run.failure = error
+            raise
+        finally:
+            run.seconds = time.perf_counter() - started

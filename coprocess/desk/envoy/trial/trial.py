@@ -1,0 +1,139 @@
+"""One request through the simulated Envoy and the handlers, watched."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from coprocess.desk.envoy.simulator import (
+    Envoy,
+    EnvoyConfig,
+    Exchange,
+    HttpRequest,
+    UpstreamReply,
+    UpstreamRequest,
+)
+from coprocess.desk.envoy.trial.handlers import HandlerServer
+from coprocess.desk.envoy.trial.hooks import HookRun
+from coprocess.desk.tyk.simulator import Upstream as PlainUpstream
+from coprocess.desk.tyk.simulator import UpstreamRequest as PlainRequest
+from coprocess.gateways.envoy import wire
+
+_DEFAULT_HOST = "example.test"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What went otherwise than meant. `severity` is `error`, `warning` or `note`."""
+
+    severity: str
+    problem: str
+
+
+@dataclass(slots=True)
+class Trial:
+    """One request, and all that came of it."""
+
+    method: str
+    target: str
+    exchange: Exchange
+    hooks: list[HookRun]
+    seconds: float
+    #: Why the upstream could not be asked; empty where it could, or was not.
+    upstream_error: str = ""
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def status(self) -> int | None:
+        """What the client got; None where it got nothing."""
+        return self.exchange.http_response.status
+
+    @property
+    def ok(self) -> bool:
+        """Whether the client got an answer below 500, and no handler failed."""
+        return self.status is not None and self.status < 500 and not any(hook.failed for hook in self.hooks)
+
+
+class TrialEnvoy:
+    """A simulated Envoy before the handlers of `server`."""
+
+    def __init__(
+        self,
+        server: HandlerServer,
+        config: EnvoyConfig,
+        upstream: PlainUpstream,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.server = server
+        self.config = config
+        self.upstream = upstream
+        self._clock = clock
+
+    def request(
+        self, method: str, target: str, headers: Iterable[tuple[str, str]] = (), body: bytes = b""
+    ) -> Trial:
+        """Send one request through. Raises ConfigError for what is configured and not simulated."""
+        adapted = _Adapted(self.upstream)
+        envoy = Envoy(self.config, self.server, adapted, clock=self._clock)
+        self.server.forget_runs()
+        started = time.perf_counter()
+        exchange = envoy.request(_request(method, target, list(headers), body))
+        seconds = time.perf_counter() - started
+        trial = Trial(method, target, exchange, self.server.runs, seconds, adapted.error)
+        trial.findings = list(_findings(trial))
+        return trial
+
+
+def _request(method: str, target: str, headers: list[tuple[str, str]], body: bytes) -> HttpRequest:
+    named = {name.lower() for name, _ in headers}
+    if "host" not in named:
+        headers.insert(0, ("host", _DEFAULT_HOST))
+    if body and not named & {"content-length", "transfer-encoding"}:
+        headers.append(("content-length", str(len(body))))
+    return HttpRequest(method, target, tuple(headers), body)
+
+
+class _Adapted:
+    """An upstream of Tyk's simulator behind Envoy's."""
+
+    def __init__(self, upstream: PlainUpstream) -> None:
+        self._upstream = upstream
+        self.error = ""
+
+    def __call__(self, request: UpstreamRequest) -> UpstreamReply:
+        try:
+            reply = self._upstream(
+                PlainRequest(request.method, request.target, request.headers, request.body)
+            )
+        except OSError as error:
+            self.error = str(error) or type(error).__name__
+            raise
+        headers = list(reply.headers)
+        named = {name.lower() for name, _ in headers}
+        if reply.body and not named & {"content-length", "transfer-encoding"}:
+            headers.append(("content-length", str(len(reply.body))))
+        return UpstreamReply(reply.status, tuple(headers), reply.body)
+
+
+def _findings(trial: Trial) -> Iterable[Finding]:
+    exchange = trial.exchange
+    for run in trial.hooks:
+        if run.failed:
+            yield Finding("error", f'{run.type} "{run.name}" failed: {run.error}')
+    if exchange.http_response.error:
+        yield Finding("error", f"the client's connection: {exchange.http_response.error}")
+    for call in exchange.calls:
+        if call.refused_edits:
+            text = f"{call.filter_name}: Envoy left out {call.refused_edits} edits of headers, without a word"
+            yield Finding("warning", text)
+        for error in call.errors:
+            yield Finding("warning", f"{call.filter_name}: {error}")
+        for reply in call.received:
+            if isinstance(reply, wire.ProcessingResponse) and reply.immediate_response.details:
+                yield Finding("note", f"details for the access log: {reply.immediate_response.details}")
+    if not exchange.calls:
+        yield Finding("note", "the service was not asked: no filter of this route has anything to send")
+    if trial.upstream_error:
+        yield Finding("error", f"the upstream could not be asked: {trial.upstream_error}")

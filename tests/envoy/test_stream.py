@@ -1,0 +1,160 @@
+"""Streams at work: time limits, clients that leave, handlers that wait, full hooks, and a stop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import Any
+
+import grpc
+import pytest
+
+from coprocess import CustomKeyCheck, Post, Pre, Response
+from coprocess.runtime.service import ServiceOptions
+from tests.envoy.test_serve import Call
+from tests.envoy.world import serving
+from tests.server import Client, until
+
+
+@pytest.mark.parametrize("engine", ["http2", "grpcio"])
+def test_a_handler_that_overruns_is_answered_for_and_what_follows_runs_elsewhere(engine: Any) -> None:
+    ran: list[str] = []
+
+    @Pre(timeout=0.1, on_error="open")
+    def slow(request: Any) -> None:
+        request.headers["X-Slow"] = "1"
+        time.sleep(1.0)
+
+    @Post
+    def after(request: Any) -> None:
+        ran.append(threading.current_thread().name)
+
+    with serving(slow, after, engine=engine) as running, Client(running.address) as client:
+        reply = Call(client.channel).request()
+        assert reply.SerializeToString() == b"\x0a\x00"
+        assert len(ran) == 1
+        assert ran != ["watchdog"]
+
+
+@pytest.mark.parametrize("engine", ["http2", "grpcio"])
+def test_sync_and_async_handlers_in_one_stream(engine: Any) -> None:
+    order: list[str] = []
+
+    @Pre
+    async def one(state: Any) -> None:
+        await asyncio.sleep(0.01)
+        order.append("one")
+
+    @Pre
+    def two() -> None:
+        order.append("two")
+
+    @CustomKeyCheck
+    async def three(session: Any) -> None:
+        session.allow("token", quota_max=10)
+
+    @Response
+    async def four() -> None:
+        await asyncio.sleep(0.01)
+        order.append("four")
+
+    with serving(one, two, three, four, engine=engine) as running, Client(running.address) as client:
+        call = Call(client.channel)
+        assert call.request().WhichOneof("response") == "request_headers"
+        assert call.response().WhichOneof("response") == "response_headers"
+        assert call.end() == []
+        assert order == ["one", "two", "four"]
+        until(lambda: running.gateway.open_streams == 0)
+
+
+@pytest.mark.parametrize("engine", ["http2", "grpcio"])
+def test_a_client_that_leaves_cancels_an_async_handler(engine: Any) -> None:
+    begun, cancelled = threading.Event(), threading.Event()
+
+    @Pre
+    async def waits() -> None:
+        begun.set()
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    with serving(waits, engine=engine) as running, Client(running.address) as client:
+        call = Call(client.channel)
+
+        def ask() -> None:
+            with pytest.raises(grpc.RpcError):
+                call.request()
+
+        threading.Thread(target=ask, daemon=True).start()
+        assert begun.wait(10)
+        call.replies.cancel()
+        assert cancelled.wait(10)
+        until(lambda: running.gateway.open_streams == 0 and running.service.in_flight == 0)
+
+
+def test_a_full_hook_sheds_and_its_queue_goes_on() -> None:
+    gate = threading.Event()
+
+    @Pre(concurrency=1)
+    def one_by_one() -> None:
+        gate.wait(10)
+
+    options = ServiceOptions(queue_size=1)
+    with serving(one_by_one, options=options) as running, Client(running.address) as client:
+        replies: list[Any] = []
+
+        def ask() -> None:
+            replies.append(Call(client.channel).request())
+
+        threads = [threading.Thread(target=ask) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        until(lambda: len(replies) == 1)
+        assert replies[0].immediate_response.status.code == 503
+        gate.set()
+        for thread in threads:
+            thread.join(10)
+        assert [each.WhichOneof("response") for each in replies[1:]] == ["request_headers"] * 2
+
+
+def test_many_streams_that_wait_hold_no_thread() -> None:
+    @Response
+    def handler() -> None:
+        pass
+
+    with serving(handler) as running, Client(running.address) as client:
+        calls = [Call(client.channel) for _ in range(50)]
+        for call in calls:
+            call.request()
+        names = [thread.name for thread in threading.enumerate() if thread.name.startswith("http2")]
+        assert len(names) < 20
+        assert running.gateway.open_streams == 50
+        for call in calls:
+            call.response()
+            call.end()
+        until(lambda: running.gateway.open_streams == 0)
+
+
+def test_a_service_that_stops_takes_no_stream_and_ends_what_it_has() -> None:
+    @Response
+    def handler() -> None:
+        pass
+
+    with serving(handler) as running, Client(running.address) as client:
+        open_call = Call(client.channel)
+        open_call.request()
+        stopping = threading.Thread(target=running.service.drain, args=(10.0,))
+        stopping.start()
+        until(lambda: running.service.is_draining)
+        with pytest.raises(grpc.RpcError) as refused:
+            Call(client.channel).request()
+        assert isinstance(refused.value, grpc.Call)
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert stopping.is_alive()
+        assert open_call.response().WhichOneof("response") == "response_headers"
+        open_call.end()
+        stopping.join(10)
+        assert not stopping.is_alive()

