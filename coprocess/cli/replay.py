@@ -26,18 +26,19 @@ def replay(
 
     if not apis.is_dir():
         raise ConfigError(f"--apis {apis}: no such folder")
-    report = replay(_files(recordings), apis)
+    report = replay(recording_files(recordings), apis)
     for problem in report.problems:
         typer.echo(problem)
     typer.echo(
-        f"{_counted(len(report.replayed), 'recording')} replayed, "
-        f"{_counted(len(report.problems), 'difference')}"
+        f"{counted(len(report.replayed), 'recording')} replayed, "
+        f"{counted(len(report.problems), 'difference')}"
     )
     if not report.ok:
         raise typer.Exit(1)
 
 
-def _files(paths: list[Path]) -> list[Path]:
+def recording_files(paths: list[Path]) -> list[Path]:
+    """The files, and those in folders, each once. Raises ConfigError for what is not there."""
     files: dict[Path, Path] = {}
     for path in paths:
         if not path.exists():
@@ -50,5 +51,6 @@ def _files(paths: list[Path]) -> list[Path]:
     return list(files.values())
 
 
-def _counted(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
+    """`1 recording`, `2 recordings`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -78,8 +78,8 @@ def try_(
 
     Exit status 0 where the client gets an answer below 500 and no hook fails, else 1.
     """
-    target, host = _target(path)
-    headers = [_header(line) for line in header or []]
+    target, host = request_target(path)
+    headers = [request_header(line) for line in header or []]
     if host and not any(name.lower() == "host" for name, _ in headers):
         headers.append(("Host", host))
     attempt = _Attempt(
@@ -194,7 +194,7 @@ class _Attempt:
                     typer.echo(f"not loaded: {indented(str(problem))}", err=True)
             gateway = ObservedGateway(definition, dispatcher, self._make_upstream())
             try:
-                return gateway.request(self.method, self.target, self.headers, self._body())
+                return gateway.request(self.method, self.target, self.headers, request_body(self.data))
             except ValueError as error:
                 raise ConfigError(f"no gateway takes this request: {error}") from None
 
@@ -214,14 +214,6 @@ class _Attempt:
         if self.upstream_body is None:
             return as_upstream(status)
         return CannedUpstream(status, [("Content-Type", "application/json")], _bytes_of(self.upstream_body))
-
-    def _body(self) -> bytes:
-        if self.data is None or not self.data.startswith("@"):
-            return _bytes_of(self.data or "")
-        try:
-            return Path(self.data[1:]).read_bytes()
-        except OSError as error:
-            raise ConfigError(f"--data {self.data}: cannot be read: {error.strerror}") from None
 
     def _show(self, trial: Trial, problems: list[str], file: Path | None) -> None:
         if self.as_json:
@@ -268,7 +260,7 @@ def _has_colour() -> bool:
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def _target(path: str) -> tuple[str, str]:
+def request_target(path: str) -> tuple[str, str]:
     """Path and query, and the host of a URL that was pasted whole."""
     if "://" in path:
         try:
@@ -281,12 +273,23 @@ def _target(path: str) -> tuple[str, str]:
     return path, ""
 
 
+def request_body(data: str | None) -> bytes:
+    """What `--data` says, or the file that it names. Raises ConfigError."""
+    if data is None or not data.startswith("@"):
+        return _bytes_of(data or "")
+    try:
+        return Path(data[1:]).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"--data {data}: cannot be read: {error.strerror}") from None
+
+
 def _bytes_of(text: str) -> bytes:
     """What was typed: a terminal's bytes need not be text."""
     return text.encode("utf-8", "surrogateescape")
 
 
-def _header(line: str) -> tuple[str, str]:
+def request_header(line: str) -> tuple[str, str]:
+    """`NAME: VALUE`, one character a byte. Raises ConfigError."""
     name, colon, value = line.partition(":")
     if not colon or not name.strip():
         raise ConfigError(f"--header {line!r}: expected NAME: VALUE")

@@ -85,7 +85,7 @@ class TrialText:
         yield from self._body(request.body)
         reply = trial.exchange.upstream_reply
         if reply is not None:
-            yield f"     answered {_status(reply.status)}, {len(reply.body)} bytes"
+            yield f"     answered {status_text(reply.status)}, {len(reply.body)} bytes"
 
     def _client(self, trial: Trial) -> Iterator[str]:
         response = trial.exchange.http_response
@@ -94,7 +94,7 @@ class TrialText:
             return
         colour = "green" if response.status < 400 else "yellow" if response.status < 500 else "red"
         took = self._dim(f"  {trial.seconds * 1000:.1f} ms in all")
-        yield self._bold("client gets ") + self._style(_status(response.status), colour) + took
+        yield self._bold("client gets ") + self._style(status_text(response.status), colour) + took
         yield from self._headers(response.headers)
         yield from self._body(response.body)
 
@@ -104,9 +104,9 @@ class TrialText:
         title = f'{hook.type} "{hook.name}"' if hook else _ABOUT_THE_REQUEST[finding.severity]
         place = self._dim(f"  {_place(hook.source)}") if hook and hook.source else ""
         yield self._style(f"{mark} {title}", colour) + place
-        yield from _wrapped(finding.problem, "  ", "  ")
-        yield from _wrapped(finding.effect, "  ", "  ")
-        yield from _wrapped(finding.remedy, "  → ", "    ")
+        yield from wrapped(finding.problem, "  ", "  ")
+        yield from wrapped(finding.effect, "  ", "  ")
+        yield from wrapped(finding.remedy, "  → ", "    ")
 
     # Parts
 
@@ -173,7 +173,8 @@ class TrialText:
         return typer.style(text, dim=True) if self._colour and text else text
 
 
-def _wrapped(text: str, first: str, rest: str) -> list[str]:
+def wrapped(text: str, first: str, rest: str) -> list[str]:
+    """Lines of at most a terminal's width; paths are shown from the working directory."""
     return textwrap.wrap(
         text.replace(f"{Path.cwd()}/", ""),
         _WIDTH,
@@ -188,7 +189,8 @@ def _place(source: object) -> str:
     return str(source).removeprefix(f"{Path.cwd()}/") if source else ""
 
 
-def _status(status: int) -> str:
+def status_text(status: int) -> str:
+    """`404 Not Found`."""
     try:
         return f"{status} {HTTPStatus(status).phrase}"
     except ValueError:
