@@ -15,6 +15,7 @@ from coprocess.cli import (
     doctor,
     events,
     import_,
+    kong,
     new,
     reload,
     replay,
@@ -47,6 +48,7 @@ app.command()(replay.replay)
 app.command()(doctor.doctor)
 app.command("import")(import_.import_)
 app.command()(new.new)
+app.add_typer(kong.app, name="kong")
 app.add_typer(bundle.app, name="bundle")
 app.add_typer(events.app, name="events")
 
@@ -78,14 +80,15 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     # The log of `serve` sees to that itself.
-    if sys.argv[1:2] != ["serve"]:
+    serves = sys.argv[1:2] == ["serve"] or sys.argv[1:3] == ["kong", "serve"]
+    if not serves:
         make_output_harmless()
     try:
         app()
     except CoprocessError as error:
         _end(str(error))
     except Exception as error:  # - whatever it is, the user of a command is told in a sentence
-        if sys.flags.dev_mode or sys.argv[1:2] == ["serve"]:
+        if sys.flags.dev_mode or serves:
             raise
         _end(_sentence(error))
 

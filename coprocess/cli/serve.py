@@ -100,7 +100,7 @@ def serve(
         ) from None
     finally:
         logs.flush(_FLUSH_S)
-        _bound_exit(status)
+        bound_exit(status)
 
 
 def _run(
@@ -130,7 +130,7 @@ def _run(
         App(settings, config_file=config, reread=reread).run()
 
 
-def _bound_exit(status: int) -> None:
+def bound_exit(status: int) -> None:
     """End the process soon, also where a handler's thread, or a log that nobody reads, would keep it."""
     timer = threading.Timer(_EXIT_TIMEOUT_S, os._exit, (status,))
     timer.daemon = True

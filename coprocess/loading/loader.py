@@ -149,6 +149,23 @@ def load(folders: Iterable[Path], home: Home, routes: Sequence[Route] = ()) -> L
     return together
 
 
+def load_files(
+    paths: Sequence[Path], home: Home, hooks_of_module: Callable[[ModuleType, Path], Iterable[Hook]]
+) -> Loaded:
+    """Load the modules `paths`, each a file, and the hooks that `hooks_of_module` makes of them.
+
+    That is for gateways whose handlers are declared otherwise; it may raise HandlerError.
+    """
+    loading = _Loading(_Names(), home, "")
+    folders = list(dict.fromkeys(path.resolve().parent for path in paths))
+    for folder in folders:
+        files = [path.resolve() for path in paths if path.resolve().parent == folder]
+        loading.files(folder, files, hooks_of_module)
+    loaded = loading.result()
+    loaded.roots = folders
+    return loaded
+
+
 def _existing(folders: Iterable[Path]) -> list[Path]:
     return list(dict.fromkeys(_readable(path) for path in folders))
 
@@ -248,6 +265,30 @@ class _Loading:
                 self._hooks += hooks_of(declaration, bundle, self._version, lifecycle, self._home)
             except HandlerError as error:
                 self._problems.append(Problem(declaration.source.path, str(error)))
+
+    def files(
+        self,
+        folder: Path,
+        paths: Sequence[Path],
+        hooks_of_module: Callable[[ModuleType, Path], Iterable[Hook]],
+    ) -> None:
+        """Load `paths`, which lie in `folder`, in a scope of theirs."""
+        scope = ImportScope(
+            self._names.name(folder, self._version), search_folders(folder), self._home.aliases, folder
+        )
+        self._scopes.append(scope)
+        for path in paths:
+            self._module(scope, path, path.stem)
+        scope.release_path()
+        modules = {vars(module).get("__file__"): module for module in scope.modules()}
+        for path in paths:
+            module = modules.get(str(path))
+            if module is None:
+                continue  # It could not be loaded, and is a problem already.
+            try:
+                self._hooks += hooks_of_module(module, path)
+            except HandlerError as error:
+                self._problems.append(Problem(path, str(error)))
 
     def _paths(self, folder: Path) -> list[Path]:
         """The modules to run; what is not run, though it looks like handlers, is told."""

@@ -126,6 +126,8 @@ class App:
         if self._worker is not None:
             engine: Engine = self._worker
             reason = "the front process passes calls on"
+        elif self.gateway.engine is not None:
+            engine, reason = self.gateway.engine(engine_options(settings, self.gateway)), "the gateway's own"
         else:
             engine, reason = make_engine(settings.engine, engine_options(settings, self.gateway))
         made = self.gateway.make(HookTable(), gateway_options(settings))
@@ -133,7 +135,7 @@ class App:
         service.replace_thread = engine.replace_thread
         reloader = Reloader(
             SettledLoad(
-                lambda: self._places.load(self.gateway.home),
+                self.gateway.load or (lambda: self._places.load(self.gateway.home)),
                 self._places.all_folders,
                 settings.settle_s,
                 lambda: self._stop,
@@ -257,7 +259,9 @@ class App:
         return watch
 
     def _listen(self, engine: Engine, address: str, at_end: ExitStack) -> str:
-        bound = listeners.listen(address, engine.listen, self._socket_access())
+        bound = listeners.listen(address, engine.listen, self._socket_access(), take_over=engine.takes_over)
+        if engine.takes_over:
+            bound = address  # It was bound beside.
         at_end.callback(listeners.remove_socket, bound)
         at_end.callback(forks.keep_address_from_children(bound))
         return bound

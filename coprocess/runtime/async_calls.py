@@ -169,7 +169,7 @@ class AsyncCalls:
                 allowed_s = waiting.rpc.time_allowed_s()
                 if allowed_s is not None:
                     waiting.deadline_s = min(waiting.deadline_s, waiting.since_s + allowed_s)
-            if now_s > waiting.deadline_s:
+            if now_s > waiting.deadline_s and now_s > waiting.deadline_s + waiting.rpc.held_up_s():
                 try:
                     self._end(waiting, self._failures.time_out)
                 except Exception:  # The others' time is over, too.

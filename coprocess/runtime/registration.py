@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 from coprocess.loading.home import Home
 from coprocess.loading.hooks import HookTable
+from coprocess.loading.loader import Loaded
 from coprocess.runtime.gateway import Gateway
-from coprocess.transport.engine import BidiHandler
+from coprocess.transport.engine import BidiHandler, Engine, EngineOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,3 +37,7 @@ class Registration:
     bidi_methods: Mapping[str, BidiHandler] = field(default_factory=dict)
     #: The services' files for reflection: FileDescriptorProtos, serialized. Called where reflection is on.
     descriptors: Callable[[], Iterable[bytes]] = tuple
+    #: Makes the engine, where its gateway speaks no gRPC.
+    engine: Callable[[EngineOptions], Engine] | None = None
+    #: Loads what it serves, where that is no folders of handlers. Raises CoprocessError.
+    load: Callable[[], Loaded] | None = None

@@ -55,6 +55,10 @@ class Rpc(ABC):
     def time_allowed_s(self) -> float | None:
         """Until the client's deadline, from when the call came; None where it set none."""
 
+    def held_up_s(self) -> float:
+        """How long its client has let the call wait for what it asked of it: that is no time of the call's."""
+        return 0.0
+
 
 class StreamRpc(Rpc):
     """One call with many replies. `respond` sends the last one."""
@@ -150,9 +154,11 @@ class EngineOptions:
 
 
 class Engine(ABC):
-    """A gRPC server. Its life: `listen` once or more, `start`, `stop`."""
+    """A server, of gRPC or a gateway's own protocol. Its life: `listen` once or more, `start`, `stop`."""
 
     name: str
+    #: Whether it takes the path of a unix socket that another server still listens on.
+    takes_over = False
 
     @property
     def refused_calls(self) -> int:

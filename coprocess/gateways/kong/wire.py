@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack
 
@@ -22,6 +22,7 @@ START_INSTANCE = "plugin.StartInstance"
 CLOSE_INSTANCE = "plugin.CloseInstance"
 HANDLE_EVENT = "plugin.HandleEvent"
 STEP = "plugin.Step"
+STEP_ERROR = "plugin.StepError"
 #: Kong names the step by what the call gives: all of these are one.
 STEPS = frozenset(
     STEP + kind
@@ -106,8 +107,7 @@ class Reader:
         return values
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """What Kong asks of the plugin server. `argument` is the one that each method takes."""
 
     id: int
