@@ -1,4 +1,4 @@
-"""What the pytest fixtures `gateway`, `store` and `dispatch` give; import it for annotations.
+"""What the pytest fixtures `gateway`, `kong`, `store` and `dispatch` give; import it for annotations.
 
 from coprocess.testing import Gateway
 
@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from coprocess.testing.gateway import Gateway as Gateway
     from coprocess.testing.gateway import Result as Result
     from coprocess.testing.gateway import SentRequest as SentRequest
+    from coprocess.testing.kong import Kong as Kong
+    from coprocess.testing.kong import KongResult as KongResult
+    from coprocess.testing.kong import KongUpstreamRequest as KongUpstreamRequest
+    from coprocess.testing.kong import LogLine as LogLine
+    from coprocess.testing.kong import PdkCall as PdkCall
     from coprocess.testing.readable import DispatchedRequest as DispatchedRequest
     from coprocess.testing.readable import DispatchedResponse as DispatchedResponse
 
@@ -26,6 +31,11 @@ __all__ = [
     "DispatchedRequest",
     "DispatchedResponse",
     "Gateway",
+    "Kong",
+    "KongResult",
+    "KongUpstreamRequest",
+    "LogLine",
+    "PdkCall",
     "Result",
     "SentRequest",
     "Store",
@@ -37,6 +47,9 @@ _HOMES = {
     "DispatchedRequest": "coprocess.testing.readable",
     "DispatchedResponse": "coprocess.testing.readable",
     "Gateway": "coprocess.testing.gateway",
+    **dict.fromkeys(
+        ("Kong", "KongResult", "KongUpstreamRequest", "LogLine", "PdkCall"), "coprocess.testing.kong"
+    ),
     "Result": "coprocess.testing.gateway",
     "SentRequest": "coprocess.testing.gateway",
     "Store": "coprocess.store",

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import json as json_module
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from types import ModuleType
 from typing import Any
-from urllib.parse import urlencode
 
-from coprocess.api.body import body_bytes
 from coprocess.api.http import Headers, MultiHeaders
 from coprocess.desk.tyk.simulator import ApiDefinition, UpstreamRequest
 from coprocess.desk.tyk.trial import (
@@ -24,7 +20,8 @@ from coprocess.desk.tyk.trial import (
     as_upstream,
 )
 from coprocess.loading.loader import Loaded
-from coprocess.testing.readable import HeaderArgument, Readable, wire_headers
+from coprocess.testing.readable import Readable
+from coprocess.testing.verbs import Verbs
 
 
 class SentRequest(Readable):
@@ -123,7 +120,7 @@ def _told(finding: Finding) -> str:
     return f"{hook}{finding.problem}"
 
 
-class Gateway:
+class Gateway(Verbs[Result]):
     """A simulated Tyk Gateway with one API. It keeps sessions, rates and quotas during the test."""
 
     def __init__(
@@ -184,72 +181,5 @@ class Gateway:
         """Set the gateway's clock forward: rates, quotas, expiry, cached sessions. Handlers' clock stays."""
         self._skipped_s += seconds
 
-    def request(
-        self,
-        method: str,
-        url: str,
-        *,
-        headers: HeaderArgument = (),
-        params: Mapping[str, str] | Iterable[tuple[str, str]] = (),
-        body: str | bytes = b"",
-        json: Any = None,
-    ) -> Result:
-        """Send a request through. `url` is path and query, the API's listen path included.
-
-        `params` are added to the query; `json` is an alternative to `body`, and sets the content type.
-        """
-        pairs = wire_headers(headers)
-        content = body_bytes(body)
-        if json is not None:
-            if content:
-                raise TypeError("a request has body or json, not both")
-            content = json_module.dumps(json).encode()
-            if not any(name.lower() == "content-type" for name, _ in pairs):
-                pairs.append(("Content-Type", "application/json"))
-        if params:
-            url = f"{url}{'&' if '?' in url else '?'}{urlencode(list(_pairs(params)))}"
-        return Result(self._gateway.request(method, url, pairs, content))
-
-    def get(self, url: str, **options: Any) -> Result:
-        """As `request`, whose options it takes."""
-        return self.request("GET", url, **options)
-
-    def head(self, url: str, **options: Any) -> Result:
-        """As `get`."""
-        return self.request("HEAD", url, **options)
-
-    def options(self, url: str, **options: Any) -> Result:
-        """As `get`."""
-        return self.request("OPTIONS", url, **options)
-
-    def delete(self, url: str, **options: Any) -> Result:
-        """As `get`."""
-        return self.request("DELETE", url, **options)
-
-    def post(self, url: str, **options: Any) -> Result:
-        """As `get`."""
-        return self.request("POST", url, **options)
-
-    def put(self, url: str, **options: Any) -> Result:
-        """As `get`."""
-        return self.request("PUT", url, **options)
-
-    def patch(self, url: str, **options: Any) -> Result:
-        """As `get`."""
-        return self.request("PATCH", url, **options)
-
-    async def arequest(self, method: str, url: str, **options: Any) -> Result:
-        """As `request`, in a thread: the test's event loop goes on, for an upstream that runs on it."""
-        return await asyncio.to_thread(self.request, method, url, **options)
-
-    async def aget(self, url: str, **options: Any) -> Result:
-        """As `get`, by `arequest`."""
-        return await self.arequest("GET", url, **options)
-
-    async def apost(self, url: str, **options: Any) -> Result:
-        """As `post`, by `arequest`."""
-        return await self.arequest("POST", url, **options)
-
-
-def _pairs(params: Mapping[str, str] | Iterable[tuple[str, str]]) -> Iterable[tuple[str, str]]:
-    return params.items() if isinstance(params, Mapping) else params
+    def _sent(self, method: str, url: str, headers: list[tuple[str, str]], body: bytes) -> Result:
+        return Result(self._gateway.request(method, url, headers, body))

@@ -157,9 +157,7 @@ class _Attempt:
                 return status
             from coprocess.api.messages import respond
 
-            return respond(
-                status, self.upstream_body, headers={"Content-Type": "application/json"}
-            )
+            return respond(status, self.upstream_body, headers={"Content-Type": "application/json"})
         if self.upstream_body is not None:
             raise ConfigError("--upstream-body is for a simulated upstream, and --upstream names a real one")
         return self.upstream
@@ -170,9 +168,7 @@ class _Attempt:
         if self.as_json:
             typer.echo(json.dumps(trial_as_dict(trial), indent=2, ensure_ascii=False))
             return
-        colour = (
-            sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-        )
+        colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
         for line in TrialText(colour=colour, full=self.full).report(trial):
             typer.echo(line, color=True)
 
@@ -181,8 +177,7 @@ class _Attempt:
         from coprocess.cli.watch import run_watched
 
         files = [*self.plugins, *([self.declarative] if self.declarative else [])]
-        for text in (self.data, self.plugin_config):
-            if text and text.startswith("@"):
-                files.append(Path(text[1:]))
+        named = (self.data, self.plugin_config)
+        files += [Path(text[1:]) for text in named if text and text.startswith("@")]
         folders = [path.resolve().parent for path in self.plugins]
         return run_watched(self.run, folders=folders, files=files, rule=not self.as_json)

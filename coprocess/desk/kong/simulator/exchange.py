@@ -140,7 +140,8 @@ class Exchange:
     sni: str | None = None
     plugin: PluginEntity | None = None
     match: Match | None = None
-    consumer: Consumer | None = None
+    #: Of this configuration, or a table that a plugin passed.
+    consumer: Consumer | dict[Any, Any] | None = None
     credential: dict[Any, Any] | None = None
     started: float = 0.0
     shared: dict[Any, Any] = field(default_factory=dict)

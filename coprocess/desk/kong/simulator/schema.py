@@ -299,6 +299,6 @@ def _kind(value: Any) -> str:
     if isinstance(value, (int, float)):
         return "a number"
     for kinds, name in ((str, "a string"), ((list, tuple), "a list"), (dict, "a map")):
-        if isinstance(value, kinds):  # type: ignore[arg-type]  # mypy joins the kinds to object
+        if isinstance(value, kinds):
             return name
     return f"a {type(value).__name__}"

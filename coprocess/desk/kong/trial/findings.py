@@ -177,14 +177,20 @@ def _of_the_way(trial: Trial) -> Iterator[Finding]:
     x = trial.exchange
     if x.handshake_error is not None:
         yield Finding(
-            "error", "handshake-failed", f"the TLS handshake failed: {x.handshake_error}",
-            "The client is not connected, and gets no answer.", "See what the certificate phase calls.",
+            "error",
+            "handshake-failed",
+            f"the TLS handshake failed: {x.handshake_error}",
+            "The client is not connected, and gets no answer.",
+            "See what the certificate phase calls.",
         )
         return
     if x.match is None and x.response is not None and x.response.status == 404 and not x.calls:
         yield Finding(
-            "note", "no-route", "no route matches the request",
-            "Kong answers 404; only rewrite and log of global plugins run.", "See the routes' paths and hosts.",
+            "note",
+            "no-route",
+            "no route matches the request",
+            "Kong answers 404; only rewrite and log of global plugins run.",
+            "See the routes' paths and hosts.",
         )
     for entity in x.kong.entities.plugins:
         info = entity.info
@@ -192,17 +198,24 @@ def _of_the_way(trial: Trial) -> Iterator[Finding]:
             continue
         if not info.phases:
             yield Finding(
-                "warning", "never-runs", "the plugin has no phase", "Kong never runs it.",
-                "Give the class a method named access, or another phase.", entity.name,
+                "warning",
+                "never-runs",
+                "the plugin has no phase",
+                "Kong never runs it.",
+                "Give the class a method named access, or another phase.",
+                entity.name,
             )
         is_global = entity.route is None and entity.service is None and entity.consumer is None
         for phase in ("rewrite", "certificate"):
             if phase in info.phases and not is_global:
                 yield Finding(
-                    "warning", "phase-never-runs",
+                    "warning",
+                    "phase-never-runs",
                     f"{phase} does not run, as the plugin is put on a part only",
                     f"In {phase}, Kong does not know the route yet.",
-                    "Put the plugin on everything (global), or do it in access.", entity.name, phase,
+                    "Put the plugin on everything (global), or do it in access.",
+                    entity.name,
+                    phase,
                 )
 
 

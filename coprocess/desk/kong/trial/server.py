@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+
+import structlog
 
 from coprocess.desk.kong.simulator.dump import PluginInfo, plugin_info
 from coprocess.desk.tyk.trial.output import collecting_output
@@ -45,6 +50,7 @@ class PluginServers:
         self.infos: dict[str, PluginInfo] = {}
         self.sockets: dict[str, str] = {}
         self.paths: dict[str, Path] = {}
+        self.modules: dict[str, ModuleType] = {}
         self.runs: list[PhaseRun] = []
 
     def observed(self, hook: Hook) -> Hook:
@@ -87,10 +93,22 @@ def plugin_servers(
     """Serve the plugins in `paths`, a file each, within. Raises LoadError where one does not load."""
     servers = PluginServers()
     with ExitStack() as stack:
+        stack.enter_context(_quiet_log())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="coprocess-kong-")))
         for index, path in enumerate(paths):
             stack.enter_context(_serving(servers, path, folder / f"{index}.sock", lua_style, timeout_s))
         yield servers
+
+
+@contextmanager
+def _quiet_log() -> Iterator[None]:
+    """What the server would log is in `runs`, and shown from there."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL + 1))
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
 
 
 @contextmanager
@@ -110,6 +128,7 @@ def _serving(
             servers.infos[plugin.name] = plugin_info([plugin.info()])
             servers.sockets[plugin.name] = str(socket_path)
             servers.paths[plugin.name] = path
+            servers.modules[plugin.name] = sys.modules[plugin.plugin_class.__module__]
         loaded.serve()
         registration = plugin_server([path], options, follows_another=False)
         table = HookTable(servers.observed(hook) for hook in loaded.table)

@@ -67,6 +67,8 @@ class TrialKong:
         if declarative is None:
             declarative = default_declarative(servers, configs or {})
         self.kong = Kong(self._entities(declarative), facts or _facts())
+        #: Whom an auth plugin of Kong's has found, as a Lua table; None: nobody.
+        self.caller: Any = None
         self._driver = Driver(servers.sockets, as_upstream(upstream), timeout_s=timeout_s)
 
     def _entities(self, declarative: Any) -> Entities:
@@ -101,6 +103,7 @@ class TrialKong:
         x = self.kong.exchange(request)
         if scheme == "https":
             x.sni = (request.headers.get(b"host") or b"").decode("latin-1").partition(":")[0]
+        x.consumer = self.caller
         self._servers.runs.clear()
         started = time.perf_counter()
         self._driver.run(self.kong.serve(x))
@@ -108,6 +111,19 @@ class TrialKong:
         trial = Trial(x, method, target, list(self._servers.runs), seconds)
         trial.findings = find(trial)
         return trial
+
+    def configure(self, name: str, config: Any) -> None:
+        """Give a plugin's entities another configuration. Raises ConfigError where Kong would refuse it."""
+        info = self._servers.infos.get(name)
+        if info is None:
+            raise ConfigError(f"there is no plugin {name!r}. There are: {', '.join(self._servers.infos)}")
+        filled, problems = configured(info.fields, config)
+        if problems:
+            raise ConfigError(f"Kong refuses the configuration of {name!r}: {'; '.join(problems)}")
+        for entity in self.kong.entities.plugins:
+            if entity.name == name:
+                entity.config = filled
+                entity.sequence += 1
 
     def close(self) -> None:
         self._driver.close()
