@@ -1,4 +1,4 @@
-"""The pytest plugin: fixtures `gateway`, `dispatch`, `kong` and `store`. What is heavy is imported when used."""
+"""The pytest plugin: fixtures `gateway`, `dispatch`, `kong`, `store`. What is heavy is imported when used."""
 
 from __future__ import annotations
 
