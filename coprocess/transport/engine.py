@@ -56,7 +56,7 @@ class Rpc(ABC):
         """Until the client's deadline, from when the call came; None where it set none."""
 
     def held_up_s(self) -> float:
-        """How long its client has let the call wait for what it asked of it: that is no time of the call's."""
+        """How long its client has let the call wait for what that asked of it: no time of the call's own."""
         return 0.0
 
 

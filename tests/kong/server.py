@@ -30,12 +30,14 @@ class Served:
         self.path = path
         self.service = service
         self.engine = engine
+        self.kongs: list[Kong] = []
 
     def connect(self) -> Kong:
         connected = socket.socket(socket.AF_UNIX)
         connected.connect(str(self.path))
         connected.settimeout(10)
-        return Kong(connected)
+        self.kongs.append(Kong(connected))
+        return self.kongs[-1]
 
     def wait_idle(self) -> None:
         """Until no event is left."""
@@ -86,9 +88,12 @@ def serving(
     listeners.listen(address, engine.listen, listeners.SocketAccess(), take_over=True)
     service.start()
     engine.start(service.handle)
+    served = Served(path.with_suffix(".socket"), service, engine)
     try:
-        yield Served(path.with_suffix(".socket"), service, engine)
+        yield served
     finally:
+        for kong in served.kongs:
+            kong.close()
         engine.stop()
         service.stop(1)
         listeners.remove_socket(address)

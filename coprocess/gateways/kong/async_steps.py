@@ -114,3 +114,5 @@ async def _read(event: Event, steps: _Steps, loop: asyncio.AbstractEventLoop, *,
     finally:
         with contextlib.suppress(OSError, ValueError):
             loop.remove_reader(connection.socket)
+            # Loops take it that they are not; threads wait on theirs.
+            connection.socket.setblocking(True)

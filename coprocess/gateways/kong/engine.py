@@ -231,7 +231,7 @@ class KongEngine(Engine):
             if event_id not in self.events or time.monotonic() > until_s:
                 break
             time.sleep(0.005)  # It waits on another connection, and turns to its inbox soon.
-        # Of an event whose time was over, or of a server before this one: it must not go on without its plugin.
+        # Of an event whose time was over, or of a server before this one: it must not go on unguarded.
         frame = (
             b"\x94\x01"
             + wire.pack(message_id)
@@ -270,7 +270,7 @@ class KongEngine(Engine):
                 self._inboxes.pop(event.id, None)
 
     def let_go(self, event: Event, came: Any) -> None:
-        """Give away the event's connection, on which something came that is not for it: a value, or an error."""
+        """Give away the event's connection, on which something else came: a value, or an error."""
         event.detached = True
         if isinstance(came, wire.FrameError):
             self._refuse_frame(event.connection, came)
@@ -286,9 +286,7 @@ class KongEngine(Engine):
         self._inboxes[event.id] = inbox.put
         since_s = event.waits_since_s = time.monotonic()
         let_go()
-        if len(self._inboxes) > _MOST_WAITING:
-            with contextlib.suppress(StopIteration, RuntimeError, KeyError):
-                self.wake(next(iter(self._inboxes)))
+        self._give_up_oldest()
         try:
             came = inbox.get(timeout=limit_s)
         except queue.Empty:
@@ -309,6 +307,14 @@ class KongEngine(Engine):
             self.lost_events += 1
         if event.id is not None:
             self.events.pop(event.id, None)
+
+    def _give_up_oldest(self) -> None:
+        oldest = None
+        with self._inbox_lock:
+            if len(self._inboxes) > _MOST_WAITING:
+                _, oldest = self._inboxes.popitem(last=False)
+        if oldest is not None:
+            oldest(None)
 
     def wake(self, event_id: int) -> None:
         """End an event's waiting for its step."""

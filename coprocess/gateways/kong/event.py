@@ -1,4 +1,4 @@
-"""One request of Kong to the plugin server, until it is answered: an event, with the calls that it makes back.
+"""One request of Kong to the plugin server, until it is answered: an event, with the calls it makes back.
 
 Kong waits for one answer at a time. It is owed by whoever takes the only item of `_owed`: the thread of the
 plugin, which makes a PDK call of it or the end of the event, or the watchdog, which ends what takes too long.
@@ -51,7 +51,7 @@ _FAILURE_TEXT: Final = "An unexpected error occurred"
 
 
 class EventEnded(BaseException):
-    """The event is over, and its plugin's code ends here. No Exception, so that no plugin takes it for one."""
+    """The event is over: its plugin's code ends here. No Exception, so that no plugin takes it for one."""
 
 
 def pack_exit(status: int, body: Any, headers: Any = None) -> bytes:
@@ -319,8 +319,8 @@ def _unsendable(method: str, arguments: tuple[Any, ...], error: BaseException) -
             wire.pack(argument)
         except (TypeError, ValueError, OverflowError, RecursionError) as its:
             return TypeError(
-                f"{method}: argument {number}, {repr_of(argument, 100)} ({type(argument).__name__}), cannot be "
-                f"sent to Kong: {its}. Expected: text, bytes, numbers of 64 bits, booleans, None, lists and "
-                "dicts of these"
+                f"{method}: argument {number}, {repr_of(argument, 100)} ({type(argument).__name__}), cannot "
+                f"be sent to Kong: {its}. Expected: text, bytes, numbers of 64 bits, booleans, None, lists "
+                "and dicts of these"
             )
     return TypeError(f"{method}: its arguments cannot be sent to Kong: {error}")

@@ -22,8 +22,8 @@ FUNCTIONS: Final[Mapping[str, tuple[str, ...]]] = {
         "kong": "version",
         "kong.cache": "get invalidate",
         "kong.client": (
-            "authenticate get_consumer get_consumer_groups get_credential get_forwarded_ip get_forwarded_port "
-            "get_ip get_port get_protocol load_consumer set_authenticated_consumer_group "
+            "authenticate get_consumer get_consumer_groups get_credential get_forwarded_ip "
+            "get_forwarded_port get_ip get_port get_protocol load_consumer set_authenticated_consumer_group "
             "set_authenticated_consumer_groups"
         ),
         "kong.client.tls": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import inspect
 import json
 import re
@@ -111,7 +112,7 @@ class Plugin:
 
 def _phase(plugin_class: type, name: str, kong: Callable[[Any], Any]) -> Callable[..., None]:
     def run(instance: Any, event: Event) -> None:
-        try:
+        try:  # noqa: SIM105 - each event comes by here, and contextlib's costs as much as a PDK call
             getattr(instance.object_of(plugin_class), name)(kong(event.ask))
         except EventEnded:
             pass
@@ -121,10 +122,8 @@ def _phase(plugin_class: type, name: str, kong: Callable[[Any], Any]) -> Callabl
 
 def _async_phase(plugin_class: type, name: str, kong: Callable[[Any], Any]) -> Callable[..., Any]:
     async def run(instance: Any, event: Event) -> None:
-        try:
+        with contextlib.suppress(EventEnded):
             await getattr(instance.object_of(plugin_class), name)(kong(event.ask_async))
-        except EventEnded:
-            pass
 
     return run
 
@@ -188,7 +187,7 @@ def plugin_of(module: ModuleType, path: Path, options: PluginOptions) -> Plugin:
             )
     if not plugin.phases:
         raise HandlerError(
-            f"{path}: {plugin_class.__name__} has no phase, so that Kong would never run it. Expected: any of "
+            f"{path}: {plugin_class.__name__} has no phase: Kong would never run it. Expected: any of "
             f"{', '.join(each.name for each in PLUGIN_PHASES)}"
         )
     return plugin
@@ -209,7 +208,8 @@ def _version(value: Any, path: Path) -> str:
         return _DEFAULT_VERSION
     if not isinstance(value, str) or not _VERSION.fullmatch(value):
         raise HandlerError(
-            f'{path}: version is {repr_of(value, 60)}, with which Kong does not start. Expected: text as "1.0.0"'
+            f"{path}: version is {repr_of(value, 60)}, with which Kong does not start. Expected: text as "
+            '"1.0.0"'
         )
     return value
 
@@ -219,7 +219,8 @@ def _priority(value: Any, path: Path) -> int:
         value = int(value)
     if type(value) is not int:
         raise HandlerError(
-            f"{path}: priority is {repr_of(value, 60)}, with which Kong does not start. Expected: a whole number"
+            f"{path}: priority is {repr_of(value, 60)}, with which Kong does not start. Expected: a whole "
+            "number"
         )
     return value
 
@@ -281,11 +282,10 @@ def _started(path: Path, names: dict[str, Any]) -> dict[str, Any]:
             given |= {_KEYWORDS.get(each.arg, each.arg): each.value for each in node.keywords if each.arg}
             found = {}
             for name, expression in given.items():
-                try:
+                # Not one that needs what only runs where the file is run itself.
+                with contextlib.suppress(Exception):
                     code = compile(ast.Expression(expression), str(path), "eval")
                     found[name] = eval(code, dict(names))  # noqa: S307 - an expression of the plugin's own
-                except Exception:  # noqa: BLE001 - one that needs what only runs there
-                    continue
             return found
     return {}
 

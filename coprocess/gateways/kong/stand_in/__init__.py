@@ -1,4 +1,4 @@
-"""What stands in for kong-pdk: for plugins that this plugin server loads, and on a path for those it does not.
+"""What stands in for kong-pdk: for plugins that are loaded here, and on a path for those that are not.
 
 `stand_in/kong_pdk` is a package of that name for whoever puts `PATH` on PYTHONPATH.
 """
