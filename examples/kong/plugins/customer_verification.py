@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Who calls is told by a certificate's id, and proved by a signature with the key that belongs to it.
 
-The signature is SHA-256 of `id|key|time` in hexadecimal. The keys are in a database, SQLite's or PostgreSQL's.
+The signature is SHA-256 of `id|key|time` in hexadecimal. The keys are in a database: SQLite or PostgreSQL.
 
 Plugins of this kind are often seen with these faults; here it is otherwise, and why:
 
-- The id is a *parameter* of the query. Put into its text, an id such as `' OR '1'='1` reads what it likes.
+- The id is a *parameter* of the query. Put into its text, an id such as `' OR '1'='1` reads what it
+  likes.
 - A certificate that is unknown, or has no key, is refused. With the key left empty, anybody can compute
   `id||time`, and is let in.
 - Each failure refuses the request, also one of the database. Nothing is done after `kong.response.exit`.
@@ -44,14 +45,17 @@ class Plugin:
         signature, _ = kong.request.get_header(_SIGNATURE)
         request_time, _ = kong.request.get_header(_TIME)
         if not (certificate_id and signature and request_time):
-            return refuse(kong, 400, "Invalid Headers")
+            refuse(kong, 400, "Invalid Headers")
+            return
         # What a client sends under this name is a claim, and nobody has proved it.
         kong.service.request.clear_header("X-Customer-Id")
         if not is_recent(request_time, self.max_age_s):
-            return refuse(kong, 403, "Access Forbidden")
+            refuse(kong, 403, "Access Forbidden")
+            return
         customer = self.customers.find(certificate_id)
         if customer is None or not is_signed(certificate_id, customer[1], request_time, signature):
-            return refuse(kong, 403, "Access Forbidden")
+            refuse(kong, 403, "Access Forbidden")
+            return
         kong.service.request.set_header("X-Customer-Id", customer[0])
 
 
@@ -79,9 +83,9 @@ class Customers:
     """The table `customer`: `uuid`, `certificate`, `client_key`. Its connections are used one by one."""
 
     def __init__(self, database: str) -> None:
+        self._idle: queue.LifoQueue[Any] = queue.LifoQueue()
         self._connect, mark = _driver(database)
         self._query = f"SELECT uuid, client_key FROM customer WHERE certificate = {mark}"  # noqa: S608 - no value
-        self._idle: queue.LifoQueue[Any] = queue.LifoQueue()
 
     def find(self, certificate_id: str) -> tuple[str, str] | None:
         """The customer's id and key; None where there is not exactly one. Raises what the database raises."""
@@ -109,7 +113,8 @@ class Customers:
         self._idle.put(connection)
         return (str(rows[0][0]), str(rows[0][1] or "")) if len(rows) == 1 else None
 
-    def close(self) -> None:
+    def __del__(self) -> None:
+        # Kong has closed the instance, or the configuration is another now.
         while not self._idle.empty():
             self._idle.get_nowait().close()
 

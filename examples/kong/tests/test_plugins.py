@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,7 +32,7 @@ def signed(certificate: str, key: str, at: float | None = None) -> dict[str, str
 
 
 @pytest.fixture
-def guarded(kong: Kong, tmp_path: Path) -> Iterator[Kong]:
+def guarded(kong: Kong, tmp_path: Path) -> Kong:
     database = tmp_path / "customers.db"
     with sqlite3.connect(database) as connection:
         connection.execute("CREATE TABLE customer (uuid TEXT, certificate TEXT, client_key TEXT)")
@@ -43,7 +42,7 @@ def guarded(kong: Kong, tmp_path: Path) -> Iterator[Kong]:
         )
     connection.close()
     kong.configure({"database": f"sqlite:{database}"})
-    yield kong
+    return kong
 
 
 guard = pytest.mark.coprocess(
