@@ -67,4 +67,4 @@ chaos: $(READY) ## faults, hostile calls and load, at length (15 minutes), and d
 	$(BIN)/python -m tests.chaos
 
 chaos-hour: $(READY) ## an hour of mixed load; SIGTERM or Ctrl-C ends it early, with figures of what was
-	$(BIN)/python -m tests.chaos --only "mixed load native" --minutes 60
+	$(BIN)/python -m tests.chaos --only "mixed load http2" --minutes 60

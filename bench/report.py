@@ -64,12 +64,12 @@ def ratios(figures: Figures) -> str:
     rows = [
         [what, f"{servers[ours][figure] / servers[theirs][figure]:.2f}", target]
         for what, figure, ours, theirs, target in (
-            ("calls/s, native engine against Go", "calls_per_s", "native", "go", "≥ 0.95"),
-            ("CPU per call, native engine against Go", "cpu_us_per_call", "native", "go", "≤ 1.3"),
-            ("one at a time, p50, native engine against Go", "one_p50_us", "native", "go", "≤ 1.0"),
-            ("calls/s, native engine against grpcio-sync", "calls_per_s", "native", "grpcio-sync", "≥ 2.6"),
+            ("calls/s, http2 engine against Go", "calls_per_s", "http2", "go", "≥ 0.95"),
+            ("CPU per call, http2 engine against Go", "cpu_us_per_call", "http2", "go", "≤ 1.3"),
+            ("one at a time, p50, http2 engine against Go", "one_p50_us", "http2", "go", "≤ 1.0"),
+            ("calls/s, http2 engine against grpcio-sync", "calls_per_s", "http2", "grpcio-sync", "≥ 2.6"),
             ("calls/s, grpcio engine against grpcio-sync", "calls_per_s", "grpcio", "grpcio-sync", "≥ 0.85"),
-            ("calls/s, embedded against native style", "calls_per_s", "embedded-style", "native", "≥ 0.9"),
+            ("calls/s, embedded against native style", "calls_per_s", "embedded-style", "http2", "≥ 0.9"),
         )
     ]
     return table(["ratio", "figure", "target"], rows)
@@ -200,7 +200,7 @@ def plot(figures: Figures) -> str:
     for index, (name, it) in enumerate(servers.items()):
         y = 34 + index * height
         width = it["calls_per_s"] / most * bar_width
-        ours = name in ("native", "embedded-style", "grpcio")
+        ours = name in ("http2", "embedded-style", "grpcio")
         parts.append(f'<text x="{label_width - 8}" y="{y + 13}" text-anchor="end">{name}</text>')
         colour = "#2f6f9f" if ours else "#9aa5b1"
         parts.append(f'<rect x="{label_width}" y="{y}" width="{width:.0f}" height="18" fill="{colour}"/>')

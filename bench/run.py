@@ -71,8 +71,7 @@ class Bench:
     def throughput(self) -> dict[str, Any]:
         ours = {
             "http2": self.ours(HANDLERS / "native", "--engine", "http2"),
-            "native": self.ours(HANDLERS / "native", "--engine", "native"),
-            "embedded-style": self.ours(HANDLERS / "embedded", "--engine", "native"),
+            "embedded-style": self.ours(HANDLERS / "embedded", "--engine", "http2"),
             "grpcio": self.ours(HANDLERS / "native", "--engine", "grpcio"),
         }
         return self.compare({**self.peers(), **ours})
@@ -80,7 +79,7 @@ class Bench:
     def in_flight(self) -> dict[str, Any]:
         servers = {
             **self.peers(),
-            "native": self.ours(HANDLERS / "native", "--engine", "native"),
+            "http2": self.ours(HANDLERS / "native", "--engine", "http2"),
             "grpcio": self.ours(HANDLERS / "native", "--engine", "grpcio"),
         }
         return {calls: self.compare(servers, "--calls", calls) for calls in ("1", "8", "32", "128")}
@@ -124,8 +123,8 @@ class Bench:
             file.flush()
             servers = {
                 "go": self.peers()["go"],
-                "native": self.ours(HANDLERS / "native"),
-                "native-full-reply": self.ours(HANDLERS / "native", "--full-reply"),
+                "http2": self.ours(HANDLERS / "native"),
+                "http2-full-reply": self.ours(HANDLERS / "native", "--full-reply"),
             }
             compared = self.compare(servers, "--object", file.name, "--calls", "8")
         return {"bytes": {**sizes, "echo": 2 * len(payload)}, "compared": compared}
@@ -148,7 +147,7 @@ class Bench:
         return figures
 
     def traces(self) -> dict[str, Any]:
-        ours = self.ours(HANDLERS / "native", "--engine", "native")
+        ours = self.ours(HANDLERS / "native", "--engine", "http2")
         with collector() as endpoint:
             traced = f"env OTEL_EXPORTER_OTLP_ENDPOINT={endpoint} {ours} --traces otlp"
             tenth = f"env OTEL_TRACES_SAMPLER=traceidratio OTEL_TRACES_SAMPLER_ARG=0.1 {traced}"

@@ -73,7 +73,8 @@ class ServeProcess:
             embedded = any(flag.startswith("--data-dir") for flag in self._flags)
             self.process.send_signal(signal.SIGTERM if embedded else signal.SIGKILL)
         self.process.wait()
-        self._reader.join()
+        self._reader.join(PATIENCE_S)
+        assert not self._reader.is_alive(), "a process that the service left behind holds its log"
         assert self.process.stderr is not None
         self.process.stderr.close()
 

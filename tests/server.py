@@ -20,7 +20,7 @@ from coprocess.transport.engines import EngineChoice, make_engine
 if TYPE_CHECKING:
     from grpc import _CallFuture as CallFuture
 
-ENGINES: tuple[EngineChoice, ...] = ("http2", "native", "grpcio")
+ENGINES: tuple[EngineChoice, ...] = ("http2", "grpcio")
 
 #: In seconds; passed only where something hangs.
 PATIENCE_S = 20.0

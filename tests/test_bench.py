@@ -59,7 +59,7 @@ def test_failed_calls_are_no_figures() -> None:
         load("load").result(process)
 
 
-@pytest.mark.parametrize("peer", ["grpcio_sync", "grpcio_aio", "native_bare"])
+@pytest.mark.parametrize("peer", ["grpcio_sync", "grpcio_aio"])
 def test_a_peer_answers(peer: str) -> None:
     tools = load("load")
     message = make_object(hook_name="MyPreMiddleware")

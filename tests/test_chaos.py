@@ -50,7 +50,7 @@ def test_a_stop_loses_no_call_that_began(tmp_path: Path, engine: str) -> None:
 
 
 def test_without_redis_only_what_stores_fails_and_it_recovers(tmp_path: Path) -> None:
-    figures = store_loss.redis_trial(tmp_path, "native", 1, strict=False)
+    figures = store_loss.redis_trial(tmp_path, "http2", 1, strict=False)
     assert figures["with_storage"]["StoreError"] > 0
 
 
@@ -60,24 +60,24 @@ def test_bad_handlers_harm_their_own_calls_only(tmp_path: Path, engine: str) -> 
 
 
 def test_a_blocked_loop_holds_up_no_time_limit_and_no_stop(tmp_path: Path) -> None:
-    assert blocked_loop.trial(tmp_path, "native", 1, strict=False)["good_failed"] == 0
+    assert blocked_loop.trial(tmp_path, "http2", 1, strict=False)["good_failed"] == 0
 
 
 def test_a_log_that_nobody_reads_holds_up_no_call(tmp_path: Path) -> None:
-    unread_log.trial(tmp_path, "native", 1)
+    unread_log.trial(tmp_path, "http2", 1)
 
 
 def test_connections_that_do_nothing_harm_no_call(tmp_path: Path) -> None:
-    connections.trial(tmp_path, "native", 100, measure_s=0.1, strict=False)
+    connections.trial(tmp_path, "http2", 100, measure_s=0.1, strict=False)
 
 
 def test_mixed_load_leaves_no_thread_or_descriptor(tmp_path: Path) -> None:
-    mixed.trial(tmp_path, "native", 1.0, warm_s=0.5, strict=False)
+    mixed.trial(tmp_path, "http2", 1.0, warm_s=0.5, strict=False)
 
 
 @pytest.mark.parametrize("with_store", [False, True])
 def test_what_was_acknowledged_outlives_kill_9(tmp_path: Path, with_store: bool) -> None:
-    store_loss.service_trial(tmp_path, "native", 1, with_store=with_store)
+    store_loss.service_trial(tmp_path, "http2", 1, with_store=with_store)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -88,20 +88,20 @@ def test_what_is_too_much_for_a_hook_is_refused_and_harms_no_other(tmp_path: Pat
 def test_a_full_disk_fails_only_what_stores(tmp_path: Path) -> None:
     if not disk_full.can_have_a_small_disk(tmp_path):
         pytest.skip("a small disk cannot be mounted here")
-    disk_full.trial(tmp_path, "native")
+    disk_full.trial(tmp_path, "http2")
 
 
 def test_a_killed_worker_fails_only_the_calls_it_had(tmp_path: Path) -> None:
-    worker_loss.trial(tmp_path, "native", 1)
+    worker_loss.trial(tmp_path, "http2", 1)
 
 
 def test_workers_end_hostile_calls_with_a_clear_status(tmp_path: Path) -> None:
-    hostile.trial(tmp_path, "native", 500, strict=False, flags=("--workers=2",))
+    hostile.trial(tmp_path, "http2", 500, strict=False, flags=("--workers=2",))
 
 
 def test_a_stop_loses_no_call_that_began_in_a_worker(tmp_path: Path) -> None:
-    sigterm.trial(tmp_path, "native", 1, flags=("--workers=2",))
+    sigterm.trial(tmp_path, "http2", 1, flags=("--workers=2",))
 
 
 def test_slow_admin_clients_keep_nobody_out(tmp_path: Path) -> None:
-    admin_clients.trial(tmp_path, "native", 300, pages=20)
+    admin_clients.trial(tmp_path, "http2", 300, pages=20)

@@ -159,7 +159,7 @@ def test_error_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COPROCESS_ENGINE", "steam")
 
     assert (
-        refusal() == "COPROCESS_ENGINE: Input should be 'auto', 'http2', 'native' or 'grpcio' (got 'steam')"
+        refusal() == "COPROCESS_ENGINE: Input should be 'auto', 'http2', 'grpcio' or 'native' (got 'steam')"
     )
 
 

@@ -41,7 +41,7 @@ _NAME = re.compile(
 def collector() -> ServiceCollector:
     service = Service(Dispatcher(HookTable()), ServiceOptions())
     reloader = Reloader(lambda: Loaded(HookTable()), service, strict=False)
-    engine, _ = make_engine("native", engine_options())
+    engine, _ = make_engine("http2", engine_options())
     store = StoreCounts()
     store.observe("get", 0.1, True)
     return ServiceCollector(service, engine, Health(()), reloader, store)

@@ -12,7 +12,7 @@ import pytest
 
 from tests.objects import make_object
 from tests.serve_process import ServeProcess, write
-from tests.server import ENGINES, PATIENCE_S
+from tests.server import ENGINES, PATIENCE_S, Client
 from tests.test_front import Connection, eventually, pid_of
 
 CODE = """
@@ -39,6 +39,31 @@ def forks(request):
         os._exit(0)
     note(child)
     request.headers["X-Pid"] = str(os.getpid())
+
+@Pre
+def forks_and_returns(request):
+    child = os.fork()
+    if child:
+        note(child)
+        status = os.waitpid(child, 0)[1]
+        request.headers["X-Stamp"] = str(os.waitstatus_to_exitcode(status))
+
+@Pre
+async def forks_and_returns_async(request):
+    child = os.fork()
+    if child:
+        note(child)
+        status = os.waitpid(child, 0)[1]
+        request.headers["X-Stamp"] = str(os.waitstatus_to_exitcode(status))
+
+@Pre
+def forks_and_raises(request):
+    child = os.fork()
+    if not child:
+        raise OSError
+    note(child)
+    status = os.waitpid(child, 0)[1]
+    request.headers["X-Stamp"] = str(os.waitstatus_to_exitcode(status))
 
 @Pre
 def starts_a_program(request):
@@ -79,6 +104,18 @@ def test_a_killed_worker_is_replaced_though_its_child_lives(handlers: Path, hook
         serve.wait_for("a worker process ended")
         eventually(lambda: "coprocess_workers_ready 2.0" in serve.http("GET", "/metrics")[1])
         assert pid_of(connection.call("pid")) != victim
+        assert serve.end() == 0
+
+
+@pytest.mark.parametrize("engine", [*ENGINES, "http2 --workers=2"])
+def test_a_forked_child_that_comes_out_of_its_handler_ends(handlers: Path, engine: str) -> None:
+    with ServeProcess(handlers, *f"--engine={engine}".split()) as serve, Client(serve.address) as client:
+        for hook in ("forks_and_returns", "forks_and_returns_async", "forks_and_raises") * 3:
+            reply = client.dispatch(make_object(hook_name=hook))
+            assert reply.request.set_headers["X-Stamp"] == str(os.EX_SOFTWARE)
+        serve.wait_for(
+            "coprocess: a process that a handler forked came out of the handler, and was ended. Use os._exit"
+        )
         assert serve.end() == 0
 
 

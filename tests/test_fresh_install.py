@@ -33,7 +33,6 @@ from tests.server import PATIENCE_S
 
 #: Modules that are loaded for one purpose, and what that purpose needs beside the package's own requirements.
 NEEDS = {
-    "coprocess.transport.native": "pygrpc_native",
     "coprocess.process.trace_export": "opentelemetry",
     "coprocess.process.tracing": "opentelemetry",
     # pytest itself loads it.
@@ -41,8 +40,6 @@ NEEDS = {
 }
 EXTRAS = {
     "opentelemetry": "otel",
-    "pygrpc_native": "native",
-    "uvloop": "uvloop",
     "cryptography": "bundle",
     "limits": "web",
 }
@@ -222,7 +219,6 @@ def test_what_needs_an_extra_names_it(plain: Path, tmp_path: Path) -> None:
     (project / "key.pem").write_text("")
     commands = {
         "bundle": ("bundle", "sign", "b.zip", "--key", "key.pem"),
-        "native": ("serve", "--engine", "native", "--admin", "off"),
         "otel": ("serve", "--traces", "otlp", "--admin", "off"),
     }
 

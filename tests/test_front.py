@@ -245,7 +245,7 @@ def end_of(call: Any) -> tuple[grpc.StatusCode, bytes]:
     return (grpc.StatusCode.OK, call.result()) if error is None else (error.code(), b"")
 
 
-@pytest.mark.parametrize(("engine", "hang"), [("native", "held"), ("grpcio", "stopped")])
+@pytest.mark.parametrize(("engine", "hang"), [("http2", "held"), ("grpcio", "stopped")])
 def test_a_worker_that_hangs_is_replaced_and_no_other_call_waits_for_it(
     tmp_path: Path, engine: str, hang: str
 ) -> None:

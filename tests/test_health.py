@@ -202,10 +202,10 @@ def test_not_serving_while_loading(tmp_path: Path) -> None:
         assert service.http("GET", "/readyz")[0] == 200
 
 
-def test_the_native_engine_does_without_grpcio() -> None:
+def test_our_engine_does_without_grpcio() -> None:
     """It is large, and slow to load."""
     code = (
-        "import sys, coprocess.process.app, coprocess.transport.native, coprocess.process.admin, "
+        "import sys, coprocess.process.app, coprocess.transport.http2_engine, coprocess.process.admin, "
         "coprocess.process.metrics; sys.exit('grpc' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -113,7 +113,7 @@ def test_what_happened_is_counted(tmp_path: Path) -> None:
         assert samples.get("coprocess_hooks", hook_type="Pre", version="") == 5
         assert samples.get("coprocess_serving") == 1
         (build,) = samples.families["coprocess_build_info"].samples
-        assert (build.labels["engine"], build.value) == ("native", 1)
+        assert (build.labels["engine"], build.value) == ("http2", 1)
         assert (samples.get("process_resident_memory_bytes") or 0) > 0
         assert "do-not-show-1" not in service.text
 

@@ -89,10 +89,10 @@ def test_its_makefile_names_what_it_was_made_by(project: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        (str(ROOT), f"{ROOT}[native]"),
-        ("/x/coprocess-1-py3-none-any.whl", "/x/coprocess-1-py3-none-any.whl[native]"),
-        ("git+https://host.test/c@1", "coprocess[native] @ git+https://host.test/c@1"),
-        ("coprocess", f"coprocess[native]=={coprocess.__version__}"),
+        (str(ROOT), f"{ROOT}"),
+        ("/x/coprocess-1-py3-none-any.whl", "/x/coprocess-1-py3-none-any.whl"),
+        ("git+https://host.test/c@1", "coprocess @ git+https://host.test/c@1"),
+        ("coprocess", f"coprocess=={coprocess.__version__}"),
     ],
 )
 def test_its_makefile_installs_from_wherever_coprocess_comes(

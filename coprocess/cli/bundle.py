@@ -10,6 +10,7 @@ import typer
 
 app = typer.Typer(
     no_args_is_help=True,
+    add_completion=False,
     rich_markup_mode=None,
     help="Bundles: the zip and manifest that the gateway fetches hooks by.",
 )

@@ -12,6 +12,7 @@ from coprocess.cli.options import Config, Handlers
 
 app = typer.Typer(
     no_args_is_help=True,
+    add_completion=False,
     rich_markup_mode=None,
     help="Events that reach @Event functions, over gRPC and as webhooks.",
 )

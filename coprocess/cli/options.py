@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coprocess.desk.tyk.trial.tls import ClientTls
 from coprocess.errors import ConfigError
 from coprocess.process.config import Settings
+
+if TYPE_CHECKING:
+    from coprocess.desk.tyk.trial.tls import ClientTls
 
 
 def describe(name: str) -> str:
@@ -60,6 +62,8 @@ def client_tls(
         return None
     if address is None:
         raise ConfigError("TLS is for a server, and none is named. Expected: --address")
+    from coprocess.desk.tyk.trial.tls import ClientTls
+
     # gRPC writes of failed handshakes past everybody; the command says what came of them.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     return ClientTls(ca, cert, key, name)

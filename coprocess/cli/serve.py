@@ -27,7 +27,7 @@ def serve(
     listen: Annotated[list[str] | None, _option("--listen", metavar="ADDRESS")] = None,
     handlers: Handlers = None,
     strict: Annotated[bool | None, _option("--strict/--no-strict")] = None,
-    engine: Annotated[str | None, _option("--engine", metavar="auto|http2|native|grpcio")] = None,
+    engine: Annotated[str | None, _option("--engine", metavar="auto|http2|grpcio")] = None,
     redis: Annotated[str | None, _option("--redis", metavar="URL")] = None,
     store_timeout_s: Annotated[str | None, _option("--store-timeout-s", metavar="SECONDS")] = None,
     store_required: Annotated[bool | None, _option("--store-required/--no-store-required")] = None,

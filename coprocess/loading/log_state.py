@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 
 #: Loggers of the service and of what it stands on, with all below them.
-_OURS = ("coprocess", "handler", "asyncio", "grpc", "pygrpc_native", "opentelemetry")
+_OURS = ("coprocess", "handler", "asyncio", "grpc", "opentelemetry")
 _HANDLER_ATTRIBUTES = ("level", "formatter", "filters", "stream")
 _LOGGER_ATTRIBUTES = ("level", "propagate", "handlers", "filters")
 

@@ -53,8 +53,8 @@ class Settings(BaseSettings):
         description="Folders with handlers. Default: handlers/ and event_handlers/ of the working folder.",
     )
     strict: bool = Field(default=False, description="Refuse to start when any handler cannot be loaded.")
-    engine: Literal["auto", "http2", "native", "grpcio"] = Field(
-        default="auto", description="The gRPC transport."
+    engine: Literal["auto", "http2", "grpcio", "native"] = Field(
+        default="auto", description="The gRPC transport. auto is http2; native is an old name of it."
     )
     redis: str | None = Field(
         default=None,

@@ -72,7 +72,6 @@ def configure(
         ]
     # gRPC's core writes to standard error itself, past every format. What matters of it is raised, too.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    logging.getLogger("pygrpc_native").addFilter(_is_not_raised_too)
     handler = _LogHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -171,10 +170,6 @@ def _cut_event(logger: WrappedLogger, method: str, event: EventDict) -> EventDic
 _MOST_LONG_FIELDS = 10
 _LONGEST_OF_MANY = 200
 _ALWAYS = frozenset({"event", "level", "logger", "timestamp", "hook", "hook_type", "api_id", "exception"})
-
-
-def _is_not_raised_too(record: logging.LogRecord) -> bool:
-    return "could not bind" not in record.getMessage()
 
 
 def _add_call(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:

@@ -37,7 +37,7 @@ from coprocess.transport.engine import Handler, Metadata, Rpc
 from coprocess.transport.trace_context import TRACEPARENT, TRACESTATE, trace_context_of
 
 if TYPE_CHECKING:
-    from coprocess.runtime.hook_state import Waiting
+    from coprocess.runtime.call import Call
 
 _OK = 0
 _LONGEST_API_ID = 256
@@ -226,19 +226,19 @@ class CallTracing:
         """Tell the hook of a call that may never run."""
         cast("TracedRpc", rpc).open_span(call)
 
-    def run(self, waiting: Waiting) -> bytes:
+    def run(self, call: Call) -> bytes:
         """`Call.run` within the handler's span."""
-        with self._handling(waiting):
-            return waiting.call.run()
+        with self._handling(call):
+            return call.run()
 
-    async def run_async(self, waiting: Waiting) -> bytes:
-        with self._handling(waiting):
-            return await waiting.call.run_async()
+    async def run_async(self, call: Call) -> bytes:
+        with self._handling(call):
+            return await call.run_async()
 
     @contextmanager
-    def _handling(self, waiting: Waiting) -> Iterator[None]:
-        rpc = cast("TracedRpc", waiting.rpc)
-        context = rpc.begin_handler(waiting.call, time.monotonic() - waiting.since_s)
+    def _handling(self, call: Call) -> Iterator[None]:
+        rpc = cast("TracedRpc", call.rpc)
+        context = rpc.begin_handler(call, time.monotonic() - call.since_s)
         token = otel_context.attach(context)
         try:
             yield

@@ -20,8 +20,8 @@ import structlog
 from coprocess.errors import HandlerFailed, ShuttingDown
 from coprocess.loading.hooks import Hook
 from coprocess.runtime import prints
+from coprocess.runtime.call import Call
 from coprocess.runtime.failures import Failures
-from coprocess.runtime.hook_state import Waiting
 from coprocess.runtime.log_limit import LimitedLog
 from coprocess.runtime.loop import LoopThread
 from coprocess.runtime.loop_watch import LoopWatch
@@ -52,9 +52,9 @@ class AsyncCalls:
         self._loop: LoopThread | None = None
         self._old_loops: list[LoopThread] = []
         #: Admitted, and not ended.
-        self._calls: set[Waiting] = set()
+        self._calls: set[Call] = set()
         #: Those of them that no loop has taken up. Whoever removes one begins it, or ends it.
-        self._unbegun: set[Waiting] = set()
+        self._unbegun: set[Call] = set()
         self._is_stopped = False
         self.watch = LoopWatch(tick_s, self._tell_blocked)
         #: Loops that were given up, so far.
@@ -62,15 +62,15 @@ class AsyncCalls:
         #: Called back when one was: what lives on it, as async resources do, is lost.
         self.on_given_up: Callable[[], None] = lambda: None
 
-    def begin(self, waiting: Waiting) -> None:
+    def begin(self, call: Call) -> None:
         """Run an admitted call and, in its place, those that waited."""
         if self._is_stopped:
-            self._refuse(waiting)
+            self._refuse(call)
             return
-        waiting.deadline_s = time.monotonic() + waiting.state.timeout_s
-        self._unbegun.add(waiting)
-        self._calls.add(waiting)
-        self._submit(waiting)
+        call.deadline_s = time.monotonic() + call.gate.timeout_s
+        self._unbegun.add(call)
+        self._calls.add(call)
+        self._submit(call)
 
     def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> Future[Any]:
         """Run `coroutine` on the loop of the handlers, from any other thread. Raises RuntimeError."""
@@ -100,45 +100,45 @@ class AsyncCalls:
         if loop is not None:
             loop.call_soon(loop.cancel_left, is_gone)
 
-    def _submit(self, waiting: Waiting) -> None:
-        loop = waiting.loop = self._loop or self._start_loop()
+    def _submit(self, call: Call) -> None:
+        loop = call.loop = self._loop or self._start_loop()
         if loop is not None:
-            loop.call_soon(self._start, loop, waiting)
+            loop.call_soon(self._start, loop, call)
 
-    def _start(self, loop: LoopThread, waiting: Waiting) -> None:
+    def _start(self, loop: LoopThread, call: Call) -> None:
         try:
-            self._unbegun.remove(waiting)
+            self._unbegun.remove(call)
         except KeyError:
             return  # It has ended, or another loop has it.
-        task = waiting.task = loop.run_task(self._run(waiting), waiting)
+        task = call.task = loop.run_task(self._run(call), call)
 
         def cancel() -> None:
             loop.call_soon(task.cancel)
 
-        waiting.rpc.on_cancel(cancel)
+        call.rpc.on_cancel(cancel)
 
-    async def _run(self, waiting: Waiting) -> None:
-        if waiting.ended:
+    async def _run(self, call: Call) -> None:
+        if call.ended:
             return  # Its time was over before the loop came to it.
-        state = waiting.state
+        state = call.gate
         try:
             try:
                 tracing = self._failures.tracing
-                reply = await (waiting.call.run_async() if tracing is None else tracing.run_async(waiting))
+                reply = await (call.run_async() if tracing is None else tracing.run_async(call))
             except HandlerFailed as error:
-                if not waiting.ended:
-                    self._failures.fail(waiting, error)
+                if not call.ended:
+                    self._failures.fail(call, error)
             except asyncio.CancelledError:
                 # The client gave up, or its time is over, or the service stops: an answer does no harm.
-                waiting.rpc.fail(ShuttingDown.status, "cancelled")
+                call.rpc.fail(ShuttingDown.status, "cancelled")
             else:
-                waiting.rpc.respond(reply)
+                call.rpc.respond(reply)
         except Exception as error:  # noqa: BLE001 - else its place would stay taken for ever
-            self._failures.fail_within(waiting, error)
+            self._failures.fail_within(call, error)
         finally:
             prints.end_line()
-        self._calls.discard(waiting)
-        following = state.leave(waiting, time.monotonic() - waiting.since_s)
+        self._calls.discard(call)
+        following = state.leave(call, time.monotonic() - call.since_s)
         if following is not None:
             self.begin(following)
 
@@ -163,35 +163,35 @@ class AsyncCalls:
     def tick(self) -> None:
         """End what is overdue, and give up a loop that stays blocked."""
         now_s = time.monotonic()
-        for waiting in list(self._calls):
+        for call in list(self._calls):
             if self.watch.is_blocked:
                 # Else the loop itself ends them, when the engine says that the client's time is over.
-                allowed_s = waiting.rpc.time_allowed_s()
+                allowed_s = call.rpc.time_allowed_s()
                 if allowed_s is not None:
-                    waiting.deadline_s = min(waiting.deadline_s, waiting.since_s + allowed_s)
-            if now_s > waiting.deadline_s and now_s > waiting.deadline_s + waiting.rpc.held_up_s():
+                    call.deadline_s = min(call.deadline_s, call.since_s + allowed_s)
+            if now_s > call.deadline_s and now_s > call.deadline_s + call.rpc.held_up_s():
                 try:
-                    self._end(waiting, self._failures.time_out)
+                    self._end(call, self._failures.time_out)
                 except Exception:  # The others' time is over, too.
                     log.exception("a call that takes too long could not be ended")
         self.watch.tick()
         loop = self._loop
         if loop is not None and (not loop.is_alive or self._is_to_be_given_up(loop, now_s)):
             self._give_up(loop)
-        for waiting in list(self._unbegun):
-            if waiting.loop is None or waiting.loop is not self._loop:
-                self._submit(waiting)
+        for call in list(self._unbegun):
+            if call.loop is None or call.loop is not self._loop:
+                self._submit(call)
 
-    def _end(self, waiting: Waiting, answer: Callable[[Waiting], None]) -> None:
+    def _end(self, call: Call, answer: Callable[[Call], None]) -> None:
         """End a call whatever its task does."""
-        self._unbegun.discard(waiting)
-        self._calls.discard(waiting)
-        ended, following = waiting.state.cut_off(waiting, time.monotonic() - waiting.since_s)
+        self._unbegun.discard(call)
+        self._calls.discard(call)
+        ended, following = call.gate.cut_off(call, time.monotonic() - call.since_s)
         try:
             if ended:
-                answer(waiting)
-                if waiting.task is not None and waiting.loop is not None:
-                    waiting.loop.call_soon(waiting.task.cancel)
+                answer(call)
+                if call.task is not None and call.loop is not None:
+                    call.loop.call_soon(call.task.cancel)
         finally:
             if following is not None:
                 self.begin(following)
@@ -200,7 +200,7 @@ class AsyncCalls:
         if not self.watch.is_blocked:
             return False
         owner, _ = loop.running()
-        if isinstance(owner, Waiting):
+        if isinstance(owner, Call):
             return now_s > owner.deadline_s + GRACE_S
         return self.watch.blocks_for_s > self._timeout_s + GRACE_S
 
@@ -221,16 +221,15 @@ class AsyncCalls:
         self._tell(f"the event loop was given up, as {why}: another takes its place", _tags(owner), "error")
         # When it is free again.
         loop.end(_END_S)
-        for waiting in loop.owners:
-            if isinstance(waiting, Waiting):
-                self._end(waiting, self._fail_with_loop)
+        for call in loop.owners:
+            if isinstance(call, Call):
+                self._end(call, self._fail_with_loop)
 
-    def _fail_with_loop(self, waiting: Waiting) -> None:
-        call = waiting.call
+    def _fail_with_loop(self, call: Call) -> None:
         text = (
             f'{call.hook_type} hook "{call.hook_name}" was given up: another handler blocked the event loop'
         )
-        self._failures.fail(waiting, HandlerFailed(text))
+        self._failures.fail(call, HandlerFailed(text))
 
     def _tell_blocked(self, owner: object, stack: list[str]) -> None:
         tags = _tags(owner)
@@ -249,14 +248,14 @@ class AsyncCalls:
                 timeout_s = min(timeout_s, _BLOCKED_STOP_S)
             loop.end(timeout_s)
             loop.join(timeout_s)
-        for waiting in list(self._calls):
+        for call in list(self._calls):
             with contextlib.suppress(Exception):  # The others want their answer, too.
-                self._end(waiting, _cancelled)
+                self._end(call, _cancelled)
 
-    def _refuse(self, waiting: Waiting | None) -> None:
-        while waiting is not None:
-            _cancelled(waiting)
-            waiting = waiting.state.leave(waiting, time.monotonic() - waiting.since_s)
+    def _refuse(self, call: Call | None) -> None:
+        while call is not None:
+            _cancelled(call)
+            call = call.gate.leave(call, time.monotonic() - call.since_s)
 
 
 def _cancel_with(outcome: Future[Any], loop: LoopThread | None, task: asyncio.Task[Any] | None) -> None:
@@ -264,11 +263,11 @@ def _cancel_with(outcome: Future[Any], loop: LoopThread | None, task: asyncio.Ta
         loop.call_soon(task.cancel)
 
 
-def _cancelled(waiting: Waiting) -> None:
-    waiting.rpc.fail(ShuttingDown.status, "cancelled")
+def _cancelled(call: Call) -> None:
+    call.rpc.fail(ShuttingDown.status, "cancelled")
 
 
 def _tags(owner: object) -> dict[str, Any]:
-    if not isinstance(owner, Waiting):
+    if not isinstance(owner, Call):
         return {}
-    return {"hook": owner.call.hook_name, "hook_type": owner.call.hook_type}
+    return {"hook": owner.hook_name, "hook_type": owner.hook_type}

@@ -1,10 +1,10 @@
-"""One call of a handler: what every gateway's calls have, and how the handler runs."""
+"""One call of a handler: what every gateway's calls have, how the handler runs, and where the call stands."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from coprocess.api.app import App
 from coprocess.api.context import current_call
@@ -13,18 +13,58 @@ from coprocess.api.state import State
 from coprocess.error_text import name_of, text_of
 from coprocess.errors import BadBody, HandlerFailed
 from coprocess.loading.hooks import NO_HEADERS, Hook
+from coprocess.runtime.forked import end_child, origin
+
+if TYPE_CHECKING:
+    from coprocess.runtime.hook_state import HookCounts, HookState
+    from coprocess.runtime.loop import LoopThread
+    from coprocess.transport.engine import Rpc
 
 
 class Call:
-    """What the dispatcher opens and an executor runs: with `run` where the hook is sync, else `run_async`.
+    """What a gateway opens and the service runs: with `run` where the hook is sync, else `run_async`.
 
     Both give the reply, serialized, and raise HandlerFailed where the handler fails; its cause is what
     the handler raised.
     """
 
-    __slots__ = ("_state", "error", "hook", "outcome", "resources")
+    __slots__ = (
+        "_state",
+        "counts",
+        "deadline_s",
+        "ended",
+        "error",
+        "gate",
+        "hook",
+        "loop",
+        "outcome",
+        "resources",
+        "rpc",
+        "since_s",
+        "start",
+        "task",
+        "timed_out",
+    )
 
     hook: Hook
+    #: Who waits for the answer, and the gate of the hook; from `arrive` on.
+    rpc: Rpc
+    gate: HookState[Call]
+    #: time.monotonic() when it came.
+    since_s: float
+    #: The same at which it has taken too long; set when it begins to run.
+    deadline_s: float
+    #: Where it is counted; set when it enters the gate.
+    counts: HookCounts
+    #: Set, under the gate's lock, by whoever ends it first: its thread or task, or the watchdog or timer.
+    ended: bool
+    #: Its client was told that it took too long.
+    timed_out: bool
+    #: Where it is async: the loop that it was given to, and its task there.
+    loop: LoopThread | None
+    task: asyncio.Task[None] | None
+    #: Where its caller runs it itself (`runtime.in_process`): tells that one, from any thread, to begin.
+    start: Callable[[], object] | None
     _state: State
     #: For code that an App puts around handlers (`loading.lifecycle`): set while that runs.
     resources: Any
@@ -52,6 +92,12 @@ class Call:
     def __init__(self, hook: Hook) -> None:
         self.hook = hook
 
+    def arrive(self, rpc: Rpc, gate: HookState[Call], since_s: float) -> None:
+        """Come to the gate of its hook."""
+        self.rpc, self.gate, self.since_s = rpc, gate, since_s
+        self.ended = self.timed_out = False
+        self.loop = self.task = self.start = None
+
     def run(self) -> bytes:
         token = current_call.set(self)
         try:
@@ -69,6 +115,8 @@ class Call:
             # SystemExit and KeyboardInterrupt of a handler too: they end its call, not the service.
             raise self._failure(error) from error
         finally:
+            if origin.call is self:
+                end_child()
             current_call.reset(token)
 
     async def run_async(self) -> bytes:
@@ -94,6 +142,8 @@ class Call:
         except BaseException as error:
             raise self._failure(error) from error
         finally:
+            if origin.call is self:
+                end_child()
             current_call.reset(token)
 
     def _failure(self, error: BaseException) -> HandlerFailed:

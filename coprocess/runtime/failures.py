@@ -11,7 +11,8 @@ import structlog
 
 from coprocess.error_text import format_error, is_not_ours, name_of, text_of
 from coprocess.errors import CoprocessError, HandlerFailed, Overloaded, ShuttingDown, TimedOut
-from coprocess.runtime.hook_state import Waiting, label_of
+from coprocess.runtime.call import Call
+from coprocess.runtime.hook_state import label_of
 from coprocess.text import printable
 
 if TYPE_CHECKING:
@@ -42,12 +43,12 @@ class Failures:
         self._tell_refused(rpc, error)
         rpc.fail(error.status, safe_text(error))
 
-    def shed(self, waiting: Waiting) -> None:
+    def shed(self, call: Call) -> None:
         """Answer a call that finds its hook full, as the hook's failures are answered."""
-        hook = waiting.state.hook
+        hook = call.gate.hook
         error = Overloaded(f'{hook.type.name} hook "{hook.name}" is overloaded')
-        self._tell_refused(waiting.rpc, error)
-        self._answer_failure(waiting, error)
+        self._tell_refused(call.rpc, error)
+        self._answer_failure(call, error)
 
     def _tell_refused(self, rpc: Rpc, error: CoprocessError) -> None:
         self.refused += 1
@@ -64,44 +65,42 @@ class Failures:
                 **self._trace_ids(rpc),
             )
 
-    def fail(self, waiting: Waiting, error: HandlerFailed) -> None:
+    def fail(self, call: Call, error: HandlerFailed) -> None:
         """Answer a call whose handler failed."""
-        waiting.counts.failed += 1
+        call.counts.failed += 1
         cause = error.__cause__
         # First: what a handler's exception says may take long to find out.
-        self._answer_failure(waiting, error)
-        self._log_error(waiting, ("failed", _place_of(cause)), safe_text(error), _handlers_traceback(cause))
+        self._answer_failure(call, error)
+        self._log_error(call, ("failed", _place_of(cause)), safe_text(error), _handlers_traceback(cause))
 
-    def fail_within(self, waiting: Waiting, error: Exception) -> None:
+    def fail_within(self, call: Call, error: Exception) -> None:
         """Answer a call that failed in this code, or in the engine's, and not in its handler."""
         try:
-            waiting.rpc.fail(CoprocessError.status, f"internal error: {name_of(error)}")
+            call.rpc.fail(CoprocessError.status, f"internal error: {name_of(error)}")
         except Exception:  # Nothing is left to try.
             log.exception("a call could not be failed, either")
         place = ("unanswered", _place_of(error))
-        self._log_error(waiting, place, "a call could not be answered", lambda: format_error(error))
+        self._log_error(call, place, "a call could not be answered", lambda: format_error(error))
 
-    def time_out(self, waiting: Waiting) -> None:
+    def time_out(self, call: Call) -> None:
         """Answer a call that took too long; nothing where that is done."""
-        if waiting.timed_out:
+        if call.timed_out:
             return
-        waiting.timed_out = True
-        waiting.counts.timed_out += 1
-        call = waiting.call
-        timeout_s = waiting.state.timeout_s
-        ran_out = time.monotonic() - waiting.since_s >= timeout_s
+        call.timed_out = True
+        call.counts.timed_out += 1
+        timeout_s = call.gate.timeout_s
+        ran_out = time.monotonic() - call.since_s >= timeout_s
         limit = f"{timeout_s:g} s" if ran_out else "its client waits"
         error = TimedOut(f'{call.hook_type} hook "{call.hook_name}" took longer than {limit}')
-        self._answer_failure(waiting, error)
-        self._log_error(waiting, ("timed out",), safe_text(error))
+        self._answer_failure(call, error)
+        self._log_error(call, ("timed out",), safe_text(error))
 
-    def _answer_failure(self, waiting: Waiting, error: CoprocessError) -> None:
+    def _answer_failure(self, call: Call, error: CoprocessError) -> None:
         if self.tracing is not None:
-            self.tracing.failed(waiting.rpc, error)
-        call = waiting.call
+            self.tracing.failed(call.rpc, error)
         answer: bytes | None = None
         try:
-            if waiting.state.on_error == "open":
+            if call.gate.on_error == "open":
                 answer = call.unchanged()
             elif self._status is not None:
                 answer = call.refused(self._status, "Service unavailable", self._headers)
@@ -109,32 +108,31 @@ class Failures:
             # What came could not be a reply, either.
             self._limited_log.write(
                 "warning",
-                ("uncovered", label_of(waiting.state.hook)),
+                ("uncovered", label_of(call.gate.hook)),
                 "a failure could not be covered",
                 reason=safe_text(unusable),
-                **self._tags(waiting),
+                **self._tags(call),
             )
         if answer is not None:
-            waiting.rpc.respond(answer)
+            call.rpc.respond(answer)
             return
-        waiting.rpc.fail(error.status, safe_text(error))
+        call.rpc.fail(error.status, safe_text(error))
 
     def _log_error(
         self,
-        waiting: Waiting,
+        call: Call,
         kind: tuple[object, ...],
         text: str,
         traceback: Callable[[], str] | None = None,
     ) -> None:
-        kind = (*kind, label_of(waiting.state.hook))
-        self._limited_log.write("error", kind, text, traceback=traceback, **self._tags(waiting))
+        kind = (*kind, label_of(call.gate.hook))
+        self._limited_log.write("error", kind, text, traceback=traceback, **self._tags(call))
 
-    def _tags(self, waiting: Waiting) -> dict[str, Any]:
-        call = waiting.call
+    def _tags(self, call: Call) -> dict[str, Any]:
         tags: dict[str, Any] = {"hook": call.hook_name, "hook_type": call.hook_type, "api_id": call.api_id}
         if call.version:
             tags["version"] = call.version
-        return tags | self._trace_ids(waiting.rpc)
+        return tags | self._trace_ids(call.rpc)
 
     def _trace_ids(self, rpc: Rpc) -> dict[str, Any]:
         return {} if self.tracing is None else self.tracing.ids(rpc)

@@ -5,18 +5,11 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Generic, Protocol, TypeVar
 
 from coprocess.loading.hooks import Hook
-
-if TYPE_CHECKING:
-    import asyncio
-
-    from coprocess.runtime.call import Call
-    from coprocess.runtime.loop import LoopThread
-    from coprocess.transport.engine import Rpc
 
 #: Upper bounds, in seconds, of the duration histogram.
 DURATION_BUCKETS_S = (
@@ -110,31 +103,20 @@ def add_up(counted: Iterable[tuple[CallLabel, HookCounts]]) -> dict[CallLabel, H
     return totals
 
 
-@dataclass(slots=True, eq=False)
-class Waiting:
-    """A call that is admitted, or waits to be."""
+class Entrant(Protocol):
+    """What comes to a gate: a call (`runtime.call.Call`)."""
 
-    call: Call
-    rpc: Rpc
-    state: HookState
-    #: time.monotonic() when it came.
-    since_s: float
-    #: The same at which it has taken too long; set when it begins to run.
-    deadline_s: float = 0.0
-    #: Where it is counted; set when it enters.
-    counts: HookCounts = field(init=False)
-    #: Set, under the state's lock, by whoever ends it first: its thread or task, or the watchdog or timer.
-    ended: bool = False
-    #: Its client was told that it took too long.
-    timed_out: bool = False
-    #: Of an async call: the loop that it was given to, and its task there.
-    loop: LoopThread | None = None
-    task: asyncio.Task[None] | None = None
-    #: Where its caller runs it itself (`runtime.in_process`): tells that one, from any thread, to begin.
-    start: Callable[[], object] | None = None
+    counts: HookCounts
+    ended: bool
+
+    @property
+    def api_id(self) -> str: ...
 
 
-class HookState:
+Entering = TypeVar("Entering", bound=Entrant)
+
+
+class HookState(Generic[Entering]):
     """The gate in front of a hook: so many calls run at one time, so many wait, the rest is refused."""
 
     __slots__ = (
@@ -168,7 +150,7 @@ class HookState:
         self.timeout_s = timeout_s
         self.on_error = on_error
         self.running = 0
-        self.queue: deque[Waiting] = deque()
+        self.queue: deque[Entering] = deque()
         #: By the API of the calls, as its label.
         self._counts: dict[str, HookCounts] = {}
 
@@ -182,44 +164,44 @@ class HookState:
         label = self._api_labels.label(label_of(self.hook), api_id)
         return self._counts.setdefault(label, HookCounts())
 
-    def enter(self, waiting: Waiting) -> bool | None:
+    def enter(self, call: Entering) -> bool | None:
         """True: run it now. False: it waits. None: refused."""
-        api_id = waiting.call.api_id  # Now: the reply is made of the same message.
+        api_id = call.api_id  # Now: the reply is made of the same message.
         # Not `with`, here and in `leave`: it takes twice as long, and each call comes by both.
         self.lock.acquire()
         try:
-            waiting.counts = counts = self._counts.get(api_id) or self._counts_of(api_id)
+            call.counts = counts = self._counts.get(api_id) or self._counts_of(api_id)
             if self.running < self.concurrency:
                 self.running += 1
                 return True
             if len(self.queue) < self.queue_size:
-                self.queue.append(waiting)
+                self.queue.append(call)
                 return False
             counts.shed += 1
             return None
         finally:
             self.lock.release()
 
-    def drop(self, waiting: Waiting) -> bool:
+    def drop(self, call: Entering) -> bool:
         """Take a call out of the queue. False where it does not wait there, as it runs or has ended."""
         with self.lock:
-            if waiting not in self.queue:
+            if call not in self.queue:
                 return False
-            self.queue.remove(waiting)
-            waiting.ended = True
+            self.queue.remove(call)
+            call.ended = True
             return True
 
-    def leave(self, waiting: Waiting, duration_s: float) -> Waiting | None:
+    def leave(self, call: Entering, duration_s: float) -> Entering | None:
         """Count a call that ran, and give the next one to run in its place.
 
         None also where the watchdog has ended the call already, and with it, its place.
         """
         self.lock.acquire()
         try:
-            if waiting.ended:
+            if call.ended:
                 return None
-            waiting.ended = True
-            waiting.counts.count(duration_s)
+            call.ended = True
+            call.counts.count(duration_s)
             if self.queue:
                 return self.queue.popleft()
             self.running -= 1
@@ -227,13 +209,13 @@ class HookState:
         finally:
             self.lock.release()
 
-    def cut_off(self, waiting: Waiting, duration_s: float) -> tuple[bool, Waiting | None]:
+    def cut_off(self, call: Entering, duration_s: float) -> tuple[bool, Entering | None]:
         """End a call that runs still: whether it did, and if so, the next one to run in its place."""
         with self.lock:
-            if waiting.ended:
+            if call.ended:
                 return False, None
-            waiting.ended = True
-            waiting.counts.count(duration_s)
+            call.ended = True
+            call.counts.count(duration_s)
             if self.queue:
                 return True, self.queue.popleft()
             self.running -= 1

@@ -18,7 +18,6 @@ from typing import Any
 
 from coprocess.errors import HandlerFailed, ShuttingDown, Status
 from coprocess.runtime.call import Call
-from coprocess.runtime.hook_state import Waiting
 from coprocess.runtime.service import Service
 from coprocess.transport.engine import Metadata, Rpc
 
@@ -151,80 +150,80 @@ class InProcess:
             return await self._in_thread(call)
         state = self._service.state_of(call.hook)
         rpc = _InPlaceRpc()
-        waiting = Waiting(call, rpc, state, time.monotonic())
-        waiting.start = rpc.start
-        admitted = state.enter(waiting)
+        call.arrive(rpc, state, time.monotonic())
+        call.start = rpc.start
+        admitted = state.enter(call)
         if admitted is None:
-            self._service.failures.shed(waiting)
+            self._service.failures.shed(call)
             return rpc
         if not admitted:
             try:
                 await rpc.turn()
             except CancelledError:
-                if not state.drop(waiting):
-                    self._leave(waiting)
+                if not state.drop(call):
+                    self._leave(call)
                 raise
         try:
-            waiting.deadline_s = time.monotonic() + state.timeout_s
+            call.deadline_s = time.monotonic() + state.timeout_s
             context, coroutine = copy_context(), call.run_async()
             try:
                 first = context.run(coroutine.send, None)
             except StopIteration as done:
                 # The most frequent case: nothing was waited for, and no timer is needed.
-                if time.monotonic() > waiting.deadline_s:
-                    self._service.failures.time_out(waiting)
+                if time.monotonic() > call.deadline_s:
+                    self._service.failures.time_out(call)
                 else:
                     rpc.respond(done.value)
             except HandlerFailed as error:
-                self._fail(waiting, error)
+                self._fail(call, error)
             else:
-                await self._go_on(waiting, coroutine, context, first)
+                await self._go_on(call, coroutine, context, first)
         finally:
-            self._leave(waiting)
+            self._leave(call)
         return rpc
 
-    def _fail(self, waiting: Waiting, error: HandlerFailed) -> None:
-        if time.monotonic() > waiting.deadline_s:
-            self._service.failures.time_out(waiting)
+    def _fail(self, call: Call, error: HandlerFailed) -> None:
+        if time.monotonic() > call.deadline_s:
+            self._service.failures.time_out(call)
         else:
-            self._service.failures.fail(waiting, error)
+            self._service.failures.fail(call, error)
 
     async def _go_on(
-        self, waiting: Waiting, coroutine: Coroutine[Any, Any, bytes], context: Context, first: Any
+        self, call: Call, coroutine: Coroutine[Any, Any, bytes], context: Context, first: Any
     ) -> None:
         """Run what is left of `coroutine`, which waits, in its context and for its time."""
         failures = self._service.failures
-        limit = asyncio.timeout(waiting.state.timeout_s)
+        limit = asyncio.timeout(call.gate.timeout_s)
         try:
             async with limit:
                 reply = await _Rest(coroutine, context, first, limit, self._left)
         except HandlerFailed as error:
-            self._fail(waiting, error)
+            self._fail(call, error)
         except TimeoutError:  # The limit's: one of the handler's own is a HandlerFailed.
-            failures.time_out(waiting)
+            failures.time_out(call)
         except CancelledError:
-            waiting.rpc.fail(ShuttingDown.status, "cancelled")
+            call.rpc.fail(ShuttingDown.status, "cancelled")
             raise
         else:
-            if time.monotonic() > waiting.deadline_s:
-                failures.time_out(waiting)
+            if time.monotonic() > call.deadline_s:
+                failures.time_out(call)
             else:
-                waiting.rpc.respond(reply)
+                call.rpc.respond(reply)
 
     async def _in_thread(self, call: Call) -> InProcessRpc:
         state = self._service.state_of(call.hook)
         rpc = _LoopRpc(asyncio.get_running_loop())
-        waiting = Waiting(call, rpc, state, time.monotonic())
-        admitted = state.enter(waiting)
+        call.arrive(rpc, state, time.monotonic())
+        admitted = state.enter(call)
         if admitted is None:
-            self._service.failures.shed(waiting)
+            self._service.failures.shed(call)
             return rpc
         if admitted:
-            self._service.begin_elsewhere(waiting)
+            self._service.begin_elsewhere(call)
         try:
             await rpc.ended
         except CancelledError:
-            state.drop(waiting)  # Else it would run, some time, for a client that is gone.
+            state.drop(call)  # Else it would run, some time, for a client that is gone.
             raise
         return rpc
 
@@ -237,52 +236,52 @@ class InProcess:
         state = self._service.state_of(call.hook)
         if call.hook.is_async:
             rpc = _ThreadRpc()
-            waiting = Waiting(call, rpc, state, time.monotonic())
-            admitted = state.enter(waiting)
+            call.arrive(rpc, state, time.monotonic())
+            admitted = state.enter(call)
             if admitted is None:
-                self._service.failures.shed(waiting)
+                self._service.failures.shed(call)
                 return rpc
             if admitted:
-                self._service.begin_elsewhere(waiting)
+                self._service.begin_elsewhere(call)
             if not rpc.wait(2 * state.timeout_s + _GRACE_S):
-                state.drop(waiting)
-                self._service.failures.time_out(waiting)
+                state.drop(call)
+                self._service.failures.time_out(call)
             return rpc
         return self._in_this_thread(call)
 
     def _in_this_thread(self, call: Call) -> InProcessRpc:
         state, failures = self._service.state_of(call.hook), self._service.failures
         rpc = InProcessRpc()
-        waiting = Waiting(call, rpc, state, time.monotonic())
+        call.arrive(rpc, state, time.monotonic())
         turn = threading.Lock()
         turn.acquire()  # Given back by `start`, from another thread: a semaphore, and cheaper than an Event.
-        waiting.start = turn.release
-        admitted = state.enter(waiting)
+        call.start = turn.release
+        admitted = state.enter(call)
         if admitted is None:
-            failures.shed(waiting)
+            failures.shed(call)
             return rpc
         if not admitted and not turn.acquire(timeout=state.timeout_s):
-            if not state.drop(waiting):
-                self._leave(waiting)  # Its turn has come at this moment.
-            failures.time_out(waiting)
+            if not state.drop(call):
+                self._leave(call)  # Its turn has come at this moment.
+            failures.time_out(call)
             return rpc
-        waiting.deadline_s = time.monotonic() + state.timeout_s
+        call.deadline_s = time.monotonic() + state.timeout_s
         try:
             # In a context of its own: what a handler sets there is no other call's.
             reply = copy_context().run(call.run)
         except HandlerFailed as error:
-            self._fail(waiting, error)
+            self._fail(call, error)
         else:
-            if time.monotonic() > waiting.deadline_s:
-                failures.time_out(waiting)
+            if time.monotonic() > call.deadline_s:
+                failures.time_out(call)
             else:
                 rpc.respond(reply)
         finally:
-            self._leave(waiting)
+            self._leave(call)
         return rpc
 
-    def _leave(self, waiting: Waiting) -> None:
-        following = waiting.state.leave(waiting, time.monotonic() - waiting.since_s)
+    def _leave(self, call: Call) -> None:
+        following = call.gate.leave(call, time.monotonic() - call.since_s)
         if following is not None:
             self._service.begin_elsewhere(following)
 

@@ -29,7 +29,6 @@ from coprocess.runtime.hook_state import (
     CallLabel,
     HookCounts,
     HookState,
-    Waiting,
     add_up,
     label_of,
 )
@@ -78,19 +77,19 @@ class Service:
         self.async_calls = AsyncCalls(
             self._failures, self._limited_log, tick_s=_WATCH_INTERVAL_S, timeout_s=options.timeout_s
         )
-        self._states: dict[Hook, HookState] = {}
+        self._states: dict[Hook, HookState[Call]] = {}
         #: Counts of hooks that a reload has replaced.
         self._dropped: dict[CallLabel, HookCounts] = {}
         self._api_labels = ApiLabels()
         self._states_lock = threading.Lock()
         #: Calls of sync hooks, by the thread that runs them.
-        self._running: dict[int, Waiting] = {}
+        self._running: dict[int, Call] = {}
         self._draining = False
         self._stopped = threading.Event()
         # Threads for calls that no engine's thread runs: local events, and what waited behind a call
         # that hangs.
-        self._own_tasks: queue.SimpleQueue[Waiting | None] = queue.SimpleQueue()
-        self._own_threads: WorkerThreads[Waiting] = WorkerThreads(
+        self._own_tasks: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
+        self._own_threads: WorkerThreads[Call] = WorkerThreads(
             "service", self._own_tasks.get, self._begin_now, minimum=1, maximum=_OWN_THREADS
         )
         self._local_events: set[Rpc] = set()
@@ -128,78 +127,78 @@ class Service:
             self._failures.refuse(rpc, CoprocessError(f"internal error: {type(error).__name__}"))
             return
         state = self.state_of(call.hook)
-        waiting = Waiting(call, rpc, state, since_s)
-        admitted = state.enter(waiting)
+        call.arrive(rpc, state, since_s)
+        admitted = state.enter(call)
         if admitted:
-            self._begin(waiting, since_s)
+            self._begin(call, since_s)
             return
         if self._tracing is not None:
             self._tracing.know_hook(rpc, call)
         if admitted is None:
-            self._failures.shed(waiting)
+            self._failures.shed(call)
         else:
             # Else it would run, some time, for a client that is gone.
-            rpc.on_cancel(lambda: self._drop(waiting))
+            rpc.on_cancel(lambda: self._drop(call))
 
     @staticmethod
-    def _drop(waiting: Waiting) -> None:
-        if waiting.state.drop(waiting):
-            waiting.rpc.fail(Status.CANCELLED, "the client gave up")
+    def _drop(call: Call) -> None:
+        if call.gate.drop(call):
+            call.rpc.fail(Status.CANCELLED, "the client gave up")
 
-    def _begin_now(self, first: Waiting) -> None:
+    def _begin_now(self, first: Call) -> None:
         self._begin(first, time.monotonic())
 
-    def _begin(self, first: Waiting, now_s: float) -> None:
+    def _begin(self, first: Call, now_s: float) -> None:
         """Run an admitted call and, in its place, those that waited. `now_s` is time.monotonic()."""
-        state = first.state
+        state = first.gate
         if state.hook.is_async:
             self.async_calls.begin(first)
             return
         me = threading.get_ident()
-        waiting: Waiting | None = first
-        while waiting is not None:
-            waiting.deadline_s = now_s + state.timeout_s
-            self._running[me] = waiting
+        call: Call | None = first
+        while call is not None:
+            call.deadline_s = now_s + state.timeout_s
+            self._running[me] = call
             # In a context of its own: what a handler sets there is no other call's.
-            Context().run(self._run, waiting)
+            Context().run(self._run, call)
             self._running.pop(me, None)
             now_s = time.monotonic()
-            waiting = state.leave(waiting, now_s - waiting.since_s)
+            call = state.leave(call, now_s - call.since_s)
 
-    def _run(self, waiting: Waiting) -> None:
+    def _run(self, call: Call) -> None:
         """Run and answer a call of a sync handler."""
         try:
             try:
                 tracing = self._tracing
-                reply = waiting.call.run() if tracing is None else tracing.run(waiting)
+                reply = call.run() if tracing is None else tracing.run(call)
             except HandlerFailed as error:
-                self._failures.fail(waiting, error)
+                self._failures.fail(call, error)
             else:
-                waiting.rpc.respond(reply)
+                call.rpc.respond(reply)
         except Exception as error:  # noqa: BLE001 - else its place would stay taken for ever
-            self._failures.fail_within(waiting, error)
+            self._failures.fail_within(call, error)
         prints.end_line()
 
-    def begin_elsewhere(self, waiting: Waiting) -> None:
+    def begin_elsewhere(self, call: Call) -> None:
         """Run an admitted call on the loop, or in a thread of the service's own."""
-        if waiting.start is not None:
-            waiting.start()
-        elif waiting.state.hook.is_async:
-            self.async_calls.begin(waiting)
+        if call.start is not None:
+            call.start()
+        elif call.gate.hook.is_async:
+            self.async_calls.begin(call)
         else:
-            self._own_tasks.put(waiting)
+            self._own_tasks.put(call)
 
     @property
     def failures(self) -> Failures:
         return self._failures
 
-    def state_of(self, hook: Hook) -> HookState:
+    def state_of(self, hook: Hook) -> HookState[Call]:
         return self._states.get(hook) or self._new_state(hook)
 
-    def _new_state(self, hook: Hook) -> HookState:
+    def _new_state(self, hook: Hook) -> HookState[Call]:
         limits, options = hook.limits, self.options
         default = options.async_concurrency if hook.is_async else options.concurrency
-        state = HookState(
+        state: HookState[Call] = HookState(
             hook,
             self._api_labels,
             concurrency=limits.concurrency or default,
@@ -224,38 +223,38 @@ class Service:
     def _end_overdue(self) -> None:
         """End sync calls that take too long: their thread is given up, and another takes its place."""
         now_s = time.monotonic()
-        for thread_id, waiting in list(self._running.items()):
+        for thread_id, call in list(self._running.items()):
             # Asked for here, and not when each call begins: few have a handler that is still running.
-            allowed_s = waiting.rpc.time_allowed_s()
+            allowed_s = call.rpc.time_allowed_s()
             if allowed_s is not None:
-                waiting.deadline_s = min(waiting.deadline_s, waiting.since_s + allowed_s)
-            if now_s > waiting.deadline_s and now_s > waiting.deadline_s + waiting.rpc.held_up_s():
+                call.deadline_s = min(call.deadline_s, call.since_s + allowed_s)
+            if now_s > call.deadline_s and now_s > call.deadline_s + call.rpc.held_up_s():
                 try:
-                    self._abandon(thread_id, waiting)
+                    self._abandon(thread_id, call)
                 except Exception:  # The others' time is over, too.
                     log.exception("a call that takes too long could not be ended")
 
-    def _abandon(self, thread_id: int, waiting: Waiting) -> None:
-        state, following = waiting.state, None
+    def _abandon(self, thread_id: int, call: Call) -> None:
+        state, following = call.gate, None
         with state.lock:
-            if waiting.ended:
+            if call.ended:
                 return
             # Where as many hang as may, the call is answered, but its place in the hook stays taken.
             if self._own_threads.replace(thread_id) or self.replace_thread(thread_id):
-                waiting.ended = True
-                waiting.counts.count(time.monotonic() - waiting.since_s)
+                call.ended = True
+                call.counts.count(time.monotonic() - call.since_s)
                 self._running.pop(thread_id, None)
                 if state.queue:
                     following = state.queue.popleft()
                 else:
                     state.running -= 1
-        if not waiting.ended and not waiting.timed_out:  # Told once, though it is tried again and again.
+        if not call.ended and not call.timed_out:  # Told once, though it is tried again and again.
             self._limited_log.write(
                 "error",
                 ("not replaced",),
                 "a thread that hangs cannot be replaced: as many hang as may, or none can be started",
             )
-        self._failures.time_out(waiting)
+        self._failures.time_out(call)
         if following is not None:
             self._own_tasks.put(following)
 
@@ -301,13 +300,13 @@ class Service:
         """False where too many wait for the handler already."""
         state = self.state_of(call.hook)
         rpc = self._event_rpc()
-        waiting = Waiting(call, rpc, state, time.monotonic())
-        admitted = state.enter(waiting)
+        call.arrive(rpc, state, time.monotonic())
+        admitted = state.enter(call)
         if admitted is None:
             rpc.fail(Overloaded.status, "too many events wait for their handler")
             return False
         if admitted:
-            self.begin_elsewhere(waiting)
+            self.begin_elsewhere(call)
         return True
 
     # Reload and shutdown.
@@ -358,7 +357,7 @@ class Service:
         return self._own_threads.abandoned
 
     @property
-    def states(self) -> list[HookState]:
+    def states(self) -> list[HookState[Call]]:
         with self._states_lock:
             return list(self._states.values())
 

@@ -9,7 +9,6 @@ from coprocess.transport.engine import Rpc
 
 if TYPE_CHECKING:
     from coprocess.runtime.call import Call
-    from coprocess.runtime.hook_state import Waiting
 
 
 class CallTracing(Protocol):
@@ -21,10 +20,10 @@ class CallTracing(Protocol):
     def know_hook(self, rpc: Rpc, call: Call) -> None:
         """The hook of a call is known, which may never run."""
 
-    def run(self, waiting: Waiting) -> bytes:
+    def run(self, call: Call) -> bytes:
         """`Call.run`, as a part of its trace."""
 
-    async def run_async(self, waiting: Waiting) -> bytes:
+    async def run_async(self, call: Call) -> bytes:
         """`Call.run_async`, as a part of its trace."""
 
     def failed(self, rpc: Rpc, error: CoprocessError) -> None:

@@ -1,4 +1,4 @@
-"""The grpcio engine: `grpc.server`, which has everything and is slower than the native one."""
+"""The grpcio engine: `grpc.server`, which has everything and is slower than ours."""
 
 from __future__ import annotations
 

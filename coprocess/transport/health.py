@@ -6,7 +6,7 @@ import threading
 
 from google.protobuf.message import DecodeError
 
-# Only the messages: the package's service would import grpcio, which the native engine does without.
+# Only the messages: the package's service would import grpcio, which our engine does without.
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from coprocess.errors import Status

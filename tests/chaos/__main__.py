@@ -51,7 +51,7 @@ Trial = Callable[[Path, str], Figures]
 def trials(hostile_calls: int, mixed: Trial) -> list[tuple[str, str, Trial]]:
     """Name, engine, and what to run."""
     found: list[tuple[str, str, Trial]] = []
-    for engine in ("http2", "native", "grpcio"):
+    for engine in ("http2", "grpcio"):
         found += [(name, engine, run) for name, run in _each_engine(hostile_calls, mixed).items()]
     two = ("--workers=2",)
     with_workers: dict[str, Trial] = {
@@ -61,9 +61,9 @@ def trials(hostile_calls: int, mixed: Trial) -> list[tuple[str, str, Trial]]:
         "kill -9 of a worker": partial(worker_loss.trial, kills=10),
         "crash loop of workers": crash_loop.trial,
     }
-    found += [(f"{name}, 2 workers", "native", run) for name, run in with_workers.items()]
+    found += [(f"{name}, 2 workers", "http2", run) for name, run in with_workers.items()]
     hangs = partial(hung_worker.trial, hangs=4)
-    return [*found, *(("hung worker, 2 workers", engine, hangs) for engine in ("native", "grpcio"))]
+    return [*found, *(("hung worker, 2 workers", engine, hangs) for engine in ("http2", "grpcio"))]
 
 
 def _each_engine(hostile_calls: int, mixed: Trial) -> dict[str, Trial]:

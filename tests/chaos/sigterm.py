@@ -27,8 +27,8 @@ def stamp(request):
 """
 
 #: How calls may end that were not taken. grpcio cancels what came when it had stopped looking for calls.
-REFUSED = {engine: {grpc.StatusCode.UNAVAILABLE} for engine in ("http2", "native")}
-REFUSED["grpcio"] = REFUSED["native"] | {grpc.StatusCode.CANCELLED}
+REFUSED = {"http2": {grpc.StatusCode.UNAVAILABLE}}
+REFUSED["grpcio"] = REFUSED["http2"] | {grpc.StatusCode.CANCELLED}
 
 
 def trial(folder: Path, engine: str, stops: int, *, flags: Sequence[str] = ()) -> Figures:

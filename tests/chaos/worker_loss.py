@@ -26,8 +26,9 @@ children = []
 def pid(request):
     if not children:
         parent = os.getpid()
-        children.append(os.fork())
-        if not children[0]:
+        child = os.fork()
+        children.append(child)  # Another thread may have forked, too.
+        if not child:
             os.closerange(1, 3)  # Who reads the log reads it to its end.
             while os.getppid() == parent:
                 time.sleep(0.1)

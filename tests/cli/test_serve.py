@@ -24,7 +24,7 @@ def test_serve_says_where_with_what_and_which_hooks(
 
     listening = service.listening
     assert not service.address.endswith(":0")
-    assert listening["engine"] in ("native", "grpcio")
+    assert listening["engine"] == "http2"
     assert listening["store"].startswith("embedded Valkey")
     hooks = {(entry["type"], entry["name"]): entry for entry in service.log if entry["event"] == "hook"}
     assert hooks["Pre", "stamp"]["source"].startswith(f"{HANDLERS}/handlers.py:")
@@ -46,7 +46,7 @@ def test_serve_ends_on_ctrl_c(serve: Callable[..., Service]) -> None:
     assert serve("--listen", "127.0.0.1:0", "--handlers", HANDLERS).stop(signal.SIGINT) == 0
 
 
-@pytest.mark.parametrize("engine", ["native", "grpcio"])
+@pytest.mark.parametrize("engine", ["http2", "grpcio"])
 def test_serve_finishes_what_is_in_flight(serve: Callable[..., Service], engine: str) -> None:
     service = serve("--listen", "127.0.0.1:0", "--handlers", HANDLERS, "--engine", engine)
     assert service.listening["engine"] == engine
@@ -84,7 +84,7 @@ def test_serve_takes_the_place_of_a_dead_socket(serve: Callable[..., Service], t
     assert service.stop(signal.SIGTERM) == 0
 
 
-@pytest.mark.parametrize("engine", ["native", "grpcio"])
+@pytest.mark.parametrize("engine", ["http2", "grpcio"])
 def test_serve_where_the_port_is_taken(coprocess: Command, engine: str) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))

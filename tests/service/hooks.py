@@ -8,12 +8,13 @@ from typing import Any
 
 from coprocess import Pre
 from coprocess.loading.hooks import HookTable
+from coprocess.runtime.call import Call
 from coprocess.runtime.hook_state import HookState
 from tests.objects import make_object, table_of
 from tests.server import PATIENCE_S, Server
 
 
-def state_of(server: Server, name: str) -> HookState:
+def state_of(server: Server, name: str) -> HookState[Call]:
     (state,) = [state for state in server.service.states if state.hook.name == name]
     return state
 

@@ -109,7 +109,7 @@ def my_handler(event):
 """
 
 FORMS = {
-    "native": ["--engine=native"],
+    "http2": ["--engine=http2"],
     "grpcio": ["--engine=grpcio"],
     "workers": ["--workers=2"],
 }

@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import typer
 
-from coprocess.cli.kong import conf, dump, replay, serve, try_
+from coprocess.cli.app import Commands
 
-app = typer.Typer(no_args_is_help=True, help="Kong's Python plugins, and native handlers in Kong.")
-app.command(context_settings={"help_option_names": ["-h", "--help"]})(serve.serve)
-app.command()(dump.dump)
-app.command()(conf.conf)
-app.command("try")(try_.try_)
-app.command()(replay.replay)
+
+class _KongCommands(Commands):
+    package = "coprocess.cli.kong"
+    modules = {  # noqa: RUF012 - as the class it is of has it: nobody changes it
+        "serve": ("serve", "serve"),
+        "dump": ("dump", "dump"),
+        "conf": ("conf", "conf"),
+        "try": ("try_", "try_"),
+        "doctor": ("doctor", "doctor"),
+        "replay": ("replay", "replay"),
+    }
+
+
+app = typer.Typer(cls=_KongCommands, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+
+
+@app.callback()
+def kong() -> None:
+    """Kong's Python plugins, and native handlers in Kong."""
