@@ -173,7 +173,7 @@ class _Examination:
             )
         words = _words(server.start_cmd)
         served = _served_sockets(words)
-        if served and server.socket not in served:
+        if served and "$" not in served[0] and server.socket not in served:
             yield _finding(
                 "conf-socket",
                 path,
@@ -270,7 +270,7 @@ class _Examination:
                     "phase-never-runs",
                     path,
                     0,
-                    f"{entity.name!r} has the phase preread, and protocols lacks tcp.",
+                    f"{entity.name!r} has the phase preread, and its protocols lack tcp.",
                     "preread never runs.",
                     "Give the plugin entity protocols: [tcp].",
                     Severity.WARNING,
