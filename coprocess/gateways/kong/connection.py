@@ -9,7 +9,7 @@ import struct
 from collections import deque
 from typing import Any
 
-from coprocess.gateways.kong.wire import FrameError, Reader
+from coprocess.gateways.kong.wire import FrameError, Reader, packer
 
 #: How long one read waits. The kernel sees to it, which costs no call of its own.
 READ_WAIT_S = 0.2
@@ -25,7 +25,7 @@ class ConnectionLost(OSError):
 class Connection:
     """Read by one thread at a time: whoever holds it. Frames are sent by whoever owes the answer."""
 
-    __slots__ = ("_reader", "_receive", "_send", "awaits", "socket", "values")
+    __slots__ = ("_reader", "_receive", "_send", "awaits", "pack", "socket", "values")
 
     def __init__(self, connected: socket.socket, max_frame_bytes: int) -> None:
         connected.setblocking(True)
@@ -34,6 +34,8 @@ class Connection:
         self.socket = connected
         self._receive, self._send = connected.recv, connected.send
         self._reader = Reader(max_frame_bytes)
+        #: For whoever owes the answer.
+        self.pack = packer()
         #: Came in one read with those that were taken.
         self.values: deque[Any] = deque()
         #: The event whose step should have been next here, and has not come yet.

@@ -176,7 +176,7 @@ class Event(Rpc):
 
     def _frame(self, method: str, arguments: tuple[Any, ...]) -> bytes:
         try:
-            return wire.pack(
+            return self.connection.pack(
                 (
                     1,
                     self.message_id,
@@ -231,9 +231,9 @@ class Event(Rpc):
         self._finish()
 
     def _send(self, reply: bytes) -> None:
-        head = b"\x94\x01" + wire.pack(self.message_id) + b"\xc0"
-        if self.method == wire.HANDLE_EVENT:
-            self._write(head + _DATA + reply + _EVENT_ID + wire.pack(self.id))
+        head = b"\x94\x01" + wire.pack_id(self.message_id) + b"\xc0"
+        if self.id is not None:
+            self._write(head + _DATA + reply + _EVENT_ID + wire.pack_id(self.id))
         else:
             self._write(head + reply)
 

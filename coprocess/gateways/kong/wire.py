@@ -8,6 +8,7 @@ no UTF-8 is kept as surrogates (PEP 383), and goes back as the bytes that came.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -166,6 +167,24 @@ def pack(value: Any) -> bytes:
     """`value` as a plugin server sends it. Raises TypeError, ValueError, OverflowError for what cannot be."""
     packed: bytes = msgpack.packb(value, unicode_errors=_TEXT)
     return packed
+
+
+_packed_small: list[bytes] = [msgpack.packb(number) for number in range(256)]
+
+
+def pack_id(number: int) -> bytes:
+    """As `pack`, for the numbers that each answer has."""
+    if 0 <= number < 256:
+        return _packed_small[number]
+    if 0 <= number < 2**16:
+        return b"\xcd" + number.to_bytes(2, "big")
+    return pack(number)
+
+
+def packer() -> Callable[[Any], bytes]:
+    """A `pack` for one thread at a time: it keeps its buffer, which is most of the work."""
+    pack: Callable[[Any], bytes] = msgpack.Packer(unicode_errors=_TEXT).pack
+    return pack
 
 
 def pack_answer(message_id: int, result: Any, error: Any = None) -> bytes:

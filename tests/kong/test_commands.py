@@ -1,0 +1,265 @@
+"""`coprocess kong serve`, `dump` and `conf`, and `python PLUGIN.py`, as processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from coprocess.gateways.kong.plugin import PluginOptions
+from coprocess.gateways.kong.registration import load_plugins
+from coprocess.gateways.kong.stand_in import PATH
+from tests.kong.server import Kong
+
+PLUGIN = """
+import sys
+print("at import")
+sys.stdout.flush()
+import os
+os.write(1, b"past Python")
+import kong_pdk.pdk.kong as kong
+
+Schema = ({"message": {"type": "string", "default": "x"}},)
+version = "1.2.3"
+priority = 9
+
+class Plugin(object):
+    def __init__(self, config):
+        self.config = config
+
+    def access(self, kong: kong.kong):
+        kong.response.set_header("x", self.config["message"])
+
+if __name__ == "__main__":
+    from kong_pdk.cli import start_dedicated_server
+    start_dedicated_server("my-plugin", Plugin, version, priority, Schema)
+"""
+DUMP = [
+    {
+        "Name": "my-plugin",
+        "Phases": ["access"],
+        "Priority": 9,
+        "Version": "1.2.3",
+        "Schema": {
+            "name": "my-plugin",
+            "fields": [
+                {"config": {"type": "record", "fields": [{"message": {"type": "string", "default": "x"}}]}}
+            ],
+        },
+    }
+]
+KONG = [sys.executable, "-m", "coprocess", "kong"]
+
+
+@pytest.fixture
+def plugin(tmp_path: Path) -> Path:
+    path = tmp_path / "plugin.py"
+    path.write_text(PLUGIN)
+    return path
+
+
+@pytest.fixture
+def started() -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Processes that are to end with the test."""
+    processes: list[subprocess.Popen[bytes]] = []
+    yield processes
+    for process in processes:
+        process.kill()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+    while _open:
+        _open.pop().close()
+
+
+_open: list[Kong] = []
+
+
+def connect(path: Path, process: subprocess.Popen[bytes]) -> Kong:
+    until_s = time.monotonic() + 20
+    while True:
+        connected = socket.socket(socket.AF_UNIX)
+        try:
+            connected.connect(str(path))
+        except OSError:
+            connected.close()
+            assert process.poll() is None
+            assert time.monotonic() < until_s
+            time.sleep(0.02)
+        else:
+            connected.settimeout(10)
+            _open.append(Kong(connected))
+            return _open[-1]
+
+
+def runs(kong: Kong) -> None:
+    instance = kong.start('{"message": "hi"}', "my-plugin")
+    assert kong.run(instance) == [("kong.response.set_header", ["x", "hi"])]
+
+
+def test_dump_is_json_and_nothing_else(plugin: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(PATH)}
+    for words in (
+        [*KONG, "dump", str(plugin)],
+        [*KONG, "serve", str(plugin), "--dump"],
+    ):
+        ran = subprocess.run(words, capture_output=True, cwd=tmp_path, check=True)
+        assert json.loads(ran.stdout) == DUMP
+        assert b"past Python" in ran.stderr
+    # What a file prints when it is run itself comes before anything of ours is asked.
+    quiet = tmp_path / "quiet.py"
+    quiet.write_text(PLUGIN.replace('print("at import")', "").replace('os.write(1, b"past Python")', ""))
+    ran = subprocess.run(
+        [sys.executable, str(quiet), "-dump"], capture_output=True, env=environment, check=True
+    )
+    assert json.loads(ran.stdout) == DUMP
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("", "there is no Plugin"),
+        ("class Plugin: pass", "has no phase"),
+        ("class Plugin:\n def access(self): pass", "cannot be called with kong"),
+        ("class Plugin:\n def init_worker(self, kong): pass", "Kong runs this phase in itself only"),
+        ("version = 1.0\nclass Plugin:\n def access(self, kong): pass", 'Expected: text as "1.0.0"'),
+        ("priority = '1'\nclass Plugin:\n def access(self, kong): pass", "Expected: a whole number"),
+        ("Schema = {'a': 1}\nclass Plugin:\n def access(self, kong): pass", "Expected: a list or tuple"),
+        ("import nowhere_to_be_found", "ModuleNotFoundError"),
+        ("def (", "SyntaxError"),
+    ],
+)
+def test_what_kong_would_not_start_with_is_told(tmp_path: Path, source: str, says: str) -> None:
+    path = tmp_path / "p.py"
+    path.write_text(source)
+    loaded, plugins = load_plugins([path], PluginOptions())
+    assert not plugins
+    (problem,) = loaded.problems
+    assert says in str(problem)
+    assert str(path) in str(problem)
+
+
+def test_a_dump_that_fails_prints_nothing_for_kong(tmp_path: Path) -> None:
+    path = tmp_path / "p.py"
+    path.write_text("class Plugin: pass")
+    ran = subprocess.run([*KONG, "dump", str(path)], capture_output=True, text=True, check=False)
+    assert ran.returncode == 1
+    assert ran.stdout == ""
+    assert "has no phase" in ran.stderr
+
+
+def test_conf_says_what_start_cmd_needs(plugin: Path) -> None:
+    words = [*KONG, "conf", str(plugin), "-p", "/kong", "--env", "TOKEN_FILE"]
+    environment = {**os.environ, "TOKEN_FILE": "/a b"}
+    ran = subprocess.run(words, capture_output=True, text=True, env=environment, check=True)
+    lines = dict(line.split(" = ", 1) for line in ran.stdout.splitlines() if " = " in line)
+    assert lines["pluginserver_names"] == "my-plugin"
+    assert lines["pluginserver_my_plugin_socket"] == "/kong/my-plugin.socket"
+    assert lines["pluginserver_my_plugin_start_cmd"].startswith("/usr/bin/env ")
+    assert "'TOKEN_FILE=/a b'" in lines["pluginserver_my_plugin_start_cmd"]
+    # As Kong runs it, in an empty environment.
+    ran = subprocess.run(
+        ["/bin/sh", "-c", lines["pluginserver_my_plugin_query_cmd"]], capture_output=True, env={}, check=True
+    )
+    assert json.loads(ran.stdout) == DUMP
+
+
+def test_serve_from_start_to_stop(
+    plugin: Path, tmp_path: Path, started: list[subprocess.Popen[bytes]]
+) -> None:
+    prefix = tmp_path / "kong"
+    prefix.mkdir()
+    words = [*KONG, "serve", str(plugin), "-kong-prefix", str(prefix), "-v", "-g"]
+
+    def start() -> subprocess.Popen[bytes]:
+        started.append(subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={}))
+        return started[-1]
+
+    old = start()
+    one, other = prefix / "my-plugin.socket", prefix / "my-plugin.sock"
+    kong = connect(one, old)
+    runs(kong)
+    runs(connect(other, old))
+    assert (one.stat().st_mode & 0o777) == 0o600
+    # A reload of Kong: the new server starts while the old one serves.
+    before = one.stat().st_ino
+    new = start()
+    until_s = time.monotonic() + 20
+    while one.stat().st_ino == before and time.monotonic() < until_s:
+        connect(one, old).close()  # At no time is there none.
+    runs(kong)
+    again = connect(one, new)
+    again.receive()  # Which process it is.
+    runs(again)
+    old.send_signal(signal.SIGTERM)
+    assert old.wait(20) == 0
+    # It has removed no socket but its own.
+    assert one.exists()
+    assert other.exists()
+    runs(again)
+    new.send_signal(signal.SIGTERM)
+    assert new.wait(20) == 0
+    assert not one.exists()
+
+
+def test_a_plugin_file_that_starts_itself(
+    plugin: Path, tmp_path: Path, started: list[subprocess.Popen[bytes]]
+) -> None:
+    started.append(
+        subprocess.Popen(
+            [sys.executable, str(plugin), "-p", str(tmp_path), "--socket-name", "x.socket", "--no-lua-style"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={"PYTHONPATH": str(PATH)},
+        )
+    )
+    kong = connect(tmp_path / "x.socket", started[0])
+    runs(kong)
+
+
+def test_a_server_ends_when_its_kong_was_killed(
+    plugin: Path, tmp_path: Path, started: list[subprocess.Popen[bytes]]
+) -> None:
+    words = [*KONG, "serve", str(plugin), "-p", str(tmp_path)]
+    code = (
+        f"import subprocess, time; p = subprocess.Popen({words!r}); print(p.pid, flush=True); time.sleep(60)"
+    )
+    worker = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    started.append(worker)
+    assert worker.stdout is not None
+    pid = int(worker.stdout.readline())
+    kong = connect(tmp_path / "my-plugin.socket", worker)
+    runs(kong)
+    worker.kill()
+    worker.wait()
+    kong.socket.settimeout(20)
+    with pytest.raises(EOFError):
+        kong.receive()
+    until_s = time.monotonic() + 20
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < until_s:
+        if "Z" in Path(f"/proc/{pid}/stat").read_text().split()[2]:
+            break
+        time.sleep(0.05)
+
+
+def test_a_plugin_that_cannot_be_loaded_refuses_requests(
+    tmp_path: Path, started: list[subprocess.Popen[bytes]]
+) -> None:
+    path = tmp_path / "p.py"
+    path.write_text("raise RuntimeError('at import')")
+    started.append(
+        subprocess.Popen(
+            [*KONG, "serve", str(path), "-p", str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+    )
+    kong = connect(tmp_path / "p.socket", started[0])
+    kong.send("plugin.StartInstance", {"Name": "p", "Config": "{}"})
+    assert isinstance(kong.answer().error, str)
