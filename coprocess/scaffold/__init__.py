@@ -16,12 +16,14 @@ from coprocess.errors import ConfigError
 # As an image's name, too: no two separators together, and none at the end.
 _NAME = re.compile(r"(?=.{1,50}\Z)[A-Za-z][A-Za-z0-9]*([-_][A-Za-z0-9]+)*")
 _SUFFIX = ".tmpl"
+#: Gateway → the folder of its project's files.
+TEMPLATES = {"tyk": "templates", "kong": "kong_templates"}
 _BY_NAME = "coprocess"
 _MARK = re.compile(r"@@(\w+)@@")
 
 
-def create(name: str, parent: Path) -> list[Path]:
-    """Write the project `name` below `parent`, and give its files.
+def create(name: str, parent: Path, gateway: str = "tyk") -> list[Path]:
+    """Write the project `name` below `parent`, and give its files. `gateway` is a key of TEMPLATES.
 
     Raises ConfigError for a name that would not do in a URL and an image's name, where something of that
     name is there, and where a file cannot be written.
@@ -38,12 +40,14 @@ def create(name: str, parent: Path) -> list[Path]:
         "name": name,
         # What an image may be called.
         "image": name.lower(),
+        # How settings of kong.conf spell it.
+        "server": name.lower().replace("-", "_"),
         "version": coprocess.__version__,
         "source": _in_make(installed_from()),
         "public_source": public_source(),
     }
     written = []
-    for relative, text in sorted(_rendered(resources.files(__name__) / "templates", "", values)):
+    for relative, text in sorted(_rendered(resources.files(__name__) / TEMPLATES[gateway], "", values)):
         path = folder / relative
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
