@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from coprocess.cli.app import app
 from coprocess.desk.kong.trial import Trial, TrialKong, plugin_servers

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import os
-import re
-import shlex
-import shutil
-import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from coprocess.bounded import repr_of
 from coprocess.desk.kong.declarative import read_declarative
-from coprocess.desk.kong.doctor.conf import DEFAULT_PREFIX, Conf, PluginServer, read_conf
-from coprocess.desk.kong.doctor.findings import KongFinding, Severity
+from coprocess.desk.kong.doctor.commands import (
+    environment_findings,
+    program_of,
+    program_problem,
+    remedy_of,
+    served_sockets,
+    words_of,
+)
+from coprocess.desk.kong.doctor.conf import Conf, PluginServer, read_conf
+from coprocess.desk.kong.doctor.findings import NO_START, KongFinding, Severity, finding
+from coprocess.desk.kong.doctor.query import phase_findings, queried
 from coprocess.desk.kong.doctor.styles import PluginCode, read_code
-from coprocess.desk.kong.simulator.dump import PHASES, PluginInfo, read_dump
+from coprocess.desk.kong.simulator.dump import PluginInfo
 from coprocess.desk.kong.simulator.entities import load_entities
 from coprocess.errors import ConfigError
 
-_QUERY_LIMIT_S = 20.0
 #: Longer ones do not fit in a unix address.
 _LONGEST_SOCKET = 107
-_NO_START = "Kong does not start."
-#: What `sh` finds commands in where there is no environment.
-_SH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def examine(
@@ -54,7 +53,7 @@ class _Examination:
             try:
                 conf = read_conf(self.conf_path)
             except ConfigError as error:
-                yield _finding("conf-unreadable", self.conf_path, 0, f"{error}.", _NO_START, "Mend the file.")
+                yield finding("conf-unreadable", self.conf_path, 0, f"{error}.", NO_START, "Mend the file.")
                 self.all_known = False
             else:
                 yield from self._conf(conf)
@@ -67,7 +66,7 @@ class _Examination:
 
     def _conf(self, conf: Conf) -> Iterator[KongFinding]:
         for line in conf.odd_lines:
-            yield _finding(
+            yield finding(
                 "conf-unreadable",
                 conf.path,
                 line,
@@ -81,7 +80,7 @@ class _Examination:
                 continue
             if not any(setting.name in _settings_of(server) for server in servers):
                 names = ", ".join(server.name for server in servers) or "none"
-                yield _finding(
+                yield finding(
                     "conf-unknown-setting",
                     conf.path,
                     setting.line,
@@ -96,16 +95,16 @@ class _Examination:
     def _server(self, server: PluginServer) -> Iterator[KongFinding]:
         path = server.conf.path
         if not server.query_cmd:
-            yield _finding(
+            yield finding(
                 "conf-no-query-cmd",
                 path,
                 server.line("query_cmd"),
                 f"The plugin server {server.name!r} has no query command.",
-                _NO_START,
+                NO_START,
                 f"Set {server.key}_query_cmd; `coprocess kong conf PLUGIN.py` prints the block.",
             )
         if not server.start_cmd:
-            yield _finding(
+            yield finding(
                 "conf-no-start-cmd",
                 path,
                 server.line("start_cmd"),
@@ -120,7 +119,7 @@ class _Examination:
         yield from self._socket(server)
         info: PluginInfo | None = None
         if server.query_cmd and self.run:
-            for outcome in _queried(server):
+            for outcome in queried(server):
                 if isinstance(outcome, KongFinding):
                     yield outcome
                 else:
@@ -129,21 +128,21 @@ class _Examination:
             self.all_known = False
         else:
             self.infos[info.name] = info
-            yield from _phases(server, info)
-        for word in _words(server.start_cmd):
+            yield from phase_findings(server, info)
+        for word in words_of(server.start_cmd):
             if word.endswith(".py") and Path(word).is_file():
                 self.files[Path(word)] = server
 
     def _command(self, server: PluginServer, what: str, command: str) -> Iterator[KongFinding]:
         path, line = server.conf.path, server.line(what)
         effect = (
-            _NO_START
+            NO_START
             if what == "query_cmd"
             else ("No server listens: requests get 500, or pass without the plugin. Kong tries each second.")
         )
-        words = _words(command)
+        words = words_of(command)
         if not words:
-            yield _finding(
+            yield finding(
                 "conf-command",
                 path,
                 line,
@@ -152,18 +151,18 @@ class _Examination:
                 "Mend its quotes.",
             )
             return
-        program = _program(words)
+        program = program_of(words)
         if program is not None:
-            problem = _program_problem(program, what)
+            problem = program_problem(program, what)
             if problem:
-                yield _finding("conf-command", path, line, f"{what}: {problem}", effect, _remedy_of(program))
+                yield finding("conf-command", path, line, f"{what}: {problem}", effect, remedy_of(program))
         if what == "start_cmd":
-            yield from _environment(server, command, words)
+            yield from environment_findings(server, command, words)
 
     def _socket(self, server: PluginServer) -> Iterator[KongFinding]:
         path, line = server.conf.path, server.line("socket")
         if len(server.socket.encode()) > _LONGEST_SOCKET:
-            yield _finding(
+            yield finding(
                 "conf-socket",
                 path,
                 line,
@@ -171,10 +170,10 @@ class _Examination:
                 "No server can listen there: requests get 500.",
                 "Choose a shorter prefix.",
             )
-        words = _words(server.start_cmd)
-        served = _served_sockets(words)
+        words = words_of(server.start_cmd)
+        served = served_sockets(words)
         if served and "$" not in served[0] and server.socket not in served:
-            yield _finding(
+            yield finding(
                 "conf-socket",
                 path,
                 line,
@@ -188,7 +187,7 @@ class _Examination:
         line = conf.line("plugins")
         for name in self.infos:
             if name not in enabled:
-                yield _finding(
+                yield finding(
                     "conf-not-enabled",
                     conf.path,
                     line,
@@ -202,12 +201,12 @@ class _Examination:
             # Kong's own plugins have names that nobody here can list.
             near = name not in self.infos and any(_alike(name, other) for other in self.infos)
             if near:
-                yield _finding(
+                yield finding(
                     "conf-not-enabled",
                     conf.path,
                     line,
                     f"plugins lists {name!r}, and the plugin calls itself {_nearest(name, self.infos)!r}.",
-                    f"{_NO_START} It says: enabled but not installed.",
+                    f"{NO_START} It says: enabled but not installed.",
                     "Use one name, to the letter.",
                 )
 
@@ -217,12 +216,14 @@ class _Examination:
         try:
             code = read_code(path)
         except ConfigError as error:
-            yield _finding(
+            yield finding(
                 "plugin-broken", path, 0, f"{error}.", "Its server does not start.", "Mend the file."
             )
             return
         command = server.start_cmd if server else ""
-        yield from _styles(code, no_lua_style="--no-lua-style" in _words(command), has_command=bool(command))
+        yield from _styles(
+            code, no_lua_style="--no-lua-style" in words_of(command), has_command=bool(command)
+        )
 
     # The declarative configuration
 
@@ -230,7 +231,7 @@ class _Examination:
         try:
             document = read_declarative(path)
         except ConfigError as error:
-            yield _finding("config-refused", path, 0, f"{error}.", _NO_START, "Mend the file.")
+            yield finding("config-refused", path, 0, f"{error}.", NO_START, "Mend the file.")
             return
         used = _used(document)
         if not self.infos:
@@ -240,12 +241,12 @@ class _Examination:
         try:
             entities = load_entities(_without_configs(document, set(self.infos)), known)
         except ConfigError as error:
-            yield _finding(
+            yield finding(
                 "config-refused",
                 path,
                 0,
                 f"{error}.",
-                f"{_NO_START} With a database, the Admin API refuses it.",
+                f"{NO_START} With a database, the Admin API refuses it.",
                 "Give the plugin what its Schema says.",
             )
             return
@@ -256,7 +257,7 @@ class _Examination:
             is_global = entity.route is None and entity.service is None and entity.consumer is None
             for phase in ("rewrite", "certificate"):
                 if phase in info.phases and not is_global:
-                    yield _finding(
+                    yield finding(
                         "phase-never-runs",
                         path,
                         0,
@@ -266,7 +267,7 @@ class _Examination:
                         Severity.WARNING,
                     )
             if "preread" in info.phases and not {"tcp", "tls", "udp"} & set(entity.protocols):
-                yield _finding(
+                yield finding(
                     "phase-never-runs",
                     path,
                     0,
@@ -277,7 +278,7 @@ class _Examination:
                 )
         for name in self.infos:
             if name not in used:
-                yield _finding(
+                yield finding(
                     "config-unused",
                     path,
                     0,
@@ -288,214 +289,15 @@ class _Examination:
                 )
 
 
-def _finding(
-    rule: str,
-    path: Path,
-    line: int,
-    problem: str,
-    effect: str,
-    remedy: str,
-    severity: Severity = Severity.ERROR,
-) -> KongFinding:
-    return KongFinding(severity, rule, path, "", problem, effect, remedy, line)
-
-
 def _settings_of(server: PluginServer) -> tuple[str, ...]:
     return tuple(f"{server.key}_{what}" for what in ("socket", "start_cmd", "query_cmd"))
-
-
-def _words(command: str) -> list[str]:
-    try:
-        return shlex.split(command)
-    except ValueError:
-        return []
-
-
-def _program(words: Sequence[str]) -> str | None:
-    """What is run; None where a shell's own syntax hides it."""
-    rest = list(words)
-    while rest and re.match(r"[A-Za-z_]\w*=", rest[0]):
-        rest.pop(0)
-    if rest and rest[0].endswith("/env"):
-        rest = [word for word in rest[1:] if not re.match(r"[A-Za-z_]\w*=", word) and word != "-i"]
-    if not rest or any(sign in rest[0] for sign in "$`*~;|&"):
-        return None
-    return rest[0]
-
-
-def _program_problem(program: str, what: str) -> str:
-    if "/" not in program:
-        path = os.environ.get("PATH", "") if what == "query_cmd" else _SH_PATH
-        if shutil.which(program, path=path) is None:
-            where = "on PATH" if what == "query_cmd" else "where sh looks without an environment"
-            return f"{program!r} is not found {where}."
-        return ""
-    path = Path(program)
-    if not path.is_absolute():
-        return f"{program!r} is no absolute path: it counts from where Kong was started."
-    if not path.exists():
-        return f"{program} is not there."
-    if not os.access(path, os.X_OK) or path.is_dir():
-        return f"{program} has no executable bit."
-    if path.suffix == ".py":
-        with path.open("rb") as file:
-            first = file.readline()
-        if not first.startswith(b"#!"):
-            return f"{program} does not begin with #!: sh takes it for a shell script."
-        interpreter = first[2:].split()
-        if interpreter and not Path(os.fsdecode(interpreter[0])).exists():
-            return f"{program} asks for {os.fsdecode(interpreter[0])}, which is not there."
-    return ""
-
-
-def _remedy_of(program: str) -> str:
-    if program.endswith(".py"):
-        return (
-            f"chmod +x {program}, with #!/usr/bin/env python3 first; or let `coprocess kong conf` "
-            "write the commands."
-        )
-    return "Write the absolute path of a program that is there; `coprocess kong conf PLUGIN.py` does."
-
-
-def _environment(server: PluginServer, command: str, words: Sequence[str]) -> Iterator[KongFinding]:
-    found = re.findall(r"\$\{?(\w+)|(?<!\S)(~)", command)
-    names = [name or tilde for name, tilde in found if (name or tilde) != "PWD"]
-    if names:
-        yield _finding(
-            "conf-environment",
-            server.conf.path,
-            server.line("start_cmd"),
-            f"start_cmd uses {', '.join(names)}. Kong starts it with an empty environment.",
-            "It is put together wrongly, and no server listens.",
-            "Write the values: start_cmd = /usr/bin/env NAME=value …, or nginx_main_env in kong.conf.",
-        )
-    program = _program(words) or ""
-    if program.endswith("/env") or any("=" in word for word in words[:1]):
-        return
-    if Path(program).suffix == ".py" and Path(program).exists():
-        with Path(program).open("rb") as file:
-            if b"/env " in file.readline():
-                yield _finding(
-                    "conf-environment",
-                    server.conf.path,
-                    server.line("start_cmd"),
-                    f"{program} finds its Python by env, and start_cmd has no PATH of yours.",
-                    "The system's Python runs, which may lack what the plugin imports; the query command "
-                    "has the full environment, and hides that.",
-                    "Name the interpreter: start_cmd = /path/to/venv/bin/python …",
-                    Severity.NOTE,
-                )
-
-
-def _served_sockets(words: Sequence[str]) -> list[str]:
-    """Where a `coprocess kong serve` listens; empty for other servers, which nobody here knows."""
-    if "serve" not in words or "kong" not in words:
-        return []
-    files = [word for word in words if word.endswith(".py")]
-    prefix = _option(words, ("-p", "--kong-prefix", "-kong-prefix")) or DEFAULT_PREFIX
-    named = _option(words, ("--socket-name",))
-    if named:
-        return [f"{prefix}/{named}"]
-    name = _option(words, ("--name",))
-    if name is None:
-        if not files or not Path(files[0]).is_file():
-            return []
-        from coprocess.gateways.kong.plugin import name_in
-
-        name = name_in(Path(files[0]))
-    return [f"{prefix}/{name}.socket", f"{prefix}/{name}.sock"]
-
-
-def _option(words: Sequence[str], names: tuple[str, ...]) -> str | None:
-    for index, word in enumerate(words):
-        name, equals, value = word.partition("=")
-        if name in names:
-            return value if equals else (words[index + 1] if index + 1 < len(words) else None)
-    return None
-
-
-def _queried(server: PluginServer) -> Iterator[KongFinding | PluginInfo]:
-    """What the query command tells, run as Kong runs it."""
-    path, line = server.conf.path, server.line("query_cmd")
-    try:
-        run = subprocess.run(  # noqa: S603 - the user's own command, which Kong runs, too
-            ["/bin/sh", "-c", server.query_cmd],
-            stdin=subprocess.DEVNULL, capture_output=True, timeout=_QUERY_LIMIT_S, check=False,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        yield _finding(
-            "dump-broken",
-            path,
-            line,
-            f"query_cmd has not ended after {_QUERY_LIMIT_S:g} s.",
-            "Kong waits for it at start.",
-            "See what the plugin does when it is imported.",
-        )
-        return
-    text = run.stdout.decode("utf-8", "replace")
-    try:
-        info = read_dump(text)
-    except ConfigError as error:
-        rule = "dump-refused" if _is_json(text) else "dump-broken"
-        said = run.stderr.decode("utf-8", "replace").strip().splitlines()
-        more = f" It said: {repr_of(said[-1], 200)}" if said and rule == "dump-broken" else ""
-        remedy = (
-            "Mend what the plugin says of itself."
-            if rule == "dump-refused"
-            else "Print nothing on standard output at import; `coprocess kong dump` keeps it clean."
-        )
-        yield _finding(rule, path, line, f"{server.name}: {error}.{more}", _NO_START, remedy)
-        return
-    yield info
-
-
-def _is_json(text: str) -> bool:
-    import json
-
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _phases(server: PluginServer, info: PluginInfo) -> Iterator[KongFinding]:
-    path, line = server.conf.path, server.line("query_cmd")
-    if info.breaks_requests:
-        yield _finding(
-            "phase-fatal",
-            path,
-            line,
-            f"{info.name!r} has phases that run in Kong only: {', '.join(info.phases)}.",
-            "Kong answers no request at all.",
-            f"Have phases of: {', '.join(PHASES)}.",
-        )
-    if not any(phase in PHASES for phase in info.phases):
-        yield _finding(
-            "phase-never-runs",
-            path,
-            line,
-            f"{info.name!r} has no phase that Kong knows.",
-            "Kong never runs it, and says nothing.",
-            f"Have phases of: {', '.join(PHASES)}.",
-            Severity.WARNING,
-        )
-    if not info.protocol.startswith("MsgPack"):
-        yield _finding(
-            "dump-refused",
-            path,
-            line,
-            f"{info.name!r} asks for the protocol {info.protocol!r}.",
-            "Each request gets 500.",
-            "Use MsgPack:1.",
-        )
 
 
 def _styles(code: PluginCode, *, no_lua_style: bool, has_command: bool) -> Iterator[KongFinding]:
     pairs, values = code.pairs, code.values
     if pairs and values:
         first = values[0] if not no_lua_style else pairs[0]
-        yield _finding(
+        yield finding(
             "style-mixed",
             code.path,
             first.line,
@@ -505,7 +307,7 @@ def _styles(code: PluginCode, *, no_lua_style: bool, has_command: bool) -> Itera
             "Take all in one style; --no-lua-style makes them values.",
         )
     elif values and not no_lua_style and not code.is_async:
-        yield _finding(
+        yield finding(
             "style-wrong",
             code.path,
             values[0].line,
@@ -515,7 +317,7 @@ def _styles(code: PluginCode, *, no_lua_style: bool, has_command: bool) -> Itera
             Severity.ERROR if has_command else Severity.WARNING,
         )
     elif pairs and no_lua_style:
-        yield _finding(
+        yield finding(
             "style-wrong",
             code.path,
             pairs[0].line,
@@ -559,5 +361,5 @@ def _alike(one: str, other: str) -> bool:
     return one != other and _plain(one) == _plain(other)
 
 
-def _nearest(name: str, names: Any) -> str:
+def _nearest(name: str, names: Iterable[str]) -> str:
     return next(other for other in names if _alike(name, other))

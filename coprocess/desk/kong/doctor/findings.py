@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from coprocess.desk.tyk.doctor.findings import Finding, Severity
 
-__all__ = ["RULES", "KongFinding", "Severity"]
+__all__ = ["NO_START", "RULES", "KongFinding", "Severity", "finding"]
+
+NO_START = "Kong does not start."
 
 #: Every rule: id → what it looks for. docs/kong-desk.md tells them too, and a test holds it to this list.
 RULES = {
@@ -38,3 +41,16 @@ class KongFinding(Finding):
     def __post_init__(self) -> None:
         if self.rule not in RULES:
             raise ValueError(f"{self.rule} is not in the catalogue")
+
+
+def finding(
+    rule: str,
+    path: Path,
+    line: int,
+    problem: str,
+    effect: str,
+    remedy: str,
+    severity: Severity = Severity.ERROR,
+) -> KongFinding:
+    """A finding about a line of a file; line 0: about the file."""
+    return KongFinding(severity, rule, path, "", problem, effect, remedy, line)
