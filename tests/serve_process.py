@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from coprocess.process.admin_access import COMMAND_HEADER
+from tests import forked
 from tests.server import PATIENCE_S, Client
 
 Line = dict[str, Any]
@@ -23,7 +24,8 @@ Line = dict[str, Any]
 class ServeProcess:
     """Runs inside `with`, on free ports. Unless `flags` say else, its store is one that nobody contacts.
 
-    `lines` are its log entries so far. `prefix`: a command that runs it.
+    `lines` are its log entries so far. `prefix`: a command that runs it. `real_start`: no copy of a
+    process that has imported all already.
     """
 
     def __init__(
@@ -34,8 +36,10 @@ class ServeProcess:
         admin: str | None = "127.0.0.1:0",
         wait: bool = True,
         prefix: Sequence[str] = (),
+        real_start: bool = False,
     ) -> None:
         self._prefix = prefix
+        self._popen = subprocess.Popen if real_start else forked.Process
         self.lines: list[Line] = []
         self._flags = [f"--handlers={handlers}", f"--listen={listen}", *flags]
         if admin is not None and not any(flag.startswith("--admin") for flag in flags):
@@ -49,7 +53,7 @@ class ServeProcess:
         self._unread: queue.SimpleQueue[Line | None] = queue.SimpleQueue()
 
     def __enter__(self) -> ServeProcess:
-        self.process = subprocess.Popen(
+        self.process = self._popen(
             [*self._prefix, sys.executable, "-m", "coprocess", "serve", "--log-format=json", *self._flags],
             cwd=self._folder,
             stderr=subprocess.PIPE,

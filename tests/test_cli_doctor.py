@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from coprocess.desk.tyk.doctor import RULES
+from tests import forked
 from tests.doctor_world import World
 
 COPROCESS = str(Path(sys.executable).with_name("coprocess"))
@@ -19,7 +20,7 @@ COPROCESS = str(Path(sys.executable).with_name("coprocess"))
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("COPROCESS_")}
-    return subprocess.run(
+    return forked.run(
         [COPROCESS, *arguments], cwd=cwd, capture_output=True, text=True, check=False, env=environment
     )
 

@@ -16,6 +16,7 @@ import pytest
 import coprocess
 from coprocess import scaffold
 from coprocess.errors import ConfigError
+from tests import forked
 from tests.images import assert_listens_where_it_says_and_reaps
 from tests.loading import write
 
@@ -26,7 +27,7 @@ COPROCESS = str(Path(sys.executable).with_name("coprocess"))
 
 def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("COPROCESS_")}
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, env=environment)
+    return forked.run(command, cwd=cwd, capture_output=True, text=True, check=False, env=environment)
 
 
 @pytest.fixture

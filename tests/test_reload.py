@@ -25,6 +25,7 @@ from coprocess.loading.hooks import HookTable
 from coprocess.loading.scoped_imports import NAMESPACE
 from coprocess.process.reload import Reloader
 from coprocess.runtime.service import Service, ServiceOptions
+from tests import forked
 from tests.objects import make_object
 from tests.serve_process import ServeProcess, stamping, write
 from tests.server import PATIENCE_S, Client, Server, serving
@@ -305,7 +306,7 @@ def test_strict_with_reload_waits_for_the_repair(handlers: Path) -> None:
 
 
 def run_reload(*flags: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+    return forked.run(
         [sys.executable, "-m", "coprocess", "reload", *flags],
         cwd=folder,
         capture_output=True,

@@ -19,6 +19,7 @@ from coprocess.gateways.tyk.home import HOME
 from coprocess.loading import loader
 from coprocess.process.reload import Reloader, RollbackTo
 from coprocess.process.route_settings import load_routes
+from tests import forked
 from tests.objects import make_object
 from tests.serve_process import ServeProcess, stamping, write
 from tests.server import Client, Server, serving
@@ -49,7 +50,7 @@ class Project:
         return Reloader(load, server.service, strict=False)
 
     def command(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
+        return forked.run(
             [sys.executable, "-m", "coprocess", *words],
             cwd=self.folder,
             capture_output=True,

@@ -65,7 +65,7 @@ def test_sigterm_ends_workers_that_hang_at_import(tmp_path: Path) -> None:
 @pytest.mark.parametrize("flags", [(), ("--workers=2",)])
 def test_sighup_in_the_first_second_does_not_end_the_service(tmp_path: Path, flags: tuple[str, ...]) -> None:
     handlers = write(tmp_path / "handlers", a=stamping("one"))
-    with ServeProcess(handlers, *flags, wait=False) as service:
+    with ServeProcess(handlers, *flags, wait=False, real_start=True) as service:
         # As soon as the process has a handler, which is long before it serves.
         process = Path(f"/proc/{service.process.pid}")
         # Before, it is a copy of this process.

@@ -18,6 +18,7 @@ from coprocess.gateways.tyk.wire import DISPATCH, Object
 from coprocess.process.app import engine_options
 from coprocess.process.config import load_settings
 from coprocess.transport.engines import make_engine
+from tests import forked
 from tests.objects import make_object
 from tests.serve_process import ServeProcess, stamping, write
 from tests.server import PATIENCE_S
@@ -191,6 +192,7 @@ def test_call_and_try_speak_tls(handlers: Path, pki: dict[str, Certificate], tmp
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "coprocess", *arguments, "--address", service.address]
+        # Real starts: gRPC is told to be silent before it is imported.
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
 
     flags = [*tls_flags(pki["server"]), f"--tls-client-ca={pki['first-ca'].cert}"]
@@ -223,7 +225,7 @@ def test_tls_of_a_client_that_cannot_be(
     given = [flag.format(**values) for flag in flags]
     command = [sys.executable, "-m", "coprocess", "call", "Pre", "x", *given]
 
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = forked.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
 
     assert done.returncode == 1
     assert says in done.stderr

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -20,6 +19,7 @@ from coprocess.cli.try_text import TrialText
 from coprocess.desk.tyk.trial import Trial
 from coprocess.errors import CoprocessError
 from coprocess.gateways.tyk.wire import Object
+from tests import forked
 from tests.trial import document, foreign_server, try_handler
 
 # The text
@@ -71,7 +71,7 @@ def test_colour_on_a_terminal(project: Path, variables: dict[str, str], coloured
     environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
     command = [sys.executable, "-m", "coprocess", "try", "GET", "/api/"]
     with os.fdopen(terminal, "rb", buffering=0) as output:
-        process = subprocess.Popen(
+        process = forked.Process(
             command, cwd=project, stdout=inner, env={**environment, "TERM": "xterm", **variables}
         )
         os.close(inner)
@@ -240,9 +240,9 @@ def test_command_over_grpc(project: Path) -> None:
 
 def test_watch_runs_again(project: Path) -> None:
     command = [sys.executable, "-m", "coprocess", "try", "GET", "/api/", "--watch"]
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "NO_COLOR": "1"}
+    environment = {**os.environ, "NO_COLOR": "1"}
     with (project / "output").open("w") as output:
-        process = subprocess.Popen(command, cwd=project, stdout=output, stderr=output, env=environment)
+        process = forked.Process(command, cwd=project, stdout=output, stderr=output, env=environment)
         try:
             await_text(project / "output", "watching")
             (project / "handlers" / "shop.py").write_text(HANDLERS.replace("stamping", "changed this"))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from tests import forked
 from tests.loading import write
 from tests.server import PATIENCE_S
 
@@ -26,7 +26,7 @@ _HANDLER = """from coprocess import Pre, Request
 def debugged(folder: Path, answers: list[bytes], **variables: str) -> tuple[int, str]:
     """`coprocess try` at a terminal: an answer whenever the debugger asks. Status and what was shown."""
     terminal, inner = os.openpty()
-    process = subprocess.Popen(
+    process = forked.Process(
         [sys.executable, "-m", "coprocess", "try", "GET", "/"],
         cwd=folder,
         stdin=inner,

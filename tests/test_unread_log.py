@@ -17,6 +17,7 @@ import pytest
 
 from coprocess.process import log_writer
 from coprocess.process.log_writer import LogWriter
+from tests import forked
 from tests.objects import make_object
 from tests.serve_process import write
 from tests.server import PATIENCE_S, Client, fails, until
@@ -61,7 +62,7 @@ def service(folder: Path, *shell: str, stderr: int) -> Iterator[tuple[subprocess
     words = [sys.executable, "-m", "coprocess", "serve", f"--handlers={handlers}", "--admin=off"]
     words += [f"--listen=unix:{folder / 'listen'}", "--redis=redis://127.0.0.1:1/0", "--log-format=json"]
     with (
-        subprocess.Popen([*shell, *words], cwd=folder, stderr=stderr) as process,
+        forked.Process([*shell, *words], cwd=folder, stderr=stderr) as process,
         Client(f"unix:{folder / 'listen'}") as client,
     ):
         try:

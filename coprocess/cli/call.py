@@ -4,38 +4,34 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from contextvars import Context
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from google.protobuf.json_format import ParseDict, ParseError
 
 from coprocess.addresses import normal_address
 from coprocess.api.app import configuring
-from coprocess.api.context import set_event_sink
 from coprocess.api.http import canonical_name
 from coprocess.cli.options import Config, Handlers, Tls, TlsCa, TlsCert, TlsKey, TlsName, client_tls
-from coprocess.desk.handler_loop import HandlerLoop
 from coprocess.desk.tyk.bundle import checksum
 from coprocess.desk.tyk.json_files import parse_json, read_json, read_text
+from coprocess.desk.tyk.one_object import TYPES, object_of, received
 from coprocess.desk.tyk.simulator import RpcError
-from coprocess.desk.tyk.trial import ClientTls, GrpcDispatcher
+from coprocess.desk.tyk.simulator.headers import GoHeader
+from coprocess.desk.tyk.simulator.objects import GatewayResponse
+from coprocess.desk.tyk.trial import ClientTls, GrpcDispatcher, dispatcher_of
 from coprocess.desk.tyk.trial.changes import changes
 from coprocess.error_text import format_error, is_not_ours
-from coprocess.errors import ConfigError, CoprocessError, HandlerFailed
-from coprocess.gateways.tyk.dispatcher import Dispatcher
+from coprocess.errors import ConfigError, CoprocessError
 from coprocess.gateways.tyk.home import HOME
 from coprocess.gateways.tyk.wire import HookType, Object, SessionState
 from coprocess.loading import loader
 from coprocess.process.app_settings import load_app_settings
-from coprocess.process.config import load_settings
+from coprocess.process.config import Settings, load_settings
+from coprocess.process.route_settings import load_routes
 from coprocess.text import block, indented
-
-if TYPE_CHECKING:
-    from coprocess.runtime.call import Call
 
 
 def call(
@@ -87,31 +83,26 @@ def call(
         sent = _from_recording(recording, hook_type, name)
     else:
         try:
-            sent = _from_flags(hook_type, name, method, url, header or [], data, api_id, config_data)
+            sent = _from_flags(
+                hook_type,
+                name,
+                method,
+                url,
+                header or [],
+                data,
+                (status, response_data),
+                api_id,
+                config_data,
+            )
         except UnicodeEncodeError:
             raise ConfigError("an option or argument is not UTF-8. Expected: text") from None
-        if sent.hook_type == HookType.Value("Response"):
-            sent.response.status_code = status
-            sent.response.raw_body = response_data.encode()
-            sent.response.body = response_data
     _add_caller(sent, bundle, session, metadata or [])
     security = client_tls(address, tls, tls_ca, tls_cert, tls_key, tls_name)
     payload = sent.SerializeToString()
     if address is not None:
         reply = _over_grpc(address, payload, security)
     else:
-        settings = load_settings({"handlers": handlers}, config)
-        with configuring(load_app_settings(config)):
-            loaded = loader.load(settings.folders, HOME)
-        with _surroundings(settings.redis), HandlerLoop() as loop:
-            loaded.open(loop.spawn, settings.resource_timeout_s)
-            try:
-                for problem in loaded.problems:
-                    typer.echo(f"not loaded: {indented(str(problem))}", err=True)
-                opened = Dispatcher(loaded.table, full_reply=True).open_dispatch(payload)
-                reply = _in_process(opened, loop)
-            finally:
-                loaded.close(settings.resource_timeout_s)
+        reply = in_process(payload, load_settings({"handlers": handlers}, config), config)
     for line in changes(sent, Object.FromString(reply)):
         typer.echo(line)
 
@@ -123,23 +114,25 @@ def _from_flags(
     url: str,
     headers: list[str],
     data: str,
+    response: tuple[int, str],
     api_id: str,
     config_data: str,
 ) -> Object:
-    if hook_type not in HookType.DESCRIPTOR.values_by_name or hook_type == "Unknown":
-        expected = ", ".join(key for key in HookType.DESCRIPTOR.values_by_name if key != "Unknown")
-        raise ConfigError(f"{hook_type!r} is no hook type. Expected: {expected}")
-    sent = Object(hook_type=hook_type, hook_name=name)
-    request = sent.request
-    request.method, request.url, request.request_uri, request.scheme = method, url, url, "http"
-    request.raw_body, request.body = data.encode(), data
-    request.return_overrides.response_code = -1
+    if hook_type not in TYPES:
+        raise ConfigError(f"{hook_type!r} is no hook type. Expected: {', '.join(TYPES)}")
+    pairs = []
     for line in headers:
         key, colon, value = line.partition(":")
         if not colon:
             raise ConfigError(f"--header {line!r}: expected NAME: VALUE")
-        request.headers[canonical_name(key.strip())] = value.strip()
-    sent.spec.update({"APIID": api_id, "OrgID": "default"})
+        pairs.append((canonical_name(key.strip()), value.strip()))
+    try:
+        request = received(method, url, pairs, data.encode())
+    except ValueError as error:
+        raise ConfigError(f"no gateway takes this request: {error}") from None
+    status, body = response
+    answer = GatewayResponse(status, GoHeader.received([]), body.encode())
+    sent = object_of(hook_type, name, request, response=answer, api_id=api_id)
     if config_data:
         sent.spec["config_data"] = config_data
     return sent
@@ -190,38 +183,42 @@ def _from_recording(path: Path, hook_type: str, name: str) -> Object:
     raise ConfigError(f"{path}: has no {hook_type} dispatch. It has: {found}")
 
 
-@contextmanager
-def _surroundings(redis: str | None) -> Iterator[None]:
-    """What a handler has besides its arguments: a store, and somebody who takes its events."""
+def in_process(payload: bytes, settings: Settings, config: Path | None) -> bytes:
+    """The complete reply of the handlers that are loaded here."""
     from coprocess.desk.tyk.trial.store import trial_store
 
+    with configuring(load_app_settings(config)):
+        loaded = loader.load(settings.folders, HOME, load_routes(config))
+    for problem in loaded.problems:
+        typer.echo(f"not loaded: {indented(str(problem))}", err=True)
     with ExitStack() as stack:
         try:
-            stack.enter_context(trial_store(redis))
+            stack.enter_context(trial_store(settings.redis))
         except CoprocessError as error:
-            if redis is not None:
+            if settings.redis is not None:
                 raise
             typer.echo(f"no store: {error}", err=True)
-        set_event_sink(lambda name, payload: typer.echo(f"event {name}: {payload}", err=True))
-        stack.callback(set_event_sink, None)
-        yield
+        dispatcher = stack.enter_context(dispatcher_of(loaded.table, settings))
+        for problem in stack.enter_context(dispatcher.opening(loaded, settings.resource_timeout_s)):
+            typer.echo(f"not loaded: {indented(str(problem))}", err=True)
+        reply = b""
+        with suppress(RpcError):
+            reply = dispatcher.dispatch(payload)
+        run, *events = dispatcher.runs
+        for event in events:
+            name, text = event.triggered or ("", "")
+            typer.echo(f"event {name}: {text}", err=True)
+            _show_failure(event.error)
+        _show_failure(run.error)
+        if run.error is not None and not run.is_answered:
+            raise run.error
+        return reply if run.guarded is None or run.is_answered else run.guarded.SerializeToString()
 
 
-def _in_process(opened: Call, loop: HandlerLoop) -> bytes:
-    try:
-        # As in a service: what loading has left in the context is not there.
-        if opened.hook.is_async:
-            reply: bytes = Context().run(lambda: loop.spawn(_awaited(opened)).result())
-            return reply
-        return Context().run(opened.run)
-    except HandlerFailed as error:
-        if error.__cause__ is not None and not isinstance(error.__cause__, HandlerFailed):
-            typer.echo(block(format_error(error.__cause__, is_not_ours)), err=True)
-        raise
-
-
-async def _awaited(opened: Call) -> bytes:
-    return await opened.run_async()
+def _show_failure(error: BaseException | None) -> None:
+    cause = error.__cause__ if error is not None else None
+    if cause is not None and not isinstance(cause, CoprocessError):
+        typer.echo(block(format_error(cause, is_not_ours)), err=True)
 
 
 def _over_grpc(address: str, payload: bytes, tls: ClientTls | None) -> bytes:

@@ -130,13 +130,14 @@ class _Attempt:
         from coprocess.gateways.tyk.home import HOME
         from coprocess.loading import loader
         from coprocess.process.app_settings import load_app_settings
+        from coprocess.process.route_settings import load_routes
 
         settings = load_settings({"handlers": self.handlers}, self.config)
         loaded: Loaded | None = None
         # Of a server elsewhere, the handlers are of interest only where they are named.
         if self.address is None or self.handlers:
             with redirect_stdout(sys.stderr), configuring(load_app_settings(self.config)):
-                loaded = loader.load(settings.folders, HOME)
+                loaded = loader.load(settings.folders, HOME, load_routes(self.config))
         problems = [str(problem) for problem in loaded.problems] if loaded else []
         for problem in problems:
             typer.echo(f"not loaded: {indented(str(problem))}", err=True)
@@ -164,6 +165,7 @@ class _Attempt:
             GrpcDispatcher,
             InProcessDispatcher,
             ObservedGateway,
+            dispatcher_of,
             keyless_definition,
         )
 
@@ -180,13 +182,7 @@ class _Attempt:
             dispatcher = GrpcDispatcher(self.address, tls=self.tls)
         else:
             assert loaded is not None  # noqa: S101 - without an address, handlers are loaded
-            retry_after = settings.failure_retry_after_s
-            dispatcher = InProcessDispatcher(
-                loaded.table,
-                timeout_s=settings.timeout_s,
-                failure_status=settings.failure_status,
-                failure_headers=() if retry_after is None else [("Retry-After", str(retry_after))],
-            )
+            dispatcher = dispatcher_of(loaded.table, settings)
         with ExitStack() as stack:
             stack.enter_context(dispatcher)
             if isinstance(dispatcher, InProcessDispatcher) and loaded is not None:

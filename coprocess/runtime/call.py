@@ -95,6 +95,7 @@ class Call:
     def arrive(self, rpc: Rpc, gate: HookState[Call], since_s: float) -> None:
         """Come to the gate of its hook."""
         self.rpc, self.gate, self.since_s = rpc, gate, since_s
+        self.deadline_s = 0.0
         self.ended = self.timed_out = False
         self.loop = self.task = self.start = None
 

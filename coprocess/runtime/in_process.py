@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import threading
 import time
 from asyncio import CancelledError
@@ -26,27 +27,28 @@ _GRACE_S = 5.0
 
 
 class InProcessRpc(Rpc):
-    """Keeps how a call ended. `failure` is None where there is an answer, which the call itself has."""
+    """Keeps how a call ended: with `failure`, or where that is None, with `reply`."""
 
-    __slots__ = ("_lock", "failure", "is_over")
+    __slots__ = ("_lock", "failure", "is_over", "reply")
 
     def __init__(self) -> None:
         self.method, self.payload = "", b""
         self._lock = threading.Lock()
         self.is_over = False
         self.failure: tuple[Status, str] | None = None
+        self.reply = b""
 
     def respond(self, reply: bytes) -> None:
-        self._end(None)
+        self._end(None, reply)
 
     def fail(self, status: Status, message: str) -> None:
-        self._end((status, message))
+        self._end((status, message), b"")
 
-    def _end(self, failure: tuple[Status, str] | None) -> None:
+    def _end(self, failure: tuple[Status, str] | None, reply: bytes) -> None:
         with self._lock:
             if self.is_over:
                 return
-            self.is_over, self.failure = True, failure
+            self.is_over, self.failure, self.reply = True, failure, reply
         self._wake()
 
     def _wake(self) -> None:
@@ -243,9 +245,12 @@ class InProcess:
                 return rpc
             if admitted:
                 self._service.begin_elsewhere(call)
-            if not rpc.wait(2 * state.timeout_s + _GRACE_S):
-                state.drop(call)
-                self._service.failures.time_out(call)
+            while not rpc.wait(2 * state.timeout_s + _GRACE_S):
+                # It has no limit while somebody debugs it.
+                if call.deadline_s != math.inf:
+                    state.drop(call)
+                    self._service.failures.time_out(call)
+                    break
             return rpc
         return self._in_this_thread(call)
 

@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from coprocess.api.body import body_bytes
-from coprocess.desk.tyk.simulator import ApiDefinition, HookDefinition, RpcError
+from coprocess.desk.tyk.one_object import TYPES, object_of, received
+from coprocess.desk.tyk.simulator import RpcError
 from coprocess.desk.tyk.simulator.apply import apply_request_edits
 from coprocess.desk.tyk.simulator.headers import GoHeader
-from coprocess.desk.tyk.simulator.objects import GatewayResponse, add_response, build_object
+from coprocess.desk.tyk.simulator.objects import GatewayResponse
 from coprocess.desk.tyk.simulator.request import GatewayRequest
-from coprocess.desk.tyk.simulator.session import with_parts
 from coprocess.desk.tyk.trial import InProcessDispatcher
 from coprocess.desk.tyk.trial.changes import by_field, edits, is_read
 from coprocess.desk.tyk.trial.dispatchers import HandlerRun
@@ -23,8 +23,6 @@ from coprocess.errors import HandlerFailed
 from coprocess.gateways.tyk.event import format_go_time
 from coprocess.gateways.tyk.wire import HookType, Object, ReturnOverrides, SessionState
 from coprocess.testing.readable import DispatchedRequest, DispatchedResponse, HeaderArgument, wire_headers
-
-_HOST = "127.0.0.1:8081"
 
 
 class DispatchReply:
@@ -106,31 +104,18 @@ class Dispatch:
         API's config data. Raises what the handler raises; HandlerFailed where its reply means nothing,
         UnknownHook where there is none of that name.
         """
-        if hook_type not in HookType.DESCRIPTOR.values_by_name or hook_type == "Unknown":
-            known = ", ".join(key for key in HookType.DESCRIPTOR.values_by_name if key != "Unknown")
-            raise ValueError(f"{hook_type!r} is no type of hook: expected one of {known}")
-        number = getattr(HookType, hook_type)
+        if hook_type not in TYPES:
+            raise ValueError(f"{hook_type!r} is no type of hook: expected one of {', '.join(TYPES)}")
         content = body_bytes(body) if json is None else json_module.dumps(json).encode()
-        request = GatewayRequest.received(
-            method, url, wire_headers(headers), content, host=_HOST, client_address="127.0.0.1"
-        )
-        definition = ApiDefinition(
-            name="test",
-            api_id=api_id,
-            org_id="default",
-            listen_path="/",
-            target_url="http://upstream.test/",
-            config_data=dict(config or {}),
-        )
+        request = received(method, url, wire_headers(headers), content)
         caller = None
         if session is not None:
-            caller = with_parts(session if isinstance(session, SessionState) else _session_of(session))
-        hook = HookDefinition(name)
-        sent = build_object(number, hook, definition, request, caller)
-        if hook_type == "Response":
-            reply = as_reply(response)
-            answer = GatewayResponse(reply.status, GoHeader.received(reply.headers), reply.body)
-            add_response(sent, hook, answer)
+            caller = session if isinstance(session, SessionState) else _session_of(session)
+        reply = as_reply(response)
+        answer = GatewayResponse(reply.status, GoHeader.received(reply.headers), reply.body)
+        sent = object_of(
+            hook_type, name, request, session=caller, response=answer, config=config, api_id=api_id
+        )
         run = self._run(lambda: self._dispatcher.dispatch(sent.SerializeToString()))
         assert run.guarded is not None  # noqa: S101 - a call that did not fail has a reply
         return DispatchReply(sent, run.guarded, request)

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 from coprocess.errors import CoprocessError, Status
 
 if TYPE_CHECKING:
-    import grpc
-
     from coprocess.transport.tls import TlsFiles
 
 Metadata = Sequence[tuple[str, str | bytes]]
@@ -92,6 +90,14 @@ class BidiRpc(ABC):
         """Call back when the client gives up, or its deadline passes, before the end."""
 
     @abstractmethod
+    def on_loop(self, task: Callable[[], None]) -> None:
+        """Run `task` where the callbacks are called, from any thread, before those of what comes later."""
+
+    @abstractmethod
+    def in_thread(self, task: Callable[[], None]) -> None:
+        """Run `task`, which never raises, in one of the engine's threads that run handlers."""
+
+    @abstractmethod
     def begin(self, metadata: Metadata) -> None:
         """Send metadata, from any thread, before the first message. Raises ValueError for what is none."""
 
@@ -145,12 +151,10 @@ class EngineOptions:
     max_metadata_bytes: int
     #: Methods with many replies to one message, by their path; their calls are a StreamRpc.
     streaming_methods: tuple[str, ...] = ()
-    #: Methods with many messages each way, by their path. Only the http2 engine serves them.
+    #: Methods with many messages each way, by their path.
     bidi_methods: Mapping[str, BidiHandler] = field(default_factory=dict)
     #: None: plaintext. Unix sockets are plaintext in any case.
     tls: TlsFiles | None = None
-    #: Adds services that no engine knows of, as reflection, to a grpcio server.
-    add_services: Callable[[grpc.Server], None] | None = None
 
 
 class Engine(ABC):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import grpc
 
+from tests import forked
 from tests.chaos.load import HANG_S, Figures, Load, stamp_is
 from tests.objects import make_object
 from tests.serve_process import stamping, write
@@ -47,7 +48,7 @@ def trial(folder: Path, engine: str, rounds: int) -> Figures:
     words = ["serve", f"--handlers={handlers}", f"--listen={address}", "--admin=off", f"--engine={engine}"]
     ends: Counter[str] = Counter()
     slowest_s = 0.0
-    with subprocess.Popen(
+    with forked.Process(
         [sys.executable, "-m", "coprocess", *words, "--redis=redis://127.0.0.1:1/0"],
         cwd=folder,
         stderr=subprocess.PIPE,

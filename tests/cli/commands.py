@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests import forked
 from tests.loading import program
 from tests.server import PATIENCE_S
 
@@ -47,7 +48,14 @@ def environment(changes: dict[str, str] | None = None) -> dict[str, str]:
 class Service:
     """`coprocess serve`, running. `log` is what it logged so far."""
 
-    def __init__(self, arguments: tuple[str | Path, ...], folder: Path, env: dict[str, str] | None) -> None:
+    def __init__(
+        self,
+        arguments: tuple[str | Path, ...],
+        folder: Path,
+        env: dict[str, str] | None,
+        *,
+        real_start: bool = False,
+    ) -> None:
         command = [
             sys.executable,
             "-m",
@@ -59,7 +67,7 @@ class Service:
             folder / "data",
         ]
         self.log: list[dict[str, Any]] = []
-        self.process = subprocess.Popen(
+        self.process = (subprocess.Popen if real_start else forked.Process)(
             [*map(str, command), *map(str, arguments)],
             cwd=folder,
             env=environment(env),

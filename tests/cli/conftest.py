@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import forked
 from tests.cli.commands import Command, Done, Service, environment
 from tests.server import PATIENCE_S
 
@@ -17,9 +18,9 @@ from tests.server import PATIENCE_S
 def coprocess(tmp_path: Path) -> Command:
     """Runs the command in `tmp_path` until it ends."""
 
-    def run(*arguments: str | Path, env: dict[str, str] | None = None) -> Done:
+    def run(*arguments: str | Path, env: dict[str, str] | None = None, real_start: bool = False) -> Done:
         return Done(
-            subprocess.run(
+            forked.run(
                 [sys.executable, "-m", "coprocess", *map(str, arguments)],
                 cwd=tmp_path,
                 env=environment(env),
@@ -28,6 +29,7 @@ def coprocess(tmp_path: Path) -> Command:
                 text=True,
                 check=False,
                 timeout=PATIENCE_S,
+                real_start=real_start,
             )
         )
 
@@ -39,8 +41,8 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Service]]:
     """Starts services in `tmp_path`; those that still run when the test ends are stopped."""
     services: list[Service] = []
 
-    def start(*arguments: str | Path, env: dict[str, str] | None = None) -> Service:
-        services.append(Service(arguments, tmp_path, env))
+    def start(*arguments: str | Path, env: dict[str, str] | None = None, real_start: bool = False) -> Service:
+        services.append(Service(arguments, tmp_path, env, real_start=real_start))
         services[-1].wait_for("serving")
         return services[-1]
 

@@ -20,7 +20,7 @@ from tests.server import PATIENCE_S, Client
 def test_serve_says_where_with_what_and_which_hooks(
     serve: Callable[..., Service], coprocess: Command
 ) -> None:
-    service = serve("--listen", "127.0.0.1:0", "--handlers", HANDLERS)
+    service = serve("--listen", "127.0.0.1:0", "--handlers", HANDLERS, real_start=True)
 
     listening = service.listening
     assert not service.address.endswith(":0")
@@ -91,7 +91,9 @@ def test_serve_where_the_port_is_taken(coprocess: Command, engine: str) -> None:
         other.listen()
         address = f"127.0.0.1:{other.getsockname()[1]}"
 
-        [line] = coprocess("serve", "--listen", address, "--admin", "off", "--engine", engine).failed()
+        # A real start: gRPC is told to be silent before it is imported.
+        words = ("serve", "--listen", address, "--admin", "off", "--engine", engine)
+        [line] = coprocess(*words, real_start=True).failed()
 
     assert line.startswith(f"coprocess: cannot listen on {address}: ")
     assert "in use" in line

@@ -15,7 +15,7 @@ from coprocess.gateways.kong import wire
 from coprocess.gateways.kong.engine import KongEngine
 from coprocess.gateways.kong.plugin import PluginOptions
 from coprocess.gateways.kong.registration import plugin_server
-from coprocess.runtime.registration import GatewayOptions
+from coprocess.runtime.registration import GatewayOptions, Registration
 from coprocess.runtime.service import Service, ServiceOptions
 from coprocess.transport import listeners
 from coprocess.transport.engine import EngineOptions
@@ -63,6 +63,17 @@ def serving(
     path.write_text(textwrap.dedent(source))
     options = options or PluginOptions(name="p")
     gateway = plugin_server([path], options, follows_another=follows_another)
+    with serving_gateway(gateway, path.with_suffix(".socket"), service_options, max_message_bytes) as served:
+        yield served
+
+
+@contextmanager
+def serving_gateway(
+    gateway: Registration,
+    path: Path,
+    service_options: ServiceOptions | None = None,
+    max_message_bytes: int = 2**24,
+) -> Iterator[Served]:
     assert gateway.load is not None
     assert gateway.engine is not None
     loaded = gateway.load()
@@ -84,11 +95,11 @@ def serving(
     )
     assert isinstance(engine, KongEngine)
     service.replace_thread = engine.replace_thread
-    address = f"unix:{path.with_suffix('.socket')}"
+    address = f"unix:{path}"
     listeners.listen(address, engine.listen, listeners.SocketAccess(), take_over=True)
     service.start()
     engine.start(service.handle)
-    served = Served(path.with_suffix(".socket"), service, engine)
+    served = Served(path, service, engine)
     try:
         yield served
     finally:

@@ -92,7 +92,7 @@ def test_the_library_is_imported_when_it_is_needed(handlers: Path) -> None:
 def test_without_the_extra_the_start_fails_and_says_so(handlers: Path, workers: str) -> None:
     # Found before the installed one, and empty.
     write(handlers.parent / "opentelemetry", __init__="")
-    with ServeProcess(handlers, "--traces=otlp", workers, wait=False) as service:
+    with ServeProcess(handlers, "--traces=otlp", workers, wait=False, real_start=True) as service:
         assert service.wait() == 1
     assert "traces otlp: opentelemetry.sdk.trace is not installed" in service.text
     assert "pip install coprocess[otel]" in service.text

@@ -14,7 +14,7 @@ import typer
 
 from coprocess.errors import ConfigError, LoadError
 from coprocess.gateways.kong.plugin import Plugin, PluginOptions
-from coprocess.gateways.kong.registration import load_plugins
+from coprocess.gateways.kong.registration import load_handlers, load_plugins
 
 PREFIX = Path("/usr/local/kong")
 
@@ -31,6 +31,23 @@ Folder = Annotated[
         "-d", "--plugins-directory", "-plugins-directory", metavar="DIR", help="Plugins: the .py files in it."
     ),
 ]
+
+
+Handlers = Annotated[
+    list[Path] | None,
+    typer.Option("--handlers", metavar="DIR", help="Native handlers instead of a plugin. Repeatable."),
+]
+#: The plugin of native handlers, where nobody names it.
+HANDLERS_NAME = "coprocess"
+
+
+def read_handlers(folders: Sequence[Path], name: str | None) -> Plugin:
+    """As `read_plugins`, for the plugin of native handlers."""
+    with _printing_aside():
+        loaded, plugin = load_handlers(folders, name or HANDLERS_NAME)
+    if plugin is None:
+        raise LoadError("\n".join(map(str, loaded.problems)))
+    return plugin
 
 
 def plugin_files(file: Path | None, folder: Path | None) -> list[Path]:

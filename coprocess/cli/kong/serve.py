@@ -10,25 +10,31 @@ from typing import Annotated, Any
 import typer
 
 from coprocess.cli.kong.plugins import (
+    HANDLERS_NAME,
     PREFIX,
     Folder,
+    Handlers,
     Name,
     PluginFile,
     plugin_files,
     print_dump,
+    read_handlers,
     read_plugins,
 )
 from coprocess.cli.options import Config
 from coprocess.cli.serve import bound_exit
 from coprocess.errors import ConfigError
-from coprocess.gateways.kong.plugin import PluginOptions
+from coprocess.gateways.kong.plugin import PluginOptions, name_in
+from coprocess.gateways.kong.registration import handlers_server, plugin_server
 from coprocess.process.config import Settings, load_settings
 from coprocess.process.log_writer import open_standard_streams
+from coprocess.runtime.registration import Registration
 
 #: What kong-pdk calls its socket where nobody says otherwise.
 _DEFAULT_SOCKET = "python_pluginserver.sock"
 #: Calls of one phase that run at one time: a thread each.
 _CONCURRENCY = 1024
+_SHUTDOWN_S = 5.0
 _LOOK_S = 0.5
 _FLUSH_S = 2.0
 
@@ -36,6 +42,7 @@ _FLUSH_S = 2.0
 def serve(
     plugin: PluginFile = None,
     directory: Folder = None,
+    handlers: Handlers = None,
     name: Name = None,
     prefix: Annotated[
         Path,
@@ -102,60 +109,53 @@ def serve(
     """Serve Kong's Python plugins, until Kong stops or reloads."""
     if gevent and multiprocessing:
         raise ConfigError("-g and -m go not together. Expected: one of them, or none")
-    paths = plugin_files(plugin, directory)
+    paths = [] if handlers else plugin_files(plugin, directory)
     options = PluginOptions(name=name, lua_style=not no_lua_style, on_error=on_error)
     if dump:
-        print_dump([each.info() for each in read_plugins(paths, options)])
+        plugins = [read_handlers(handlers, name)] if handlers else read_plugins(paths, options)
+        print_dump([each.info() for each in plugins])
         return
     open_standard_streams()
     if not prefix.is_dir():
         raise ConfigError(f"-p {prefix}: no such folder. Expected: Kong's prefix, where the socket goes")
-    if socket_name in (None, _DEFAULT_SOCKET):
-        served = name or (paths[0].stem if directory is not None else _name_of(paths, options))
-        names = [f"{served}.socket", f"{served}.sock"] if directory is None else [_DEFAULT_SOCKET]
-    else:
+    if socket_name not in (None, _DEFAULT_SOCKET):
         names = [str(socket_name)]
+    elif directory is not None:
+        names = [_DEFAULT_SOCKET]
+    else:
+        served = name or (HANDLERS_NAME if handlers else name_in(paths[0]))
+        names = [f"{served}.socket", f"{served}.sock"]
     sockets = [(prefix / each).absolute() for each in names]
+    follows_another = any(path.exists() for path in sockets)
+    if handlers:
+        gateway = handlers_server(handlers, name or HANDLERS_NAME, follows_another=follows_another)
+    else:
+        gateway = plugin_server(paths, options, follows_another=follows_another)
     flags: dict[str, Any] = {
         "listen": [f"unix:{path}" for path in sockets],
-        "handlers": [path.resolve().parent for path in paths[:1]],
+        "handlers": handlers or [path.resolve().parent for path in paths[:1]],
         "timeout_s": timeout_s,
         "failure_status": failure_status,
         "admin": admin or "off",
         "reload": reload,
         "max_threads": max_threads,
         "concurrency": _CONCURRENCY,
+        # Kong waits for no end, and its events whose steps do not come have none of their own.
+        "shutdown_timeout_s": _SHUTDOWN_S,
         "log_format": log_format,
         "log_level": "debug" if verbose else None,
     }
     settings = load_settings(flags, config)
-    _run(
-        settings,
-        paths,
-        options,
-        follows_another=any(path.exists() for path in sockets),
-        outlive=outlive_parent,
-    )
+    _run(settings, gateway, outlive=outlive_parent)
 
 
-def _name_of(paths: list[Path], options: PluginOptions) -> str:
-    """The plugin's name, found without running its code: an error in that is the server's to tell."""
-    from coprocess.gateways.kong.plugin import name_in
-
-    return options.name or name_in(paths[0])
-
-
-def _run(
-    settings: Settings, paths: list[Path], options: PluginOptions, *, follows_another: bool, outlive: bool
-) -> None:
-    from coprocess.gateways.kong.registration import plugin_server
+def _run(settings: Settings, gateway: Registration, *, outlive: bool) -> None:
     from coprocess.process import logs
     from coprocess.process.app import App
 
     logs.configure(settings.log_format, settings.log_level, in_background=True)
     status = 1
     try:
-        gateway = plugin_server(paths, options, follows_another=follows_another)
         app = App(settings, gateway=gateway)
         if not outlive:
             _follow_parent(app)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
-from coprocess.errors import LoadError
+from coprocess.errors import CoprocessError, LoadError
+from coprocess.gateways.kong import native
 from coprocess.gateways.kong.engine import KongEngine, server_greeting
 from coprocess.gateways.kong.gateway import KongGateway
 from coprocess.gateways.kong.home import HOME
 from coprocess.gateways.kong.instances import Instances
 from coprocess.gateways.kong.plugin import Plugin, PluginOptions, plugin_of
 from coprocess.loading.hooks import Hook, HookTable
-from coprocess.loading.loader import Loaded, load_files
+from coprocess.loading.loader import Loaded, Problem, load_files
 from coprocess.runtime.registration import GatewayOptions, Registration
 
 
@@ -39,11 +40,31 @@ def load_plugins(paths: Sequence[Path], options: PluginOptions) -> tuple[Loaded,
     return load_files(paths, HOME, hooks), plugins
 
 
+def handlers_server(folders: Sequence[Path], name: str, *, follows_another: bool) -> Registration:
+    """A plugin server of native handlers: one plugin of that name, of all that is in `folders`."""
+    return _server(lambda: load_handlers(folders, name)[0], follows_another=follows_another)
+
+
+def load_handlers(folders: Sequence[Path], name: str) -> tuple[Loaded, Plugin | None]:
+    """The plugin of native handlers; None where they cannot be loaded, which is a problem then."""
+    roots = [folder.resolve() for folder in folders]
+    try:
+        made = native.native_class(roots, name)
+    except CoprocessError as error:
+        return Loaded(HookTable(), [Problem(roots[0], str(error))], roots=roots), None
+    plugin = Plugin(name, made, roots[0], native.VERSION, native.PRIORITY, native.SCHEMA)
+    return Loaded(HookTable(plugin.hooks(lua_style=False)), roots=roots), plugin
+
+
 def plugin_server(paths: Sequence[Path], options: PluginOptions, *, follows_another: bool) -> Registration:
     """A plugin server of the plugins in `paths`, which are loaded anew with each reload.
 
     `follows_another`: Kong may know instances by ids that a server before this one gave.
     """
+    return _server(lambda: load_plugins(paths, options)[0], follows_another=follows_another)
+
+
+def _server(load: Callable[[], Loaded], *, follows_another: bool) -> Registration:
     # Kong counts in floats: below 2^53 they are exact. No two starts on one socket give the same ids.
     instances = Instances(secrets.randbelow(2**30) << 20 if follows_another else 0)
     greeting = server_greeting() if follows_another else b""
@@ -57,5 +78,5 @@ def plugin_server(paths: Sequence[Path], options: PluginOptions, *, follows_anot
         services=(),
         methods=KongGateway.METHODS,
         engine=lambda engine_options: KongEngine(engine_options, greeting),
-        load=lambda: load_plugins(paths, options)[0],
+        load=load,
     )

@@ -72,13 +72,18 @@ class Dispatcher(Gateway):
         return TykEventCall(hook, event)
 
     def open_local_event(self, name: str, payload: str, caller: CallContext | None) -> TykEventCall:
-        spec = {"APIID": caller.api_id, "OrgID": caller.org_id} if caller is not None else {}
-        text = local_event_payload(name, payload, spec, datetime.now(UTC))
         # A version's events are for its own handlers.
-        return self.open_parsed_event(parse_event(text), None if caller is None else caller.version)
+        version = None if caller is None else caller.version
+        return self.open_parsed_event(local_event(name, payload, caller), version)
 
     def open_webhook(self, name: str, body: bytes, about: Mapping[str, str]) -> TykEventCall:
         return self.open_parsed_event(parse_event(webhook_payload(name, body, about)))
+
+
+def local_event(name: str, payload: str, caller: CallContext | None) -> TykEvent:
+    """The event that a handler triggers, while `caller` runs; None: outside of any call."""
+    spec = {"APIID": caller.api_id, "OrgID": caller.org_id} if caller is not None else {}
+    return parse_event(local_event_payload(name, payload, spec, datetime.now(UTC)))
 
 
 _EVENT = int(HookType.Event)

@@ -5,7 +5,12 @@
 
 from __future__ import annotations
 
-from coprocess.desk.tyk.trial.dispatchers import GrpcDispatcher, HandlerRun, InProcessDispatcher
+from coprocess.desk.tyk.trial.dispatchers import (
+    GrpcDispatcher,
+    HandlerRun,
+    InProcessDispatcher,
+    dispatcher_of,
+)
 from coprocess.desk.tyk.trial.findings import Finding
 from coprocess.desk.tyk.trial.gateway import EventTrial, HookTrial, ObservedGateway, Trial
 from coprocess.desk.tyk.trial.project import find_definition, keyless_definition
@@ -23,6 +28,7 @@ __all__ = [
     "ObservedGateway",
     "Trial",
     "as_upstream",
+    "dispatcher_of",
     "find_definition",
     "keyless_definition",
 ]

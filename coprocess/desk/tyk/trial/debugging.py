@@ -2,38 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
+import math
 import os
 import pdb
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any, TextIO
 
-#: The time limit of the coroutine that runs.
-limit_of_coroutine: ContextVar[asyncio.Timeout | None] = ContextVar("coprocess_trial_limit", default=None)
-
-_was_used = False
-
-
-def was_used() -> bool:
-    """Whether a debugger ran since `debugger_at_terminal`: how long handlers take says nothing then."""
-    return _was_used
+from coprocess.api.context import current_call
+from coprocess.runtime.call import Call
 
 
 @contextmanager
 def debugger_at_terminal(stdout: TextIO, stderr: TextIO) -> Iterator[None]:
     """While it is on, `breakpoint()` and `pdb.set_trace()` put these streams back, and lift time limits."""
-    global _was_used
-    _was_used = False
 
     def begin() -> None:
-        global _was_used
-        _was_used = True
         sys.stdout, sys.stderr = stdout, stderr
-        if (limit := limit_of_coroutine.get()) is not None and not limit.expired():
-            limit.reschedule(None)
+        if isinstance(call := current_call.get(), Call):
+            call.deadline_s = math.inf
 
     def breakpoint_hook(*arguments: Any, **words: Any) -> Any:
         chosen = os.environ.get("PYTHONBREAKPOINT", "")

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
 from collections.abc import Iterable, Iterator
 from contextvars import Context
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import structlog
 
 from coprocess.api import context
-from coprocess.desk.handler_loop import HandlerLoop
 from coprocess.desk.tyk.simulator import RpcError
-from coprocess.desk.tyk.trial import debugging
 from coprocess.desk.tyk.trial.output import collecting_output
 from coprocess.desk.tyk.trial.tls import ClientTls
-from coprocess.errors import CoprocessError, HandlerFailed, TimedOut
-from coprocess.gateways.tyk.call import TykCall
-from coprocess.gateways.tyk.dispatcher import Dispatcher
-from coprocess.gateways.tyk.event import TykEvent, local_event_payload, parse_event
+from coprocess.errors import CoprocessError
+from coprocess.gateways.tyk.call import TykCall, TykEventCall
+from coprocess.gateways.tyk.dispatcher import Dispatcher, local_event
+from coprocess.gateways.tyk.event import TykEvent, parse_event
 from coprocess.gateways.tyk.wire import DISPATCH, DISPATCH_EVENT, Event, Object
 from coprocess.loading.hooks import Hook, HookTable
 from coprocess.loading.loader import Loaded, Problem
 from coprocess.runtime.call import Call
+from coprocess.runtime.in_process import InProcess
+from coprocess.runtime.service import Service, ServiceOptions
 
 if TYPE_CHECKING:
     import grpc
+
+    from coprocess.process.config import Settings
 
 _MOST_TRIGGERED = 100
 
@@ -43,8 +45,8 @@ class HandlerRun:
     #: As the reply guard made it, complete.
     guarded: Object | None = None
     event: TykEvent | None = None
-    #: Whether a handler triggered the event, and not the gateway.
-    is_local: bool = False
+    #: Name and payload, where a handler triggered the event, and not the gateway.
+    triggered: tuple[str, str] | None = None
     #: How it failed, with what the handler raised as its cause; None where it did not.
     error: CoprocessError | RpcError | None = None
     #: Failed, and passed on unchanged or answered by the service's own settings all the same.
@@ -53,20 +55,39 @@ class HandlerRun:
     seconds: float = 0.0
 
 
-class ObservedCall(TykCall):
-    """A call that keeps what the handler left."""
+class _Observed(Call):
+    """A call whose output is kept for its run."""
 
-    __slots__ = ("guarded", "left")
+    __slots__ = ()
 
-    left: Object | None
-    guarded: Object | None
+    record: HandlerRun
+
+    def run(self) -> bytes:
+        with collecting_output() as self.record.output:
+            return super().run()
+
+    async def run_async(self) -> bytes:
+        with collecting_output() as self.record.output:
+            return await super().run_async()
+
+
+class ObservedCall(_Observed, TykCall):
+    """A Dispatch that keeps what the handler left."""
+
+    __slots__ = ("record",)
 
     def finish(self) -> bytes:
-        self.left = _copy(self.message)
+        self.record.left = _copy(self.message)
         twin = TykCall(self.hook, _copy(self.message), self.payload, full_reply=True)
         twin.passed_raw = self.was_edited_raw
-        self.guarded = Object.FromString(twin.finish())
+        self.record.guarded = Object.FromString(twin.finish())
         return super().finish()
+
+
+class _ObservedEvent(_Observed, TykEventCall):
+    """A DispatchEvent."""
+
+    __slots__ = ("record",)
 
 
 def _copy(message: Object) -> Object:
@@ -76,11 +97,11 @@ def _copy(message: Object) -> Object:
 
 
 class InProcessDispatcher:
-    """Calls the handlers of `table` as the service does, one at a time; each call is one of `runs`.
+    """Calls the handlers of `table` by the service's own code, one at a time; each call is one of `runs`.
 
-    Sync handlers run in the caller's thread, async ones on one event loop in a thread of its own. A
-    handler is not cut off at its time limit, but its call fails all the same. Use it in `with`: until
-    then it also takes the events that handlers trigger, and runs them when the call has ended.
+    Sync handlers run in the caller's thread, async ones on the service's loop. A sync handler is not cut off
+    at its time limit, but its call fails all the same. Use it in `with`: until then it also takes the events
+    that handlers trigger, and runs them when the call has ended.
     """
 
     def __init__(
@@ -93,26 +114,36 @@ class InProcessDispatcher:
     ) -> None:
         self.runs: list[HandlerRun] = []
         self._dispatcher = Dispatcher(table)
-        self._timeout_s = timeout_s
-        self._failure_status = failure_status
-        self._failure_headers = tuple(failure_headers)
-        #: Where async handlers run, and async resources live.
-        self.loop = HandlerLoop()
-        self._triggered: list[tuple[str, str, dict[str, str]]] = []
+        self._options = ServiceOptions(
+            timeout_s=timeout_s,
+            failure_status=failure_status,
+            failure_headers=tuple(failure_headers),
+            owns_process=False,
+        )
+        self._service: Service | None = None
+        self._triggered: list[tuple[str, str, TykEvent, str | None]] = []
 
     def __enter__(self) -> InProcessDispatcher:
+        # What it would log is in `runs`.
+        self._service = Service(self._dispatcher, self._options, logger=structlog.wrap_logger(None, [_drop]))
+        self._service.failures.observer = _remember
+        self._service.start()
+        self._calls = InProcess(self._service)
         context.set_event_sink(self._trigger)
         return self
 
     def __exit__(self, *_: object) -> None:
         context.set_event_sink(None)
-        self.loop.close()
+        if self._service is not None:
+            self._service.stop(_STOP_S)
 
     @contextlib.contextmanager
     def opening(self, loaded: Loaded, timeout_s: float = 30.0) -> Iterator[list[Problem]]:
         """The resources of `loaded` are open within. Gives what did not open; its handlers are gone."""
+        if self._service is None:
+            raise RuntimeError("the dispatcher is used outside of `with`")
         known = len(loaded.problems)
-        loaded.open(self.loop.spawn, timeout_s)
+        loaded.open(self._service.async_calls.spawn, timeout_s)
         self._dispatcher.table = loaded.table
         try:
             yield loaded.problems[known:]
@@ -120,6 +151,7 @@ class InProcessDispatcher:
             loaded.close(timeout_s)
 
     def dispatch(self, serialized_object: bytes, /) -> bytes:
+        """Raises RpcError, as a gateway sees it; what it stands for is its run's `error`."""
         run = HandlerRun(sent=Object.FromString(serialized_object))
         self.runs.append(run)
         try:
@@ -128,88 +160,86 @@ class InProcessDispatcher:
             run.error = error
             raise _rpc_error(error) from error
         call = ObservedCall(opened.hook, opened.message, serialized_object, full_reply=False)
-        call.left = call.guarded = None
         try:
             return self._run(call, run)
-        except CoprocessError as error:
-            return self._failed(call, run, error)
         finally:
-            run.left, run.guarded = call.left, call.guarded
             self._run_triggered()
 
     def dispatch_event(self, payload_json: str, /) -> None:
-        self._dispatch_event(payload_json, is_local=False)
-        self._run_triggered()
-
-    def _failed(self, call: TykCall, run: HandlerRun, error: CoprocessError) -> bytes:
-        run.error = error
-        run.is_answered = True
-        if call.hook.limits.on_error == "open":
-            return call.unchanged()
-        if self._failure_status is not None:
-            return call.refused(self._failure_status, "Service unavailable", self._failure_headers)
-        run.is_answered = False
-        raise _rpc_error(error) from error
-
-    def _dispatch_event(self, payload: str, *, is_local: bool) -> None:
-        run = HandlerRun(is_local=is_local)
+        """As `dispatch`."""
+        run = HandlerRun()
         self.runs.append(run)
         try:
-            run.event = parse_event(payload)
-            self._run(self._dispatcher.open_parsed_event(run.event), run)
+            run.event = parse_event(payload_json)
+            self._run(self._event_call(run.event), run)
         except CoprocessError as error:
-            run.error = error
-            if not is_local:
-                raise _rpc_error(error) from error
+            run.error = run.error or error
+            raise _rpc_error(error) from error
+        self._run_triggered()
 
-    def _run(self, call: Call, run: HandlerRun) -> bytes:
+    def _event_call(self, event: TykEvent, version: str | None = None) -> _ObservedEvent:
+        return _ObservedEvent(self._dispatcher.open_parsed_event(event, version).hook, event)
+
+    def _run(self, call: ObservedCall | _ObservedEvent, run: HandlerRun) -> bytes:
         run.hook = call.hook
-        limit_s = call.hook.limits.timeout_s or self._timeout_s
+        call.record = run
         started = time.perf_counter()
-        reply: bytes | None = None
-        try:
-            # As in a service: each call has a context of its own.
-            reply = Context().run(self._run_apart, call, run, limit_s)
-        except HandlerFailed as error:
-            if isinstance(error.__cause__, KeyboardInterrupt):
-                raise error.__cause__ from None
-            raise
-        except TimeoutError:
-            pass  # Below, as a sync handler's.
-        finally:
-            run.seconds = time.perf_counter() - started
-        if reply is None or (run.seconds > limit_s and not debugging.was_used()):
-            raise TimedOut(f'{call.hook_type} hook "{call.hook_name}" took longer than {limit_s:g} s')
-        return reply
-
-    def _run_apart(self, call: Call, run: HandlerRun, limit_s: float) -> bytes:
-        with collecting_output() as run.output:
-            return self._run_on_loop(call, limit_s) if call.hook.is_async else call.run()
-
-    def _run_on_loop(self, call: Call, limit_s: float) -> bytes:
-        async def run() -> bytes:
-            async with asyncio.timeout(limit_s) as limit:
-                debugging.limit_of_coroutine.set(limit)
-                return await call.run_async()
-
-        reply: bytes = self.loop.spawn(run()).result()
-        return reply
+        # What the caller's context holds is not there in a service, either.
+        rpc = Context().run(self._calls.call, call)
+        run.seconds = time.perf_counter() - started
+        if run.error is not None and isinstance(run.error.__cause__, KeyboardInterrupt):
+            raise run.error.__cause__ from None
+        if rpc.failure is None:
+            run.is_answered = run.error is not None
+            return rpc.reply
+        status, text = rpc.failure
+        run.error = run.error or RpcError(status.name, text)
+        raise RpcError(status.name, text) from run.error
 
     def _trigger(self, name: str, payload: str) -> None:
         caller = context.current_call.get()
-        spec = {"APIID": caller.api_id, "OrgID": ""} if caller is not None else {}
-        self._triggered.append((name, payload, spec))
+        version = None if caller is None else caller.version
+        # Now: the reply is made of the same message.
+        self._triggered.append((name, payload, local_event(name, payload, caller), version))
 
     def _run_triggered(self) -> None:
         for _ in range(_MOST_TRIGGERED):
             if not self._triggered:
                 return
-            name, payload, spec = self._triggered.pop(0)
-            self._dispatch_event(local_event_payload(name, payload, spec, datetime.now(UTC)), is_local=True)
+            name, payload, event, version = self._triggered.pop(0)
+            run = HandlerRun(event=event, triggered=(name, payload))
+            self.runs.append(run)
+            try:
+                self._run(self._event_call(event, version), run)
+            except CoprocessError as error:
+                run.error = run.error or error
         self._triggered.clear()
         raise CoprocessError(
             f"event handlers trigger each other without end: {_MOST_TRIGGERED} events so far"
         )
+
+
+def dispatcher_of(table: HookTable, settings: Settings) -> InProcessDispatcher:
+    """One that answers as a service with those settings does."""
+    retry_after = settings.failure_retry_after_s
+    return InProcessDispatcher(
+        table,
+        timeout_s=settings.timeout_s,
+        failure_status=settings.failure_status,
+        failure_headers=() if retry_after is None else [("Retry-After", str(retry_after))],
+    )
+
+
+def _remember(call: Call, error: CoprocessError) -> None:
+    if isinstance(call, (ObservedCall, _ObservedEvent)):
+        call.record.error = error
+
+
+def _drop(*_: object) -> NoReturn:
+    raise structlog.DropEvent
+
+
+_STOP_S = 5.0
 
 
 def _rpc_error(error: CoprocessError) -> RpcError:

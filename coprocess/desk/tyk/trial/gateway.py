@@ -120,7 +120,7 @@ class EventTrial:
     @property
     def is_local(self) -> bool:
         """Whether a handler triggered it, and not the gateway."""
-        return self.run.is_local
+        return self.run.triggered is not None
 
     @property
     def ran(self) -> bool:
@@ -269,7 +269,7 @@ def _event_trials(exchange: Exchange, runs: list[HandlerRun]) -> list[EventTrial
     payloads = iter(exchange.events)
     trials = []
     for run in runs:
-        payload = None if run.is_local else next(payloads, None)
+        payload = None if run.triggered is not None else next(payloads, None)
         event = run.event or (parse_event(as_json(payload)) if payload is not None else None)
         if event is not None:
             trials.append(EventTrial(event, run))

@@ -1,0 +1,216 @@
+"""The plugin server under load: events/s, CPU and latency, beside kong-pdk where that is installed.
+
+    python bench/kong.py [--peer PYTHON] [--seconds N]
+
+PYTHON is an interpreter that has kong-pdk. The server has one core, the load the other; Kong's side of the
+protocol is played, its frames in Kong's bytes. Nothing else should run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import selectors
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from coprocess.gateways.kong import wire
+
+PLUGIN = """
+import time
+
+class Plugin:
+    def __init__(self, config):
+        self.config = config
+
+    def access(self, kong):
+        what = kong.request.get_header("x-what")
+        kong.service.request.set_header("x-seen", "1")
+
+    def rewrite(self, kong):
+        time.sleep(0.05)
+        kong.service.request.set_header("x-seen", "1")
+
+    def response(self, kong):
+        raise ValueError("as plugins do")
+
+    def preread(self, kong):
+        kong.service.request.set_raw_body(kong.request.get_raw_body()[0])
+
+if __name__ == "__main__":
+    from kong_pdk.cli import start_dedicated_server
+    start_dedicated_server("bench", Plugin, "1.0.0", 1, [])
+"""
+
+
+@contextlib.contextmanager
+def server(words: list[str], path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with contextlib.suppress(OSError):
+        os.sched_setaffinity(process.pid, {0})
+    try:
+        for _ in range(400):
+            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+                probe.connect(str(path))
+                break
+            time.sleep(0.05)
+        yield process
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def cpu_s(process: subprocess.Popen[bytes]) -> float:
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+class Load:
+    """Events on some connections, each after the one before it: HandleEvent, steps, and again."""
+
+    def __init__(self, path: Path, connections: int, phase: str, data: bytes) -> None:
+        self.sockets = [socket.socket(socket.AF_UNIX) for _ in range(connections)]
+        for each in self.sockets:
+            each.connect(str(path))
+        first = self.sockets[0]
+        first.sendall(wire.pack_request(1, wire.START_INSTANCE, {"Name": "bench", "Config": "{}"}))
+        instance = self._answer(first)[3]["Id"]
+        event = {"InstanceId": instance, "EventName": phase}
+        self.event = wire.pack_request(1, wire.HANDLE_EVENT, event)[3:]
+        self.step = wire.pack_as_kong(wire.STEP) + b"\x91\x82\xa7EventId"
+        self.data = b"\xa4Data" + data
+        self.count = 0
+        self.latencies_s: list[float] = []
+
+    @staticmethod
+    def _answer(connected: socket.socket) -> Any:
+        reader = wire.Reader()
+        while True:
+            for value in reader.feed(connected.recv(65536)):
+                if value[0] == wire.ANSWER:
+                    return value
+
+    def run(self, seconds: float) -> float:
+        """Seconds that it took, without the warm-up."""
+        selector = selectors.DefaultSelector()
+        began = dict.fromkeys(self.sockets, 0.0)
+        part: dict[socket.socket, bytes] = {}
+        now = time.perf_counter
+        for each in self.sockets:
+            selector.register(each, selectors.EVENT_READ)
+            began[each] = now()
+            each.sendall(self._head() + self.event)
+        since_s = now()
+        warm_s, until_s, is_warm = since_s + 0.2 * seconds, since_s + seconds, False
+        while now() < until_s:
+            if not is_warm and now() > warm_s:
+                is_warm, since_s, self.count = True, now(), 0
+                self.latencies_s.clear()
+            for key, _ in selector.select(1):
+                each = key.fileobj
+                assert isinstance(each, socket.socket)  # noqa: S101 - for the type checker
+                came = part.pop(each, b"") + each.recv(2**20)
+                at = came.rfind(b"\xa7EventId", -20)
+                if at < 0:
+                    part[each] = came
+                elif b"\xa3ret" in came[-30:] or b"kong.response.exit" in came[:60]:
+                    self.count += 1
+                    self.latencies_s.append(now() - began[each])
+                    began[each] = now()
+                    each.sendall(self._head() + self.event)
+                else:
+                    each.sendall(self._head() + self.step + came[at + 8 :] + self.data)
+        selector.close()
+        for each in self.sockets:
+            each.close()
+        return now() - since_s
+
+    def _head(self) -> bytes:
+        return b"\x94\x00\xce" + struct.pack(">I", 7)
+
+
+#: Name, connections, phase, and what a PDK call gives.
+CASES = (
+    ("one at a time", 1, "access", b"\xa1x"),
+    ("16 connections", 16, "access", b"\xa1x"),
+    ("64 events that sleep 50 ms", 64, "rewrite", b"\xc3"),
+    ("16 connections, each event raises", 16, "response", b"\xc3"),
+    ("a body of 1 MiB, read and replaced", 4, "preread", b"\xc6" + struct.pack(">I", 2**20) + b"x" * 2**20),
+)
+
+
+def measure(path: Path, case: str, seconds: float) -> None:
+    """In a process of its own: prints what it measured, as JSON."""
+    with contextlib.suppress(OSError):
+        os.sched_setaffinity(0, {1})
+    _, connections, phase, data = next(each for each in CASES if each[0] == case)
+    load = Load(path, connections, phase, data)
+    took_s = load.run(seconds)
+    found = sorted(load.latencies_s) or [float("nan")]
+    print(
+        json.dumps([load.count / took_s, found[len(found) // 2] * 1e6, found[int(len(found) * 0.99)] * 1e6])
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--peer", help="an interpreter that has kong-pdk")
+    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        measure(Path(options.measure[0]), options.measure[1], options.seconds)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        plugin = Path(folder) / "plugin.py"
+        plugin.write_text(textwrap.dedent(PLUGIN))
+        servers = {"coprocess": [sys.executable, "-m", "coprocess", "kong", "serve", str(plugin)]}
+        if options.peer:
+            servers["kong-pdk, threads"] = [options.peer, str(plugin)]
+            servers["kong-pdk, gevent"] = [options.peer, str(plugin), "-g"]
+        print(f"{'server':20} {'case':36} {'events/s':>10} {'CPU µs':>8} {'p50 µs':>9} {'p99 µs':>9}")
+        for number, (name, words) in enumerate(servers.items()):
+            path = Path(folder) / f"{number}.socket"
+            with server([*words, "-p", folder, "--socket-name", path.name], path) as process:
+                for case, *_ in CASES:
+                    before_s, since_s = cpu_s(process), time.perf_counter()
+                    ran = subprocess.run(
+                        [
+                            sys.executable,
+                            __file__,
+                            "--seconds",
+                            str(options.seconds),
+                            "--measure",
+                            str(path),
+                            case,
+                        ],
+                        capture_output=True,
+                        text=True,
+                        timeout=60,
+                        check=False,
+                    )
+                    if ran.returncode or not ran.stdout:
+                        print(f"{name:20} {case:36} failed")
+                        continue
+                    rate, p50_us, p99_us = json.loads(ran.stdout)
+                    took_s = time.perf_counter() - since_s
+                    share = (cpu_s(process) - before_s) / min(took_s, options.seconds)
+                    each_us = share / rate * 1e6 if rate else float("nan")
+                    print(
+                        f"{name:20} {case:36} {rate:10,.0f} {each_us:8.0f} {p50_us:9,.0f} {p99_us:9,.0f}",
+                        flush=True,
+                    )
+
+
+if __name__ == "__main__":
+    main()

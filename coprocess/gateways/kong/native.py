@@ -1,0 +1,256 @@
+"""Native handlers in Kong: one plugin, whose configuration names the chain.
+
+What happens to a request is what happens around a web app (`gateways.web.adapter`): Kong stands in the app's
+place, is asked as little as the handlers need, and told of all edits together.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from coprocess.api.held import HeldHeaders, HeldRequest, HeldResponse
+from coprocess.api.http import canonical_name
+from coprocess.api.moments import HookType
+from coprocess.errors import ConfigError
+from coprocess.gateways.web.adapter import BODY, LIMITS, Adapter, Steps
+from coprocess.runtime.answers import Answer
+from coprocess.runtime.held_call import HeldCall, HeldExchange
+from coprocess.runtime.held_event import message_of
+
+log = structlog.get_logger("coprocess")
+
+VERSION: Final = "1.0.0"
+#: Before what limits and transforms, after what terminates TLS and traces.
+PRIORITY: Final = 1000
+NAMES: Final = ("pre", "auth_check", "post_key_auth", "post", "response")
+_LIST: Final = {"type": "array", "elements": {"type": "string"}}
+SCHEMA: Final[list[Any]] = [
+    *({name: _LIST} for name in NAMES),
+    {"events": {"type": "map", "keys": {"type": "string"}, "values": _LIST}},
+    {"config": {"type": "string"}},
+]
+#: The event that the log phase fires, with what Kong would log as its meta.
+LOG_EVENT: Final = "Log"
+
+_MOST_HEADERS: Final = 1000
+#: Requests between their phases. Of those beyond, whose log phase never came, the oldest are forgotten.
+_MOST_REQUESTS: Final = 10_000
+#: The length is Kong's to say.
+_FRAMING: Final = frozenset({"Content-Length", "Transfer-Encoding"})
+
+
+class NativePlugin:
+    """The plugin, as Kong runs it with one configuration. Its class is made by `native_class`."""
+
+    adapter: Adapter
+    name = ""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        named = {key: config[key] for key in (*NAMES, "events") if config.get(key) is not None}
+        api_id = config.get("route_id") or config.get("service_id") or ""
+        self._adapter = self.adapter.twin(named or None, _config(config.get("config")), str(api_id))
+        before = [step.hook for _, steps in self._adapter.chain.before for step in steps]
+        # What an App has around them may look at it, too.
+        self._reads_request = any("request" in hook.plan.names or hook.app is not None for hook in before)
+        self._key = f"coprocess_{self.name}"
+        self._lock = threading.Lock()
+        self._requests: OrderedDict[str, HeldExchange] = OrderedDict()
+
+    def _access(self, kong: Any) -> None:
+        adapter = self._adapter
+        exchange = HeldExchange(self._request(kong, self._reads_request), adapter.spec)
+        method = exchange.request.method
+        answer = self._drive(adapter.before_app(exchange), exchange)
+        if answer is not None:
+            kong.response.exit(answer.status, answer.body, _together(answer.headers) or None)
+            return
+        if exchange.has_session:
+            session = exchange.session
+            kong.client.authenticate(None, {"id": session.token})
+        _flush_request(kong, exchange.request, method)
+        if adapter.chain.after:
+            key = secrets.token_hex(8)
+            kong.ctx.shared.set(self._key, key)
+            with self._lock:
+                self._requests[key] = exchange
+                while len(self._requests) > _MOST_REQUESTS:
+                    self._requests.popitem(last=False)
+
+    def _response(self, kong: Any) -> None:
+        adapter = self._adapter
+        if not adapter.chain.after:
+            return
+        key = kong.ctx.shared.get(self._key)
+        with self._lock:
+            exchange = self._requests.pop(str(key), None)
+        if exchange is None:
+            # Another plugin has answered before this one had the request.
+            exchange = HeldExchange(self._request(kong, True), adapter.spec)
+        response = HeldResponse(
+            int(kong.response.get_status()),
+            _headers(kong.response.get_headers(_MOST_HEADERS)),
+            body_source=lambda: _bytes(kong.service.response.get_raw_body()),
+        )
+        exchange.response = response
+        if adapter.chain.response_uses_body:
+            _ = response.raw_body
+        status = response.status
+        self._drive(adapter.after_app(exchange), exchange)
+        _flush_response(kong, exchange.response, status)
+
+    def _log(self, kong: Any) -> None:
+        listeners = self._adapter.chain.listeners_of(LOG_EVENT)
+        service = self._adapter.service
+        if not listeners or service is None:
+            return
+        meta = kong.log.serialize()
+        payload = json.dumps(
+            {"message": message_of(LOG_EVENT, meta if isinstance(meta, dict) else {})}, default=str
+        )
+        for name in listeners:
+            service.trigger_event(name, payload)
+
+    def _request(self, kong: Any, reads: bool) -> HeldRequest:
+        def body() -> bytes:
+            # With an argument: else Kong fails where it has put the body into a file.
+            return _bytes(kong.request.get_raw_body(0))
+
+        if not reads:
+            return HeldRequest("GET", "/", HeldHeaders(), body_source=body)
+        return HeldRequest(
+            kong.request.get_method(),
+            kong.request.get_path_with_query(),
+            _headers(kong.request.get_headers(_MOST_HEADERS)),
+            body_source=body,
+        )
+
+    def _drive(self, steps: Steps, exchange: HeldExchange) -> Answer | None:
+        try:
+            need = next(steps)
+            while True:
+                given: Any = None
+                if isinstance(need, HeldCall):
+                    given = self._adapter.calls.call(need)
+                elif need is BODY:
+                    # In the event's own thread: a handler on a loop must not wait for Kong there.
+                    _ = exchange.request.raw_body
+                elif need is LIMITS:
+                    given = self._adapter.limited(exchange.session)
+                need = steps.send(given)
+        except StopIteration as done:
+            answer: Answer | None = done.value
+            return answer
+
+
+def native_class(
+    folders: Sequence[Path], name: str, app_config: Mapping[str, Any] | None = None
+) -> type[NativePlugin]:
+    """The plugin of the handlers in `folders`, with the phases that they need.
+
+    Raises LoadError for handlers that cannot be loaded. They are open until the class is closed.
+    """
+    adapter = Adapter(list(folders), app_config=app_config)
+    adapter.open(None)
+    moments = {hook.type for hook in adapter.table}
+    names: dict[str, Any] = {"adapter": adapter, "name": name, "access": NativePlugin._access}
+    if HookType.Response in moments:
+        names["response"] = NativePlugin._response
+    if HookType.Event in moments:
+        names["log"] = NativePlugin._log
+    made = type("Handlers", (NativePlugin,), names)
+    weakref.finalize(made, _close, adapter)
+    return made
+
+
+def _close(adapter: Adapter) -> None:
+    """Close what a load before this one has open, when its last call has ended."""
+    try:
+        threading.Thread(target=adapter.close, name="close-handlers", daemon=True).start()
+    except RuntimeError:  # The process ends.
+        adapter.close()
+
+
+def _config(text: Any) -> Mapping[str, Any]:
+    """Raises ConfigError."""
+    if text in (None, ""):
+        return {}
+    try:
+        config = json.loads(text)
+    except (TypeError, ValueError):
+        config = None
+    if not isinstance(config, dict):
+        raise ConfigError("config: no JSON object. Expected: one, as text, which handlers get as spec.config")
+    return config
+
+
+def _headers(came: Any) -> HeldHeaders:
+    """As Kong gives them: names in lower case, all values in lists."""
+    if not isinstance(came, dict):
+        return HeldHeaders()
+    return HeldHeaders(
+        (canonical_name(str(name)), _text(value))
+        for name, values in came.items()
+        for value in (values if isinstance(values, list) else [values])
+    )
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else str(value)
+
+
+def _bytes(body: Any) -> bytes:
+    return body if isinstance(body, bytes) else str(body or "").encode(errors="surrogateescape")
+
+
+def _together(headers: Iterable[tuple[str, str]]) -> dict[str, str | list[str]]:
+    found: dict[str, list[str]] = {}
+    for name, value in headers:
+        found.setdefault(name, []).append(value)
+    return {name: values[0] if len(values) == 1 else values for name, values in found.items()}
+
+
+def _edits(headers: HeldHeaders) -> tuple[dict[str, str | list[str]], list[str]]:
+    """What is set, with all its values, and what is gone."""
+    edited = sorted(headers.edited - _FRAMING)
+    given = _together((name, value) for name in edited for value in headers.getall(name))
+    return given, [name for name in edited if name not in given]
+
+
+def _flush_request(kong: Any, request: HeldRequest, came_with: str) -> None:
+    """Tell Kong of the edits: a call for each kind of them, and none where there are none."""
+    given, gone = _edits(request.headers)
+    for name in gone:
+        kong.service.request.clear_header(name)
+    if given:
+        kong.service.request.set_headers(given)
+    if request.has_new_path:
+        kong.service.request.set_path(request.encoded_path)
+    if request.has_new_query:
+        kong.service.request.set_raw_query(request.query_string)
+    if request.method != came_with:
+        kong.service.request.set_method(request.method)
+    if request.has_new_body:
+        kong.service.request.set_raw_body(request.raw_body)
+
+
+def _flush_response(kong: Any, response: HeldResponse, came_with: int) -> None:
+    given, gone = _edits(response.headers)
+    for name in gone:
+        kong.response.clear_header(name)
+    if response.has_new_body:
+        # In this phase a body is replaced by an answer alone; the headers that came stay.
+        kong.response.exit(response.status, response.raw_body, given or None)
+        return
+    if given:
+        kong.response.set_headers(given)
+    if response.status != came_with:
+        kong.response.set_status(response.status)
