@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coprocess.cli.options import Config, Handlers
+from coprocess.cli.replay import counted
 from coprocess.errors import ConfigError
 from coprocess.process.config import load_settings
 
@@ -81,16 +82,17 @@ def doctor(
         # @Hook makes several hooks of a function.
         functions = {(hook.source, hook.name, hook.version) for hook in project.loaded.table}
         looked_at = (
-            f"{_counted(len(project.apis), 'definition')}, {_counted(len(project.bundles), 'bundle')}, "
-            f"{_counted(len(functions), 'handler')}"
+            f"{counted(len(project.apis), 'definition')}, {counted(len(project.bundles), 'bundle')}, "
+            f"{counted(len(functions), 'handler')}"
         )
-        found = ", ".join(_counted(counts[each.value], each.value) for each in Severity)
+        found = ", ".join(counted(counts[each.value], each.value) for each in Severity)
         typer.echo(f"{looked_at} examined: {found}", err=True)
     if counts[Severity.ERROR.value]:
         raise typer.Exit(1)
 
 
 def show_finding(finding: Finding) -> None:
+    """Place, what is wrong, what comes of it, what to do."""
     place = ":".join(map(str, filter(None, (_shown(finding.file), finding.line, finding.column))))
     severity = typer.style(finding.severity.value, fg=_COLOURS[finding.severity.value], bold=True)
     at = f" {finding.json_path}" if finding.json_path else ""
@@ -109,7 +111,3 @@ def _lines(finding: Finding) -> Iterable[str]:
 def _shown(path: Path) -> Path:
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

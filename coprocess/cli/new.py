@@ -14,13 +14,17 @@ class Gateway(StrEnum):
 
     tyk = "tyk"
     envoy = "envoy"
+    kong = "kong"
 
 
 def new(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The project's name, and its folder's.")],
     gateway: Annotated[Gateway, typer.Option("--gateway", help="What the handlers are for.")] = Gateway.tyk,
 ) -> None:
-    """Make a project: handlers, tests, configuration, Makefile, containers. Nothing is overwritten."""
+    """Make a project: handlers or a plugin, tests, configuration, Makefile, containers.
+
+    Nothing is overwritten.
+    """
     from coprocess.scaffold import create
 
     for path in create(name, Path(), gateway.value):

@@ -34,7 +34,10 @@ GATEWAYS: dict[str, dict[str, str]] = {
         "containers": "Envoy, Redis",
         "path": "",
     },
+    "kong": {},
 }
+#: Those whose files are all their own.
+_APART = ("kong",)
 _ONLY_TYK = ("apis/NAME.json.tmpl", "tyk.conf.tmpl")
 _MARK = re.compile(r"@@(\w+)@@")
 
@@ -57,13 +60,17 @@ def create(name: str, parent: Path, gateway: str = "tyk") -> list[Path]:
         "name": name,
         # What an image may be called.
         "image": name.lower(),
+        # How settings of kong.conf spell it.
+        "server": name.lower().replace("-", "_"),
         "version": coprocess.__version__,
         "source": _in_make(installed_from()),
         "public_source": public_source(),
     }
     own = {key: text.replace("@@name@@", name) for key, text in GATEWAYS[gateway].items()}
     templates = dict(_found(resources.files(__name__) / "templates", ""))
-    if gateway != "tyk":
+    if gateway in _APART:
+        templates = dict(_found(resources.files(__name__) / f"templates_{gateway}", ""))
+    elif gateway != "tyk":
         templates = {path: entry for path, entry in templates.items() if path not in _ONLY_TYK}
         templates |= dict(_found(resources.files(__name__) / f"templates_{gateway}", ""))
     written = []

@@ -1,4 +1,4 @@
-"""What the pytest fixtures `gateway`, `envoy`, `store` and `dispatch` give; import it for annotations.
+"""What the pytest fixtures `gateway`, `envoy`, `kong`, `store` and `dispatch` give; for annotations.
 
 from coprocess.testing import Gateway
 
@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from coprocess.testing.gateway import Gateway as Gateway
     from coprocess.testing.gateway import Result as Result
     from coprocess.testing.gateway import SentRequest as SentRequest
+    from coprocess.testing.kong import Kong as Kong
+    from coprocess.testing.kong import KongResult as KongResult
+    from coprocess.testing.kong import KongUpstreamRequest as KongUpstreamRequest
+    from coprocess.testing.kong import LogLine as LogLine
+    from coprocess.testing.kong import PdkCall as PdkCall
     from coprocess.testing.readable import DispatchedRequest as DispatchedRequest
     from coprocess.testing.readable import DispatchedResponse as DispatchedResponse
 
@@ -32,6 +37,11 @@ __all__ = [
     "EnvoyResult",
     "EnvoyUpstreamRequest",
     "Gateway",
+    "Kong",
+    "KongResult",
+    "KongUpstreamRequest",
+    "LogLine",
+    "PdkCall",
     "Result",
     "SentRequest",
     "Store",
@@ -44,6 +54,9 @@ _HOMES = {
     "DispatchedResponse": "coprocess.testing.readable",
     **dict.fromkeys(("Envoy", "EnvoyResult", "EnvoyUpstreamRequest"), "coprocess.testing.envoy"),
     "Gateway": "coprocess.testing.gateway",
+    **dict.fromkeys(
+        ("Kong", "KongResult", "KongUpstreamRequest", "LogLine", "PdkCall"), "coprocess.testing.kong"
+    ),
     "Result": "coprocess.testing.gateway",
     "SentRequest": "coprocess.testing.gateway",
     "Store": "coprocess.store",

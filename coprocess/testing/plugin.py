@@ -1,9 +1,9 @@
-"""The pytest plugin: fixtures `gateway`, `envoy`, `dispatch` and `store`. Imports what is heavy when used."""
+"""The pytest plugin: fixtures `gateway`, `envoy`, `kong`, `dispatch`, `store`. The heavy is imported late."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from coprocess.testing.dispatch import Dispatch
     from coprocess.testing.envoy import Envoy
     from coprocess.testing.gateway import Gateway
+    from coprocess.testing.kong import Kong
     from coprocess.testing.store import TrialStore
 
 _MARKER = "coprocess"
-_OPTIONS = ("handlers", "api", "upstream")
+_OPTIONS = ("handlers", "api", "upstream", "plugins", "config", "declarative", "lua_style")
 _DEFAULT_FOLDERS = ("handlers", "event_handlers")
 
 
@@ -32,6 +33,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini(
         "coprocess_handlers",
         "folders with handlers (default: handlers and event_handlers in rootdir)",
+        type="paths",
+    )
+    parser.addini(
+        "coprocess_plugins",
+        "files of Kong plugins, for the fixture kong (default: plugins/*.py in rootdir)",
         type="paths",
     )
     parser.addini(
@@ -46,7 +52,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
         "coprocess(handlers=..., api=..., upstream=...): handler folders, API definition (file or dict) and "
-        "upstream of the fixtures gateway and dispatch, paths from rootdir",
+        "upstream of the fixtures gateway and dispatch, paths from rootdir. For the fixture kong: plugins=, "
+        "config=, declarative=, lua_style=, upstream=",
     )
 
 
@@ -189,6 +196,32 @@ def envoy(request: pytest.FixtureRequest) -> Iterator[Envoy]:
 
 
 @pytest.fixture
+def kong(request: pytest.FixtureRequest) -> Iterator[Kong]:
+    """A simulated Kong before the project's Kong plugins: `kong.get("/x", headers={…})`."""
+    from coprocess.desk.kong.trial import plugin_servers
+    from coprocess.testing.kong import Kong, only
+
+    options = _marked(request)
+    with ExitStack() as stack:
+        try:
+            lua_style = options.get("lua_style", True)
+            servers = stack.enter_context(plugin_servers(_plugin_files(request), lua_style=lua_style))
+            configs = options.get("config")
+            if configs is not None and not (configs and set(configs) <= set(servers.infos)):
+                configs = {only(list(servers.infos)): configs}
+            made = Kong(
+                servers,
+                upstream=options.get("upstream"),
+                configs=configs,
+                declarative=_declarative(request, options.get("declarative")),
+            )
+        except (CoprocessError, TypeError, ValueError) as error:
+            pytest.fail(str(error), pytrace=False)
+        stack.callback(made.close)
+        yield made
+
+
+@pytest.fixture
 def dispatch(_coprocess_dispatcher: InProcessDispatcher) -> Dispatch:
     """Calls one hook with one Object, in memory: `dispatch("Pre", "stamp", headers={…})`."""
     from coprocess.testing.dispatch import Dispatch
@@ -218,6 +251,29 @@ def _folders(request: pytest.FixtureRequest) -> list[Path]:
         return [root / folder for folder in ([marked] if isinstance(marked, (str, Path)) else marked)]
     named: list[Path] = request.config.getini("coprocess_handlers")
     return named or [root / folder for folder in _DEFAULT_FOLDERS if (root / folder).is_dir()]
+
+
+def _plugin_files(request: pytest.FixtureRequest) -> list[Path]:
+    root = request.config.rootpath
+    marked = _marked(request).get("plugins")
+    if marked is not None:
+        named = [marked] if isinstance(marked, (str, Path)) else marked
+        return [root / each for each in named]
+    found: list[Path] = request.config.getini("coprocess_plugins")
+    files = found or sorted((root / "plugins").glob("*.py"))
+    if not files:
+        pytest.fail(
+            f"no Kong plugins: expected plugins/*.py in {root}, the option coprocess_plugins, or "
+            "@pytest.mark.coprocess(plugins=…)",
+            pytrace=False,
+        )
+    return files
+
+
+def _declarative(request: pytest.FixtureRequest, given: Any) -> Any:
+    from coprocess.desk.kong.declarative import read_declarative
+
+    return read_declarative(request.config.rootpath / given) if isinstance(given, (str, Path)) else given
 
 
 def _definition(request: pytest.FixtureRequest, loaded: Loaded) -> ApiDefinition:

@@ -250,6 +250,30 @@ def test_a_server_ends_when_its_kong_was_killed(
         time.sleep(0.05)
 
 
+def test_a_reload_loses_no_event_and_metrics_tell_of_phases(
+    plugin: Path, tmp_path: Path, started: list[subprocess.Popen[bytes]]
+) -> None:
+    admin = tmp_path / "admin"
+    words = [*KONG, "serve", str(plugin), "-p", str(tmp_path), "--admin", f"unix:{admin}"]
+    started.append(subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT))
+    kong = connect(tmp_path / "my-plugin.socket", started[0])
+    instance = kong.start('{"message": "hi"}', "my-plugin")
+    plugin.write_text(PLUGIN.replace('set_header("x"', 'set_header("new"'))
+    started[0].send_signal(signal.SIGHUP)
+    names, until_s = {"x"}, time.monotonic() + 20
+    while "new" not in names and time.monotonic() < until_s:
+        # With the instance that it has, before and after.
+        ((_, (name, value)),) = kong.run(instance)
+        assert value == "hi"
+        names.add(name)
+    assert names == {"x", "new"}
+    with socket.socket(socket.AF_UNIX) as asked:
+        asked.connect(str(admin))
+        asked.sendall(b"GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n")
+        page = b"".join(iter(lambda: asked.recv(65536), b"")).decode()
+    assert 'hook="my-plugin",hook_type="access"' in page
+
+
 def test_a_plugin_that_cannot_be_loaded_refuses_requests(
     tmp_path: Path, started: list[subprocess.Popen[bytes]]
 ) -> None:

@@ -41,7 +41,10 @@ def test_several_definitions(project: pytest.Pytester) -> None:
 
 def test_marker_with_another_argument(project: pytest.Pytester) -> None:
     code = "import pytest\n@pytest.mark.coprocess(handler='x')\ndef test_it(gateway): pass"
-    assert "takes handlers=, api=, upstream=, not handler" in fails(project, code)
+    assert (
+        "takes handlers=, api=, upstream=, plugins=, config=, declarative=, lua_style=, not handler"
+        in fails(project, code)
+    )
 
 
 def test_failing_assertion_tells_what_went_wrong(project: pytest.Pytester) -> None:

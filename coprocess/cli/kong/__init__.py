@@ -13,6 +13,9 @@ class _KongCommands(Commands):
         "serve": ("serve", "serve"),
         "dump": ("dump", "dump"),
         "conf": ("conf", "conf"),
+        "try": ("try_", "try_"),
+        "doctor": ("doctor", "doctor"),
+        "replay": ("replay", "replay"),
     }
 
 

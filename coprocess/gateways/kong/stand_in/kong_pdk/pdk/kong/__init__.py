@@ -5,3 +5,5 @@ from typing import Any
 from coprocess.gateways.kong.pdk import kong_class as _kong_class
 
 kong: Any = _kong_class("lua")
+python_kong: Any = _kong_class("python")
+async_kong: Any = _kong_class("async")

@@ -1,0 +1,102 @@
+"""How a plugin's code takes the results of PDK calls: as (value, err), or as values."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from coprocess.desk.kong.simulator.pdk import METHODS
+from coprocess.errors import ConfigError
+
+_PHASES = ("certificate", "rewrite", "access", "response", "preread", "log")
+#: Calls whose result is of no interest: what plugins do with it tells nothing.
+_COMMANDS = (".set_", ".add_", ".clear_", ".log.", ".exit", ".error", ".enable_", ".disable_")
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One call whose result is used."""
+
+    method: str
+    line: int
+    #: Whether it is taken for a pair.
+    is_pair: bool
+
+
+@dataclass(slots=True)
+class PluginCode:
+    """What a plugin's file says, without running it."""
+
+    path: Path
+    phases: list[str]
+    uses: list[Use]
+    #: Whether a phase is `async def`: its calls are awaited, and give values.
+    is_async: bool = False
+
+    @property
+    def pairs(self) -> list[Use]:
+        return [use for use in self.uses if use.is_pair]
+
+    @property
+    def values(self) -> list[Use]:
+        return [use for use in self.uses if not use.is_pair]
+
+
+def read_code(path: Path) -> PluginCode:
+    """Raises ConfigError where the file is no Python."""
+    try:
+        tree = ast.parse(path.read_bytes(), str(path))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except (SyntaxError, ValueError) as error:
+        line = f"{error.lineno}: " if isinstance(error, SyntaxError) and error.lineno else ""
+        raise ConfigError(f"{path}:{line}{error.args[0] if error.args else error}") from None
+    parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
+    code = PluginCode(path, [], [])
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name in _PHASES:
+            if isinstance(parents.get(node), ast.ClassDef):
+                code.phases.append(node.name)
+                code.is_async = code.is_async or isinstance(node, ast.AsyncFunctionDef)
+        elif isinstance(node, ast.Call):
+            code.uses += _use(node, parents)
+    return code
+
+
+def _use(call: ast.Call, parents: dict[ast.AST, ast.AST]) -> Iterator[Use]:
+    name = _dotted(call.func)
+    if name is None:
+        return
+    method = f"kong.{name.partition('.')[2]}"
+    if method.encode() not in METHODS or any(part in method for part in _COMMANDS):
+        return
+    parent = parents.get(call)
+    if isinstance(parent, ast.Expr):
+        return
+    if isinstance(parent, ast.Await):
+        return
+    yield Use(method, call.lineno, _is_pair(call, parent))
+
+
+def _is_pair(call: ast.Call, parent: ast.AST | None) -> bool:
+    if isinstance(parent, ast.Assign):
+        return any(isinstance(target, (ast.Tuple, ast.List)) for target in parent.targets) or all(
+            isinstance(target, ast.Name) and target.id in ("result", "pair") for target in parent.targets
+        )
+    if isinstance(parent, ast.Subscript) and parent.value is call:
+        # `[0]` of what is a list or text would be odd.
+        return isinstance(parent.slice, ast.Constant) and parent.slice.value in (0, 1)
+    return isinstance(parent, ast.Starred)
+
+
+def _dotted(node: ast.AST) -> str | None:
+    """`kong.request.get_header`, whatever the first name is."""
+    parts: list[str] = []
+    while isinstance(node, ast.Attribute):
+        parts.append(node.attr)
+        node = node.value
+    if not isinstance(node, ast.Name) or not parts:
+        return None
+    return ".".join([node.id, *reversed(parts)])

@@ -1,0 +1,159 @@
+"""Plugin servers for the simulated Kong: the same as `coprocess kong serve` runs, in this process."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import structlog
+
+from coprocess.desk.kong.simulator.dump import PluginInfo, plugin_info
+from coprocess.desk.tyk.trial.output import collecting_output
+from coprocess.errors import LoadError
+from coprocess.gateways.kong.plugin import PluginOptions
+from coprocess.gateways.kong.registration import load_plugins, plugin_server
+from coprocess.loading.hooks import Hook, HookTable
+from coprocess.runtime.registration import GatewayOptions
+from coprocess.runtime.service import Service, ServiceOptions
+from coprocess.transport import listeners
+from coprocess.transport.engine import EngineOptions
+
+_LARGEST_BYTES = 64 * 2**20
+#: How long one trial's plugin may take to end after its answer.
+_STOP_S = 1.0
+
+
+@dataclass(slots=True)
+class PhaseRun:
+    """One run of a phase's method, or of a plugin's `__init__` (phase `start`)."""
+
+    plugin: str
+    phase: str
+    output: list[str] = field(default_factory=list)
+    #: What it raised.
+    error: BaseException | None = None
+    seconds: float = 0.0
+
+
+class PluginServers:
+    """One server a plugin file, as Kong has them. `runs` are what ran, in the order in which it began."""
+
+    def __init__(self) -> None:
+        self.infos: dict[str, PluginInfo] = {}
+        self.sockets: dict[str, str] = {}
+        self.paths: dict[str, Path] = {}
+        self.modules: dict[str, ModuleType] = {}
+        self.runs: list[PhaseRun] = []
+
+    def observed(self, hook: Hook) -> Hook:
+        """`hook`, with its runs kept."""
+        function, name, phase = hook.function, hook.name, hook.type.name
+        if hook.is_async:
+
+            async def run_async(*args: Any) -> Any:
+                with self._running(name, phase):
+                    return await function(*args)
+
+            return replace(hook, function=run_async)
+
+        def run(*args: Any) -> Any:
+            with self._running(name, phase):
+                return function(*args)
+
+        return replace(hook, function=run)
+
+    @contextmanager
+    def _running(self, plugin: str, phase: str) -> Iterator[None]:
+        run = PhaseRun(plugin, phase)
+        self.runs.append(run)
+        started = time.perf_counter()
+        with collecting_output() as output:
+            try:
+                yield
+            except Exception as error:
+                run.error = error
+                raise
+            finally:
+                run.output = "".join(output).splitlines()
+                run.seconds = time.perf_counter() - started
+
+
+@contextmanager
+def plugin_servers(
+    paths: Sequence[Path], *, lua_style: bool = True, timeout_s: float = 30.0
+) -> Iterator[PluginServers]:
+    """Serve the plugins in `paths`, a file each, within. Raises LoadError where one does not load."""
+    servers = PluginServers()
+    with ExitStack() as stack:
+        stack.enter_context(_quiet_log())
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="coprocess-kong-")))
+        for index, path in enumerate(paths):
+            stack.enter_context(_serving(servers, path, folder / f"{index}.sock", lua_style, timeout_s))
+        yield servers
+
+
+def _drop(*_: object) -> Any:
+    raise structlog.DropEvent
+
+
+@contextmanager
+def _quiet_log() -> Iterator[None]:
+    """What the server would log is in `runs`, and shown from there."""
+    before = structlog.get_config()
+    structlog.configure(processors=[_drop])
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
+
+
+@contextmanager
+def _serving(
+    servers: PluginServers, path: Path, socket_path: Path, lua_style: bool, timeout_s: float
+) -> Iterator[None]:
+    options = PluginOptions(lua_style=lua_style)
+    loaded, plugins = load_plugins([path], options)
+    with ExitStack() as stack:
+        stack.callback(loaded.forget)
+        if loaded.problems:
+            texts = [problem.traceback or str(problem) for problem in loaded.problems]
+            raise LoadError("\n".join(texts))
+        for plugin in plugins:
+            if plugin.name in servers.infos:
+                raise LoadError(f"{path}: a second plugin named {plugin.name!r}. Expected: a name each")
+            servers.infos[plugin.name] = plugin_info([plugin.info()])
+            servers.sockets[plugin.name] = str(socket_path)
+            servers.paths[plugin.name] = path
+            servers.modules[plugin.name] = sys.modules[plugin.plugin_class.__module__]
+        loaded.serve()
+        registration = plugin_server([path], options, follows_another=False)
+        table = HookTable(servers.observed(hook) for hook in loaded.table)
+        service = Service(
+            registration.make(table, GatewayOptions()), ServiceOptions(timeout_s, owns_process=False)
+        )
+        make_engine: Callable[[EngineOptions], Any] | None = registration.engine
+        assert make_engine is not None  # noqa: S101 - a plugin server has an engine of its own
+        engine = make_engine(
+            EngineOptions(
+                methods=registration.methods,
+                max_message_bytes=_LARGEST_BYTES,
+                min_threads=1,
+                max_threads=64,
+                max_concurrent_streams=1,
+                max_metadata_bytes=1,
+            )
+        )
+        service.replace_thread = engine.replace_thread
+        listeners.listen(f"unix:{socket_path}", engine.listen, listeners.SocketAccess())
+        service.start()
+        engine.start(service.handle)
+        stack.callback(service.stop, _STOP_S)
+        stack.callback(engine.stop)
+        yield

@@ -1,0 +1,90 @@
+"""The pytest fixture `kong`."""
+
+from __future__ import annotations
+
+import pytest
+
+import coprocess.testing.kong
+
+# pytester forgets what an inner run imports: what was there before stays.
+assert coprocess.testing.kong
+pytest_plugins = ["pytester"]
+
+PLUGIN = """
+Schema = [{"greeting": {"type": "string", "default": "hello"}}]
+
+class Plugin:
+    def __init__(self, config):
+        self.greeting = config["greeting"]
+
+    def access(self, kong):
+        consumer, _ = kong.client.get_consumer()
+        name = consumer["username"] if consumer else "you"
+        kong.response.set_header("X-Greeting", f"{self.greeting} {name}")
+        kong.ctx.shared.set("seen", True)
+
+    def response(self, kong):
+        body, _ = kong.service.response.get_raw_body()
+        if body == b"down":
+            kong.response.exit(503, {"message": "later"})
+"""
+
+TESTS = """
+import pytest
+
+from coprocess.testing import Kong
+
+
+def test_greets(kong: Kong) -> None:
+    result = kong.get("/x", headers={"A": "1"}, params={"q": "é"})
+    assert result.ok
+    assert result.headers["X-Greeting"] == "hello you"
+    assert result.upstream.url == "/x?q=%C3%A9"
+    assert result.upstream.headers["A"] == "1"
+    assert result.shared == {"seen": True}
+    assert [call.method for call in result.calls][0] == "kong.client.get_consumer"
+
+
+def test_another_configuration_and_a_caller(kong: Kong) -> None:
+    kong.configure({"greeting": "hej"})
+    kong.consumer("ann")
+    assert kong.get("/").headers["X-Greeting"] == "hej ann"
+    kong.configure({"greeting": "ciao"})
+    assert kong.get("/").headers["X-Greeting"] == "ciao ann"
+
+
+def test_upstream(kong: Kong) -> None:
+    kong.upstream = {"a": 1}
+    assert kong.post("/", json={"b": 2}).json() == {"a": 1}
+    from coprocess import respond
+    kong.upstream = lambda request: respond(200, "down")
+    result = kong.get("/")
+    assert result.status == 503
+    assert result.json() == {"message": "later"}
+
+
+@pytest.mark.coprocess(config={"greeting": "salut"}, upstream=204)
+def test_marked(kong: Kong) -> None:
+    assert kong.get("/").status == 204
+    assert kong.get("/").headers["X-Greeting"] == "salut you"
+
+
+@pytest.mark.coprocess(config={"greting": "salut"})
+def test_misspelt(kong: Kong) -> None:
+    pass
+
+
+@pytest.mark.coprocess(plugins="none.py")
+def test_missing(kong: Kong) -> None:
+    pass
+"""
+
+
+def test_a_project_with_kong_plugins(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    pytester.makepyprojecttoml('[tool.pytest.ini_options]\nfilterwarnings = ["error"]\n')
+    (pytester.mkdir("plugins") / "hello.py").write_text(PLUGIN)
+    pytester.makepyfile(TESTS)
+    result = pytester.runpytest("-p", "no:cacheprovider", "-p", "coprocess", "-p", "anyio")
+    result.assert_outcomes(passed=4, errors=2)
+    result.stdout.fnmatch_lines(["*config.greting: unknown field*", "*none.py*no such file*"])
