@@ -12,6 +12,7 @@ from tests.chaos import (
     blocked_loop,
     connections,
     disk_full,
+    floods,
     hostile,
     misbehaving,
     mixed,
@@ -37,6 +38,12 @@ def test_the_page_shows_the_figures_that_were_measured() -> None:
 @pytest.mark.parametrize("engine", ENGINES)
 def test_hostile_calls_end_with_a_clear_status_and_harm_no_other(tmp_path: Path, engine: str) -> None:
     hostile.trial(tmp_path, engine, 1000, strict=False)
+
+
+def test_a_peer_that_floods_harms_no_other(tmp_path: Path) -> None:
+    figures = floods.trial(tmp_path, most_bytes=400_000, most_s=1)
+    ended = {name for name, figure in figures["floods"].items() if figure["ended"]}
+    assert {"HPACK bomb", "empty CONTINUATION", "SETTINGS", "PING", "a frame of 16 MiB"} <= ended
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -29,6 +29,7 @@ from tests.chaos import (
     connections,
     crash_loop,
     disk_full,
+    floods,
     hostile,
     hung_worker,
     misbehaving,
@@ -53,6 +54,7 @@ def trials(hostile_calls: int, mixed: Trial) -> list[tuple[str, str, Trial]]:
     found: list[tuple[str, str, Trial]] = []
     for engine in ("http2", "grpcio"):
         found += [(name, engine, run) for name, run in _each_engine(hostile_calls, mixed).items()]
+    found.append(("floods of one connection", "http2", _floods))
     two = ("--workers=2",)
     with_workers: dict[str, Trial] = {
         "hostile calls": partial(hostile.trial, calls=hostile_calls // 10, strict=False, flags=two),
@@ -64,6 +66,10 @@ def trials(hostile_calls: int, mixed: Trial) -> list[tuple[str, str, Trial]]:
     found += [(f"{name}, 2 workers", "http2", run) for name, run in with_workers.items()]
     hangs = partial(hung_worker.trial, hangs=4)
     return [*found, *(("hung worker, 2 workers", engine, hangs) for engine in ("http2", "grpcio"))]
+
+
+def _floods(folder: Path, engine: str) -> Figures:
+    return floods.trial(folder, most_bytes=200_000_000, most_s=10)
 
 
 def _each_engine(hostile_calls: int, mixed: Trial) -> dict[str, Trial]:

@@ -32,6 +32,17 @@ def _hostile(trial: Figures) -> tuple[str, str]:
     )
 
 
+def _floods(trial: Figures) -> tuple[str, str]:
+    floods = trial["floods"].values()
+    ended = sum(figure["ended"] for figure in floods)
+    slowest_ms = max(figure["good_p99_ms"] for figure in floods)
+    return (
+        f"{len(trial['floods'])} kinds of floods, one connection each",
+        f"{ended} ended by the service; {_good(trial)}, p99 {slowest_ms} ms beside the worst, "
+        f"{trial['p99_before_ms']} ms before; {trial['rss_mib']} MiB",
+    )
+
+
 def _reloads(trial: Figures) -> tuple[str, str]:
     return (
         f"{trial['reloads']} reloads, {trial['broken']} broken",
@@ -156,6 +167,7 @@ def _hung_worker(trial: Figures) -> tuple[str, str]:
 
 _DESCRIBED: dict[str, Callable[[Figures], tuple[str, str]]] = {
     "hostile calls": _hostile,
+    "floods of one connection": _floods,
     "reload under load": _reloads,
     "SIGTERM under load": _stops,
     "misbehaving handlers": _misbehaving,

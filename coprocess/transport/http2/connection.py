@@ -466,6 +466,18 @@ class Connection:
         self._send_reset(stream.id, code)
         self._close_stream(stream)
 
+    def abandon(self) -> list[Stream]:
+        """Close all streams, of which there may be thousands, as nobody can be told; which they were."""
+        self.is_closed = True
+        streams = list(self.streams.values())
+        self.streams.clear()
+        self.held_bytes = 0
+        for stream in streams:
+            stream.is_closed = True
+            if stream.timer is not None:
+                stream.timer.cancel()
+        return streams
+
     def ping(self, payload: bytes) -> None:
         """Ask for a sign of life. `payload` has 8 bytes."""
         self.sending.control(frames.frame(frames.PING, 0, 0, payload))

@@ -125,9 +125,9 @@ class GrpcConnection:
 
     def lost(self) -> None:
         """The transport is gone: nobody waits for answers any more."""
-        self.http.is_closed = True
-        for stream in list(self.http.streams.values()):
-            self._cancel(stream)
+        for stream in self.http.abandon():
+            if stream.call is not None:
+                stream.call.cancelled()
 
     def drop_overdue(self, now_s: float) -> bool:
         """Give up requests whose content does not come, also those of no call; whether there were any.
@@ -271,11 +271,6 @@ class GrpcConnection:
             if stream.call is not None:
                 stream.call.cancelled()
             self._on_output()
-
-    def _cancel(self, stream: Stream) -> None:
-        self.http.reset(stream, ErrorCode.CANCEL)
-        if stream.call is not None:
-            stream.call.cancelled()
 
     # Answers. Those of a call that has ended do nothing.
 
