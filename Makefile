@@ -53,8 +53,9 @@ format: $(READY) ## format the code and mend what ruff can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-proto: $(READY) ## compile proto/ into coprocess/gateways/tyk/wire/
+proto: $(READY) ## compile proto/ into the gateways' wire/
 	$(BIN)/python proto/compile.py
+	$(BIN)/python proto/envoy/compile.py
 
 lock: $(READY) ## renew requirements/ from pyproject.toml (needs uv)
 	requirements/lock

@@ -1,6 +1,6 @@
 """Measure the service beside its peers and write the figures to `docs/performance.json`.
 
-    run.py [--shared ../shared] [--seconds 4] [--rounds 3] [--only NAME …]
+    run.py [--seconds 4] [--rounds 3] [--only NAME …]
 
 Needs Go, for the load generator, and two cores: the server is pinned to one, the load to the other. Without
 Go it says so and ends. `report.py` makes the tables and the plot of docs/performance.md from the figures.
@@ -30,8 +30,7 @@ FIGURES = BENCH.parent / "docs" / "performance.json"
 
 
 class Bench:
-    def __init__(self, shared: Path, gobench: Path, seconds: float, rounds: int) -> None:
-        self.compare_script = shared / "bench" / "compare.py"
+    def __init__(self, gobench: Path, seconds: float, rounds: int) -> None:
         self.gobench = gobench
         self.seconds = seconds
         self.rounds = rounds
@@ -42,9 +41,9 @@ class Bench:
         return serve_command(handlers, *flags, data_dir=self.data_dir, uvloop=uvloop)
 
     def compare(self, servers: dict[str, str], *flags: str) -> dict[str, Any]:
-        """The shared script's medians, by server."""
+        """The medians of compare.py, by server."""
         with tempfile.NamedTemporaryFile(suffix=".json") as out:
-            words = [sys.executable, str(self.compare_script), "--gobench", str(self.gobench)]
+            words = [sys.executable, str(BENCH / "compare.py"), "--gobench", str(self.gobench)]
             words += [
                 "--rounds",
                 str(self.rounds),
@@ -199,14 +198,12 @@ MEASUREMENTS: dict[str, Callable[[Bench], dict[str, Any]]] = {
 }
 
 
-def build_gobench(shared: Path) -> Path | None:
-    source = shared / "bench" / "gobench"
-    if shutil.which("go") is None or not source.is_dir():
+def build_gobench() -> Path | None:
+    """The load generator, which is also the Go peer. None where Go is not installed."""
+    if shutil.which("go") is None:
         return None
     target = Path(tempfile.gettempdir()) / "coprocess-gobench"
-    copy = Path(tempfile.mkdtemp()) / "gobench"  # The shared folder may be read-only.
-    shutil.copytree(source, copy)
-    subprocess.run(["go", "build", "-o", str(target), "."], cwd=copy, check=True)
+    subprocess.run(["go", "build", "-o", str(target), "."], cwd=BENCH / "gobench", check=True)
     return target
 
 
@@ -228,16 +225,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--shared", type=Path, default=BENCH.parent.parent / "shared")
     parser.add_argument("--seconds", type=float, default=4)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="*", choices=MEASUREMENTS, default=list(MEASUREMENTS))
     args = parser.parse_args()
-    gobench = build_gobench(args.shared)
+    gobench = build_gobench()
     if gobench is None:
-        print("The bench needs Go and the load generator of the shared folder (--shared).", file=sys.stderr)
+        print("The bench needs Go, for its load generator.", file=sys.stderr)
         return 1
-    bench = Bench(args.shared, gobench, args.seconds, args.rounds)
+    bench = Bench(gobench, args.seconds, args.rounds)
     figures = json.loads(FIGURES.read_text()) if FIGURES.is_file() else {}
     for name in args.only:
         print(f"== {name}", flush=True)

@@ -167,6 +167,8 @@ def test_problem_of_running_code_has_its_traceback(load: Load, tmp_path: Path) -
     traceback = loaded.problems[0].traceback
     assert traceback.startswith("Traceback")
     assert "in f\n    raise ValueError('why')" in traceback
+    # How it was imported says nothing to those who wrote it.
+    assert traceback.count("File ") == 2
 
 
 def test_problem_in_a_package_names_the_file_in_it(load: Load, tmp_path: Path) -> None:

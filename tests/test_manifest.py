@@ -97,6 +97,8 @@ def test_manifest_that_lists_no_modules_runs_all_but_tests(load: Load, tmp_path:
         "conftest.py",
         "setup.py",
         "noxfile.py",
+        "tests.py",
+        "fabfile.py",
         "__main__.py",
         "tests/__init__.py",
     ],
@@ -145,7 +147,8 @@ def test_hooks_in_a_file_that_is_not_run_are_told(load: Load, tmp_path: Path) ->
         ("[]", "manifest.json: not a JSON object"),
         ('{"file_list": "middleware.py"}', "manifest.json: file_list is not a list of file names"),
         (manifest("middleware.py", "gone.py"), "manifest.json: file_list has middleware.py, which is not in"),
-        (manifest("../elsewhere.py"), "manifest.json: file_list has ../elsewhere.py, which is not in"),
+        (manifest("../good/handlers.py"), "file_list has ../good/handlers.py, which leads out of it"),
+        (manifest(f"{'a' * 5000}.py"), "which is not in the folder"),  # It ended the whole load.
     ],
 )
 def test_bundle_whose_entry_is_not_known_is_not_run(load: Load, tmp_path: Path, text: str, says: str) -> None:

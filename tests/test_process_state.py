@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import logging
 import logging.config
@@ -41,11 +42,32 @@ CHANGES: dict[str, tuple[str, Callable[[], Any]]] = {
         "import signal; signal.alarm(1000)",
         lambda: signal.getitimer(signal.ITIMER_REAL)[0] > 0,
     ),
+    "the alarm timer (signal.alarm, signal.setitimer)": (
+        "import signal; signal.setitimer(signal.ITIMER_PROF, 1000); "
+        "signal.setitimer(signal.ITIMER_VIRTUAL, 1000)",
+        lambda: (signal.getitimer(signal.ITIMER_PROF)[0], signal.getitimer(signal.ITIMER_VIRTUAL)[0]),
+    ),
+    "signals by faulthandler.register": (
+        # On Python's own descriptor for errors: pytest has another.
+        "import faulthandler, signal, sys; faulthandler.register(signal.SIGTERM, sys.__stderr__)",
+        lambda: faulthandler.unregister(signal.SIGTERM),
+    ),
+    "standard input, output or error (os.close)": (
+        "import os; os.close(0)",
+        lambda: os.fstat(0).st_mode > 0,
+    ),
+    "the limit of recursion": ("import sys; sys.setrecursionlimit(300)", sys.getrecursionlimit),
+    "builtins": ("import builtins; builtins.open = None", lambda: open),
+    "what makes log records": (
+        "import logging; logging.setLogRecordFactory(lambda *a, **k: 1 / 0)",
+        logging.getLogRecordFactory,
+    ),
     "sys.stdout": ("import io, sys; sys.stdout = io.StringIO()", lambda: sys.stdout),
     "sys.stderr": ("import io, sys; sys.stderr = io.StringIO()", lambda: sys.stderr),
     "the switch interval": ("import sys; sys.setswitchinterval(1)", sys.getswitchinterval),
     "the stack size": ("import threading; threading.stack_size(65536)", threading.stack_size),
     "whether garbage is collected": ("import gc; gc.disable()", gc.isenabled),
+    "whether garbage is collected (gc.disable)": ("import gc; gc.set_threshold(0)", gc.get_threshold),
     "the umask": ("import os; os.umask(0o777)", process_state._umask),
     "resource limits": (
         "import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (200, r.getrlimit(r.RLIMIT_NOFILE)[1]))",
@@ -120,6 +142,7 @@ def test_it_is_put_back_where_the_module_fails(load: Load, tmp_path: Path) -> No
         "import logging; logging.getLogger().addHandler(logging.NullHandler())",
         "import warnings; warnings.filterwarnings('ignore', 'x')",
         "import os; os.environ['MINE'] = 'x'",
+        "import sys; sys.setrecursionlimit(sys.getrecursionlimit())",
     ],
 )
 def test_what_is_harmless_is_left_alone(

@@ -168,6 +168,22 @@ def test_zip_on_the_path(load: Load, tmp_path: Path) -> None:
 
     assert version_of(load(write(tmp_path, {"middleware.py": code}))) == "z z"
     assert sys.path == path
+    # As a false alarm of `import` was.
+    _, report = inspect_bundle(tmp_path)
+    assert not [concern for concern in report.concerns if "not installed" in str(concern)]
+
+
+def test_import_module_finds_each_bundles_own_library_as_import_does(load: Load, tmp_path: Path) -> None:
+    """The second bundle silently got the library of the first."""
+    code = f"import importlib\n{WAYS['insert']}\nsome_lib = importlib.import_module('some_lib')"
+    loaded = []
+    for version in "12":
+        folder = write_bundle(tmp_path / version, version, code)
+        middleware = (folder / "middleware.py").read_text().removesuffix("\nimport some_lib")
+        loaded.append(load(write(folder, {"middleware.py": middleware})))
+
+    assert [version_of(each) for each in loaded] == ["1 1", "2 2"]
+    assert "some_lib" not in sys.modules
 
 
 def test_vendored_part_of_a_namespace_package_hides_no_installed_part(load: Load, tmp_path: Path) -> None:
@@ -208,3 +224,13 @@ def test_import_has_no_alarm_for_a_library_on_a_path_of_the_bundles_own(tmp_path
 
     assert [concern for concern in report.concerns if "does not say when" not in str(concern)] == []
     assert os.path.isdir(folder / "libs")
+
+
+@pytest.mark.parametrize("way", ["sys.path.clear()", "sys.path = sys.path[:1]", "sys.path.pop()"])
+def test_what_code_takes_from_the_path_is_there_again_for_others(
+    load: Load, tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = list(sys.path)
+    monkeypatch.setattr(sys, "path", list(path))
+    assert load(write(tmp_path / "handlers", {"a.py": f"import sys\n{way}\n"})).problems == []
+    assert sys.path == path

@@ -14,8 +14,10 @@ from typing import Any
 
 import grpc
 import pytest
+from pydantic import SecretStr
 from structlog.testing import capture_logs
 
+from coprocess.errors import ConfigError
 from coprocess.process.app import App
 from coprocess.process.config import Settings
 from tests.server import ENGINES, PATIENCE_S, status_of, until
@@ -180,3 +182,17 @@ def test_the_toys_handlers_are_reloaded(samples: Path) -> None:
         after = running.ask(moment="Pre", name="append_header")
     assert before["headers"]["Custom_header"] == "custom_value"
     assert after["headers"]["Custom_header"] == "another value"
+
+
+def test_a_gateway_that_sends_no_webhooks_has_no_listener_for_them(samples: Path) -> None:
+    settings = Settings(
+        listen=["127.0.0.1:0"],
+        admin="off",
+        handlers=[samples],
+        redis="redis://127.0.0.1:1/0",
+        events_listen="127.0.0.1:0",
+        events_secret=SecretStr("long enough for a secret"),
+    )
+
+    with pytest.raises(ConfigError, match="events_listen: toy sends no webhooks"):
+        App(settings, gateway=TOY)

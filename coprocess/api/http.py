@@ -95,6 +95,8 @@ class MultiHeaders(Headers):
 
     def __init__(self, headers: Mapping[str, str] | Iterable[tuple[str, str]] = ()) -> None:
         self._values: CIMultiDict[str] = CIMultiDict()
+        if isinstance(headers, str | bytes):  # type: ignore[unreachable]  # what handlers pass is not checked
+            raise wrong_type("headers", "a mapping or a list of pairs", headers)
         for name, value in headers.items() if isinstance(headers, Mapping) else headers:
             self.add(name, value)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import sys
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import typer
@@ -26,25 +27,29 @@ _COMMANDS = {
     "doctor": ("doctor", "doctor"),
     "import": ("import_", "import_"),
     "new": ("new", "new"),
+    "kong": ("kong", "app"),
     "bundle": ("bundle", "app"),
     "events": ("events", "app"),
 }
 
 
-class _Commands(TyperGroup):
+class Commands(TyperGroup):
     """Loads the module of a command when it is asked for: `serve` needs nothing of the others'."""
+
+    package = "coprocess.cli"
+    modules: Mapping[str, tuple[str, str]] = _COMMANDS
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         # Their names, for the list and for what is meant by a name that is none.
-        names: dict[str, Any] = dict.fromkeys(_COMMANDS)
+        names: dict[str, Any] = dict.fromkeys(self.modules)
         self.commands = {**names, **self.commands}
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name not in _COMMANDS:
+        if cmd_name not in self.modules:
             return super().get_command(ctx, cmd_name)
-        module, name = _COMMANDS[cmd_name]
-        command = getattr(importlib.import_module(f"coprocess.cli.{module}"), name)
+        module, name = self.modules[cmd_name]
+        command = getattr(importlib.import_module(f"{self.package}.{module}"), name)
         if not isinstance(command, typer.Typer):
             alone = typer.Typer(add_completion=False, rich_markup_mode=None)
             alone.command(cmd_name)(command)
@@ -54,7 +59,7 @@ class _Commands(TyperGroup):
 
 app = typer.Typer(
     name="coprocess",
-    cls=_Commands,
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -98,14 +103,15 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     # The log of `serve` sees to that itself.
-    if sys.argv[1:2] != ["serve"]:
+    serves = sys.argv[1:2] == ["serve"] or sys.argv[1:3] == ["kong", "serve"]
+    if not serves:
         make_output_harmless()
     try:
         app()
     except CoprocessError as error:
         _end(str(error))
     except Exception as error:  # - whatever it is, the user of a command is told in a sentence
-        if sys.flags.dev_mode or sys.argv[1:2] == ["serve"]:
+        if sys.flags.dev_mode or serves:
             raise
         _end(_sentence(error))
 

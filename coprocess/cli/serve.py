@@ -25,6 +25,8 @@ def _option(flag: str, **options: Any) -> Any:
 
 def serve(
     listen: Annotated[list[str] | None, _option("--listen", metavar="ADDRESS")] = None,
+    envoy: Annotated[bool | None, _option("--envoy/--no-envoy")] = None,
+    tyk: Annotated[bool | None, _option("--tyk/--no-tyk")] = None,
     handlers: Handlers = None,
     strict: Annotated[bool | None, _option("--strict/--no-strict")] = None,
     engine: Annotated[str | None, _option("--engine", metavar="auto|http2|grpcio")] = None,
@@ -100,7 +102,7 @@ def serve(
         ) from None
     finally:
         logs.flush(_FLUSH_S)
-        _bound_exit(status)
+        bound_exit(status)
 
 
 def _run(
@@ -126,11 +128,12 @@ def _run(
         FrontApp(settings, config_file=config).run()
     else:
         from coprocess.process.app import App
+        from coprocess.process.gateways import served
 
-        App(settings, config_file=config, reread=reread).run()
+        App(settings, gateway=served(settings), config_file=config, reread=reread).run()
 
 
-def _bound_exit(status: int) -> None:
+def bound_exit(status: int) -> None:
     """End the process soon, also where a handler's thread, or a log that nobody reads, would keep it."""
     timer = threading.Timer(_EXIT_TIMEOUT_S, os._exit, (status,))
     timer.daemon = True

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from types import CodeType, FunctionType
 from typing import Any
 
+from coprocess.loading.hooks import Hook
+
 #: Attributes of requests and responses that need the body.
 _BODY_NAMES = frozenset(("body", "raw_body", "text", "json", "set_json", "form", "stream"))
 
@@ -37,6 +39,21 @@ def uses_body(function: Callable[..., Any]) -> bool:
                 if other is not None and other.__globals__.get("__name__") == module_name:
                     waiting.append(other)
     return False
+
+
+def hook_uses_body(hook: Hook) -> bool:
+    """The same for a handler with all that is around it; what its declaration says goes first."""
+    if hook.body is not None:
+        return hook.body
+    functions = [hook.handler]
+    if (app := hook.app) is not None:
+        around = (*app.befores, *app.afters, *app.teardowns)
+        functions += [each.function for each in around if hook.type in each.moments]
+        functions += [each.function for each in app.error_handlers]
+        functions += [
+            inspect.unwrap(each.function) for each in app.resources.values() if each.scope == "call"
+        ]
+    return any(uses_body(function) for function in functions)
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:

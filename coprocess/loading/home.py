@@ -31,6 +31,8 @@ class Home:
     aliases: Mapping[str, ModuleType] = field(default_factory=dict)
     #: What native handlers may ask for. A type that is missing does not exist at this gateway.
     parameters: Mapping[HookType, tuple[str, ...]] = field(default_factory=lambda: PARAMETERS)
+    #: Whether its calls say of which request they are, as `call.lifetime`; else each is on its own.
+    calls_share_a_request: bool = False
 
 
 #: No gateway in particular: it has all that any may have.

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from coprocess.api.app import App
 from coprocess.api.declarations import Limits
@@ -14,6 +14,9 @@ from coprocess.api.functions import Source
 from coprocess.api.moments import HookType
 from coprocess.errors import HandlerError, UnknownHook
 from coprocess.text import printable
+
+if TYPE_CHECKING:
+    from coprocess.loading.lifecycle import Lifecycle
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,10 @@ class Hook:
     version: str = ""
     #: The App of its folder.
     app: App | None = None
+    #: That App at work.
+    lifecycle: Lifecycle | None = field(default=None, repr=False)
+    #: Its calls leave something for the end of their request.
+    is_of_request: bool = False
 
     def __str__(self) -> str:
         return printable(f'{self.type.name} "{self.name}" ({self.source})')

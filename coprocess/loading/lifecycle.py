@@ -1,7 +1,8 @@
 """What an App declares, compiled around its handlers when they are loaded.
 
 A handler around which nothing is declared stays as it is, and its calls pay nothing. The order is Flask's:
-`before` in order, the handler, `after` in reverse, `teardown` in reverse.
+`before` in order, the handler, `after` in reverse, `teardown` in reverse. Where calls know their request
+(`Home.calls_share_a_request`), `teardown` and the resources of scope `call` are the request's.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +24,7 @@ from coprocess.api.moments import HookType
 from coprocess.errors import HandlerError, HandlerFailed
 from coprocess.loading.home import Home
 from coprocess.loading.hooks import Hook, Plan
+from coprocess.loading.lifetime import Lifetime, Manager, Teardown, Teardowns
 from coprocess.loading.plan import RESOURCES, Passing, offered_names, passing
 from coprocess.loading.resources import Resource, Resources, Spawn, in_order
 
@@ -32,7 +34,6 @@ log = structlog.get_logger("coprocess")
 Step = Callable[[Any], Any]
 #: Waits for an awaitable: on the loop that runs the call, or from the thread that does.
 Finish = Callable[[Awaitable[Any]], Coroutine[Any, Any, Any]]
-_Manager = AbstractContextManager[Any] | AbstractAsyncContextManager[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,7 @@ class _Part:
 class _Steps:
     """What runs for the calls of one hook, each in its order."""
 
+    in_response: bool
     opens: tuple[tuple[Resource, Step], ...]
     befores: tuple[Step, ...]
     handler: Step
@@ -55,6 +57,9 @@ class _Steps:
     afters: tuple[Step, ...]
     error_handlers: Mapping[type[BaseException], Step]
     teardowns: tuple[Step, ...]
+    #: In the place of `teardowns`, where they are the request's.
+    at_end: Teardowns | None
+    in_place: bool
     finish: Finish
 
     def for_error(self, error: Exception) -> Step | None:
@@ -98,57 +103,121 @@ class Lifecycle:
         befores = self._parts(app.befores, moment, offered)
         afters = self._parts(app.afters, moment, for_after)
         teardowns = self._parts(app.teardowns, moment, for_end)
+        answers = self._error_handlers(for_end, optional=moment is HookType.Event)
+        return self._compiled(
+            hook, offered, list(befores.values()), list(afters.values()), teardowns, answers
+        )
+
+    def for_app(self) -> Hook | None:
+        """What runs where the app failed that the handlers are around: it raises the call's `error`.
+
+        None where the App has no error handlers.
+        """
+        app = self.app
+        if not app.error_handlers:
+            return None
+
+        def failed(error: Exception) -> None:
+            raise error
+
+        source = app.error_handlers[0].source
+        offered = {**offered_names(self._home, HookType.Post, source, self.resources.all), "error": "error"}
+        answers = self._error_handlers(offered, optional=False)
+        hook = Hook(
+            type=HookType.Post,
+            name="the app",
+            handler=failed,
+            function=failed,
+            plan=Plan(arguments=lambda call: (call.error,), accept=_accept_whole_call, names=("error",)),
+            is_async=any(part.is_async for part in answers.values()),
+            style="native",
+            source=source,
+        )
+        return self._compiled(hook, offered, [], [], {}, answers)
+
+    def handles(self, error: BaseException) -> bool:
+        """Whether an error handler answers for `error`."""
+        return isinstance(error, tuple(each for one in self.app.error_handlers for each in one.errors))
+
+    def _error_handlers(
+        self, offered: Mapping[str, str], *, optional: bool
+    ) -> dict[type[BaseException], _Part]:
         answers: dict[type[BaseException], _Part] = {}
-        for declared in app.error_handlers:
-            part = self._part(declared.function, declared.source, for_end, optional=moment is HookType.Event)
+        for declared in self.app.error_handlers:
+            part = self._part(declared.function, declared.source, offered, optional=optional)
             if part is not None:
                 answers.update(dict.fromkeys(declared.errors, part))
-        parts = [*befores, *afters, *teardowns, *answers.values()]
+        return answers
+
+    def _compiled(
+        self,
+        hook: Hook,
+        offered: Mapping[str, str],
+        befores: Sequence[_Part],
+        afters: Sequence[_Part],
+        teardowns: Mapping[int, _Part],
+        answers: Mapping[type[BaseException], _Part],
+    ) -> Hook:
+        parts = [*befores, *afters, *teardowns.values(), *answers.values()]
         asked = [name for name in hook.plan.names if name in self.resources.all]
         wanted = {*asked, *(name for part in parts for name in part.resources)}
         opens = in_order(self.resources.all, sorted(wanted))
-        hook = replace(hook, app=app)
+        hook = replace(hook, app=self.app, lifecycle=self)
         per_call = [each for each in opens if not each.is_of_app]
         if not parts and not per_call:
-            return replace(hook, plan=self._with_values(hook.plan)) if opens else hook
+            return replace(hook, plan=self._with_values(hook.plan, offered)) if opens else hook
         in_place = hook.is_async
+        of_request = self._home.calls_share_a_request and hook.type is not HookType.Event
         steps = _Steps(
+            in_response=hook.type is HookType.Response,
             opens=tuple((each, self._maker(each, offered)) for each in per_call),
             befores=tuple(self._step(part, in_place) for part in befores),
-            handler=_bound(hook.function, hook.plan.arguments),
+            handler=self._handler(hook, offered),
             accept=hook.plan.accept,
             afters=tuple(self._step(part, in_place) for part in reversed(afters)),
             error_handlers={error: self._step(part, in_place) for error, part in answers.items()},
-            teardowns=tuple(self._step(part, in_place) for part in reversed(teardowns)),
+            teardowns=()
+            if of_request
+            else tuple(self._step(part, in_place) for part in reversed(list(teardowns.values()))),
+            at_end=Teardowns(
+                self.app,
+                tuple(Teardown(place, part.run, part.is_async) for place, part in teardowns.items()),
+                in_place,
+            )
+            if of_request
+            else None,
+            in_place=in_place,
             finish=_awaited if in_place else self._from_thread,
         )
-        run = _compiled(steps, self.resources)
-        return replace(hook, plan=_WHOLE_CALL, function=run if in_place else _without_loop(run))
+        run = _whole_call(steps, self.resources)
+        return replace(
+            hook,
+            plan=_WHOLE_CALL,
+            function=run if in_place else _without_loop(run),
+            is_of_request=of_request and bool(teardowns or per_call),
+        )
 
-    def _with_values(self, plan: Plan) -> Plan:
-        values, arguments = self.resources.values, plan.arguments
-
-        def with_values(call: Any) -> tuple[Any, ...]:
-            call.resources = values
-            return arguments(call)
-
-        return replace(plan, arguments=with_values)
+    def _with_values(self, plan: Plan, offered: Mapping[str, str]) -> Plan:
+        """The plan of a handler that takes resources of scope `app`, and has nothing around it."""
+        arguments = self._bound(_as_tuple, plan.names, offered)
+        return replace(plan, arguments=arguments)
 
     def _parts(
         self, declared: Sequence[AroundDeclaration], moment: HookType, offered: Mapping[str, str]
-    ) -> list[_Part]:
-        parts = [
+    ) -> dict[int, _Part]:
+        """Those of the moment, by their place among all."""
+        parts = {
             # An event has no request: what asks for one, and names no moment, is not meant for events.
-            self._part(
+            place: self._part(
                 each.function,
                 each.source,
                 offered,
                 optional=moment is HookType.Event and each.moments == ALL_MOMENTS,
             )
-            for each in declared
+            for place, each in enumerate(declared)
             if moment in each.moments
-        ]
-        return [part for part in parts if part is not None]
+        }
+        return {place: part for place, part in parts.items() if part is not None}
 
     def _part(
         self, function: Callable[..., Any], source: Source, offered: Mapping[str, str], *, optional: bool
@@ -160,11 +229,39 @@ class Lifecycle:
             if optional:
                 return None
             raise
-        return _Part(_call(function, passed), is_async(function), _resources(passed, offered))
+        return _Part(self._call(function, passed, offered), is_async(function), _resources(passed, offered))
 
     def _maker(self, resource: Resource, offered: Mapping[str, str]) -> Step:
         passed = passing(resource.make, resource.declaration.source, offered, f'resource "{resource.name}"')
-        return _call(resource.make, passed)
+        return self._call(resource.make, passed, offered)
+
+    def _handler(self, hook: Hook, offered: Mapping[str, str]) -> Step:
+        if hook.style == "native":
+            return self._bound(hook.function, hook.plan.names, offered)
+        function, arguments = hook.function, hook.plan.arguments
+        return lambda call: function(*arguments(call))
+
+    def _call(self, function: Callable[..., Any], passed: Passing, offered: Mapping[str, str]) -> Step:
+        return self._bound(passed.function or function, passed.names, offered)
+
+    def _bound(self, function: Callable[..., Any], names: Sequence[str], offered: Mapping[str, str]) -> Step:
+        """Calls `function` for a call, with what it has under `names`.
+
+        Written as code, as `lambda call: function(call.request, values.db)` is the fastest there is.
+        """
+        of_app = {each.name for each in self.resources.all.values() if each.is_of_app}
+        read = [
+            f"values.{name}"
+            if name in of_app and offered[name].startswith(RESOURCES)
+            else f"call.{offered[name]}"
+            for name in names
+        ]
+        # The names are identifiers: of parameters, and of attributes that this package has.
+        step: Step = eval(  # noqa: S307 - see above
+            f"lambda call: function({', '.join(read)})",
+            {"function": function, "values": self.resources.values},
+        )
+        return step
 
     def _step(self, part: _Part, in_place: bool) -> Step:
         """The part such that, for a sync handler, its thread waits for what is async."""
@@ -177,16 +274,12 @@ class Lifecycle:
         return self._spawn(_awaited(awaitable)).result()
 
 
+def _as_tuple(*values: Any) -> tuple[Any, ...]:
+    return values
+
+
 async def _awaited(awaitable: Awaitable[Any]) -> Any:
     return await awaitable
-
-
-def _call(function: Callable[..., Any], passed: Passing) -> Step:
-    return _bound(passed.function or function, passed.arguments)
-
-
-def _bound(function: Callable[..., Any], arguments: Callable[[Any], tuple[Any, ...]]) -> Step:
-    return lambda call: function(*arguments(call))
 
 
 def _resources(passed: Passing, offered: Mapping[str, str]) -> tuple[str, ...]:
@@ -201,25 +294,19 @@ def _accept_whole_call(call: Any, result: Any) -> None:
 _WHOLE_CALL = Plan(arguments=lambda call: (call,), accept=_accept_whole_call)
 
 
-def _compiled(steps: _Steps, resources: Resources) -> Callable[[Any], Coroutine[Any, Any, Any]]:
-    """One call, from the first `before` to the last `teardown`."""
-    befores, handler, accept, afters, teardowns = (
-        steps.befores,
-        steps.handler,
-        steps.accept,
-        steps.afters,
-        steps.teardowns,
-    )
-    values = resources.values
+def _whole_call(steps: _Steps, resources: Resources) -> Callable[[Any], Coroutine[Any, Any, Any]]:
+    """One call, from the first `before` to the last `teardown`, or to the last `after`."""
+    befores, handler, accept = steps.befores, steps.handler, steps.accept
+    afters, teardowns, at_end = steps.afters, steps.teardowns, steps.at_end
+    opens, in_response = steps.opens, steps.in_response
 
     async def run(call: Any) -> Reply | None:
-        call.resources = values
         outcome: Reply | Reject | None = None
         error: BaseException | None = None
-        opened: list[tuple[str, _Manager]] = []
+        opened: list[tuple[str, Manager]] = []
         try:
             try:
-                if steps.opens:
+                if opens:
                     await _open(call, steps, resources, opened)
                 for before in befores:
                     if (result := before(call)) is not None and (outcome := await _reply(result)) is not None:
@@ -238,15 +325,37 @@ def _compiled(steps: _Steps, resources: Resources) -> Callable[[Any], Coroutine[
                 if (answer := steps.for_error(raised)) is None:
                     raise
                 outcome = await _answer(answer, call, raised)
-            if afters:
-                outcome = await _run_afters(call, afters, outcome)
+            for after in afters:
+                if in_response and outcome is not None:
+                    _into_response(call, outcome)
+                    outcome = None
+                call.outcome = outcome
+                try:
+                    if (result := after(call)) is None:
+                        continue
+                    if hasattr(result, "__await__"):
+                        result = await result
+                except Reject as reject:
+                    outcome = reject
+                else:
+                    outcome = _changed(call, result, outcome, in_response)
         except BaseException as raised:
             error = raised
             raise
         finally:
-            call.error = error
-            if teardowns:
-                await _run_teardowns(call, teardowns)
+            if at_end is not None:
+                call.lifetime.ended_call(call, at_end, error)
+            elif teardowns:
+                call.error = error
+                for teardown in teardowns:
+                    try:
+                        if (result := teardown(call)) is not None and hasattr(result, "__await__"):
+                            await result
+                    except asyncio.CancelledError:
+                        # The others still run, each up to where it waits.
+                        continue
+                    except BaseException:
+                        log.exception("a teardown failed")
             if opened:
                 await _close(opened, error, steps.finish)
         if isinstance(outcome, Reject):
@@ -291,67 +400,63 @@ async def _answer(answer: Step, call: Any, error: Exception) -> Reply | Reject |
         call.error = None
 
 
-async def _run_afters(
-    call: Any, afters: Sequence[Step], outcome: Reply | Reject | None
+def _into_response(call: Any, outcome: Reply | Reject) -> None:
+    """Put the answer into the response: that is what `after` sees there, and may edit."""
+    if isinstance(outcome, Reject):
+        call.reject(outcome)
+    else:
+        call.reply(outcome)
+
+
+def _changed(
+    call: Any, result: Any, outcome: Reply | Reject | None, in_response: bool
 ) -> Reply | Reject | None:
-    in_response = call.hook.type is HookType.Response
-    for after in afters:
-        if in_response and outcome is not None:
-            # The response is what they see, and may edit: so the answer goes into it first.
-            if isinstance(outcome, Reject):
-                call.reject(outcome)
-            else:
-                call.reply(outcome)
-            outcome = None
-        call.outcome = outcome
-        try:
-            result = after(call)
-            if hasattr(result, "__await__"):
-                result = await result
-        except Reject as reject:
-            outcome = reject
-            continue
-        if result is None or result is outcome or (in_response and result is call.response):
-            continue
-        if type(result) is not Reply:
-            raise HandlerFailed(
-                f"has an `after` that returned {type(result).__name__}: "
-                "expected respond(...), what it was passed, or nothing"
-            )
-        outcome = result
-    return outcome
+    """The outcome, after an `after` has returned `result`."""
+    if result is None or result is outcome or (in_response and result is call.response):
+        return outcome
+    if type(result) is not Reply:
+        raise HandlerFailed(
+            f"has an `after` that returned {type(result).__name__}: "
+            "expected respond(...), what it was passed, or nothing"
+        )
+    return result
 
 
-async def _run_teardowns(call: Any, teardowns: Sequence[Step]) -> None:
-    for teardown in teardowns:
-        try:
-            result = teardown(call)
-            if hasattr(result, "__await__"):
-                await result
-        except asyncio.CancelledError:
-            # The others still run, each up to where it waits.
-            continue
-        except BaseException:
-            log.exception("a teardown failed")
-
-
-async def _open(call: Any, steps: _Steps, resources: Resources, opened: list[tuple[str, _Manager]]) -> None:
-    call.resources = own = SimpleNamespace(**vars(resources.values))
+async def _open(call: Any, steps: _Steps, resources: Resources, opened: list[tuple[str, Manager]]) -> None:
+    lifetime: Lifetime | None = None if steps.at_end is None else call.lifetime
+    if lifetime is None:
+        own = SimpleNamespace(**vars(resources.values))
+    else:
+        own = lifetime.values_of(resources.values)
+    call.resources = own
     for resource, make in steps.opens:
         name = resource.name
+        if lifetime is not None and hasattr(own, name):
+            continue  # An earlier call of the request has opened it.
         if name in resources.overrides:
             setattr(own, name, resources.overrides[name])
             continue
         made = make(call)
         if resource.is_context:
             value = await steps.finish(made.__aenter__()) if resource.is_async else made.__enter__()
-            opened.append((name, made))
+            if lifetime is None:
+                opened.append((name, made))
+            else:
+                await _keep(lifetime, name, made, steps, call)
         else:
             value = await steps.finish(made) if resource.is_async else made
         setattr(own, name, value)
 
 
-async def _close(opened: list[tuple[str, _Manager]], error: BaseException | None, finish: Finish) -> None:
+async def _keep(lifetime: Lifetime, name: str, manager: Manager, steps: _Steps, call: Any) -> None:
+    try:
+        lifetime.keep(name, manager, steps.in_place, call)
+    except HandlerFailed as error:
+        await _close([(name, manager)], error, steps.finish)
+        raise
+
+
+async def _close(opened: list[tuple[str, Manager]], error: BaseException | None, finish: Finish) -> None:
     """Close the resources of a call, in reverse. Where one fails, the call does: its work may be undone."""
     failed: BaseException | None = None
     told = (None, None, None) if error is None else (type(error), error, error.__traceback__)

@@ -8,6 +8,7 @@ says. What is wrong is kept as a problem, and the rest is loaded all the same.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import traceback
@@ -20,7 +21,7 @@ from typing import Any
 from coprocess.api.app import App
 from coprocess.api.declarations import MARK, Declaration, collecting
 from coprocess.api.moments import HookType
-from coprocess.error_text import format_error, text_of
+from coprocess.error_text import format_error, is_not_ours, text_of
 from coprocess.errors import HandlerError, LoadError
 from coprocess.loading import handler_modules, process_state
 from coprocess.loading.declared import hooks_of
@@ -149,6 +150,23 @@ def load(folders: Iterable[Path], home: Home, routes: Sequence[Route] = ()) -> L
     return together
 
 
+def load_files(
+    paths: Sequence[Path], home: Home, hooks_of_module: Callable[[ModuleType, Path], Iterable[Hook]]
+) -> Loaded:
+    """Load the modules `paths`, each a file, and the hooks that `hooks_of_module` makes of them.
+
+    That is for gateways whose handlers are declared otherwise; it may raise HandlerError.
+    """
+    loading = _Loading(_Names(), home, "")
+    folders = list(dict.fromkeys(path.resolve().parent for path in paths))
+    for folder in folders:
+        files = [path.resolve() for path in paths if path.resolve().parent == folder]
+        loading.files(folder, files, hooks_of_module)
+    loaded = loading.result()
+    loaded.roots = folders
+    return loaded
+
+
 def _existing(folders: Iterable[Path]) -> list[Path]:
     return list(dict.fromkeys(_readable(path) for path in folders))
 
@@ -224,6 +242,7 @@ class _Loading:
         name = self._names.name(folder, self._version)
         scope = ImportScope(name, search_folders(folder), self._home.aliases, served)
         self._scopes.append(scope)
+        known = len(self._problems)
         with collecting(f"{scope.package}.") as collected:
             for path in paths:
                 name = _module_name(path.relative_to(folder))
@@ -236,10 +255,20 @@ class _Loading:
         good = {id(vars(module)) for module in modules}
         declarations = [declaration for declaration in collected if id(declaration.namespace) in good]
         declarations += dict.fromkeys(_marked(modules))  # Several modules may have one function.
+        # Without what an App declares around them, handlers could let requests by.
+        failed = [problem.path for problem in self._problems[known:]]
+        has_app = any(isinstance(value, App) for module in modules for value in vars(module).values())
+        without = [path for path in failed if _may_declare_around(path, has_app)]
+        if without:
+            text = (
+                f"{folder}: its handlers are not served, as {without[0].name} did not load, and may declare "
+                "what runs around them"
+            )
+            self._problems.append(Problem(folder, text))
+            return
         try:
             lifecycle = self._lifecycle(modules)
         except HandlerError as error:
-            # Without what it declares around them, handlers could let requests by.
             self._problems.append(Problem(folder, str(error)))
             return
         for declaration in declarations:
@@ -248,6 +277,30 @@ class _Loading:
                 self._hooks += hooks_of(declaration, bundle, self._version, lifecycle, self._home)
             except HandlerError as error:
                 self._problems.append(Problem(declaration.source.path, str(error)))
+
+    def files(
+        self,
+        folder: Path,
+        paths: Sequence[Path],
+        hooks_of_module: Callable[[ModuleType, Path], Iterable[Hook]],
+    ) -> None:
+        """Load `paths`, which lie in `folder`, in a scope of theirs."""
+        scope = ImportScope(
+            self._names.name(folder, self._version), search_folders(folder), self._home.aliases, folder
+        )
+        self._scopes.append(scope)
+        for path in paths:
+            self._module(scope, path, path.stem)
+        scope.release_path()
+        modules = {vars(module).get("__file__"): module for module in scope.modules()}
+        for path in paths:
+            module = modules.get(str(path))
+            if module is None:
+                continue  # It could not be loaded, and is a problem already.
+            try:
+                self._hooks += hooks_of_module(module, path)
+            except HandlerError as error:
+                self._problems.append(Problem(path, str(error)))
 
     def _paths(self, folder: Path) -> list[Path]:
         """The modules to run; what is not run, though it looks like handlers, is told."""
@@ -341,6 +394,20 @@ class _Loading:
             for path, reason in sorted(dict.fromkeys(self._passed_over))
             if str(path) not in run and declares_hooks(path, _DECORATORS)
         ]
+
+
+def _may_declare_around(module: Path, has_app: bool) -> bool:
+    """Whether a module that did not load makes an App, or declares something around handlers with one."""
+    try:
+        files = [module] if module.is_file() else sorted(module.rglob("*.py"))
+        texts = [file.read_bytes() for file in files]
+    except OSError:
+        return has_app
+    return any(_MAKES_APP.search(text) or (has_app and _AROUND.search(text)) for text in texts)
+
+
+_MAKES_APP = re.compile(rb"(?s)\bcoprocess\b.*\bApp\s*\(")
+_AROUND = re.compile(rb"@\s*[\w.]+\.(before|after|teardown|errorhandler)\b")
 
 
 def _is_rival(hook: Hook, other: Hook) -> bool:
@@ -453,8 +520,14 @@ def _problem_of(path: Path, error: BaseException) -> Problem:
     return Problem(
         path,
         f"{_where(path, error)}: {type(error).__name__}: {text_of(error)}{_once_only(path, error)}",
-        traceback=format_error(error) + "\n",
+        traceback=format_error(error, _is_of_handlers) + "\n",
     )
+
+
+def _is_of_handlers(filename: str) -> bool:
+    """Whether a frame says something to those who wrote the module: how it is imported does not."""
+    shows_all = logging.getLogger("coprocess").isEnabledFor(logging.DEBUG)
+    return shows_all or (is_not_ours(filename) and not filename.startswith("<frozen importlib"))
 
 
 def _is_raised_in(path: Path, error: BaseException) -> bool:

@@ -33,6 +33,7 @@ class LogState:
         self._ours = [logger for logger in known if logger.name.partition(".")[0] in _OURS]
         self._of_ours = [_values(logger, _LOGGER_ATTRIBUTES) for logger in self._ours]
         self._structlog = structlog.get_config() if structlog.is_configured() else None
+        self._make_record = logging.getLogRecordFactory()
 
     def mend(self) -> list[str]:
         """Put back what changed since; what that was, for people."""
@@ -45,6 +46,10 @@ class LogState:
         if self._root.manager.disable != self._disabled_below:
             logging.disable(self._disabled_below)
             mended.append("logging.disable")
+        # One that raises would silence all; one that calls the one before it would grow with each reload.
+        if logging.getLogRecordFactory() is not self._make_record:
+            logging.setLogRecordFactory(self._make_record)
+            mended.append("what makes log records")
         if self._mend_loggers():
             mended.append("loggers of the service")
         if self._mend_structlog():

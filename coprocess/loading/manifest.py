@@ -14,6 +14,7 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from coprocess.bounded import cut
 from coprocess.errors import LoadError
 
 MANIFEST = "manifest.json"
@@ -21,10 +22,14 @@ MANIFEST = "manifest.json"
 #: What the embedded driver runs of a bundle with several files.
 _ENTRY = "middleware.py"
 #: What test runners, build tools and `python FOLDER` run, and nobody imports for its hooks.
-_NO_HANDLERS = ("test_*.py", "*_test.py", "conftest.py", "setup.py", "noxfile.py", "__main__.py")
+_NO_HANDLERS = (
+    *("test_*.py", "*_test.py", "tests.py", "conftest.py"),
+    *("setup.py", "noxfile.py", "fabfile.py", "__main__.py"),
+)
 _NO_HANDLER_FOLDERS = ("test", "tests")
 #: A file with more than this is data.
 _LARGEST_BYTES = 2**20
+_LONGEST_SHOWN = 200
 
 
 def manifests(folder: Path) -> list[Path]:
@@ -74,9 +79,19 @@ def entries(manifest: Path) -> list[str] | None:
         direct = [name for name in names if "/" not in name and not is_left_out(Path(name))]
         names = [_ENTRY] if _ENTRY in names else direct or names
     for name in names:
-        if not (manifest.parent / name).is_file():
-            raise LoadError(f"{manifest}: file_list has {name}, which is not in the folder")
+        if name.startswith("../"):
+            raise LoadError(f"{manifest}: file_list has {cut(name, _LONGEST_SHOWN)}, which leads out of it")
+        if not _is_file(manifest.parent / name):
+            shown = cut(name, _LONGEST_SHOWN)
+            raise LoadError(f"{manifest}: file_list has {shown}, which is not in the folder")
     return [name for name in names if name != "__init__.py"] or None
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # As for a name that is too long.
+        return False
 
 
 def listed_files(manifest: Path) -> list[str]:

@@ -6,6 +6,9 @@ Here that would silence the service, or keep it from reloading and stopping.
 
 from __future__ import annotations
 
+import builtins
+import errno
+import faulthandler
 import gc
 import locale
 import logging
@@ -103,6 +106,13 @@ def _set_signal_handlers(before: dict[signal.Signals, Any]) -> None:
             signal.signal(number, handler)
 
 
+def _take_from_faulthandler() -> bool:
+    """Whether the faulthandler had signals of ours: it takes them where `getsignal` does not see it."""
+    # It says whether it had it; its stub does not know.
+    had = [faulthandler.unregister(number) for number in _SIGNALS]  # type: ignore[func-returns-value]
+    return any(had)
+
+
 def _umask() -> int | None:
     """Read without setting it, which would be seen by other threads. None: not to be had here."""
     try:
@@ -175,20 +185,64 @@ def _set_blocked(signals: set[signal.Signals]) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, signals)
 
 
-def _stop_timer(was_running: bool) -> None:
-    if not was_running:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+# The signals of these, too, end a process that handles none of them.
+_TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
+
+
+def _timers() -> list[bool]:
+    return [signal.getitimer(each)[0] > 0 for each in _TIMERS]
+
+
+def _stop_timers(were_running: list[bool]) -> None:
+    for each, was_running in zip(_TIMERS, were_running, strict=True):
+        if not was_running:
+            signal.setitimer(each, 0)
 
 
 def _set_stack_size(size: int) -> None:
     threading.stack_size(size)
 
 
-def _collect_garbage(was_on: bool) -> None:
+def _garbage_collection() -> tuple[bool, tuple[int, int, int], int]:
+    return gc.isenabled(), gc.get_threshold(), gc.get_debug()
+
+
+def _collect_garbage(before: tuple[bool, tuple[int, int, int], int]) -> None:
+    was_on, threshold, debug = before
+    gc.set_threshold(*threshold)
+    gc.set_debug(debug)
     if was_on:
         gc.enable()
     else:
         gc.disable()
+
+
+def _builtins_differ(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    # What is added, as gettext's _, does no harm.
+    return any(now.get(name) is not value for name, value in before.items())
+
+
+def _standard_descriptors() -> list[bool]:
+    """Which of input, output and error are open."""
+    return [_is_open(number) for number in range(3)]
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError as error:
+        return error.errno != errno.EBADF
+    return True
+
+
+def _open_descriptors(before: list[bool]) -> None:
+    # Else the next socket would get the number, and who writes there would write to a client.
+    for number, was_open in enumerate(before):
+        if was_open and not _is_open(number):
+            nothing = os.open(os.devnull, os.O_RDWR)
+            os.dup2(nothing, number)
+            if nothing != number:
+                os.close(nothing)
 
 
 def _set_umask(umask: int | None) -> None:
@@ -210,12 +264,17 @@ _PARTS = (
     _Part("the working folder (os.chdir)", _working_folder, _set_working_folder),
     _Part("signal handlers", _signal_handlers, _set_signal_handlers),
     _Part("which signals are blocked", lambda: signal.pthread_sigmask(signal.SIG_BLOCK, ()), _set_blocked),
-    _Part("the alarm timer (signal.alarm)", lambda: signal.getitimer(signal.ITIMER_REAL)[0] > 0, _stop_timer),
+    _Part("signals by faulthandler.register", _take_from_faulthandler, lambda was: None),
+    _Part("the alarm timer (signal.alarm, signal.setitimer)", _timers, _stop_timers),
+    _Part("standard input, output or error (os.close)", _standard_descriptors, _open_descriptors),
     _part_of(sys, "stdout", ours=True),
     _part_of(sys, "stderr", ours=True),
     _Part("the switch interval of threads", sys.getswitchinterval, sys.setswitchinterval),
     _Part("the stack size of threads", threading.stack_size, _set_stack_size),
-    _Part("whether garbage is collected (gc.disable)", gc.isenabled, _collect_garbage),
+    _Part("whether garbage is collected (gc.disable)", _garbage_collection, _collect_garbage),
+    # To raise it may be needed, and harms nobody.
+    _Part("the limit of recursion", sys.getrecursionlimit, sys.setrecursionlimit, operator.gt),
+    _Part("builtins", lambda: dict(vars(builtins)), vars(builtins).update, _builtins_differ),
     _Part("the umask", _umask, _set_umask),
     _Part("resource limits", _limits, _raise_limits, _is_lower),
     _Part("which warnings are exceptions", _strict_warnings, _drop_strict_warnings),

@@ -8,6 +8,7 @@ the folder's code puts on `sys.path` of itself. This isolates names; it is no sa
 from __future__ import annotations
 
 import builtins
+import importlib
 import os
 import sys
 import threading
@@ -102,6 +103,7 @@ class ImportScope:
         self._seen_path = list(sys.path)
         self._path_before = list(sys.path)
         handler_modules.open_scope(self, self._root)
+        importlib.import_module = _import_module
 
     def load(self, name: str) -> ModuleType:
         """Import the module `name` of this scope. Raises what its code raises."""
@@ -137,6 +139,9 @@ class ImportScope:
                 added[entry] -= 1
             else:
                 kept.append(entry)
+        if Counter(self._path_before) - Counter(kept):
+            # What code took away, others need, the service's own code too.
+            kept = [*(entry for entry in kept if entry not in self._path_before), *self._path_before]
         if kept != sys.path:
             sys.path[:] = kept
         for entry in [entry for entry in list(sys.path_importer_cache) if self._owns(entry)]:
@@ -335,6 +340,14 @@ class ImportScope:
         if name not in self._aliases:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
         return self._aliases[name if fromlist else top]
+
+
+def _import_module(name: str, package: str | None = None) -> ModuleType:
+    """`importlib.import_module` for everybody: of handler code it gives what `import` would."""
+    scope = getattr(sys._getframe(1).f_builtins.get("__import__"), "__self__", None)
+    if isinstance(scope, ImportScope) and not name.startswith("."):
+        return scope._import(name, fromlist=("__name__",))
+    return import_module(name, package)
 
 
 def open_told_scopes(aliases: Mapping[str, ModuleType]) -> None:

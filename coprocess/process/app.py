@@ -19,11 +19,12 @@ import structlog
 
 from coprocess import early_signals
 from coprocess.addresses import find_owner
-from coprocess.errors import LoadError
+from coprocess.errors import ConfigError, LoadError
 from coprocess.loading import foreign_patches, loader
 from coprocess.loading.hooks import HookTable
 from coprocess.loading.log_state import LogState
 from coprocess.process import extras, forks, logs, redaction
+from coprocess.process.chain_settings import Chains
 from coprocess.process.config import OFF, Settings
 from coprocess.process.file_watch import FileWatch
 from coprocess.process.gateways import DEFAULT
@@ -41,12 +42,10 @@ from coprocess.transport import listeners
 from coprocess.transport.engine import BidiHandler, Engine, EngineOptions, Handler, ListenError
 from coprocess.transport.engines import make_engine
 from coprocess.transport.health import Health
-from coprocess.transport.held_calls import HeldCalls
+from coprocess.transport.held_calls import HeldCalls, HeldStreams, refuse_stream
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
-
-    import grpc
 
     from coprocess.process.front import Front
     from coprocess.transport.pipe import PipeEngine
@@ -88,12 +87,16 @@ class App:
         reread: Callable[[], Settings] | None = None,
         quiet: bool = False,
     ) -> None:
-        """`worker` is the engine where this is a worker process; `quiet`: another worker tells of the
+        """Raises ConfigError for what the gateway cannot do.
+
+        `worker` is the engine where this is a worker process; `quiet`: another worker tells of the
         hooks in the log, and takes the webhooks.
 
         `config_file` is read for its routes, also upon reload; found as by `load_settings`. `reread` gives
         the settings as they would be at a start now.
         """
+        if settings.events_listen != OFF and not gateway.takes_webhooks:
+            raise ConfigError(f"events_listen: {gateway.home.name} sends no webhooks. Expected: off")
         self.settings = settings
         self.gateway = gateway
         self._places = Places(settings, config_file)
@@ -105,6 +108,7 @@ class App:
         self._tell = log.info if worker is None else log.debug
         self._manager = take_service_manager()
         self._held = HeldCalls()
+        self._streams = HeldStreams()
         self.health = Health(gateway.services, self._held.take)
         self._traced: Callable[[Handler], Handler] = lambda handler: handler
         # What signal handlers do takes no lock: the thread they interrupt may hold it. So no Event here, and
@@ -126,14 +130,18 @@ class App:
         if self._worker is not None:
             engine: Engine = self._worker
             reason = "the front process passes calls on"
+        elif self.gateway.engine is not None:
+            engine, reason = self.gateway.engine(engine_options(settings, self.gateway)), "the gateway's own"
         else:
-            engine, reason = make_engine(settings.engine, engine_options(settings, self.gateway))
-        made = self.gateway.make(HookTable(), gateway_options(settings))
+            options = engine_options(settings, self.gateway, self._streams.open)
+            engine, reason = make_engine(settings.engine, options)
+        made = self.gateway.make(HookTable(), gateway_options(settings, self._places.chains))
         service = Service(made, service_options(settings))
         service.replace_thread = engine.replace_thread
+        self._streams.serve = lambda rpc: service.streaming.bidi_methods[rpc.method](service, rpc)
         reloader = Reloader(
             SettledLoad(
-                lambda: self._places.load(self.gateway.home),
+                self.gateway.load or (lambda: self._places.load(self.gateway.home)),
                 self._places.all_folders,
                 settings.settle_s,
                 lambda: self._stop,
@@ -257,7 +265,9 @@ class App:
         return watch
 
     def _listen(self, engine: Engine, address: str, at_end: ExitStack) -> str:
-        bound = listeners.listen(address, engine.listen, self._socket_access())
+        bound = listeners.listen(address, engine.listen, self._socket_access(), take_over=engine.takes_over)
+        if engine.takes_over:
+            bound = address  # It was bound beside.
         at_end.callback(listeners.remove_socket, bound)
         at_end.callback(forks.keep_address_from_children(bound))
         return bound
@@ -344,6 +354,7 @@ class App:
         self._is_open = True
         self.health.otherwise = self._traced(service.handle)
         self._held.pass_on(service.handle)
+        self._streams.pass_on()
         # Without a hook, every call would fail: what can choose should send them elsewhere.
         self.health.set_serving(len(reloader.loaded.table) > 0)
         self._tell("serving", **shares(reloader.loaded.table))
@@ -472,7 +483,12 @@ def _status(reloader: Reloader) -> str:
     return status if reloader.rolled_back is None else f"rolled back ({reloader.rolled_back}): {status}"
 
 
-def engine_options(settings: Settings, gateway: Registration = DEFAULT) -> EngineOptions:
+def engine_options(
+    settings: Settings,
+    gateway: Registration = DEFAULT,
+    open_stream: BidiHandler = refuse_stream,
+) -> EngineOptions:
+    """`open_stream` takes the calls of the gateway's bidirectional methods."""
     tls = None
     if settings.tls_cert is not None and settings.tls_key is not None:
         from coprocess.transport.tls import TlsFiles
@@ -483,13 +499,11 @@ def engine_options(settings: Settings, gateway: Registration = DEFAULT) -> Engin
             settings.tls_key.absolute(),
             settings.tls_client_ca and settings.tls_client_ca.absolute(),
         )
-    add_services: Callable[[grpc.Server], None] | None = None
-    bidi_methods: dict[str, BidiHandler] = dict(gateway.bidi_methods)
+    bidi_methods: dict[str, BidiHandler] = dict.fromkeys(gateway.bidi_methods, open_stream)
     if settings.reflection:
         from coprocess.transport.reflection import REFLECT, Reflection
 
         reflection = Reflection(list(gateway.services), list(gateway.descriptors()))
-        add_services = reflection.add_to
         bidi_methods[REFLECT] = reflection.begin
     return EngineOptions(
         methods=(*gateway.methods, *Health.METHODS),
@@ -500,13 +514,18 @@ def engine_options(settings: Settings, gateway: Registration = DEFAULT) -> Engin
         max_concurrent_streams=_MAX_CONCURRENT_STREAMS,
         max_metadata_bytes=_MAX_METADATA_BYTES,
         tls=tls,
-        add_services=add_services,
         bidi_methods=bidi_methods,
     )
 
 
-def gateway_options(settings: Settings) -> GatewayOptions:
-    return GatewayOptions(full_reply=settings.full_reply, max_headers=settings.max_headers)
+def gateway_options(settings: Settings, chains: Callable[[], Chains] = dict) -> GatewayOptions:
+    return GatewayOptions(
+        full_reply=settings.full_reply,
+        max_headers=settings.max_headers,
+        max_body_bytes=settings.max_message_bytes,
+        chains=chains,
+        limits_store=store.library_url,
+    )
 
 
 def service_options(settings: Settings) -> ServiceOptions:

@@ -30,6 +30,8 @@ OFF = "off"
 ROUTES = "routes"
 #: The tables that Apps take as their settings.
 APP = "app"
+#: The tables of chains: see `chain_settings`.
+CHAINS = "chains"
 DEFAULT_FOLDERS = (Path("handlers"), Path("event_handlers"))
 
 # A list in a variable: separated by commas.
@@ -47,6 +49,10 @@ class Settings(BaseSettings):
 
     listen: StringList = Field(
         default=["127.0.0.1:5555"], min_length=1, description="Addresses: HOST:PORT or unix:/path."
+    )
+    envoy: bool = Field(default=False, description="Serve Envoy: ext_proc and ext_authz.")
+    tyk: bool | None = Field(
+        default=None, description="Serve Tyk. Default: where no other gateway is served."
     )
     handlers: PathList = Field(
         default=[],
@@ -227,6 +233,17 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _streams_need_one_process(self) -> Settings:
+        if self.envoy and self.workers > 1:
+            raise ValueError(
+                "envoy and workers: one process serves a stream from its first message to its last. "
+                "Expected: workers 1, and several services in Envoy's cluster"
+            )
+        if self.tyk is False and not self.envoy:
+            raise ValueError("tyk is off, and so is envoy: nothing is served. Expected: one of them")
+        return self
+
+    @model_validator(mode="after")
     def _nothing_public_in_plaintext(self) -> Settings:
         public = [address for address in self.listen if not is_local(address)]
         if public and self.tls_cert is None and not self.insecure_public:
@@ -318,6 +335,7 @@ def load_settings(flags: Mapping[str, Any], config_file: Path | None = None, bas
     # They can change while the service runs: see `route_settings`, `app_settings`.
     from_file.pop(ROUTES, None)
     from_file.pop(APP, None)
+    from_file.pop(CHAINS, None)
     variables = {name: f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
     # Variables are read whatever their case.
     set_variables = {variable.upper() for variable, value in os.environ.items() if value}

@@ -9,6 +9,7 @@ from coprocess.errors import LoadError
 from coprocess.loading import loader
 from coprocess.loading.home import Home
 from coprocess.process.app_settings import load_app_settings
+from coprocess.process.chain_settings import Chains, load_chains
 from coprocess.process.config import CONFIG_FILE, DEFAULT_FOLDERS, Settings
 from coprocess.process.route_settings import load_routes
 
@@ -42,6 +43,10 @@ class Places:
         """With those of routes. Raises ConfigError where the settings file is wrong."""
         routes = load_routes(self._given_file, self._base)
         return [*self.folders(), *(folder for route in routes for folder in route.folders)]
+
+    def chains(self) -> Chains:
+        """Those of the settings file as it is now. Raises ConfigError where one is wrong."""
+        return load_chains(self._given_file, self._base)
 
     def load(self, home: Home) -> loader.Loaded:
         """Load the folders, and those of the routes in the settings file as it is now.

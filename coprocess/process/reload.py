@@ -149,10 +149,14 @@ class Reloader:
 
     def _got_worse(self, loaded: Loaded) -> Iterator[str]:
         """Why `loaded` should not take over."""
+        lost = lost_hooks(self.loaded, loaded)
+        troubled = {hook.source.path for hook in lost}
         for problem in loaded.problems:
-            if self._strict or not is_known(problem.path, loaded, self.loaded):
+            # Of a file that was broken already: where that is why a hook would be gone.
+            is_why = problem.path in troubled or not troubled.isdisjoint(problem.also)
+            if self._strict or is_why or not is_known(problem.path, loaded, self.loaded):
                 yield str(problem)
-        for hook in lost_hooks(self.loaded, loaded):
+        for hook in lost:
             yield f"the hook {hook} serves, and would be gone"
         if len(self.loaded.table) and not len(loaded.table):
             yield "no hook would be left"

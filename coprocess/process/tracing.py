@@ -218,6 +218,10 @@ class CallTracing:
 
         return handle
 
+    def of(self, rpc: Rpc) -> Rpc:
+        """A call that came by no engine, with its span."""
+        return TracedRpc(rpc, self._tracer)
+
     def local_event(self, rpc: Rpc) -> Rpc:
         """The same for an event that runs apart from its caller, within whose span it belongs."""
         return TracedRpc(rpc, self._tracer, otel_context.get_current())

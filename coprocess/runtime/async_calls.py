@@ -169,7 +169,7 @@ class AsyncCalls:
                 allowed_s = call.rpc.time_allowed_s()
                 if allowed_s is not None:
                     call.deadline_s = min(call.deadline_s, call.since_s + allowed_s)
-            if now_s > call.deadline_s:
+            if now_s > call.deadline_s and now_s > call.deadline_s + call.rpc.held_up_s():
                 try:
                     self._end(call, self._failures.time_out)
                 except Exception:  # The others' time is over, too.

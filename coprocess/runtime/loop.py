@@ -22,7 +22,8 @@ def _new_event_loop() -> asyncio.AbstractEventLoop:
     try:
         import uvloop
     except ImportError:
-        return asyncio.new_event_loop()
+        # Not by the policy, which handler code may have set.
+        return asyncio.SelectorEventLoop()
     return uvloop.new_event_loop()
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from coprocess.api.moments import HookType
 from coprocess.loading.home import Home
 from coprocess.loading.hooks import HookTable
+from coprocess.loading.loader import Loaded
 from coprocess.runtime.gateway import Gateway
-from coprocess.transport.engine import BidiHandler
+from coprocess.transport.engine import Engine, EngineOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +21,12 @@ class GatewayOptions:
     full_reply: bool = False
     #: Of request and response, in one message.
     max_headers: int = 1000
+    #: Of a request or a response, where handlers read it.
+    max_body_bytes: int = 4 << 20
+    #: The tables `[chains.NAME]` of the settings file as it is now. Raises ConfigError.
+    chains: Callable[[], Mapping[str, Mapping[HookType, tuple[str, ...]]]] = dict
+    #: Where the limits of sessions are counted, as the library `limits` writes it; None: in this process.
+    limits_store: Callable[[], str | None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +40,13 @@ class Registration:
     services: tuple[str, ...]
     #: The paths of its unary methods: the keys of what `Gateway.methods` has.
     methods: tuple[str, ...]
-    #: Its bidirectional methods, by path.
-    bidi_methods: Mapping[str, BidiHandler] = field(default_factory=dict)
+    #: Whether events come from it as webhooks, too.
+    takes_webhooks: bool = False
+    #: The paths of its methods with many messages each way: the keys of what `Gateway.bidi_methods` has.
+    bidi_methods: tuple[str, ...] = ()
     #: The services' files for reflection: FileDescriptorProtos, serialized. Called where reflection is on.
     descriptors: Callable[[], Iterable[bytes]] = tuple
+    #: Makes the engine, where its gateway speaks no gRPC.
+    engine: Callable[[EngineOptions], Engine] | None = None
+    #: Loads what it serves, where that is no folders of handlers. Raises CoprocessError.
+    load: Callable[[], Loaded] | None = None

@@ -35,6 +35,7 @@ from coprocess.runtime.hook_state import (
 from coprocess.runtime.idle import wait_until_idle
 from coprocess.runtime.local_event import LocalEvent
 from coprocess.runtime.log_limit import LimitedLog
+from coprocess.runtime.streaming import NO_STREAMS, Streaming
 from coprocess.transport.engine import Rpc
 from coprocess.transport.workers import WorkerThreads, start_missing
 
@@ -69,6 +70,8 @@ class Service:
         """`logger` takes what is told of calls; a tool that shows it otherwise gives one that drops it."""
         self.gateway = gateway
         self._openers = gateway.methods
+        self.streaming = gateway if isinstance(gateway, Streaming) else NO_STREAMS
+        self._chained = self.streaming.chained_methods
         self.options = options
         self.replace_thread: Callable[[int], bool] = lambda thread_id: False
         # For what callers can cause by the thousand.
@@ -89,9 +92,9 @@ class Service:
         self._stopped = threading.Event()
         # Threads for calls that no engine's thread runs: local events, and what waited behind a call
         # that hangs.
-        self._own_tasks: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
-        self._own_threads: WorkerThreads[Call] = WorkerThreads(
-            "service", self._own_tasks.get, self._begin_now, minimum=1, maximum=_OWN_THREADS
+        self._own_tasks: queue.SimpleQueue[Call | Callable[[], None] | None] = queue.SimpleQueue()
+        self._own_threads: WorkerThreads[Call | Callable[[], None]] = WorkerThreads(
+            "service", self._own_tasks.get, self._run_own, minimum=1, maximum=_OWN_THREADS
         )
         self._local_events: set[Rpc] = set()
         self._watchdog = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -119,13 +122,13 @@ class Service:
         try:
             if self._draining:
                 raise ShuttingDown("the service is shutting down")
-            call = self._openers[rpc.method](rpc.payload)
-        except CoprocessError as error:
-            self._failures.refuse(rpc, error)
-            return
-        except Exception as error:  # An engine's thread must not end.
-            log.exception("a message could not be opened")
-            self._failures.refuse(rpc, CoprocessError(f"internal error: {type(error).__name__}"))
+            opener = self._openers.get(rpc.method)
+            if opener is None:
+                self._chained[rpc.method](self, rpc)
+                return
+            call = opener(rpc.payload)
+        except Exception as error:  # noqa: BLE001 - an engine's thread must not end
+            self.refuse(rpc, error)
             return
         state = self.state_of(call.hook)
         call.arrive(rpc, state, since_s)
@@ -139,15 +142,57 @@ class Service:
             self._failures.shed(call)
         else:
             # Else it would run, some time, for a client that is gone.
-            rpc.on_cancel(lambda: self._drop(call))
+            rpc.on_cancel(lambda: self.drop(call))
+
+    def refuse(self, rpc: Rpc, error: Exception) -> None:
+        """Answer a call that reaches no handler."""
+        if not isinstance(error, CoprocessError):
+            log.error("a message could not be opened", exc_info=error)
+            error = CoprocessError(f"internal error: {type(error).__name__}")
+        self._failures.refuse(rpc, error)
+
+    def tell_refused(self, error: Exception) -> None:
+        """Log, and count, that a message reaches no handler, or was refused on its way."""
+        if not isinstance(error, CoprocessError):
+            log.error("a message could not be taken", exc_info=error)
+            error = CoprocessError(f"internal error: {type(error).__name__}")
+        self._failures.tell_refused(error)
 
     @staticmethod
-    def _drop(call: Call) -> None:
+    def drop(call: Call) -> None:
+        """End a call that waits, as nobody waits for it."""
         if call.gate.drop(call):
             call.rpc.fail(Status.CANCELLED, "the client gave up")
 
-    def _begin_now(self, first: Call) -> None:
-        self._begin(first, time.monotonic())
+    def _run_own(self, task: Call | Callable[[], None]) -> None:
+        if isinstance(task, Call):
+            self._begin(task, time.monotonic())
+        else:
+            task()
+
+    def in_thread(self, task: Callable[[], None]) -> None:
+        """Run `task`, which never raises, in a thread of the service's own."""
+        self._own_tasks.put(task)
+
+    def run_here(self, call: Call) -> None:
+        """Run an admitted call of a sync hook in this thread. What waited for its place begins elsewhere."""
+        me, state = threading.get_ident(), call.gate
+        call.deadline_s = time.monotonic() + state.timeout_s
+        self._running[me] = call
+        Context().run(self._run, call)
+        self._running.pop(me, None)
+        following = state.leave(call, time.monotonic() - call.since_s)
+        if following is not None:
+            self.begin_elsewhere(following)
+
+    def traced(self, rpc: Rpc) -> Rpc:
+        """`rpc`, which came by no engine, such that its call is traced where calls are."""
+        return rpc if self._tracing is None else self._tracing.of(rpc)
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether new calls are refused."""
+        return self._draining
 
     def _begin(self, first: Call, now_s: float) -> None:
         """Run an admitted call and, in its place, those that waited. `now_s` is time.monotonic()."""
@@ -229,7 +274,7 @@ class Service:
             allowed_s = call.rpc.time_allowed_s()
             if allowed_s is not None:
                 call.deadline_s = min(call.deadline_s, call.since_s + allowed_s)
-            if now_s > call.deadline_s:
+            if now_s > call.deadline_s and now_s > call.deadline_s + call.rpc.held_up_s():
                 try:
                     self._abandon(thread_id, call)
                 except Exception:  # The others' time is over, too.
@@ -318,9 +363,9 @@ class Service:
         self.drop_idle_states()
 
     def has_calls(self, hook: Hook) -> bool:
-        """Whether calls of `hook` run, or wait."""
+        """Whether calls of `hook` run, or wait, or are to come of what is under way."""
         state = self._states.get(hook)
-        return state is not None and bool(state.running or state.queue)
+        return (state is not None and bool(state.running or state.queue)) or self.streaming.holds(hook)
 
     def cancel_left_tasks(self) -> None:
         """Cancel what calls left on the loop whose hooks are gone: in no table, and with no call."""
@@ -364,8 +409,9 @@ class Service:
 
     @property
     def in_flight(self) -> int:
-        """Calls that run or wait."""
-        return sum(state.running + len(state.queue) for state in self.states)
+        """Calls that run or wait, and streams that are between two of them."""
+        calls = sum(state.running + len(state.queue) for state in self.states)
+        return max(calls, self.streaming.open_streams)
 
     def drain(self, timeout_s: float) -> bool:
         """Refuse new calls and wait for those in flight. False where some still run after `timeout_s`."""

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 class CallTracing(Protocol):
     """Follows calls. Each `rpc` it is passed is one that it gave itself."""
 
+    def of(self, rpc: Rpc) -> Rpc:
+        """A call begins that came by no engine: a part of a stream, say."""
+
     def local_event(self, rpc: Rpc) -> Rpc:
         """An event begins that runs apart from the call that triggered it."""
 

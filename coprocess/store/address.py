@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from typing import Literal, NoReturn
-from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
 
 from coprocess.errors import ConfigError
 
@@ -99,6 +99,29 @@ def parse_url(url: str) -> Address:
         password=password,
         options=_parse_options(parts.query, allowed),
     )
+
+
+def library_url(address: Address) -> str:
+    """`address` as redis-py and the libraries upon it write URLs, with its credentials."""
+    user = ""
+    if address.username is not None or address.password is not None:
+        user = f"{quote(address.username or '', safe='')}:{quote(address.password or '', safe='')}@"
+    options = dict(address.options)
+    if address.unix_path is not None:
+        if address.db:
+            options["db"] = str(address.db)
+        return _with_options(f"redis+unix://{user}{address.unix_path}", options)
+    hosts = ",".join(f"{host}:{port}" for host, port in address.hosts)
+    if address.mode == "cluster":
+        return _with_options(f"redis+cluster://{user}{hosts}", options)
+    if address.mode == "sentinel":
+        return _with_options(f"redis+sentinel://{user}{hosts}/{address.sentinel_name}", options)
+    scheme = "rediss" if address.tls else "redis"
+    return _with_options(f"{scheme}://{user}{hosts}/{address.db}", options)
+
+
+def _with_options(url: str, options: dict[str, str]) -> str:
+    return f"{url}?{urlencode(options)}" if options else url
 
 
 def _parse_unix(parts: SplitResult) -> Address:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from coprocess.errors import ConfigError, StoreError
-from coprocess.store.address import Address, parse_url
+from coprocess.store.address import Address, library_url, parse_url
 from coprocess.store.commands import (
     Value,
     decode_text,
@@ -92,6 +92,10 @@ class Store:
     def describe(self) -> str:
         """Where the data is, for people; without credentials."""
         return self._configured().address.label
+
+    def library_url(self) -> str:
+        """Where the data is, with credentials, as libraries that make their own connections take it."""
+        return library_url(self._configured().address)
 
     def ping(self) -> None:
         """StoreError when the server does not answer."""

@@ -25,6 +25,7 @@ from coprocess.desk.tyk.trial import (
 )
 from coprocess.loading.loader import Loaded
 from coprocess.testing.readable import HeaderArgument, Readable, wire_headers
+from coprocess.testing.store import TrialStore
 
 
 class SentRequest(Readable):
@@ -132,8 +133,10 @@ class Gateway:
         dispatcher: InProcessDispatcher,
         upstream: Any,
         loaded: Loaded | None = None,
+        store: TrialStore | None = None,
     ) -> None:
         self._skipped_s = 0.0
+        self._store = store
         self._loaded = loaded
         self._gateway = ObservedGateway(
             definition, dispatcher, as_upstream(upstream), clock=lambda: time.time() + self._skipped_s
@@ -181,8 +184,13 @@ class Gateway:
         return found[0]
 
     def advance(self, seconds: float) -> None:
-        """Set the gateway's clock forward: rates, quotas, expiry, cached sessions. Handlers' clock stays."""
+        """Set the gateway's clock forward, for rates, quotas, expiry and cached sessions; and the store's.
+
+        That of the handlers stays.
+        """
         self._skipped_s += seconds
+        if self._store is not None:
+            self._store.advance(seconds)
 
     def request(
         self,

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from coprocess.desk.tyk.trial import InProcessDispatcher
     from coprocess.desk.tyk.trial.store import TemporaryServer
     from coprocess.loading.loader import Loaded
-    from coprocess.store import Store
     from coprocess.testing.dispatch import Dispatch
     from coprocess.testing.gateway import Gateway
+    from coprocess.testing.store import TrialStore
 
 _MARKER = "coprocess"
 _OPTIONS = ("handlers", "api", "upstream")
@@ -57,19 +57,25 @@ def _coprocess_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Temp
 
 
 @pytest.fixture
-def _coprocess_store(_coprocess_server: TemporaryServer) -> Iterator[Store]:
+def _coprocess_store(_coprocess_server: TemporaryServer) -> Iterator[TrialStore]:
     # Another name than the fixture's.
     from coprocess.store import store as process_store
+    from coprocess.testing.store import TrialStore
 
     _coprocess_server.flush()
     process_store.configure(_coprocess_server.url)
-    yield process_store
+    tested = TrialStore(_coprocess_server)
+    yield tested
+    tested.close()
     process_store.close()
 
 
 @pytest.fixture
-def store(_coprocess_store: Store) -> Store:
-    """The store of the handlers, `coprocess.store`: a real server, empty when the test begins."""
+def store(_coprocess_store: TrialStore) -> TrialStore:
+    """The store of the handlers, `coprocess.store`: a real server, empty when the test begins.
+
+    `store.advance(seconds)` brings the end of keys nearer.
+    """
     return _coprocess_store
 
 
@@ -123,13 +129,16 @@ def gateway(
     request: pytest.FixtureRequest, _coprocess_handlers: Loaded, _coprocess_dispatcher: InProcessDispatcher
 ) -> Gateway:
     """A simulated gateway before the project's handlers: `gateway.get("/x", headers={…})`."""
+    from coprocess.errors import ConfigError
     from coprocess.testing.gateway import Gateway
 
+    tested: TrialStore | None = None
+    with suppress(ConfigError):  # As below.
+        tested = request.getfixturevalue("_coprocess_store")
     try:
         definition = _definition(request, _coprocess_handlers)
-        return Gateway(
-            definition, _coprocess_dispatcher, _marked(request).get("upstream"), _coprocess_handlers
-        )
+        upstream = _marked(request).get("upstream")
+        return Gateway(definition, _coprocess_dispatcher, upstream, _coprocess_handlers, tested)
     except (CoprocessError, TypeError) as error:
         pytest.fail(str(error), pytrace=False)
 

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 from coprocess.errors import CoprocessError, Status
 
 if TYPE_CHECKING:
-    import grpc
-
     from coprocess.transport.tls import TlsFiles
 
 Metadata = Sequence[tuple[str, str | bytes]]
@@ -55,6 +53,10 @@ class Rpc(ABC):
     def time_allowed_s(self) -> float | None:
         """Until the client's deadline, from when the call came; None where it set none."""
 
+    def held_up_s(self) -> float:
+        """How long its client has let the call wait for what that asked of it: no time of the call's own."""
+        return 0.0
+
 
 class StreamRpc(Rpc):
     """One call with many replies. `respond` sends the last one."""
@@ -86,6 +88,14 @@ class BidiRpc(ABC):
     @abstractmethod
     def on_cancel(self, callback: Callable[[], None]) -> None:
         """Call back when the client gives up, or its deadline passes, before the end."""
+
+    @abstractmethod
+    def on_loop(self, task: Callable[[], None]) -> None:
+        """Run `task` where the callbacks are called, from any thread, before those of what comes later."""
+
+    @abstractmethod
+    def in_thread(self, task: Callable[[], None]) -> None:
+        """Run `task`, which never raises, in one of the engine's threads that run handlers."""
 
     @abstractmethod
     def begin(self, metadata: Metadata) -> None:
@@ -141,18 +151,18 @@ class EngineOptions:
     max_metadata_bytes: int
     #: Methods with many replies to one message, by their path; their calls are a StreamRpc.
     streaming_methods: tuple[str, ...] = ()
-    #: Methods with many messages each way, by their path. Only the http2 engine serves them.
+    #: Methods with many messages each way, by their path.
     bidi_methods: Mapping[str, BidiHandler] = field(default_factory=dict)
     #: None: plaintext. Unix sockets are plaintext in any case.
     tls: TlsFiles | None = None
-    #: Adds services that no engine knows of, as reflection, to a grpcio server.
-    add_services: Callable[[grpc.Server], None] | None = None
 
 
 class Engine(ABC):
-    """A gRPC server. Its life: `listen` once or more, `start`, `stop`."""
+    """A server, of gRPC or a gateway's own protocol. Its life: `listen` once or more, `start`, `stop`."""
 
     name: str
+    #: Whether it takes the path of a unix socket that another server still listens on.
+    takes_over = False
 
     @property
     def refused_calls(self) -> int:

@@ -6,7 +6,7 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, cast
@@ -16,6 +16,7 @@ import grpc
 from coprocess.errors import Status
 from coprocess.transport import grpcio_shortcuts
 from coprocess.transport.engine import (
+    BidiHandler,
     Engine,
     EngineOptions,
     Handler,
@@ -25,9 +26,8 @@ from coprocess.transport.engine import (
     StreamRpc,
     too_large,
 )
+from coprocess.transport.grpcio_bidi import CODES, FOREVER_S, GrpcioBidi
 from coprocess.transport.workers import WorkerThreads
-
-_CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class GrpcioRpc(Rpc):
@@ -60,7 +60,7 @@ class GrpcioRpc(Rpc):
 
     def fail(self, status: Status, message: str) -> None:
         if self._is_first():
-            self._context.set_code(_CODES[status])
+            self._context.set_code(CODES[status])
             self._context.set_details(message)
             self._end(None)
 
@@ -91,8 +91,7 @@ class GrpcioRpc(Rpc):
 
     def time_allowed_s(self) -> float | None:
         remaining_s = self._context.time_remaining()
-        # grpcio gives the largest number there is where the client set no deadline.
-        if remaining_s is None or remaining_s > _FOREVER_S:
+        if remaining_s is None or remaining_s > FOREVER_S:
             return None
         return remaining_s + time.monotonic() - self._came_s
 
@@ -127,12 +126,12 @@ class GrpcioStream(GrpcioRpc, StreamRpc):
 
 
 _MAX_UNREAD = 16
+#: Each has a thread.
+_MAX_BIDIS = 2048
 
 
 _send_all = grpcio_shortcuts.find_send_all()
 _receive_first = grpcio_shortcuts.find_receive_first()
-
-_FOREVER_S = 10.0 * 365 * 86400
 
 
 class _SubmittedCall:
@@ -182,6 +181,10 @@ class _WorkerExecutor(Executor):
             run_with(args)
         return cast("Future[Any]", call)
 
+    def run(self, task: Callable[[], None]) -> None:
+        """Run `task` in one of the threads."""
+        self._tasks.put(task)
+
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         for _ in range(self.threads.count):
             self._tasks.put(None)
@@ -206,6 +209,7 @@ class GrpcioEngine(Engine):
         self._handler: Handler = _not_started
         #: Calls whose answer has not left.
         self._unsent: set[Rpc] = set()
+        self._bidis: set[GrpcioBidi] = set()
         self._server = grpc.server(
             # grpcio takes any executor; its stubs say ThreadPoolExecutor.
             cast("ThreadPoolExecutor", self._executor),
@@ -226,8 +230,6 @@ class GrpcioEngine(Engine):
                 ("grpc.http2.max_ping_strikes", 0),
             ],
         )
-        if options.add_services is not None:
-            options.add_services(self._server)
         services: dict[str, dict[str, grpc.RpcMethodHandler[bytes, bytes]]] = {}
         for path in options.methods:
             _, service, method = path.split("/")
@@ -239,6 +241,11 @@ class GrpcioEngine(Engine):
             _, service, method = path.split("/")
             services.setdefault(service, {})[method] = grpc.unary_stream_rpc_method_handler(
                 self._behavior(path, GrpcioStream)
+            )
+        for path, handler in options.bidi_methods.items():
+            _, service, method = path.split("/")
+            services.setdefault(service, {})[method] = grpc.stream_stream_rpc_method_handler(
+                self._bidi_behavior(path, handler)
             )
         for service, handlers in services.items():
             self._server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, handlers)])
@@ -260,6 +267,28 @@ class GrpcioEngine(Engine):
 
         # As grpcio's own health service does it: else each call would keep a thread.
         behave.experimental_non_blocking = True  # type: ignore[attr-defined]  # grpcio reads it off the function
+        behave.takes_one_message = True  # type: ignore[attr-defined]  # for grpcio_shortcuts
+        return behave
+
+    def _bidi_behavior(self, method: str, handler: BidiHandler) -> Callable[..., Any]:
+        max_reply_bytes, submit, open_streams = (
+            self._options.max_message_bytes,
+            self._executor.run,
+            self._bidis,
+        )
+
+        def behave(
+            messages: Iterator[bytes], context: grpc.ServicerContext, send: Callable[[bytes | None], None]
+        ) -> None:
+            rpc = GrpcioBidi(method, messages, context, send, max_reply_bytes, submit)
+            open_streams.add(rpc)
+            if len(open_streams) > _MAX_BIDIS or not context.add_callback(partial(open_streams.discard, rpc)):
+                open_streams.discard(rpc)
+                rpc.end(Status.RESOURCE_EXHAUSTED, "too many streams are open")
+                return
+            rpc.start(handler)
+
+        behave.experimental_non_blocking = True  # type: ignore[attr-defined]  # as above
         return behave
 
     def listen(self, address: str) -> str:

@@ -77,8 +77,8 @@ def receive_first(submitted: Submitted, ready: Callable[[Submitted], None]) -> b
     if len(submitted) != 1 + len(_SUBMITTED_WITH) or submitted[0] is not _server._stream_response_in_pool:
         return False
     function, event, state, behavior, wait_for_message, deserialize, serialize = submitted
-    # Of this server's methods only ours are such; those of reflection are streams of requests.
-    if not getattr(behavior, "experimental_non_blocking", False):
+    # Of this server's methods only some are such; the others are streams of requests.
+    if not getattr(behavior, "takes_one_message", False):
         return False
     receive = _server._receive_message(state, event.call, deserialize)
 

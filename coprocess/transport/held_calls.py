@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 
 from coprocess.errors import Status
-from coprocess.transport.engine import Handler, Rpc
+from coprocess.transport.engine import BidiHandler, BidiRpc, Handler, Rpc
 
 _MAX_HELD = 256
 
@@ -61,6 +61,53 @@ class HeldCalls:
     def refuse(self) -> None:
         """End all that waits and all that comes, until `pass_on`."""
         self.pass_on(refuse_call)
+
+
+class HeldStreams:
+    """The same for calls with many messages: told on the engine's loop, and taken there."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        #: With the messages that came, in their order; None: the client's last is among them.
+        self._held: dict[BidiRpc, list[bytes | None]] = {}
+        self._is_open = False
+        #: Takes the calls. To be set before they come.
+        self.serve: BidiHandler = refuse_stream
+
+    def open(self, rpc: BidiRpc) -> None:
+        """A BidiHandler."""
+        with self._lock:
+            if not self._is_open and len(self._held) < _MAX_HELD:
+                came = self._held[rpc] = []
+                rpc.on_message = came.append
+                rpc.on_half_close = lambda: came.append(None)
+                rpc.on_cancel(lambda: self._drop(rpc))
+                return
+        (self.serve if self._is_open else refuse_stream)(rpc)
+
+    def _drop(self, rpc: BidiRpc) -> None:
+        with self._lock:
+            self._held.pop(rpc, None)
+
+    def pass_on(self) -> None:
+        """Serve all that waits and all that comes."""
+        with self._lock:
+            self._is_open = True
+            held, self._held = self._held, {}
+        for rpc, came in held.items():
+            rpc.on_loop(lambda rpc=rpc, came=came: self._begin(rpc, came))  # type: ignore[misc]  # its defaults
+
+    def _begin(self, rpc: BidiRpc, came: list[bytes | None]) -> None:
+        self.serve(rpc)
+        for message in came:
+            if message is None:
+                rpc.on_half_close()
+            else:
+                rpc.on_message(message)
+
+
+def refuse_stream(rpc: BidiRpc) -> None:
+    rpc.end(Status.UNAVAILABLE, "the service is starting")
 
 
 def refuse_call(rpc: Rpc) -> None:

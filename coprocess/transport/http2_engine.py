@@ -221,6 +221,12 @@ class Http2Bidi(BidiRpc):
             return False
         return self._outgoing.send(message)
 
+    def on_loop(self, task: Callable[[], None]) -> None:
+        self._engine.answer(self._protocol, lambda stream, value: self.tell(task), self._stream, None)
+
+    def in_thread(self, task: Callable[[], None]) -> None:
+        self._engine.tasks.put(task)
+
     def begin(self, metadata: Metadata) -> None:
         grpc_wire.response_headers(tuple(metadata))  # What cannot be sent is found here, at the caller.
         self._engine.answer(self._protocol, self._protocol.begin, self._stream, tuple(metadata))
@@ -291,7 +297,8 @@ class Http2Engine(Engine):
             max_concurrent_streams=min(limits.max_concurrent_streams, options.max_concurrent_streams),
         )
         self.max_unsent_bytes = limits.max_unsent_stream_bytes
-        self._tasks: queue.SimpleQueue[Http2Rpc | None] = queue.SimpleQueue()
+        #: For the threads: calls to be handled, and what handlers of streams want to be done.
+        self.tasks: queue.SimpleQueue[Http2Rpc | Callable[[], None] | None] = queue.SimpleQueue()
         methods = {path: Method(begin=self._begin_with(Http2Rpc)) for path in options.methods}
         for path in options.streaming_methods:
             methods[path] = Method(begin=self._begin_with(Http2Stream))
@@ -299,10 +306,10 @@ class Http2Engine(Engine):
             methods[path] = Method(open=self._open_with(handler))
         self._server = Server(methods, limits)
         self.answer = self._server.answer
-        self._threads: WorkerThreads[Http2Rpc] | None = None
+        self._threads: WorkerThreads[Http2Rpc | Callable[[], None]] | None = None
 
     def _begin_with(self, kind: type[Http2Rpc]) -> Callable[..., Http2Rpc]:
-        tasks = self._tasks
+        tasks = self.tasks
 
         def begin(connection: GrpcConnection, *others: Any) -> Http2Rpc:
             rpc = kind(self, connection.owner, *others)
@@ -319,8 +326,10 @@ class Http2Engine(Engine):
 
         return begin
 
-    def _take(self) -> Http2Rpc | None:
-        while (rpc := self._tasks.get()) is not None:
+    def _take(self) -> Http2Rpc | Callable[[], None] | None:
+        while (rpc := self.tasks.get()) is not None:
+            if not isinstance(rpc, Http2Rpc):
+                return rpc
             # Nobody waits for those that are over.
             if not rpc.is_over and (not rpc.is_compressed or rpc.unpack()):
                 return rpc
@@ -356,10 +365,16 @@ class Http2Engine(Engine):
         self._server.listen(bound, tls.server_context() if tls is not None else None)
 
     def start(self, handler: Handler) -> None:
+        def run(task: Http2Rpc | Callable[[], None]) -> None:
+            if isinstance(task, Http2Rpc):
+                handler(task)
+            else:
+                task()
+
         self._threads = WorkerThreads(
             "http2",
             self._take,
-            handler,
+            run,
             minimum=self._options.min_threads,
             maximum=self._options.max_threads,
         )
@@ -373,7 +388,7 @@ class Http2Engine(Engine):
         self._server.stop(_FLUSH_S)
         if self._threads is not None:
             for _ in range(self._threads.count):
-                self._tasks.put(None)
+                self.tasks.put(None)
 
     @property
     def thread_count(self) -> int:

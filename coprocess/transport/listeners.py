@@ -7,6 +7,7 @@ import os
 import socket
 import stat
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -27,8 +28,14 @@ class SocketAccess(NamedTuple):
     group_id: int = -1
 
 
-def listen(address: str, bind: Callable[[str], Listening], access: SocketAccess) -> Listening:
-    """Call `bind` with `address`; a unix socket is open to those of `access`. Raises ListenError."""
+def listen(
+    address: str, bind: Callable[[str], Listening], access: SocketAccess, *, take_over: bool = False
+) -> Listening:
+    """Call `bind` with `address`; a unix socket is open to those of `access`. Raises ListenError.
+
+    With `take_over`, a socket that another listens on is replaced: at no time is there none. `bind` gets a
+    path beside it.
+    """
     if not address.startswith("unix:"):
         return bind(address)
     path = Path(address.removeprefix("unix:"))
@@ -37,6 +44,10 @@ def listen(address: str, bind: Callable[[str], Listening], access: SocketAccess)
             f"cannot listen on {address}: the path has {size} bytes. "
             f"Expected: {_LONGEST_PATH_BYTES} at most, as for every unix socket"
         )
+    if take_over:
+        bound = _bind_beside(path, bind, access)
+        _ours[str(path)] = _identity(path)
+        return bound
     _clear_socket(path)
     # Closed in the beginning: a socket that is narrowed later can be connected to before.
     before = os.umask(0o777)
@@ -50,6 +61,33 @@ def listen(address: str, bind: Callable[[str], Listening], access: SocketAccess)
         path.unlink(missing_ok=True)
         raise ListenError(f"cannot listen on {address}: {_refusal(access, error)}") from None
     _ours[str(path)] = _identity(path)
+    return bound
+
+
+def _bind_beside(path: Path, bind: Callable[[str], Listening], access: SocketAccess) -> Listening:
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise ListenError(f"cannot listen on unix:{path}: it is there, and no socket")
+    except OSError as error:
+        if not isinstance(error, FileNotFoundError):
+            raise ListenError(f"cannot listen on unix:{path}: {error.strerror}") from None
+        if not path.parent.is_dir():
+            raise ListenError(f"cannot listen on unix:{path}: no such folder") from None
+    try:
+        # In a folder of its own, which nobody else can enter: the path is as short as the other.
+        folder = Path(tempfile.mkdtemp(prefix=".", dir=path.parent))
+    except OSError as error:
+        raise ListenError(f"cannot listen on unix:{path}: {error.strerror}") from None
+    beside = folder / "s"
+    try:
+        bound = bind(f"unix:{beside}")
+        _open_to(beside, access)
+        beside.rename(path)
+    except OSError as error:
+        raise ListenError(f"cannot listen on unix:{path}: {_refusal(access, error)}") from None
+    finally:
+        beside.unlink(missing_ok=True)
+        folder.rmdir()
     return bound
 
 

@@ -27,12 +27,6 @@ class Reflection:
         self._pool = _pool(files)
         self._servicer = reflection.ReflectionServicer(self._names, pool=self._pool)
 
-    def add_to(self, server: grpc.Server) -> None:
-        """Serve it by a grpcio server."""
-        from grpc_reflection.v1alpha import reflection
-
-        reflection.enable_server_reflection(self._names, server, pool=self._pool)
-
     def begin(self, rpc: BidiRpc) -> None:
         """Serve one call of REFLECT: a BidiHandler."""
         from google.protobuf.message import DecodeError

@@ -310,3 +310,24 @@ def test_async_tests(project: pytest.Pytester) -> None:
             await store.aio.aclose()
         """,
     )
+
+
+def test_the_clock_is_the_stores_too(project: pytest.Pytester) -> None:
+    passes(
+        project,
+        """
+        def keys(store):
+            return [store.get(key) for key in ("soon", "later", "never")]
+
+        def test_it(gateway, store):
+            store.set("soon", "1", ttl_s=60)
+            store.set("later", "2", ttl_s=600)
+            store.set("never", "3")
+            gateway.advance(59)
+            assert keys(store) == [b"1", b"2", b"3"]
+            gateway.advance(1)
+            assert keys(store) == [None, b"2", b"3"]
+            store.advance(3600)
+            assert keys(store) == [None, None, b"3"]
+        """,
+    )

@@ -6,6 +6,7 @@ import ast
 import importlib.util
 import re
 import sys
+import zipfile
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,9 +186,26 @@ def _is_own(top: str, path: Path, folder: Path) -> bool:
     if any((place / f"{top}.py").is_file() or (place / top).is_dir() for place in places):
         return True
     # Which folders the code puts there, is only known when it runs: that tells what is missing then.
-    return _adds_to_path(folder) and any(
-        found.suffix == ".py" or found.is_dir() for name in (f"{top}.py", top) for found in folder.rglob(name)
+    return _adds_to_path(folder) and (
+        any(
+            found.suffix == ".py" or found.is_dir()
+            for name in (f"{top}.py", top)
+            for found in folder.rglob(name)
+        )
+        or any(_is_in_zip(top, found) for found in folder.rglob("*") if found.suffix in _ZIPS)
     )
+
+
+_ZIPS = (".zip", ".egg", ".whl")
+
+
+def _is_in_zip(top: str, path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as found:
+            names = found.namelist()
+    except (OSError, zipfile.BadZipFile):
+        return False
+    return f"{top}.py" in names or any(name.startswith(f"{top}/") for name in names)
 
 
 def _adds_to_path(folder: Path) -> bool:

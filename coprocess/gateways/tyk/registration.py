@@ -24,5 +24,6 @@ TYK = Registration(
     _make,
     services=(wire.SERVICE,),
     methods=Dispatcher.METHODS,
+    takes_webhooks=True,
     descriptors=_descriptors,
 )

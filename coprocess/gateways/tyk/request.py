@@ -168,8 +168,12 @@ def spelling_in(headers: Mapping[str, str], name: str) -> str | None:
     """
     if not headers:
         return None
-    if name in headers:
-        return name
+    try:
+        if name in headers:
+            return name
+    except TypeError:
+        expect_text("a header name", name)
+        raise
     canonical = canonical_name(name)
     if canonical in headers:
         return canonical

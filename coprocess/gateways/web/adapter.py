@@ -20,7 +20,7 @@ from coprocess.api.context import CallContext
 from coprocess.api.held import HeldSession
 from coprocess.api.moments import HookType
 from coprocess.errors import CoprocessError, LoadError, Status
-from coprocess.gateways.web.answers import Answer, error_answer, failure_answer
+from coprocess.gateways.web.answers import Answer, failure_answer
 from coprocess.gateways.web.call import Exchange, WebCall
 from coprocess.gateways.web.chain import chain_of
 from coprocess.gateways.web.event import WebEventCall, event_of, message_of
@@ -31,6 +31,13 @@ from coprocess.loading.hooks import HookTable
 from coprocess.loading.loader import Loaded, load
 from coprocess.loading.objects import load_objects
 from coprocess.loading.resources import Spawn
+from coprocess.runtime.admission import (
+    Refusal,
+    is_limited,
+    refusal_by_limit,
+    refusal_of,
+    refusal_of_nobody,
+)
 from coprocess.runtime.gateway import Gateway, Opener
 from coprocess.runtime.in_process import InProcess, InProcessRpc
 from coprocess.runtime.service import Service, ServiceOptions
@@ -194,8 +201,7 @@ class Adapter:
         if not session.token:
             session.token = session.metadata.get("token", "")
         if not session.token:
-            self._fire(exchange, "AuthFailure", "Auth Failure")
-            return error_answer(403, "Forbidden")
+            return self._refuse(exchange, refusal_of_nobody())
         session.metadata["token"] = session.token
         session.org_id = self.spec.org_id
         return None
@@ -203,23 +209,18 @@ class Adapter:
     def _check_session(self, exchange: Exchange) -> Steps:
         """Expiry, rate and quota: after PostKeyAuth, before Post."""
         session = exchange.session
-        if session.is_inactive:
-            self._fire(exchange, "KeyExpired", "Attempted access from inactive key.")
-            return error_answer(403, "Key is inactive, please renew")
-        if session.is_expired:
-            self._fire(exchange, "KeyExpired", "Attempted access from expired key.")
-            return error_answer(401, "Key has expired, please renew")
-        if session.rate > 0 or session.quota_max > 0:
+        if (refusal := refusal_of(session)) is not None:
+            return self._refuse(exchange, refusal)
+        if is_limited(session):
             exceeded: str = yield LIMITS
-            if exceeded == "rate":
-                self._fire(exchange, "RatelimitExceeded", "Rate Limit Exceeded")
-                return error_answer(429, "Rate Limit Exceeded")
-            if exceeded == "quota":
-                self._fire(exchange, "QuotaExceeded", "Key Quota Limit Exceeded")
-                return error_answer(403, "Quota exceeded")
-            if exceeded:
-                return failure_answer(Status.INTERNAL)
+            if (refusal := refusal_by_limit(exceeded)) is not None:
+                return self._refuse(exchange, refusal)
         return None
+
+    def _refuse(self, exchange: Exchange, refusal: Refusal) -> Answer:
+        if refusal.event:
+            self._fire(exchange, refusal.event, refusal.message)
+        return refusal.answer
 
     def limited(self, session: HeldSession) -> str:
         """`rate` or `quota`, if one is exceeded; `unknown` where nobody can tell; else empty. It blocks."""

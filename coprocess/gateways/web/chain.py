@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from coprocess.api.moments import HookType
 from coprocess.errors import ConfigError
-from coprocess.loading.body_use import uses_body
+from coprocess.loading.body_use import hook_uses_body
 from coprocess.loading.hooks import Hook, HookTable
 
 #: What runs before the app, in this order.
@@ -118,16 +117,4 @@ def _texts(names: Any, where: str) -> list[str]:
 
 
 def _step(hook: Hook) -> Step:
-    return Step(hook, _uses_body(hook) if hook.body is None else hook.body)
-
-
-def _uses_body(hook: Hook) -> bool:
-    functions = [hook.handler]
-    if (app := hook.app) is not None:
-        around = (*app.befores, *app.afters, *app.teardowns)
-        functions += [each.function for each in around if hook.type in each.moments]
-        functions += [each.function for each in app.error_handlers]
-        functions += [
-            inspect.unwrap(each.function) for each in app.resources.values() if each.scope == "call"
-        ]
-    return any(uses_body(function) for function in functions)
+    return Step(hook, hook_uses_body(hook))

@@ -2,4 +2,4 @@
 
 from coprocess.loading.home import Home
 
-HOME = Home("web")
+HOME = Home("web", calls_share_a_request=True)

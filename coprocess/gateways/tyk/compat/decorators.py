@@ -1,8 +1,8 @@
 """`from tyk.decorators import *`: the decorators of the embedded driver.
 
 A handler is called by position, according to how many arguments it takes: `(request, session, spec)`,
-`(request, session, metadata, spec)`, or `(request, response, session, metadata, spec)`. Under `@Hook` each
-form is called at every moment, as the embedded driver does: the response is empty before there is one.
+`(request, session, metadata, spec)`, or `(request, response, session, metadata, spec)`. Each form is called
+at every moment, as the embedded driver does: the response is empty before there is one.
 It returns what it was passed, or new objects in their place.
 """
 
@@ -207,9 +207,9 @@ _PLANS = {
     5: Plan(arguments=_arguments_5, accept=_accept),
 }
 
-_REQUEST_ARITIES = {3: _REQUEST_FORMS, 4: _REQUEST_FORMS}
+_REQUEST_ARITIES = {3: _REQUEST_FORMS, 4: _REQUEST_FORMS, 5: _RESPONSE_FORM}
 
-Hook = _Decorator("Hook", (*_REQUEST_TYPES, HookType.Response), {**_REQUEST_ARITIES, 5: _RESPONSE_FORM})
+Hook = _Decorator("Hook", (*_REQUEST_TYPES, HookType.Response), _REQUEST_ARITIES)
 Pre = _Decorator("Pre", (HookType.Pre,), _REQUEST_ARITIES)
 Post = _Decorator("Post", (HookType.Post,), _REQUEST_ARITIES)
 PostKeyAuth = _Decorator("PostKeyAuth", (HookType.PostKeyAuth,), _REQUEST_ARITIES)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 
-from coprocess.gateways.tyk.wire.values import mend_text_maps, name_fields_in_errors
+from coprocess.gateways.tyk.wire.values import mend_text_maps, name_fields_in_errors, name_types_in_lists
 
 if TYPE_CHECKING:
     from .coprocess_common_pb2 import HookType, StringSlice
@@ -100,3 +100,4 @@ if not TYPE_CHECKING:
 
     globals().update(_export())
     mend_text_maps(Object().metadata, POOL)
+    name_types_in_lists(SessionState().tags)

@@ -1,4 +1,4 @@
-"""Two habits of protobuf's Python classes that handlers stumble over, mended for the messages of our pool.
+"""Habits of protobuf's Python classes that handlers stumble over, mended for the messages of our pool.
 
 A map adds each key that is asked for, with an empty value. So a handler that looks for a header would send
 an empty one, and nothing tells that from `headers["X"] = ""`, which the gateway does send. Here, asking
@@ -14,12 +14,14 @@ how a message gets into one.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
 
-from coprocess.expected import wrong_type
+from coprocess.expected import expect_text, wrong_type
 
 _MISSING: Any = object()
 
@@ -32,28 +34,41 @@ def mend_text_maps(of: Any, pool: Any) -> None:
         return
     pools = [pool]
     get, look, put, pop = text_map.__getitem__, text_map.get, text_map.__setitem__, text_map.pop
+    delete, put_default = text_map.__delitem__, text_map.setdefault
 
     def is_ours(container: Any) -> bool:
         return container.GetEntryClass().DESCRIPTOR.file.pool in pools
 
+    # `get` and `in` stay as they are: they are asked more often than all others together.
     def __getitem__(self: Any, key: Any) -> Any:
-        value = look(self, key, _MISSING)  # One step where the key is there: this is asked for each header.
+        try:
+            # One step where the key is there: this is asked for each header.
+            value = look(self, key, _MISSING)
+        except TypeError:
+            expect_text("a key", key)
+            raise
         if value is not _MISSING:
             return value
         return "" if is_ours(self) else get(self, key)
 
-    def __setitem__(self: Any, key: Any, value: Any) -> None:
-        try:
-            put(self, key, value)
-        except TypeError:
-            if not is_ours(self):
+    def naming(method: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(method)
+        def call(self: Any, key: Any, *values: Any) -> Any:
+            try:
+                return method(self, key, *values)
+            except TypeError:
+                if not is_ours(self):
+                    raise
+                expect_text("a key", key)
+                for value in values:
+                    expect_text(f"{key}: the value", value)
                 raise
-            if not isinstance(key, str):
-                raise wrong_type("a key", "a str", key) from None
-            raise wrong_type(f"{key}: the value", "a str", value) from None
+
+        return call
 
     def pop_(self: Any, key: Any, default: Any = _MISSING) -> Any:
         # protobuf's own asks for the key, and then deletes what that has added.
+        expect_text("a key", key)
         if key in self or not is_ours(self):
             return pop(self, key) if default is _MISSING else pop(self, key, default)
         return "" if default is _MISSING else default
@@ -61,7 +76,37 @@ def mend_text_maps(of: Any, pool: Any) -> None:
     # Some release may close its class: then it keeps its habits.
     with suppress(TypeError):
         text_map.__coprocess_pools__ = pools
-        text_map.__getitem__, text_map.__setitem__, text_map.pop = __getitem__, __setitem__, pop_
+        text_map.__getitem__, text_map.__setitem__, text_map.pop = __getitem__, naming(put), pop_
+        text_map.__delitem__, text_map.setdefault = naming(delete), naming(put_default)
+
+
+def name_types_in_lists(of: Any) -> None:
+    """Have the class of the list `of` name what it expects: one class for all lists in the process."""
+    kind = type(of)
+    if hasattr(kind, "__coprocess_names__"):
+        return
+
+    def naming(method: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(method)
+        def call(self: Any, *arguments: Any) -> Any:
+            try:
+                return method(self, *arguments)
+            except TypeError as error:
+                if str(error) != _OF_TEXT:  # Lists of numbers say it themselves.
+                    raise
+                for value in arguments[-1] if isinstance(arguments[-1], list | tuple) else arguments[-1:]:
+                    expect_text("a value of the list", value)
+                raise
+
+        return call
+
+    with suppress(TypeError):
+        kind.__coprocess_names__ = True
+        for name in ("append", "extend", "insert", "__setitem__"):
+            setattr(kind, name, naming(getattr(kind, name)))
+
+
+_OF_TEXT = "bad argument type for built-in operation"
 
 
 def name_fields_in_errors(message_class: Any) -> None:

@@ -1,0 +1,76 @@
+"""`coprocess kong conf`: the block of kong.conf for a plugin."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from coprocess.cli.kong.plugins import PREFIX, Name, PluginFile, plugin_files, read_plugins
+from coprocess.errors import ConfigError
+from coprocess.gateways.kong.plugin import Plugin, PluginOptions
+
+#: What start_cmd does not get of who starts Kong, and code may need.
+_VARIABLES = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "PYTHONPATH",
+    "VIRTUAL_ENV",
+    "SSL_CERT_FILE",
+    "REQUESTS_CA_BUNDLE",
+)
+
+
+def conf(
+    plugin: PluginFile = None,
+    name: Name = None,
+    prefix: Annotated[
+        Path, typer.Option("-p", "--kong-prefix", "-kong-prefix", metavar="DIR", help="Kong's prefix.")
+    ] = PREFIX,
+    env: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--env", metavar="NAME", help="A variable that the plugin needs, with its value now. Repeatable."
+        ),
+    ] = None,
+    flags: Annotated[
+        str, typer.Option("--flags", metavar="'FLAGS'", help="Further flags for `coprocess kong serve`.")
+    ] = "",
+) -> None:
+    """Print the block of kong.conf that starts the plugin here, with absolute paths."""
+    paths = plugin_files(plugin, None)
+    (found,) = read_plugins(paths, PluginOptions(name=name))
+    typer.echo(kong_conf(found, paths[0], prefix, env or [], flags, name))
+
+
+def kong_conf(
+    plugin: Plugin, path: Path, prefix: Path, variables: list[str], flags: str, name: str | None
+) -> str:
+    """Raises ConfigError for a variable that is not set."""
+    missing = [each for each in variables if each not in os.environ]
+    if missing:
+        raise ConfigError(f"--env {missing[0]}: it is not set here. Expected: a variable with a value")
+    values = {each: os.environ[each] for each in (*_VARIABLES, *variables) if os.environ.get(each)}
+    words = [sys.executable, "-m", "coprocess", "kong"]
+    named = ["--name", name] if name else []
+    serve = ["/usr/bin/env", *(f"{key}={value}" for key, value in values.items()), *words, "serve"]
+    serve += [str(path.resolve()), "-p", str(prefix), *named, *shlex.split(flags)]
+    query = [*words, "dump", str(path.resolve()), *named]
+    key = f"pluginserver_{plugin.name.lower().replace('-', '_')}"
+    return "\n".join(
+        (
+            "# Kong starts the plugin server without the environment that it has itself: start_cmd says it.",
+            f"plugins = bundled,{plugin.name}",
+            f"pluginserver_names = {plugin.name}",
+            f"{key}_socket = {prefix / f'{plugin.name}.socket'}",
+            f"{key}_start_cmd = {shlex.join(serve)}",
+            f"{key}_query_cmd = {shlex.join(query)}",
+        )
+    )

@@ -1,0 +1,178 @@
+"""`coprocess kong serve`: the plugin server, as kong.conf's start_cmd names it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from coprocess.cli.kong.plugins import (
+    PREFIX,
+    Folder,
+    Name,
+    PluginFile,
+    plugin_files,
+    print_dump,
+    read_plugins,
+)
+from coprocess.cli.options import Config
+from coprocess.cli.serve import bound_exit
+from coprocess.errors import ConfigError
+from coprocess.gateways.kong.plugin import PluginOptions
+from coprocess.process.config import Settings, load_settings
+from coprocess.process.log_writer import open_standard_streams
+
+#: What kong-pdk calls its socket where nobody says otherwise.
+_DEFAULT_SOCKET = "python_pluginserver.sock"
+#: Calls of one phase that run at one time: a thread each.
+_CONCURRENCY = 1024
+_LOOK_S = 0.5
+_FLUSH_S = 2.0
+
+
+def serve(
+    plugin: PluginFile = None,
+    directory: Folder = None,
+    name: Name = None,
+    prefix: Annotated[
+        Path,
+        typer.Option("-p", "--kong-prefix", "-kong-prefix", metavar="DIR", help="Where the socket goes."),
+    ] = PREFIX,
+    socket_name: Annotated[
+        str | None,
+        typer.Option("--socket-name", metavar="NAME", help="Default: NAME.socket, and NAME.sock beside it."),
+    ] = None,
+    verbose: Annotated[int, typer.Option("-v", "--verbose", count=True, help="Log more.")] = 0,
+    no_lua_style: Annotated[
+        bool,
+        typer.Option("--no-lua-style", help="PDK calls give the value and raise, instead of (value, err)."),
+    ] = False,
+    gevent: Annotated[
+        bool,
+        typer.Option(
+            "-g", "--gevent", help="As kong-pdk has it. Here a plugin that waits holds up nobody anyway."
+        ),
+    ] = False,
+    multiprocessing: Annotated[
+        bool, typer.Option("-m", "--multiprocessing", help="As kong-pdk has it: not needed here.")
+    ] = False,
+    listen_queue_size: Annotated[
+        int, typer.Option("--listen-queue-size", metavar="N", help="As kong-pdk has it: 4096 here.")
+    ] = 4096,
+    dump: Annotated[
+        bool,
+        typer.Option(
+            "--dump", "-dump", "--dump-all-plugins", "-dump-all-plugins", help="As coprocess kong dump."
+        ),
+    ] = False,
+    on_error: Annotated[
+        str | None,
+        typer.Option(
+            "--on-error", metavar="closed|open", help="What an exception, or an overrun, does to the request."
+        ),
+    ] = None,
+    outlive_parent: Annotated[
+        bool, typer.Option("--outlive-parent", help="Go on when the process that started this is gone.")
+    ] = False,
+    timeout_s: Annotated[
+        str | None, typer.Option("--timeout-s", metavar="SECONDS", help="Time limit of a phase.")
+    ] = None,
+    failure_status: Annotated[
+        str | None,
+        typer.Option("--failure-status", metavar="STATUS", help="What clients get when a phase fails [500]."),
+    ] = None,
+    admin: Annotated[
+        str | None,
+        typer.Option(
+            "--admin", metavar="ADDRESS|off", help="Address of /healthz, /metrics and others [off]."
+        ),
+    ] = None,
+    reload: Annotated[
+        bool | None, typer.Option("--reload/--no-reload", help="Load the plugin again when it changes.")
+    ] = None,
+    max_threads: Annotated[
+        str | None, typer.Option("--max-threads", metavar="N", help="Threads for sync phases.")
+    ] = None,
+    log_format: Annotated[str | None, typer.Option("--log-format", metavar="auto|text|json")] = None,
+    config: Config = None,
+) -> None:
+    """Serve Kong's Python plugins, until Kong stops or reloads."""
+    if gevent and multiprocessing:
+        raise ConfigError("-g and -m go not together. Expected: one of them, or none")
+    paths = plugin_files(plugin, directory)
+    options = PluginOptions(name=name, lua_style=not no_lua_style, on_error=on_error)
+    if dump:
+        print_dump([each.info() for each in read_plugins(paths, options)])
+        return
+    open_standard_streams()
+    if not prefix.is_dir():
+        raise ConfigError(f"-p {prefix}: no such folder. Expected: Kong's prefix, where the socket goes")
+    if socket_name in (None, _DEFAULT_SOCKET):
+        served = name or (paths[0].stem if directory is not None else _name_of(paths, options))
+        names = [f"{served}.socket", f"{served}.sock"] if directory is None else [_DEFAULT_SOCKET]
+    else:
+        names = [str(socket_name)]
+    sockets = [(prefix / each).absolute() for each in names]
+    flags: dict[str, Any] = {
+        "listen": [f"unix:{path}" for path in sockets],
+        "handlers": [path.resolve().parent for path in paths[:1]],
+        "timeout_s": timeout_s,
+        "failure_status": failure_status,
+        "admin": admin or "off",
+        "reload": reload,
+        "max_threads": max_threads,
+        "concurrency": _CONCURRENCY,
+        "log_format": log_format,
+        "log_level": "debug" if verbose else None,
+    }
+    settings = load_settings(flags, config)
+    _run(
+        settings,
+        paths,
+        options,
+        follows_another=any(path.exists() for path in sockets),
+        outlive=outlive_parent,
+    )
+
+
+def _name_of(paths: list[Path], options: PluginOptions) -> str:
+    """The plugin's name, found without running its code: an error in that is the server's to tell."""
+    from coprocess.gateways.kong.plugin import name_in
+
+    return options.name or name_in(paths[0])
+
+
+def _run(
+    settings: Settings, paths: list[Path], options: PluginOptions, *, follows_another: bool, outlive: bool
+) -> None:
+    from coprocess.gateways.kong.registration import plugin_server
+    from coprocess.process import logs
+    from coprocess.process.app import App
+
+    logs.configure(settings.log_format, settings.log_level, in_background=True)
+    status = 1
+    try:
+        gateway = plugin_server(paths, options, follows_another=follows_another)
+        app = App(settings, gateway=gateway)
+        if not outlive:
+            _follow_parent(app)
+        app.run()
+        status = 0
+    finally:
+        logs.flush(_FLUSH_S)
+        bound_exit(status)
+
+
+def _follow_parent(app: Any) -> None:
+    """Stop when the process that started this is gone, as a worker of Kong that was killed."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            threading.Event().wait(_LOOK_S)
+        app.request_stop()
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()

@@ -1,0 +1,107 @@
+"""The handlers of one route, in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from coprocess.api.moments import HookType
+from coprocess.errors import UnknownHook
+from coprocess.gateways.envoy.route import Route
+from coprocess.loading.body_use import hook_uses_body
+from coprocess.loading.hooks import Hook, HookTable
+from coprocess.runtime.held_spec import HeldSpec
+from coprocess.text import printable
+
+#: What runs in the request phase, in this order.
+REQUEST_MOMENTS = (HookType.Pre, HookType.CustomKeyCheck, HookType.PostKeyAuth, HookType.Post)
+#: The tables `[chains.NAME]` of the settings file: names of handlers, by moment.
+Chains = Mapping[str, Mapping[HookType, tuple[str, ...]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A handler in its place. `hook` is None where the request's headers choose between versions."""
+
+    moment: HookType
+    name: str
+    hook: Hook | None
+    uses_body: bool
+
+
+@dataclass(slots=True, eq=False)
+class Chain:
+    """Of a moment where nothing runs there is no entry in `before`."""
+
+    before: tuple[tuple[HookType, tuple[Step, ...]], ...]
+    after: tuple[Step, ...]
+    spec: HeldSpec
+    route: Route
+    table: HookTable
+    #: All `@Event` functions.
+    listeners: tuple[str, ...] = ()
+    #: Those of Response, which a stream needs after its request is through.
+    later: frozenset[Hook] = field(default_factory=frozenset)
+    #: Whether Envoy was seen to do as `mode_override` says: None: not yet.
+    overrides: bool | None = None
+
+    @property
+    def reads_request(self) -> bool:
+        """Whether a handler may read the request's body."""
+        return any(step.uses_body for _, steps in self.before for step in steps)
+
+
+def chain_of(table: HookTable, route: Route, chains: Chains) -> Chain:
+    """Raises UnknownHook for what is not loaded, or where nothing is there to run."""
+    api_id = route.api_id
+    if route.chain:
+        names = chains.get(route.chain)
+        if names is None:
+            there = ", ".join(sorted(chains)) or "none"
+            raise UnknownHook(printable(f'no chain "{route.chain[:64]}"; there are: {there}'))
+    else:
+        names = route.names or {}
+    is_all = not route.chain and route.names is None
+    by_moment: dict[HookType, list[Step]] = {}
+    for moment in (*REQUEST_MOMENTS, HookType.Response):
+        wanted = _all_names(table, moment, api_id) if is_all else names.get(moment, ())
+        by_moment[moment] = [_step(table, moment, name, api_id) for name in wanted]
+    if not any(by_moment.values()):
+        raise UnknownHook("nothing is to run: no handlers are loaded for this route, and none are named")
+    spec = HeldSpec(api_id, route.org_id, route.config)
+    after = tuple(by_moment[HookType.Response])
+    return Chain(
+        before=tuple((moment, tuple(by_moment[moment])) for moment in REQUEST_MOMENTS if by_moment[moment]),
+        after=after,
+        spec=spec,
+        route=route,
+        table=table,
+        listeners=tuple(_all_names(table, HookType.Event, api_id)),
+        later=frozenset(
+            hook
+            for step in after
+            for hook in ([step.hook] if step.hook is not None else _versions(table, step.moment, step.name))
+        ),
+    )
+
+
+def _all_names(table: HookTable, moment: HookType, api_id: str) -> list[str]:
+    hooks = [hook for hook in table if hook.type is moment and hook.api_id in (None, api_id)]
+    # Stable: equal ones stay as they are written.
+    return list(dict.fromkeys(hook.name for hook in sorted(hooks, key=lambda hook: hook.order)))
+
+
+def _step(table: HookTable, moment: HookType, name: str, api_id: str) -> Step:
+    hook = table.find(moment, name)
+    if hook is not None:
+        return Step(moment, name, hook, hook_uses_body(hook))
+    # Raises where none is there.
+    hook = table.choose(moment, name, api_id)
+    versions = _versions(table, moment, name)
+    if not any(each.version for each in versions):
+        return Step(moment, name, hook, hook_uses_body(hook))
+    return Step(moment, name, None, any(map(hook_uses_body, versions)))
+
+
+def _versions(table: HookTable, moment: HookType, name: str) -> list[Hook]:
+    return [hook for hook in table if hook.type is moment and hook.name == name]

@@ -1,0 +1,485 @@
+"""One stream of ext_proc: which replies follow Envoy's messages. No I/O.
+
+`take` gives the steps for a message: they ask for calls, and end with the replies. Envoy lets a request pass
+where a stream ends with OK, so whoever drives this ends it so only after `is_done`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf.message import DecodeError
+
+from coprocess.api.held import HeldResponse
+from coprocess.errors import BadMessage, CoprocessError, HandlerFailed, Status
+from coprocess.gateways.envoy import dynamic_metadata, encoding, guard
+from coprocess.gateways.envoy.call import BODY, Around, RequestSteps, Traffic
+from coprocess.gateways.envoy.chain import Chain
+from coprocess.gateways.envoy.messages import Fields, no_request, request_of, response_of
+from coprocess.gateways.envoy.wire import ProcessingRequest
+from coprocess.runtime.answers import Answer, error_answer, failure_answer
+from coprocess.runtime.chained import Steps
+from coprocess.runtime.in_process import InProcessRpc
+
+if TYPE_CHECKING:
+    from coprocess.gateways.envoy.wire import HttpBody, HttpHeaders
+
+Replies = list[bytes]
+
+# ProcessingMode's values.
+NONE, STREAMED, BUFFERED, BUFFERED_PARTIAL, FULL_DUPLEX = range(5)
+_SEND = 1
+
+
+class Exchange:
+    """One HTTP request and its response, from the first message of a stream to its end."""
+
+    def __init__(
+        self,
+        find_chain: Callable[[ProcessingRequest], Chain],
+        around: Around,
+        max_body_bytes: int,
+    ) -> None:
+        """`find_chain` is called with the first message, and raises CoprocessError."""
+        self._find_chain = find_chain
+        self._around = around
+        self._max_body_bytes = max_body_bytes
+        self.chain: Chain | None = None
+        self._traffic: Traffic | None = None
+        #: Nothing of what Envoy could still send matters to the handlers of this stream.
+        self.is_done = False
+        # Of the direction that is under way.
+        self._request = _Side(encoding.REQUEST_HEADERS, encoding.REQUEST_BODY, encoding.REQUEST_TRAILERS)
+        self._response = _Side(encoding.RESPONSE_HEADERS, encoding.RESPONSE_BODY, encoding.RESPONSE_TRAILERS)
+        self._method = ""
+        self._status = 0
+        self._told_metadata: dict[str, str] = {}
+        self._is_session_told = False
+
+    def take(self, message: bytes) -> Steps:
+        """The steps for one message; they end with its replies. Raises CoprocessError: see `refusal`."""
+        try:
+            asked = ProcessingRequest.FromString(message)
+        except DecodeError:
+            raise BadMessage("not an envoy.service.ext_proc.v3.ProcessingRequest") from None
+        kind = asked.WhichOneof("request")
+        if self.chain is None:
+            self.chain = self._find_chain(asked)
+            config = asked.protocol_config
+            self._request.mode, self._response.mode = config.request_body_mode, config.response_body_mode
+        if kind == "request_headers":
+            return (yield from self._on_request_headers(asked))
+        traffic = self._traffic
+        if traffic is None:
+            # It begins with the response: one that another filter gave, say. There is no request to be seen.
+            traffic = self._traffic = Traffic(no_request(), self.chain, self._around)
+            self._read_metadata(asked, traffic)
+            if kind in ("request_body", "request_trailers") and self.chain.before:
+                raise HandlerFailed("was not sent the request's headers: expected request_header_mode SEND")
+        if kind == "request_body":
+            return (yield from self._on_body(self._request, asked.request_body, self._end_request))
+        if kind == "request_trailers":
+            return (yield from self._on_trailers(self._request, self._end_request))
+        if kind == "response_headers":
+            return (yield from self._on_response_headers(asked.response_headers))
+        if kind == "response_body":
+            return (yield from self._on_body(self._response, asked.response_body, self._end_response))
+        if kind == "response_trailers":
+            return (yield from self._on_trailers(self._response, self._end_response))
+        raise BadMessage("a ProcessingRequest without a phase that is known")
+
+    def refusal(self, error: Exception) -> bytes:
+        """The reply where a message cannot be taken: it closes, whatever Envoy's failure mode is."""
+        self.is_done = True
+        if not isinstance(error, CoprocessError):
+            return self._immediate(failure_answer(Status.INTERNAL), "internal error")
+        return self._immediate(failure_answer(error.status), str(error))
+
+    # The request.
+
+    def _on_request_headers(self, asked: ProcessingRequest) -> Steps:
+        assert self.chain is not None  # noqa: S101 - `take` has seen to it
+        headers: HttpHeaders = asked.request_headers
+        side, chain = self._request, self.chain
+        fields = side.fields = Fields(headers.headers.headers)
+        request = request_of(fields, side.read)
+        self._method = request.method
+        traffic = self._traffic = Traffic(request, chain, self._around)
+        self._read_metadata(asked, traffic)
+        if headers.end_of_stream:
+            side.body = b""
+            traffic.has_body = True
+        elif not _has_body_that_ends(fields):
+            side.why_no_body = "the body of a gRPC call, or after an upgrade, may never end: it is not read"
+            traffic.has_body = True
+        elif not chain.before:
+            traffic.has_body = True
+        elif chain.reads_request and (size := _content_length(fields)) > self._max_body_bytes:
+            return [self._too_large(side, size)]
+        side.steps = traffic.before_upstream()
+        outcome = yield from side.go_on()
+        if outcome is not BODY:
+            return self._end_request(outcome, side.headers_kind)
+        return self._ask_for_body(side)
+
+    def _ask_for_body(self, side: _Side) -> Replies:
+        assert self.chain is not None  # noqa: S101 - `take` has seen to it
+        chain = self.chain
+        if side.mode == FULL_DUPLEX:
+            side.pieces = []
+            return []  # It comes of itself. The headers' reply waits for it, as edits would be dropped later.
+        if side.mode != BUFFERED:
+            if chain.overrides is False:
+                raise HandlerFailed(_NO_OVERRIDE)
+            side.is_override = True
+        # Trailers too: where they follow no body at all, Envoy would send nothing, and go on.
+        if side is self._request:
+            mode = encoding.mode(
+                request_body=BUFFERED,
+                request_trailers=_SEND,
+                response_headers=_SEND if chain.after else 0,
+                # What is left out is NONE.
+                response_body=self._response.mode,
+            )
+        else:
+            mode = encoding.mode(response_body=BUFFERED, response_trailers=_SEND)
+        return [encoding.reply(side.headers_kind, b"", b"", mode)]
+
+    def _end_request(self, answer: Answer | None, kind: int) -> Replies:
+        """The replies once the moments before the upstream are through, to a message of that kind."""
+        assert self._traffic is not None  # noqa: S101 - there is a message
+        traffic, side = self._traffic, self._request
+        if answer is None:
+            try:
+                return self._pass_request(traffic, side, kind)
+            except HandlerFailed as error:
+                answer = traffic.fail(error)
+        return [self._answer(answer, traffic)]
+
+    def _pass_request(self, traffic: Traffic, side: _Side, kind: int) -> Replies:
+        request, chain = traffic.request, traffic.chain
+        edits, is_moved = guard.request_edits(request, self._method, side.fields.encoded)
+        body: bytes | None = None
+        if request.has_new_body:
+            body = request.raw_body
+            if side.why_no_body:
+                raise HandlerFailed(
+                    "replaced a body that is not a handler's: of a gRPC call, or after an upgrade"
+                )
+        rest = encoding.CLEAR_ROUTE_CACHE if is_moved and chain.route.clears_route_cache else b""
+        replies = side.replies(kind, edits, body, rest, self._dynamic_metadata(traffic))
+        if not chain.after and side.mode != FULL_DUPLEX:
+            self.is_done = True
+        return replies
+
+    # The response.
+
+    def _on_response_headers(self, headers: HttpHeaders) -> Steps:
+        assert self.chain is not None  # noqa: S101 - `take` has seen to it
+        assert self._traffic is not None  # noqa: S101 - as above
+        chain, traffic, side = self.chain, self._traffic, self._response
+        if self._request.steps is not None:
+            # Envoy went on without the body: what handlers wanted with it was not done.
+            if self._request.is_override:
+                chain.overrides = False
+            raise HandlerFailed(_NO_OVERRIDE)
+        if not chain.after:
+            self.is_done = True
+            return [encoding.EMPTY[side.headers_kind]]
+        fields = side.fields = Fields(headers.headers.headers)
+        response = traffic.response = response_of(fields, side.read)
+        self._status = response.status
+        is_bodyless = self._method == "HEAD" or response.status in guard.BODYLESS
+        if headers.end_of_stream or is_bodyless:
+            side.body = b""
+            side.has_body = True
+        elif not _has_response_that_ends(fields, response.status):
+            side.why_no_body = "the body of a stream of events, of gRPC, or after an upgrade, is not read"
+            side.has_body = True
+        side.steps = self._after_upstream(traffic, side)
+        outcome = yield from side.go_on()
+        if outcome is not BODY:
+            return self._end_response(outcome, side.headers_kind)
+        return self._ask_for_body(side)
+
+    def _after_upstream(self, traffic: Traffic, side: _Side) -> RequestSteps:
+        for step in traffic.chain.after:
+            if step.uses_body and not side.has_body:
+                yield BODY
+            call = traffic.hook_call(step)
+            rpc: InProcessRpc = yield call
+            if (answer := traffic.conclude(call, rpc)) is not None:
+                return answer
+        return None
+
+    def _end_response(self, answer: Answer | None, kind: int) -> Replies:
+        assert self._traffic is not None  # noqa: S101 - there is a message
+        traffic, side = self._traffic, self._response
+        if answer is None:
+            try:
+                return self._pass_response(traffic, side, kind)
+            except HandlerFailed as error:
+                answer = traffic.fail(error)
+        return [self._answer(answer, traffic)]
+
+    def _pass_response(self, traffic: Traffic, side: _Side, kind: int) -> Replies:
+        response = traffic.response
+        assert response is not None  # noqa: S101 - its headers came
+        if traffic.is_replaced:
+            answer = Answer(response.status, response.headers.pairs(), response.raw_body)
+            return [self._answer(answer, traffic)]
+        edits = guard.response_edits(response, self._status, side.fields.encoded)
+        body: bytes | None = None
+        if response.has_new_body and not self._is_bodyless(response):
+            body = response.raw_body
+            if side.why_no_body:
+                raise HandlerFailed("replaced the body of a response that is a stream")
+        replies = side.replies(kind, edits, body, b"", self._dynamic_metadata(traffic))
+        if side.mode != FULL_DUPLEX:
+            self.is_done = True
+        return replies
+
+    def _is_bodyless(self, response: HeldResponse) -> bool:
+        return self._method == "HEAD" or response.status in guard.BODYLESS
+
+    # Bodies and trailers, of either.
+
+    def _on_body(self, side: _Side, body: HttpBody, end: Callable[[Any, int], Replies]) -> Steps:
+        kind = side.body_kind
+        if side.steps is None:
+            # What handlers wanted is done.
+            if side.mode == FULL_DUPLEX:
+                return [encoding.streamed(kind, body.body, body.end_of_stream)]
+            return [encoding.EMPTY[kind]]
+        if side.pieces is not None:
+            side.take_piece(body.body, self._max_body_bytes)
+            if side.is_too_large:
+                return [self._too_large(side, side.size)]
+            if not body.end_of_stream:
+                return []
+            outcome = yield from self._with_body(side, b"".join(side.pieces))
+            return end(outcome, side.headers_kind)
+        if not body.end_of_stream and (side.mode in (STREAMED, BUFFERED_PARTIAL)):
+            # A piece of it, and Envoy wants each piece answered before the whole is there.
+            if side.is_override and side.mode == STREAMED and self.chain is not None:
+                self.chain.overrides = False
+                raise HandlerFailed(_NO_OVERRIDE)
+            return [self._too_large(side, len(body.body))]
+        if side.is_override and self.chain is not None:
+            self.chain.overrides = True
+        if len(body.body) > self._max_body_bytes:
+            return [self._too_large(side, len(body.body))]
+        outcome = yield from self._with_body(side, body.body)
+        return end(outcome, kind)
+
+    def _with_body(self, side: _Side, body: bytes) -> Generator[Any, Any, Any]:
+        side.body = body
+        side.has_body = True
+        if side is self._request and self._traffic is not None:
+            self._traffic.has_body = True
+        return (yield from side.go_on())
+
+    def _on_trailers(self, side: _Side, end: Callable[[Any, int], Replies]) -> Steps:
+        kind = side.trailers_kind
+        if side.steps is None:
+            return [encoding.EMPTY[kind]]
+        if side.pieces is not None:
+            # They end the body, in this mode.
+            side.ends_with_trailers = True
+            outcome = yield from self._with_body(side, b"".join(side.pieces))
+            return [*end(outcome, side.headers_kind), *([] if self._is_answered else [encoding.EMPTY[kind]])]
+        # There was no body at all.
+        outcome = yield from self._with_body(side, b"")
+        return end(outcome, kind)
+
+    # Answers.
+
+    _is_answered = False
+
+    def _too_large(self, side: _Side, size_bytes: int) -> bytes:
+        if side is self._request:
+            answer = error_answer(413, "Request entity too large")
+        else:
+            answer = failure_answer(Status.INTERNAL)
+        return self._immediate(answer, f"a body of {size_bytes} bytes or more is too large for its handlers")
+
+    def _answer(self, answer: Answer, traffic: Traffic) -> bytes:
+        """An answer in the upstream's place, or in its response's."""
+        return self._immediate(answer, traffic.failure_text, traffic)
+
+    def _immediate(self, answer: Answer, text: str, traffic: Traffic | None = None) -> bytes:
+        self.is_done = self._is_answered = True
+        self._request.steps = self._response.steps = None
+        status, body = answer.status, answer.body
+        try:
+            guard.status(status)
+            mutation = guard.answer_mutation(answer.headers)
+        except HandlerFailed as error:
+            text = str(error)
+            failed = error_answer(500, "Middleware error")
+            status, body = failed.status, failed.body
+            mutation = guard.answer_mutation(failed.headers)
+        if status in guard.BODYLESS:
+            body = b""
+        metadata = b"" if traffic is None else self._dynamic_metadata(traffic)
+        return encoding.immediate(status, mutation, body, guard.details(text), metadata)
+
+    # Metadata.
+
+    def _read_metadata(self, asked: ProcessingRequest, traffic: Traffic) -> None:
+        context = asked.metadata_context
+        if context.ByteSize():
+
+            def read() -> dict[str, str]:
+                came = dynamic_metadata.read_metadata(context)
+                self._told_metadata = dict(came)
+                return came
+
+            traffic.metadata_source = read
+
+    def _dynamic_metadata(self, traffic: Traffic) -> bytes:
+        """What is new since it was told last."""
+        metadata = traffic.known_metadata
+        if metadata is None:
+            return b""
+        told = self._told_metadata
+        new = {key: value for key, value in metadata.items() if key != "token" and told.get(key) != value}
+        told.update(new)
+        session: dict[str, Any] = {}
+        if traffic.has_session and not self._is_session_told:
+            self._is_session_told = True
+            session = dynamic_metadata.session_entries(traffic.session)
+        return dynamic_metadata.encoded(
+            {dynamic_metadata.NAMESPACE: new, dynamic_metadata.SESSION_NAMESPACE: session}
+        )
+
+
+class _Side:
+    """The request, or the response, as far as it has come."""
+
+    __slots__ = (
+        "body",
+        "body_kind",
+        "ends_with_trailers",
+        "fields",
+        "has_body",
+        "headers_kind",
+        "is_override",
+        "is_too_large",
+        "mode",
+        "pieces",
+        "size",
+        "steps",
+        "trailers_kind",
+        "why_no_body",
+    )
+
+    def __init__(self, headers_kind: int, body_kind: int, trailers_kind: int) -> None:
+        self.headers_kind = headers_kind
+        self.body_kind = body_kind
+        self.trailers_kind = trailers_kind
+        self.fields = _NO_FIELDS
+        #: As the filter has it.
+        self.mode = NONE
+        #: What has not run yet; None: all has.
+        self.steps: RequestSteps | None = None
+        self.body: bytes | None = None
+        self.has_body = False
+        #: Why there will be none; empty: there may be one.
+        self.why_no_body = ""
+        #: Whether another mode was asked for.
+        self.is_override = False
+        #: What has come of a body in FULL_DUPLEX_STREAMED mode, while all of it is wanted.
+        self.pieces: list[bytes] | None = None
+        self.size = 0
+        self.is_too_large = self.ends_with_trailers = False
+
+    def go_on(self) -> Generator[Any, Any, Any]:
+        """Run what is left. Ends with BODY where that must come first, else as the steps do."""
+        steps = self.steps
+        assert steps is not None  # noqa: S101 - the caller has looked
+        value: Any = None
+        while True:
+            try:
+                need = steps.send(value)
+            except StopIteration as end:
+                self.steps = None
+                return end.value
+            if need is BODY:
+                return BODY
+            value = yield need
+
+    def read(self) -> bytes:
+        """The body, for a handler."""
+        if self.body is None:
+            raise RuntimeError(self.why_no_body or _NOT_KEPT)
+        return self.body
+
+    def take_piece(self, piece: bytes, max_bytes: int) -> None:
+        assert self.pieces is not None  # noqa: S101 - the caller has looked
+        self.pieces.append(piece)
+        self.size += len(piece)
+        self.is_too_large = self.size > max_bytes
+
+    def replies(
+        self, kind: int, edits: guard.Edits, body: bytes | None, rest: bytes, metadata: bytes
+    ) -> Replies:
+        """What passes this side on, in answer to a message of that kind."""
+        if kind == self.trailers_kind:
+            if edits.count or body is not None:
+                raise HandlerFailed(
+                    "edited a message without a body but with trailers, where nothing can be edited"
+                )
+            return [encoding.EMPTY[kind]]
+        common = b""
+        if body is not None:
+            edits.set(b"content-length", b"%d" % len(body)) if self.pieces is None else None
+            if kind == self.headers_kind and self.pieces is None:
+                common = encoding.REPLACE
+        if edits.count:
+            common += encoding.field(2, edits.encoded())
+        if self.pieces is not None:
+            return self._duplex_replies(common + rest, body, metadata)
+        if body is not None:
+            common += encoding.field(3, encoding.field(1, body)) if body else encoding.CLEAR_BODY
+        return [encoding.reply(kind, common + rest, metadata)]
+
+    def _duplex_replies(self, common: bytes, body: bytes | None, metadata: bytes) -> Replies:
+        content = b"".join(self.pieces or ()) if body is None else body
+        self.pieces = None
+        replies = [encoding.reply(self.headers_kind, common, metadata)]
+        if content or not self.ends_with_trailers:
+            replies.append(encoding.streamed(self.body_kind, content, not self.ends_with_trailers))
+        return replies
+
+
+def _content_length(fields: Fields) -> int:
+    text = fields.headers.get("Content-Length", "")
+    return int(text) if text.isascii() and text.isdecimal() else 0
+
+
+def _has_body_that_ends(fields: Fields) -> bool:
+    headers = fields.headers
+    return (
+        "Upgrade" not in headers
+        and not headers.get("Content-Type", "").lower().startswith("application/grpc")
+        and fields.pseudo.get(":method") != "CONNECT"
+    )
+
+
+def _has_response_that_ends(fields: Fields, status: int) -> bool:
+    content_type = fields.headers.get("Content-Type", "").lower()
+    return status != _SWITCHING and not content_type.startswith(("application/grpc", "text/event-stream"))
+
+
+_NO_FIELDS = Fields(())
+_SWITCHING = 101
+_NOT_KEPT = (
+    "the body was not asked for, as the code of the handler does not show that it is used. "
+    "Expected: body=True in the handler's decorator"
+)
+_NO_OVERRIDE = (
+    "reads a body, and Envoy sends none. Expected: allow_mode_override: true in the filter, "
+    "or body modes BUFFERED"
+)

@@ -1,0 +1,166 @@
+"""Envoy at work: its streams of ext_proc, its checks of ext_authz, and the chains of their routes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import structlog
+
+from coprocess.api.context import CallContext
+from coprocess.api.held import HeldSession
+from coprocess.api.moments import HookType
+from coprocess.errors import CoprocessError, ShuttingDown
+from coprocess.gateways.envoy.chain import Chain, Chains, chain_of
+from coprocess.gateways.envoy.check import Check
+from coprocess.gateways.envoy.exchange import Exchange
+from coprocess.gateways.envoy.route import PREFIX, Route, route_of
+from coprocess.gateways.envoy.stream import EnvoyStream, refuse
+from coprocess.gateways.envoy.wire import CHECK, PROCESS, ProcessingRequest
+from coprocess.loading.hooks import Hook, HookTable
+from coprocess.runtime.chained import UnaryCaller
+from coprocess.runtime.gateway import Gateway, Opener
+from coprocess.runtime.held_event import HeldEventCall, event_of, message_of
+from coprocess.runtime.held_spec import HeldSpec
+from coprocess.runtime.registration import GatewayOptions
+from coprocess.runtime.session_limits import Limiter
+from coprocess.runtime.streaming import ChainedHandler, StreamHandler, Streaming
+
+if TYPE_CHECKING:
+    from coprocess.runtime.service import Service
+    from coprocess.transport.engine import BidiRpc, Rpc
+
+log = structlog.get_logger("coprocess")
+
+#: Routes whose chains are kept ready.
+_MAX_KEPT = 1024
+_ATTRIBUTES = "envoy.filters.http.ext_proc"
+_ROUTE_NAME = "xds.route_name"
+
+
+class EnvoyGateway(Gateway, Streaming):
+    """Serves both filters on the handlers of `table`."""
+
+    name = "envoy"
+
+    def __init__(self, table: HookTable, options: GatewayOptions) -> None:
+        self._options = options
+        self._kept: dict[object, Chain] = {}
+        self._chains: Chains = {}
+        self._table = table
+        self._streams: set[EnvoyStream] = set()
+        self._service: Service | None = None
+        self._limiter: Limiter | None = None
+
+    # Not a property of the base class, which declares an attribute.
+    @property
+    def table(self) -> HookTable:
+        return self._table
+
+    @table.setter
+    def table(self, table: HookTable) -> None:
+        self._chains = self._options.chains()
+        self._table = table
+        # Last: a chain that is made meanwhile of the old table must not stay.
+        self._kept = {}
+
+    @property
+    def methods(self) -> Mapping[str, Opener]:
+        return {}
+
+    @property
+    def chained_methods(self) -> Mapping[str, ChainedHandler]:
+        return {CHECK: self.check}
+
+    @property
+    def bidi_methods(self) -> Mapping[str, StreamHandler]:
+        return {PROCESS: self.process}
+
+    # Streams.
+
+    def process(self, service: Service, rpc: BidiRpc) -> None:
+        """Take a stream of ext_proc."""
+        self._service = service
+        if service.is_draining:
+            refuse(rpc, ShuttingDown("the service is shutting down"))
+            return
+        said = {key: value for key, value in rpc.metadata() if key.startswith(PREFIX)}
+
+        def find_chain(first: ProcessingRequest) -> Chain:
+            return self.chain(said, _route_name(first) if first.attributes else "")
+
+        exchange = Exchange(find_chain, self, self._options.max_body_bytes)
+        self._streams.add(EnvoyStream(service, rpc, exchange, self._streams.discard))
+
+    @property
+    def open_streams(self) -> int:
+        return len(self._streams)
+
+    def holds(self, hook: Hook) -> bool:
+        return any(
+            (chain := stream.exchange.chain) is not None and hook in chain.later
+            for stream in list(self._streams)
+        )
+
+    # Checks.
+
+    def check(self, service: Service, rpc: Rpc) -> None:
+        """Answer a Check of ext_authz."""
+        self._service = service
+        UnaryCaller(service, rpc).run(Check(self.chain, self).take(rpc.payload))
+
+    # Of both.
+
+    def chain(self, said: Mapping[str, object], default_api_id: str) -> Chain:
+        """The chain of a route that says this. Raises CoprocessError."""
+        key = (tuple(said.items()), default_api_id)
+        kept = self._kept
+        chain = kept.get(key)
+        if chain is None:
+            route = route_of({name: str(value) for name, value in said.items()})
+            if not route.api_id and default_api_id:
+                route = _with_api_id(route, default_api_id)
+            chain = chain_of(self._table, route, self._chains)
+            if len(kept) >= _MAX_KEPT:
+                kept.clear()
+            kept[key] = chain
+        return chain
+
+    def fire(self, chain: Chain, event: str, message: str, about: Mapping[str, str]) -> None:
+        if self._service is None:
+            return
+        payload = json.dumps({"message": message_of(event, {"Message": message, "Origin": "", **about})})
+        for name in chain.listeners:
+            self._service.trigger_event(name, payload)
+
+    def limited(self, session: HeldSession, api_id: str) -> str:
+        try:
+            limiter = self._limiter
+            if limiter is None:
+                limiter = self._limiter = Limiter(self._options.limits_store())
+            return limiter.exceeded(session, api_id)
+        except Exception as error:  # noqa: BLE001 - whatever fails lets nobody pass
+            text = str(error) if isinstance(error, CoprocessError) else f"{type(error).__name__}: {error}"
+            log.error("a rate or quota could not be kept: the request is refused", reason=text)
+            return "unknown"
+
+    def open_local_event(self, name: str, payload: str, caller: CallContext | None) -> HeldEventCall:
+        spec = HeldSpec("", "", {}) if caller is None else HeldSpec(caller.api_id, caller.org_id, {})
+        version = None if caller is None else caller.version
+        hook = self._table.choose(HookType.Event, name, spec.api_id, version=version)
+        return HeldEventCall(hook, event_of(name, payload, spec), spec)
+
+
+def _route_name(first: ProcessingRequest) -> str:
+    attributes = first.attributes
+    if _ATTRIBUTES not in attributes:
+        return ""
+    fields = attributes[_ATTRIBUTES].fields
+    return fields[_ROUTE_NAME].string_value if _ROUTE_NAME in fields else ""
+
+
+def _with_api_id(route: Route, api_id: str) -> Route:
+    from dataclasses import replace
+
+    return replace(route, api_id=api_id)

@@ -1,0 +1,166 @@
+"""What goes out to Envoy, whatever a handler did.
+
+Envoy passes on much that breaks, or that means something else: see docs/envoy.md. What has one meaning goes
+out; the rest fails the request.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from coprocess.api.held import HeldHeaders, HeldRequest, HeldResponse
+from coprocess.api.http import canonical_name, is_token
+from coprocess.errors import HandlerFailed
+from coprocess.gateways.envoy import encoding
+
+#: They say where a message ends: a wrong one would smuggle a second request. They are Envoy's.
+NOT_FOR_HANDLERS = frozenset(
+    {
+        "Connection",
+        "Content-Length",
+        "Host",
+        "Keep-Alive",
+        "Proxy-Connection",
+        "Te",
+        "Transfer-Encoding",
+        "Upgrade",
+    }
+)
+#: More in one reply, and Envoy refuses the request.
+MAX_EDITS = 100
+LOWEST_STATUS, HIGHEST_STATUS = 200, 599
+#: Answers with these have no body: Envoy would send one of a wrong length.
+BODYLESS = frozenset({204, 205, 304})
+
+_HARMFUL = re.compile(rb"[\x00\r\n]").search
+_TARGET = re.compile(r"[!-~]+").fullmatch
+
+Pairs = Iterable[tuple[str, str]]
+
+
+def status(code: int) -> int:
+    """`code`, where Envoy sends it. Raises HandlerFailed: it would answer 200 for what it does not know."""
+    if not LOWEST_STATUS <= code <= HIGHEST_STATUS:
+        raise HandlerFailed(f"left status {code}: expected {LOWEST_STATUS} to {HIGHEST_STATUS}")
+    return code
+
+
+def name_bytes(name: str) -> bytes:
+    """A header's name as it is sent. Raises HandlerFailed: an empty one breaks the upstream's connection."""
+    if not is_token(name):
+        raise HandlerFailed("left a header whose name HTTP does not allow")
+    return name.lower().encode()
+
+
+def value_bytes(name: str, value: str, encoded: Mapping[str, bytes]) -> bytes:
+    """Raises HandlerFailed for what would end the line."""
+    found = encoded.get(value)
+    if found is None:
+        found = value.encode("utf-8", "surrogateescape")
+    if _HARMFUL(found):
+        raise HandlerFailed(f"left a line break in header {name}")
+    return found
+
+
+class Edits:
+    """The header edits of one reply, as they are sent."""
+
+    __slots__ = ("_removed", "_set", "count")
+
+    def __init__(self) -> None:
+        self._removed: list[bytes] = []
+        self._set: list[bytes] = []
+        self.count = 0
+
+    def set(self, name: bytes, value: bytes) -> None:
+        self._set.append(encoding.set_header(name, value))
+        self.count += 1
+
+    def remove(self, name: bytes) -> None:
+        self._removed.append(name)
+        self.count += 1
+
+    def take(self, headers: HeldHeaders, encoded: Mapping[str, bytes]) -> None:
+        """What handlers edited of `headers`, but for what is not theirs."""
+        for name in sorted(headers.edited):
+            if canonical_name(name) in NOT_FOR_HANDLERS:
+                continue
+            key = name_bytes(name)
+            values = headers.getall(name)
+            if not values:
+                self.remove(key)
+                continue
+            self.set(key, value_bytes(name, values[0], encoded))
+            for value in values[1:]:
+                self._set.append(encoding.set_header(key, value_bytes(name, value, encoded), append=True))
+                self.count += 1
+
+    def encoded(self) -> bytes:
+        """A HeaderMutation; empty where there is none. Raises HandlerFailed where it is too long."""
+        if self.count > MAX_EDITS:
+            raise HandlerFailed(f"left {self.count} header edits: this gateway takes {MAX_EDITS}")
+        return b"".join(self._set) + encoding.remove_headers(self._removed)
+
+
+def request_edits(request: HeldRequest, method: str, encoded: Mapping[str, bytes]) -> tuple[Edits, bool]:
+    """The edits of a request that came with `method`, and whether they may lead to another route."""
+    edits, is_moved = Edits(), False
+    if request.method != method:
+        if not is_token(request.method):
+            raise HandlerFailed("left a method that HTTP does not allow")
+        edits.set(b":method", request.method.encode())
+        is_moved = True
+    if request.has_new_path or request.has_new_query:
+        edits.set(b":path", target_of(request).encode())
+        is_moved = True
+    if request.headers.edited:
+        edits.take(request.headers, encoded)
+    return edits, is_moved
+
+
+def target_of(request: HeldRequest) -> str:
+    """Path and query. Raises HandlerFailed where they are no target of a request."""
+    query = request.query_string
+    target = f"{request.encoded_path}?{query}" if query else request.encoded_path
+    if not _TARGET(target):
+        raise HandlerFailed("left a path or query that cannot be sent")
+    return target
+
+
+def response_edits(response: HeldResponse, came: int, encoded: Mapping[str, bytes]) -> Edits:
+    edits = Edits()
+    if response.status != came:
+        edits.set(b":status", b"%d" % status(response.status))
+    if response.headers.edited:
+        edits.take(response.headers, encoded)
+    return edits
+
+
+def answer_headers(pairs: Pairs) -> list[tuple[bytes, bytes]]:
+    """The headers of an answer, without those that are not a handler's to say."""
+    found = []
+    for name, value in pairs:
+        if canonical_name(name) not in NOT_FOR_HANDLERS:
+            found.append((name_bytes(name), value_bytes(name, value, {})))
+    if len(found) > MAX_EDITS:
+        raise HandlerFailed(f"responded with {len(found)} headers: this gateway takes {MAX_EDITS}")
+    return found
+
+
+def answer_mutation(pairs: Pairs) -> bytes:
+    """The same as a HeaderMutation: several values of a name are lines of their own."""
+    seen: set[bytes] = set()
+    encoded = b""
+    for name, value in answer_headers(pairs):
+        encoded += encoding.set_header(name, value, append=name in seen)
+        seen.add(name)
+    return encoded
+
+
+def details(text: str) -> str:
+    """What access logs get: printable ASCII, and short."""
+    return "".join(each if " " <= each <= "~" else "?" for each in text[:MAX_DETAILS])
+
+
+MAX_DETAILS = 200

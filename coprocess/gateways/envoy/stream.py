@@ -1,0 +1,176 @@
+"""One stream of ext_proc at work: between the engine, the exchange, and the service that runs its calls.
+
+Messages come on the engine's loop, and are taken in its threads, one after the other. Between the last reply
+and the next message no thread is held.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import structlog
+
+from coprocess.errors import CoprocessError, Status
+from coprocess.gateways.envoy.exchange import Exchange
+from coprocess.runtime.chained import Caller, Chain
+from coprocess.runtime.service import Service
+from coprocess.transport.engine import BidiRpc, Metadata
+
+log = structlog.get_logger("coprocess")
+
+#: Messages that came before the one in front was answered, together.
+_MAX_INBOX_BYTES = 16 << 20
+
+
+class EnvoyStream(Caller):
+    """Ends itself; `on_end` is then called, once."""
+
+    __slots__ = (
+        "_chain",
+        "_exchange",
+        "_inbox",
+        "_inbox_bytes",
+        "_is_busy",
+        "_is_half_closed",
+        "_is_over",
+        "_lock",
+        "_on_end",
+        "_rpc",
+        "_service",
+        "method",
+    )
+
+    def __init__(
+        self, service: Service, rpc: BidiRpc, exchange: Exchange, on_end: Callable[[EnvoyStream], None]
+    ) -> None:
+        self._service = service
+        self._rpc = rpc
+        self._exchange = exchange
+        self._on_end = on_end
+        self.method = rpc.method
+        self._lock = threading.Lock()
+        self._inbox: deque[bytes] | None = None
+        self._inbox_bytes = 0
+        #: Whether a message is being taken. What follows is changed under the lock.
+        self._is_busy = False
+        self._is_half_closed = False
+        self._is_over = False
+        self._chain: Chain | None = None
+        rpc.on_message = self._received
+        rpc.on_half_close = self._half_closed
+        rpc.on_cancel(self._cancelled)
+
+    @property
+    def exchange(self) -> Exchange:
+        return self._exchange
+
+    # The engine's, on its loop.
+
+    def _received(self, message: bytes) -> None:
+        with self._lock:
+            if self._is_over:
+                return
+            if self._is_busy:
+                if self._inbox is None:
+                    self._inbox = deque()
+                self._inbox.append(message)
+                self._inbox_bytes += len(message)
+                if self._inbox_bytes <= _MAX_INBOX_BYTES:
+                    return
+            else:
+                self._is_busy = True
+                self._rpc.in_thread(partial(self._take, message))
+                return
+        self._abort(Status.RESOURCE_EXHAUSTED, "more came than is taken")
+
+    def _half_closed(self) -> None:
+        with self._lock:
+            self._is_half_closed = True
+            if self._is_busy or self._is_over:
+                return
+            self._is_over = True
+        # All that came is answered.
+        self._rpc.end()
+        self._on_end(self)
+
+    def _cancelled(self) -> None:
+        if self._close():
+            chain = self._chain
+            if chain is not None:
+                chain.cancel()
+
+    def _close(self) -> bool:
+        """Whether it is over only now."""
+        with self._lock:
+            was_over, self._is_over = self._is_over, True
+        if not was_over:
+            self._on_end(self)
+        return not was_over
+
+    def _abort(self, status: Status, text: str) -> None:
+        if self._close():
+            self._rpc.end(status, text)
+            if self._chain is not None:
+                self._chain.cancel()
+
+    # In a thread.
+
+    def _take(self, message: bytes) -> None:
+        if self._is_over:
+            return
+        chain = self._chain = Chain(self._service, self._exchange.take(message), self)
+        chain.go_on()
+
+    def ended(self, result: Any, error: Exception | None) -> None:
+        self._chain = None
+        try:
+            if error is not None:
+                self._service.tell_refused(error)
+                result = [self._exchange.refusal(error)]
+            for reply in result:
+                if not self._rpc.send(reply):
+                    self._abort(Status.RESOURCE_EXHAUSTED, "the replies are too large, or are not read")
+                    return
+            self._next()
+        except Exception:  # Ended with OK, it would let the request pass.
+            log.exception("a message of a stream could not be answered")
+            self._abort(Status.INTERNAL, "internal error")
+
+    def _next(self) -> None:
+        with self._lock:
+            if self._is_over:
+                return
+            following = None
+            if not self._exchange.is_done:
+                if self._inbox:
+                    following = self._inbox.popleft()
+                    self._inbox_bytes -= len(following)
+                else:
+                    self._is_busy = False
+                    if not self._is_half_closed:
+                        return
+            if following is None:
+                self._is_over = True
+        if following is None:
+            # Nothing is owed, and nothing that could come matters.
+            self._rpc.end()
+            self._on_end(self)
+        else:
+            self._rpc.in_thread(partial(self._take, following))
+
+    # A Caller's.
+
+    def metadata(self) -> Metadata:
+        return self._rpc.metadata()
+
+    def in_thread(self, task: Callable[[], None]) -> None:
+        self._rpc.in_thread(task)
+
+
+def refuse(rpc: BidiRpc, error: CoprocessError) -> None:
+    """End a stream that is not taken: its client may try another service."""
+    rpc.end(error.status, str(error))

@@ -1,0 +1,120 @@
+"""The calls of a plugin: a phase of a request, and the start and the end of an instance."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from coprocess.gateways.kong import wire
+from coprocess.gateways.kong.event import RETURN, Event, failure_data, pack_exit
+from coprocess.gateways.kong.instances import Instance
+from coprocess.runtime.call import Call
+
+if TYPE_CHECKING:
+    from coprocess.gateways.kong.instances import Instances
+    from coprocess.loading.hooks import Hook
+
+
+class PluginCall(Call):
+    """One phase of a plugin. `plugin` and `kong` are what its method is called with."""
+
+    __slots__ = ("event", "instance")
+
+    def __init__(self, hook: Hook, event: Event, instance: Instance) -> None:
+        self.hook = hook
+        self.event = event
+        self.instance = instance
+
+    @property
+    def plugin(self) -> Instance:
+        return self.instance
+
+    @property
+    def api_id(self) -> str:
+        return ""
+
+    @property
+    def org_id(self) -> str:
+        return ""
+
+    def run(self) -> bytes:
+        self.event.thread = threading.get_ident()
+        return super().run()
+
+    async def run_async(self) -> bytes:
+        self.event.thread = threading.get_ident()
+        return await super().run_async()
+
+    def finish(self) -> bytes:
+        return RETURN
+
+    def unchanged(self) -> bytes:
+        return RETURN
+
+    def refused(self, status: int, message: str, headers: Iterable[tuple[str, str]] = ()) -> bytes:
+        if self.event.phase == "log":
+            return failure_data(self.event.phase)
+        return pack_exit(status, {"message": message}, dict(headers) or None)
+
+
+class InstanceCall(Call):
+    """The start of an instance: the plugin's own `__init__` runs."""
+
+    __slots__ = ("event", "instance", "instances")
+
+    def __init__(
+        self, hook: Hook, event: Event, instances: Instances, name: str, config: dict[str, Any]
+    ) -> None:
+        self.hook = hook
+        self.event = event
+        self.instances = instances
+        self.instance = Instance(name, config)
+
+    @property
+    def api_id(self) -> str:
+        return ""
+
+    @property
+    def org_id(self) -> str:
+        return ""
+
+    def run(self) -> bytes:
+        self.event.thread = threading.get_ident()
+        return super().run()
+
+    def finish(self) -> bytes:
+        instance = self.instances.add(self.instance)
+        return wire.pack(
+            {
+                "Name": instance.plugin_name,
+                "Id": instance.id,
+                "Config": instance.config,
+                "StartTime": time.time(),
+            }
+        )
+
+
+class CloseCall(Call):
+    """The end of an instance, which runs none of the plugin's code."""
+
+    __slots__ = ("event", "instance")
+
+    def __init__(self, hook: Hook, event: Event, instance: Instance) -> None:
+        self.hook = hook
+        self.event = event
+        self.instance = instance
+
+    @property
+    def api_id(self) -> str:
+        return ""
+
+    @property
+    def org_id(self) -> str:
+        return ""
+
+    def run(self) -> bytes:
+        self.event.thread = threading.get_ident()
+        instance = self.instance
+        return wire.pack({"Name": instance.plugin_name, "Id": instance.id, "Config": instance.config})

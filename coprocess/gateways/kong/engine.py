@@ -1,0 +1,342 @@
+"""The plugin server's transport: sockets, the threads that read them, and which event a step belongs to.
+
+A thread reads a connection, runs the event that comes, and reads its steps from the same connection: so
+nothing is handed from thread to thread. Where Kong does otherwise, the connection goes to other hands.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import socket
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import structlog
+
+from coprocess.gateways.kong import wire
+from coprocess.gateways.kong.connection import Connection
+from coprocess.gateways.kong.event import CLIENT_WAIT_S, Event, EventEnded, failure_data
+from coprocess.gateways.kong.poller import Poller
+from coprocess.transport.engine import Engine, EngineOptions, Handler, ListenError
+from coprocess.transport.workers import WorkerThreads
+
+log = structlog.get_logger("coprocess")
+
+#: Connections on which a thread waits for the next event; others are watched by the poller.
+_MOST_KEPT = 64
+#: How long a step is waited for where Kong waits for nobody.
+_STEP_WAIT_S = 30.0
+#: Events that wait so; beyond, the oldest is given up.
+_MOST_WAITING = 200
+_BACKLOG = 4096
+_ANSWERED = frozenset((wire.START_INSTANCE, wire.CLOSE_INSTANCE, wire.HANDLE_EVENT))
+
+#: A connection, and the value that has come on it; None: to be read.
+_Task = tuple[Connection, Any]
+_Inbox = queue.SimpleQueue[_Task | None]
+
+
+class KongEngine(Engine):
+    """Its requests are `Event`s. It answers steps itself, as those are of events that it has."""
+
+    name = "kong"
+
+    takes_over = True
+
+    def __init__(self, options: EngineOptions, greeting: bytes = b"") -> None:
+        """`greeting` is sent on a new connection before the first answer."""
+        self._greeting = greeting
+        self._max_frame_bytes = options.max_message_bytes
+        self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+        self._threads: WorkerThreads[_Task] = WorkerThreads(
+            "kong", self._tasks.get, self._serve, minimum=options.min_threads, maximum=options.max_threads
+        )
+        self._poller = Poller(self.resume_at_once, self._accepted)
+        self._listening: list[socket.socket] = []
+        self._handler: Handler | None = None
+        #: By id: those that are not over.
+        self.events: dict[int, Event] = {}
+        self._next_id = 0
+        self._id_lock = threading.Lock()
+        #: Of events that wait for a step that comes by another thread, the oldest first.
+        self._inboxes: OrderedDict[int, Callable[[Any], None]] = OrderedDict()
+        self._inbox_lock = threading.Lock()
+        self._kept: set[Connection] = set()
+        self._connections: set[Connection] = set()
+        self._refused = 0
+        #: Events whose step never came.
+        self.lost_events = 0
+
+    # As an engine.
+
+    def listen(self, address: str) -> str:
+        if not address.startswith("unix:"):
+            raise ListenError(
+                f"cannot listen on {address}. Expected: unix:/path, as Kong connects to no other"
+            )
+        path = address.removeprefix("unix:")
+        listening = socket.socket(socket.AF_UNIX)
+        try:
+            listening.bind(path)
+            listening.listen(_BACKLOG)
+        except OSError as error:
+            listening.close()
+            raise ListenError(f"cannot listen on {address}: {error.strerror or error}") from None
+        self._listening.append(listening)
+        return address
+
+    def start(self, handler: Handler) -> None:
+        self._handler = handler
+        self._threads.start()
+        for listening in self._listening:
+            self._poller.listen(listening)
+        self._poller.start()
+
+    def replace_thread(self, thread_id: int) -> bool:
+        return self._threads.replace(thread_id)
+
+    def stop(self) -> None:
+        for listening in self._listening:
+            listening.close()
+        self._poller.stop()
+        for connection in list(self._connections):
+            connection.end()
+        for _ in range(self._threads.count):
+            self._tasks.put(None)
+
+    @property
+    def refused_calls(self) -> int:
+        return self._refused
+
+    @property
+    def thread_count(self) -> int:
+        return self._threads.count
+
+    @property
+    def abandoned_thread_count(self) -> int:
+        return self._threads.abandoned
+
+    # Connections, from hand to hand.
+
+    def _accepted(self, connected: socket.socket) -> Connection:
+        connection = Connection(connected, self._max_frame_bytes)
+        self._connections.add(connection)
+        if self._greeting:
+            with contextlib.suppress(OSError):
+                connection.send(self._greeting)
+        return connection
+
+    def resume(self, connection: Connection) -> None:
+        """Have somebody read on. Who calls this holds the connection no longer."""
+        self._poller.add(connection)
+
+    def resume_at_once(self, connection: Connection, value: Any = None) -> None:
+        """As `resume`, where something has come, or `value` has been read."""
+        self._tasks.put((connection, value))
+
+    def _serve(self, task: _Task) -> None:
+        """Read and answer on one connection, until it goes to other hands."""
+        connection: Connection | None
+        connection, value = task
+        while connection is not None:
+            if value is None:
+                value = self._receive(connection)
+                if value is None:
+                    return
+            connection = self._handle(connection, value)
+            value = None
+
+    def _receive(self, connection: Connection) -> Any:
+        """The next value; None where the connection is no longer this thread's."""
+        if len(self._kept) >= _MOST_KEPT and not connection.has_something(0):
+            self.resume(connection)
+            return None
+        self._kept.add(connection)
+        try:
+            return connection.receive()
+        except BlockingIOError:
+            self.resume(connection)
+        except wire.FrameError as error:
+            self._refuse_frame(connection, error)
+        except OSError:
+            self._close(connection)
+        finally:
+            self._kept.discard(connection)
+        return None
+
+    def _close(self, connection: Connection) -> None:
+        connection.close()
+        self._connections.discard(connection)
+        self._give_up_awaited(connection)
+
+    def _refuse_frame(self, connection: Connection, error: wire.FrameError) -> None:
+        """Answer what is no message, so that Kong does not let the request by: an error that is no text."""
+        self._refused += 1
+        log.warning("refused", reason=str(error))
+        with contextlib.suppress(OSError):
+            connection.send(wire.pack_answer(error.message_id or 0, None, {"error": "not a message of Kong"}))
+        self._close(connection)
+
+    def _handle(self, connection: Connection, value: Any) -> Connection | None:
+        """Answer a request, or have it answered: the connection, where this thread goes on with it."""
+        try:
+            message_id, method, argument = wire.request_of(value)
+            if connection.awaits is not None:
+                self._give_up_awaited(connection, argument)
+            if method in wire.STEPS:
+                return self._deliver(connection, message_id, argument, value)
+        except wire.FrameError as error:
+            self._refuse_frame(connection, error)
+            return None
+        if method not in _ANSWERED:
+            text = f"{method[:100]!r} is no method of a plugin server"
+            return self._answer(connection, wire.pack_answer(message_id, None, text))
+        event = Event(self, connection, method, message_id, argument)
+        if method == wire.HANDLE_EVENT:
+            with self._id_lock:
+                event.id = self._next_id
+                self._next_id += 1
+            self.events[event.id] = event
+        assert self._handler is not None  # noqa: S101 - `start` has set it
+        self._handler(event)
+        return event.release()
+
+    def _answer(self, connection: Connection, frame: bytes) -> Connection | None:
+        try:
+            connection.send(frame)
+        except OSError:
+            self._close(connection)
+            return None
+        return connection
+
+    # Steps that come by another way than they usually do.
+
+    def _deliver(
+        self, connection: Connection, message_id: int, argument: Any, value: Any
+    ) -> Connection | None:
+        event_id = argument.get("EventId") if isinstance(argument, dict) else None
+        until_s = time.monotonic() + 1
+        while type(event_id) is int:
+            with self._inbox_lock:
+                put = self._inboxes.get(event_id)
+                if put is not None:
+                    put((connection, value))
+                    return None
+            if event_id not in self.events or time.monotonic() > until_s:
+                break
+            time.sleep(0.005)  # It waits on another connection, and turns to its inbox soon.
+        # Of an event whose time was over, or of a server before this one: it must not go on unguarded.
+        frame = (
+            b"\x94\x01"
+            + wire.pack(message_id)
+            + b"\xc0\x82\xa4Data"
+            + failure_data("")
+            + b"\xa7EventId"
+            + wire.pack(event_id if type(event_id) is int else None)
+        )
+        return self._answer(connection, frame)
+
+    def wait_for_step(self, event: Event, *, may_wait: bool) -> _Task:
+        """Let go of the event's connection, and wait for the step wherever it comes. Raises EventEnded."""
+        connection = event.connection
+        if not may_wait:
+            connection.awaits = event.id
+        return self._wait(event, CLIENT_WAIT_S if may_wait else _STEP_WAIT_S, lambda: self.resume(connection))
+
+    def step_after(self, event: Event, came: Any, *, may_wait: bool) -> _Task:
+        """As `wait_for_step`, where something else came: a value, or an error. Raises EventEnded."""
+        if may_wait:
+            return self._wait(event, CLIENT_WAIT_S, lambda: self.let_go(event, came))
+        # Kong waits in none of the other calls: it has ended this event, for an error in Lua.
+        self.let_go(event, came)
+        self.lose(event)
+        raise EventEnded
+
+    @contextmanager
+    def expecting(self, event: Event, put: Callable[[Any], None]) -> Iterator[None]:
+        """Meanwhile, `put` gets what other threads read for the event: a task, or None where it is over."""
+        assert event.id is not None  # noqa: S101 - only events ask
+        self._inboxes[event.id] = put
+        try:
+            yield
+        finally:
+            with self._inbox_lock:
+                self._inboxes.pop(event.id, None)
+
+    def let_go(self, event: Event, came: Any) -> None:
+        """Give away the event's connection, on which something else came: a value, or an error."""
+        event.detached = True
+        if isinstance(came, wire.FrameError):
+            self._refuse_frame(event.connection, came)
+        elif isinstance(came, OSError):
+            self._close(event.connection)
+        elif came is not None:
+            self.resume_at_once(event.connection, came)
+
+    def _wait(self, event: Event, limit_s: float, let_go: Any) -> _Task:
+        assert event.id is not None  # noqa: S101 - only events ask
+        inbox: _Inbox = queue.SimpleQueue()
+        event.detached = True
+        self._inboxes[event.id] = inbox.put
+        since_s = event.waits_since_s = time.monotonic()
+        let_go()
+        self._give_up_oldest()
+        try:
+            came = inbox.get(timeout=limit_s)
+        except queue.Empty:
+            came = None
+        with self._inbox_lock:
+            self._inboxes.pop(event.id, None)
+        self._pass_on(inbox)
+        event.waited_s += time.monotonic() - since_s
+        event.waits_since_s = None
+        if came is None:
+            self.lose(event)
+            raise EventEnded
+        return came
+
+    def lose(self, event: Event) -> None:
+        if not event.is_over:
+            event.is_over = True
+            self.lost_events += 1
+        if event.id is not None:
+            self.events.pop(event.id, None)
+
+    def _give_up_oldest(self) -> None:
+        oldest = None
+        with self._inbox_lock:
+            if len(self._inboxes) > _MOST_WAITING:
+                _, oldest = self._inboxes.popitem(last=False)
+        if oldest is not None:
+            oldest(None)
+
+    def wake(self, event_id: int) -> None:
+        """End an event's waiting for its step."""
+        put = self._inboxes.get(event_id)
+        if put is not None:
+            put(None)
+
+    def _pass_on(self, inbox: _Inbox) -> None:
+        """What came when nobody waited any more: it is answered as of an event that is over."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                left = inbox.get_nowait()
+                if left is not None:
+                    self._tasks.put(left)
+
+    def _give_up_awaited(self, connection: Connection, argument: Any = None) -> None:
+        """Something else came where a step should have: its event is lost."""
+        event_id, connection.awaits = connection.awaits, None
+        if event_id is not None and not (isinstance(argument, dict) and argument.get("EventId") == event_id):
+            self.wake(event_id)
+
+
+def server_greeting() -> bytes:
+    """Tells Kong which process this is, so that it lets go of instances of another."""
+    return wire.pack_notification(wire.SERVER_PID, os.getpid())

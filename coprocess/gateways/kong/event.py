@@ -1,0 +1,326 @@
+"""One request of Kong to the plugin server, until it is answered: an event, with the calls it makes back.
+
+Kong waits for one answer at a time. It is owed by whoever takes the only item of `_owed`: the thread of the
+plugin, which makes a PDK call of it or the end of the event, or the watchdog, which ends what takes too long.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from coprocess.bounded import repr_of
+from coprocess.errors import Status
+from coprocess.gateways.kong import wire
+from coprocess.gateways.kong.connection import Connection
+from coprocess.transport.engine import Metadata, Rpc
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from coprocess.gateways.kong.engine import KongEngine
+
+#: After these, Kong is done with the event: no step comes.
+TERMINAL: Final = frozenset(("kong.response.exit", "kong.response.error"))
+#: In these, Kong may wait for the client, or for others, and serve other requests meanwhile.
+MAY_WAIT: Final = frozenset(
+    (
+        "kong.request.get_raw_body",
+        "kong.request.get_body",
+        "kong.service.response.get_raw_body",
+        "kong.service.response.get_body",
+        "kong.client.load_consumer",
+        "kong.client.authenticate",
+        "kong.client.tls.request_client_certificate",
+        "kong.service.set_upstream",
+        "kong.vault.get",
+        "kong.vault.update",
+    )
+)
+#: How long a step is waited for, where Kong may wait for a client.
+CLIENT_WAIT_S: Final = 120.0
+#: How long such a call is waited for where it was asked, before another thread watches for the step.
+_MAY_WAIT_S: Final = 0.02
+
+_DATA: Final = b"\x82\xa4Data"
+_EVENT_ID: Final = b"\xa7EventId"
+RETURN: Final = wire.pack(wire.RETURN)
+#: What Kong itself says of failures within it.
+_FAILURE_TEXT: Final = "An unexpected error occurred"
+
+
+class EventEnded(BaseException):
+    """The event is over: its plugin's code ends here. No Exception, so that no plugin takes it for one."""
+
+
+def pack_exit(status: int, body: Any, headers: Any = None) -> bytes:
+    """What ends a request with an answer to its client."""
+    arguments = (status, body) if headers is None else (status, body, headers)
+    return wire.pack({"Method": "kong.response.exit", "Args": arguments})
+
+
+_FAILED: Final = pack_exit(500, {"message": _FAILURE_TEXT})
+
+
+def failure_data(phase: str) -> bytes:
+    """What ends an event that failed: it refuses the request, where there is one that can be refused.
+
+    In certificate and preread, exit raises in Kong, which ends the connection: that refuses, too.
+    """
+    return RETURN if phase == "log" else _FAILED
+
+
+class Event(Rpc):
+    """`thread` is set by who runs it. `reader` has read the request, and goes on with the connection."""
+
+    __slots__ = (
+        "_held",
+        "_owed",
+        "argument",
+        "connection",
+        "detached",
+        "engine",
+        "id",
+        "is_over",
+        "message_id",
+        "phase",
+        "reader",
+        "reading",
+        "thread",
+        "waited_s",
+        "waits_since_s",
+    )
+
+    def __init__(
+        self, engine: KongEngine, connection: Connection, method: str, message_id: int, argument: Any
+    ) -> None:
+        self.engine = engine
+        self.connection = connection
+        self.method = method
+        self.message_id = message_id
+        self.argument = argument
+        #: As Kong echoes it; None: it is no event, and has no steps.
+        self.id: int | None = None
+        self.phase = ""
+        self.reader = threading.get_ident()
+        self.thread: int | None = None
+        self._owed = [True]
+        #: Of an async phase that waits for its step: as `_owed`, for whoever reads it.
+        self.reading: list[bool] = []
+        #: For an event that its reader does not run: taken by the reader when it leaves, and by who ends the
+        #: event. Whoever comes second has the connection.
+        self._held = [True]
+        #: Nothing that its code does counts any more.
+        self.is_over = False
+        #: The connection is no longer this event's.
+        self.detached = False
+        #: How long Kong has let it wait for steps beyond the usual, and since when it does now.
+        self.waited_s = 0.0
+        self.waits_since_s: float | None = None
+
+    @property
+    def payload(self) -> Any:  # type: ignore[override]  # the gateway opens calls from the event itself
+        return self
+
+    # What plugins do.
+
+    def ask(self, method: str, arguments: tuple[Any, ...]) -> Any:
+        """Have Kong run `method`: what it gives. Raises EventEnded where there is no event any more."""
+        frame = self.begin_asking(method, arguments)
+        connection = self.connection
+        try:
+            connection.send(frame)
+            if method in TERMINAL:
+                self.is_over = True
+                return None
+            if method in MAY_WAIT and not connection.has_something(_MAY_WAIT_S):
+                return self.take_step(*self.engine.wait_for_step(self, may_wait=True))
+            value = connection.receive()
+        except BlockingIOError:
+            return self.take_step(*self.engine.wait_for_step(self, may_wait=method in MAY_WAIT))
+        except (OSError, wire.FrameError) as error:
+            return self.take_step(*self.engine.step_after(self, error, may_wait=method in MAY_WAIT))
+        try:
+            kind, message_id, step, (argument,) = value
+            if argument["EventId"] == self.id and kind == 0 and step in wire.STEPS:
+                self.message_id = message_id
+                if self.is_over or type(message_id) is not int or step == wire.STEP_ERROR:
+                    return self.take_step(connection, value)
+                self._owed.append(True)
+                return argument.get("Data")
+        except (TypeError, ValueError, KeyError, AttributeError):
+            pass
+        return self.take_step(*self.engine.step_after(self, value, may_wait=method in MAY_WAIT))
+
+    async def ask_async(self, method: str, arguments: tuple[Any, ...]) -> Any:
+        """As `ask`, on an event loop."""
+        from coprocess.gateways.kong.async_steps import ask
+
+        return await ask(self, method, arguments)
+
+    def begin_asking(self, method: str, arguments: tuple[Any, ...]) -> bytes:
+        """Take over the answer that is owed: the frame to be sent for it. Raises TypeError, EventEnded."""
+        frame = self._frame(method, arguments)
+        try:
+            self._owed.pop()
+        except IndexError:
+            raise EventEnded from None
+        return frame
+
+    def is_own_step(self, value: Any) -> bool:
+        try:
+            return bool(value[2] in wire.STEPS and value[3][0]["EventId"] == self.id)
+        except (TypeError, KeyError, IndexError):
+            return False
+
+    def _frame(self, method: str, arguments: tuple[Any, ...]) -> bytes:
+        try:
+            return wire.pack(
+                (
+                    1,
+                    self.message_id,
+                    None,
+                    {"Data": {"Method": method, "Args": arguments}, "EventId": self.id},
+                )
+            )
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise _unsendable(method, arguments, error) from None
+
+    def take_step(self, connection: Connection, value: Any) -> Any:
+        """Go on with the step that came, on `connection`."""
+        request = wire.request_of(value)
+        self.connection, self.message_id, self.detached = connection, request.id, False
+        if self.is_over:
+            # Its time was over meanwhile, and Kong asks now.
+            self._send(failure_data(self.phase))
+            raise EventEnded
+        self._owed.append(True)
+        data = request.argument.get("Data")
+        if request.method == wire.STEP_ERROR:
+            raise StepFailed(data if isinstance(data, str) else repr_of(data, 500))
+        return data
+
+    # What the service does.
+
+    def respond(self, reply: bytes) -> None:
+        try:
+            self._owed.pop()
+        except IndexError:
+            self._end_unasked()
+            return
+        self._send(reply)
+        self._finish()
+
+    def fail(self, status: Status, message: str) -> None:
+        if self.method != wire.HANDLE_EVENT:
+            self._answer_error(message)
+            return
+        self.respond(failure_data(self.phase))
+
+    def refuse_instance(self, instance_id: object) -> None:
+        """Have Kong start its instances anew, and ask again."""
+        self._answer_error(f"no plugin instance #{repr_of(instance_id, 40)}")
+
+    def _answer_error(self, message: str) -> None:
+        try:
+            self._owed.pop()
+        except IndexError:
+            return
+        self._write(wire.pack_answer(self.message_id, None, message))
+        self._finish()
+
+    def _send(self, reply: bytes) -> None:
+        head = b"\x94\x01" + wire.pack(self.message_id) + b"\xc0"
+        if self.method == wire.HANDLE_EVENT:
+            self._write(head + _DATA + reply + _EVENT_ID + wire.pack(self.id))
+        else:
+            self._write(head + reply)
+
+    def _write(self, frame: bytes) -> None:
+        try:
+            self.connection.send(frame)
+        except OSError:
+            # Who holds it finds out.
+            self.connection.end()
+
+    def _finish(self) -> None:
+        """The last answer is sent: give the connection to who goes on with it."""
+        self.is_over = True
+        if self.id is not None:
+            self.engine.events.pop(self.id, None)
+        runs_elsewhere = self.thread is not None and threading.get_ident() != self.thread
+        if runs_elsewhere:
+            # The watchdog has answered for code that goes on.
+            self.detached = True
+        if self.thread == self.reader:
+            if runs_elsewhere:
+                self.engine.resume(self.connection)
+            return
+        try:
+            self._held.pop()
+        except IndexError:
+            self.engine.resume(self.connection)
+
+    def _end_unasked(self) -> None:
+        """End an event that owes no answer now: it has exited, is lost, or waits for a step."""
+        was_over, self.is_over = self.is_over, True
+        if self.id is None:
+            return
+        if threading.get_ident() != self.thread:
+            if self.reading:
+                try:
+                    self.reading.pop()
+                except IndexError:
+                    pass
+                else:
+                    # The loop does not read now, as it is blocked: the step is another's to answer.
+                    self.detached = True
+                    self.engine.resume(self.connection)
+            self.engine.wake(self.id)
+            return
+        if not was_over:
+            self.detached = True
+        self.engine.events.pop(self.id, None)
+        if self.thread != self.reader and not self.detached:
+            self.engine.resume(self.connection)
+
+    def release(self) -> Connection | None:
+        """For its reader, when the handler has returned: the connection, where it is to go on with that."""
+        if self.thread == self.reader:
+            return None if self.detached else self.connection
+        try:
+            self._held.pop()
+        except IndexError:
+            return self.connection
+        return None
+
+    def on_cancel(self, callback: Callable[[], None]) -> None:
+        pass
+
+    def metadata(self) -> Metadata:
+        return ()
+
+    def time_allowed_s(self) -> float | None:
+        return None
+
+    def held_up_s(self) -> float:
+        since_s = self.waits_since_s
+        return self.waited_s + (0.0 if since_s is None else time.monotonic() - since_s)
+
+
+class StepFailed(Exception):
+    """Kong tells of an error instead of what the call gives."""
+
+
+def _unsendable(method: str, arguments: tuple[Any, ...], error: BaseException) -> TypeError:
+    for number, argument in enumerate(arguments, 1):
+        try:
+            wire.pack(argument)
+        except (TypeError, ValueError, OverflowError, RecursionError) as its:
+            return TypeError(
+                f"{method}: argument {number}, {repr_of(argument, 100)} ({type(argument).__name__}), cannot "
+                f"be sent to Kong: {its}. Expected: text, bytes, numbers of 64 bits, booleans, None, lists "
+                "and dicts of these"
+            )
+    return TypeError(f"{method}: its arguments cannot be sent to Kong: {error}")

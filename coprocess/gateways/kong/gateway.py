@@ -1,0 +1,78 @@
+"""Kong's plugin server at work: opens calls from what Kong asks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from coprocess.api.context import CallContext
+from coprocess.bounded import repr_of
+from coprocess.errors import BadMessage, UnknownHook
+from coprocess.gateways.kong import wire
+from coprocess.gateways.kong.call import CloseCall, InstanceCall, PluginCall
+from coprocess.gateways.kong.event import Event
+from coprocess.gateways.kong.instances import Instances, config_of
+from coprocess.gateways.kong.phases import Phase
+from coprocess.loading.hooks import HookTable
+from coprocess.runtime.call import Call
+from coprocess.runtime.gateway import Gateway, Opener
+
+
+class UnknownInstance(UnknownHook):
+    """Kong asks for an instance of a process before this one, or that was closed."""
+
+
+class KongGateway(Gateway):
+    name = "kong"
+
+    METHODS = (wire.START_INSTANCE, wire.CLOSE_INSTANCE, wire.HANDLE_EVENT)
+
+    def __init__(self, table: HookTable, instances: Instances) -> None:
+        self.table = table
+        self.instances = instances
+
+    @property
+    def methods(self) -> Mapping[str, Opener]:
+        opened: dict[str, Any] = {
+            wire.START_INSTANCE: self._start,
+            wire.CLOSE_INSTANCE: self._close,
+            wire.HANDLE_EVENT: self._event,
+        }
+        return opened
+
+    def _event(self, event: Event) -> Call:
+        argument = event.argument
+        try:
+            instance_id, phase = argument["InstanceId"], argument["EventName"]
+            event.phase = phase
+            instance = self.instances.find(instance_id)
+            if instance is not None:
+                # The most frequent way of all: nothing is looked up twice.
+                hook = self.table.find(_PHASES[phase], instance.plugin_name)
+                if hook is not None:
+                    return PluginCall(hook, event, instance)
+        except (KeyError, TypeError):
+            raise BadMessage(
+                f"not an event: {repr_of(argument, 200)}. Expected: InstanceId, EventName"
+            ) from None
+        if instance is None:
+            event.refuse_instance(instance_id)
+            raise UnknownInstance(f"no plugin instance #{repr_of(instance_id, 40)}: Kong starts it anew")
+        return PluginCall(self.table.choose(_PHASES[phase], instance.plugin_name), event, instance)
+
+    def _start(self, event: Event) -> Call:
+        name, config = config_of(event.argument)
+        return InstanceCall(self.table.choose(Phase.start, name), event, self.instances, name, config)
+
+    def _close(self, event: Event) -> Call:
+        instance = self.instances.close(event.argument)
+        if instance is None:
+            event.refuse_instance(event.argument)
+            raise UnknownInstance(f"no plugin instance #{repr_of(event.argument, 40)}")
+        return CloseCall(self.table.choose(Phase.start, instance.plugin_name), event, instance)
+
+    def open_local_event(self, name: str, payload: str, caller: CallContext | None) -> Call:
+        raise UnknownHook(f"no event {name!r}: plugins of Kong take none")
+
+
+_PHASES: Mapping[str, Phase] = {phase.name: phase for phase in Phase if phase is not Phase.start}

@@ -1,0 +1,6 @@
+"""Kong, as the loader of plugins knows it."""
+
+from coprocess.gateways.kong.stand_in import ALIASES
+from coprocess.loading.home import Home
+
+HOME = Home("kong", ALIASES)

@@ -1,0 +1,209 @@
+"""What plugins call `kong`: Kong's PDK, with the names checked, each call a question to Kong.
+
+The names are those of Kong 3.9 and of kong-pdk 0.36. `Kong.call` asks for what has no name here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+from coprocess.gateways.kong.event import TERMINAL, StepFailed
+
+Ask = Callable[[str, tuple[Any, ...]], Any]
+
+_LOG_LEVELS = "alert crit debug deprecation emerg err info notice warn"
+#: By namespace, the functions in it.
+FUNCTIONS: Final[Mapping[str, tuple[str, ...]]] = {
+    name: tuple(functions.split())
+    for name, functions in {
+        "kong": "version",
+        "kong.cache": "get invalidate",
+        "kong.client": (
+            "authenticate get_consumer get_consumer_groups get_credential get_forwarded_ip "
+            "get_forwarded_port get_ip get_port get_protocol load_consumer set_authenticated_consumer_group "
+            "set_authenticated_consumer_groups"
+        ),
+        "kong.client.tls": (
+            "disable_session_reuse get_full_client_certificate_chain request_client_certificate "
+            "set_client_verify"
+        ),
+        "kong.cluster": "get_id",
+        "kong.ctx.shared": "get set",
+        "kong.db": "",
+        "kong.db.routes": "select",
+        "kong.enterprise_edition.jwe": "decode decrypt encrypt",
+        "kong.ip": "is_trusted",
+        "kong.jwe": "decode decrypt encrypt",
+        "kong.log": f"{_LOG_LEVELS} inspect serialize set_serialize_value",
+        "kong.log.inspect": "off on",
+        "kong.nginx": (
+            "get_ctx get_statistics get_subsystem get_tls1_version_str get_var req_start_time set_ctx"
+        ),
+        "kong.nginx.shared": "get set",
+        "kong.node": "get_hostname get_id get_memory_stats",
+        "kong.plugin": "get_id",
+        "kong.request": (
+            "get_body get_forwarded_host get_forwarded_path get_forwarded_port get_forwarded_prefix "
+            "get_forwarded_scheme get_header get_headers get_host get_http_version get_method get_path "
+            "get_path_with_query get_port get_query get_query_arg get_raw_body get_raw_path get_raw_query "
+            "get_scheme get_start_time get_uri_captures"
+        ),
+        "kong.response": (
+            "add_header clear_header error exit get_header get_headers get_raw_body get_source get_status "
+            "set_header set_headers set_raw_body set_status"
+        ),
+        "kong.router": "get_route get_service",
+        "kong.service": (
+            "set_retries set_target set_target_retry_callback set_timeouts set_tls_cert_key set_tls_verify "
+            "set_tls_verify_depth set_tls_verify_store set_upstream"
+        ),
+        "kong.service.request": (
+            "add_header clear_header disable_tls enable_buffering set_body set_header set_headers set_method "
+            "set_path set_query set_raw_body set_raw_query set_scheme"
+        ),
+        "kong.service.response": "get_body get_header get_headers get_raw_body get_status",
+        "kong.telemetry": "log",
+        "kong.vault": "flush get is_reference parse_reference update",
+        "kong.worker_events": "post",
+    }.items()
+}
+#: All methods, as they are on the wire. A namespace may be called, too: `kong.log(…)`.
+METHODS: Final = frozenset(
+    f"{namespace}.{name}" for namespace, functions in FUNCTIONS.items() for name in functions
+) | {"kong.log"}
+
+
+class PDKException(Exception):
+    """A PDK call failed, where errors are raised and not returned."""
+
+
+class Namespace:
+    """A part of the PDK. Its functions are methods of the classes that `kong_class` makes."""
+
+    __slots__ = ("__dict__", "_ask")
+
+    _path = ""
+
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(_unknown(self._path, name))
+
+    def __repr__(self) -> str:
+        return f"<{self._path}>"
+
+
+class Part:
+    """A namespace within another: made when it is first asked for."""
+
+    def __init__(self, kind: type[Namespace]) -> None:
+        self._kind = kind
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: Namespace, owner: type) -> Namespace:
+        part = self._kind(instance._ask)
+        instance.__dict__[self._name] = part
+        return part
+
+
+@functools.cache
+def kong_class(style: str) -> type[Namespace]:
+    """The class of `kong`, made with what asks Kong. `style`: `lua` gives (value, err), `python` values.
+
+    `async` is as `python`, with awaitables.
+    """
+    return _make("kong", style)
+
+
+def _make(path: str, style: str) -> type[Namespace]:
+    names: dict[str, Any] = {"_path": path, "__slots__": ()}
+    for name in FUNCTIONS.get(path, ()):
+        names[name] = _function(f"{path}.{name}", style)
+    if path in METHODS:
+        names["__call__"] = _function(path, style)
+    if path == "kong":
+        names["call"] = _UNCHECKED[style]
+        if style == "async":
+            names["aio"] = property(lambda self: self)
+    inner = {each[len(path) + 1 :].split(".")[0] for each in FUNCTIONS if each.startswith(f"{path}.")}
+    for name in inner - set(names):
+        names[name] = Part(_make(f"{path}.{name}", style))
+    return type(path, (Namespace,), names)
+
+
+def _function(method: str, style: str) -> Callable[..., Any]:
+    is_log = method == "kong.log" or method.startswith("kong.log.")
+
+    def prepared(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        # As kong-pdk has it: Kong's log takes text.
+        return tuple(each if type(each) in (str, int, list, dict) else str(each) for each in arguments)
+
+    if style == "python" or (style == "lua" and method in TERMINAL):
+
+        def call(self: Namespace, *args: Any) -> Any:
+            try:
+                return self._ask(method, prepared(args) if is_log else args)
+            except StepFailed as error:
+                raise PDKException(f"exception from {method}: {error}") from None
+
+    elif style == "async":
+
+        def call(self: Namespace, *args: Any) -> Any:
+            return _asked(method, self._ask(method, prepared(args) if is_log else args))
+
+    else:
+
+        def call(self: Namespace, *args: Any) -> Any:
+            try:
+                return self._ask(method, prepared(args) if is_log else args), None
+            except StepFailed as error:
+                return None, str(error)
+
+    call.__name__ = method.rpartition(".")[2]
+    call.__qualname__ = method
+    call.__doc__ = f"Kong's `{method}`. Arguments are passed by position."
+    return call
+
+
+def _call_lua(self: Namespace, method: str, *args: Any) -> Any:
+    """Have Kong run any function of its `kong`; of an unknown one, it gives None."""
+    try:
+        return self._ask(method, args), None
+    except StepFailed as error:
+        return None, str(error)
+
+
+def _call_python(self: Namespace, method: str, *args: Any) -> Any:
+    """Have Kong run any function of its `kong`; of an unknown one, it gives None."""
+    return self._ask(method, args)
+
+
+async def _asked(method: str, asked: Awaitable[Any]) -> Any:
+    try:
+        return await asked
+    except StepFailed as error:
+        raise PDKException(f"exception from {method}: {error}") from None
+
+
+_UNCHECKED = {"lua": _call_lua, "python": _call_python, "async": _call_python}
+
+
+def _unknown(path: str, name: str) -> str:
+    wanted = f"{path}.{name}"
+    known = [*METHODS, *FUNCTIONS]
+    near = difflib.get_close_matches(wanted, known, 1, 0.6)
+    of_that_name = [each for each in known if each.rpartition(".")[2] == name]
+    nearest = of_that_name[0] if len(of_that_name) == 1 else near[0] if near else ""
+    hint = f"Did you mean {nearest}?" if nearest else f"Expected: one of {_listed(path)}"
+    return f"{wanted} is no function of Kong's PDK. {hint}"
+
+
+def _listed(path: str) -> str:
+    inner = sorted({each[len(path) + 1 :].split(".")[0] for each in FUNCTIONS if each.startswith(f"{path}.")})
+    return ", ".join([*FUNCTIONS.get(path, ()), *inner]) or "the names that Kong documents"

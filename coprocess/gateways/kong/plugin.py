@@ -1,0 +1,295 @@
+"""A plugin as its file has it: the class with its phases, and what Kong is told of it."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import inspect
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+from coprocess.api.declarations import Limits
+from coprocess.api.functions import Source, is_async, source_of
+from coprocess.bounded import repr_of
+from coprocess.errors import HandlerError
+from coprocess.gateways.kong.event import Event, EventEnded
+from coprocess.gateways.kong.pdk import kong_class
+from coprocess.gateways.kong.phases import PLUGIN_PHASES, Phase
+from coprocess.loading.hooks import Hook, Plan
+
+#: Kong runs them in its own process only: with one of them declared, requests die.
+_KONGS_OWN: Final = ("init_worker", "header_filter", "body_filter", "configure")
+_VERSION: Final = re.compile(r"\d+\.\d+\.\d+(\.\d+)?([-+].*)?")
+#: Where a file says none: without one, Kong does not start.
+_DEFAULT_VERSION: Final = "0.0.0"
+_START: Final = "start_dedicated_server"
+
+
+@dataclass(frozen=True, slots=True)
+class PluginOptions:
+    """What the command line says of plugins."""
+
+    #: Instead of what the file says, or its own name.
+    name: str | None = None
+    #: Whether PDK calls give (value, err); else they give the value, and raise.
+    lua_style: bool = True
+    on_error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plugin:
+    name: str
+    plugin_class: type
+    path: Path
+    version: str = _DEFAULT_VERSION
+    priority: int = 0
+    #: The fields of its configuration, as Kong's schemas have them.
+    schema: list[Any] = field(default_factory=list)
+    limits: Limits = field(default_factory=Limits)
+
+    @property
+    def phases(self) -> list[Phase]:
+        return [phase for phase in PLUGIN_PHASES if hasattr(self.plugin_class, phase.name)]
+
+    def info(self) -> dict[str, Any]:
+        """What Kong asks with the query command."""
+        return {
+            "Name": self.name,
+            "Phases": [phase.name for phase in self.phases],
+            "Priority": self.priority,
+            "Version": self.version,
+            "Schema": {
+                "name": self.name,
+                "fields": [{"config": {"type": "record", "fields": self.schema}}],
+            },
+        }
+
+    def hooks(self, *, lua_style: bool) -> list[Hook]:
+        return [self._start_hook(), *(self._hook(phase, lua_style) for phase in self.phases)]
+
+    def _start_hook(self) -> Hook:
+        plugin_class = self.plugin_class
+
+        def start(call: Any) -> None:
+            call.instance.object_of(plugin_class)
+
+        return self._made(Phase.start, plugin_class, start, Plan(lambda call: (call,), _ignore), False)
+
+    def _hook(self, phase: Phase, lua_style: bool) -> Hook:
+        method = getattr(self.plugin_class, phase.name)
+        runs_async = is_async(method)
+        _expect_one_argument(self.plugin_class, phase.name)
+        style = "async" if runs_async else "lua" if lua_style else "python"
+        function = _async_phase if runs_async else _phase
+        return self._made(
+            phase,
+            method,
+            function(self.plugin_class, phase.name, kong_class(style)),
+            Plan(lambda call: (call.instance, call.event), _ignore),
+            runs_async,
+        )
+
+    def _made(
+        self, phase: Phase, written: Any, function: Callable[..., Any], plan: Plan, runs_async: bool
+    ) -> Hook:
+        return Hook(
+            type=phase.as_hook_type,
+            name=self.name,
+            handler=written,
+            function=function,
+            plan=plan,
+            is_async=runs_async,
+            style="kong",
+            source=_source(written, self.path),
+            limits=self.limits,
+        )
+
+
+def _phase(plugin_class: type, name: str, kong: Callable[[Any], Any]) -> Callable[..., None]:
+    def run(instance: Any, event: Event) -> None:
+        try:  # noqa: SIM105 - each event comes by here, and contextlib's costs as much as a PDK call
+            getattr(instance.object_of(plugin_class), name)(kong(event.ask))
+        except EventEnded:
+            pass
+
+    return run
+
+
+def _async_phase(plugin_class: type, name: str, kong: Callable[[Any], Any]) -> Callable[..., Any]:
+    async def run(instance: Any, event: Event) -> None:
+        with contextlib.suppress(EventEnded):
+            await getattr(instance.object_of(plugin_class), name)(kong(event.ask_async))
+
+    return run
+
+
+def _ignore(call: Any, result: Any) -> None:
+    """What a phase returns means nothing, as with kong-pdk."""
+
+
+def _expect_one_argument(plugin_class: type, name: str) -> None:
+    """Raises HandlerError where the phase cannot be called with `kong` alone."""
+    written = inspect.getattr_static(plugin_class, name)
+    bound = () if isinstance(written, staticmethod) else (None,)
+    method = getattr(plugin_class, name)
+    bound = () if isinstance(written, classmethod) else bound
+    try:
+        inspect.signature(method).bind(*bound, None)
+    except (TypeError, ValueError) as error:
+        raise HandlerError(
+            f"{source_of(method)}: {plugin_class.__name__}.{name} cannot be called with kong: {error}. "
+            f"Expected: def {name}(self, kong)"
+        ) from None
+
+
+def _source(written: Any, path: Path) -> Source:
+    if isinstance(written, type):
+        try:
+            return Source(path, inspect.getsourcelines(written)[1])
+        except (OSError, TypeError):
+            return Source(path, 1)
+    return source_of(written)
+
+
+def plugin_of(module: ModuleType, path: Path, options: PluginOptions) -> Plugin:
+    """The plugin in a module that has been loaded from `path`.
+
+    What the module passes to kong-pdk's start_dedicated_server counts first, then the names Plugin, version,
+    priority and Schema. Raises HandlerError.
+    """
+    names = vars(module)
+    started = _started(path, names)
+    plugin_class = started.get("plugin", names.get("Plugin"))
+    if not isinstance(plugin_class, type):
+        raise HandlerError(
+            f"{path}: {_has(plugin_class, 'Plugin')}. Expected: class Plugin, with a phase as access"
+        )
+    name = options.name or started.get("name") or path.stem
+    plugin = Plugin(
+        name=_text(name, f"{path}: the plugin's name"),
+        plugin_class=plugin_class,
+        path=path,
+        version=_version(started.get("version", names.get("version")), path),
+        priority=_priority(started.get("priority", names.get("priority", 0)), path),
+        schema=_schema(started.get("schema", names.get("Schema", [])), path),
+        limits=_limits(plugin_class, names, path, options),
+    )
+    for phase in _KONGS_OWN:
+        if hasattr(plugin_class, phase):
+            raise HandlerError(
+                f"{path}: {plugin_class.__name__}.{phase}: Kong runs this phase in itself only. Expected: "
+                f"any of {', '.join(each.name for each in PLUGIN_PHASES)}"
+            )
+    if not plugin.phases:
+        raise HandlerError(
+            f"{path}: {plugin_class.__name__} has no phase: Kong would never run it. Expected: any of "
+            f"{', '.join(each.name for each in PLUGIN_PHASES)}"
+        )
+    return plugin
+
+
+def _has(value: Any, name: str) -> str:
+    return f"there is no {name}" if value is None else f"{name} is {repr_of(value, 60)}, and no class"
+
+
+def _text(value: Any, what: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise HandlerError(f"{what}: {repr_of(value, 60)}. Expected: text")
+    return value
+
+
+def _version(value: Any, path: Path) -> str:
+    if value is None:
+        return _DEFAULT_VERSION
+    if not isinstance(value, str) or not _VERSION.fullmatch(value):
+        raise HandlerError(
+            f"{path}: version is {repr_of(value, 60)}, with which Kong does not start. Expected: text as "
+            '"1.0.0"'
+        )
+    return value
+
+
+def _priority(value: Any, path: Path) -> int:
+    if type(value) is float and value.is_integer():
+        value = int(value)
+    if type(value) is not int:
+        raise HandlerError(
+            f"{path}: priority is {repr_of(value, 60)}, with which Kong does not start. Expected: a whole "
+            "number"
+        )
+    return value
+
+
+def _schema(value: Any, path: Path) -> list[Any]:
+    if isinstance(value, dict) and not value:
+        value = []
+    if not isinstance(value, list | tuple):
+        raise HandlerError(
+            f"{path}: Schema is {repr_of(value, 60)}. Expected: a list or tuple of fields, as "
+            '({"message": {"type": "string"}},)'
+        )
+    try:
+        fields: list[Any] = json.loads(json.dumps(value))
+    except (TypeError, ValueError) as error:
+        raise HandlerError(f"{path}: Schema cannot be told to Kong as JSON: {error}") from None
+    for each in fields:
+        if not isinstance(each, dict) or len(each) != 1:
+            raise HandlerError(
+                f"{path}: Schema has {repr_of(each, 60)}. Expected: fields of one name each, as "
+                '{"message": {"type": "string"}}'
+            )
+    return fields
+
+
+def _limits(plugin_class: type, names: dict[str, Any], path: Path, options: PluginOptions) -> Limits:
+    def said(name: str) -> Any:
+        return names.get(name)
+
+    on_error, timeout_s = options.on_error or said("on_error"), said("timeout_s")
+    if on_error not in (None, "open", "closed"):
+        raise HandlerError(f"{path}: on_error is {repr_of(on_error, 60)}. Expected: open or closed")
+    if timeout_s is not None and (
+        isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or timeout_s <= 0
+    ):
+        raise HandlerError(f"{path}: timeout_s is {repr_of(timeout_s, 60)}. Expected: seconds, more than 0")
+    return Limits(on_error=on_error, timeout_s=timeout_s)
+
+
+def name_in(path: Path) -> str:
+    """The name of the plugin in a file whose code is not run."""
+    name = _started(path, {}).get("name")
+    return name if isinstance(name, str) and name else path.stem
+
+
+_PARAMETERS: Final = ("name", "plugin", "version", "priority", "schema")
+_KEYWORDS: Final = {"_version": "version", "_priority": "priority", "_schema": "schema"}
+
+
+def _started(path: Path, names: dict[str, Any]) -> dict[str, Any]:
+    """What the file passes to start_dedicated_server, which is not run when it is loaded."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and _called(node) == _START:
+            given = dict(zip(_PARAMETERS, node.args, strict=False))
+            given |= {_KEYWORDS.get(each.arg, each.arg): each.value for each in node.keywords if each.arg}
+            found = {}
+            for name, expression in given.items():
+                # Not one that needs what only runs where the file is run itself.
+                with contextlib.suppress(Exception):
+                    code = compile(ast.Expression(expression), str(path), "eval")
+                    found[name] = eval(code, dict(names))  # noqa: S307 - an expression of the plugin's own
+            return found
+    return {}
+
+
+def _called(node: ast.Call) -> str:
+    function = node.func
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")

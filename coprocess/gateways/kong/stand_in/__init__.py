@@ -1,0 +1,26 @@
+"""What stands in for kong-pdk: for plugins that are loaded here, and on a path for those that are not.
+
+`stand_in/kong_pdk` is a package of that name for whoever puts `PATH` on PYTHONPATH.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+
+from coprocess.gateways.kong.stand_in import kong_pdk
+from coprocess.gateways.kong.stand_in.kong_pdk import cli, const, exception, pdk
+from coprocess.gateways.kong.stand_in.kong_pdk.pdk import kong
+
+PATH = Path(__file__).parent
+
+#: What plugins import by these names.
+ALIASES: Mapping[str, ModuleType] = {
+    "kong_pdk": kong_pdk,
+    "kong_pdk.cli": cli,
+    "kong_pdk.const": const,
+    "kong_pdk.exception": exception,
+    "kong_pdk.pdk": pdk,
+    "kong_pdk.pdk.kong": kong,
+}

@@ -1,0 +1,1 @@
+"""Stands in for the package of this name: its plugins run in coprocess' plugin server."""

@@ -1,0 +1,7 @@
+"""What kong-pdk raises."""
+
+from coprocess.gateways.kong.pdk import PDKException as PDKException
+
+
+class PluginServerException(Exception):
+    """As kong-pdk has it; nothing here raises it."""

@@ -1,0 +1,208 @@
+"""Kong's plugin protocol `MsgPack:1`, without I/O: values from bytes, messages to bytes, for both sides.
+
+A stream carries one msgpack value after the other: requests `[0, id, method, [argument]]`, answers
+`[1, id, error, result]` and notifications `[2, method, value]`. Text from Kong has any bytes in it: what is
+no UTF-8 is kept as surrogates (PEP 383), and goes back as the bytes that came.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import msgpack
+
+from coprocess.bounded import repr_of
+from coprocess.errors import BadMessage
+
+REQUEST, ANSWER, NOTIFICATION = 0, 1, 2
+
+START_INSTANCE = "plugin.StartInstance"
+CLOSE_INSTANCE = "plugin.CloseInstance"
+HANDLE_EVENT = "plugin.HandleEvent"
+STEP = "plugin.Step"
+STEP_ERROR = "plugin.StepError"
+#: Kong names the step by what the call gives: all of these are one.
+STEPS = frozenset(
+    STEP + kind
+    for kind in ("", "MultiMap", "Consumer", "Credential", "Route", "Service", "MemoryStats", "Error")
+)
+SERVER_PID = "serverPid"
+#: What ends an event, in the place of a call.
+RETURN = "ret"
+
+DEFAULT_MAX_FRAME_BYTES = 64 * 2**20
+#: Of one list or map: its room is made when its head comes, before what is in it.
+_MOST_ITEMS = 2**20
+_TEXT = "surrogateescape"
+
+
+class FrameError(BadMessage):
+    """What came is no message of the protocol. `message_id` is its number, where it has one."""
+
+    def __init__(self, text: str, message_id: int | None = None) -> None:
+        super().__init__(text)
+        self.message_id = message_id
+
+
+def _no_extension(code: int, data: bytes) -> Any:
+    raise ValueError(f"an extension type ({code})")
+
+
+_READING: Any = {
+    "raw": False,
+    "unicode_errors": _TEXT,
+    "strict_map_key": False,
+    "ext_hook": _no_extension,
+}
+
+
+class Reader:
+    """The values of one connection's stream, whatever pieces it comes in. After an error it is of no use."""
+
+    __slots__ = ("_came", "_max_frame_bytes", "_unpacker")
+
+    def __init__(self, max_frame_bytes: int = DEFAULT_MAX_FRAME_BYTES) -> None:
+        self._max_frame_bytes = max_frame_bytes
+        #: Made for what comes in more than one piece, and kept while some of it is missing.
+        self._unpacker: Any = None
+        self._came = 0
+
+    @property
+    def is_within(self) -> bool:
+        """Whether a part of a value is there, and the rest is not."""
+        return self._unpacker is not None
+
+    def feed(self, data: bytes) -> list[Any]:
+        """The values that `data` completes. Raises FrameError where what came is no msgpack, or too long."""
+        if self._unpacker is None:
+            try:
+                # Nearly always one read is one value.
+                return [msgpack.unpackb(data, **_READING)]
+            except Exception:  # noqa: BLE001 - the unpacker finds out: less than a value, more, or none
+                limit = self._max_frame_bytes
+                self._unpacker = msgpack.Unpacker(
+                    **_READING,
+                    max_buffer_size=limit,
+                    max_array_len=min(_MOST_ITEMS, limit),
+                    max_map_len=min(_MOST_ITEMS, limit),
+                )
+                self._came = 0
+        unpacker, values, values_end = self._unpacker, [], -1
+        self._came += len(data)
+        try:
+            unpacker.feed(data)
+            for value in unpacker:
+                values.append(value)
+                # Asked for here: when it has no more, it tells of the part of a value, too.
+                values_end = unpacker.tell()
+        except msgpack.BufferFull:
+            raise FrameError(f"a message is larger than the limit of {self._max_frame_bytes} bytes") from None
+        except Exception as error:  # noqa: BLE001 - whatever the bytes make it raise: they are a stranger's
+            text = str(error) or type(error).__name__
+            raise FrameError(f"not msgpack, or beyond what a message may be: {text}") from None
+        if values_end == self._came:
+            self._unpacker = None
+        return values
+
+
+class Request(NamedTuple):
+    """What Kong asks of the plugin server. `argument` is the one that each method takes."""
+
+    id: int
+    method: str
+    argument: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the plugin server answers. `error` is None where there is none."""
+
+    id: Any
+    error: Any
+    result: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    method: str
+    value: Any
+
+
+def request_of(value: Any) -> Request:
+    """The request that `value` is, as the server reads it. Raises FrameError."""
+    if not isinstance(value, list) or len(value) != 4:
+        raise FrameError(f"not a request: {_shown(value)}. Expected: [0, id, method, [argument]]")
+    kind, message_id, method, arguments = value
+    if type(message_id) is not int:
+        raise FrameError(f"not the id of a request: {_shown(message_id)}. Expected: an integer")
+    if type(kind) is not int or kind != REQUEST:
+        raise FrameError(f"not a request: its type is {_shown(kind)}. Expected: {REQUEST}", message_id)
+    if not isinstance(method, str):
+        raise FrameError(f"not the method of a request: {_shown(method)}. Expected: text", message_id)
+    if not isinstance(arguments, list) or len(arguments) != 1:
+        raise FrameError(
+            f"{_shown(method)} came with {_shown(arguments)}. Expected: one argument", message_id
+        )
+    return Request(message_id, method, arguments[0])
+
+
+def message_of(value: Any) -> Answer | Notification:
+    """The message that `value` is, as Kong reads it. Raises FrameError."""
+    if isinstance(value, list):
+        if len(value) == 3 and value[0] == NOTIFICATION:
+            return Notification(value[1], value[2])
+        if len(value) >= 3 and value[0] == ANSWER:
+            return Answer(value[1], value[2], value[3] if len(value) > 3 else None)
+    raise FrameError(f"neither an answer nor a notification: {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    return repr_of(value, 100)
+
+
+def pack(value: Any) -> bytes:
+    """`value` as a plugin server sends it. Raises TypeError, ValueError, OverflowError for what cannot be."""
+    packed: bytes = msgpack.packb(value, unicode_errors=_TEXT)
+    return packed
+
+
+def pack_answer(message_id: int, result: Any, error: Any = None) -> bytes:
+    return pack((ANSWER, message_id, error, result))
+
+
+def pack_notification(method: str, value: Any) -> bytes:
+    return pack((NOTIFICATION, method, value))
+
+
+def pack_request(message_id: int, method: str, argument: Any) -> bytes:
+    """A request in the bytes that Kong sends."""
+    return pack_as_kong([REQUEST, message_id, method, [argument]])
+
+
+def pack_as_kong(value: Any) -> bytes:
+    """`value` in the bytes that Kong sends: text never as `str 8`, and bytes as `bin`."""
+    if value is None or isinstance(value, bool | int | float):
+        return pack(value)
+    if isinstance(value, str):
+        return _kong_text(value.encode(errors=_TEXT))
+    if isinstance(value, bytes):
+        return pack(value)
+    if isinstance(value, dict):
+        head = _head(len(value), 0x80, b"\xde", b"\xdf")
+        return head + b"".join(pack_as_kong(key) + pack_as_kong(each) for key, each in value.items())
+    if isinstance(value, list | tuple):
+        return _head(len(value), 0x90, b"\xdc", b"\xdd") + b"".join(map(pack_as_kong, value))
+    raise TypeError(f"Kong sends no {type(value).__name__}")
+
+
+def _kong_text(data: bytes) -> bytes:
+    size = len(data)
+    return (bytes([0xA0 | size]) if size < 32 else _head(size, 0xA0, b"\xda", b"\xdb")) + data
+
+
+def _head(size: int, fixed: int, code_16: bytes, code_32: bytes) -> bytes:
+    if size < 16:
+        return bytes([fixed | size])
+    return code_16 + struct.pack(">H", size) if size < 2**16 else code_32 + struct.pack(">I", size)

@@ -1,0 +1,160 @@
+"""One call of a handler over what all calls of a request share, where that is held in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, MutableMapping
+
+from coprocess.api.held import HeldHeaders, HeldRequest, HeldResponse, HeldSession
+from coprocess.api.messages import Reject, Reply
+from coprocess.api.moments import HookType
+from coprocess.api.state import State
+from coprocess.errors import BadBody, HandlerFailed
+from coprocess.loading.hooks import Hook
+from coprocess.runtime.answers import Answer, error_answer, failure_answer
+from coprocess.runtime.call import Call
+from coprocess.runtime.held_spec import HeldSpec
+from coprocess.runtime.in_process import InProcessRpc
+
+
+class HeldExchange:
+    """One request and its response, as handlers see and edit them."""
+
+    # Not a dataclass: what most requests do not use is made when it is asked for.
+    __slots__ = ("_session", "_state", "request", "response", "spec")
+
+    def __init__(self, request: HeldRequest, spec: HeldSpec) -> None:
+        self.request = request
+        self.response: HeldResponse | None = None
+        self.spec = spec
+        self._session: HeldSession | None = None
+        self._state: State | None = None
+
+    @property
+    def session(self) -> HeldSession:
+        if self._session is None:
+            self._session = HeldSession()
+        return self._session
+
+    @property
+    def has_session(self) -> bool:
+        """Whether a caller is known."""
+        return self._session is not None and bool(self._session)
+
+    def forget_session(self) -> None:
+        self._session = None
+
+    @property
+    def state(self) -> State:
+        if self._state is None:
+            self._state = State()
+        return self._state
+
+    def settle(self, call: HeldCall, rpc: InProcessRpc) -> Answer | None:
+        """Take over what came of `call`: an answer that ends the request, or None."""
+        if rpc.failure is not None:
+            return failure_answer(rpc.failure[0])
+        if call.is_undone and call.before is not None:
+            # The handler may still run: what it edits is nobody's any more.
+            self.request, self.response = call.before
+        else:
+            call.request.next_call()
+            if call.response is not None:
+                call.response.next_call()
+        return call.answer
+
+    def replace_response(self, answer: Answer) -> None:
+        """Put `answer` in the place of the response."""
+        came = self.response
+        # A new one: a handler whose time is over may still edit the old one.
+        self.response = HeldResponse(answer.status, HeldHeaders()) if came is None else came.copy()
+        self.response.replace(answer.status, answer.headers, answer.body)
+
+
+class HeldCall(Call):
+    """Its attributes are what handlers may ask for."""
+
+    #: Of an answer.
+    highest_status = 999
+
+    __slots__ = ("_exchange", "_reply", "answer", "before", "is_final", "is_undone", "request", "response")
+
+    def __init__(self, hook: Hook, exchange: HeldExchange) -> None:
+        super().__init__(hook)
+        self._exchange = exchange
+        self.request = exchange.request
+        self.response = exchange.response
+        self._reply: Answer | None = None
+        #: How it ended; whoever ends it first says so, as an overrun ends a call whose handler still runs.
+        self.answer: Answer | None = None
+        self.is_final = self.is_undone = False
+        #: What it changes nothing of, where it fails open.
+        self.before: tuple[HeldRequest, HeldResponse | None] | None = None
+        if hook.limits.on_error == "open":
+            response = self.response
+            self.before = self.request.copy(), None if response is None else response.copy()
+
+    @property
+    def session(self) -> HeldSession:
+        return self._exchange.session
+
+    @property
+    def metadata(self) -> MutableMapping[str, str]:
+        return self._exchange.session.metadata
+
+    @property
+    def spec(self) -> HeldSpec:
+        return self._exchange.spec
+
+    @property
+    def state(self) -> State:
+        return self._exchange.state
+
+    @property
+    def api_id(self) -> str:
+        return self._exchange.spec.api_id
+
+    @property
+    def org_id(self) -> str:
+        return self._exchange.spec.org_id
+
+    @property
+    def event_sink(self) -> Callable[[str, str], None] | None:
+        return self._exchange.spec.event_sink
+
+    def reply(self, reply: Reply) -> None:
+        if not 200 <= reply.status <= self.highest_status:
+            raise HandlerFailed(
+                f"responded with status {reply.status}: expected 200 to {self.highest_status}"
+            )
+        if self.hook.type is HookType.Response and self.response is not None:
+            self.response.replace(reply.status, reply.headers.pairs(), reply.body)
+            return
+        self._reply = Answer(reply.status, reply.headers.pairs(), reply.body)
+
+    def reject(self, reject: Reject) -> None:
+        answer = error_answer(reject.status, reject.message, reject.headers.pairs(), is_rejection=True)
+        if self.hook.type is HookType.Response and self.response is not None:
+            self.response.replace(answer.status, answer.headers, answer.body)
+            return
+        self._reply = answer
+
+    def refuse_body(self, error: BadBody) -> None:
+        if self.hook.type is HookType.Response:
+            # The client has done nothing wrong, or the app has acted on it: not its error.
+            raise error
+        self._reply = error_answer(error.http_status, str(error))
+
+    def finish(self) -> bytes:
+        if not self.is_final:
+            self.is_final, self.answer = True, self._reply
+        return b""
+
+    def unchanged(self) -> bytes:
+        if not self.is_final:
+            self.is_final = self.is_undone = True
+        return b""
+
+    def refused(self, status: int, message: str, headers: Iterable[tuple[str, str]] = ()) -> bytes:
+        if not self.is_final:
+            self.is_final, self.answer = True, error_answer(status, message, headers)
+        return b""

@@ -1,0 +1,43 @@
+"""What a gateway brings along whose messages take several calls, or come as streams."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from coprocess.loading.hooks import Hook
+from coprocess.transport.engine import BidiRpc, Rpc
+
+if TYPE_CHECKING:
+    from coprocess.runtime.service import Service
+
+#: Answers a unary call, or begins a stream, with the calls that a service runs for it: see `runtime.chained`.
+ChainedHandler = Callable[["Service", Rpc], None]
+StreamHandler = Callable[["Service", BidiRpc], None]
+
+
+class Streaming:
+    """A Gateway that has such methods is one of these, too."""
+
+    @property
+    def chained_methods(self) -> Mapping[str, ChainedHandler]:
+        """Its unary methods that take several calls, by path."""
+        return {}
+
+    @property
+    def bidi_methods(self) -> Mapping[str, StreamHandler]:
+        """Its methods with many messages each way, by path."""
+        return {}
+
+    @property
+    def open_streams(self) -> int:
+        """Calls of `bidi_methods` that are not over."""
+        return 0
+
+    def holds(self, hook: Hook) -> bool:
+        """Whether calls of `hook` may come of a stream that is open."""
+        return False
+
+
+#: Of a gateway without such methods.
+NO_STREAMS = Streaming()

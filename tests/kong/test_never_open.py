@@ -1,0 +1,567 @@
+"""Whatever a plugin does, each request is answered, and what fails refuses the request."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from coprocess.gateways.kong import engine as engine_module
+from coprocess.gateways.kong import wire
+from coprocess.gateways.kong.plugin import PluginOptions
+from coprocess.runtime.service import ServiceOptions
+from tests.kong.server import serving
+
+REFUSED = ("kong.response.exit", [500, {"message": "An unexpected error occurred"}])
+
+
+def plugin(access: str, init: str = "pass", phase: str = "access") -> str:
+    return f"""
+import time
+
+class Plugin:
+    def __init__(self, config):
+        self.config = config
+        {init}
+
+    def {phase}(self, kong):
+        {access}
+"""
+
+
+FAILING = {
+    "before a call": "raise ValueError('boom')",
+    "after a call": "kong.request.get_method(); raise ValueError('boom')",
+    "an argument that cannot be sent": "kong.ctx.shared.set('a', object())",
+    "a number that is too large": "kong.response.set_header('x', 2**70)",
+    "an argument within itself": "a = []; a.append(a); kong.response.set_header('x', a)",
+    "a keyword argument": "kong.request.get_header(name='x')",
+    "an unknown name": "kong.request.get_heder('x')",
+    "an unknown part": "kong.requests.get_header('x')",
+    "SystemExit": "raise SystemExit(1)",
+    "KeyboardInterrupt": "raise KeyboardInterrupt",
+    "too deep": "def f(): f()\n        f()",
+}
+
+
+@pytest.mark.parametrize("what", FAILING)
+def test_what_fails_refuses_the_request_and_the_next_is_served(tmp_path: Path, what: str) -> None:
+    body = f"""
+        if kong.request.get_header('x')[0] == 'ok':
+            return kong.response.set_header('y', 'z')
+        {FAILING[what]}
+    """
+    with serving(tmp_path, plugin(body)) as served:
+        kong = served.connect()
+        instance = kong.start()
+        for _ in range(3):
+            calls = kong.run(instance, get_header="no")
+            assert calls[-1] == REFUSED
+            assert kong.run(instance, get_header="ok")[-1] == ("kong.response.set_header", ["y", "z"])
+        served.wait_idle()
+
+
+def logged(folder: Path, source: str) -> tuple[list[tuple[str, list[Any]]], str]:
+    """The calls of one event, and what the log has of its exception."""
+    with capture_logs() as logs, serving(folder, source) as served:
+        kong = served.connect()
+        calls = kong.run(kong.start())
+        served.wait_idle()
+        served.service.stop(1)
+    return calls, "\n".join(str(entry.get("exception")) for entry in logs)
+
+
+def test_an_unknown_name_is_told_with_the_nearest(tmp_path: Path) -> None:
+    calls, told = logged(tmp_path, plugin("kong.request.get_heder('x')"))
+    assert calls == [REFUSED]
+    assert "Did you mean kong.request.get_header?" in told
+
+
+def test_an_argument_that_cannot_be_sent_is_named(tmp_path: Path) -> None:
+    calls, told = logged(tmp_path, plugin("kong.response.set_header('x', {1, 2})"))
+    assert calls == [REFUSED]
+    assert "TypeError: kong.response.set_header: argument 2, {1, 2} (set), cannot" in told
+
+
+def test_an_exception_of_init_is_an_error_for_each_request(tmp_path: Path) -> None:
+    with serving(tmp_path, plugin("pass", init="raise ValueError('boom')")) as served:
+        kong = served.connect()
+        for _ in range(2):
+            kong.send(wire.START_INSTANCE, {"Name": "p", "Config": "{}"})
+            answer = kong.answer()
+            assert isinstance(answer.error, str)
+            # Else Kong would start instances without end.
+            assert "no plugin instance" not in answer.error.lower()
+
+
+def test_an_exception_in_the_log_phase_ends_the_event(tmp_path: Path) -> None:
+    with serving(tmp_path, plugin("kong.log.notice('x'); raise ValueError", phase="log")) as served:
+        kong = served.connect()
+        assert kong.run(kong.start(), "log") == [("kong.log.notice", ["x"])]
+
+
+def test_open_is_for_those_who_ask_for_it(tmp_path: Path) -> None:
+    calls, told = logged(tmp_path, plugin("raise ValueError('boom')") + "\non_error = 'open'\n")
+    assert calls == []
+    assert "ValueError: boom" in told
+
+
+def test_the_status_of_failures_is_the_operators(tmp_path: Path) -> None:
+    options = ServiceOptions(failure_status=503, failure_headers=(("Retry-After", "5"),), owns_process=False)
+    with serving(tmp_path, plugin("raise ValueError"), service_options=options) as served:
+        kong = served.connect()
+        ((method, arguments),) = kong.run(kong.start())
+        assert (method, arguments) == (
+            "kong.response.exit",
+            [503, {"message": "Service unavailable"}, {"Retry-After": "5"}],
+        )
+
+
+AFTER_EXIT = {
+    "it goes on": "kong.response.exit(403, 'no'); kong.response.exit(200, 'yes')",
+    "except Exception": """
+        try:
+            kong.response.exit(403, 'no')
+            kong.response.set_header('x', 'y')
+        except Exception:
+            kong.response.exit(200, 'yes')""",
+    "except everything": """
+        try:
+            kong.response.exit(403, 'no')
+            kong.response.set_header('x', 'y')
+        except BaseException:
+            pass
+        kong.response.exit(200, 'yes')""",
+    "it raises": "kong.response.exit(403, 'no'); raise ValueError",
+    "finally": """
+        try:
+            kong.response.exit(403, 'no')
+        finally:
+            kong.response.exit(200, 'yes')""",
+}
+
+
+@pytest.mark.parametrize("what", AFTER_EXIT)
+def test_the_first_exit_counts(tmp_path: Path, what: str) -> None:
+    with serving(tmp_path, plugin(AFTER_EXIT[what])) as served:
+        kong = served.connect()
+        instance = kong.start()
+        for _ in range(2):
+            assert kong.run(instance) == [("kong.response.exit", [403, "no"])]
+        served.wait_idle()
+
+
+def test_code_after_exit_runs_up_to_its_next_call(tmp_path: Path) -> None:
+    marker = tmp_path / "marker"
+    body = f"""
+        kong.response.exit(403)
+        __import__('pathlib').Path({str(marker)!r}).write_text('1')
+        kong.log.err('x')
+        raise ValueError
+    """
+    with serving(tmp_path, plugin(body)) as served:
+        kong = served.connect()
+        kong.run(kong.start())
+        served.wait_idle()
+    assert marker.read_text() == "1"
+
+
+def test_a_plugin_that_hangs_is_answered_for_and_holds_up_nobody(tmp_path: Path) -> None:
+    body = """
+        if kong.request.get_header('x')[0] == 'hang':
+            time.sleep(1.2)
+            kong.response.set_header('late', 'x')
+    """
+    options = ServiceOptions(timeout_s=0.3, concurrency=100, owns_process=False)
+    with serving(tmp_path, plugin(body), service_options=options) as served:
+        hanging, other = served.connect(), served.connect()
+        instance = hanging.start()
+        event = hanging.event(instance)
+        hanging.send(wire.STEP, {"EventId": event["EventId"], "Data": "hang"})
+        assert other.run(instance, get_header="ok")
+        answer = hanging.answer()
+        assert answer.result["Data"] == {"Method": REFUSED[0], "Args": REFUSED[1]}
+        # The connection is read on, though the thread that read it hangs.
+        assert hanging.run(instance, get_header="ok")
+        served.wait_idle()
+        time.sleep(1.2)
+        assert hanging.run(instance, get_header="ok")
+
+
+def test_text_that_is_no_utf8_reaches_the_plugin_and_goes_back(tmp_path: Path) -> None:
+    body = "v = kong.request.get_query_arg('q')[0]; kong.response.set_header('x', v)"
+    with serving(tmp_path, plugin(body)) as served:
+        kong = served.connect()
+        instance = kong.start()
+        event = kong.event(instance)
+        (raw,) = [
+            wire.pack_as_kong([0, 99, wire.STEP, [{"EventId": event["EventId"], "Data": "\udce9t\udcff"}]])
+        ]
+        assert b"\xe9t\xff" in raw
+        kong.socket.sendall(raw)
+        assert kong.answer().result["Data"]["Args"] == ["x", "\udce9t\udcff"]
+        kong.step(event["EventId"])
+
+
+# Kong's connections.
+
+
+def test_a_step_may_come_on_another_connection(tmp_path: Path) -> None:
+    body = """
+        kong.response.set_header('x', kong.request.get_raw_body()[0])
+        kong.response.set_header('y', 1)
+    """
+    with serving(tmp_path, plugin(body)) as served:
+        one, other = served.connect(), served.connect()
+        instance = one.start()
+        first = one.event(instance)
+        # Its connection serves another request meanwhile.
+        second = one.event(instance)
+        result = other.step(first["EventId"], b"first")
+        assert result["Data"]["Args"] == ["x", b"first"]
+        assert other.step(first["EventId"])["Data"]["Args"] == ["y", 1]
+        assert other.step(first["EventId"])["Data"] == "ret"
+        assert one.step(second["EventId"], b"second")["Data"]["Args"] == ["x", b"second"]
+        one.step(second["EventId"])
+        assert one.step(second["EventId"])["Data"] == "ret"
+        assert other.run(instance)
+        served.wait_idle()
+
+
+def test_a_step_crosses_where_kong_waits_for_nobody(tmp_path: Path) -> None:
+    with serving(tmp_path, plugin("kong.request.get_method(); kong.request.get_path()")) as served:
+        one, other = served.connect(), served.connect()
+        instance = one.start()
+        event = one.event(instance)
+        assert other.step(event["EventId"], "GET")["Data"]["Method"] == "kong.request.get_path"
+        assert other.step(event["EventId"], "/")["Data"] == "ret"
+        assert one.run(instance)
+        served.wait_idle()
+
+
+def test_events_whose_step_never_comes_give_their_threads_back(tmp_path: Path) -> None:
+    """After an error in Lua, Kong tells nothing: it goes on with another event."""
+    with serving(tmp_path, plugin("kong.request.get_header(5); kong.log.err('never')")) as served:
+        kong = served.connect()
+        instance = kong.start()
+        for _ in range(300):
+            kong.event(instance)
+        kong.close()
+        served.wait_idle()
+        assert served.engine.lost_events == 300
+        assert served.engine.thread_count < 40
+
+
+def test_uploads_that_break_off_are_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "_MOST_WAITING", 10)
+    with serving(tmp_path, plugin("kong.request.get_raw_body()")) as served:
+        kong = served.connect()
+        instance = kong.start()
+        for _ in range(40):
+            kong.event(instance)
+        until_s = time.monotonic() + 10
+        while len(served.engine.events) > 12 and time.monotonic() < until_s:
+            time.sleep(0.01)
+        assert len(served.engine.events) <= 12
+        last = max(served.engine.events)
+        # Those that wait still are served.
+        assert kong.step(last, b"x")["Data"] == "ret"
+        for event_id in list(served.engine.events):
+            kong.step(event_id, b"x")
+        served.wait_idle()
+
+
+def test_a_step_of_an_event_that_is_over_refuses_the_request(tmp_path: Path) -> None:
+    with serving(tmp_path, plugin("pass")) as served:
+        kong = served.connect()
+        for event_id in (12345, "x", None, 1.5):
+            result = kong.ask(wire.STEP, {"EventId": event_id, "Data": "x"})
+            assert result["Data"] == {"Method": REFUSED[0], "Args": REFUSED[1]}
+
+
+def test_a_connection_that_is_gone_ends_its_event(tmp_path: Path) -> None:
+    with serving(tmp_path, plugin("kong.request.get_method(); kong.request.get_path()")) as served:
+        instance = None
+        for _ in range(20):
+            kong = served.connect()
+            instance = kong.start()
+            kong.event(instance)
+            kong.close()
+        served.wait_idle()
+        kong = served.connect()
+        assert kong.run(instance)
+
+
+# Instances.
+
+
+def test_an_instance_that_is_not_known_is_started_anew(tmp_path: Path) -> None:
+    with serving(tmp_path, plugin("pass")) as served:
+        kong = served.connect()
+        for instance in (7, "x", None, [1], {"a": 1}):
+            kong.send(wire.HANDLE_EVENT, {"InstanceId": instance, "EventName": "access"})
+            answer = kong.answer()
+            assert "no plugin instance" in answer.error
+        assert kong.run(kong.start()) == []
+
+
+def test_a_server_after_another_gives_other_ids_and_says_who_it_is(tmp_path: Path) -> None:
+    with serving(tmp_path, plugin("pass"), follows_another=True) as served:
+        kong = served.connect()
+        assert isinstance(wire.message_of(kong.receive()), wire.Notification)
+        assert kong.start() > 1000
+        kong.send(wire.HANDLE_EVENT, {"InstanceId": 0, "EventName": "access"})
+        assert "no plugin instance" in kong.answer().error
+
+
+def test_instances_have_their_own_configuration_until_they_are_closed(tmp_path: Path) -> None:
+    source = plugin("kong.response.set_header('x', self.config['a']); self.config['a'] += '!'")
+    with serving(tmp_path, source) as served:
+        kong = served.connect()
+        one, two = kong.start('{"a": "1"}'), kong.start('{"a": "2"}')
+        assert (one, two) == (0, 1)
+        assert kong.run(one)[0][1] == ["x", "1"]
+        assert kong.run(two)[0][1] == ["x", "2"]
+        assert kong.run(one)[0][1] == ["x", "1!"]
+        closed = kong.ask(wire.CLOSE_INSTANCE, one)
+        assert closed == {"Name": "p", "Id": 0, "Config": {"a": "1"}}
+        kong.send(wire.HANDLE_EVENT, {"InstanceId": one, "EventName": "access"})
+        assert "no plugin instance" in kong.answer().error
+
+
+def test_instances_that_kong_forgot_are_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("coprocess.gateways.kong.instances.MOST_INSTANCES", 10)
+    with serving(tmp_path, plugin("pass")) as served:
+        kong = served.connect()
+        first = kong.start()
+        for _ in range(30):
+            kong.start()
+            kong.run(first)
+        kong.send(wire.HANDLE_EVENT, {"InstanceId": 5, "EventName": "access"})
+        assert "no plugin instance" in kong.answer().error
+
+
+# Frames of strangers.
+
+NO_MESSAGES = [
+    b"\xc1",
+    b"\xc0",
+    b"\x2a",
+    b"\x90",
+    b"\x93\x00\x01\xa1x",
+    wire.pack([0, "x", "plugin.Step", [1]]),
+    wire.pack([1, 1, None, "x"]),
+    wire.pack([0, 1, 5, [1]]),
+    b"\x91" * 2000,
+    b"\xdd\xff\xff\xff\xff",
+]
+
+
+@pytest.mark.parametrize("data", NO_MESSAGES)
+def test_what_is_no_message_is_answered_so_that_kong_refuses_the_request(tmp_path: Path, data: bytes) -> None:
+    with serving(tmp_path, plugin("pass")) as served:
+        kong, good = served.connect(), served.connect()
+        kong.socket.sendall(data)
+        # To a text, or a closed connection, Kong lets the request by.
+        assert isinstance(kong.answer().error, dict)
+        with pytest.raises(EOFError):
+            kong.receive()
+        assert good.run(good.start()) == []
+
+
+@pytest.mark.parametrize(
+    ("method", "argument"),
+    [
+        (wire.HANDLE_EVENT, None),
+        (wire.HANDLE_EVENT, {}),
+        (wire.HANDLE_EVENT, []),
+        (wire.HANDLE_EVENT, {"InstanceId": 0, "EventName": "start"}),
+        (wire.HANDLE_EVENT, {"InstanceId": 0, "EventName": "init_worker"}),
+        (wire.HANDLE_EVENT, {"InstanceId": 0, "EventName": ["access"]}),
+        (wire.HANDLE_EVENT, {"InstanceId": 0, "EventName": "rewrite"}),
+    ],
+)
+def test_an_event_that_is_none_refuses_the_request(tmp_path: Path, method: str, argument: Any) -> None:
+    with serving(tmp_path, plugin("pass")) as served:
+        kong = served.connect()
+        kong.start()
+        assert kong.ask(method, argument)["Data"] == {"Method": REFUSED[0], "Args": REFUSED[1]}
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        None,
+        {},
+        {"Name": "p"},
+        {"Name": "p", "Config": "x"},
+        {"Name": "p", "Config": "[]"},
+        {"Name": "q", "Config": "{}"},
+    ],
+)
+def test_an_instance_that_cannot_be_started_is_an_error(tmp_path: Path, argument: Any) -> None:
+    with serving(tmp_path, plugin("pass")) as served:
+        kong = served.connect()
+        kong.send(wire.START_INSTANCE, argument)
+        assert isinstance(kong.answer().error, str)
+        assert kong.run(kong.start()) == []
+
+
+def test_an_unknown_method_is_an_error(tmp_path: Path) -> None:
+    with serving(tmp_path, plugin("pass")) as served:
+        kong = served.connect()
+        kong.send("plugin.GetSecrets", {})
+        assert "no method of a plugin server" in kong.answer().error
+        assert kong.run(kong.start()) == []
+
+
+def test_hostile_frames_beside_good_events(tmp_path: Path) -> None:
+    frame = wire.pack_request(1, wire.HANDLE_EVENT, {"InstanceId": 0, "EventName": "access"})
+    rng = random.Random(3)  # noqa: S311 - no secret
+    with serving(tmp_path, plugin("kong.request.get_method()"), max_message_bytes=2**16) as served:
+        good = served.connect()
+        instance = good.start()
+        failed: list[BaseException] = []
+
+        def send_hostile() -> None:
+            for _ in range(300):
+                data = bytearray(frame)
+                for _ in range(rng.randint(1, 5)):
+                    data[rng.randrange(len(data))] = rng.randrange(256)
+                kong = served.connect()
+                try:
+                    kong.socket.sendall(bytes(data[: rng.randint(1, len(data))]))
+                except OSError as error:
+                    failed.append(error)
+                kong.close()
+
+        hostile = threading.Thread(target=send_hostile)
+        hostile.start()
+        while hostile.is_alive():
+            assert good.run(instance, get_method="GET") == [("kong.request.get_method", [])]
+        hostile.join()
+        assert not failed
+        served.wait_idle()
+
+
+def test_a_thousand_connections(tmp_path: Path) -> None:
+    with serving(tmp_path, plugin("kong.request.get_method()")) as served:
+        kongs = [served.connect() for _ in range(300)]
+        instance = kongs[0].start()
+        for kong in kongs:
+            kong.send(wire.HANDLE_EVENT, {"InstanceId": instance, "EventName": "access"})
+        for kong in kongs:
+            assert kong.step(kong.answer().result["EventId"], "GET")["Data"] == "ret"
+        served.wait_idle()
+
+
+# Async phases.
+
+ASYNC = """
+import asyncio
+import time
+
+class Plugin:
+    def __init__(self, config):
+        pass
+
+    async def access(self, kong):
+        what = await kong.request.get_header("x")
+        if what == "raise":
+            raise ValueError
+        if what == "sleep":
+            await asyncio.sleep(0.05)
+        if what == "exit":
+            await kong.aio.response.exit(403, "no")
+            await kong.response.exit(200, "yes")
+        if what == "body":
+            await kong.response.set_header("b", await kong.request.get_raw_body())
+        if what == "block":
+            time.sleep(1)
+        if what == "large":
+            await kong.response.set_header("l", "x" * 300_000)
+        await kong.response.set_header("y", what)
+"""
+
+
+def test_async_phases(tmp_path: Path) -> None:
+    with serving(tmp_path, ASYNC) as served:
+        kong = served.connect()
+        instance = kong.start()
+        for _ in range(3):
+            assert kong.run(instance, get_header="ok")[-1] == ("kong.response.set_header", ["y", "ok"])
+            assert kong.run(instance, get_header="raise")[-1] == REFUSED
+            assert kong.run(instance, get_header="exit")[-1] == ("kong.response.exit", [403, "no"])
+            calls = kong.run(instance, get_header="body", get_raw_body=b"abc")
+            assert calls[-2:] == [
+                ("kong.response.set_header", ["b", b"abc"]),
+                ("kong.response.set_header", ["y", "body"]),
+            ]
+            assert len(kong.run(instance, get_header="large")[-2][1][1]) == 300_000
+        served.wait_idle()
+
+
+def test_async_phases_wait_beside_each_other(tmp_path: Path) -> None:
+    with serving(tmp_path, ASYNC) as served:
+        kongs = [served.connect() for _ in range(100)]
+        instance = kongs[0].start()
+        began_s = time.monotonic()
+        events = [kong.event(instance)["EventId"] for kong in kongs]
+        for kong, event_id in zip(kongs, events, strict=True):
+            kong.send(wire.STEP, {"EventId": event_id, "Data": "sleep"})
+        for kong, event_id in zip(kongs, events, strict=True):
+            assert kong.answer().result["Data"]["Args"] == ["y", "sleep"]
+            assert kong.step(event_id)["Data"] == "ret"
+        assert time.monotonic() - began_s < 4  # One after the other, it would take five seconds.
+        served.wait_idle()
+
+
+def test_steps_of_async_phases_may_cross_and_stay_away(tmp_path: Path) -> None:
+    with serving(tmp_path, ASYNC) as served:
+        one, other = served.connect(), served.connect()
+        instance = one.start()
+        first = one.event(instance)["EventId"]
+        one.step(first, "body")
+        second = one.event(instance)["EventId"]  # While Kong waits for the body of the first.
+        assert other.step(first, b"abc")["Data"]["Args"] == ["b", b"abc"]
+        # Kong never goes on with the second: it has raised in Lua.
+        one.event(instance)
+        assert other.step(first)["Data"]["Args"] == ["y", "body"]
+        assert other.step(first)["Data"] == "ret"
+        assert second not in served.engine.events
+        one.close()
+        served.wait_idle()
+
+
+def test_an_async_phase_that_blocks_the_loop_is_answered_for(tmp_path: Path) -> None:
+    options = ServiceOptions(timeout_s=0.2, owns_process=False)
+    with serving(tmp_path, ASYNC, service_options=options) as served:
+        kong = served.connect()
+        instance = kong.start()
+        event = kong.event(instance)
+        result = kong.step(event["EventId"], "block")
+        assert result["Data"] == {"Method": REFUSED[0], "Args": REFUSED[1]}
+        time.sleep(1)
+        assert kong.run(instance, get_header="ok")[-1] == ("kong.response.set_header", ["y", "ok"])
+
+
+def test_python_style_gives_values_and_raises(tmp_path: Path) -> None:
+    body = """
+        try:
+            kong.response.set_header('x', kong.request.get_header('a'))
+        except Exception as error:
+            kong.response.set_header('e', f'{type(error).__name__}: {error}')
+    """
+    with serving(tmp_path, plugin(body), PluginOptions(name="p", lua_style=False)) as served:
+        kong = served.connect()
+        instance = kong.start()
+        assert kong.run(instance, get_header="v")[-1] == ("kong.response.set_header", ["x", "v"])
+        event = kong.event(instance)
+        result = kong.step(event["EventId"], "broken", wire.STEP_ERROR)
+        assert result["Data"]["Args"] == ["e", "PDKException: exception from kong.request.get_header: broken"]
+        kong.step(event["EventId"])
