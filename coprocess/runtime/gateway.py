@@ -5,15 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from coprocess.api.context import CallContext
 from coprocess.errors import BadMessage
 from coprocess.loading.hooks import Hook, HookTable
 from coprocess.runtime.call import Call
-
-if TYPE_CHECKING:
-    from coprocess.runtime.service import Service
 
 #: Opens the call that a serialized message asks for. Raises CoprocessError, whose status its client gets.
 Opener = Callable[[bytes], Call]
@@ -40,8 +37,11 @@ class Gateway(ABC):
     #: Starts coroutines on the loop that async handlers run on, where that is not the service's.
     spawn: Callable[[Coroutine[Any, Any, Any]], Future[Any]] | None = None
 
-    def use(self, service: Service) -> None:  # noqa: B027 - most have nothing to do
-        """Have its calls run by `service`, where they do not come by an engine's Rpc."""
+    def use(self, service: Any) -> None:  # noqa: B027 - most have nothing to do
+        """Have its calls run by `service`, where they do not come by an engine's Rpc.
+
+        It is a `runtime.service.Service`, which this module must not import: gateways' dispatchers do no I/O.
+        """
 
     def check_table(self, table: HookTable) -> None:  # noqa: B027 - the same
         """Raises ConfigError where these handlers do not fit the settings: they are not loaded then."""

@@ -24,6 +24,7 @@ def test_the_example_runs() -> None:
         index = httpx.get(url, headers=headers)
         assert (index.text, index.headers["X-Greeting"]) == ("index", "hello from /resource")
         assert told == ["before_request", "decorator", "after_request"]
+        assert index.headers["X-Handlers"] == "refuse_attacks count"
         assert httpx.get(f"{url}/7", headers=headers).text == "show for ann"
         created = httpx.post(url, headers=headers)
         assert (created.text, created.headers["X-Visitors"]) == ("create", "3")

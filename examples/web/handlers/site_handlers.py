@@ -1,6 +1,8 @@
-"""What the app's `before_request` family and context are at the level around it."""
+"""What decorators of views, the `before_request` family and the contexts are at the level around the app."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from coprocess import App, CustomKeyCheck, Pre, Reject, Request, Response, Session, State, current_app, g
 
@@ -23,14 +25,29 @@ def remember_path(request: Request) -> None:
 @app.after(Response)
 def stamp(response: Response) -> None:
     response.headers["X-Greeting"] = f"{current_app.config['greeting']} from {g.path}"
+    response.headers["X-Handlers"] = " ".join(g.handlers)
 
 
-@app.teardown(Response)
-def done(state: State, visitors: list[str]) -> None:
-    visitors.append(state.path)
+@app.teardown
+def done(error: BaseException | None, state: State, visitors: list[str]) -> None:
+    """`error` is what failed, as in `teardown_request`; None: nothing did."""
+    if error is not None and visitors and visitors[-1] == state.get("path"):
+        visitors.pop()
+
+
+def logged(handler: Callable[..., Any]) -> Callable[..., Any]:
+    """Middleware of one handler, as a decorator: the twin of `decorators` of a MethodView."""
+
+    @functools.wraps(handler)
+    def wrapped(*args: Any, **options: Any) -> Any:
+        g.setdefault("handlers", []).append(handler.__name__)
+        return handler(*args, **options)
+
+    return wrapped
 
 
 @Pre
+@logged
 def refuse_attacks(request: Request) -> None:
     if ".." in request.path:
         raise Reject(400, "no such path")
@@ -44,5 +61,7 @@ def check_token(request: Request, session: Session) -> None:
 
 
 @Response
+@logged
 def count(response: Response, visitors: list[str]) -> None:
-    response.headers["X-Visitors"] = str(len(visitors) + 1)
+    visitors.append(g.path)
+    response.headers["X-Visitors"] = str(len(visitors))
