@@ -134,7 +134,7 @@ def third_party_imports() -> Iterator[tuple[Path, str]]:
 
 RECORDING = ROOT / "tests/data/recordings/auth_ok.json"
 ENVOY_RECORDING = ROOT / "tests/data/envoy/recordings/chain.json"
-KONG_PLUGIN = ROOT / "examples/kong/hello.py"
+KONG_PLUGIN = ROOT / "examples/kong/plugins/py_hello.py"
 #: A command line for each command, in this order, in the folder of a new project; and what it prints.
 COMMANDS = {
     "version": ((), "coprocess "),
@@ -148,9 +148,9 @@ COMMANDS = {
     "envoy replay": ((str(ENVOY_RECORDING),), "0 differences"),
     "envoy config": (("--form", "static"), "ext_proc"),
     "envoy try": (("GET", "/items"), "client gets 401"),
-    "kong dump": ((str(KONG_PLUGIN),), "Protocol"),
+    "kong dump": ((str(KONG_PLUGIN),), "py-hello"),
     "kong conf": ((str(KONG_PLUGIN),), "pluginserver"),
-    "kong try": ((str(KONG_PLUGIN), "GET", "/"), "client gets 200"),
+    "kong try": ((str(KONG_PLUGIN), "GET", "/"), "hello localhost"),
     "kong replay": ((str(ROOT / "tests/data/kong/req-query.json"),), "0 differences"),
     "bundle build": (("handlers", "-o", "b.zip"), "authenticate"),
     "bundle verify": (("b.zip",), "checksum is right"),
