@@ -242,7 +242,9 @@ class _Passage:
     def _sent(self, response: HttpMessage, *, closes: bool = False) -> HttpResponse:
         request, headers = self._run.request, response.headers
         text = headers.get(":status") or ""
-        status = int(text) if text.isdecimal() else 0
+        if not text.isdecimal():
+            return HttpResponse(502, (("content-type", "text/plain"),))
+        status = int(text)
         is_head = request.method == "HEAD"
         trailers = tuple(response.trailers or ())
         body = b"" if is_head or status in (204, 304) else response.body

@@ -20,6 +20,7 @@ SINGLE = frozenset(
     | {"keep-alive", "proxy-connection", "x-request-id", "user-agent", "origin", "grpc-timeout"}
     | {"x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-client-cert"}
     | {"date", "server", "location", "grpc-status", "grpc-message"}
+    | {":status", ":path", ":method", ":authority", ":scheme"}
 )
 
 
@@ -72,8 +73,7 @@ class HeaderMap:
         """A further value. Those of `SINGLE` are joined: what is empty adds nothing."""
         name = self._known(name)
         if name in SINGLE and name in self:
-            if value:
-                self.join(name, value)
+            self.join(name, value)
         else:
             self._part(name).append((name, value))
 
@@ -94,8 +94,10 @@ class HeaderMap:
             part[index + 1 :] = [pair for pair in part[index + 1 :] if pair[0] != name]
 
     def join(self, name: str, value: str) -> None:
-        """Append `,value` to the first value. Nothing where there is none."""
+        """Append `,value` to the first value. Nothing where there is none, and for an empty one."""
         name = self._known(name)
+        if not value:
+            return
         part = self._part(name)
         for index, (key, old) in enumerate(part):
             if key == name:
