@@ -243,7 +243,9 @@ class _Passage:
         request, headers = self._run.request, response.headers
         text = headers.get(":status") or ""
         if not text.isdecimal():
-            return HttpResponse(502, (("content-type", "text/plain"),))
+            body = b"missing required header: :status"
+            told = (("content-length", str(len(body))), ("content-type", "text/plain"), ("server", "envoy"))
+            return HttpResponse(502, told, body)
         status = int(text)
         is_head = request.method == "HEAD"
         trailers = tuple(response.trailers or ())

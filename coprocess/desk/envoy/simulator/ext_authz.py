@@ -202,9 +202,9 @@ class ExtAuthzFilter:
         for name in ok.headers_to_remove:
             if self._may_remove(rules, name):
                 headers.remove(name)
-        self._response_edits = list(ok.response_headers_to_add)
-        for option in self._response_edits:
+        for option in ok.response_headers_to_add:
             self._validate(*_pair(option))
+        self._response_edits = list(ok.response_headers_to_add)
         if ok.query_parameters_to_set or ok.query_parameters_to_remove:
             query = Query.of(headers.get(":path") or "")
             for parameter in ok.query_parameters_to_set:
