@@ -242,7 +242,11 @@ class _Passage:
     def _sent(self, response: HttpMessage, *, closes: bool = False) -> HttpResponse:
         request, headers = self._run.request, response.headers
         text = headers.get(":status") or ""
-        status = int(text) if text.isdecimal() else 0
+        if not text.isdecimal():
+            body = b"missing required header: :status"
+            told = (("content-length", str(len(body))), ("content-type", "text/plain"), ("server", "envoy"))
+            return HttpResponse(502, told, body)
+        status = int(text)
         is_head = request.method == "HEAD"
         trailers = tuple(response.trailers or ())
         body = b"" if is_head or status in (204, 304) else response.body

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable
 
@@ -18,6 +19,7 @@ from coprocess.gateways.envoy import wire
 
 NAMESPACE = "envoy.filters.http.ext_authz"
 _DEFAULT_TIMEOUT_S = 0.2
+_PLAIN = re.compile(r"[A-Za-z0-9._~-]*\Z")
 _APPEND, _IF_ABSENT, _OVERWRITE_OR_ADD, _OVERWRITE_IF_EXISTS = range(4)
 
 
@@ -195,17 +197,18 @@ class ExtAuthzFilter:
             if not option.append.value and self._may_set(rules, *_pair(option)):
                 headers.set(*_pair(option))
         for name, value in appended:
-            if self._may_set(rules, name, value):
+            if self._may_set(rules, name, value, is_appended=name in headers):
                 headers.join(name, value)
         for name in ok.headers_to_remove:
             if self._may_remove(rules, name):
                 headers.remove(name)
-        self._response_edits = list(ok.response_headers_to_add)
-        for option in self._response_edits:
+        for option in ok.response_headers_to_add:
             self._validate(*_pair(option))
+        self._response_edits = list(ok.response_headers_to_add)
         if ok.query_parameters_to_set or ok.query_parameters_to_remove:
             query = Query.of(headers.get(":path") or "")
             for parameter in ok.query_parameters_to_set:
+                self._validate_parameter(parameter.key, parameter.value)
                 query.set(parameter.key, parameter.value)
             for name in ok.query_parameters_to_remove:
                 query.remove(name)
@@ -217,9 +220,11 @@ class ExtAuthzFilter:
         if config.clear_route_cache and any(changed):
             self._run.choose_route()
 
-    def _may_set(self, rules: MutationRules | None, name: str, value: str) -> bool:
+    def _may_set(
+        self, rules: MutationRules | None, name: str, value: str, *, is_appended: bool = False
+    ) -> bool:
         self._validate(name, value)
-        return rules is None or self._verdict(rules.judge_set(name, value))
+        return rules is None or self._verdict(rules.judge_set(name, value, is_appended=is_appended))
 
     def _may_remove(self, rules: MutationRules | None, name: str) -> bool:
         if rules is None:
@@ -235,11 +240,18 @@ class ExtAuthzFilter:
         if self._settings.validate_mutations and not (is_valid_name(name) and is_valid_value(value)):
             raise LocalReply(500, details="ext_authz_invalid")
 
+    def _validate_parameter(self, name: str, value: str) -> None:
+        # What is encoded already is refused, too.
+        if self._settings.validate_mutations and not (_PLAIN.match(name) and _PLAIN.match(value)):
+            raise LocalReply(500, details="ext_authz_invalid")
+
     def _deny(self, reply: wire.CheckResponse) -> None:
         denied = reply.denied_response
         has_own = reply.WhichOneof("http_response") == "denied_response"
         status = denied.status.code if has_own and denied.HasField("status") else 403
-        self._answer(status, denied.headers, denied.body, "ext_authz_denied")
+        # With `append: true` a header of a denial is lost.
+        options = [option for option in denied.headers if not option.append.value]
+        self._answer(status, options, denied.body, "ext_authz_denied")
 
     def _fail(self, message: HttpMessage, why: str, error: wire.DeniedHttpResponse | None = None) -> None:
         config = self._settings
@@ -256,8 +268,7 @@ class ExtAuthzFilter:
     def _answer(
         self, status: int, options: Iterable[wire.HeaderValueOption], body: str, details: str
     ) -> None:
-        # With `append: true` a header of a denial is lost.
-        pairs = [_pair(option) for option in options if not option.append.value]
+        pairs = [_pair(option) for option in options]
         for name, value in pairs:
             self._validate(name, value)
 

@@ -14,13 +14,16 @@ from coprocess.gateways.envoy import wire
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z:-]*\Z")
 _BAD_IN_VALUE = re.compile(r"[\0\r\n]")
 
-#: Headers of which Envoy keeps one line.
-SINGLE = frozenset(
-    {"content-type", "content-length", "transfer-encoding", "connection", "te", "upgrade", "via", "expect"}
-    | {"keep-alive", "proxy-connection", "x-request-id", "user-agent", "origin", "grpc-timeout"}
-    | {"x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-client-cert"}
-    | {"date", "server", "location", "grpc-status", "grpc-message"}
+#: Headers of which Envoy keeps one line: in both, in requests, in responses.
+_SINGLE = frozenset(
+    {"content-type", "content-length", "transfer-encoding", "connection", "upgrade", "via", "keep-alive"}
+    | {"proxy-connection", "x-request-id", ":status", ":path", ":method", ":authority", ":scheme"}
 )
+_SINGLE_IN_REQUESTS = _SINGLE | frozenset(
+    {"te", "expect", "user-agent", "origin", "grpc-timeout", "x-forwarded-for", "x-forwarded-host"}
+    | {"x-forwarded-proto", "x-forwarded-client-cert"}
+)
+_SINGLE_IN_RESPONSES = _SINGLE | frozenset({"date", "server", "location", "grpc-status", "grpc-message"})
 
 
 def is_valid_name(name: str) -> bool:
@@ -69,11 +72,11 @@ class HeaderMap:
         return [value for key, value in self._part(name) if key == name]
 
     def add(self, name: str, value: str) -> None:
-        """A further value. Those of `SINGLE` are joined: what is empty adds nothing."""
+        """A further value, or joined to the one that is there, where Envoy keeps one line."""
         name = self._known(name)
-        if name in SINGLE and name in self:
-            if value:
-                self.join(name, value)
+        single = _SINGLE_IN_REQUESTS if self._is_request else _SINGLE_IN_RESPONSES
+        if name in single and name in self:
+            self.join(name, value)
         else:
             self._part(name).append((name, value))
 
@@ -94,8 +97,10 @@ class HeaderMap:
             part[index + 1 :] = [pair for pair in part[index + 1 :] if pair[0] != name]
 
     def join(self, name: str, value: str) -> None:
-        """Append `,value` to the first value. Nothing where there is none."""
+        """Append `,value` to the first value. Nothing where there is none, and for an empty one."""
         name = self._known(name)
+        if not value:
+            return
         part = self._part(name)
         for index, (key, old) in enumerate(part):
             if key == name:

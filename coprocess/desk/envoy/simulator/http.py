@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from email.utils import formatdate
 
 from coprocess.desk.envoy.simulator.exchange import HttpMessage, Pairs, UpstreamRequest
@@ -73,7 +74,7 @@ def response_headers(
     headers.remove("proxy-connection")
     headers.set_in_place("date", formatdate(now, usegmt=True))
     headers.set_in_place("server", "envoy")
-    pairs = headers.regular()
+    pairs = [line for pair in headers.regular() for line in _lines(*pair)]
     if closes:
         pairs.append(("connection", "close"))
     status = headers.get(":status") or ""
@@ -85,6 +86,15 @@ def response_headers(
         else:
             pairs.append(("transfer-encoding", "chunked"))
     return tuple(pairs)
+
+
+def _lines(name: str, value: str) -> Iterator[tuple[str, str]]:
+    """A value with line breaks in it is several headers to a client: response splitting."""
+    first, *rest = value.split("\r\n")
+    yield name, first
+    for line in rest:
+        split, _, text = line.partition(":")
+        yield split.strip().lower(), text.strip()
 
 
 def grpc_status_of(http_status: int) -> int:
