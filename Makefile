@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help run test test-quick test-slow test-all check lint types imports format proto lock bench judges chaos chaos-hour clean
+.PHONY: help run test test-quick test-slow test-all check lint types imports format proto lock bench judges fuzz chaos chaos-hour clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -69,6 +69,9 @@ bench: $(READY) ## measure beside the peers, and renew docs/performance.md (need
 
 judges: $(READY) ## h2spec and connectconformance on the http2 engine (needs Go, which builds them)
 	$(BIN)/python -m tests.judges
+
+fuzz: $(READY) ## the http2 engine's properties, each with 200 times as many examples as in the tests
+	FUZZ_TIMES=200 $(BIN)/python -m pytest tests/http2/test_connection_properties.py
 
 chaos: $(READY) ## faults, hostile calls and load, at length (15 minutes), and docs/reliability.*
 	$(BIN)/python -m tests.chaos

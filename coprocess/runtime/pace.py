@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import resource
+
+#: How often a thread has waited of its own will, and the seconds that it has computed.
+Used = tuple[int, float]
+#: Not every system tells what a thread has used: then time alone counts.
+_OF_THREAD: int | None = getattr(resource, "RUSAGE_THREAD", None)
+
 
 class Pace:
     """Whether a sync hook is so quick that its calls may run where calls are read.
 
-    A slow one now and then makes no slow hook. A slow hook is tried again, less and less often.
-    Not exact, as no lock is taken for it.
+    A slow one now and then makes no slow hook, and neither does a machine that lets the thread wait for the
+    processor. A slow hook is tried again, less and less often. Not exact, as no lock is taken for it.
     """
 
     __slots__ = ("_pause", "apart", "doubt")
@@ -19,18 +26,36 @@ class Pace:
         #: Rises with slow calls, and falls with quick ones.
         self.doubt = 0
 
-    def took(self, duration_s: float) -> None:
+    def look(self) -> Used | None:
+        """For `took`, where there is doubt: what this thread has used before a call."""
+        return _used()
+
+    def took(self, duration_s: float, before: Used | None) -> None:
         """Of a call that ran where calls are read. To be called where it was slow, or there is doubt."""
-        if duration_s <= QUICK_S:
-            self.doubt -= 1
-            if not self.doubt:
-                self._pause = _FIRST_PAUSE
+        if duration_s <= QUICK_S or (before is not None and _only_lost_the_processor(before)):
+            if self.doubt:
+                self.doubt -= 1
+                if not self.doubt:
+                    self._pause = _FIRST_PAUSE
             return
         self.doubt += _CALLS_PER_SLOW_ONE
         if self.doubt > _CALLS_PER_SLOW_ONE:
             self.doubt = 1  # The next slow one is enough.
             self.apart = self._pause
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+
+
+def _used() -> Used | None:
+    if _OF_THREAD is None:
+        return None
+    now = resource.getrusage(_OF_THREAD)
+    return now.ru_nvcsw, now.ru_utime + now.ru_stime
+
+
+def _only_lost_the_processor(before: Used) -> bool:
+    """Whether this thread has neither waited of its own will nor computed for long."""
+    now = _used()
+    return now is not None and now[0] == before[0] and now[1] - before[1] <= QUICK_S
 
 
 #: Waiting for less is no longer than a hand-over to another thread, and the way back.

@@ -205,6 +205,7 @@ class Service:
         if is_apart := pace.apart > 0:
             pace.apart -= 1
             first.rpc.may_block()
+        before = pace.look() if pace.doubt and not is_apart else None
         began_s = now_s
         me = threading.get_ident()
         call: Call | None = first
@@ -216,7 +217,7 @@ class Service:
             self._running.pop(me, None)
             now_s = time.monotonic()
             if call is first and not is_apart and (pace.doubt or now_s - began_s > QUICK_S):
-                pace.took(now_s - began_s)
+                pace.took(now_s - began_s, before)
             call = state.leave(call, now_s - call.since_s)
 
     def _run(self, call: Call) -> None:

@@ -487,7 +487,7 @@ def test_continuation_without_end_ends_the_connection(size: int) -> None:
     for _ in range(50):
         peer.send(frame(9, 0, 1, bytes(size)))
     assert failed(peer) == E.ENHANCE_YOUR_CALM
-    assert peer.connection._block == b""
+    assert peer.connection._block.end() == b""
 
 
 def test_a_header_list_that_unpacks_to_too_much_ends_the_connection() -> None:

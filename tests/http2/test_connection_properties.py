@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,6 +20,8 @@ from coprocess.transport.http2.streams import (
 )
 from tests.http2.peer import CALL, START, STREAM_CALL, Echo, call, data, headers, message
 
+#: For a long campaign: `make fuzz`.
+TIMES = int(os.environ.get("FUZZ_TIMES", "1"))
 LIMITS = Limits(max_metadata_bytes=2000, stream_window=100_000, max_message_bytes=1000)
 
 
@@ -58,7 +62,7 @@ streams_of_bytes = st.lists(valid, max_size=30).map(b"".join)
 
 
 @given(streams_of_bytes, st.lists(st.integers(1, 60), min_size=1, max_size=20))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150 * TIMES, deadline=None)
 def test_pieces_make_no_difference(raw: bytes, sizes: list[int]) -> None:
     raw = START + raw
     whole, pieces = Connection(LIMITS), Connection(LIMITS)
@@ -75,7 +79,7 @@ def test_pieces_make_no_difference(raw: bytes, sizes: list[int]) -> None:
 
 
 @given(streams_of_bytes)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300 * TIMES, deadline=None)
 def test_nothing_is_raised_and_the_books_are_right(raw: bytes) -> None:
     echo = Echo(LIMITS)
     echo.grpc.receive(raw)
@@ -93,7 +97,7 @@ def test_nothing_is_raised_and_the_books_are_right(raw: bytes) -> None:
 
 
 @given(st.binary(max_size=200))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200 * TIMES, deadline=None)
 def test_garbage_is_a_connection_error_or_is_waited_for(raw: bytes) -> None:
     connection = Connection(LIMITS)
     events = connection.receive(frames.PREFACE[: len(raw) % 25] + raw)
@@ -101,7 +105,7 @@ def test_garbage_is_a_connection_error_or_is_waited_for(raw: bytes) -> None:
 
 
 @given(st.lists(payloads, max_size=8), st.lists(st.integers(1, 30), min_size=1, max_size=10))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100 * TIMES, deadline=None)
 def test_messages_in_whatever_pieces(messages: list[bytes], sizes: list[int]) -> None:
     echo = Echo(LIMITS)
     echo.send(headers(1, STREAM_CALL))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable
 
 from coprocess.transport.http2 import frames
-from coprocess.transport.http2.fields import FieldDecoder, max_block_bytes
+from coprocess.transport.http2.field_blocks import FieldBlock
+from coprocess.transport.http2.fields import FieldDecoder
 from coprocess.transport.http2.frames import (
     ACK,
     END_HEADERS,
@@ -22,6 +22,7 @@ from coprocess.transport.http2.frames import (
 )
 from coprocess.transport.http2.limits import IdleFrames, Limits
 from coprocess.transport.http2.sending import Sending
+from coprocess.transport.http2.stream_ids import StreamIds
 from coprocess.transport.http2.streams import (
     ConnectionClosed,
     DataReceived,
@@ -54,9 +55,7 @@ class Connection:
         self._has_preface = False
         #: The frame that must come next: its type and stream.
         self._expected: tuple[int, int] | None = (frames.SETTINGS, 0)
-        self._block = bytearray()
-        self._block_frames = 0
-        self._block_flags = 0
+        self._block = FieldBlock(limits.max_metadata_bytes)
         self._receive_window = limits.connection_window
         #: Where a window is less, it is restored.
         self._half_connection_window = limits.connection_window >> 1
@@ -65,13 +64,7 @@ class Connection:
         self._unacknowledged = 0
         #: Whether the last of them said SETTINGS_HEADER_TABLE_SIZE 0.
         self._is_table_refused = False
-        self._highest_id = 0
-        #: Streams above are not accepted any more: a GOAWAY said so.
-        self._last_id = frames.MAX_STREAM_ID
-        #: Closed by us, so that the peer may still send on them for a while (§5.1).
-        self._ignored: dict[int, None] = {}
-        #: Those closed last, which tells a frame that is late from one that never could be.
-        self._closed: deque[int] = deque(maxlen=_REMEMBERED)
+        self._ids = StreamIds()
         # In the order of their types.
         self._receive_by_type = (
             self._receive_data,
@@ -224,28 +217,18 @@ class Connection:
             self._receive_block(flags, stream_id, payload)
             return
         self._expected = (frames.CONTINUATION, stream_id)
-        self._block += payload
-        self._block_frames = 1
-        self._block_flags = flags
+        self._block.begin(flags, payload)
 
     def _receive_continuation(self, flags: int, stream_id: int, payload: bytes) -> None:
-        """§6.10. How much of it there may be is bounded: it would be kept until the end comes."""
+        """§6.10."""
         if self._expected is None:
             raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "CONTINUATION without HEADERS")
-        self._block += payload
-        self._block_frames += 1
         if not payload:
             self._idle_frames.spend()
-        if (
-            len(self._block) > max_block_bytes(self.limits.max_metadata_bytes)
-            or self._block_frames > _MAX_BLOCK_FRAMES
-        ):
-            raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "the field section is too large")
+        self._block.go_on(payload)
         if flags & END_HEADERS:
-            block = bytes(self._block)
-            self._block.clear()
             self._expected = None
-            self._receive_block(self._block_flags, stream_id, block)
+            self._receive_block(self._block.flags, stream_id, self._block.end())
 
     def _receive_block(self, flags: int, stream_id: int, block: bytes) -> None:
         """A whole field section. It is decoded in any case, for it may change the decoder's table (§4.3)."""
@@ -253,15 +236,16 @@ class Connection:
         if stream is not None:
             self._receive_trailers(flags, stream, block)
             return
-        if stream_id <= self._highest_id or not stream_id & 1:
+        if stream_id <= self._ids.highest or not stream_id & 1:
             self._fields.skip(block)
-            self._refuse_block(stream_id)
+            self._ids.check_late_headers(stream_id)
+            self._idle_frames.spend()
             return
-        self._highest_id = stream_id
-        if stream_id > self._last_id:  # §6.8
+        self._ids.highest = stream_id
+        if stream_id > self._ids.last:  # §6.8
             self._fields.skip(block)
             self._idle_frames.spend()
-            self._ignore(stream_id)
+            self._ids.ignore(stream_id)
             return
         fields = self._fields.request(block)
         if len(self.streams) >= self.limits.max_concurrent_streams:
@@ -296,27 +280,12 @@ class Connection:
             self._count_content(stream, 0)
         self._events.append(DataReceived(stream, b"", True))
 
-    def _refuse_block(self, stream_id: int) -> None:
-        """HEADERS that opens no stream (§5.1, §5.1.1)."""
-        if stream_id in self._ignored:
-            self._idle_frames.spend()
-            return
-        if stream_id in self._closed:
-            raise ConnectionFailure(ErrorCode.STREAM_CLOSED, "HEADERS on a closed stream")
-        raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "a stream's identifier must be odd, and rise")
-
     def _refuse_frame(self, stream_id: int, stream: Stream | None) -> None:
         """DATA, or a second field section, on a stream that takes none (§5.1)."""
         if stream is not None:
             raise StreamFailure(ErrorCode.STREAM_CLOSED, "a frame on a half-closed stream")
-        self._check_not_idle(stream_id)
-        if stream_id not in self._ignored:
-            raise ConnectionFailure(ErrorCode.STREAM_CLOSED, "a frame on a closed stream")
+        self._ids.check_late_frame(stream_id)
         self._idle_frames.spend()
-
-    def _check_not_idle(self, stream_id: int) -> None:
-        if stream_id == 0 or stream_id > self._highest_id or not stream_id & 1:
-            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "a frame on stream 0, or on an idle stream")
 
     def _receive_priority(self, flags: int, stream_id: int, payload: bytes) -> None:
         """§6.3: deprecated. It is checked, and ignored."""
@@ -339,7 +308,7 @@ class Connection:
             raise ConnectionFailure(ErrorCode.FRAME_SIZE_ERROR, "RST_STREAM has 4 bytes")
         stream = self.streams.get(stream_id)
         if stream is None:
-            self._check_not_idle(stream_id)
+            self._ids.check_not_idle(stream_id)
             return
         self._close_stream(stream)
         self._events.append(StreamReset(stream))
@@ -415,7 +384,7 @@ class Connection:
         increment = int.from_bytes(payload, "big") & LOWER_31_BITS
         stream = self.streams.get(stream_id)
         if stream_id and stream is None:
-            self._check_not_idle(stream_id)
+            self._ids.check_not_idle(stream_id)
             return
         if increment == 0:
             failure = StreamFailure if stream_id else ConnectionFailure
@@ -429,12 +398,12 @@ class Connection:
         self._idle_frames.earn()
         if not stream.remote_closed:
             self.sending.control(frames.rst_stream(stream.id, ErrorCode.NO_ERROR))
-            self._ignore(stream.id)
+            self._ids.ignore(stream.id)
         self._close_stream(stream)
 
     def _close_stream(self, stream: Stream) -> None:
         del self.streams[stream.id]
-        self._closed.append(stream.id)
+        self._ids.closed(stream.id)
         stream.is_closed = True
         if stream.outgoing:
             self.sending.forget(stream)
@@ -442,15 +411,10 @@ class Connection:
         if stream.timer is not None:
             stream.timer.cancel()
 
-    def _ignore(self, stream_id: int) -> None:
-        self._ignored[stream_id] = None
-        if len(self._ignored) > _REMEMBERED:
-            del self._ignored[next(iter(self._ignored))]
-
     def _fail(self, stream_id: int, failure: StreamFailure) -> None:
         """§5.4.2. An idle stream cannot be reset."""
         self._idle_frames.spend()
-        self._check_not_idle(stream_id)
+        self._ids.check_not_idle(stream_id)
         stream = self.streams.get(stream_id)
         self._send_reset(stream_id, failure.code)
         if stream is not None:
@@ -459,7 +423,7 @@ class Connection:
 
     def _send_reset(self, stream_id: int, code: int) -> None:
         self.sending.control(frames.rst_stream(stream_id, code))
-        self._ignore(stream_id)
+        self._ids.ignore(stream_id)
 
     def reset(self, stream: Stream, code: ErrorCode) -> None:
         """Give up a stream that is not closed."""
@@ -488,17 +452,16 @@ class Connection:
 
     def end(self) -> None:
         """Accept no more streams, and say which was the last."""
-        self._last_id = min(self._last_id, self._highest_id)
-        self.sending.control(frames.goaway(self._last_id, ErrorCode.NO_ERROR))
+        self.sending.control(frames.goaway(self._ids.accept_no_more(), ErrorCode.NO_ERROR))
 
     def close(self, failure: ConnectionFailure) -> None:
         """§5.4.1. What is to be sent is to be written, then the transport closed."""
         if not self.is_closed:
             self.is_closed = True
             self.is_behind = False
-            self._block.clear()
+            self._block.end()
             self._buffer = b""
-            last_id = min(self._last_id, self._highest_id)
+            last_id = self._ids.accept_no_more()
             self.sending.control(frames.goaway(last_id, failure.code, failure.reason))
 
 
@@ -509,9 +472,6 @@ _CODE_BYTES = 4
 _SETTING_BYTES = 6
 _PING_BYTES = 8
 _GOAWAY_BYTES = 8
-#: Frames of one field section.
-_MAX_BLOCK_FRAMES = 32
 _STREAMS_PER_FRAME = 64
 #: In stream identifiers, of which every second is a call.
 _CALLS_WITH_TABLE = 16
-_REMEMBERED = 1024

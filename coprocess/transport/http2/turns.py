@@ -66,11 +66,7 @@ class Turns(Generic[Task]):
         """Have a task run that may block, from any thread."""
         with self._lock:
             self.tasks.append(task)
-            wake = self._idle.pop()[1] if self._idle else None
-        if wake is not None:
-            wake.release()
-        else:
-            self._server.wake()
+        self._server.wake()
 
     def take(self) -> Task | None:
         """Wait for a task. None: there will be no more."""
@@ -84,7 +80,8 @@ class Turns(Generic[Task]):
                     self._turn = turn
                     self._server.polling_thread = turn.thread_id
                 if self._turn is not turn:
-                    if self.tasks:
+                    # Else the one that polls runs them: two would only wait for each other.
+                    if self.tasks and not self._may_run:
                         return self.tasks.popleft()
                     if wake is None:
                         wake = threading.Lock()
@@ -94,6 +91,11 @@ class Turns(Generic[Task]):
                 return self._poll(turn)
             if wake is not None:
                 wake.acquire()
+
+    @property
+    def _may_run(self) -> bool:
+        """Whether the thread that polls may run tasks."""
+        return bool(self._idle) or (self._threads is not None and self._threads.can_grow)
 
     def _poll(self, turn: _Turn) -> Task | None:
         """Poll, and run what comes, until another thread does, or it is stopped."""
@@ -107,7 +109,7 @@ class Turns(Generic[Task]):
                     self._turn, server.polling_thread = None, 0
                     return None
                 # Somebody must be there to go on with polling. Else the next thread that is free takes them.
-                may_run = bool(self._idle) or (self._threads is not None and self._threads.can_grow)
+                may_run = self._may_run
                 timeout_s = server.prepare(wait=not (tasks and may_run))
             server.poll(timeout_s)
             if not (tasks and may_run):

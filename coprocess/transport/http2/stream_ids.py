@@ -1,0 +1,59 @@
+"""Which streams there were: what tells a late frame from one that never could be (RFC 9113 §5.1, §5.1.1)."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from coprocess.transport.http2 import frames
+from coprocess.transport.http2.frames import ConnectionFailure, ErrorCode
+
+
+class StreamIds:
+    """Of one connection; how many are remembered is bounded."""
+
+    __slots__ = ("_closed", "_ignored", "highest", "last")
+
+    def __init__(self) -> None:
+        #: That the peer has opened.
+        self.highest = 0
+        #: Streams above are not accepted any more: a GOAWAY said so.
+        self.last = frames.MAX_STREAM_ID
+        #: Closed by us, so that the peer may still send on them for a while.
+        self._ignored: dict[int, None] = {}
+        #: Those closed last.
+        self._closed: deque[int] = deque(maxlen=_REMEMBERED)
+
+    def accept_no_more(self) -> int:
+        """The last that is accepted."""
+        self.last = min(self.last, self.highest)
+        return self.last
+
+    def closed(self, stream_id: int) -> None:
+        self._closed.append(stream_id)
+
+    def ignore(self, stream_id: int) -> None:
+        """Have late frames on it pass."""
+        self._ignored[stream_id] = None
+        if len(self._ignored) > _REMEMBERED:
+            del self._ignored[next(iter(self._ignored))]
+
+    def check_not_idle(self, stream_id: int) -> None:
+        if stream_id == 0 or stream_id > self.highest or not stream_id & 1:
+            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "a frame on stream 0, or on an idle stream")
+
+    def check_late_frame(self, stream_id: int) -> None:
+        """Of a stream that is not open. Raises ConnectionFailure where nothing may come on it."""
+        self.check_not_idle(stream_id)
+        if stream_id not in self._ignored:
+            raise ConnectionFailure(ErrorCode.STREAM_CLOSED, "a frame on a closed stream")
+
+    def check_late_headers(self, stream_id: int) -> None:
+        """Of HEADERS that open no stream. Raises as `check_late_frame`."""
+        if stream_id in self._ignored:
+            return
+        if stream_id in self._closed:
+            raise ConnectionFailure(ErrorCode.STREAM_CLOSED, "HEADERS on a closed stream")
+        raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "a stream's identifier must be odd, and rise")
+
+
+_REMEMBERED = 1024

@@ -1,0 +1,51 @@
+"""Which hooks count as quick."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from coprocess.runtime import pace as pace_module
+from coprocess.runtime.pace import QUICK_S, Pace
+
+SLOW_S = 10 * QUICK_S
+
+
+def began() -> Pace:
+    pace = Pace()
+    assert pace.apart == 1, "an unknown hook does not run where calls are read"
+    pace.apart = 0
+    return pace
+
+
+def test_two_slow_calls_in_a_row_make_a_slow_hook_that_is_tried_less_and_less_often() -> None:
+    pace, pauses = began(), []
+    pace.took(SLOW_S, None)
+    assert pace.apart == 0
+    for _ in range(12):
+        pace.took(SLOW_S, None)
+        pauses.append(pace.apart)
+    assert pauses[:3] == [16, 32, 64]
+    assert pauses[-1] == pauses[-2] == 4096
+
+
+def test_one_slow_call_of_a_thousand_makes_no_slow_hook() -> None:
+    pace = began()
+    for number in range(10_000):
+        duration_s = SLOW_S if number % 1000 == 0 else 0.0
+        if pace.doubt or duration_s > QUICK_S:
+            pace.took(duration_s, None)
+        assert pace.apart == 0
+
+
+@pytest.mark.skipif(pace_module._OF_THREAD is None, reason="this system does not tell what a thread used")
+def test_a_call_that_waits_for_the_processor_is_told_from_one_that_waits() -> None:
+    pace = began()
+    pace.took(SLOW_S, None)
+    pace.took(SLOW_S, pace.look())
+    assert pace.apart == 0
+    before = pace.look()
+    time.sleep(0.001)
+    pace.took(SLOW_S, before)
+    assert pace.apart == 16
