@@ -61,7 +61,7 @@ def _look(
                 _look(entry.path, found, above | {identity}, code_only)
             elif not code_only or _is_code(entry.name):
                 status = entry.stat()
-                # The time of the last change, too: copies keep the other one, also over an edit of one length.
+                # Also the time of the last change: copies keep the other, over an edit of one length, too.
                 times = (status.st_mtime_ns, status.st_ctime_ns)
                 found[entry.path] = (status.st_dev, status.st_ino, *times, status.st_size)
         except OSError:  # It went away.
