@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -272,6 +274,23 @@ def test_file_that_is_not_toml(folder: Path) -> None:
     write(folder, {"coprocess.toml": "listen = \n"})
 
     assert refusal().startswith("coprocess.toml: not TOML: ")
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda path: path.symlink_to("nowhere"), "cannot be read: No such file"),
+        (lambda path: path.mkdir(), "cannot be read: Is a directory"),
+        (os.mkfifo, "is no file"),
+    ],
+)
+def test_settings_that_are_there_and_no_file_are_not_passed_over(
+    folder: Path, make: Callable[[Path], object], says: str
+) -> None:
+    """The service ran without them, as with all that they close open."""
+    make(folder / "coprocess.toml")
+
+    assert says in refusal()
 
 
 def test_file_that_is_not_text(folder: Path) -> None:

@@ -130,9 +130,10 @@ def test_a_handler_file_without_permission(load: Load, open_path: Path) -> None:
     [
         (f"a = {DEEP}".encode(), "nested too deeply. Expected: settings, as lines or tables"),
         (b"\xff\xfe", "not TOML: 'utf-8' codec can't decode byte 0xff"),
+        (b"a = " + b"1" * 5000, "not TOML: Exceeds the limit"),
         (b"\0", "not TOML: "),
     ],
-    ids=["deep", "not UTF-8", "a zero"],
+    ids=["deep", "not UTF-8", "5,000 digits", "a zero"],
 )
 def test_settings_that_cannot_be_read(tmp_path: Path, content: bytes, told: str) -> None:
     path = tmp_path / "settings.toml"

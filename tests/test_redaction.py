@@ -353,8 +353,16 @@ def test_structured_entries() -> None:
 
 HANDLERS = """
 import logging
+import threading
 import structlog
 from coprocess import CustomKeyCheck, Event, Pre, store, trigger_event
+
+def in_a_thread(secret):
+    raise RuntimeError("in a thread\\x1b[31m, Authorization: " + secret)
+
+class Ends:
+    def __del__(self):
+        raise RuntimeError("at the end, X-Api-Key: " + self.secret)
 
 @Pre
 def talks(request):
@@ -365,6 +373,11 @@ def talks(request):
         store.get("key")
     except Exception:
         logging.getLogger("mine").exception("the store")
+    # Python itself would write of it, past the log.
+    thread = threading.Thread(target=in_a_thread, args=(request.headers["Authorization"],))
+    thread.start()
+    thread.join()
+    Ends().secret = request.headers["X-Api-Key"]
     raise ValueError("cannot use Authorization: " + request.headers["Authorization"])
 
 @CustomKeyCheck
@@ -422,6 +435,8 @@ def test_end_to_end(tmp_path: Path) -> None:
         "cannot use Authorization",
         "hmac_secret",
         "the store",
+        "RuntimeError: in a thread",
+        "RuntimeError: at the end",
         "RuntimeError: session",
     ):
         assert words in written, (words, written)

@@ -15,6 +15,8 @@ from coprocess.errors import LoadError
 from coprocess.loading.hooks import HookTable
 from coprocess.loading.loader import Loaded
 from coprocess.process import settled_files
+from coprocess.process.config import Settings
+from coprocess.process.places import Places
 from coprocess.process.settled_files import SettledLoad, take_snapshot
 from tests.serve_process import ServeProcess, stamping, write
 from tests.test_reload import stamp_of
@@ -133,6 +135,31 @@ def test_a_default_folder_that_is_gone_takes_no_hook_away(
     loaded = load()
     assert len(loaded.table) == 2
     loaded.forget()
+
+
+def test_an_edit_of_one_length_that_keeps_its_time_is_a_change(tmp_path: Path) -> None:
+    """As of a copy that keeps times."""
+    handlers = write(tmp_path / "handlers", a=stamping("one"))
+    before, status = take_snapshot([handlers]), os.stat(handlers / "a.py")
+    write(handlers, a=stamping("two"))
+    os.utime(handlers / "a.py", ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert take_snapshot([handlers]) != before
+
+
+def test_a_routes_folder_that_is_gone_for_a_moment_is_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "coprocess.toml").write_text('[routes.next]\nhandlers = ["next"]\nweight_percent = 5\n')
+    places = Places(Settings(handlers=[tmp_path]), tmp_path / "coprocess.toml")
+    places._base = tmp_path
+    assert places.all_folders() == [tmp_path, tmp_path / "next"]
+    waited: list[Path] = []
+
+    def is_stopping() -> bool:
+        if not waited:
+            waited.append(write(tmp_path / "next", a=stamping("new")))
+        return False
+
+    SettledLoad(lambda: Loaded(HookTable()), places.all_folders, 0.01, is_stopping).wait()
+    assert waited
 
 
 def test_what_changed_while_it_was_loaded_is_loaded_again(tmp_path: Path) -> None:

@@ -524,7 +524,12 @@ def settings_file(config_file: Path | None, base: Path = Path()) -> tuple[Path, 
     """
     path = base / (config_file or CONFIG_FILE)
     try:
-        is_there = config_file is not None or path.is_file()
+        # Also a link that leads nowhere, as while a volume is mounted: to go on without settings would open
+        # what they close.
+        is_there = config_file is not None or path.exists() or path.is_symlink()
+        if config_file is None and path.exists() and not (path.is_file() or path.is_dir()):
+            # A pipe would be waited for.
+            raise ConfigError(f"{path}: is no file. Expected: settings, as TOML")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     return path, _read_file(path) if is_there else {}
@@ -535,7 +540,7 @@ def _read_file(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text())
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # Of TOML, of UTF-8, and of numbers with too many digits.
         raise ConfigError(f"{path}: not TOML: {error}") from None
     except RecursionError:
         raise ConfigError(f"{path}: nested too deeply. Expected: settings, as lines or tables") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -43,6 +44,9 @@ def configure(
     stream = stream or sys.stderr
     _writers.clear()
     if in_background:
+        # Python's own write past every format, and past redaction.
+        threading.excepthook = _tell_of_thread
+        sys.unraisablehook = _tell_of_ignored
         for each in (sys.stdout, stream):
             _writers[each] = LogWriter(each.fileno(), _tell_lost)
     as_json = log_format == "json" or (log_format == "auto" and not stream.isatty())
@@ -130,6 +134,20 @@ def _tell_lost(count: int) -> None:
     structlog.get_logger("coprocess").warning(
         "log entries were lost, as nobody read them in time", lost=count
     )
+
+
+def _tell_of_thread(args: threading.ExceptHookArgs) -> None:
+    if args.exc_type is not SystemExit:
+        thread = args.thread.name if args.thread is not None else None
+        structlog.get_logger("coprocess").error(
+            "a thread ended with an exception", thread=thread, exc_info=args.exc_value
+        )
+
+
+def _tell_of_ignored(args: sys.UnraisableHookArgs) -> None:
+    # Only what it is called: more of it is code of others, and it may be half gone.
+    where = getattr(args.object, "__qualname__", type(args.object).__name__)
+    structlog.get_logger("coprocess").error("an exception was ignored", where=where, exc_info=args.exc_value)
 
 
 def lost_entries() -> int:

@@ -40,8 +40,11 @@ class Places:
         ]
 
     def all_folders(self) -> list[Path]:
-        """With those of routes. Raises ConfigError where the settings file is wrong."""
-        routes = load_routes(self._given_file, self._base)
+        """With those of routes, also those that are gone for a moment, as while they are replaced.
+
+        Raises ConfigError where the settings file is wrong.
+        """
+        routes = load_routes(self._given_file, self._base, must_exist=False)
         return [*self.folders(), *(folder for route in routes for folder in route.folders)]
 
     def chains(self) -> Chains:

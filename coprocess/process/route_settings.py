@@ -29,9 +29,10 @@ class RouteSettings(BaseModel):
     @field_validator("handlers")
     @classmethod
     def _folders(cls, value: list[Path], info: ValidationInfo) -> list[Path]:
-        base: Path = (info.context or {}).get("base", Path())
+        context = info.context or {}
+        base: Path = context.get("base", Path())
         for folder in value:
-            if not (base / folder).is_dir():
+            if context.get("must_exist", True) and not (base / folder).is_dir():
                 raise ValueError(f"{folder}: no such folder. Expected: a folder with handler modules")
         return [base / folder for folder in value]
 
@@ -41,10 +42,13 @@ class RouteSettings(BaseModel):
         return [header_name(name) for name in value]
 
 
-def load_routes(config_file: Path | None = None, base: Path = Path()) -> tuple[Route, ...]:
+def load_routes(
+    config_file: Path | None = None, base: Path = Path(), *, must_exist: bool = True
+) -> tuple[Route, ...]:
     """What `[routes]` of the settings file says, checked. The file is found as by `load_settings`.
 
-    `base` is the folder that relative paths begin at. Raises ConfigError.
+    `base` is the folder that relative paths begin at. Raises ConfigError, with `must_exist` also for a folder
+    that is not there.
     """
     path, from_file = settings_file(config_file, base)
     tables = from_file.get(ROUTES, {})
@@ -60,7 +64,8 @@ def load_routes(config_file: Path | None = None, base: Path = Path()) -> tuple[R
             problems.append(f"{place}: expected a name of up to 64 letters, digits and _ . -")
         else:
             try:
-                routes.append(_route(name, RouteSettings.model_validate(table, context={"base": base})))
+                context = {"base": base, "must_exist": must_exist}
+                routes.append(_route(name, RouteSettings.model_validate(table, context=context)))
             except ValidationError as error:
                 for detail in error.errors():
                     key = str(detail["loc"][0])

@@ -61,7 +61,9 @@ def _look(
                 _look(entry.path, found, above | {identity}, code_only)
             elif not code_only or _is_code(entry.name):
                 status = entry.stat()
-                found[entry.path] = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
+                # Also the time of the last change: copies keep the other, over an edit of one length, too.
+                times = (status.st_mtime_ns, status.st_ctime_ns)
+                found[entry.path] = (status.st_dev, status.st_ino, *times, status.st_size)
         except OSError:  # It went away.
             continue
 
