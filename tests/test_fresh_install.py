@@ -42,6 +42,8 @@ EXTRAS = {
     "opentelemetry": "otel",
     "cryptography": "bundle",
     "limits": "web",
+    "uvicorn": "serve-web",
+    "a2wsgi": "serve-web",
 }
 _IMPORT_ALL = """
 import importlib, pkgutil, coprocess
