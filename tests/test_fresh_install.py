@@ -44,6 +44,8 @@ EXTRAS = {
     "cryptography": "bundle",
     "limits": "web",
     "yaml": "envoy",
+    "uvicorn": "serve-web",
+    "a2wsgi": "serve-web",
 }
 _IMPORT_ALL = """
 import importlib, pkgutil, coprocess

@@ -6,6 +6,7 @@ All are checked at start. An error names the setting, where it came from and wha
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 import tomllib
@@ -76,8 +77,8 @@ class Settings(BaseSettings):
     )
     web_api_id: str = Field(default="", description="What spec.api_id says there.")
     web_org_id: str = Field(default="", description="What spec.org_id says there.")
-    web_config: dict[str, Any] = Field(
-        default={}, description="What spec.config gives there. By file only: a table."
+    web_config: Annotated[dict[str, Any], NoDecode] = Field(
+        default={}, description="What spec.config gives there: a table, or in the variable JSON of one."
     )
     handlers: PathList = Field(
         default=[],
@@ -264,6 +265,17 @@ class Settings(BaseSettings):
         return (
             [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
         )
+
+    @field_validator("web_config", mode="before")
+    @classmethod
+    def _table(cls, value: Any) -> Any:
+        try:
+            table = json.loads(value) if isinstance(value, str) else value
+        except ValueError:
+            table = None
+        if not isinstance(table, dict):
+            raise ValueError("expected a table, or in the variable JSON of one")
+        return table
 
     @field_validator("redis")
     @classmethod

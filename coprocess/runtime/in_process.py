@@ -109,9 +109,16 @@ class _InPlaceRpc(InProcessRpc):
     __slots__ = ("_has_turn", "_turn")
 
     def __init__(self) -> None:
-        super().__init__()
-        self._has_turn = False
+        # All in one place, as each call makes one.
+        self.method, self.payload, self.reply = "", b"", b""
+        self._lock = threading.Lock()
+        self.is_over = self._has_turn = False
+        self.failure = None
         self._turn: asyncio.Future[None] | None = None
+
+    def answer(self, reply: bytes) -> None:
+        """As `respond`, where nobody else knows of the call."""
+        self.is_over, self.reply = True, reply
 
     def start(self) -> None:
         with self._lock:
@@ -181,7 +188,7 @@ class InProcess:
                 if time.monotonic() > call.deadline_s:
                     self._service.failures.time_out(call)
                 else:
-                    rpc.respond(done.value)
+                    rpc.answer(done.value)
             except HandlerFailed as error:
                 self._fail(call, error)
             else:

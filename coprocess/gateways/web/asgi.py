@@ -294,42 +294,27 @@ class _RequestBody:
     comes meanwhile is kept for the app, up to a bound: then it looks no more.
     """
 
-    __slots__ = (
-        "_ahead",
-        "_ahead_bytes",
-        "_body",
-        "_limit_bytes",
-        "_new",
-        "_scope",
-        "_sent",
-        "_task",
-        "_timer",
-        "_watcher",
-        "has_cancelled",
-        "is_read",
-        "on_gone",
-        "receive_outer",
-    )
+    # No slots: most requests use none of this, and an attribute of the class costs them nothing.
+    _body = b""
+    _sent = False
+    #: Whether the app gets it from here, and not from the server.
+    is_read = False
+    #: What came while a handler waited.
+    _ahead: list[Message] | None = None
+    _ahead_bytes = 0
+    _task: asyncio.Task[Any] | None = None
+    _timer: asyncio.TimerHandle | None = None
+    _watcher: asyncio.Task[None] | None = None
+    #: Whether it has cancelled the task that waits, as the client is gone.
+    has_cancelled = False
+    #: Called where the app is told that the client is gone.
+    on_gone: Callable[[], Awaitable[None]] | None = None
 
     def __init__(self, receive: Receive, limit_bytes: int, scope: Scope) -> None:
         #: The server's.
         self.receive_outer = receive
         self._limit_bytes = limit_bytes
         self._scope = scope
-        self._body = b""
-        self._sent = False
-        #: Whether the app gets it from here, and not from the server.
-        self.is_read = False
-        #: What came while a handler waited.
-        self._ahead: list[Message] | None = None
-        self._ahead_bytes = 0
-        self._task: asyncio.Task[Any] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._watcher: asyncio.Task[None] | None = None
-        #: Whether it has cancelled the task that waits, as the client is gone.
-        self.has_cancelled = False
-        #: Called where the app is told that the client is gone.
-        self.on_gone: Callable[[], Awaitable[None]] | None = None
 
     @property
     def is_between(self) -> bool:

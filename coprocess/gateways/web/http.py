@@ -85,12 +85,11 @@ def with_edits(raw: Iterable[RawHeader], message: HeldRequest | HeldResponse) ->
     headers = message.headers
     edited = headers.edited - _FRAMING
     gone = edited | _FRAMING if message.has_new_body else edited
-    result = [(name, value) for name, value in raw if name_of(name) not in gone]
-    result += [
-        (name.lower().encode("latin-1"), value.encode())
-        for name, value in headers.pairs()
-        if name in edited or canonical_name(name) in edited
-    ]
+    result = [pair for pair in raw if name_of(pair[0]) not in gone]
+    for name in sorted(edited):
+        if values := headers.getall(name):
+            sent = name.lower().encode("latin-1")
+            result += [(sent, value.encode()) for value in values]
     if message.has_new_body and not (isinstance(message, HeldResponse) and message.status in _BODYLESS):
         result.append((b"content-length", b"%d" % len(message.raw_body)))
         if isinstance(message, HeldResponse) and "Content-Type" not in headers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import io
 import os
 import sys
@@ -24,6 +25,7 @@ from coprocess.gateways.web.http import (
     answer_headers,
     body_to_send,
     held_headers,
+    name_of,
     no_body_asked_for,
     quota_headers,
     text_of,
@@ -459,17 +461,16 @@ def _request(environ: Environ, body_source: Callable[[], bytes]) -> HeldRequest:
 
 def _headers(environ: Environ) -> Iterator[tuple[str, str]]:
     for key, value in environ.items():
-        if key.startswith("HTTP_"):
-            name = key[5:]
-        elif key in ("CONTENT_TYPE", "CONTENT_LENGTH") and value:
-            name = key
-        else:
-            continue
-        yield canonical_name(name.replace("_", "-")), _text(value)
+        if (key[:5] == "HTTP_" or (key[:8] == "CONTENT_" and value)) and (name := _name_of(key)):
+            yield name, value if value.isascii() else text_of(value.encode("latin-1"))
 
 
-def _text(value: str) -> str:
-    return value if value.isascii() else text_of(value.encode("latin-1"))
+@functools.lru_cache(maxsize=4096)
+def _name_of(key: str) -> str:
+    """The header that `environ` has under `key`; empty: it is none."""
+    if key.startswith("HTTP_"):
+        return canonical_name(key[5:].replace("_", "-"))
+    return canonical_name(key.replace("_", "-")) if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else ""
 
 
 def _environ_for_app(environ: Environ, exchange: Exchange) -> Environ:
@@ -515,7 +516,7 @@ def _telling(headers: list[tuple[str, str]], start_response: StartResponse) -> S
 
 
 def _texts(raw: Iterable[RawHeader]) -> list[tuple[str, str]]:
-    return [(canonical_name(name.decode("latin-1")), value.decode("latin-1")) for name, value in raw]
+    return [(name_of(name), value.decode("latin-1")) for name, value in raw]
 
 
 def _send_answer(
