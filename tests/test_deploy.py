@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from prometheus_client import Metric
 
 from coprocess.cli.app import app
@@ -123,11 +124,9 @@ def test_the_unit() -> None:
 
 def test_the_image() -> None:
     text = (DEPLOY / "Dockerfile").read_text()
-    commands = {
-        command.name or command.callback.__name__ for command in app.registered_commands if command.callback
-    }
+    commands: Any = typer.main.get_command(app)
     (command,) = re.findall(r'^CMD \["(\w+)"\]', text, re.MULTILINE)
-    assert command in commands
+    assert command in commands.list_commands(None)
     assert re.search(r"^USER 10001:10001$", text, re.MULTILINE)
     default = Settings()
     assert_listens_where_it_says_and_reaps(text)
