@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from coprocess.gateways.tyk.home import HOME
 from coprocess.loading import loader
@@ -17,6 +18,10 @@ from tests.server import ENGINES
 #: Loads folders of handlers; their modules are forgotten when the test ends.
 Load = Callable[..., loader.Loaded]
 
+
+# A loaded machine is no fault: what hangs, pytest's own time limit ends.
+settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("here")
 
 #: What modules of tests import that start processes, or services, or wait for long.
 _STARTS = re.compile(

@@ -41,6 +41,7 @@ _LEFT_OUT = (
     "coprocess.scaffold",
     "coprocess.__main__",
     "coprocess.process.trace_export",
+    "coprocess.gateways.kong.stand_in",
 )
 
 

@@ -20,6 +20,7 @@ from coprocess.desk.tyk.trial import Trial
 from coprocess.errors import CoprocessError
 from coprocess.gateways.tyk.wire import Object
 from tests import forked
+from tests.server import PATIENCE_S
 from tests.trial import document, foreign_server, try_handler
 
 # The text
@@ -258,7 +259,7 @@ def test_watch_runs_again(project: Path) -> None:
 
 
 def await_text(path: Path, text: str) -> None:
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 2 * PATIENCE_S
     while text not in path.read_text():
         assert time.monotonic() < deadline, path.read_text()
         time.sleep(0.02)

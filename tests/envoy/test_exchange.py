@@ -228,7 +228,7 @@ def test_metadata_of_filters_before_this_one() -> None:
     ("promise", "status"),
     [
         ({"expires_at": 1}, 401),
-        ({"expires_at": int(time.time()) + 100}, 0),
+        ({"expires_at": int(time.time()) + 100_000}, 0),
         ({"rate": 2, "per": 100}, 429),
         ({"quota_max": 2}, 403),
     ],
