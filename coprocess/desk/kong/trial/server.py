@@ -94,7 +94,10 @@ class PluginServers:
 def plugin_servers(
     paths: Sequence[Path], *, lua_style: bool = True, timeout_s: float = 30.0
 ) -> Iterator[PluginServers]:
-    """Serve the plugins in `paths` within: a file each, or a folder of native handlers. Raises LoadError where one does not load."""
+    """Serve the plugins in `paths` within: a file each, or a folder of native handlers.
+
+    Raises LoadError where one does not load.
+    """
     servers = PluginServers()
     with ExitStack() as stack:
         stack.enter_context(_quiet_log())
