@@ -199,3 +199,33 @@ def test_without_its_server_a_known_instance_lets_requests_by_and_that_is_told(t
     assert trial.status == 200
     assert not trial.ok
     assert trial.findings[0].rule == "fail-open"
+
+
+HANDLERS = """
+from coprocess import CustomKeyCheck, Pre, Reject, Request, Session
+
+@Pre
+def stamp(request: Request) -> None:
+    request.headers["X-Stamp"] = "1"
+
+@CustomKeyCheck
+def key(request: Request, session: Session) -> None:
+    if request.headers.get("Authorization") != "k":
+        raise Reject(401, "no key")
+    session.allow("caller")
+"""
+
+
+def test_a_folder_of_native_handlers(tmp_path: Path) -> None:
+    folder = tmp_path / "handlers"
+    folder.mkdir()
+    (folder / "auth.py").write_text(HANDLERS)
+    with plugin_servers([folder]) as servers:
+        kong = TrialKong(servers, configs={"handlers": {"pre": ["stamp"], "auth_check": ["key"]}})
+        assert kong.request("GET", "/").status == 401
+        passed = kong.request("GET", "/", [("Authorization", "k")])
+        kong.close()
+    assert passed.status == 200
+    assert passed.exchange.sent is not None
+    assert passed.exchange.sent.headers.get(b"X-Stamp") == b"1"
+    assert passed.exchange.credential == {b"id": b"caller"}

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 
 def try_(
-    plugin: Annotated[Path, typer.Argument(metavar="PLUGIN.py", help="The plugin's file.")],
+    plugin: Annotated[
+        Path, typer.Argument(metavar="PLUGIN.py", help="The plugin's file, or a folder of native handlers.")
+    ],
     method: Annotated[str, typer.Argument(help="HTTP method.")],
     path: Annotated[str, typer.Argument(help="Path and query; https://HOST/PATH runs certificate, too.")],
     header: Annotated[

@@ -17,8 +17,13 @@ import structlog
 from coprocess.desk.kong.simulator.dump import PluginInfo, plugin_info
 from coprocess.desk.tyk.trial.output import collecting_output
 from coprocess.errors import LoadError
-from coprocess.gateways.kong.plugin import PluginOptions
-from coprocess.gateways.kong.registration import load_plugins, plugin_server
+from coprocess.gateways.kong.plugin import Plugin, PluginOptions
+from coprocess.gateways.kong.registration import (
+    handlers_server,
+    load_handlers,
+    load_plugins,
+    plugin_server,
+)
 from coprocess.loading.hooks import Hook, HookTable
 from coprocess.runtime.registration import GatewayOptions
 from coprocess.runtime.service import Service, ServiceOptions
@@ -89,7 +94,10 @@ class PluginServers:
 def plugin_servers(
     paths: Sequence[Path], *, lua_style: bool = True, timeout_s: float = 30.0
 ) -> Iterator[PluginServers]:
-    """Serve the plugins in `paths`, a file each, within. Raises LoadError where one does not load."""
+    """Serve the plugins in `paths` within: a file each, or a folder of native handlers.
+
+    Raises LoadError where one does not load.
+    """
     servers = PluginServers()
     with ExitStack() as stack:
         stack.enter_context(_quiet_log())
@@ -119,7 +127,15 @@ def _serving(
     servers: PluginServers, path: Path, socket_path: Path, lua_style: bool, timeout_s: float
 ) -> Iterator[None]:
     options = PluginOptions(lua_style=lua_style)
-    loaded, plugins = load_plugins([path], options)
+    plugins: list[Plugin]
+    if path.is_dir():
+        # Native handlers: one plugin, whose configuration names the chain.
+        loaded, native = load_handlers([path], path.name)
+        plugins = [native] if native is not None else []
+        registration = handlers_server([path], path.name, follows_another=False)
+    else:
+        loaded, plugins = load_plugins([path], options)
+        registration = plugin_server([path], options, follows_another=False)
     with ExitStack() as stack:
         stack.callback(loaded.forget)
         if loaded.problems:
@@ -131,9 +147,9 @@ def _serving(
             servers.infos[plugin.name] = plugin_info([plugin.info()])
             servers.sockets[plugin.name] = str(socket_path)
             servers.paths[plugin.name] = path
-            servers.modules[plugin.name] = sys.modules[plugin.plugin_class.__module__]
+            if module := sys.modules.get(plugin.plugin_class.__module__):
+                servers.modules[plugin.name] = module
         loaded.serve()
-        registration = plugin_server([path], options, follows_another=False)
         table = HookTable(servers.observed(hook) for hook in loaded.table)
         service = Service(
             registration.make(table, GatewayOptions()), ServiceOptions(timeout_s, owns_process=False)
