@@ -70,11 +70,14 @@ CLOSED = ["close client", "close db"]
 class Told:
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._taken = 0
 
     def take(self) -> list[str]:
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        self.path.unlink(missing_ok=True)
-        return lines
+        """The whole lines since the last time. The file stays: a line that is just written is not lost."""
+        text = self.path.read_text()[self._taken :] if self.path.exists() else ""
+        text = text[: text.rfind("\n") + 1]
+        self._taken += len(text)
+        return text.splitlines()
 
     def wait_for(self, lines: list[str]) -> None:
         """Wait until just these have been told."""

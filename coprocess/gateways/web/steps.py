@@ -84,7 +84,7 @@ class Requests:
         gateway = WebGateway(self.gateway.table, WebSpec(api_id, self.spec.org_id, config), lambda: named)
         gateway.check_table(gateway.table)
         gateway.table = gateway.table
-        twin = Requests(gateway, self._make_limiter, self.max_body_bytes)
+        twin = Requests(gateway, self._limits, self.max_body_bytes)
         twin.problem = self.problem
         if self.service is not None:
             twin.use(self.service)
@@ -99,6 +99,9 @@ class Requests:
         """Run none any more. Gives what ran them."""
         calls, self.service, self._calls = self._calls, None, None
         self.spec.event_sink = None
+        limiter, self._limiter = self._limiter, None
+        if limiter is not None:
+            limiter.close()
         return calls
 
     # The steps of a request.
@@ -165,13 +168,16 @@ class Requests:
     def limited(self, session: HeldSession) -> str:
         """`rate` or `quota`, if one is exceeded; `unknown` where nobody can tell; else empty. It blocks."""
         try:
-            if self._limiter is None:
-                self._limiter = self._make_limiter()
-            return self._limiter.exceeded(session)
+            return self._limits().exceeded(session)
         except Exception as error:  # noqa: BLE001 - whatever fails lets nobody pass
             text = str(error) if isinstance(error, CoprocessError) else f"{type(error).__name__}: {error}"
             log.error("a rate or quota could not be kept: the request is refused", reason=text)
             return "unknown"
+
+    def _limits(self) -> Limiter:
+        if self._limiter is None:
+            self._limiter = self._make_limiter()
+        return self._limiter
 
     def tell_too_large(self, limit_bytes: int) -> None:
         """Log that a response is larger than Response handlers that use its body can have it."""
