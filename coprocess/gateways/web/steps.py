@@ -99,9 +99,8 @@ class Requests:
         """Run none any more. Gives what ran them."""
         calls, self.service, self._calls = self._calls, None, None
         self.spec.event_sink = None
-        limiter, self._limiter = self._limiter, None
-        if limiter is not None:
-            limiter.close()
+        if self._limiter is not None:
+            self._limiter.close()
         return calls
 
     # The steps of a request.
