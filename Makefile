@@ -24,7 +24,7 @@ run: $(READY) ## serve the sample handlers on 127.0.0.1:5555, with an embedded s
 	$(BIN)/coprocess serve
 
 test: $(READY) check ## lint, types, import rules, then all tests, on two cores
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+	$(BIN)/python -m pytest --numprocesses 3 --dist worksteal
 
 test-quick: $(READY) ## the tests that start no process, in half a minute
 	$(BIN)/python -m pytest --quick --numprocesses 2 --dist worksteal
@@ -34,8 +34,8 @@ test-all: ## the tests on every supported Python that is installed
 		if python$$v -c '' 2>/dev/null; then echo "== Python $$v"; $(MAKE) --no-print-directory test PYTHON=python$$v VENV=.venv-$$v || exit 1; \
 		else echo "== Python $$v is not installed: left out"; fi; done
 
-test-slow: $(READY) ## the tests that install from the package index
-	RUN_SLOW=1 $(BIN)/python -m pytest tests/test_new.py tests/test_fresh_install.py
+test-slow: $(READY) ## the tests that install from the package index, and trials at length
+	RUN_SLOW=1 $(BIN)/python -m pytest tests/test_new.py tests/test_fresh_install.py tests/test_chaos.py
 
 check: lint types imports ## ruff, mypy --strict, import rules
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,10 @@ from tests.chaos import (
     unread_log,
     worker_loss,
 )
-from tests.server import ENGINES
+
+#: What it tries is tried by a test of its own, in less time.
+SLOW = pytest.mark.skipif("RUN_SLOW" not in os.environ, reason="a trial at length: make test-slow")
+TRIED = ["http2", pytest.param("grpcio", marks=SLOW)]
 
 
 def test_the_page_shows_the_figures_that_were_measured() -> None:
@@ -35,7 +39,7 @@ def test_the_page_shows_the_figures_that_were_measured() -> None:
         assert report.row(trial) in page
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", TRIED)
 def test_hostile_calls_end_with_a_clear_status_and_harm_no_other(tmp_path: Path, engine: str) -> None:
     hostile.trial(tmp_path, engine, 1000, strict=False)
 
@@ -46,11 +50,12 @@ def test_a_peer_that_floods_harms_no_other(tmp_path: Path) -> None:
     assert {"HPACK bomb", "empty CONTINUATION", "SETTINGS", "PING", "a frame of 16 MiB"} <= ended
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", TRIED)
 def test_no_call_fails_while_handlers_are_reloaded(tmp_path: Path, engine: str) -> None:
     assert reloads.trial(tmp_path, engine, 5, broken_every=3)["broken"] == 1
 
 
+@SLOW
 def test_a_stop_loses_no_call_that_began(tmp_path: Path) -> None:
     sigterm.trial(tmp_path, "http2", 1)
 
@@ -60,15 +65,17 @@ def test_without_redis_only_what_stores_fails_and_it_recovers(tmp_path: Path) ->
     assert figures["with_storage"]["StoreError"] > 0
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", TRIED)
 def test_bad_handlers_harm_their_own_calls_only(tmp_path: Path, engine: str) -> None:
     misbehaving.trial(tmp_path, engine, 2)
 
 
+@SLOW
 def test_a_blocked_loop_holds_up_no_time_limit_and_no_stop(tmp_path: Path) -> None:
     assert blocked_loop.trial(tmp_path, "http2", 1, strict=False)["good_failed"] == 0
 
 
+@SLOW
 def test_a_log_that_nobody_reads_holds_up_no_call(tmp_path: Path) -> None:
     unread_log.trial(tmp_path, "http2", 1)
 
@@ -86,7 +93,7 @@ def test_what_was_acknowledged_outlives_kill_9(tmp_path: Path, with_store: bool)
     store_loss.service_trial(tmp_path, "http2", 1, with_store=with_store)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", TRIED)
 def test_what_is_too_much_for_a_hook_is_refused_and_harms_no_other(tmp_path: Path, engine: str) -> None:
     overload.trial(tmp_path, engine, 2, strict=False)
 
@@ -101,13 +108,16 @@ def test_a_killed_worker_fails_only_the_calls_it_had(tmp_path: Path) -> None:
     worker_loss.trial(tmp_path, "http2", 1)
 
 
+@SLOW
 def test_workers_end_hostile_calls_with_a_clear_status(tmp_path: Path) -> None:
     hostile.trial(tmp_path, "http2", 500, strict=False, flags=("--workers=2",))
 
 
+@SLOW
 def test_a_stop_loses_no_call_that_began_in_a_worker(tmp_path: Path) -> None:
     sigterm.trial(tmp_path, "http2", 1, flags=("--workers=2",))
 
 
+@SLOW
 def test_slow_admin_clients_keep_nobody_out(tmp_path: Path) -> None:
     admin_clients.trial(tmp_path, "http2", 300, pages=20)

@@ -32,6 +32,8 @@ from tests.fresh_install import (
 )
 from tests.server import PATIENCE_S
 
+SLOW = pytest.mark.skipif("RUN_SLOW" not in os.environ, reason="installs from the index: make test-slow")
+
 #: Modules that are loaded for one purpose, and what that purpose needs beside the package's own requirements.
 NEEDS = {
     "coprocess.process.trace_export": "opentelemetry",
@@ -169,7 +171,7 @@ def new_project(python: Path, folder: Path) -> Path:
     return folder / "demo"
 
 
-@pytest.mark.parametrize("which", ["locked", "plain"])
+@pytest.mark.parametrize("which", [pytest.param("locked", marks=SLOW), "plain"])
 def test_every_command_runs_in_a_fresh_install(
     which: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -232,9 +234,6 @@ def test_what_needs_an_extra_names_it(plain: Path, tmp_path: Path) -> None:
         assert done.status == 1
         assert f"coprocess[{extra}]" in done.errors
         assert "Traceback" not in done.errors
-
-
-SLOW = pytest.mark.skipif("RUN_SLOW" not in os.environ, reason="installs from the index: make test-slow")
 
 
 @SLOW
