@@ -32,7 +32,12 @@ def trial(folder: Path, engine: str, connections: int, *, pages: int) -> Figures
             page = ("/healthz", "/metrics", "/readyz", "/hooks")[number % 4]
             assert service.http("GET", page)[0] == 200, page
             took_s.append(time.monotonic() - started)
-    return {"connections": connections, "pages": pages, "slowest_page_ms": round(max(took_s) * 1000)}
+    return {
+        "engine": engine,
+        "connections": connections,
+        "pages": pages,
+        "slowest_page_ms": round(max(took_s) * 1000),
+    }
 
 
 def _be_slow(address: tuple[str, int], number: int, enough: Event) -> None:
