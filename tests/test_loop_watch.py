@@ -64,7 +64,7 @@ def test_the_log_says_who_blocks_and_where(tmp_path: Path, engine: EngineChoice)
         call = client.future(make_object(hook_name="blocks"))
         line = service.wait_for(TOLD)
         assert (line["hook"], line["hook_type"], line["level"]) == ("blocks", "Pre", "warning")
-        held, handler = line["stack"]
+        held, handler = line["frames"]
         place = CODE[: CODE.index("# held up here")].count("\n") + 1
         assert held.startswith(f"{handlers / 'a.py'}:")
         assert held.endswith(" in hold")
@@ -80,7 +80,7 @@ def test_the_log_says_who_blocks_and_where(tmp_path: Path, engine: EngineChoice)
         line = service.wait_for(TOLD)
         # Nobody knows whose task that is, but its place is known.
         assert "hook" not in line
-        assert [each.rpartition(" ")[2] for each in line["stack"]] == ["hold", "inner"]
+        assert [each.rpartition(" ")[2] for each in line["frames"]] == ["hold", "inner"]
         (tmp_path / "end-two").touch()
         call.result(PATIENCE_S)
         assert counted(service.http("GET", "/metrics")[1], "coprocess_loop_blocked_total") == [2]

@@ -233,7 +233,7 @@ class AsyncCalls:
 
     def _tell_blocked(self, owner: object, stack: list[str]) -> None:
         tags = _tags(owner)
-        self._tell("an async handler blocks: all async handlers wait for it", tags, "warning", stack=stack)
+        self._tell("an async handler blocks: all async handlers wait for it", tags, "warning", frames=stack)
 
     def _tell(self, event: str, tags: dict[str, Any], level: Any, **fields: Any) -> None:
         self._limited_log.write(level, (event, *tags.values()), event, **tags, **fields)
