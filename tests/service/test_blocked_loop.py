@@ -60,8 +60,10 @@ def test_time_limits_hold_and_another_loop_takes_the_place(
         waits = server.client.future(make_object(hook_name="waits"))
         until(lambda: server.service.in_flight == 1)
         assert stamped(server, "stamp") == "stamped"  # The one before is on the loop by now.
-        limited = [server.client.future(make_object(hook_name=name)) for name in ("blocks", *["short"] * 10)]
-        until(lambda: server.service.async_calls.watch.is_blocked)
+        limited = [server.client.future(make_object(hook_name="blocks"))]
+        # Calls overtake each other on their way to the loop.
+        until(lambda: server.service.in_flight == 2)
+        limited += [server.client.future(make_object(hook_name="short")) for _ in range(10)]
         # Nothing releases the loop. Those that have not begun find another one.
         last = server.client.future(make_object(hook_name="stamp"))
         assert {error_of(call)[0] for call in limited} == {TOO_LONG}
