@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from coprocess.cli.options import Config, Handlers
-from coprocess.cli.try_ import request_body, request_header, request_target
+from coprocess.cli.try_ import asked_upstream, has_colour, request_body, request_header, request_target
 from coprocess.errors import ConfigError, CoprocessError
 from coprocess.process.config import Settings, load_settings
 from coprocess.text import indented
@@ -157,7 +156,9 @@ class _Attempt:
                 )
                 for problem in server.problems:
                     typer.echo(f"not loaded: {indented(str(problem))}", err=True)
-            envoy = TrialEnvoy(server, envoy_config, as_upstream(self._upstream()))
+            envoy = TrialEnvoy(
+                server, envoy_config, as_upstream(asked_upstream(self.upstream, self.upstream_body))
+            )
             with captured_streams():
                 trial = envoy.request(self.method, self.target, self.headers, request_body(self.data))
         self._show(trial)
@@ -175,28 +176,13 @@ class _Attempt:
             return config_in(path, host)
         return config_of(wanted_of(settings, loaded.table, chains, self.chain, is_authz=self.authz))
 
-    def _upstream(self) -> Any:
-        if self.upstream is None or self.upstream.isdecimal():
-            status = int(self.upstream or 200)
-            if not 200 <= status <= 599:
-                raise ConfigError(f"--upstream {status}: expected a URL, or a status from 200 to 599")
-            if self.upstream_body is None:
-                return status
-            from coprocess.api.messages import respond
-
-            return respond(status, self.upstream_body, headers={"Content-Type": "application/json"})
-        if self.upstream_body is not None:
-            raise ConfigError("--upstream-body is for a simulated upstream, and --upstream names a real one")
-        return self.upstream
-
     def _show(self, trial: Trial) -> None:
         from coprocess.cli.envoy_text import TrialText, trial_as_dict
 
         if self.as_json:
             typer.echo(json.dumps(trial_as_dict(trial), indent=2, ensure_ascii=False))
             return
-        colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-        for line in TrialText(colour=colour, full=self.full).report(trial):
+        for line in TrialText(colour=has_colour(), full=self.full).report(trial):
             typer.echo(line, color=True)
 
     def watch(self) -> bool:

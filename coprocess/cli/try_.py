@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
 import typer
@@ -223,7 +223,7 @@ class _Attempt:
 
         named = self.upstream is not None and not self.upstream.isdecimal()
         name = f"at {self.upstream}" if named else "simulated: --upstream URL asks a real one"
-        for line in TrialText(colour=_has_colour(), full=self.full).lines(trial, name):
+        for line in TrialText(colour=has_colour(), full=self.full).lines(trial, name):
             typer.echo(line, color=True)
 
     def watch(self) -> bool:
@@ -252,8 +252,25 @@ def _store(url: str | None) -> Iterator[None]:
         yield
 
 
-def _has_colour() -> bool:
+def has_colour() -> bool:
+    """Whether the terminal shows colours, and is not asked to do without."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def asked_upstream(upstream: str | None, body: str | None) -> Any:
+    """What `--upstream` and `--upstream-body` ask for: a URL, a status, or a reply. Raises ConfigError."""
+    if upstream is None or upstream.isdecimal():
+        status = int(upstream or 200)
+        if not 200 <= status <= 599:
+            raise ConfigError(f"--upstream {status}: expected a URL, or a status from 200 to 599")
+        if body is None:
+            return status
+        from coprocess.api.messages import respond
+
+        return respond(status, body, headers={"Content-Type": "application/json"})
+    if body is not None:
+        raise ConfigError("--upstream-body is for a simulated upstream, and --upstream names a real one")
+    return upstream
 
 
 def request_target(path: str) -> tuple[str, str]:

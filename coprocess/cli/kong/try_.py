@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coprocess.cli.try_ import request_body, request_header, request_target
+from coprocess.cli.try_ import asked_upstream, has_colour, request_body, request_header, request_target
 from coprocess.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -128,7 +127,12 @@ class _Attempt:
                 servers = stack.enter_context(plugin_servers(self.plugins, lua_style=self.lua_style))
             first = next(iter(servers.infos))
             configs = {} if config is None else {first: config}
-            kong = TrialKong(servers, self._upstream(), configs=configs, declarative=document)
+            kong = TrialKong(
+                servers,
+                asked_upstream(self.upstream, self.upstream_body),
+                configs=configs,
+                declarative=document,
+            )
             stack.callback(kong.close)
             with captured_streams():
                 trial = kong.request(
@@ -150,28 +154,13 @@ class _Attempt:
         except ValueError as error:
             raise ConfigError(f"--config: not JSON: {error}") from None
 
-    def _upstream(self) -> Any:
-        if self.upstream is None or self.upstream.isdecimal():
-            status = int(self.upstream or 200)
-            if not 200 <= status <= 599:
-                raise ConfigError(f"--upstream {status}: expected a URL, or a status from 200 to 599")
-            if self.upstream_body is None:
-                return status
-            from coprocess.api.messages import respond
-
-            return respond(status, self.upstream_body, headers={"Content-Type": "application/json"})
-        if self.upstream_body is not None:
-            raise ConfigError("--upstream-body is for a simulated upstream, and --upstream names a real one")
-        return self.upstream
-
     def _show(self, trial: Trial) -> None:
         from coprocess.cli.kong.trial_text import TrialText, trial_as_dict
 
         if self.as_json:
             typer.echo(json.dumps(trial_as_dict(trial), indent=2, ensure_ascii=False))
             return
-        colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-        for line in TrialText(colour=colour, full=self.full).report(trial):
+        for line in TrialText(colour=has_colour(), full=self.full).report(trial):
             typer.echo(line, color=True)
 
     def watch(self) -> bool:
