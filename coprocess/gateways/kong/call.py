@@ -17,19 +17,12 @@ if TYPE_CHECKING:
     from coprocess.loading.hooks import Hook
 
 
-class PluginCall(Call):
-    """One phase of a plugin. `plugin` and `kong` are what its method is called with."""
+class _EventCall(Call):
+    """A call for an event of Kong's, which names no API and no organisation."""
 
-    __slots__ = ("event", "instance")
+    __slots__ = ()
 
-    def __init__(self, hook: Hook, event: Event, instance: Instance) -> None:
-        self.hook = hook
-        self.event = event
-        self.instance = instance
-
-    @property
-    def plugin(self) -> Instance:
-        return self.instance
+    event: Event
 
     @property
     def api_id(self) -> str:
@@ -42,6 +35,21 @@ class PluginCall(Call):
     def run(self) -> bytes:
         self.event.thread = threading.get_ident()
         return super().run()
+
+
+class PluginCall(_EventCall):
+    """One phase of a plugin. `plugin` and `kong` are what its method is called with."""
+
+    __slots__ = ("event", "instance")
+
+    def __init__(self, hook: Hook, event: Event, instance: Instance) -> None:
+        self.hook = hook
+        self.event = event
+        self.instance = instance
+
+    @property
+    def plugin(self) -> Instance:
+        return self.instance
 
     async def run_async(self) -> bytes:
         self.event.thread = threading.get_ident()
@@ -59,7 +67,7 @@ class PluginCall(Call):
         return pack_exit(status, {"message": message}, dict(headers) or None)
 
 
-class InstanceCall(Call):
+class InstanceCall(_EventCall):
     """The start of an instance: the plugin's own `__init__` runs."""
 
     __slots__ = ("event", "instance", "instances")
@@ -71,18 +79,6 @@ class InstanceCall(Call):
         self.event = event
         self.instances = instances
         self.instance = Instance(name, config)
-
-    @property
-    def api_id(self) -> str:
-        return ""
-
-    @property
-    def org_id(self) -> str:
-        return ""
-
-    def run(self) -> bytes:
-        self.event.thread = threading.get_ident()
-        return super().run()
 
     def finish(self) -> bytes:
         instance = self.instances.add(self.instance)
@@ -96,7 +92,7 @@ class InstanceCall(Call):
         )
 
 
-class CloseCall(Call):
+class CloseCall(_EventCall):
     """The end of an instance, which runs none of the plugin's code."""
 
     __slots__ = ("event", "instance")
@@ -105,14 +101,6 @@ class CloseCall(Call):
         self.hook = hook
         self.event = event
         self.instance = instance
-
-    @property
-    def api_id(self) -> str:
-        return ""
-
-    @property
-    def org_id(self) -> str:
-        return ""
 
     def run(self) -> bytes:
         self.event.thread = threading.get_ident()
