@@ -17,11 +17,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from coprocess import App, Pre, Reply, Request
 from coprocess.api.held import HeldHeaders, HeldRequest
-from coprocess.gateways.web.call import Exchange, WebCall
-from coprocess.gateways.web.spec import WebSpec
 from coprocess.loading.home import Home
 from coprocess.loading.hooks import Hook
 from coprocess.loading.objects import load_objects
+from coprocess.runtime.held_call import HeldCall, HeldExchange
+from coprocess.runtime.held_spec import HeldSpec
 
 CALLS, ROUNDS = 20_000, 9
 
@@ -72,19 +72,19 @@ def hook_of(function: Callable[..., Any], *apps: App) -> Hook:
 
 
 def microseconds(hook: Hook) -> float:
-    exchange = Exchange(HeldRequest("GET", "/", HeldHeaders()), WebSpec("", "", {}))
+    exchange = HeldExchange(HeldRequest("GET", "/", HeldHeaders()), HeldSpec("", "", {}))
     if hook.is_async:
 
         def call() -> None:
             try:
-                WebCall(hook, exchange).run_async().send(None)
+                HeldCall(hook, exchange).run_async().send(None)
             except StopIteration:
                 return
 
     else:
 
         def call() -> None:
-            WebCall(hook, exchange).run()
+            HeldCall(hook, exchange).run()
 
     return min(timeit.repeat(call, number=CALLS, repeat=ROUNDS)) / CALLS * 1e6
 

@@ -14,14 +14,14 @@ from coprocess.api.app import configuring
 from coprocess.errors import LoadError
 from coprocess.gateways.web.gateway import WebGateway
 from coprocess.gateways.web.home import HOME
-from coprocess.gateways.web.limits import Limiter
-from coprocess.gateways.web.spec import WebSpec
 from coprocess.gateways.web.steps import Requests
 from coprocess.loading.hooks import HookTable
 from coprocess.loading.loader import Loaded, Problem, load
 from coprocess.loading.objects import load_objects
 from coprocess.loading.resources import Spawn
+from coprocess.runtime.held_spec import HeldSpec
 from coprocess.runtime.service import Service, ServiceOptions
+from coprocess.runtime.session_limits import Limiter
 
 log = structlog.get_logger("coprocess")
 
@@ -114,7 +114,7 @@ class Adapter(Requests):
         if self._loaded.problems:
             raise LoadError("; ".join(map(str, self._loaded.problems)))
         self._loaded.serve()
-        spec = WebSpec(api_id, options.get("org_id", ""), options.get("config") or {})
+        spec = HeldSpec(api_id, options.get("org_id", ""), options.get("config") or {})
         super().__init__(
             WebGateway(self._loaded.table, spec, lambda: options.get("chain")),
             lambda: Limiter(options.get("store"), api_id),

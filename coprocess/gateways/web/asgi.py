@@ -11,8 +11,6 @@ from urllib.parse import quote, unquote
 
 from coprocess.api.held import HeldRequest, HeldResponse
 from coprocess.gateways.web.adapter import DEFAULT_TIMEOUT_S, Adapter, Host, Options
-from coprocess.gateways.web.answers import Answer, error_answer
-from coprocess.gateways.web.call import Exchange
 from coprocess.gateways.web.http import (
     Caller,
     RawHeader,
@@ -26,6 +24,8 @@ from coprocess.gateways.web.http import (
 from coprocess.gateways.web.request import RequestCall, RequestExchange
 from coprocess.gateways.web.steps import BODY, Requests, Steps
 from coprocess.loading.lifetime import Ending
+from coprocess.runtime.answers import Answer, error_answer
+from coprocess.runtime.held_call import HeldExchange
 
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector
@@ -529,7 +529,7 @@ def _request(scope: Scope, body_source: Callable[[], bytes]) -> HeldRequest:
     )
 
 
-def _scope_for_app(scope: Scope, exchange: Exchange) -> Scope:
+def _scope_for_app(scope: Scope, exchange: HeldExchange) -> Scope:
     """A copy: what is in the server's own scope stays as it is."""
     inner = dict(scope)
     caller = inner["coprocess"] = Caller(exchange)

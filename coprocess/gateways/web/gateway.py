@@ -9,10 +9,10 @@ from coprocess.api.context import CallContext
 from coprocess.api.moments import HookType
 from coprocess.errors import ConfigError
 from coprocess.gateways.web.chain import Chain, chain_of
-from coprocess.gateways.web.event import WebEventCall, event_of
-from coprocess.gateways.web.spec import WebSpec
 from coprocess.loading.hooks import Hook, HookTable
 from coprocess.runtime.gateway import Gateway, Opener
+from coprocess.runtime.held_event import HeldEventCall, event_of
+from coprocess.runtime.held_spec import HeldSpec
 
 
 class WebGateway(Gateway):
@@ -24,7 +24,7 @@ class WebGateway(Gateway):
     name = "web"
 
     def __init__(
-        self, table: HookTable, spec: WebSpec, chain: Callable[[], Mapping[str, Any] | None]
+        self, table: HookTable, spec: HeldSpec, chain: Callable[[], Mapping[str, Any] | None]
     ) -> None:
         self.spec = spec
         self._named = chain
@@ -65,6 +65,6 @@ class WebGateway(Gateway):
         self._left = [chain for chain in self._left if chain.requests]
         return any(hook in chain.hooks for chain in self._left)
 
-    def open_local_event(self, name: str, payload: str, caller: CallContext | None) -> WebEventCall:
+    def open_local_event(self, name: str, payload: str, caller: CallContext | None) -> HeldEventCall:
         hook = self.table.choose(HookType.Event, name, self.spec.api_id)
-        return WebEventCall(hook, event_of(name, payload, self.spec), self.spec)
+        return HeldEventCall(hook, event_of(name, payload, self.spec), self.spec)

@@ -8,8 +8,8 @@ from collections.abc import Iterable, MutableMapping
 from coprocess.api.held import HeldHeaders, HeldRequest, HeldResponse, HeldSession
 from coprocess.api.http import canonical_name
 from coprocess.api.state import State
-from coprocess.gateways.web.answers import Answer
-from coprocess.gateways.web.call import Exchange
+from coprocess.runtime.answers import Answer
+from coprocess.runtime.held_call import HeldExchange
 
 RawHeader = tuple[bytes, bytes]
 
@@ -27,7 +27,7 @@ class Caller:
 
     __slots__ = ("_exchange",)
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: HeldExchange) -> None:
         self._exchange = exchange
 
     @property
@@ -104,7 +104,7 @@ def answer_headers(answer: Answer) -> list[RawHeader]:
     return with_edits((), response)
 
 
-def quota_headers(exchange: Exchange) -> list[tuple[str, str]]:
+def quota_headers(exchange: HeldExchange) -> list[tuple[str, str]]:
     """What a gateway tells the client of a quota; nothing where there is none."""
     if not exchange.has_session or (session := exchange.session).quota_max <= 0:
         return []

@@ -15,13 +15,13 @@ from coprocess.errors import ConfigError, LoadError
 from coprocess.gateways.web import asgi, wsgi
 from coprocess.gateways.web.gateway import WebGateway
 from coprocess.gateways.web.home import HOME
-from coprocess.gateways.web.limits import Limiter
 from coprocess.gateways.web.server import WebServer, asgi_of
-from coprocess.gateways.web.spec import WebSpec
 from coprocess.gateways.web.steps import Requests
 from coprocess.loading.hooks import HookTable
+from coprocess.runtime.held_spec import HeldSpec
 from coprocess.runtime.registration import GatewayOptions, Registration
 from coprocess.runtime.service import Service
+from coprocess.runtime.session_limits import Limiter
 from coprocess.transport.engine import Engine, EngineOptions
 
 #: As chains are written.
@@ -57,7 +57,7 @@ class _App:
         name: str,
         interface: str,
         chain: str | None,
-        spec: WebSpec,
+        spec: HeldSpec,
         timeout_s: float,
         shutdown_timeout_s: float,
         workers: int,
@@ -114,7 +114,7 @@ def web(
     for needed in ("uvicorn", "a2wsgi"):
         if importlib.util.find_spec(needed) is None:
             raise ConfigError(f'web: {needed} is not installed. Expected: pip install "coprocess[serve-web]"')
-    spec = WebSpec(api_id, org_id, config or {})
+    spec = HeldSpec(api_id, org_id, config or {})
     app = _App(name, interface, chain, spec, timeout_s, shutdown_timeout_s, threads)
     return Registration(
         home=HOME,

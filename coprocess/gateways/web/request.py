@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from coprocess.api.held import HeldRequest
-from coprocess.gateways.web.call import Exchange, WebCall
 from coprocess.gateways.web.chain import Chain
-from coprocess.gateways.web.spec import WebSpec
 from coprocess.loading.lifetime import Lifetime
+from coprocess.runtime.held_call import HeldCall, HeldExchange
+from coprocess.runtime.held_spec import HeldSpec
 
 
-class RequestExchange(Exchange):
+class RequestExchange(HeldExchange):
     """One request, and the handlers that it began with: it ends with them, also where others take over."""
 
     __slots__ = ("chain", "is_gone", "lifetime")
 
-    def __init__(self, request: HeldRequest, spec: WebSpec, chain: Chain) -> None:
+    def __init__(self, request: HeldRequest, spec: HeldSpec, chain: Chain) -> None:
         super().__init__(request, spec)
         self.chain = chain
         #: The client is, and the app was told.
@@ -23,7 +23,7 @@ class RequestExchange(Exchange):
         self.lifetime = Lifetime() if chain.has_end else None
 
 
-class RequestCall(WebCall):
+class RequestCall(HeldCall):
     """One call of a handler for it."""
 
     __slots__ = ()

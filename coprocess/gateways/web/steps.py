@@ -15,14 +15,9 @@ import structlog
 from coprocess.api.held import HeldSession
 from coprocess.api.moments import HookType
 from coprocess.errors import CoprocessError, Status
-from coprocess.gateways.web.answers import Answer, failure_answer
-from coprocess.gateways.web.call import WebCall
 from coprocess.gateways.web.chain import Chain
-from coprocess.gateways.web.event import message_of
 from coprocess.gateways.web.gateway import WebGateway
-from coprocess.gateways.web.limits import Limiter
 from coprocess.gateways.web.request import RequestCall, RequestExchange
-from coprocess.gateways.web.spec import WebSpec
 from coprocess.runtime.admission import (
     Refusal,
     is_limited,
@@ -30,8 +25,13 @@ from coprocess.runtime.admission import (
     refusal_of,
     refusal_of_nobody,
 )
+from coprocess.runtime.answers import Answer, failure_answer
+from coprocess.runtime.held_call import HeldCall
+from coprocess.runtime.held_event import message_of
+from coprocess.runtime.held_spec import HeldSpec
 from coprocess.runtime.in_process import InProcess, InProcessRpc
 from coprocess.runtime.service import Service
+from coprocess.runtime.session_limits import Limiter
 
 log = structlog.get_logger("coprocess")
 
@@ -44,7 +44,7 @@ class _Need:
 BODY = _Need()
 #: To ask the store whether the caller may go on; the driver sends back what `Requests.limited` gives.
 LIMITS = _Need()
-Need = WebCall | _Need
+Need = HeldCall | _Need
 Steps = Generator[Need, Any, Answer | None]
 
 
@@ -81,7 +81,7 @@ class Requests:
 
     def twin(self, named: Mapping[str, Any] | None, config: Mapping[str, Any], api_id: str) -> Requests:
         """The same handlers at work, open as these are, for another chain. Raises ConfigError."""
-        gateway = WebGateway(self.gateway.table, WebSpec(api_id, self.spec.org_id, config), lambda: named)
+        gateway = WebGateway(self.gateway.table, HeldSpec(api_id, self.spec.org_id, config), lambda: named)
         gateway.check_table(gateway.table)
         gateway.table = gateway.table
         twin = Requests(gateway, self._limits, self.max_body_bytes)

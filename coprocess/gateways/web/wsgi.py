@@ -16,8 +16,6 @@ from urllib.parse import quote, unquote_to_bytes
 from coprocess.api.held import HeldHeaders, HeldRequest, HeldResponse
 from coprocess.api.http import canonical_name
 from coprocess.gateways.web.adapter import DEFAULT_TIMEOUT_S, Adapter, Host, Options
-from coprocess.gateways.web.answers import Answer, error_answer
-from coprocess.gateways.web.call import Exchange
 from coprocess.gateways.web.ending import InThread, run_now
 from coprocess.gateways.web.http import (
     Caller,
@@ -34,6 +32,8 @@ from coprocess.gateways.web.http import (
 from coprocess.gateways.web.request import RequestCall, RequestExchange
 from coprocess.gateways.web.steps import BODY, Requests, Steps
 from coprocess.loading.lifetime import Lifetime
+from coprocess.runtime.answers import Answer, error_answer
+from coprocess.runtime.held_call import HeldExchange
 
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector
@@ -473,7 +473,7 @@ def _name_of(key: str) -> str:
     return canonical_name(key.replace("_", "-")) if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else ""
 
 
-def _environ_for_app(environ: Environ, exchange: Exchange) -> Environ:
+def _environ_for_app(environ: Environ, exchange: HeldExchange) -> Environ:
     """A copy: what the server has stays as it is."""
     inner = dict(environ)
     caller = inner["coprocess"] = Caller(exchange)
