@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import socket
 import threading
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from structlog.testing import capture_logs
 
 from coprocess.gateways.kong import engine as engine_module
 from coprocess.gateways.kong import wire
+from coprocess.gateways.kong.connection import Connection
 from coprocess.gateways.kong.plugin import PluginOptions
 from coprocess.runtime.service import ServiceOptions
 from tests.kong.server import serving
@@ -565,3 +567,16 @@ def test_python_style_gives_values_and_raises(tmp_path: Path) -> None:
         result = kong.step(event["EventId"], "broken", wire.STEP_ERROR)
         assert result["Data"]["Args"] == ["e", "PDKException: exception from kong.request.get_header: broken"]
         kong.step(event["EventId"])
+
+
+def test_a_connection_given_back_after_the_stop_is_closed(tmp_path: Path) -> None:
+    with serving(tmp_path, plugin("pass")) as served:
+        kong = served.connect()
+        kong.run(kong.start())
+        served.wait_idle()
+    ours, theirs = socket.socketpair()
+    others, there = socket.socketpair()
+    with ours, theirs, others, there:
+        served.engine.resume(Connection(ours, 1))
+        served.engine.resume_at_once(Connection(others, 1))
+        assert ours.fileno() == others.fileno() == -1

@@ -70,6 +70,7 @@ class KongEngine(Engine):
         self._kept: set[Connection] = set()
         self._connections: set[Connection] = set()
         self._refused = 0
+        self._is_stopped = False
         #: Events whose step never came.
         self.lost_events = 0
 
@@ -102,12 +103,26 @@ class KongEngine(Engine):
         return self._threads.replace(thread_id)
 
     def stop(self) -> None:
+        self._is_stopped = True
         for listening in self._listening:
             listening.close()
         self._poller.stop()
         for connection in list(self._connections):
             connection.end()
         for _ in range(self._threads.count):
+            self._tasks.put(None)
+
+    def _close_left(self) -> None:
+        """Close what is given back after the stop: no thread takes it any more."""
+        ends = 0
+        with contextlib.suppress(queue.Empty):
+            while True:
+                task = self._tasks.get_nowait()
+                if task is None:
+                    ends += 1
+                else:
+                    self._close(task[0])
+        for _ in range(ends):
             self._tasks.put(None)
 
     @property
@@ -139,6 +154,8 @@ class KongEngine(Engine):
     def resume_at_once(self, connection: Connection, value: Any = None) -> None:
         """As `resume`, where something has come, or `value` has been read."""
         self._tasks.put((connection, value))
+        if self._is_stopped:
+            self._close_left()
 
     def _serve(self, task: _Task) -> None:
         """Read and answer on one connection, until it goes to other hands."""
@@ -328,7 +345,7 @@ class KongEngine(Engine):
             while True:
                 left = inbox.get_nowait()
                 if left is not None:
-                    self._tasks.put(left)
+                    self.resume_at_once(*left)
 
     def _give_up_awaited(self, connection: Connection, argument: Any = None) -> None:
         """Something else came where a step should have: its event is lost."""

@@ -47,7 +47,10 @@ class Poller:
     def add(self, connection: Connection) -> None:
         """Watch a connection, from any thread. Who gives it holds it no longer."""
         self._added.append(connection)
-        self._wake()
+        if self._is_stopped:
+            self._close_added()
+        else:
+            self._wake()
 
     def _wake(self) -> None:
         with contextlib.suppress(BlockingIOError, OSError):  # It is awake, or stopped.
@@ -61,8 +64,12 @@ class Poller:
             self._thread.join(1)
         self._woken.close()
         self._wakes.close()
-        while self._added:
-            self._added.popleft().close()
+        self._close_added()
+
+    def _close_added(self) -> None:
+        with contextlib.suppress(IndexError):  # Another thread does the same.
+            while True:
+                self._added.popleft().close()
 
     def _run(self) -> None:
         while not self._is_stopped:
