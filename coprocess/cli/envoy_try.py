@@ -75,7 +75,7 @@ def try_(
     The handlers run in the code of `serve --envoy`. Exit status 0 where the client gets an answer below 500
     and no handler fails, else 1.
     """
-    from coprocess.desk.tyk.trial.store import trial_store
+    from coprocess.desk.store import trial_store
 
     if envoy is not None and (chain or authz):
         raise ConfigError("--envoy says which handlers run, and how: it does not go with --chain or --authz")
@@ -131,9 +131,9 @@ class _Attempt:
     def run(self) -> bool:
         """Whether the client got an answer below 500 and no handler failed."""
         from coprocess.cli.envoy_loading import loaded_handlers
+        from coprocess.desk.as_upstream import as_upstream
         from coprocess.desk.envoy.trial import HandlerServer, TrialEnvoy
-        from coprocess.desk.tyk.trial import as_upstream
-        from coprocess.desk.tyk.trial.output import captured_streams
+        from coprocess.desk.output import captured_streams
         from coprocess.process.chain_settings import load_chains
 
         settings = load_settings({"handlers": self.handlers}, self.config)

@@ -126,7 +126,7 @@ class _Attempt:
     def run(self) -> bool:
         """Whether the client got an answer below 500 and no hook failed."""
         from coprocess.api.app import configuring
-        from coprocess.desk.tyk.trial.output import captured_streams
+        from coprocess.desk.output import captured_streams
         from coprocess.gateways.tyk.home import HOME
         from coprocess.loading import loader
         from coprocess.process.app_settings import load_app_settings
@@ -240,7 +240,7 @@ class _Attempt:
 
 @contextmanager
 def _store(url: str | None) -> Iterator[None]:
-    from coprocess.desk.tyk.trial.store import trial_store
+    from coprocess.desk.store import trial_store
 
     with ExitStack() as stack:
         try:

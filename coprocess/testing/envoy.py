@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from coprocess.api.http import Headers, MultiHeaders
+from coprocess.desk.as_upstream import as_upstream
 from coprocess.desk.envoy.simulator import EnvoyConfig, ServerCall, UpstreamRequest
 from coprocess.desk.envoy.trial import Finding, HandlerServer, HookRun, Trial, TrialEnvoy
-from coprocess.desk.tyk.trial import as_upstream
 from coprocess.testing.gateway import NoSuchHook
 from coprocess.testing.readable import Readable
 from coprocess.testing.verbs import Verbs

@@ -10,7 +10,7 @@ from coprocess.bounded import repr_of
 from coprocess.cli.try_text import TrialText as Base
 from coprocess.cli.try_text import status_text, wrapped
 from coprocess.desk.kong.simulator.lua import python
-from coprocess.desk.tyk.trial.tracebacks import own_traceback
+from coprocess.desk.tracebacks import own_traceback
 
 if TYPE_CHECKING:
     from coprocess.desk.kong.simulator.exchange import PdkCall

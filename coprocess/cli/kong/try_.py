@@ -118,7 +118,7 @@ class _Attempt:
         """Whether the client got an answer below 500 and nothing failed."""
         from coprocess.desk.kong.declarative import read_declarative
         from coprocess.desk.kong.trial import TrialKong, plugin_servers
-        from coprocess.desk.tyk.trial.output import captured_streams
+        from coprocess.desk.output import captured_streams
 
         document = read_declarative(self.declarative) if self.declarative else None
         config = self._config()

@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 
 from coprocess.api.functions import Source
 from coprocess.api.moments import HookType
+from coprocess.desk.findings import Finding
+from coprocess.desk.json_files import read_json
 from coprocess.desk.tyk.bundle import (
     Bundle,
     BundleError,
@@ -30,10 +32,8 @@ from coprocess.desk.tyk.bundle import (
 )
 from coprocess.desk.tyk.bundle_build import AUTH, LISTS
 from coprocess.desk.tyk.doctor.code import check_handlers
-from coprocess.desk.tyk.doctor.findings import Finding
 from coprocess.desk.tyk.importer_source import Concern, not_installed, source_concerns
 from coprocess.desk.tyk.importer_structure import server_concerns, state_concerns
-from coprocess.desk.tyk.json_files import read_json
 from coprocess.desk.tyk.missing_modules import REMEDY, missing_module
 from coprocess.errors import ConfigError
 from coprocess.loading.hooks import Hook, Plan

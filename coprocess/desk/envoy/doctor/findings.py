@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from coprocess.desk.tyk.doctor.findings import Finding, Severity
+from coprocess.desk.findings import Finding, Severity
 
 #: Every rule: id → what it looks for. docs/envoy-desk.md tells the rest, and a test holds it to this list.
 RULES = {

@@ -16,8 +16,8 @@ from coprocess.desk.envoy.simulator import (
 )
 from coprocess.desk.envoy.trial.handlers import HandlerServer
 from coprocess.desk.envoy.trial.hooks import HookRun
-from coprocess.desk.tyk.simulator import Upstream as PlainUpstream
-from coprocess.desk.tyk.simulator import UpstreamRequest as PlainRequest
+from coprocess.desk.upstreams import Upstream as PlainUpstream
+from coprocess.desk.upstreams import UpstreamRequest as PlainRequest
 from coprocess.gateways.envoy import wire
 
 _DEFAULT_HOST = "example.test"
@@ -96,7 +96,7 @@ def _request(method: str, target: str, headers: list[tuple[str, str]], body: byt
 
 
 class _Adapted:
-    """An upstream of Tyk's simulator behind Envoy's."""
+    """A neutral upstream behind the simulated Envoy."""
 
     def __init__(self, upstream: PlainUpstream) -> None:
         self._upstream = upstream

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from coprocess.desk.tyk.doctor.findings import Finding, Severity
+from coprocess.desk.findings import Finding, Severity
 
 __all__ = ["NO_START", "RULES", "KongFinding", "Severity", "finding"]
 

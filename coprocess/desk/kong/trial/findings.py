@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from coprocess.bounded import repr_of
 from coprocess.desk.kong.simulator.exchange import Incident, PdkCall
 from coprocess.desk.kong.simulator.lua import python
-from coprocess.desk.tyk.trial.tracebacks import raised_at
+from coprocess.desk.tracebacks import raised_at
 
 if TYPE_CHECKING:
     from coprocess.desk.kong.trial.trial import Trial

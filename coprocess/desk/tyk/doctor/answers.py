@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 
 from coprocess.api.moments import HookType
-from coprocess.desk.tyk.doctor.findings import Finding, Severity
+from coprocess.desk.findings import Finding, Severity
 from coprocess.desk.tyk.doctor.source import Handler, number_of
 
 _OVERRIDES = ("request", "object", "return_overrides")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from coprocess.desk.tyk.doctor.findings import Finding, Severity
+from coprocess.desk.findings import Finding, Severity
 from coprocess.desk.tyk.doctor.source import Function, Handler
 
 _VERBS = ("get", "post", "put", "patch", "delete", "head", "options", "request")

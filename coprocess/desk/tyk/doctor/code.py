@@ -7,10 +7,10 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from coprocess.api.moments import HookType
+from coprocess.desk.findings import Finding
 from coprocess.desk.tyk.doctor.answers import check_answers
 from coprocess.desk.tyk.doctor.blocking import check_blocking
 from coprocess.desk.tyk.doctor.edits import check_edits
-from coprocess.desk.tyk.doctor.findings import Finding
 from coprocess.desk.tyk.doctor.project import Project
 from coprocess.desk.tyk.doctor.source import Handler, find_function
 from coprocess.desk.tyk.doctor.tokens import check_token

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from coprocess.addresses import normal_address
+from coprocess.desk.findings import Finding, Severity
 from coprocess.desk.tyk.doctor.document import Document
-from coprocess.desk.tyk.doctor.findings import Finding, Severity
 from coprocess.desk.tyk.doctor.project import Project
-from coprocess.desk.tyk.simulator.fields import Field
+from coprocess.desk.tyk.fields import Field
 
 _OPTIONS = "coprocess_options"
 _SERVER = f"{_OPTIONS}.coprocess_grpc_server"

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from coprocess.api.moments import HookType
+from coprocess.desk.findings import Finding, Severity
 from coprocess.desk.tyk.doctor.api import Api, HookUse
-from coprocess.desk.tyk.doctor.findings import Finding, Severity
 from coprocess.desk.tyk.doctor.project import Project
 
 _DRIVERS = {

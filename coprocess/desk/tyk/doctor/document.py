@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from coprocess.desk.tyk.doctor.findings import Finding, Severity
-from coprocess.desk.tyk.json_files import parse_json, read_text
-from coprocess.desk.tyk.simulator.fields import Field
+from coprocess.desk.findings import Finding, Severity
+from coprocess.desk.json_files import parse_json, read_text
+from coprocess.desk.tyk.fields import Field
 from coprocess.errors import ConfigError
 
 _DECODER = json.JSONDecoder()

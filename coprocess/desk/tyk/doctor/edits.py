@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from coprocess.api.moments import HookType
-from coprocess.desk.tyk.doctor.findings import Finding, Severity
+from coprocess.desk.findings import Finding, Severity
 from coprocess.desk.tyk.doctor.source import Edit, Handler, number_of, text_of
 
 _RAW = ("request", "object")

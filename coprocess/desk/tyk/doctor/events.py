@@ -6,8 +6,8 @@ import difflib
 from collections.abc import Iterator
 
 from coprocess.api.moments import HookType
+from coprocess.desk.findings import Finding, Severity
 from coprocess.desk.tyk.doctor.api import Api, EventUse
-from coprocess.desk.tyk.doctor.findings import Finding, Severity
 from coprocess.desk.tyk.doctor.names import check_name, spec_of
 from coprocess.desk.tyk.doctor.project import Project
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 
+from coprocess.desk.findings import Finding, Severity
 from coprocess.desk.tyk.doctor.code import check_code
 from coprocess.desk.tyk.doctor.conf import check_conf
 from coprocess.desk.tyk.doctor.definitions import check_definition, check_duplicates
 from coprocess.desk.tyk.doctor.events import check_events
-from coprocess.desk.tyk.doctor.findings import Finding, Severity
 from coprocess.desk.tyk.doctor.manifests import check_bundle
 from coprocess.desk.tyk.doctor.names import check_hooks, check_unused, spec_of
 from coprocess.desk.tyk.doctor.project import Project

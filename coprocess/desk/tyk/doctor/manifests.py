@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from coprocess.desk.findings import Finding, Severity
 from coprocess.desk.tyk.bundle import BundleError, checksum
 from coprocess.desk.tyk.doctor.definitions import wrong_driver
-from coprocess.desk.tyk.doctor.findings import Finding, Severity
 from coprocess.desk.tyk.doctor.names import check_hooks, spec_of
 from coprocess.desk.tyk.doctor.project import BundleManifest, Project
 

@@ -10,11 +10,11 @@ from hashlib import md5
 from pathlib import Path
 
 from coprocess.api.moments import HookType
+from coprocess.desk.findings import Finding, Severity
+from coprocess.desk.json_files import read_json
 from coprocess.desk.tyk.doctor.api import Api, HookUse, read_events, webhook_handler
 from coprocess.desk.tyk.doctor.document import Document
-from coprocess.desk.tyk.doctor.findings import Finding, Severity
 from coprocess.desk.tyk.doctor.project import Project
-from coprocess.desk.tyk.json_files import read_json
 from coprocess.errors import ConfigError, UnknownHook
 from coprocess.loading.hooks import Hook
 from coprocess.loading.manifest import bundle_folders, manifests

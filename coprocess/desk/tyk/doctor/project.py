@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from coprocess.desk.findings import Finding, Severity
 from coprocess.desk.tyk.bundle import Bundle, BundleError, read_bundle
 from coprocess.desk.tyk.doctor.api import Api, HookUse, manifest_hooks, read_api
 from coprocess.desk.tyk.doctor.document import Document, parse_document, read_document
-from coprocess.desk.tyk.doctor.findings import Finding, Severity
 from coprocess.errors import ConfigError
 from coprocess.gateways.tyk.home import HOME
 from coprocess.loading import loader

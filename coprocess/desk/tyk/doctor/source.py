@@ -9,7 +9,7 @@ from functools import cached_property
 
 import coprocess
 from coprocess.api.moments import HookType
-from coprocess.desk.tyk.doctor.findings import Finding, Severity
+from coprocess.desk.findings import Finding, Severity
 from coprocess.gateways.tyk.wire import MiniRequestObject
 from coprocess.loading.hooks import Hook
 

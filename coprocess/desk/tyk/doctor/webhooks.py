@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from coprocess.api.moments import HookType
+from coprocess.desk.findings import Finding, Severity
 from coprocess.desk.tyk.doctor.api import Api, read_events, webhook_handler
 from coprocess.desk.tyk.doctor.document import Document
-from coprocess.desk.tyk.doctor.findings import Finding, Severity
 from coprocess.desk.tyk.doctor.names import check_name, spec_of
 from coprocess.desk.tyk.doctor.project import Project
-from coprocess.desk.tyk.simulator.fields import Field
+from coprocess.desk.tyk.fields import Field
 from coprocess.errors import ConfigError
 from coprocess.process.webhooks import SECRET_HEADER
 

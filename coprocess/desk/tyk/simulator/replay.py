@@ -14,13 +14,14 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from coprocess.desk.tyk.json_files import read_json
+from coprocess.desk.json_files import read_json
+from coprocess.desk.tyk.definition import ApiDefinition
 from coprocess.desk.tyk.simulator.compare import differing, header_differences, object_differences
-from coprocess.desk.tyk.simulator.definition import ApiDefinition
-from coprocess.desk.tyk.simulator.exchange import Exchange, RpcError, UpstreamReply, UpstreamRequest
+from coprocess.desk.tyk.simulator.exchange import Exchange, RpcError
 from coprocess.desk.tyk.simulator.gateway import Gateway
 from coprocess.desk.tyk.simulator.headers import to_wire
 from coprocess.desk.tyk.simulator.session import GatewayState
+from coprocess.desk.upstreams import UpstreamReply, UpstreamRequest
 from coprocess.errors import ConfigError
 from coprocess.gateways.tyk import wire
 

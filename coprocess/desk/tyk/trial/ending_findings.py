@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from coprocess.desk.tracebacks import raised_at
 from coprocess.desk.tyk.trial.findings import Finding
 from coprocess.desk.tyk.trial.hook_findings import native
-from coprocess.desk.tyk.trial.tracebacks import raised_at
 from coprocess.errors import UnknownHook
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from coprocess.desk.tyk.doctor.findings import RULES, Finding
+from coprocess.desk.findings import RULES, Finding
 
 
 def sarif_log(
