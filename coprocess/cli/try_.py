@@ -15,6 +15,7 @@ import typer
 
 from coprocess.addresses import normal_address
 from coprocess.cli.options import Config, Handlers, Tls, TlsCa, TlsCert, TlsKey, TlsName, client_tls
+from coprocess.cli.output import print_json
 from coprocess.errors import ConfigError, CoprocessError
 from coprocess.process.config import Settings, load_settings
 from coprocess.text import indented
@@ -214,10 +215,9 @@ class _Attempt:
     def _show(self, trial: Trial, problems: list[str], file: Path | None) -> None:
         if self.as_json:
             from coprocess.cli.try_json import trial_as_dict
-            from coprocess.cli.try_text import dumped
 
             name = None if file is None else str(file)
-            typer.echo(dumped(trial_as_dict(trial, problems=problems, definition_file=name)))
+            print_json(trial_as_dict(trial, problems=problems, definition_file=name))
             return
         from coprocess.cli.try_text import TrialText
 

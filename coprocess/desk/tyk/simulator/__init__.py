@@ -6,6 +6,7 @@ recordings of a real one (`replay`).
 
 from __future__ import annotations
 
+from coprocess.desk.replay import ReplayReport
 from coprocess.desk.tyk.definition import ApiDefinition, HookDefinition, IdExtractorDefinition
 from coprocess.desk.tyk.simulator.exchange import (
     Dispatcher,
@@ -15,7 +16,7 @@ from coprocess.desk.tyk.simulator.exchange import (
     RpcError,
 )
 from coprocess.desk.tyk.simulator.gateway import Gateway
-from coprocess.desk.tyk.simulator.replay import ReplayReport, replay
+from coprocess.desk.tyk.simulator.replay import replay
 from coprocess.desk.tyk.simulator.session import GatewayState
 from coprocess.desk.upstreams import (
     AsgiUpstream,
