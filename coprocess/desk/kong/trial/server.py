@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 
 from coprocess.desk.kong.simulator.dump import PluginInfo, plugin_info
-from coprocess.desk.tyk.trial.output import collecting_output
+from coprocess.desk.output import collecting_output
 from coprocess.errors import LoadError
 from coprocess.gateways.kong.plugin import Plugin, PluginOptions
 from coprocess.gateways.kong.registration import (
