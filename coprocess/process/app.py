@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import queue
@@ -204,6 +205,9 @@ class App:
             if self._stop:
                 self._tell("stopped")
                 return
+            # What is here stays. Else each reload looks through it for what is left of old code, and holds
+            # up calls meanwhile: 36 ms where nothing else was there.
+            gc.freeze()
             with watch_load.watching():
                 is_good = reloader.first()
             if not is_good and not settings.reload:
