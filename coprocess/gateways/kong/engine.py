@@ -7,6 +7,7 @@ nothing is handed from thread to thread. Where Kong does otherwise, the connecti
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import queue
 import socket
@@ -62,8 +63,7 @@ class KongEngine(Engine):
         self._methods = Methods()
         #: By id: those that are not over.
         self.events: dict[int, Event] = {}
-        self._next_id = 0
-        self._id_lock = threading.Lock()
+        self._ids = itertools.count()
         #: Of events that wait for a step that comes by another thread, the oldest first.
         self._inboxes: OrderedDict[int, Callable[[Any], None]] = OrderedDict()
         self._inbox_lock = threading.Lock()
@@ -165,10 +165,8 @@ class KongEngine(Engine):
         connection: Connection | None
         connection, value = task
         while connection is not None:
-            if value is None:
-                value = self._receive(connection)
-                if value is None:
-                    return
+            if value is None and (value := self._receive(connection)) is None:
+                return
             connection = self._handle(connection, value)
             value = None
 
@@ -217,12 +215,11 @@ class KongEngine(Engine):
         if method not in _ANSWERED:
             text = f"{method[:100]!r} is no method of a plugin server"
             return self._answer(connection, wire.pack_answer(message_id, None, text))
-        event = Event(self, connection, method, message_id, argument)
         if method == wire.HANDLE_EVENT:
-            with self._id_lock:
-                event.id = self._next_id
-                self._next_id += 1
-            self.events[event.id] = event
+            event_id = next(self._ids)
+            event = self.events[event_id] = Event(self, connection, method, message_id, argument, event_id)
+        else:
+            event = Event(self, connection, method, message_id, argument)
         self._methods.unary[method](event)
         return event.release()
 
