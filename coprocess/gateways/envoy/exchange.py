@@ -17,6 +17,16 @@ from coprocess.gateways.envoy import dynamic_metadata, encoding, guard
 from coprocess.gateways.envoy.call import BODY, Around, RequestSteps, Traffic
 from coprocess.gateways.envoy.chain import Chain
 from coprocess.gateways.envoy.messages import Fields, no_request, request_of, response_of
+from coprocess.gateways.envoy.side import (
+    BUFFERED,
+    BUFFERED_PARTIAL,
+    FULL_DUPLEX,
+    STREAMED,
+    Replies,
+    RequestSide,
+    ResponseSide,
+    Side,
+)
 from coprocess.gateways.envoy.wire import ProcessingRequest
 from coprocess.runtime.answers import Answer, error_answer, failure_answer
 from coprocess.runtime.chained import Steps
@@ -25,10 +35,6 @@ from coprocess.runtime.in_process import InProcessRpc
 if TYPE_CHECKING:
     from coprocess.gateways.envoy.wire import HttpBody, HttpHeaders
 
-Replies = list[bytes]
-
-# ProcessingMode's values.
-NONE, STREAMED, BUFFERED, BUFFERED_PARTIAL, FULL_DUPLEX = range(5)
 _SEND = 1
 
 
@@ -50,8 +56,8 @@ class Exchange:
         #: Nothing of what Envoy could still send matters to the handlers of this stream.
         self.is_done = False
         # Of the direction that is under way.
-        self._request = _Side(encoding.REQUEST_HEADERS, encoding.REQUEST_BODY, encoding.REQUEST_TRAILERS)
-        self._response = _Side(encoding.RESPONSE_HEADERS, encoding.RESPONSE_BODY, encoding.RESPONSE_TRAILERS)
+        self._request = RequestSide()
+        self._response = ResponseSide()
         self._method = ""
         self._status = 0
         self._told_metadata: dict[str, str] = {}
@@ -123,7 +129,7 @@ class Exchange:
             return self._end_request(outcome, side.headers_kind)
         return self._ask_for_body(side)
 
-    def _ask_for_body(self, side: _Side) -> Replies:
+    def _ask_for_body(self, side: Side) -> Replies:
         assert self.chain is not None  # noqa: S101 - `take` has seen to it
         chain = self.chain
         if side.mode == FULL_DUPLEX:
@@ -157,7 +163,7 @@ class Exchange:
                 answer = traffic.fail(error)
         return [self._answer(answer, traffic)]
 
-    def _pass_request(self, traffic: Traffic, side: _Side, kind: int) -> Replies:
+    def _pass_request(self, traffic: Traffic, side: Side, kind: int) -> Replies:
         request, chain = traffic.request, traffic.chain
         edits, is_moved = guard.request_edits(request, self._method, side.fields.encoded)
         body: bytes | None = None
@@ -203,7 +209,7 @@ class Exchange:
             return self._end_response(outcome, side.headers_kind)
         return self._ask_for_body(side)
 
-    def _after_upstream(self, traffic: Traffic, side: _Side) -> RequestSteps:
+    def _after_upstream(self, traffic: Traffic, side: Side) -> RequestSteps:
         for step in traffic.chain.after:
             if step.uses_body and not side.has_body:
                 yield BODY
@@ -223,7 +229,7 @@ class Exchange:
                 answer = traffic.fail(error)
         return [self._answer(answer, traffic)]
 
-    def _pass_response(self, traffic: Traffic, side: _Side, kind: int) -> Replies:
+    def _pass_response(self, traffic: Traffic, side: Side, kind: int) -> Replies:
         response = traffic.response
         assert response is not None  # noqa: S101 - its headers came
         if traffic.is_replaced:
@@ -245,7 +251,7 @@ class Exchange:
 
     # Bodies and trailers, of either.
 
-    def _on_body(self, side: _Side, body: HttpBody, end: Callable[[Any, int], Replies]) -> Steps:
+    def _on_body(self, side: Side, body: HttpBody, end: Callable[[Any, int], Replies]) -> Steps:
         kind = side.body_kind
         if side.steps is None:
             # What handlers wanted is done.
@@ -273,14 +279,14 @@ class Exchange:
         outcome = yield from self._with_body(side, body.body)
         return end(outcome, kind)
 
-    def _with_body(self, side: _Side, body: bytes) -> Generator[Any, Any, Any]:
+    def _with_body(self, side: Side, body: bytes) -> Generator[Any, Any, Any]:
         side.body = body
         side.has_body = True
         if side is self._request and self._traffic is not None:
             self._traffic.has_body = True
         return (yield from side.go_on())
 
-    def _on_trailers(self, side: _Side, end: Callable[[Any, int], Replies]) -> Steps:
+    def _on_trailers(self, side: Side, end: Callable[[Any, int], Replies]) -> Steps:
         kind = side.trailers_kind
         if side.steps is None:
             return [encoding.EMPTY[kind]]
@@ -297,7 +303,7 @@ class Exchange:
 
     _is_answered = False
 
-    def _too_large(self, side: _Side, size_bytes: int) -> bytes:
+    def _too_large(self, side: Side, size_bytes: int) -> bytes:
         if side is self._request:
             answer = error_answer(413, "Request entity too large")
         else:
@@ -349,105 +355,6 @@ class Exchange:
         return dynamic_metadata.encoded(metadata, self._told_metadata, session, is_new=is_new)
 
 
-class _Side:
-    """The request, or the response, as far as it has come."""
-
-    __slots__ = (
-        "body",
-        "body_kind",
-        "ends_with_trailers",
-        "fields",
-        "has_body",
-        "headers_kind",
-        "is_override",
-        "is_too_large",
-        "mode",
-        "pieces",
-        "size",
-        "steps",
-        "trailers_kind",
-        "why_no_body",
-    )
-
-    def __init__(self, headers_kind: int, body_kind: int, trailers_kind: int) -> None:
-        self.headers_kind = headers_kind
-        self.body_kind = body_kind
-        self.trailers_kind = trailers_kind
-        self.fields = _NO_FIELDS
-        #: As the filter has it.
-        self.mode = NONE
-        #: What has not run yet; None: all has.
-        self.steps: RequestSteps | None = None
-        self.body: bytes | None = None
-        self.has_body = False
-        #: Why there will be none; empty: there may be one.
-        self.why_no_body = ""
-        #: Whether another mode was asked for.
-        self.is_override = False
-        #: What has come of a body in FULL_DUPLEX_STREAMED mode, while all of it is wanted.
-        self.pieces: list[bytes] | None = None
-        self.size = 0
-        self.is_too_large = self.ends_with_trailers = False
-
-    def go_on(self) -> Generator[Any, Any, Any]:
-        """Run what is left. Ends with BODY where that must come first, else as the steps do."""
-        steps = self.steps
-        assert steps is not None  # noqa: S101 - the caller has looked
-        value: Any = None
-        while True:
-            try:
-                need = steps.send(value)
-            except StopIteration as end:
-                self.steps = None
-                return end.value
-            if need is BODY:
-                return BODY
-            value = yield need
-
-    def read(self) -> bytes:
-        """The body, for a handler."""
-        if self.body is None:
-            raise RuntimeError(self.why_no_body or _NOT_KEPT)
-        return self.body
-
-    def take_piece(self, piece: bytes, max_bytes: int) -> None:
-        assert self.pieces is not None  # noqa: S101 - the caller has looked
-        self.pieces.append(piece)
-        self.size += len(piece)
-        self.is_too_large = self.size > max_bytes
-
-    def replies(
-        self, kind: int, edits: guard.Edits, body: bytes | None, rest: bytes, metadata: bytes
-    ) -> Replies:
-        """What passes this side on, in answer to a message of that kind."""
-        if kind == self.trailers_kind:
-            if edits.count or body is not None:
-                raise HandlerFailed(
-                    "edited a message without a body but with trailers, where nothing can be edited"
-                )
-            return [encoding.EMPTY[kind]]
-        common = b""
-        if body is not None:
-            edits.set(b"content-length", b"%d" % len(body)) if self.pieces is None else None
-            if kind == self.headers_kind and self.pieces is None:
-                common = encoding.REPLACE
-        if edits.count:
-            common += encoding.field(2, edits.encoded())
-        if self.pieces is not None:
-            return self._duplex_replies(common + rest, body, metadata)
-        if body is not None:
-            common += encoding.field(3, encoding.field(1, body)) if body else encoding.CLEAR_BODY
-        return [encoding.reply(kind, common + rest, metadata)]
-
-    def _duplex_replies(self, common: bytes, body: bytes | None, metadata: bytes) -> Replies:
-        content = b"".join(self.pieces or ()) if body is None else body
-        self.pieces = None
-        replies = [encoding.reply(self.headers_kind, common, metadata)]
-        if content or not self.ends_with_trailers:
-            replies.append(encoding.streamed(self.body_kind, content, not self.ends_with_trailers))
-        return replies
-
-
 def _content_length(fields: Fields) -> int:
     text = fields.headers.get("Content-Length", "")
     return int(text) if text.isascii() and text.isdecimal() else 0
@@ -467,12 +374,7 @@ def _has_response_that_ends(fields: Fields, status: int) -> bool:
     return status != _SWITCHING and not content_type.startswith(("application/grpc", "text/event-stream"))
 
 
-_NO_FIELDS = Fields(())
 _SWITCHING = 101
-_NOT_KEPT = (
-    "the body was not asked for, as the code of the handler does not show that it is used. "
-    "Expected: body=True in the handler's decorator"
-)
 _NO_OVERRIDE = (
     "reads a body, and Envoy sends none. Expected: allow_mode_override: true in the filter, "
     "or body modes BUFFERED"

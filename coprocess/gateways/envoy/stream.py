@@ -24,6 +24,8 @@ log = structlog.get_logger("coprocess")
 
 #: Messages that came before the one in front was answered, together.
 _MAX_INBOX_BYTES = 16 << 20
+#: Reading a message of that size takes long already.
+_LARGE_BYTES = 128 * 1024
 
 
 class EnvoyStream(Caller):
@@ -122,6 +124,8 @@ class EnvoyStream(Caller):
     def _take(self, message: bytes) -> None:
         if self._is_over:
             return
+        if len(message) > _LARGE_BYTES:
+            self._rpc.may_block()
         chain = self._chain = Chain(self._service, self._exchange.take(message), self)
         chain.go_on()
 
@@ -169,6 +173,9 @@ class EnvoyStream(Caller):
 
     def in_thread(self, task: Callable[[], None]) -> None:
         self._rpc.in_thread(task)
+
+    def may_block(self) -> None:
+        self._rpc.may_block()
 
 
 def refuse(rpc: BidiRpc, error: CoprocessError) -> None:
