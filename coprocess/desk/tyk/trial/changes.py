@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf.message import Message
 
+from coprocess.desk.trees import ABSENT, Difference, TreePath, differences, leaf
 from coprocess.desk.tyk.simulator.compare import tree
 from coprocess.gateways.tyk.wire import HookType, Object
 
@@ -26,14 +27,6 @@ READ_IN_REQUEST = frozenset(
     }
 )
 READ_IN_RESPONSE = frozenset({"status_code", "raw_body", "headers", "multivalue_headers"})
-
-
-class _Absent:
-    def __repr__(self) -> str:
-        return "absent"
-
-
-ABSENT: Any = _Absent()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +92,9 @@ def edits(sent: Object, after: Object) -> list[Edit]:
     map here, a list where a name has several values.
     """
     before_tree, after_tree = _plain(sent, sent), _plain(after, sent)
-    return sorted(_differences(before_tree, after_tree, ()), key=lambda edit: edit.path)
+    found = differences(before_tree, after_tree, _leaf_by_leaf)
+    edited = [Edit(tuple(map(str, each.path)), each.before, each.after) for each in found]
+    return sorted(edited, key=lambda edit: edit.path)
 
 
 def by_field(found: list[Edit]) -> dict[str, Any]:
@@ -176,11 +171,12 @@ def _text(body: bytes) -> str | bytes:
         return body
 
 
-def _differences(before: Any, after: Any, path: tuple[str, ...]) -> Iterator[Edit]:
+def _leaf_by_leaf(path: TreePath, before: Any, after: Any) -> Iterable[Difference] | None:
+    """A map that is new or gone is told by what is in it, a list as a whole."""
     if isinstance(before, dict) or isinstance(after, dict):
+        if isinstance(before, dict) and isinstance(after, dict):
+            return None
         old = before if isinstance(before, dict) else {}
         new = after if isinstance(after, dict) else {}
-        for key in old.keys() | new.keys():
-            yield from _differences(old.get(key, ABSENT), new.get(key, ABSENT), (*path, str(key)))
-    elif type(before) is not type(after) or before != after:
-        yield Edit(path, before, after)
+        return differences(old, new, _leaf_by_leaf, path)
+    return leaf(path, before, after)

@@ -10,9 +10,10 @@ from typing import Any
 from coprocess.api.functions import Source
 from coprocess.desk.as_upstream import ObservedUpstream
 from coprocess.desk.tracebacks import own_traceback
+from coprocess.desk.trees import ABSENT
 from coprocess.desk.tyk.simulator import ApiDefinition, Exchange, Gateway, HookCall, RpcError, Upstream
 from coprocess.desk.tyk.simulator.events import as_json
-from coprocess.desk.tyk.trial.changes import ABSENT, Edit, by_field, completed, edits, is_read
+from coprocess.desk.tyk.trial.changes import Edit, by_field, completed, edits, is_read
 from coprocess.desk.tyk.trial.dispatchers import GrpcDispatcher, HandlerRun, InProcessDispatcher
 from coprocess.desk.tyk.trial.findings import Finding, find
 from coprocess.desk.tyk.trial.mended_findings import is_new_request
