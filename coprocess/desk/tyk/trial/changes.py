@@ -10,23 +10,9 @@ from typing import Any
 from google.protobuf.message import Message
 
 from coprocess.desk.trees import ABSENT, Difference, TreePath, differences, leaf
+from coprocess.desk.tyk import read_back
 from coprocess.desk.tyk.simulator.compare import tree
-from coprocess.gateways.tyk.wire import HookType, Object
-
-#: What the gateway reads of a reply's request. Whatever else a reply has of it is not looked at.
-READ_IN_REQUEST = frozenset(
-    {
-        "raw_body",
-        "url",
-        "method",
-        "set_headers",
-        "delete_headers",
-        "add_params",
-        "delete_params",
-        "return_overrides",
-    }
-)
-READ_IN_RESPONSE = frozenset({"status_code", "raw_body", "headers", "multivalue_headers"})
+from coprocess.gateways.tyk.wire import Object
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,24 +39,14 @@ class Edit:
 _MAPS = ("metadata", "spec")
 
 
-def is_read(edit: Edit, hook_type: int) -> bool:
-    """Whether the gateway looks at the field, in the reply of a hook of this type."""
-    part, name = edit.path[0], edit.path[1] if len(edit.path) > 1 else ""
-    if hook_type == HookType.Response:
-        return part == "response" and name in READ_IN_RESPONSE
-    if part == "request":
-        return name in READ_IN_REQUEST
-    return hook_type == HookType.CustomKeyCheck and part in ("session", "metadata")
-
-
 def completed(sent: Object, reply: Object) -> Object:
     """The reply, with what it leaves out because the gateway does not read it."""
     full = Object()
     full.CopyFrom(reply)
     if reply.HasField("request"):
-        _fill(full.request, sent.request, READ_IN_REQUEST)
+        _fill(full.request, sent.request, read_back.IN_REQUEST)
     if reply.HasField("response"):
-        _fill(full.response, sent.response, READ_IN_RESPONSE)
+        _fill(full.response, sent.response, read_back.IN_RESPONSE)
     _fill(full, sent, frozenset())
     return full
 
