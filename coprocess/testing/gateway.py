@@ -164,12 +164,15 @@ class Gateway(Verbs[Result]):
             undo.callback(lifecycle.resources.restore)
         return undo
 
-    def module(self, name: str) -> ModuleType:
-        """The module of that name that runs: what `import` of it in a handler's folder gives."""
-        scopes = self._loaded.modules() if self._loaded is not None else []
-        found = [module for module in scopes if module.__name__.rpartition(".")[2] == name]
+    def module(self, name: str, version: str = "") -> ModuleType:
+        """The module of that name that runs: what `import` of it in a handler's folder gives.
+
+        `version` is the name of a route; without it, the one of the default version.
+        """
+        modules = self._loaded.modules(version) if self._loaded is not None else []
+        found = [module for module in modules if module.__name__.rpartition(".")[2] == name]
         if len(found) != 1:
-            known = ", ".join(sorted(module.__name__.rpartition(".")[2] for module in scopes))
+            known = ", ".join(sorted(module.__name__.rpartition(".")[2] for module in modules))
             raise KeyError(f"{len(found)} modules {name!r} are loaded; there are: {known}")
         return found[0]
 

@@ -102,17 +102,18 @@ def _loaded(request: pytest.FixtureRequest, home: Home) -> Loaded:
     from coprocess.api.app import configuring
     from coprocess.loading import loader
     from coprocess.process.app_settings import load_app_settings
+    from coprocess.process.route_settings import load_routes
 
-    folders = _folders(request)
+    root, folders = request.config.rootpath, _folders(request)
     if not folders:
         pytest.fail(
-            f"no handlers: expected {' or '.join(_DEFAULT_FOLDERS)} in {request.config.rootpath}, or the "
-            "option coprocess_handlers",
+            f"no handlers: expected {' or '.join(_DEFAULT_FOLDERS)} in {root}, or the option "
+            "coprocess_handlers",
             pytrace=False,
         )
     try:
-        with configuring(load_app_settings(base=request.config.rootpath)):
-            loaded = loader.load(folders, home)
+        with configuring(load_app_settings(base=root)):
+            loaded = loader.load(folders, home, load_routes(base=root))
     except CoprocessError as error:
         pytest.fail(str(error), pytrace=False)
     if loaded.problems:
