@@ -186,6 +186,7 @@ class App:
                 timeout_s=settings.store_timeout_s,
                 data_dir=settings.data_dir,
                 fsync=settings.store_fsync,
+                watched=True,
             )
             at_end.callback(store.close)
             if settings.store_required:

@@ -103,6 +103,16 @@ def serve(
     max_threads: Annotated[
         str | None, typer.Option("--max-threads", metavar="N", help="Threads for sync phases.")
     ] = None,
+    redis: Annotated[
+        str | None,
+        typer.Option("--redis", metavar="URL", help="A server for the store [an embedded one]."),
+    ] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--data-dir", metavar="DIR", help="Where the embedded store keeps its data [in DIR of -p]."
+        ),
+    ] = None,
     log_format: Annotated[str | None, typer.Option("--log-format", metavar="auto|text|json")] = None,
     config: Config = None,
 ) -> None:
@@ -142,10 +152,15 @@ def serve(
         "concurrency": _CONCURRENCY,
         # Kong waits for no end, and its events whose steps do not come have none of their own.
         "shutdown_timeout_s": _SHUTDOWN_S,
+        "redis": redis,
+        "data_dir": data_dir,
         "log_format": log_format,
         "log_level": "debug" if verbose else None,
     }
     settings = load_settings(flags, config)
+    if "data_dir" not in settings.model_fields_set:
+        # Kong starts it in a folder that may be nobody's to write to.
+        settings = settings.model_copy(update={"data_dir": prefix.absolute() / settings.data_dir})
     _run(settings, gateway, outlive=outlive_parent)
 
 
