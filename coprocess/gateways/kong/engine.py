@@ -24,7 +24,7 @@ from coprocess.gateways.kong import wire
 from coprocess.gateways.kong.connection import Connection
 from coprocess.gateways.kong.event import CLIENT_WAIT_S, Event, EventEnded, failure_data
 from coprocess.gateways.kong.poller import Poller
-from coprocess.transport.engine import Engine, EngineOptions, Handler, ListenError
+from coprocess.transport.engine import Engine, EngineOptions, ListenError, Methods
 from coprocess.transport.workers import WorkerThreads
 
 log = structlog.get_logger("coprocess")
@@ -60,7 +60,7 @@ class KongEngine(Engine):
         )
         self._poller = Poller(self.resume_at_once, self._accepted)
         self._listening: list[socket.socket] = []
-        self._handler: Handler | None = None
+        self._methods = Methods()
         #: By id: those that are not over.
         self.events: dict[int, Event] = {}
         self._ids = itertools.count()
@@ -92,12 +92,15 @@ class KongEngine(Engine):
         self._listening.append(listening)
         return address
 
-    def start(self, handler: Handler) -> None:
-        self._handler = handler
+    def start(self, methods: Methods) -> None:
+        self.use(methods)
         self._threads.start()
         for listening in self._listening:
             self._poller.listen(listening)
         self._poller.start()
+
+    def use(self, methods: Methods) -> None:
+        self._methods = methods
 
     def replace_thread(self, thread_id: int) -> bool:
         return self._threads.replace(thread_id)
@@ -217,8 +220,7 @@ class KongEngine(Engine):
             event = self.events[event_id] = Event(self, connection, method, message_id, argument, event_id)
         else:
             event = Event(self, connection, method, message_id, argument)
-        assert self._handler is not None  # noqa: S101 - `start` has set it
-        self._handler(event)
+        self._methods.unary[method](event)
         return event.release()
 
     def _answer(self, connection: Connection, frame: bytes) -> Connection | None:
