@@ -33,6 +33,7 @@ from coprocess.process import forks
 from coprocess.process.config import Settings, load_settings
 from coprocess.process.log_writer import open_standard_streams
 from coprocess.runtime.registration import Registration
+from coprocess.store import store
 
 if TYPE_CHECKING:
     from coprocess.process.app import App
@@ -178,7 +179,9 @@ def serve(
     share = None if shared_folder is None else Share(shared_folder, worker_number, settings.workers)
     if handlers:
         served = name or HANDLERS_NAME
-        gateway = handlers_server(handlers, served, follows_another=follows_another, share=share)
+        gateway = handlers_server(
+            handlers, served, follows_another=follows_another, share=share, limits_store=store.library_url
+        )
     else:
         gateway = plugin_server(paths, options, follows_another=follows_another, share=share)
     _run(settings, lambda: _app(settings, gateway, worker_fd, worker_number), outlive=outlive_parent)

@@ -43,17 +43,27 @@ def load_plugins(paths: Sequence[Path], options: PluginOptions) -> tuple[Loaded,
 
 
 def handlers_server(
-    folders: Sequence[Path], name: str, *, follows_another: bool, share: Share | None = None
+    folders: Sequence[Path],
+    name: str,
+    *,
+    follows_another: bool,
+    share: Share | None = None,
+    limits_store: Callable[[], str | None] = lambda: None,
 ) -> Registration:
-    """A plugin server of native handlers: one plugin of that name, of all that is in `folders`."""
-    return _server(lambda: load_handlers(folders, name)[0], follows_another, share)
+    """A plugin server of native handlers: one plugin of that name, of all that is in `folders`.
+
+    `limits_store` gives where rate and quota are counted, when it serves; None: in this process.
+    """
+    return _server(lambda: load_handlers(folders, name, limits_store())[0], follows_another, share)
 
 
-def load_handlers(folders: Sequence[Path], name: str) -> tuple[Loaded, Plugin | None]:
+def load_handlers(
+    folders: Sequence[Path], name: str, limits_store: str | None = None
+) -> tuple[Loaded, Plugin | None]:
     """The plugin of native handlers; None where they cannot be loaded, which is a problem then."""
     roots = [folder.resolve() for folder in folders]
     try:
-        made = native.native_class(roots, name)
+        made = native.native_class(roots, name, limits_store=limits_store)
     except CoprocessError as error:
         return Loaded(HookTable(), [Problem(roots[0], str(error))], roots=roots), None
     plugin = Plugin(name, made, roots[0], native.VERSION, native.PRIORITY, native.SCHEMA)
