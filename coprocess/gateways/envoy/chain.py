@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from coprocess.api.moments import HookType
-from coprocess.errors import UnknownHook
+from coprocess.errors import ConfigError, UnknownHook
 from coprocess.gateways.envoy.route import Route
 from coprocess.loading.body_use import hook_uses_body
 from coprocess.loading.hooks import Hook, HookTable
@@ -83,6 +83,22 @@ def chain_of(table: HookTable, route: Route, chains: Chains) -> Chain:
             for hook in ([step.hook] if step.hook is not None else _versions(table, step.moment, step.name))
         ),
     )
+
+
+def check_chains(table: HookTable, chains: Chains) -> None:
+    """Raises ConfigError where a chain names what is not loaded, or nothing: no request could pass it."""
+    for chain, moments in chains.items():
+        where = f"chains.{chain}"
+        if not any(moments.values()):
+            raise ConfigError(printable(f"{where}: names no handler"))
+        for moment, names in moments.items():
+            for name in names:
+                others = {hook.type for hook in table if hook.name == name}
+                if moment in others:
+                    continue
+                declared = " and ".join(sorted(each.name for each in others))
+                found = f'"{name}" is a handler of {declared}' if others else f'"{name}" is not loaded'
+                raise ConfigError(printable(f"{where}: expected a handler of {moment.name}, and {found}"))
 
 
 def _all_names(table: HookTable, moment: HookType, api_id: str) -> list[str]:
