@@ -42,6 +42,10 @@ class Caller:
         """Until nobody waits for the call any more; None: that is not known."""
         return None
 
+    def held_up_s(self) -> float:
+        """As an Rpc's."""
+        return 0.0
+
     def in_thread(self, task: Callable[[], None]) -> None:
         """Run `task` in a thread that runs handlers."""
         raise NotImplementedError
@@ -97,6 +101,9 @@ class StepRpc(InProcessRpc):
 
     def time_allowed_s(self) -> float | None:
         return self._chain.caller.time_allowed_s()
+
+    def held_up_s(self) -> float:
+        return self._chain.caller.held_up_s()
 
     def may_block(self) -> None:
         self._chain.caller.may_block()

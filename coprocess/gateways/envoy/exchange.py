@@ -7,6 +7,7 @@ where a stream ends with OK, so whoever drives this ends it so only after `is_do
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError
@@ -17,10 +18,12 @@ from coprocess.gateways.envoy import dynamic_metadata, encoding, guard
 from coprocess.gateways.envoy.call import BODY, Around, RequestSteps, Traffic
 from coprocess.gateways.envoy.chain import Chain
 from coprocess.gateways.envoy.messages import Fields, no_request, request_of, response_of
+from coprocess.gateways.envoy.pieces import Pieces, Wire
 from coprocess.gateways.envoy.side import (
     BUFFERED,
     BUFFERED_PARTIAL,
     FULL_DUPLEX,
+    NONE,
     STREAMED,
     Replies,
     RequestSide,
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
     from coprocess.gateways.envoy.wire import HttpBody, HttpHeaders
 
 _SEND = 1
+#: So long a handler waits for a piece.
+PIECE_TIMEOUT_S = 60.0
 
 
 class Exchange:
@@ -60,11 +65,15 @@ class Exchange:
         self._response = ResponseSide()
         self._method = ""
         self._status = 0
+        self._wire: Wire | None = None
         self._told_metadata: dict[str, str] = {}
         self._is_session_told = False
 
-    def take(self, message: bytes) -> Steps:
-        """The steps for one message; they end with its replies. Raises CoprocessError: see `refusal`."""
+    def take(self, message: bytes, wire: Wire | None = None) -> Steps:
+        """The steps for one message; they end with its replies. Raises CoprocessError: see `refusal`.
+
+        `wire` is for bodies in pieces, while a handler runs.
+        """
         try:
             asked = ProcessingRequest.FromString(message)
         except DecodeError:
@@ -72,6 +81,8 @@ class Exchange:
         kind = asked.WhichOneof("request")
         if self.chain is None:
             self.chain = self._find_chain(asked)
+            if self.chain.streams:
+                self._wire = wire
             config = asked.protocol_config
             self._request.mode, self._response.mode = config.request_body_mode, config.response_body_mode
         if kind == "request_headers":
@@ -123,6 +134,8 @@ class Exchange:
             traffic.has_body = True
         elif chain.reads_request and (size := _content_length(fields)) > self._max_body_bytes:
             return [self._too_large(side, size)]
+        if self._wire is not None:
+            request.open_stream = partial(self._open_stream, side, self._wire, self._begin_request)
         side.steps = traffic.before_upstream()
         outcome = yield from side.go_on()
         if outcome is not BODY:
@@ -156,8 +169,12 @@ class Exchange:
         """The replies once the moments before the upstream are through, to a message of that kind."""
         assert self._traffic is not None  # noqa: S101 - there is a message
         traffic, side = self._traffic, self._request
+        if side.stream is not None and side.stream.is_cut:
+            answer = self._cut(side)
         if answer is None:
             try:
+                if side.stream is not None and side.stream.has_begun:
+                    return self._end_pieces(side.stream, self._request_headers(traffic, side), traffic)
                 return self._pass_request(traffic, side, kind)
             except HandlerFailed as error:
                 answer = traffic.fail(error)
@@ -166,6 +183,8 @@ class Exchange:
     def _pass_request(self, traffic: Traffic, side: Side, kind: int) -> Replies:
         request, chain = traffic.request, traffic.chain
         edits, is_moved = guard.request_edits(request, self._method, side.fields.encoded)
+        if side.stream is not None and (written := side.stream.local_body) is not None:
+            request.body = written
         body: bytes | None = None
         if request.has_new_body:
             body = request.raw_body
@@ -203,6 +222,8 @@ class Exchange:
         elif not _has_response_that_ends(fields, response.status):
             side.why_no_body = "the body of a stream of events, of gRPC, or after an upgrade, is not read"
             side.has_body = True
+        if self._wire is not None:
+            response.open_stream = partial(self._open_stream, side, self._wire, self._begin_response)
         side.steps = self._after_upstream(traffic, side)
         outcome = yield from side.go_on()
         if outcome is not BODY:
@@ -224,6 +245,8 @@ class Exchange:
         traffic, side = self._traffic, self._response
         if answer is None:
             try:
+                if side.stream is not None and side.stream.has_begun and not traffic.is_replaced:
+                    return self._end_pieces(side.stream, self._response_headers(traffic, side), traffic)
                 return self._pass_response(traffic, side, kind)
             except HandlerFailed as error:
                 answer = traffic.fail(error)
@@ -236,6 +259,8 @@ class Exchange:
             answer = Answer(response.status, response.headers.pairs(), response.raw_body)
             return [self._answer(answer, traffic)]
         edits = guard.response_edits(response, self._status, side.fields.encoded)
+        if side.stream is not None and (written := side.stream.local_body) is not None:
+            response.body = written
         body: bytes | None = None
         if response.has_new_body and not self._is_bodyless(response):
             body = response.raw_body
@@ -249,14 +274,99 @@ class Exchange:
     def _is_bodyless(self, response: HeldResponse) -> bool:
         return self._method == "HEAD" or response.status in guard.BODYLESS
 
+    # Bodies in pieces.
+
+    def _open_stream(self, side: Side, wire: Wire, begin: Callable[[], Replies], replace: bool) -> Pieces:
+        if side.why_no_body:
+            raise RuntimeError(side.why_no_body)
+        if side.stream is not None or not self._is_streaming(side):
+            raise RuntimeError("the body passes once. Expected: one stream(), in the last handler")
+        side.stream = Pieces(side, wire, begin, replace=replace, wait_s=PIECE_TIMEOUT_S)
+        return side.stream
+
+    def _is_streaming(self, side: Side) -> bool:
+        assert self.chain is not None  # noqa: S101 - there is a message
+        chain = self.chain
+        steps = chain.after if side is self._response else chain.before[-1][1]
+        return steps[-1].streams
+
+    def _mode_of_pieces(self, side: Side) -> bytes:
+        """What has Envoy send the body, if it does not do so anyway. Raises HandlerFailed."""
+        assert self.chain is not None  # noqa: S101 - there is a message
+        if side.mode == BUFFERED_PARTIAL:
+            raise HandlerFailed("asks for a body in pieces, and BUFFERED_PARTIAL sends the first part only")
+        if side.mode != NONE:
+            return b""
+        if self.chain.overrides is False:
+            raise HandlerFailed(_NO_OVERRIDE)
+        side.is_override = True
+        if side is self._response:
+            return encoding.mode(response_body=STREAMED, response_trailers=_SEND)
+        return encoding.mode(
+            request_body=STREAMED,
+            request_trailers=_SEND,
+            response_headers=_SEND if self.chain.after else 0,
+            response_body=self._response.mode,
+        )
+
+    def _request_headers(self, traffic: Traffic, side: Side) -> bytes:
+        """The edits of the headers, for the reply that goes before the body."""
+        edits, is_moved = guard.request_edits(traffic.request, self._method, side.fields.encoded)
+        rest = encoding.CLEAR_ROUTE_CACHE if is_moved and traffic.chain.route.clears_route_cache else b""
+        return side.headers_of_pieces(edits) + rest
+
+    def _response_headers(self, traffic: Traffic, side: Side) -> bytes:
+        assert traffic.response is not None  # noqa: S101 - its headers came
+        return side.headers_of_pieces(
+            guard.response_edits(traffic.response, self._status, side.fields.encoded)
+        )
+
+    def _begin_request(self) -> Replies:
+        assert self._traffic is not None  # noqa: S101 - a handler runs
+        return self._begin_pieces(self._request, self._request_headers(self._traffic, self._request))
+
+    def _begin_response(self) -> Replies:
+        assert self._traffic is not None  # noqa: S101 - a handler runs
+        return self._begin_pieces(self._response, self._response_headers(self._traffic, self._response))
+
+    def _begin_pieces(self, side: Side, headers: bytes) -> Replies:
+        assert self._traffic is not None  # noqa: S101 - a handler runs
+        mode = self._mode_of_pieces(side)
+        side.sent_headers = headers
+        return [encoding.reply(side.headers_kind, headers, self._dynamic_metadata(self._traffic), mode)]
+
+    def _end_pieces(self, stream: Pieces, headers: bytes, traffic: Traffic) -> Replies:
+        side = stream.side
+        if headers != side.sent_headers or traffic.request.has_new_body:
+            raise HandlerFailed("edited what was sent when the first piece of the body was asked for")
+        replies = stream.end()
+        if stream.is_whole and (side is self._response or not traffic.chain.after):
+            self.is_done = True
+        return replies
+
+    def _cut(self, side: Side) -> Answer | None:
+        """What the end of a body is that came too early: the upstream's answer counts, where it is one."""
+        assert self.chain is not None  # noqa: S101 - there is a message
+        assert self._traffic is not None  # noqa: S101 - as above
+        if side.is_override and not side.has_come:
+            self.chain.overrides = False
+            return self._traffic.fail(HandlerFailed(_NO_OVERRIDE))
+        self._traffic.failure_text = ""
+        return None
+
     # Bodies and trailers, of either.
 
     def _on_body(self, side: Side, body: HttpBody, end: Callable[[Any, int], Replies]) -> Steps:
         kind = side.body_kind
         if side.steps is None:
             # What handlers wanted is done.
+            if side.drops_rest and body.end_of_stream and self._is_last(side):
+                self.is_done = True
             if side.mode == FULL_DUPLEX:
-                return [encoding.streamed(kind, body.body, body.end_of_stream)]
+                content = b"" if side.drops_rest else body.body
+                return [encoding.streamed(kind, content, body.end_of_stream)]
+            if side.drops_rest and body.body:
+                return [encoding.reply(kind, encoding.CLEAR_BODY)]
             return [encoding.EMPTY[kind]]
         if side.pieces is not None:
             side.take_piece(body.body, self._max_body_bytes)
@@ -278,6 +388,9 @@ class Exchange:
             return [self._too_large(side, len(body.body))]
         outcome = yield from self._with_body(side, body.body)
         return end(outcome, kind)
+
+    def _is_last(self, side: Side) -> bool:
+        return side is self._response or self.chain is None or not self.chain.after
 
     def _with_body(self, side: Side, body: bytes) -> Generator[Any, Any, Any]:
         side.body = body

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from coprocess.errors import HandlerFailed
 from coprocess.gateways.envoy import encoding, guard
 from coprocess.gateways.envoy.call import BODY, RequestSteps
 from coprocess.gateways.envoy.messages import Fields
+
+if TYPE_CHECKING:
+    from coprocess.gateways.envoy.pieces import Pieces
 
 Replies = list[bytes]
 
@@ -22,6 +25,9 @@ class Side:
     headers_kind: int
     body_kind: int
     trailers_kind: int
+    #: As a ProcessingRequest spells them.
+    body_name: Literal["request_body", "response_body"]
+    trailers_name: str
     fields = Fields(())
     #: As the filter has it.
     mode = NONE
@@ -37,6 +43,15 @@ class Side:
     pieces: list[bytes] | None = None
     size = 0
     is_too_large = ends_with_trailers = False
+    #: What a handler has of a body that passes in pieces; and whether that one is through.
+    stream: Pieces | None = None
+    pieces_over = False
+    #: A piece of it has come.
+    has_come = False
+    #: What still comes is not sent on: a handler has replaced it.
+    drops_rest = False
+    #: Of the reply that went before the pieces.
+    sent_headers = b""
 
     def go_on(self) -> Generator[Any, Any, Any]:
         """Run what is left. Ends with BODY where that must come first, else as the steps do."""
@@ -64,6 +79,12 @@ class Side:
         self.pieces.append(piece)
         self.size += len(piece)
         self.is_too_large = self.size > max_bytes
+
+    def headers_of_pieces(self, edits: guard.Edits) -> bytes:
+        """The start of a CommonResponse. Of what passes in pieces, nobody knows the length beforehand."""
+        if self.stream is not None and self.stream.is_replaced and "Content-Length" in self.fields.headers:
+            edits.remove(b"content-length")
+        return encoding.field(2, edits.encoded()) if edits.count else b""
 
     def replies(
         self, kind: int, edits: guard.Edits, body: bytes | None, rest: bytes, metadata: bytes
@@ -103,6 +124,7 @@ class RequestSide(Side):
         encoding.REQUEST_BODY,
         encoding.REQUEST_TRAILERS,
     )
+    body_name, trailers_name = "request_body", "request_trailers"
 
 
 class ResponseSide(Side):
@@ -111,6 +133,7 @@ class ResponseSide(Side):
         encoding.RESPONSE_BODY,
         encoding.RESPONSE_TRAILERS,
     )
+    body_name, trailers_name = "response_body", "response_trailers"
 
 
 _NOT_KEPT = (
