@@ -213,7 +213,7 @@ def test_a_worker_that_hangs_does_not_draw_the_calls_of_clients_that_give_up(tmp
         hung = pid_of(connection.call("pid"))
         os.kill(hung, signal.SIGSTOP)
         try:
-            eventually(lambda: _state(hung) == "T")
+            eventually(lambda: state_of(hung) == "T")
             with pytest.raises(grpc.RpcError) as late:
                 connection.call("pid", timeout_s=0.3)
             assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -263,7 +263,7 @@ def test_a_worker_that_hangs_is_replaced_and_no_other_call_waits_for_it(
             hung = pid_of(connection.call("pid"))
         if hang == "stopped":
             os.kill(hung, signal.SIGSTOP)
-            eventually(lambda: _state(hung) == "T")
+            eventually(lambda: state_of(hung) == "T")
             held = []
         else:
             held = [client.raw.future(object_for("holds_the_interpreter"), timeout=PATIENCE_S)]
@@ -313,10 +313,10 @@ def test_workers_end_when_the_front_is_killed(tmp_path: Path) -> None:
 
 
 def _runs(pid: int) -> bool:
-    return _state(pid) not in ("", "Z")
+    return state_of(pid) not in ("", "Z")
 
 
-def _state(pid: int) -> str:
+def state_of(pid: int) -> str:
     """A letter, as ps shows it; empty: there is no such process."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

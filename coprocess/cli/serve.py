@@ -61,6 +61,7 @@ def serve(
     unix_socket_mode: Annotated[str | None, _option("--unix-socket-mode", metavar="MODE")] = None,
     unix_socket_owner: Annotated[str | None, _option("--unix-socket-owner", metavar="USER:GROUP")] = None,
     workers: Annotated[str | None, _option("--workers", metavar="N")] = None,
+    worker_listen: Annotated[str | None, _option("--worker-listen", metavar="front|own")] = None,
     worker_silence_s: Annotated[str | None, _option("--worker-silence-s", metavar="SECONDS")] = None,
     timeout_s: Annotated[str | None, _option("--timeout-s", metavar="SECONDS")] = None,
     concurrency: Annotated[str | None, _option("--concurrency", metavar="N")] = None,
@@ -83,6 +84,7 @@ def serve(
     # What the front process tells its workers.
     worker_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
     worker_number: Annotated[int, typer.Option(hidden=True)] = 0,
+    worker_address: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Load the handlers and serve them to gateways, until Ctrl-C or SIGTERM."""
     open_standard_streams()
@@ -101,7 +103,7 @@ def serve(
     logs.configure(settings.log_format, settings.log_level, in_background=True)
     status = 1
     try:
-        _run(settings, config, reread, worker_fd, worker_number)
+        _run(settings, config, reread, worker_fd, worker_number, worker_address)
         status = 0
     except RuntimeError as error:
         if "start new thread" not in str(error) and "no thread" not in str(error):
@@ -121,28 +123,38 @@ def _run(
     reread: Callable[[], Settings],
     worker_fd: int | None,
     worker_number: int,
+    worker_address: str | None,
 ) -> None:
+    from coprocess.process.gateways import served
+
+    gateway = served(settings)
     if worker_fd is not None:
         import socket
 
         from coprocess.process import forks
         from coprocess.process.app import App, engine_options
-        from coprocess.process.gateways import DEFAULT
         from coprocess.transport.pipe import PipeEngine
 
         forks.keep_descriptor_from_children(worker_fd)
         connected = socket.socket(fileno=worker_fd)
-        pipe = PipeEngine(connected, DEFAULT.methods, engine_options(settings))
-        App(settings, pipe, config_file=config, reread=reread, quiet=worker_number > 0).run()
+        pipe = PipeEngine(connected, gateway.methods, engine_options(settings))
+        App(
+            settings,
+            pipe,
+            address=worker_address,
+            gateway=gateway,
+            config_file=config,
+            reread=reread,
+            quiet=worker_number > 0,
+        ).run()
     elif settings.workers > 1:
         from coprocess.process.front_app import FrontApp
 
-        FrontApp(settings, config_file=config).run()
+        FrontApp(settings, gateway=gateway, config_file=config).run()
     else:
         from coprocess.process.app import App
-        from coprocess.process.gateways import served
 
-        App(settings, gateway=served(settings), config_file=config, reread=reread).run()
+        App(settings, gateway=gateway, config_file=config, reread=reread).run()
 
 
 def bound_exit(status: int) -> None:
@@ -156,4 +168,4 @@ def bound_exit(status: int) -> None:
 # For a log that somebody reads.
 _FLUSH_S = 2.0
 _EXIT_TIMEOUT_S = 5.0
-_NO_SETTINGS = ("config", "worker_fd", "worker_number")
+_NO_SETTINGS = ("config", "worker_fd", "worker_number", "worker_address")

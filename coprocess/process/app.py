@@ -83,6 +83,7 @@ class App:
         settings: Settings,
         worker: PipeEngine | None = None,
         *,
+        address: str | None = None,
         gateway: Registration = DEFAULT,
         config_file: Path | None = None,
         reread: Callable[[], Settings] | None = None,
@@ -90,8 +91,9 @@ class App:
     ) -> None:
         """Raises ConfigError for what the gateway cannot do.
 
-        `worker` is the engine where this is a worker process; `quiet`: another worker tells of the
-        hooks in the log, and takes the webhooks.
+        `worker` is the engine where this is a worker process, or its way to the front where it takes calls
+        at an `address` of its own; `quiet`: another worker tells of the hooks in the log, and takes the
+        webhooks.
 
         `config_file` is read for its routes, also upon reload; found as by `load_settings`. `reread` gives
         the settings as they would be at a start now.
@@ -103,6 +105,7 @@ class App:
         self._strict = settings.strict or gateway.strict
         self._places = Places(settings, config_file)
         self._worker = worker
+        self._address = address
         self._quiet = quiet
         self._store_watch = StoreWatch(store, quiet=quiet)
         self._restart = RestartSettings(settings, reread or (lambda: settings))
@@ -131,11 +134,10 @@ class App:
         settings = self.settings
         if settings.redis is not None:
             redaction.add_url_secrets(settings.redis)
-        if self._worker is not None and self.gateway.engine is None:
-            engine: Engine = self._worker
-            reason = "the front process passes calls on"
-        elif self.gateway.engine is not None:
+        if self.gateway.engine is not None:
             engine, reason = self.gateway.engine(engine_options(settings)), "the gateway's own"
+        elif self._worker is not None and self._address is None:
+            engine, reason = self._worker, "the front process passes calls on"
         else:
             engine, reason = make_engine(settings.engine, engine_options(settings))
         made = self.gateway.make(HookTable(), gateway_options(settings, self._places.chains))
@@ -181,8 +183,7 @@ class App:
                 self._start_tracing(service, at_end)
             # With what tracing has set up.
             log_state = LogState()
-            listen = [] if self._worker is not None else settings.listen
-            addresses = [self._listen(engine, address, at_end) for address in listen]
+            addresses = [self._listen(engine, address, at_end) for address in self._addresses]
             self._start_admin(service, engine, reloader, at_end)
             start_events = self._listen_for_events(service, at_end)
             # Health answers from here on: not serving.
@@ -234,7 +235,7 @@ class App:
                 on_ready(addresses)
             if self._worker is not None:
                 self._worker.longest_limit_s = service.longest_limit_s
-                self._worker.announce_ready(self.health.serving)
+                self._worker.announce_ready(self.health.serving, addresses)
             self._serve(service, reloader, log_state, watch_load)
             self._drain(service)
         self._tell("stopped")
@@ -290,6 +291,13 @@ class App:
         watch.start()
         return watch
 
+    @property
+    def _addresses(self) -> list[str]:
+        """Where this process listens for its gateway."""
+        if self._worker is None:
+            return self.settings.listen
+        return [] if self._address is None else [self._address]
+
     def _listen(self, engine: Engine, address: str, at_end: ExitStack) -> str:
         bound = listeners.listen(address, engine.listen, self._socket_access(), take_over=engine.takes_over)
         if engine.takes_over:
@@ -299,8 +307,6 @@ class App:
         return bound
 
     def _socket_access(self) -> listeners.SocketAccess:
-        if self._worker is not None:
-            return listeners.SocketAccess()  # What a worker listens on is for its front alone.
         owner = self.settings.unix_socket_owner
         return listeners.SocketAccess(self.settings.unix_socket_mode, *(find_owner(owner) if owner else ()))
 
@@ -344,11 +350,11 @@ class App:
         from coprocess.process.admin_http import AdminServer
 
         settings = self.settings
+        # A worker's pages are for its front alone.
+        access = self._socket_access() if self._worker is None else listeners.SocketAccess()
         try:
             admin = listeners.listen(
-                settings.admin,
-                lambda address: AdminServer(address, tuple(settings.admin_hosts)),
-                self._socket_access(),
+                settings.admin, lambda address: AdminServer(address, tuple(settings.admin_hosts)), access
             )
         except ListenError as error:
             if "admin" in settings.model_fields_set:

@@ -27,6 +27,8 @@ PREFIX = "COPROCESS_"
 APP_PREFIX = f"{PREFIX}APP_"
 CONFIG_FILE = "coprocess.toml"
 OFF = "off"
+#: Of `worker_listen`.
+OWN = "own"
 #: What the tables of routes in the file are below. It is no setting: see `route_settings`.
 ROUTES = "routes"
 #: The tables that Apps take as their settings.
@@ -164,6 +166,11 @@ class Settings(BaseSettings):
     )
     workers: int = Field(
         default=1, ge=1, le=256, description="Processes that run handlers, behind the same addresses."
+    )
+    worker_listen: Literal["front", "own"] = Field(
+        default="front",
+        description="Who holds the connections where there are workers: the front process; or own, which is "
+        "each worker at one of the addresses, of which there are as many as workers.",
     )
     worker_silence_s: float = Field(
         default=10.0,
@@ -346,13 +353,30 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _streams_need_one_process(self) -> Settings:
-        if self.envoy and self.workers > 1:
+        if self.envoy and self.workers > 1 and self.worker_listen != OWN:
             raise ValueError(
                 "envoy and workers: one process serves a stream from its first message to its last. "
-                "Expected: workers 1, and several services in Envoy's cluster"
+                "Expected: workers 1, or worker_listen own, and each worker's address in Envoy's cluster"
             )
         if self.tyk is False and not self.envoy:
             raise ValueError("tyk is off, and so is envoy: nothing is served. Expected: one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _each_worker_has_its_address(self) -> Settings:
+        if self.worker_listen != OWN:
+            return self
+        if len(self.listen) != self.workers:
+            raise ValueError(
+                f"worker_listen own: listen has {len(self.listen)} addresses, and workers is {self.workers}. "
+                "Expected: as many addresses as workers, so that each has its own"
+            )
+        fixed = [address for address in self.listen if not address.endswith(":0")]
+        twice = sorted({address for address in fixed if fixed.count(address) > 1})
+        if twice:
+            raise ValueError(
+                f"worker_listen own: listen has {', '.join(twice)} twice. Expected: one address for each"
+            )
         return self
 
     @model_validator(mode="after")

@@ -2,6 +2,8 @@
 
 A gateway holds a single connection, so sharing a port between processes would send all its calls to one of
 them. Here one process holds the connections, and each call goes to the worker with the fewest.
+
+Where each worker listens at an address of its own, no call comes here: the front only looks after them.
 """
 
 from __future__ import annotations
@@ -38,13 +40,16 @@ class Front:
         silence_s: float,
         pass_trace_context: bool = False,
         flags: Sequence[str] = (),
+        addresses: Sequence[str] = (),
     ) -> None:
         """There are as many workers as `sockets`; each has its admin pages at one.
 
         One that is not heard of for `silence_s` is killed and replaced. `flags` are added to this command's
-        own for them.
+        own for them. `addresses`: each takes calls itself at one of them.
         """
         self._flags = flags
+        #: With the ports that were given for 0, once the workers have told them.
+        self.addresses = list(addresses)
         self._pass_trace_context = pass_trace_context
         self._sockets = sockets
         self._silence_s = silence_s
@@ -87,10 +92,14 @@ class Front:
             while not worker.settled.wait(_LOOK_INTERVAL_S) and not is_stopping():
                 pass
         self._started = all(worker.started for worker in self._workers)
+        if self.addresses and self._started:
+            # The one that takes its place must be found where it was.
+            self.addresses = [worker.address for worker in self._workers]
         return self._started
 
     def _new_worker(self, number: int) -> WorkerProcess:
-        return WorkerProcess(number, self._sockets[number], self._tell_readiness, self._flags)
+        own = ("--worker-address", self.addresses[number]) if self.addresses else ()
+        return WorkerProcess(number, self._sockets[number], self._tell_readiness, (*self._flags, *own))
 
     def watch_readiness(self, callback: Callable[[bool], None]) -> None:
         """Tell, now and upon each change, whether any worker takes calls and has hooks for them."""
@@ -131,7 +140,8 @@ class Front:
             since_s = worker.ready_since_s
             served_s = 0.0 if since_s is None else time.monotonic() - since_s
             log.error("a worker process ended", worker=worker.number, exit_status=status)
-            delay_s = self._restarts[worker.number].delay_after_s(served_s, answered=worker.has_answered)
+            answered = worker.has_answered or (bool(self.addresses) and since_s is not None)
+            delay_s = self._restarts[worker.number].delay_after_s(served_s, answered=answered)
             next_worker = self._replace(worker.number, delay_s, status)
 
     def _replace(self, number: int, delay_s: float, status: int | None) -> WorkerProcess | None:

@@ -80,7 +80,7 @@ class Workers:
 class WorkersCollector(Collector):
     """Every worker's metrics, each sample with a label `worker`; the front's own process is `front`."""
 
-    def __init__(self, workers: Workers, front: Front, engine: Engine) -> None:
+    def __init__(self, workers: Workers, front: Front, engine: Engine | None) -> None:
         self._workers = workers
         self._front = front
         self._engine = engine
@@ -92,7 +92,7 @@ class WorkersCollector(Collector):
         refused = CounterMetricFamily(
             "coprocess_calls_refused",
             "Calls that no handler saw.",
-            front.refused_calls + self._engine.refused_calls,
+            front.refused_calls + (0 if self._engine is None else self._engine.refused_calls),
         )
         _merge(merged, [*self._own.collect(), refused], "front")
         for number, answer in enumerate(self._workers.ask_all("GET", "/metrics", _PAGE_TIMEOUT_S)):
@@ -123,7 +123,8 @@ def _merge(merged: dict[str, Metric], families: Iterable[Metric], worker: str) -
 class FrontPages:
     """The WSGI application of the front."""
 
-    def __init__(self, health: Health, sockets: Sequence[Path], front: Front, engine: Engine) -> None:
+    def __init__(self, health: Health, sockets: Sequence[Path], front: Front, engine: Engine | None) -> None:
+        """`engine` None: the workers have theirs."""
         self._health = health
         self._workers = Workers(sockets, front)
         registry = CollectorRegistry(auto_describe=False)

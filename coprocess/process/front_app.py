@@ -13,15 +13,19 @@ import structlog
 from coprocess.errors import LoadError
 from coprocess.process import extras
 from coprocess.process.app import STOP_TIMEOUT_S, TICK_S, App, engine_options
-from coprocess.process.config import OFF
+from coprocess.process.config import OFF, OWN
 from coprocess.process.front import Front
+from coprocess.transport.engine import Engine
 from coprocess.transport.engines import make_engine
 
 log = structlog.get_logger("coprocess")
 
 
 class FrontApp(App):
-    """Holds the connections; the workers, which are services of their own, have handlers and store."""
+    """Holds the connections; the workers, which are services of their own, have handlers and store.
+
+    Where each worker listens itself (`worker_listen`), this only looks after them.
+    """
 
     def run(self, on_ready: Callable[[list[str]], None] | None = None) -> None:
         settings = self.settings
@@ -32,32 +36,31 @@ class FrontApp(App):
             self._handle_signals(at_end)
             folder = Path(at_end.enter_context(tempfile.TemporaryDirectory(prefix="coprocess-")))
             sockets = [folder / f"worker-{number}.sock" for number in range(settings.workers)]
-            own_engine = self.gateway.front_engine
             front = Front(
                 sockets,
                 self.gateway.methods,
                 silence_s=settings.worker_silence_s,
                 pass_trace_context=settings.traces != OFF,
-                flags=() if own_engine is None else ("--shared-folder", str(folder)),
+                flags=self._worker_flags(folder),
+                addresses=settings.listen if settings.worker_listen == OWN else (),
             )
-            if own_engine is not None:
-                engine, reason = (
-                    own_engine(folder, settings.workers, lambda: front.ready),
-                    "the gateway's own",
-                )
-            else:
-                engine, reason = make_engine(settings.engine, engine_options(settings))
+            engine, reason = self._make_engine(folder, front)
             self._engine = engine
             front.on_failure = self.request_stop
-            addresses = [self._listen(engine, address, at_end) for address in settings.listen]
+            addresses = (
+                [] if engine is None else [self._listen(engine, each, at_end) for each in settings.listen]
+            )
             if settings.admin != OFF:
                 from coprocess.process.front_admin import FrontPages
 
                 self._serve_admin(at_end, FrontPages(self.health, sockets, front, engine))
-            at_end.callback(front.stop, settings.shutdown_timeout_s + STOP_TIMEOUT_S)
-            engine.start(self._held.methods | self._always)
-            at_end.callback(engine.stop)
-            at_end.callback(self.health.close)
+            # A worker that takes calls itself drains as a service does, once it is told to stop.
+            drain_s = settings.drain_s if engine is None else 0.0
+            at_end.callback(front.stop, drain_s + settings.shutdown_timeout_s + STOP_TIMEOUT_S)
+            if engine is not None:
+                engine.start(self._held.methods | self._always)
+                at_end.callback(engine.stop)
+                at_end.callback(self.health.close)
             if not front.start(lambda: self._stop):
                 if self._stop:
                     log.info("stopped")
@@ -66,11 +69,17 @@ class FrontApp(App):
             if settings.reload:
                 watch = self._watch_files(lambda: front.signal(signal.SIGHUP))
                 at_end.callback(watch.stop)
+            addresses = addresses or front.addresses
+            if engine is not None:
+                engine.use(front.methods | self._always)
+                self._held.pass_on(front.methods)
             log.info(
-                "listening", listen=addresses, engine=engine.name, because=reason, workers=settings.workers
+                "listening",
+                listen=addresses,
+                engine="the workers' own" if engine is None else engine.name,
+                because=reason,
+                workers=settings.workers,
             )
-            engine.use(front.methods | self._always)
-            self._held.pass_on(front.methods)
             front.watch_readiness(self.health.set_serving)
             log.info("serving")
             self._manager.ready(f"{settings.workers} workers")
@@ -85,5 +94,28 @@ class FrontApp(App):
                     self._manager.ready(f"{settings.workers} workers")
             if front.failure:
                 raise LoadError(front.failure)
-            self._drain(front)
+            if engine is None:
+                self.health.set_serving(False)
+                self._manager.stopping()
+                log.info("stopping", drain_s=settings.drain_s)
+            else:
+                self._drain(front)
         log.info("stopped")
+
+    def _worker_flags(self, folder: Path) -> tuple[str, ...]:
+        if self.gateway.front_engine is not None:
+            return "--shared-folder", str(folder)
+        if self.settings.worker_listen == OWN:
+            return ()
+        # The front has drained by the time that they stop.
+        return "--drain-s", "0"
+
+    def _make_engine(self, folder: Path, front: Front) -> tuple[Engine | None, str]:
+        """As of `transport.engines`. None: each worker has one."""
+        settings = self.settings
+        if self.gateway.front_engine is not None:
+            engine = self.gateway.front_engine(folder, settings.workers, lambda: front.ready)
+            return engine, "the gateway's own"
+        if settings.worker_listen == OWN:
+            return None, "worker_listen is own"
+        return make_engine(settings.engine, engine_options(settings))

@@ -18,6 +18,7 @@ from coprocess.transport.engine import Rpc
 from coprocess.transport.pipe import (
     BEAT,
     CANCEL,
+    LISTENS,
     OK,
     READY,
     SECONDS,
@@ -56,6 +57,8 @@ class WorkerProcess:
         self.ready = False
         #: Whether it has hooks for them.
         self.serving = False
+        #: Where it takes calls itself; empty: it does not, or has not told it yet.
+        self.address = ""
         #: When it could serve, by time.monotonic().
         self.ready_since_s: float | None = None
         #: Set when it can serve, or is gone.
@@ -154,6 +157,8 @@ class WorkerProcess:
         self._notices_heard += 1
         if kind == BEAT:
             (self._longest_limit_s,) = SECONDS.unpack(body)
+        elif kind == LISTENS:
+            self.address = body.decode()
         elif kind == READY:
             self.serving = body == SERVING
             if self.started:

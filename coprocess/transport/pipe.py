@@ -3,9 +3,10 @@
 A frame is a head, `<IQB`: length of the body, call id, kind; and the body. To a worker, the kind is the
 index of the method, or CANCEL; WITH_DEADLINE and WITH_METADATA are added where the seconds that the client
 still waits, and metadata, stand before the message, in this order. From it, the kind is the gRPC status, 0
-with a reply, else with a message; READY, when it can take calls, and when its health changes; or BEAT, each
-`BEAT_S` seconds, with the longest time limit of its hooks: it comes as long as the worker's interpreter runs
-Python code.
+with a reply, else with a message; READY, when it can take calls, and when its health changes; LISTENS before
+the first READY, with the address at which it takes calls itself, where it does; or BEAT, each `BEAT_S`
+seconds, with the longest time limit of its hooks: it comes as long as the worker's interpreter runs Python
+code.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ READY = 254
 #: The body of READY, where the worker has hooks.
 SERVING = b"1"
 BEAT = 253
+LISTENS = 252
 WITH_METADATA = 0x40
 WITH_DEADLINE = 0x20
 OK = 0
@@ -189,11 +191,14 @@ class PipeEngine(Engine):
     def use(self, methods: Methods) -> None:
         self._methods = methods
 
-    def announce_ready(self, serving: bool) -> None:
+    def announce_ready(self, serving: bool, addresses: Sequence[str] = ()) -> None:
         """Tell the front that calls can come, and whether there are hooks for them; again upon a change.
 
-        From the first time on, the front hears that this process is alive.
+        From the first time on, the front hears that this process is alive. `addresses` are those that it
+        listens on itself.
         """
+        for address in addresses:
+            self._frames.send(0, LISTENS, address.encode())
         self._frames.send(0, READY, SERVING if serving else b"")
         if not self._is_announced:
             self._is_announced = True
