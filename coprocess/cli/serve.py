@@ -78,6 +78,7 @@ def serve(
     drain_s: Annotated[str | None, _option("--drain-s", metavar="SECONDS")] = None,
     shutdown_timeout_s: Annotated[str | None, _option("--shutdown-timeout-s", metavar="SECONDS")] = None,
     traces: Annotated[str | None, _option("--traces", metavar="off|otlp")] = None,
+    traces_sample: Annotated[str | None, _option("--traces-sample", metavar="0..1")] = None,
     log_format: Annotated[str | None, _option("--log-format", metavar="auto|text|json")] = None,
     log_level: Annotated[str | None, _option("--log-level", metavar="debug|info|warning|error")] = None,
     config: Config = None,

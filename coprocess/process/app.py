@@ -271,9 +271,10 @@ class App:
         from coprocess.process.trace_export import TraceExport
         from coprocess.process.tracing import CallTracing, current_ids
 
-        export = TraceExport()
+        sample = self.settings.traces_sample
+        export = TraceExport(sample)
         at_end.callback(export.close, _LAST_EXPORT_S)
-        tracing = CallTracing(export.tracer)
+        tracing = CallTracing(export.tracer, sample)
         service.use_tracing(tracing)
         # A call's span begins when it comes, also where it is held first.
         self._traced = tracing.traced

@@ -259,6 +259,13 @@ class Settings(BaseSettings):
         default="off",
         description="OpenTelemetry traces, sent to a collector as the variables OTEL_* say. Default: off.",
     )
+    traces_sample: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="The part of the calls that is traced, of those whose caller does not say whether to. "
+        "Default: as OTEL_TRACES_SAMPLER says, all.",
+    )
     log_format: Literal["auto", "text", "json"] = Field(
         default="auto", description="auto: text on a terminal, else JSON."
     )
@@ -424,6 +431,12 @@ class Settings(BaseSettings):
                 "store_fsync is for the embedded store, but redis names another server, which has its own "
                 "appendfsync. Expected: one of the two"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _a_sample_is_of_traces(self) -> Settings:
+        if self.traces_sample is not None and self.traces == OFF:
+            raise ValueError("traces_sample goes with traces, which is off. Expected: traces otlp")
         return self
 
     @model_validator(mode="after")

@@ -1,7 +1,8 @@
 """Where spans go: in batches, by a thread of their own, to an OTLP collector. A call never waits for it.
 
 The queue is the SDK's, and bounded (2,048 spans; what comes while it is full is lost). The endpoint, the
-sampler, the service's name and the rest are the SDK's own, standard variables (OTEL_*).
+sampler (where `traces_sample` is not set), the service's name and the rest are the SDK's own, standard
+variables (OTEL_*).
 
 Imported where tracing is on only: it needs the extra `otel`.
 """
@@ -17,19 +18,30 @@ from typing import Any
 from urllib.parse import unquote
 
 from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.sampling import (
+    ALWAYS_ON,
+    ParentBased,
+    Sampler,
+    SamplingResult,
+    TraceIdRatioBased,
+)
+from opentelemetry.util.types import Attributes
 
 from coprocess import __version__
 from coprocess.errors import ConfigError
 from coprocess.process import redaction
+from coprocess.process.trace_sampling import KEPT_KEY
 
 #: The instrumentation scope of this service's own spans.
 SCOPE = "coprocess"
 DEFAULT_SERVICE_NAME = "coprocess"
 
+_SAMPLER = "OTEL_TRACES_SAMPLER"
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _HEADERS = ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS")
@@ -44,15 +56,26 @@ _LOG_INTERVAL_S = 60.0
 class TraceExport:
     """The way to the collector, from start to stop. `tracer` makes the spans."""
 
-    def __init__(self) -> None:
-        """Raises ConfigError where a variable cannot be taken. A collector need not be there."""
+    def __init__(self, sample: float | None = None) -> None:
+        """`sample` is the part of the traces that begin here which is recorded; None: as the variables say.
+
+        Raises ConfigError where a variable cannot be taken. A collector need not be there.
+        """
         _check_variables()
+        if sample is not None and os.environ.get(_SAMPLER):
+            raise ConfigError(
+                f"traces_sample and {_SAMPLER} both say what is traced. Expected: one of the two"
+            )
         _keep_secrets()
         for handler in logging.getLogger().handlers:
             handler.addFilter(_SeldomFilter())
         try:
             # `close` ends it, and waits no longer than it may.
-            self._provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
+            self._provider = TracerProvider(
+                None if sample is None else ParentBased(SampledRoots(sample)),
+                _resource(),
+                shutdown_on_exit=False,
+            )
             self._provider.add_span_processor(BatchSpanProcessor(_RedactingExporter(OTLPSpanExporter())))
         except (ValueError, OSError) as error:
             raise ConfigError(f"traces otlp: a variable OTEL_* cannot be taken: {error}") from None
@@ -97,6 +120,30 @@ def _resource() -> Resource:
         resource = resource.merge(Resource({SERVICE_NAME: DEFAULT_SERVICE_NAME}))
     # Variables may have a secret in them, and so may what a detector finds: the command line.
     return Resource(_redacted(resource.attributes), resource.schema_url)
+
+
+class SampledRoots(Sampler):
+    """For traces that begin here: of handlers outside of calls a part, and each call that was kept."""
+
+    def __init__(self, part: float) -> None:
+        self._others = TraceIdRatioBased(part)
+
+    def should_sample(
+        self,
+        parent_context: Context | None,
+        trace_id: int,
+        name: str,
+        kind: trace.SpanKind | None = None,
+        attributes: Attributes = None,
+        links: Sequence[trace.Link] | None = None,
+        trace_state: trace.TraceState | None = None,
+    ) -> SamplingResult:
+        is_kept = parent_context is not None and KEPT_KEY in parent_context
+        sampler = ALWAYS_ON if is_kept else self._others
+        return sampler.should_sample(parent_context, trace_id, name, kind, attributes, links, trace_state)
+
+    def get_description(self) -> str:
+        return f"Kept{{{self._others.get_description()}}}"
 
 
 class _RedactingExporter(SpanExporter):

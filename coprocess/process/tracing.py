@@ -4,6 +4,9 @@ The span of a call hangs on its Rpc (`TracedRpc`), because every call ends by ex
 Rpc, whoever gives it: the handler's thread, the event loop, the watchdog. Nothing in a span comes from a
 body, a header or a store's key; errors are recorded by type, and by texts that clients may see.
 
+Where a part of the calls is recorded, the others have no TracedRpc, and nothing is made for them: see
+`trace_sampling`.
+
 Imported where tracing is on only: it needs the extra `otel`.
 """
 
@@ -27,25 +30,23 @@ from opentelemetry.trace import (
     get_current_span,
     set_span_in_context,
 )
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from coprocess.errors import CoprocessError, Status
 from coprocess.process import redaction
+from coprocess.process.trace_sampling import KEPT, NOWHERE, UNRECORDED, Sample, continued, headers_context
 from coprocess.runtime import prints
 from coprocess.runtime.call import Call
 from coprocess.transport.engine import Handler, Metadata, Rpc
-from coprocess.transport.trace_context import TRACEPARENT, TRACESTATE, trace_context_of
+from coprocess.transport.trace_context import trace_context_of
 
 if TYPE_CHECKING:
     from coprocess.runtime.call import Call
 
 _OK = 0
 _LONGEST_API_ID = 256
-_NOWHERE = Context()
 _METHODS = frozenset(
     ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY", "WEBSOCKET")
 )
-_propagator = TraceContextTextMapPropagator()
 
 #: As the server gets them. What is a script there (`increment` with a time to live, a lock) does the same.
 _STORE_COMMANDS = {
@@ -77,11 +78,16 @@ class TracedRpc(Rpc):
         "_tracer",
     )
 
-    def __init__(self, inner: Rpc, tracer: Tracer, parent: Context | None = None) -> None:
-        """`parent` None: what the caller's metadata, or its request's headers, say."""
+    def __init__(
+        self, inner: Rpc, tracer: Tracer, parent: Context | None = None, waited_s: float = 0.0
+    ) -> None:
+        """`parent` None: what the caller's metadata, or its request's headers, say.
+
+        It came `waited_s` ago.
+        """
         self.method = inner.method
         self.payload = inner.payload
-        self._arrived_ns = time.time_ns()
+        self._arrived_ns = time.time_ns() - int(waited_s * 1e9)
         self._inner = inner
         self._tracer = tracer
         self._parent = parent
@@ -151,18 +157,14 @@ class TracedRpc(Rpc):
         entries = trace_context_of(self._inner.metadata())
         if not entries and call is not None:
             # A gateway that does not trace passes on what its own client sent.
-            headers = call.request_headers
-            names = ((TRACEPARENT, "Traceparent"), (TRACESTATE, "Tracestate"))
-            entries = trace_context_of(
-                [(name, headers[header]) for name, header in names if header in headers]
-            )
-        return _continued(entries)
+            entries = headers_context(call.request_headers)
+        return continued(entries, KEPT)
 
     def begin_handler(self, call: Call, waited_s: float) -> Context:
         """Start the handler's span; the context in which the handler is to run."""
         with self._lock:
             parent = self._open(call)
-            within = set_span_in_context(parent, _NOWHERE)
+            within = set_span_in_context(parent, NOWHERE)
             if not parent.is_recording():
                 # Its trace is not sampled: a span within it would take time, and never be seen.
                 return within
@@ -173,7 +175,7 @@ class TracedRpc(Rpc):
                 span.end()
             else:
                 self._handler_span = span
-        return set_span_in_context(span, _NOWHERE)
+        return set_span_in_context(span, NOWHERE)
 
     def end_handler(self, error: BaseException | None) -> None:
         """End the handler's span, unless the call's end has ended it."""
@@ -221,7 +223,7 @@ class _HandlerRpc(TracedRpc):
         span = self.open_span(call)
         if span.is_recording():
             span.set_attribute("coprocess.queue.wait_s", waited_s)
-        return set_span_in_context(span, _NOWHERE)
+        return set_span_in_context(span, NOWHERE)
 
     def end_handler(self, error: BaseException | None) -> None:
         with self._lock:
@@ -262,28 +264,36 @@ class _RequestSpan:
 
 
 class CallTracing:
-    """What a service is given to trace its calls with. Each `rpc` it is passed came through `traced`."""
+    """What a service is given to trace its calls with. Each `rpc` it is passed came through `traced`.
 
-    def __init__(self, tracer: Tracer) -> None:
+    It is a TracedRpc, where the call is recorded.
+    """
+
+    def __init__(self, tracer: Tracer, sample: float | None = None) -> None:
+        """`sample` is the part of the calls that is recorded; None: the tracer's sampler decides."""
         self._tracer = tracer
+        self._sample = None if sample is None else Sample(sample)
 
     def traced(self, handler: Handler) -> Handler:
-        """`handler`, with a span for each call that it gets."""
+        """`handler`, with a span for each call that it gets, and that is recorded."""
+        tracer, sample = self._tracer, self._sample
 
         def handle(rpc: Rpc) -> None:
-            handler(TracedRpc(rpc, self._tracer))
+            handler(TracedRpc(rpc, tracer) if sample is None or sample.has(rpc.metadata()) else rpc)
 
         return handle
 
     def of(self, rpc: Rpc) -> Rpc:
-        """A call that came by no engine, with its span."""
-        return TracedRpc(rpc, self._tracer)
+        """A call that came by no engine, with its span, where it is recorded."""
+        if self._sample is None or self._sample.has(rpc.metadata()):
+            return TracedRpc(rpc, self._tracer)
+        return rpc
 
     def request(self, method: str, api_id: str, headers: Iterable[tuple[str, str]]) -> _RequestSpan:
         """A request begins: within what is current here, or as its headers say."""
         here = otel_context.get_current()
         is_within = get_current_span(here).get_span_context().is_valid
-        parent = here if is_within else _continued(trace_context_of(list(headers)))
+        parent = here if is_within else continued(trace_context_of(list(headers)), NOWHERE)
         return _RequestSpan(self._tracer, method, api_id, parent)
 
     def within(self, rpc: Rpc, call: Call) -> Rpc:
@@ -298,16 +308,43 @@ class CallTracing:
 
     def know_hook(self, rpc: Rpc, call: Call) -> None:
         """Tell the hook of a call that may never run."""
-        cast("TracedRpc", rpc).open_span(call)
+        if self._is_recorded(call):
+            cast("TracedRpc", call.rpc).open_span(call)
 
     def run(self, call: Call) -> bytes:
         """`Call.run` within the handler's span."""
-        with self._handling(call):
+        if self._is_recorded(call):
+            with self._handling(call):
+                return call.run()
+        token = UNRECORDED.attach(call)
+        try:
             return call.run()
+        finally:
+            otel_context.detach(token)
 
     async def run_async(self, call: Call) -> bytes:
-        with self._handling(call):
+        if self._is_recorded(call):
+            with self._handling(call):
+                return await call.run_async()
+        token = UNRECORDED.attach(call)
+        try:
             return await call.run_async()
+        finally:
+            otel_context.detach(token)
+
+    def _is_recorded(self, call: Call) -> bool:
+        """Whether its Rpc is a TracedRpc. It becomes one where its request's headers ask for that."""
+        rpc = call.rpc
+        if isinstance(rpc, TracedRpc):
+            return True
+        headers = call.request_headers
+        if "Traceparent" not in headers or trace_context_of(rpc.metadata()):
+            return False
+        parent = continued(headers_context(headers), NOWHERE)
+        if not get_current_span(parent).get_span_context().trace_flags.sampled:
+            return False
+        call.rpc = TracedRpc(rpc, self._tracer, parent, time.monotonic() - call.since_s)
+        return True
 
     @contextmanager
     def _handling(self, call: Call) -> Iterator[None]:
@@ -328,11 +365,14 @@ class CallTracing:
 
     def failed(self, rpc: Rpc, error: CoprocessError) -> None:
         """A call has failed: also where the client will be answered as if it had not."""
-        cast("TracedRpc", rpc).note_failure(error)
+        if isinstance(rpc, TracedRpc):
+            rpc.note_failure(error)
 
     def ids(self, rpc: Rpc) -> dict[str, str]:
         """What a log line about the call tells of its trace."""
-        return _ids(cast("TracedRpc", rpc).open_span(None))
+        if isinstance(rpc, TracedRpc):
+            return _ids(rpc.open_span(None))
+        return _ids(get_current_span(continued(trace_context_of(rpc.metadata()), NOWHERE)))
 
     def observe_store(self, operation: str, duration_s: float, succeeded: bool) -> None:
         """A store's observer. Only what handlers do is told; no key, no value."""
@@ -362,14 +402,6 @@ def _ids(span: Span) -> dict[str, str]:
     if not context.is_valid:
         return {}
     return {"trace_id": format_trace_id(context.trace_id), "span_id": format_span_id(context.span_id)}
-
-
-def _continued(entries: Iterable[tuple[str, str]]) -> Context:
-    """The context that the entries of a caller say; nowhere, where they say none."""
-    carrier: dict[str, list[str]] = {}
-    for name, value in entries:
-        carrier.setdefault(name, []).append(value)
-    return _propagator.extract(carrier, _NOWHERE) if carrier else _NOWHERE
 
 
 def _record(span: Span, error: BaseException) -> None:
