@@ -30,11 +30,13 @@ from opentelemetry.sdk.trace.sampling import (
     SamplingResult,
     TraceIdRatioBased,
 )
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.util.types import Attributes
 
 from coprocess import __version__
 from coprocess.errors import ConfigError
 from coprocess.process import redaction
+from coprocess.process.trace_export_spans import CallTracer
 from coprocess.process.trace_sampling import KEPT_KEY
 
 #: The instrumentation scope of this service's own spans.
@@ -70,18 +72,25 @@ class TraceExport:
         for handler in logging.getLogger().handlers:
             handler.addFilter(_SeldomFilter())
         try:
-            # `close` ends it, and waits no longer than it may.
+            resource = _resource()
             self._provider = TracerProvider(
                 None if sample is None else ParentBased(SampledRoots(sample)),
-                _resource(),
+                resource,
+                # `close` ends it, and waits no longer than it may.
                 shutdown_on_exit=False,
             )
-            self._provider.add_span_processor(BatchSpanProcessor(_RedactingExporter(OTLPSpanExporter())))
+            processor = BatchSpanProcessor(_RedactingExporter(OTLPSpanExporter()))
+            self._provider.add_span_processor(processor)
         except (ValueError, OSError) as error:
             raise ConfigError(f"traces otlp: a variable OTEL_* cannot be taken: {error}") from None
         # For what handlers trace themselves, and for libraries that they use.
         trace.set_tracer_provider(self._provider)
-        self.tracer = self._provider.get_tracer(SCOPE, __version__)
+        self.tracer: trace.Tracer | CallTracer = self._provider.get_tracer(SCOPE, __version__)
+        if sample is not None:
+            scope = InstrumentationScope(SCOPE, __version__)
+            self.tracer = CallTracer(
+                self._provider.get_tracer(SCOPE, __version__), processor, resource, scope
+            )
 
     def close(self, timeout_s: float) -> None:
         """Send what waits, and end. What the collector has not taken by then is lost."""

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
@@ -24,12 +24,12 @@ from opentelemetry.trace import (
     Span,
     SpanKind,
     StatusCode,
-    Tracer,
     format_span_id,
     format_trace_id,
     get_current_span,
     set_span_in_context,
 )
+from opentelemetry.util.types import Attributes
 
 from coprocess.errors import CoprocessError, Status
 from coprocess.process import redaction
@@ -63,6 +63,20 @@ _STORE_COMMANDS = {
 }
 
 
+class SpanMaker(Protocol):
+    """What is used of a tracer."""
+
+    def start_span(
+        self,
+        name: str,
+        context: Context | None = None,
+        kind: SpanKind = SpanKind.INTERNAL,
+        attributes: Attributes = None,
+        *,
+        start_time: int | None = None,
+    ) -> Span: ...
+
+
 class TracedRpc(Rpc):
     """A call with its span, which ends with the first answer."""
 
@@ -79,7 +93,7 @@ class TracedRpc(Rpc):
     )
 
     def __init__(
-        self, inner: Rpc, tracer: Tracer, parent: Context | None = None, waited_s: float = 0.0
+        self, inner: Rpc, tracer: SpanMaker, parent: Context | None = None, waited_s: float = 0.0
     ) -> None:
         """`parent` None: what the caller's metadata, or its request's headers, say.
 
@@ -235,7 +249,7 @@ class _HandlerRpc(TracedRpc):
 class _RequestSpan:
     """Of a request around a web app. What it says of the request is the method and the status."""
 
-    def __init__(self, tracer: Tracer, method: str, api_id: str, parent: Context) -> None:
+    def __init__(self, tracer: SpanMaker, method: str, api_id: str, parent: Context) -> None:
         # A method is whatever a client sends: names of spans are few.
         known = method if method in _METHODS else "_OTHER"
         attributes = {"http.request.method": known, "coprocess.api_id": _sendable(api_id[:_LONGEST_API_ID])}
@@ -269,7 +283,7 @@ class CallTracing:
     It is a TracedRpc, where the call is recorded.
     """
 
-    def __init__(self, tracer: Tracer, sample: float | None = None) -> None:
+    def __init__(self, tracer: SpanMaker, sample: float | None = None) -> None:
         """`sample` is the part of the calls that is recorded; None: the tracer's sampler decides."""
         self._tracer = tracer
         self._sample = None if sample is None else Sample(sample)

@@ -110,6 +110,7 @@ def my_handler(event):
 
 FORMS = {
     "http2": ["--engine=http2"],
+    "sampled": ["--engine=http2", "--traces-sample=1"],
     "grpcio": ["--engine=grpcio"],
     "workers": ["--workers=2"],
 }
