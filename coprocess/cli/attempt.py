@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import typer
 
+from coprocess.cli.output import print_json
 from coprocess.errors import ConfigError, CoprocessError
 from coprocess.text import indented
 
@@ -124,6 +125,14 @@ class Attempt(ABC):
     @abstractmethod
     def watched(self) -> tuple[Iterable[Path], Iterable[Path]]:
         """The folders of code and the files to run again for, beside those of the request."""
+
+    def show(self, as_dict: Callable[[], object], lines: Callable[[], Iterable[str]]) -> None:
+        """Print a trial, in the form that was asked for."""
+        if self.as_json:
+            print_json(as_dict())
+            return
+        for line in lines():
+            typer.echo(line, color=True)
 
     def go(self, *, watch: bool) -> None:
         """Run, or with `watch` run now and after each change, until Ctrl-C.

@@ -27,7 +27,6 @@ from coprocess.cli.attempt import (
     tell_not_loaded,
 )
 from coprocess.cli.options import Config, Handlers
-from coprocess.cli.output import print_json
 from coprocess.errors import ConfigError
 from coprocess.process.config import Settings, load_settings
 
@@ -141,11 +140,8 @@ class _Attempt(Attempt):
     def _show(self, trial: Trial) -> None:
         from coprocess.cli.envoy_text import TrialText, trial_as_dict
 
-        if self.as_json:
-            print_json(trial_as_dict(trial))
-            return
-        for line in TrialText(colour=has_colour(), full=self.full).report(trial):
-            typer.echo(line, color=True)
+        text = TrialText(colour=has_colour(), full=self.full)
+        self.show(lambda: trial_as_dict(trial), lambda: text.report(trial))
 
     def watched(self) -> tuple[Iterable[Path], Iterable[Path]]:
         settings = load_settings({"handlers": self.handlers}, self.config)

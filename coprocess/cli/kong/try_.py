@@ -26,7 +26,6 @@ from coprocess.cli.attempt import (
     has_colour,
     named_files,
 )
-from coprocess.cli.output import print_json
 from coprocess.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -136,11 +135,8 @@ class _Attempt(Attempt):
     def _show(self, trial: Trial) -> None:
         from coprocess.cli.kong.trial_text import TrialText, trial_as_dict
 
-        if self.as_json:
-            print_json(trial_as_dict(trial))
-            return
-        for line in TrialText(colour=has_colour(), full=self.full).report(trial):
-            typer.echo(line, color=True)
+        text = TrialText(colour=has_colour(), full=self.full)
+        self.show(lambda: trial_as_dict(trial), lambda: text.report(trial))
 
     def watched(self) -> tuple[Iterable[Path], Iterable[Path]]:
         files = [*self.plugins, *([self.declarative] if self.declarative else [])]
