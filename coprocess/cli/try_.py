@@ -27,7 +27,7 @@ from coprocess.cli.attempt import (
     store_of_attempt,
     tell_not_loaded,
 )
-from coprocess.cli.options import Config, Handlers, Tls, TlsCa, TlsCert, TlsKey, TlsName, client_tls
+from coprocess.cli.options import Address, Config, Handlers, Tls, TlsCa, TlsCert, TlsKey, TlsName, client_tls
 from coprocess.cli.output import print_json
 from coprocess.errors import ConfigError
 from coprocess.process.config import Settings, load_settings
@@ -53,10 +53,7 @@ def try_(
     data: Data = None,
     upstream: UpstreamUrl = None,
     upstream_body: UpstreamBody = None,
-    address: Annotated[
-        str | None,
-        typer.Option("--address", help="A running server. Default: the handlers run here."),
-    ] = None,
+    address: Address = None,
     tls: Tls = False,
     tls_ca: TlsCa = None,
     tls_cert: TlsCert = None,
