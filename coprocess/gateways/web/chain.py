@@ -45,6 +45,8 @@ class Chain:
     #: What answers where the app fails: each with what tells whether it does.
     for_app_errors: tuple[tuple[Callable[[BaseException], bool], Hook], ...]
     response_uses_body: bool
+    #: Whether any of `after` may wait on the loop.
+    waits_after: bool
     #: Whether any handler leaves something for the end of the request.
     has_end: bool
     #: Whether any has an App, whose resources must stay open until the request has ended.
@@ -86,6 +88,7 @@ def chain_of(table: HookTable, named: Mapping[str, Any] | None, api_id: str) -> 
         listeners=listeners,
         for_app_errors=tuple(for_app),
         response_uses_body=any(step.uses_body for step in after),
+        waits_after=any(step.hook.is_async for step in after),
         has_end=any(hook.is_of_request for hook in running),
         has_app=bool(lifecycles),
         hooks=frozenset(hooks),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import django
 from django.conf import settings
+from django.core.asgi import get_asgi_application
 from django.core.wsgi import get_wsgi_application
 from django.http import HttpResponse, StreamingHttpResponse
 from django.urls import path
@@ -108,3 +109,4 @@ async def echo(socket: WebSocket):
 
 
 asgi = Asgi(api, HANDLERS)
+django_asgi = Asgi(get_asgi_application(), HANDLERS)
