@@ -72,7 +72,9 @@ class Own:
 
 
 def show(request):
-    return HttpResponse(f"{request.environ['REMOTE_USER']} {request.body.decode()}")
+    # As Django has it by WSGI, and by ASGI.
+    user = request.scope["user"].display_name if hasattr(request, "scope") else request.environ["REMOTE_USER"]
+    return HttpResponse(f"{user} {request.body.decode()}")
 
 
 def stream(request):
