@@ -9,19 +9,10 @@ from typing import Any
 from coprocess.api.moments import HookType
 from coprocess.errors import ConfigError
 from coprocess.loading.body_use import hook_uses_body
+from coprocess.loading.chains import MOMENT_OF_KEY, REQUEST_MOMENTS, by_order, names_by_order, of_api
 from coprocess.loading.hooks import Hook, HookTable
 
-#: What runs before the app, in this order.
-BEFORE_APP = (HookType.Pre, HookType.CustomKeyCheck, HookType.PostKeyAuth, HookType.Post)
-
-_KEYS = {
-    "pre": HookType.Pre,
-    "auth_check": HookType.CustomKeyCheck,
-    "post_key_auth": HookType.PostKeyAuth,
-    "post": HookType.Post,
-    "response": HookType.Response,
-}
-_EXPECTED = ", ".join((*_KEYS, "events"))
+_EXPECTED = ", ".join((*MOMENT_OF_KEY, "events"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,18 +55,20 @@ def chain_of(table: HookTable, named: Mapping[str, Any] | None, api_id: str) -> 
 
     A moment that `named` does not have runs nothing. Raises ConfigError for a name that is not loaded.
     """
-    hooks = [hook for hook in table if hook.api_id in (None, api_id)]
-    listeners = tuple(dict.fromkeys(hook.name for hook in _by_order(hooks, HookType.Event)))
+    hooks = of_api(table, api_id)
+    listeners = tuple(names_by_order(hooks, HookType.Event))
     if named is None:
-        chosen = {moment: _by_order(hooks, moment) for moment in HookType}
+        chosen = {moment: by_order(hooks, moment) for moment in HookType}
         events = None
     else:
-        unknown = [key for key in named if key not in _KEYS and key != "events"]
+        unknown = [key for key in named if key not in MOMENT_OF_KEY and key != "events"]
         if unknown:
             raise ConfigError(f"chain: {unknown[0]!r} is no moment. Expected: {_EXPECTED}")
-        chosen = {moment: _named(hooks, moment, named.get(key, ()), key) for key, moment in _KEYS.items()}
+        chosen = {
+            moment: _named(hooks, moment, named.get(key, ()), key) for key, moment in MOMENT_OF_KEY.items()
+        }
         events = _events(hooks, named.get("events"))
-    before = tuple((moment, tuple(_step(hook) for hook in chosen[moment])) for moment in BEFORE_APP)
+    before = tuple((moment, tuple(_step(hook) for hook in chosen[moment])) for moment in REQUEST_MOMENTS)
     after = tuple(_step(hook) for hook in chosen[HookType.Response])
     lifecycles = dict.fromkeys(hook.lifecycle for hook in hooks if hook.lifecycle is not None)
     for_app = [(each.handles, hook) for each in lifecycles if (hook := each.for_app()) is not None]
@@ -93,11 +86,6 @@ def chain_of(table: HookTable, named: Mapping[str, Any] | None, api_id: str) -> 
         has_app=bool(lifecycles),
         hooks=frozenset(hooks),
     )
-
-
-def _by_order(hooks: Sequence[Hook], moment: HookType) -> list[Hook]:
-    # Stable: equal ones stay as they are written.
-    return sorted((hook for hook in hooks if hook.type is moment), key=lambda hook: hook.order)
 
 
 def _named(hooks: Sequence[Hook], moment: HookType, names: Any, key: str) -> list[Hook]:
