@@ -249,8 +249,8 @@ class Resources:
         return run
 
     async def _awaited(self, make: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
-        with self._as_current_app():
-            return await make(**arguments)
+        opening_app.set(self._app)  # For this task.
+        return await make(**arguments)
 
 
 class _Held:

@@ -18,7 +18,7 @@ from coprocess.errors import Status
 from coprocess.process.restarts import MANY, Restarts
 from coprocess.process.worker_process import WorkerProcess
 from coprocess.runtime.idle import wait_until_idle
-from coprocess.transport.engine import Rpc
+from coprocess.transport.engine import Methods, Rpc
 from coprocess.transport.trace_context import trace_context_of
 
 log = structlog.get_logger("coprocess")
@@ -28,7 +28,7 @@ _LOOK_INTERVAL_S = 0.5
 
 
 class Front:
-    """Starts the workers, keeps them running, and hands calls to them (`handle`)."""
+    """Starts the workers, keeps them running, and hands calls to them."""
 
     def __init__(
         self,
@@ -37,15 +37,20 @@ class Front:
         *,
         silence_s: float,
         pass_trace_context: bool = False,
+        flags: Sequence[str] = (),
     ) -> None:
         """There are as many workers as `sockets`; each has its admin pages at one.
 
-        One that is not heard of for `silence_s` is killed and replaced.
+        One that is not heard of for `silence_s` is killed and replaced. `flags` are added to this command's
+        own for them.
         """
+        self._flags = flags
         self._pass_trace_context = pass_trace_context
         self._sockets = sockets
         self._silence_s = silence_s
-        self._methods = {method: index for index, method in enumerate(methods)}
+        self._indexes = {path: index for index, path in enumerate(methods)}
+        #: What an engine is given.
+        self.methods = Methods(unary=dict.fromkeys(methods, self.handle))
         self._ids = itertools.count(1)
         self._workers: list[WorkerProcess] = []
         self._restarts = [Restarts() for _ in sockets]
@@ -85,7 +90,7 @@ class Front:
         return self._started
 
     def _new_worker(self, number: int) -> WorkerProcess:
-        return WorkerProcess(number, self._sockets[number], self._tell_readiness)
+        return WorkerProcess(number, self._sockets[number], self._tell_readiness, self._flags)
 
     def watch_readiness(self, callback: Callable[[bool], None]) -> None:
         """Tell, now and upon each change, whether any worker takes calls and has hooks for them."""
@@ -176,7 +181,7 @@ class Front:
             worker for worker in self._workers if worker.started
         ]
         for worker in sorted(able, key=lambda worker: len(worker.outstanding)):
-            if worker.send(next(self._ids), self._methods[rpc.method], rpc, metadata):
+            if worker.send(next(self._ids), self._indexes[rpc.method], rpc, metadata):
                 return
         self._refuse(rpc, "no worker process can take the call")
 

@@ -107,6 +107,9 @@ class TracedRpc(Rpc):
     def may_block(self) -> None:
         self._inner.may_block()
 
+    def held_up_s(self) -> float:
+        return self._inner.held_up_s()
+
     def metadata(self) -> Metadata:
         return self._inner.metadata()
 

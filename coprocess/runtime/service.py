@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextvars import Context
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -36,8 +37,8 @@ from coprocess.runtime.idle import wait_until_idle
 from coprocess.runtime.local_event import LocalEvent
 from coprocess.runtime.log_limit import LimitedLog
 from coprocess.runtime.pace import QUICK_S
-from coprocess.runtime.streaming import NO_STREAMS, Streaming
-from coprocess.transport.engine import Rpc
+from coprocess.runtime.streaming import NO_STREAMS, ChainedHandler, Streaming
+from coprocess.transport.engine import Methods, Rpc
 from coprocess.transport.workers import WorkerThreads, start_missing
 
 if TYPE_CHECKING:
@@ -65,14 +66,13 @@ class ServiceOptions:
 
 
 class Service:
-    """Takes calls from an engine (`handle`). `replace_thread` is the engine's, for handlers that hang."""
+    """Takes calls from an engine (`methods`). `replace_thread` is the engine's, for handlers that hang."""
 
     def __init__(self, gateway: Gateway, options: ServiceOptions, *, logger: Any = log) -> None:
         """`logger` takes what is told of calls; a tool that shows it otherwise gives one that drops it."""
         self.gateway = gateway
         self._openers = gateway.methods
         self.streaming = gateway if isinstance(gateway, Streaming) else NO_STREAMS
-        self._chained = self.streaming.chained_methods
         self.options = options
         self.replace_thread: Callable[[int], bool] = lambda thread_id: False
         # For what callers can cause by the thousand.
@@ -122,17 +122,25 @@ class Service:
 
     # What the engine calls.
 
+    @property
+    def methods(self) -> Methods:
+        """The gateway's methods, with this service behind them."""
+        chained, bidi = self.streaming.chained_methods, self.streaming.bidi_methods
+        return Methods(
+            unary={
+                **dict.fromkeys(self._openers, self.handle),
+                **{path: partial(self._handle_chained, handler) for path, handler in chained.items()},
+            },
+            bidi={path: partial(handler, self) for path, handler in bidi.items()},
+        )
+
     def handle(self, rpc: Rpc) -> None:
         """Run the call that `rpc` asks for; answer it now or, where it must wait, later."""
         since_s = time.monotonic()
         try:
             if self._draining:
                 raise ShuttingDown("the service is shutting down")
-            opener = self._openers.get(rpc.method)
-            if opener is None:
-                self._chained[rpc.method](self, rpc)
-                return
-            call = opener(rpc.payload)
+            call = self._openers[rpc.method](rpc.payload)
         except Exception as error:  # noqa: BLE001 - an engine's thread must not end
             self.refuse(rpc, error)
             return
@@ -149,6 +157,14 @@ class Service:
         else:
             # Else it would run, some time, for a client that is gone.
             rpc.on_cancel(lambda: self.drop(call))
+
+    def _handle_chained(self, handler: ChainedHandler, rpc: Rpc) -> None:
+        try:
+            if self._draining:
+                raise ShuttingDown("the service is shutting down")
+            handler(self, rpc)
+        except Exception as error:  # noqa: BLE001 - as in `handle`
+            self.refuse(rpc, error)
 
     def refuse(self, rpc: Rpc, error: Exception) -> None:
         """Answer a call that reaches no handler."""
@@ -182,12 +198,22 @@ class Service:
 
     def run_here(self, call: Call) -> None:
         """Run an admitted call of a sync hook in this thread. What waited for its place begins elsewhere."""
-        me, state = threading.get_ident(), call.gate
-        call.deadline_s = time.monotonic() + state.timeout_s
+        state = call.gate
+        pace = state.pace
+        if is_apart := pace.apart > 0:
+            pace.apart -= 1
+            call.rpc.may_block()
+        before = pace.look() if pace.doubt and not is_apart else None
+        began_s = time.monotonic()
+        call.deadline_s = began_s + state.timeout_s
+        me = threading.get_ident()
         self._running[me] = call
         Context().run(self._run, call)
         self._running.pop(me, None)
-        following = state.leave(call, time.monotonic() - call.since_s)
+        now_s = time.monotonic()
+        if not is_apart and (pace.doubt or now_s - began_s > QUICK_S):
+            pace.took(now_s - began_s, before)
+        following = state.leave(call, now_s - call.since_s)
         if following is not None:
             self.begin_elsewhere(following)
 

@@ -20,7 +20,7 @@ from coprocess.desk.tyk.trial import (
     as_upstream,
 )
 from coprocess.loading.loader import Loaded
-from coprocess.testing.readable import Readable
+from coprocess.testing.readable import Readable, summary
 from coprocess.testing.store import TrialStore
 from coprocess.testing.verbs import Verbs
 
@@ -110,15 +110,8 @@ class Result(Readable):
         return self.trial.ok
 
     def __repr__(self) -> str:
-        # What a failing assertion shows.
         got = "dropped" if self.status is None else str(self.status)
-        told = "; ".join(_told(finding) for finding in self.findings if finding.severity != "note")
-        return f"<{got} {self.trial.method} {self.trial.target}{f': {told}' if told else ''}>"
-
-
-def _told(finding: Finding) -> str:
-    hook = f'{finding.hook.type} "{finding.hook.name}": ' if finding.hook else ""
-    return f"{hook}{finding.problem}"
+        return summary(got, self.trial.method, self.trial.target, self.findings)
 
 
 class Gateway(Verbs[Result]):

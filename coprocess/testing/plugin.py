@@ -13,9 +13,9 @@ from coprocess.errors import CoprocessError
 
 if TYPE_CHECKING:
     from coprocess.desk.envoy.simulator import EnvoyConfig
+    from coprocess.desk.store import TemporaryServer
     from coprocess.desk.tyk.simulator import ApiDefinition
     from coprocess.desk.tyk.trial import InProcessDispatcher
-    from coprocess.desk.tyk.trial.store import TemporaryServer
     from coprocess.loading.home import Home
     from coprocess.loading.loader import Loaded
     from coprocess.testing.dispatch import Dispatch
@@ -59,7 +59,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def _coprocess_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TemporaryServer]:
-    from coprocess.desk.tyk.trial.store import TemporaryServer
+    from coprocess.desk.store import TemporaryServer
 
     server = TemporaryServer(tmp_path_factory.mktemp("coprocess-store"))
     yield server

@@ -9,7 +9,6 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 from coprocess.api.held import HeldResponse
-from coprocess.gateways.web.adapter import DEFAULT_TIMEOUT_S, Adapter, Host, Options
 from coprocess.gateways.web.asgi_body import ClientGone, RequestBody
 from coprocess.gateways.web.asgi_lifespan import Lifespan
 from coprocess.gateways.web.asgi_messages import (
@@ -23,6 +22,7 @@ from coprocess.gateways.web.asgi_messages import (
     send_answer,
     telling,
 )
+from coprocess.gateways.web.home import HOME
 from coprocess.gateways.web.http import (
     RawHeader,
     body_to_send,
@@ -31,10 +31,11 @@ from coprocess.gateways.web.http import (
     quota_headers,
     with_edits,
 )
-from coprocess.gateways.web.request import RequestCall, RequestExchange
-from coprocess.gateways.web.steps import BODY, Requests, Steps
 from coprocess.loading.lifetime import Ending
 from coprocess.runtime.answers import Answer, error_answer
+from coprocess.runtime.around.adapter import DEFAULT_TIMEOUT_S, Adapter, Host, Options
+from coprocess.runtime.around.request import RequestCall, RequestExchange
+from coprocess.runtime.around.steps import BODY, Requests, Steps
 from coprocess.runtime.tracing import CallTracing
 
 if TYPE_CHECKING:
@@ -220,7 +221,7 @@ class Middleware(Around):
     """An ASGI app around `app`: handlers run before and after it.
 
     `handlers` is a folder, or an iterable of folders, decorated functions, modules and an App. The options
-    are those of `coprocess.gateways.web.adapter.Options`, which says what each means. Raises LoadError,
+    are those of `coprocess.runtime.around.adapter.Options`, which says what each means. Raises LoadError,
     HandlerError and ConfigError for what is wrong.
     """
 
@@ -228,7 +229,7 @@ class Middleware(Around):
     host_class: ClassVar[type[Host]]
 
     def __init__(self, app: Any, handlers: Any = (), **options: Unpack[Options]) -> None:
-        self.adapter = Adapter(handlers, self.host_class, **options)
+        self.adapter = Adapter(HOME, handlers, self.host_class, **options)
         super().__init__(app, self.adapter, options.get("timeout_s", DEFAULT_TIMEOUT_S))
         self._opening: asyncio.Lock | None = None
 

@@ -9,11 +9,8 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
-from coprocess.gateways.web.adapter import DEFAULT_TIMEOUT_S, Adapter, Host, Options
-from coprocess.gateways.web.ending import InThread, run_now
+from coprocess.gateways.web.home import HOME
 from coprocess.gateways.web.http import quota_headers
-from coprocess.gateways.web.request import RequestCall, RequestExchange
-from coprocess.gateways.web.steps import BODY, Requests, Steps
 from coprocess.gateways.web.wsgi_ending import ended_with
 from coprocess.gateways.web.wsgi_messages import (
     Environ,
@@ -27,6 +24,10 @@ from coprocess.gateways.web.wsgi_messages import (
 from coprocess.gateways.web.wsgi_response import ResponseOnItsWay
 from coprocess.loading.lifetime import Lifetime
 from coprocess.runtime.answers import Answer
+from coprocess.runtime.around.adapter import DEFAULT_TIMEOUT_S, Adapter, Host, Options
+from coprocess.runtime.around.ending import InThread, run_now
+from coprocess.runtime.around.request import RequestCall, RequestExchange
+from coprocess.runtime.around.steps import BODY, Requests, Steps
 from coprocess.runtime.tracing import CallTracing
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ class Middleware(Around):
     host_class: ClassVar[type[Host]]
 
     def __init__(self, app: Any, handlers: Any = (), **options: Unpack[Options]) -> None:
-        self.adapter = Adapter(handlers, self.host_class, **options)
+        self.adapter = Adapter(HOME, handlers, self.host_class, **options)
         super().__init__(app, self.adapter, options.get("timeout_s", DEFAULT_TIMEOUT_S))
         self._opening = threading.Lock()
         # A lock that another thread holds at a fork would stay taken in the child.

@@ -7,9 +7,9 @@ from typing import Any, Protocol
 
 from coprocess.api.held import HeldResponse
 from coprocess.gateways.web.http import RawHeader, body_to_send, held_headers, no_body_asked_for, with_edits
-from coprocess.gateways.web.request import RequestExchange
 from coprocess.gateways.web.wsgi_messages import StartResponse, send_answer, status_line, texts_of
 from coprocess.runtime.answers import error_answer
+from coprocess.runtime.around.request import RequestExchange
 
 
 class Editing(Protocol):

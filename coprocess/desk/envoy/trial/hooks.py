@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from coprocess.api.functions import Source
-from coprocess.desk.tyk.trial.output import collecting_output
-from coprocess.desk.tyk.trial.tracebacks import own_traceback
+from coprocess.desk.output import collecting_output
+from coprocess.desk.tracebacks import own_traceback
 from coprocess.errors import CoprocessError, HandlerFailed
 from coprocess.loading.hooks import Hook
 from coprocess.runtime.call import Call

@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from coprocess.api.moments import HookType
-from coprocess.desk.tyk.doctor.findings import Finding, Severity
+from coprocess.desk.findings import FileFinding, Severity
 from coprocess.desk.tyk.doctor.source import Edit, Handler, number_of, text_of
+from coprocess.desk.tyk.read_back import OF_AUTH, UNREAD_IN_REQUEST
 
 _RAW = ("request", "object")
-#: Fields of the request that the gateway sends and does not read back → how to edit what they show.
-_UNREAD = {
+#: Fields of the request that the gateway does not read back → how to edit what they show.
+_INSTEAD = {
     "headers": 'request.add_header("X-Name", "value"), or request.object.set_headers["X-Name"] = "value"',
     "params": 'request.add_param("name", "value"), or request.object.add_params["name"] = "value"',
     "extended_params": 'request.object.add_params["name"] = "value"',
     "request_uri": "request.object.url",
     "scheme": "nothing: the scheme is the client's",
 }
-_NATIVE_UNREAD = {
-    **_UNREAD,
+_NATIVE_INSTEAD = {
+    **_INSTEAD,
     "headers": 'request.headers["X-Name"] = "value"',
     "params": 'request.query["name"] = "value"',
     "extended_params": 'request.query["name"] = "value"',
@@ -26,7 +27,7 @@ _NATIVE_UNREAD = {
 }
 
 
-def check_edits(handler: Handler) -> Iterator[Finding]:
+def check_edits(handler: Handler) -> Iterator[FileFinding]:
     """Every edit that is lost, or mended on its way."""
     for edit in handler.edits():
         if edit.target[0] == "request":
@@ -34,7 +35,7 @@ def check_edits(handler: Handler) -> Iterator[Finding]:
                 yield _in_response(handler, edit)
             else:
                 yield from _request(handler, edit)
-        elif edit.target[0] in ("session", "metadata"):
+        elif edit.target[0] in OF_AUTH:
             yield from _session(handler, edit)
         elif edit.target == ("response", "body") and handler.hook.style == "embedded":
             yield _body(handler, edit, "response.raw_body")
@@ -42,7 +43,7 @@ def check_edits(handler: Handler) -> Iterator[Finding]:
             yield from _response_status(handler, edit)
 
 
-def _in_response(handler: Handler, edit: Edit) -> Finding:
+def _in_response(handler: Handler, edit: Edit) -> FileFinding:
     overrides = "return_overrides" in edit.target
     return handler.finding(
         Severity.ERROR,
@@ -55,26 +56,26 @@ def _in_response(handler: Handler, edit: Edit) -> Finding:
     )
 
 
-def _request(handler: Handler, edit: Edit) -> Iterator[Finding]:
+def _request(handler: Handler, edit: Edit) -> Iterator[FileFinding]:
     name = edit.target[2] if len(edit.target) > 2 and edit.target[:2] == _RAW else ""
-    unread = _NATIVE_UNREAD if handler.hook.style == "native" else _UNREAD
-    if name in unread:
+    instead = _NATIVE_INSTEAD if handler.hook.style == "native" else _INSTEAD
+    if name == "body":
+        yield _body(handler, edit, "request.object.raw_body")
+    elif name in UNREAD_IN_REQUEST:
         yield handler.finding(
             Severity.ERROR,
             "handler-edit-ignored",
             edit.node,
             f"{handler.hook.name} edits request.object.{name}, which the gateway does not read back.",
             "The edit is lost, without an error: the upstream gets the request without it.",
-            f"Use {unread[name]}.",
+            f"Use {instead[name]}.",
         )
-    elif name == "body":
-        yield _body(handler, edit, "request.object.raw_body")
     yield from _host(handler, edit)
     if edit.target in ((*_RAW, "url"), ("request", "url")) and edit.key is None:
         yield from _url(handler, edit)
 
 
-def _body(handler: Handler, edit: Edit, better: str) -> Finding:
+def _body(handler: Handler, edit: Edit, better: str) -> FileFinding:
     return handler.finding(
         Severity.NOTE,
         "handler-body-edit",
@@ -86,7 +87,7 @@ def _body(handler: Handler, edit: Edit, better: str) -> Finding:
     )
 
 
-def _host(handler: Handler, edit: Edit) -> Iterator[Finding]:
+def _host(handler: Handler, edit: Edit) -> Iterator[FileFinding]:
     sets = edit.target == (*_RAW, "set_headers") and not edit.method
     adds = edit.target == ("request",) and edit.method == "add_header"
     native = edit.target == ("request", "headers") and edit.value is not None
@@ -103,7 +104,7 @@ def _host(handler: Handler, edit: Edit) -> Iterator[Finding]:
         )
 
 
-def _url(handler: Handler, edit: Edit) -> Iterator[Finding]:
+def _url(handler: Handler, edit: Edit) -> Iterator[FileFinding]:
     url = text_of(edit.value)
     if url is None:
         return
@@ -130,7 +131,7 @@ def _url(handler: Handler, edit: Edit) -> Iterator[Finding]:
         )
 
 
-def _session(handler: Handler, edit: Edit) -> Iterator[Finding]:
+def _session(handler: Handler, edit: Edit) -> Iterator[FileFinding]:
     if not handler.types or HookType.CustomKeyCheck in handler.types:
         return
     moments = ", ".join(sorted(moment.name for moment in handler.types))
@@ -144,7 +145,7 @@ def _session(handler: Handler, edit: Edit) -> Iterator[Finding]:
     )
 
 
-def _response_status(handler: Handler, edit: Edit) -> Iterator[Finding]:
+def _response_status(handler: Handler, edit: Edit) -> Iterator[FileFinding]:
     status = number_of(edit.value)
     if status is None or 100 <= status <= 999:
         return

@@ -7,16 +7,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from coprocess.api.moments import HookType
-from coprocess.desk.tyk.doctor.api import Api, read_events, webhook_handler
+from coprocess.desk.findings import FileFinding, Severity
+from coprocess.desk.tyk.definition import WEBHOOK_HANDLER, classic_events
+from coprocess.desk.tyk.doctor.api import Api, webhook_handler
 from coprocess.desk.tyk.doctor.document import Document
-from coprocess.desk.tyk.doctor.findings import Finding, Severity
 from coprocess.desk.tyk.doctor.names import check_name, spec_of
 from coprocess.desk.tyk.doctor.project import Project
-from coprocess.desk.tyk.simulator.fields import Field
+from coprocess.desk.tyk.fields import Field
 from coprocess.errors import ConfigError
 from coprocess.process.webhooks import SECRET_HEADER
 
-WEBHOOK_HANDLER = "eh_web_hook_handler"
 _SEE = "`coprocess events config` prints it."
 
 
@@ -46,9 +46,13 @@ class Webhook:
         return webhook_handler(self.url.text())
 
 
-def check_api_webhooks(project: Project, api: Api) -> Iterator[Finding]:
+def check_api_webhooks(project: Project, api: Api) -> Iterator[FileFinding]:
     try:
-        hooks = [_classic(api.document, use.meta) for use in api.events if use.kind == WEBHOOK_HANDLER]
+        hooks = [
+            _classic(api.document, use.meta)
+            for use in api.definition.events
+            if use.kind.text() == WEBHOOK_HANDLER
+        ]
         hooks += [_oas(api.document, listener) for listener in api.webhooks]
         for hook in hooks:
             yield from _check(project, hook, spec_of(api))
@@ -56,12 +60,12 @@ def check_api_webhooks(project: Project, api: Api) -> Iterator[Finding]:
         yield api.document.malformed(error, "The gateway does not load the definition.")
 
 
-def check_conf_webhooks(project: Project) -> Iterator[Finding]:
+def check_conf_webhooks(project: Project) -> Iterator[FileFinding]:
     """Raises ConfigError as `check_conf` does."""
     if (conf := project.conf) is None:
         return
-    for use in read_events(conf.root["event_handlers"]["events"]):
-        if use.kind == WEBHOOK_HANDLER:
+    for use in classic_events(conf.root["event_handlers"]["events"]):
+        if use.kind.text() == WEBHOOK_HANDLER:
             yield from _check(project, _classic(conf, use.meta), {})
     yield from _check(project, _classic(conf, conf.root["monitor"]["configuration"]), {})
 
@@ -94,7 +98,7 @@ def _oas(document: Document, listener: Field) -> Webhook:
     )
 
 
-def _check(project: Project, hook: Webhook, spec: dict[str, str]) -> Iterator[Finding]:
+def _check(project: Project, hook: Webhook, spec: dict[str, str]) -> Iterator[FileFinding]:
     if not hook.is_ours:
         return
     found, template = hook.document.finding, hook.template.text()

@@ -1,18 +1,25 @@
-"""The part of an API definition that a plugin can see the effects of, from either of its two forms."""
+"""The part of an API definition that a plugin can see the effects of, checked: what the simulator acts by."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from coprocess.desk.tyk.json_files import read_json
-from coprocess.desk.tyk.simulator.fields import Field
-
-_EVENT_HANDLER = "cp_dynamic_handler"
-_SOURCES = ("header", "form", "body")
-_WAYS = ("value", "regex", "xpath")
+from coprocess.api.moments import HookType
+from coprocess.desk.json_files import read_json
+from coprocess.desk.tyk.definition import (
+    EXTRACTOR_SOURCES,
+    EXTRACTOR_WAYS,
+    PLUGIN_HANDLER,
+    Definition,
+    ExtractorUse,
+    Listener,
+    read_definition,
+)
+from coprocess.desk.tyk.fields import Field
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +72,10 @@ class ApiDefinition:
     #: Event → names of the functions that hear of it.
     event_handlers: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
+    @property
+    def has_hooks(self) -> bool:
+        return bool(self.pre or self.auth_check or self.post_key_auth or self.post or self.response)
+
     def listens_on(self, path: str) -> bool:
         """Whether a request for this path, decoded, is this API's."""
         listen = self.listen_path.rstrip("/")
@@ -83,18 +94,51 @@ class ApiDefinition:
         to go. What no hook can see (caching, versions, transforms, other ways to authenticate) is
         not read.
         """
-        root = Field(document, source)
-        if not isinstance(document, dict):
-            raise root.error("must be an object")
-        if "x-tyk-api-gateway" in document:
-            # Imported here: that module builds an ApiDefinition.
-            from coprocess.desk.tyk.simulator.oas import parse_oas
-
-            return parse_oas(root["x-tyk-api-gateway"])
-        return _parse_classic(root)
+        return _view(read_definition(Field(document, source)))
 
 
-def check_target(target: Field) -> str:
+def _view(written: Definition) -> ApiDefinition:
+    """What the gateway does by it. Raises ConfigError for what it would not load, or call no hook by."""
+
+    def hooks(hook_type: HookType) -> tuple[HookDefinition, ...]:
+        return tuple(
+            HookDefinition(hook.name.text(), hook.raw_body_only, hook.require_session)
+            for hook in written.hooks_of(hook_type)
+            if hook.name.text()
+        )
+
+    is_auth = written.is_plugin_auth
+    definition = ApiDefinition(
+        name=written.name.text(),
+        api_id=written.api_id.required(),
+        org_id=written.org_id.text(),
+        listen_path=written.listen_path.required(),
+        target_url=_checked_target(written.target_url),
+        strip_listen_path=written.strips_listen_path,
+        preserve_host_header=written.preserves_host,
+        keyless=written.is_keyless,
+        plugin_auth=is_auth,
+        auth_header=written.auth_header.text() or "Authorization",
+        pre=hooks(HookType.Pre),
+        auth_check=next(iter(hooks(HookType.CustomKeyCheck)), None) if is_auth else None,
+        post_key_auth=hooks(HookType.PostKeyAuth),
+        post=hooks(HookType.Post),
+        response=hooks(HookType.Response),
+        id_extractor=_checked_extractor(written.extractor) if is_auth and written.extractor else None,
+        config_data={name: member.value for name, member in written.config_data.members().items()},
+        bundle=written.bundle.text(),
+        disable_rate_limit=written.has_no_rate_limit,
+        disable_quota=written.has_no_quota,
+        event_handlers=_event_handlers(written.events),
+    )
+    if definition.has_hooks and written.driver.text() not in ("grpc", "python"):
+        # Without a driver that this simulates, a real gateway would call no hook of the definition.
+        driver = written.driver
+        raise driver.error(f'must be "grpc" for the hooks to be called, is {driver.value!r}')
+    return definition
+
+
+def _checked_target(target: Field) -> str:
     """The upstream's URL, absolute."""
     try:
         parts = urlsplit(target.required())
@@ -105,103 +149,24 @@ def check_target(target: Field) -> str:
     return target.text()
 
 
-def check_driver(driver: Field, *, needed: bool) -> None:
-    """Without a driver that this simulates, a real gateway would call no hook of the definition."""
-    if needed and driver.text() not in ("grpc", "python"):
-        raise driver.error(f'must be "grpc" for the hooks to be called, is {driver.value!r}')
-
-
-def check_extractor(extractor: IdExtractorDefinition, source: Field, way: Field) -> IdExtractorDefinition:
-    if extractor.source not in _SOURCES:
-        raise source.error(f"must be one of {', '.join(_SOURCES)}, is {extractor.source!r}")
-    if extractor.way not in _WAYS:
-        raise way.error(f"must be one of {', '.join(_WAYS)}, is {extractor.way!r}")
-    return extractor
-
-
-def object_value(data: Field) -> dict[str, Any]:
-    return {name: member.value for name, member in data.members().items()}
-
-
-def _classic_hook(hook: Field) -> HookDefinition | None:
-    if hook["disabled"].flag() or not hook["name"].text():
-        return None
-    return HookDefinition(hook["name"].text(), hook["raw_body_only"].flag(), hook["require_session"].flag())
-
-
-def _classic_hooks(hooks: Field) -> tuple[HookDefinition, ...]:
-    return tuple(hook for hook in map(_classic_hook, hooks) if hook)
-
-
-def _classic_extractor(extractor: Field) -> IdExtractorDefinition | None:
-    if extractor["disabled"].flag() or not extractor["extract_with"].text():
-        return None
-    config = extractor["extractor_config"]
-    return check_extractor(
-        IdExtractorDefinition(
-            extractor["extract_from"].text(),
-            extractor["extract_with"].text(),
-            config["header_name"].text(),
-            config["param_name"].text() or config["form_param_name"].text(),
-            config["regex_expression"].text(),
-            config["regex_match_index"].number(),
-            config["xpath_expression"].text(),
-        ),
-        extractor["extract_from"],
-        extractor["extract_with"],
+def _checked_extractor(written: ExtractorUse) -> IdExtractorDefinition:
+    for place, known in ((written.source, EXTRACTOR_SOURCES), (written.way, EXTRACTOR_WAYS)):
+        if place.text() not in known:
+            raise place.error(f"must be one of {', '.join(known)}, is {place.value!r}")
+    return IdExtractorDefinition(
+        written.source.text(),
+        written.way.text(),
+        written.header_name.text(),
+        written.param_name.text(),
+        written.regex.text(),
+        written.regex_match_index.number(),
+        written.xpath.text(),
     )
 
 
-def _classic_event_handlers(events: Field) -> dict[str, tuple[str, ...]]:
-    names: dict[str, tuple[str, ...]] = {}
-    for event, handlers in events.members().items():
-        heard = tuple(
-            handler["handler_meta"]["name"].required()
-            for handler in handlers
-            if handler["handler_name"].text() == _EVENT_HANDLER
-        )
-        if heard:
-            names[event] = heard
-    return names
-
-
-def _parse_classic(root: Field) -> ApiDefinition:
-    middleware, proxy = root["custom_middleware"], root["proxy"]
-    plugin_auth = root["custom_plugin_auth_enabled"].flag() or root["enable_coprocess_auth"].flag()
-    definition = ApiDefinition(
-        name=root["name"].text(),
-        api_id=root["api_id"].required(),
-        org_id=root["org_id"].text(),
-        listen_path=proxy["listen_path"].required(),
-        target_url=check_target(proxy["target_url"]),
-        strip_listen_path=proxy["strip_listen_path"].flag(),
-        preserve_host_header=proxy["preserve_host_header"].flag(),
-        keyless=root["use_keyless"].flag(),
-        plugin_auth=plugin_auth,
-        auth_header=root["auth_configs"]["coprocess"]["auth_header_name"].text()
-        or root["auth"]["auth_header_name"].text()
-        or "Authorization",
-        pre=_classic_hooks(middleware["pre"]),
-        auth_check=_classic_hook(middleware["auth_check"]) if plugin_auth else None,
-        post_key_auth=_classic_hooks(middleware["post_key_auth"]),
-        post=_classic_hooks(middleware["post"]),
-        response=_classic_hooks(middleware["response"]),
-        id_extractor=_classic_extractor(middleware["id_extractor"]) if plugin_auth else None,
-        config_data={} if root["config_data_disabled"].flag() else object_value(root["config_data"]),
-        bundle=root["custom_middleware_bundle"].text(),
-        disable_rate_limit=root["disable_rate_limit"].flag(),
-        disable_quota=root["disable_quota"].flag(),
-        event_handlers=_classic_event_handlers(root["event_handlers"]["events"]),
-    )
-    check_driver(middleware["driver"], needed=has_hooks(definition))
-    return definition
-
-
-def has_hooks(definition: ApiDefinition) -> bool:
-    return bool(
-        definition.pre
-        or definition.auth_check
-        or definition.post_key_auth
-        or definition.post
-        or definition.response
-    )
+def _event_handlers(listeners: Iterable[Listener]) -> dict[str, tuple[str, ...]]:
+    heard: dict[str, tuple[str, ...]] = {}
+    for listener in listeners:
+        if listener.kind.text() == PLUGIN_HANDLER:
+            heard[listener.event] = (*heard.get(listener.event, ()), listener.function.required())
+    return heard

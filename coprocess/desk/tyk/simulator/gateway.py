@@ -22,9 +22,6 @@ from coprocess.desk.tyk.simulator.exchange import (
     HookCall,
     HttpResponse,
     RpcError,
-    Upstream,
-    UpstreamReply,
-    UpstreamRequest,
 )
 from coprocess.desk.tyk.simulator.headers import GoHeader
 from coprocess.desk.tyk.simulator.id_extractor import session_id
@@ -44,6 +41,7 @@ from coprocess.desk.tyk.simulator.proxy import send_upstream
 from coprocess.desk.tyk.simulator.request import GatewayRequest
 from coprocess.desk.tyk.simulator.session import GatewayState, accept_session, keyless_session
 from coprocess.desk.tyk.simulator.url import BadUrl
+from coprocess.desk.upstreams import Upstream, UpstreamReply, UpstreamRequest
 from coprocess.gateways.tyk import wire
 
 

@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any
 
-from coprocess.gateways.web.steps import Requests
 from coprocess.loading.lifetime import Ending
+from coprocess.runtime.around.steps import Requests
 
 
 class InThread(Ending):
