@@ -9,12 +9,11 @@ from coprocess.api.moments import HookType
 from coprocess.errors import ConfigError, UnknownHook
 from coprocess.gateways.envoy.route import Route
 from coprocess.loading.body_use import hook_uses_body, streams_body
+from coprocess.loading.chains import REQUEST_MOMENTS, names_by_order, of_api
 from coprocess.loading.hooks import Hook, HookTable
 from coprocess.runtime.held_spec import HeldSpec
 from coprocess.text import printable
 
-#: What runs in the request phase, in this order.
-REQUEST_MOMENTS = (HookType.Pre, HookType.CustomKeyCheck, HookType.PostKeyAuth, HookType.Post)
 #: The tables `[chains.NAME]` of the settings file: names of handlers, by moment.
 Chains = Mapping[str, Mapping[HookType, tuple[str, ...]]]
 
@@ -112,9 +111,7 @@ def check_chains(table: HookTable, chains: Chains) -> None:
 
 
 def _all_names(table: HookTable, moment: HookType, api_id: str) -> list[str]:
-    hooks = [hook for hook in table if hook.type is moment and hook.api_id in (None, api_id)]
-    # Stable: equal ones stay as they are written.
-    return list(dict.fromkeys(hook.name for hook in sorted(hooks, key=lambda hook: hook.order)))
+    return names_by_order(of_api(table, api_id), moment)
 
 
 def _check_streams(steps: list[Step]) -> None:
