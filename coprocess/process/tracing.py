@@ -110,6 +110,9 @@ class TracedRpc(Rpc):
     def time_allowed_s(self) -> float | None:
         return self._inner.time_allowed_s()
 
+    def held_up_s(self) -> float:
+        return self._inner.held_up_s()
+
     # The spans.
 
     def open_span(self, call: Call | None) -> Span:
@@ -122,9 +125,11 @@ class TracedRpc(Rpc):
             attributes: dict[str, str] = {}
             name, kind = "local event", SpanKind.INTERNAL
             if self.method:
-                name, kind = self.method[1:], SpanKind.SERVER
-                _, service, method = self.method.split("/")
-                attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
+                name, kind = self.method.removeprefix("/"), SpanKind.SERVER
+                service, _, method = name.rpartition("/")
+                # A gateway that speaks no gRPC has methods without a service.
+                attributes = {"rpc.system": "grpc", "rpc.service": service} if service else {}
+                attributes["rpc.method"] = method
             if call is not None:
                 attributes["coprocess.hook.type"] = call.hook_type
                 attributes["coprocess.hook.name"] = call.hook_name

@@ -68,6 +68,20 @@ def test_what_fails_refuses_the_request_and_the_next_is_served(tmp_path: Path, w
         served.wait_idle()
 
 
+@pytest.mark.parametrize("kind", ["", "async "])
+def test_a_failure_stands_in_kongs_log_where_that_is_asked_for(tmp_path: Path, kind: str) -> None:
+    source = plugin("raise ValueError('secret')").replace("def access", f"{kind}def access")
+    with serving(tmp_path, source, PluginOptions(name="p", tells_kong=True)) as served:
+        kong = served.connect()
+        (method, (text,)), refused = kong.run(kong.start())
+        assert method == "kong.log.err"
+        assert "p: access failed" in text
+        assert "ValueError" in text
+        assert "secret" not in text
+        assert refused == REFUSED
+        served.wait_idle()
+
+
 def logged(folder: Path, source: str) -> tuple[list[tuple[str, list[Any]]], str]:
     """The calls of one event, and what the log has of its exception."""
     with capture_logs() as logs, serving(folder, source) as served:
