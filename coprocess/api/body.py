@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 from coprocess.api import content_coding
+from coprocess.api.body_stream import BodyStream
 from coprocess.api.http import Headers
 from coprocess.errors import BadBody
 from coprocess.expected import expect_text
@@ -87,6 +88,24 @@ class Body:
         self.body = body
         if not media_type.endswith(("/json", "+json")):
             self.headers["Content-Type"] = "application/json"
+
+    def stream(self, *, replace: bool = False) -> BodyStream:
+        """The bytes in pieces, as they travel, while they pass: no whole body is held.
+
+        For handlers of Post and Response, where the gateway can; they run last. With the first piece that is
+        asked for, headers and status are sent: what is edited later fails the call. With `replace`, what is
+        written is the body, and nothing passes by itself. Raises RuntimeError where the body comes whole.
+        """
+        if (stream := self._stream(replace)) is not None:
+            return stream
+        raise RuntimeError(
+            f"the {self._owner}'s body comes whole here. Expected: {self._owner}.body, or where the gateway "
+            f"passes pieces, a handler that calls {self._owner}.stream() itself"
+        )
+
+    def _stream(self, replace: bool) -> BodyStream | None:
+        """None where the body comes whole."""
+        return None
 
     def _coding_of_body(self) -> str:
         """The Content-Encoding of `raw_body`; empty where it has none."""

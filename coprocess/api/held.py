@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl, quote, urlencode
 from multidict import CIMultiDict, MultiDict
 
 from coprocess.api.body import OF_THE_BYTES
+from coprocess.api.body_stream import BodyStream
 from coprocess.api.http import MultiHeaders, Query, canonical_name, is_token
 from coprocess.api.messages import Request, Response, Session
 from coprocess.api.texts import TextList, TextMap, texts
@@ -121,6 +122,11 @@ class _HeldBody:
     _body_source: Callable[[], bytes]
     has_new_body: bool
     _has_body_of_handler: bool
+    #: Gives the body in pieces; its argument is whether they are replaced. None: it comes whole.
+    open_stream: Callable[[bool], BodyStream] | None
+
+    def _stream(self, replace: bool) -> BodyStream | None:
+        return None if self.open_stream is None else self.open_stream(replace)
 
     @property
     def headers(self) -> HeldHeaders:
@@ -163,6 +169,7 @@ class HeldRequest(_HeldBody, Request):
             "_target",
             "has_new_body",
             "has_new_path",
+            "open_stream",
         )
 
     def __init__(
@@ -183,6 +190,7 @@ class HeldRequest(_HeldBody, Request):
         self._query: HeldQuery | None = None
         self._body: bytes | None = None
         self._body_source = body_source
+        self.open_stream = None
         #: Whether handlers have replaced the body, or the path.
         self.has_new_body = False
         self.has_new_path = False
@@ -291,6 +299,7 @@ class HeldResponse(_HeldBody, Response):
             "_headers",
             "_status",
             "has_new_body",
+            "open_stream",
         )
 
     def __init__(
@@ -300,6 +309,7 @@ class HeldResponse(_HeldBody, Response):
         self._headers = headers
         self._body: bytes | None = None
         self._body_source = body_source
+        self.open_stream = None
         self.has_new_body = self._has_body_of_handler = False
 
     @property

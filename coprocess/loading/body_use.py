@@ -41,6 +41,26 @@ def uses_body(function: Callable[..., Any]) -> bool:
     return False
 
 
+def streams_body(function: Callable[..., Any]) -> bool:
+    """Whether the code of `function` calls `request.stream` or `response.stream`, by these names."""
+    plain = _plain(function)
+    if plain is None:
+        return False
+    for code in _codes(plain.__code__):
+        before: Any = None
+        for each in dis.get_instructions(code):
+            if each.opname in _ATTRIBUTE_ACCESS and each.argval == "stream":
+                # Of two that one instruction loads, the last is on top.
+                name = before.argval[-1] if isinstance(before.argval, tuple) else before.argval
+                if before.opname.startswith(("LOAD_FAST", "LOAD_DEREF")) and name in _STREAMED:
+                    return True
+            before = each
+    return False
+
+
+_STREAMED = ("request", "response")
+
+
 def hook_uses_body(hook: Hook) -> bool:
     """The same for a handler with all that is around it; what its declaration says goes first."""
     if hook.body is not None:

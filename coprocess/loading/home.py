@@ -33,7 +33,9 @@ class Home:
     parameters: Mapping[HookType, tuple[str, ...]] = field(default_factory=lambda: PARAMETERS)
     #: Whether its calls say of which request they are, as `call.lifetime`; else each is on its own.
     calls_share_a_request: bool = False
+    #: Whether its handlers of Post and Response can have bodies in pieces: `request.stream()`.
+    streams_bodies: bool = False
 
 
 #: No gateway in particular: it has all that any may have.
-ANYWHERE = Home("anywhere")
+ANYWHERE = Home("anywhere", streams_bodies=True)

@@ -15,6 +15,7 @@ from coprocess.api.functions import Source, describe, signature, spelled
 from coprocess.api.messages import Event, Reply, Request, Response, Session
 from coprocess.api.moments import HookType
 from coprocess.errors import HandlerError, HandlerFailed
+from coprocess.loading.body_use import streams_body
 from coprocess.loading.home import ANYWHERE, Home
 from coprocess.loading.hooks import Plan
 
@@ -42,6 +43,7 @@ def native_plan(
     """
     refuse_generator(function, source)
     refuse_other_gateways(function, source, home)
+    refuse_streams(function, hook_type, source, home)
     offered = offered_names(home, hook_type, source, resources)
     passed = passing(function, source, offered, f"a {hook_type.name} hook")
     return Plan(
@@ -50,6 +52,23 @@ def native_plan(
         function=passed.function,
         names=passed.names,
     )
+
+
+def refuse_streams(function: Callable[..., Any], hook_type: HookType, source: Source, home: Home) -> None:
+    """Raises HandlerError where the function asks for a body in pieces that it cannot have."""
+    if not streams_body(function):
+        return
+    if not home.streams_bodies:
+        raise HandlerError(
+            f"{source}: {describe(function)} asks for stream(), and bodies come whole at {home.name}. "
+            "Expected: .body"
+        )
+    if hook_type not in (HookType.Post, HookType.Response):
+        # What comes later would be too late: the body is on its way.
+        raise HandlerError(
+            f"{source}: {describe(function)} asks for stream() in {hook_type.name}. "
+            "Expected: a handler of Post or Response"
+        )
 
 
 def offered_names(

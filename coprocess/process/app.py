@@ -146,7 +146,11 @@ class App:
 
         def load_what_fits() -> loader.Loaded:
             loaded = load()
-            made.check_table(loaded.table)
+            try:
+                made.check_table(loaded.table)
+            except ConfigError as error:
+                # What is missing may be in a file that was not loaded.
+                raise ConfigError("; ".join(map(str, (error, *loaded.problems)))) from None
             return loaded
 
         service.replace_thread = engine.replace_thread

@@ -42,9 +42,16 @@ class Caller:
         """Until nobody waits for the call any more; None: that is not known."""
         return None
 
+    def held_up_s(self) -> float:
+        """As an Rpc's."""
+        return 0.0
+
     def in_thread(self, task: Callable[[], None]) -> None:
-        """Run `task` in a thread that may block."""
+        """Run `task` in a thread that runs handlers."""
         raise NotImplementedError
+
+    def may_block(self) -> None:
+        """As an Rpc's, in the thread that runs the steps."""
 
     def ended(self, result: Any, error: Exception | None) -> None:
         """The steps are through, or raised. Called from any thread; never raises."""
@@ -95,6 +102,12 @@ class StepRpc(InProcessRpc):
     def time_allowed_s(self) -> float | None:
         return self._chain.caller.time_allowed_s()
 
+    def held_up_s(self) -> float:
+        return self._chain.caller.held_up_s()
+
+    def may_block(self) -> None:
+        self._chain.caller.may_block()
+
 
 class Chain:
     """Runs the steps of one message."""
@@ -126,9 +139,10 @@ class Chain:
                         return
                     value = done
                 elif may_block:
+                    caller.may_block()
                     value = need()
                 else:
-                    caller.in_thread(lambda need=need: self.go_on(need()))  # type: ignore[misc]  # as above
+                    caller.in_thread(lambda need=need: self._go_on_after(need))  # type: ignore[misc]  # as above
                     return
         except StopIteration as end:
             result, error = end.value, None
@@ -140,6 +154,10 @@ class Chain:
         done = self._call(call)
         if done is not None:
             self.go_on(done)
+
+    def _go_on_after(self, work: Work) -> None:
+        self.caller.may_block()
+        self.go_on(work())
 
     def _call(self, call: Call) -> StepRpc | None:
         """Run `call`. None: another thread ends it, and goes on."""
@@ -198,6 +216,9 @@ class UnaryCaller(Caller):
 
     def in_thread(self, task: Callable[[], None]) -> None:
         self._service.in_thread(task)
+
+    def may_block(self) -> None:
+        self.rpc.may_block()
 
     def ended(self, result: Any, error: Exception | None) -> None:
         if error is None:

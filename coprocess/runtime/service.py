@@ -110,6 +110,11 @@ class Service:
         """Trace the calls from now on. Each Rpc must come through its `traced` then."""
         self._tracing = self._failures.tracing = tracing
 
+    @property
+    def tracing(self) -> CallTracing | None:
+        """What traces the calls; None: nothing does."""
+        return self._tracing
+
     def longest_limit_s(self) -> float:
         """How long a handler may run, at most."""
         own = [hook.limits.timeout_s for hook in self.gateway.table if hook.limits.timeout_s is not None]
@@ -193,12 +198,22 @@ class Service:
 
     def run_here(self, call: Call) -> None:
         """Run an admitted call of a sync hook in this thread. What waited for its place begins elsewhere."""
-        me, state = threading.get_ident(), call.gate
-        call.deadline_s = time.monotonic() + state.timeout_s
+        state = call.gate
+        pace = state.pace
+        if is_apart := pace.apart > 0:
+            pace.apart -= 1
+            call.rpc.may_block()
+        before = pace.look() if pace.doubt and not is_apart else None
+        began_s = time.monotonic()
+        call.deadline_s = began_s + state.timeout_s
+        me = threading.get_ident()
         self._running[me] = call
         Context().run(self._run, call)
         self._running.pop(me, None)
-        following = state.leave(call, time.monotonic() - call.since_s)
+        now_s = time.monotonic()
+        if not is_apart and (pace.doubt or now_s - began_s > QUICK_S):
+            pace.took(now_s - began_s, before)
+        following = state.leave(call, now_s - call.since_s)
         if following is not None:
             self.begin_elsewhere(following)
 

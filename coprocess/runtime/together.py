@@ -50,6 +50,10 @@ class _Both(Gateway, Streaming):
         self._first.table = table
         self._second.table = table
 
+    def check_table(self, table: HookTable) -> None:
+        self._first.check_table(table)
+        self._second.check_table(table)
+
     @property
     def methods(self) -> Mapping[str, Opener]:
         return {**self._first.methods, **self._second.methods}

@@ -86,6 +86,8 @@ class BidiRpc(ABC):
     event loop, one after the other, and must not block: whoever needs longer answers from a thread, later.
     """
 
+    __slots__ = ("method", "on_half_close", "on_message")
+
     def __init__(self, method: str) -> None:
         #: As on the wire.
         self.method = method
@@ -103,7 +105,13 @@ class BidiRpc(ABC):
 
     @abstractmethod
     def in_thread(self, task: Callable[[], None]) -> None:
-        """Run `task`, which never raises, in one of the engine's threads that run handlers."""
+        """Run `task`, which never raises, in one of the engine's threads that run handlers.
+
+        A task that may wait, or compute for long, says so there by `may_block`.
+        """
+
+    def may_block(self) -> None:  # noqa: B027 - most engines have nothing to do
+        """As an Rpc's, in a task of `in_thread`."""
 
     @abstractmethod
     def begin(self, metadata: Metadata) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import structlog
@@ -167,32 +168,38 @@ class Http2Stream(Http2Rpc, StreamRpc):
 class Http2Bidi(BidiRpc):
     """A call whose messages come one by one."""
 
+    __slots__ = ("_cancellation", "_engine", "_is_ended", "_protocol", "_request", "_stream")
+
     def __init__(
         self, engine: Http2Engine, protocol: Http2Protocol, stream: Stream, request: Request
     ) -> None:
-        super().__init__(request.method)
+        # All in one place, as each stream makes one.
+        self.method = request.method
+        self.on_message, self.on_half_close = _ignore, self.end
         self._engine = engine
         self._protocol = protocol
         self._stream = stream
         self._request = request
         self._is_ended = False
-        self._cancellation = _Cancellation()
+        self._cancellation: _Cancellation | None = None
 
     def send(self, message: bytes) -> bool:
         if self._is_ended:
             return False
-        if len(message) > self._engine.max_message_bytes:
-            self.end(
-                Status.RESOURCE_EXHAUSTED, too_large("reply", len(message), self._engine.max_message_bytes)
-            )
+        engine = self._engine
+        if len(message) > engine.max_message_bytes:
+            self.end(Status.RESOURCE_EXHAUSTED, too_large("reply", len(message), engine.max_message_bytes))
             return False
-        return self._engine.send(self._protocol, self._stream, message)
+        return engine.send(self._protocol, self._stream, message)
 
     def on_loop(self, task: Callable[[], None]) -> None:
-        self._engine.call_back(lambda: self._tell(task))
+        self._engine.call_back(partial(self._tell, task))
 
     def in_thread(self, task: Callable[[], None]) -> None:
         self._engine.put_task(task)
+
+    def may_block(self) -> None:
+        self._engine.may_block()
 
     def begin(self, metadata: Metadata) -> None:
         grpc_wire.response_headers(tuple(metadata))  # What cannot be sent is found here, at the caller.
@@ -206,12 +213,17 @@ class Http2Bidi(BidiRpc):
         metadata: Metadata = (),
     ) -> None:
         ending = (status or 0, message, details, tuple(metadata))
-        grpc_wire.trailers(*ending, only=False)  # As above.
+        if metadata:
+            grpc_wire.trailers(*ending, only=False)  # As above.
         self._is_ended = True
         self._engine.answer(self._protocol, self._protocol.end, self._stream, ending)
+        self._forget_callbacks()
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
-        self._cancellation.add(callback)
+        cancellation = self._cancellation
+        if cancellation is None:
+            cancellation = self._cancellation = _Cancellation()
+        cancellation.add(callback)
 
     def metadata(self) -> Metadata:
         return self._request.metadata
@@ -222,13 +234,13 @@ class Http2Bidi(BidiRpc):
     # The connection's, with the server's lock, which no callback may be run with.
 
     def opened(self, handler: Callable[[BidiRpc], None]) -> None:
-        self._engine.callbacks.append(lambda: self._tell(lambda: handler(self)))
+        self._engine.callbacks.append(partial(self._tell, partial(handler, self)))
 
     def received(self, message: bytes) -> None:
-        self._engine.callbacks.append(lambda: self._tell(lambda: self.on_message(message)))
+        self._engine.callbacks.append(partial(self._receive, message))
 
     def half_closed(self) -> None:
-        self._engine.callbacks.append(lambda: self._tell(lambda: self.on_half_close()))
+        self._engine.callbacks.append(self._receive_end)
 
     def cancelled(self) -> None:
         self._engine.callbacks.append(self._tell_cancelled)
@@ -236,7 +248,24 @@ class Http2Bidi(BidiRpc):
     def _tell_cancelled(self) -> None:
         if not self._is_ended:
             self._is_ended = True
-            self._cancellation.tell()
+            if self._cancellation is not None:
+                self._cancellation.tell()
+            self._forget_callbacks()
+
+    def _forget_callbacks(self) -> None:
+        """Nobody is told any more. They know this call: a cycle for each would be the collector's."""
+        self.on_message, self.on_half_close = _ignore, _nothing
+
+    def _receive(self, message: bytes) -> None:
+        if self._is_ended:
+            return
+        try:
+            self.on_message(message)
+        except Exception:  # noqa: BLE001 - logged there; the other calls of the connection go on
+            self._break()
+
+    def _receive_end(self) -> None:
+        self._tell(self.on_half_close)
 
     def _tell(self, callback: Callable[[], None]) -> None:
         """Call back; what it raises ends this call."""
@@ -244,10 +273,15 @@ class Http2Bidi(BidiRpc):
             return
         try:
             callback()
-        except Exception:  # The other calls of the connection go on.
-            log.exception("a stream's callback failed", method=self.method)
-            self.end(Status.INTERNAL, "internal error")
-            self._cancellation.tell()
+        except Exception:  # noqa: BLE001 - as above
+            self._break()
+
+    def _break(self) -> None:
+        log.exception("a stream's callback failed", method=self.method)
+        cancellation = self._cancellation
+        self.end(Status.INTERNAL, "internal error")
+        if cancellation is not None:
+            cancellation.tell()
 
 
 #: For the threads: a call to be handled, or what the handler of a stream wants to be done.
@@ -272,7 +306,6 @@ class Http2Engine(Engine):
             max_metadata_bytes=options.max_metadata_bytes,
             max_concurrent_streams=min(limits.max_concurrent_streams, options.max_concurrent_streams),
         )
-        self.max_unsent_bytes = limits.max_unsent_stream_bytes
         #: How a call of each method begins, by its path.
         self._beginnings: dict[str, Method] = {}
         self._server = Server(self._beginnings, limits)
@@ -302,7 +335,6 @@ class Http2Engine(Engine):
 
     def _run(self, rpc: _Task) -> None:
         if not isinstance(rpc, Http2Rpc):
-            self.may_block()
             rpc()
             return
         if rpc.is_over:
@@ -315,15 +347,7 @@ class Http2Engine(Engine):
 
     def send(self, protocol: Http2Protocol, stream: Stream, message: bytes) -> bool:
         """One of many messages. False where the call is over, or its client does not read."""
-
-        def send(stream: Stream, message: bytes) -> bool:
-            # One message goes out in any case, however large.
-            if stream.is_closed or stream.is_answered or stream.unsent_bytes >= self.max_unsent_bytes:
-                return False
-            protocol.send(stream, message)
-            return True
-
-        return bool(self.answer(protocol, send, stream, message))
+        return bool(self.answer(protocol, protocol.send, stream, message))
 
     def refuse(self, rpc: Http2Rpc, refused: Refused) -> None:
         if refused.status == Status.RESOURCE_EXHAUSTED:
@@ -399,6 +423,12 @@ def _no_call() -> Http2Rpc:
     rpc = Http2Rpc.__new__(Http2Rpc)
     rpc.is_over = True
     return rpc
+
+
+def _ignore(message: bytes) -> None: ...
+
+
+def _nothing() -> None: ...
 
 
 log = structlog.get_logger("coprocess")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -10,8 +11,11 @@ import pytest
 from google.protobuf import json_format
 
 from coprocess import CustomKeyCheck, Event, Post, PostKeyAuth, Pre, Reject, Response, respond
+from coprocess.api.moments import HookType
+from coprocess.errors import ConfigError
 from coprocess.gateways.envoy import wire
 from coprocess.gateways.envoy.gateway import EnvoyGateway
+from coprocess.loading.hooks import HookTable
 from coprocess.runtime.registration import GatewayOptions
 from tests.envoy.drive import GET, OK, POST, Stream, check, check_request, edits, header_map
 from tests.envoy.world import table_of
@@ -164,6 +168,45 @@ def test_what_is_not_there_or_misspelt_closes(says: Mapping[str, str]) -> None:
     assert answer.details
     extensions = check_request(extensions=says)
     assert check(handler, request=extensions).denied_response.status.code == 500
+
+
+@pytest.mark.parametrize(
+    ("chain", "said"),
+    [
+        ({HookType.Post: ("gone",)}, 'chains.a: expected a handler of Post, and "gone" is not loaded'),
+        (
+            {HookType.Response: ("one",)},
+            'expected a handler of Response, and "one" is a handler of Post and Pre',
+        ),
+        ({}, "chains.a: names no handler"),
+    ],
+)
+def test_chains_are_checked_when_handlers_are_loaded(
+    chain: Mapping[HookType, tuple[str, ...]], said: str
+) -> None:
+    @Post(name="one")
+    def first() -> None:
+        pass
+
+    @Pre(name="one")
+    def second() -> None:
+        pass
+
+    gateway = EnvoyGateway(table_of(first), GatewayOptions(chains=lambda: {"a": chain}))
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        gateway.check_table(table_of(first, second))
+
+
+def test_chains_are_those_that_were_checked_whatever_the_file_says_since() -> None:
+    @Post
+    def one() -> None:
+        pass
+
+    found = iter([{"a": {HookType.Post: ("one",)}}, {}])
+    gateway = EnvoyGateway(HookTable(), GatewayOptions(chains=lambda: next(found)))
+    gateway.check_table(table_of(one))
+    gateway.table = table_of(one)
+    assert gateway.chain({"x-coprocess-chain": "a"}, "").before
 
 
 def test_authentication_runs_before_a_body_is_asked_for() -> None:

@@ -100,6 +100,19 @@ def test_streams_and_checks_and_a_reload_that_loses_none(handlers: Path, engine:
             client.dispatch(make_object())
 
 
+def test_chains_that_name_what_is_not_there_keep_those_from_before(handlers: Path) -> None:
+    settings = handlers.parent / "coprocess.toml"
+    with ServeProcess(handlers, "--envoy") as served, served.client() as client:
+        settings.write_text('[chains.orders]\npost = "hook"\n')
+        served.process.send_signal(signal.SIGHUP)
+        (error,) = served.wait_for("reload failed; the handlers from before serve on")["errors"]
+        assert error == 'chains.orders: expected a handler of Post, and "hook" is a handler of Pre'
+        call = Call(client.channel, chain="orders")
+        assert edits(call.request().request_headers.response) == [("x-version", b"1", False)]
+        call.response()
+        call.end()
+
+
 def test_tyk_and_envoy_at_one_address(handlers: Path) -> None:
     with ServeProcess(handlers, "--envoy", "--tyk") as served, served.client() as client:
         message = make_object()

@@ -157,3 +157,50 @@ def test_a_service_that_stops_takes_no_stream_and_ends_what_it_has() -> None:
         open_call.end()
         stopping.join(10)
         assert not stopping.is_alive()
+
+
+def test_a_quick_handler_runs_where_messages_are_read_and_a_slow_one_apart() -> None:
+    threads: list[int] = []
+
+    @Pre
+    def hook(request: Any) -> None:
+        threads.append(threading.get_ident())
+        if request.path == "/slow":
+            time.sleep(0.02)
+
+    with serving(hook) as running, Client(running.address) as client:
+        for _ in range(8):
+            Call(client.channel).request()
+        # The first call is tried apart; then one thread reads and runs.
+        assert len(set(threads[2:])) == 1
+        (state,) = running.service.states
+        assert state.pace.apart == 0
+
+
+def test_a_handler_that_blocks_holds_up_no_other_stream() -> None:
+    gate = threading.Event()
+
+    @Pre
+    def waits() -> None:
+        assert gate.wait(10)
+
+    @Post
+    def quick() -> None:
+        pass
+
+    with serving(waits, quick) as running, Client(running.address) as client:
+        for _ in range(8):
+            Call(client.channel, post="quick").request()
+        slow = [Call(client.channel, pre="waits") for _ in range(4)]
+        replies: list[Any] = []
+        threads = [threading.Thread(target=lambda each=each: replies.append(each.request())) for each in slow]
+        for thread in threads:
+            thread.start()
+        until(lambda: running.service.in_flight == 4)
+        for _ in range(8):
+            assert Call(client.channel, post="quick").request().WhichOneof("response") == "request_headers"
+        assert not replies
+        gate.set()
+        for thread in threads:
+            thread.join(10)
+        assert len(replies) == 4

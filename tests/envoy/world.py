@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import MappingProxyType
@@ -26,6 +26,7 @@ from coprocess.loading.objects import load_objects
 from coprocess.runtime.registration import GatewayOptions
 from coprocess.runtime.service import Service, ServiceOptions
 from coprocess.transport.engines import EngineChoice, make_engine
+from coprocess.transport.tls import TlsFiles
 from tests.server import PATIENCE_S, engine_options
 
 Json = dict[str, Any]
@@ -49,13 +50,14 @@ def serving(
     engine: EngineChoice = "http2",
     address: str = "127.0.0.1:0",
     options: ServiceOptions | None = None,
+    tls: TlsFiles | None = None,
     **gateway_options: Any,
 ) -> Iterator[Running]:
     gateway = EnvoyGateway(table_of(*handlers), GatewayOptions(**gateway_options))
     service = Service(gateway, options or ServiceOptions(timeout_s=PATIENCE_S))
     running, _ = make_engine(
         engine,
-        engine_options(max_message_bytes=16 << 20),
+        engine_options(max_message_bytes=16 << 20, tls=tls),
     )
     service.replace_thread = running.replace_thread
     bound = running.listen(address)
@@ -108,7 +110,8 @@ class Upstream:
                             self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
                     self.wfile.write(b"0\r\n\r\n")
                 else:
-                    self.wfile.write(content)
+                    with suppress(BrokenPipeError):  # Envoy may have been told otherwise meanwhile.
+                        self.wfile.write(content)
 
             def _body(self) -> bytes:
                 if self.headers.get("transfer-encoding") != "chunked":
@@ -192,14 +195,21 @@ class Listener(NamedTuple):
 class Envoy:
     """Runs within `with`; each listener has a port, found by its name."""
 
-    def __init__(self, service: str, upstream_port: int, listeners: Mapping[str, Listener]) -> None:
+    def __init__(
+        self,
+        service: str,
+        upstream_port: int,
+        listeners: Mapping[str, Listener],
+        more_clusters: Sequence[Json] = (),
+    ) -> None:
         self.ports = {name: _free_port() for name in listeners}
         self._admin = _free_port()
         host, _, port = service.rpartition(":")
         clusters = [
-            _cluster("upstream", "127.0.0.1", upstream_port),
-            _cluster("coprocess", host, int(port), is_http2=True),
-            _cluster("dead", "127.0.0.1", _free_port(), is_http2=True),
+            cluster("upstream", "127.0.0.1", upstream_port),
+            cluster("coprocess", host, int(port), is_http2=True),
+            cluster("dead", "127.0.0.1", _free_port(), is_http2=True),
+            *more_clusters,
         ]
         self._config = {
             "admin": {"address": _address("127.0.0.1", self._admin)},
@@ -307,8 +317,8 @@ def _address(host: str, port: int) -> Json:
     return {"socket_address": {"address": host, "port_value": port}}
 
 
-def _cluster(name: str, host: str, port: int, *, is_http2: bool = False) -> Json:
-    cluster: Json = {
+def cluster(name: str, host: str, port: int, *, is_http2: bool = False) -> Json:
+    found: Json = {
         "name": name,
         "connect_timeout": "1s",
         "load_assignment": {
@@ -317,13 +327,13 @@ def _cluster(name: str, host: str, port: int, *, is_http2: bool = False) -> Json
         },
     }
     if is_http2:
-        cluster["typed_extension_protocol_options"] = {
+        found["typed_extension_protocol_options"] = {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
                 "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
                 "explicit_http_config": {"http2_protocol_options": {}},
             }
         }
-    return cluster
+    return found
 
 
 def _listener(name: str, port: int, listener: Listener) -> Json:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from coprocess.api.moments import HookType
-from coprocess.errors import UnknownHook
+from coprocess.errors import ConfigError, UnknownHook
 from coprocess.gateways.envoy.route import Route
-from coprocess.loading.body_use import hook_uses_body
+from coprocess.loading.body_use import hook_uses_body, streams_body
 from coprocess.loading.hooks import Hook, HookTable
 from coprocess.runtime.held_spec import HeldSpec
 from coprocess.text import printable
@@ -27,6 +27,8 @@ class Step:
     name: str
     hook: Hook | None
     uses_body: bool
+    #: It has the body in pieces, while that passes.
+    streams: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -44,6 +46,12 @@ class Chain:
     later: frozenset[Hook] = field(default_factory=frozenset)
     #: Whether Envoy was seen to do as `mode_override` says: None: not yet.
     overrides: bool | None = None
+
+    @property
+    def streams(self) -> bool:
+        """Whether a handler has a body in pieces."""
+        last = self.before[-1][1][-1:] if self.before else ()
+        return any(step.streams for step in (*last, *self.after[-1:]))
 
     @property
     def reads_request(self) -> bool:
@@ -68,6 +76,8 @@ def chain_of(table: HookTable, route: Route, chains: Chains) -> Chain:
         by_moment[moment] = [_step(table, moment, name, api_id) for name in wanted]
     if not any(by_moment.values()):
         raise UnknownHook("nothing is to run: no handlers are loaded for this route, and none are named")
+    _check_streams([step for moment in REQUEST_MOMENTS for step in by_moment[moment]])
+    _check_streams(by_moment[HookType.Response])
     spec = HeldSpec(api_id, route.org_id, route.config)
     after = tuple(by_moment[HookType.Response])
     return Chain(
@@ -85,22 +95,59 @@ def chain_of(table: HookTable, route: Route, chains: Chains) -> Chain:
     )
 
 
+def check_chains(table: HookTable, chains: Chains) -> None:
+    """Raises ConfigError where a chain names what is not loaded, or nothing: no request could pass it."""
+    for chain, moments in chains.items():
+        where = f"chains.{chain}"
+        if not any(moments.values()):
+            raise ConfigError(printable(f"{where}: names no handler"))
+        for moment, names in moments.items():
+            for name in names:
+                others = {hook.type for hook in table if hook.name == name}
+                if moment in others:
+                    continue
+                declared = " and ".join(sorted(each.name for each in others))
+                found = f'"{name}" is a handler of {declared}' if others else f'"{name}" is not loaded'
+                raise ConfigError(printable(f"{where}: expected a handler of {moment.name}, and {found}"))
+
+
 def _all_names(table: HookTable, moment: HookType, api_id: str) -> list[str]:
     hooks = [hook for hook in table if hook.type is moment and hook.api_id in (None, api_id)]
     # Stable: equal ones stay as they are written.
     return list(dict.fromkeys(hook.name for hook in sorted(hooks, key=lambda hook: hook.order)))
 
 
+def _check_streams(steps: list[Step]) -> None:
+    """Raises UnknownHook: headers go out before the first piece, and a piece is gone before the second."""
+    for step in steps:
+        if step.streams and (step is not steps[-1] or any(each.uses_body for each in steps)):
+            raise UnknownHook(
+                printable(
+                    f'{step.moment.name} hook "{step.name}" asks for stream(): expected as the last handler '
+                    "before the upstream, or of Response, and none that reads the whole body"
+                )
+            )
+
+
 def _step(table: HookTable, moment: HookType, name: str, api_id: str) -> Step:
     hook = table.find(moment, name)
     if hook is not None:
-        return Step(moment, name, hook, hook_uses_body(hook))
+        return _step_of(moment, name, hook)
     # Raises where none is there.
     hook = table.choose(moment, name, api_id)
     versions = _versions(table, moment, name)
     if not any(each.version for each in versions):
-        return Step(moment, name, hook, hook_uses_body(hook))
-    return Step(moment, name, None, any(map(hook_uses_body, versions)))
+        return _step_of(moment, name, hook)
+    of_all = [_step_of(moment, name, each) for each in versions]
+    if any(each.streams for each in of_all):
+        raise UnknownHook(printable(f'{moment.name} hook "{name}" asks for stream(), and has versions'))
+    return Step(moment, name, None, any(each.uses_body for each in of_all))
+
+
+def _step_of(moment: HookType, name: str, hook: Hook) -> Step:
+    streams = streams_body(hook.handler)
+    # What asks for pieces does not want the whole, unless it says so.
+    return Step(moment, name, hook, hook.body is True or (not streams and hook_uses_body(hook)), streams)
 
 
 def _versions(table: HookTable, moment: HookType, name: str) -> list[Hook]:

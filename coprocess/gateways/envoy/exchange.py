@@ -7,6 +7,7 @@ where a stream ends with OK, so whoever drives this ends it so only after `is_do
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError
@@ -17,6 +18,18 @@ from coprocess.gateways.envoy import dynamic_metadata, encoding, guard
 from coprocess.gateways.envoy.call import BODY, Around, RequestSteps, Traffic
 from coprocess.gateways.envoy.chain import Chain
 from coprocess.gateways.envoy.messages import Fields, no_request, request_of, response_of
+from coprocess.gateways.envoy.pieces import Pieces, Wire
+from coprocess.gateways.envoy.side import (
+    BUFFERED,
+    BUFFERED_PARTIAL,
+    FULL_DUPLEX,
+    NONE,
+    STREAMED,
+    Replies,
+    RequestSide,
+    ResponseSide,
+    Side,
+)
 from coprocess.gateways.envoy.wire import ProcessingRequest
 from coprocess.runtime.answers import Answer, error_answer, failure_answer
 from coprocess.runtime.chained import Steps
@@ -25,11 +38,9 @@ from coprocess.runtime.in_process import InProcessRpc
 if TYPE_CHECKING:
     from coprocess.gateways.envoy.wire import HttpBody, HttpHeaders
 
-Replies = list[bytes]
-
-# ProcessingMode's values.
-NONE, STREAMED, BUFFERED, BUFFERED_PARTIAL, FULL_DUPLEX = range(5)
 _SEND = 1
+#: So long a handler waits for a piece.
+PIECE_TIMEOUT_S = 60.0
 
 
 class Exchange:
@@ -50,15 +61,19 @@ class Exchange:
         #: Nothing of what Envoy could still send matters to the handlers of this stream.
         self.is_done = False
         # Of the direction that is under way.
-        self._request = _Side(encoding.REQUEST_HEADERS, encoding.REQUEST_BODY, encoding.REQUEST_TRAILERS)
-        self._response = _Side(encoding.RESPONSE_HEADERS, encoding.RESPONSE_BODY, encoding.RESPONSE_TRAILERS)
+        self._request = RequestSide()
+        self._response = ResponseSide()
         self._method = ""
         self._status = 0
+        self._wire: Wire | None = None
         self._told_metadata: dict[str, str] = {}
         self._is_session_told = False
 
-    def take(self, message: bytes) -> Steps:
-        """The steps for one message; they end with its replies. Raises CoprocessError: see `refusal`."""
+    def take(self, message: bytes, wire: Wire | None = None) -> Steps:
+        """The steps for one message; they end with its replies. Raises CoprocessError: see `refusal`.
+
+        `wire` is for bodies in pieces, while a handler runs.
+        """
         try:
             asked = ProcessingRequest.FromString(message)
         except DecodeError:
@@ -66,6 +81,8 @@ class Exchange:
         kind = asked.WhichOneof("request")
         if self.chain is None:
             self.chain = self._find_chain(asked)
+            if self.chain.streams:
+                self._wire = wire
             config = asked.protocol_config
             self._request.mode, self._response.mode = config.request_body_mode, config.response_body_mode
         if kind == "request_headers":
@@ -117,13 +134,15 @@ class Exchange:
             traffic.has_body = True
         elif chain.reads_request and (size := _content_length(fields)) > self._max_body_bytes:
             return [self._too_large(side, size)]
+        if self._wire is not None:
+            request.open_stream = partial(self._open_stream, side, self._wire, self._begin_request)
         side.steps = traffic.before_upstream()
         outcome = yield from side.go_on()
         if outcome is not BODY:
             return self._end_request(outcome, side.headers_kind)
         return self._ask_for_body(side)
 
-    def _ask_for_body(self, side: _Side) -> Replies:
+    def _ask_for_body(self, side: Side) -> Replies:
         assert self.chain is not None  # noqa: S101 - `take` has seen to it
         chain = self.chain
         if side.mode == FULL_DUPLEX:
@@ -150,16 +169,22 @@ class Exchange:
         """The replies once the moments before the upstream are through, to a message of that kind."""
         assert self._traffic is not None  # noqa: S101 - there is a message
         traffic, side = self._traffic, self._request
+        if side.stream is not None and side.stream.is_cut:
+            answer = self._cut(side)
         if answer is None:
             try:
+                if side.stream is not None and side.stream.has_begun:
+                    return self._end_pieces(side.stream, self._request_headers(traffic, side), traffic)
                 return self._pass_request(traffic, side, kind)
             except HandlerFailed as error:
                 answer = traffic.fail(error)
         return [self._answer(answer, traffic)]
 
-    def _pass_request(self, traffic: Traffic, side: _Side, kind: int) -> Replies:
+    def _pass_request(self, traffic: Traffic, side: Side, kind: int) -> Replies:
         request, chain = traffic.request, traffic.chain
         edits, is_moved = guard.request_edits(request, self._method, side.fields.encoded)
+        if side.stream is not None and (written := side.stream.local_body) is not None:
+            request.body = written
         body: bytes | None = None
         if request.has_new_body:
             body = request.raw_body
@@ -197,13 +222,15 @@ class Exchange:
         elif not _has_response_that_ends(fields, response.status):
             side.why_no_body = "the body of a stream of events, of gRPC, or after an upgrade, is not read"
             side.has_body = True
+        if self._wire is not None:
+            response.open_stream = partial(self._open_stream, side, self._wire, self._begin_response)
         side.steps = self._after_upstream(traffic, side)
         outcome = yield from side.go_on()
         if outcome is not BODY:
             return self._end_response(outcome, side.headers_kind)
         return self._ask_for_body(side)
 
-    def _after_upstream(self, traffic: Traffic, side: _Side) -> RequestSteps:
+    def _after_upstream(self, traffic: Traffic, side: Side) -> RequestSteps:
         for step in traffic.chain.after:
             if step.uses_body and not side.has_body:
                 yield BODY
@@ -218,18 +245,22 @@ class Exchange:
         traffic, side = self._traffic, self._response
         if answer is None:
             try:
+                if side.stream is not None and side.stream.has_begun and not traffic.is_replaced:
+                    return self._end_pieces(side.stream, self._response_headers(traffic, side), traffic)
                 return self._pass_response(traffic, side, kind)
             except HandlerFailed as error:
                 answer = traffic.fail(error)
         return [self._answer(answer, traffic)]
 
-    def _pass_response(self, traffic: Traffic, side: _Side, kind: int) -> Replies:
+    def _pass_response(self, traffic: Traffic, side: Side, kind: int) -> Replies:
         response = traffic.response
         assert response is not None  # noqa: S101 - its headers came
         if traffic.is_replaced:
             answer = Answer(response.status, response.headers.pairs(), response.raw_body)
             return [self._answer(answer, traffic)]
         edits = guard.response_edits(response, self._status, side.fields.encoded)
+        if side.stream is not None and (written := side.stream.local_body) is not None:
+            response.body = written
         body: bytes | None = None
         if response.has_new_body and not self._is_bodyless(response):
             body = response.raw_body
@@ -243,14 +274,99 @@ class Exchange:
     def _is_bodyless(self, response: HeldResponse) -> bool:
         return self._method == "HEAD" or response.status in guard.BODYLESS
 
+    # Bodies in pieces.
+
+    def _open_stream(self, side: Side, wire: Wire, begin: Callable[[], Replies], replace: bool) -> Pieces:
+        if side.why_no_body:
+            raise RuntimeError(side.why_no_body)
+        if side.stream is not None or not self._is_streaming(side):
+            raise RuntimeError("the body passes once. Expected: one stream(), in the last handler")
+        side.stream = Pieces(side, wire, begin, replace=replace, wait_s=PIECE_TIMEOUT_S)
+        return side.stream
+
+    def _is_streaming(self, side: Side) -> bool:
+        assert self.chain is not None  # noqa: S101 - there is a message
+        chain = self.chain
+        steps = chain.after if side is self._response else chain.before[-1][1]
+        return steps[-1].streams
+
+    def _mode_of_pieces(self, side: Side) -> bytes:
+        """What has Envoy send the body, if it does not do so anyway. Raises HandlerFailed."""
+        assert self.chain is not None  # noqa: S101 - there is a message
+        if side.mode == BUFFERED_PARTIAL:
+            raise HandlerFailed("asks for a body in pieces, and BUFFERED_PARTIAL sends the first part only")
+        if side.mode != NONE:
+            return b""
+        if self.chain.overrides is False:
+            raise HandlerFailed(_NO_OVERRIDE)
+        side.is_override = True
+        if side is self._response:
+            return encoding.mode(response_body=STREAMED, response_trailers=_SEND)
+        return encoding.mode(
+            request_body=STREAMED,
+            request_trailers=_SEND,
+            response_headers=_SEND if self.chain.after else 0,
+            response_body=self._response.mode,
+        )
+
+    def _request_headers(self, traffic: Traffic, side: Side) -> bytes:
+        """The edits of the headers, for the reply that goes before the body."""
+        edits, is_moved = guard.request_edits(traffic.request, self._method, side.fields.encoded)
+        rest = encoding.CLEAR_ROUTE_CACHE if is_moved and traffic.chain.route.clears_route_cache else b""
+        return side.headers_of_pieces(edits) + rest
+
+    def _response_headers(self, traffic: Traffic, side: Side) -> bytes:
+        assert traffic.response is not None  # noqa: S101 - its headers came
+        return side.headers_of_pieces(
+            guard.response_edits(traffic.response, self._status, side.fields.encoded)
+        )
+
+    def _begin_request(self) -> Replies:
+        assert self._traffic is not None  # noqa: S101 - a handler runs
+        return self._begin_pieces(self._request, self._request_headers(self._traffic, self._request))
+
+    def _begin_response(self) -> Replies:
+        assert self._traffic is not None  # noqa: S101 - a handler runs
+        return self._begin_pieces(self._response, self._response_headers(self._traffic, self._response))
+
+    def _begin_pieces(self, side: Side, headers: bytes) -> Replies:
+        assert self._traffic is not None  # noqa: S101 - a handler runs
+        mode = self._mode_of_pieces(side)
+        side.sent_headers = headers
+        return [encoding.reply(side.headers_kind, headers, self._dynamic_metadata(self._traffic), mode)]
+
+    def _end_pieces(self, stream: Pieces, headers: bytes, traffic: Traffic) -> Replies:
+        side = stream.side
+        if headers != side.sent_headers or traffic.request.has_new_body:
+            raise HandlerFailed("edited what was sent when the first piece of the body was asked for")
+        replies = stream.end()
+        if stream.is_whole and (side is self._response or not traffic.chain.after):
+            self.is_done = True
+        return replies
+
+    def _cut(self, side: Side) -> Answer | None:
+        """What the end of a body is that came too early: the upstream's answer counts, where it is one."""
+        assert self.chain is not None  # noqa: S101 - there is a message
+        assert self._traffic is not None  # noqa: S101 - as above
+        if side.is_override and not side.has_come:
+            self.chain.overrides = False
+            return self._traffic.fail(HandlerFailed(_NO_OVERRIDE))
+        self._traffic.failure_text = ""
+        return None
+
     # Bodies and trailers, of either.
 
-    def _on_body(self, side: _Side, body: HttpBody, end: Callable[[Any, int], Replies]) -> Steps:
+    def _on_body(self, side: Side, body: HttpBody, end: Callable[[Any, int], Replies]) -> Steps:
         kind = side.body_kind
         if side.steps is None:
             # What handlers wanted is done.
+            if side.drops_rest and body.end_of_stream and self._is_last(side):
+                self.is_done = True
             if side.mode == FULL_DUPLEX:
-                return [encoding.streamed(kind, body.body, body.end_of_stream)]
+                content = b"" if side.drops_rest else body.body
+                return [encoding.streamed(kind, content, body.end_of_stream)]
+            if side.drops_rest and body.body:
+                return [encoding.reply(kind, encoding.CLEAR_BODY)]
             return [encoding.EMPTY[kind]]
         if side.pieces is not None:
             side.take_piece(body.body, self._max_body_bytes)
@@ -273,14 +389,17 @@ class Exchange:
         outcome = yield from self._with_body(side, body.body)
         return end(outcome, kind)
 
-    def _with_body(self, side: _Side, body: bytes) -> Generator[Any, Any, Any]:
+    def _is_last(self, side: Side) -> bool:
+        return side is self._response or self.chain is None or not self.chain.after
+
+    def _with_body(self, side: Side, body: bytes) -> Generator[Any, Any, Any]:
         side.body = body
         side.has_body = True
         if side is self._request and self._traffic is not None:
             self._traffic.has_body = True
         return (yield from side.go_on())
 
-    def _on_trailers(self, side: _Side, end: Callable[[Any, int], Replies]) -> Steps:
+    def _on_trailers(self, side: Side, end: Callable[[Any, int], Replies]) -> Steps:
         kind = side.trailers_kind
         if side.steps is None:
             return [encoding.EMPTY[kind]]
@@ -297,7 +416,7 @@ class Exchange:
 
     _is_answered = False
 
-    def _too_large(self, side: _Side, size_bytes: int) -> bytes:
+    def _too_large(self, side: Side, size_bytes: int) -> bytes:
         if side is self._request:
             answer = error_answer(413, "Request entity too large")
         else:
@@ -349,105 +468,6 @@ class Exchange:
         return dynamic_metadata.encoded(metadata, self._told_metadata, session, is_new=is_new)
 
 
-class _Side:
-    """The request, or the response, as far as it has come."""
-
-    __slots__ = (
-        "body",
-        "body_kind",
-        "ends_with_trailers",
-        "fields",
-        "has_body",
-        "headers_kind",
-        "is_override",
-        "is_too_large",
-        "mode",
-        "pieces",
-        "size",
-        "steps",
-        "trailers_kind",
-        "why_no_body",
-    )
-
-    def __init__(self, headers_kind: int, body_kind: int, trailers_kind: int) -> None:
-        self.headers_kind = headers_kind
-        self.body_kind = body_kind
-        self.trailers_kind = trailers_kind
-        self.fields = _NO_FIELDS
-        #: As the filter has it.
-        self.mode = NONE
-        #: What has not run yet; None: all has.
-        self.steps: RequestSteps | None = None
-        self.body: bytes | None = None
-        self.has_body = False
-        #: Why there will be none; empty: there may be one.
-        self.why_no_body = ""
-        #: Whether another mode was asked for.
-        self.is_override = False
-        #: What has come of a body in FULL_DUPLEX_STREAMED mode, while all of it is wanted.
-        self.pieces: list[bytes] | None = None
-        self.size = 0
-        self.is_too_large = self.ends_with_trailers = False
-
-    def go_on(self) -> Generator[Any, Any, Any]:
-        """Run what is left. Ends with BODY where that must come first, else as the steps do."""
-        steps = self.steps
-        assert steps is not None  # noqa: S101 - the caller has looked
-        value: Any = None
-        while True:
-            try:
-                need = steps.send(value)
-            except StopIteration as end:
-                self.steps = None
-                return end.value
-            if need is BODY:
-                return BODY
-            value = yield need
-
-    def read(self) -> bytes:
-        """The body, for a handler."""
-        if self.body is None:
-            raise RuntimeError(self.why_no_body or _NOT_KEPT)
-        return self.body
-
-    def take_piece(self, piece: bytes, max_bytes: int) -> None:
-        assert self.pieces is not None  # noqa: S101 - the caller has looked
-        self.pieces.append(piece)
-        self.size += len(piece)
-        self.is_too_large = self.size > max_bytes
-
-    def replies(
-        self, kind: int, edits: guard.Edits, body: bytes | None, rest: bytes, metadata: bytes
-    ) -> Replies:
-        """What passes this side on, in answer to a message of that kind."""
-        if kind == self.trailers_kind:
-            if edits.count or body is not None:
-                raise HandlerFailed(
-                    "edited a message without a body but with trailers, where nothing can be edited"
-                )
-            return [encoding.EMPTY[kind]]
-        common = b""
-        if body is not None:
-            edits.set(b"content-length", b"%d" % len(body)) if self.pieces is None else None
-            if kind == self.headers_kind and self.pieces is None:
-                common = encoding.REPLACE
-        if edits.count:
-            common += encoding.field(2, edits.encoded())
-        if self.pieces is not None:
-            return self._duplex_replies(common + rest, body, metadata)
-        if body is not None:
-            common += encoding.field(3, encoding.field(1, body)) if body else encoding.CLEAR_BODY
-        return [encoding.reply(kind, common + rest, metadata)]
-
-    def _duplex_replies(self, common: bytes, body: bytes | None, metadata: bytes) -> Replies:
-        content = b"".join(self.pieces or ()) if body is None else body
-        self.pieces = None
-        replies = [encoding.reply(self.headers_kind, common, metadata)]
-        if content or not self.ends_with_trailers:
-            replies.append(encoding.streamed(self.body_kind, content, not self.ends_with_trailers))
-        return replies
-
-
 def _content_length(fields: Fields) -> int:
     text = fields.headers.get("Content-Length", "")
     return int(text) if text.isascii() and text.isdecimal() else 0
@@ -467,12 +487,7 @@ def _has_response_that_ends(fields: Fields, status: int) -> bool:
     return status != _SWITCHING and not content_type.startswith(("application/grpc", "text/event-stream"))
 
 
-_NO_FIELDS = Fields(())
 _SWITCHING = 101
-_NOT_KEPT = (
-    "the body was not asked for, as the code of the handler does not show that it is used. "
-    "Expected: body=True in the handler's decorator"
-)
 _NO_OVERRIDE = (
     "reads a body, and Envoy sends none. Expected: allow_mode_override: true in the filter, "
     "or body modes BUFFERED"

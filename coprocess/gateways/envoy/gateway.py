@@ -12,7 +12,7 @@ from coprocess.api.context import CallContext
 from coprocess.api.held import HeldSession
 from coprocess.api.moments import HookType
 from coprocess.errors import CoprocessError, ShuttingDown
-from coprocess.gateways.envoy.chain import Chain, Chains, chain_of
+from coprocess.gateways.envoy.chain import Chain, Chains, chain_of, check_chains
 from coprocess.gateways.envoy.check import Check
 from coprocess.gateways.envoy.exchange import Exchange
 from coprocess.gateways.envoy.route import PREFIX, Route, route_of
@@ -48,6 +48,8 @@ class EnvoyGateway(Gateway, Streaming):
         self._options = options
         self._kept: dict[object, Chain] = {}
         self._chains: Chains = {}
+        #: Those that `check_table` was content with, for the table that is to come.
+        self._checked: Chains | None = None
         self._table = table
         self._streams: set[EnvoyStream] = set()
         self._service: Service | None = None
@@ -60,10 +62,16 @@ class EnvoyGateway(Gateway, Streaming):
 
     @table.setter
     def table(self, table: HookTable) -> None:
-        self._chains = self._options.chains()
+        checked, self._checked = self._checked, None
+        self._chains = self._options.chains() if checked is None else checked
         self._table = table
         # Last: a chain that is made meanwhile of the old table must not stay.
         self._kept = {}
+
+    def check_table(self, table: HookTable) -> None:
+        chains = self._options.chains()
+        check_chains(table, chains)
+        self._checked = chains
 
     @property
     def methods(self) -> Mapping[str, Opener]:

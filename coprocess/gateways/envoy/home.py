@@ -2,4 +2,4 @@
 
 from coprocess.loading.home import Home
 
-HOME = Home("envoy")
+HOME = Home("envoy", streams_bodies=True)

@@ -24,14 +24,15 @@ class Fields:
     __slots__ = ("encoded", "headers", "pseudo")
 
     def __init__(self, values: Iterable[HeaderValue]) -> None:
-        # `raw_value` holds the bytes; `value` is there where an old Envoy was told to use it.
-        raw = [(each.key, each.raw_value or each.value.encode()) for each in values]
         #: `:path` and its like.
         self.pseudo: dict[str, str] = {}
         #: The bytes of values that are not UTF-8: those are shown as Latin-1.
         self.encoded: dict[str, bytes] = {}
         pairs: list[tuple[str, str]] = []
-        for key, value in raw:
+        for each in values:
+            key = each.key
+            # It holds the bytes; `value` is there where an old Envoy was told to use it.
+            value = each.raw_value or each.value.encode()
             try:
                 text = value.decode()
             except UnicodeDecodeError:

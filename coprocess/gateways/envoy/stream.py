@@ -7,6 +7,7 @@ and the next message no thread is held.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -16,6 +17,7 @@ import structlog
 
 from coprocess.errors import CoprocessError, Status
 from coprocess.gateways.envoy.exchange import Exchange
+from coprocess.gateways.envoy.pieces import Waiter
 from coprocess.runtime.chained import Caller, Chain
 from coprocess.runtime.service import Service
 from coprocess.transport.engine import BidiRpc, Metadata
@@ -24,6 +26,8 @@ log = structlog.get_logger("coprocess")
 
 #: Messages that came before the one in front was answered, together.
 _MAX_INBOX_BYTES = 16 << 20
+#: Reading a message of that size takes long already.
+_LARGE_BYTES = 128 * 1024
 
 
 class EnvoyStream(Caller):
@@ -41,6 +45,9 @@ class EnvoyStream(Caller):
         "_on_end",
         "_rpc",
         "_service",
+        "_waited_s",
+        "_waiter",
+        "_waits_since_s",
         "method",
     )
 
@@ -60,6 +67,10 @@ class EnvoyStream(Caller):
         self._is_half_closed = False
         self._is_over = False
         self._chain: Chain | None = None
+        #: Of a handler that has the body in pieces: takes the next message.
+        self._waiter: Waiter | None = None
+        #: How long Envoy was waited for within the call that runs, and since when it is; 0: it is not.
+        self._waited_s = self._waits_since_s = 0.0
         rpc.on_message = self._received
         rpc.on_half_close = self._half_closed
         rpc.on_cancel(self._cancelled)
@@ -74,7 +85,9 @@ class EnvoyStream(Caller):
         with self._lock:
             if self._is_over:
                 return
-            if self._is_busy:
+            if (waiter := self._waiter) is not None:
+                self._waiter = None
+            elif self._is_busy:
                 if self._inbox is None:
                     self._inbox = deque()
                 self._inbox.append(message)
@@ -85,14 +98,22 @@ class EnvoyStream(Caller):
                 self._is_busy = True
                 self._rpc.in_thread(partial(self._take, message))
                 return
+        if waiter is not None:
+            waiter(message)
+            return
         self._abort(Status.RESOURCE_EXHAUSTED, "more came than is taken")
 
     def _half_closed(self) -> None:
         with self._lock:
             self._is_half_closed = True
-            if self._is_busy or self._is_over:
-                return
-            self._is_over = True
+            waiter, self._waiter = self._waiter, None
+            is_last = not (self._is_busy or self._is_over)
+            if is_last:
+                self._is_over = True
+        if waiter is not None:
+            waiter(None)
+        if not is_last:
+            return
         # All that came is answered.
         self._rpc.end()
         self._on_end(self)
@@ -107,6 +128,9 @@ class EnvoyStream(Caller):
         """Whether it is over only now."""
         with self._lock:
             was_over, self._is_over = self._is_over, True
+            waiter, self._waiter = self._waiter, None
+        if waiter is not None:
+            waiter(None)
         if not was_over:
             self._on_end(self)
         return not was_over
@@ -122,7 +146,10 @@ class EnvoyStream(Caller):
     def _take(self, message: bytes) -> None:
         if self._is_over:
             return
-        chain = self._chain = Chain(self._service, self._exchange.take(message), self)
+        if len(message) > _LARGE_BYTES:
+            self._rpc.may_block()
+        self._waited_s = 0.0
+        chain = self._chain = Chain(self._service, self._exchange.take(message, self), self)
         chain.go_on()
 
     def ended(self, result: Any, error: Exception | None) -> None:
@@ -162,13 +189,52 @@ class EnvoyStream(Caller):
         else:
             self._rpc.in_thread(partial(self._take, following))
 
+    # A Wire's: for a handler that runs.
+
+    def send_now(self, reply: bytes) -> None:
+        if not self._rpc.send(reply):
+            raise ConnectionError("the client left, or does not read")
+
+    def ask(self, waiter: Waiter) -> None:
+        message = None
+        with self._lock:
+            if self._inbox:
+                message = self._inbox.popleft()
+                self._inbox_bytes -= len(message)
+            elif not (self._is_over or self._is_half_closed):
+                self._waiter = waiter
+                return
+        waiter(message)
+
+    def give_back(self, message: bytes) -> None:
+        with self._lock:
+            if self._inbox is None:
+                self._inbox = deque()
+            self._inbox.appendleft(message)
+            self._inbox_bytes += len(message)
+
+    def wait(self, *, begins: bool) -> None:
+        now_s = time.monotonic()
+        if begins:
+            self._waits_since_s = now_s
+        else:
+            self._waited_s += now_s - self._waits_since_s
+            self._waits_since_s = 0.0
+
     # A Caller's.
+
+    def held_up_s(self) -> float:
+        since_s = self._waits_since_s
+        return self._waited_s + (time.monotonic() - since_s if since_s else 0.0)
 
     def metadata(self) -> Metadata:
         return self._rpc.metadata()
 
     def in_thread(self, task: Callable[[], None]) -> None:
         self._rpc.in_thread(task)
+
+    def may_block(self) -> None:
+        self._rpc.may_block()
 
 
 def refuse(rpc: BidiRpc, error: CoprocessError) -> None:

@@ -206,6 +206,9 @@ class _Host:
     def reload(self, reason: str) -> None:
         raise NotImplementedError(reason)
 
+    def trace(self) -> None:
+        """The service of Kong's plugin server says whether calls are traced."""
+
     def metrics(self) -> bytes:
         return b""
 

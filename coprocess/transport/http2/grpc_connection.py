@@ -104,6 +104,7 @@ class GrpcConnection:
         self._max_bytes = service.limits.max_message_bytes
         self._max_held_bytes = service.limits.max_held_bytes
         self._max_unsent_bytes = service.limits.max_unsent_bytes
+        self._max_unsent_stream_bytes = service.limits.max_unsent_stream_bytes
 
     def receive(self, data: bytes) -> ConnectionFailure | None:
         """What ended the connection; None: it goes on."""
@@ -228,6 +229,17 @@ class GrpcConnection:
     def _pass_on(self, stream: Stream, request: _CallRequest, data: bytes, ended: bool) -> None:
         """Messages one by one."""
         reader: MessageReader = stream.reader
+        if (
+            not reader.held_bytes
+            and len(data) >= PREFIX_BYTES
+            and data[:1] == b"\0"
+            and int.from_bytes(data[1:PREFIX_BYTES], "big") == len(data) - PREFIX_BYTES <= self._max_bytes
+        ):
+            # One uncompressed message in one frame.
+            stream.call.received(data[PREFIX_BYTES:])
+            if ended:
+                stream.call.half_closed()
+            return
         for is_compressed, message in reader.feed(data):
             if is_compressed:
                 message = grpc_wire.decompress(request.encoding, message, self._max_bytes)
@@ -299,13 +311,17 @@ class GrpcConnection:
             stream.has_headers_sent = True
             self.http.sending.headers(stream, block)
 
-    def send(self, stream: Stream, message: bytes) -> None:
-        """One of many messages."""
-        if stream.is_closed or stream.is_answered:
-            return
+    def send(self, stream: Stream, message: bytes) -> bool:
+        """One of many messages. False where the call is over, or its client does not read."""
+        # One goes out in any case, however large.
+        if stream.is_closed or stream.is_answered or stream.unsent_bytes >= self._max_unsent_stream_bytes:
+            return False
         sending = self.http.sending
-        self.begin(stream, ())
+        if not stream.has_headers_sent:
+            stream.has_headers_sent = True
+            sending.headers(stream, grpc_wire.RESPONSE_HEADERS)
         sending.data(stream, grpc_wire.prefix(message) + message)
+        return True
 
     def end(
         self,
@@ -319,11 +335,17 @@ class GrpcConnection:
         if stream.is_closed or stream.is_answered:
             return
         stream.is_answered = True
-        block = grpc_wire.trailers(status, message, details, metadata, only=not stream.has_headers_sent)
+        if stream.has_headers_sent and not (status or message or details or metadata):
+            block = grpc_wire.OK_TRAILERS
+        else:
+            block = grpc_wire.trailers(status, message, details, metadata, only=not stream.has_headers_sent)
         self.http.sending.trailers(stream, block)
 
     def end_with(self, stream: Stream, ending: tuple[int, str, bytes, SentMetadata]) -> None:
+        """The same, as whoever has the call ends it."""
         self.end(stream, *ending)
+        if stream.is_closed:
+            stream.call = None  # As in `respond`.
 
 
 class _OneMessage:

@@ -124,13 +124,22 @@ class Sending:
         self._output.append(frames.frame(kind, frames.END_HEADERS | flags, stream.id, block))
 
     def data(self, stream: Stream, data: bytes) -> None:
-        if not data:
+        length = len(data)
+        if not length:
             return
-        if stream.outgoing is None:
+        if not stream.outgoing:
+            if length <= min(self.max_frame, self.window, stream.send_window, self._room):
+                # Most are small, and go out at once.
+                self.window -= length
+                self._room -= length
+                stream.send_window -= length
+                self._output += (length.to_bytes(3, "big"), b"\0\0", stream.id.to_bytes(4, "big"), data)
+                self._useful()
+                return
             stream.outgoing = deque()
         stream.outgoing.append(data)
-        stream.unsent_bytes += len(data)
-        self.unsent_bytes += len(data)
+        stream.unsent_bytes += length
+        self.unsent_bytes += length
         self._make_ready(stream)
         self.pump()
 

@@ -63,7 +63,10 @@ class Turns(Generic[Task]):
         threading.Thread(target=self._watch, name="http2-watcher", daemon=True).start()
 
     def put(self, task: Task) -> None:
-        """Have a task run that may block, from any thread."""
+        """Have a task run, from any thread."""
+        if threading.get_ident() == self._server.polling_thread:
+            self.tasks.append(task)  # It looks for them itself.
+            return
         with self._lock:
             self.tasks.append(task)
         self._server.wake()

@@ -1,0 +1,142 @@
+"""One direction of a stream: the request, or the response, as far as it has come."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any, Literal
+
+from coprocess.errors import HandlerFailed
+from coprocess.gateways.envoy import encoding, guard
+from coprocess.gateways.envoy.call import BODY, RequestSteps
+from coprocess.gateways.envoy.messages import Fields
+
+if TYPE_CHECKING:
+    from coprocess.gateways.envoy.pieces import Pieces
+
+Replies = list[bytes]
+
+# ProcessingMode's values.
+NONE, STREAMED, BUFFERED, BUFFERED_PARTIAL, FULL_DUPLEX = range(5)
+
+
+class Side:
+    """What most streams never set is on the class: two are made for each."""
+
+    headers_kind: int
+    body_kind: int
+    trailers_kind: int
+    #: As a ProcessingRequest spells them.
+    body_name: Literal["request_body", "response_body"]
+    trailers_name: str
+    fields = Fields(())
+    #: As the filter has it.
+    mode = NONE
+    #: What has not run yet; None: all has.
+    steps: RequestSteps | None = None
+    body: bytes | None = None
+    has_body = False
+    #: Why there will be none; empty: there may be one.
+    why_no_body = ""
+    #: Whether another mode was asked for.
+    is_override = False
+    #: What has come of a body in FULL_DUPLEX_STREAMED mode, while all of it is wanted.
+    pieces: list[bytes] | None = None
+    size = 0
+    is_too_large = ends_with_trailers = False
+    #: What a handler has of a body that passes in pieces; and whether that one is through.
+    stream: Pieces | None = None
+    pieces_over = False
+    #: A piece of it has come.
+    has_come = False
+    #: What still comes is not sent on: a handler has replaced it.
+    drops_rest = False
+    #: Of the reply that went before the pieces.
+    sent_headers = b""
+
+    def go_on(self) -> Generator[Any, Any, Any]:
+        """Run what is left. Ends with BODY where that must come first, else as the steps do."""
+        steps = self.steps
+        assert steps is not None  # noqa: S101 - the caller has looked
+        value: Any = None
+        while True:
+            try:
+                need = steps.send(value)
+            except StopIteration as end:
+                self.steps = None
+                return end.value
+            if need is BODY:
+                return BODY
+            value = yield need
+
+    def read(self) -> bytes:
+        """The body, for a handler."""
+        if self.body is None:
+            raise RuntimeError(self.why_no_body or _NOT_KEPT)
+        return self.body
+
+    def take_piece(self, piece: bytes, max_bytes: int) -> None:
+        assert self.pieces is not None  # noqa: S101 - the caller has looked
+        self.pieces.append(piece)
+        self.size += len(piece)
+        self.is_too_large = self.size > max_bytes
+
+    def headers_of_pieces(self, edits: guard.Edits) -> bytes:
+        """The start of a CommonResponse. Of what passes in pieces, nobody knows the length beforehand."""
+        if self.stream is not None and self.stream.is_replaced and "Content-Length" in self.fields.headers:
+            edits.remove(b"content-length")
+        return encoding.field(2, edits.encoded()) if edits.count else b""
+
+    def replies(
+        self, kind: int, edits: guard.Edits, body: bytes | None, rest: bytes, metadata: bytes
+    ) -> Replies:
+        """What passes this side on, in answer to a message of that kind."""
+        if kind == self.trailers_kind:
+            if edits.count or body is not None:
+                raise HandlerFailed(
+                    "edited a message without a body but with trailers, where nothing can be edited"
+                )
+            return [encoding.EMPTY[kind]]
+        common = b""
+        if body is not None:
+            edits.set(b"content-length", b"%d" % len(body)) if self.pieces is None else None
+            if kind == self.headers_kind and self.pieces is None:
+                common = encoding.REPLACE
+        if edits.count:
+            common += encoding.field(2, edits.encoded())
+        if self.pieces is not None:
+            return self._duplex_replies(common + rest, body, metadata)
+        if body is not None:
+            common += encoding.field(3, encoding.field(1, body)) if body else encoding.CLEAR_BODY
+        return [encoding.reply(kind, common + rest, metadata)]
+
+    def _duplex_replies(self, common: bytes, body: bytes | None, metadata: bytes) -> Replies:
+        content = b"".join(self.pieces or ()) if body is None else body
+        self.pieces = None
+        replies = [encoding.reply(self.headers_kind, common, metadata)]
+        if content or not self.ends_with_trailers:
+            replies.append(encoding.streamed(self.body_kind, content, not self.ends_with_trailers))
+        return replies
+
+
+class RequestSide(Side):
+    headers_kind, body_kind, trailers_kind = (
+        encoding.REQUEST_HEADERS,
+        encoding.REQUEST_BODY,
+        encoding.REQUEST_TRAILERS,
+    )
+    body_name, trailers_name = "request_body", "request_trailers"
+
+
+class ResponseSide(Side):
+    headers_kind, body_kind, trailers_kind = (
+        encoding.RESPONSE_HEADERS,
+        encoding.RESPONSE_BODY,
+        encoding.RESPONSE_TRAILERS,
+    )
+    body_name, trailers_name = "response_body", "response_trailers"
+
+
+_NOT_KEPT = (
+    "the body was not asked for, as the code of the handler does not show that it is used. "
+    "Expected: body=True in the handler's decorator"
+)
