@@ -116,9 +116,6 @@ class TracedRpc(Rpc):
     def time_allowed_s(self) -> float | None:
         return self._inner.time_allowed_s()
 
-    def held_up_s(self) -> float:
-        return self._inner.held_up_s()
-
     # The spans.
 
     def open_span(self, call: Call | None) -> Span:
