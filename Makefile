@@ -35,7 +35,7 @@ test-all: ## the tests on every supported Python that is installed
 		else echo "== Python $$v is not installed: left out"; fi; done
 
 test-slow: $(READY) ## the tests that install from the package index, and trials at length
-	RUN_SLOW=1 $(BIN)/python -m pytest tests/test_new.py tests/test_fresh_install.py tests/test_chaos.py
+	RUN_SLOW=1 $(BIN)/python -m pytest tests/test_new.py tests/test_fresh_install.py tests/test_chaos.py tests/lifecycle/test_reloads_under_load.py
 
 check: lint types imports ## ruff, mypy --strict, import rules
 

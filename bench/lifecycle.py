@@ -1,12 +1,13 @@
 """What an App costs a call: one `before`, `after`, `teardown` and one resource, against a bare handler.
 
-    python bench/lifecycle.py
+    python bench/lifecycle.py [--json]
 
 Microseconds of `Call.run`, in this process and without a transport; the best of several rounds.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import timeit
 from collections.abc import Callable, Iterator
@@ -89,14 +90,29 @@ def microseconds(hook: Hook) -> float:
     return min(timeit.repeat(call, number=CALLS, repeat=ROUNDS)) / CALLS * 1e6
 
 
+def figures_us() -> dict[str, list[float]]:
+    """For each, sync and async."""
+    return {
+        "no App": [microseconds(hook_of(each)) for each in (handler, async_handler)],
+        "an App that declares nothing": [
+            microseconds(hook_of(each, App())) for each in (handler, async_handler)
+        ],
+        "all four": [
+            microseconds(hook_of(each, app_of_all())) for each in (with_resource, async_with_resource)
+        ],
+    }
+
+
 def main() -> None:
+    figures = figures_us()
+    if "--json" in sys.argv:
+        print(json.dumps(figures))
+        return
     print(f"{'µs a call':34}{'sync':>8}{'async':>8}")
-    bare = [microseconds(hook_of(each)) for each in (handler, async_handler)]
-    nothing = [microseconds(hook_of(each, App())) for each in (handler, async_handler)]
-    whole = [microseconds(hook_of(each, app_of_all())) for each in (with_resource, async_with_resource)]
-    for label, row in (("no App", bare), ("an App that declares nothing", nothing), ("all four", whole)):
+    for label, row in figures.items():
         print(f"{label:34}{row[0]:8.2f}{row[1]:8.2f}")
-    print(f"{'all four cost':34}{whole[0] - bare[0]:8.2f}{whole[1] - bare[1]:8.2f}")
+    (sync, asynchronous), (bare, bare_async) = figures["all four"], figures["no App"]
+    print(f"{'all four cost':34}{sync - bare:8.2f}{asynchronous - bare_async:8.2f}")
 
 
 if __name__ == "__main__":

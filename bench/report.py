@@ -186,6 +186,29 @@ def traces(figures: Figures) -> str:
     return table(["traces", "calls/s", "× without", "CPU µs/call", "p50 µs, one at a time"], rows)
 
 
+def web(figures: Figures) -> str:
+    asgi, wsgi = figures["asgi"], figures["wsgi"]
+    targets = {"pure ASGI": "≥ 0.85", "BaseHTTPMiddleware": "≥ 1.5", "plain wrapper": "≥ 0.9"}
+    rows = [
+        [f"ASGI: {name}", f"{it['calls_per_s']:,.0f} calls/s", f"{it['ours_median']:.2f}"]
+        for name, it in asgi.items()
+    ]
+    rows += [[f"WSGI: {name}", f"{it['us']:.1f} µs a call", f"{it['ours']:.2f}"] for name, it in wsgi.items()]
+    for row in rows:
+        row.append(targets.get(row[0].partition(": ")[2], ""))
+    head = ["around an app, one Pre and one Response handler", "figure", "coprocess is × as quick", "target"]
+    return "\n\n".join([machine(figures), table(head, rows)])
+
+
+def lifecycle(figures: Figures) -> str:
+    bare, whole = figures["no App"], figures["all four"]
+    rows = [[name, *(f"{us:.2f}" for us in row), ""] for name, row in figures.items() if name != "machine"]
+    cost = [f"{with_all - without:.2f}" for with_all, without in zip(whole, bare, strict=True)]
+    rows.append(["before, after, teardown and a resource cost", *cost, "≤ 2"])
+    head = ["a call of a handler without a transport", "sync: µs", "async: µs", "target"]
+    return "\n\n".join([machine(figures), table(head, rows)])
+
+
 def microseconds() -> str:
     words = [sys.executable, str(Path(__file__).with_name("microseconds.py"))]
     return "```\n" + subprocess.run(words, check=True, capture_output=True, text=True).stdout + "```"
@@ -229,6 +252,8 @@ def sections(figures: Figures) -> dict[str, str]:
         "rest": rest(figures),
         "workers": workers(figures["workers"]),
         "traces": traces(figures["traces"]),
+        "web": web(figures["web"]),
+        "lifecycle": lifecycle(figures["lifecycle"]),
     }
 
 

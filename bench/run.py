@@ -129,10 +129,15 @@ class Bench:
         return {"bytes": {**sizes, "echo": 2 * len(payload)}, "compared": compared}
 
     def store(self) -> dict[str, Any]:
-        words = [sys.executable, str(BENCH / "store_get.py")]
-        bare = json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+        bare = told("store_get.py")
         with serving(self.ours(HANDLERS / "store"), SERVER_CORE) as (_, address):
             return {"get": bare, "set_and_get_in_handler": self.load.run(address, 32, self.seconds)}
+
+    def web(self) -> dict[str, Any]:
+        return told("web.py")
+
+    def lifecycle(self) -> dict[str, Any]:
+        return told("lifecycle.py")
 
     def workers(self) -> dict[str, Any]:
         figures: dict[str, Any] = {}
@@ -195,7 +200,18 @@ MEASUREMENTS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "traces": Bench.traces,
     "memory": Bench.memory,
     "start": Bench.start,
+    "web": Bench.web,
+    "lifecycle": Bench.lifecycle,
 }
+
+
+def told(script: str) -> dict[str, Any]:
+    """The figures of a script that measures in its own process."""
+    words = [sys.executable, str(BENCH / script), "--json"]
+    figures: dict[str, Any] = json.loads(
+        subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout
+    )
+    return figures
 
 
 def build_gobench() -> Path | None:

@@ -1,6 +1,6 @@
 """Handlers around a web app, against the same written by hand: calls/s in one process, side by side.
 
-    python bench/web.py
+    python bench/web.py [--json]
 
 Requests go over loopback to one server that runs the app, several times in turn; the best of each counts.
 """
@@ -8,6 +8,7 @@ Requests go over loopback to one server that runs the app, several times in turn
 from __future__ import annotations
 
 import http.client
+import json
 import statistics
 import sys
 import threading
@@ -140,7 +141,8 @@ def wsgi_microseconds(app: Any) -> float:
     return (time.perf_counter() - began_s) / count * 1e6
 
 
-def main() -> None:
+def asgi() -> dict[str, dict[str, float]]:
+    """By name: calls/s, the best; and how many times as many ours does, in the median of all rounds."""
     apps = {
         "app alone": app,
         "coprocess": AsgiMiddleware(app, [before, after]),
@@ -153,19 +155,37 @@ def main() -> None:
     rounds = [{name: each.calls_per_s() for name, each in served.items()} for _ in range(ROUNDS)]
     for each in served.values():
         each.close()
-    print(f"{'ASGI, uvicorn, one client':34} {'calls/s':>9}  coprocess is")
-    ours = max(each["coprocess"] for each in rounds)
-    for name in apps:
-        ratio = statistics.median(each["coprocess"] / each[name] for each in rounds)
-        best = max(each[name] for each in rounds)
-        print(f"{name:34} {best:9.0f}  {ratio:.2f} × (median), {ours / best:.2f} × (best)")
+    return {
+        name: {
+            "calls_per_s": max(each[name] for each in rounds),
+            "ours_median": statistics.median(each["coprocess"] / each[name] for each in rounds),
+        }
+        for name in apps
+    }
+
+
+def wsgi() -> dict[str, dict[str, float]]:
+    """By name: microseconds of a call, the best; and how many times as quick ours is."""
     wrapped = WsgiMiddleware(wsgi_app, [before_sync, after_sync])
     both = {"coprocess": wrapped, "plain wrapper": plain, "app alone": wsgi_app}
     best_us = {name: min(wsgi_microseconds(each) for _ in range(ROUNDS)) for name, each in both.items()}
     wrapped.close()
+    return {name: {"us": us, "ours": us / best_us["coprocess"]} for name, us in best_us.items()}
+
+
+def main() -> None:
+    figures = {"asgi": asgi(), "wsgi": wsgi()}
+    if "--json" in sys.argv:
+        print(json.dumps(figures))
+        return
+    ours = figures["asgi"]["coprocess"]["calls_per_s"]
+    print(f"{'ASGI, uvicorn, one client':34} {'calls/s':>9}  coprocess is")
+    for name, each in figures["asgi"].items():
+        best = each["calls_per_s"]
+        print(f"{name:34} {best:9.0f}  {each['ours_median']:.2f} × (median), {ours / best:.2f} × (best)")
     print(f"{'WSGI, in process':34} {'µs a call':>9}")
-    for name, us in best_us.items():
-        print(f"{name:34} {us:9.1f}  {us / best_us['coprocess']:.2f} ×")
+    for name, each in figures["wsgi"].items():
+        print(f"{name:34} {each['us']:9.1f}  {each['ours']:.2f} ×")
 
 
 if __name__ == "__main__":

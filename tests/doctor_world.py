@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from coprocess.desk.findings import FileFinding
 from coprocess.desk.tyk.bundle_build import build
-from coprocess.desk.tyk.doctor import Finding, examine, read_project
+from coprocess.desk.tyk.doctor import examine, read_project
 from coprocess.process.config import Settings
 
 NATIVE = """
@@ -137,7 +138,7 @@ class World:
     files: dict[str, str] = field(default_factory=dict)
     bundles: list[Path] = field(default_factory=list)
 
-    def examine(self) -> list[Finding]:
+    def examine(self) -> list[FileFinding]:
         handlers = self.folder / "handlers"
         apis = self.folder / "apis"
         for path in (handlers, apis):

@@ -28,7 +28,6 @@ PATIENCE_S = 20.0
 
 def engine_options(**changes: Any) -> EngineOptions:
     options: dict[str, Any] = {
-        "methods": Dispatcher.METHODS,
         "max_message_bytes": 4 * 1024 * 1024,
         "min_threads": 2,
         "max_threads": 64,
@@ -123,7 +122,7 @@ def serving(
     service.replace_thread = running.replace_thread
     bound = running.listen(address)
     service.start()
-    running.start(service.handle)
+    running.start(service.methods)
     server = Server(service, running, bound)
     try:
         yield server

@@ -63,10 +63,10 @@ class Probe:
         self.health = Health((SERVICE,))
         self.engine, _ = make_engine(
             engine,
-            engine_options(methods=Health.METHODS, streaming_methods=Health.STREAMING_METHODS, max_threads=8),
+            engine_options(max_threads=8),
         )
         address = self.engine.listen("127.0.0.1:0")
-        self.engine.start(self.health.route)
+        self.engine.start(self.health.methods)
         self.client = Client(address)
 
     def check(self, service: str = "") -> int:

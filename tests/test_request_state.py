@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from coprocess.api.moments import HookType
-from coprocess.desk.tyk.trial.store import TemporaryServer
+from coprocess.desk.store import TemporaryServer
 from coprocess.gateways.tyk.dispatcher import Dispatcher
 from coprocess.gateways.tyk.home import HOME
 from coprocess.gateways.tyk.request_state import HEADER, MAX_STATE_BYTES

@@ -9,9 +9,9 @@ import pytest
 
 from coprocess import Reject, Session, trigger_event
 from coprocess.api.moments import HookType
+from coprocess.desk.output import captured_streams
 from coprocess.desk.tyk.simulator import ApiDefinition
 from coprocess.desk.tyk.trial import InProcessDispatcher, ObservedGateway, as_upstream
-from coprocess.desk.tyk.trial.output import captured_streams
 from coprocess.errors import CoprocessError
 from coprocess.tyk import Request
 from tests.objects import hook_table

@@ -11,9 +11,9 @@ import grpc
 
 from coprocess import Session
 from coprocess.api.moments import HookType
+from coprocess.desk.output import captured_streams
 from coprocess.desk.tyk.simulator import ApiDefinition
 from coprocess.desk.tyk.trial import Finding, InProcessDispatcher, ObservedGateway, Trial, as_upstream
-from coprocess.desk.tyk.trial.output import captured_streams
 from coprocess.gateways.tyk.wire import DISPATCH, Object
 from coprocess.loading.hooks import HookTable
 from tests.objects import hook_table

@@ -15,8 +15,8 @@ from coprocess.addresses import normal_address
 from coprocess.api.app import configuring
 from coprocess.api.http import canonical_name
 from coprocess.cli.options import Config, Handlers, Tls, TlsCa, TlsCert, TlsKey, TlsName, client_tls
+from coprocess.desk.json_files import parse_json, read_json, read_text
 from coprocess.desk.tyk.bundle import checksum
-from coprocess.desk.tyk.json_files import parse_json, read_json, read_text
 from coprocess.desk.tyk.one_object import TYPES, object_of, received
 from coprocess.desk.tyk.simulator import RpcError
 from coprocess.desk.tyk.simulator.headers import GoHeader
@@ -185,7 +185,7 @@ def _from_recording(path: Path, hook_type: str, name: str) -> Object:
 
 def in_process(payload: bytes, settings: Settings, config: Path | None) -> bytes:
     """The complete reply of the handlers that are loaded here."""
-    from coprocess.desk.tyk.trial.store import trial_store
+    from coprocess.desk.store import trial_store
 
     with configuring(load_app_settings(config)):
         loaded = loader.load(settings.folders, HOME, load_routes(config))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -11,10 +9,11 @@ from typing import Annotated
 import typer
 
 from coprocess.cli import envoy_try
-from coprocess.cli.doctor import show_finding
 from coprocess.cli.envoy_loading import loaded_handlers
+from coprocess.cli.findings import AsJson, Sarif, tell_findings
 from coprocess.cli.options import Config, Handlers
-from coprocess.cli.replay import counted, recording_files
+from coprocess.cli.output import counted
+from coprocess.cli.replay import Recordings, recording_files, tell_replay
 from coprocess.errors import ConfigError
 from coprocess.process.config import load_settings
 from coprocess.text import indented
@@ -31,26 +30,14 @@ app.command("try")(envoy_try.try_)
 
 
 @app.command()
-def replay(
-    recordings: Annotated[
-        list[Path], typer.Argument(metavar="FILE…", help="Recordings, or folders of them.")
-    ],
-) -> None:
+def replay(recordings: Recordings) -> None:
     """Play recordings of a real Envoy through the simulated one, and print each difference.
 
     Exit status 1 on any difference.
     """
     from coprocess.desk.envoy.simulator import replay
 
-    report = replay(recording_files(recordings))
-    for problem in report.problems:
-        typer.echo(problem)
-    typer.echo(
-        f"{counted(len(report.replayed), 'recording')} replayed, "
-        f"{counted(len(report.problems), 'difference')}"
-    )
-    if not report.ok:
-        raise typer.Exit(1)
+    tell_replay(replay(recording_files(recordings)))
 
 
 @app.command()
@@ -63,10 +50,8 @@ def doctor(
         ),
     ] = None,
     handlers: Handlers = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
-    sarif: Annotated[
-        Path | None, typer.Option("--sarif", metavar="FILE", help="Write the findings as SARIF 2.1.0 too.")
-    ] = None,
+    as_json: AsJson = False,
+    sarif: Sarif = None,
     config: Config = None,
 ) -> None:
     """Find what is wrong between Envoy's configuration and the handlers.
@@ -74,9 +59,7 @@ def doctor(
     Each problem is shown with its place, what would happen at run time, and how to mend it. Exit status 1
     where there is an error; warnings and notes do not count.
     """
-    from coprocess import __version__
-    from coprocess.desk.envoy.doctor import RULES, Service, Severity, examine
-    from coprocess.desk.tyk.doctor import sarif_log
+    from coprocess.desk.envoy.doctor import RULES, Service, examine
     from coprocess.process.chain_settings import load_chains
 
     settings = load_settings({"handlers": handlers}, config)
@@ -86,23 +69,8 @@ def doctor(
     loaded = loaded_handlers(settings, config)
     service = Service(loaded, load_chains(config), settings.timeout_s, settings.max_message_bytes)
     findings, filters = examine(paths, service)
-    if sarif is not None:
-        log = sarif_log(findings, version=__version__, base=Path.cwd(), rules=RULES)
-        try:
-            sarif.write_text(json.dumps(log, indent=2) + "\n")
-        except OSError as error:
-            raise ConfigError(f"--sarif {sarif}: cannot be written: {error.strerror}") from None
-    counts = Counter(finding.severity.value for finding in findings)
-    if as_json:
-        content = {"findings": [finding.as_dict() for finding in findings], "counts": dict(counts)}
-        typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
-    else:
-        for finding in findings:
-            show_finding(finding)
-        found = ", ".join(counted(counts[each.value], each.value) for each in Severity)
-        typer.echo(f"{counted(filters, 'filter')} examined: {found}", err=True)
-    if counts[Severity.ERROR.value]:
-        raise typer.Exit(1)
+    examined = counted(filters, "filter")
+    tell_findings(findings, RULES, examined=examined, as_json=as_json, sarif=sarif)
 
 
 class Form(StrEnum):

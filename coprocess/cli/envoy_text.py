@@ -10,17 +10,15 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.message import Message
 
 from coprocess.bounded import repr_of
-from coprocess.cli.try_text import TrialText as Base
-from coprocess.cli.try_text import status_text, wrapped
+from coprocess.cli.trial_text import TrialText as Base
+from coprocess.cli.trial_text import from_here, status_text
 from coprocess.desk.envoy.simulator.filter_config import BODY_MODES
 from coprocess.desk.envoy.simulator.recording import as_json
 from coprocess.gateways.envoy import wire
 
 if TYPE_CHECKING:
     from coprocess.desk.envoy.simulator import ServerCall, UpstreamReply, UpstreamRequest
-    from coprocess.desk.envoy.trial import Finding, HookRun, Trial
-
-_MARKS = {"error": ("✗", "red"), "warning": ("!", "yellow"), "note": ("i", "cyan")}
+    from coprocess.desk.envoy.trial import HookRun, Trial
 
 
 class TrialText(Base):
@@ -29,7 +27,7 @@ class TrialText(Base):
     def report(self, trial: Trial) -> Iterator[str]:
         exchange = trial.exchange
         route = f", route {exchange.route_name}" if exchange.route_name else ""
-        yield self._bold(f"{trial.method} {trial.target}") + self._dim(f"  at Envoy, simulated{route}")
+        yield self._title(trial.method, trial.target, f"at Envoy, simulated{route}")
         for number, run in enumerate(trial.hooks, 1):
             yield ""
             yield from self._run(number, run)
@@ -40,18 +38,16 @@ class TrialText(Base):
             yield ""
             yield from self._call(call)
         yield ""
-        yield from self._asked(trial)
+        yield from self._upstream(trial)
         yield ""
-        yield from self._answer(trial)
-        for finding in trial.findings:
-            yield ""
-            yield from self._told(finding)
+        yield from self._client(trial)
+        yield from self._findings(trial.findings)
 
     def _run(self, number: int, run: HookRun) -> Iterator[str]:
         failed = self._style("  failed", "red") if run.failed else ""
         yield (
             self._bold(f'{number}. {run.type} "{run.name}"')
-            + f"  {run.seconds * 1000:.1f} ms{failed}  {self._dim(str(run.source or ''))}".rstrip()
+            + f"  {run.seconds * 1000:.1f} ms{failed}  {self._dim(from_here(run.source))}".rstrip()
         )
         yield from self._output(run.output)
         yield from self._traceback(run.traceback)
@@ -68,33 +64,21 @@ class TrialText(Base):
                 lines += [self._diff(part) if part[:1] in "+-" else part for part in parts[1:]]
         yield from self._folded(self._cut(lines), indent=5)
 
-    def _asked(self, trial: Trial) -> Iterator[str]:
+    def _upstream(self, trial: Trial) -> Iterator[str]:
         request, reply = trial.exchange.upstream_request, trial.exchange.upstream_reply
         if request is None:
-            yield self._bold("upstream") + "  was not asked"
+            yield self._not_asked()
             return
-        yield self._bold("upstream") + f"  {request.method} {request.target}"
-        yield from self._headers(request.headers)
-        yield from self._body(request.body)
+        yield from self._asked(request.method, request.target, request.headers, request.body)
         if reply is not None:
-            yield f"     answered {status_text(reply.status)}, {len(reply.body)} bytes"
+            yield self._replied(reply.status, reply.body)
 
-    def _answer(self, trial: Trial) -> Iterator[str]:
+    def _client(self, trial: Trial) -> Iterator[str]:
         response = trial.exchange.http_response
         if response.status is None:
-            yield self._bold("client gets ") + self._style(f"no answer: {response.error}", "red")
+            yield self._got_nothing(f": {response.error}")
             return
-        colour = "green" if response.status < 400 else "yellow" if response.status < 500 else "red"
-        took = self._dim(f"  {trial.seconds * 1000:.1f} ms in all")
-        yield self._bold("client gets ") + self._style(status_text(response.status), colour) + took
-        yield from self._headers(response.headers)
-        yield from self._body(response.body)
-
-    def _told(self, finding: Finding) -> Iterator[str]:
-        mark, colour = _MARKS[finding.severity]
-        first, *rest = wrapped(finding.problem, f"{mark} ", "  ")
-        yield self._style(first, colour)
-        yield from rest
+        yield from self._got(response.status, response.headers, response.body, trial.seconds)
 
 
 def sent_line(message: Message) -> str:
@@ -200,9 +184,7 @@ def trial_as_dict(trial: Trial) -> dict[str, Any]:
             **_content(exchange.http_response.headers, exchange.http_response.body),
         },
         "metadata": exchange.dynamic_metadata,
-        "findings": [
-            {"severity": finding.severity, "problem": finding.problem} for finding in trial.findings
-        ],
+        "findings": [finding.as_dict() for finding in trial.findings],
         "ok": trial.ok,
     }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coprocess.cli.options import Config, Handlers
+from coprocess.cli.output import print_json
 from coprocess.cli.try_ import asked_upstream, has_colour, request_body, request_header, request_target
 from coprocess.errors import ConfigError, CoprocessError
 from coprocess.process.config import Settings, load_settings
@@ -75,7 +75,7 @@ def try_(
     The handlers run in the code of `serve --envoy`. Exit status 0 where the client gets an answer below 500
     and no handler fails, else 1.
     """
-    from coprocess.desk.tyk.trial.store import trial_store
+    from coprocess.desk.store import trial_store
 
     if envoy is not None and (chain or authz):
         raise ConfigError("--envoy says which handlers run, and how: it does not go with --chain or --authz")
@@ -131,9 +131,9 @@ class _Attempt:
     def run(self) -> bool:
         """Whether the client got an answer below 500 and no handler failed."""
         from coprocess.cli.envoy_loading import loaded_handlers
+        from coprocess.desk.as_upstream import as_upstream
         from coprocess.desk.envoy.trial import HandlerServer, TrialEnvoy
-        from coprocess.desk.tyk.trial import as_upstream
-        from coprocess.desk.tyk.trial.output import captured_streams
+        from coprocess.desk.output import captured_streams
         from coprocess.process.chain_settings import load_chains
 
         settings = load_settings({"handlers": self.handlers}, self.config)
@@ -180,7 +180,7 @@ class _Attempt:
         from coprocess.cli.envoy_text import TrialText, trial_as_dict
 
         if self.as_json:
-            typer.echo(json.dumps(trial_as_dict(trial), indent=2, ensure_ascii=False))
+            print_json(trial_as_dict(trial))
             return
         for line in TrialText(colour=has_colour(), full=self.full).report(trial):
             typer.echo(line, color=True)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
+
+import typer
 
 from coprocess.streams import StandIn
 from coprocess.text import terminal_text
@@ -17,3 +20,12 @@ class _Harmless(StandIn):
 def make_output_harmless() -> None:
     """From now on, escape what a terminal would obey, in all that this process prints."""
     sys.stdout, sys.stderr = _Harmless(sys.stdout), _Harmless(sys.stderr)
+
+
+def print_json(content: object) -> None:
+    typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 recording`, `2 recordings`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from coprocess.cli.output import counted
 from coprocess.errors import ConfigError
+
+if TYPE_CHECKING:
+    from coprocess.desk.replay import ReplayReport
+
+Recordings = Annotated[list[Path], typer.Argument(metavar="FILE…", help="Recordings, or folders of them.")]
 
 
 def replay(
-    recordings: Annotated[
-        list[Path], typer.Argument(metavar="FILE…", help="Recordings, or folders of them.")
-    ],
+    recordings: Recordings,
     apis: Annotated[
         Path, typer.Option("--apis", metavar="DIR", help="The API definitions that the recordings name.")
     ],
@@ -26,9 +30,15 @@ def replay(
 
     if not apis.is_dir():
         raise ConfigError(f"--apis {apis}: no such folder")
-    report = replay(recording_files(recordings), apis)
+    tell_replay(replay(recording_files(recordings), apis))
+
+
+def tell_replay(report: ReplayReport) -> None:
+    """Print each difference, and a last line that counts. Ends with exit status 1 on any."""
     for problem in report.problems:
         typer.echo(problem)
+    for each in report.left_out:
+        typer.echo(f"left out: {each}")
     typer.echo(
         f"{counted(len(report.replayed), 'recording')} replayed, "
         f"{counted(len(report.problems), 'difference')}"
@@ -49,8 +59,3 @@ def recording_files(paths: list[Path]) -> list[Path]:
         # A file may be named by itself and with its folder.
         files.update((file.resolve(), file) for file in found)
     return list(files.values())
-
-
-def counted(number: int, noun: str) -> str:
-    """`1 recording`, `2 recordings`."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -127,10 +127,12 @@ def _run(
 
         from coprocess.process import forks
         from coprocess.process.app import App, engine_options
+        from coprocess.process.gateways import DEFAULT
         from coprocess.transport.pipe import PipeEngine
 
         forks.keep_descriptor_from_children(worker_fd)
-        pipe = PipeEngine(socket.socket(fileno=worker_fd), engine_options(settings))
+        connected = socket.socket(fileno=worker_fd)
+        pipe = PipeEngine(connected, DEFAULT.methods, engine_options(settings))
         App(settings, pipe, config_file=config, reread=reread, quiet=worker_number > 0).run()
     elif settings.workers > 1:
         from coprocess.process.front_app import FrontApp

@@ -15,6 +15,7 @@ import typer
 
 from coprocess.addresses import normal_address
 from coprocess.cli.options import Config, Handlers, Tls, TlsCa, TlsCert, TlsKey, TlsName, client_tls
+from coprocess.cli.output import print_json
 from coprocess.errors import ConfigError, CoprocessError
 from coprocess.process.config import Settings, load_settings
 from coprocess.text import indented
@@ -126,7 +127,7 @@ class _Attempt:
     def run(self) -> bool:
         """Whether the client got an answer below 500 and no hook failed."""
         from coprocess.api.app import configuring
-        from coprocess.desk.tyk.trial.output import captured_streams
+        from coprocess.desk.output import captured_streams
         from coprocess.gateways.tyk.home import HOME
         from coprocess.loading import loader
         from coprocess.process.app_settings import load_app_settings
@@ -214,10 +215,9 @@ class _Attempt:
     def _show(self, trial: Trial, problems: list[str], file: Path | None) -> None:
         if self.as_json:
             from coprocess.cli.try_json import trial_as_dict
-            from coprocess.cli.try_text import dumped
 
             name = None if file is None else str(file)
-            typer.echo(dumped(trial_as_dict(trial, problems=problems, definition_file=name)))
+            print_json(trial_as_dict(trial, problems=problems, definition_file=name))
             return
         from coprocess.cli.try_text import TrialText
 
@@ -240,7 +240,7 @@ class _Attempt:
 
 @contextmanager
 def _store(url: str | None) -> Iterator[None]:
-    from coprocess.desk.tyk.trial.store import trial_store
+    from coprocess.desk.store import trial_store
 
     with ExitStack() as stack:
         try:

@@ -78,6 +78,8 @@ class Loaded:
     notes: list[str] = field(default_factory=list)
     _scopes: list[ImportScope] = field(default_factory=list)
     lifecycles: list[Lifecycle] = field(default_factory=list)
+    #: The scopes of each version; empty: all are the default's.
+    _by_version: dict[str, list[ImportScope]] = field(default_factory=dict)
 
     def open(self, spawn: Spawn, timeout_s: float) -> None:
         """Open the resources. Handlers whose resources do not open are a problem, and not in `table`."""
@@ -102,9 +104,10 @@ class Loaded:
 
         return close
 
-    def modules(self) -> list[ModuleType]:
-        """The modules of handler code that are loaded."""
-        return [module for scope in self._scopes for module in scope.modules()]
+    def modules(self, version: str = "") -> list[ModuleType]:
+        """The modules of handler code that are loaded for a route of that name, or for none."""
+        scopes = self._by_version.get(version, self._scopes if not version else [])
+        return [module for scope in scopes for module in scope.modules()]
 
     def renewed(self) -> Loaded:
         """The same handlers, as other hooks: calls of these here can be told from theirs."""
@@ -136,7 +139,8 @@ def load(folders: Iterable[Path], home: Home, routes: Sequence[Route] = ()) -> L
         return loaded
     versions = [(route, _load(found, home, route.name, names)) for route, found in of_routes]
     tables = [(route, version.table) for route, version in versions]
-    together = replace(loaded, table=RoutedTable(loaded.table, tables))
+    by_version = {"": list(loaded._scopes), **{route.name: version._scopes for route, version in versions}}
+    together = replace(loaded, table=RoutedTable(loaded.table, tables), _by_version=by_version)
     for route, version in versions:
         together.problems += version.problems
         together.files += version.files

@@ -18,7 +18,7 @@ from coprocess.errors import Status
 from coprocess.process.restarts import MANY, Restarts
 from coprocess.process.worker_process import WorkerProcess
 from coprocess.runtime.idle import wait_until_idle
-from coprocess.transport.engine import Rpc
+from coprocess.transport.engine import Methods, Rpc
 from coprocess.transport.trace_context import trace_context_of
 
 log = structlog.get_logger("coprocess")
@@ -28,7 +28,7 @@ _LOOK_INTERVAL_S = 0.5
 
 
 class Front:
-    """Starts the workers, keeps them running, and hands calls to them (`handle`)."""
+    """Starts the workers, keeps them running, and hands calls to them."""
 
     def __init__(
         self,
@@ -45,7 +45,9 @@ class Front:
         self._pass_trace_context = pass_trace_context
         self._sockets = sockets
         self._silence_s = silence_s
-        self._methods = {method: index for index, method in enumerate(methods)}
+        self._indexes = {path: index for index, path in enumerate(methods)}
+        #: What an engine is given.
+        self.methods = Methods(unary=dict.fromkeys(methods, self.handle))
         self._ids = itertools.count(1)
         self._workers: list[WorkerProcess] = []
         self._restarts = [Restarts() for _ in sockets]
@@ -176,7 +178,7 @@ class Front:
             worker for worker in self._workers if worker.started
         ]
         for worker in sorted(able, key=lambda worker: len(worker.outstanding)):
-            if worker.send(next(self._ids), self._methods[rpc.method], rpc, metadata):
+            if worker.send(next(self._ids), self._indexes[rpc.method], rpc, metadata):
                 return
         self._refuse(rpc, "no worker process can take the call")
 

@@ -28,15 +28,15 @@ class FrontApp(App):
         if settings.traces != OFF:
             # The workers do it. But here one is told of it once, and before they are started.
             extras.need_tracing()
-        options = engine_options(settings, self.gateway)
-        engine, reason = make_engine(settings.engine, options)
+        engine, reason = make_engine(settings.engine, engine_options(settings))
+        self._engine = engine
         with ExitStack() as at_end:
             self._handle_signals(at_end)
             folder = Path(at_end.enter_context(tempfile.TemporaryDirectory(prefix="coprocess-")))
             sockets = [folder / f"worker-{number}.sock" for number in range(settings.workers)]
             front = Front(
                 sockets,
-                options.methods,
+                self.gateway.methods,
                 silence_s=settings.worker_silence_s,
                 pass_trace_context=settings.traces != OFF,
             )
@@ -47,7 +47,7 @@ class FrontApp(App):
 
                 self._serve_admin(at_end, FrontPages(self.health, sockets, front, engine))
             at_end.callback(front.stop, settings.shutdown_timeout_s + STOP_TIMEOUT_S)
-            engine.start(self.health.route)
+            engine.start(self._held.methods | self._always)
             at_end.callback(engine.stop)
             at_end.callback(self.health.close)
             if not front.start(lambda: self._stop):
@@ -61,8 +61,8 @@ class FrontApp(App):
             log.info(
                 "listening", listen=addresses, engine=engine.name, because=reason, workers=settings.workers
             )
-            self.health.otherwise = front.handle
-            self._held.pass_on(front.handle)
+            engine.use(front.methods | self._always)
+            self._held.pass_on(front.methods)
             front.watch_readiness(self.health.set_serving)
             log.info("serving")
             self._manager.ready(f"{settings.workers} workers")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
-from typing import Any, ClassVar
+from typing import Any
 
 from coprocess.api.context import CallContext
 from coprocess.errors import BadMessage
@@ -22,7 +22,8 @@ class Gateway(ABC):
     Assigning `table` is a reload: calls that are open end on the table they were opened on.
     """
 
-    name: ClassVar[str]
+    #: As its home's.
+    name: str
     table: HookTable
 
     @property

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextvars import Context
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -36,8 +37,8 @@ from coprocess.runtime.idle import wait_until_idle
 from coprocess.runtime.local_event import LocalEvent
 from coprocess.runtime.log_limit import LimitedLog
 from coprocess.runtime.pace import QUICK_S
-from coprocess.runtime.streaming import NO_STREAMS, Streaming
-from coprocess.transport.engine import Rpc
+from coprocess.runtime.streaming import NO_STREAMS, ChainedHandler, Streaming
+from coprocess.transport.engine import Methods, Rpc
 from coprocess.transport.workers import WorkerThreads, start_missing
 
 if TYPE_CHECKING:
@@ -65,14 +66,13 @@ class ServiceOptions:
 
 
 class Service:
-    """Takes calls from an engine (`handle`). `replace_thread` is the engine's, for handlers that hang."""
+    """Takes calls from an engine (`methods`). `replace_thread` is the engine's, for handlers that hang."""
 
     def __init__(self, gateway: Gateway, options: ServiceOptions, *, logger: Any = log) -> None:
         """`logger` takes what is told of calls; a tool that shows it otherwise gives one that drops it."""
         self.gateway = gateway
         self._openers = gateway.methods
         self.streaming = gateway if isinstance(gateway, Streaming) else NO_STREAMS
-        self._chained = self.streaming.chained_methods
         self.options = options
         self.replace_thread: Callable[[int], bool] = lambda thread_id: False
         # For what callers can cause by the thousand.
@@ -117,17 +117,25 @@ class Service:
 
     # What the engine calls.
 
+    @property
+    def methods(self) -> Methods:
+        """The gateway's methods, with this service behind them."""
+        chained, bidi = self.streaming.chained_methods, self.streaming.bidi_methods
+        return Methods(
+            unary={
+                **dict.fromkeys(self._openers, self.handle),
+                **{path: partial(self._handle_chained, handler) for path, handler in chained.items()},
+            },
+            bidi={path: partial(handler, self) for path, handler in bidi.items()},
+        )
+
     def handle(self, rpc: Rpc) -> None:
         """Run the call that `rpc` asks for; answer it now or, where it must wait, later."""
         since_s = time.monotonic()
         try:
             if self._draining:
                 raise ShuttingDown("the service is shutting down")
-            opener = self._openers.get(rpc.method)
-            if opener is None:
-                self._chained[rpc.method](self, rpc)
-                return
-            call = opener(rpc.payload)
+            call = self._openers[rpc.method](rpc.payload)
         except Exception as error:  # noqa: BLE001 - an engine's thread must not end
             self.refuse(rpc, error)
             return
@@ -144,6 +152,14 @@ class Service:
         else:
             # Else it would run, some time, for a client that is gone.
             rpc.on_cancel(lambda: self.drop(call))
+
+    def _handle_chained(self, handler: ChainedHandler, rpc: Rpc) -> None:
+        try:
+            if self._draining:
+                raise ShuttingDown("the service is shutting down")
+            handler(self, rpc)
+        except Exception as error:  # noqa: BLE001 - as in `handle`
+            self.refuse(rpc, error)
 
     def refuse(self, rpc: Rpc, error: Exception) -> None:
         """Answer a call that reaches no handler."""

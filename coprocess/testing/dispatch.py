@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from coprocess.api.body import body_bytes
+from coprocess.desk.as_upstream import as_reply
 from coprocess.desk.tyk.one_object import TYPES, object_of, received
 from coprocess.desk.tyk.simulator import RpcError
 from coprocess.desk.tyk.simulator.apply import apply_request_edits
@@ -18,7 +19,6 @@ from coprocess.desk.tyk.simulator.request import GatewayRequest
 from coprocess.desk.tyk.trial import InProcessDispatcher
 from coprocess.desk.tyk.trial.changes import by_field, edits, is_read
 from coprocess.desk.tyk.trial.dispatchers import HandlerRun
-from coprocess.desk.tyk.trial.upstream import as_reply
 from coprocess.errors import HandlerFailed
 from coprocess.gateways.tyk.event import format_go_time
 from coprocess.gateways.tyk.wire import HookType, Object, ReturnOverrides, SessionState

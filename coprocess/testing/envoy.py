@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from coprocess.api.http import Headers, MultiHeaders
+from coprocess.desk.as_upstream import as_upstream
 from coprocess.desk.envoy.simulator import EnvoyConfig, ServerCall, UpstreamRequest
 from coprocess.desk.envoy.trial import Finding, HandlerServer, HookRun, Trial, TrialEnvoy
-from coprocess.desk.tyk.trial import as_upstream
 from coprocess.testing.gateway import NoSuchHook
-from coprocess.testing.readable import Readable
+from coprocess.testing.readable import Readable, summary
 from coprocess.testing.verbs import Verbs
 
 
@@ -83,10 +83,8 @@ class EnvoyResult(Readable):
         return self.trial.ok
 
     def __repr__(self) -> str:
-        # What a failing assertion shows.
         got = "no answer" if self.status is None else str(self.status)
-        told = "; ".join(finding.problem for finding in self.findings if finding.severity != "note")
-        return f"<{got} {self.trial.method} {self.trial.target}{f': {told}' if told else ''}>"
+        return summary(got, self.trial.method, self.trial.target, self.findings)
 
 
 class Envoy(Verbs[EnvoyResult]):

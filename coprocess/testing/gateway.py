@@ -20,7 +20,7 @@ from coprocess.desk.tyk.trial import (
     as_upstream,
 )
 from coprocess.loading.loader import Loaded
-from coprocess.testing.readable import Readable
+from coprocess.testing.readable import Readable, summary
 from coprocess.testing.store import TrialStore
 from coprocess.testing.verbs import Verbs
 
@@ -110,15 +110,8 @@ class Result(Readable):
         return self.trial.ok
 
     def __repr__(self) -> str:
-        # What a failing assertion shows.
         got = "dropped" if self.status is None else str(self.status)
-        told = "; ".join(_told(finding) for finding in self.findings if finding.severity != "note")
-        return f"<{got} {self.trial.method} {self.trial.target}{f': {told}' if told else ''}>"
-
-
-def _told(finding: Finding) -> str:
-    hook = f'{finding.hook.type} "{finding.hook.name}": ' if finding.hook else ""
-    return f"{hook}{finding.problem}"
+        return summary(got, self.trial.method, self.trial.target, self.findings)
 
 
 class Gateway(Verbs[Result]):
@@ -171,12 +164,15 @@ class Gateway(Verbs[Result]):
             undo.callback(lifecycle.resources.restore)
         return undo
 
-    def module(self, name: str) -> ModuleType:
-        """The module of that name that runs: what `import` of it in a handler's folder gives."""
-        scopes = self._loaded.modules() if self._loaded is not None else []
-        found = [module for module in scopes if module.__name__.rpartition(".")[2] == name]
+    def module(self, name: str, version: str = "") -> ModuleType:
+        """The module of that name that runs: what `import` of it in a handler's folder gives.
+
+        `version` is the name of a route; without it, the one of the default version.
+        """
+        modules = self._loaded.modules(version) if self._loaded is not None else []
+        found = [module for module in modules if module.__name__.rpartition(".")[2] == name]
         if len(found) != 1:
-            known = ", ".join(sorted(module.__name__.rpartition(".")[2] for module in scopes))
+            known = ", ".join(sorted(module.__name__.rpartition(".")[2] for module in modules))
             raise KeyError(f"{len(found)} modules {name!r} are loaded; there are: {known}")
         return found[0]
 

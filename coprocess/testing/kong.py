@@ -13,7 +13,7 @@ from coprocess.desk.kong.simulator.http import Headers as Lines
 from coprocess.desk.kong.simulator.http import UpstreamRequest
 from coprocess.desk.kong.simulator.lua import python, table
 from coprocess.desk.kong.trial import Finding, PhaseRun, PluginServers, Trial, TrialKong
-from coprocess.testing.readable import Readable
+from coprocess.testing.readable import Readable, summary
 from coprocess.testing.verbs import Verbs
 
 
@@ -95,10 +95,8 @@ class KongResult(Readable):
         return self.trial.ok
 
     def __repr__(self) -> str:
-        # What a failing assertion shows.
         got = "no answer" if self.status is None else str(self.status)
-        told = "; ".join(finding.problem for finding in self.findings if finding.severity != "note")
-        return f"<{got} {self.trial.method} {self.trial.target}{f': {told}' if told else ''}>"
+        return summary(got, self.trial.method, self.trial.target, self.findings)
 
 
 class Kong(Verbs[KongResult]):

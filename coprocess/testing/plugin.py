@@ -13,9 +13,9 @@ from coprocess.errors import CoprocessError
 
 if TYPE_CHECKING:
     from coprocess.desk.envoy.simulator import EnvoyConfig
+    from coprocess.desk.store import TemporaryServer
     from coprocess.desk.tyk.simulator import ApiDefinition
     from coprocess.desk.tyk.trial import InProcessDispatcher
-    from coprocess.desk.tyk.trial.store import TemporaryServer
     from coprocess.loading.home import Home
     from coprocess.loading.loader import Loaded
     from coprocess.testing.dispatch import Dispatch
@@ -59,7 +59,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def _coprocess_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TemporaryServer]:
-    from coprocess.desk.tyk.trial.store import TemporaryServer
+    from coprocess.desk.store import TemporaryServer
 
     server = TemporaryServer(tmp_path_factory.mktemp("coprocess-store"))
     yield server
@@ -102,17 +102,18 @@ def _loaded(request: pytest.FixtureRequest, home: Home) -> Loaded:
     from coprocess.api.app import configuring
     from coprocess.loading import loader
     from coprocess.process.app_settings import load_app_settings
+    from coprocess.process.route_settings import load_routes
 
-    folders = _folders(request)
+    root, folders = request.config.rootpath, _folders(request)
     if not folders:
         pytest.fail(
-            f"no handlers: expected {' or '.join(_DEFAULT_FOLDERS)} in {request.config.rootpath}, or the "
-            "option coprocess_handlers",
+            f"no handlers: expected {' or '.join(_DEFAULT_FOLDERS)} in {root}, or the option "
+            "coprocess_handlers",
             pytrace=False,
         )
     try:
-        with configuring(load_app_settings(base=request.config.rootpath)):
-            loaded = loader.load(folders, home)
+        with configuring(load_app_settings(base=root)):
+            loaded = loader.load(folders, home, load_routes(base=root))
     except CoprocessError as error:
         pytest.fail(str(error), pytrace=False)
     if loaded.problems:

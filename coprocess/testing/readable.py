@@ -7,6 +7,7 @@ from typing import Any
 
 from coprocess.api.body import Body
 from coprocess.api.http import Headers, MultiHeaders
+from coprocess.desk.findings import Finding, Severity
 from coprocess.desk.tyk.simulator.headers import to_wire
 from coprocess.desk.tyk.simulator.request import GatewayRequest
 from coprocess.expected import expect_text
@@ -25,6 +26,16 @@ def wire_headers(headers: HeaderArgument) -> list[tuple[str, str]]:
         )
         for name, value in pairs
     ]
+
+
+def summary(got: str, method: str, target: str, findings: Iterable[Finding]) -> str:
+    """What a failing assertion shows of a result: also what went wrong."""
+    told = "; ".join(
+        f"{finding.about}: {finding.problem}" if finding.about else finding.problem
+        for finding in findings
+        if finding.severity is not Severity.NOTE
+    )
+    return f"<{got} {method} {target}{f': {told}' if told else ''}>"
 
 
 class Readable:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coprocess.desk.tyk.trial.store import TemporaryServer
+from coprocess.desk.store import TemporaryServer
 from coprocess.store import Store
 
 

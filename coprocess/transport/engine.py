@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -146,29 +146,49 @@ class BidiRpc(ABC):
         """As an Rpc's."""
 
 
+#: What an engine calls for each call, in one of its threads. It answers now or later, and never raises.
+Handler = Callable[[Rpc], None]
+#: The same for a call with many replies.
+ServerStreamingHandler = Callable[[StreamRpc], None]
 #: Called on the engine's event loop when such a call begins.
 BidiHandler = Callable[[BidiRpc], None]
 
-#: What an engine calls for each call, in one of its threads. It answers now or later, and never raises.
-Handler = Callable[[Rpc], None]
+
+@dataclass(frozen=True, slots=True)
+class Methods:
+    """What an engine serves: the handler of each method, by its path on the wire."""
+
+    unary: Mapping[str, Handler] = field(default_factory=dict)
+    #: With many replies to one message.
+    server_streaming: Mapping[str, ServerStreamingHandler] = field(default_factory=dict)
+    #: With many messages each way.
+    bidi: Mapping[str, BidiHandler] = field(default_factory=dict)
+
+    def __or__(self, other: Methods) -> Methods:
+        """Both tables' rows; the other's where both have one."""
+        return Methods(
+            {**self.unary, **other.unary},
+            {**self.server_streaming, **other.server_streaming},
+            {**self.bidi, **other.bidi},
+        )
+
+    def __iter__(self) -> Iterator[str]:
+        """The paths."""
+        yield from self.unary
+        yield from self.server_streaming
+        yield from self.bidi
 
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
     """What every engine is told."""
 
-    #: The methods that are served, by their path.
-    methods: tuple[str, ...]
     max_message_bytes: int
     #: Threads that run handlers: grown to the maximum when all are busy.
     min_threads: int
     max_threads: int
     max_concurrent_streams: int
     max_metadata_bytes: int
-    #: Methods with many replies to one message, by their path; their calls are a StreamRpc.
-    streaming_methods: tuple[str, ...] = ()
-    #: Methods with many messages each way, by their path.
-    bidi_methods: Mapping[str, BidiHandler] = field(default_factory=dict)
     #: None: plaintext. Unix sockets are plaintext in any case.
     tls: TlsFiles | None = None
     #: What one connection may use, beside what is said above. Only the http2 engine knows them.
@@ -176,7 +196,10 @@ class EngineOptions:
 
 
 class Engine(ABC):
-    """A server, of gRPC or a gateway's own protocol. Its life: `listen` once or more, `start`, `stop`."""
+    """A server, of gRPC or a gateway's own protocol. Its life: `listen` once or more, `start`, `stop`.
+
+    `use` may come between, as often as one likes.
+    """
 
     name: str
     #: Whether it takes the path of a unix socket that another server still listens on.
@@ -195,8 +218,15 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def start(self, handler: Handler) -> None:
-        """Serve. Returns when clients can connect."""
+    def start(self, methods: Methods) -> None:
+        """Serve these methods. Returns when clients can connect."""
+
+    @abstractmethod
+    def use(self, methods: Methods) -> None:
+        """Serve the same methods by other handlers from now on, from any thread.
+
+        Calls that have come may still reach the handlers of before.
+        """
 
     @abstractmethod
     def replace_thread(self, thread_id: int) -> bool:

@@ -15,12 +15,11 @@ import grpc
 
 from coprocess.errors import Status
 from coprocess.transport.engine import (
-    BidiHandler,
     Engine,
     EngineOptions,
-    Handler,
     ListenError,
     Metadata,
+    Methods,
     Rpc,
     StreamRpc,
     too_large,
@@ -179,10 +178,6 @@ class _WorkerExecutor(Executor):
             self._tasks.put(None)
 
 
-def _not_started(rpc: Rpc) -> None:
-    rpc.fail(Status.UNAVAILABLE, "not started")
-
-
 def _run(task: Callable[[], None]) -> None:
     task()
 
@@ -195,7 +190,7 @@ class GrpcioEngine(Engine):
     def __init__(self, options: EngineOptions) -> None:
         self._options = options
         self._executor = _WorkerExecutor(options)
-        self._handler: Handler = _not_started
+        self._methods = Methods()
         #: Calls whose answer has not left.
         self._unsent: set[Rpc] = set()
         self._bidis: set[GrpcioBidi] = set()
@@ -219,22 +214,24 @@ class GrpcioEngine(Engine):
                 ("grpc.http2.max_ping_strikes", 0),
             ],
         )
+
+    def _register(self, methods: Methods) -> None:
         services: dict[str, dict[str, grpc.RpcMethodHandler[bytes, bytes]]] = {}
-        for path in options.methods:
+        for path in methods.unary:
             _, service, method = path.split("/")
             # Not grpcio's unary handler: in that, a thread would wait until a call is answered.
             services.setdefault(service, {})[method] = grpc.unary_stream_rpc_method_handler(
                 self._behavior(path, GrpcioRpc)
             )
-        for path in options.streaming_methods:
+        for path in methods.server_streaming:
             _, service, method = path.split("/")
             services.setdefault(service, {})[method] = grpc.unary_stream_rpc_method_handler(
                 self._behavior(path, GrpcioStream)
             )
-        for path, handler in options.bidi_methods.items():
+        for path in methods.bidi:
             _, service, method = path.split("/")
             services.setdefault(service, {})[method] = grpc.stream_stream_rpc_method_handler(
-                self._bidi_behavior(path, handler)
+                self._bidi_behavior(path)
             )
         for service, handlers in services.items():
             self._server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, handlers)])
@@ -252,14 +249,18 @@ class GrpcioEngine(Engine):
                 unsent.add(rpc)
                 if not context.add_callback(partial(unsent.discard, rpc)):
                     unsent.discard(rpc)
-            self._handler(rpc)
+            # Looked up with each call, as `use` may have changed it.
+            if isinstance(rpc, GrpcioStream):
+                self._methods.server_streaming[method](rpc)
+            else:
+                self._methods.unary[method](rpc)
 
         # As grpcio's own health service does it: else each call would keep a thread.
         behave.experimental_non_blocking = True  # type: ignore[attr-defined]  # grpcio reads it off the function
         behave.takes_one_message = True  # type: ignore[attr-defined]  # for grpcio_shortcuts
         return behave
 
-    def _bidi_behavior(self, method: str, handler: BidiHandler) -> Callable[..., Any]:
+    def _bidi_behavior(self, method: str) -> Callable[..., Any]:
         max_reply_bytes, submit, open_streams = (
             self._options.max_message_bytes,
             self._executor.run,
@@ -275,7 +276,7 @@ class GrpcioEngine(Engine):
                 open_streams.discard(rpc)
                 rpc.end(Status.RESOURCE_EXHAUSTED, "too many streams are open")
                 return
-            rpc.start(handler)
+            rpc.start(self._methods.bidi[method])
 
         behave.experimental_non_blocking = True  # type: ignore[attr-defined]  # as above
         return behave
@@ -294,9 +295,13 @@ class GrpcioEngine(Engine):
             raise ListenError(f"cannot listen on {address}: {_reason(address, error)}") from None
         return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
 
-    def start(self, handler: Handler) -> None:
-        self._handler = handler
+    def start(self, methods: Methods) -> None:
+        self.use(methods)
+        self._register(methods)
         self._server.start()
+
+    def use(self, methods: Methods) -> None:
+        self._methods = methods
 
     def replace_thread(self, thread_id: int) -> bool:
         return self._executor.threads.replace(thread_id)

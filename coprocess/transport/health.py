@@ -10,8 +10,7 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from coprocess.errors import Status
-from coprocess.transport.engine import Handler, Rpc, StreamRpc
-from coprocess.transport.held_calls import refuse_call
+from coprocess.transport.engine import Methods, Rpc, StreamRpc
 
 SERVICE = "grpc.health.v1.Health"
 CHECK = f"/{SERVICE}/Check"
@@ -20,7 +19,6 @@ WATCH = f"/{SERVICE}/Watch"
 #: Streams of Watch that are open at one time; further ones are refused.
 MAX_WATCHERS = 100
 
-_METHODS = frozenset((CHECK, WATCH))
 _SERVING = HealthCheckResponse(status=HealthCheckResponse.SERVING).SerializeToString()
 _NOT_SERVING = HealthCheckResponse(status=HealthCheckResponse.NOT_SERVING).SerializeToString()
 _SERVICE_UNKNOWN = HealthCheckResponse(status=HealthCheckResponse.SERVICE_UNKNOWN).SerializeToString()
@@ -29,10 +27,7 @@ _SERVICE_UNKNOWN = HealthCheckResponse(status=HealthCheckResponse.SERVICE_UNKNOW
 class Health:
     """Answers Check and Watch. NOT_SERVING until told otherwise."""
 
-    METHODS = (CHECK,)
-    STREAMING_METHODS = (WATCH,)
-
-    def __init__(self, services: tuple[str, ...], otherwise: Handler = refuse_call) -> None:
+    def __init__(self, services: tuple[str, ...]) -> None:
         """`services` have a status besides "", the whole server's; it is the same for all."""
         self._services = frozenset(("", *services))
         self._lock = threading.Lock()
@@ -43,8 +38,7 @@ class Health:
         self._closed = False
         #: Whether the service that each asked for is known.
         self._watchers: dict[StreamRpc, bool] = {}
-        #: Takes the calls of all other methods.
-        self.otherwise: Handler = otherwise
+        self.methods = Methods(unary={CHECK: self._check}, server_streaming={WATCH: self._watch})
 
     @property
     def serving(self) -> bool:
@@ -74,32 +68,29 @@ class Health:
         for watcher in watchers:
             watcher.fail(Status.UNAVAILABLE, "the service is shutting down")
 
-    def route(self, rpc: Rpc) -> None:
-        """Answer health's methods, and pass on all others."""
-        if rpc.method in _METHODS:
-            self.handle(rpc)
-        else:
-            self.otherwise(rpc)
+    def _check(self, rpc: Rpc) -> None:
+        known = self._knows(rpc)
+        if known:
+            rpc.respond(self._status)
+        elif known is not None:
+            rpc.fail(Status.NOT_FOUND, "unknown service")
 
-    def handle(self, rpc: Rpc) -> None:
+    def _knows(self, rpc: Rpc) -> bool | None:
+        """Whether the service that is asked for is known; None: that was no request, and it is answered."""
         try:
-            service = HealthCheckRequest.FromString(rpc.payload).service
+            return HealthCheckRequest.FromString(rpc.payload).service in self._services
         except DecodeError:
             rpc.fail(Status.INVALID_ARGUMENT, "not a grpc.health.v1.HealthCheckRequest")
-            return
-        known = service in self._services
-        if isinstance(rpc, StreamRpc):
-            self._watch(rpc, known)
-        elif known:
-            rpc.respond(self._status)
-        else:
-            rpc.fail(Status.NOT_FOUND, "unknown service")
+            return None
 
     @property
     def _status(self) -> bytes:
         return _SERVING if self.serving else _NOT_SERVING
 
-    def _watch(self, rpc: StreamRpc, known: bool) -> None:
+    def _watch(self, rpc: StreamRpc) -> None:
+        known = self._knows(rpc)
+        if known is None:
+            return
         rpc.on_cancel(lambda: self._forget(rpc))
         with self._lock:
             refused = self._closed or len(self._watchers) >= MAX_WATCHERS

@@ -7,9 +7,10 @@ sends its first requests at once.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 
 from coprocess.errors import Status
-from coprocess.transport.engine import BidiHandler, BidiRpc, Handler, Rpc
+from coprocess.transport.engine import BidiRpc, Methods, Rpc
 
 _MAX_HELD = 256
 
@@ -22,22 +23,23 @@ class HeldCalls:
         self._lock = threading.RLock()
         #: In the order in which they came.
         self._held: dict[Rpc, None] = {}
-        self._handler: Handler | None = None
+        self._methods: Methods | None = None
 
     def __len__(self) -> int:
         """Calls that wait."""
         return len(self._held)
 
     def take(self, rpc: Rpc) -> None:
+        """A Handler."""
         with self._lock:
-            handler = self._handler
-            if handler is None and len(self._held) < _MAX_HELD:
+            methods = self._methods
+            if methods is None and len(self._held) < _MAX_HELD:
                 self._held[rpc] = None
                 # Else a handler would run for a client that is gone. Within the lock: whoever takes the call
                 # later asks for the same, and the last who asks is told.
                 rpc.on_cancel(lambda: self._drop(rpc))
                 return
-        (handler or refuse_call)(rpc)
+        (refuse_call if methods is None else methods.unary.get(rpc.method, refuse_call))(rpc)
 
     def _drop(self, rpc: Rpc) -> None:
         with self._lock:
@@ -46,21 +48,22 @@ class HeldCalls:
         if was_held:
             rpc.fail(Status.CANCELLED, "the client gave up")
 
-    def pass_on(self, handler: Handler) -> None:
-        """Give `handler` all that waits and all that comes."""
+    def pass_on(self, methods: Methods) -> None:
+        """Give all that waits to the handlers of `methods`, and what comes late."""
         with self._lock:
-            self._handler = handler
+            self._methods = methods
             held, self._held = self._held, {}
         for rpc in held:
             # Each in a thread of its own: one that blocks holds up no other.
             try:
+                handler = methods.unary.get(rpc.method, refuse_call)
                 threading.Thread(target=handler, args=(rpc,), name="held-call", daemon=True).start()
             except RuntimeError:
                 rpc.fail(Status.UNAVAILABLE, "no thread can be started")
 
     def refuse(self) -> None:
         """End all that waits and all that comes, until `pass_on`."""
-        self.pass_on(refuse_call)
+        self.pass_on(Methods())
 
 
 class HeldStreams:
@@ -70,40 +73,61 @@ class HeldStreams:
         self._lock = threading.Lock()
         #: With the messages that came, in their order; None: the client's last is among them.
         self._held: dict[BidiRpc, list[bytes | None]] = {}
-        self._is_open = False
-        #: Takes the calls. To be set before they come.
-        self.serve: BidiHandler = refuse_stream
+        self._methods: Methods | None = None
 
-    def open(self, rpc: BidiRpc) -> None:
+    def take(self, rpc: BidiRpc) -> None:
         """A BidiHandler."""
         with self._lock:
-            if not self._is_open and len(self._held) < _MAX_HELD:
+            methods = self._methods
+            if methods is None and len(self._held) < _MAX_HELD:
                 came = self._held[rpc] = []
                 rpc.on_message = came.append
                 rpc.on_half_close = lambda: came.append(None)
                 rpc.on_cancel(lambda: self._drop(rpc))
                 return
-        (self.serve if self._is_open else refuse_stream)(rpc)
+        (refuse_stream if methods is None else methods.bidi[rpc.method])(rpc)
 
     def _drop(self, rpc: BidiRpc) -> None:
         with self._lock:
             self._held.pop(rpc, None)
 
-    def pass_on(self) -> None:
-        """Serve all that waits and all that comes."""
+    def pass_on(self, methods: Methods) -> None:
+        """As HeldCalls'."""
         with self._lock:
-            self._is_open = True
+            self._methods = methods
             held, self._held = self._held, {}
         for rpc, came in held.items():
-            rpc.on_loop(lambda rpc=rpc, came=came: self._begin(rpc, came))  # type: ignore[misc]  # its defaults
+            rpc.on_loop(lambda rpc=rpc, came=came: self._begin(methods, rpc, came))  # type: ignore[misc]  # its defaults
 
-    def _begin(self, rpc: BidiRpc, came: list[bytes | None]) -> None:
-        self.serve(rpc)
+    @staticmethod
+    def _begin(methods: Methods, rpc: BidiRpc, came: list[bytes | None]) -> None:
+        methods.bidi[rpc.method](rpc)
         for message in came:
             if message is None:
                 rpc.on_half_close()
             else:
                 rpc.on_message(message)
+
+
+class Held:
+    """What an engine serves while handlers are being loaded."""
+
+    def __init__(self, unary: Iterable[str], bidi: Iterable[str]) -> None:
+        """Methods, by their path."""
+        self._calls = HeldCalls()
+        self._streams = HeldStreams()
+        self.methods = Methods(
+            unary=dict.fromkeys(unary, self._calls.take), bidi=dict.fromkeys(bidi, self._streams.take)
+        )
+
+    def pass_on(self, methods: Methods) -> None:
+        """Give all that waits to the handlers of `methods`, and what comes late."""
+        self._calls.pass_on(methods)
+        self._streams.pass_on(methods)
+
+    def refuse(self) -> None:
+        """End all unary calls that wait, and all that come, until `pass_on`."""
+        self._calls.refuse()
 
 
 def refuse_stream(rpc: BidiRpc) -> None:

@@ -15,9 +15,9 @@ from coprocess.transport.engine import (
     BidiRpc,
     Engine,
     EngineOptions,
-    Handler,
     ListenError,
     Metadata,
+    Methods,
     Rpc,
     StreamRpc,
     too_large,
@@ -306,19 +306,18 @@ class Http2Engine(Engine):
             max_metadata_bytes=options.max_metadata_bytes,
             max_concurrent_streams=min(limits.max_concurrent_streams, options.max_concurrent_streams),
         )
-        methods = {path: Method(begin=self._begin_with(Http2Rpc)) for path in options.methods}
-        for path in options.streaming_methods:
-            methods[path] = Method(begin=self._begin_with(Http2Stream))
-        for path, handler in options.bidi_methods.items():
-            methods[path] = Method(open=self._open_with(handler))
-        self._server = Server(methods, limits)
+        #: How a call of each method begins, by its path.
+        self._beginnings: dict[str, Method] = {}
+        self._server = Server(self._beginnings, limits)
         self.answer = self._server.answer
         self.callbacks = self._server.callbacks
         self._turns: Turns[_Task] = Turns(self._server, self._run, _no_call())
         self.may_block = self._turns.may_block
         self.put_task = self._turns.put
         self.call_back = self._server.call_back
-        self._handler: Handler = _not_started
+        self._methods = Methods()
+        #: Of methods with one message, whatever their kind of reply: every call looks here.
+        self._handlers: dict[str, Callable[[Any], None]] = {}
         self._threads: WorkerThreads[_Task] | None = None
 
     def _begin_with(self, kind: type[Http2Rpc]) -> Callable[..., Http2Rpc]:
@@ -329,13 +328,10 @@ class Http2Engine(Engine):
 
         return begin
 
-    def _open_with(self, handler: Callable[[BidiRpc], None]) -> Callable[..., Http2Bidi]:
-        def begin(connection: GrpcConnection, stream: Stream, request: Request) -> Http2Bidi:
-            rpc = Http2Bidi(self, connection.owner, stream, request)
-            rpc.opened(handler)
-            return rpc
-
-        return begin
+    def _open(self, connection: GrpcConnection, stream: Stream, request: Request) -> Http2Bidi:
+        rpc = Http2Bidi(self, connection.owner, stream, request)
+        rpc.opened(self._methods.bidi[request.method])
+        return rpc
 
     def _run(self, rpc: _Task) -> None:
         if not isinstance(rpc, Http2Rpc):
@@ -347,7 +343,7 @@ class Http2Engine(Engine):
             self.may_block()
             if rpc.is_compressed and not rpc.unpack():
                 return
-        self._handler(rpc)
+        self._handlers[rpc.method](rpc)
 
     def send(self, protocol: Http2Protocol, stream: Stream, message: bytes) -> bool:
         """One of many messages. False where the call is over, or its client does not read."""
@@ -382,8 +378,14 @@ class Http2Engine(Engine):
         tls = self._options.tls if bound.family != socket.AF_UNIX else None
         self._server.listen(bound, tls.server_context() if tls is not None else None)
 
-    def start(self, handler: Handler) -> None:
-        self._handler = handler
+    def start(self, methods: Methods) -> None:
+        self.use(methods)
+        for path in methods.unary:
+            self._beginnings[path] = Method(begin=self._begin_with(Http2Rpc))
+        for path in methods.server_streaming:
+            self._beginnings[path] = Method(begin=self._begin_with(Http2Stream))
+        for path in methods.bidi:
+            self._beginnings[path] = Method(open=self._open)
         self._threads = WorkerThreads(
             "http2",
             self._turns.take,
@@ -395,6 +397,10 @@ class Http2Engine(Engine):
         self._server.open()
         self._turns.start(self._threads)
         self._threads.start()
+
+    def use(self, methods: Methods) -> None:
+        self._methods = methods
+        self._handlers = {**methods.unary, **methods.server_streaming}
 
     def replace_thread(self, thread_id: int) -> bool:
         return self._threads is not None and self._threads.replace(thread_id)
@@ -423,10 +429,6 @@ def _ignore(message: bytes) -> None: ...
 
 
 def _nothing() -> None: ...
-
-
-def _not_started(rpc: Rpc) -> None:
-    rpc.fail(Status.UNAVAILABLE, "not started")
 
 
 log = structlog.get_logger("coprocess")

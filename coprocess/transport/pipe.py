@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 
 from coprocess.errors import Status
 from coprocess.transport.cancellations import Cancellations
-from coprocess.transport.engine import Engine, EngineOptions, Handler, Metadata, Rpc, too_large
+from coprocess.transport.engine import Engine, EngineOptions, Metadata, Methods, Rpc, too_large
 from coprocess.transport.workers import WorkerThreads
 
 HEAD = struct.Struct("<IQB")
@@ -153,11 +153,13 @@ class PipeEngine(Engine):
 
     name = "worker"
 
-    def __init__(self, connected: socket.socket, options: EngineOptions) -> None:
+    def __init__(self, connected: socket.socket, paths: Sequence[str], options: EngineOptions) -> None:
+        """`paths` are the unary methods that the front passes on, in its order."""
         self.max_message_bytes = options.max_message_bytes
         self.cancels = Cancellations()
         self._frames = FrameSocket(connected)
-        self._methods = options.methods
+        self._paths = paths
+        self._methods = Methods()
         self._options = options
         self._receive_lock = threading.Lock()
         self._on_end: Callable[[], None] = lambda: None
@@ -173,15 +175,19 @@ class PipeEngine(Engine):
         """Call back when the front is gone, or wants no more of this worker."""
         self._on_end = callback
 
-    def start(self, handler: Handler) -> None:
+    def start(self, methods: Methods) -> None:
+        self.use(methods)
         self._threads: WorkerThreads[_PipeRpc] = WorkerThreads(
             "worker",
             self._take,
-            handler,
+            lambda rpc: self._methods.unary[rpc.method](rpc),
             minimum=self._options.min_threads,
             maximum=self._options.max_threads,
         )
         self._threads.start()
+
+    def use(self, methods: Methods) -> None:
+        self._methods = methods
 
     def announce_ready(self, serving: bool) -> None:
         """Tell the front that calls can come, and whether there are hooks for them; again upon a change.
@@ -220,7 +226,7 @@ class PipeEngine(Engine):
                 if kind & WITH_METADATA:
                     kind -= WITH_METADATA
                     metadata, body = unpack_metadata(body)
-                return _PipeRpc(self, call_id, self._methods[kind], body, metadata, allowed_s)
+                return _PipeRpc(self, call_id, self._paths[kind], body, metadata, allowed_s)
             self.cancels.is_over(call_id)
 
     def answer(self, call_id: int, kind: int, body: bytes) -> None:

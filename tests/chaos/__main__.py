@@ -37,6 +37,7 @@ from tests.chaos import (
     overload,
     reloads,
     report,
+    resource_reloads,
     sigterm,
     store_loss,
     unread_log,
@@ -76,6 +77,7 @@ def _each_engine(hostile_calls: int, mixed: Trial) -> dict[str, Trial]:
     return {
         "hostile calls": partial(hostile.trial, calls=hostile_calls, strict=True),
         "reload under load": partial(reloads.trial, reloads=200, broken_every=10),
+        "resources and reload": partial(resource_reloads.trial, reloads=200),
         "SIGTERM under load": partial(sigterm.trial, stops=20),
         "misbehaving handlers": partial(misbehaving.trial, each=20),
         "overload": partial(overload.trial, rounds=10, strict=True),

@@ -50,6 +50,13 @@ def _reloads(trial: Figures) -> tuple[str, str]:
     )
 
 
+def _resource_reloads(trial: Figures) -> tuple[str, str]:
+    return (
+        f"{trial['reloads']} reloads, {trial['rollbacks']} of them rollbacks",
+        f"{trial['calls']:,} calls; opened, and closed as often: {_calls(trial['opened_and_closed'])}",
+    )
+
+
 def _stops(trial: Figures) -> tuple[str, str]:
     return (
         f"{trial['stops']} stops",
@@ -169,6 +176,7 @@ _DESCRIBED: dict[str, Callable[[Figures], tuple[str, str]]] = {
     "hostile calls": _hostile,
     "floods of one connection": _floods,
     "reload under load": _reloads,
+    "resources and reload": _resource_reloads,
     "SIGTERM under load": _stops,
     "misbehaving handlers": _misbehaving,
     "overload": _overload,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from coprocess import Event, Pre
+from coprocess.gateways.tyk.dispatcher import Dispatcher
 from coprocess.loading.hooks import HookTable
-from coprocess.transport.engine import Engine, Rpc
+from coprocess.transport.engine import Engine, Handler, Methods
 from coprocess.transport.engines import EngineChoice, make_engine
 from tests.objects import make_object, table_of
 from tests.server import (
@@ -104,14 +105,17 @@ def stamped(client: Client, name: str = "stamp", call_id: str = "7") -> str:
     return client.dispatch(message).request.set_headers["X-Stamp"]
 
 
+def methods(handler: Handler) -> Methods:
+    """Tyk's, with one handler."""
+    return Methods(unary=dict.fromkeys(Dispatcher.METHODS, handler))
+
+
 @contextmanager
-def bare(
-    choice: EngineChoice, handler: Callable[[Rpc], None], **options: Any
-) -> Iterator[tuple[Client, Engine]]:
-    """An engine with a handler of its own, and no service."""
+def bare(choice: EngineChoice, served: Handler | Methods, **options: Any) -> Iterator[tuple[Client, Engine]]:
+    """An engine with methods of its own, or one handler for Tyk's, and no service."""
     engine, _ = make_engine(choice, engine_options(**options))
     address = engine.listen("127.0.0.1:0")
-    engine.start(handler)
+    engine.start(served if isinstance(served, Methods) else methods(served))
     try:
         with Client(address) as client:
             yield client, engine

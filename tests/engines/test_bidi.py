@@ -11,9 +11,9 @@ import grpc
 import pytest
 
 from coprocess.errors import Status
-from coprocess.transport.engine import BidiHandler, BidiRpc
+from coprocess.transport.engine import BidiHandler, BidiRpc, Methods
 from coprocess.transport.engines import EngineChoice
-from tests.engines.hooks import bare
+from tests.engines.hooks import bare, methods
 from tests.server import PATIENCE_S, Client, status_of, until
 
 PATH = "/test.Echo/Bidi"
@@ -33,7 +33,8 @@ def engine(request: pytest.FixtureRequest) -> EngineChoice:
 @contextmanager
 def served(handler: BidiHandler, **options: Any) -> Iterator[tuple[Client, Any]]:
     """A client, and the method as one with many messages each way."""
-    with bare(_engine, lambda rpc: rpc.respond(b""), bidi_methods={PATH: handler}, **options) as (client, _):
+    table = methods(lambda rpc: rpc.respond(b"")) | Methods(bidi={PATH: handler})
+    with bare(_engine, table, **options) as (client, _):
         yield client, client.channel.stream_stream(PATH)
 
 

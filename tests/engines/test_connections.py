@@ -15,7 +15,7 @@ import pytest
 from coprocess.gateways.tyk.wire import Object
 from coprocess.transport.engine import ListenError
 from coprocess.transport.engines import EngineChoice, make_engine
-from tests.engines.hooks import Handlers, stamped, tcp_connection
+from tests.engines.hooks import Handlers, methods, stamped, tcp_connection
 from tests.objects import make_object
 from tests.serve_process import ServeProcess, write
 from tests.server import (
@@ -42,7 +42,7 @@ def test_two_addresses(engine: EngineChoice) -> None:
     made, _ = make_engine(engine, engine_options())
     addresses = [made.listen("127.0.0.1:0"), made.listen("127.0.0.1:0")]
     assert len(set(addresses)) == 2
-    made.start(lambda rpc: rpc.respond(rpc.payload))
+    made.start(methods(lambda rpc: rpc.respond(rpc.payload)))
     try:
         for address in addresses:
             with Client(address) as client:

@@ -7,7 +7,7 @@ import grpc
 from coprocess.transport.engine import Rpc
 from coprocess.transport.engines import EngineChoice
 from coprocess.transport.held_calls import HeldCalls
-from tests.engines.hooks import bare
+from tests.engines.hooks import bare, methods
 from tests.server import PATIENCE_S, fails, until
 
 
@@ -23,7 +23,7 @@ def test_no_handler_runs_for_a_client_that_gave_up_while_handlers_were_loaded(en
         code, _ = fails(lambda: client.raw(b"gave up", timeout=0.2))
         assert code is grpc.StatusCode.DEADLINE_EXCEEDED
         until(lambda: len(held) == 1)
-        held.pass_on(handler)
+        held.pass_on(methods(handler))
         assert waiting.result(PATIENCE_S) == b"reply"
         assert client.raw(b"late") == b"reply"
     assert ran == [b"waits", b"late"]

@@ -16,7 +16,7 @@ from coprocess.transport.http2 import frames, server
 from coprocess.transport.http2.frames import ErrorCode
 from coprocess.transport.http2.limits import Limits
 from coprocess.transport.http2_engine import Http2Engine
-from tests.engines.hooks import tcp_connection
+from tests.engines.hooks import methods, tcp_connection
 from tests.http2.peer import CALL, START, Fields, Frame, headers, message
 from tests.server import PATIENCE_S, Client, engine_options, until
 
@@ -33,7 +33,7 @@ def limited(handler: Any = None, **limits: Any) -> Iterator[str]:
     """The address of an engine with other limits than the usual ones."""
     engine = Http2Engine(engine_options(connection_limits=Limits(**limits)))
     address = engine.listen("127.0.0.1:0")
-    engine.start(handler or (lambda rpc: rpc.respond(rpc.payload)))
+    engine.start(methods(handler or (lambda rpc: rpc.respond(rpc.payload))))
     try:
         yield address
     finally:
@@ -167,7 +167,7 @@ def test_an_inherited_socket() -> None:
     bound = socket.create_server(("127.0.0.1", 0))
     engine = Http2Engine(engine_options())
     engine.listen_on(bound)
-    engine.start(lambda rpc: rpc.respond(b"here"))
+    engine.start(methods(lambda rpc: rpc.respond(b"here")))
     try:
         with Client(f"127.0.0.1:{bound.getsockname()[1]}") as client:
             assert client.raw(b"", timeout=PATIENCE_S) == b"here"
@@ -180,7 +180,7 @@ def test_ipv6() -> None:
         pytest.skip("no IPv6 here")
     engine = Http2Engine(engine_options())
     address = engine.listen("[::1]:0")
-    engine.start(lambda rpc: rpc.respond(b"here"))
+    engine.start(methods(lambda rpc: rpc.respond(b"here")))
     try:
         with Client(address) as client:
             assert client.raw(b"", timeout=PATIENCE_S) == b"here"

@@ -19,7 +19,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from coprocess.gateways.envoy import wire
 from coprocess.gateways.envoy.gateway import EnvoyGateway
 from coprocess.gateways.envoy.home import HOME
 from coprocess.loading.hooks import HookTable
@@ -56,15 +55,14 @@ def serving(
 ) -> Iterator[Running]:
     gateway = EnvoyGateway(table_of(*handlers), GatewayOptions(**gateway_options))
     service = Service(gateway, options or ServiceOptions(timeout_s=PATIENCE_S))
-    bidi = {path: lambda rpc, take=take: take(service, rpc) for path, take in gateway.bidi_methods.items()}
     running, _ = make_engine(
         engine,
-        engine_options(methods=(wire.CHECK,), bidi_methods=bidi, max_message_bytes=16 << 20, tls=tls),
+        engine_options(max_message_bytes=16 << 20, tls=tls),
     )
     service.replace_thread = running.replace_thread
     bound = running.listen(address)
     service.start()
-    running.start(service.handle)
+    running.start(service.methods)
     try:
         yield Running(bound, service, gateway)
     finally:

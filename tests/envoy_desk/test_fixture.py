@@ -116,7 +116,7 @@ def test_rejection_answer_and_failure(made: Envoy) -> None:
     assert failed.hooks["stamp"].failed
     assert "no good" in "".join(failed.hooks["stamp"].traceback)
     assert not failed.ok
-    assert 'Pre "stamp" failed' in repr(failed)
+    assert 'Pre "stamp": It raised' in repr(failed)
 
 
 def test_what_fails_open_is_told(made: Envoy) -> None:

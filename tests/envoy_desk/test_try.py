@@ -68,7 +68,8 @@ def test_a_failure_shows_where(project: Path) -> None:
     assert "RuntimeError: no voice" in result.stdout
     assert "client gets 500" in result.stdout
     assert "upstream  was not asked" in result.stdout
-    assert '✗ Pre "shout" failed' in result.stdout
+    assert '✗ Pre "shout"  handlers/' in result.stdout
+    assert "It raised RuntimeError: no voice" in result.stdout
 
 
 def test_json(project: Path) -> None:

@@ -85,7 +85,6 @@ def serving_gateway(
     )
     engine = gateway.engine(
         EngineOptions(
-            methods=gateway.methods,
             max_message_bytes=max_message_bytes,
             min_threads=4,
             max_threads=256,
@@ -98,7 +97,7 @@ def serving_gateway(
     address = f"unix:{path}"
     listeners.listen(address, engine.listen, listeners.SocketAccess(), take_over=True)
     service.start()
-    engine.start(service.handle)
+    engine.start(service.methods)
     served = Served(path, service, engine)
     try:
         yield served

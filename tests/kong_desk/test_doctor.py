@@ -12,7 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from coprocess.cli.app import app
-from coprocess.desk.kong.doctor import RULES, KongFinding, examine
+from coprocess.desk.findings import FileFinding
+from coprocess.desk.kong.doctor import RULES, examine
 
 GOOD = """
     Schema = ({"message": {"type": "string", "default": "hi"}},)
@@ -36,7 +37,7 @@ DUMP = {
     },
 }
 SERVE = f"{sys.executable} -m coprocess kong serve"
-Examine = Callable[..., list[KongFinding]]
+Examine = Callable[..., list[FileFinding]]
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def project(tmp_path: Path) -> Examine:
         declarative: object = None,
         flags: str = "",
         run: bool = True,
-    ) -> list[KongFinding]:
+    ) -> list[FileFinding]:
         plugin = tmp_path / "hello.py"
         plugin.write_text(textwrap.dedent(code))
         text = json.dumps([dump or DUMP]) if printed is None else printed

@@ -23,7 +23,7 @@ from google.protobuf import any_pb2
 from google.rpc import status_pb2
 
 from coprocess.errors import Status
-from coprocess.transport.engine import EngineOptions
+from coprocess.transport.engine import EngineOptions, Methods
 from coprocess.transport.http2_engine import Http2Engine
 from coprocess.transport.tls import TlsFiles
 
@@ -222,19 +222,17 @@ bidis = {
 }
 engine = Http2Engine(
     EngineOptions(
-        methods=("/x/Y",),
         max_message_bytes=req.message_receive_limit or 4 << 20,
         min_threads=1,
         max_threads=4,
         max_concurrent_streams=1000,
         max_metadata_bytes=16384,
-        bidi_methods=bidis,
         tls=tls,
     )
 )
 engine.max_message_bytes = 4 << 20
 address = engine.listen("127.0.0.1:0")
-engine.start(lambda rpc: rpc.respond(b""))
+engine.start(Methods(bidi=bidis))
 out = sc.ServerCompatResponse(
     host="127.0.0.1", port=int(address.rpartition(":")[2]), pem_cert=pem
 ).SerializeToString()

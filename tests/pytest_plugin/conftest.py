@@ -9,7 +9,7 @@ import pytest
 
 import coprocess.testing.dispatch
 import coprocess.testing.gateway
-from coprocess.desk.tyk.trial.store import TemporaryServer
+from coprocess.desk.store import TemporaryServer
 from coprocess.gateways.tyk import compat
 from coprocess.store import store
 from tests.pytest_plugin.projects import API, HANDLERS

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from coprocess.cli.doctor import show_finding
-from coprocess.cli.replay import counted
+from coprocess.cli.findings import AsJson, Sarif, tell_findings
+from coprocess.cli.output import counted
 from coprocess.errors import ConfigError
 
 _CONF = Path("kong.conf")
@@ -35,15 +33,15 @@ def doctor(
     run: Annotated[
         bool, typer.Option("--run/--no-run", help="Run the query commands, as Kong does at start.")
     ] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+    as_json: AsJson = False,
+    sarif: Sarif = None,
 ) -> None:
     """Find what is wrong between kong.conf, the declarative configuration and the plugins.
 
     Each problem is shown with its place, what would happen at run time, and how to mend it. Exit status 1
     where there is an error; warnings and notes do not count.
     """
-    from coprocess.desk.kong.doctor import examine
-    from coprocess.desk.kong.doctor.findings import Severity
+    from coprocess.desk.kong.doctor import RULES, examine
 
     if conf is None and _CONF.is_file():
         conf = _CONF
@@ -51,17 +49,9 @@ def doctor(
         declarative = next((Path(name) for name in _DECLARATIVE if Path(name).is_file()), None)
     if conf is None and declarative is None and not plugins:
         raise ConfigError("nothing to examine. Expected: --conf FILE, --declarative FILE or PLUGIN.py")
-    for path in (*(plugins or ()), *filter(None, (conf, declarative))):
+    files = [*(plugins or ()), *filter(None, (conf, declarative))]
+    for path in files:
         if not path.is_file():
             raise ConfigError(f"{path}: no such file")
     findings = examine(conf, declarative, plugins or [], run=run)
-    counts = Counter(finding.severity.value for finding in findings)
-    if as_json:
-        content = {"findings": [finding.as_dict() for finding in findings], "counts": dict(counts)}
-        typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
-    else:
-        for finding in findings:
-            show_finding(finding)
-        typer.echo(", ".join(counted(counts[each.value], each.value) for each in Severity), err=True)
-    if counts[Severity.ERROR.value]:
-        raise typer.Exit(1)
+    tell_findings(findings, RULES, examined=counted(len(files), "file"), as_json=as_json, sarif=sarif)

@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
-from coprocess.cli.replay import counted, recording_files
+from coprocess.cli.replay import Recordings, recording_files, tell_replay
 
 
-def replay(
-    recordings: Annotated[
-        list[Path], typer.Argument(metavar="FILE…", help="Recordings, or folders of them.")
-    ],
-) -> None:
+def replay(recordings: Recordings) -> None:
     """Play recordings of a real Kong through the simulated one, and print each difference.
 
     The simulated Kong is given what the recorded plugin server answered: what it sends, and what becomes of
@@ -22,14 +13,4 @@ def replay(
     """
     from coprocess.desk.kong.replay import replay
 
-    report = replay(recording_files(recordings))
-    for problem in report.problems:
-        typer.echo(problem)
-    for each in report.left_out:
-        typer.echo(f"left out: {each}")
-    typer.echo(
-        f"{counted(len(report.replayed), 'recording')} replayed, "
-        f"{counted(len(report.problems), 'difference')}"
-    )
-    if not report.ok:
-        raise typer.Exit(1)
+    tell_replay(replay(recording_files(recordings)))

@@ -7,17 +7,15 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from coprocess.bounded import repr_of
-from coprocess.cli.try_text import TrialText as Base
-from coprocess.cli.try_text import status_text, wrapped
+from coprocess.cli.trial_text import TrialText as Base
 from coprocess.desk.kong.simulator.lua import python
-from coprocess.desk.tyk.trial.tracebacks import own_traceback
+from coprocess.desk.tracebacks import own_traceback
 
 if TYPE_CHECKING:
     from coprocess.desk.kong.simulator.exchange import PdkCall
     from coprocess.desk.kong.simulator.http import Headers
-    from coprocess.desk.kong.trial import Finding, PhaseRun, Trial
+    from coprocess.desk.kong.trial import PhaseRun, Trial
 
-_MARKS = {"error": ("✗", "red"), "warning": ("!", "yellow"), "note": ("i", "cyan")}
 _LONGEST_VALUE = 100
 _LOG_LEVELS = {"err": "red", "crit": "red", "error": "red", "warn": "yellow"}
 
@@ -27,9 +25,7 @@ class TrialText(Base):
 
     def report(self, trial: Trial) -> Iterator[str]:
         x = trial.exchange
-        yield self._bold(f"{trial.method} {trial.target}") + self._dim(
-            f"  at Kong {x.kong.facts.version}, simulated"
-        )
+        yield self._title(trial.method, trial.target, f"at Kong {x.kong.facts.version}, simulated")
         calls = [list(group) for _, group in groupby(x.calls, lambda call: (call.plugin, call.phase))]
         for number, run in enumerate(trial.runs, 1):
             yield ""
@@ -47,9 +43,7 @@ class TrialText(Base):
             for line in x.log:
                 text = f"[{line.level}] [{line.plugin}] {line.text.decode('utf-8', 'replace')}"
                 yield from self._folded(self._cut([self._coloured(text, line.level)]), indent=5)
-        for finding in trial.findings:
-            yield ""
-            yield from self._told(finding)
+        yield from self._findings(trial.findings)
 
     def _run(self, number: int, run: PhaseRun, calls: list[PdkCall]) -> Iterator[str]:
         failed = self._style("  raised", "red") if run.error is not None else ""
@@ -64,36 +58,21 @@ class TrialText(Base):
             yield from self._traceback(own_traceback(run.error))
 
     def _service(self, trial: Trial) -> Iterator[str]:
-        sent = trial.exchange.sent
+        sent, reply = trial.exchange.sent, trial.exchange.reply
         if sent is None:
-            yield self._bold("upstream") + "  was not asked"
+            yield self._not_asked()
             return
-        target = sent.target.decode("latin-1")
-        yield self._bold("upstream") + f"  {sent.method} {target}  {self._dim(f'({sent.host}:{sent.port})')}"
-        yield from self._headers(_pairs(sent.headers))
-        yield from self._body(sent.body)
-        if trial.exchange.reply is not None:
-            reply = trial.exchange.reply
-            yield f"     answered {status_text(reply.status)}, {len(reply.body)} bytes"
+        target, name = sent.target.decode("latin-1"), f"{sent.host}:{sent.port}"
+        yield from self._asked(sent.method, target, _pairs(sent.headers), sent.body, name)
+        if reply is not None:
+            yield self._replied(reply.status, reply.body)
 
     def _answer(self, trial: Trial) -> Iterator[str]:
         response = trial.exchange.response
         if response is None:
-            yield self._bold("client gets ") + self._style("no answer", "red")
+            yield self._got_nothing("")
             return
-        colour = "green" if response.status < 400 else "yellow" if response.status < 500 else "red"
-        took = self._dim(f"  {trial.seconds * 1000:.1f} ms in all")
-        yield self._bold("client gets ") + self._style(status_text(response.status), colour) + took
-        yield from self._headers(_pairs(response.headers))
-        yield from self._body(response.body)
-
-    def _told(self, finding: Finding) -> Iterator[str]:
-        mark, colour = _MARKS[finding.severity]
-        title = " ".join(filter(None, (finding.plugin, finding.phase))) or "the request"
-        yield self._style(f"{mark} {title}", colour)
-        yield from wrapped(finding.problem, "  ", "  ")
-        yield from wrapped(finding.effect, "  ", "  ")
-        yield from wrapped(finding.remedy, "  → ", "    ")
+        yield from self._got(response.status, _pairs(response.headers), response.body, trial.seconds)
 
     def _coloured(self, text: str, level: str) -> str:
         return self._style(text, _LOG_LEVELS[level]) if level in _LOG_LEVELS else text

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from coprocess.cli.output import print_json
 from coprocess.cli.try_ import asked_upstream, has_colour, request_body, request_header, request_target
 from coprocess.errors import ConfigError
 
@@ -118,7 +119,7 @@ class _Attempt:
         """Whether the client got an answer below 500 and nothing failed."""
         from coprocess.desk.kong.declarative import read_declarative
         from coprocess.desk.kong.trial import TrialKong, plugin_servers
-        from coprocess.desk.tyk.trial.output import captured_streams
+        from coprocess.desk.output import captured_streams
 
         document = read_declarative(self.declarative) if self.declarative else None
         config = self._config()
@@ -158,7 +159,7 @@ class _Attempt:
         from coprocess.cli.kong.trial_text import TrialText, trial_as_dict
 
         if self.as_json:
-            typer.echo(json.dumps(trial_as_dict(trial), indent=2, ensure_ascii=False))
+            print_json(trial_as_dict(trial))
             return
         for line in TrialText(colour=has_colour(), full=self.full).report(trial):
             typer.echo(line, color=True)

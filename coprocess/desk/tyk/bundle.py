@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from coprocess.desk.tyk.json_files import parse_json
+from coprocess.desk.json_files import parse_json
 from coprocess.errors import ConfigError, CoprocessError
 from coprocess.loading.manifest import MANIFEST, looks_like_manifest
 

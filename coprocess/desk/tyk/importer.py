@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 
 from coprocess.api.functions import Source
 from coprocess.api.moments import HookType
+from coprocess.desk.findings import FileFinding
+from coprocess.desk.json_files import read_json
 from coprocess.desk.tyk.bundle import (
     Bundle,
     BundleError,
@@ -30,10 +32,8 @@ from coprocess.desk.tyk.bundle import (
 )
 from coprocess.desk.tyk.bundle_build import AUTH, LISTS
 from coprocess.desk.tyk.doctor.code import check_handlers
-from coprocess.desk.tyk.doctor.findings import Finding
 from coprocess.desk.tyk.importer_source import Concern, not_installed, source_concerns
 from coprocess.desk.tyk.importer_structure import server_concerns, state_concerns
-from coprocess.desk.tyk.json_files import read_json
 from coprocess.desk.tyk.missing_modules import REMEDY, missing_module
 from coprocess.errors import ConfigError
 from coprocess.loading.hooks import Hook, Plan
@@ -70,7 +70,7 @@ class Report:
     loads: list[str] = field(default_factory=list)
     concerns: list[Concern] = field(default_factory=list)
     #: What `coprocess doctor` says of the handlers' code, with files relative to the bundle.
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[FileFinding] = field(default_factory=list)
     #: `custom_middleware` for grpc.
     middleware: dict[str, Any] = field(default_factory=dict)
     events: list[str] = field(default_factory=list)
@@ -186,7 +186,7 @@ def _concern(problem: dict[str, Any]) -> Concern:
     return Concern(path, line, text.rstrip("."), "It cannot be loaded until that is mended")
 
 
-def _findings(hooks: list[FoundHook], named: set[tuple[HookType, str]], folder: Path) -> list[Finding]:
+def _findings(hooks: list[FoundHook], named: set[tuple[HookType, str]], folder: Path) -> list[FileFinding]:
     """What the doctor says of the code, which must be there still."""
     functions: dict[tuple[Path, int], Any] = {}
     table = [

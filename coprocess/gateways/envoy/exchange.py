@@ -31,6 +31,7 @@ from coprocess.gateways.envoy.side import (
     Side,
 )
 from coprocess.gateways.envoy.wire import ProcessingRequest
+from coprocess.loading.lifetime import Lifetime
 from coprocess.runtime.answers import Answer, error_answer, failure_answer
 from coprocess.runtime.chained import Steps
 from coprocess.runtime.in_process import InProcessRpc
@@ -112,6 +113,11 @@ class Exchange:
         if not isinstance(error, CoprocessError):
             return self._immediate(failure_answer(Status.INTERNAL), "internal error")
         return self._immediate(failure_answer(error.status), str(error))
+
+    @property
+    def lifetime(self) -> Lifetime | None:
+        """What ends with the stream; None: nothing does."""
+        return None if self._traffic is None else self._traffic.lifetime
 
     # The request.
 

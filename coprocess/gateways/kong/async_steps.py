@@ -10,13 +10,14 @@ from typing import Any, Final
 
 from coprocess.gateways.kong import wire
 from coprocess.gateways.kong.connection import Connection
-from coprocess.gateways.kong.event import CLIENT_WAIT_S, MAY_WAIT, TERMINAL, Event, EventEnded
+from coprocess.gateways.kong.event import CLIENT_WAIT_S, Event, EventEnded
+from coprocess.gateways.kong.methods import Method
 
 #: What is larger is sent by a thread: Kong may be slow to take it.
 _LARGE_BYTES: Final = 32 * 1024
 
 
-async def ask(event: Event, method: str, arguments: tuple[Any, ...]) -> Any:
+async def ask(event: Event, method: Method, arguments: tuple[Any, ...]) -> Any:
     """As `Event.ask`, from a task."""
     frame = event.begin_asking(method, arguments)
     loop = asyncio.get_running_loop()
@@ -28,15 +29,15 @@ async def ask(event: Event, method: str, arguments: tuple[Any, ...]) -> Any:
                 await loop.run_in_executor(None, connection.send, frame)
             else:
                 connection.send(frame)
-            if method in TERMINAL:
+            if method.is_terminal:
                 event.is_over = True
                 return None
-            came = await _read(event, steps, loop, may_wait=method in MAY_WAIT)
+            came = await _read(event, steps, loop, may_wait=method.may_wait)
         except (OSError, wire.FrameError) as error:
             came = error
         if came is not None and not isinstance(came, tuple):
             event.engine.let_go(event, came)
-            came = await _wait(event, steps.came) if method in MAY_WAIT else None
+            came = await _wait(event, steps.came) if method.may_wait else None
         if came is None:
             event.engine.lose(event)
             raise EventEnded

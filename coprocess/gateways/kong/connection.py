@@ -54,6 +54,8 @@ class Connection:
             if not data:
                 raise ConnectionLost("closed by Kong")
             values = self._reader.feed(data)
+            if len(values) == 1 and values[0] is not None:
+                return values[0]  # Nearly always.
             if values:
                 return self._taken(values)
 

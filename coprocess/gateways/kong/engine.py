@@ -7,6 +7,7 @@ nothing is handed from thread to thread. Where Kong does otherwise, the connecti
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import queue
 import socket
@@ -23,7 +24,7 @@ from coprocess.gateways.kong import wire
 from coprocess.gateways.kong.connection import Connection
 from coprocess.gateways.kong.event import CLIENT_WAIT_S, Event, EventEnded, failure_data
 from coprocess.gateways.kong.poller import Poller
-from coprocess.transport.engine import Engine, EngineOptions, Handler, ListenError
+from coprocess.transport.engine import Engine, EngineOptions, ListenError, Methods
 from coprocess.transport.workers import WorkerThreads
 
 log = structlog.get_logger("coprocess")
@@ -59,11 +60,10 @@ class KongEngine(Engine):
         )
         self._poller = Poller(self.resume_at_once, self._accepted)
         self._listening: list[socket.socket] = []
-        self._handler: Handler | None = None
+        self._methods = Methods()
         #: By id: those that are not over.
         self.events: dict[int, Event] = {}
-        self._next_id = 0
-        self._id_lock = threading.Lock()
+        self._ids = itertools.count()
         #: Of events that wait for a step that comes by another thread, the oldest first.
         self._inboxes: OrderedDict[int, Callable[[Any], None]] = OrderedDict()
         self._inbox_lock = threading.Lock()
@@ -92,12 +92,15 @@ class KongEngine(Engine):
         self._listening.append(listening)
         return address
 
-    def start(self, handler: Handler) -> None:
-        self._handler = handler
+    def start(self, methods: Methods) -> None:
+        self.use(methods)
         self._threads.start()
         for listening in self._listening:
             self._poller.listen(listening)
         self._poller.start()
+
+    def use(self, methods: Methods) -> None:
+        self._methods = methods
 
     def replace_thread(self, thread_id: int) -> bool:
         return self._threads.replace(thread_id)
@@ -162,10 +165,8 @@ class KongEngine(Engine):
         connection: Connection | None
         connection, value = task
         while connection is not None:
-            if value is None:
-                value = self._receive(connection)
-                if value is None:
-                    return
+            if value is None and (value := self._receive(connection)) is None:
+                return
             connection = self._handle(connection, value)
             value = None
 
@@ -214,14 +215,12 @@ class KongEngine(Engine):
         if method not in _ANSWERED:
             text = f"{method[:100]!r} is no method of a plugin server"
             return self._answer(connection, wire.pack_answer(message_id, None, text))
-        event = Event(self, connection, method, message_id, argument)
         if method == wire.HANDLE_EVENT:
-            with self._id_lock:
-                event.id = self._next_id
-                self._next_id += 1
-            self.events[event.id] = event
-        assert self._handler is not None  # noqa: S101 - `start` has set it
-        self._handler(event)
+            event_id = next(self._ids)
+            event = self.events[event_id] = Event(self, connection, method, message_id, argument, event_id)
+        else:
+            event = Event(self, connection, method, message_id, argument)
+        self._methods.unary[method](event)
         return event.release()
 
     def _answer(self, connection: Connection, frame: bytes) -> Connection | None:

@@ -14,6 +14,7 @@ from coprocess.bounded import repr_of
 from coprocess.errors import Status
 from coprocess.gateways.kong import wire
 from coprocess.gateways.kong.connection import Connection
+from coprocess.gateways.kong.methods import Method
 from coprocess.transport.engine import Metadata, Rpc
 
 if TYPE_CHECKING:
@@ -21,30 +22,12 @@ if TYPE_CHECKING:
 
     from coprocess.gateways.kong.engine import KongEngine
 
-#: After these, Kong is done with the event: no step comes.
-TERMINAL: Final = frozenset(("kong.response.exit", "kong.response.error"))
-#: In these, Kong may wait for the client, or for others, and serve other requests meanwhile.
-MAY_WAIT: Final = frozenset(
-    (
-        "kong.request.get_raw_body",
-        "kong.request.get_body",
-        "kong.service.response.get_raw_body",
-        "kong.service.response.get_body",
-        "kong.client.load_consumer",
-        "kong.client.authenticate",
-        "kong.client.tls.request_client_certificate",
-        "kong.service.set_upstream",
-        "kong.vault.get",
-        "kong.vault.update",
-    )
-)
 #: How long a step is waited for, where Kong may wait for a client.
 CLIENT_WAIT_S: Final = 120.0
 #: How long such a call is waited for where it was asked, before another thread watches for the step.
 _MAY_WAIT_S: Final = 0.02
 
 _DATA: Final = b"\x82\xa4Data"
-_EVENT_ID: Final = b"\xa7EventId"
 RETURN: Final = wire.pack(wire.RETURN)
 #: What Kong itself says of failures within it.
 _FAILURE_TEXT: Final = "An unexpected error occurred"
@@ -77,6 +60,7 @@ class Event(Rpc):
     __slots__ = (
         "_held",
         "_owed",
+        "_tail",
         "argument",
         "connection",
         "detached",
@@ -93,15 +77,23 @@ class Event(Rpc):
     )
 
     def __init__(
-        self, engine: KongEngine, connection: Connection, method: str, message_id: int, argument: Any
+        self,
+        engine: KongEngine,
+        connection: Connection,
+        method: str,
+        message_id: int,
+        argument: Any,
+        event_id: int | None = None,
     ) -> None:
+        """`event_id`: as Kong echoes it; None: it is no event, and has no steps."""
         self.engine = engine
         self.connection = connection
         self.method = method
         self.message_id = message_id
         self.argument = argument
-        #: As Kong echoes it; None: it is no event, and has no steps.
-        self.id: int | None = None
+        self.id = event_id
+        #: What all answers of an event end with.
+        self._tail = b"" if event_id is None else b"\xa7EventId" + wire.pack_id(event_id)
         self.phase = ""
         self.reader = threading.get_ident()
         self.thread: int | None = None
@@ -125,22 +117,22 @@ class Event(Rpc):
 
     # What plugins do.
 
-    def ask(self, method: str, arguments: tuple[Any, ...]) -> Any:
+    def ask(self, method: Method, arguments: tuple[Any, ...]) -> Any:
         """Have Kong run `method`: what it gives. Raises EventEnded where there is no event any more."""
         frame = self.begin_asking(method, arguments)
         connection = self.connection
         try:
             connection.send(frame)
-            if method in TERMINAL:
+            if method.is_terminal:
                 self.is_over = True
                 return None
-            if method in MAY_WAIT and not connection.has_something(_MAY_WAIT_S):
+            if method.may_wait and not connection.has_something(_MAY_WAIT_S):
                 return self.take_step(*self.engine.wait_for_step(self, may_wait=True))
             value = connection.receive()
         except BlockingIOError:
-            return self.take_step(*self.engine.wait_for_step(self, may_wait=method in MAY_WAIT))
+            return self.take_step(*self.engine.wait_for_step(self, may_wait=method.may_wait))
         except (OSError, wire.FrameError) as error:
-            return self.take_step(*self.engine.step_after(self, error, may_wait=method in MAY_WAIT))
+            return self.take_step(*self.engine.step_after(self, error, may_wait=method.may_wait))
         try:
             kind, message_id, step, (argument,) = value
             if argument["EventId"] == self.id and kind == 0 and step in wire.STEPS:
@@ -151,41 +143,31 @@ class Event(Rpc):
                 return argument.get("Data")
         except (TypeError, ValueError, KeyError, AttributeError):
             pass
-        return self.take_step(*self.engine.step_after(self, value, may_wait=method in MAY_WAIT))
+        return self.take_step(*self.engine.step_after(self, value, may_wait=method.may_wait))
 
-    async def ask_async(self, method: str, arguments: tuple[Any, ...]) -> Any:
+    async def ask_async(self, method: Method, arguments: tuple[Any, ...]) -> Any:
         """As `ask`, on an event loop."""
         from coprocess.gateways.kong.async_steps import ask
 
         return await ask(self, method, arguments)
 
-    def begin_asking(self, method: str, arguments: tuple[Any, ...]) -> bytes:
+    def begin_asking(self, method: Method, arguments: tuple[Any, ...]) -> bytes:
         """Take over the answer that is owed: the frame to be sent for it. Raises TypeError, EventEnded."""
-        frame = self._frame(method, arguments)
+        try:
+            packed = self.connection.pack(arguments)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise _unsendable(method.name, arguments, error) from None
         try:
             self._owed.pop()
         except IndexError:
             raise EventEnded from None
-        return frame
+        return b"\x94\x01%b%b%b%b" % (wire.pack_id(self.message_id), method.head, packed, self._tail)
 
     def is_own_step(self, value: Any) -> bool:
         try:
             return bool(value[2] in wire.STEPS and value[3][0]["EventId"] == self.id)
         except (TypeError, KeyError, IndexError):
             return False
-
-    def _frame(self, method: str, arguments: tuple[Any, ...]) -> bytes:
-        try:
-            return self.connection.pack(
-                (
-                    1,
-                    self.message_id,
-                    None,
-                    {"Data": {"Method": method, "Args": arguments}, "EventId": self.id},
-                )
-            )
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            raise _unsendable(method, arguments, error) from None
 
     def take_step(self, connection: Connection, value: Any) -> Any:
         """Go on with the step that came, on `connection`."""
@@ -231,11 +213,8 @@ class Event(Rpc):
         self._finish()
 
     def _send(self, reply: bytes) -> None:
-        head = b"\x94\x01" + wire.pack_id(self.message_id) + b"\xc0"
-        if self.id is not None:
-            self._write(head + _DATA + reply + _EVENT_ID + wire.pack_id(self.id))
-        else:
-            self._write(head + reply)
+        data = b"" if self.id is None else _DATA
+        self._write(b"\x94\x01%b\xc0%b%b%b" % (wire.pack_id(self.message_id), data, reply, self._tail))
 
     def _write(self, frame: bytes) -> None:
         try:
@@ -249,11 +228,12 @@ class Event(Rpc):
         self.is_over = True
         if self.id is not None:
             self.engine.events.pop(self.id, None)
-        runs_elsewhere = self.thread is not None and threading.get_ident() != self.thread
+        thread = self.thread
+        runs_elsewhere = thread is not None and threading.get_ident() != thread
         if runs_elsewhere:
             # The watchdog has answered for code that goes on.
             self.detached = True
-        if self.thread == self.reader:
+        if thread == self.reader:
             if runs_elsewhere:
                 self.engine.resume(self.connection)
             return

@@ -1,7 +1,7 @@
 """Native handlers in Kong: one plugin, whose configuration names the chain.
 
-What happens to a request is what happens around a web app (`gateways.web.adapter`): Kong stands in the app's
-place, is asked as little as the handlers need, and told of all edits together.
+What happens to a request is what happens around a web app (`runtime.around`): Kong stands in the app's place,
+is asked as little as the handlers need, and told of all edits together.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from coprocess.api.held import HeldHeaders, HeldRequest, HeldResponse
 from coprocess.api.http import canonical_name
 from coprocess.api.moments import HookType
 from coprocess.errors import ConfigError
-from coprocess.gateways.web.adapter import Adapter
-from coprocess.gateways.web.ending import InThread, run_now
-from coprocess.gateways.web.request import RequestCall, RequestExchange
-from coprocess.gateways.web.steps import BODY, LIMITS, Steps
+from coprocess.gateways.kong.home import NATIVE
 from coprocess.loading.hooks import HookTable
 from coprocess.loading.loader import Loaded, Problem
 from coprocess.loading.resources import Spawn
 from coprocess.runtime.answers import Answer
+from coprocess.runtime.around.adapter import Adapter
+from coprocess.runtime.around.ending import InThread, run_now
+from coprocess.runtime.around.request import RequestCall, RequestExchange
+from coprocess.runtime.around.steps import BODY, LIMITS, Steps
 from coprocess.runtime.held_event import message_of
 from coprocess.runtime.service import Service
 
@@ -222,7 +223,7 @@ def native_class(
 
     Raises LoadError for handlers that cannot be loaded. They are open until the class is closed.
     """
-    adapter = Adapter(list(folders), _Host, app_config=app_config)
+    adapter = Adapter(NATIVE, list(folders), _Host, app_config=app_config)
     adapter.open(None)
     moments = {hook.type for hook in adapter.gateway.table}
     names: dict[str, Any] = {"adapter": adapter, "name": name, "access": NativePlugin._access}

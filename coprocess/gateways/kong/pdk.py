@@ -10,9 +10,10 @@ import functools
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
-from coprocess.gateways.kong.event import TERMINAL, StepFailed
+from coprocess.gateways.kong.event import StepFailed
+from coprocess.gateways.kong.methods import Method
 
-Ask = Callable[[str, tuple[Any, ...]], Any]
+Ask = Callable[[Method, tuple[Any, ...]], Any]
 
 _LOG_LEVELS = "alert crit debug deprecation emerg err info notice warn"
 #: By namespace, the functions in it.
@@ -81,9 +82,10 @@ class PDKException(Exception):
 
 
 class Namespace:
-    """A part of the PDK. Its functions are methods of the classes that `kong_class` makes."""
+    """A part of the PDK. Its functions are methods of the classes that `kong_class` makes.
 
-    __slots__ = ("__dict__", "_ask")
+    Without slots: each event makes some of them, and attributes beside slots take longer to set.
+    """
 
     _path = ""
 
@@ -108,7 +110,7 @@ class Part:
 
     def __get__(self, instance: Namespace, owner: type) -> Namespace:
         part = self._kind(instance._ask)
-        instance.__dict__[self._name] = part
+        setattr(instance, self._name, part)
         return part
 
 
@@ -122,7 +124,7 @@ def kong_class(style: str) -> type[Namespace]:
 
 
 def _make(path: str, style: str) -> type[Namespace]:
-    names: dict[str, Any] = {"_path": path, "__slots__": ()}
+    names: dict[str, Any] = {"_path": path}
     for name in FUNCTIONS.get(path, ()):
         names[name] = _function(f"{path}.{name}", style)
     if path in METHODS:
@@ -137,58 +139,69 @@ def _make(path: str, style: str) -> type[Namespace]:
     return type(path, (Namespace,), names)
 
 
-def _function(method: str, style: str) -> Callable[..., Any]:
-    is_log = method == "kong.log" or method.startswith("kong.log.")
+def _function(name: str, style: str) -> Callable[..., Any]:
+    method = Method(name)
+    call = _made(method, "python" if style == "lua" and method.is_terminal else style)
+    if name == "kong.log" or name.startswith("kong.log."):
+        call = _of_text(call)
+    call.__name__ = name.rpartition(".")[2]
+    call.__qualname__ = name
+    call.__doc__ = f"Kong's `{name}`. Arguments are passed by position."
+    return call
 
-    def prepared(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-        # As kong-pdk has it: Kong's log takes text.
-        return tuple(each if type(each) in (str, int, list, dict) else str(each) for each in arguments)
 
-    if style == "python" or (style == "lua" and method in TERMINAL):
+def _made(method: Method, style: str) -> Callable[..., Any]:
+    if style == "python":
 
         def call(self: Namespace, *args: Any) -> Any:
             try:
-                return self._ask(method, prepared(args) if is_log else args)
+                return self._ask(method, args)
             except StepFailed as error:
-                raise PDKException(f"exception from {method}: {error}") from None
+                raise PDKException(f"exception from {method.name}: {error}") from None
 
     elif style == "async":
 
         def call(self: Namespace, *args: Any) -> Any:
-            return _asked(method, self._ask(method, prepared(args) if is_log else args))
+            return _asked(method, self._ask(method, args))
 
     else:
 
         def call(self: Namespace, *args: Any) -> Any:
             try:
-                return self._ask(method, prepared(args) if is_log else args), None
+                return self._ask(method, args), None
             except StepFailed as error:
                 return None, str(error)
 
-    call.__name__ = method.rpartition(".")[2]
-    call.__qualname__ = method
-    call.__doc__ = f"Kong's `{method}`. Arguments are passed by position."
     return call
+
+
+def _of_text(call: Callable[..., Any]) -> Callable[..., Any]:
+    """As kong-pdk has it: Kong's log takes text."""
+
+    def called(self: Namespace, *args: Any) -> Any:
+        return call(self, *(each if type(each) in (str, int, list, dict) else str(each) for each in args))
+
+    return called
 
 
 def _call_lua(self: Namespace, method: str, *args: Any) -> Any:
     """Have Kong run any function of its `kong`; of an unknown one, it gives None."""
     try:
-        return self._ask(method, args), None
+        return self._ask(Method(method), args), None
     except StepFailed as error:
         return None, str(error)
 
 
 def _call_python(self: Namespace, method: str, *args: Any) -> Any:
     """Have Kong run any function of its `kong`; of an unknown one, it gives None."""
-    return self._ask(method, args)
+    return self._ask(Method(method), args)
 
 
-async def _asked(method: str, asked: Awaitable[Any]) -> Any:
+async def _asked(method: Method, asked: Awaitable[Any]) -> Any:
     try:
         return await asked
     except StepFailed as error:
-        raise PDKException(f"exception from {method}: {error}") from None
+        raise PDKException(f"exception from {method.name}: {error}") from None
 
 
 _UNCHECKED = {"lua": _call_lua, "python": _call_python, "async": _call_python}

@@ -133,20 +133,32 @@ class Notification:
 
 def request_of(value: Any) -> Request:
     """The request that `value` is, as the server reads it. Raises FrameError."""
+    try:
+        kind, message_id, method, arguments = value
+        (argument,) = arguments
+    except (TypeError, ValueError):
+        raise _no_request(value) from None
+    if (
+        kind == REQUEST
+        and type(message_id) is type(kind) is int
+        and type(method) is str
+        and type(arguments) is type(value) is list
+    ):
+        return Request(message_id, method, argument)
+    raise _no_request(value)
+
+
+def _no_request(value: Any) -> FrameError:
     if not isinstance(value, list) or len(value) != 4:
-        raise FrameError(f"not a request: {_shown(value)}. Expected: [0, id, method, [argument]]")
+        return FrameError(f"not a request: {_shown(value)}. Expected: [0, id, method, [argument]]")
     kind, message_id, method, arguments = value
     if type(message_id) is not int:
-        raise FrameError(f"not the id of a request: {_shown(message_id)}. Expected: an integer")
+        return FrameError(f"not the id of a request: {_shown(message_id)}. Expected: an integer")
     if type(kind) is not int or kind != REQUEST:
-        raise FrameError(f"not a request: its type is {_shown(kind)}. Expected: {REQUEST}", message_id)
+        return FrameError(f"not a request: its type is {_shown(kind)}. Expected: {REQUEST}", message_id)
     if not isinstance(method, str):
-        raise FrameError(f"not the method of a request: {_shown(method)}. Expected: text", message_id)
-    if not isinstance(arguments, list) or len(arguments) != 1:
-        raise FrameError(
-            f"{_shown(method)} came with {_shown(arguments)}. Expected: one argument", message_id
-        )
-    return Request(message_id, method, arguments[0])
+        return FrameError(f"not the method of a request: {_shown(method)}. Expected: text", message_id)
+    return FrameError(f"{_shown(method)} came with {_shown(arguments)}. Expected: one argument", message_id)
 
 
 def message_of(value: Any) -> Answer | Notification:
@@ -176,8 +188,8 @@ def pack_id(number: int) -> bytes:
     """As `pack`, for the numbers that each answer has."""
     if 0 <= number < 256:
         return _packed_small[number]
-    if 0 <= number < 2**16:
-        return b"\xcd" + number.to_bytes(2, "big")
+    if 0 <= number < 2**32:
+        return b"\xcd%b" % number.to_bytes(2) if number < 2**16 else b"\xce%b" % number.to_bytes(4)
     return pack(number)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 from urllib.parse import quote, unquote
 
 from coprocess.api.held import HeldRequest, HeldResponse
-from coprocess.gateways.web.adapter import DEFAULT_TIMEOUT_S, Adapter, Host, Options
+from coprocess.gateways.web.home import HOME
 from coprocess.gateways.web.http import (
     Caller,
     RawHeader,
@@ -21,10 +21,11 @@ from coprocess.gateways.web.http import (
     quota_headers,
     with_edits,
 )
-from coprocess.gateways.web.request import RequestCall, RequestExchange
-from coprocess.gateways.web.steps import BODY, Requests, Steps
 from coprocess.loading.lifetime import Ending
 from coprocess.runtime.answers import Answer, error_answer
+from coprocess.runtime.around.adapter import DEFAULT_TIMEOUT_S, Adapter, Host, Options
+from coprocess.runtime.around.request import RequestCall, RequestExchange
+from coprocess.runtime.around.steps import BODY, Requests, Steps
 from coprocess.runtime.held_call import HeldExchange
 
 if TYPE_CHECKING:
@@ -202,7 +203,7 @@ class Middleware(Around):
     """An ASGI app around `app`: handlers run before and after it.
 
     `handlers` is a folder, or an iterable of folders, decorated functions, modules and an App. The options
-    are those of `coprocess.gateways.web.adapter.Options`, which says what each means. Raises LoadError,
+    are those of `coprocess.runtime.around.adapter.Options`, which says what each means. Raises LoadError,
     HandlerError and ConfigError for what is wrong.
     """
 
@@ -210,7 +211,7 @@ class Middleware(Around):
     host_class: ClassVar[type[Host]]
 
     def __init__(self, app: Any, handlers: Any = (), **options: Unpack[Options]) -> None:
-        self.adapter = Adapter(handlers, self.host_class, **options)
+        self.adapter = Adapter(HOME, handlers, self.host_class, **options)
         super().__init__(app, self.adapter, options.get("timeout_s", DEFAULT_TIMEOUT_S))
         self._opening: asyncio.Lock | None = None
 

@@ -13,11 +13,11 @@ from typing import Any
 from coprocess.api.moments import HookType
 from coprocess.errors import ConfigError, LoadError
 from coprocess.gateways.web import asgi, wsgi
-from coprocess.gateways.web.gateway import WebGateway
 from coprocess.gateways.web.home import HOME
 from coprocess.gateways.web.server import WebServer, asgi_of
-from coprocess.gateways.web.steps import Requests
 from coprocess.loading.hooks import HookTable
+from coprocess.runtime.around.gateway import AroundGateway
+from coprocess.runtime.around.steps import Requests
 from coprocess.runtime.held_spec import HeldSpec
 from coprocess.runtime.registration import GatewayOptions, Registration
 from coprocess.runtime.service import Service
@@ -34,11 +34,11 @@ _KEYS = {
 }
 
 
-class _Served(WebGateway):
+class _Served(AroundGateway):
     """With the server that lets requests in."""
 
     def __init__(self, table: HookTable, app: _App, options: GatewayOptions) -> None:
-        super().__init__(table, app.spec, app.named(options))
+        super().__init__(HOME.name, table, app.spec, app.named(options))
         self.requests = Requests(
             self, lambda: Limiter(options.limits_store(), app.spec.api_id), options.max_body_bytes
         )

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from coprocess.errors import CoprocessError
-from coprocess.transport.engine import Engine, Handler, ListenError
+from coprocess.transport.engine import Engine, ListenError, Methods
 
 _BACKLOG = 2048
 _STOP_TIMEOUT_S = 5.0
@@ -71,8 +71,11 @@ class WebServer(Engine):
         bound_port: int = listener.getsockname()[1]
         return f"{address.rpartition(':')[0]}:{bound_port}"
 
-    def start(self, handler: Handler) -> None:
+    def start(self, methods: Methods) -> None:
         self._thread.start()
+
+    def use(self, methods: Methods) -> None:
+        """It has none: the app around which the handlers run is its only one."""
 
     def begin(self) -> None:
         """Let requests in. Raises CoprocessError where the app does not start."""

@@ -15,8 +15,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from coprocess.api.held import HeldHeaders, HeldRequest, HeldResponse
 from coprocess.api.http import canonical_name
-from coprocess.gateways.web.adapter import DEFAULT_TIMEOUT_S, Adapter, Host, Options
-from coprocess.gateways.web.ending import InThread, run_now
+from coprocess.gateways.web.home import HOME
 from coprocess.gateways.web.http import (
     Caller,
     RawHeader,
@@ -29,10 +28,12 @@ from coprocess.gateways.web.http import (
     text_of,
     with_edits,
 )
-from coprocess.gateways.web.request import RequestCall, RequestExchange
-from coprocess.gateways.web.steps import BODY, Requests, Steps
 from coprocess.loading.lifetime import Lifetime
 from coprocess.runtime.answers import Answer, error_answer
+from coprocess.runtime.around.adapter import DEFAULT_TIMEOUT_S, Adapter, Host, Options
+from coprocess.runtime.around.ending import InThread, run_now
+from coprocess.runtime.around.request import RequestCall, RequestExchange
+from coprocess.runtime.around.steps import BODY, Requests, Steps
 from coprocess.runtime.held_call import HeldExchange
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ class Middleware(Around):
     host_class: ClassVar[type[Host]]
 
     def __init__(self, app: Any, handlers: Any = (), **options: Unpack[Options]) -> None:
-        self.adapter = Adapter(handlers, self.host_class, **options)
+        self.adapter = Adapter(HOME, handlers, self.host_class, **options)
         super().__init__(app, self.adapter, options.get("timeout_s", DEFAULT_TIMEOUT_S))
         self._opening = threading.Lock()
         # A lock that another thread holds at a fork would stay taken in the child.

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from coprocess.desk.envoy.doctor.examine import Service, examine
-from coprocess.desk.envoy.doctor.findings import RULES, EnvoyFinding, Severity
+from coprocess.desk.envoy.doctor.findings import RULES
 
-__all__ = ["RULES", "EnvoyFinding", "Service", "Severity", "examine"]
+__all__ = ["RULES", "Service", "examine"]

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from coprocess.desk.envoy.doctor.filters import dig
-from coprocess.desk.envoy.doctor.findings import EnvoyFinding, Severity
 from coprocess.desk.envoy.doctor.judged import Judged, finding_at, seconds
+from coprocess.desk.findings import FileFinding, Severity
 
 _DEFAULT_TIMEOUT_S = 0.2
 
 
-def check_authorizer(judged: Judged) -> Iterator[EnvoyFinding]:
+def check_authorizer(judged: Judged) -> Iterator[FileFinding]:
     settings = judged.use.settings
     if judged.use.failure_mode_allow:
         yield finding_at(
@@ -59,7 +59,7 @@ def check_authorizer(judged: Judged) -> Iterator[EnvoyFinding]:
     yield from _body(judged)
 
 
-def _body(judged: Judged) -> Iterator[EnvoyFinding]:
+def _body(judged: Judged) -> Iterator[FileFinding]:
     if not judged.check_reads:
         return
     body = judged.use.settings.get("with_request_body")

@@ -11,11 +11,12 @@ from typing import Any
 from coprocess.api.moments import HookType
 from coprocess.desk.envoy.doctor.authorizers import check_authorizer
 from coprocess.desk.envoy.doctor.filters import AUTHZ, Filter, Use, dig, filters_in, uses_of
-from coprocess.desk.envoy.doctor.findings import EnvoyFinding, Severity
+from coprocess.desk.envoy.doctor.findings import RULES
 from coprocess.desk.envoy.doctor.judged import Judged
 from coprocess.desk.envoy.doctor.policies import policy_filters
 from coprocess.desk.envoy.doctor.processors import check_processor
 from coprocess.desk.envoy.yaml_files import Where, YamlDocument, read_yaml, walk
+from coprocess.desk.findings import FileFinding, Severity
 from coprocess.errors import BadMessage, ConfigError, CoprocessError, UnknownHook
 from coprocess.gateways.envoy.chain import Chain, Chains, chain_of
 from coprocess.gateways.envoy.route import PREFIX, Route, route_of
@@ -35,7 +36,7 @@ class Service:
     max_body_bytes: int
 
 
-def examine(paths: Iterable[Path], service: Service) -> tuple[list[EnvoyFinding], int]:
+def examine(paths: Iterable[Path], service: Service) -> tuple[list[FileFinding], int]:
     """What is wrong, by file and place, and how many filters there are.
 
     Raises ConfigError for a path that does not exist.
@@ -69,9 +70,9 @@ def _files(path: Path) -> list[Path]:
     return sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES and file.is_file())
 
 
-def _of_uses(uses: list[Use], service: Service) -> Iterator[EnvoyFinding]:
+def _of_uses(uses: list[Use], service: Service) -> Iterator[FileFinding]:
     """Of a route, only what is not true of its filter everywhere."""
-    of_filter: set[EnvoyFinding] = set()
+    of_filter: set[FileFinding] = set()
     for use in uses:
         found = list(_check(use, service))
         if use.where == use.filter.where and use.document is use.filter.document:
@@ -91,7 +92,7 @@ def _of_uses(uses: list[Use], service: Service) -> Iterator[EnvoyFinding]:
                 yield replace(finding, problem=f"On the route of {place}: {finding.problem}")
 
 
-def _check(use: Use, service: Service) -> Iterator[EnvoyFinding]:
+def _check(use: Use, service: Service) -> Iterator[FileFinding]:
     chain: Chain | None = None
     try:
         route = route_of(_known_keys(use))
@@ -112,7 +113,7 @@ def _known_keys(use: Use) -> Mapping[str, str]:
     return {key.lower(): value for key, value in use.said if key.lower().startswith(PREFIX)}
 
 
-def _others(use: Use, route: Route, chain: Chain) -> Iterator[EnvoyFinding]:
+def _others(use: Use, route: Route, chain: Chain) -> Iterator[FileFinding]:
     others = [moment.name for moment, _ in chain.before if moment is not HookType.CustomKeyCheck]
     others += ["Response"] if chain.after else []
     if route.names is not None and others:
@@ -123,17 +124,17 @@ def _others(use: Use, route: Route, chain: Chain) -> Iterator[EnvoyFinding]:
         yield _named(use, "envoy-name-unknown", text, "Every request of the route is refused.")
 
 
-def _named(use: Use, rule: str, text: str, effect: str) -> EnvoyFinding:
+def _named(use: Use, rule: str, text: str, effect: str) -> FileFinding:
     line, column = use.document.place(use.where)
     sentence = text if text.startswith(PREFIX) else f"{text[:1].upper()}{text[1:]}"
     remedy = "Correct the name, or load the handler: `coprocess check` lists what is there."
     words = YamlDocument.words(use.where)
-    return EnvoyFinding(
+    return RULES.finding(
         Severity.ERROR, rule, use.document.path, words, f"{sentence}.", effect, remedy, line, column
     )
 
 
-def _cluster(each: Filter, documents: list[YamlDocument]) -> Iterator[EnvoyFinding]:
+def _cluster(each: Filter, documents: list[YamlDocument]) -> Iterator[FileFinding]:
     """Only where clusters are in the files: elsewhere they come from a control plane."""
     name = dig(each.config, "grpc_service", "envoy_grpc", "cluster_name")
     clusters = [
@@ -161,22 +162,22 @@ def _speaks_http2(cluster: dict[str, Any]) -> bool:
     return any("http2_protocol_options" in value for _, value in walk(options))
 
 
-def _cluster_finding(document: YamlDocument, where: Where, problem: str, remedy: str) -> EnvoyFinding:
+def _cluster_finding(document: YamlDocument, where: Where, problem: str, remedy: str) -> FileFinding:
     line, column = document.place(where)
-    return EnvoyFinding(
+    return RULES.finding(
         *(Severity.ERROR, "envoy-cluster", document.path, YamlDocument.words(where), f"{problem}."),
         *("No call arrives at the service: every request is refused.", remedy, line, column),
     )
 
 
-def _keys_as_headers(document: YamlDocument) -> Iterator[EnvoyFinding]:
+def _keys_as_headers(document: YamlDocument) -> Iterator[FileFinding]:
     for where, value in walk(document.value):
         for index, entry in enumerate(value.get("request_headers_to_add") or []):
             key = dig(entry, "header", "key")
             if isinstance(key, str) and key.lower().startswith(PREFIX):
                 place = (*where, "request_headers_to_add", index)
                 line, column = document.place(place)
-                yield EnvoyFinding(
+                yield RULES.finding(
                     *(Severity.ERROR, "envoy-key-as-header", document.path, YamlDocument.words(place)),
                     f"{key} is added to the request's headers.",
                     "Nobody looks at it there, as clients could send it too.",
@@ -185,18 +186,18 @@ def _keys_as_headers(document: YamlDocument) -> Iterator[EnvoyFinding]:
                 )
 
 
-def _broken(file: Path, text: str) -> EnvoyFinding:
+def _broken(file: Path, text: str) -> FileFinding:
     match = re.match(rf"{re.escape(str(file))}:(\d+):(\d+): ", text)
     line, column = (int(match[1]), int(match[2])) if match else (0, 0)
     problem = text[match.end() :] if match else text.removeprefix(f"{file}: ")
-    return EnvoyFinding(
+    return RULES.finding(
         *(Severity.ERROR, "envoy-yaml-broken", file, "", f"{problem[:1].upper()}{problem[1:]}."),
         *("Envoy does not start with it.", "Mend it.", line, column),
     )
 
 
-def _no_filter(file: Path) -> EnvoyFinding:
-    return EnvoyFinding(
+def _no_filter(file: Path) -> FileFinding:
+    return RULES.finding(
         *(Severity.ERROR, "envoy-no-filter", file, ""),
         "No ext_proc or ext_authz filter is in the files.",
         "No request is shown to the service.",
@@ -204,11 +205,11 @@ def _no_filter(file: Path) -> EnvoyFinding:
     )
 
 
-def _of_problem(problem: Problem) -> EnvoyFinding:
+def _of_problem(problem: Problem) -> FileFinding:
     prefix, line, text = f"{problem.path}:", 0, problem.text
     if found := re.match(rf"{re.escape(prefix)}(\d+): ", text):
         line, text = int(found[1]), text[found.end() :]
-    return EnvoyFinding(
+    return RULES.finding(
         *(Severity.ERROR, "envoy-handler-broken", problem.path, ""),
         f"{text.removeprefix(f'{problem.path}: ')}.",
         "Its handlers are not loaded: routes that name them are refused.",

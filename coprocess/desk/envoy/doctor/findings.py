@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from coprocess.desk.tyk.doctor.findings import Finding, Severity
+from coprocess.desk.findings import Catalogue
 
 #: Every rule: id → what it looks for. docs/envoy-desk.md tells the rest, and a test holds it to this list.
-RULES = {
+_LOOKED_FOR = {
     "envoy-yaml-broken": "A file is not YAML, or what is in it is not of the form that Envoy expects",
     "envoy-no-filter": "No ext_proc or ext_authz filter is in the files",
     "envoy-handler-broken": "A handler file could not be loaded",
@@ -37,15 +35,4 @@ RULES = {
     "envoy-authz-version": "transport_api_version is not V3",
     "envoy-cluster": "The cluster of the service is not there, or does not speak HTTP/2",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class EnvoyFinding(Finding):
-    """One problem. The texts are for people who have not read Envoy's source."""
-
-    def __post_init__(self) -> None:
-        if self.rule not in RULES:
-            raise ValueError(f"{self.rule} is not in the catalogue")
-
-
-__all__ = ["RULES", "EnvoyFinding", "Severity"]
+RULES = Catalogue(_LOOKED_FOR)

@@ -8,8 +8,9 @@ from typing import Any
 
 from coprocess.api.moments import HookType
 from coprocess.desk.envoy.doctor.filters import AUTHZ, Use
-from coprocess.desk.envoy.doctor.findings import EnvoyFinding, Severity
+from coprocess.desk.envoy.doctor.findings import RULES
 from coprocess.desk.envoy.yaml_files import YamlDocument
+from coprocess.desk.findings import FileFinding, Severity
 from coprocess.gateways.envoy.chain import Chain
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)?\Z")
@@ -67,13 +68,13 @@ class Judged:
 
 def finding_at(
     judged: Judged, severity: Severity, rule: str, key: str, problem: str, effect: str, remedy: str
-) -> EnvoyFinding:
+) -> FileFinding:
     """At `key` of the filter: where it is written, or at the filter."""
     use = judged.use
     where = (*use.filter.where, *key.split(".")) if key else use.filter.where
     line, column = use.filter.document.place(where)
     path, words = use.filter.document.path, YamlDocument.words(where)
-    return EnvoyFinding(severity, rule, path, words, problem, effect, remedy, line, column)
+    return RULES.finding(severity, rule, path, words, problem, effect, remedy, line, column)
 
 
 def seconds(value: Any) -> float | None:

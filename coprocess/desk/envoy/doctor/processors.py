@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from coprocess.desk.envoy.doctor.filters import Use, dig
-from coprocess.desk.envoy.doctor.findings import EnvoyFinding, Severity
 from coprocess.desk.envoy.doctor.judged import Judged, finding_at, seconds
+from coprocess.desk.findings import FileFinding, Severity
 from coprocess.gateways.envoy.dynamic_metadata import NAMESPACE, SESSION_NAMESPACE
 from coprocess.gateways.envoy.route import CLEAR_ROUTE_CACHE
 
@@ -16,7 +16,7 @@ _DEFAULT_BUFFER_BYTES = 1 << 20
 _BODY_MODES = ("NONE", "STREAMED", "BUFFERED", "BUFFERED_PARTIAL", "FULL_DUPLEX_STREAMED")
 
 
-def check_processor(judged: Judged) -> Iterator[EnvoyFinding]:
+def check_processor(judged: Judged) -> Iterator[FileFinding]:
     yield from _failure(judged)
     yield from _timeout(judged)
     yield from _phases(judged)
@@ -27,7 +27,7 @@ def check_processor(judged: Judged) -> Iterator[EnvoyFinding]:
     yield from _namespaces(judged)
 
 
-def _failure(judged: Judged) -> Iterator[EnvoyFinding]:
+def _failure(judged: Judged) -> Iterator[FileFinding]:
     if not judged.use.failure_mode_allow:
         return
     yield finding_at(
@@ -41,7 +41,7 @@ def _failure(judged: Judged) -> Iterator[EnvoyFinding]:
     )
 
 
-def _timeout(judged: Judged) -> Iterator[EnvoyFinding]:
+def _timeout(judged: Judged) -> Iterator[FileFinding]:
     text = judged.use.settings.get("message_timeout")
     given_s = seconds(text)
     allowed_s = _DEFAULT_TIMEOUT_S if given_s is None else given_s
@@ -59,7 +59,7 @@ def _timeout(judged: Judged) -> Iterator[EnvoyFinding]:
         )
 
 
-def _phases(judged: Judged) -> Iterator[EnvoyFinding]:
+def _phases(judged: Judged) -> Iterator[FileFinding]:
     mode = judged.use.mode
     if judged.before and mode.get("request_header_mode") == "SKIP":
         yield finding_at(
@@ -93,7 +93,7 @@ def _phases(judged: Judged) -> Iterator[EnvoyFinding]:
         )
 
 
-def _body(judged: Judged, direction: str) -> Iterator[EnvoyFinding]:
+def _body(judged: Judged, direction: str) -> Iterator[FileFinding]:
     mode = body_mode(judged.use, direction)
     key = f"processing_mode.{direction}_body_mode"
     reads = judged.reads(direction)
@@ -174,7 +174,7 @@ def _override_is_listed(use: Use, direction: str) -> bool:
     return any(dig(entry, f"{direction}_body_mode") == "BUFFERED" for entry in listed)
 
 
-def _limits(judged: Judged) -> Iterator[EnvoyFinding]:
+def _limits(judged: Judged) -> Iterator[FileFinding]:
     if not (judged.reads("request") or judged.reads("response")) or not judged.use.filter.listener:
         return
     given = judged.use.filter.listener.get("per_connection_buffer_limit_bytes")
@@ -204,7 +204,7 @@ def _limits(judged: Judged) -> Iterator[EnvoyFinding]:
         )
 
 
-def _switches(judged: Judged) -> Iterator[EnvoyFinding]:
+def _switches(judged: Judged) -> Iterator[FileFinding]:
     settings = judged.use.settings
     if settings.get("observability_mode") is True:
         yield finding_at(
@@ -261,7 +261,7 @@ def _switches(judged: Judged) -> Iterator[EnvoyFinding]:
         )
 
 
-def _namespaces(judged: Judged) -> Iterator[EnvoyFinding]:
+def _namespaces(judged: Judged) -> Iterator[FileFinding]:
     if not judged.before:
         return
     named = dig(judged.use.settings, "metadata_options", "receiving_namespaces", "untyped") or []

@@ -17,8 +17,9 @@ from coprocess.desk.envoy.simulator.exchange import (
     UpstreamReply,
     UpstreamRequest,
 )
-from coprocess.desk.envoy.simulator.replay import ReplayReport, replay
+from coprocess.desk.envoy.simulator.replay import replay
 from coprocess.desk.envoy.simulator.server import ProcessStream, Server, ServerEnd, ServerMessage
+from coprocess.desk.replay import ReplayReport
 
 __all__ = [
     "Envoy",

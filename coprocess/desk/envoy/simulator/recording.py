@@ -15,7 +15,7 @@ from coprocess.desk.envoy.simulator.bodies import body_of, is_digest, text_body_
 from coprocess.desk.envoy.simulator.config import EnvoyConfig
 from coprocess.desk.envoy.simulator.exchange import HttpRequest, UpstreamReply
 from coprocess.desk.envoy.simulator.frames import split_frames
-from coprocess.desk.tyk.json_files import read_json
+from coprocess.desk.json_files import read_json
 from coprocess.gateways.envoy import wire
 
 _VERSION = re.compile(r"/(\d+)\.(\d+)\.\d+")

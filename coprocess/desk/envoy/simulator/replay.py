@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from google.protobuf.json_format import ParseError
@@ -14,30 +13,9 @@ from coprocess.desk.envoy.simulator.envoy import Envoy
 from coprocess.desk.envoy.simulator.exchange import Exchange, UpstreamReply, UpstreamRequest
 from coprocess.desk.envoy.simulator.recording import Recording
 from coprocess.desk.envoy.simulator.script import ScriptedServer
-from coprocess.errors import ConfigError
+from coprocess.desk.replay import NO_RECORDING, ReplayReport, in_words
 
-
-@dataclass(frozen=True, slots=True)
-class ReplayReport:
-    """What was played, and each difference found: recording, part, expected, got."""
-
-    replayed: tuple[str, ...]
-    problems: tuple[str, ...]
-
-    @property
-    def ok(self) -> bool:
-        return bool(self.replayed) and not self.problems
-
-    def __str__(self) -> str:
-        summary = f"{len(self.replayed)} recordings replayed, {len(self.problems)} differences"
-        return "\n".join([*self.problems, summary])
-
-
-#: What comes of reading a document that is of another form.
-_NO_RECORDING = (
-    *(ConfigError, DecodeError, ParseError, ValueError, KeyError, IndexError),
-    *(TypeError, AttributeError, OverflowError),
-)
+_NO_RECORDING = (*NO_RECORDING, DecodeError, ParseError)
 
 
 def replay(recordings: Iterable[Path | str]) -> ReplayReport:
@@ -53,7 +31,7 @@ def replay(recordings: Iterable[Path | str]) -> ReplayReport:
             recording = Recording(path)
             found = list(differences(recording, play(recording)))
         except _NO_RECORDING as error:
-            problems.append(f"{path.name}: cannot be replayed: {_words(error)}")
+            problems.append(f"{path.name}: cannot be replayed: {in_words(error)}")
             continue
         problems += [f"{recording.name}: {text}" for text in found]
         replayed.append(recording.name)
@@ -77,7 +55,3 @@ def play(recording: Recording) -> Exchange:
         partial_body_bytes=recording.partial_body_bytes(),
     )
     return envoy.request(recording.request())
-
-
-def _words(error: Exception) -> str:
-    return str(error) if isinstance(error, (ConfigError, ValueError)) else f"{type(error).__name__}: {error}"

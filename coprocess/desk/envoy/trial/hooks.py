@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from coprocess.api.functions import Source
-from coprocess.desk.tyk.trial.output import collecting_output
-from coprocess.desk.tyk.trial.tracebacks import own_traceback
+from coprocess.desk.output import collecting_output
+from coprocess.desk.tracebacks import own_traceback
 from coprocess.errors import CoprocessError, HandlerFailed
 from coprocess.loading.hooks import Hook
 from coprocess.runtime.call import Call

@@ -14,21 +14,13 @@ from coprocess.desk.envoy.simulator import (
     UpstreamReply,
     UpstreamRequest,
 )
+from coprocess.desk.envoy.trial.findings import Finding, find
 from coprocess.desk.envoy.trial.handlers import HandlerServer
 from coprocess.desk.envoy.trial.hooks import HookRun
-from coprocess.desk.tyk.simulator import Upstream as PlainUpstream
-from coprocess.desk.tyk.simulator import UpstreamRequest as PlainRequest
-from coprocess.gateways.envoy import wire
+from coprocess.desk.upstreams import Upstream as PlainUpstream
+from coprocess.desk.upstreams import UpstreamRequest as PlainRequest
 
 _DEFAULT_HOST = "example.test"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What went otherwise than meant. `severity` is `error`, `warning` or `note`."""
-
-    severity: str
-    problem: str
 
 
 @dataclass(slots=True)
@@ -82,7 +74,7 @@ class TrialEnvoy:
         exchange = envoy.request(_request(method, target, list(headers), body))
         seconds = time.perf_counter() - started
         trial = Trial(method, target, exchange, self.server.runs, seconds, adapted.error)
-        trial.findings = list(_findings(trial))
+        trial.findings = find(trial)
         return trial
 
 
@@ -96,7 +88,7 @@ def _request(method: str, target: str, headers: list[tuple[str, str]], body: byt
 
 
 class _Adapted:
-    """An upstream of Tyk's simulator behind Envoy's."""
+    """A neutral upstream behind the simulated Envoy."""
 
     def __init__(self, upstream: PlainUpstream) -> None:
         self._upstream = upstream
@@ -115,25 +107,3 @@ class _Adapted:
         if reply.body and not named & {"content-length", "transfer-encoding"}:
             headers.append(("content-length", str(len(reply.body))))
         return UpstreamReply(reply.status, tuple(headers), reply.body)
-
-
-def _findings(trial: Trial) -> Iterable[Finding]:
-    exchange = trial.exchange
-    for run in trial.hooks:
-        if run.failed:
-            yield Finding("error", f'{run.type} "{run.name}" failed: {run.error}')
-    if exchange.http_response.error:
-        yield Finding("error", f"the client's connection: {exchange.http_response.error}")
-    for call in exchange.calls:
-        if call.refused_edits:
-            text = f"{call.filter_name}: Envoy left out {call.refused_edits} edits of headers, without a word"
-            yield Finding("warning", text)
-        for error in call.errors:
-            yield Finding("warning", f"{call.filter_name}: {error}")
-        for reply in call.received:
-            if isinstance(reply, wire.ProcessingResponse) and reply.immediate_response.details:
-                yield Finding("note", f"details for the access log: {reply.immediate_response.details}")
-    if not exchange.calls:
-        yield Finding("note", "the service was not asked: no filter of this route has anything to send")
-    if trial.upstream_error:
-        yield Finding("error", f"the upstream could not be asked: {trial.upstream_error}")

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from coprocess.desk.kong.doctor.examine import examine
-from coprocess.desk.kong.doctor.findings import RULES, KongFinding
+from coprocess.desk.kong.doctor.findings import RULES
 
-__all__ = ["RULES", "KongFinding", "examine"]
+__all__ = ["RULES", "examine"]

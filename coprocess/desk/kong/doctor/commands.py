@@ -9,8 +9,9 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from coprocess.desk.findings import FileFinding, Severity
 from coprocess.desk.kong.doctor.conf import DEFAULT_PREFIX, PluginServer
-from coprocess.desk.kong.doctor.findings import KongFinding, Severity, finding
+from coprocess.desk.kong.doctor.findings import finding
 from coprocess.gateways.kong.plugin import name_in
 
 #: What `sh` finds commands in where there is no environment.
@@ -73,7 +74,7 @@ def remedy_of(program: str) -> str:
     return "Write the absolute path of a program that is there; `coprocess kong conf PLUGIN.py` does."
 
 
-def environment_findings(server: PluginServer, command: str, words: Sequence[str]) -> Iterator[KongFinding]:
+def environment_findings(server: PluginServer, command: str, words: Sequence[str]) -> Iterator[FileFinding]:
     """A start command that relies on variables: it gets none."""
     found = re.findall(r"\$\{?(\w+)|(?<!\S)(~)", command)
     names = [name or tilde for name, tilde in found if (name or tilde) != "PWD"]

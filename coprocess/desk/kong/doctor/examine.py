@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from coprocess.desk.findings import FileFinding, Severity
 from coprocess.desk.kong.declarative import read_declarative
 from coprocess.desk.kong.doctor.commands import (
     environment_findings,
@@ -16,7 +17,7 @@ from coprocess.desk.kong.doctor.commands import (
     words_of,
 )
 from coprocess.desk.kong.doctor.conf import Conf, PluginServer, read_conf
-from coprocess.desk.kong.doctor.findings import NO_START, KongFinding, Severity, finding
+from coprocess.desk.kong.doctor.findings import NO_START, finding
 from coprocess.desk.kong.doctor.query import phase_findings, queried
 from coprocess.desk.kong.doctor.styles import PluginCode, read_code
 from coprocess.desk.kong.simulator.dump import PluginInfo
@@ -29,7 +30,7 @@ _LONGEST_SOCKET = 107
 
 def examine(
     conf_path: Path | None, declarative_path: Path | None, plugins: Sequence[Path], *, run: bool = True
-) -> list[KongFinding]:
+) -> list[FileFinding]:
     """What would go wrong, by file and place. `run`: run query commands, as Kong does at start."""
     return sorted(
         set(_Examination(conf_path, declarative_path, plugins, run).found()), key=lambda each: each.order
@@ -48,7 +49,7 @@ class _Examination:
         #: Whether all servers have told of their plugin.
         self.all_known = True
 
-    def found(self) -> Iterator[KongFinding]:
+    def found(self) -> Iterator[FileFinding]:
         if self.conf_path is not None:
             try:
                 conf = read_conf(self.conf_path)
@@ -64,7 +65,7 @@ class _Examination:
 
     # kong.conf
 
-    def _conf(self, conf: Conf) -> Iterator[KongFinding]:
+    def _conf(self, conf: Conf) -> Iterator[FileFinding]:
         for line in conf.odd_lines:
             yield finding(
                 "conf-unreadable",
@@ -92,7 +93,7 @@ class _Examination:
             yield from self._server(server)
         yield from self._enabled(conf)
 
-    def _server(self, server: PluginServer) -> Iterator[KongFinding]:
+    def _server(self, server: PluginServer) -> Iterator[FileFinding]:
         path = server.conf.path
         if not server.query_cmd:
             yield finding(
@@ -120,7 +121,7 @@ class _Examination:
         info: PluginInfo | None = None
         if server.query_cmd and self.run:
             for outcome in queried(server):
-                if isinstance(outcome, KongFinding):
+                if isinstance(outcome, FileFinding):
                     yield outcome
                 else:
                     info = outcome
@@ -133,7 +134,7 @@ class _Examination:
             if word.endswith(".py") and Path(word).is_file():
                 self.files[Path(word)] = server
 
-    def _command(self, server: PluginServer, what: str, command: str) -> Iterator[KongFinding]:
+    def _command(self, server: PluginServer, what: str, command: str) -> Iterator[FileFinding]:
         path, line = server.conf.path, server.line(what)
         effect = (
             NO_START
@@ -159,7 +160,7 @@ class _Examination:
         if what == "start_cmd":
             yield from environment_findings(server, command, words)
 
-    def _socket(self, server: PluginServer) -> Iterator[KongFinding]:
+    def _socket(self, server: PluginServer) -> Iterator[FileFinding]:
         path, line = server.conf.path, server.line("socket")
         if len(server.socket.encode()) > _LONGEST_SOCKET:
             yield finding(
@@ -182,7 +183,7 @@ class _Examination:
                 f"Set {server.key}_socket = {served[0]}, or the server's -p and --socket-name.",
             )
 
-    def _enabled(self, conf: Conf) -> Iterator[KongFinding]:
+    def _enabled(self, conf: Conf) -> Iterator[FileFinding]:
         enabled = conf.names("plugins") or ["bundled"]
         line = conf.line("plugins")
         for name in self.infos:
@@ -212,7 +213,7 @@ class _Examination:
 
     # Code
 
-    def _code(self, path: Path, server: PluginServer | None) -> Iterator[KongFinding]:
+    def _code(self, path: Path, server: PluginServer | None) -> Iterator[FileFinding]:
         try:
             code = read_code(path)
         except ConfigError as error:
@@ -227,7 +228,7 @@ class _Examination:
 
     # The declarative configuration
 
-    def _declarative(self, path: Path) -> Iterator[KongFinding]:
+    def _declarative(self, path: Path) -> Iterator[FileFinding]:
         try:
             document = read_declarative(path)
         except ConfigError as error:
@@ -293,7 +294,7 @@ def _settings_of(server: PluginServer) -> tuple[str, ...]:
     return tuple(f"{server.key}_{what}" for what in ("socket", "start_cmd", "query_cmd"))
 
 
-def _styles(code: PluginCode, *, no_lua_style: bool, has_command: bool) -> Iterator[KongFinding]:
+def _styles(code: PluginCode, *, no_lua_style: bool, has_command: bool) -> Iterator[FileFinding]:
     pairs, values = code.pairs, code.values
     if pairs and values:
         first = values[0] if not no_lua_style else pairs[0]

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
-from coprocess.desk.tyk.doctor.findings import Finding, Severity
-
-__all__ = ["NO_START", "RULES", "KongFinding", "Severity", "finding"]
+from coprocess.desk.findings import Catalogue, FileFinding, Severity
 
 NO_START = "Kong does not start."
 
 #: Every rule: id → what it looks for. docs/kong-desk.md tells them too, and a test holds it to this list.
-RULES = {
+_LOOKED_FOR = {
     "conf-unreadable": "kong.conf cannot be read, or has a line that is no setting",
     "conf-unknown-setting": "A pluginserver setting is of no server that pluginserver_names lists",
     "conf-no-query-cmd": "A plugin server has no query command",
@@ -32,15 +29,7 @@ RULES = {
     "config-refused": "Kong refuses the declarative configuration",
     "config-unused": "A plugin is in no declarative configuration",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class KongFinding(Finding):
-    """One problem. The texts are for people who have not read Kong's source."""
-
-    def __post_init__(self) -> None:
-        if self.rule not in RULES:
-            raise ValueError(f"{self.rule} is not in the catalogue")
+RULES = Catalogue(_LOOKED_FOR)
 
 
 def finding(
@@ -51,6 +40,6 @@ def finding(
     effect: str,
     remedy: str,
     severity: Severity = Severity.ERROR,
-) -> KongFinding:
+) -> FileFinding:
     """A finding about a line of a file; line 0: about the file."""
-    return KongFinding(severity, rule, path, "", problem, effect, remedy, line)
+    return RULES.finding(severity, rule, path, "", problem, effect, remedy, line)

@@ -7,15 +7,16 @@ import subprocess
 from collections.abc import Iterator
 
 from coprocess.bounded import repr_of
+from coprocess.desk.findings import FileFinding, Severity
 from coprocess.desk.kong.doctor.conf import PluginServer
-from coprocess.desk.kong.doctor.findings import NO_START, KongFinding, Severity, finding
+from coprocess.desk.kong.doctor.findings import NO_START, finding
 from coprocess.desk.kong.simulator.dump import PHASES, PluginInfo, read_dump
 from coprocess.errors import ConfigError
 
 _QUERY_LIMIT_S = 20.0
 
 
-def queried(server: PluginServer) -> Iterator[KongFinding | PluginInfo]:
+def queried(server: PluginServer) -> Iterator[FileFinding | PluginInfo]:
     """What the query command tells, run as Kong runs it."""
     path, line = server.conf.path, server.line("query_cmd")
     try:
@@ -58,7 +59,7 @@ def _is_json(text: str) -> bool:
     return True
 
 
-def phase_findings(server: PluginServer, info: PluginInfo) -> Iterator[KongFinding]:
+def phase_findings(server: PluginServer, info: PluginInfo) -> Iterator[FileFinding]:
     """Phases that Kong never runs, or dies of."""
     path, line = server.conf.path, server.line("query_cmd")
     if info.breaks_requests:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,34 +10,12 @@ from coprocess.desk.kong.replay.player import Player
 from coprocess.desk.kong.replay.recording import read_content, recording_of
 from coprocess.desk.kong.simulator.exchange import NotSimulated
 from coprocess.desk.kong.simulator.lua import LuaError, NeedMore
+from coprocess.desk.replay import NO_RECORDING, ReplayReport, in_words
 from coprocess.errors import ConfigError
 
 __all__ = ["ReplayReport", "replay", "replay_content"]
 
-#: What comes of reading a document that is of another form.
-_NO_RECORDING = (
-    *(ConfigError, NotSimulated, LuaError, NeedMore, ValueError, KeyError, IndexError),
-    *(TypeError, AttributeError, StopIteration, OverflowError),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class ReplayReport:
-    """What was played, and each difference found."""
-
-    replayed: tuple[str, ...]
-    problems: tuple[str, ...]
-    #: Of what nothing can be played, and why.
-    left_out: tuple[str, ...] = ()
-
-    @property
-    def ok(self) -> bool:
-        return bool(self.replayed) and not self.problems
-
-    def __str__(self) -> str:
-        summary = f"{len(self.replayed)} recordings replayed, {len(self.problems)} differences"
-        left_out = [f"left out: {each}" for each in self.left_out]
-        return "\n".join([*self.problems, *left_out, summary])
+_NO_RECORDING = (*NO_RECORDING, NotSimulated, LuaError, NeedMore, StopIteration)
 
 
 def replay(recordings: Iterable[Path | str]) -> ReplayReport:
@@ -54,7 +31,7 @@ def replay(recordings: Iterable[Path | str]) -> ReplayReport:
             name = content["name"]
             found = replay_content(content)
         except _NO_RECORDING as error:
-            problems.append(f"{path.name}: cannot be replayed: {_words(error)}")
+            problems.append(f"{path.name}: cannot be replayed: {in_words(error, (NotSimulated, LuaError))}")
             continue
         if found is None:
             left_out.append(f"{name}: it tells of processes, which are not simulated")
@@ -79,8 +56,3 @@ def replay_content(content: dict[str, Any]) -> list[str] | None:
     raise ConfigError(
         f"a form that is not known, with {', '.join(sorted(content))}. Expected frames, calls or variants"
     )
-
-
-def _words(error: Exception) -> str:
-    told = (ConfigError, NotSimulated, LuaError, ValueError)
-    return str(error) if isinstance(error, told) else f"{type(error).__name__}: {error}"

@@ -4,44 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from coprocess.bounded import repr_of
+from coprocess.desk import findings
+from coprocess.desk.findings import Severity
 from coprocess.desk.kong.simulator.exchange import Incident, PdkCall
 from coprocess.desk.kong.simulator.lua import python
-from coprocess.desk.tyk.trial.tracebacks import raised_at
+from coprocess.desk.tracebacks import raised_at
 
 if TYPE_CHECKING:
     from coprocess.desk.kong.trial.trial import Trial
 
-#: As of trials at Tyk: `error`: the request failed by it; `warning`: something has no effect; `note`: mind.
-Severity = Literal["error", "warning", "note"]
-_ORDER: tuple[Severity, ...] = ("error", "warning", "note")
-
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing to know about a trial."""
+class Finding(findings.Finding):
+    """One thing to know about a trial. Without a plugin it is about the whole request."""
 
-    severity: Severity
-    #: Stable, for machines: `fail-open`, `pdk-raised`, …
-    rule: str
-    problem: str
-    #: What Kong did because of it.
-    effect: str
-    #: What to do instead.
-    remedy: str
     plugin: str = ""
     phase: str = ""
 
-    def as_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__slots__}
+    @property
+    def about(self) -> str:
+        return " ".join(filter(None, (self.plugin, self.phase)))
+
+    @property
+    def place(self) -> dict[str, Any]:
+        return {"plugin": self.plugin, "phase": self.phase}
 
 
 def find(trial: Trial) -> list[Finding]:
     """The errors first."""
     found = [*_of_runs(trial), *_of_incidents(trial), *_of_calls(trial), *_of_the_way(trial)]
-    return sorted(dict.fromkeys(found), key=lambda finding: _ORDER.index(finding.severity))
+    return sorted(dict.fromkeys(found), key=lambda finding: finding.severity.rank)
 
 
 def _of_runs(trial: Trial) -> Iterator[Finding]:
@@ -55,7 +50,7 @@ def _of_runs(trial: Trial) -> Iterator[Finding]:
             "log": "The rest of this log phase does not run; the client has its answer already.",
         }.get(run.phase, "The request is refused, so that nobody goes round the plugin.")
         yield Finding(
-            "error",
+            Severity.ERROR,
             "plugin-raised",
             f"{where} raised {type(run.error).__name__}: {repr_of(str(run.error), 200)}",
             effect,
@@ -78,7 +73,7 @@ def _of_incident(incident: Incident, calls: list[PdkCall]) -> Finding:
     place = (incident.plugin, incident.phase)
     if incident.kind == "open":
         return Finding(
-            "error",
+            Severity.ERROR,
             "fail-open",
             f"the plugin server did not do its part: {incident.text}",
             "Kong lets the request go on without the plugin.",
@@ -87,7 +82,7 @@ def _of_incident(incident: Incident, calls: list[PdkCall]) -> Finding:
         )
     if incident.kind == "lost":
         return Finding(
-            "warning",
+            Severity.WARNING,
             "event-lost",
             incident.text,
             "The code after the call never runs.",
@@ -100,7 +95,7 @@ def _of_incident(incident: Incident, calls: list[PdkCall]) -> Finding:
     }.get(incident.phase, "Kong answers 500, and the code after the call never runs.")
     what = f"{_shown(calls[0])} raised in Kong" if calls else "Kong raised an error"
     return Finding(
-        "error",
+        Severity.ERROR,
         "pdk-raised" if calls else "kong-error",
         f"{what}: {incident.text}",
         effect,
@@ -127,7 +122,7 @@ def _of_calls(trial: Trial) -> Iterator[Finding]:
         place = (call.plugin, call.phase)
         if call.error == "there is no such method":
             yield Finding(
-                "error",
+                Severity.ERROR,
                 "unknown-method",
                 f"{method} is no function of the PDK",
                 "Kong logs an error, and the call gives nil.",
@@ -137,7 +132,7 @@ def _of_calls(trial: Trial) -> Iterator[Finding]:
         args = call.args if isinstance(call.args, dict) else {}
         if method == "kong.response.exit" and 2 not in args and 3 in args:
             yield Finding(
-                "warning",
+                Severity.WARNING,
                 "exit-loses-headers",
                 "kong.response.exit with None as body loses the headers that come after it",
                 "Lua's argument list ends at nil: the client gets no header of yours, and Kong's own page.",
@@ -146,7 +141,7 @@ def _of_calls(trial: Trial) -> Iterator[Finding]:
             )
         if method == "kong.response.set_status" and call.phase in ("rewrite", "access"):
             yield Finding(
-                "warning",
+                Severity.WARNING,
                 "status-not-kept",
                 f"kong.response.set_status in {call.phase} has no effect on what the service answers",
                 "The client gets the service's status.",
@@ -163,7 +158,7 @@ def _lost_headers(call: PdkCall, method: Any, args: dict[Any, Any]) -> Iterator[
     for name, value in headers.items() if isinstance(headers, dict) else ():
         if isinstance(value, dict) and not any(isinstance(key, int) for key in value):
             yield Finding(
-                "warning",
+                Severity.WARNING,
                 "header-lost",
                 f"header {python(name)} is given a map",
                 "Kong sets nothing, and says nothing.",
@@ -177,7 +172,7 @@ def _of_the_way(trial: Trial) -> Iterator[Finding]:
     x = trial.exchange
     if x.handshake_error is not None:
         yield Finding(
-            "error",
+            Severity.ERROR,
             "handshake-failed",
             f"the TLS handshake failed: {x.handshake_error}",
             "The client is not connected, and gets no answer.",
@@ -186,7 +181,7 @@ def _of_the_way(trial: Trial) -> Iterator[Finding]:
         return
     if x.match is None and x.response is not None and x.response.status == 404 and not x.calls:
         yield Finding(
-            "note",
+            Severity.NOTE,
             "no-route",
             "no route matches the request",
             "Kong answers 404; only rewrite and log of global plugins run.",
@@ -198,7 +193,7 @@ def _of_the_way(trial: Trial) -> Iterator[Finding]:
             continue
         if not info.phases:
             yield Finding(
-                "warning",
+                Severity.WARNING,
                 "never-runs",
                 "the plugin has no phase",
                 "Kong never runs it.",
@@ -209,7 +204,7 @@ def _of_the_way(trial: Trial) -> Iterator[Finding]:
         for phase in ("rewrite", "certificate"):
             if phase in info.phases and not is_global:
                 yield Finding(
-                    "warning",
+                    Severity.WARNING,
                     "phase-never-runs",
                     f"{phase} does not run, as the plugin is put on a part only",
                     f"In {phase}, Kong does not know the route yet.",

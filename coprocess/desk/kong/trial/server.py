@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 
 from coprocess.desk.kong.simulator.dump import PluginInfo, plugin_info
-from coprocess.desk.tyk.trial.output import collecting_output
+from coprocess.desk.output import collecting_output
 from coprocess.errors import LoadError
 from coprocess.gateways.kong.plugin import Plugin, PluginOptions
 from coprocess.gateways.kong.registration import (
@@ -158,7 +158,6 @@ def _serving(
         assert make_engine is not None  # noqa: S101 - a plugin server has an engine of its own
         engine = make_engine(
             EngineOptions(
-                methods=registration.methods,
                 max_message_bytes=_LARGEST_BYTES,
                 min_threads=1,
                 max_threads=64,
@@ -169,7 +168,7 @@ def _serving(
         service.replace_thread = engine.replace_thread
         listeners.listen(f"unix:{socket_path}", engine.listen, listeners.SocketAccess())
         service.start()
-        engine.start(service.handle)
+        engine.start(service.methods)
         stack.callback(service.stop, _STOP_S)
         stack.callback(engine.stop)
         yield

@@ -1,13 +1,13 @@
-"""What answers behind the simulated Kong: the same things as behind Tyk's."""
+"""What answers behind the simulated Kong: the same things as behind every gateway."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from coprocess.desk.as_upstream import as_upstream as neutral_upstream
 from coprocess.desk.kong.simulator.http import Headers, UpstreamReply, UpstreamRequest
 from coprocess.desk.kong.trial.driver import Upstream
-from coprocess.desk.tyk.simulator import UpstreamRequest as NeutralRequest
-from coprocess.desk.tyk.trial import as_upstream as neutral_upstream
+from coprocess.desk.upstreams import UpstreamRequest as NeutralRequest
 
 
 def as_upstream(value: Any) -> Upstream:

@@ -6,19 +6,19 @@ import ast
 from collections.abc import Iterator
 
 from coprocess.api.moments import HookType
-from coprocess.desk.tyk.doctor.findings import Finding, Severity
+from coprocess.desk.findings import FileFinding, Severity
 from coprocess.desk.tyk.doctor.source import Handler, number_of
 
 _OVERRIDES = ("request", "object", "return_overrides")
 
 
-def check_answers(handler: Handler) -> Iterator[Finding]:
+def check_answers(handler: Handler) -> Iterator[FileFinding]:
     """Answers that do not arrive as they are meant."""
     yield from _overrides(handler)
     yield from _makers(handler)
 
 
-def _overrides(handler: Handler) -> Iterator[Finding]:
+def _overrides(handler: Handler) -> Iterator[FileFinding]:
     if handler.types == {HookType.Response}:
         return
     edits = [edit for edit in handler.edits() if edit.target[:3] == _OVERRIDES]
@@ -51,7 +51,7 @@ def _overrides(handler: Handler) -> Iterator[Finding]:
         )
 
 
-def _makers(handler: Handler) -> Iterator[Finding]:
+def _makers(handler: Handler) -> Iterator[FileFinding]:
     parents = {child: node for node in ast.walk(handler.node) for child in ast.iter_child_nodes(node)}
     for node in ast.walk(handler.node):
         if not isinstance(node, ast.Call):
@@ -77,7 +77,7 @@ def _makers(handler: Handler) -> Iterator[Finding]:
         yield from _status(handler, node, name)
 
 
-def _status(handler: Handler, node: ast.Call, name: str) -> Iterator[Finding]:
+def _status(handler: Handler, node: ast.Call, name: str) -> Iterator[FileFinding]:
     named = [word.value for word in node.keywords if word.arg == "status"]
     status = number_of(next(iter([*node.args[:1], *named]), None))
     low, high = (400, 599) if name == "Reject" else (200, 999)

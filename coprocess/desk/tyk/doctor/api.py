@@ -7,7 +7,7 @@ from urllib.parse import unquote, urlsplit
 
 from coprocess.api.moments import HookType
 from coprocess.desk.tyk.doctor.document import Document
-from coprocess.desk.tyk.simulator.fields import Field
+from coprocess.desk.tyk.fields import Field
 from coprocess.process.webhooks import PREFIX
 
 _CLASSIC_LISTS = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from coprocess.desk.tyk.doctor.findings import Finding, Severity
+from coprocess.desk.findings import FileFinding, Severity
 from coprocess.desk.tyk.doctor.source import Function, Handler
 
 _VERBS = ("get", "post", "put", "patch", "delete", "head", "options", "request")
@@ -29,7 +29,7 @@ _BLOCKING = {
 }
 
 
-def check_blocking(handler: Handler) -> Iterator[Finding]:
+def check_blocking(handler: Handler) -> Iterator[FileFinding]:
     """Calls that hold up the event loop, in the handler and in its module's functions that it calls."""
     for function in handler.with_helpers():
         for node in _own_nodes(function):

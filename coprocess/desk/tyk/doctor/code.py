@@ -7,24 +7,24 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from coprocess.api.moments import HookType
+from coprocess.desk.findings import FileFinding
 from coprocess.desk.tyk.doctor.answers import check_answers
 from coprocess.desk.tyk.doctor.blocking import check_blocking
 from coprocess.desk.tyk.doctor.edits import check_edits
-from coprocess.desk.tyk.doctor.findings import Finding
 from coprocess.desk.tyk.doctor.project import Project
 from coprocess.desk.tyk.doctor.source import Handler, find_function
 from coprocess.desk.tyk.doctor.tokens import check_token
 from coprocess.loading.hooks import Hook
 
 
-def check_code(project: Project) -> Iterator[Finding]:
+def check_code(project: Project) -> Iterator[FileFinding]:
     """What the handlers' code does that will not have its effect."""
     uses = [use for api in project.apis for use in project.hooks_of(api)]
     uses += [use for bundle in project.bundles for use in bundle.hooks]
     yield from check_handlers(project.loaded.table, {(use.type, use.name) for use in uses})
 
 
-def check_handlers(hooks: Iterable[Hook], named: Collection[tuple[HookType, str]]) -> Iterator[Finding]:
+def check_handlers(hooks: Iterable[Hook], named: Collection[tuple[HookType, str]]) -> Iterator[FileFinding]:
     """The same for these hooks; `named`: those that definitions or manifests name."""
     for handler in _handlers(hooks, named):
         if HookType.Event not in handler.types:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from coprocess.addresses import normal_address
+from coprocess.desk.findings import FileFinding, Severity
 from coprocess.desk.tyk.doctor.document import Document
-from coprocess.desk.tyk.doctor.findings import Finding, Severity
 from coprocess.desk.tyk.doctor.project import Project
-from coprocess.desk.tyk.simulator.fields import Field
+from coprocess.desk.tyk.fields import Field
 
 _OPTIONS = "coprocess_options"
 _SERVER = f"{_OPTIONS}.coprocess_grpc_server"
@@ -20,7 +20,7 @@ _THIS_HOST = ("127.0.0.1", "localhost", "[::1]", "::1")
 _NO_HOOKS = "The gateway calls no handler. Requests to APIs with hooks fail, or pass without them."
 
 
-def check_conf(project: Project) -> Iterator[Finding]:
+def check_conf(project: Project) -> Iterator[FileFinding]:
     """What is wrong in tyk.conf. Raises ConfigError where a value is of the wrong kind."""
     if (conf := project.conf) is None:
         return
@@ -48,7 +48,7 @@ def check_conf(project: Project) -> Iterator[Finding]:
     yield from _check_bundles(project, conf)
 
 
-def _check_address(project: Project, conf: Document, address: str) -> Iterator[Finding]:
+def _check_address(project: Project, conf: Document, address: str) -> Iterator[FileFinding]:
     listen = project.settings.listen
     example = f"tcp://{listen[0]}" if not listen[0].startswith("unix:") else f"unix://{listen[0][5:]}"
     if not address:
@@ -137,7 +137,7 @@ def _mismatch(address: str, listen: list[str]) -> tuple[Severity, str] | None:
     return Severity.WARNING, "these are different hosts, unless names or networks make them one"
 
 
-def _check_limits(project: Project, conf: Document, options: Field) -> Iterator[Finding]:
+def _check_limits(project: Project, conf: Document, options: Field) -> Iterator[FileFinding]:
     ours = project.settings.max_message_bytes
     for name, way in (("grpc_recv_max_size", "from this service"), ("grpc_send_max_size", "to this service")):
         stated = options[name].number()
@@ -157,7 +157,7 @@ def _check_limits(project: Project, conf: Document, options: Field) -> Iterator[
         )
 
 
-def _check_bundles(project: Project, conf: Document) -> Iterator[Finding]:
+def _check_bundles(project: Project, conf: Document) -> Iterator[FileFinding]:
     named = [api for api in project.apis if api.bundle]
     if not named:
         return

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from coprocess.api.moments import HookType
+from coprocess.desk.findings import FileFinding, Severity
 from coprocess.desk.tyk.doctor.api import Api, HookUse
-from coprocess.desk.tyk.doctor.findings import Finding, Severity
 from coprocess.desk.tyk.doctor.project import Project
 
 _DRIVERS = {
@@ -19,7 +19,7 @@ _DRIVERS = {
 }
 
 
-def check_definition(project: Project, api: Api) -> Iterator[Finding]:
+def check_definition(project: Project, api: Api) -> Iterator[FileFinding]:
     """What is wrong in one definition."""
     hooks = project.hooks_of(api)
     if api.bundle and api.hooks:
@@ -49,7 +49,7 @@ def wrong_driver(project: Project, driver: str, hooks: list[HookUse]) -> tuple[S
     return (Severity.WARNING if is_other else Severity.ERROR), f"{shown}: the gateway {what}."
 
 
-def _check_driver(project: Project, api: Api) -> Iterator[Finding]:
+def _check_driver(project: Project, api: Api) -> Iterator[FileFinding]:
     if (wrong := wrong_driver(project, api.driver, api.hooks)) is None:
         return
     severity, problem = wrong
@@ -64,7 +64,7 @@ def _check_driver(project: Project, api: Api) -> Iterator[Finding]:
     )
 
 
-def _check_auth(api: Api, hook: HookUse | None, project: Project) -> Iterator[Finding]:
+def _check_auth(api: Api, hook: HookUse | None, project: Project) -> Iterator[FileFinding]:
     if hook is None:
         # What the hooks of a bundle are that was not given, nobody knows.
         if api.auth_enabled and not (api.bundle and project.bundle_of(api) is None) and not api.keyless:
@@ -104,7 +104,7 @@ def _check_auth(api: Api, hook: HookUse | None, project: Project) -> Iterator[Fi
         )
 
 
-def _check_extractor(api: Api) -> Iterator[Finding]:
+def _check_extractor(api: Api) -> Iterator[FileFinding]:
     if (extractor := api.extractor) is None:
         return
     if extractor.source == "body" and extractor.way == "value":
@@ -134,7 +134,7 @@ def _check_extractor(api: Api) -> Iterator[Finding]:
         )
 
 
-def check_duplicates(apis: list[Api]) -> Iterator[Finding]:
+def check_duplicates(apis: list[Api]) -> Iterator[FileFinding]:
     """Definitions that are in each other's way."""
     by_id: dict[str, Api] = {}
     by_path: dict[tuple[str, str], Api] = {}
@@ -158,7 +158,7 @@ def _oas_path(classic: Path) -> Path:
     return classic.with_name(f"{classic.stem}-oas.json")
 
 
-def _duplicate(api: Api, first: Api, rule: str, path: str, what: str) -> Finding:
+def _duplicate(api: Api, first: Api, rule: str, path: str, what: str) -> FileFinding:
     return _finding(
         api,
         Severity.ERROR,
@@ -172,5 +172,5 @@ def _duplicate(api: Api, first: Api, rule: str, path: str, what: str) -> Finding
 
 def _finding(
     api: Api, severity: Severity, rule: str, path: str, problem: str, effect: str, remedy: str
-) -> Finding:
+) -> FileFinding:
     return api.document.finding(severity, rule, path, problem, effect, remedy)

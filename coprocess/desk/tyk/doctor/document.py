@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from coprocess.desk.tyk.doctor.findings import Finding, Severity
-from coprocess.desk.tyk.json_files import parse_json, read_text
-from coprocess.desk.tyk.simulator.fields import Field
+from coprocess.desk.findings import FileFinding, Severity
+from coprocess.desk.json_files import parse_json, read_text
+from coprocess.desk.tyk.doctor.rules import RULES
+from coprocess.desk.tyk.fields import Field
 from coprocess.errors import ConfigError
 
 _DECODER = json.JSONDecoder()
@@ -43,11 +44,11 @@ class Document:
 
     def finding(
         self, severity: Severity, rule: str, json_path: str, problem: str, effect: str, remedy: str
-    ) -> Finding:
+    ) -> FileFinding:
         line, column = self.position(json_path) if self.text else (0, 0)
-        return Finding(severity, rule, self.path, json_path, problem, effect, remedy, line, column)
+        return RULES.finding(severity, rule, self.path, json_path, problem, effect, remedy, line, column)
 
-    def malformed(self, error: ConfigError, effect: str) -> Finding:
+    def malformed(self, error: ConfigError, effect: str) -> FileFinding:
         """The finding for a field that is not of the kind it should be."""
         _, _, rest = str(error).partition(f"{self.path}: ")
         json_path, _, problem = rest.partition(": ")
@@ -61,12 +62,12 @@ class Document:
         )
 
 
-def parse_document(path: Path, text: str, effect: str) -> Document | Finding:
+def parse_document(path: Path, text: str, effect: str) -> Document | FileFinding:
     """The document, or the finding that says where it is broken. `effect`: what that would lead to."""
     try:
         value = parse_json(text)
     except json.JSONDecodeError as error:
-        return Finding(
+        return RULES.finding(
             Severity.ERROR,
             "json-broken",
             path,
@@ -84,7 +85,7 @@ def parse_document(path: Path, text: str, effect: str) -> Document | Finding:
     return Document(path, value, text, offsets)
 
 
-def read_document(path: Path, effect: str) -> Document | Finding:
+def read_document(path: Path, effect: str) -> Document | FileFinding:
     """As `parse_document`, for the file itself."""
     try:
         # Editors on Windows write a byte order mark; Go's parser refuses one, as `json` does.
@@ -93,9 +94,9 @@ def read_document(path: Path, effect: str) -> Document | Finding:
         return _unreadable(path, str(error).removeprefix(f"{path}: "), effect)
 
 
-def _unreadable(path: Path, reason: str, effect: str) -> Finding:
+def _unreadable(path: Path, reason: str, effect: str) -> FileFinding:
     remedy = "See that the file is there, can be read, and is UTF-8."
-    return Finding(
+    return RULES.finding(
         Severity.ERROR, "json-broken", path, "", f"The file cannot be read: {reason}.", effect, remedy
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from coprocess.api.moments import HookType
-from coprocess.desk.tyk.doctor.findings import Finding, Severity
+from coprocess.desk.findings import FileFinding, Severity
 from coprocess.desk.tyk.doctor.source import Edit, Handler, number_of, text_of
 
 _RAW = ("request", "object")
@@ -26,7 +26,7 @@ _NATIVE_UNREAD = {
 }
 
 
-def check_edits(handler: Handler) -> Iterator[Finding]:
+def check_edits(handler: Handler) -> Iterator[FileFinding]:
     """Every edit that is lost, or mended on its way."""
     for edit in handler.edits():
         if edit.target[0] == "request":
@@ -42,7 +42,7 @@ def check_edits(handler: Handler) -> Iterator[Finding]:
             yield from _response_status(handler, edit)
 
 
-def _in_response(handler: Handler, edit: Edit) -> Finding:
+def _in_response(handler: Handler, edit: Edit) -> FileFinding:
     overrides = "return_overrides" in edit.target
     return handler.finding(
         Severity.ERROR,
@@ -55,7 +55,7 @@ def _in_response(handler: Handler, edit: Edit) -> Finding:
     )
 
 
-def _request(handler: Handler, edit: Edit) -> Iterator[Finding]:
+def _request(handler: Handler, edit: Edit) -> Iterator[FileFinding]:
     name = edit.target[2] if len(edit.target) > 2 and edit.target[:2] == _RAW else ""
     unread = _NATIVE_UNREAD if handler.hook.style == "native" else _UNREAD
     if name in unread:
@@ -74,7 +74,7 @@ def _request(handler: Handler, edit: Edit) -> Iterator[Finding]:
         yield from _url(handler, edit)
 
 
-def _body(handler: Handler, edit: Edit, better: str) -> Finding:
+def _body(handler: Handler, edit: Edit, better: str) -> FileFinding:
     return handler.finding(
         Severity.NOTE,
         "handler-body-edit",
@@ -86,7 +86,7 @@ def _body(handler: Handler, edit: Edit, better: str) -> Finding:
     )
 
 
-def _host(handler: Handler, edit: Edit) -> Iterator[Finding]:
+def _host(handler: Handler, edit: Edit) -> Iterator[FileFinding]:
     sets = edit.target == (*_RAW, "set_headers") and not edit.method
     adds = edit.target == ("request",) and edit.method == "add_header"
     native = edit.target == ("request", "headers") and edit.value is not None
@@ -103,7 +103,7 @@ def _host(handler: Handler, edit: Edit) -> Iterator[Finding]:
         )
 
 
-def _url(handler: Handler, edit: Edit) -> Iterator[Finding]:
+def _url(handler: Handler, edit: Edit) -> Iterator[FileFinding]:
     url = text_of(edit.value)
     if url is None:
         return
@@ -130,7 +130,7 @@ def _url(handler: Handler, edit: Edit) -> Iterator[Finding]:
         )
 
 
-def _session(handler: Handler, edit: Edit) -> Iterator[Finding]:
+def _session(handler: Handler, edit: Edit) -> Iterator[FileFinding]:
     if not handler.types or HookType.CustomKeyCheck in handler.types:
         return
     moments = ", ".join(sorted(moment.name for moment in handler.types))
@@ -144,7 +144,7 @@ def _session(handler: Handler, edit: Edit) -> Iterator[Finding]:
     )
 
 
-def _response_status(handler: Handler, edit: Edit) -> Iterator[Finding]:
+def _response_status(handler: Handler, edit: Edit) -> Iterator[FileFinding]:
     status = number_of(edit.value)
     if status is None or 100 <= status <= 999:
         return

@@ -6,8 +6,8 @@ import difflib
 from collections.abc import Iterator
 
 from coprocess.api.moments import HookType
+from coprocess.desk.findings import FileFinding, Severity
 from coprocess.desk.tyk.doctor.api import Api, EventUse
-from coprocess.desk.tyk.doctor.findings import Finding, Severity
 from coprocess.desk.tyk.doctor.names import check_name, spec_of
 from coprocess.desk.tyk.doctor.project import Project
 
@@ -46,7 +46,7 @@ _OTHER_HANDLERS = ("eh_web_hook_handler", "eh_dynamic_handler", "eh_log_handler"
 _NEVER = "The gateway runs no handler when the event happens, and says nothing about it."
 
 
-def check_events(project: Project, api: Api) -> Iterator[Finding]:
+def check_events(project: Project, api: Api) -> Iterator[FileFinding]:
     """What is wrong with a definition's listeners."""
     ours = {hook.name for hook in project.loaded.table if hook.type is HookType.Event}
     for lost in api.lost_events:
@@ -89,7 +89,7 @@ def check_events(project: Project, api: Api) -> Iterator[Finding]:
             )
 
 
-def _check_driver(api: Api) -> Iterator[Finding]:
+def _check_driver(api: Api) -> Iterator[FileFinding]:
     """Where there are hooks, too, `driver-wrong` tells it; a bundle has the driver in its manifest."""
     listeners = [use for use in api.events if use.kind == PLUGIN_HANDLER]
     if not listeners or api.driver == "grpc" or api.hooks or api.bundle:
@@ -105,7 +105,7 @@ def _check_driver(api: Api) -> Iterator[Finding]:
     )
 
 
-def _of_tyk_conf(api: Api, use: EventUse) -> Finding:
+def _of_tyk_conf(api: Api, use: EventUse) -> FileFinding:
     where = "monitor" if use.event == OF_THE_MONITOR else "event_handlers"
     return api.document.finding(
         Severity.ERROR,
@@ -117,7 +117,7 @@ def _of_tyk_conf(api: Api, use: EventUse) -> Finding:
     )
 
 
-def _unknown_event(api: Api, use: EventUse) -> Finding:
+def _unknown_event(api: Api, use: EventUse) -> FileFinding:
     folded = {event.lower(): event for event in EVENTS}
     near = [folded[match] for match in difflib.get_close_matches(use.event.lower(), folded, n=2, cutoff=0.7)]
     return api.document.finding(
@@ -130,7 +130,7 @@ def _unknown_event(api: Api, use: EventUse) -> Finding:
     )
 
 
-def _check_kind(api: Api, use: EventUse, ours: set[str]) -> Iterator[Finding]:
+def _check_kind(api: Api, use: EventUse, ours: set[str]) -> Iterator[FileFinding]:
     # Webhooks, scripts and logs are all right, unless they name what only plugins have.
     if use.kind in _OTHER_HANDLERS and use.function not in ours:
         return

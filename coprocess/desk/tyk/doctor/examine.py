@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import re
 
+from coprocess.desk.findings import FileFinding, Severity
 from coprocess.desk.tyk.doctor.code import check_code
 from coprocess.desk.tyk.doctor.conf import check_conf
 from coprocess.desk.tyk.doctor.definitions import check_definition, check_duplicates
 from coprocess.desk.tyk.doctor.events import check_events
-from coprocess.desk.tyk.doctor.findings import Finding, Severity
 from coprocess.desk.tyk.doctor.manifests import check_bundle
 from coprocess.desk.tyk.doctor.names import check_hooks, check_unused, spec_of
 from coprocess.desk.tyk.doctor.project import Project
+from coprocess.desk.tyk.doctor.rules import RULES
 from coprocess.desk.tyk.doctor.webhooks import check_api_webhooks, check_conf_webhooks
 from coprocess.errors import ConfigError
 from coprocess.loading.loader import Problem
 
 
-def examine(project: Project) -> list[Finding]:
+def examine(project: Project) -> list[FileFinding]:
     """Everything that is wrong, by file and place."""
     findings = [*project.findings, *map(_of_problem, project.loaded.problems)]
     findings += _conf_findings(project)
@@ -40,8 +41,8 @@ def _is_for_this_service(project: Project, driver: str) -> bool:
     return driver in ("grpc", "python", "")
 
 
-def _conf_findings(project: Project) -> list[Finding]:
-    found: list[Finding] = []
+def _conf_findings(project: Project) -> list[FileFinding]:
+    found: list[FileFinding] = []
     try:
         found.extend(check_conf(project))
         found.extend(check_conf_webhooks(project))
@@ -52,12 +53,12 @@ def _conf_findings(project: Project) -> list[Finding]:
     return found
 
 
-def _of_problem(problem: Problem) -> Finding:
+def _of_problem(problem: Problem) -> FileFinding:
     prefix, line = f"{problem.path}:", 0
     text = problem.text
     if found := re.match(rf"{re.escape(prefix)}(\d+): ", text):
         line, text = int(found[1]), text[found.end() :]
-    return Finding(
+    return RULES.finding(
         Severity.ERROR,
         "handler-broken",
         problem.path,

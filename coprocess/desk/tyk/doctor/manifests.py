@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from coprocess.desk.findings import FileFinding, Severity
 from coprocess.desk.tyk.bundle import BundleError, checksum
 from coprocess.desk.tyk.doctor.definitions import wrong_driver
-from coprocess.desk.tyk.doctor.findings import Finding, Severity
 from coprocess.desk.tyk.doctor.names import check_hooks, spec_of
 from coprocess.desk.tyk.doctor.project import BundleManifest, Project
 
 _REFUSED = "The gateway refuses the bundle: APIs that name it run without its hooks."
 
 
-def check_bundle(project: Project, bundle: BundleManifest) -> Iterator[Finding]:
+def check_bundle(project: Project, bundle: BundleManifest) -> Iterator[FileFinding]:
     """What is wrong with one bundle."""
     manifest = bundle.bundle.manifest
     yield from _check_content(bundle, manifest.get("file_list") or [], manifest.get("checksum"))
@@ -34,7 +34,7 @@ def check_bundle(project: Project, bundle: BundleManifest) -> Iterator[Finding]:
     # Where a definition names the bundle, its hooks are looked up as that API's.
     named_by = [api for api in project.apis if api.bundle in bundle.names]
     specs = [spec_of(api) for api in named_by] or [{"bundle_hash": _own_hash(bundle)}]
-    seen: set[Finding] = set()
+    seen: set[FileFinding] = set()
     for spec in specs:
         for finding in check_hooks(project, bundle.hooks, spec):
             if finding not in seen:
@@ -46,7 +46,7 @@ def _own_hash(bundle: BundleManifest) -> str:
     return checksum(bundle.names[0].encode())
 
 
-def _check_content(bundle: BundleManifest, names: list[str], stated: object) -> Iterator[Finding]:
+def _check_content(bundle: BundleManifest, names: list[str], stated: object) -> Iterator[FileFinding]:
     try:
         content = bundle.bundle.signed_bytes(names)
     except BundleError as error:
@@ -70,7 +70,7 @@ def _check_content(bundle: BundleManifest, names: list[str], stated: object) -> 
         )
 
 
-def _unsigned(project: Project, bundle: BundleManifest) -> Iterator[Finding]:
+def _unsigned(project: Project, bundle: BundleManifest) -> Iterator[FileFinding]:
     key = project.conf.root["public_key_path"].text() if project.conf else ""
     yield bundle.finding(
         Severity.ERROR if key else Severity.WARNING,

@@ -10,11 +10,12 @@ from hashlib import md5
 from pathlib import Path
 
 from coprocess.api.moments import HookType
+from coprocess.desk.findings import FileFinding, Severity
+from coprocess.desk.json_files import read_json
 from coprocess.desk.tyk.doctor.api import Api, HookUse, read_events, webhook_handler
 from coprocess.desk.tyk.doctor.document import Document
-from coprocess.desk.tyk.doctor.findings import Finding, Severity
 from coprocess.desk.tyk.doctor.project import Project
-from coprocess.desk.tyk.json_files import read_json
+from coprocess.desk.tyk.doctor.rules import RULES
 from coprocess.errors import ConfigError, UnknownHook
 from coprocess.loading.hooks import Hook
 from coprocess.loading.manifest import bundle_folders, manifests
@@ -26,7 +27,7 @@ _EFFECT = {
 _EFFECT_OF_OTHERS = "Every request to the API is answered with 500, Middleware error."
 
 
-def check_hooks(project: Project, hooks: Iterable[HookUse], spec: Mapping[str, str]) -> Iterator[Finding]:
+def check_hooks(project: Project, hooks: Iterable[HookUse], spec: Mapping[str, str]) -> Iterator[FileFinding]:
     """Each hook must have its handler, found just as a request would find it. `spec` is the API's."""
     for use in hooks:
         if not use.name:
@@ -57,7 +58,7 @@ def check_name(
     document: Document,
     path: str,
     spec: Mapping[str, str],
-) -> Iterator[Finding]:
+) -> Iterator[FileFinding]:
     """What is wrong with one name."""
     table = project.loaded.table
     try:
@@ -126,7 +127,7 @@ def _near_misses(hooks: Iterable[Hook], hook_type: HookType, name: str) -> str:
     return f"There is no {hook_type.name} handler at all."
 
 
-def check_unused(project: Project) -> Iterator[Finding]:
+def check_unused(project: Project) -> Iterator[FileFinding]:
     """Handlers that nothing names."""
     if not project.has_definitions:
         return
@@ -149,7 +150,7 @@ def check_unused(project: Project) -> Iterator[Finding]:
             continue
         if hook.any_type:
             seen.add(hook.source)
-        yield Finding(
+        yield RULES.finding(
             Severity.NOTE,
             "handler-unused",
             hook.source.path,

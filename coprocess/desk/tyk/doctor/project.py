@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from coprocess.desk.findings import FileFinding, Severity
 from coprocess.desk.tyk.bundle import Bundle, BundleError, read_bundle
 from coprocess.desk.tyk.doctor.api import Api, HookUse, manifest_hooks, read_api
 from coprocess.desk.tyk.doctor.document import Document, parse_document, read_document
-from coprocess.desk.tyk.doctor.findings import Finding, Severity
+from coprocess.desk.tyk.doctor.rules import RULES
 from coprocess.errors import ConfigError
 from coprocess.gateways.tyk.home import HOME
 from coprocess.loading import loader
@@ -41,7 +42,7 @@ class BundleManifest:
 
     def finding(
         self, severity: Severity, rule: str, json_path: str, problem: str, effect: str, remedy: str
-    ) -> Finding:
+    ) -> FileFinding:
         return self.document.finding(severity, rule, json_path, problem, effect, remedy)
 
 
@@ -56,7 +57,7 @@ class Project:
     bundles: list[BundleManifest] = field(default_factory=list)
     #: Whether definitions were asked for: without any, handlers that none names are no news.
     has_definitions: bool = False
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[FileFinding] = field(default_factory=list)
 
     def bundle_of(self, api: Api) -> BundleManifest | None:
         """The bundle that the definition names, if it was given."""
@@ -76,7 +77,7 @@ def read_project(
     """Read everything. Raises ConfigError for a path that does not exist, LoadError for a handler folder."""
     bundles = list(bundles)
     manifests: list[BundleManifest] = []
-    findings: list[Finding] = []
+    findings: list[FileFinding] = []
     for path in bundles:
         for found in _bundle_paths(path):
             _read_manifest(found, manifests, findings)
@@ -103,8 +104,8 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def _object(document: Document | Finding, project: Project, effect: str) -> Document | None:
-    if isinstance(document, Finding):
+def _object(document: Document | FileFinding, project: Project, effect: str) -> Document | None:
+    if isinstance(document, FileFinding):
         project.findings.append(document)
         return None
     if not isinstance(document.value, dict):
@@ -142,13 +143,13 @@ def _bundle_paths(path: Path) -> list[Path]:
     return found or [path]
 
 
-def _read_manifest(path: Path, manifests: list[BundleManifest], findings: list[Finding]) -> None:
+def _read_manifest(path: Path, manifests: list[BundleManifest], findings: list[FileFinding]) -> None:
     try:
         bundle = read_bundle(path)
         text = bundle.manifest_text
     except BundleError as error:
         findings.append(
-            Finding(
+            RULES.finding(
                 Severity.ERROR,
                 "manifest-missing",
                 path,
@@ -162,7 +163,7 @@ def _read_manifest(path: Path, manifests: list[BundleManifest], findings: list[F
     # A zip's manifest has no path of its own: the zip is the file to look at.
     file = path / MANIFEST if path.is_dir() else path
     document = parse_document(file, text, _BUNDLE_REFUSED)
-    if isinstance(document, Finding):
+    if isinstance(document, FileFinding):
         findings.append(document)
         return
     try:

@@ -9,7 +9,8 @@ from functools import cached_property
 
 import coprocess
 from coprocess.api.moments import HookType
-from coprocess.desk.tyk.doctor.findings import Finding, Severity
+from coprocess.desk.findings import FileFinding, Severity
+from coprocess.desk.tyk.doctor.rules import RULES
 from coprocess.gateways.tyk.wire import MiniRequestObject
 from coprocess.loading.hooks import Hook
 
@@ -190,9 +191,9 @@ class Handler:
 
     def finding(
         self, severity: Severity, rule: str, node: ast.AST, problem: str, effect: str, remedy: str
-    ) -> Finding:
+    ) -> FileFinding:
         line, column = getattr(node, "lineno", 0), getattr(node, "col_offset", -1) + 1
-        return Finding(severity, rule, self.hook.source.path, "", problem, effect, remedy, line, column)
+        return RULES.finding(severity, rule, self.hook.source.path, "", problem, effect, remedy, line, column)
 
 
 def find_function(module: ast.Module, line: int) -> Function | None:

@@ -6,11 +6,11 @@ import ast
 from collections.abc import Iterator
 
 from coprocess.api.moments import HookType
-from coprocess.desk.tyk.doctor.findings import Finding, Severity
+from coprocess.desk.findings import FileFinding, Severity
 from coprocess.desk.tyk.doctor.source import Function, Handler, text_of
 
 
-def check_token(handler: Handler) -> Iterator[Finding]:
+def check_token(handler: Handler) -> Iterator[FileFinding]:
     """Whether any path sets one. Where code elsewhere may do it, nothing is said."""
     if HookType.CustomKeyCheck not in handler.types:
         return

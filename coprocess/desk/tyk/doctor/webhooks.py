@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from coprocess.api.moments import HookType
+from coprocess.desk.findings import FileFinding, Severity
 from coprocess.desk.tyk.doctor.api import Api, read_events, webhook_handler
 from coprocess.desk.tyk.doctor.document import Document
-from coprocess.desk.tyk.doctor.findings import Finding, Severity
 from coprocess.desk.tyk.doctor.names import check_name, spec_of
 from coprocess.desk.tyk.doctor.project import Project
-from coprocess.desk.tyk.simulator.fields import Field
+from coprocess.desk.tyk.fields import Field
 from coprocess.errors import ConfigError
 from coprocess.process.webhooks import SECRET_HEADER
 
@@ -46,7 +46,7 @@ class Webhook:
         return webhook_handler(self.url.text())
 
 
-def check_api_webhooks(project: Project, api: Api) -> Iterator[Finding]:
+def check_api_webhooks(project: Project, api: Api) -> Iterator[FileFinding]:
     try:
         hooks = [_classic(api.document, use.meta) for use in api.events if use.kind == WEBHOOK_HANDLER]
         hooks += [_oas(api.document, listener) for listener in api.webhooks]
@@ -56,7 +56,7 @@ def check_api_webhooks(project: Project, api: Api) -> Iterator[Finding]:
         yield api.document.malformed(error, "The gateway does not load the definition.")
 
 
-def check_conf_webhooks(project: Project) -> Iterator[Finding]:
+def check_conf_webhooks(project: Project) -> Iterator[FileFinding]:
     """Raises ConfigError as `check_conf` does."""
     if (conf := project.conf) is None:
         return
@@ -94,7 +94,7 @@ def _oas(document: Document, listener: Field) -> Webhook:
     )
 
 
-def _check(project: Project, hook: Webhook, spec: dict[str, str]) -> Iterator[Finding]:
+def _check(project: Project, hook: Webhook, spec: dict[str, str]) -> Iterator[FileFinding]:
     if not hook.is_ours:
         return
     found, template = hook.document.finding, hook.template.text()

@@ -6,21 +6,27 @@ recordings of a real one (`replay`).
 
 from __future__ import annotations
 
-from coprocess.desk.tyk.simulator.definition import ApiDefinition, HookDefinition, IdExtractorDefinition
+from coprocess.desk.replay import ReplayReport
+from coprocess.desk.tyk.definition import ApiDefinition, HookDefinition, IdExtractorDefinition
 from coprocess.desk.tyk.simulator.exchange import (
     Dispatcher,
     Exchange,
     HookCall,
     HttpResponse,
     RpcError,
+)
+from coprocess.desk.tyk.simulator.gateway import Gateway
+from coprocess.desk.tyk.simulator.replay import replay
+from coprocess.desk.tyk.simulator.session import GatewayState
+from coprocess.desk.upstreams import (
+    AsgiUpstream,
+    CannedUpstream,
     Upstream,
     UpstreamReply,
     UpstreamRequest,
+    UrlUpstream,
+    WsgiUpstream,
 )
-from coprocess.desk.tyk.simulator.gateway import Gateway
-from coprocess.desk.tyk.simulator.replay import ReplayReport, replay
-from coprocess.desk.tyk.simulator.session import GatewayState
-from coprocess.desk.tyk.simulator.upstream import AsgiUpstream, CannedUpstream, UrlUpstream, WsgiUpstream
 
 __all__ = [
     "ApiDefinition",

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from coprocess.desk.tyk.simulator.outcome import FailureReason
+from coprocess.desk.upstreams import HeaderPairs, UpstreamReply, UpstreamRequest
 from coprocess.gateways.tyk import wire
-
-#: Name and value, one pair a value. Text holds one character a byte, as Python's `http.client` gives it.
-HeaderPairs = tuple[tuple[str, str], ...]
 
 
 class RpcError(Exception):
@@ -30,30 +27,6 @@ class Dispatcher(Protocol):
 
     def dispatch_event(self, payload_json: str, /) -> None:
         """One DispatchEvent. The gateway ignores its reply, and an RpcError too."""
-
-
-@dataclass(frozen=True, slots=True)
-class UpstreamRequest:
-    """What the gateway sends to the API's own service."""
-
-    method: str
-    #: Path and query, as in the request line.
-    url: str
-    #: Sorted by name, the values of one name in their order; `Host` is among them.
-    headers: HeaderPairs
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class UpstreamReply:
-    """What the service answered. `Content-Length` is added where neither it nor chunking is named."""
-
-    status: int
-    headers: HeaderPairs = ()
-    body: bytes = b""
-
-
-Upstream = Callable[[UpstreamRequest], UpstreamReply]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable
 
+from coprocess.desk.tyk.definition import ApiDefinition, HookDefinition
 from coprocess.desk.tyk.simulator.answer import client_response, error_page
 from coprocess.desk.tyk.simulator.apply import (
     apply_request_edits,
@@ -14,7 +15,6 @@ from coprocess.desk.tyk.simulator.apply import (
     token_of,
 )
 from coprocess.desk.tyk.simulator.client import call
-from coprocess.desk.tyk.simulator.definition import ApiDefinition, HookDefinition
 from coprocess.desk.tyk.simulator.events import as_json, payloads
 from coprocess.desk.tyk.simulator.exchange import (
     Dispatcher,
@@ -22,9 +22,6 @@ from coprocess.desk.tyk.simulator.exchange import (
     HookCall,
     HttpResponse,
     RpcError,
-    Upstream,
-    UpstreamReply,
-    UpstreamRequest,
 )
 from coprocess.desk.tyk.simulator.headers import GoHeader
 from coprocess.desk.tyk.simulator.id_extractor import session_id
@@ -44,6 +41,7 @@ from coprocess.desk.tyk.simulator.proxy import send_upstream
 from coprocess.desk.tyk.simulator.request import GatewayRequest
 from coprocess.desk.tyk.simulator.session import GatewayState, accept_session, keyless_session
 from coprocess.desk.tyk.simulator.url import BadUrl
+from coprocess.desk.upstreams import Upstream, UpstreamReply, UpstreamRequest
 from coprocess.gateways.tyk import wire
 
 

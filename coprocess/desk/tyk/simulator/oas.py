@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coprocess.desk.tyk.simulator.definition import (
+from coprocess.desk.tyk.definition import (
     ApiDefinition,
     HookDefinition,
     IdExtractorDefinition,
@@ -12,7 +12,7 @@ from coprocess.desk.tyk.simulator.definition import (
     has_hooks,
     object_value,
 )
-from coprocess.desk.tyk.simulator.fields import Field
+from coprocess.desk.tyk.fields import Field
 
 
 def _hook(hook: Field) -> HookDefinition | None:

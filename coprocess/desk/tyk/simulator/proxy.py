@@ -7,13 +7,13 @@ import http.client
 import zlib
 from urllib.parse import urlsplit
 
-from coprocess.desk.tyk.simulator.definition import ApiDefinition
-from coprocess.desk.tyk.simulator.exchange import Upstream, UpstreamReply, UpstreamRequest
+from coprocess.desk.tyk.definition import ApiDefinition
 from coprocess.desk.tyk.simulator.headers import GoHeader, to_wire
 from coprocess.desk.tyk.simulator.objects import GatewayResponse
 from coprocess.desk.tyk.simulator.outcome import Failed
 from coprocess.desk.tyk.simulator.request import GO_WRITES, GatewayRequest, content_length
 from coprocess.desk.tyk.simulator.url import Url, join_paths, strip_listen_path
+from coprocess.desk.upstreams import Upstream, UpstreamReply, UpstreamRequest
 
 _USER_AGENT = "Tyk/v5.5.0-dev"
 

@@ -6,7 +6,6 @@ import base64
 import json
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -14,34 +13,20 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from coprocess.desk.tyk.json_files import read_json
+from coprocess.desk.json_files import read_json
+from coprocess.desk.replay import NO_RECORDING, ReplayReport, in_words
+from coprocess.desk.tyk.definition import ApiDefinition
 from coprocess.desk.tyk.simulator.compare import differing, header_differences, object_differences
-from coprocess.desk.tyk.simulator.definition import ApiDefinition
-from coprocess.desk.tyk.simulator.exchange import Exchange, RpcError, UpstreamReply, UpstreamRequest
+from coprocess.desk.tyk.simulator.exchange import Exchange, RpcError
 from coprocess.desk.tyk.simulator.gateway import Gateway
 from coprocess.desk.tyk.simulator.headers import to_wire
 from coprocess.desk.tyk.simulator.session import GatewayState
-from coprocess.errors import ConfigError
+from coprocess.desk.upstreams import UpstreamReply, UpstreamRequest
 from coprocess.gateways.tyk import wire
 
 _HOST = "127.0.0.1:8081"
+_NO_RECORDING = (*NO_RECORDING, DecodeError)
 _GO_TIME = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(\.\d{1,9})? \+0000 UTC\Z")
-
-
-@dataclass(frozen=True, slots=True)
-class ReplayReport:
-    """What was played, and each difference found: recording, part, expected, got."""
-
-    replayed: tuple[str, ...]
-    problems: tuple[str, ...]
-
-    @property
-    def ok(self) -> bool:
-        return bool(self.replayed) and not self.problems
-
-    def __str__(self) -> str:
-        summary = f"{len(self.replayed)} recordings replayed, {len(self.problems)} differences"
-        return "\n".join([*self.problems, summary])
 
 
 class _Recording:
@@ -133,7 +118,7 @@ def replay(recordings: Iterable[Path | str], apis_dir: Path | str) -> ReplayRepo
         try:
             recording = _Recording(path)
         except _NO_RECORDING as error:
-            problems.append(f"{path.name}: not a recording: {_words(error)}")
+            problems.append(f"{path.name}: not a recording: {in_words(error)}")
             continue
         if recording.name in known:
             problems.append(f"{path.name}: a second recording named {recording.name}")
@@ -145,21 +130,10 @@ def replay(recordings: Iterable[Path | str], apis_dir: Path | str) -> ReplayRepo
                 f"{name}: {text}" for text in _replay_chain(_chain(recording, known), Path(apis_dir))
             ]
         except _NO_RECORDING as error:
-            problems.append(f"{name}: cannot be replayed: {_words(error)}")
+            problems.append(f"{name}: cannot be replayed: {in_words(error)}")
             continue
         replayed.append(name)
     return ReplayReport(tuple(replayed), tuple(problems))
-
-
-#: What comes of reading a document that is of another form.
-_NO_RECORDING = (
-    *(ConfigError, DecodeError, ValueError, KeyError, IndexError),
-    *(TypeError, AttributeError, OverflowError),
-)
-
-
-def _words(error: Exception) -> str:
-    return str(error) if isinstance(error, (ConfigError, ValueError)) else f"{type(error).__name__}: {error}"
 
 
 def _chain(recording: _Recording, known: dict[str, _Recording]) -> list[_Recording]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from coprocess.desk.as_upstream import as_upstream
 from coprocess.desk.tyk.trial.dispatchers import (
     GrpcDispatcher,
     HandlerRun,
@@ -15,7 +16,6 @@ from coprocess.desk.tyk.trial.findings import Finding
 from coprocess.desk.tyk.trial.gateway import EventTrial, HookTrial, ObservedGateway, Trial
 from coprocess.desk.tyk.trial.project import find_definition, keyless_definition
 from coprocess.desk.tyk.trial.tls import ClientTls
-from coprocess.desk.tyk.trial.upstream import as_upstream
 
 __all__ = [
     "ClientTls",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from coprocess.api import content_coding
 from coprocess.api.body import OF_THE_BYTES
 from coprocess.api.http import canonical_name
+from coprocess.desk.findings import Severity
 from coprocess.desk.tyk.trial.findings import Finding
 from coprocess.desk.tyk.trial.hook_findings import native
 from coprocess.desk.tyk.trial.mended_findings import response_headers
@@ -42,7 +43,7 @@ def of_hook(hook: HookTrial) -> Iterator[Finding]:
         yield from _wrong_coding(hook, part, ", ".join(after[_CODING]), body)
     if stale:
         yield Finding(
-            "warning",
+            Severity.WARNING,
             "body-headers-kept",
             f"It replaced the {part}'s body and left {_list(stale)}.",
             "They tell of the old bytes: who checks them refuses the new ones.",
@@ -59,7 +60,7 @@ def _wrong_coding(hook: HookTrial, part: str, coding: str, body: bytes) -> Itera
             return
         reader = "client" if part == "response" else "upstream"
         yield Finding(
-            "error",
+            Severity.ERROR,
             "body-not-encoded",
             f"It replaced the {part}'s body and left Content-Encoding: {coding}.",
             f"The new bytes are not {coding}: the {reader} cannot read them.",

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import structlog
 
 from coprocess.api import context
+from coprocess.desk.output import collecting_output
 from coprocess.desk.tyk.simulator import RpcError
-from coprocess.desk.tyk.trial.output import collecting_output
 from coprocess.desk.tyk.trial.tls import ClientTls
 from coprocess.errors import CoprocessError
 from coprocess.gateways.tyk.call import TykCall, TykEventCall

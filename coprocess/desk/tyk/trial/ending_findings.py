@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from coprocess.desk.findings import Severity
+from coprocess.desk.tracebacks import how_it_failed, raised_at, sentence
 from coprocess.desk.tyk.trial.findings import Finding
 from coprocess.desk.tyk.trial.hook_findings import native
-from coprocess.desk.tyk.trial.tracebacks import raised_at
 from coprocess.errors import UnknownHook
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def of_trial(trial: Trial) -> Iterator[Finding]:
     elif trial.status == 404 and not trial.hooks and exchange.upstream_request is None:
         listen = trial.definition.listen_path
         yield Finding(
-            "error",
+            Severity.ERROR,
             "not-listening",
             f"{trial.target.partition('?')[0]} is not under the API's listen path, {listen}.",
             "The gateway answered 404 itself: no hook was called.",
@@ -40,9 +41,9 @@ def of_trial(trial: Trial) -> Iterator[Finding]:
 def _failed_unseen(hook: HookTrial) -> Finding:
     on_error = hook.run is not None and hook.run.hook is not None and hook.run.hook.limits.on_error == "open"
     return Finding(
-        "error",
+        Severity.ERROR,
         "handler-failed",
-        f"{_how(hook)}",
+        _how(hook),
         'It has on_error="open": the request was passed on unchanged.'
         if on_error
         else "By the setting failure_status, the service answered the client in its place.",
@@ -55,14 +56,7 @@ _MEND_HANDLER = "Mend the handler: the traceback above shows the place."
 
 
 def _how(hook: HookTrial) -> str:
-    raised = hook.raised
-    if raised is None:
-        own = f'{hook.type} hook "{hook.name}" '
-        error = hook.error or "failed"
-        return f"It {error.removeprefix(own)}." if error.startswith(own) else _sentence(error)
-    where = raised_at(raised)
-    text = f": {raised}" if str(raised) else ""
-    return f"It raised {type(raised).__name__}{text}{f' (at {where})' if where else ''}."
+    return how_it_failed(hook.type, hook.name, hook.raised, hook.error)
 
 
 def _client_sees(hook: HookTrial) -> str:
@@ -76,9 +70,9 @@ def _failed_call(hook: HookTrial) -> Finding:
     unknown = hook.run is not None and isinstance(hook.run.error, UnknownHook)
     if unknown or hook.status == "NOT_FOUND":
         return Finding(
-            "error",
+            Severity.ERROR,
             "hook-unknown",
-            f"{_sentence(hook.error or 'no such hook')}",
+            sentence(hook.error or "no such hook"),
             effect,
             f'Name the function {hook.name}, or declare it @{hook.type}(name="{hook.name}"); or mend the '
             "name in the API definition. `coprocess check` lists what is loaded.",
@@ -86,7 +80,7 @@ def _failed_call(hook: HookTrial) -> Finding:
         )
     if hook.status == "UNAVAILABLE":
         return Finding(
-            "error",
+            Severity.ERROR,
             "server-unavailable",
             f"The plugin server cannot be reached: {hook.error}.",
             effect,
@@ -95,9 +89,9 @@ def _failed_call(hook: HookTrial) -> Finding:
         )
     if hook.status == "RESOURCE_EXHAUSTED" and (hook.run is None or hook.run.error is None):
         return Finding(
-            "error",
+            Severity.ERROR,
             "message-too-large",
-            f"{_sentence(hook.error or '')}",
+            sentence(hook.error or ""),
             effect,
             "By default a message has at most 4 MiB, and a body that is text travels twice. Raise "
             "grpc_recv_max_size and grpc_send_max_size in tyk.conf, or set raw_body_only for the hook.",
@@ -105,7 +99,7 @@ def _failed_call(hook: HookTrial) -> Finding:
         )
     if hook.status == "DEADLINE_EXCEEDED":
         return Finding(
-            "error",
+            Severity.ERROR,
             "handler-too-slow",
             _how(hook),
             effect,
@@ -114,15 +108,11 @@ def _failed_call(hook: HookTrial) -> Finding:
             hook,
         )
     return Finding(
-        "error", "handler-failed", _how(hook), effect, _MEND_HANDLER if hook.traceback else _MEND, hook
+        Severity.ERROR, "handler-failed", _how(hook), effect, _MEND_HANDLER if hook.traceback else _MEND, hook
     )
 
 
 _MEND = "Mend the handler as the message says; raise Reject or return respond(...) to refuse a request."
-
-
-def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
 
 
 def _dropped(why: str, hook: HookTrial | None) -> Finding:
@@ -131,7 +121,7 @@ def _dropped(why: str, hook: HookTrial | None) -> Finding:
     else:
         remedy = "Set a status from 100 to 999."
     effect = "The gateway dropped the connection: its client sees the connection end, without any answer."
-    return Finding("error", "connection-dropped", _sentence(why), effect, remedy, hook)
+    return Finding(Severity.ERROR, "connection-dropped", sentence(why), effect, remedy, hook)
 
 
 def _ending(trial: Trial, last: HookTrial | None) -> Finding:
@@ -147,7 +137,7 @@ def _ending(trial: Trial, last: HookTrial | None) -> Finding:
     whose = last if reason in _OF_THE_LAST_HOOK else _of_type(trial, "CustomKeyCheck")
     asked = "" if trial.exchange.upstream_request else " The upstream was not asked."
     effect = f"The gateway answered {answer} itself.{asked}"
-    return Finding("error", reason, problem, effect, remedy, None if reason in _OF_NO_HOOK else whose)
+    return Finding(Severity.ERROR, reason, problem, effect, remedy, None if reason in _OF_NO_HOOK else whose)
 
 
 def _no_token(hook: HookTrial | None) -> Finding:
@@ -160,7 +150,7 @@ def _no_token(hook: HookTrial | None) -> Finding:
         and not reply.HasField("session")
     ):
         return Finding(
-            "error",
+            Severity.ERROR,
             "no-session",
             'It set metadata["token"] and left the session absent.',
             effect,
@@ -174,7 +164,7 @@ def _no_token(hook: HookTrial | None) -> Finding:
         else 'Set metadata["token"] to a name of the caller; to refuse one, set return_overrides.'
     )
     problem = "It neither refused the caller nor gave a token."
-    return Finding("error", "no-token", problem, effect, remedy, hook)
+    return Finding(Severity.ERROR, "no-token", problem, effect, remedy, hook)
 
 
 def _of_type(trial: Trial, hook_type: str) -> HookTrial | None:
@@ -240,7 +230,7 @@ def of_events(trial: Trial) -> Iterator[Finding]:
             where = raised_at(raised)
             problem = f"{problem}: {raised}{f' (at {where})' if where else ''}"
         yield Finding(
-            "warning",
+            Severity.WARNING,
             "event-failed",
             f"The event {event.type} was for {event.handler}, which did not take it: {problem}.",
             "Events change no request: the gateway logs the failure, and does not try again.",
@@ -255,7 +245,7 @@ def of_hooks_not_called(trial: Trial) -> Iterator[Finding]:
         hooks = [definition.auth_check] if definition.auth_check else []
         names = ", ".join(hook.name for hook in [*hooks, *definition.post_key_auth])
         yield Finding(
-            "warning",
+            Severity.WARNING,
             "auth-keyless",
             f"The API is keyless, and its definition names hooks for authentication: {names}.",
             "The gateway never calls them on such an API: everybody may pass.",
@@ -268,7 +258,7 @@ def of_hooks_not_called(trial: Trial) -> Iterator[Finding]:
         and not definition.keyless
     ):
         yield Finding(
-            "note",
+            Severity.NOTE,
             "session-cached",
             f"{definition.auth_check.name} was not called.",
             "The ID extractor found a session whose id_extractor_deadline is not over, and used that.",

@@ -3,42 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
+
+from coprocess.desk import findings
 
 if TYPE_CHECKING:
     from coprocess.desk.tyk.trial.gateway import HookTrial, Trial
 
-#: `error`: the request failed by it. `warning`: something has no effect. `note`: it is as asked, or was
-#: mended, but may surprise.
-Severity = Literal["error", "warning", "note"]
-
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing to know about a trial."""
+class Finding(findings.Finding):
+    """One thing to know about a trial. Without a hook it is about the whole request."""
 
-    severity: Severity
-    #: Stable, for machines: `edit-ignored`, `no-token`, …
-    rule: str
-    #: What is so.
-    problem: str
-    #: What the gateway did because of it.
-    effect: str
-    #: What to do instead.
-    remedy: str
     hook: HookTrial | None = None
 
-    def as_dict(self) -> dict[str, Any]:
+    @property
+    def about(self) -> str:
+        return f'{self.hook.type} "{self.hook.name}"' if self.hook else ""
+
+    @property
+    def source(self) -> str:
+        return str(self.hook.source) if self.hook and self.hook.source else ""
+
+    @property
+    def place(self) -> dict[str, Any]:
         hook = self.hook
         return {
-            "severity": self.severity,
-            "rule": self.rule,
             "hook_type": hook.type if hook else None,
             "hook": hook.name if hook else None,
-            "source": str(hook.source) if hook and hook.source else None,
-            "problem": self.problem,
-            "effect": self.effect,
-            "remedy": self.remedy,
+            "source": self.source or None,
         }
 
 
@@ -55,7 +48,4 @@ def find(trial: Trial) -> list[Finding]:
         *ending_findings.of_events(trial),
         *ending_findings.of_hooks_not_called(trial),
     ]
-    return sorted(found, key=lambda finding: _ORDER.index(finding.severity))
-
-
-_ORDER: tuple[Severity, ...] = ("error", "warning", "note")
+    return sorted(found, key=lambda finding: finding.severity.rank)

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from coprocess.api.functions import Source
+from coprocess.desk.as_upstream import ObservedUpstream
+from coprocess.desk.tracebacks import own_traceback
 from coprocess.desk.tyk.simulator import ApiDefinition, Exchange, Gateway, HookCall, RpcError, Upstream
 from coprocess.desk.tyk.simulator.events import as_json
 from coprocess.desk.tyk.trial.changes import ABSENT, Edit, by_field, completed, edits, is_read
 from coprocess.desk.tyk.trial.dispatchers import GrpcDispatcher, HandlerRun, InProcessDispatcher
 from coprocess.desk.tyk.trial.findings import Finding, find
 from coprocess.desk.tyk.trial.mended_findings import is_new_request
-from coprocess.desk.tyk.trial.tracebacks import own_traceback
-from coprocess.desk.tyk.trial.upstream import ObservedUpstream
 from coprocess.errors import HandlerFailed
 from coprocess.gateways.tyk.event import TykEvent, parse_event
 

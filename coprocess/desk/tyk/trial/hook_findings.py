@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from coprocess.api.http import canonical_name
+from coprocess.desk.findings import Severity
 from coprocess.desk.tyk.trial.changes import ABSENT, Edit, shown
 from coprocess.desk.tyk.trial.findings import Finding
 from coprocess.gateways.tyk.wire import Object, ReturnOverrides
@@ -45,7 +46,7 @@ def _ignored(hook: HookTrial) -> Iterator[Finding]:
         by_field.setdefault(group, []).append(edit)
     for field, edits in by_field.items():
         effect, remedy = _advice(hook, field, edits[0])
-        yield Finding("warning", "edit-ignored", f"It edited {_list(edits)}.", effect, remedy, hook)
+        yield Finding(Severity.WARNING, "edit-ignored", f"It edited {_list(edits)}.", effect, remedy, hook)
 
 
 def _advice(hook: HookTrial, field: str, edit: Edit) -> tuple[str, str]:
@@ -116,7 +117,7 @@ def _request_edits(hook: HookTrial, reply: Object) -> Iterator[Finding]:
     touched = [*edited.set_headers, *edited.delete_headers]
     if any(canonical_name(name) == "Host" for name in touched):
         yield Finding(
-            "warning",
+            Severity.WARNING,
             "host-ignored",
             "It edited the header Host.",
             "The gateway sets Host itself, from the API's target: the edit has no effect.",
@@ -126,7 +127,7 @@ def _request_edits(hook: HookTrial, reply: Object) -> Iterator[Finding]:
     query, new_query = urlsplit(sent.url).query, urlsplit(edited.url).query
     if edited.url != sent.url and new_query != query and new_query:
         yield Finding(
-            "warning",
+            Severity.WARNING,
             "url-query-ignored",
             f"It set the URL to {edited.url}, with a query.",
             f"Of a new URL the gateway takes the path; the query stays {f'?{query}' if query else 'empty'}.",
@@ -138,7 +139,7 @@ def _request_edits(hook: HookTrial, reply: Object) -> Iterator[Finding]:
     own_org = dict(hook.call.object.spec).get("OrgID", "")
     if hook.type == "CustomKeyCheck" and org and org != own_org:
         yield Finding(
-            "note",
+            Severity.NOTE,
             "org-id-overwritten",
             f'It set session.org_id to "{org}".',
             f'The gateway overwrites it with the API\'s, "{own_org}".',
@@ -153,7 +154,7 @@ def _override_findings(hook: HookTrial, overrides: ReturnOverrides) -> Iterator[
     if code <= 0:
         if text or overrides.headers:
             yield Finding(
-                "warning",
+                Severity.WARNING,
                 "override-without-status",
                 "It filled return_overrides and set no response_code.",
                 f"With response_code {code} the gateway ignores the whole block, headers too: the request "
@@ -166,7 +167,7 @@ def _override_findings(hook: HookTrial, overrides: ReturnOverrides) -> Iterator[
         return
     if overrides.response_error and overrides.response_body:
         yield Finding(
-            "warning",
+            Severity.WARNING,
             "override-error-wins",
             "It set both response_error and response_body.",
             "response_error wins: the client did not get response_body.",
@@ -179,7 +180,7 @@ def _override_findings(hook: HookTrial, overrides: ReturnOverrides) -> Iterator[
         and overrides.response_body.lstrip()[:1] in ("{", "[", "<")
     ):
         yield Finding(
-            "warning",
+            Severity.WARNING,
             "override-wrapped",
             f"It answered {code} with a body of its own, without override_error.",
             'The gateway takes the body for a message: the client got {"error": "…"} around it, and '
@@ -198,7 +199,7 @@ def _lost_response_headers(hook: HookTrial, reply: Object) -> Iterator[Finding]:
     lost = [header.key for header in reply.response.multivalue_headers if header.key not in after]
     if lost:
         yield Finding(
-            "warning",
+            Severity.WARNING,
             "response-headers-lost",
             f"It changed the map `headers`, and {', '.join(lost)} is in multivalue_headers only.",
             "As soon as the map `headers` differs, the gateway drops every name that is not in it.",

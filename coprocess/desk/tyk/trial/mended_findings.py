@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from coprocess.desk.findings import Severity
 from coprocess.desk.tyk.simulator.apply import synchronized
 from coprocess.desk.tyk.trial.findings import Finding
 from coprocess.gateways.tyk.wire import Object
@@ -105,4 +106,6 @@ def response_headers(sent: Object, reply: Object) -> dict[str, list[str]]:
 
 
 def _note(hook: HookTrial, rule: str, problem: str, effect: str, remedy: str) -> Finding:
-    return Finding("note", rule, problem, f"{effect} The reply guard of coprocess mended it.", remedy, hook)
+    return Finding(
+        Severity.NOTE, rule, problem, f"{effect} The reply guard of coprocess mended it.", remedy, hook
+    )

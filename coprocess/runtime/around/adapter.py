@@ -12,13 +12,13 @@ import structlog
 
 from coprocess.api.app import configuring
 from coprocess.errors import LoadError
-from coprocess.gateways.web.gateway import WebGateway
-from coprocess.gateways.web.home import HOME
-from coprocess.gateways.web.steps import Requests
+from coprocess.loading.home import Home
 from coprocess.loading.hooks import HookTable
 from coprocess.loading.loader import Loaded, Problem, load
 from coprocess.loading.objects import load_objects
 from coprocess.loading.resources import Spawn
+from coprocess.runtime.around.gateway import AroundGateway
+from coprocess.runtime.around.steps import Requests
 from coprocess.runtime.held_spec import HeldSpec
 from coprocess.runtime.service import Service, ServiceOptions
 from coprocess.runtime.session_limits import Limiter
@@ -93,7 +93,7 @@ class Adapter(Requests):
     Raises LoadError, HandlerError and ConfigError for what is wrong.
     """
 
-    def __init__(self, handlers: Any, host_class: type[Host], **options: Unpack[Options]) -> None:
+    def __init__(self, home: Home, handlers: Any, host_class: type[Host], **options: Unpack[Options]) -> None:
         unknown = options.keys() - Options.__annotations__.keys()
         if unknown:
             raise TypeError(
@@ -101,6 +101,7 @@ class Adapter(Requests):
                 f"Expected: {', '.join(Options.__annotations__)}"
             )
         api_id, app_config = options.get("api_id", ""), options.get("app_config")
+        self._home = home
         self._host_class = host_class
         self._folders, self._objects = _sorted(handlers)
         self._app_config = app_config
@@ -110,13 +111,13 @@ class Adapter(Requests):
             owns_process=False,
         )
         self._watches = options.get("reload", False)
-        self._loaded: Loaded | None = _load(self._folders, self._objects, app_config)
+        self._loaded: Loaded | None = self._load(app_config)
         if self._loaded.problems:
             raise LoadError("; ".join(map(str, self._loaded.problems)))
         self._loaded.serve()
         spec = HeldSpec(api_id, options.get("org_id", ""), options.get("config") or {})
         super().__init__(
-            WebGateway(self._loaded.table, spec, lambda: options.get("chain")),
+            AroundGateway(home.name, self._loaded.table, spec, lambda: options.get("chain")),
             lambda: Limiter(options.get("store"), api_id),
             options.get("max_body_bytes", DEFAULT_MAX_BODY_BYTES),
         )
@@ -146,11 +147,27 @@ class Adapter(Requests):
             log.error("requests are refused, as a resource did not open", problem=self.problem)
         self.use(service)
 
+    def _load(self, app_config: Mapping[str, Any] | None) -> Loaded:
+        def config_of(name: str) -> Mapping[str, Any]:
+            settings = (app_config or {}).get(name, {}) if name else app_config
+            return settings if isinstance(settings, Mapping) else {}
+
+        with configuring(config_of):
+            loaded = load(self._folders, self._home) if self._folders else Loaded(HookTable())
+        if self._objects:
+            of_objects = load_objects(self._objects, self._home)
+            for lifecycle in of_objects.lifecycles:
+                if app_config is not None:
+                    lifecycle.app.config = MappingProxyType(dict(config_of(lifecycle.app.name)))
+            loaded.table = HookTable([*loaded.table, *of_objects.table])
+            loaded.lifecycles += of_objects.lifecycles
+        return loaded
+
     def _load_again(self) -> Loaded:
         """What is loaded already, the first time. Raises CoprocessError."""
         loaded, self._loaded = self._loaded, None
         if loaded is None:
-            loaded = _load(self._folders, self._objects, self._app_config)
+            loaded = self._load(self._app_config)
         self.gateway.check_table(loaded.table)
         return loaded
 
@@ -188,20 +205,3 @@ def _sorted(handlers: Any) -> tuple[list[Path], list[Any]]:
         else:
             objects.append(each)
     return folders, objects
-
-
-def _load(folders: list[Path], objects: list[Any], app_config: Mapping[str, Any] | None) -> Loaded:
-    def config_of(name: str) -> Mapping[str, Any]:
-        settings = (app_config or {}).get(name, {}) if name else app_config
-        return settings if isinstance(settings, Mapping) else {}
-
-    with configuring(config_of):
-        loaded = load(folders, HOME) if folders else Loaded(HookTable())
-    if objects:
-        of_objects = load_objects(objects, HOME)
-        for lifecycle in of_objects.lifecycles:
-            if app_config is not None:
-                lifecycle.app.config = MappingProxyType(dict(config_of(lifecycle.app.name)))
-        loaded.table = HookTable([*loaded.table, *of_objects.table])
-        loaded.lifecycles += of_objects.lifecycles
-    return loaded

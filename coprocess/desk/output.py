@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from coprocess.desk.tyk.trial.debugging import debugger_at_terminal
+from coprocess.desk.debugging import debugger_at_terminal
 from coprocess.streams import StandIn
 
 #: Where output goes that is made now; None: where it would go anyway. A coroutine inherits it.

@@ -15,9 +15,6 @@ import structlog
 from coprocess.api.held import HeldSession
 from coprocess.api.moments import HookType
 from coprocess.errors import CoprocessError, Status
-from coprocess.gateways.web.chain import Chain
-from coprocess.gateways.web.gateway import WebGateway
-from coprocess.gateways.web.request import RequestCall, RequestExchange
 from coprocess.runtime.admission import (
     Refusal,
     is_limited,
@@ -26,6 +23,9 @@ from coprocess.runtime.admission import (
     refusal_of_nobody,
 )
 from coprocess.runtime.answers import Answer, failure_answer
+from coprocess.runtime.around.chain import Chain
+from coprocess.runtime.around.gateway import AroundGateway
+from coprocess.runtime.around.request import RequestCall, RequestExchange
 from coprocess.runtime.held_call import HeldCall
 from coprocess.runtime.held_event import message_of
 from coprocess.runtime.held_spec import HeldSpec
@@ -51,7 +51,9 @@ Steps = Generator[Need, Any, Answer | None]
 class Requests:
     """Runs the handlers of `gateway` for requests, by `service` while that is there."""
 
-    def __init__(self, gateway: WebGateway, make_limiter: Callable[[], Limiter], max_body_bytes: int) -> None:
+    def __init__(
+        self, gateway: AroundGateway, make_limiter: Callable[[], Limiter], max_body_bytes: int
+    ) -> None:
         """`make_limiter` is called when the first caller has a rate or quota."""
         self.gateway = gateway
         self.spec = gateway.spec
@@ -81,7 +83,9 @@ class Requests:
 
     def twin(self, named: Mapping[str, Any] | None, config: Mapping[str, Any], api_id: str) -> Requests:
         """The same handlers at work, open as these are, for another chain. Raises ConfigError."""
-        gateway = WebGateway(self.gateway.table, HeldSpec(api_id, self.spec.org_id, config), lambda: named)
+        gateway = AroundGateway(
+            self.gateway.name, self.gateway.table, HeldSpec(api_id, self.spec.org_id, config), lambda: named
+        )
         gateway.check_table(gateway.table)
         gateway.table = gateway.table
         twin = Requests(gateway, self._limits, self.max_body_bytes)

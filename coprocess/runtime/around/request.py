@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from coprocess.api.held import HeldRequest
-from coprocess.gateways.web.chain import Chain
 from coprocess.loading.lifetime import Lifetime
+from coprocess.runtime.around.chain import Chain
 from coprocess.runtime.held_call import HeldCall, HeldExchange
 from coprocess.runtime.held_spec import HeldSpec
 

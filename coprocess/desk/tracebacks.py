@@ -29,6 +29,21 @@ def raised_at(error: BaseException) -> str:
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
 
 
+def how_it_failed(hook_type: str, name: str, raised: BaseException | None, error: str | None) -> str:
+    """A sentence on a handler: what it `raised`, and where, else the service's words on the `error`."""
+    if raised is None:
+        own = f'{hook_type} hook "{name}" '
+        told = error or "failed"
+        return sentence(f"It {told.removeprefix(own)}" if told.startswith(own) else told)
+    where = raised_at(raised)
+    text = f": {raised}" if str(raised) else ""
+    return f"It raised {type(raised).__name__}{text}{f' (at {where})' if where else ''}."
+
+
+def sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
+
+
 def _is_own(frame: traceback.FrameSummary) -> bool:
     return _is_own_file(frame.filename)
 

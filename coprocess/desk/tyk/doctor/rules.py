@@ -1,28 +1,11 @@
-"""What the doctor finds, and the catalogue of all it can find."""
+"""The catalogue of all that the doctor can find."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import StrEnum
-from pathlib import Path
-from typing import Any
-
-
-class Severity(StrEnum):
-    """SARIF's names of the levels."""
-
-    ERROR = "error"
-    WARNING = "warning"
-    NOTE = "note"
-
-    @property
-    def rank(self) -> int:
-        """0 is the worst."""
-        return list(Severity).index(self)
-
+from coprocess.desk.findings import Catalogue
 
 #: Every rule: id → what it looks for. docs/doctor.md tells the rest, and a test holds it to this list.
-RULES = {
+_LOOKED_FOR = {
     "json-broken": "A file is not JSON, or not the JSON it should be",
     "conf-coprocess-off": "tyk.conf leaves plugins switched off",
     "conf-no-address": "tyk.conf names no plugin server",
@@ -73,46 +56,4 @@ RULES = {
     "handler-url": "A handler sets a URL that the gateway refuses or reads in part",
     "handler-blocking-async": "An async handler makes a call that blocks",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One problem. The texts are for people who have not read the gateway's source."""
-
-    severity: Severity
-    rule: str
-    file: Path
-    #: As `custom_middleware.pre[0].name`; empty for source code and whole files.
-    json_path: str
-    #: What is wrong.
-    problem: str
-    #: What happens at run time because of it.
-    effect: str
-    #: What to do about it.
-    remedy: str
-    #: From 1 on; 0: not known.
-    line: int = 0
-    column: int = 0
-
-    def __post_init__(self) -> None:
-        if self.rule not in RULES:
-            raise ValueError(f"{self.rule} is not in the catalogue")
-
-    @property
-    def order(self) -> tuple[Any, ...]:
-        """By file, then by place in it."""
-        return str(self.file), self.line, self.column, self.severity.rank, self.rule, self.problem
-
-    def as_dict(self) -> dict[str, Any]:
-        """For `--json`."""
-        return {
-            "severity": self.severity.value,
-            "rule": self.rule,
-            "file": str(self.file),
-            "line": self.line or None,
-            "column": self.column or None,
-            "json_path": self.json_path or None,
-            "problem": self.problem,
-            "effect": self.effect,
-            "remedy": self.remedy,
-        }
+RULES = Catalogue(_LOOKED_FOR)

@@ -1,4 +1,4 @@
-"""Whatever stands for the upstream in a trial, made one the simulated gateway can ask."""
+"""Whatever stands for the upstream in a trial, made one that a simulated gateway can ask."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from coprocess.api.messages import Reply
-from coprocess.desk.tyk.simulator import (
+from coprocess.desk.upstreams import (
     AsgiUpstream,
     CannedUpstream,
     Upstream,

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from coprocess.desk.tyk.doctor.findings import RULES, Finding
+from coprocess.desk.findings import FileFinding
 
 
 def sarif_log(
-    findings: Iterable[Finding], *, version: str, base: Path, rules: Mapping[str, str] = RULES
+    findings: Iterable[FileFinding], *, version: str, base: Path, rules: Mapping[str, str]
 ) -> dict[str, Any]:
     """The log of one run. Files below `base` are named relative to it, as code hosts expect."""
     ids = list(rules)
@@ -36,7 +36,7 @@ def sarif_log(
     }
 
 
-def _result(finding: Finding, rule_index: int, base: Path) -> dict[str, Any]:
+def _result(finding: FileFinding, rule_index: int, base: Path) -> dict[str, Any]:
     physical: dict[str, Any] = {"artifactLocation": _artifact(finding.file, base)}
     if finding.line:
         region = {"startLine": finding.line}

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from coprocess.desk.tyk.json_files import read_json
-from coprocess.desk.tyk.simulator.fields import Field
+from coprocess.desk.json_files import read_json
+from coprocess.desk.tyk.fields import Field
 
 _EVENT_HANDLER = "cp_dynamic_handler"
 _SOURCES = ("header", "form", "body")

@@ -1,4 +1,4 @@
-"""Upstreams to put behind the simulated gateway."""
+"""Upstreams to put behind a simulated gateway, whichever it is."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import io
 import sys
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
-from coprocess.desk.tyk.simulator.exchange import UpstreamReply, UpstreamRequest
 from coprocess.errors import ConfigError
 
 AsgiMessage = MutableMapping[str, Any]
@@ -24,6 +24,33 @@ AsgiApp = Callable[
     Awaitable[None],
 ]
 WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+#: Name and value, one pair a value. Text holds one character a byte, as Python's `http.client` gives it.
+HeaderPairs = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamRequest:
+    """What a gateway sends to the service behind it."""
+
+    method: str
+    #: Path and query, as in the request line.
+    url: str
+    #: Sorted by name, the values of one name in their order; `Host` is among them.
+    headers: HeaderPairs
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamReply:
+    """What the service answered. `Content-Length` is added where neither it nor chunking is named."""
+
+    status: int
+    headers: HeaderPairs = ()
+    body: bytes = b""
+
+
+Upstream = Callable[[UpstreamRequest], UpstreamReply]
 
 
 class CannedUpstream:

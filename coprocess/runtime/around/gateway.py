@@ -1,4 +1,4 @@
-"""A web app as a gateway: it has no messages, and its calls are opened by requests in this process."""
+"""A gateway without messages: its calls are opened by requests in this process."""
 
 from __future__ import annotations
 
@@ -8,24 +8,21 @@ from typing import Any
 from coprocess.api.context import CallContext
 from coprocess.api.moments import HookType
 from coprocess.errors import ConfigError
-from coprocess.gateways.web.chain import Chain, chain_of
 from coprocess.loading.hooks import Hook, HookTable
+from coprocess.runtime.around.chain import Chain, chain_of
 from coprocess.runtime.gateway import Gateway, Opener
 from coprocess.runtime.held_event import HeldEventCall, event_of
 from coprocess.runtime.held_spec import HeldSpec
 
 
-class WebGateway(Gateway):
-    """`chain` is what requests that begin now run. Raises ConfigError where it names what is not loaded.
-
-    The names are asked for with each load.
-    """
-
-    name = "web"
+class AroundGateway(Gateway):
+    """`chain` is what requests that begin now run. Raises ConfigError where it names what is not loaded."""
 
     def __init__(
-        self, table: HookTable, spec: HeldSpec, chain: Callable[[], Mapping[str, Any] | None]
+        self, name: str, table: HookTable, spec: HeldSpec, chain: Callable[[], Mapping[str, Any] | None]
     ) -> None:
+        """`name` is its home's. `chain` gives the names, and is asked with each load."""
+        self.name = name
         self.spec = spec
         self._named = chain
         #: Chains from before that requests may still run.
