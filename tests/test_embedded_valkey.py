@@ -225,6 +225,38 @@ def test_the_server_of_a_killed_service_is_adopted(data_dir: Path) -> None:
     assert not is_alive(pid)
 
 
+def test_the_server_of_a_killed_service_is_stopped_where_none_follows(data_dir: Path) -> None:
+    code = "import sys; from coprocess.store import last_user as l; l.watch(*sys.argv[1:], 1, 0.1)"
+    with another_service(data_dir) as service:
+        service.ask("set k v")
+        pid = server_pid(data_dir)
+        places = [str(data_dir / "valkey"), str(EmbeddedValkey(data_dir).socket_path)]
+        with subprocess.Popen([sys.executable, "-c", code, *places]) as watching:
+            wait_until((data_dir / "valkey" / "watch.lock").exists)
+            service.kill()
+            with another_service(data_dir) as following:
+                time.sleep(1.3)
+                assert is_alive(pid)
+                following.kill()
+            assert watching.wait(8) == 0
+        wait_until(lambda: not is_alive(pid))
+    with embedded_store(data_dir) as store:
+        assert store.get("k") == b"v"
+
+
+def test_a_watched_server_has_one_watch_that_ends_with_it(data_dir: Path) -> None:
+    lazy = Store()
+    lazy.configure(None, data_dir=data_dir, watched=True)
+
+    def is_watched() -> bool:
+        ran = subprocess.run(["ps", "-ewwo", "args"], capture_output=True, text=True, check=True)
+        return any(str(data_dir) in line and "last_user.py" in line for line in ran.stdout.splitlines())
+
+    wait_until(is_watched)
+    lazy.close()
+    wait_until(lambda: not is_watched())
+
+
 def test_a_dead_servers_socket_does_not_confuse(data_dir: Path) -> None:
     with another_service(data_dir) as service:
         service.ask("set k v")

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coprocess.api.http import canonical_name
-from coprocess.desk.tyk.definition import HookDefinition
 from coprocess.desk.tyk.simulator.apply import apply_request_edits
+from coprocess.desk.tyk.simulator.definition import HookDefinition
 from coprocess.desk.tyk.simulator.objects import build_object
 from coprocess.desk.tyk.simulator.request import GatewayRequest
 from coprocess.desk.tyk.simulator.url import parse_request_uri

@@ -131,7 +131,7 @@ class App:
         settings = self.settings
         if settings.redis is not None:
             redaction.add_url_secrets(settings.redis)
-        if self._worker is not None:
+        if self._worker is not None and self.gateway.engine is None:
             engine: Engine = self._worker
             reason = "the front process passes calls on"
         elif self.gateway.engine is not None:
@@ -173,6 +173,10 @@ class App:
             self._handle_signals(at_end)
             if self._worker is not None:
                 self._worker.on_end(self.request_stop)
+                if engine is not self._worker:
+                    # It tells of this process, and calls come by the other.
+                    self._worker.start(Methods())
+                    at_end.callback(self._worker.stop)
             if settings.traces != OFF:
                 self._start_tracing(service, at_end)
             # With what tracing has set up.
@@ -190,6 +194,7 @@ class App:
                 timeout_s=settings.store_timeout_s,
                 data_dir=settings.data_dir,
                 fsync=settings.store_fsync,
+                watched=True,
             )
             at_end.callback(store.close)
             if settings.store_required:

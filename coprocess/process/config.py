@@ -342,8 +342,6 @@ class Settings(BaseSettings):
             )
         if self.tls_cert is not None:
             raise ValueError("web and tls_cert: the app's server is plaintext. Expected: TLS in front of it")
-        if self.traces != OFF:
-            raise ValueError("web and traces: requests are not traced yet. Expected: traces off")
         return self
 
     @model_validator(mode="after")

@@ -37,11 +37,14 @@ class Front:
         *,
         silence_s: float,
         pass_trace_context: bool = False,
+        flags: Sequence[str] = (),
     ) -> None:
         """There are as many workers as `sockets`; each has its admin pages at one.
 
-        One that is not heard of for `silence_s` is killed and replaced.
+        One that is not heard of for `silence_s` is killed and replaced. `flags` are added to this command's
+        own for them.
         """
+        self._flags = flags
         self._pass_trace_context = pass_trace_context
         self._sockets = sockets
         self._silence_s = silence_s
@@ -87,7 +90,7 @@ class Front:
         return self._started
 
     def _new_worker(self, number: int) -> WorkerProcess:
-        return WorkerProcess(number, self._sockets[number], self._tell_readiness)
+        return WorkerProcess(number, self._sockets[number], self._tell_readiness, self._flags)
 
     def watch_readiness(self, callback: Callable[[bool], None]) -> None:
         """Tell, now and upon each change, whether any worker takes calls and has hooks for them."""

@@ -28,18 +28,26 @@ class FrontApp(App):
         if settings.traces != OFF:
             # The workers do it. But here one is told of it once, and before they are started.
             extras.need_tracing()
-        engine, reason = make_engine(settings.engine, engine_options(settings))
-        self._engine = engine
         with ExitStack() as at_end:
             self._handle_signals(at_end)
             folder = Path(at_end.enter_context(tempfile.TemporaryDirectory(prefix="coprocess-")))
             sockets = [folder / f"worker-{number}.sock" for number in range(settings.workers)]
+            own_engine = self.gateway.front_engine
             front = Front(
                 sockets,
                 self.gateway.methods,
                 silence_s=settings.worker_silence_s,
                 pass_trace_context=settings.traces != OFF,
+                flags=() if own_engine is None else ("--shared-folder", str(folder)),
             )
+            if own_engine is not None:
+                engine, reason = (
+                    own_engine(folder, settings.workers, lambda: front.ready),
+                    "the gateway's own",
+                )
+            else:
+                engine, reason = make_engine(settings.engine, engine_options(settings))
+            self._engine = engine
             front.on_failure = self.request_stop
             addresses = [self._listen(engine, address, at_end) for address in settings.listen]
             if settings.admin != OFF:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 _OK = 0
 _LONGEST_API_ID = 256
 _NOWHERE = Context()
+_METHODS = frozenset(
+    ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY", "WEBSOCKET")
+)
 _propagator = TraceContextTextMapPropagator()
 
 #: As the server gets them. What is a script there (`increment` with a time to live, a lock) does the same.
@@ -123,7 +126,7 @@ class TracedRpc(Rpc):
     def _open(self, call: Call | None) -> Span:
         if self._span is None:
             attributes: dict[str, str] = {}
-            name, kind = "local event", SpanKind.INTERNAL
+            name, kind = self._own_name(call), SpanKind.INTERNAL
             if self.method:
                 name, kind = self.method[1:], SpanKind.SERVER
                 _, service, method = self.method.split("/")
@@ -140,6 +143,10 @@ class TracedRpc(Rpc):
             )
         return self._span
 
+    def _own_name(self, call: Call | None) -> str:
+        """Of a call that came by no engine."""
+        return "local event"
+
     def _remote_parent(self, call: Call | None) -> Context:
         entries = trace_context_of(self._inner.metadata())
         if not entries and call is not None:
@@ -149,10 +156,7 @@ class TracedRpc(Rpc):
             entries = trace_context_of(
                 [(name, headers[header]) for name, header in names if header in headers]
             )
-        carrier: dict[str, list[str]] = {}
-        for name, value in entries:
-            carrier.setdefault(name, []).append(value)
-        return _propagator.extract(carrier, _NOWHERE) if carrier else _NOWHERE
+        return _continued(entries)
 
     def begin_handler(self, call: Call, waited_s: float) -> Context:
         """Start the handler's span; the context in which the handler is to run."""
@@ -178,12 +182,7 @@ class TracedRpc(Rpc):
         if span is None:
             return
         if error is not None:
-            cause = error.__cause__ or error
-            kind = f"{type(cause).__module__}.{type(cause).__qualname__}".removeprefix("builtins.")
-            # By its type only: what an exception says may be anything.
-            span.add_event("exception", {"exception.type": kind})
-            span.set_attribute("error.type", kind)
-            span.set_status(StatusCode.ERROR, kind)
+            _record(span, error.__cause__ or error)
         span.end()
 
     def note_failure(self, error: CoprocessError) -> None:
@@ -210,6 +209,58 @@ class TracedRpc(Rpc):
         span.end()
 
 
+class _HandlerRpc(TracedRpc):
+    """A call within a traced request: its span is its handler's, too."""
+
+    __slots__ = ()
+
+    def _own_name(self, call: Call | None) -> str:
+        return "handler" if call is None else f"{call.hook_type} {call.hook_name}"
+
+    def begin_handler(self, call: Call, waited_s: float) -> Context:
+        span = self.open_span(call)
+        if span.is_recording():
+            span.set_attribute("coprocess.queue.wait_s", waited_s)
+        return set_span_in_context(span, _NOWHERE)
+
+    def end_handler(self, error: BaseException | None) -> None:
+        with self._lock:
+            span = None if self._ended else self._span
+        if span is not None and error is not None:
+            _record(span, error.__cause__ or error)
+
+
+class _RequestSpan:
+    """Of a request around a web app. What it says of the request is the method and the status."""
+
+    def __init__(self, tracer: Tracer, method: str, api_id: str, parent: Context) -> None:
+        # A method is whatever a client sends: names of spans are few.
+        known = method if method in _METHODS else "_OTHER"
+        attributes = {"http.request.method": known, "coprocess.api_id": _sendable(api_id[:_LONGEST_API_ID])}
+        self._span = tracer.start_span(
+            known if known == method else "HTTP", parent, SpanKind.SERVER, attributes=attributes
+        )
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        token = otel_context.attach(set_span_in_context(self._span))
+        try:
+            yield
+        finally:
+            otel_context.detach(token)
+
+    def answered(self, status: int) -> None:
+        self._span.set_attribute("http.response.status_code", status)
+        if status >= 500:
+            self._span.set_attribute("error.type", str(status))
+            self._span.set_status(StatusCode.ERROR)
+
+    def end(self, error: BaseException | None) -> None:
+        if error is not None:
+            _record(self._span, error)
+        self._span.end()
+
+
 class CallTracing:
     """What a service is given to trace its calls with. Each `rpc` it is passed came through `traced`."""
 
@@ -227,6 +278,19 @@ class CallTracing:
     def of(self, rpc: Rpc) -> Rpc:
         """A call that came by no engine, with its span."""
         return TracedRpc(rpc, self._tracer)
+
+    def request(self, method: str, api_id: str, headers: Iterable[tuple[str, str]]) -> _RequestSpan:
+        """A request begins: within what is current here, or as its headers say."""
+        here = otel_context.get_current()
+        is_within = get_current_span(here).get_span_context().is_valid
+        parent = here if is_within else _continued(trace_context_of(list(headers)))
+        return _RequestSpan(self._tracer, method, api_id, parent)
+
+    def within(self, rpc: Rpc, call: Call) -> Rpc:
+        """A call of a request, within whose span it belongs."""
+        traced = _HandlerRpc(rpc, self._tracer, otel_context.get_current())
+        traced.open_span(call)
+        return traced
 
     def local_event(self, rpc: Rpc) -> Rpc:
         """The same for an event that runs apart from its caller, within whose span it belongs."""
@@ -298,6 +362,22 @@ def _ids(span: Span) -> dict[str, str]:
     if not context.is_valid:
         return {}
     return {"trace_id": format_trace_id(context.trace_id), "span_id": format_span_id(context.span_id)}
+
+
+def _continued(entries: Iterable[tuple[str, str]]) -> Context:
+    """The context that the entries of a caller say; nowhere, where they say none."""
+    carrier: dict[str, list[str]] = {}
+    for name, value in entries:
+        carrier.setdefault(name, []).append(value)
+    return _propagator.extract(carrier, _NOWHERE) if carrier else _NOWHERE
+
+
+def _record(span: Span, error: BaseException) -> None:
+    """By its type only: what an exception says may be anything."""
+    kind = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
+    span.add_event("exception", {"exception.type": kind})
+    span.set_attribute("error.type", kind)
+    span.set_status(StatusCode.ERROR, kind)
 
 
 def _sendable(text: str) -> str:

@@ -11,6 +11,7 @@ import structlog
 
 from coprocess.loading.loader import Loaded, Problem
 from coprocess.loading.resources import Spawn
+from coprocess.process import extras
 from coprocess.process.file_watch import FileWatch
 from coprocess.process.reload import Outcome, Reloader
 from coprocess.process.settled_files import SettledLoad
@@ -80,6 +81,16 @@ class WebHost:
         while not self._closed.wait(_SWEEP_S):
             with self._lock:
                 self._reloader.sweep()
+
+    def trace(self) -> None:
+        """Trace the calls from now on, by the tracer provider that the process has when they come."""
+        extras.need_tracing()
+        # Only here: the libraries take memory, and time to import.
+        from opentelemetry import trace
+
+        from coprocess.process.tracing import CallTracing
+
+        self._service.use_tracing(CallTracing(trace.get_tracer("coprocess")))
 
     def collector(self) -> Collector:
         """For a Prometheus registry of the app's own."""

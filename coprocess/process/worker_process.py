@@ -41,8 +41,10 @@ _END_S = 5.0
 class WorkerProcess:
     """A process that runs this very command as a worker. Its calls end when it does."""
 
-    def __init__(self, number: int, admin: Path, changed: Callable[[], None]) -> None:
-        """`changed` is called back when `ready` has changed.
+    def __init__(
+        self, number: int, admin: Path, changed: Callable[[], None], flags: Sequence[str] = ()
+    ) -> None:
+        """`changed` is called back when `ready` has changed. `flags` are added to this very command.
 
         Raises OSError or RuntimeError where it cannot be started.
         """
@@ -75,7 +77,7 @@ class WorkerProcess:
         ours, theirs = socket.socketpair()
         with theirs:
             words = [*_own_command(), "--admin", f"unix:{admin}", "--no-reload"]
-            words += ["--worker-fd", str(theirs.fileno()), "--worker-number", str(number)]
+            words += ["--worker-fd", str(theirs.fileno()), "--worker-number", str(number), *flags]
             try:
                 # A process group of its own: Ctrl-C is for the front, which then ends the workers in order.
                 self.process = subprocess.Popen(  # noqa: S603 - this very command, with the user's own arguments

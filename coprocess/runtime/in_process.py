@@ -16,12 +16,16 @@ from asyncio import CancelledError
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import AbstractContextManager
 from contextvars import Context, copy_context
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from coprocess.errors import HandlerFailed, ShuttingDown, Status
 from coprocess.runtime.call import Call
 from coprocess.runtime.service import Service
 from coprocess.transport.engine import Metadata, Rpc
+
+if TYPE_CHECKING:
+    from coprocess.runtime.hook_state import HookState
+    from coprocess.runtime.tracing import CallTracing
 
 _NOBODY = contextlib.nullcontext()
 
@@ -164,7 +168,9 @@ class InProcess:
             return await self._in_thread(call)
         state = self._service.state_of(call.hook)
         rpc = _InPlaceRpc()
-        call.arrive(rpc, state, time.monotonic())
+        tracing = self._service.tracing
+        now_s = time.monotonic()
+        call.arrive(rpc if tracing is None else tracing.within(rpc, call), state, now_s)
         call.start = rpc.start
         admitted = state.enter(call)
         if admitted is None:
@@ -178,17 +184,21 @@ class InProcess:
                 if not state.drop(call):
                     self._leave(call)
                 raise
+            now_s = time.monotonic()
         try:
-            call.deadline_s = time.monotonic() + state.timeout_s
-            context, coroutine = copy_context(), call.run_async()
+            call.deadline_s = now_s + state.timeout_s
+            context = copy_context()
+            coroutine = call.run_async() if tracing is None else tracing.run_async(call)
             try:
                 first = context.run(coroutine.send, None)
             except StopIteration as done:
                 # The most frequent case: nothing was waited for, and no timer is needed.
                 if time.monotonic() > call.deadline_s:
                     self._service.failures.time_out(call)
-                else:
+                elif tracing is None:
                     rpc.answer(done.value)
+                else:
+                    call.rpc.respond(done.value)
             except HandlerFailed as error:
                 self._fail(call, error)
             else:
@@ -229,7 +239,7 @@ class InProcess:
     async def _in_thread(self, call: Call) -> InProcessRpc:
         state = self._service.state_of(call.hook)
         rpc = _LoopRpc(asyncio.get_running_loop())
-        call.arrive(rpc, state, time.monotonic())
+        self._arrive(call, rpc, state)
         admitted = state.enter(call)
         if admitted is None:
             self._service.failures.shed(call)
@@ -252,7 +262,7 @@ class InProcess:
         state = self._service.state_of(call.hook)
         if call.hook.is_async:
             rpc = _ThreadRpc()
-            call.arrive(rpc, state, time.monotonic())
+            self._arrive(call, rpc, state)
             admitted = state.enter(call)
             if admitted is None:
                 self._service.failures.shed(call)
@@ -271,7 +281,7 @@ class InProcess:
     def _in_this_thread(self, call: Call) -> InProcessRpc:
         state, failures = self._service.state_of(call.hook), self._service.failures
         rpc = InProcessRpc()
-        call.arrive(rpc, state, time.monotonic())
+        tracing = self._arrive(call, rpc, state)
         turn = threading.Lock()
         turn.acquire()  # Given back by `start`, from another thread: a semaphore, and cheaper than an Event.
         call.start = turn.release
@@ -287,17 +297,24 @@ class InProcess:
         call.deadline_s = time.monotonic() + state.timeout_s
         try:
             # In a context of its own: what a handler sets there is no other call's.
-            reply = copy_context().run(call.run)
+            context = copy_context()
+            reply = context.run(call.run) if tracing is None else context.run(tracing.run, call)
         except HandlerFailed as error:
             self._fail(call, error)
         else:
             if time.monotonic() > call.deadline_s:
                 failures.time_out(call)
             else:
-                rpc.respond(reply)
+                call.rpc.respond(reply)
         finally:
             self._leave(call)
         return rpc
+
+    def _arrive(self, call: Call, rpc: Rpc, state: HookState[Call]) -> CallTracing | None:
+        """Bring `call` to its gate. Gives what traces it."""
+        tracing = self._service.tracing
+        call.arrive(rpc if tracing is None else tracing.within(rpc, call), state, time.monotonic())
+        return tracing
 
     def _leave(self, call: Call) -> None:
         following = call.gate.leave(call, time.monotonic() - call.since_s)

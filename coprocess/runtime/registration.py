@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from coprocess.api.moments import HookType
 from coprocess.loading.home import Home
@@ -50,6 +51,10 @@ class Registration:
     descriptors: Callable[[], Iterable[bytes]] = tuple
     #: Makes the engine, where its gateway speaks no gRPC.
     engine: Callable[[EngineOptions], Engine] | None = None
+    #: The same for the front of several workers, which then take requests by engines of their own. It is
+    #: given a folder that all of them know (as `--shared-folder`), their count, and what tells of each
+    #: whether it is ready.
+    front_engine: Callable[[Path, int, Callable[[], Sequence[bool]]], Engine] | None = None
     #: Whether it serves all handlers or none, as nobody would miss those that are not loaded.
     strict: bool = False
     #: Loads what it serves, where that is no folders of handlers. Raises CoprocessError.

@@ -110,6 +110,11 @@ class Service:
         """Trace the calls from now on. Each Rpc must come through its `traced` then."""
         self._tracing = self._failures.tracing = tracing
 
+    @property
+    def tracing(self) -> CallTracing | None:
+        """What traces the calls; None: nothing does."""
+        return self._tracing
+
     def longest_limit_s(self) -> float:
         """How long a handler may run, at most."""
         own = [hook.limits.timeout_s for hook in self.gateway.table if hook.limits.timeout_s is not None]

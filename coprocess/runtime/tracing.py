@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
 from coprocess.errors import CoprocessError
@@ -11,11 +13,30 @@ if TYPE_CHECKING:
     from coprocess.runtime.call import Call
 
 
+class RequestTrace(Protocol):
+    """A request that handlers and an app answer together."""
+
+    def current(self) -> AbstractContextManager[object]:
+        """What runs within belongs to the request."""
+
+    def answered(self, status: int) -> None:
+        """The response has begun."""
+
+    def end(self, error: BaseException | None) -> None:
+        """The request has ended, with what the app raised, if it did."""
+
+
 class CallTracing(Protocol):
     """Follows calls. Each `rpc` it is passed is one that it gave itself."""
 
     def of(self, rpc: Rpc) -> Rpc:
         """A call begins that came by no engine: a part of a stream, say."""
+
+    def request(self, method: str, api_id: str, headers: Iterable[tuple[str, str]]) -> RequestTrace:
+        """A request begins whose calls are traced `within` it. Of its headers, the trace context is read."""
+
+    def within(self, rpc: Rpc, call: Call) -> Rpc:
+        """A call begins that is a part of the request which is current here."""
 
     def local_event(self, rpc: Rpc) -> Rpc:
         """An event begins that runs apart from the call that triggered it."""

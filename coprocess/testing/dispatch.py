@@ -11,13 +11,14 @@ from typing import Any
 from coprocess.api.body import body_bytes
 from coprocess.desk.as_upstream import as_reply
 from coprocess.desk.tyk.one_object import TYPES, object_of, received
+from coprocess.desk.tyk.read_back import is_read
 from coprocess.desk.tyk.simulator import RpcError
 from coprocess.desk.tyk.simulator.apply import apply_request_edits
 from coprocess.desk.tyk.simulator.headers import GoHeader
 from coprocess.desk.tyk.simulator.objects import GatewayResponse
 from coprocess.desk.tyk.simulator.request import GatewayRequest
 from coprocess.desk.tyk.trial import InProcessDispatcher
-from coprocess.desk.tyk.trial.changes import by_field, edits, is_read
+from coprocess.desk.tyk.trial.changes import by_field, edits
 from coprocess.desk.tyk.trial.dispatchers import HandlerRun
 from coprocess.errors import HandlerFailed
 from coprocess.gateways.tyk.event import format_go_time
@@ -61,12 +62,12 @@ class DispatchReply:
     @property
     def changes(self) -> dict[str, Any]:
         """What the gateway takes over: `{"request.set_headers": {"X": "1"}}`; None is what went away."""
-        return by_field([edit for edit in self._edits() if is_read(edit, self.sent.hook_type)])
+        return by_field([edit for edit in self._edits() if is_read(edit.path, self.sent.hook_type)])
 
     @property
     def ignored(self) -> dict[str, Any]:
         """What the handler edited, and the gateway does not look at."""
-        return by_field([edit for edit in self._edits() if not is_read(edit, self.sent.hook_type)])
+        return by_field([edit for edit in self._edits() if not is_read(edit.path, self.sent.hook_type)])
 
     def _edits(self) -> list[Any]:
         return edits(self.sent, self.message)

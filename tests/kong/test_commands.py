@@ -172,6 +172,54 @@ def test_conf_says_what_start_cmd_needs(plugin: Path) -> None:
     assert json.loads(asked.stdout) == DUMP
 
 
+NATIVE = """
+from coprocess import CustomKeyCheck, Pre
+from coprocess.store import store
+
+@Pre
+def count(request):
+    request.headers["X-Count"] = str(store.increment("n"))
+
+@CustomKeyCheck
+def check(session):
+    session.allow("me", quota_max=1)
+"""
+
+
+def test_conf_of_native_handlers_is_what_serves_them_with_a_store(
+    tmp_path: Path, started: list[subprocess.Popen[bytes]]
+) -> None:
+    handlers = tmp_path / "handlers"
+    handlers.mkdir()
+    (handlers / "h.py").write_text(NATIVE)
+    prefix = tmp_path / "kong"
+    prefix.mkdir()
+    words = [*KONG, "conf", "--handlers", str(handlers), "--name", "mine", "-p", str(prefix)]
+    ran = subprocess.run(words, capture_output=True, text=True, check=True)
+    lines = dict(line.split(" = ", 1) for line in ran.stdout.splitlines() if " = " in line)
+    asked = subprocess.run(
+        ["/bin/sh", "-c", lines["pluginserver_mine_query_cmd"]], capture_output=True, env={}, check=True
+    )
+    assert json.loads(asked.stdout)[0]["Name"] == "mine"
+    served = ["/bin/sh", "-c", f"exec {lines['pluginserver_mine_start_cmd']}"]
+    for exits in (False, True):  # What was counted is known after a restart.
+        started.append(
+            subprocess.Popen(served, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={}, cwd="/")
+        )
+        kong = connect(prefix / "mine.socket", started[-1])
+        calls = dict(
+            kong.run(kong.start("{}", "mine"), get_method="GET", get_path_with_query="/", get_headers={})
+        )
+        if exits:
+            assert calls["kong.response.exit"][0] == 403
+        else:
+            assert calls["kong.service.request.set_headers"] == [{"X-Count": "1"}]
+        # Where Kong starts it may be nobody's to write to.
+        assert (prefix / ".coprocess" / "valkey").is_dir()
+        started[-1].send_signal(signal.SIGTERM)
+        assert started[-1].wait(20) == 0
+
+
 def test_serve_from_start_to_stop(
     plugin: Path, tmp_path: Path, started: list[subprocess.Popen[bytes]]
 ) -> None:

@@ -10,7 +10,15 @@ from typing import Annotated
 
 import typer
 
-from coprocess.cli.kong.plugins import PREFIX, Name, PluginFile, plugin_files, read_plugins
+from coprocess.cli.kong.plugins import (
+    PREFIX,
+    Handlers,
+    Name,
+    PluginFile,
+    plugin_files,
+    read_handlers,
+    read_plugins,
+)
 from coprocess.errors import ConfigError
 from coprocess.gateways.kong.plugin import Plugin, PluginOptions
 
@@ -30,6 +38,7 @@ _VARIABLES = (
 
 def conf(
     plugin: PluginFile = None,
+    handlers: Handlers = None,
     name: Name = None,
     prefix: Annotated[
         Path, typer.Option("-p", "--kong-prefix", "-kong-prefix", metavar="DIR", help="Kong's prefix.")
@@ -45,15 +54,22 @@ def conf(
     ] = "",
 ) -> None:
     """Print the block of kong.conf that starts the plugin here, with absolute paths."""
-    paths = plugin_files(plugin, None)
-    (found,) = read_plugins(paths, PluginOptions(name=name))
-    typer.echo(kong_conf(found, paths[0], prefix, env or [], flags, name))
+    if handlers and plugin:
+        raise ConfigError("PLUGIN.py and --handlers go not together. Expected: one of them")
+    if handlers:
+        found = read_handlers(handlers, name)
+        what = [word for folder in handlers for word in ("--handlers", str(folder.resolve()))]
+    else:
+        paths = plugin_files(plugin, None)
+        (found,) = read_plugins(paths, PluginOptions(name=name))
+        what = [str(paths[0].resolve())]
+    typer.echo(kong_conf(found, what, prefix, env or [], flags, name))
 
 
 def kong_conf(
-    plugin: Plugin, path: Path, prefix: Path, variables: list[str], flags: str, name: str | None
+    plugin: Plugin, what: list[str], prefix: Path, variables: list[str], flags: str, name: str | None
 ) -> str:
-    """Raises ConfigError for a variable that is not set."""
+    """`what` names it on the command line. Raises ConfigError for a variable that is not set."""
     missing = [each for each in variables if each not in os.environ]
     if missing:
         raise ConfigError(f"--env {missing[0]}: it is not set here. Expected: a variable with a value")
@@ -61,8 +77,8 @@ def kong_conf(
     words = [sys.executable, "-m", "coprocess", "kong"]
     named = ["--name", name] if name else []
     serve = ["/usr/bin/env", *(f"{key}={value}" for key, value in values.items()), *words, "serve"]
-    serve += [str(path.resolve()), "-p", str(prefix), *named, *shlex.split(flags)]
-    query = [*words, "dump", str(path.resolve()), *named]
+    serve += [*what, "-p", str(prefix), *named, *shlex.split(flags)]
+    query = [*words, "dump", *what, *named]
     key = f"pluginserver_{plugin.name.lower().replace('-', '_')}"
     return "\n".join(
         (

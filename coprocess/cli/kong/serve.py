@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,9 +28,15 @@ from coprocess.cli.serve import bound_exit
 from coprocess.errors import ConfigError
 from coprocess.gateways.kong.plugin import PluginOptions, name_in
 from coprocess.gateways.kong.registration import handlers_server, plugin_server
+from coprocess.gateways.kong.sharing import Share
+from coprocess.process import forks
 from coprocess.process.config import Settings, load_settings
 from coprocess.process.log_writer import open_standard_streams
 from coprocess.runtime.registration import Registration
+from coprocess.store import store
+
+if TYPE_CHECKING:
+    from coprocess.process.app import App
 
 #: What kong-pdk calls its socket where nobody says otherwise.
 _DEFAULT_SOCKET = "python_pluginserver.sock"
@@ -103,8 +111,28 @@ def serve(
     max_threads: Annotated[
         str | None, typer.Option("--max-threads", metavar="N", help="Threads for sync phases.")
     ] = None,
+    redis: Annotated[
+        str | None,
+        typer.Option("--redis", metavar="URL", help="A server for the store [an embedded one]."),
+    ] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--data-dir", metavar="DIR", help="Where the embedded store keeps its data [in DIR of -p]."
+        ),
+    ] = None,
+    workers: Annotated[
+        str | None,
+        typer.Option(
+            "--workers", metavar="N", help="Processes that run plugins, for those that compute [1]."
+        ),
+    ] = None,
     log_format: Annotated[str | None, typer.Option("--log-format", metavar="auto|text|json")] = None,
     config: Config = None,
+    # What the front process tells its workers.
+    worker_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
+    worker_number: Annotated[int, typer.Option(hidden=True)] = 0,
+    shared_folder: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Serve Kong's Python plugins, until Kong stops or reloads."""
     if gevent and multiprocessing:
@@ -126,11 +154,6 @@ def serve(
         served = name or (HANDLERS_NAME if handlers else name_in(paths[0]))
         names = [f"{served}.socket", f"{served}.sock"]
     sockets = [(prefix / each).absolute() for each in names]
-    follows_another = any(path.exists() for path in sockets)
-    if handlers:
-        gateway = handlers_server(handlers, name or HANDLERS_NAME, follows_another=follows_another)
-    else:
-        gateway = plugin_server(paths, options, follows_another=follows_another)
     flags: dict[str, Any] = {
         "listen": [f"unix:{path}" for path in sockets],
         "handlers": handlers or [path.resolve().parent for path in paths[:1]],
@@ -142,21 +165,52 @@ def serve(
         "concurrency": _CONCURRENCY,
         # Kong waits for no end, and its events whose steps do not come have none of their own.
         "shutdown_timeout_s": _SHUTDOWN_S,
+        "workers": workers,
+        "redis": redis,
+        "data_dir": data_dir,
         "log_format": log_format,
         "log_level": "debug" if verbose else None,
     }
     settings = load_settings(flags, config)
-    _run(settings, gateway, outlive=outlive_parent)
+    if "data_dir" not in settings.model_fields_set:
+        # Kong starts it in a folder that may be nobody's to write to.
+        settings = settings.model_copy(update={"data_dir": prefix.absolute() / settings.data_dir})
+    follows_another = any(path.exists() for path in sockets)
+    share = None if shared_folder is None else Share(shared_folder, worker_number, settings.workers)
+    if handlers:
+        served = name or HANDLERS_NAME
+        gateway = handlers_server(
+            handlers, served, follows_another=follows_another, share=share, limits_store=store.library_url
+        )
+    else:
+        gateway = plugin_server(paths, options, follows_another=follows_another, share=share)
+    _run(settings, lambda: _app(settings, gateway, worker_fd, worker_number), outlive=outlive_parent)
 
 
-def _run(settings: Settings, gateway: Registration, *, outlive: bool) -> None:
-    from coprocess.process import logs
+def _app(settings: Settings, gateway: Registration, worker_fd: int | None, worker_number: int) -> App:
+    if worker_fd is not None:
+        from coprocess.process.app import App, engine_options
+        from coprocess.transport.pipe import PipeEngine
+
+        forks.keep_descriptor_from_children(worker_fd)
+        pipe = PipeEngine(socket.socket(fileno=worker_fd), (), engine_options(settings))
+        return App(settings, pipe, gateway=gateway, quiet=worker_number > 0)
+    if settings.workers > 1:
+        from coprocess.process.front_app import FrontApp
+
+        return FrontApp(settings, gateway=gateway)
     from coprocess.process.app import App
+
+    return App(settings, gateway=gateway)
+
+
+def _run(settings: Settings, make: Callable[[], App], *, outlive: bool) -> None:
+    from coprocess.process import logs
 
     logs.configure(settings.log_format, settings.log_level, in_background=True)
     status = 1
     try:
-        app = App(settings, gateway=gateway)
+        app = make()
         if not outlive:
             _follow_parent(app)
         app.run()

@@ -18,20 +18,12 @@ from coprocess.desk.tyk.bundle import (
     write_atomically,
     zip_bytes,
 )
+from coprocess.desk.tyk.definition import AUTH, LISTS
 from coprocess.errors import LoadError
 from coprocess.gateways.tyk.home import HOME
 from coprocess.loading import loader
 from coprocess.loading.hooks import Hook
 from coprocess.loading.loader import MANIFEST
-
-#: The manifest's lists of hooks, in the order in which the gateway runs them. Auth is single.
-LISTS = {
-    HookType.Pre: "pre",
-    HookType.PostKeyAuth: "post_key_auth",
-    HookType.Post: "post",
-    HookType.Response: "response",
-}
-AUTH = "auth_check"
 
 
 def build(

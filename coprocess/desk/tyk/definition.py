@@ -1,207 +1,219 @@
-"""The part of an API definition that a plugin can see the effects of, from either of its two forms."""
+"""An API definition, of either form: what it says, each value with its place in the document.
+
+Here the two forms are read, and nowhere else. Nothing is judged but kinds: the simulator takes its view of an
+API from this, the doctor its findings.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
-from coprocess.desk.json_files import read_json
+from coprocess.api.moments import HookType
 from coprocess.desk.tyk.fields import Field
 
-_EVENT_HANDLER = "cp_dynamic_handler"
-_SOURCES = ("header", "form", "body")
-_WAYS = ("value", "regex", "xpath")
+#: Of a definition and a bundle's manifest: the lists of hooks, in the order in which the gateway runs them.
+LISTS = {
+    HookType.Pre: "pre",
+    HookType.PostKeyAuth: "post_key_auth",
+    HookType.Post: "post",
+    HookType.Response: "response",
+}
+#: The one hook that authenticates.
+AUTH = "auth_check"
+#: What calls plugins, of the listeners of events.
+PLUGIN_HANDLER = "cp_dynamic_handler"
+WEBHOOK_HANDLER = "eh_web_hook_handler"
+#: What the gateway has ID extractors for.
+EXTRACTOR_SOURCES = ("header", "form", "body")
+EXTRACTOR_WAYS = ("value", "regex", "xpath")
 
 
 @dataclass(frozen=True, slots=True)
-class HookDefinition:
-    """One plugin function. `require_session` is read and, as in the gateway, changes nothing."""
+class HookUse:
+    """A hook that is named, and not disabled. Its name may be empty."""
 
-    name: str
-    raw_body_only: bool = False
-    require_session: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class IdExtractorDefinition:
-    """Where the gateway finds who calls, before it asks the plugin."""
-
-    source: str
-    way: str
-    header_name: str = ""
-    param_name: str = ""
-    regex: str = ""
-    regex_match_index: int = 0
-    xpath: str = ""
+    type: HookType
+    name: Field
+    raw_body_only: bool
+    require_session: bool
 
 
 @dataclass(frozen=True, slots=True)
-class ApiDefinition:
-    """One API. Disabled hooks are not in it."""
+class ExtractorUse:
+    """An ID extractor that is on. What is in its configuration is read where it is used."""
 
-    name: str
-    api_id: str
-    org_id: str
-    listen_path: str
-    target_url: str
-    strip_listen_path: bool = False
-    preserve_host_header: bool = False
-    keyless: bool = False
+    place: Field
+    source: Field
+    way: Field
+    header_name: Field
+    param_name: Field
+    regex: Field
+    regex_match_index: Field
+    xpath: Field
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A listener of an event."""
+
+    event: str
+    #: The listeners of that event.
+    place: Field
+    #: `cp_dynamic_handler`, for plugins.
+    kind: Field
+    #: What it is told: a function's name, a webhook's target.
+    meta: Field
+
+    @property
+    def function(self) -> Field:
+        return self.meta["name"]
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """One API, as it is written. A hook that the gateway would not call for the API is here, too."""
+
+    is_oas: bool
+    name: Field
+    api_id: Field
+    org_id: Field
+    listen_path: Field
+    domain: Field
+    target_url: Field
+    keyless: Field
+    is_keyless: bool
+    #: The switch of plugin authentication.
+    plugin_auth: Field
     #: Whether CustomKeyCheck decides who may pass.
-    plugin_auth: bool = False
-    auth_header: str = "Authorization"
-    pre: tuple[HookDefinition, ...] = ()
-    auth_check: HookDefinition | None = None
-    post_key_auth: tuple[HookDefinition, ...] = ()
-    post: tuple[HookDefinition, ...] = ()
-    response: tuple[HookDefinition, ...] = ()
-    id_extractor: IdExtractorDefinition | None = None
-    config_data: dict[str, Any] = field(default_factory=dict)
-    bundle: str = ""
-    disable_rate_limit: bool = False
-    disable_quota: bool = False
-    #: Event → names of the functions that hear of it.
-    event_handlers: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    is_plugin_auth: bool
+    #: Absent where none is named.
+    auth_header: Field
+    driver: Field
+    #: Absent where it is disabled.
+    bundle: Field
+    config_data: Field
+    hooks: tuple[HookUse, ...] = ()
+    extractor: ExtractorUse | None = None
+    strips_listen_path: bool = False
+    preserves_host: bool = False
+    has_no_rate_limit: bool = False
+    has_no_quota: bool = False
+    #: Of events that reach plugins: classic only.
+    events: tuple[Listener, ...] = ()
+    #: OAS only: the listeners, which are webhooks, scripts and logs.
+    listeners: tuple[Field, ...] = ()
+    #: OAS only: listeners of the classic form, which is not read there.
+    misplaced_events: tuple[Listener, ...] = ()
+    #: A classic form that the gateway made of an OAS definition, which lies beside it.
+    made_from_oas: bool = False
 
-    def listens_on(self, path: str) -> bool:
-        """Whether a request for this path, decoded, is this API's."""
-        listen = self.listen_path.rstrip("/")
-        return path == listen or path.startswith(f"{listen}/")
+    def __post_init__(self) -> None:
+        for value in (self.name, self.api_id, self.org_id, self.listen_path, self.domain, self.target_url):
+            value.text()
+        for value in (self.auth_header, self.driver, self.bundle):
+            value.text()
+        self.config_data.members()
 
-    @classmethod
-    def load(cls, path: str | Path) -> ApiDefinition:
-        """From a JSON file. Raises ConfigError naming the file and the place in it."""
-        return cls.parse(read_json(Path(path)), source=str(path))
-
-    @classmethod
-    def parse(cls, document: Any, *, source: str = "API definition") -> ApiDefinition:
-        """From a parsed document, classic or OAS (told apart by `x-tyk-api-gateway`).
-
-        Hooks written for the driver `python` are simulated as `grpc` calls: that is where they are
-        to go. What no hook can see (caching, versions, transforms, other ways to authenticate) is
-        not read.
-        """
-        root = Field(document, source)
-        if not isinstance(document, dict):
-            raise root.error("must be an object")
-        if "x-tyk-api-gateway" in document:
-            # Imported here: that module builds an ApiDefinition.
-            from coprocess.desk.tyk.simulator.oas import parse_oas
-
-            return parse_oas(root["x-tyk-api-gateway"])
-        return _parse_classic(root)
+    def hooks_of(self, hook_type: HookType) -> Iterator[HookUse]:
+        return (hook for hook in self.hooks if hook.type is hook_type)
 
 
-def check_target(target: Field) -> str:
-    """The upstream's URL, absolute."""
-    try:
-        parts = urlsplit(target.required())
-    except ValueError as error:
-        raise target.error(f"must be an absolute http URL, is {target.value!r} ({error})") from None
-    if parts.scheme not in ("http", "https", "h2c") or not parts.netloc:
-        raise target.error(f"must be an absolute http URL, is {target.value!r}")
-    return target.text()
+def read_definition(root: Field) -> Definition:
+    """The definition of either form. Raises ConfigError naming the place of a value of the wrong kind."""
+    if not isinstance(root.value, dict):
+        raise root.error("must be an object")
+    if root["api_definition"]:  # As the Dashboard exports it.
+        root = root["api_definition"]
+    if root["x-tyk-api-gateway"]:
+        # Imported here: that module builds a Definition.
+        from coprocess.desk.tyk.definition_oas import read_oas
+
+        return read_oas(root)
+    return _read_classic(root)
 
 
-def check_driver(driver: Field, *, needed: bool) -> None:
-    """Without a driver that this simulates, a real gateway would call no hook of the definition."""
-    if needed and driver.text() not in ("grpc", "python"):
-        raise driver.error(f'must be "grpc" for the hooks to be called, is {driver.value!r}')
-
-
-def check_extractor(extractor: IdExtractorDefinition, source: Field, way: Field) -> IdExtractorDefinition:
-    if extractor.source not in _SOURCES:
-        raise source.error(f"must be one of {', '.join(_SOURCES)}, is {extractor.source!r}")
-    if extractor.way not in _WAYS:
-        raise way.error(f"must be one of {', '.join(_WAYS)}, is {extractor.way!r}")
-    return extractor
-
-
-def object_value(data: Field) -> dict[str, Any]:
-    return {name: member.value for name, member in data.members().items()}
-
-
-def _classic_hook(hook: Field) -> HookDefinition | None:
-    if hook["disabled"].flag() or not hook["name"].text():
-        return None
-    return HookDefinition(hook["name"].text(), hook["raw_body_only"].flag(), hook["require_session"].flag())
-
-
-def _classic_hooks(hooks: Field) -> tuple[HookDefinition, ...]:
-    return tuple(hook for hook in map(_classic_hook, hooks) if hook)
-
-
-def _classic_extractor(extractor: Field) -> IdExtractorDefinition | None:
-    if extractor["disabled"].flag() or not extractor["extract_with"].text():
-        return None
-    config = extractor["extractor_config"]
-    return check_extractor(
-        IdExtractorDefinition(
-            extractor["extract_from"].text(),
-            extractor["extract_with"].text(),
-            config["header_name"].text(),
-            config["param_name"].text() or config["form_param_name"].text(),
-            config["regex_expression"].text(),
-            config["regex_match_index"].number(),
-            config["xpath_expression"].text(),
-        ),
-        extractor["extract_from"],
-        extractor["extract_with"],
-    )
-
-
-def _classic_event_handlers(events: Field) -> dict[str, tuple[str, ...]]:
-    names: dict[str, tuple[str, ...]] = {}
-    for event, handlers in events.members().items():
-        heard = tuple(
-            handler["handler_meta"]["name"].required()
-            for handler in handlers
-            if handler["handler_name"].text() == _EVENT_HANDLER
-        )
-        if heard:
-            names[event] = heard
-    return names
-
-
-def _parse_classic(root: Field) -> ApiDefinition:
+def _read_classic(root: Field) -> Definition:
     middleware, proxy = root["custom_middleware"], root["proxy"]
-    plugin_auth = root["custom_plugin_auth_enabled"].flag() or root["enable_coprocess_auth"].flag()
-    definition = ApiDefinition(
-        name=root["name"].text(),
-        api_id=root["api_id"].required(),
-        org_id=root["org_id"].text(),
-        listen_path=proxy["listen_path"].required(),
-        target_url=check_target(proxy["target_url"]),
-        strip_listen_path=proxy["strip_listen_path"].flag(),
-        preserve_host_header=proxy["preserve_host_header"].flag(),
-        keyless=root["use_keyless"].flag(),
-        plugin_auth=plugin_auth,
-        auth_header=root["auth_configs"]["coprocess"]["auth_header_name"].text()
-        or root["auth"]["auth_header_name"].text()
-        or "Authorization",
-        pre=_classic_hooks(middleware["pre"]),
-        auth_check=_classic_hook(middleware["auth_check"]) if plugin_auth else None,
-        post_key_auth=_classic_hooks(middleware["post_key_auth"]),
-        post=_classic_hooks(middleware["post"]),
-        response=_classic_hooks(middleware["response"]),
-        id_extractor=_classic_extractor(middleware["id_extractor"]) if plugin_auth else None,
-        config_data={} if root["config_data_disabled"].flag() else object_value(root["config_data"]),
-        bundle=root["custom_middleware_bundle"].text(),
-        disable_rate_limit=root["disable_rate_limit"].flag(),
-        disable_quota=root["disable_quota"].flag(),
-        event_handlers=_classic_event_handlers(root["event_handlers"]["events"]),
+    is_without_bundle = root["custom_middleware_bundle_disabled"].flag()
+    auth_header = root["auth_configs"]["coprocess"]["auth_header_name"]
+    config_data = root["config_data"]
+    return Definition(
+        is_oas=False,
+        name=root["name"],
+        api_id=root["api_id"],
+        org_id=root["org_id"],
+        listen_path=proxy["listen_path"],
+        domain=root["domain"],
+        target_url=proxy["target_url"],
+        keyless=root["use_keyless"],
+        is_keyless=root["use_keyless"].flag(),
+        plugin_auth=root["custom_plugin_auth_enabled"],
+        is_plugin_auth=root["custom_plugin_auth_enabled"].flag() or root["enable_coprocess_auth"].flag(),
+        auth_header=auth_header if auth_header.text() else root["auth"]["auth_header_name"],
+        driver=middleware["driver"],
+        bundle=root["custom_middleware_bundle"].absent_if(is_without_bundle),
+        config_data=config_data.absent_if(root["config_data_disabled"].flag()),
+        hooks=classic_hooks(middleware),
+        extractor=_classic_extractor(middleware["id_extractor"]),
+        strips_listen_path=proxy["strip_listen_path"].flag(),
+        preserves_host=proxy["preserve_host_header"].flag(),
+        has_no_rate_limit=root["disable_rate_limit"].flag(),
+        has_no_quota=root["disable_quota"].flag(),
+        events=classic_events(root["event_handlers"]["events"]),
+        made_from_oas=root["is_oas"].flag(),
     )
-    check_driver(middleware["driver"], needed=has_hooks(definition))
-    return definition
 
 
-def has_hooks(definition: ApiDefinition) -> bool:
-    return bool(
-        definition.pre
-        or definition.auth_check
-        or definition.post_key_auth
-        or definition.post
-        or definition.response
+def classic_hooks(middleware: Field) -> tuple[HookUse, ...]:
+    """The hooks in `custom_middleware`, of a definition or a manifest. Raises ConfigError as above."""
+    found = [(hook_type, hook) for hook_type, name in LISTS.items() for hook in middleware[name]]
+    # Go writes an empty structure where there is none.
+    if middleware[AUTH]["name"].text():
+        found.append((HookType.CustomKeyCheck, middleware[AUTH]))
+    return hook_uses(
+        (hook_type, not hook["disabled"].flag(), hook["name"], hook["raw_body_only"], hook["require_session"])
+        for hook_type, hook in found
     )
+
+
+def hook_uses(found: Iterable[tuple[HookType, bool, Field, Field, Field]]) -> tuple[HookUse, ...]:
+    """Of type, whether it is on, name, `raw_body_only` and `require_session`."""
+    uses = []
+    for hook_type, is_on, name, raw_body_only, require_session in found:
+        name.text()
+        use = HookUse(hook_type, name, raw_body_only.flag(), require_session.flag())
+        if is_on:
+            uses.append(use)
+    return tuple(uses)
+
+
+def _classic_extractor(extractor: Field) -> ExtractorUse | None:
+    way, config = extractor["extract_with"], extractor["extractor_config"]
+    if extractor["disabled"].flag() or not way.text():
+        return None
+    extractor["extract_from"].text()
+    param_name = config["param_name"]
+    return ExtractorUse(
+        extractor,
+        extractor["extract_from"],
+        way,
+        header_name=config["header_name"],
+        param_name=param_name if param_name else config["form_param_name"],
+        regex=config["regex_expression"],
+        regex_match_index=config["regex_match_index"],
+        xpath=config["xpath_expression"],
+    )
+
+
+def classic_events(events: Field) -> tuple[Listener, ...]:
+    """The listeners in `event_handlers.events`, of a definition or tyk.conf. Raises ConfigError as above."""
+    found = tuple(
+        Listener(event, listeners, listener["handler_name"], listener["handler_meta"])
+        for event, listeners in events.members().items()
+        for listener in listeners
+    )
+    for listener in found:
+        listener.kind.text()
+        listener.function.text()
+    return found

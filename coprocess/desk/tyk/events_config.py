@@ -7,7 +7,8 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from coprocess.api.moments import HookType
-from coprocess.desk.tyk.doctor.events import EVENTS, OF_THE_MONITOR, OF_TYK_CONF, PLUGIN_HANDLER
+from coprocess.desk.tyk.definition import PLUGIN_HANDLER, WEBHOOK_HANDLER
+from coprocess.desk.tyk.doctor.events import EVENTS, OF_THE_MONITOR, OF_TYK_CONF
 from coprocess.gateways.tyk.webhook import TEMPLATE
 from coprocess.loading.hooks import Hook
 from coprocess.process.webhooks import PREFIX, SECRET_HEADER
@@ -71,9 +72,7 @@ def events_config(
         return {event: [make(name) for name in handlers] for event in known if event in wanted and handlers}
 
     over_grpc = each(OVER_GRPC, lambda name: {"handler_name": PLUGIN_HANDLER, "handler_meta": {"name": name}})
-    of_conf = each(
-        OF_TYK_CONF, lambda name: {"handler_name": "eh_web_hook_handler", "handler_meta": webhook(name)}
-    )
+    of_conf = each(OF_TYK_CONF, lambda name: {"handler_name": WEBHOOK_HANDLER, "handler_meta": webhook(name)})
     conf: dict[str, Any] = {"event_handlers": {"events": of_conf}} if of_conf else {}
     if OF_THE_MONITOR in wanted and handlers:
         # It has room for one.

@@ -52,6 +52,10 @@ class Field:
             raise self.error(f"must be an object, is {self.value!r:.60}")
         return {str(key): self[str(key)] for key in self.value}
 
+    def absent_if(self, is_absent: bool) -> Field:
+        """This one, or one at the same place that is not there."""
+        return Field(None, self.source, self.path) if is_absent else self
+
     def _as(self, kind: type) -> Any:
         # JSON's true is an int in Python, and must not pass as a number.
         if not isinstance(self.value, kind) or (kind is int and isinstance(self.value, bool)):

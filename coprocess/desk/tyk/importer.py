@@ -30,7 +30,7 @@ from coprocess.desk.tyk.bundle import (
     write_atomically,
     zip_bytes,
 )
-from coprocess.desk.tyk.bundle_build import AUTH, LISTS
+from coprocess.desk.tyk.definition import AUTH, LISTS, PLUGIN_HANDLER
 from coprocess.desk.tyk.doctor.code import check_handlers
 from coprocess.desk.tyk.importer_source import Concern, not_installed, source_concerns
 from coprocess.desk.tyk.importer_structure import server_concerns, state_concerns
@@ -391,7 +391,7 @@ def definition_of(report: Report) -> dict[str, Any]:
     if report.events:
         # Which event each is for, its code alone knows.
         listeners = [
-            {"handler_name": "cp_dynamic_handler", "handler_meta": {"name": name}} for name in report.events
+            {"handler_name": PLUGIN_HANDLER, "handler_meta": {"name": name}} for name in report.events
         ]
         definition["event_handlers"] = {"events": {"AuthFailure": listeners}}
     return definition

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import queue
 import socket
 import threading
@@ -24,7 +23,8 @@ from coprocess.gateways.kong import wire
 from coprocess.gateways.kong.connection import Connection
 from coprocess.gateways.kong.event import CLIENT_WAIT_S, Event, EventEnded, failure_data
 from coprocess.gateways.kong.poller import Poller
-from coprocess.transport.engine import Engine, EngineOptions, ListenError, Methods
+from coprocess.gateways.kong.sharing import Share, listen_at, take
+from coprocess.transport.engine import Engine, EngineOptions, Methods
 from coprocess.transport.workers import WorkerThreads
 
 log = structlog.get_logger("coprocess")
@@ -35,7 +35,6 @@ _MOST_KEPT = 64
 _STEP_WAIT_S = 30.0
 #: Events that wait so; beyond, the oldest is given up.
 _MOST_WAITING = 200
-_BACKLOG = 4096
 _ANSWERED = frozenset((wire.START_INSTANCE, wire.CLOSE_INSTANCE, wire.HANDLE_EVENT))
 
 #: A connection, and the value that has come on it; None: to be read.
@@ -50,9 +49,10 @@ class KongEngine(Engine):
 
     takes_over = True
 
-    def __init__(self, options: EngineOptions, greeting: bytes = b"") -> None:
-        """`greeting` is sent on a new connection before the first answer."""
+    def __init__(self, options: EngineOptions, greeting: bytes = b"", share: Share | None = None) -> None:
+        """`greeting` is sent on a new connection before the first answer; `share`: this is a worker."""
         self._greeting = greeting
+        self._share = share
         self._max_frame_bytes = options.max_message_bytes
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._threads: WorkerThreads[_Task] = WorkerThreads(
@@ -63,7 +63,7 @@ class KongEngine(Engine):
         self._methods = Methods()
         #: By id: those that are not over.
         self.events: dict[int, Event] = {}
-        self._ids = itertools.count()
+        self._ids = itertools.count() if share is None else itertools.count(share.number, share.count)
         #: Of events that wait for a step that comes by another thread, the oldest first.
         self._inboxes: OrderedDict[int, Callable[[Any], None]] = OrderedDict()
         self._inbox_lock = threading.Lock()
@@ -77,26 +77,21 @@ class KongEngine(Engine):
     # As an engine.
 
     def listen(self, address: str) -> str:
-        if not address.startswith("unix:"):
-            raise ListenError(
-                f"cannot listen on {address}. Expected: unix:/path, as Kong connects to no other"
-            )
-        path = address.removeprefix("unix:")
-        listening = socket.socket(socket.AF_UNIX)
-        try:
-            listening.bind(path)
-            listening.listen(_BACKLOG)
-        except OSError as error:
-            listening.close()
-            raise ListenError(f"cannot listen on {address}: {error.strerror or error}") from None
-        self._listening.append(listening)
+        self._listening.append(listen_at(address))
         return address
 
     def start(self, methods: Methods) -> None:
         self.use(methods)
         self._threads.start()
-        for listening in self._listening:
-            self._poller.listen(listening)
+        if self._share is None:
+            for listening in self._listening:
+                self._poller.listen(listening)
+        else:
+            listening = self._share.listen()
+            self._listening.append(listening)
+            threading.Thread(
+                target=self._take_given, args=(listening,), name="kong-given", daemon=True
+            ).start()
         self._poller.start()
 
     def use(self, methods: Methods) -> None:
@@ -108,6 +103,8 @@ class KongEngine(Engine):
     def stop(self) -> None:
         self._is_stopped = True
         for listening in self._listening:
+            with contextlib.suppress(OSError):
+                listening.shutdown(socket.SHUT_RDWR)  # Who waits for a connection is woken.
             listening.close()
         self._poller.stop()
         for connection in list(self._connections):
@@ -142,10 +139,28 @@ class KongEngine(Engine):
 
     # Connections, from hand to hand.
 
-    def _accepted(self, connected: socket.socket) -> Connection:
+    def _take_given(self, listening: socket.socket) -> None:
+        """As a worker: take the connections that the front, or another worker, gives to this one."""
+        while not self._is_stopped:
+            try:
+                with listening.accept()[0] as from_other:
+                    taken = take(from_other)
+                if taken is not None:
+                    connected, value = taken
+                    connection = self._accepted(connected, is_new=value is None)
+                    if value is None:
+                        self.resume(connection)
+                    else:
+                        self.resume_at_once(connection, value)
+            except OSError as error:
+                if not self._is_stopped:
+                    log.error("a connection could not be taken", reason=str(error))
+                    time.sleep(0.05)
+
+    def _accepted(self, connected: socket.socket, *, is_new: bool = True) -> Connection:
         connection = Connection(connected, self._max_frame_bytes)
         self._connections.add(connection)
-        if self._greeting:
+        if self._greeting and is_new:
             with contextlib.suppress(OSError):
                 connection.send(self._greeting)
         return connection
@@ -245,6 +260,8 @@ class KongEngine(Engine):
                     put((connection, value))
                     return None
             if event_id not in self.events or time.monotonic() > until_s:
+                if self._give_to_owner(event_id, connection, value):
+                    return None
                 break
             time.sleep(0.005)  # It waits on another connection, and turns to its inbox soon.
         # Of an event whose time was over, or of a server before this one: it must not go on unguarded.
@@ -257,6 +274,17 @@ class KongEngine(Engine):
             + wire.pack(event_id if type(event_id) is int else None)
         )
         return self._answer(connection, frame)
+
+    def _give_to_owner(self, event_id: int, connection: Connection, value: Any) -> bool:
+        """Where the event is another worker's: its step goes there, with its connection."""
+        share = self._share
+        if share is None or share.owner_of(event_id) == share.number or connection.values:
+            return False
+        if not share.give(share.owner_of(event_id), connection.socket, value):
+            return False
+        connection.socket.close()  # Not shut down: the other has it.
+        self._connections.discard(connection)
+        return True
 
     def wait_for_step(self, event: Event, *, may_wait: bool) -> _Task:
         """Let go of the event's connection, and wait for the step wherever it comes. Raises EventEnded."""
@@ -353,6 +381,6 @@ class KongEngine(Engine):
             self.wake(event_id)
 
 
-def server_greeting() -> bytes:
-    """Tells Kong which process this is, so that it lets go of instances of another."""
-    return wire.pack_notification(wire.SERVER_PID, os.getpid())
+def server_greeting(pid: int) -> bytes:
+    """Tells Kong which process the server is, so that it lets go of instances of another."""
+    return wire.pack_notification(wire.SERVER_PID, pid)

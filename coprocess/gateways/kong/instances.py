@@ -55,11 +55,17 @@ class Instances:
 
     def add(self, instance: Instance) -> Instance:
         """Give it its id. Kong may ask for it from now on."""
-        instance.id = next(self._ids)
+        instance.id = self._next_id()
         self._by_id[instance.id] = instance
         while len(self._by_id) > MOST_INSTANCES:
-            self._by_id.popitem(last=False)
+            self._forget(next(iter(self._by_id)))
         return instance
+
+    def _next_id(self) -> int:
+        return next(self._ids)
+
+    def _forget(self, instance_id: Any) -> None:
+        self._by_id.pop(instance_id, None)
 
     def find(self, instance_id: Any) -> Instance | None:
         try:

@@ -206,6 +206,9 @@ class _Host:
     def reload(self, reason: str) -> None:
         raise NotImplementedError(reason)
 
+    def trace(self) -> None:
+        """The service of Kong's plugin server says whether calls are traced."""
+
     def metrics(self) -> bytes:
         return b""
 
@@ -217,13 +220,18 @@ class _Host:
 
 
 def native_class(
-    folders: Sequence[Path], name: str, app_config: Mapping[str, Any] | None = None
+    folders: Sequence[Path],
+    name: str,
+    app_config: Mapping[str, Any] | None = None,
+    limits_store: str | None = None,
 ) -> type[NativePlugin]:
     """The plugin of the handlers in `folders`, with the phases that they need.
 
+    `limits_store`: where rate and quota are counted; None: in this process.
+
     Raises LoadError for handlers that cannot be loaded. They are open until the class is closed.
     """
-    adapter = Adapter(NATIVE, list(folders), _Host, app_config=app_config)
+    adapter = Adapter(NATIVE, list(folders), _Host, app_config=app_config, store=limits_store)
     adapter.open(None)
     moments = {hook.type for hook in adapter.gateway.table}
     names: dict[str, Any] = {"adapter": adapter, "name": name, "access": NativePlugin._access}

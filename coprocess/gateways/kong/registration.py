@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from coprocess.gateways.kong.gateway import KongGateway
 from coprocess.gateways.kong.home import HOME
 from coprocess.gateways.kong.instances import Instances
 from coprocess.gateways.kong.plugin import Plugin, PluginOptions, plugin_of
+from coprocess.gateways.kong.sharing import Front, Share, SharedInstances
 from coprocess.loading.hooks import Hook, HookTable
 from coprocess.loading.loader import Loaded, Problem, load_files
 from coprocess.runtime.registration import GatewayOptions, Registration
@@ -40,34 +42,54 @@ def load_plugins(paths: Sequence[Path], options: PluginOptions) -> tuple[Loaded,
     return load_files(paths, HOME, hooks), plugins
 
 
-def handlers_server(folders: Sequence[Path], name: str, *, follows_another: bool) -> Registration:
-    """A plugin server of native handlers: one plugin of that name, of all that is in `folders`."""
-    return _server(lambda: load_handlers(folders, name)[0], follows_another=follows_another)
+def handlers_server(
+    folders: Sequence[Path],
+    name: str,
+    *,
+    follows_another: bool,
+    share: Share | None = None,
+    limits_store: Callable[[], str | None] = lambda: None,
+) -> Registration:
+    """A plugin server of native handlers: one plugin of that name, of all that is in `folders`.
+
+    `limits_store` gives where rate and quota are counted, when it serves; None: in this process.
+    """
+    return _server(lambda: load_handlers(folders, name, limits_store())[0], follows_another, share)
 
 
-def load_handlers(folders: Sequence[Path], name: str) -> tuple[Loaded, Plugin | None]:
+def load_handlers(
+    folders: Sequence[Path], name: str, limits_store: str | None = None
+) -> tuple[Loaded, Plugin | None]:
     """The plugin of native handlers; None where they cannot be loaded, which is a problem then."""
     roots = [folder.resolve() for folder in folders]
     try:
-        made = native.native_class(roots, name)
+        made = native.native_class(roots, name, limits_store=limits_store)
     except CoprocessError as error:
         return Loaded(HookTable(), [Problem(roots[0], str(error))], roots=roots), None
     plugin = Plugin(name, made, roots[0], native.VERSION, native.PRIORITY, native.SCHEMA)
     return Loaded(HookTable(plugin.hooks(lua_style=False)), roots=roots), plugin
 
 
-def plugin_server(paths: Sequence[Path], options: PluginOptions, *, follows_another: bool) -> Registration:
+def plugin_server(
+    paths: Sequence[Path], options: PluginOptions, *, follows_another: bool, share: Share | None = None
+) -> Registration:
     """A plugin server of the plugins in `paths`, which are loaded anew with each reload.
 
-    `follows_another`: Kong may know instances by ids that a server before this one gave.
+    `follows_another`: Kong may know instances by ids that a server before this one gave. `share`: this is
+    one of several processes.
     """
-    return _server(lambda: load_plugins(paths, options)[0], follows_another=follows_another)
+    return _server(lambda: load_plugins(paths, options)[0], follows_another, share)
 
 
-def _server(load: Callable[[], Loaded], *, follows_another: bool) -> Registration:
-    # Kong counts in floats: below 2^53 they are exact. No two starts on one socket give the same ids.
-    instances = Instances(secrets.randbelow(2**30) << 20 if follows_another else 0)
-    greeting = server_greeting() if follows_another else b""
+def _server(load: Callable[[], Loaded], follows_another: bool, share: Share | None) -> Registration:
+    if share is not None:
+        instances: Instances = SharedInstances(share.folder)
+        # The same of all workers, and of those that take the place of one.
+        greeting = server_greeting(os.getppid())
+    else:
+        # Kong counts in floats: below 2^53 they are exact. No two starts on one socket give the same ids.
+        instances = Instances(secrets.randbelow(2**30) << 20 if follows_another else 0)
+        greeting = server_greeting(os.getpid()) if follows_another else b""
 
     def make(table: HookTable, _: GatewayOptions) -> KongGateway:
         return KongGateway(table, instances)
@@ -77,6 +99,7 @@ def _server(load: Callable[[], Loaded], *, follows_another: bool) -> Registratio
         make,
         services=(),
         methods=KongGateway.METHODS,
-        engine=lambda engine_options: KongEngine(engine_options, greeting),
+        engine=lambda engine_options: KongEngine(engine_options, greeting, share),
+        front_engine=Front,
         load=load,
     )

@@ -27,6 +27,7 @@ from coprocess.runtime.around.adapter import DEFAULT_TIMEOUT_S, Adapter, Host, O
 from coprocess.runtime.around.request import RequestCall, RequestExchange
 from coprocess.runtime.around.steps import BODY, Requests, Steps
 from coprocess.runtime.held_call import HeldExchange
+from coprocess.runtime.tracing import CallTracing
 
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector
@@ -39,6 +40,8 @@ Send = Callable[[Message], Awaitable[None]]
 #: Of a server's extensions, those by which an app sends a body that nobody sees on its way.
 _UNSEEN_BODIES = ("http.response.pathsend", "http.response.zerocopysend")
 
+
+_STARTS = ("http.response.start", "websocket.http.response.start")
 
 #: A handler that waits for so long is cancelled where its client goes.
 _PATIENCE_S = 0.05
@@ -58,31 +61,54 @@ class Around:
     def __init__(self, app: Any, requests: Requests, timeout_s: float) -> None:
         """`timeout_s`: what each step at the end of a request may take."""
         self.app = app
-        self._requests = requests
+        self.requests = requests
         self._ending = _OnLoop(timeout_s)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
-        if kind == "http":
-            if not self._requests.is_open:
+        if kind == "http" or kind == "websocket":
+            if not self.requests.is_open:
                 await self.open()
-            body = _RequestBody(receive, self._requests.max_body_bytes, scope)
-            exchange = RequestExchange(_request(scope, body.kept), self._requests.spec, self._requests.chain)
-            if not exchange.chain.has_app:
-                await self._http(scope, exchange, body, send)
+            tracing = self.requests.tracing
+            if tracing is None:
+                await self._request(scope, receive, send)
             else:
-                await self._to_the_end(exchange, self._http(scope, exchange, body, send))
-        elif kind == "websocket":
-            if not self._requests.is_open:
-                await self.open()
-            exchange = RequestExchange(
-                _request(scope, lambda: b""), self._requests.spec, self._requests.chain
-            )
-            await self._to_the_end(exchange, self._websocket(scope, exchange, receive, send))
+                await self._traced(tracing, scope, receive, send)
         elif kind == "lifespan":
             await _Lifespan(self, receive, send).run(scope)
         else:
             await self.app(scope, receive, send)
+
+    async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            body = _RequestBody(receive, self.requests.max_body_bytes, scope)
+            exchange = RequestExchange(_request(scope, body.kept), self.requests.spec, self.requests.chain)
+            if not exchange.chain.has_app:
+                await self._http(scope, exchange, body, send)
+            else:
+                await self._to_the_end(exchange, self._http(scope, exchange, body, send))
+        else:
+            exchange = RequestExchange(_request(scope, lambda: b""), self.requests.spec, self.requests.chain)
+            await self._to_the_end(exchange, self._websocket(scope, exchange, receive, send))
+
+    async def _traced(self, tracing: CallTracing, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
+        trace = tracing.request(scope.get("method", "WEBSOCKET"), self.requests.spec.api_id, headers)
+
+        async def watched(message: Message) -> None:
+            if message["type"] in _STARTS:
+                trace.answered(message["status"])
+            await send(message)
+
+        failed: BaseException | None = None
+        try:
+            with trace.current():
+                await self._request(scope, receive, watched)
+        except BaseException as error:
+            failed = error
+            raise
+        finally:
+            trace.end(failed)
 
     async def open(self) -> None:
         """Make that the handlers can run. The server's lifespan does it, else the first request."""
@@ -92,7 +118,7 @@ class Around:
 
     async def _to_the_end(self, exchange: RequestExchange, running: Coroutine[Any, Any, None]) -> None:
         """Run a request, and what it leaves for its end."""
-        self._requests.began(exchange)
+        self.requests.began(exchange)
         try:
             await running
         except BaseException as error:
@@ -101,19 +127,19 @@ class Around:
             raise
         finally:
             await self._end(exchange)
-            self._requests.ended(exchange)
+            self.requests.ended(exchange)
 
     async def _end(self, exchange: RequestExchange) -> None:
         if exchange.lifetime is not None and (steps := exchange.lifetime.end(self._ending)) is not None:
             await steps
 
     async def _http(self, scope: Scope, exchange: RequestExchange, body: _RequestBody, send: Send) -> None:
-        requests, chain, method = self._requests, exchange.chain, scope["method"]
+        requests, chain, method = self.requests, exchange.chain, scope["method"]
         tracked: _Tracked | None = None
         if exchange.lifetime is not None or chain.for_app_errors:
             send = tracked = _Tracked(send, lambda: self._end(exchange))
         try:
-            answer = await self._drive(requests.before_app(exchange), exchange, body)
+            answer = await self.drive(requests.before_app(exchange), exchange, body)
         except _ClientGone:
             return
         if answer is not None:
@@ -136,7 +162,7 @@ class Around:
         except Exception as error:
             if tracked is None or tracked.has_started:
                 raise
-            answer = await self._drive(requests.app_failed(exchange, error), exchange, body)
+            answer = await self.drive(requests.app_failed(exchange, error), exchange, body)
             if answer is None:
                 raise
             # Another response, in the app's place: of what that had sent, nothing has gone out.
@@ -149,7 +175,7 @@ class Around:
         await self._end(exchange)
 
     async def _websocket(self, scope: Scope, exchange: RequestExchange, receive: Receive, send: Send) -> None:
-        answer = await self._drive(self._requests.before_app(exchange), exchange, None)
+        answer = await self.drive(self.requests.before_app(exchange), exchange, None)
         if answer is None:
             await self.app(_scope_for_app(scope, exchange), receive, send)
             return
@@ -160,10 +186,11 @@ class Around:
             # Before the handshake is accepted, servers answer it with 403.
             await send({"type": "websocket.close", "code": 1008, "reason": ""})
 
-    async def _drive(
+    async def drive(
         self, steps: Steps, exchange: RequestExchange, body: _RequestBody | None
     ) -> Answer | None:
-        requests = self._requests
+        """Give `steps` what they need; what comes of them."""
+        requests = self.requests
         calls = requests.calls
         watching = _NOBODY if body is None else body
         try:
@@ -186,17 +213,13 @@ class Around:
                 raise _ClientGone from None
             raise
 
-    async def edit_response(self, exchange: RequestExchange) -> None:
-        """Run the Response handlers."""
-        await self._drive(self._requests.after_app(exchange), exchange, None)
-
     def tell_too_large(self) -> None:
         """Log that a response is larger than its handlers can have it."""
-        self._requests.tell_too_large(self._requests.max_body_bytes)
+        self.requests.tell_too_large(self.requests.max_body_bytes)
 
     @property
     def max_body_bytes(self) -> int:
-        return self._requests.max_body_bytes
+        return self.requests.max_body_bytes
 
 
 class Middleware(Around):
@@ -457,7 +480,8 @@ class _Response:
         raw: list[RawHeader] = list(start.get("headers", ()))
         exchange = self._exchange
         exchange.response = HeldResponse(start["status"], held_headers(raw), body_source=body_source)
-        await self._around.edit_response(exchange)
+        around = self._around
+        await around.drive(around.requests.after_app(exchange), exchange, None)
         response = exchange.response
         new = {**start, "status": response.status, "headers": with_edits(raw, response)}
         if not response.has_new_body:

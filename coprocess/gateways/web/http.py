@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Iterable, MutableMapping, Set
 
 from coprocess.api.held import HeldHeaders, HeldRequest, HeldResponse, HeldSession
 from coprocess.api.http import canonical_name
@@ -73,6 +73,11 @@ def name_of(name: bytes) -> str:
     return canonical_name(name.decode("latin-1"))
 
 
+@functools.lru_cache(maxsize=4096)
+def _sent(name: str) -> bytes:
+    return name.lower().encode("latin-1")
+
+
 def held_headers(raw: Iterable[RawHeader]) -> HeldHeaders:
     try:
         return HeldHeaders([(name_of(name), value.decode()) for name, value in raw])
@@ -83,12 +88,14 @@ def held_headers(raw: Iterable[RawHeader]) -> HeldHeaders:
 def with_edits(raw: Iterable[RawHeader], message: HeldRequest | HeldResponse) -> list[RawHeader]:
     """The headers that came, with those that handlers edited in their place. Names in lower case."""
     headers = message.headers
-    edited = headers.edited - _FRAMING
+    edited: Set[str] = headers.edited
+    if not edited.isdisjoint(_FRAMING):
+        edited = edited - _FRAMING
     gone = edited | _FRAMING if message.has_new_body else edited
     result = [pair for pair in raw if name_of(pair[0]) not in gone]
-    for name in sorted(edited):
+    for name in sorted(edited) if len(edited) > 1 else edited:
         if values := headers.getall(name):
-            sent = name.lower().encode("latin-1")
+            sent = _sent(name)
             result += [(sent, value.encode()) for value in values]
     if message.has_new_body and not (isinstance(message, HeldResponse) and message.status in _BODYLESS):
         result.append((b"content-length", b"%d" % len(message.raw_body)))

@@ -35,6 +35,7 @@ from coprocess.runtime.around.ending import InThread, run_now
 from coprocess.runtime.around.request import RequestCall, RequestExchange
 from coprocess.runtime.around.steps import BODY, Requests, Steps
 from coprocess.runtime.held_call import HeldExchange
+from coprocess.runtime.tracing import CallTracing
 
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector
@@ -59,6 +60,31 @@ class Around:
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         if self._pid != os.getpid():
             self.open()
+        tracing = self._requests.tracing
+        if tracing is None:
+            return self._request(environ, start_response)
+        return self._traced(tracing, environ, start_response)
+
+    def _traced(
+        self, tracing: CallTracing, environ: Environ, start_response: StartResponse
+    ) -> Iterable[bytes]:
+        names = (("traceparent", "HTTP_TRACEPARENT"), ("tracestate", "HTTP_TRACESTATE"))
+        headers = [(name, environ[key]) for name, key in names if key in environ]
+        trace = tracing.request(environ["REQUEST_METHOD"], self._requests.spec.api_id, headers)
+
+        def watched(status: str, *rest: Any) -> Callable[[bytes], object]:
+            trace.answered(int(status[:3]))
+            return start_response(status, *rest)
+
+        try:
+            with trace.current():
+                chunks = self._request(environ, watched)
+        except BaseException as error:
+            trace.end(error)
+            raise
+        return _ended_with(chunks, trace.end, environ)
+
+    def _request(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         requests = self._requests
         body = _RequestBody(environ, requests.max_body_bytes)
         exchange = RequestExchange(_request(environ, body.kept), requests.spec, requests.chain)

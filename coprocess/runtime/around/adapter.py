@@ -53,6 +53,8 @@ class Options(TypedDict, total=False):
     store: str | None
     #: Load the folders again when their files change.
     reload: bool
+    #: Trace requests and handlers, by the OpenTelemetry tracer provider of the process.
+    traces: bool
 
 
 class Host(Protocol):
@@ -76,6 +78,9 @@ class Host(Protocol):
 
     def reload(self, reason: str) -> Any:
         """Do that anew: all or nothing. It blocks."""
+
+    def trace(self) -> None:
+        """Trace the calls from now on. Raises ConfigError where the library is not installed."""
 
     def metrics(self) -> bytes:
         """As Prometheus reads them."""
@@ -111,6 +116,7 @@ class Adapter(Requests):
             owns_process=False,
         )
         self._watches = options.get("reload", False)
+        self._traces = options.get("traces", False)
         self._loaded: Loaded | None = self._load(app_config)
         if self._loaded.problems:
             raise LoadError("; ".join(map(str, self._loaded.problems)))
@@ -141,6 +147,8 @@ class Adapter(Requests):
         service = Service(self.gateway, self._options)
         service.start()
         self._host = host = self._host_class(self._load_again, service, self._folders, self._watches, spawn)
+        if self._traces:
+            host.trace()
         host.open()
         self.problem = "; ".join(map(str, host.problems)) or None
         if self.problem is not None:

@@ -32,6 +32,7 @@ from coprocess.runtime.held_spec import HeldSpec
 from coprocess.runtime.in_process import InProcess, InProcessRpc
 from coprocess.runtime.service import Service
 from coprocess.runtime.session_limits import Limiter
+from coprocess.runtime.tracing import CallTracing
 
 log = structlog.get_logger("coprocess")
 
@@ -80,6 +81,10 @@ class Requests:
     @property
     def is_open(self) -> bool:
         return self._calls is not None
+
+    @property
+    def tracing(self) -> CallTracing | None:
+        return None if self.service is None else self.service.tracing
 
     def twin(self, named: Mapping[str, Any] | None, config: Mapping[str, Any], api_id: str) -> Requests:
         """The same handlers at work, open as these are, for another chain. Raises ConfigError."""

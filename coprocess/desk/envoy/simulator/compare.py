@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from coprocess.desk import trees
 from coprocess.desk.envoy.simulator.bodies import is_body, is_digest, is_text
 from coprocess.desk.envoy.simulator.exchange import Exchange, HttpResponse, UpstreamRequest
 from coprocess.desk.envoy.simulator.ext_authz import NAMESPACE as AUTHZ_NAMESPACE
 from coprocess.desk.envoy.simulator.recording import Recording, as_json
+from coprocess.desk.trees import ABSENT, Difference, TreePath, dotted, leaf
 
 #: What depends on the machine and the moment, by its path.
 _CHANCE = frozenset(
@@ -70,8 +72,8 @@ def _stream_differences(recording: Recording, exchange: Exchange) -> Iterator[st
             kinds = [_kind(entry.json or {}) for entry in stream.sent], [_kind(each) for each in messages]
             yield f"{part}: messages: expected {kinds[0]}, got {kinds[1]}"
         for number, (entry, message) in enumerate(zip(stream.sent, messages, strict=False)):
-            for text in _value_differences(entry.json or {}, message, ""):
-                yield f"{part}: message {number} ({_kind(entry.json or {})}): {text}"
+            for difference in trees.differences(entry.json or {}, message, _judge):
+                yield f"{part}: message {number} ({_kind(entry.json or {})}): {difference}"
 
 
 def _kind(message: dict[str, Any]) -> str:
@@ -79,26 +81,18 @@ def _kind(message: dict[str, Any]) -> str:
     return next(kinds, "check" if message else "empty")
 
 
-def _value_differences(expected: Any, got: Any, path: str) -> Iterator[str]:
-    if path in _CHANCE:
-        return
+def _judge(path: TreePath, expected: Any, got: Any) -> Iterable[Difference] | None:
+    if dotted(path) in _CHANCE:
+        return ()
+    if expected in (None, ABSENT) and got in (None, ABSENT):
+        return ()
     if is_digest(expected):
-        if not isinstance(got, str) or not is_text(got, expected):
-            yield f"{path}: expected a text of {expected['length']} characters, got {_cut(got)}"
-    elif isinstance(expected, dict) and isinstance(got, dict):
-        for name in sorted(expected.keys() | got.keys()):
-            yield from _value_differences(
-                expected.get(name), got.get(name), f"{path}.{name}" if path else name
-            )
-    elif isinstance(expected, list) and isinstance(got, list):
-        if len(expected) != len(got) or any(not isinstance(item, dict) for item in expected):
-            if expected != got:
-                yield f"{path}: expected {_cut(_readable(expected))}, got {_cut(_readable(got))}"
-            return
-        for index, (one, other) in enumerate(zip(expected, got, strict=True)):
-            yield from _value_differences(one, other, f"{path}[{index}]")
-    elif expected != got:
-        yield f"{path}: expected {_cut(expected)}, got {_cut(got)}"
+        is_same = isinstance(got, str) and is_text(got, expected)
+        return () if is_same else (Difference(path, expected, got),)
+    if isinstance(expected, list) and isinstance(got, list):
+        is_of_messages = len(expected) == len(got) and all(isinstance(item, dict) for item in expected)
+        return None if is_of_messages else leaf(path, _readable(expected), _readable(got))
+    return None
 
 
 def _readable(items: list[Any]) -> list[Any]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 from coprocess.api.functions import Source
 from coprocess.desk.output import collecting_output
@@ -71,6 +72,12 @@ class HookWatch:
 
     def of(self, rpc: Rpc) -> Rpc:
         return rpc
+
+    def within(self, rpc: Rpc, call: Call) -> Rpc:
+        return rpc
+
+    def request(self, method: str, api_id: str, headers: Iterable[tuple[str, str]]) -> NoReturn:
+        raise NotImplementedError("an Envoy's requests are streams")
 
     def local_event(self, rpc: Rpc) -> Rpc:
         return rpc

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from coprocess.bounded import repr_of
+from coprocess.desk import trees
 from coprocess.desk.kong.replay.recording import Cut
 from coprocess.desk.kong.simulator.http import Headers
+from coprocess.desk.trees import ABSENT, Difference, Judge, TreePath, leaf
 
 #: What differs from run to run, wherever it is in a value.
 RUN_KEYS = frozenset({"created_at", "updated_at", "__seq__", "__ws_id", "ws_id"})
@@ -42,39 +44,34 @@ def _with_config(message: list[Any]) -> list[Any]:
     return [*message[:3], [argument]]
 
 
-def differences(
-    recorded: Any, made: Any, place: str = "", *, ignored: frozenset[str] = RUN_KEYS
-) -> Iterator[str]:
+def differences(recorded: Any, made: Any, *, ignored: frozenset[str] = RUN_KEYS) -> Iterator[str]:
     """By place. Maps have no order; values of `ignored` keys only have to be there."""
-    if isinstance(recorded, Cut):
-        data = made.encode("utf-8", "surrogateescape") if isinstance(made, str) else made
-        if not isinstance(data, bytes) or not recorded.fits(data):
-            yield f"{place}: expected {recorded.sizes[0]} bytes, got {repr_of(made, 80)}"
-    elif isinstance(recorded, dict) and isinstance(made, dict):
-        for key in [*recorded, *(key for key in made if key not in recorded)]:
-            here = f"{place}.{key}" if place else str(key)
-            if key not in made:
-                yield f"{here}: expected {repr_of(recorded[key], 80)}, got nothing"
-            elif key not in recorded:
-                yield f"{here}: expected nothing, got {repr_of(made[key], 80)}"
-            elif key not in ignored:
-                yield from differences(recorded[key], made[key], here, ignored=ignored)
-    elif isinstance(recorded, list) and isinstance(made, list) and len(recorded) == len(made):
-        for index, (one, other) in enumerate(zip(recorded, made, strict=True)):
-            yield from differences(one, other, f"{place}[{index}]", ignored=ignored)
-    elif isinstance(recorded, str) and isinstance(made, str) and '"workspace_name"' in recorded:
-        yield from _serialized_differences(recorded, made, place)
-    elif type(recorded) is not type(made) or recorded != made:
-        yield f"{place or 'value'}: expected {repr_of(recorded, 120)}, got {repr_of(made, 120)}"
+    yield from map(str, trees.differences(recorded, made, _judge(ignored)))
 
 
-def _serialized_differences(recorded: str, made: str, place: str) -> Iterator[str]:
+def _judge(ignored: frozenset[str]) -> Judge:
+    def judge(path: TreePath, recorded: Any, made: Any) -> Iterable[Difference] | None:
+        if ABSENT in (recorded, made):
+            return None
+        if path and path[-1] in ignored:
+            return ()
+        if isinstance(recorded, Cut):
+            data = made.encode("utf-8", "surrogateescape") if isinstance(made, str) else made
+            is_same = isinstance(data, bytes) and recorded.fits(data)
+            return () if is_same else (Difference(path, recorded, made),)
+        if isinstance(recorded, str) and isinstance(made, str) and '"workspace_name"' in recorded:
+            return _of_serialized(path, recorded, made)
+        return None
+
+    return judge
+
+
+def _of_serialized(path: TreePath, recorded: str, made: str) -> Iterable[Difference]:
     try:
         one, other = json.loads(recorded), json.loads(made)
-    except ValueError as error:
-        yield f"{place}: not JSON: {error}"
-        return
-    yield from differences(one, other, place, ignored=frozenset(_SERIALIZED_RUN_KEYS))
+    except ValueError:
+        return leaf(path, recorded, made)
+    return trees.differences(one, other, _judge(frozenset(_SERIALIZED_RUN_KEYS)), path)
 
 
 def header_differences(recorded: Headers, made: Headers) -> Iterator[str]:

@@ -25,6 +25,9 @@ class Cut:
     sizes: tuple[int, ...]
     head: bytes
 
+    def __repr__(self) -> str:
+        return f"{self.sizes[0]} bytes"
+
     def fits(self, data: bytes) -> bool:
         return len(data) in self.sizes and data.startswith(self.head)
 

@@ -21,7 +21,7 @@ def check_code(project: Project) -> Iterator[FileFinding]:
     """What the handlers' code does that will not have its effect."""
     uses = [use for api in project.apis for use in project.hooks_of(api)]
     uses += [use for bundle in project.bundles for use in bundle.hooks]
-    yield from check_handlers(project.loaded.table, {(use.type, use.name) for use in uses})
+    yield from check_handlers(project.loaded.table, {(use.type, use.name.text()) for use in uses})
 
 
 def check_handlers(hooks: Iterable[Hook], named: Collection[tuple[HookType, str]]) -> Iterator[FileFinding]:

@@ -7,18 +7,19 @@ from collections.abc import Iterator
 from coprocess.api.moments import HookType
 from coprocess.desk.findings import FileFinding, Severity
 from coprocess.desk.tyk.doctor.source import Edit, Handler, number_of, text_of
+from coprocess.desk.tyk.read_back import OF_AUTH, UNREAD_IN_REQUEST
 
 _RAW = ("request", "object")
-#: Fields of the request that the gateway sends and does not read back → how to edit what they show.
-_UNREAD = {
+#: Fields of the request that the gateway does not read back → how to edit what they show.
+_INSTEAD = {
     "headers": 'request.add_header("X-Name", "value"), or request.object.set_headers["X-Name"] = "value"',
     "params": 'request.add_param("name", "value"), or request.object.add_params["name"] = "value"',
     "extended_params": 'request.object.add_params["name"] = "value"',
     "request_uri": "request.object.url",
     "scheme": "nothing: the scheme is the client's",
 }
-_NATIVE_UNREAD = {
-    **_UNREAD,
+_NATIVE_INSTEAD = {
+    **_INSTEAD,
     "headers": 'request.headers["X-Name"] = "value"',
     "params": 'request.query["name"] = "value"',
     "extended_params": 'request.query["name"] = "value"',
@@ -34,7 +35,7 @@ def check_edits(handler: Handler) -> Iterator[FileFinding]:
                 yield _in_response(handler, edit)
             else:
                 yield from _request(handler, edit)
-        elif edit.target[0] in ("session", "metadata"):
+        elif edit.target[0] in OF_AUTH:
             yield from _session(handler, edit)
         elif edit.target == ("response", "body") and handler.hook.style == "embedded":
             yield _body(handler, edit, "response.raw_body")
@@ -57,18 +58,18 @@ def _in_response(handler: Handler, edit: Edit) -> FileFinding:
 
 def _request(handler: Handler, edit: Edit) -> Iterator[FileFinding]:
     name = edit.target[2] if len(edit.target) > 2 and edit.target[:2] == _RAW else ""
-    unread = _NATIVE_UNREAD if handler.hook.style == "native" else _UNREAD
-    if name in unread:
+    instead = _NATIVE_INSTEAD if handler.hook.style == "native" else _INSTEAD
+    if name == "body":
+        yield _body(handler, edit, "request.object.raw_body")
+    elif name in UNREAD_IN_REQUEST:
         yield handler.finding(
             Severity.ERROR,
             "handler-edit-ignored",
             edit.node,
             f"{handler.hook.name} edits request.object.{name}, which the gateway does not read back.",
             "The edit is lost, without an error: the upstream gets the request without it.",
-            f"Use {unread[name]}.",
+            f"Use {instead[name]}.",
         )
-    elif name == "body":
-        yield _body(handler, edit, "request.object.raw_body")
     yield from _host(handler, edit)
     if edit.target in ((*_RAW, "url"), ("request", "url")) and edit.key is None:
         yield from _url(handler, edit)

@@ -27,7 +27,7 @@ def examine(project: Project) -> list[FileFinding]:
         findings += check_events(project, api)
         findings += check_api_webhooks(project, api)
         if not api.bundle and _is_for_this_service(project, api.driver):
-            findings += check_hooks(project, api.hooks, spec_of(api))
+            findings += check_hooks(project, api.definition.hooks, api.document, spec_of(api))
     findings += check_duplicates(project.apis)
     for bundle in project.bundles:
         findings += check_bundle(project, bundle)

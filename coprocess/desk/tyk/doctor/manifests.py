@@ -36,7 +36,7 @@ def check_bundle(project: Project, bundle: BundleManifest) -> Iterator[FileFindi
     specs = [spec_of(api) for api in named_by] or [{"bundle_hash": _own_hash(bundle)}]
     seen: set[FileFinding] = set()
     for spec in specs:
-        for finding in check_hooks(project, bundle.hooks, spec):
+        for finding in check_hooks(project, bundle.hooks, bundle.document, spec):
             if finding not in seen:
                 seen.add(finding)
                 yield finding

@@ -12,7 +12,8 @@ from pathlib import Path
 from coprocess.api.moments import HookType
 from coprocess.desk.findings import FileFinding, Severity
 from coprocess.desk.json_files import read_json
-from coprocess.desk.tyk.doctor.api import Api, HookUse, read_events, webhook_handler
+from coprocess.desk.tyk.definition import HookUse, classic_events
+from coprocess.desk.tyk.doctor.api import Api, webhook_handler
 from coprocess.desk.tyk.doctor.document import Document
 from coprocess.desk.tyk.doctor.project import Project
 from coprocess.desk.tyk.doctor.rules import RULES
@@ -27,20 +28,25 @@ _EFFECT = {
 _EFFECT_OF_OTHERS = "Every request to the API is answered with 500, Middleware error."
 
 
-def check_hooks(project: Project, hooks: Iterable[HookUse], spec: Mapping[str, str]) -> Iterator[FileFinding]:
-    """Each hook must have its handler, found just as a request would find it. `spec` is the API's."""
+def check_hooks(
+    project: Project, hooks: Iterable[HookUse], document: Document, spec: Mapping[str, str]
+) -> Iterator[FileFinding]:
+    """Each hook must have its handler, found just as a request would find it.
+
+    `document` names the hooks, `spec` is the API's.
+    """
     for use in hooks:
-        if not use.name:
-            yield use.document.finding(
+        if not use.name.text():
+            yield document.finding(
                 Severity.ERROR,
                 "hook-nameless",
-                use.path,
+                use.name.path,
                 f"A {use.type.name} hook has no name.",
                 _EFFECT.get(use.type, _EFFECT_OF_OTHERS),
                 "Give it the name of a handler, or take it out.",
             )
             continue
-        yield from check_name(project, use.type, use.name, use.document, use.path, spec)
+        yield from check_name(project, use.type, use.name.text(), document, use.name.path, spec)
 
 
 def spec_of(api: Api) -> dict[str, str]:
@@ -134,9 +140,13 @@ def check_unused(project: Project) -> Iterator[FileFinding]:
     # A bundle that was not given may name any handler.
     if any(api.bundle and project.bundle_of(api) is None for api in project.apis):
         return
-    named = {(use.type, use.name) for api in project.apis for use in [*api.hooks, *project.hooks_of(api)]}
-    named |= {(use.type, use.name) for bundle in project.bundles for use in bundle.hooks}
-    named |= {(HookType.Event, use.function) for api in project.apis for use in api.events}
+    named = {
+        (use.type, use.name.text())
+        for api in project.apis
+        for use in [*api.definition.hooks, *project.hooks_of(api)]
+    }
+    named |= {(use.type, use.name.text()) for bundle in project.bundles for use in bundle.hooks}
+    named |= {(HookType.Event, use.function.text()) for api in project.apis for use in api.definition.events}
     named |= {(HookType.Event, name) for name in _named_by_webhooks(project)}
     named |= {(HookType.Event, event) for event in _triggered(project.loaded.files)}
     in_manifests = _names_in_manifests(project.settings.folders)
@@ -199,11 +209,11 @@ def _triggered(files: Iterable[Path]) -> set[str]:
 
 
 def _named_by_webhooks(project: Project) -> Iterator[str]:
-    urls = [use.meta["target_path"] for api in project.apis for use in api.events if use.meta]
+    urls = [use.meta["target_path"] for api in project.apis for use in api.definition.events if use.meta]
     urls += [listener["url"] for api in project.apis for listener in api.webhooks]
     with suppress(ConfigError):  # A file of the wrong form is found elsewhere.
         if (conf := project.conf) is not None:
-            urls += [use.meta["target_path"] for use in read_events(conf.root["event_handlers"]["events"])]
+            urls += [use.meta["target_path"] for use in classic_events(conf.root["event_handlers"]["events"])]
             urls.append(conf.root["monitor"]["configuration"]["target_path"])
     for url in urls:
         if isinstance(url.value, str):

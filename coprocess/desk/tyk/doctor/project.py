@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from coprocess.desk.findings import FileFinding, Severity
 from coprocess.desk.tyk.bundle import Bundle, BundleError, read_bundle
-from coprocess.desk.tyk.doctor.api import Api, HookUse, manifest_hooks, read_api
+from coprocess.desk.tyk.definition import HookUse, classic_hooks
+from coprocess.desk.tyk.doctor.api import Api, read_api
 from coprocess.desk.tyk.doctor.document import Document, parse_document, read_document
 from coprocess.desk.tyk.doctor.rules import RULES
 from coprocess.errors import ConfigError
@@ -32,7 +33,7 @@ class BundleManifest:
 
     bundle: Bundle
     document: Document
-    hooks: list[HookUse]
+    hooks: Sequence[HookUse]
 
     @property
     def names(self) -> tuple[str, str]:
@@ -63,12 +64,12 @@ class Project:
         """The bundle that the definition names, if it was given."""
         return next((bundle for bundle in self.bundles if api.bundle in bundle.names), None)
 
-    def hooks_of(self, api: Api) -> list[HookUse]:
+    def hooks_of(self, api: Api) -> Sequence[HookUse]:
         """The hooks that the gateway calls for the API: its bundle's, where it names one."""
         if not api.bundle:
-            return api.hooks
+            return api.definition.hooks
         bundle = self.bundle_of(api)
-        return bundle.hooks if bundle else []
+        return bundle.hooks if bundle else ()
 
 
 def read_project(
@@ -169,6 +170,6 @@ def _read_manifest(path: Path, manifests: list[BundleManifest], findings: list[F
     try:
         for name in document.root["file_list"]:
             name.required()
-        manifests.append(BundleManifest(bundle, document, manifest_hooks(document)))
+        manifests.append(BundleManifest(bundle, document, classic_hooks(document.root["custom_middleware"])))
     except ConfigError as error:
         findings.append(document.malformed(error, _BUNDLE_REFUSED))

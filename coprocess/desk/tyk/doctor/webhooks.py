@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from coprocess.api.moments import HookType
 from coprocess.desk.findings import FileFinding, Severity
-from coprocess.desk.tyk.doctor.api import Api, read_events, webhook_handler
+from coprocess.desk.tyk.definition import WEBHOOK_HANDLER, classic_events
+from coprocess.desk.tyk.doctor.api import Api, webhook_handler
 from coprocess.desk.tyk.doctor.document import Document
 from coprocess.desk.tyk.doctor.names import check_name, spec_of
 from coprocess.desk.tyk.doctor.project import Project
@@ -16,7 +17,6 @@ from coprocess.desk.tyk.fields import Field
 from coprocess.errors import ConfigError
 from coprocess.process.webhooks import SECRET_HEADER
 
-WEBHOOK_HANDLER = "eh_web_hook_handler"
 _SEE = "`coprocess events config` prints it."
 
 
@@ -48,7 +48,11 @@ class Webhook:
 
 def check_api_webhooks(project: Project, api: Api) -> Iterator[FileFinding]:
     try:
-        hooks = [_classic(api.document, use.meta) for use in api.events if use.kind == WEBHOOK_HANDLER]
+        hooks = [
+            _classic(api.document, use.meta)
+            for use in api.definition.events
+            if use.kind.text() == WEBHOOK_HANDLER
+        ]
         hooks += [_oas(api.document, listener) for listener in api.webhooks]
         for hook in hooks:
             yield from _check(project, hook, spec_of(api))
@@ -60,8 +64,8 @@ def check_conf_webhooks(project: Project) -> Iterator[FileFinding]:
     """Raises ConfigError as `check_conf` does."""
     if (conf := project.conf) is None:
         return
-    for use in read_events(conf.root["event_handlers"]["events"]):
-        if use.kind == WEBHOOK_HANDLER:
+    for use in classic_events(conf.root["event_handlers"]["events"]):
+        if use.kind.text() == WEBHOOK_HANDLER:
             yield from _check(project, _classic(conf, use.meta), {})
     yield from _check(project, _classic(conf, conf.root["monitor"]["configuration"]), {})
 

@@ -7,7 +7,7 @@ recordings of a real one (`replay`).
 from __future__ import annotations
 
 from coprocess.desk.replay import ReplayReport
-from coprocess.desk.tyk.definition import ApiDefinition, HookDefinition, IdExtractorDefinition
+from coprocess.desk.tyk.simulator.definition import ApiDefinition, HookDefinition, IdExtractorDefinition
 from coprocess.desk.tyk.simulator.exchange import (
     Dispatcher,
     Exchange,

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from google.protobuf.message import Message
 
+from coprocess.desk.trees import ABSENT, Difference, TreePath, differences, leaf
 from coprocess.gateways.tyk import wire
 
 #: What is counted from the gateway's clock, of which a recording tells the second only.
-_CLOCK_FIELDS = ("session.quota_renews",)
+_CLOCK_FIELDS = (("session", "quota_renews"),)
 _CLOCK_SLACK = 2
 
 
@@ -32,10 +33,10 @@ def tree(message: Message) -> dict[str, Any]:
 
 def object_differences(expected: wire.Object, got: wire.Object) -> list[str]:
     """By field; maps and `multivalue_headers` have no order."""
-    differences = list(differing(_unordered(expected), _unordered(got)))
-    if not differences and _comparable(expected) != _comparable(got):
-        differences.append("holds fields that this protocol version does not know")
-    return differences
+    found = differing(_unordered(expected), _unordered(got))
+    if not found and _comparable(expected) != _comparable(got):
+        found.append("holds fields that this protocol version does not know")
+    return found
 
 
 def _unordered(message: wire.Object) -> dict[str, Any]:
@@ -59,28 +60,14 @@ def _comparable(message: wire.Object) -> bytes:
     return twin.SerializeToString(deterministic=True)
 
 
-def differing(expected: Any, got: Any, path: str = "") -> Iterator[str]:
+def differing(expected: Any, got: Any) -> list[str]:
     """One line for each place where two plain values are not the same."""
-    if isinstance(expected, dict) and isinstance(got, dict):
-        for key in sorted(expected.keys() | got.keys(), key=str):
-            inner = f"{path}.{key}" if path else str(key)
-            if key not in got:
-                yield f"{inner}: expected {_shown(expected[key])}, got nothing"
-            elif key not in expected:
-                yield f"{inner}: expected nothing, got {_shown(got[key])}"
-            else:
-                yield from differing(expected[key], got[key], inner)
-    elif isinstance(expected, list) and isinstance(got, list) and len(expected) == len(got):
-        for index, (one, other) in enumerate(zip(expected, got, strict=True)):
-            yield from differing(one, other, f"{path}[{index}]")
-    elif not same(expected, got, path):
-        yield f"{path}: expected {_shown(expected)}, got {_shown(got)}"
+    return [str(difference) for difference in differences(expected, got, _with_slack)]
 
 
-def same(expected: Any, got: Any, path: str) -> bool:
-    if path in _CLOCK_FIELDS:
-        return near(expected, got)
-    return type(expected) is type(got) and bool(expected == got)
+def _with_slack(path: TreePath, expected: Any, got: Any) -> Iterable[Difference] | None:
+    is_near = path in _CLOCK_FIELDS and ABSENT not in (expected, got) and near(expected, got)
+    return () if is_near else None
 
 
 def near(expected: int, got: int) -> bool:
@@ -95,13 +82,15 @@ def header_differences(
 
     Recordings hold sorted pairs: the order of a name's values is not in them.
     """
-    before, after = _by_name(expected, ignore), _by_name(got, ignore)
-    differences = []
-    for name in sorted(before.keys() | after.keys()):
-        one, other = before.get(name, []), after.get(name, [])
-        if one != other and not _near_reset(name, one, other):
-            differences.append(f"header {name}: expected {_shown(one)}, got {_shown(other)}")
-    return differences
+    found = differences(_by_name(expected, ignore), _by_name(got, ignore), _of_headers)
+    return [f"header {difference}" for difference in found]
+
+
+def _of_headers(path: TreePath, expected: Any, got: Any) -> Iterable[Difference] | None:
+    if not path:
+        return None
+    name, one, other = str(path[0]), *([] if values is ABSENT else values for values in (expected, got))
+    return () if _near_reset(name, one, other) else leaf(path, one, other)
 
 
 def _near_reset(name: str, expected: list[str], got: list[str]) -> bool:
@@ -116,8 +105,3 @@ def _by_name(pairs: list[tuple[str, str]], ignore: tuple[str, ...]) -> dict[str,
         if name not in ignore:
             names.setdefault(name, []).append(value)
     return {name: sorted(values) for name, values in names.items()}
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 200 else f"{text[:200]}… ({len(text)} characters)"

@@ -7,7 +7,7 @@ import json
 import time
 from typing import Any
 
-from coprocess.desk.tyk.definition import ApiDefinition
+from coprocess.desk.tyk.simulator.definition import ApiDefinition
 from coprocess.desk.tyk.simulator.request import GatewayRequest
 
 

@@ -6,7 +6,6 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable
 
-from coprocess.desk.tyk.definition import ApiDefinition, HookDefinition
 from coprocess.desk.tyk.simulator.answer import client_response, error_page
 from coprocess.desk.tyk.simulator.apply import (
     apply_request_edits,
@@ -15,6 +14,7 @@ from coprocess.desk.tyk.simulator.apply import (
     token_of,
 )
 from coprocess.desk.tyk.simulator.client import call
+from coprocess.desk.tyk.simulator.definition import ApiDefinition, HookDefinition
 from coprocess.desk.tyk.simulator.events import as_json, payloads
 from coprocess.desk.tyk.simulator.exchange import (
     Dispatcher,

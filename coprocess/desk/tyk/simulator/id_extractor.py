@@ -6,7 +6,7 @@ import hashlib
 import re
 from xml.etree import ElementTree
 
-from coprocess.desk.tyk.definition import IdExtractorDefinition
+from coprocess.desk.tyk.simulator.definition import IdExtractorDefinition
 from coprocess.desk.tyk.simulator.outcome import Failed
 from coprocess.desk.tyk.simulator.request import GatewayRequest
 from coprocess.desk.tyk.simulator.url import Values, parse_query

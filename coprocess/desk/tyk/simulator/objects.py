@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from coprocess.desk.tyk.definition import ApiDefinition, HookDefinition
+from coprocess.desk.tyk.simulator.definition import ApiDefinition, HookDefinition
 from coprocess.desk.tyk.simulator.gojson import go_json
 from coprocess.desk.tyk.simulator.headers import GoHeader
 from coprocess.desk.tyk.simulator.request import GatewayRequest

@@ -7,7 +7,7 @@ import http.client
 import zlib
 from urllib.parse import urlsplit
 
-from coprocess.desk.tyk.definition import ApiDefinition
+from coprocess.desk.tyk.simulator.definition import ApiDefinition
 from coprocess.desk.tyk.simulator.headers import GoHeader, to_wire
 from coprocess.desk.tyk.simulator.objects import GatewayResponse
 from coprocess.desk.tyk.simulator.outcome import Failed

@@ -15,8 +15,8 @@ from google.protobuf.message import DecodeError
 
 from coprocess.desk.json_files import read_json
 from coprocess.desk.replay import NO_RECORDING, ReplayReport, in_words
-from coprocess.desk.tyk.definition import ApiDefinition
 from coprocess.desk.tyk.simulator.compare import differing, header_differences, object_differences
+from coprocess.desk.tyk.simulator.definition import ApiDefinition
 from coprocess.desk.tyk.simulator.exchange import Exchange, RpcError
 from coprocess.desk.tyk.simulator.gateway import Gateway
 from coprocess.desk.tyk.simulator.headers import to_wire

@@ -3,37 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf.message import Message
 
+from coprocess.desk.trees import ABSENT, Difference, TreePath, differences, leaf
+from coprocess.desk.tyk import read_back
 from coprocess.desk.tyk.simulator.compare import tree
-from coprocess.gateways.tyk.wire import HookType, Object
-
-#: What the gateway reads of a reply's request. Whatever else a reply has of it is not looked at.
-READ_IN_REQUEST = frozenset(
-    {
-        "raw_body",
-        "url",
-        "method",
-        "set_headers",
-        "delete_headers",
-        "add_params",
-        "delete_params",
-        "return_overrides",
-    }
-)
-READ_IN_RESPONSE = frozenset({"status_code", "raw_body", "headers", "multivalue_headers"})
-
-
-class _Absent:
-    def __repr__(self) -> str:
-        return "absent"
-
-
-ABSENT: Any = _Absent()
+from coprocess.gateways.tyk.wire import Object
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,24 +39,14 @@ class Edit:
 _MAPS = ("metadata", "spec")
 
 
-def is_read(edit: Edit, hook_type: int) -> bool:
-    """Whether the gateway looks at the field, in the reply of a hook of this type."""
-    part, name = edit.path[0], edit.path[1] if len(edit.path) > 1 else ""
-    if hook_type == HookType.Response:
-        return part == "response" and name in READ_IN_RESPONSE
-    if part == "request":
-        return name in READ_IN_REQUEST
-    return hook_type == HookType.CustomKeyCheck and part in ("session", "metadata")
-
-
 def completed(sent: Object, reply: Object) -> Object:
     """The reply, with what it leaves out because the gateway does not read it."""
     full = Object()
     full.CopyFrom(reply)
     if reply.HasField("request"):
-        _fill(full.request, sent.request, READ_IN_REQUEST)
+        _fill(full.request, sent.request, read_back.IN_REQUEST)
     if reply.HasField("response"):
-        _fill(full.response, sent.response, READ_IN_RESPONSE)
+        _fill(full.response, sent.response, read_back.IN_RESPONSE)
     _fill(full, sent, frozenset())
     return full
 
@@ -99,7 +68,9 @@ def edits(sent: Object, after: Object) -> list[Edit]:
     map here, a list where a name has several values.
     """
     before_tree, after_tree = _plain(sent, sent), _plain(after, sent)
-    return sorted(_differences(before_tree, after_tree, ()), key=lambda edit: edit.path)
+    found = differences(before_tree, after_tree, _leaf_by_leaf)
+    edited = [Edit(tuple(map(str, each.path)), each.before, each.after) for each in found]
+    return sorted(edited, key=lambda edit: edit.path)
 
 
 def by_field(found: list[Edit]) -> dict[str, Any]:
@@ -176,11 +147,12 @@ def _text(body: bytes) -> str | bytes:
         return body
 
 
-def _differences(before: Any, after: Any, path: tuple[str, ...]) -> Iterator[Edit]:
+def _leaf_by_leaf(path: TreePath, before: Any, after: Any) -> Iterable[Difference] | None:
+    """A map that is new or gone is told by what is in it, a list as a whole."""
     if isinstance(before, dict) or isinstance(after, dict):
+        if isinstance(before, dict) and isinstance(after, dict):
+            return None
         old = before if isinstance(before, dict) else {}
         new = after if isinstance(after, dict) else {}
-        for key in old.keys() | new.keys():
-            yield from _differences(old.get(key, ABSENT), new.get(key, ABSENT), (*path, str(key)))
-    elif type(before) is not type(after) or before != after:
-        yield Edit(path, before, after)
+        return differences(old, new, _leaf_by_leaf, path)
+    return leaf(path, before, after)

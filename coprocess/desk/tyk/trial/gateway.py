@@ -10,9 +10,11 @@ from typing import Any
 from coprocess.api.functions import Source
 from coprocess.desk.as_upstream import ObservedUpstream
 from coprocess.desk.tracebacks import own_traceback
+from coprocess.desk.trees import ABSENT
+from coprocess.desk.tyk.read_back import is_read
 from coprocess.desk.tyk.simulator import ApiDefinition, Exchange, Gateway, HookCall, RpcError, Upstream
 from coprocess.desk.tyk.simulator.events import as_json
-from coprocess.desk.tyk.trial.changes import ABSENT, Edit, by_field, completed, edits, is_read
+from coprocess.desk.tyk.trial.changes import Edit, by_field, completed, edits
 from coprocess.desk.tyk.trial.dispatchers import GrpcDispatcher, HandlerRun, InProcessDispatcher
 from coprocess.desk.tyk.trial.findings import Finding, find
 from coprocess.desk.tyk.trial.mended_findings import is_new_request
@@ -238,14 +240,14 @@ def _hook_trial(call: HookCall, waiting: list[HandlerRun]) -> HookTrial:
     trial = HookTrial(call, run)
     if call.reply is not None:
         found = edits(call.object, completed(call.object, call.reply))
-        trial.edits = [edit for edit in found if is_read(edit, call.object.hook_type)]
-        trial.ignored_edits = [edit for edit in found if not is_read(edit, call.object.hook_type)]
+        trial.edits = [edit for edit in found if is_read(edit.path, call.object.hook_type)]
+        trial.ignored_edits = [edit for edit in found if not is_read(edit.path, call.object.hook_type)]
     if run is not None and run.left is not None:
         # In the reply the guard may have mended the one, and left out the other.
         trial.ignored_edits = [
             edit
             for edit in edits(call.object, run.left)
-            if not is_read(edit, call.object.hook_type)
+            if not is_read(edit.path, call.object.hook_type)
             and not _was_mended(edit, run.left, run.guarded)
             and not _is_of_new_object(edit, run.left)
         ]

@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 
 from coprocess.api.http import canonical_name
 from coprocess.desk.findings import Severity
-from coprocess.desk.tyk.trial.changes import ABSENT, Edit, shown
+from coprocess.desk.trees import ABSENT
+from coprocess.desk.tyk.trial.changes import Edit, shown
 from coprocess.desk.tyk.trial.findings import Finding
 from coprocess.gateways.tyk.wire import Object, ReturnOverrides
 

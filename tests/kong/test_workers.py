@@ -1,0 +1,140 @@
+"""`coprocess kong serve --workers N`: several processes as one plugin server."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from coprocess.gateways.kong import wire
+from tests.kong.server import Kong
+from tests.kong.test_commands import KONG, connect
+
+PLUGIN = """
+import os
+
+class Plugin:
+    def __init__(self, config):
+        self.config = config
+
+    def access(self, kong):
+        kong.response.set_header("x-from", f"{self.config['message']} {os.getpid()}")
+
+    def rewrite(self, kong):
+        body = kong.request.get_raw_body()[0]
+        kong.response.set_header("x-body", f"{body} {os.getpid()}")
+"""
+
+
+class Server:
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "p.socket"
+        plugin = folder / "p.py"
+        plugin.write_text(PLUGIN)
+        words = [*KONG, "serve", str(plugin), "-p", str(folder), "--workers", "2"]
+        self.process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+
+    def connect(self) -> Kong:
+        return connect(self.path, self.process)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("workers"))
+    wait_for_both(server, started(server)[1])
+    yield server
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(30) == 0
+    assert not server.path.exists()
+
+
+def started(server: Server) -> tuple[Kong, int]:
+    kong = server.connect()
+    kong.send(wire.START_INSTANCE, {"Name": "p", "Config": '{"message": "hi"}'})
+    assert wire.message_of(kong.receive()) == wire.Notification(wire.SERVER_PID, server.process.pid)
+    result = kong.answer().result
+    assert isinstance(result, dict)
+    return kong, result["Id"]
+
+
+def process_that_runs(kong: Kong, instance: int) -> int:
+    ((method, (name, value)),) = kong.run(instance)
+    assert (method, name) == ("kong.response.set_header", "x-from")
+    message, pid = value.split()
+    assert message == "hi"
+    return int(pid)
+
+
+def wait_for_both(server: Server, instance: int) -> None:
+    until_s = time.monotonic() + 20
+    while len({process_that_runs(greeted(server), instance) for _ in range(2)}) < 2:
+        assert time.monotonic() < until_s
+        time.sleep(0.1)
+
+
+def greeted(server: Server) -> Kong:
+    kong = server.connect()
+    assert isinstance(wire.message_of(kong.receive()), wire.Notification)
+    return kong
+
+
+def test_an_instance_is_known_in_every_worker_until_it_is_closed(server: Server) -> None:
+    kong, instance = started(server)
+    kongs = [kong, *(greeted(server) for _ in range(3))]
+    assert len({process_that_runs(each, instance) for each in kongs}) == 2
+    kongs[1].ask(wire.CLOSE_INSTANCE, instance)
+    kongs[1].send(wire.CLOSE_INSTANCE, instance)
+    assert "no plugin instance" in str(kongs[1].answer().error)
+
+
+def test_a_step_on_a_connection_of_another_worker_finds_its_event(server: Server) -> None:
+    first, instance = started(server)
+    others = [greeted(server) for _ in range(3)]
+    other = next(
+        each for each in others if process_that_runs(each, instance) != process_that_runs(first, instance)
+    )
+    asked = first.event(instance, "rewrite")
+    assert asked["Data"]["Method"] == "kong.request.get_raw_body"
+    answered = other.step(asked["EventId"], b"late")
+    ours = process_that_runs(first, instance)
+    assert answered["Data"]["Args"] == ["x-body", f"b'late' {ours}"]
+    assert other.step(answered["EventId"])["Data"] == "ret"
+    # That connection is the worker's now.
+    assert process_that_runs(other, instance) == ours
+    # Of an event that is nobody's, a step is refused by whoever gets it.
+    for event_id in (10**6, 10**6 + 1):
+        assert other.step(event_id)["Data"]["Method"] == "kong.response.exit"
+
+
+def test_what_a_killed_worker_had_goes_on_in_others(server: Server) -> None:
+    kong, instance = started(server)
+    pid = process_that_runs(kong, instance)
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises((EOFError, ConnectionError)):
+        kong.receive()
+    for _ in range(4):
+        assert process_that_runs(greeted(server), instance) != pid
+    wait_for_both(server, instance)
+
+
+def test_sighup_reloads_every_worker_and_instances_stay(server: Server) -> None:
+    kong, instance = started(server)
+    plugin = server.path.with_suffix(".py")
+    plugin.write_text(PLUGIN.replace("x-from", "x-new"))
+    server.process.send_signal(signal.SIGHUP)
+    kongs = [kong, greeted(server)]
+    names: list[str] = []
+    until_s = time.monotonic() + 20
+    while names != ["x-new", "x-new"]:
+        names = [each.run(instance)[0][1][0] for each in kongs]
+        assert time.monotonic() < until_s
+    plugin.write_text(PLUGIN)
+    server.process.send_signal(signal.SIGHUP)
+    while names != ["x-from", "x-from"]:
+        names = [each.run(instance)[0][1][0] for each in kongs]
+        assert time.monotonic() < until_s

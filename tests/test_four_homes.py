@@ -1,0 +1,223 @@
+"""One file of handlers through each home: Tyk, Kong and Envoy as simulated, and around web apps.
+
+What the client and the upstream see is the same in all of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from coprocess.asgi import Middleware as AsgiMiddleware
+from coprocess.desk.envoy.configuration import Wanted
+from coprocess.desk.envoy.trial import HandlerServer, config_of
+from coprocess.desk.kong.trial import plugin_servers
+from coprocess.desk.tyk.simulator import ApiDefinition, HookDefinition
+from coprocess.desk.tyk.trial import InProcessDispatcher
+from coprocess.gateways.envoy.home import HOME as ENVOY
+from coprocess.loading import loader
+from coprocess.testing import Envoy, Gateway, Kong
+from coprocess.wsgi import Middleware as WsgiMiddleware
+from tests.conftest import Load
+
+HANDLERS = """
+from coprocess import CustomKeyCheck, Post, PostKeyAuth, Pre, Reject, Response, respond
+
+@Pre
+def pre(request):
+    request.headers["X-Pre"] = request.path
+    if request.path == "/reply":
+        return respond(418, json={"short": True}, headers={"X-Why": "tea"})
+    if request.path == "/fail":
+        raise LookupError
+    request.query["a"] = "9"
+    request.headers.pop("X-Secret", None)
+
+@CustomKeyCheck
+async def check(request, session):
+    token = request.headers.get("Authorization", "")
+    if token not in ("good", "few"):
+        raise Reject(401, "who?", headers={"WWW-Authenticate": "Bearer"})
+    if token == "few":
+        session.allow(token, quota_max=1)
+    else:
+        session.allow(token, alias="ann", metadata={"plan": "gold"})
+
+@PostKeyAuth
+def post_key_auth(request, session, metadata):
+    request.headers["X-Caller"] = f"{session.alias or 'none'} {metadata.get('plan', 'none')}"
+
+@Post
+async def post(request):
+    request.body = b"[" + request.body + b"]"
+
+@Response
+def response(response, session):
+    response.headers["X-Alias"] = session.alias or "none"
+    response.set_json({"was": response.json()})
+    response.status = 202
+"""
+TOLD = ("x-pre", "x-caller", "x-secret")
+SHOWN = ("X-Alias", "X-Why", "WWW-Authenticate")
+
+#: Of an upstream that tells what came: as JSON.
+Told = Callable[[Any], dict[str, Any]]
+Seen = tuple[int | None, dict[str, str], Any]
+#: Method, URL, headers, body.
+Ask = Callable[[str, str, dict[str, str], bytes], Seen]
+
+
+def told(method: str, url: str, headers: Any, body: bytes) -> dict[str, Any]:
+    lower = {str(name).lower(): value for name, value in dict(headers).items()}
+    return {"method": method, "url": url, "body": body.decode()} | {name: lower.get(name) for name in TOLD}
+
+
+def told_neutral(request: Any) -> dict[str, Any]:
+    return told(request.method, request.url, request.headers, request.body)
+
+
+def seen(status: int | None, headers: Any, body: bytes) -> Seen:
+    try:
+        content = json.loads(body)
+    except ValueError:
+        content = body
+    return status, {name: headers[name] for name in SHOWN if name in headers}, content
+
+
+def asking(gateway: Any) -> Ask:
+    def ask(method: str, url: str, headers: dict[str, str], body: bytes) -> Seen:
+        got = gateway.request(method, url, headers=headers, body=body)
+        return seen(got.status, got.headers, got.body)
+
+    return ask
+
+
+@contextmanager
+def tyk(folder: Path, load: Load) -> Iterator[Ask]:
+    definition = ApiDefinition(
+        name="four",
+        api_id="four",
+        org_id="default",
+        listen_path="/",
+        target_url="http://upstream.test/",
+        keyless=False,
+        pre=(HookDefinition("pre"),),
+        auth_check=HookDefinition("check"),
+        post_key_auth=(HookDefinition("post_key_auth"),),
+        post=(HookDefinition("post"),),
+        response=(HookDefinition("response"),),
+    )
+    with InProcessDispatcher(load(folder).table) as dispatcher:
+        yield asking(Gateway(definition, dispatcher, told_neutral))
+
+
+@contextmanager
+def kong(folder: Path, load: Load) -> Iterator[Ask]:
+    with plugin_servers([folder]) as servers:
+        simulated = Kong(servers, upstream=told_neutral)
+        try:
+            yield asking(simulated)
+        finally:
+            simulated.close()
+
+
+@contextmanager
+def envoy(folder: Path, load: Load) -> Iterator[Ask]:
+    loaded = loader.load([folder], ENVOY)
+    assert not loaded.problems
+    try:
+        with HandlerServer(loaded) as server:
+            wanted = Wanted("127.0.0.1:5555", authenticates=True)
+            yield asking(Envoy(server, lambda chain, authz: config_of(wanted), told_neutral))
+    finally:
+        loaded.forget()
+
+
+def wsgi_site(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    query = environ["QUERY_STRING"]
+    headers = {name[5:].replace("_", "-"): value for name, value in environ.items() if name[:5] == "HTTP_"}
+    body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+    url = environ["PATH_INFO"] + (f"?{query}" if query else "")
+    answer = json.dumps(told(environ["REQUEST_METHOD"], url, headers, body)).encode()
+    start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(answer)))])
+    return [answer]
+
+
+async def asgi_site(scope: Any, receive: Any, send: Any) -> None:
+    body, more = io.BytesIO(), True
+    while more:
+        message = await receive()
+        body.write(message.get("body", b""))
+        more = message.get("more_body", False)
+    query = scope["query_string"].decode()
+    headers = {name.decode(): value.decode() for name, value in scope["headers"]}
+    url = scope["path"] + (f"?{query}" if query else "")
+    answer = json.dumps(told(scope["method"], url, headers, body.getvalue())).encode()
+    named = [(b"content-type", b"application/json"), (b"content-length", str(len(answer)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": named})
+    await send({"type": "http.response.body", "body": answer})
+
+
+@contextmanager
+def wsgi(folder: Path, load: Load) -> Iterator[Ask]:
+    app = WsgiMiddleware(wsgi_site, handlers=folder)
+    try:
+        with httpx.Client(transport=httpx.WSGITransport(app), base_url="http://test") as client:
+
+            def ask(method: str, url: str, headers: dict[str, str], body: bytes) -> Seen:
+                got = client.request(method, url, headers=headers, content=body)
+                return seen(got.status_code, got.headers, got.content)
+
+            yield ask
+    finally:
+        app.close()
+
+
+@contextmanager
+def asgi(folder: Path, load: Load) -> Iterator[Ask]:
+    app = AsgiMiddleware(asgi_site, handlers=folder)
+    with asyncio.Runner() as runner:
+        client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
+
+        def ask(method: str, url: str, headers: dict[str, str], body: bytes) -> Seen:
+            got = runner.run(client.request(method, url, headers=headers, content=body))
+            return seen(got.status_code, got.headers, got.content)
+
+        try:
+            yield ask
+        finally:
+            runner.run(client.aclose())
+            runner.run(app.close())
+
+
+HOMES = {"tyk": tyk, "kong": kong, "envoy": envoy, "wsgi": wsgi, "asgi": asgi}
+
+
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize("home", HOMES)
+def test_the_same_handlers_do_the_same(home: str, tmp_path: Path, load: Load) -> None:
+    folder = tmp_path / "handlers"
+    folder.mkdir()
+    (folder / "same.py").write_text(HANDLERS)
+    with HOMES[home](folder, load) as ask:
+        upstream = {"method": "POST", "url": "/x?a=9&b=2", "body": "[body]", "x-pre": "/x", "x-secret": None}
+        ann = {"was": upstream | {"x-caller": "ann gold"}}
+        headers = {"Authorization": "good", "X-Secret": "s"}
+        assert ask("POST", "/x?b=2&a=1&a=3", headers, b"body") == (202, {"X-Alias": "ann"}, ann)
+        nobody = {"was": upstream | {"method": "GET", "url": "/x?a=9", "body": "[]", "x-caller": "none none"}}
+        few = {"Authorization": "few"}
+        assert ask("GET", "/x", few, b"") == (202, {"X-Alias": "none"}, nobody)
+        status, _, content = ask("GET", "/x", few, b"")
+        assert (status, content["error"]) == (403, "Quota exceeded")
+        refused = ask("GET", "/x", {}, b"")
+        assert refused == (401, {"WWW-Authenticate": "Bearer"}, {"error": "who?"})
+        assert ask("GET", "/reply", headers, b"") == (418, {"X-Why": "tea"}, {"short": True})
+        assert ask("GET", "/fail", headers, b"")[0] == 500
