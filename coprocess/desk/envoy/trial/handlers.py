@@ -81,7 +81,7 @@ class HandlerServer:
     ) -> tuple[ServerEvent | None, float]:
         rpc = _UnaryRpc(payload, metadata)
         started = time.perf_counter()
-        self._service.in_thread(lambda: self._service.handle(rpc))
+        self._service.in_thread(lambda: self._service.methods.unary[CHECK](rpc))
         event = rpc.wait(timeout_s if timeout_s is not None else _WAIT_S)
         return event, time.perf_counter() - started
 
