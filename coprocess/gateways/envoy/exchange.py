@@ -18,18 +18,18 @@ from coprocess.gateways.envoy import dynamic_metadata, encoding, guard
 from coprocess.gateways.envoy.call import BODY, Around, RequestSteps, Traffic
 from coprocess.gateways.envoy.chain import Chain
 from coprocess.gateways.envoy.messages import Fields, no_request, request_of, response_of
-from coprocess.gateways.envoy.pieces import Pieces, Wire
+from coprocess.gateways.envoy.pieces import Wire
 from coprocess.gateways.envoy.side import (
     BUFFERED,
     BUFFERED_PARTIAL,
     FULL_DUPLEX,
-    NONE,
     STREAMED,
     Replies,
     RequestSide,
     ResponseSide,
     Side,
 )
+from coprocess.gateways.envoy.streamed_bodies import NO_OVERRIDE, SEND, StreamedBodies
 from coprocess.gateways.envoy.wire import ProcessingRequest
 from coprocess.loading.lifetime import Lifetime
 from coprocess.runtime.answers import Answer, error_answer, failure_answer
@@ -39,12 +39,8 @@ from coprocess.runtime.in_process import InProcessRpc
 if TYPE_CHECKING:
     from coprocess.gateways.envoy.wire import HttpBody, HttpHeaders
 
-_SEND = 1
-#: So long a handler waits for a piece.
-PIECE_TIMEOUT_S = 60.0
 
-
-class Exchange:
+class Exchange(StreamedBodies):
     """One HTTP request and its response, from the first message of a stream to its end."""
 
     def __init__(
@@ -156,19 +152,19 @@ class Exchange:
             return []  # It comes of itself. The headers' reply waits for it, as edits would be dropped later.
         if side.mode != BUFFERED:
             if chain.overrides is False:
-                raise HandlerFailed(_NO_OVERRIDE)
+                raise HandlerFailed(NO_OVERRIDE)
             side.is_override = True
         # Trailers too: where they follow no body at all, Envoy would send nothing, and go on.
         if side is self._request:
             mode = encoding.mode(
                 request_body=BUFFERED,
-                request_trailers=_SEND,
-                response_headers=_SEND if chain.after else 0,
+                request_trailers=SEND,
+                response_headers=SEND if chain.after else 0,
                 # What is left out is NONE.
                 response_body=self._response.mode,
             )
         else:
-            mode = encoding.mode(response_body=BUFFERED, response_trailers=_SEND)
+            mode = encoding.mode(response_body=BUFFERED, response_trailers=SEND)
         return [encoding.reply(side.headers_kind, b"", b"", mode)]
 
     def _end_request(self, answer: Answer | None, kind: int) -> Replies:
@@ -214,7 +210,7 @@ class Exchange:
             # Envoy went on without the body: what handlers wanted with it was not done.
             if self._request.is_override:
                 chain.overrides = False
-            raise HandlerFailed(_NO_OVERRIDE)
+            raise HandlerFailed(NO_OVERRIDE)
         if not chain.after:
             self.is_done = True
             return [encoding.EMPTY[side.headers_kind]]
@@ -280,86 +276,6 @@ class Exchange:
     def _is_bodyless(self, response: HeldResponse) -> bool:
         return self._method == "HEAD" or response.status in guard.BODYLESS
 
-    # Bodies in pieces.
-
-    def _open_stream(self, side: Side, wire: Wire, begin: Callable[[], Replies], replace: bool) -> Pieces:
-        if side.why_no_body:
-            raise RuntimeError(side.why_no_body)
-        if side.stream is not None or not self._is_streaming(side):
-            raise RuntimeError("the body passes once. Expected: one stream(), in the last handler")
-        side.stream = Pieces(side, wire, begin, replace=replace, wait_s=PIECE_TIMEOUT_S)
-        return side.stream
-
-    def _is_streaming(self, side: Side) -> bool:
-        assert self.chain is not None  # noqa: S101 - there is a message
-        chain = self.chain
-        steps = chain.after if side is self._response else chain.before[-1][1]
-        return steps[-1].streams
-
-    def _mode_of_pieces(self, side: Side) -> bytes:
-        """What has Envoy send the body, if it does not do so anyway. Raises HandlerFailed."""
-        assert self.chain is not None  # noqa: S101 - there is a message
-        if side.mode == BUFFERED_PARTIAL:
-            raise HandlerFailed("asks for a body in pieces, and BUFFERED_PARTIAL sends the first part only")
-        if side.mode != NONE:
-            return b""
-        if self.chain.overrides is False:
-            raise HandlerFailed(_NO_OVERRIDE)
-        side.is_override = True
-        if side is self._response:
-            return encoding.mode(response_body=STREAMED, response_trailers=_SEND)
-        return encoding.mode(
-            request_body=STREAMED,
-            request_trailers=_SEND,
-            response_headers=_SEND if self.chain.after else 0,
-            response_body=self._response.mode,
-        )
-
-    def _request_headers(self, traffic: Traffic, side: Side) -> bytes:
-        """The edits of the headers, for the reply that goes before the body."""
-        edits, is_moved = guard.request_edits(traffic.request, self._method, side.fields.encoded)
-        rest = encoding.CLEAR_ROUTE_CACHE if is_moved and traffic.chain.route.clears_route_cache else b""
-        return side.headers_of_pieces(edits) + rest
-
-    def _response_headers(self, traffic: Traffic, side: Side) -> bytes:
-        assert traffic.response is not None  # noqa: S101 - its headers came
-        return side.headers_of_pieces(
-            guard.response_edits(traffic.response, self._status, side.fields.encoded)
-        )
-
-    def _begin_request(self) -> Replies:
-        assert self._traffic is not None  # noqa: S101 - a handler runs
-        return self._begin_pieces(self._request, self._request_headers(self._traffic, self._request))
-
-    def _begin_response(self) -> Replies:
-        assert self._traffic is not None  # noqa: S101 - a handler runs
-        return self._begin_pieces(self._response, self._response_headers(self._traffic, self._response))
-
-    def _begin_pieces(self, side: Side, headers: bytes) -> Replies:
-        assert self._traffic is not None  # noqa: S101 - a handler runs
-        mode = self._mode_of_pieces(side)
-        side.sent_headers = headers
-        return [encoding.reply(side.headers_kind, headers, self._dynamic_metadata(self._traffic), mode)]
-
-    def _end_pieces(self, stream: Pieces, headers: bytes, traffic: Traffic) -> Replies:
-        side = stream.side
-        if headers != side.sent_headers or traffic.request.has_new_body:
-            raise HandlerFailed("edited what was sent when the first piece of the body was asked for")
-        replies = stream.end()
-        if stream.is_whole and (side is self._response or not traffic.chain.after):
-            self.is_done = True
-        return replies
-
-    def _cut(self, side: Side) -> Answer | None:
-        """What the end of a body is that came too early: the upstream's answer counts, where it is one."""
-        assert self.chain is not None  # noqa: S101 - there is a message
-        assert self._traffic is not None  # noqa: S101 - as above
-        if side.is_override and not side.has_come:
-            self.chain.overrides = False
-            return self._traffic.fail(HandlerFailed(_NO_OVERRIDE))
-        self._traffic.failure_text = ""
-        return None
-
     # Bodies and trailers, of either.
 
     def _on_body(self, side: Side, body: HttpBody, end: Callable[[Any, int], Replies]) -> Steps:
@@ -386,7 +302,7 @@ class Exchange:
             # A piece of it, and Envoy wants each piece answered before the whole is there.
             if side.is_override and side.mode == STREAMED and self.chain is not None:
                 self.chain.overrides = False
-                raise HandlerFailed(_NO_OVERRIDE)
+                raise HandlerFailed(NO_OVERRIDE)
             return [self._too_large(side, len(body.body))]
         if side.is_override and self.chain is not None:
             self.chain.overrides = True
@@ -494,7 +410,3 @@ def _has_response_that_ends(fields: Fields, status: int) -> bool:
 
 
 _SWITCHING = 101
-_NO_OVERRIDE = (
-    "reads a body, and Envoy sends none. Expected: allow_mode_override: true in the filter, "
-    "or body modes BUFFERED"
-)
