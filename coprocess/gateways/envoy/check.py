@@ -32,9 +32,15 @@ _UNAUTHORIZED = 401
 class Check:
     """Answers one CheckRequest."""
 
-    def __init__(self, find_chain: Callable[[Mapping[str, str], str], Chain], around: Around) -> None:
+    def __init__(
+        self,
+        find_chain: Callable[[Mapping[str, str], str], Chain],
+        around: Around,
+        max_headers: int = 1000,
+    ) -> None:
         self._find_chain = find_chain
         self._around = around
+        self._max_headers = max_headers
         #: Of the request; None: it has not come so far.
         self.lifetime: Lifetime | None = None
         self.chain: Chain | None = None
@@ -78,6 +84,9 @@ class Check:
             there = ", ".join([*others, *(["Response"] if chain.after else [])])
             raise UnknownHook(f"ext_authz runs handlers of CustomKeyCheck only, and {there} are named")
         chain = _only_checks(chain)
+        http = attributes.request.http
+        if (count := max(len(http.header_map.headers), len(http.headers))) > self._max_headers:
+            raise BadMessage(f"{count} headers: max_headers is {self._max_headers}")
         came = _Came(attributes)
         traffic = Traffic(came.request, chain, self._around)
         traffic.has_body = chain.reads_request and came.has_body

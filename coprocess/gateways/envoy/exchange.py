@@ -48,11 +48,13 @@ class Exchange(StreamedBodies):
         find_chain: Callable[[ProcessingRequest], Chain],
         around: Around,
         max_body_bytes: int,
+        max_headers: int = 1000,
     ) -> None:
         """`find_chain` is called with the first message, and raises CoprocessError."""
         self._find_chain = find_chain
         self._around = around
         self._max_body_bytes = max_body_bytes
+        self._max_headers = max_headers
         self.chain: Chain | None = None
         self._traffic: Traffic | None = None
         #: Nothing of what Envoy could still send matters to the handlers of this stream.
@@ -83,6 +85,8 @@ class Exchange(StreamedBodies):
             config = asked.protocol_config
             self._request.mode, self._response.mode = config.request_body_mode, config.response_body_mode
         if kind == "request_headers":
+            if self._traffic is not None:
+                raise BadMessage("request headers that are not the first: a stream has one request")
             return (yield from self._on_request_headers(asked))
         traffic = self._traffic
         if traffic is None:
@@ -96,6 +100,8 @@ class Exchange(StreamedBodies):
         if kind == "request_trailers":
             return (yield from self._on_trailers(self._request, self._end_request))
         if kind == "response_headers":
+            if traffic.response is not None:
+                raise BadMessage("response headers twice: a stream has one response")
             return (yield from self._on_response_headers(asked.response_headers))
         if kind == "response_body":
             return (yield from self._on_body(self._response, asked.response_body, self._end_response))
@@ -110,6 +116,12 @@ class Exchange(StreamedBodies):
             return self._immediate(failure_answer(Status.INTERNAL), "internal error")
         return self._immediate(failure_answer(error.status), str(error))
 
+    def _fields(self, headers: HttpHeaders) -> Fields:
+        values = headers.headers.headers
+        if len(values) > self._max_headers:
+            raise BadMessage(f"{len(values)} headers: max_headers is {self._max_headers}")
+        return Fields(values)
+
     @property
     def lifetime(self) -> Lifetime | None:
         """What ends with the stream; None: nothing does."""
@@ -121,7 +133,7 @@ class Exchange(StreamedBodies):
         assert self.chain is not None  # noqa: S101 - `take` has seen to it
         headers: HttpHeaders = asked.request_headers
         side, chain = self._request, self.chain
-        fields = side.fields = Fields(headers.headers.headers)
+        fields = side.fields = self._fields(headers)
         request = request_of(fields, side.read)
         self._method = request.method
         traffic = self._traffic = Traffic(request, chain, self._around)
@@ -214,7 +226,7 @@ class Exchange(StreamedBodies):
         if not chain.after:
             self.is_done = True
             return [encoding.EMPTY[side.headers_kind]]
-        fields = side.fields = Fields(headers.headers.headers)
+        fields = side.fields = self._fields(headers)
         response = traffic.response = response_of(fields, side.read)
         self._status = response.status
         is_bodyless = self._method == "HEAD" or response.status in guard.BODYLESS

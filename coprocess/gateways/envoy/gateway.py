@@ -106,7 +106,7 @@ class EnvoyGateway(Gateway, Streaming):
         def find_chain(first: ProcessingRequest) -> Chain:
             return self.chain(said, _route_name(first) if first.attributes else "")
 
-        exchange = Exchange(find_chain, self, self._options.max_body_bytes)
+        exchange = Exchange(find_chain, self, self._options.max_body_bytes, self._options.max_headers)
         self._streams.add(EnvoyStream(service, rpc, exchange, self._ended))
 
     def _ended(self, stream: EnvoyStream) -> None:
@@ -143,7 +143,7 @@ class EnvoyGateway(Gateway, Streaming):
     def check(self, service: Service, rpc: Rpc) -> None:
         """Answer a Check of ext_authz."""
         self.service = service
-        check = Check(self.chain, self)
+        check = Check(self.chain, self, self._options.max_headers)
         UnaryCaller(service, rpc, partial(self._ended_check, check)).run(check.take(rpc.payload))
 
     def _ended_check(self, check: Check) -> None:
