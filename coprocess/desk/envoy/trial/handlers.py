@@ -45,6 +45,7 @@ class HandlerServer:
             self._gateway, ServiceOptions(timeout_s=timeout_s, failure_status=failure_status)
         )
         self._service.use_tracing(self._watch)
+        self._methods = self._service.methods
         #: Resources that did not open; their handlers are gone.
         self.problems: list[Problem] = []
 
@@ -73,7 +74,7 @@ class HandlerServer:
 
     def process(self, cluster: str, metadata: Pairs) -> ProcessStream:
         rpc = _StreamRpc(PROCESS, metadata, self._service.in_thread)
-        self._gateway.bidi_methods[PROCESS](self._service, rpc)
+        self._methods.bidi[PROCESS](rpc)
         return _HandlerStream(rpc)
 
     def check(
@@ -81,7 +82,7 @@ class HandlerServer:
     ) -> tuple[ServerEvent | None, float]:
         rpc = _UnaryRpc(payload, metadata)
         started = time.perf_counter()
-        self._service.in_thread(lambda: self._service.methods.unary[CHECK](rpc))
+        self._service.in_thread(lambda: self._methods.unary[CHECK](rpc))
         event = rpc.wait(timeout_s if timeout_s is not None else _WAIT_S)
         return event, time.perf_counter() - started
 
