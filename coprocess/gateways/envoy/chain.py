@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from coprocess.api.moments import HookType
@@ -41,8 +41,10 @@ class Chain:
     table: HookTable
     #: All `@Event` functions.
     listeners: tuple[str, ...] = ()
-    #: Those of Response, which a stream needs after its request is through.
+    #: Those of Response, which a stream needs after its request is through; all, where `has_end`.
     later: frozenset[Hook] = field(default_factory=frozenset)
+    #: Whether any handler leaves something for the end of the stream.
+    has_end: bool = False
     #: Whether Envoy was seen to do as `mode_override` says: None: not yet.
     overrides: bool | None = None
 
@@ -79,6 +81,8 @@ def chain_of(table: HookTable, route: Route, chains: Chains) -> Chain:
     _check_streams(by_moment[HookType.Response])
     spec = HeldSpec(api_id, route.org_id, route.config)
     after = tuple(by_moment[HookType.Response])
+    running = _hooks(table, [step for steps in by_moment.values() for step in steps])
+    has_end = any(hook.is_of_request for hook in running)
     return Chain(
         before=tuple((moment, tuple(by_moment[moment])) for moment in REQUEST_MOMENTS if by_moment[moment]),
         after=after,
@@ -86,11 +90,17 @@ def chain_of(table: HookTable, route: Route, chains: Chains) -> Chain:
         route=route,
         table=table,
         listeners=tuple(_all_names(table, HookType.Event, api_id)),
-        later=frozenset(
-            hook
-            for step in after
-            for hook in ([step.hook] if step.hook is not None else _versions(table, step.moment, step.name))
-        ),
+        later=running if has_end else _hooks(table, after),
+        has_end=has_end,
+    )
+
+
+def _hooks(table: HookTable, steps: Iterable[Step]) -> frozenset[Hook]:
+    """What the steps may run."""
+    return frozenset(
+        hook
+        for step in steps
+        for hook in ([step.hook] if step.hook is not None else _versions(table, step.moment, step.name))
     )
 
 
