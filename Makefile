@@ -66,6 +66,7 @@ clean: ## remove what make made
 bench: $(READY) ## measure beside the peers, and renew docs/performance.md (needs Go and two cores)
 	$(BIN)/python bench/run.py
 	$(BIN)/python bench/report.py
+	$(BIN)/python bench/envoy.py
 
 judges: $(READY) ## h2spec and connectconformance on the http2 engine (needs Go, which builds them)
 	$(BIN)/python -m tests.judges

@@ -1,8 +1,9 @@
 """The plugin server under load: events/s, CPU and latency, beside kong-pdk where that is installed.
 
-    python bench/kong.py [--peer PYTHON] [--seconds N]
+    python bench/kong.py [--peer PYTHON] [--seconds N] [--json]
 
-PYTHON is an interpreter that has kong-pdk. The server has one core, the load the other; Kong's side of the
+PYTHON is an interpreter that has kong-pdk 0.36 and gevent; KONG_PDK_PYTHON names it, too. The server has one
+core, the load the other; Kong's side of the
 protocol is played, its frames in Kong's bytes. Nothing else should run.
 """
 
@@ -25,6 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from coprocess.gateways.kong import wire
+
+Figures = dict[str, float]
 
 PLUGIN = """
 import time
@@ -162,15 +165,32 @@ def measure(path: Path, case: str, seconds: float) -> None:
     )
 
 
+def measured(process: subprocess.Popen[bytes], path: Path, case: str, seconds: float) -> Figures | None:
+    """None where the server answers no more."""
+    words = [sys.executable, __file__, "--seconds", str(seconds), "--measure", str(path), case]
+    before_s, since_s = cpu_s(process), time.perf_counter()
+    ran = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    if ran.returncode or not ran.stdout:
+        return None
+    rate, p50_us, p99_us = json.loads(ran.stdout)
+    share = (cpu_s(process) - before_s) / min(time.perf_counter() - since_s, seconds)
+    if not rate:
+        return None
+    return {"events_per_s": rate, "cpu_us": share / rate * 1e6, "p50_us": p50_us, "p99_us": p99_us}
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--peer", help="an interpreter that has kong-pdk")
-    parser.add_argument("--seconds", type=float, default=4.0)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--peer", default=os.environ.get("KONG_PDK_PYTHON"), help="PYTHON, as above")
+    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON, at the end")
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
         measure(Path(options.measure[0]), options.measure[1], options.seconds)
         return
+    told = sys.stderr if options.json else sys.stdout
+    figures: dict[str, dict[str, Figures]] = {}
     with tempfile.TemporaryDirectory() as folder:
         plugin = Path(folder) / "plugin.py"
         plugin.write_text(textwrap.dedent(PLUGIN))
@@ -178,38 +198,24 @@ def main() -> None:
         if options.peer:
             servers["kong-pdk, threads"] = [options.peer, str(plugin)]
             servers["kong-pdk, gevent"] = [options.peer, str(plugin), "-g"]
-        print(f"{'server':20} {'case':36} {'events/s':>10} {'CPU µs':>8} {'p50 µs':>9} {'p99 µs':>9}")
-        for number, (name, words) in enumerate(servers.items()):
-            path = Path(folder) / f"{number}.socket"
-            with server([*words, "-p", folder, "--socket-name", path.name], path) as process:
-                for case, *_ in CASES:
-                    before_s, since_s = cpu_s(process), time.perf_counter()
-                    ran = subprocess.run(
-                        [
-                            sys.executable,
-                            __file__,
-                            "--seconds",
-                            str(options.seconds),
-                            "--measure",
-                            str(path),
-                            case,
-                        ],
-                        capture_output=True,
-                        text=True,
-                        timeout=60,
-                        check=False,
-                    )
-                    if ran.returncode or not ran.stdout:
-                        print(f"{name:20} {case:36} failed")
-                        continue
-                    rate, p50_us, p99_us = json.loads(ran.stdout)
-                    took_s = time.perf_counter() - since_s
-                    share = (cpu_s(process) - before_s) / min(took_s, options.seconds)
-                    each_us = share / rate * 1e6 if rate else float("nan")
-                    print(
-                        f"{name:20} {case:36} {rate:10,.0f} {each_us:8.0f} {p50_us:9,.0f} {p99_us:9,.0f}",
-                        flush=True,
-                    )
+        print(
+            f"{'case':36} {'server':20} {'events/s':>10} {'CPU µs':>8} {'p50 µs':>9} {'p99 µs':>9}", file=told
+        )
+        for case, *_ in CASES:
+            for number, (name, words) in enumerate(servers.items()):
+                # One of its own for each case: after an exception, a peer answers nobody any more.
+                path = Path(folder) / f"{number}.socket"
+                with server([*words, "-p", folder, "--socket-name", path.name], path) as process:
+                    found = measured(process, path, case, options.seconds)
+                path.unlink(missing_ok=True)
+                if found is None:
+                    print(f"{case:36} {name:20} no event was answered", file=told, flush=True)
+                    continue
+                figures.setdefault(case, {})[name] = found
+                numbers = " ".join(f"{value:9,.0f}" for value in found.values())
+                print(f"{case:36} {name:20} {numbers}", file=told, flush=True)
+    if options.json:
+        print(json.dumps(figures))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from typing import Any
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGE, FIGURES, PLOT = DOCS / "performance.md", DOCS / "performance.json", DOCS / "performance.svg"
+KONG_PAGE, KONG_PLOT = DOCS / "kong.md", DOCS / "kong.svg"
 
 Figures = dict[str, Any]
 
@@ -214,28 +215,66 @@ def microseconds() -> str:
     return "```\n" + subprocess.run(words, check=True, capture_output=True, text=True).stdout + "```"
 
 
+def kong(figures: Figures) -> str:
+    rows = []
+    for case, servers in servers_of(figures).items():
+        ours = servers["coprocess"]["events_per_s"]
+        for name, it in servers.items():
+            ratio = "" if name == "coprocess" else f"{ours / it['events_per_s']:.1f}"
+            times = f"{it['p50_us'] / 1000:,.2f} / {it['p99_us'] / 1000:,.2f}"
+            rows.append([case, name, f"{it['events_per_s']:,.0f}", f"{it['cpu_us']:,.0f}", times, ratio])
+    head = ["what", "server", "events/s", "CPU µs/event", "p50 / p99 ms", "coprocess is × as quick"]
+    return "\n\n".join([machine(figures), table(head, rows)])
+
+
+#: Of a bar: its name, its length, what stands beside it, and whether it is ours.
+Bar = tuple[str, float, str, bool]
+
+
 def plot(figures: Figures) -> str:
-    """Calls a second by server, as bars, with the ratio to Go."""
+    """Calls a second by server, with the ratio to Go."""
     servers = servers_of(figures)
-    most = max(it["calls_per_s"] for it in servers.values())
-    height, label_width, bar_width = 26, 130, 360
+    go = servers["go"]["calls_per_s"]
+    ours = ("http2", "embedded-style", "grpcio")
+    rows = [
+        (name, rate, f"{rate:,.0f} ({rate / go:.2f} × Go)", name in ours)
+        for name, rate in ((name, it["calls_per_s"]) for name, it in servers.items())
+    ]
+    return bars("calls/s, one core, one connection, 32 in flight", rows, machine(figures))
+
+
+def kong_plot(figures: Figures) -> str:
+    """Events a second, by case and server."""
+    rows = [
+        (
+            f"{name}, {case.removeprefix('16 ')}",
+            it["events_per_s"],
+            f"{it['events_per_s']:,.0f}",
+            name == "coprocess",
+        )
+        for case in ("one at a time", "16 connections")
+        for name, it in figures[case].items()
+    ]
+    return bars("events/s, access phase with two PDK calls, one core", rows, machine(figures), 230)
+
+
+def bars(title: str, rows: list[Bar], note: str, label_width: int = 130) -> str:
+    most = max(length for _, length, _, _ in rows)
+    height, bar_width = 26, 490 - label_width
     parts = []
-    for index, (name, it) in enumerate(servers.items()):
+    for index, (name, length, label, is_ours) in enumerate(rows):
         y = 34 + index * height
-        width = it["calls_per_s"] / most * bar_width
-        ours = name in ("http2", "embedded-style", "grpcio")
+        width = length / most * bar_width
         parts.append(f'<text x="{label_width - 8}" y="{y + 13}" text-anchor="end">{name}</text>')
-        colour = "#2f6f9f" if ours else "#9aa5b1"
+        colour = "#2f6f9f" if is_ours else "#9aa5b1"
         parts.append(f'<rect x="{label_width}" y="{y}" width="{width:.0f}" height="18" fill="{colour}"/>')
-        label = f"{it['calls_per_s']:,.0f} ({it['calls_per_s'] / servers['go']['calls_per_s']:.2f} × Go)"
         parts.append(f'<text x="{label_width + width + 6:.0f}" y="{y + 13}">{label}</text>')
-    total = 64 + len(servers) * height
-    parts.append(f'<text x="{label_width}" y="{total - 14}" fill="#5b6770">{machine(figures)}</text>')
+    total = 64 + len(rows) * height
+    parts.append(f'<text x="{label_width}" y="{total - 14}" fill="#5b6770">{note}</text>')
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="640" height="{total}" font-family="sans-serif" '
         f'font-size="12"><rect width="640" height="{total}" fill="white"/>'
-        f'<text x="{label_width}" y="20" font-weight="bold">'
-        "calls/s, one core, one connection, 32 in flight</text>" + "".join(parts) + "</svg>\n"
+        f'<text x="{label_width}" y="20" font-weight="bold">{title}</text>' + "".join(parts) + "</svg>\n"
     )
 
 
@@ -272,6 +311,9 @@ def main() -> None:
     figures: Figures = json.loads(FIGURES.read_text())
     PAGE.write_text(filled(PAGE.read_text(), sections(figures) | {"microseconds": microseconds()}))
     PLOT.write_text(plot(figures["throughput"]))
+    if "kong" in figures:
+        KONG_PAGE.write_text(filled(KONG_PAGE.read_text(), {"figures": kong(figures["kong"])}))
+        KONG_PLOT.write_text(kong_plot(figures["kong"]))
 
 
 if __name__ == "__main__":

@@ -139,6 +139,9 @@ class Bench:
     def lifecycle(self) -> dict[str, Any]:
         return told("lifecycle.py")
 
+    def kong(self) -> dict[str, Any]:
+        return told("kong.py")
+
     def workers(self) -> dict[str, Any]:
         figures: dict[str, Any] = {}
         for count in ("1", "2", "4"):
@@ -203,6 +206,7 @@ MEASUREMENTS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "start": Bench.start,
     "web": Bench.web,
     "lifecycle": Bench.lifecycle,
+    "kong": Bench.kong,
 }
 
 

@@ -41,6 +41,9 @@ def test_the_page_shows_the_figures_that_were_measured() -> None:
     page = report.PAGE.read_text()
     assert report.filled(page, report.sections(figures)) == page
     assert report.plot(figures["throughput"]) == report.PLOT.read_text()
+    page = report.KONG_PAGE.read_text()
+    assert report.filled(page, {"figures": report.kong(figures["kong"])}) == page
+    assert report.kong_plot(figures["kong"]) == report.KONG_PLOT.read_text()
 
 
 def test_a_call_without_a_transport_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:

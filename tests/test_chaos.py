@@ -15,6 +15,7 @@ from tests.chaos import (
     disk_full,
     floods,
     hostile,
+    kong,
     misbehaving,
     mixed,
     overload,
@@ -121,3 +122,27 @@ def test_a_stop_loses_no_call_that_began_in_a_worker(tmp_path: Path) -> None:
 @SLOW
 def test_slow_admin_clients_keep_nobody_out(tmp_path: Path) -> None:
     admin_clients.trial(tmp_path, "http2", 300, pages=20)
+
+
+def test_exceptions_in_every_place_of_a_plugin_refuse_their_own_request_only(tmp_path: Path) -> None:
+    kong.exceptions(tmp_path, 1)
+
+
+def test_a_killed_plugin_server_answers_again_when_it_is_started(tmp_path: Path) -> None:
+    kong.kills(tmp_path, 1)
+
+
+def test_kongs_connections_that_do_nothing_harm_no_event(tmp_path: Path) -> None:
+    kong.connections(tmp_path, 100)
+
+
+def test_hostile_frames_harm_no_event(tmp_path: Path) -> None:
+    kong.hostile(tmp_path, 300)
+
+
+def test_events_instances_and_orphans_are_let_go(tmp_path: Path) -> None:
+    kong.memory(tmp_path, events=1000, instances=50, orphans=20)
+
+
+def test_mixed_load_of_kong(tmp_path: Path) -> None:
+    kong.mixed(tmp_path, 1.0, strict=False)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from coprocess import CustomKeyCheck, Event, Post, PostKeyAuth, Pre, Response
+from coprocess import CustomKeyCheck, Event, Post, PostKeyAuth, Pre, Reply, Response
 from coprocess.api.declarations import MARK, collecting
 from coprocess.api.functions import source_of
 from coprocess.api.moments import HookType
@@ -251,3 +251,13 @@ def test_one_library_handler_in_several_modules_is_one_hook(load: Load, tmp_path
     other = write(tmp_path / "more", {"three.py": code})
 
     assert [hook.name for hook in good(load(folder, other))] == ["library_hook"]
+
+
+@pytest.mark.parametrize("uses", [True, False])
+def test_response_that_says_whether_it_uses_the_body_decorates(uses: bool) -> None:
+    @Response(body=uses)
+    def stamp(response: Response) -> None:
+        pass
+
+    assert callable(stamp)
+    assert isinstance(Response(body="text"), Reply)

@@ -85,6 +85,25 @@ def test_driver_python_is_simulated() -> None:
     assert definition(hooks={"pre": [hook("A")], "driver": "python"}).pre
 
 
+def test_a_dashboards_export_is_read_as_the_doctor_reads_it() -> None:
+    api = {
+        "api_id": "a",
+        "proxy": {"listen_path": "/a/", "target_url": "http://up.test"},
+        "custom_middleware": {"driver": "grpc", "pre": [{"name": "A"}]},
+    }
+    assert ApiDefinition.parse({"api_definition": api}) == ApiDefinition.parse(api)
+
+
+def test_a_disabled_bundle_is_none() -> None:
+    api = {
+        "api_id": "a",
+        "proxy": {"listen_path": "/a/", "target_url": "http://up.test"},
+        "custom_middleware_bundle": "b.zip",
+    }
+    assert ApiDefinition.parse(api).bundle == "b.zip"
+    assert ApiDefinition.parse({**api, "custom_middleware_bundle_disabled": True}).bundle == ""
+
+
 def test_oas_with_older_plugin_groups() -> None:
     parsed = ApiDefinition.parse(
         {

@@ -54,6 +54,9 @@ class CallContext(Protocol):
 #: None outside of a call. Set in the thread or task that runs the handler.
 current_call: ContextVar[CallContext | None] = ContextVar("coprocess_call", default=None)
 
+#: The App whose resources open or close here: `current_app` is it, where no call is.
+opening_app: ContextVar[App | None] = ContextVar("coprocess_opening_app", default=None)
+
 #: Takes a name and a payload (JSON text) that a handler triggers. The service that owns the process sets it.
 _event_sink: Callable[[str, str], None] | None = None
 

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, MutableSequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, MutableSequence
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, quote, urlencode
+from urllib.parse import quote, urlencode
 
-from multidict import CIMultiDict, MultiDict
+from multidict import CIMultiDict
 
 from coprocess.api.body import OF_THE_BYTES
 from coprocess.api.body_stream import BodyStream
-from coprocess.api.http import MultiHeaders, Query, canonical_name, is_token
+from coprocess.api.http import MultiHeaders, ParsedQuery, canonical_name, is_token
 from coprocess.api.messages import Request, Response, Session
 from coprocess.api.texts import TextList, TextMap, texts
 from coprocess.expected import expect_int, expect_text, wrong_type
@@ -68,17 +68,14 @@ class HeldHeaders(MultiHeaders):
         return twin
 
 
-class HeldQuery(Query):
+class HeldQuery(ParsedQuery):
     """Query parameters of a query string."""
 
-    __slots__ = ("_values", "is_edited")
+    __slots__ = ("is_edited",)
 
     def __init__(self, query: str) -> None:
-        self._values: MultiDict[str] = MultiDict(parse_qsl(query, keep_blank_values=True))
+        super().__init__(query)
         self.is_edited = False
-
-    def __getitem__(self, name: str) -> str:
-        return self._values[name]
 
     def __setitem__(self, name: str, value: str) -> None:
         if not isinstance(name, str):
@@ -89,18 +86,6 @@ class HeldQuery(Query):
     def __delitem__(self, name: str) -> None:
         del self._values[name]
         self.is_edited = True
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(dict.fromkeys(self._values))
-
-    def __len__(self) -> int:
-        return len(set(self._values))
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._values
-
-    def getall(self, name: str) -> list[str]:
-        return self._values.getall(name, [])
 
     def encoded(self) -> str:
         """As a query string, its names sorted, as gateways write it."""

@@ -8,8 +8,9 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import NoReturn
+from urllib.parse import parse_qsl
 
-from multidict import CIMultiDict
+from multidict import CIMultiDict, MultiDict
 
 from coprocess.errors import BadMessage
 from coprocess.expected import expect_text, wrong_type
@@ -147,6 +148,30 @@ class Query(MutableMapping[str, str]):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({[(name, self.getall(name)) for name in self]})"
+
+
+class ParsedQuery(Query):
+    """Reads what a query string has. What edits mean is for the classes that derive from it."""
+
+    __slots__ = ("_values",)
+
+    def __init__(self, query: str) -> None:
+        self._values: MultiDict[str] = MultiDict(parse_qsl(query, keep_blank_values=True))
+
+    def __getitem__(self, name: str) -> str:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys(self._values))
+
+    def __len__(self) -> int:
+        return len(set(self._values))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._values
+
+    def getall(self, name: str) -> list[str]:
+        return self._values.getall(name, [])
 
 
 @dataclass(frozen=True, slots=True)

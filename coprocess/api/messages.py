@@ -269,6 +269,8 @@ def _is_reply(args: tuple[Any, ...], options: Mapping[str, Any]) -> bool:
     """Whether these arguments of `Response` make a reply. Without any, it decorates."""
     if args:
         return args[0] is None or isinstance(args[0], _BODIES_OR_MEANT_SO)
+    if isinstance(options.get("body"), bool):
+        return False  # Whether the handler uses the body.
     return not _REPLY_OPTIONS.isdisjoint(options)
 
 

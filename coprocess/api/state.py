@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
-from coprocess.api.context import current_call
+from coprocess.api.context import current_call, opening_app
 
 if TYPE_CHECKING:
     from coprocess.api.app import App
@@ -49,6 +49,8 @@ class _Current:
 
     def _object(self) -> Any:
         call = current_call.get()
+        if call is None and self._attribute == "app" and (app := opening_app.get()) is not None:
+            return app
         if call is None:
             raise RuntimeError(f"{self._name} was used where no handler runs")
         found = getattr(call, self._attribute)
@@ -79,5 +81,5 @@ class _Current:
 
 #: The state of the request whose handler runs, as users of Flask know it.
 g = cast("State", _Current("g", "state"))
-#: The App of the folder whose handler runs.
+#: The App of the folder whose handler runs, or whose resource opens or closes.
 current_app = cast("App", _Current("current_app", "app"))

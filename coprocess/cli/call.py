@@ -14,7 +14,7 @@ from google.protobuf.json_format import ParseDict, ParseError
 from coprocess.addresses import normal_address
 from coprocess.api.app import configuring
 from coprocess.api.http import canonical_name
-from coprocess.cli.options import Config, Handlers, Tls, TlsCa, TlsCert, TlsKey, TlsName, client_tls
+from coprocess.cli.options import Address, Config, Handlers, Tls, TlsCa, TlsCert, TlsKey, TlsName, client_tls
 from coprocess.desk.json_files import parse_json, read_json, read_text
 from coprocess.desk.tyk.bundle import checksum
 from coprocess.desk.tyk.one_object import TYPES, object_of, received
@@ -64,9 +64,7 @@ def call(
     recording: Annotated[
         Path | None, typer.Option("--recording", help="Send the Object of this recording instead.")
     ] = None,
-    address: Annotated[
-        str | None, typer.Option("--address", help="A running server. Default: the handlers run here.")
-    ] = None,
+    address: Address = None,
     tls: Tls = False,
     tls_ca: TlsCa = None,
     tls_cert: TlsCert = None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.message import Message
 
 from coprocess.bounded import repr_of
+from coprocess.cli.output import body_as_json
 from coprocess.cli.trial_text import TrialText as Base
 from coprocess.cli.trial_text import from_here, status_text
 from coprocess.desk.envoy.simulator.filter_config import BODY_MODES
@@ -216,9 +216,4 @@ def _reply(reply: UpstreamReply | None) -> dict[str, Any] | None:
 
 
 def _content(headers: Iterable[tuple[str, str]], body: bytes) -> dict[str, Any]:
-    found: dict[str, Any] = {"headers": [list(pair) for pair in headers], "body": None, "body_base64": None}
-    try:
-        found["body"] = body.decode()
-    except UnicodeDecodeError:
-        found["body_base64"] = base64.b64encode(body).decode()
-    return found
+    return {"headers": [list(pair) for pair in headers], **body_as_json(body)}

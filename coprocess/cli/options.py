@@ -33,6 +33,9 @@ Config = Annotated[
     Path | None,
     typer.Option("--config", metavar="FILE", help="Settings file. Default: coprocess.toml, if there."),
 ]
+Address = Annotated[
+    str | None, typer.Option("--address", help="A running server. Default: the handlers run here.")
+]
 Tls = Annotated[
     bool, typer.Option("--tls", help="Speak TLS to the server at --address, as any of the next four does.")
 ]

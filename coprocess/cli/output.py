@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import sys
 
@@ -24,6 +25,14 @@ def make_output_harmless() -> None:
 
 def print_json(content: object) -> None:
     typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
+
+
+def body_as_json(body: bytes) -> dict[str, str | None]:
+    """As text or, where it is none, in base64."""
+    try:
+        return {"body": body.decode(), "body_base64": None}
+    except UnicodeDecodeError:
+        return {"body": None, "body_base64": base64.b64encode(body).decode()}
 
 
 def counted(number: int, noun: str) -> str:

@@ -6,6 +6,8 @@ import base64
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from coprocess.cli.output import body_as_json
+
 if TYPE_CHECKING:
     from coprocess.desk.tyk.simulator import HttpResponse, UpstreamReply, UpstreamRequest
     from coprocess.desk.tyk.trial import EventTrial, HookTrial, Trial
@@ -69,21 +71,14 @@ def _upstream_request(request: UpstreamRequest | None) -> dict[str, Any] | None:
     if request is None:
         return None
     headers = [list(pair) for pair in request.headers]
-    return {"method": request.method, "url": request.url, "headers": headers, **_body(request.body)}
+    return {"method": request.method, "url": request.url, "headers": headers, **body_as_json(request.body)}
 
 
 def _response(response: HttpResponse | UpstreamReply | None) -> dict[str, Any] | None:
     if response is None:
         return None
     headers = [list(pair) for pair in response.headers]
-    return {"status": response.status, "headers": headers, **_body(response.body)}
-
-
-def _body(body: bytes) -> dict[str, str | None]:
-    try:
-        return {"body": body.decode(), "body_base64": None}
-    except UnicodeDecodeError:
-        return {"body": None, "body_base64": base64.b64encode(body).decode()}
+    return {"status": response.status, "headers": headers, **body_as_json(response.body)}
 
 
 def _plain(value: Any) -> Any:

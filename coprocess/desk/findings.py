@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 
 class Severity(StrEnum):
@@ -63,6 +63,43 @@ class Finding:
             "problem": self.problem,
             "effect": self.effect,
             "remedy": self.remedy,
+        }
+
+
+class Ran(Protocol):
+    """A hook that ran in a trial."""
+
+    @property
+    def type(self) -> str: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def source(self) -> object | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class HookFinding(Finding):
+    """A trial's finding. Without a hook it is about the whole request."""
+
+    hook: Ran | None = None
+
+    @property
+    def about(self) -> str:
+        return f'{self.hook.type} "{self.hook.name}"' if self.hook else ""
+
+    @property
+    def source(self) -> str:
+        return str(self.hook.source) if self.hook and self.hook.source else ""
+
+    @property
+    def place(self) -> dict[str, Any]:
+        hook = self.hook
+        return {
+            "hook_type": hook.type if hook else None,
+            "hook": hook.name if hook else None,
+            "source": self.source or None,
         }
 
 

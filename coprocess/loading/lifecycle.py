@@ -99,7 +99,7 @@ class Lifecycle:
         app, moment = self.app, hook.type
         offered = offered_names(self._home, moment, hook.source, self.resources.all)
         for_after = offered if moment is HookType.Response else {**offered, "response": "outcome"}
-        for_end = {**offered, "error": "error"}
+        for_end = {**offered, **_ERROR}
         befores = self._parts(app.befores, moment, offered)
         afters = self._parts(app.afters, moment, for_after)
         teardowns = self._parts(app.teardowns, moment, for_end)
@@ -121,7 +121,7 @@ class Lifecycle:
             raise error
 
         source = app.error_handlers[0].source
-        offered = {**offered_names(self._home, HookType.Post, source, self.resources.all), "error": "error"}
+        offered = {**offered_names(self._home, HookType.Post, source, self.resources.all), **_ERROR}
         answers = self._error_handlers(offered, optional=False)
         hook = Hook(
             type=HookType.Post,
@@ -272,6 +272,10 @@ class Lifecycle:
 
     async def _from_thread(self, awaitable: Awaitable[Any]) -> Any:
         return self._spawn(_awaited(awaitable)).result()
+
+
+#: What failed, by the names that it has in Flask's own pages, too.
+_ERROR = dict.fromkeys(("error", "exc", "exception", "e"), "error")
 
 
 def _as_tuple(*values: Any) -> tuple[Any, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import Future, wait
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from typing import Any
 import structlog
 
 from coprocess.api.app import App, ResourceDeclaration
+from coprocess.api.context import opening_app
 from coprocess.api.functions import describe, is_async, signature, spelled
 from coprocess.error_text import text_of
 from coprocess.errors import CoprocessError, HandlerError
@@ -147,6 +148,7 @@ class Resources:
                         f'{resource.declaration.source}: resource "{resource.name}" asks for "{need}". '
                         f"Expected: other resources of its folder: {known}"
                     )
+        self._app = app
         #: The open resources of scope `app`, as attributes.
         self.values = SimpleNamespace()
         #: What tests put in the place of resources, by name.
@@ -211,26 +213,52 @@ class Resources:
         arguments = {name: getattr(self.values, name) for name in resource.needs}
         try:
             if resource.is_async and resource.is_context:
-                held = _Held(resource.make(**arguments), spawn)
+                with self._as_current_app():
+                    manager = resource.make(**arguments)
+                held = _Held(manager, spawn, self._app)
                 return held.open(timeout_s), held.close
             if resource.is_async:
-                return _result(spawn(_awaited(resource.make, arguments)), timeout_s), None
-            made = _in_time(lambda: resource.make(**arguments), timeout_s)
+                made = self._awaited(resource.make, arguments)
+                return _result(spawn(made), timeout_s), None
+            made = _in_time(self._in_app(lambda: resource.make(**arguments)), timeout_s)
             if not resource.is_context:
                 return made, None
-            value = _in_time(made.__enter__, timeout_s, late=lambda: made.__exit__(None, None, None))
+            leave = self._in_app(lambda: made.__exit__(None, None, None))
+            value = _in_time(self._in_app(made.__enter__), timeout_s, late=leave)
         except _NotInTime:
             raise ResourceError(
                 f'{resource.declaration.source}: resource "{resource.name}" did not open in {timeout_s:g} s'
             ) from None
-        return value, lambda limit_s: _in_time(lambda: made.__exit__(None, None, None), limit_s)
+        return value, lambda limit_s: _in_time(leave, limit_s)
+
+    @contextmanager
+    def _as_current_app(self) -> Iterator[None]:
+        token = opening_app.set(self._app)
+        try:
+            yield
+        finally:
+            opening_app.reset(token)
+
+    def _in_app(self, function: Callable[[], Any]) -> Callable[[], Any]:
+        """`function`, for another thread, such that `current_app` is the App of these resources."""
+
+        def run() -> Any:
+            with self._as_current_app():
+                return function()
+
+        return run
+
+    async def _awaited(self, make: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+        opening_app.set(self._app)  # For this task.
+        return await make(**arguments)
 
 
 class _Held:
     """An async context manager that one task enters and leaves, as those that hold tasks demand."""
 
-    def __init__(self, manager: AbstractAsyncContextManager[Any], spawn: Spawn) -> None:
+    def __init__(self, manager: AbstractAsyncContextManager[Any], spawn: Spawn, app: App) -> None:
         self._manager = manager
+        self._app = app
         self._spawn = spawn
         self._opened: Future[Any] = Future()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -243,6 +271,7 @@ class _Held:
 
     async def _hold(self) -> None:
         self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
+        opening_app.set(self._app)  # For this task.
         try:
             async with self._manager as value:
                 self._opened.set_result(value)
@@ -256,10 +285,6 @@ class _Held:
         assert self._loop and self._end and self._done  # noqa: PT018, S101 - it is open
         self._loop.call_soon_threadsafe(self._end.set)
         _result(self._done, timeout_s)
-
-
-async def _awaited(make: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
-    return await make(**arguments)
 
 
 def _result(future: Future[Any], timeout_s: float, also: Future[Any] | None = None) -> Any:

@@ -8,18 +8,11 @@ from typing import Any
 
 from coprocess.api.moments import HookType
 from coprocess.errors import ConfigError
+from coprocess.loading.chains import MOMENT_OF_KEY
 from coprocess.process.config import CHAINS, settings_file
 
 #: Names of handlers, by the chain's name and by moment.
 Chains = Mapping[str, Mapping[HookType, tuple[str, ...]]]
-
-_KEYS = {
-    "pre": HookType.Pre,
-    "auth_check": HookType.CustomKeyCheck,
-    "post_key_auth": HookType.PostKeyAuth,
-    "post": HookType.Post,
-    "response": HookType.Response,
-}
 
 
 def load_chains(config_file: Path | None = None, base: Path = Path()) -> Chains:
@@ -36,9 +29,11 @@ def _chain(path: Path, where: str, table: Any) -> dict[HookType, tuple[str, ...]
         raise ConfigError(f"{path}: {where}: expected a table, [{where}]")
     chain = {}
     for key, names in table.items():
-        moment = _KEYS.get(key)
+        moment = MOMENT_OF_KEY.get(key)
         if moment is None:
-            raise ConfigError(f"{path}: {where}.{key}: no moment. Expected: one of {', '.join(_KEYS)}")
+            raise ConfigError(
+                f"{path}: {where}.{key}: no moment. Expected: one of {', '.join(MOMENT_OF_KEY)}"
+            )
         names = [names] if isinstance(names, str) else names
         if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
             raise ConfigError(f"{path}: {where}.{key}: expected names of handlers")

@@ -148,9 +148,11 @@ class TracedRpc(Rpc):
             attributes: dict[str, str] = {}
             name, kind = self._own_name(call), SpanKind.INTERNAL
             if self.method:
-                name, kind = self.method[1:], SpanKind.SERVER
-                _, service, method = self.method.split("/")
-                attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
+                name, kind = self.method.removeprefix("/"), SpanKind.SERVER
+                service, _, method = name.rpartition("/")
+                # A gateway that speaks no gRPC has methods without a service.
+                attributes = {"rpc.system": "grpc", "rpc.service": service} if service else {}
+                attributes["rpc.method"] = method
             if call is not None:
                 attributes["coprocess.hook.type"] = call.hook_type
                 attributes["coprocess.hook.name"] = call.hook_name

@@ -57,6 +57,9 @@ class Caller:
         """The steps are through, or raised. Called from any thread; never raises."""
         raise NotImplementedError
 
+    def stopped(self) -> None:
+        """The steps were cancelled, and no call of theirs runs any more. As `ended`."""
+
 
 class StepRpc(InProcessRpc):
     """One call of a chain."""
@@ -128,6 +131,7 @@ class Chain:
             while True:
                 if self._is_cancelled:
                     steps.close()
+                    caller.stopped()
                     return
                 need = steps.send(value)
                 if isinstance(need, Call):
@@ -195,10 +199,12 @@ class Chain:
 class UnaryCaller(Caller):
     """A unary Rpc, whose answer is what the steps return."""
 
-    __slots__ = ("_service", "chain", "method", "rpc")
+    __slots__ = ("_on_end", "_service", "chain", "method", "rpc")
 
-    def __init__(self, service: Service, rpc: Rpc) -> None:
+    def __init__(self, service: Service, rpc: Rpc, on_end: Callable[[], None] | None = None) -> None:
+        """`on_end` is called when the steps are through, or were cancelled, from any thread."""
         self._service = service
+        self._on_end = on_end
         self.rpc = rpc
         self.method = rpc.method
         self.chain: Chain | None = None
@@ -225,3 +231,9 @@ class UnaryCaller(Caller):
             self.rpc.respond(result)
         else:
             self._service.refuse(self.rpc, error)
+        if self._on_end is not None:
+            self._on_end()
+
+    def stopped(self) -> None:
+        if self._on_end is not None:
+            self._on_end()

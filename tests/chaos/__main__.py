@@ -32,6 +32,7 @@ from tests.chaos import (
     floods,
     hostile,
     hung_worker,
+    kong,
     misbehaving,
     mixed,
     overload,
@@ -50,7 +51,7 @@ LONGEST_TRIAL_S = 600
 Trial = Callable[[Path, str], Figures]
 
 
-def trials(hostile_calls: int, mixed: Trial) -> list[tuple[str, str, Trial]]:
+def trials(hostile_calls: int, mixed: Trial, minutes: float) -> list[tuple[str, str, Trial]]:
     """Name, engine, and what to run."""
     found: list[tuple[str, str, Trial]] = []
     for engine in ("http2", "grpcio"):
@@ -66,7 +67,19 @@ def trials(hostile_calls: int, mixed: Trial) -> list[tuple[str, str, Trial]]:
     }
     found += [(f"{name}, 2 workers", "http2", run) for name, run in with_workers.items()]
     hangs = partial(hung_worker.trial, hangs=4)
-    return [*found, *(("hung worker, 2 workers", engine, hangs) for engine in ("http2", "grpcio"))]
+    found += [("hung worker, 2 workers", engine, hangs) for engine in ("http2", "grpcio")]
+    of_kong: dict[str, Callable[[Path], Figures]] = {
+        "Kong: exceptions": partial(kong.exceptions, each=20),
+        "Kong: kill -9 under load": partial(kong.kills, times=10),
+        "Kong: 1,000 connections": partial(kong.connections, count=1000),
+        "Kong: hostile frames": partial(kong.hostile, frames=hostile_calls // 2),
+        "Kong: memory": partial(kong.memory, events=1_000_000, instances=10_000, orphans=10_000),
+        "Kong: mixed load": partial(kong.mixed, seconds=60 * minutes, strict=True),
+    }
+    return [
+        *found,
+        *((name, "kong", lambda folder, _, run=run: run(folder)) for name, run in of_kong.items()),
+    ]
 
 
 def _floods(folder: Path, engine: str) -> Figures:
@@ -166,7 +179,7 @@ def main() -> int:
                 stop_early=stop_early,
             )
 
-    for name, engine, run in trials(options.hostile, mixed_load):
+    for name, engine, run in trials(options.hostile, mixed_load, options.minutes):
         if options.only not in f"{name} {engine}":
             continue
         faulthandler.dump_traceback_later(LONGEST_TRIAL_S + options.minutes * 60, exit=True)

@@ -172,6 +172,44 @@ def _hung_worker(trial: Figures) -> tuple[str, str]:
     )
 
 
+def _kong_kills(trial: Figures) -> tuple[str, str]:
+    return (
+        f"{trial['kills']} kills of the plugin server, 8 connections",
+        f"{trial['broken']:,} connections broken; events end {trial['slowest_recovery_s']} s after, at most; "
+        f"{_good(trial)}",
+    )
+
+
+def _kong_connections(trial: Figures) -> tuple[str, str]:
+    before, beside, after = trial["threads_before_beside_after"]
+    return (
+        f"{trial['connections']:,} connections: idle, with half a frame, in an event whose step never comes",
+        f"threads before, beside and after: {before}, {beside}, {after}; {_good(trial)}",
+    )
+
+
+def _kong_hostile(trial: Figures) -> tuple[str, str]:
+    return f"{trial['frames']:,} frames", f"{_calls(trial['ends'])}; {_good(trial)}; {trial['rss_mib']} MiB"
+
+
+def _kong_memory(trial: Figures) -> tuple[str, str]:
+    found = trial["rss_mib_half_and_whole"].items()
+    return (
+        _calls(trial["counts"]),
+        "; ".join(
+            f"{name}: {half} MiB after half of them, {whole} after all" for name, (half, whole) in found
+        ),
+    )
+
+
+def _kong_mixed(trial: Figures) -> tuple[str, str]:
+    quarters = ", ".join(str(size) for size in trial["rss_mib_by_quarter"])
+    return (
+        f"{trial['seconds']:g} s of good events, exceptions, orphans, instances and hostile frames",
+        f"{_calls(trial['done'])}; {_good(trial)}; MiB by quarter: {quarters}",
+    )
+
+
 _DESCRIBED: dict[str, Callable[[Figures], tuple[str, str]]] = {
     "hostile calls": _hostile,
     "floods of one connection": _floods,
@@ -192,6 +230,12 @@ _DESCRIBED: dict[str, Callable[[Figures], tuple[str, str]]] = {
     "kill -9 of a worker": _worker,
     "hung worker": _hung_worker,
     "crash loop of workers": _crash_loop,
+    "Kong: exceptions": _misbehaving,
+    "Kong: kill -9 under load": _kong_kills,
+    "Kong: 1,000 connections": _kong_connections,
+    "Kong: hostile frames": _kong_hostile,
+    "Kong: memory": _kong_memory,
+    "Kong: mixed load": _kong_mixed,
 }
 
 

@@ -12,6 +12,7 @@ import grpc
 import pytest
 
 from coprocess import CustomKeyCheck, Post, Reject, Response
+from coprocess.desk.envoy.wanted import wanted_of
 from coprocess.errors import HandlerError, UnknownHook
 from coprocess.gateways.envoy import wire
 from coprocess.gateways.envoy.gateway import EnvoyGateway
@@ -20,6 +21,7 @@ from coprocess.gateways.tyk.home import HOME as TYK
 from coprocess.gateways.web.home import HOME as WEB
 from coprocess.loading.home import Home
 from coprocess.loading.objects import load_objects
+from coprocess.process.config import load_settings
 from coprocess.runtime.registration import GatewayOptions
 from coprocess.runtime.service import ServiceOptions
 from tests.envoy.drive import GET, OK, POST, Pairs, edits, header_map
@@ -349,3 +351,9 @@ def test_a_moment_that_would_be_too_late_is_refused_at_load() -> None:
 
     with pytest.raises(HandlerError, match="Expected: a handler of Post or Response"):
         table_of(check)
+
+
+def test_the_configuration_and_the_doctor_know_of_pieces() -> None:
+    settings = load_settings({"envoy": True})
+    wanted = wanted_of(settings, table_of(scanner([], is_async=True)), {}, "")
+    assert wanted.reads_body

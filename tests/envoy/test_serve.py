@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from coprocess.process.config import load_settings
 from tests.envoy.drive import GET, OK, check_request, edits, header_map
 from tests.objects import make_object
 from tests.serve_process import ServeProcess
-from tests.server import PATIENCE_S
+from tests.server import PATIENCE_S, until
 
 HANDLERS = """
 from coprocess import CustomKeyCheck, Post, Pre, Response
@@ -128,3 +129,97 @@ def test_settings_that_serve_nothing_or_cannot_be_together() -> None:
         load_settings({"tyk": False})
     with pytest.raises(ConfigError, match="or worker_listen own"):
         load_settings({"envoy": True, "workers": "2"})
+
+
+AROUND = """
+from pathlib import Path
+import asyncio
+from coprocess import App, CustomKeyCheck, Pre, Response
+TOLD = Path(__file__).parent.parent / "told"
+app = App()
+def tell(text):
+    with TOLD.open("a") as told:
+        told.write(text + "\\n")
+@app.resource
+def db():
+    yield "db"
+    tell("db closed")
+@app.resource(scope="call")
+async def tx(db):
+    tell("begin")
+    try:
+        yield "tx"
+    finally:
+        tell("end")
+@app.teardown
+def first(error):
+    tell("first " + type(error).__name__)
+@app.teardown
+async def second(tx):
+    await asyncio.sleep(0)
+    tell("second")
+@Pre
+def hook(request, tx):
+    tell("pre")
+    if request.path == "/fail":
+        raise LookupError
+@CustomKeyCheck
+def check(session, tx):
+    session.allow("token")
+@Response
+async def after(tx):
+    tell("response")
+@Response
+async def waits(tx):
+    tell("waits")
+    await asyncio.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("engine", ["http2", "grpcio"])
+def test_resources_of_calls_and_teardowns_live_as_long_as_the_stream(handlers: Path, engine: str) -> None:
+    (handlers / "one.py").write_text(AROUND)
+    told = handlers.parent / "told"
+
+    def lines() -> list[str]:
+        return told.read_text().split("\n")[:-1] if told.exists() else []
+
+    def ends_with(*expected: str) -> None:
+        until(lambda: lines()[-len(expected) :] == list(expected))
+        told.write_text("")
+
+    with ServeProcess(handlers, "--envoy", f"--engine={engine}") as served, served.client() as client:
+        call = Call(client.channel, pre="hook", response="after")
+        call.request()
+        assert lines() == ["begin", "pre"]
+        call.response()
+        call.end()
+        ends_with("begin", "pre", "response", "second", "first NoneType", "end")
+        # The client ends before the response.
+        call = Call(client.channel, pre="hook", response="after")
+        call.request()
+        call.end()
+        ends_with("begin", "pre", "second", "first NoneType", "end")
+        # It leaves while a handler runs.
+        call = Call(client.channel, pre="hook", response="waits")
+        call.request()
+        threading.Timer(0.2, call.replies.cancel).start()
+        with pytest.raises(grpc.RpcError):
+            call.response()
+        until(lambda: lines()[-1:] == ["end"])
+        assert lines()[:3] == ["begin", "pre", "waits"]
+        told.write_text("")
+        check: Any = client.channel.unary_unary(
+            wire.CHECK, wire.CheckRequest.SerializeToString, wire.CheckResponse.FromString
+        )
+        check(check_request(extensions={"x-coprocess-auth-check": "check"}), timeout=PATIENCE_S)
+        ends_with("begin", "second", "first NoneType", "end")
+        # A stream from before a reload keeps what it has.
+        call = Call(client.channel, pre="hook", response="after")
+        call.request()
+        (handlers / "one.py").write_text(AROUND + "\n")
+        served.process.send_signal(signal.SIGHUP)
+        served.wait_for("reloaded")
+        call.response()
+        call.end()
+        ends_with("begin", "pre", "response", "second", "first NoneType", "end", "db closed")

@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import MappingProxyType
@@ -202,13 +202,13 @@ class Envoy:
         listeners: Mapping[str, Listener],
         more_clusters: Sequence[Json] = (),
     ) -> None:
-        self.ports = {name: _free_port() for name in listeners}
-        self._admin = _free_port()
+        self._admin, dead, *free = _free_ports(len(listeners) + 2)
+        self.ports = dict(zip(listeners, free, strict=True))
         host, _, port = service.rpartition(":")
         clusters = [
             cluster("upstream", "127.0.0.1", upstream_port),
             cluster("coprocess", host, int(port), is_http2=True),
-            cluster("dead", "127.0.0.1", _free_port(), is_http2=True),
+            cluster("dead", "127.0.0.1", dead, is_http2=True),
             *more_clusters,
         ]
         self._config = {
@@ -307,10 +307,13 @@ def sent(answered: Answered, name: str) -> list[str]:
     return [value for key, value in answered.upstream["headers"] if key == name]
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _free_ports(count: int) -> list[int]:
+    """All different: one port given back at once is given again, now and then."""
+    with ExitStack() as held:
+        probes = [held.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 def _address(host: str, port: int) -> Json:

@@ -68,6 +68,45 @@ def test_what_fails_refuses_the_request_and_the_next_is_served(tmp_path: Path, w
         served.wait_idle()
 
 
+@pytest.mark.parametrize("kind", ["", "async "])
+def test_a_failure_stands_in_kongs_log_where_that_is_asked_for(tmp_path: Path, kind: str) -> None:
+    source = plugin("raise ValueError('secret')").replace("def access", f"{kind}def access")
+    with serving(tmp_path, source, PluginOptions(name="p", tells_kong=True)) as served:
+        kong = served.connect()
+        (method, (text,)), refused = kong.run(kong.start())
+        assert method == "kong.log.err"
+        assert "p: access failed" in text
+        assert "ValueError" in text
+        assert "secret" not in text
+        assert refused == REFUSED
+        served.wait_idle()
+
+
+@pytest.mark.parametrize("kind", ["", "async "])
+def test_code_that_goes_on_after_exit_holds_up_no_other_request_of_its_connection(
+    tmp_path: Path, kind: str
+) -> None:
+    """Once, Kong's next request on that connection waited for it, and was let by after 60 s."""
+    wait, call = ("await ", "await asyncio.sleep(30)") if kind else ("", "time.sleep(30)")
+    body = f"""
+        import asyncio
+        if self.config:
+            {wait}kong.response.exit(403, "no")
+            {call}
+    """
+    source = plugin(body).replace("def access", f"{kind}def access")
+    options = ServiceOptions(timeout_s=0.3, concurrency=64, owns_process=False)
+    with serving(tmp_path, source, service_options=options) as served:
+        kong = served.connect()
+        exits, passes = kong.start('{"exit": true}'), kong.start("{}")
+        for _ in range(3):
+            assert kong.run(exits) == [("kong.response.exit", [403, "no"])]
+            assert kong.run(passes) == []
+        time.sleep(0.5)  # The time limit is over.
+        assert kong.run(passes) == []
+        served.wait_idle()
+
+
 def logged(folder: Path, source: str) -> tuple[list[tuple[str, list[Any]]], str]:
     """The calls of one event, and what the log has of its exception."""
     with capture_logs() as logs, serving(folder, source) as served:

@@ -168,8 +168,10 @@ def test_the_command_and_its_exit_status(project: Examine, tmp_path: Path) -> No
     good = CliRunner().invoke(app, arguments)
     assert good.exit_code == 0, good.output
     (tmp_path / "dump.txt").write_text("[]")
-    bad = CliRunner().invoke(app, [*arguments, "--json"])
+    log = tmp_path / "doctor.sarif"
+    bad = CliRunner().invoke(app, [*arguments, "--json", "--sarif", str(log)])
     assert bad.exit_code == 1
+    assert json.loads(log.read_text())["runs"][0]["results"][0]["ruleId"] == "dump-refused"
     assert json.loads(bad.stdout)["findings"][0]["rule"] == "dump-refused"
     assert CliRunner().invoke(app, ["kong", "doctor", "--conf", str(tmp_path / "none")]).exit_code == 1
 

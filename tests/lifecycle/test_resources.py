@@ -320,3 +320,69 @@ def fresh(request, state):
     assert set_headers(reply_of(table, "handle")) == {"X-Got": "u, True, None, param"}
     assert set_headers(reply_of(table, "fresh")) == {"X-Got": "user, more"}
     assert set_headers(reply_of(table, "fresh")) == {"X-Got": "user, more"}
+
+
+def test_current_app_is_the_app_whose_resources_open_and_close(open_program: Opened, tmp_path: Path) -> None:
+    program = """
+from coprocess import App, Pre, current_app
+
+app = App()
+app.seen = []
+
+@app.resource
+def plain():
+    return current_app.seen
+
+@app.resource
+def db(plain):
+    plain.append("opened")
+    yield current_app.seen
+    current_app.seen.append("closed")
+
+@app.resource
+async def made():
+    return current_app.seen
+
+@app.resource
+async def client():
+    current_app.seen.append("opened async")
+    yield current_app.seen
+    current_app.seen.append("closed async")
+
+@Pre
+def handler(request, db, made, client):
+    pass
+"""
+    table = open_program(tmp_path, {"a.py": program})
+    hook = next(iter(table))
+    assert hook.app is not None
+    seen: list[str] = vars(hook.app)["seen"]
+    assert seen == ["opened", "opened async"]
+    assert hook.lifecycle is not None
+    hook.lifecycle.resources.take_open().close(5)
+    assert seen == ["opened", "opened async", "closed async", "closed"]
+
+
+def test_what_failed_has_the_names_that_flask_gives_it(open_program: Opened, tmp_path: Path) -> None:
+    program = """
+from coprocess import App, Pre, respond
+
+app = App()
+
+@app.errorhandler(LookupError)
+def not_found(e):
+    return respond(404, type(e).__name__)
+
+@app.teardown
+def log(exc):
+    pass
+
+@app.teardown
+def close(exception):
+    pass
+
+@Pre
+def handler(request):
+    raise KeyError("x")
+"""
+    open_program(tmp_path, {"a.py": program})

@@ -86,3 +86,16 @@ def test_fastapi_under_granian(tmp_path: Path) -> None:
             assert client.recv() == "ann hello"
     assert processes(told, "open") == processes(told, "close")
     assert processes(told, "begin") == processes(told, "end")
+
+
+def test_django_by_asgi_under_uvicorn(tmp_path: Path) -> None:
+    told, port = tmp_path / "told", free_port()
+    flags = ["--host=127.0.0.1", f"--port={port}", "--log-level=error", "--lifespan=auto"]
+    with served(told, port, "uvicorn", *flags, "shop:django_asgi") as url:
+        answer = httpx.post(f"{url}/show", content=b"body", headers={"Authorization": "k"})
+        assert (answer.status_code, answer.text) == (200, "ann body")
+        assert answer.headers["X-Pid"] == answer.headers["X-Own"] == processes(told, "open")[0]
+        with httpx.stream("GET", f"{url}/stream") as stream:
+            assert stream.read() == b"012"
+    assert processes(told, "open") == processes(told, "close")
+    assert processes(told, "begin") == processes(told, "end")

@@ -89,6 +89,13 @@ def serve(
             "--on-error", metavar="closed|open", help="What an exception, or an overrun, does to the request."
         ),
     ] = None,
+    tell_kong: Annotated[
+        bool,
+        typer.Option(
+            "--tell-kong",
+            help="Failures stand in Kong's log as errors, too: a call more for each that fails.",
+        ),
+    ] = False,
     outlive_parent: Annotated[
         bool, typer.Option("--outlive-parent", help="Go on when the process that started this is gone.")
     ] = False,
@@ -138,7 +145,7 @@ def serve(
     if gevent and multiprocessing:
         raise ConfigError("-g and -m go not together. Expected: one of them, or none")
     paths = [] if handlers else plugin_files(plugin, directory)
-    options = PluginOptions(name=name, lua_style=not no_lua_style, on_error=on_error)
+    options = PluginOptions(name=name, lua_style=not no_lua_style, on_error=on_error, tells_kong=tell_kong)
     if dump:
         plugins = [read_handlers(handlers, name)] if handlers else read_plugins(paths, options)
         print_dump([each.info() for each in plugins])

@@ -30,7 +30,7 @@ def wanted_of(
         address=settings.listen[0],
         chain=chain,
         has_response=bool(found.after),
-        reads_body=reads or (not is_authz and any(step.uses_body for step in found.after)),
+        reads_body=reads or (not is_authz and (found.streams or any(step.uses_body for step in found.after))),
         authenticates=bool(checks),
         is_authz=is_authz,
         timeout_s=settings.timeout_s,

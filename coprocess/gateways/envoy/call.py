@@ -13,6 +13,7 @@ from coprocess.errors import HandlerFailed
 from coprocess.gateways.envoy import guard
 from coprocess.gateways.envoy.chain import Chain, Step
 from coprocess.gateways.envoy.dynamic_metadata import TOKEN
+from coprocess.loading.lifetime import Lifetime
 from coprocess.runtime import admission
 from coprocess.runtime.admission import Refusal
 from coprocess.runtime.answers import Answer, failure_answer
@@ -50,6 +51,11 @@ class EnvoyCall(HeldCall):
     def metadata(self) -> MutableMapping[str, str]:
         return self._exchange.metadata
 
+    @property
+    def lifetime(self) -> Lifetime | None:
+        """Where the code around the handler leaves what is for the end of the stream."""
+        return self._exchange.lifetime
+
     def reply(self, reply: Reply) -> None:
         super().reply(reply)
         self._note()
@@ -74,6 +80,7 @@ class Traffic(HeldExchange):
         "failure_text",
         "has_body",
         "is_replaced",
+        "lifetime",
         "metadata_source",
     )
 
@@ -81,6 +88,8 @@ class Traffic(HeldExchange):
         super().__init__(request, chain.spec)
         self.chain = chain
         self._around = around
+        #: None where no handler leaves anything for the end.
+        self.lifetime = Lifetime() if chain.has_end else None
         self._metadata: TextMap | None = None
         self.metadata_source: Callable[[], dict[str, str]] = dict
         #: Whether the request's body can be asked for.

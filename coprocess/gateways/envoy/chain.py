@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from coprocess.api.moments import HookType
 from coprocess.errors import ConfigError, UnknownHook
 from coprocess.gateways.envoy.route import Route
 from coprocess.loading.body_use import hook_uses_body, streams_body
+from coprocess.loading.chains import REQUEST_MOMENTS, names_by_order, of_api
 from coprocess.loading.hooks import Hook, HookTable
 from coprocess.runtime.held_spec import HeldSpec
 from coprocess.text import printable
 
-#: What runs in the request phase, in this order.
-REQUEST_MOMENTS = (HookType.Pre, HookType.CustomKeyCheck, HookType.PostKeyAuth, HookType.Post)
 #: The tables `[chains.NAME]` of the settings file: names of handlers, by moment.
 Chains = Mapping[str, Mapping[HookType, tuple[str, ...]]]
 
@@ -42,8 +41,10 @@ class Chain:
     table: HookTable
     #: All `@Event` functions.
     listeners: tuple[str, ...] = ()
-    #: Those of Response, which a stream needs after its request is through.
+    #: Those of Response, which a stream needs after its request is through; all, where `has_end`.
     later: frozenset[Hook] = field(default_factory=frozenset)
+    #: Whether any handler leaves something for the end of the stream.
+    has_end: bool = False
     #: Whether Envoy was seen to do as `mode_override` says: None: not yet.
     overrides: bool | None = None
 
@@ -80,6 +81,8 @@ def chain_of(table: HookTable, route: Route, chains: Chains) -> Chain:
     _check_streams(by_moment[HookType.Response])
     spec = HeldSpec(api_id, route.org_id, route.config)
     after = tuple(by_moment[HookType.Response])
+    running = _hooks(table, [step for steps in by_moment.values() for step in steps])
+    has_end = any(hook.is_of_request for hook in running)
     return Chain(
         before=tuple((moment, tuple(by_moment[moment])) for moment in REQUEST_MOMENTS if by_moment[moment]),
         after=after,
@@ -87,11 +90,17 @@ def chain_of(table: HookTable, route: Route, chains: Chains) -> Chain:
         route=route,
         table=table,
         listeners=tuple(_all_names(table, HookType.Event, api_id)),
-        later=frozenset(
-            hook
-            for step in after
-            for hook in ([step.hook] if step.hook is not None else _versions(table, step.moment, step.name))
-        ),
+        later=running if has_end else _hooks(table, after),
+        has_end=has_end,
+    )
+
+
+def _hooks(table: HookTable, steps: Iterable[Step]) -> frozenset[Hook]:
+    """What the steps may run."""
+    return frozenset(
+        hook
+        for step in steps
+        for hook in ([step.hook] if step.hook is not None else _versions(table, step.moment, step.name))
     )
 
 
@@ -112,9 +121,7 @@ def check_chains(table: HookTable, chains: Chains) -> None:
 
 
 def _all_names(table: HookTable, moment: HookType, api_id: str) -> list[str]:
-    hooks = [hook for hook in table if hook.type is moment and hook.api_id in (None, api_id)]
-    # Stable: equal ones stay as they are written.
-    return list(dict.fromkeys(hook.name for hook in sorted(hooks, key=lambda hook: hook.order)))
+    return names_by_order(of_api(table, api_id), moment)
 
 
 def _check_streams(steps: list[Step]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
@@ -16,6 +17,7 @@ from coprocess.gateways.envoy.call import BODY, Around, Traffic
 from coprocess.gateways.envoy.chain import Chain
 from coprocess.gateways.envoy.messages import Fields, name_of, request_of
 from coprocess.gateways.envoy.wire import CheckRequest
+from coprocess.loading.lifetime import Lifetime
 from coprocess.runtime.answers import Answer, failure_answer
 from coprocess.runtime.chained import Steps
 
@@ -30,9 +32,18 @@ _UNAUTHORIZED = 401
 class Check:
     """Answers one CheckRequest."""
 
-    def __init__(self, find_chain: Callable[[Mapping[str, str], str], Chain], around: Around) -> None:
+    def __init__(
+        self,
+        find_chain: Callable[[Mapping[str, str], str], Chain],
+        around: Around,
+        max_headers: int = 1000,
+    ) -> None:
         self._find_chain = find_chain
         self._around = around
+        self._max_headers = max_headers
+        #: Of the request; None: it has not come so far.
+        self.lifetime: Lifetime | None = None
+        self.chain: Chain | None = None
 
     def take(self, message: bytes) -> Steps:
         """The steps; they end with a serialized CheckResponse, which is never empty."""
@@ -44,6 +55,7 @@ class Check:
         try:
             chain = self._find_chain(dict(attributes.context_extensions), "")
             traffic, came = self._traffic(attributes, chain)
+            self.chain, self.lifetime = traffic.chain, traffic.lifetime
             steps = traffic.before_upstream()
         except CoprocessError as error:
             # An RPC error would let the request in where the filter's failure mode allows it.
@@ -72,6 +84,9 @@ class Check:
             there = ", ".join([*others, *(["Response"] if chain.after else [])])
             raise UnknownHook(f"ext_authz runs handlers of CustomKeyCheck only, and {there} are named")
         chain = _only_checks(chain)
+        http = attributes.request.http
+        if (count := max(len(http.header_map.headers), len(http.headers))) > self._max_headers:
+            raise BadMessage(f"{count} headers: max_headers is {self._max_headers}")
         came = _Came(attributes)
         traffic = Traffic(came.request, chain, self._around)
         traffic.has_body = chain.reads_request and came.has_body
@@ -126,7 +141,7 @@ def _only_checks(chain: Chain) -> Chain:
         )
     if len(kept) == len(chain.before):
         return chain
-    return Chain(kept, (), chain.spec, chain.route, chain.table, chain.listeners)
+    return replace(chain, before=kept, after=())
 
 
 def _allowed(traffic: Traffic, came: _Came) -> bytes:

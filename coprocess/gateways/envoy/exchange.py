@@ -18,19 +18,20 @@ from coprocess.gateways.envoy import dynamic_metadata, encoding, guard
 from coprocess.gateways.envoy.call import BODY, Around, RequestSteps, Traffic
 from coprocess.gateways.envoy.chain import Chain
 from coprocess.gateways.envoy.messages import Fields, no_request, request_of, response_of
-from coprocess.gateways.envoy.pieces import Pieces, Wire
+from coprocess.gateways.envoy.pieces import Wire
 from coprocess.gateways.envoy.side import (
     BUFFERED,
     BUFFERED_PARTIAL,
     FULL_DUPLEX,
-    NONE,
     STREAMED,
     Replies,
     RequestSide,
     ResponseSide,
     Side,
 )
+from coprocess.gateways.envoy.streamed_bodies import NO_OVERRIDE, SEND, StreamedBodies
 from coprocess.gateways.envoy.wire import ProcessingRequest
+from coprocess.loading.lifetime import Lifetime
 from coprocess.runtime.answers import Answer, error_answer, failure_answer
 from coprocess.runtime.chained import Steps
 from coprocess.runtime.in_process import InProcessRpc
@@ -38,12 +39,8 @@ from coprocess.runtime.in_process import InProcessRpc
 if TYPE_CHECKING:
     from coprocess.gateways.envoy.wire import HttpBody, HttpHeaders
 
-_SEND = 1
-#: So long a handler waits for a piece.
-PIECE_TIMEOUT_S = 60.0
 
-
-class Exchange:
+class Exchange(StreamedBodies):
     """One HTTP request and its response, from the first message of a stream to its end."""
 
     def __init__(
@@ -51,11 +48,13 @@ class Exchange:
         find_chain: Callable[[ProcessingRequest], Chain],
         around: Around,
         max_body_bytes: int,
+        max_headers: int = 1000,
     ) -> None:
         """`find_chain` is called with the first message, and raises CoprocessError."""
         self._find_chain = find_chain
         self._around = around
         self._max_body_bytes = max_body_bytes
+        self._max_headers = max_headers
         self.chain: Chain | None = None
         self._traffic: Traffic | None = None
         #: Nothing of what Envoy could still send matters to the handlers of this stream.
@@ -86,6 +85,8 @@ class Exchange:
             config = asked.protocol_config
             self._request.mode, self._response.mode = config.request_body_mode, config.response_body_mode
         if kind == "request_headers":
+            if self._traffic is not None:
+                raise BadMessage("request headers that are not the first: a stream has one request")
             return (yield from self._on_request_headers(asked))
         traffic = self._traffic
         if traffic is None:
@@ -99,6 +100,8 @@ class Exchange:
         if kind == "request_trailers":
             return (yield from self._on_trailers(self._request, self._end_request))
         if kind == "response_headers":
+            if traffic.response is not None:
+                raise BadMessage("response headers twice: a stream has one response")
             return (yield from self._on_response_headers(asked.response_headers))
         if kind == "response_body":
             return (yield from self._on_body(self._response, asked.response_body, self._end_response))
@@ -113,13 +116,24 @@ class Exchange:
             return self._immediate(failure_answer(Status.INTERNAL), "internal error")
         return self._immediate(failure_answer(error.status), str(error))
 
+    def _fields(self, headers: HttpHeaders) -> Fields:
+        values = headers.headers.headers
+        if len(values) > self._max_headers:
+            raise BadMessage(f"{len(values)} headers: max_headers is {self._max_headers}")
+        return Fields(values)
+
+    @property
+    def lifetime(self) -> Lifetime | None:
+        """What ends with the stream; None: nothing does."""
+        return None if self._traffic is None else self._traffic.lifetime
+
     # The request.
 
     def _on_request_headers(self, asked: ProcessingRequest) -> Steps:
         assert self.chain is not None  # noqa: S101 - `take` has seen to it
         headers: HttpHeaders = asked.request_headers
         side, chain = self._request, self.chain
-        fields = side.fields = Fields(headers.headers.headers)
+        fields = side.fields = self._fields(headers)
         request = request_of(fields, side.read)
         self._method = request.method
         traffic = self._traffic = Traffic(request, chain, self._around)
@@ -150,19 +164,19 @@ class Exchange:
             return []  # It comes of itself. The headers' reply waits for it, as edits would be dropped later.
         if side.mode != BUFFERED:
             if chain.overrides is False:
-                raise HandlerFailed(_NO_OVERRIDE)
+                raise HandlerFailed(NO_OVERRIDE)
             side.is_override = True
         # Trailers too: where they follow no body at all, Envoy would send nothing, and go on.
         if side is self._request:
             mode = encoding.mode(
                 request_body=BUFFERED,
-                request_trailers=_SEND,
-                response_headers=_SEND if chain.after else 0,
+                request_trailers=SEND,
+                response_headers=SEND if chain.after else 0,
                 # What is left out is NONE.
                 response_body=self._response.mode,
             )
         else:
-            mode = encoding.mode(response_body=BUFFERED, response_trailers=_SEND)
+            mode = encoding.mode(response_body=BUFFERED, response_trailers=SEND)
         return [encoding.reply(side.headers_kind, b"", b"", mode)]
 
     def _end_request(self, answer: Answer | None, kind: int) -> Replies:
@@ -208,11 +222,11 @@ class Exchange:
             # Envoy went on without the body: what handlers wanted with it was not done.
             if self._request.is_override:
                 chain.overrides = False
-            raise HandlerFailed(_NO_OVERRIDE)
+            raise HandlerFailed(NO_OVERRIDE)
         if not chain.after:
             self.is_done = True
             return [encoding.EMPTY[side.headers_kind]]
-        fields = side.fields = Fields(headers.headers.headers)
+        fields = side.fields = self._fields(headers)
         response = traffic.response = response_of(fields, side.read)
         self._status = response.status
         is_bodyless = self._method == "HEAD" or response.status in guard.BODYLESS
@@ -274,86 +288,6 @@ class Exchange:
     def _is_bodyless(self, response: HeldResponse) -> bool:
         return self._method == "HEAD" or response.status in guard.BODYLESS
 
-    # Bodies in pieces.
-
-    def _open_stream(self, side: Side, wire: Wire, begin: Callable[[], Replies], replace: bool) -> Pieces:
-        if side.why_no_body:
-            raise RuntimeError(side.why_no_body)
-        if side.stream is not None or not self._is_streaming(side):
-            raise RuntimeError("the body passes once. Expected: one stream(), in the last handler")
-        side.stream = Pieces(side, wire, begin, replace=replace, wait_s=PIECE_TIMEOUT_S)
-        return side.stream
-
-    def _is_streaming(self, side: Side) -> bool:
-        assert self.chain is not None  # noqa: S101 - there is a message
-        chain = self.chain
-        steps = chain.after if side is self._response else chain.before[-1][1]
-        return steps[-1].streams
-
-    def _mode_of_pieces(self, side: Side) -> bytes:
-        """What has Envoy send the body, if it does not do so anyway. Raises HandlerFailed."""
-        assert self.chain is not None  # noqa: S101 - there is a message
-        if side.mode == BUFFERED_PARTIAL:
-            raise HandlerFailed("asks for a body in pieces, and BUFFERED_PARTIAL sends the first part only")
-        if side.mode != NONE:
-            return b""
-        if self.chain.overrides is False:
-            raise HandlerFailed(_NO_OVERRIDE)
-        side.is_override = True
-        if side is self._response:
-            return encoding.mode(response_body=STREAMED, response_trailers=_SEND)
-        return encoding.mode(
-            request_body=STREAMED,
-            request_trailers=_SEND,
-            response_headers=_SEND if self.chain.after else 0,
-            response_body=self._response.mode,
-        )
-
-    def _request_headers(self, traffic: Traffic, side: Side) -> bytes:
-        """The edits of the headers, for the reply that goes before the body."""
-        edits, is_moved = guard.request_edits(traffic.request, self._method, side.fields.encoded)
-        rest = encoding.CLEAR_ROUTE_CACHE if is_moved and traffic.chain.route.clears_route_cache else b""
-        return side.headers_of_pieces(edits) + rest
-
-    def _response_headers(self, traffic: Traffic, side: Side) -> bytes:
-        assert traffic.response is not None  # noqa: S101 - its headers came
-        return side.headers_of_pieces(
-            guard.response_edits(traffic.response, self._status, side.fields.encoded)
-        )
-
-    def _begin_request(self) -> Replies:
-        assert self._traffic is not None  # noqa: S101 - a handler runs
-        return self._begin_pieces(self._request, self._request_headers(self._traffic, self._request))
-
-    def _begin_response(self) -> Replies:
-        assert self._traffic is not None  # noqa: S101 - a handler runs
-        return self._begin_pieces(self._response, self._response_headers(self._traffic, self._response))
-
-    def _begin_pieces(self, side: Side, headers: bytes) -> Replies:
-        assert self._traffic is not None  # noqa: S101 - a handler runs
-        mode = self._mode_of_pieces(side)
-        side.sent_headers = headers
-        return [encoding.reply(side.headers_kind, headers, self._dynamic_metadata(self._traffic), mode)]
-
-    def _end_pieces(self, stream: Pieces, headers: bytes, traffic: Traffic) -> Replies:
-        side = stream.side
-        if headers != side.sent_headers or traffic.request.has_new_body:
-            raise HandlerFailed("edited what was sent when the first piece of the body was asked for")
-        replies = stream.end()
-        if stream.is_whole and (side is self._response or not traffic.chain.after):
-            self.is_done = True
-        return replies
-
-    def _cut(self, side: Side) -> Answer | None:
-        """What the end of a body is that came too early: the upstream's answer counts, where it is one."""
-        assert self.chain is not None  # noqa: S101 - there is a message
-        assert self._traffic is not None  # noqa: S101 - as above
-        if side.is_override and not side.has_come:
-            self.chain.overrides = False
-            return self._traffic.fail(HandlerFailed(_NO_OVERRIDE))
-        self._traffic.failure_text = ""
-        return None
-
     # Bodies and trailers, of either.
 
     def _on_body(self, side: Side, body: HttpBody, end: Callable[[Any, int], Replies]) -> Steps:
@@ -380,7 +314,7 @@ class Exchange:
             # A piece of it, and Envoy wants each piece answered before the whole is there.
             if side.is_override and side.mode == STREAMED and self.chain is not None:
                 self.chain.overrides = False
-                raise HandlerFailed(_NO_OVERRIDE)
+                raise HandlerFailed(NO_OVERRIDE)
             return [self._too_large(side, len(body.body))]
         if side.is_override and self.chain is not None:
             self.chain.overrides = True
@@ -488,7 +422,3 @@ def _has_response_that_ends(fields: Fields, status: int) -> bool:
 
 
 _SWITCHING = 101
-_NO_OVERRIDE = (
-    "reads a body, and Envoy sends none. Expected: allow_mode_override: true in the filter, "
-    "or body modes BUFFERED"
-)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -19,6 +20,8 @@ from coprocess.gateways.envoy.route import PREFIX, Route, route_of
 from coprocess.gateways.envoy.stream import EnvoyStream, refuse
 from coprocess.gateways.envoy.wire import CHECK, PROCESS, ProcessingRequest
 from coprocess.loading.hooks import Hook, HookTable
+from coprocess.loading.lifetime import Lifetime
+from coprocess.runtime.around.ending import InThread, run_now
 from coprocess.runtime.chained import UnaryCaller
 from coprocess.runtime.gateway import Gateway, Opener
 from coprocess.runtime.held_event import HeldEventCall, event_of, message_of
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("coprocess")
 
+#: What is async at the end of a request has so long.
+_END_S = 5.0
 #: Routes whose chains are kept ready.
 _MAX_KEPT = 1024
 _ATTRIBUTES = "envoy.filters.http.ext_proc"
@@ -52,7 +57,10 @@ class EnvoyGateway(Gateway, Streaming):
         self._checked: Chains | None = None
         self._table = table
         self._streams: set[EnvoyStream] = set()
-        self._service: Service | None = None
+        #: Those that are being ended.
+        self._checks: set[Check] = set()
+        self.service: Service | None = None
+        self._ending = InThread(self, _END_S)
         self._limiter: Limiter | None = None
 
     # Not a property of the base class, which declares an attribute.
@@ -89,7 +97,7 @@ class EnvoyGateway(Gateway, Streaming):
 
     def process(self, service: Service, rpc: BidiRpc) -> None:
         """Take a stream of ext_proc."""
-        self._service = service
+        self.service = service
         if service.is_draining:
             refuse(rpc, ShuttingDown("the service is shutting down"))
             return
@@ -98,25 +106,50 @@ class EnvoyGateway(Gateway, Streaming):
         def find_chain(first: ProcessingRequest) -> Chain:
             return self.chain(said, _route_name(first) if first.attributes else "")
 
-        exchange = Exchange(find_chain, self, self._options.max_body_bytes)
-        self._streams.add(EnvoyStream(service, rpc, exchange, self._streams.discard))
+        exchange = Exchange(find_chain, self, self._options.max_body_bytes, self._options.max_headers)
+        self._streams.add(EnvoyStream(service, rpc, exchange, self._ended))
+
+    def _ended(self, stream: EnvoyStream) -> None:
+        self.end(stream.exchange.lifetime, lambda: self._streams.discard(stream))
+
+    def end(self, lifetime: Lifetime | None, ended: Callable[[], None]) -> None:
+        """Run what a request has left for its end, then `ended`. From any thread."""
+        steps = None if lifetime is None else lifetime.end(self._ending)
+        if steps is None or self.service is None:
+            ended()
+            return
+
+        def run() -> None:
+            try:
+                run_now(steps)
+            except Exception:
+                log.exception("the end of a request failed")
+            finally:
+                ended()
+
+        self.service.in_thread(run)
 
     @property
     def open_streams(self) -> int:
         return len(self._streams)
 
     def holds(self, hook: Hook) -> bool:
-        return any(
-            (chain := stream.exchange.chain) is not None and hook in chain.later
-            for stream in list(self._streams)
-        )
+        chains = [stream.exchange.chain for stream in list(self._streams)]
+        chains += [check.chain for check in list(self._checks)]
+        return any(chain is not None and hook in chain.later for chain in chains)
 
     # Checks.
 
     def check(self, service: Service, rpc: Rpc) -> None:
         """Answer a Check of ext_authz."""
-        self._service = service
-        UnaryCaller(service, rpc).run(Check(self.chain, self).take(rpc.payload))
+        self.service = service
+        check = Check(self.chain, self, self._options.max_headers)
+        UnaryCaller(service, rpc, partial(self._ended_check, check)).run(check.take(rpc.payload))
+
+    def _ended_check(self, check: Check) -> None:
+        if check.lifetime is not None:
+            self._checks.add(check)
+            self.end(check.lifetime, lambda: self._checks.discard(check))
 
     # Of both.
 
@@ -136,11 +169,11 @@ class EnvoyGateway(Gateway, Streaming):
         return chain
 
     def fire(self, chain: Chain, event: str, message: str, about: Mapping[str, str]) -> None:
-        if self._service is None:
+        if self.service is None:
             return
         payload = json.dumps({"message": message_of(event, {"Message": message, "Origin": "", **about})})
         for name in chain.listeners:
-            self._service.trigger_event(name, payload)
+            self.service.trigger_event(name, payload)
 
     def limited(self, session: HeldSession, api_id: str) -> str:
         try:

@@ -2,4 +2,4 @@
 
 from coprocess.loading.home import Home
 
-HOME = Home("envoy", streams_bodies=True)
+HOME = Home("envoy", calls_share_a_request=True, streams_bodies=True)

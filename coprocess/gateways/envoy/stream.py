@@ -125,13 +125,14 @@ class EnvoyStream(Caller):
                 chain.cancel()
 
     def _close(self) -> bool:
-        """Whether it is over only now."""
+        """Whether it is over only now. Where a message is being taken, whoever does that ends it."""
         with self._lock:
             was_over, self._is_over = self._is_over, True
             waiter, self._waiter = self._waiter, None
+            is_busy = self._is_busy
         if waiter is not None:
             waiter(None)
-        if not was_over:
+        if not (was_over or is_busy):
             self._on_end(self)
         return not was_over
 
@@ -145,6 +146,7 @@ class EnvoyStream(Caller):
 
     def _take(self, message: bytes) -> None:
         if self._is_over:
+            self._on_end(self)
             return
         if len(message) > _LARGE_BYTES:
             self._rpc.may_block()
@@ -161,18 +163,22 @@ class EnvoyStream(Caller):
             for reply in result:
                 if not self._rpc.send(reply):
                     self._abort(Status.RESOURCE_EXHAUSTED, "the replies are too large, or are not read")
-                    return
+                    break
             self._next()
         except Exception:  # Ended with OK, it would let the request pass.
             log.exception("a message of a stream could not be answered")
             self._abort(Status.INTERNAL, "internal error")
+            self._on_end(self)
+
+    def stopped(self) -> None:
+        self._chain = None
+        self._on_end(self)
 
     def _next(self) -> None:
         with self._lock:
-            if self._is_over:
-                return
+            was_over = self._is_over
             following = None
-            if not self._exchange.is_done:
+            if not (was_over or self._exchange.is_done):
                 if self._inbox:
                     following = self._inbox.popleft()
                     self._inbox_bytes -= len(following)
@@ -183,8 +189,9 @@ class EnvoyStream(Caller):
             if following is None:
                 self._is_over = True
         if following is None:
-            # Nothing is owed, and nothing that could come matters.
-            self._rpc.end()
+            if not was_over:
+                # Nothing is owed, and nothing that could come matters.
+                self._rpc.end()
             self._on_end(self)
         else:
             self._rpc.in_thread(partial(self._take, following))

@@ -30,7 +30,7 @@ async def ask(event: Event, method: Method, arguments: tuple[Any, ...]) -> Any:
             else:
                 connection.send(frame)
             if method.is_terminal:
-                event.is_over = True
+                event.end_by_call()
                 return None
             came = await _read(event, steps, loop, may_wait=method.may_wait)
         except (OSError, wire.FrameError) as error:

@@ -124,8 +124,7 @@ class Event(Rpc):
         try:
             connection.send(frame)
             if method.is_terminal:
-                self.is_over = True
-                return None
+                return self.end_by_call()
             if method.may_wait and not connection.has_something(_MAY_WAIT_S):
                 return self.take_step(*self.engine.wait_for_step(self, may_wait=True))
             value = connection.receive()
@@ -145,6 +144,13 @@ class Event(Rpc):
             pass
         return self.take_step(*self.engine.step_after(self, value, may_wait=method.may_wait))
 
+    def end_by_call(self) -> None:
+        """Give the connection away after a call that ends the event: its code may go on, for long."""
+        self.is_over = self.detached = True
+        if self.id is not None:
+            self.engine.events.pop(self.id, None)
+        self.engine.resume_at_once(self.connection)
+
     async def ask_async(self, method: Method, arguments: tuple[Any, ...]) -> Any:
         """As `ask`, on an event loop."""
         from coprocess.gateways.kong.async_steps import ask
@@ -153,6 +159,8 @@ class Event(Rpc):
 
     def begin_asking(self, method: Method, arguments: tuple[Any, ...]) -> bytes:
         """Take over the answer that is owed: the frame to be sent for it. Raises TypeError, EventEnded."""
+        if not self._owed:
+            raise EventEnded  # The connection is another's by now.
         try:
             packed = self.connection.pack(arguments)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:

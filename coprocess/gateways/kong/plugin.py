@@ -16,8 +16,10 @@ from typing import Any, Final
 from coprocess.api.declarations import Limits
 from coprocess.api.functions import Source, is_async, source_of
 from coprocess.bounded import repr_of
+from coprocess.error_text import name_of
 from coprocess.errors import HandlerError
-from coprocess.gateways.kong.event import Event, EventEnded
+from coprocess.gateways.kong.event import Event, EventEnded, StepFailed
+from coprocess.gateways.kong.methods import Method
 from coprocess.gateways.kong.pdk import kong_class
 from coprocess.gateways.kong.phases import PLUGIN_PHASES, Phase
 from coprocess.loading.hooks import Hook, Plan
@@ -28,6 +30,7 @@ _VERSION: Final = re.compile(r"\d+\.\d+\.\d+(\.\d+)?([-+].*)?")
 #: Where a file says none: without one, Kong does not start.
 _DEFAULT_VERSION: Final = "0.0.0"
 _START: Final = "start_dedicated_server"
+_LOG_ERROR: Final = Method("kong.log.err")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,8 @@ class PluginOptions:
     #: Whether PDK calls give (value, err); else they give the value, and raise.
     lua_style: bool = True
     on_error: str | None = None
+    #: Whether failures stand in Kong's own log, too, as errors: what the server itself logs is info there.
+    tells_kong: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,8 @@ class Plugin:
     #: The fields of its configuration, as Kong's schemas have them.
     schema: list[Any] = field(default_factory=list)
     limits: Limits = field(default_factory=Limits)
+    #: As of PluginOptions.
+    tells_kong: bool = False
 
     @property
     def phases(self) -> list[Phase]:
@@ -85,11 +92,14 @@ class Plugin:
         runs_async = is_async(method)
         _expect_one_argument(self.plugin_class, phase.name)
         style = "async" if runs_async else "lua" if lua_style else "python"
-        function = _async_phase if runs_async else _phase
+        made = (_async_phase if runs_async else _phase)(self.plugin_class, phase.name, kong_class(style))
+        if self.tells_kong:
+            text = f"{self.name}: {phase.name} failed; what the plugin server logs tells why: "
+            made = (_async_telling if runs_async else _telling)(made, text)
         return self._made(
             phase,
             method,
-            function(self.plugin_class, phase.name, kong_class(style)),
+            made,
             Plan(lambda call: (call.instance, call.event), _ignore),
             runs_async,
         )
@@ -126,6 +136,32 @@ def _async_phase(plugin_class: type, name: str, kong: Callable[[Any], Any]) -> C
             await getattr(instance.object_of(plugin_class), name)(kong(event.ask_async))
 
     return run
+
+
+def _telling(run: Callable[..., None], text: str) -> Callable[..., None]:
+    """`run`, whose failure is told to Kong's log: by its type alone, as its text may be anything."""
+
+    def telling(instance: Any, event: Event) -> None:
+        try:
+            run(instance, event)
+        except Exception as error:
+            with contextlib.suppress(EventEnded, StepFailed):
+                event.ask(_LOG_ERROR, (text + name_of(error),))
+            raise
+
+    return telling
+
+
+def _async_telling(run: Callable[..., Any], text: str) -> Callable[..., Any]:
+    async def telling(instance: Any, event: Event) -> None:
+        try:
+            await run(instance, event)
+        except Exception as error:
+            with contextlib.suppress(EventEnded, StepFailed):
+                await event.ask_async(_LOG_ERROR, (text + name_of(error),))
+            raise
+
+    return telling
 
 
 def _ignore(call: Any, result: Any) -> None:
@@ -178,6 +214,7 @@ def plugin_of(module: ModuleType, path: Path, options: PluginOptions) -> Plugin:
         priority=_priority(started.get("priority", names.get("priority", 0)), path),
         schema=_schema(started.get("schema", names.get("Schema", [])), path),
         limits=_limits(plugin_class, names, path, options),
+        tells_kong=options.tells_kong,
     )
     for phase in _KONGS_OWN:
         if hasattr(plugin_class, phase):

@@ -5,12 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, ClassVar
-from urllib.parse import parse_qsl
-
-from multidict import MultiDict
 
 from coprocess.api.body import OF_THE_BYTES
-from coprocess.api.http import Headers, Query, canonical_name, header_name, header_value, is_token
+from coprocess.api.http import (
+    Headers,
+    ParsedQuery,
+    Query,
+    canonical_name,
+    header_name,
+    header_value,
+    is_token,
+)
 from coprocess.api.messages import Request
 from coprocess.expected import expect_text, wrong_type
 
@@ -249,24 +254,20 @@ class TykRequestHeaders(Headers):
         self[name] = value if present is None else f"{present}, {value}"
 
 
-class TykQuery(Query):
+class TykQuery(ParsedQuery):
     """Query parameters. Reads: the URL's query with the edits. Edits: add_params and delete_params."""
 
-    __slots__ = ("_message", "_values")
+    __slots__ = ("_message",)
 
     def __init__(self, message: MiniRequestObject, query: str) -> None:
+        super().__init__(query)
         self._message = message
-        pairs = parse_qsl(query, keep_blank_values=True)
-        self._values: MultiDict[str] = MultiDict(pairs)
         # Edits that were made in the message before (several handlers never see one message, but a
         # handler may use request.object and then this).
         for name in message.delete_params:
             self._values.popall(name, None)
         for name, value in message.add_params.items():
             self._values[name] = value
-
-    def __getitem__(self, name: str) -> str:
-        return self._values[name]
 
     def __setitem__(self, name: str, value: str) -> None:
         if not isinstance(name, str):
@@ -281,15 +282,3 @@ class TykQuery(Query):
         if name in self._message.add_params:
             del self._message.add_params[name]
         self._message.delete_params.append(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(dict.fromkeys(self._values))
-
-    def __len__(self) -> int:
-        return len(set(self._values))
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._values
-
-    def getall(self, name: str) -> list[str]:
-        return self._values.getall(name, [])

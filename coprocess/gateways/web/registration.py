@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from coprocess.api.moments import HookType
 from coprocess.errors import ConfigError, LoadError
 from coprocess.gateways.web import asgi, wsgi
 from coprocess.gateways.web.home import HOME
 from coprocess.gateways.web.server import WebServer, asgi_of
+from coprocess.loading.chains import MOMENT_OF_KEY
 from coprocess.loading.hooks import HookTable
 from coprocess.runtime.around.gateway import AroundGateway
 from coprocess.runtime.around.steps import Requests
@@ -24,14 +24,7 @@ from coprocess.runtime.service import Service
 from coprocess.runtime.session_limits import Limiter
 from coprocess.transport.engine import Engine, EngineOptions
 
-#: As chains are written.
-_KEYS = {
-    HookType.Pre: "pre",
-    HookType.CustomKeyCheck: "auth_check",
-    HookType.PostKeyAuth: "post_key_auth",
-    HookType.Post: "post",
-    HookType.Response: "response",
-}
+_KEYS = {moment: key for key, moment in MOMENT_OF_KEY.items()}
 
 
 class _Served(AroundGateway):

@@ -9,19 +9,10 @@ from typing import Any
 from coprocess.api.moments import HookType
 from coprocess.errors import ConfigError
 from coprocess.loading.body_use import hook_uses_body
+from coprocess.loading.chains import MOMENT_OF_KEY, REQUEST_MOMENTS, by_order, names_by_order, of_api
 from coprocess.loading.hooks import Hook, HookTable
 
-#: What runs before the app, in this order.
-BEFORE_APP = (HookType.Pre, HookType.CustomKeyCheck, HookType.PostKeyAuth, HookType.Post)
-
-_KEYS = {
-    "pre": HookType.Pre,
-    "auth_check": HookType.CustomKeyCheck,
-    "post_key_auth": HookType.PostKeyAuth,
-    "post": HookType.Post,
-    "response": HookType.Response,
-}
-_EXPECTED = ", ".join((*_KEYS, "events"))
+_EXPECTED = ", ".join((*MOMENT_OF_KEY, "events"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +36,8 @@ class Chain:
     #: What answers where the app fails: each with what tells whether it does.
     for_app_errors: tuple[tuple[Callable[[BaseException], bool], Hook], ...]
     response_uses_body: bool
+    #: Whether any of `after` may wait on the loop.
+    waits_after: bool
     #: Whether any handler leaves something for the end of the request.
     has_end: bool
     #: Whether any has an App, whose resources must stay open until the request has ended.
@@ -62,18 +55,20 @@ def chain_of(table: HookTable, named: Mapping[str, Any] | None, api_id: str) -> 
 
     A moment that `named` does not have runs nothing. Raises ConfigError for a name that is not loaded.
     """
-    hooks = [hook for hook in table if hook.api_id in (None, api_id)]
-    listeners = tuple(dict.fromkeys(hook.name for hook in _by_order(hooks, HookType.Event)))
+    hooks = of_api(table, api_id)
+    listeners = tuple(names_by_order(hooks, HookType.Event))
     if named is None:
-        chosen = {moment: _by_order(hooks, moment) for moment in HookType}
+        chosen = {moment: by_order(hooks, moment) for moment in HookType}
         events = None
     else:
-        unknown = [key for key in named if key not in _KEYS and key != "events"]
+        unknown = [key for key in named if key not in MOMENT_OF_KEY and key != "events"]
         if unknown:
             raise ConfigError(f"chain: {unknown[0]!r} is no moment. Expected: {_EXPECTED}")
-        chosen = {moment: _named(hooks, moment, named.get(key, ()), key) for key, moment in _KEYS.items()}
+        chosen = {
+            moment: _named(hooks, moment, named.get(key, ()), key) for key, moment in MOMENT_OF_KEY.items()
+        }
         events = _events(hooks, named.get("events"))
-    before = tuple((moment, tuple(_step(hook) for hook in chosen[moment])) for moment in BEFORE_APP)
+    before = tuple((moment, tuple(_step(hook) for hook in chosen[moment])) for moment in REQUEST_MOMENTS)
     after = tuple(_step(hook) for hook in chosen[HookType.Response])
     lifecycles = dict.fromkeys(hook.lifecycle for hook in hooks if hook.lifecycle is not None)
     for_app = [(each.handles, hook) for each in lifecycles if (hook := each.for_app()) is not None]
@@ -86,15 +81,11 @@ def chain_of(table: HookTable, named: Mapping[str, Any] | None, api_id: str) -> 
         listeners=listeners,
         for_app_errors=tuple(for_app),
         response_uses_body=any(step.uses_body for step in after),
+        waits_after=any(step.hook.is_async for step in after),
         has_end=any(hook.is_of_request for hook in running),
         has_app=bool(lifecycles),
         hooks=frozenset(hooks),
     )
-
-
-def _by_order(hooks: Sequence[Hook], moment: HookType) -> list[Hook]:
-    # Stable: equal ones stay as they are written.
-    return sorted((hook for hook in hooks if hook.type is moment), key=lambda hook: hook.order)
 
 
 def _named(hooks: Sequence[Hook], moment: HookType, names: Any, key: str) -> list[Hook]:

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from coprocess.loading.lifetime import Ending
-from coprocess.runtime.around.steps import Requests
+
+if TYPE_CHECKING:
+    from coprocess.runtime.service import Service
+
+
+class Requests(Protocol):
+    """Whose requests end."""
+
+    @property
+    def service(self) -> Service | None:
+        """None where it is closed."""
 
 
 class InThread(Ending):

@@ -12,13 +12,15 @@ from coprocess.runtime.held_spec import HeldSpec
 class RequestExchange(HeldExchange):
     """One request, and the handlers that it began with: it ends with them, also where others take over."""
 
-    __slots__ = ("chain", "is_gone", "lifetime")
+    __slots__ = ("chain", "is_driven", "is_gone", "lifetime")
 
     def __init__(self, request: HeldRequest, spec: HeldSpec, chain: Chain) -> None:
         super().__init__(request, spec)
         self.chain = chain
         #: The client is, and the app was told.
         self.is_gone = False
+        #: Its handlers run: what is left for its end is not known yet.
+        self.is_driven = False
         #: None where no handler leaves anything for the end.
         self.lifetime = Lifetime() if chain.has_end else None
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import django
 from django.conf import settings
+from django.core.asgi import get_asgi_application
 from django.core.wsgi import get_wsgi_application
 from django.http import HttpResponse, StreamingHttpResponse
 from django.urls import path
@@ -71,7 +72,9 @@ class Own:
 
 
 def show(request):
-    return HttpResponse(f"{request.environ['REMOTE_USER']} {request.body.decode()}")
+    # As Django has it by WSGI, and by ASGI.
+    user = request.scope["user"].display_name if hasattr(request, "scope") else request.environ["REMOTE_USER"]
+    return HttpResponse(f"{user} {request.body.decode()}")
 
 
 def stream(request):
@@ -108,3 +111,4 @@ async def echo(socket: WebSocket):
 
 
 asgi = Asgi(api, HANDLERS)
+django_asgi = Asgi(get_asgi_application(), HANDLERS)

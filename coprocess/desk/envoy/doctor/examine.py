@@ -17,6 +17,7 @@ from coprocess.desk.envoy.doctor.policies import policy_filters
 from coprocess.desk.envoy.doctor.processors import check_processor
 from coprocess.desk.envoy.yaml_files import Where, YamlDocument, read_yaml, walk
 from coprocess.desk.findings import FileFinding, Severity
+from coprocess.desk.not_loaded import not_loaded
 from coprocess.errors import BadMessage, ConfigError, CoprocessError, UnknownHook
 from coprocess.gateways.envoy.chain import Chain, Chains, chain_of
 from coprocess.gateways.envoy.route import PREFIX, Route, route_of
@@ -206,12 +207,9 @@ def _no_filter(file: Path) -> FileFinding:
 
 
 def _of_problem(problem: Problem) -> FileFinding:
-    prefix, line, text = f"{problem.path}:", 0, problem.text
-    if found := re.match(rf"{re.escape(prefix)}(\d+): ", text):
-        line, text = int(found[1]), text[found.end() :]
-    return RULES.finding(
-        *(Severity.ERROR, "envoy-handler-broken", problem.path, ""),
-        f"{text.removeprefix(f'{problem.path}: ')}.",
+    return not_loaded(
+        RULES,
+        "envoy-handler-broken",
+        problem,
         "Its handlers are not loaded: routes that name them are refused.",
-        *("Mend it; `coprocess check` shows where it raised.", line),
     )

@@ -55,6 +55,13 @@ class Judged:
             return self.chain.reads_request
         return any(step.uses_body for step in self.chain.after)
 
+    def streams(self, direction: str) -> bool:
+        """Whether a handler has the body of that direction in pieces."""
+        if self.chain is None:
+            return False
+        steps = self.chain.before[-1][1] if direction == "request" and self.chain.before else ()
+        return any(step.streams for step in (steps if direction == "request" else self.chain.after))
+
     @property
     def check_reads(self) -> bool:
         """Whether a handler of CustomKeyCheck may read the body."""

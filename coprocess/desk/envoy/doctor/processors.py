@@ -96,8 +96,8 @@ def _phases(judged: Judged) -> Iterator[FileFinding]:
 def _body(judged: Judged, direction: str) -> Iterator[FileFinding]:
     mode = body_mode(judged.use, direction)
     key = f"processing_mode.{direction}_body_mode"
-    reads = judged.reads(direction)
-    if reads and mode == "NONE" and not judged.use.settings.get("allow_mode_override"):
+    reads, streams = judged.reads(direction), judged.streams(direction)
+    if (reads or streams) and mode == "NONE" and not judged.use.settings.get("allow_mode_override"):
         yield finding_at(
             judged,
             Severity.ERROR,
@@ -118,7 +118,7 @@ def _body(judged: Judged, direction: str) -> Iterator[FileFinding]:
             "The service asks for the body, Envoy ignores that, and the request fails.",
             "Leave allowed_override_modes out, or add the mode.",
         )
-    if reads and mode in ("STREAMED", "BUFFERED_PARTIAL"):
+    if (reads and mode == "STREAMED") or ((reads or streams) and mode == "BUFFERED_PARTIAL"):
         yield finding_at(
             judged,
             Severity.ERROR,
@@ -138,7 +138,7 @@ def _body(judged: Judged, direction: str) -> Iterator[FileFinding]:
             "The body of an upgraded connection never ends: such requests hang.",
             "Set it to NONE and allow_mode_override to true: the service leaves those bodies alone.",
         )
-    if judged.is_known and not reads and mode in ("BUFFERED", "BUFFERED_PARTIAL"):
+    if judged.is_known and not (reads or streams) and mode in ("BUFFERED", "BUFFERED_PARTIAL"):
         yield finding_at(
             judged,
             Severity.NOTE,

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from coprocess.desk import findings
 from coprocess.desk.envoy.simulator import ServerCall
 from coprocess.desk.envoy.trial.hooks import HookRun
-from coprocess.desk.findings import Severity
+from coprocess.desk.findings import HookFinding, Severity
 from coprocess.desk.tracebacks import how_it_failed
 from coprocess.gateways.envoy import wire
 
@@ -18,30 +17,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding(findings.Finding):
-    """One thing to know about a trial. Without a hook it is about a filter, or the whole request."""
+class Finding(HookFinding):
+    """One thing to know about a trial. Without a hook it is about the whole request."""
 
     hook: HookRun | None = None
-    #: The filter's name in the chain.
-    filter: str = ""
-
-    @property
-    def about(self) -> str:
-        return f'{self.hook.type} "{self.hook.name}"' if self.hook else self.filter
-
-    @property
-    def source(self) -> str:
-        return str(self.hook.source) if self.hook and self.hook.source else ""
-
-    @property
-    def place(self) -> dict[str, Any]:
-        hook = self.hook
-        return {
-            "hook_type": hook.type if hook else None,
-            "hook": hook.name if hook else None,
-            "source": self.source or None,
-            "filter": self.filter or None,
-        }
 
 
 def find(trial: Trial) -> list[Finding]:
@@ -106,7 +85,6 @@ def _of_call(call: ServerCall) -> Iterator[Finding]:
             f"{call.filter_name}: Envoy left out {call.refused_edits} edits of headers, without a word.",
             "The headers went on as they were.",
             "Allow the edits in the filter's mutation_rules, or leave them out: `coprocess envoy doctor`.",
-            filter=call.filter_name,
         )
     for error in call.errors:
         yield Finding(
@@ -115,15 +93,13 @@ def _of_call(call: ServerCall) -> Iterator[Finding]:
             f"{call.filter_name}: {error}.",
             "The filter does what it is set to do where the service fails: it refuses, or lets pass.",
             "See the filter's failure_mode_allow, and what failed above.",
-            filter=call.filter_name,
         )
     for reply in call.received:
         if isinstance(reply, wire.ProcessingResponse) and reply.immediate_response.details:
             yield Finding(
                 Severity.NOTE,
                 "details",
-                f"Details for the access log: {reply.immediate_response.details}.",
+                f"{call.filter_name}: details for the access log: {reply.immediate_response.details}.",
                 "The client does not see them.",
                 "Look for them as %RESPONSE_CODE_DETAILS%.",
-                filter=call.filter_name,
             )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
-
-from coprocess.desk.findings import FileFinding, Severity
+from coprocess.desk.findings import FileFinding
+from coprocess.desk.not_loaded import not_loaded
 from coprocess.desk.tyk.doctor.code import check_code
 from coprocess.desk.tyk.doctor.conf import check_conf
 from coprocess.desk.tyk.doctor.definitions import check_definition, check_duplicates
@@ -54,17 +53,6 @@ def _conf_findings(project: Project) -> list[FileFinding]:
 
 
 def _of_problem(problem: Problem) -> FileFinding:
-    prefix, line = f"{problem.path}:", 0
-    text = problem.text
-    if found := re.match(rf"{re.escape(prefix)}(\d+): ", text):
-        line, text = int(found[1]), text[found.end() :]
-    return RULES.finding(
-        Severity.ERROR,
-        "handler-broken",
-        problem.path,
-        "",
-        f"{text.removeprefix(f'{problem.path}: ')}.",
-        "Its handlers are not loaded: hooks that name them fail.",
-        "Mend it; `coprocess check` shows where it raised.",
-        line,
+    return not_loaded(
+        RULES, "handler-broken", problem, "Its handlers are not loaded: hooks that name them fail."
     )

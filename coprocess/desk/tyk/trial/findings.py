@@ -3,36 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from coprocess.desk import findings
+from coprocess.desk.findings import HookFinding
 
 if TYPE_CHECKING:
     from coprocess.desk.tyk.trial.gateway import HookTrial, Trial
 
 
 @dataclass(frozen=True, slots=True)
-class Finding(findings.Finding):
+class Finding(HookFinding):
     """One thing to know about a trial. Without a hook it is about the whole request."""
 
     hook: HookTrial | None = None
-
-    @property
-    def about(self) -> str:
-        return f'{self.hook.type} "{self.hook.name}"' if self.hook else ""
-
-    @property
-    def source(self) -> str:
-        return str(self.hook.source) if self.hook and self.hook.source else ""
-
-    @property
-    def place(self) -> dict[str, Any]:
-        hook = self.hook
-        return {
-            "hook_type": hook.type if hook else None,
-            "hook": hook.name if hook else None,
-            "source": self.source or None,
-        }
 
 
 def find(trial: Trial) -> list[Finding]:

@@ -22,8 +22,36 @@ from coprocess.errors import HandlerFailed
 from coprocess.gateways.tyk.event import TykEvent, parse_event
 
 
+class _Ran:
+    """What is known of the run of a handler, if there was one."""
+
+    __slots__ = ()
+    run: HandlerRun | None
+
+    @property
+    def source(self) -> Source | None:
+        """Where the handler is written; None where it runs elsewhere, or there is none."""
+        return self.run.hook.source if self.run and self.run.hook else None
+
+    @property
+    def raised(self) -> BaseException | None:
+        """What the handler raised; None where it did not, or runs elsewhere."""
+        cause = self.run.error.__cause__ if self.run is not None and self.run.error is not None else None
+        # A HandlerFailed as cause says what the error says, and no more.
+        return None if cause is None or isinstance(cause, HandlerFailed) else cause
+
+    @property
+    def traceback(self) -> list[str]:
+        """Of what the handler raised, with its own frames only."""
+        return own_traceback(self.raised) if self.raised is not None else []
+
+    @property
+    def output(self) -> list[str]:
+        return "".join(self.run.output).splitlines() if self.run else []
+
+
 @dataclass(slots=True)
-class HookTrial:
+class HookTrial(_Ran):
     """One hook of a trial."""
 
     call: HookCall
@@ -45,11 +73,6 @@ class HookTrial:
     @property
     def seconds(self) -> float:
         return self.call.seconds
-
-    @property
-    def source(self) -> Source | None:
-        """Where the handler is written; None where it runs elsewhere, or there is none."""
-        return self.run.hook.source if self.run and self.run.hook else None
 
     @property
     def style(self) -> str:
@@ -75,16 +98,6 @@ class HookTrial:
         return (self.call.error.message or self.call.error.code_name) if self.call.error else None
 
     @property
-    def raised(self) -> BaseException | None:
-        """What the handler raised; None where it did not, or runs elsewhere."""
-        return _raised(self.run)
-
-    @property
-    def traceback(self) -> list[str]:
-        """Of what the handler raised, with its own frames only."""
-        return own_traceback(self.raised) if self.raised is not None else []
-
-    @property
     def changes(self) -> dict[str, Any]:
         """What the gateway takes over: `{"request.set_headers": {"X": "1"}}`; None is what went away."""
         return by_field(self.edits)
@@ -94,13 +107,9 @@ class HookTrial:
         """What the handler edited in vain, in the form of `changes`."""
         return by_field(self.ignored_edits)
 
-    @property
-    def output(self) -> list[str]:
-        return _output(self.run)
-
 
 @dataclass(slots=True)
-class EventTrial:
+class EventTrial(_Ran):
     """One event that was sent to one handler."""
 
     event: TykEvent
@@ -135,24 +144,8 @@ class EventTrial:
         return None if failure is None else getattr(failure, "message", None) or str(failure)
 
     @property
-    def raised(self) -> BaseException | None:
-        return _raised(self.run)
-
-    @property
-    def traceback(self) -> list[str]:
-        return own_traceback(self.raised) if self.raised is not None else []
-
-    @property
-    def source(self) -> Source | None:
-        return self.run.hook.source if self.run.hook else None
-
-    @property
     def seconds(self) -> float:
         return self.run.seconds
-
-    @property
-    def output(self) -> list[str]:
-        return _output(self.run)
 
 
 @dataclass(slots=True)
@@ -276,13 +269,3 @@ def _event_trials(exchange: Exchange, runs: list[HandlerRun]) -> list[EventTrial
         if event is not None:
             trials.append(EventTrial(event, run))
     return trials
-
-
-def _raised(run: HandlerRun | None) -> BaseException | None:
-    cause = run.error.__cause__ if run is not None and run.error is not None else None
-    # A HandlerFailed as cause says what the error says, and no more.
-    return None if cause is None or isinstance(cause, HandlerFailed) else cause
-
-
-def _output(run: HandlerRun | None) -> list[str]:
-    return "".join(run.output).splitlines() if run else []

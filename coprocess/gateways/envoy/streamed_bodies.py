@@ -1,0 +1,121 @@
+"""What an exchange does where a handler has a body in pieces, while it passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from coprocess.errors import HandlerFailed
+from coprocess.gateways.envoy import encoding, guard
+from coprocess.gateways.envoy.call import Traffic
+from coprocess.gateways.envoy.chain import Chain
+from coprocess.gateways.envoy.pieces import Pieces, Wire
+from coprocess.gateways.envoy.side import (
+    BUFFERED_PARTIAL,
+    NONE,
+    STREAMED,
+    Replies,
+    Side,
+)
+from coprocess.runtime.answers import Answer
+
+#: ProcessingMode.HeaderSendMode.
+SEND = 1
+#: So long a handler waits for a piece.
+PIECE_TIMEOUT_S = 60.0
+NO_OVERRIDE = (
+    "reads a body, and Envoy sends none. Expected: allow_mode_override: true in the filter, "
+    "or body modes BUFFERED"
+)
+
+
+class StreamedBodies:
+    """A part of `Exchange`, which has the attributes."""
+
+    chain: Chain | None
+    is_done: bool
+    _traffic: Traffic | None
+    _request: Side
+    _response: Side
+    _method: str
+    _status: int
+
+    def _dynamic_metadata(self, traffic: Traffic) -> bytes:
+        raise NotImplementedError
+
+    def _open_stream(self, side: Side, wire: Wire, begin: Callable[[], Replies], replace: bool) -> Pieces:
+        if side.why_no_body:
+            raise RuntimeError(side.why_no_body)
+        if side.stream is not None or not self._is_streaming(side):
+            raise RuntimeError("the body passes once. Expected: one stream(), in the last handler")
+        side.stream = Pieces(side, wire, begin, replace=replace, wait_s=PIECE_TIMEOUT_S)
+        return side.stream
+
+    def _is_streaming(self, side: Side) -> bool:
+        assert self.chain is not None  # noqa: S101 - there is a message
+        chain = self.chain
+        steps = chain.after if side is self._response else chain.before[-1][1]
+        return steps[-1].streams
+
+    def _mode_of_pieces(self, side: Side) -> bytes:
+        """What has Envoy send the body, if it does not do so anyway. Raises HandlerFailed."""
+        assert self.chain is not None  # noqa: S101 - there is a message
+        if side.mode == BUFFERED_PARTIAL:
+            raise HandlerFailed("asks for a body in pieces, and BUFFERED_PARTIAL sends the first part only")
+        if side.mode != NONE:
+            return b""
+        if self.chain.overrides is False:
+            raise HandlerFailed(NO_OVERRIDE)
+        side.is_override = True
+        if side is self._response:
+            return encoding.mode(response_body=STREAMED, response_trailers=SEND)
+        return encoding.mode(
+            request_body=STREAMED,
+            request_trailers=SEND,
+            response_headers=SEND if self.chain.after else 0,
+            response_body=self._response.mode,
+        )
+
+    def _request_headers(self, traffic: Traffic, side: Side) -> bytes:
+        """The edits of the headers, for the reply that goes before the body."""
+        edits, is_moved = guard.request_edits(traffic.request, self._method, side.fields.encoded)
+        rest = encoding.CLEAR_ROUTE_CACHE if is_moved and traffic.chain.route.clears_route_cache else b""
+        return side.headers_of_pieces(edits) + rest
+
+    def _response_headers(self, traffic: Traffic, side: Side) -> bytes:
+        assert traffic.response is not None  # noqa: S101 - its headers came
+        return side.headers_of_pieces(
+            guard.response_edits(traffic.response, self._status, side.fields.encoded)
+        )
+
+    def _begin_request(self) -> Replies:
+        assert self._traffic is not None  # noqa: S101 - a handler runs
+        return self._begin_pieces(self._request, self._request_headers(self._traffic, self._request))
+
+    def _begin_response(self) -> Replies:
+        assert self._traffic is not None  # noqa: S101 - a handler runs
+        return self._begin_pieces(self._response, self._response_headers(self._traffic, self._response))
+
+    def _begin_pieces(self, side: Side, headers: bytes) -> Replies:
+        assert self._traffic is not None  # noqa: S101 - a handler runs
+        mode = self._mode_of_pieces(side)
+        side.sent_headers = headers
+        return [encoding.reply(side.headers_kind, headers, self._dynamic_metadata(self._traffic), mode)]
+
+    def _end_pieces(self, stream: Pieces, headers: bytes, traffic: Traffic) -> Replies:
+        side = stream.side
+        if headers != side.sent_headers or traffic.request.has_new_body:
+            raise HandlerFailed("edited what was sent when the first piece of the body was asked for")
+        replies = stream.end()
+        if stream.is_whole and (side is self._response or not traffic.chain.after):
+            self.is_done = True
+        return replies
+
+    def _cut(self, side: Side) -> Answer | None:
+        """What the end of a body is that came too early: the upstream's answer counts, where it is one."""
+        assert self.chain is not None  # noqa: S101 - there is a message
+        assert self._traffic is not None  # noqa: S101 - as above
+        if side.is_override and not side.has_come:
+            self.chain.overrides = False
+            return self._traffic.fail(HandlerFailed(NO_OVERRIDE))
+        self._traffic.failure_text = ""
+        return None

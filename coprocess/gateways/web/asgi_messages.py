@@ -1,0 +1,81 @@
+"""Requests and answers as ASGI has them, and as handlers do."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+from urllib.parse import quote, unquote
+
+from coprocess.api.held import HeldRequest
+from coprocess.gateways.web.http import Caller, answer_headers, body_to_send, held_headers, with_edits
+from coprocess.runtime.answers import Answer
+from coprocess.runtime.held_call import HeldExchange
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+#: Of a server's extensions, those by which an app sends a body that nobody sees on its way.
+_UNSEEN_BODIES = ("http.response.pathsend", "http.response.zerocopysend")
+
+
+def request_of(scope: Scope, body_source: Callable[[], bytes]) -> HeldRequest:
+    raw_path = scope.get("raw_path")
+    # uvicorn and others send it without the query; one that does not is cut.
+    path = raw_path.partition(b"?")[0].decode("latin-1") if raw_path else quote(scope["path"])
+    query = scope.get("query_string", b"").decode("latin-1")
+    return HeldRequest(
+        scope.get("method", "GET"),
+        f"{path}?{query}" if query else path,
+        held_headers(scope["headers"]),
+        scheme=scope.get("scheme", "http"),
+        body_source=body_source,
+    )
+
+
+def scope_for_app(scope: Scope, exchange: HeldExchange) -> Scope:
+    """A copy: what is in the server's own scope stays as it is."""
+    inner = dict(scope)
+    caller = inner["coprocess"] = Caller(exchange)
+    if exchange.has_session and inner.get("user") is None:
+        inner["user"] = caller
+    request = exchange.request
+    if request.headers.edited or request.has_new_body:
+        inner["headers"] = with_edits(scope["headers"], request)
+    if request.has_new_path:
+        inner["raw_path"] = request.encoded_path.encode("latin-1")
+        inner["path"] = unquote(request.encoded_path)
+    if request.has_new_query:
+        inner["query_string"] = request.query_string.encode("latin-1")
+    if "method" in inner:
+        inner["method"] = request.method
+    return inner
+
+
+def telling(headers: list[tuple[str, str]], send: Send) -> Send:
+    """`send` that adds `headers` to the response, in the place of such that it has."""
+    added = [(name.lower().encode(), value.encode()) for name, value in headers]
+    names = {name for name, _ in added}
+
+    async def telling(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            rest = [pair for pair in message.get("headers", ()) if pair[0].lower() not in names]
+            message = {**message, "headers": [*rest, *added]}
+        await send(message)
+
+    return telling
+
+
+def hide_unseen_bodies(scope: Scope) -> None:
+    extensions = scope.get("extensions")
+    if extensions:
+        scope["extensions"] = {
+            name: value for name, value in extensions.items() if name not in _UNSEEN_BODIES
+        }
+
+
+async def send_answer(answer: Answer, method: str, send: Send, prefix: str = "http.response") -> None:
+    await send({"type": f"{prefix}.start", "status": answer.status, "headers": answer_headers(answer)})
+    body = body_to_send(answer.status, answer.body, method)
+    await send({"type": f"{prefix}.body", "body": body, "more_body": False})

@@ -1,0 +1,161 @@
+"""Requests and answers as WSGI has them, and as handlers do."""
+
+from __future__ import annotations
+
+import functools
+import io
+from collections.abc import Callable, Iterable, Iterator
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import quote, unquote_to_bytes
+
+from coprocess.api.held import HeldHeaders, HeldRequest
+from coprocess.api.http import canonical_name
+from coprocess.gateways.web.http import (
+    Caller,
+    RawHeader,
+    answer_headers,
+    body_to_send,
+    name_of,
+    no_body_asked_for,
+    text_of,
+)
+from coprocess.runtime.answers import Answer, error_answer
+from coprocess.runtime.held_call import HeldExchange
+
+Environ = dict[str, Any]
+StartResponse = Callable[..., Callable[[bytes], object]]
+
+_CHUNK_BYTES = 1 << 16
+
+
+class RequestBody:
+    """The body of a request: left to the app, or read first."""
+
+    __slots__ = ("_body", "_environ", "_limit_bytes", "is_read")
+
+    def __init__(self, environ: Environ, limit_bytes: int) -> None:
+        self._environ = environ
+        self._limit_bytes = limit_bytes
+        self._body = b""
+        self.is_read = False
+
+    def read(self) -> Answer | None:
+        """Read it all. An Answer where it is too large, or does not come whole."""
+        length = self._environ.get("CONTENT_LENGTH") or ""
+        if not length.isdigit() and not self._environ.get("wsgi.input_terminated"):
+            self.replace(b"")  # None: a server that takes chunks says that the input ends.
+            return None
+        left = int(length) if length.isdigit() else self._limit_bytes + 1
+        if left > self._limit_bytes and length:
+            return self._too_large()
+        chunks: list[bytes] = []
+        while left > 0 and (chunk := self._environ["wsgi.input"].read(min(left, _CHUNK_BYTES))):
+            chunks.append(chunk)
+            left -= len(chunk)
+        if length and left:
+            return error_answer(400, "the request's body did not come whole")
+        body = b"".join(chunks)
+        if len(body) > self._limit_bytes:
+            return self._too_large()
+        self.replace(body)
+        return None
+
+    def _too_large(self) -> Answer:
+        return error_answer(413, f"the request's body is larger than {self._limit_bytes} bytes")
+
+    def kept(self) -> bytes:
+        return self._body if self.is_read else no_body_asked_for()
+
+    def replace(self, body: bytes) -> None:
+        self._body, self.is_read = body, True
+
+    def hand_over(self, environ: Environ) -> None:
+        """Let the app read it from `environ`."""
+        environ["wsgi.input"] = io.BytesIO(self._body)
+        environ["CONTENT_LENGTH"] = str(len(self._body))
+        environ.pop("HTTP_TRANSFER_ENCODING", None)
+
+
+def request_of(environ: Environ, body_source: Callable[[], bytes]) -> HeldRequest:
+    path = quote(environ.get("PATH_INFO", "").encode("latin-1")) or "/"
+    query = environ.get("QUERY_STRING", "")
+    return HeldRequest(
+        environ["REQUEST_METHOD"],
+        f"{path}?{query}" if query else path,
+        HeldHeaders(_headers(environ)),
+        scheme=environ.get("wsgi.url_scheme", "http"),
+        body_source=body_source,
+    )
+
+
+def _headers(environ: Environ) -> Iterator[tuple[str, str]]:
+    for key, value in environ.items():
+        if (key[:5] == "HTTP_" or (key[:8] == "CONTENT_" and value)) and (name := _name_of(key)):
+            yield name, value if value.isascii() else text_of(value.encode("latin-1"))
+
+
+@functools.lru_cache(maxsize=4096)
+def _name_of(key: str) -> str:
+    """The header that `environ` has under `key`; empty: it is none."""
+    if key.startswith("HTTP_"):
+        return canonical_name(key[5:].replace("_", "-"))
+    return canonical_name(key.replace("_", "-")) if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else ""
+
+
+def environ_for_app(environ: Environ, exchange: HeldExchange) -> Environ:
+    """A copy: what the server has stays as it is."""
+    inner = dict(environ)
+    caller = inner["coprocess"] = Caller(exchange)
+    if exchange.has_session and not inner.get("REMOTE_USER"):
+        inner["REMOTE_USER"] = caller.display_name
+    request = exchange.request
+    for name in request.headers.edited - {"Content-Length", "Transfer-Encoding"}:
+        key = name.upper().replace("-", "_")
+        key = key if key == "CONTENT_TYPE" else f"HTTP_{key}"
+        inner.pop(key, None)
+        if values := request.headers.getall(name):
+            inner[key] = ("; " if name == "Cookie" else ", ").join(values).encode().decode("latin-1")
+    if request.has_new_path:
+        inner["PATH_INFO"] = unquote_to_bytes(request.encoded_path).decode("latin-1")
+        # Servers' own, of the path that came.
+        for key in ("RAW_URI", "REQUEST_URI"):
+            inner.pop(key, None)
+    if request.has_new_query:
+        inner["QUERY_STRING"] = request.query_string
+    inner["REQUEST_METHOD"] = request.method
+    return inner
+
+
+def status_line(status: int) -> str:
+    try:
+        return f"{status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return f"{status} Status {status}"
+
+
+def telling(headers: list[tuple[str, str]], start_response: StartResponse) -> StartResponse:
+    """`start_response` that adds `headers`, in the place of such that the response has."""
+    names = {name.lower() for name, _ in headers}
+
+    def telling(status: str, given: list[tuple[str, str]], *exc_info: Any) -> Callable[[bytes], object]:
+        rest = [pair for pair in given if pair[0].lower() not in names]
+        return start_response(status, [*rest, *headers], *exc_info)
+
+    return telling
+
+
+def texts_of(raw: Iterable[RawHeader]) -> list[tuple[str, str]]:
+    return [(name_of(name), value.decode("latin-1")) for name, value in raw]
+
+
+def send_answer(
+    answer: Answer, method: str, start_response: StartResponse, exc_info: Any = None
+) -> list[bytes]:
+    head = status_line(answer.status), texts_of(answer_headers(answer))
+    if exc_info is None:
+        start_response(*head)
+    else:
+        start_response(*head, exc_info)
+    body = body_to_send(answer.status, answer.body, method)
+    return [body] if body else []

@@ -1,0 +1,160 @@
+"""What a WSGI app answers, on its way through the Response handlers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
+
+from coprocess.api.held import HeldResponse
+from coprocess.gateways.web.http import RawHeader, body_to_send, held_headers, no_body_asked_for, with_edits
+from coprocess.gateways.web.wsgi_messages import StartResponse, send_answer, status_line, texts_of
+from coprocess.runtime.answers import error_answer
+from coprocess.runtime.around.request import RequestExchange
+
+
+class Editing(Protocol):
+    """What runs the Response handlers."""
+
+    @property
+    def max_body_bytes(self) -> int:
+        """How much of a body they may have."""
+
+    def edit_response(self, exchange: RequestExchange) -> None:
+        """Run them."""
+
+    def tell_too_large(self) -> None:
+        """Log that a body is larger than that."""
+
+
+class ResponseOnItsWay:
+    """What the app answers, on its way through the Response handlers.
+
+    They run when the app calls `start_response`, or, where they use the body, when that is whole. A second
+    call, with `exc_info`, is another response, and they run for that again.
+    """
+
+    def __init__(
+        self, around: Editing, exchange: RequestExchange, method: str, start_response: StartResponse
+    ) -> None:
+        self._around = around
+        self._exchange = exchange
+        self._method = method
+        self._start_response = start_response
+        self._keeps_body = exchange.chain.response_uses_body
+        self._head: tuple[str, list[tuple[str, str]], Any] | None = None
+        self._written: list[bytes] = []
+        #: Takes the place of the app's body.
+        self._new_body: bytes | None = None
+        self._has_started = False
+
+    def start(
+        self, status: str, headers: list[tuple[str, str]], exc_info: Any = None, /
+    ) -> Callable[[bytes], object]:
+        """The `start_response` of the app."""
+        if exc_info is None and (self._head is not None or self._has_started):
+            raise AssertionError("start_response was called twice, without exc_info")
+        if self._keeps_body:
+            self._head = (status, headers, exc_info)
+            return self._written.append
+        return self._begin(status, headers, exc_info, no_body_asked_for)
+
+    def _begin(
+        self,
+        status: str,
+        headers: list[tuple[str, str]],
+        exc_info: Any,
+        body_source: Callable[[], bytes],
+    ) -> Callable[[bytes], object]:
+        """Run the handlers, and start the server's response."""
+        self._has_started = True
+        raw: list[RawHeader] = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+        exchange = self._exchange
+        exchange.response = HeldResponse(int(status[:3]), held_headers(raw), body_source=body_source)
+        self._around.edit_response(exchange)
+        response = exchange.response
+        if response.status != int(status[:3]):
+            status = status_line(response.status)
+        if response.headers.edited or response.has_new_body:
+            headers = texts_of(with_edits(raw, response))
+        self._new_body = None
+        if response.has_new_body:
+            self._new_body = body_to_send(response.status, response.raw_body, self._method)
+        if exc_info:
+            write = self._start_response(status, headers, exc_info)
+        else:
+            write = self._start_response(status, headers)
+        return write if self._new_body is None else _written_to_nobody
+
+    def passing(self, chunks: Iterable[bytes]) -> Iterable[bytes]:
+        """What the server gets in the place of the app's `chunks`."""
+        if self._keeps_body:
+            return self._whole(chunks)
+        if self._has_started and self._new_body is None:
+            return chunks  # The very object: it may be the server's own file wrapper.
+        return _Chunks(self, chunks)
+
+    def _whole(self, chunks: Iterable[bytes]) -> Iterable[bytes]:
+        limit_bytes = self._around.max_body_bytes
+        size, kept = 0, []
+        try:
+            for chunk in chunks:
+                # What it has written comes before what it yields.
+                kept += self._written
+                self._written.clear()
+                kept.append(chunk)
+                size += len(chunk)
+                if size > limit_bytes:
+                    self._around.tell_too_large()
+                    answer = error_answer(500, "Middleware error")
+                    return send_answer(answer, self._method, self._start_response)
+        finally:
+            if hasattr(chunks, "close"):
+                chunks.close()
+        if self._head is None:
+            raise AssertionError("the app has not called start_response")
+        body = b"".join([*kept, *self._written])
+        self._begin(*self._head, lambda: body)
+        return [body if self._new_body is None else self._new_body]
+
+    @property
+    def new_body(self) -> bytes | None:
+        return self._new_body
+
+
+class _Chunks:
+    """The app's chunks, where it may start its response late, or that is replaced."""
+
+    def __init__(self, response: ResponseOnItsWay, chunks: Iterable[bytes]) -> None:
+        self._response = response
+        self._chunks = chunks
+        self._iterator: Iterator[bytes] | None = None
+        self._is_over = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        if self._is_over:
+            raise StopIteration
+        if self._response.new_body is None:
+            if self._iterator is None:
+                self._iterator = iter(self._chunks)
+            try:
+                chunk = next(self._iterator)
+            except StopIteration:
+                self._is_over = True
+                if self._response.new_body is None:
+                    raise
+            else:
+                if self._response.new_body is None:
+                    return chunk
+        self._is_over = True
+        return self._response.new_body
+
+    def close(self) -> None:
+        if hasattr(self._chunks, "close"):
+            self._chunks.close()
+
+
+def _written_to_nobody(chunk: bytes) -> None:
+    """The `write` of a response whose body is replaced."""
