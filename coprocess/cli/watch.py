@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from coprocess.errors import ConfigError, CoprocessError
 
 _SUFFIXES = (".py", ".json")
 _DEBOUNCE_MS = 200
+_TICK_MS = 100
 
 
 def run_watched(
@@ -35,13 +37,24 @@ def run_watched(
         inside = any(path.is_relative_to(folder) for folder in watched_folders)
         return inside and path.suffix in _SUFFIXES and "__pycache__" not in path.parts
 
-    ok = _run(run)
-    typer.echo(f"\nwatching {', '.join(map(str, places))}; Ctrl-C ends it", err=True)
-    changes = watchfiles.watch(*places, watch_filter=concerns, raise_interrupt=False, debounce=_DEBOUNCE_MS)
-    for _ in changes:
-        if rule:
-            typer.echo(f"\n{'─' * 60}\n")
+    changes = watchfiles.watch(
+        *places,
+        watch_filter=concerns,
+        debounce=_DEBOUNCE_MS,
+        rust_timeout=_TICK_MS,
+        yield_on_timeout=True,
+    )
+    ok = False
+    with contextlib.suppress(KeyboardInterrupt):
+        next(changes)  # It watches from here on: what changes while the first run is under way counts.
         ok = _run(run)
+        typer.echo(f"\nwatching {', '.join(map(str, places))}; Ctrl-C ends it", err=True)
+        for changed in changes:
+            if not changed:
+                continue
+            if rule:
+                typer.echo(f"\n{'─' * 60}\n")
+            ok = _run(run)
     return ok
 
 
