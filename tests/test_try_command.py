@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 from coprocess import Request, respond
 from coprocess.cli.app import app
 from coprocess.cli.try_text import TrialText
+from coprocess.cli.watch import run_watched
 from coprocess.desk.tyk.trial import Trial
 from coprocess.errors import CoprocessError
 from coprocess.gateways.tyk.wire import Object
@@ -256,6 +257,20 @@ def test_watch_runs_again(project: Path) -> None:
             process.send_signal(signal.SIGINT)
             status = process.wait(10)
     assert status == 1  # Of the last run.
+
+
+def test_a_change_while_the_first_run_is_under_way_is_seen(tmp_path: Path) -> None:
+    runs: list[None] = []
+
+    def run() -> bool:
+        runs.append(None)
+        if len(runs) == 2:
+            raise KeyboardInterrupt
+        (tmp_path / "a.py").write_text("")
+        return True
+
+    assert run_watched(run, folders=[tmp_path], files=[], rule=False)
+    assert len(runs) == 2
 
 
 def await_text(path: Path, text: str) -> None:
