@@ -30,6 +30,8 @@ _BACKLOG = 4096
 _PAUSE_S = 0.05
 #: For what another process of ours can do at once.
 _SEND_WAIT_S = 5.0
+#: What the taker of a connection answers.
+_TAKEN = b"\1"
 #: Kong counts in floats: below 2^53 they are exact.
 _MOST_ID = 2**52
 
@@ -65,15 +67,22 @@ def _place(folder: Path, number: int) -> Path:
 
 
 def _give(path: Path, connected: socket.socket, came: bytes = b"") -> bool:
+    """False where the other process does not take it, as it ends."""
     with socket.socket(socket.AF_UNIX) as other:
         other.settimeout(_SEND_WAIT_S)
         try:
             other.connect(str(path))
             socket.send_fds(other, [b"\0"], [connected.fileno()])
             other.sendall(came)
+            other.shutdown(socket.SHUT_WR)
         except OSError:
             return False
-    return True
+        try:
+            return other.recv(1) == _TAKEN
+        except TimeoutError:
+            return True  # It hangs, and may take it yet: of two that read, neither would get all.
+        except OSError:
+            return False
 
 
 def take(from_other: socket.socket) -> tuple[socket.socket, Any] | None:
@@ -89,6 +98,7 @@ def take(from_other: socket.socket) -> tuple[socket.socket, Any] | None:
             return None
         connected = socket.socket(fileno=descriptors[0])
         came = b"".join(iter(lambda: from_other.recv(65536), b""))
+        from_other.sendall(_TAKEN)
         return connected, wire.Reader().feed(came)[0] if came else None
     except (OSError, IndexError, wire.FrameError):
         if connected is not None:
