@@ -226,7 +226,8 @@ class WorkerProcess:
     def end(self) -> None:
         """Have it end: it stops when its socket does."""
         if not self.started:
-            self.process.terminate()
+            if not self._gone:  # Else it ends by itself, and tells why in its log.
+                self.process.terminate()
         elif not self.ready:
             self.process.kill()  # It is silent.
         self._frames.end()

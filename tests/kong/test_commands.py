@@ -76,11 +76,11 @@ def started() -> Iterator[list[subprocess.Popen[bytes]]]:
         process.wait()
         if process.stdout is not None:
             process.stdout.close()
-    while _open:
-        _open.pop().close()
+    while open_kongs:
+        open_kongs.pop().close()
 
 
-_open: list[Kong] = []
+open_kongs: list[Kong] = []
 
 
 def connect(path: Path, process: subprocess.Popen[bytes]) -> Kong:
@@ -96,8 +96,8 @@ def connect(path: Path, process: subprocess.Popen[bytes]) -> Kong:
             time.sleep(0.02)
         else:
             connected.settimeout(10)
-            _open.append(Kong(connected))
-            return _open[-1]
+            open_kongs.append(Kong(connected))
+            return open_kongs[-1]
 
 
 def runs(kong: Kong) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from coprocess.gateways.kong import wire
 from tests.kong.server import Kong
-from tests.kong.test_commands import KONG, connect
+from tests.kong.test_commands import KONG, connect, open_kongs
 
 PLUGIN = """
 import os
@@ -48,6 +48,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = Server(tmp_path_factory.mktemp("workers"))
     wait_for_both(server, started(server)[1])
     yield server
+    while open_kongs:
+        open_kongs.pop().close()
     server.process.send_signal(signal.SIGTERM)
     assert server.process.wait(30) == 0
     assert not server.path.exists()
