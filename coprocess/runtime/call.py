@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
+from contextvars import Token
 from typing import TYPE_CHECKING, Any
 
 from coprocess.api.app import App
@@ -121,7 +122,7 @@ class Call:
             current_call.reset(token)
 
     async def run_async(self) -> bytes:
-        token = current_call.set(self)
+        token: Token[Any] | None = current_call.set(self)
         try:
             hook = self.hook
             try:
@@ -135,6 +136,10 @@ class Call:
             except BadBody as error:
                 self.refuse_body(error)
             return self.finish()
+        except GeneratorExit:
+            # Of a loop that was given up: closed by the collector, in whatever context. Nobody waits.
+            token = None
+            raise
         except asyncio.CancelledError as error:
             # Of somebody who ended this task, or of the handler's own making: that fails like any other.
             if (task := asyncio.current_task()) is not None and task.cancelling():
@@ -145,7 +150,8 @@ class Call:
         finally:
             if origin.call is self:
                 end_child()
-            current_call.reset(token)
+            if token is not None:
+                current_call.reset(token)
 
     def _failure(self, error: BaseException) -> HandlerFailed:
         what = text_of(error) if isinstance(error, HandlerFailed) else f"raised {name_of(error)}"
