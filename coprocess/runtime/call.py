@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from contextvars import Token
 from typing import TYPE_CHECKING, Any
 
 from coprocess.api.app import App
@@ -122,7 +121,7 @@ class Call:
             current_call.reset(token)
 
     async def run_async(self) -> bytes:
-        token: Token[Any] | None = current_call.set(self)
+        token = current_call.set(self)
         try:
             hook = self.hook
             try:
@@ -136,10 +135,6 @@ class Call:
             except BadBody as error:
                 self.refuse_body(error)
             return self.finish()
-        except GeneratorExit:
-            # Of a loop that was given up: closed by the collector, in whatever context. Nobody waits.
-            token = None
-            raise
         except asyncio.CancelledError as error:
             # Of somebody who ended this task, or of the handler's own making: that fails like any other.
             if (task := asyncio.current_task()) is not None and task.cancelling():
@@ -150,8 +145,7 @@ class Call:
         finally:
             if origin.call is self:
                 end_child()
-            if token is not None:
-                current_call.reset(token)
+            current_call.reset(token)
 
     def _failure(self, error: BaseException) -> HandlerFailed:
         what = text_of(error) if isinstance(error, HandlerFailed) else f"raised {name_of(error)}"
