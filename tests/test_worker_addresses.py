@@ -171,5 +171,6 @@ def test_workers_behind_the_front_do_not_drain_once_more_after_it(tmp_path: Path
     handlers = write(tmp_path / "handlers", pid=PID)
     with ServeProcess(handlers, "--workers=2", "--drain-s=0.1", "--log-level=debug") as serve:
         assert serve.end() == 0
-    drains = sorted(line["drain_s"] for line in serve.lines if line["event"] == "stopping")
-    assert drains == [0.0, 0.0, 0.1]
+    # The workers' own lines may be lost with them.
+    drains = [line["drain_s"] for line in serve.lines if line["event"] == "stopping"]
+    assert [each for each in drains if each] == [0.1]
