@@ -27,6 +27,7 @@ from coprocess.loading import loader
 from coprocess.testing import Envoy, Gateway, Kong
 from coprocess.wsgi import Middleware as WsgiMiddleware
 from tests.conftest import Load
+from tests.same_handlers import AFTER_CHECK
 
 HANDLERS = """
 from coprocess import CustomKeyCheck, Post, PostKeyAuth, Pre, Reject, Response, respond
@@ -50,20 +51,6 @@ async def check(request, session):
         session.allow(token, quota_max=1)
     else:
         session.allow(token, alias="ann", metadata={"plan": "gold"})
-
-@PostKeyAuth
-def post_key_auth(request, session, metadata):
-    request.headers["X-Caller"] = f"{session.alias or 'none'} {metadata.get('plan', 'none')}"
-
-@Post
-async def post(request):
-    request.body = b"[" + request.body + b"]"
-
-@Response
-def response(response, session):
-    response.headers["X-Alias"] = session.alias or "none"
-    response.set_json({"was": response.json()})
-    response.status = 202
 """
 TOLD = ("x-pre", "x-caller", "x-secret")
 SHOWN = ("X-Alias", "X-Why", "WWW-Authenticate")
@@ -206,7 +193,7 @@ HOMES = {"tyk": tyk, "kong": kong, "envoy": envoy, "wsgi": wsgi, "asgi": asgi}
 def test_the_same_handlers_do_the_same(home: str, tmp_path: Path, load: Load) -> None:
     folder = tmp_path / "handlers"
     folder.mkdir()
-    (folder / "same.py").write_text(HANDLERS)
+    (folder / "same.py").write_text(HANDLERS + AFTER_CHECK)
     with HOMES[home](folder, load) as ask:
         upstream = {"method": "POST", "url": "/x?a=9&b=2", "body": "[body]", "x-pre": "/x", "x-secret": None}
         ann = {"was": upstream | {"x-caller": "ann gold"}}

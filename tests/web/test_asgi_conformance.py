@@ -195,6 +195,7 @@ def test_what_is_sent_is_in_order_and_whole(
     before = around.ends
 
     async def request() -> tuple[Judged, BaseException | None]:
+        await middleware.open()  # The first time it may take longer than the client stays.
         gone, asked = asyncio.Event(), 0
 
         async def receive() -> Any:

@@ -15,6 +15,7 @@ from coprocess.desk.tyk.trial import InProcessDispatcher
 from coprocess.testing.gateway import Gateway
 from coprocess.wsgi import Middleware as WsgiMiddleware
 from tests.conftest import Load
+from tests.same_handlers import AFTER_CHECK
 from tests.web.servers import uvicorn_at, wsgiref_at
 
 HANDLERS = """
@@ -42,20 +43,6 @@ async def check(request, session):
         session.allow(token, quota_max=1)
     else:
         session.allow(token, alias="ann", metadata={"plan": "gold"})
-
-@PostKeyAuth
-def post_key_auth(request, session, metadata):
-    request.headers["X-Caller"] = f"{session.alias or 'none'} {metadata.get('plan', 'none')}"
-
-@Post
-async def post(request):
-    request.body = b"[" + request.body + b"]"
-
-@Response
-def response(response, session):
-    response.headers["X-Alias"] = session.alias or "none"
-    response.set_json({"was": response.json()})
-    response.status = 202
 """
 
 REQUESTS: list[tuple[str, str, dict[str, str], bytes]] = [
@@ -79,7 +66,7 @@ def told(method: str, url: str, headers: dict[str, str], body: str) -> dict[str,
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "same.py").write_text(HANDLERS)
+    (tmp_path / "same.py").write_text(HANDLERS + AFTER_CHECK)
     return tmp_path
 
 
