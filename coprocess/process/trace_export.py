@@ -85,12 +85,11 @@ class TraceExport:
             raise ConfigError(f"traces otlp: a variable OTEL_* cannot be taken: {error}") from None
         # For what handlers trace themselves, and for libraries that they use.
         trace.set_tracer_provider(self._provider)
-        self.tracer: trace.Tracer | CallTracer = self._provider.get_tracer(SCOPE, __version__)
+        tracer = self._provider.get_tracer(SCOPE, __version__)
+        self.tracer: trace.Tracer | CallTracer = tracer
         if sample is not None:
             scope = InstrumentationScope(SCOPE, __version__)
-            self.tracer = CallTracer(
-                self._provider.get_tracer(SCOPE, __version__), processor, resource, scope
-            )
+            self.tracer = CallTracer(tracer, processor, resource, scope)
 
     def close(self, timeout_s: float) -> None:
         """Send what waits, and end. What the collector has not taken by then is lost."""

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import Protocol, cast
 
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
@@ -38,9 +38,6 @@ from coprocess.runtime import prints
 from coprocess.runtime.call import Call
 from coprocess.transport.engine import Handler, Metadata, Rpc
 from coprocess.transport.trace_context import trace_context_of
-
-if TYPE_CHECKING:
-    from coprocess.runtime.call import Call
 
 _OK = 0
 _LONGEST_API_ID = 256
