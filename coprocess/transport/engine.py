@@ -255,3 +255,21 @@ class Engine(ABC):
     @abstractmethod
     def abandoned_thread_count(self) -> int:
         """Threads that were given up, and hang still."""
+
+
+class EngineWithoutHandlers(Engine):
+    """One that runs no handler itself: what it serves is others' to run, so it has no threads for them."""
+
+    def use(self, methods: Methods) -> None:
+        """Whoever runs the handlers has them."""
+
+    def replace_thread(self, thread_id: int) -> bool:
+        return False
+
+    @property
+    def thread_count(self) -> int:
+        return 0
+
+    @property
+    def abandoned_thread_count(self) -> int:
+        return 0

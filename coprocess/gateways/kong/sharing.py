@@ -21,7 +21,7 @@ import structlog
 
 from coprocess.gateways.kong import wire
 from coprocess.gateways.kong.instances import Instance, Instances
-from coprocess.transport.engine import Engine, ListenError, Methods
+from coprocess.transport.engine import EngineWithoutHandlers, ListenError, Methods
 
 log = structlog.get_logger("coprocess")
 
@@ -159,7 +159,7 @@ class SharedInstances(Instances):
         return self._folder / f"instance-{instance_id}.json"
 
 
-class Front(Engine):
+class Front(EngineWithoutHandlers):
     """Takes Kong's connections and gives them to the workers, in turn."""
 
     name = "kong"
@@ -183,9 +183,6 @@ class Front(Engine):
     def start(self, methods: Methods) -> None:
         for listening in self._listening:
             threading.Thread(target=self._accept, args=(listening,), name="kong-front", daemon=True).start()
-
-    def use(self, methods: Methods) -> None:
-        """The workers have them."""
 
     def _accept(self, listening: socket.socket) -> None:
         while not self._stopped.is_set():
@@ -211,23 +208,12 @@ class Front(Engine):
                 return True
         return False
 
-    def replace_thread(self, thread_id: int) -> bool:
-        return False
-
     def stop(self) -> None:
         self._stopped.set()
         for listening in self._listening:
             with contextlib.suppress(OSError):
                 listening.shutdown(socket.SHUT_RDWR)  # Who waits for a connection is woken.
             listening.close()
-
-    @property
-    def thread_count(self) -> int:
-        return 0
-
-    @property
-    def abandoned_thread_count(self) -> int:
-        return 0
 
 
 def listen_at(address: str) -> socket.socket:

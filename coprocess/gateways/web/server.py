@@ -12,13 +12,13 @@ from contextlib import suppress
 from typing import Any
 
 from coprocess.errors import CoprocessError
-from coprocess.transport.engine import Engine, ListenError, Methods
+from coprocess.transport.engine import EngineWithoutHandlers, ListenError, Methods
 
 _BACKLOG = 2048
 _STOP_TIMEOUT_S = 5.0
 
 
-class WebServer(Engine):
+class WebServer(EngineWithoutHandlers):
     """Listens from the start; who comes before the handlers serve waits in the backlog."""
 
     name = "uvicorn"
@@ -74,9 +74,6 @@ class WebServer(Engine):
     def start(self, methods: Methods) -> None:
         self._thread.start()
 
-    def use(self, methods: Methods) -> None:
-        """It has none: the app around which the handlers run is its only one."""
-
     def begin(self) -> None:
         """Let requests in. Raises CoprocessError where the app does not start."""
         if self._serving is not None:
@@ -114,17 +111,6 @@ class WebServer(Engine):
                 each.close()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_STOP_TIMEOUT_S)
-
-    def replace_thread(self, thread_id: int) -> bool:
-        return False
-
-    @property
-    def thread_count(self) -> int:
-        return 0
-
-    @property
-    def abandoned_thread_count(self) -> int:
-        return 0
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
