@@ -61,7 +61,7 @@ _FRAMING: Final = frozenset({"Content-Length", "Transfer-Encoding"})
 class NativePlugin:
     """The plugin, as Kong runs it with one configuration. Its class is made by `native_class`."""
 
-    adapter: Adapter
+    adapter: Adapter[_Host]
     name = ""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -203,17 +203,8 @@ class _Host:
         self._service.use(loaded.table)
         return loaded
 
-    def reload(self, reason: str) -> None:
-        raise NotImplementedError(reason)
-
     def trace(self) -> None:
         """The service of Kong's plugin server says whether calls are traced."""
-
-    def metrics(self) -> bytes:
-        return b""
-
-    def collector(self) -> None:
-        return None
 
     def close(self) -> None:
         self._loaded.close(_END_S)
@@ -244,7 +235,7 @@ def native_class(
     return made
 
 
-def _close(adapter: Adapter) -> None:
+def _close(adapter: Adapter[_Host]) -> None:
     """Close what a load before this one has open, when its last call has ended."""
     try:
         threading.Thread(target=adapter.close, name="close-handlers", daemon=True).start()

@@ -23,6 +23,7 @@ from coprocess.gateways.web.asgi_messages import (
     telling,
 )
 from coprocess.gateways.web.home import HOME
+from coprocess.gateways.web.host import MiddlewareHost
 from coprocess.gateways.web.http import (
     RawHeader,
     body_to_send,
@@ -33,7 +34,7 @@ from coprocess.gateways.web.http import (
 )
 from coprocess.loading.lifetime import Ending
 from coprocess.runtime.answers import Answer, error_answer
-from coprocess.runtime.around.adapter import DEFAULT_TIMEOUT_S, Adapter, Host, Options
+from coprocess.runtime.around.adapter import DEFAULT_TIMEOUT_S, Adapter, Options
 from coprocess.runtime.around.request import RequestCall, RequestExchange
 from coprocess.runtime.around.steps import BODY, Requests, Steps
 from coprocess.runtime.tracing import CallTracing
@@ -226,7 +227,7 @@ class Middleware(Around):
     """
 
     #: What loads, reloads and counts.
-    host_class: ClassVar[type[Host]]
+    host_class: ClassVar[type[MiddlewareHost]]
 
     def __init__(self, app: Any, handlers: Any = (), **options: Unpack[Options]) -> None:
         self.adapter = Adapter(HOME, handlers, self.host_class, **options)

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from coprocess.gateways.web.asgi_messages import Message, Receive, Scope
-from coprocess.gateways.web.http import no_body_asked_for
-from coprocess.runtime.answers import Answer, error_answer
+from coprocess.gateways.web.http import HeldBody
+from coprocess.runtime.answers import Answer
 
 #: A handler that waits for so long is cancelled where its client goes.
 _PATIENCE_S = 0.05
@@ -20,7 +20,7 @@ class ClientGone(Exception):
     """The client went while its body was read: nobody waits for an answer."""
 
 
-class RequestBody:
+class RequestBody(HeldBody):
     """The body of a request: passed on as it comes, or read first and passed on whole.
 
     As a context manager it looks out for a client that goes, while a handler waits, and cancels that. What
@@ -28,10 +28,7 @@ class RequestBody:
     """
 
     # No slots: most requests use none of this, and an attribute of the class costs them nothing.
-    _body = b""
     _sent = False
-    #: Whether the app gets it from here, and not from the server.
-    is_read = False
     #: What came while a handler waited.
     _ahead: list[Message] | None = None
     _ahead_bytes = 0
@@ -136,17 +133,8 @@ class RequestBody:
                 return self._too_large()
             if not message.get("more_body", False):
                 break
-        self._body, self.is_read = b"".join(chunks), True
+        self.replace(b"".join(chunks))
         return None
-
-    def _too_large(self) -> Answer:
-        return error_answer(413, f"the request's body is larger than {self._limit_bytes} bytes")
-
-    def kept(self) -> bytes:
-        return self._body if self.is_read else no_body_asked_for()
-
-    def replace(self, body: bytes) -> None:
-        self._body, self.is_read = body, True
 
     async def receive(self) -> Message:
         """What the app gets."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable, MutableMapping, Set
 from coprocess.api.held import HeldHeaders, HeldRequest, HeldResponse, HeldSession
 from coprocess.api.http import canonical_name
 from coprocess.api.state import State
-from coprocess.runtime.answers import Answer
+from coprocess.runtime.answers import Answer, error_answer
 from coprocess.runtime.held_call import HeldExchange
 
 RawHeader = tuple[bytes, bytes]
@@ -125,6 +125,25 @@ def quota_headers(exchange: HeldExchange) -> list[tuple[str, str]]:
 def body_to_send(status: int, body: bytes, method: str) -> bytes:
     """`body`, if there may be one."""
     return b"" if method == "HEAD" or status in _BODYLESS else body
+
+
+class HeldBody:
+    """The body of a request, once it is read: within a limit, and for the app to get."""
+
+    # No slots: most requests use none of this, and an attribute of the class costs them nothing.
+    _limit_bytes: int
+    _body = b""
+    #: Whether the app gets it from here, and not from the server.
+    is_read = False
+
+    def kept(self) -> bytes:
+        return self._body if self.is_read else no_body_asked_for()
+
+    def replace(self, body: bytes) -> None:
+        self._body, self.is_read = body, True
+
+    def _too_large(self) -> Answer:
+        return error_answer(413, f"the request's body is larger than {self._limit_bytes} bytes")
 
 
 def no_body_asked_for() -> bytes:

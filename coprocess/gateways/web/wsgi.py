@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 from coprocess.gateways.web.home import HOME
+from coprocess.gateways.web.host import MiddlewareHost
 from coprocess.gateways.web.http import quota_headers
 from coprocess.gateways.web.wsgi_ending import ended_with
 from coprocess.gateways.web.wsgi_messages import (
@@ -24,7 +25,7 @@ from coprocess.gateways.web.wsgi_messages import (
 from coprocess.gateways.web.wsgi_response import ResponseOnItsWay
 from coprocess.loading.lifetime import Lifetime
 from coprocess.runtime.answers import Answer
-from coprocess.runtime.around.adapter import DEFAULT_TIMEOUT_S, Adapter, Host, Options
+from coprocess.runtime.around.adapter import DEFAULT_TIMEOUT_S, Adapter, Options
 from coprocess.runtime.around.ending import InThread, run_now
 from coprocess.runtime.around.request import RequestCall, RequestExchange
 from coprocess.runtime.around.steps import BODY, Requests, Steps
@@ -173,7 +174,7 @@ class Middleware(Around):
     """
 
     #: What loads, reloads and counts.
-    host_class: ClassVar[type[Host]]
+    host_class: ClassVar[type[MiddlewareHost]]
 
     def __init__(self, app: Any, handlers: Any = (), **options: Unpack[Options]) -> None:
         self.adapter = Adapter(HOME, handlers, self.host_class, **options)

@@ -13,11 +13,11 @@ from coprocess.api.held import HeldHeaders, HeldRequest
 from coprocess.api.http import canonical_name
 from coprocess.gateways.web.http import (
     Caller,
+    HeldBody,
     RawHeader,
     answer_headers,
     body_to_send,
     name_of,
-    no_body_asked_for,
     text_of,
 )
 from coprocess.runtime.answers import Answer, error_answer
@@ -29,16 +29,12 @@ StartResponse = Callable[..., Callable[[bytes], object]]
 _CHUNK_BYTES = 1 << 16
 
 
-class RequestBody:
+class RequestBody(HeldBody):
     """The body of a request: left to the app, or read first."""
-
-    __slots__ = ("_body", "_environ", "_limit_bytes", "is_read")
 
     def __init__(self, environ: Environ, limit_bytes: int) -> None:
         self._environ = environ
         self._limit_bytes = limit_bytes
-        self._body = b""
-        self.is_read = False
 
     def read(self) -> Answer | None:
         """Read it all. An Answer where it is too large, or does not come whole."""
@@ -60,15 +56,6 @@ class RequestBody:
             return self._too_large()
         self.replace(body)
         return None
-
-    def _too_large(self) -> Answer:
-        return error_answer(413, f"the request's body is larger than {self._limit_bytes} bytes")
-
-    def kept(self) -> bytes:
-        return self._body if self.is_read else no_body_asked_for()
-
-    def replace(self, body: bytes) -> None:
-        self._body, self.is_read = body, True
 
     def hand_over(self, environ: Environ) -> None:
         """Let the app read it from `environ`."""

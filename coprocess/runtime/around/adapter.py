@@ -1,4 +1,4 @@
-"""Handlers around one web app: loaded, opened, closed, and loaded anew."""
+"""Handlers around one thing that answers requests: loaded, opened, closed, and loaded anew."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol, TypedDict, Unpack
+from typing import Any, Generic, Protocol, TypedDict, TypeVar, Unpack
 
 import structlog
 
@@ -76,29 +76,25 @@ class Host(Protocol):
     def open(self) -> Loaded:
         """Load, open the resources, and serve. It blocks."""
 
-    def reload(self, reason: str) -> Any:
-        """Do that anew: all or nothing. It blocks."""
-
     def trace(self) -> None:
         """Trace the calls from now on. Raises ConfigError where the library is not installed."""
-
-    def metrics(self) -> bytes:
-        """As Prometheus reads them."""
-
-    def collector(self) -> Any:
-        """The same, for a registry of the app's own."""
 
     def close(self) -> None:
         """Close the resources: no call runs any more. It blocks."""
 
 
-class Adapter(Requests):
-    """What a Middleware has besides its app.
+HostT = TypeVar("HostT", bound=Host)
+
+
+class Adapter(Requests, Generic[HostT]):
+    """What a Middleware has besides its app, or a plugin besides its gateway.
 
     Raises LoadError, HandlerError and ConfigError for what is wrong.
     """
 
-    def __init__(self, home: Home, handlers: Any, host_class: type[Host], **options: Unpack[Options]) -> None:
+    def __init__(
+        self, home: Home, handlers: Any, host_class: type[HostT], **options: Unpack[Options]
+    ) -> None:
         unknown = options.keys() - Options.__annotations__.keys()
         if unknown:
             raise TypeError(
@@ -129,10 +125,10 @@ class Adapter(Requests):
         )
         self.gateway.check_table(self.gateway.table)
         self.gateway.table = self.gateway.table
-        self._host: Host | None = None
+        self._host: HostT | None = None
 
     @property
-    def host(self) -> Host:
+    def host(self) -> HostT:
         """Raises RuntimeError where it is not open."""
         if self._host is None:
             raise RuntimeError("the handlers are not open: nothing has been asked of the app yet")
