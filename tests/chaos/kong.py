@@ -215,6 +215,13 @@ class Good:
             thread.join(WAIT_S)
             assert not thread.is_alive(), "a good event hangs"
 
+    def begun(self) -> None:
+        """Wait until the server is whole: Kong's connections are taken by the kernel before it is."""
+        until_s = time.monotonic() + WAIT_S
+        while self.answered < 100 and time.monotonic() < until_s:
+            time.sleep(0.01)
+        assert self.answered >= 100, "good events do not end"
+
     def check(self) -> None:
         assert self.answered, "no good event ended"
         assert not self.wrong, self.wrong[:3]
@@ -282,6 +289,7 @@ def connections(folder: Path, count: int) -> Figures:
     """Connections that do nothing, say half of something, or wait for ever in an event."""
     with serving(folder) as server:
         with Good(server) as good:
+            good.begun()
             descriptors = descriptor_count(server.process.pid)
             threads = thread_count(server.process.pid)
             kongs = [server.connect() for _ in range(count)]
