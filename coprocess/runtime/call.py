@@ -145,7 +145,11 @@ class Call:
         finally:
             if origin.call is self:
                 end_child()
-            current_call.reset(token)
+            try:
+                current_call.reset(token)
+            except ValueError:
+                # Another context: the collector closes what was left of a loop that was given up.
+                raise GeneratorExit from None
 
     def _failure(self, error: BaseException) -> HandlerFailed:
         what = text_of(error) if isinstance(error, HandlerFailed) else f"raised {name_of(error)}"
