@@ -62,7 +62,9 @@ def _the_channel() -> _Channel:
 
 
 def _read_once(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if name.startswith(_READ_ONCE)}
+    found = {name: value for name, value in environment.items() if name.startswith(_READ_ONCE)}
+    # What a fork server has, and what commands set where nothing is set: here, too, where tests run them within.
+    return {"GRPC_VERBOSITY": "NONE"} | found
 
 
 class Process(fork_server.Process):
