@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -50,6 +51,12 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     files = [collection_path] + ([shared] if shared != Path(__file__) and shared.exists() else [])
     is_left_out = collection_path.name in _LONG or any(_STARTS.search(file.read_text()) for file in files)
     return True if is_left_out else None
+
+
+def pytest_collection_finish() -> None:
+    """As `serve` does before it loads handlers: each reload collects garbage, and would look through all tests."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
