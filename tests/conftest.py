@@ -54,7 +54,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_finish() -> None:
-    """As `serve` does before it loads handlers: each reload collects garbage, and would look through all tests."""
+    """As `serve` does: a reload collects garbage, which would look through all tests each time."""
     gc.collect()
     gc.freeze()
 

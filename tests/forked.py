@@ -63,7 +63,7 @@ def _the_channel() -> _Channel:
 
 def _read_once(environment: Mapping[str, str]) -> dict[str, str]:
     found = {name: value for name, value in environment.items() if name.startswith(_READ_ONCE)}
-    # What a fork server has, and what commands set where nothing is set: here, too, where tests run them within.
+    # What a fork server has, and what commands set where nothing is set, also those that run in this process.
     return {"GRPC_VERBOSITY": "NONE"} | found
 
 
