@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +16,10 @@ from coprocess.gateways.tyk.home import HOME
 from coprocess.loading import loader
 from coprocess.transport.engines import EngineChoice
 from tests.server import ENGINES
+
+# Compilations are kept, also where the shell says otherwise: hundreds of processes would each make them anew.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 #: Loads folders of handlers; their modules are forgotten when the test ends.
 Load = Callable[..., loader.Loaded]

@@ -33,13 +33,14 @@ def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    done = run(COPROCESS, "new", "demo-api", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    scaffold.create("demo-api", tmp_path)
     return tmp_path / "demo-api"
 
 
-def test_its_tests_pass(project: Path) -> None:
-    done = run(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", cwd=project)
+def test_its_tests_pass(tmp_path: Path) -> None:
+    made = run(COPROCESS, "new", "demo-api", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    done = run(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", cwd=tmp_path / "demo-api")
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3 passed" in done.stdout
