@@ -27,7 +27,7 @@ CLIENT_WAIT_S: Final = 120.0
 #: How long such a call is waited for where it was asked, before another thread watches for the step.
 _MAY_WAIT_S: Final = 0.02
 
-_DATA: Final = b"\x82\xa4Data"
+_DATA: Final = b"\xc0\x82\xa4Data"
 RETURN: Final = wire.pack(wire.RETURN)
 #: What Kong itself says of failures within it.
 _FAILURE_TEXT: Final = "An unexpected error occurred"
@@ -93,7 +93,7 @@ class Event(Rpc):
         self.argument = argument
         self.id = event_id
         #: What all answers of an event end with.
-        self._tail = b"" if event_id is None else b"\xa7EventId" + wire.pack_id(event_id)
+        self._tail = b"" if event_id is None else wire.pack_tail(event_id)
         self.phase = ""
         self.reader = threading.get_ident()
         self.thread: int | None = None
@@ -169,7 +169,7 @@ class Event(Rpc):
             self._owed.pop()
         except IndexError:
             raise EventEnded from None
-        return b"\x94\x01%b%b%b%b" % (wire.pack_id(self.message_id), method.head, packed, self._tail)
+        return b"".join((wire.pack_head(self.message_id), method.head, packed, self._tail))
 
     def is_own_step(self, value: Any) -> bool:
         try:
@@ -221,8 +221,8 @@ class Event(Rpc):
         self._finish()
 
     def _send(self, reply: bytes) -> None:
-        data = b"" if self.id is None else _DATA
-        self._write(b"\x94\x01%b\xc0%b%b%b" % (wire.pack_id(self.message_id), data, reply, self._tail))
+        data = b"\xc0" if self.id is None else _DATA
+        self._write(b"".join((wire.pack_head(self.message_id), data, reply, self._tail)))
 
     def _write(self, frame: bytes) -> None:
         try:
