@@ -57,24 +57,18 @@ def failure_data(phase: str) -> bytes:
 class Event(Rpc):
     """`thread` is set by who runs it. `reader` has read the request, and goes on with the connection."""
 
-    __slots__ = (
-        "_held",
-        "_owed",
-        "_tail",
-        "argument",
-        "connection",
-        "detached",
-        "engine",
-        "id",
-        "is_over",
-        "message_id",
-        "phase",
-        "reader",
-        "reading",
-        "thread",
-        "waited_s",
-        "waits_since_s",
-    )
+    # Defaults of the class, as most events change none of them, and each request makes an event of its own.
+    phase = ""
+    thread: int | None = None
+    #: Of an async phase that waits for its step: as `_owed`, for whoever reads it.
+    reading: list[bool] | None = None
+    #: Nothing that its code does counts any more.
+    is_over = False
+    #: The connection is no longer this event's.
+    detached = False
+    #: How long Kong has let it wait for steps beyond the usual, and since when it does now.
+    waited_s = 0.0
+    waits_since_s: float | None = None
 
     def __init__(
         self,
@@ -94,22 +88,11 @@ class Event(Rpc):
         self.id = event_id
         #: What all answers of an event end with.
         self._tail = b"" if event_id is None else wire.pack_tail(event_id)
-        self.phase = ""
         self.reader = threading.get_ident()
-        self.thread: int | None = None
         self._owed = [True]
-        #: Of an async phase that waits for its step: as `_owed`, for whoever reads it.
-        self.reading: list[bool] = []
         #: For an event that its reader does not run: taken by the reader when it leaves, and by who ends the
         #: event. Whoever comes second has the connection.
         self._held = [True]
-        #: Nothing that its code does counts any more.
-        self.is_over = False
-        #: The connection is no longer this event's.
-        self.detached = False
-        #: How long Kong has let it wait for steps beyond the usual, and since when it does now.
-        self.waited_s = 0.0
-        self.waits_since_s: float | None = None
 
     @property
     def payload(self) -> Any:  # type: ignore[override]  # the gateway opens calls from the event itself
