@@ -26,7 +26,6 @@ from coprocess.transport.engine import Metadata, Rpc
 
 if TYPE_CHECKING:
     from coprocess.runtime.hook_state import HookState
-    from coprocess.runtime.tracing import CallTracing
 
 _NOBODY = contextlib.nullcontext()
 
@@ -320,33 +319,17 @@ class InProcess:
         """Run `call`, and return when it has ended."""
         if self.is_closed:
             return self._refused(InProcessRpc())
-        state = self._service.state_of(call.hook)
+        service = self._service
+        state = service.state_of(call.hook)
         if call.hook.is_async:
-            rpc = _ThreadRpc()
-            self._arrive(call, rpc, state)
-            admitted = state.enter(call)
-            if admitted is None:
-                self._service.failures.shed(call)
-                return rpc
-            if admitted:
-                self._service.begin_elsewhere(call)
-            while not rpc.wait(2 * state.timeout_s + _GRACE_S):
-                # It has no limit while somebody debugs it.
-                if call.deadline_s != math.inf:
-                    state.drop(call)
-                    self._service.failures.time_out(call)
-                    break
-            return rpc
-        return self._in_this_thread(call)
-
-    def _in_this_thread(self, call: Call) -> InProcessRpc:
-        state = self._service.state_of(call.hook)
+            return self._on_loop(call, state)
         rpc = _HereRpc()
-        tracing = self._arrive(call, rpc, state)
+        tracing = service.tracing
+        call.arrive(rpc if tracing is None else tracing.within(rpc, call), state, time.monotonic())
         call.start = rpc.start
         admitted = state.enter(call)
         if admitted is None:
-            self._service.failures.shed(call)
+            service.failures.shed(call)
             return rpc
         if admitted:
             call.deadline_s = call.since_s + state.timeout_s
@@ -355,17 +338,33 @@ class InProcess:
         else:
             if not state.drop(call):
                 self._leave(call)  # Its turn has come at this moment.
-            self._service.failures.time_out(call)
+            service.failures.time_out(call)
             return rpc
         # In a context of its own: what a handler sets there is no other call's.
         self._has_run(call, rpc, copy_context(), call.run if tracing is None else partial(tracing.run, call))
         return rpc
 
-    def _arrive(self, call: Call, rpc: Rpc, state: HookState[Call]) -> CallTracing | None:
-        """Bring `call` to its gate. Gives what traces it."""
+    def _on_loop(self, call: Call, state: HookState[Call]) -> InProcessRpc:
+        rpc = _ThreadRpc()
+        self._arrive(call, rpc, state)
+        admitted = state.enter(call)
+        if admitted is None:
+            self._service.failures.shed(call)
+            return rpc
+        if admitted:
+            self._service.begin_elsewhere(call)
+        while not rpc.wait(2 * state.timeout_s + _GRACE_S):
+            # It has no limit while somebody debugs it.
+            if call.deadline_s != math.inf:
+                state.drop(call)
+                self._service.failures.time_out(call)
+                break
+        return rpc
+
+    def _arrive(self, call: Call, rpc: Rpc, state: HookState[Call]) -> None:
+        """Bring `call`, which runs elsewhere, to its gate."""
         tracing = self._service.tracing
         call.arrive(rpc if tracing is None else tracing.within(rpc, call), state, time.monotonic())
-        return tracing
 
     def _leave(self, call: Call) -> None:
         following = call.gate.leave(call, time.monotonic() - call.since_s)
