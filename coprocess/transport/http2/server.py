@@ -268,7 +268,7 @@ class Server:
         return result
 
     def write_later(self, connection: Http2Protocol) -> None:
-        """Before the next poll, or when another thread takes over. By the thread that polls, with the lock."""
+        """Before the next poll, or when another thread takes over. With the lock, by who polls."""
         if not connection.is_dirty:
             connection.is_dirty = True
             self._dirty.append(connection)
