@@ -80,8 +80,8 @@ class Failures:
         """Answer a call that failed in this code, or in the engine's, and not in its handler."""
         try:
             call.rpc.fail(CoprocessError.status, f"internal error: {name_of(error)}")
-        except Exception:  # Nothing is left to try.
-            log.exception("a call could not be failed, either")
+        except Exception as failure:  # noqa: BLE001 - nothing is left to try
+            log.error("a call could not be failed, either", exception=format_error(failure))
         place = ("unanswered", _place_of(error))
         self._log_error(call, place, "a call could not be answered", lambda: format_error(error))
 
