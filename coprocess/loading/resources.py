@@ -130,7 +130,7 @@ class Opened:
                 close(timeout_s)
             except _NotInTime:
                 log.error("a resource did not close in time", resource=name, timeout_s=timeout_s)
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - it is logged
                 log.error(
                     "a resource failed to close", resource=name, exception=format_error(error, is_not_ours)
                 )

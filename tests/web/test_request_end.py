@@ -497,7 +497,10 @@ def _status_by_wsgi(handlers: list[Any]) -> int:
 
     around = Wsgi(site, handlers)
     try:
-        list(around(environ, start))
+        chunks: Any = around(environ, start)
+        list(chunks)
+        if hasattr(chunks, "close"):
+            chunks.close()
     finally:
         around.close()
     return int(seen[0][:3])
