@@ -101,13 +101,10 @@ class _Came:
 
     def __init__(self, attributes: AttributeContext) -> None:
         http = attributes.request.http
-        self.encoded: Mapping[str, bytes] = {}
         self._body = http.raw_body or http.body.encode()
         headers = http.headers
         if http.header_map.headers:
-            fields = Fields(http.header_map.headers)
-            self.encoded = fields.encoded
-            self.request = request_of(fields, self._read)
+            self.request = request_of(Fields(http.header_map.headers), self._read)
         else:
             pairs = [(name_of(name), value) for name, value in headers.items() if name[:1] != ":"]
             if "Host" not in (name for name, _ in pairs):

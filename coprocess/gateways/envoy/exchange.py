@@ -23,6 +23,7 @@ from coprocess.gateways.envoy.side import (
     BUFFERED,
     BUFFERED_PARTIAL,
     FULL_DUPLEX,
+    NONE,
     STREAMED,
     Replies,
     RequestSide,
@@ -69,7 +70,7 @@ class Exchange(StreamedBodies):
         self._is_session_told = False
 
     def take(self, message: bytes, wire: Wire | None = None) -> Steps:
-        """The steps for one message; they end with its replies. Raises CoprocessError: see `refusal`.
+        """The steps for one message; they end with its replies. Both raise CoprocessError: see `refusal`.
 
         `wire` is for bodies in pieces, while a handler runs.
         """
@@ -83,11 +84,14 @@ class Exchange(StreamedBodies):
             if self.chain.streams:
                 self._wire = wire
             config = asked.protocol_config
-            self._request.mode, self._response.mode = config.request_body_mode, config.response_body_mode
+            if (mode := config.request_body_mode) != NONE:
+                self._request.mode = mode
+            if (mode := config.response_body_mode) != NONE:
+                self._response.mode = mode
         if kind == "request_headers":
             if self._traffic is not None:
                 raise BadMessage("request headers that are not the first: a stream has one request")
-            return (yield from self._on_request_headers(asked))
+            return self._on_request_headers(asked)
         traffic = self._traffic
         if traffic is None:
             # It begins with the response: one that another filter gave, say. There is no request to be seen.
@@ -96,17 +100,17 @@ class Exchange(StreamedBodies):
             if kind in ("request_body", "request_trailers") and self.chain.before:
                 raise HandlerFailed("was not sent the request's headers: expected request_header_mode SEND")
         if kind == "request_body":
-            return (yield from self._on_body(self._request, asked.request_body, self._end_request))
+            return self._on_body(self._request, asked.request_body, self._end_request)
         if kind == "request_trailers":
-            return (yield from self._on_trailers(self._request, self._end_request))
+            return self._on_trailers(self._request, self._end_request)
         if kind == "response_headers":
             if traffic.response is not None:
                 raise BadMessage("response headers twice: a stream has one response")
-            return (yield from self._on_response_headers(asked.response_headers))
+            return self._on_response_headers(asked.response_headers)
         if kind == "response_body":
-            return (yield from self._on_body(self._response, asked.response_body, self._end_response))
+            return self._on_body(self._response, asked.response_body, self._end_response)
         if kind == "response_trailers":
-            return (yield from self._on_trailers(self._response, self._end_response))
+            return self._on_trailers(self._response, self._end_response)
         raise BadMessage("a ProcessingRequest without a phase that is known")
 
     def refusal(self, error: Exception) -> bytes:
@@ -140,16 +144,14 @@ class Exchange(StreamedBodies):
         self._read_metadata(asked, traffic)
         if headers.end_of_stream:
             side.body = b""
-            traffic.has_body = True
-        elif not _has_body_that_ends(fields):
-            side.why_no_body = "the body of a gRPC call, or after an upgrade, may never end: it is not read"
-            traffic.has_body = True
-        elif not chain.before:
-            traffic.has_body = True
-        elif chain.reads_request and (size := _content_length(fields)) > self._max_body_bytes:
-            return [self._too_large(side, size)]
         if self._wire is not None:
             request.open_stream = partial(self._open_stream, side, self._wire, self._begin_request)
+        if not chain.reads_request:
+            return self._end_request((yield from traffic.before_upstream()), side.headers_kind)
+        if side.body is not None or side.why_no_body:
+            traffic.has_body = True
+        elif (size := _content_length(fields)) > self._max_body_bytes:
+            return [self._too_large(side, size)]
         side.steps = traffic.before_upstream()
         outcome = yield from side.go_on()
         if outcome is not BODY:
@@ -228,16 +230,14 @@ class Exchange(StreamedBodies):
             return [encoding.EMPTY[side.headers_kind]]
         fields = side.fields = self._fields(headers)
         response = traffic.response = response_of(fields, side.read)
-        self._status = response.status
-        is_bodyless = self._method == "HEAD" or response.status in guard.BODYLESS
-        if headers.end_of_stream or is_bodyless:
+        status = self._status = response.status
+        if headers.end_of_stream or self._method == "HEAD" or status in guard.BODYLESS:
             side.body = b""
-            side.has_body = True
-        elif not _has_response_that_ends(fields, response.status):
-            side.why_no_body = "the body of a stream of events, of gRPC, or after an upgrade, is not read"
-            side.has_body = True
         if self._wire is not None:
             response.open_stream = partial(self._open_stream, side, self._wire, self._begin_response)
+        if not chain.reads_response:
+            return self._end_response((yield from self._after_upstream(traffic, side)), side.headers_kind)
+        side.has_body = side.body is not None or bool(side.why_no_body)
         side.steps = self._after_upstream(traffic, side)
         outcome = yield from side.go_on()
         if outcome is not BODY:
@@ -403,22 +403,5 @@ class Exchange(StreamedBodies):
 
 
 def _content_length(fields: Fields) -> int:
-    text = fields.headers.get("Content-Length", "")
+    text = fields.get("Content-Length", "")
     return int(text) if text.isascii() and text.isdecimal() else 0
-
-
-def _has_body_that_ends(fields: Fields) -> bool:
-    headers = fields.headers
-    return (
-        "Upgrade" not in headers
-        and not headers.get("Content-Type", "").lower().startswith("application/grpc")
-        and fields.pseudo.get(":method") != "CONNECT"
-    )
-
-
-def _has_response_that_ends(fields: Fields, status: int) -> bool:
-    content_type = fields.headers.get("Content-Type", "").lower()
-    return status != _SWITCHING and not content_type.startswith(("application/grpc", "text/event-stream"))
-
-
-_SWITCHING = 101

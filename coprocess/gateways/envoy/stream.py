@@ -151,7 +151,12 @@ class EnvoyStream(Caller):
         if len(message) > _LARGE_BYTES:
             self._rpc.may_block()
         self._waited_s = 0.0
-        chain = self._chain = Chain(self._service, self._exchange.take(message, self), self)
+        try:
+            steps = self._exchange.take(message, self)
+        except Exception as error:  # noqa: BLE001 - answered there
+            self.ended(None, error)
+            return
+        chain = self._chain = Chain(self._service, steps, self)
         chain.go_on()
 
     def ended(self, result: Any, error: Exception | None) -> None:
@@ -160,9 +165,12 @@ class EnvoyStream(Caller):
             if error is not None:
                 self._service.tell_refused(error)
                 result = [self._exchange.refusal(error)]
+            if result and self._exchange.is_done:
+                self._finish(result)
+                return
             for reply in result:
                 if not self._rpc.send(reply):
-                    self._abort(Status.RESOURCE_EXHAUSTED, "the replies are too large, or are not read")
+                    self._abort(Status.RESOURCE_EXHAUSTED, _NOT_TAKEN)
                     break
             self._next()
         except Exception:  # Ended with OK, it would let the request pass.
@@ -172,6 +180,22 @@ class EnvoyStream(Caller):
 
     def stopped(self) -> None:
         self._chain = None
+        self._on_end(self)
+
+    def _finish(self, replies: list[bytes]) -> None:
+        """Nothing is owed then, and nothing that could come matters."""
+        with self._lock:
+            was_over, self._is_over = self._is_over, True
+        if not was_over:
+            rpc = self._rpc
+            for reply in replies[:-1]:
+                if not rpc.send(reply):
+                    break
+            else:
+                if rpc.finish(replies[-1]):
+                    self._on_end(self)
+                    return
+            rpc.end(Status.RESOURCE_EXHAUSTED, _NOT_TAKEN)
         self._on_end(self)
 
     def _next(self) -> None:
@@ -242,6 +266,9 @@ class EnvoyStream(Caller):
 
     def may_block(self) -> None:
         self._rpc.may_block()
+
+
+_NOT_TAKEN = "the replies are too large, or are not read"
 
 
 def refuse(rpc: BidiRpc, error: CoprocessError) -> None:

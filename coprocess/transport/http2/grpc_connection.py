@@ -323,6 +323,18 @@ class GrpcConnection:
         sending.data(stream, grpc_wire.prefix(message) + message)
         return True
 
+    def finish(self, stream: Stream, message: bytes) -> bool:
+        """The last of many messages, and the end of the call. False, without the end, as `send`."""
+        if stream.has_headers_sent or stream.is_closed or stream.is_answered:
+            if not self.send(stream, message):
+                return False
+            self.end(stream, 0, "")
+        else:
+            self.respond(stream, message)
+        if stream.is_closed:
+            stream.call = None  # As in `respond`.
+        return True
+
     def end(
         self,
         stream: Stream,
