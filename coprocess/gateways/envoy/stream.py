@@ -15,6 +15,7 @@ from typing import Any
 
 import structlog
 
+from coprocess.api.body_stream import BodyCut
 from coprocess.errors import CoprocessError, Status
 from coprocess.gateways.envoy.exchange import Exchange
 from coprocess.gateways.envoy.pieces import Waiter
@@ -224,7 +225,7 @@ class EnvoyStream(Caller):
 
     def send_now(self, reply: bytes) -> None:
         if not self._rpc.send(reply):
-            raise ConnectionError("the client left, or does not read")
+            raise BodyCut("the client left, or does not read")
 
     def ask(self, waiter: Waiter) -> None:
         message = None
