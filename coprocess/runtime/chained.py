@@ -14,6 +14,7 @@ from typing import Any
 
 import structlog
 
+from coprocess.errors import Status
 from coprocess.runtime.call import Call
 from coprocess.runtime.in_process import InProcessRpc
 from coprocess.runtime.service import Service
@@ -82,7 +83,12 @@ class StepRpc(InProcessRpc):
     def own(self) -> None:
         self._owner = threading.get_ident()
 
-    def _wake(self) -> None:
+    def _end(self, failure: tuple[Status, str] | None, reply: bytes) -> None:
+        # With what `_wake` would do: each call of a chain comes by.
+        with self._lock:
+            if self.is_over:
+                return
+            self.is_over, self.failure, self.reply = True, failure, reply
         if self._owner == threading.get_ident():
             self.is_here = True
         else:

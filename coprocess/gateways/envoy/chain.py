@@ -53,6 +53,8 @@ class Chain:
     #: Whether a handler may read the request's body, or the response's.
     reads_request: bool = field(init=False)
     reads_response: bool = field(init=False)
+    #: The same for ext_authz; None: nobody has asked yet.
+    of_checks: Chain | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         last = self.before[-1][1][-1:] if self.before else ()

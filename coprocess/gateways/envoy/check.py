@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
@@ -13,7 +14,7 @@ from coprocess.api.http import canonical_name
 from coprocess.api.moments import HookType
 from coprocess.errors import BadMessage, CoprocessError, HandlerFailed, UnknownHook
 from coprocess.gateways.envoy import dynamic_metadata, encoding, guard
-from coprocess.gateways.envoy.call import BODY, Around, Traffic
+from coprocess.gateways.envoy.call import BODY, Around, RequestSteps, Traffic
 from coprocess.gateways.envoy.chain import Chain
 from coprocess.gateways.envoy.messages import Fields, name_of, request_of
 from coprocess.gateways.envoy.wire import CheckRequest
@@ -53,22 +54,19 @@ class Check:
             raise BadMessage("not an envoy.service.auth.v3.CheckRequest") from None
         attributes = asked.attributes
         try:
-            chain = self._find_chain(dict(attributes.context_extensions), "")
+            said = attributes.context_extensions
+            chain = self._find_chain({key: said[key] for key in said}, "")
             traffic, came = self._traffic(attributes, chain)
             self.chain, self.lifetime = traffic.chain, traffic.lifetime
             steps = traffic.before_upstream()
         except CoprocessError as error:
             # An RPC error would let the request in where the filter's failure mode allows it.
             return _refused(error)
-        value = None
         try:
-            while True:
-                need = steps.send(value)
-                if need is BODY:
-                    raise HandlerFailed(_NO_BODY)
-                value = yield need
-        except StopIteration as end:
-            answer: Answer | None = end.value
+            if traffic.chain.reads_request:
+                answer = yield from _without_body(steps)
+            else:
+                answer = yield from steps
         except CoprocessError as error:
             return _refused(error)
         try:
@@ -79,15 +77,10 @@ class Check:
             return _denied(traffic.fail(error), traffic)
 
     def _traffic(self, attributes: AttributeContext, chain: Chain) -> tuple[Traffic, _Came]:
-        others = [moment.name for moment, _ in chain.before if moment is not HookType.CustomKeyCheck]
-        if chain.route.names is not None and (others or chain.after):
-            there = ", ".join([*others, *(["Response"] if chain.after else [])])
-            raise UnknownHook(f"ext_authz runs handlers of CustomKeyCheck only, and {there} are named")
-        chain = _only_checks(chain)
-        http = attributes.request.http
-        if (count := max(len(http.header_map.headers), len(http.headers))) > self._max_headers:
-            raise BadMessage(f"{count} headers: max_headers is {self._max_headers}")
-        came = _Came(attributes)
+        if chain.of_checks is None:
+            chain.of_checks = _only_checks(chain)
+        chain = chain.of_checks
+        came = _Came(attributes.request.http, self._max_headers)
         traffic = Traffic(came.request, chain, self._around)
         traffic.has_body = chain.reads_request and came.has_body
         context = attributes.metadata_context
@@ -99,12 +92,14 @@ class Check:
 class _Came:
     """The request, as the attributes have it."""
 
-    def __init__(self, attributes: AttributeContext) -> None:
-        http = attributes.request.http
-        self._body = http.raw_body or http.body.encode()
-        headers = http.headers
-        if http.header_map.headers:
-            self.request = request_of(Fields(http.header_map.headers), self._read)
+    def __init__(self, http: AttributeContext.HttpRequest, max_headers: int) -> None:
+        """Raises BadMessage."""
+        self._http = http
+        values, headers = http.header_map.headers, http.headers
+        if (count := max(len(values), len(headers))) > max_headers:
+            raise BadMessage(f"{count} headers: max_headers is {max_headers}")
+        if values:
+            self.request = request_of(Fields(values), self._read)
         else:
             pairs = [(name_of(name), value) for name, value in headers.items() if name[:1] != ":"]
             if "Host" not in (name for name, _ in pairs):
@@ -114,6 +109,10 @@ class _Came:
                 http.method, http.path, held, scheme=http.scheme or "http", body_source=self._read
             )
         self.method = self.request.method
+
+    @cached_property
+    def _body(self) -> bytes:
+        return self._http.raw_body or self._http.body.encode()
 
     @property
     def has_body(self) -> bool:
@@ -130,7 +129,26 @@ class _Came:
         return self._body
 
 
+def _without_body(steps: RequestSteps) -> RequestSteps:
+    """The same, where no body comes later."""
+    value = None
+    while True:
+        try:
+            need = steps.send(value)
+        except StopIteration as end:
+            answer: Answer | None = end.value
+            return answer
+        if need is BODY:
+            raise HandlerFailed(_NO_BODY)
+        value = yield need
+
+
 def _only_checks(chain: Chain) -> Chain:
+    """Raises UnknownHook."""
+    others = [moment.name for moment, _ in chain.before if moment is not HookType.CustomKeyCheck]
+    if chain.route.names is not None and (others or chain.after):
+        there = ", ".join([*others, *(["Response"] if chain.after else [])])
+        raise UnknownHook(f"ext_authz runs handlers of CustomKeyCheck only, and {there} are named")
     kept = tuple(each for each in chain.before if each[0] is HookType.CustomKeyCheck)
     if not kept:
         raise UnknownHook(
@@ -151,7 +169,8 @@ def _allowed(traffic: Traffic, came: _Came) -> bytes:
     if request.has_new_path or request.has_new_query:
         content += _set(b":path", guard.target_of(request).encode())
     headers = request.headers
-    for name in sorted(headers.edited):
+    edited = headers.edited
+    for name in sorted(edited) if len(edited) > 1 else edited:
         if canonical_name(name) in guard.NOT_FOR_HANDLERS:
             continue
         edits += 1

@@ -57,10 +57,11 @@ def session_entries(session: HeldSession) -> dict[str, Any]:
     entries: dict[str, Any] = {"token": session.token}
     if session.alias:
         entries["alias"] = session.alias
-    if tags := list(session.tags):
-        entries["tags"] = tags
-    if metadata := {key: value for key, value in session.metadata.items() if key != TOKEN}:
-        entries["metadata"] = metadata
+    if len(session.tags):
+        entries["tags"] = list(session.tags)
+    metadata = session.metadata
+    if len(metadata) > (TOKEN in metadata):
+        entries["metadata"] = {key: value for key, value in metadata.items() if key != TOKEN}
     return entries
 
 
