@@ -52,11 +52,6 @@ class HeldHeaders(MultiHeaders):
         self.edited.add(name)
         self._set_now.add(name)
 
-    def next_call(self) -> None:
-        """Another handler is next: what this one set is to that one what came."""
-        if self._set_now:
-            self._set_now.clear()
-
     def drop_of_the_bytes(self) -> None:
         """Drop what tells of the bytes of a body, but for what the handler that runs has set."""
         for name in [name for name in self if name in OF_THE_BYTES and name not in self._set_now]:
@@ -134,7 +129,8 @@ class _HeldBody:
     def next_call(self) -> None:
         """Another handler is next: what this one left is to that one what came."""
         self._has_body_of_handler = False
-        self._headers.next_call()
+        if set_now := self._headers._set_now:
+            set_now.clear()
 
 
 class HeldRequest(_HeldBody, Request):

@@ -85,10 +85,13 @@ class StepRpc(InProcessRpc):
 
     def _end(self, failure: tuple[Status, str] | None, reply: bytes) -> None:
         # With what `_wake` would do: each call of a chain comes by.
-        with self._lock:
+        self._lock.acquire()
+        try:
             if self.is_over:
                 return
             self.is_over, self.failure, self.reply = True, failure, reply
+        finally:
+            self._lock.release()
         if self._owner == threading.get_ident():
             self.is_here = True
         else:
@@ -189,7 +192,7 @@ class Chain:
         if call.hook.is_async:
             service.async_calls.begin(call)
             return None
-        rpc.own()
+        rpc._owner = threading.get_ident()  # As `own` does: each call comes by.
         service.run_here(call)
         # Where the watchdog has ended it, its thread has gone on.
         return rpc if rpc.is_here else None

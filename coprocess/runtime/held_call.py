@@ -79,7 +79,7 @@ class HeldCall(Call):
     __slots__ = ("_exchange", "_reply", "answer", "before", "is_final", "is_undone", "request", "response")
 
     def __init__(self, hook: Hook, exchange: HeldExchange) -> None:
-        super().__init__(hook)
+        self.hook = hook  # Not by the base class's constructor, which does no more.
         self._exchange = exchange
         self.request = exchange.request
         self.response = exchange.response

@@ -138,9 +138,11 @@ def response_of(fields: Fields, body_source: BodySource) -> HeldResponse:
     status = pseudo.get(":status", "")
     if len(status) != _STATUS_DIGITS or not (status.isascii() and status.isdecimal()):
         raise BadMessage("response headers without a :status of three digits")
-    return HeldResponse(int(status), fields, body_source=body_source)
+    return _response(int(status), fields, body_source=body_source)
 
 
 #: Method, scheme, authority and path.
 _PSEUDO_OF_REQUEST = 4
 _STATUS_DIGITS = 3
+#: Its class is a decorator too, which looks at each call of it.
+_response: Callable[..., HeldResponse] = functools.partial(type.__call__, HeldResponse)

@@ -83,7 +83,9 @@ class EnvoyStream(Caller):
     # The engine's, on its loop.
 
     def _received(self, message: bytes) -> None:
-        with self._lock:
+        # Not `with`: it takes twice as long, and each message comes by.
+        self._lock.acquire()
+        try:
             if self._is_over:
                 return
             if (waiter := self._waiter) is not None:
@@ -99,6 +101,8 @@ class EnvoyStream(Caller):
                 self._is_busy = True
                 self._rpc.in_thread(partial(self._take, message))
                 return
+        finally:
+            self._lock.release()
         if waiter is not None:
             waiter(message)
             return

@@ -229,7 +229,9 @@ class Server:
         self, connection: Http2Protocol, act: Callable[[Stream, Any], Any], stream: Stream, value: Any
     ) -> Any:
         """Do `act(stream, value)`, and see that what comes of it is written. From any thread."""
-        with self.lock:
+        # Not `with`: it takes twice as long, and each answer comes by.
+        self.lock.acquire()
+        try:
             result = act(stream, value)
             if threading.get_ident() == self.polling_thread:
                 if not connection.is_dirty:
@@ -238,6 +240,8 @@ class Server:
             else:
                 connection.write()
                 connection.close_if_done()
+        finally:
+            self.lock.release()
         return result
 
     def flush(self) -> None:
