@@ -134,8 +134,8 @@ class RequestSide(Side):
         fields = self.fields
         # Of what came: a handler may have edited it.
         if self.body is None and (
-            fields.came("upgrade") is not None
-            or (fields.came("content-type") or "").lower().startswith("application/grpc")
+            fields.first_that_came("upgrade") is not None
+            or (fields.first_that_came("content-type") or "").lower().startswith("application/grpc")
             or fields.pseudo.get(":method") == "CONNECT"
         ):
             return "the body of a gRPC call, or after an upgrade, may never end: it is not read"
@@ -152,7 +152,7 @@ class ResponseSide(Side):
 
     @property
     def why_no_body(self) -> str:
-        content_type = (self.fields.came("content-type") or "").lower()
+        content_type = (self.fields.first_that_came("content-type") or "").lower()
         if self.body is None and (
             self.fields.pseudo.get(":status") == _SWITCHING
             or content_type.startswith(("application/grpc", "text/event-stream"))
