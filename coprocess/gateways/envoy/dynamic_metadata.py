@@ -73,6 +73,11 @@ def encoded(
     `told` is what of `metadata` was told before, or came, and is brought up to date. The session is told
     where it `is_new`.
     """
+    if metadata is None and session is not None and is_new:
+        entries = session_entries(session)
+        if len(entries) == 1:
+            return encoding.struct_of_one(SESSION_NAMESPACE, TOKEN, session.token)
+        return encoding.struct({SESSION_NAMESPACE: entries})
     namespaces: dict[str, Mapping[str, Any]] = {}
     if metadata is not None:
         known = {} if session is None else session.metadata

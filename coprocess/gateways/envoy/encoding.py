@@ -142,6 +142,12 @@ def struct(entries: Mapping[str, Any]) -> bytes:
     )
 
 
+def struct_of_one(namespace: str, name: str, text: str) -> bytes:
+    """The same of one mapping with one text."""
+    entry = _entry_name(name) + field(2, field(3, text.encode()))
+    return field(1, _entry_name(namespace) + field(2, field(5, field(1, entry))))
+
+
 @functools.lru_cache(maxsize=256)
 def _entry_name(name: str) -> bytes:
     return field(1, name.encode())
