@@ -57,8 +57,6 @@ log = structlog.get_logger("coprocess")
 # As many as are of use where calls are quick (docs/performance.md).
 _MIN_THREADS = 8
 _MAX_METADATA_BYTES = 16_384
-#: So many more must there be before young ones are looked through. Python's own is 700, or 2,000.
-_OBJECTS_PER_COLLECTION = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,9 +218,6 @@ class App:
             # What is here stays. Else each reload looks through it for what is left of old code, and holds
             # up calls meanwhile: 36 ms where nothing else was there.
             gc.freeze()
-            # What calls in flight hold is no garbage, and looking through it again and again took a twelfth
-            # of the time of Envoy's streams. Cycles wait longer, by some MB at most.
-            gc.set_threshold(_OBJECTS_PER_COLLECTION, *gc.get_threshold()[1:])
             with watch_load.watching():
                 is_good = reloader.first()
             if not is_good and not settings.reload:

@@ -139,6 +139,7 @@ class Chain:
             while True:
                 if self._is_cancelled:
                     steps.close()
+                    self._current = None
                     caller.stopped()
                     return
                 need = steps.send(value)
@@ -160,6 +161,7 @@ class Chain:
             result, error = end.value, None
         except Exception as raised:  # noqa: BLE001 - passed on
             result, error = None, raised
+        self._current = None  # It knows this chain: a cycle for each message would be the collector's.
         caller.ended(result, error)
 
     def _go_on_with(self, call: Call) -> None:
@@ -235,6 +237,7 @@ class UnaryCaller(Caller):
         self.rpc.may_block()
 
     def ended(self, result: Any, error: Exception | None) -> None:
+        self.chain = None  # As its last call.
         if error is None:
             self.rpc.respond(result)
         else:
@@ -243,5 +246,6 @@ class UnaryCaller(Caller):
             self._on_end()
 
     def stopped(self) -> None:
+        self.chain = None
         if self._on_end is not None:
             self._on_end()

@@ -56,7 +56,8 @@ class Check:
         try:
             said = attributes.context_extensions
             chain = self._find_chain({key: said[key] for key in said}, "")
-            traffic, came = self._traffic(attributes, chain)
+            traffic = self._traffic(attributes, chain)
+            method = traffic.request.method
             self.chain, self.lifetime = traffic.chain, traffic.lifetime
             steps = traffic.before_upstream()
         except CoprocessError as error:
@@ -71,62 +72,65 @@ class Check:
             return _refused(error)
         try:
             if answer is None:
-                return _allowed(traffic, came)
+                return _allowed(traffic, method)
             return _denied(answer, traffic)
         except HandlerFailed as error:
             return _denied(traffic.fail(error), traffic)
 
-    def _traffic(self, attributes: AttributeContext, chain: Chain) -> tuple[Traffic, _Came]:
+    def _traffic(self, attributes: AttributeContext, chain: Chain) -> Traffic:
         if chain.of_checks is None:
             chain.of_checks = _only_checks(chain)
         chain = chain.of_checks
-        came = _Came(attributes.request.http, self._max_headers)
-        traffic = Traffic(came.request, chain, self._around)
-        traffic.has_body = chain.reads_request and came.has_body
+        http = attributes.request.http
+        body = _Body(http)
+        traffic = Traffic(_request(http, body, self._max_headers), chain, self._around)
+        traffic.has_body = chain.reads_request and body.is_whole
         context = attributes.metadata_context
         if context.ByteSize():
             traffic.metadata_source = lambda: dynamic_metadata.read_metadata(context)
-        return traffic, came
+        return traffic
 
 
-class _Came:
-    """The request, as the attributes have it."""
+def _request(http: AttributeContext.HttpRequest, body: _Body, max_headers: int) -> HeldRequest:
+    """The request, as the attributes have it. Raises BadMessage."""
+    values, headers = http.header_map.headers, http.headers
+    if (count := max(len(values), len(headers))) > max_headers:
+        raise BadMessage(f"{count} headers: max_headers is {max_headers}")
+    if values:
+        body.headers = fields = Fields(values)
+        return request_of(fields, body.read)
+    pairs = [(name_of(name), value) for name, value in headers.items() if name[:1] != ":"]
+    if "Host" not in (name for name, _ in pairs):
+        pairs.insert(0, ("Host", http.host))
+    body.headers = held = HeldHeaders(pairs)
+    return HeldRequest(http.method, http.path, held, scheme=http.scheme or "http", body_source=body.read)
 
-    def __init__(self, http: AttributeContext.HttpRequest, max_headers: int) -> None:
-        """Raises BadMessage."""
+
+class _Body:
+    """What came of the body. It does not know its request, which knows it."""
+
+    headers: HeldHeaders
+
+    def __init__(self, http: AttributeContext.HttpRequest) -> None:
         self._http = http
-        values, headers = http.header_map.headers, http.headers
-        if (count := max(len(values), len(headers))) > max_headers:
-            raise BadMessage(f"{count} headers: max_headers is {max_headers}")
-        if values:
-            self.request = request_of(Fields(values), self._read)
-        else:
-            pairs = [(name_of(name), value) for name, value in headers.items() if name[:1] != ":"]
-            if "Host" not in (name for name, _ in pairs):
-                pairs.insert(0, ("Host", http.host))
-            held = HeldHeaders(pairs)
-            self.request = HeldRequest(
-                http.method, http.path, held, scheme=http.scheme or "http", body_source=self._read
-            )
-        self.method = self.request.method
 
     @cached_property
-    def _body(self) -> bytes:
+    def _came(self) -> bytes:
         return self._http.raw_body or self._http.body.encode()
 
     @property
-    def has_body(self) -> bool:
+    def is_whole(self) -> bool:
         """Whether all of it is here. Without a length, none at all may also be a filter that sends none."""
-        headers = self.request.headers
+        headers = self.headers
         if headers.get(_PARTIAL, "false") == "true":
             return False
         is_empty = headers.get("Content-Length", "") in ("", "0") and "Transfer-Encoding" not in headers
-        return bool(self._body) or is_empty
+        return bool(self._came) or is_empty
 
-    def _read(self) -> bytes:
-        if not self.has_body:
+    def read(self) -> bytes:
+        if not self.is_whole:
             raise RuntimeError(_NO_BODY)
-        return self._body
+        return self._came
 
 
 def _without_body(steps: RequestSteps) -> RequestSteps:
@@ -159,12 +163,12 @@ def _only_checks(chain: Chain) -> Chain:
     return replace(chain, before=kept, after=())
 
 
-def _allowed(traffic: Traffic, came: _Came) -> bytes:
+def _allowed(traffic: Traffic, method: str) -> bytes:
     request = traffic.request
     if request.has_new_body:
         raise HandlerFailed("replaced the body: ext_authz cannot. Expected: ext_proc, for such a handler")
     content, edits = b"", 0
-    if request.method != came.method:
+    if request.method != method:
         content += _set(b":method", guard.method_bytes(request.method))
     if request.has_new_path or request.has_new_query:
         content += _set(b":path", guard.target_of(request).encode())

@@ -383,10 +383,12 @@ class Exchange(StreamedBodies):
     def _read_metadata(self, asked: ProcessingRequest, traffic: Traffic) -> None:
         context = asked.metadata_context
         if context.ByteSize():
+            told = self._told_metadata
 
+            # Of `self` nothing: a cycle for each stream would be the collector's.
             def read() -> dict[str, str]:
                 came = dynamic_metadata.read_metadata(context)
-                self._told_metadata = dict(came)
+                told.update(came)
                 return came
 
             traffic.metadata_source = read

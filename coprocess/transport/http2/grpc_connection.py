@@ -118,6 +118,7 @@ class GrpcConnection:
             elif isinstance(event, StreamReset):
                 if event.stream.call is not None:
                     event.stream.call.cancelled()
+                    event.stream.call = None  # As in `respond`.
             elif isinstance(event, PingAcknowledged):
                 self._on_ping(event.payload)
             elif isinstance(event, ConnectionClosed):
