@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 
 from coprocess.api.held import HeldResponse
 from coprocess.errors import BadMessage, CoprocessError, HandlerFailed, Status
-from coprocess.gateways.envoy import dynamic_metadata, encoding, guard
+from coprocess.gateways.envoy import encoding, guard
 from coprocess.gateways.envoy.call import BODY, Around, RequestSteps, Traffic
 from coprocess.gateways.envoy.chain import Chain
 from coprocess.gateways.envoy.messages import Fields, no_request, request_of, response_of
@@ -26,14 +26,12 @@ from coprocess.gateways.envoy.side import (
     NONE,
     STREAMED,
     Replies,
-    RequestSide,
-    ResponseSide,
     Side,
 )
 from coprocess.gateways.envoy.streamed_bodies import NO_OVERRIDE, SEND, StreamedBodies
 from coprocess.gateways.envoy.wire import ProcessingRequest
 from coprocess.loading.lifetime import Lifetime
-from coprocess.runtime.answers import Answer, error_answer, failure_answer
+from coprocess.runtime.answers import Answer, failure_answer
 from coprocess.runtime.chained import Steps
 from coprocess.runtime.in_process import InProcessRpc
 
@@ -52,22 +50,16 @@ class Exchange(StreamedBodies):
         max_headers: int = 1000,
     ) -> None:
         """`find_chain` is called with the first message, and raises CoprocessError."""
+        super().__init__()
         self._find_chain = find_chain
         self._around = around
         self._max_body_bytes = max_body_bytes
         self._max_headers = max_headers
         self.chain: Chain | None = None
         self._traffic: Traffic | None = None
-        #: Nothing of what Envoy could still send matters to the handlers of this stream.
-        self.is_done = False
-        # Of the direction that is under way.
-        self._request = RequestSide()
-        self._response = ResponseSide()
         self._method = ""
         self._status = 0
         self._wire: Wire | None = None
-        self._told_metadata: dict[str, str] = {}
-        self._is_session_told = False
 
     def take(self, message: bytes, wire: Wire | None = None) -> Steps:
         """The steps for one message; they end with its replies. Both raise CoprocessError: see `refusal`.
@@ -345,63 +337,6 @@ class Exchange(StreamedBodies):
         # There was no body at all.
         outcome = yield from self._with_body(side, b"")
         return end(outcome, kind)
-
-    # Answers.
-
-    _is_answered = False
-
-    def _too_large(self, side: Side, size_bytes: int) -> bytes:
-        if side is self._request:
-            answer = error_answer(413, "Request entity too large")
-        else:
-            answer = failure_answer(Status.INTERNAL)
-        return self._immediate(answer, f"a body of {size_bytes} bytes or more is too large for its handlers")
-
-    def _answer(self, answer: Answer, traffic: Traffic) -> bytes:
-        """An answer in the upstream's place, or in its response's."""
-        return self._immediate(answer, traffic.failure_text, traffic)
-
-    def _immediate(self, answer: Answer, text: str, traffic: Traffic | None = None) -> bytes:
-        self.is_done = self._is_answered = True
-        self._request.steps = self._response.steps = None
-        status, body = answer.status, answer.body
-        try:
-            guard.status(status)
-            mutation = guard.answer_mutation(answer.headers)
-        except HandlerFailed as error:
-            text = str(error)
-            failed = error_answer(500, "Middleware error")
-            status, body = failed.status, failed.body
-            mutation = guard.answer_mutation(failed.headers)
-        if status in guard.BODYLESS:
-            body = b""
-        metadata = b"" if traffic is None else self._dynamic_metadata(traffic)
-        return encoding.immediate(status, mutation, body, guard.details(text), metadata)
-
-    # Metadata.
-
-    def _read_metadata(self, asked: ProcessingRequest, traffic: Traffic) -> None:
-        context = asked.metadata_context
-        if context.ByteSize():
-            told = self._told_metadata
-
-            # Of `self` nothing: a cycle for each stream would be the collector's.
-            def read() -> dict[str, str]:
-                came = dynamic_metadata.read_metadata(context)
-                told.update(came)
-                return came
-
-            traffic.metadata_source = read
-
-    def _dynamic_metadata(self, traffic: Traffic) -> bytes:
-        """What is new since it was told last."""
-        session = traffic.session if traffic.has_session else None
-        metadata = traffic.known_metadata
-        if session is None and metadata is None:
-            return b""
-        is_new = not self._is_session_told
-        self._is_session_told = session is not None
-        return dynamic_metadata.encoded(metadata, self._told_metadata, session, is_new=is_new)
 
 
 def _content_length(fields: Fields) -> int:

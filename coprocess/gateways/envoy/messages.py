@@ -26,12 +26,16 @@ class Fields(UnreadHeaders):
         #: The bytes of values that are not UTF-8: those are shown as Latin-1.
         self.encoded: dict[str, bytes] = {}
         #: `:path` and its like, which come first.
-        self.pseudo: dict[str, str] = {}
+        pseudo: dict[str, str] = {}
+        self.pseudo = pseudo
         for each in values:
             key = each.key
             if key[:1] != ":":
                 break
-            self.pseudo[key] = self._text(each)
+            try:  # As `_text`, in place.
+                pseudo[key] = each.raw_value.decode() or each.value
+            except UnicodeDecodeError:
+                pseudo[key] = self._text(each)
 
     def _text(self, field: HeaderValue) -> str:
         # It holds the bytes; `value` is there where an old Envoy was told to use it.
