@@ -236,6 +236,13 @@ class AsyncCalls:
         tags = _tags(owner)
         self._tell("an async handler blocks: all async handlers wait for it", tags, "warning", frames=stack)
 
+    def tell_blocked_elsewhere(self, call: Call, took_s: float) -> None:
+        """A call has held up a loop that is not the service's own, and is watched by nobody."""
+        self.watch.blocked += 1
+        self.watch.blocked_s += took_s
+        event = "an async handler has blocked the event loop of the app: all that it serves waited"
+        self._tell(event, _tags(call), "warning", seconds=round(took_s, 3))
+
     def _tell(self, event: str, tags: dict[str, Any], level: Any, **fields: Any) -> None:
         self._limited_log.write(level, (event, *tags.values()), event, **tags, **fields)
 

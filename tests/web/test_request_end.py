@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import io
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 from wsgiref.util import FileWrapper, setup_testing_defaults
@@ -547,3 +548,23 @@ def test_what_fails_at_the_end_is_told_without_the_values_of_its_frames() -> Non
     assert "RuntimeError: at the end" in entry["exception"]
     assert "lifetime.py" not in entry["exception"]
     assert "<string>" not in entry["exception"]
+
+
+@pytest.mark.parametrize("waits_first", [False, True])
+def test_a_handler_that_blocks_the_loop_of_the_app_is_told_of(
+    waits_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coprocess.runtime.in_process.BLOCKS_S", 0.01)
+
+    @Pre
+    async def blocks(request: coprocess.Request) -> None:
+        if waits_first:
+            await asyncio.sleep(0)
+        time.sleep(0.02)  # noqa: ASYNC251 - what it should not
+
+    with capture_logs() as told:
+        assert asyncio.run(_status_by_asgi([blocks])) == 200
+
+    entries = [each for each in told if "blocked the event loop of the app" in each["event"]]
+    assert (entries[0]["hook"], entries[0]["log_level"]) == ("blocks", "warning")
+    assert entries[0]["seconds"] > 0.01
