@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,10 @@ from tests.server import ENGINES
 # Compilations are kept, also where the shell says otherwise: hundreds of processes would each make them anew.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Where a shell runs the tests in the background; the processes that they start would ignore it, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 #: Loads folders of handlers; their modules are forgotten when the test ends.
 Load = Callable[..., loader.Loaded]
@@ -62,6 +67,12 @@ def pytest_collection_finish() -> None:
     """As `serve` does: a reload collects garbage, which would look through all tests each time."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def small_heap() -> None:
+    """For many reloads: the collector looks through what the test makes alone."""
+    pytest_collection_finish()
 
 
 @pytest.fixture(autouse=True)
