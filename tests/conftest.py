@@ -47,6 +47,9 @@ _LONG = {
     "test_worker_processes.py",
     "test_asgi.py",
     "test_order.py",
+    "test_against_envoy.py",
+    "test_connection_properties.py",
+    "test_example.py",
 }
 
 
