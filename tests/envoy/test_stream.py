@@ -172,12 +172,14 @@ def test_a_quick_handler_runs_where_messages_are_read_and_a_slow_one_apart() -> 
             time.sleep(0.02)
 
     with serving(hook) as running, Client(running.address) as client:
-        for _ in range(8):
+
+        def is_read_and_run_by_one() -> bool:
+            # The first call is tried apart, and so is what the machine had no time for.
             Call(client.channel).request()
-        # The first call is tried apart; then one thread reads and runs.
-        assert len(set(threads[2:])) == 1
-        (state,) = running.service.states
-        assert state.pace.apart == 0
+            (state,) = running.service.states
+            return len(threads) > 7 and len(set(threads[-6:])) == 1 and state.pace.apart == 0
+
+        until(is_read_and_run_by_one)
 
 
 def test_a_handler_that_blocks_holds_up_no_other_stream() -> None:
