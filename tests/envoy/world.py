@@ -153,6 +153,20 @@ def find_envoy() -> Path | None:
     return None
 
 
+def envoy_version() -> tuple[int, ...]:
+    """Of the program that `find_envoy` finds; all zeros where there is none."""
+    program = find_envoy()
+    if program is None:
+        return (0, 0, 0)
+    told = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+    return _version(told.split("version: ")[1])
+
+
+def _version(text: str) -> tuple[int, ...]:
+    """Of `hash/1.40.0/…`."""
+    return tuple(map(int, text.split("/")[1].split(".")))
+
+
 def ext_proc(metadata: Mapping[str, str] | None = None, **settings: Any) -> Json:
     """A filter. `metadata` is what the stream says."""
     said = [{"key": key, "value": value} for key, value in (metadata or {}).items()]
@@ -249,8 +263,7 @@ class Envoy:
 
     @property
     def version(self) -> tuple[int, ...]:
-        numbers = json.loads(self._ask("/server_info"))["version"].split("/")[1]
-        return tuple(map(int, numbers.split(".")))
+        return _version(json.loads(self._ask("/server_info"))["version"])
 
     def _is_ready(self) -> bool:
         try:

