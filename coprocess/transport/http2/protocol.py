@@ -117,10 +117,13 @@ class Http2Protocol:
             self.grpc.http.close(failure)
         finally:
             self.is_reading = False
-        self.write()
         if failure is not None:
+            self.write()
             self.close()
-        elif self.grpc.http.is_behind and not self.is_closing:
+            return
+        # With the answers of the calls that it brought, where they are quick: a write is dear.
+        self._server.write_later(self)
+        if self.grpc.http.is_behind and not self.is_closing:
             self.is_behind = True
             self._server.behind.append(self)
 

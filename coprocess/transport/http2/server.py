@@ -246,19 +246,32 @@ class Server:
     # Answers.
 
     def answer(
-        self, connection: Http2Protocol, act: Callable[[Stream, Any], Any], stream: Stream, value: Any
+        self,
+        connection: Http2Protocol,
+        act: Callable[[Stream, Any], Any],
+        stream: Stream,
+        value: Any,
+        *,
+        at_once: bool = False,
     ) -> Any:
-        """Do `act(stream, value)`, and see that what comes of it is written. From any thread."""
+        """Do `act(stream, value)`, and see that what comes of it is written. From any thread.
+
+        `at_once`: also where the thread that polls could write more with it, as there is no more.
+        """
         with self.lock:
             result = act(stream, value)
-            if threading.get_ident() == self.polling_thread:
-                if not connection.is_dirty:
-                    connection.is_dirty = True
-                    self._dirty.append(connection)
+            if not at_once and threading.get_ident() == self.polling_thread:
+                self.write_later(connection)
             else:
                 connection.write()
                 connection.close_if_done()
         return result
+
+    def write_later(self, connection: Http2Protocol) -> None:
+        """Before the next poll, or when another thread takes over. With the lock, by who polls."""
+        if not connection.is_dirty:
+            connection.is_dirty = True
+            self._dirty.append(connection)
 
     def flush(self) -> None:
         """Write what was answered. With the lock."""
