@@ -75,10 +75,9 @@ lock: $(READY) ## renew requirements/ from pyproject.toml (needs uv)
 clean: ## remove what make made
 	rm -rf .venv .venv-3.* .venv-envoy-* .coprocess .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-bench: $(READY) ## measure beside the peers, and renew docs/performance.md (needs Go and two cores)
+bench: $(READY) ## measure beside the peers, and renew the figures in docs/ (needs Go and two cores)
 	$(BIN)/python bench/run.py
 	$(BIN)/python bench/report.py
-	$(BIN)/python bench/envoy.py
 
 judges: $(READY) ## h2spec and connectconformance on the http2 engine (needs Go, which builds them)
 	$(BIN)/python -m tests.judges

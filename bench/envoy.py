@@ -1,4 +1,4 @@
-"""Measure Envoy's calls beside a Go processor: `envoy.py [--seconds 3] [--rounds 3] [--held 1000]`.
+"""Measure Envoy's calls beside a Go processor: `envoy.py [--seconds 3] [--rounds 3] [--held 1000] [--json]`.
 
 Needs Go and two cores: the server is pinned to one, the load to the other. A stream is one request: its
 headers, one header set, and its response's headers.
@@ -89,7 +89,8 @@ def measure(
     return done["done"] / done["seconds"], (cpu_s(pid) - before_s) / done["done"] * 1e6
 
 
-def hold(program: str, pid: int, address: str, count: int) -> None:
+def hold(program: str, pid: int, address: str, count: int) -> dict[str, float]:
+    """What streams cost that wait for their upstream."""
     load_process = subprocess.Popen(
         ["taskset", "-c", LOAD_CORE, program, "hold", address, str(count), "2"],
         stdout=subprocess.PIPE,
@@ -98,11 +99,13 @@ def hold(program: str, pid: int, address: str, count: int) -> None:
     kib, before = resident_kib(pid), threads(pid)
     if load_process.stdout is not None:
         load_process.stdout.readline()
-    print(
-        f"{count} streams that wait: {(resident_kib(pid) - kib) / count:.1f} KiB a stream, "
-        f"{threads(pid) - before} threads more"
-    )
+    found = {
+        "streams": count,
+        "kib_a_stream": (resident_kib(pid) - kib) / count,
+        "threads_more": threads(pid) - before,
+    }
     load_process.wait()
+    return found
 
 
 def main() -> None:
@@ -112,7 +115,9 @@ def main() -> None:
     parser.add_argument("--held", type=int, default=1000)
     parser.add_argument("--in-flight", type=int, default=32)
     parser.add_argument("--engines", default="http2")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON, at the end")
     options = parser.parse_args()
+    told = sys.stderr if options.json else sys.stdout
     if shutil.which("go") is None:
         sys.exit("Go is not installed: nothing to compare with")
     with tempfile.TemporaryDirectory() as folder:
@@ -127,13 +132,22 @@ def main() -> None:
                     for what in ("streams", "checks"):
                         found = measure(program, pid, address, what, options.in_flight, options.seconds)
                         results.setdefault((name, what), []).append(found)
+        figures: dict[str, Any] = {}
         for (name, what), found in results.items():
             rate, cpu_us = (statistics.median(each) for each in zip(*found, strict=True))
-            print(f"{name:8} {what:8} {rate:8.0f}/s {cpu_us:6.1f} us CPU")
+            figures.setdefault(what, {})[name] = {"calls_per_s": rate, "cpu_us_per_call": cpu_us}
+            print(f"{name:8} {what:8} {rate:8.0f}/s {cpu_us:6.1f} us CPU", file=told)
         address = free_address()
         with running(ours(address), address) as pid:
             hold(program, pid, address, 10)
-            hold(program, pid, address, options.held)
+            held = figures["held"] = hold(program, pid, address, options.held)
+            print(
+                f"{held['streams']} streams that wait: {held['kib_a_stream']:.1f} KiB a stream, "
+                f"{held['threads_more']} threads more",
+                file=told,
+            )
+    if options.json:
+        print(json.dumps(figures))
 
 
 if __name__ == "__main__":

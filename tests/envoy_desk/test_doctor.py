@@ -346,6 +346,12 @@ CASES: list[tuple[str, str, str, Change]] = [
     ),
     ("puts", "envoy-edits-refused", "error", drop("mutation_rules")),
     ("bearer", "envoy-headers-hidden", "error", set_(forward_rules={"allowed_headers": ALLOWED})),
+    (
+        "whole",
+        "envoy-body-not-sent",
+        "error",
+        both(set_mode(request_body_mode="GRPC"), set_(allow_mode_override=False)),
+    ),
     ("plain", "envoy-route-cleared", "note", set_(route_cache_action="CLEAR")),
     ("headers", "envoy-route-disabled", "warning", on_route_disabled("ext_proc")),
     ("plain", "envoy-route-disabled", "note", on_route_disabled("ext_proc")),

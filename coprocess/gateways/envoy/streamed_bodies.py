@@ -98,7 +98,8 @@ class StreamedBodies(Answering):
 
     def _end_pieces(self, stream: Pieces, headers: bytes, traffic: Traffic) -> Replies:
         side = stream.side
-        if headers != side.sent_headers or traffic.request.has_new_body:
+        message = traffic.request if side is self._request else traffic.response
+        if headers != side.sent_headers or (message is not None and message.has_new_body):
             raise HandlerFailed("edited what was sent when the first piece of the body was asked for")
         replies = stream.end()
         if stream.is_whole and (side is self._response or not traffic.chain.after):

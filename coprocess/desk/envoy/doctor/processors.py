@@ -9,7 +9,7 @@ from typing import Any
 from coprocess.desk.envoy.doctor.filters import Use, dig
 from coprocess.desk.envoy.doctor.judged import Judged, finding_at, seconds
 from coprocess.desk.envoy.fields import Fields
-from coprocess.desk.envoy.simulator.filter_config import ProcessingMode
+from coprocess.desk.envoy.simulator.filter_config import BODY_MODES, ProcessingMode
 from coprocess.desk.findings import FileFinding, Severity
 from coprocess.errors import ConfigError
 from coprocess.gateways.envoy.dynamic_metadata import NAMESPACE, SESSION_NAMESPACE
@@ -17,7 +17,8 @@ from coprocess.gateways.envoy.route import CLEAR_ROUTE_CACHE
 
 _DEFAULT_TIMEOUT_S = 0.2
 _DEFAULT_BUFFER_BYTES = 1 << 20
-_BODY_MODES = ("NONE", "STREAMED", "BUFFERED", "BUFFERED_PARTIAL", "FULL_DUPLEX_STREAMED")
+#: Envoy 1.40 sends nothing in GRPC, but what came with the headers.
+_NOT_SENT = ("NONE", "GRPC")
 
 
 def check_processor(judged: Judged) -> Iterator[FileFinding]:
@@ -101,19 +102,19 @@ def _body(judged: Judged, direction: str) -> Iterator[FileFinding]:
     mode = body_mode(judged.use, direction)
     key = f"processing_mode.{direction}_body_mode"
     reads, streams = judged.reads(direction), judged.streams(direction)
-    if (reads or streams) and mode == "NONE" and not judged.use.settings.get("allow_mode_override"):
+    if (reads or streams) and mode in _NOT_SENT and not judged.use.settings.get("allow_mode_override"):
         yield finding_at(
             judged,
             Severity.ERROR,
             "envoy-body-not-sent",
             key,
-            f"A handler reads the body of the {direction}; {direction}_body_mode is NONE, and "
+            f"A handler reads the body of the {direction}; {direction}_body_mode is {mode}, and "
             "allow_mode_override is not set.",
             "The service asks for the body, Envoy ignores that, and the request fails.",
             "Set allow_mode_override to true: then bodies are sent for the requests that need them.",
         )
     wanted = "STREAMED" if streams else "BUFFERED"
-    if (reads or streams) and mode == "NONE" and not _override_is_listed(judged, direction, wanted):
+    if (reads or streams) and mode in _NOT_SENT and not _override_is_listed(judged, direction, wanted):
         yield finding_at(
             judged,
             Severity.ERROR,
@@ -168,8 +169,8 @@ def _body(judged: Judged, direction: str) -> Iterator[FileFinding]:
 
 def body_mode(use: Use, direction: str) -> str:
     value: Any = use.mode.get(f"{direction}_body_mode", "NONE")
-    if isinstance(value, int) and 0 <= value < len(_BODY_MODES):
-        return _BODY_MODES[value]
+    if isinstance(value, int) and 0 <= value < len(BODY_MODES):
+        return BODY_MODES[value]
     return str(value)
 
 

@@ -34,6 +34,7 @@ from coprocess.desk.envoy.simulator.http import (
 )
 from coprocess.desk.envoy.simulator.run import Run, is_grpc
 from coprocess.desk.envoy.simulator.server import Server
+from coprocess.errors import ConfigError
 
 _RESET = b"upstream connect error or disconnect/reset before headers. reset reason: "
 _HOP_BY_HOP = ("keep-alive", "proxy-connection", "transfer-encoding", "expect", "x-envoy-internal")
@@ -110,9 +111,14 @@ class _Passage:
 
     def _forward(self) -> UpstreamReply:
         self._run.choose_route()
-        upgrade = (self._request.headers.get("upgrade") or "").lower()
+        is_connect = self._request.headers.get(":method") == "CONNECT"
+        upgrade = "connect" if is_connect else (self._request.headers.get("upgrade") or "").lower()
         if upgrade and upgrade not in self._config.upgrades:
-            raise LocalReply(403, details="upgrade_failed")
+            # Routes are not CONNECT's, unless they say so.
+            is_routed = self._run.route is not None and not is_connect
+            raise LocalReply(403 if is_routed else 404, details="upgrade_failed")
+        if is_connect:
+            raise ConfigError("what passes after CONNECT is not simulated")
         for entry, each in self._filters:
             self._begin(entry, each)
             each.request(self._request)

@@ -8,7 +8,6 @@ from coprocess.desk.envoy.simulator.headers import HeaderMap
 from coprocess.desk.envoy.simulator.mutations import InvalidMutation, apply_header_mutation, mutated_body
 from coprocess.desk.envoy.simulator.processor_stream import SPURIOUS, ProcessorStream, is_kind
 from coprocess.desk.envoy.simulator.run import Run
-from coprocess.errors import ConfigError
 from coprocess.gateways.envoy import wire
 
 _MISMATCH = "mismatch_between_content_length_and_the_length_of_the_mutated_body"
@@ -68,8 +67,6 @@ class ExtProcFilter:
     def _process(self, direction: str, message: HttpMessage) -> None:
         if self._stream.is_complete:
             return
-        if "GRPC" in (self._stream.mode.request_body_mode, self._stream.mode.response_body_mode):
-            raise ConfigError(f"{self.name}: the body mode GRPC is not simulated")
         if self._stream.settings.observability_mode:
             self._observe(direction, message)
             return
@@ -105,12 +102,16 @@ class ExtProcFilter:
         if mode == "NONE":
             return
         if message.is_tunnel:
-            if mode != "STREAMED":
+            if mode not in ("STREAMED", "GRPC"):
                 raise NeverEnds
             return
         limit = self._run.config.buffer_limit_bytes
         size = len(message.body)
         came_with_headers = has_headers and message.ends_at_s <= self._run.now_s and size <= limit
+        # Envoy 1.40 does not do what the mode's name says: what came with the headers is sent whole, as in
+        # each mode, and what comes later passes unseen.
+        if mode == "GRPC" and not came_with_headers:
+            return
         if mode == "BUFFERED" or came_with_headers:
             self._buffered(direction, message, has_headers=has_headers)
         elif mode == "BUFFERED_PARTIAL":
@@ -136,7 +137,9 @@ class ExtProcFilter:
         if common.HasField("body_mutation"):
             body = mutated_body(common.body_mutation, message.body)
             length = message.headers.get("content-length")
-            if has_headers and length is not None and length.isdecimal() and int(length) != len(body):
+            # It looks at `body` alone, whatever kind the mutation is of.
+            said = len(common.body_mutation.body)
+            if has_headers and length is not None and length.isdecimal() and int(length) != said:
                 self._stream.invalid(_MISMATCH)
             message.replace_body(body, self._run.now_s)
         self._clear_route(direction, common)
