@@ -37,6 +37,7 @@ RETURN = "ret"
 DEFAULT_MAX_FRAME_BYTES = 64 * 2**20
 #: Of one list or map: its room is made when its head comes, before what is in it.
 _MOST_ITEMS = 2**20
+_FIRST_BYTES = 2**14
 _TEXT = "surrogateescape"
 
 
@@ -111,6 +112,8 @@ class Reader:
         self._unpacker = msgpack.Unpacker(
             **_READING,
             max_buffer_size=limit,
+            # What it begins with; it grows. A stranger's few bytes would take a megabyte else.
+            read_size=min(_FIRST_BYTES, limit),
             max_array_len=min(_MOST_ITEMS, limit),
             max_map_len=min(_MOST_ITEMS, limit),
         )
