@@ -80,8 +80,11 @@ def cpu_s(pid: int) -> float:
     """Of a process and those that it has started."""
     process = Path(f"/proc/{pid}")
     fields = (process / "stat").read_text().rpartition(")")[2].split()
-    started = " ".join(path.read_text() for path in process.glob("task/*/children")).split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") + sum(map(cpu_s, map(int, started)))
+    used_s = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    for children in process.glob("task/*/children"):
+        with contextlib.suppress(OSError):  # A thread, or a process, that has ended meanwhile.
+            used_s += sum(map(cpu_s, map(int, children.read_text().split())))
+    return used_s
 
 
 class Load:

@@ -37,7 +37,9 @@ RETURN = "ret"
 DEFAULT_MAX_FRAME_BYTES = 64 * 2**20
 #: Of one list or map: its room is made when its head comes, before what is in it.
 _MOST_ITEMS = 2**20
-_FIRST_BYTES = 2**14
+#: Of a value that comes in pieces: for one whose first is short, and for others.
+_ROOM_BYTES, _LARGE_ROOM_BYTES = 2**14, 2**20
+_LARGE_BYTES = 2**12
 _TEXT = "surrogateescape"
 
 
@@ -83,7 +85,7 @@ class Reader:
             try:
                 return [msgpack.unpackb(data, **_READING)]
             except Exception:  # noqa: BLE001 - the unpacker finds out: less than a value, more, or none
-                self._begin()
+                self._begin(data)
         return self._feed(data)
 
     def next_of(self, data: bytes, more: deque[Any]) -> Any:
@@ -96,7 +98,7 @@ class Reader:
                 # Nearly always one read is one value.
                 value = msgpack.unpackb(data, **_READING)
             except Exception:  # noqa: BLE001 - as in `feed`
-                self._begin()
+                self._begin(data)
             else:
                 if value is not None:
                     return value
@@ -107,13 +109,14 @@ class Reader:
         more.extend(values[1:])
         return values[0] if values else None
 
-    def _begin(self) -> None:
+    def _begin(self, data: bytes) -> None:
         limit = self._max_frame_bytes
         self._unpacker = msgpack.Unpacker(
             **_READING,
             max_buffer_size=limit,
-            # What it begins with; it grows. A stranger's few bytes would take a megabyte else.
-            read_size=min(_FIRST_BYTES, limit),
+            # The room that it begins with. To grow takes longer than to read a large body; and a megabyte
+            # for each few bytes of a stranger's is much.
+            read_size=min(_ROOM_BYTES if len(data) < _LARGE_BYTES else _LARGE_ROOM_BYTES, limit),
             max_array_len=min(_MOST_ITEMS, limit),
             max_map_len=min(_MOST_ITEMS, limit),
         )
