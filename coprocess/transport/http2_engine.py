@@ -101,7 +101,8 @@ class Http2Rpc(Rpc):
             return
         self._is_answered = True
         protocol = self._protocol
-        engine.answer(protocol, protocol.respond, self._stream, reply)
+        # Where no more calls came with it, its client waits for nothing else.
+        engine.answer(protocol, protocol.respond, self._stream, reply, at_once=not engine.tasks)
 
     def fail(self, status: Status, message: str) -> None:
         self._is_answered = True
@@ -312,6 +313,7 @@ class Http2Engine(Engine):
         self.answer = self._server.answer
         self.callbacks = self._server.callbacks
         self._turns: Turns[_Task] = Turns(self._server, self._run, _no_call())
+        self.tasks = self._turns.tasks
         self.may_block = self._turns.may_block
         self.put_task = self._turns.put
         self.call_back = self._server.call_back
@@ -323,7 +325,7 @@ class Http2Engine(Engine):
     def _begin_with(self, kind: type[Http2Rpc]) -> Callable[..., Http2Rpc]:
         def begin(connection: GrpcConnection, *others: Any) -> Http2Rpc:
             rpc = kind(self, connection.owner, *others)
-            self._turns.tasks.append(rpc)
+            self.tasks.append(rpc)
             return rpc
 
         return begin
@@ -405,6 +407,11 @@ class Http2Engine(Engine):
     def replace_thread(self, thread_id: int) -> bool:
         return self._threads is not None and self._threads.replace(thread_id)
 
+    def drain(self, timeout_s: float) -> bool:
+        # `stop` comes first, but for a service that hangs.
+        self._server.drain(timeout_s + _DRAIN_MARGIN_S)
+        return True
+
     def stop(self) -> None:
         self._server.stop(_FLUSH_S)
         if self._turns.stop(_FLUSH_S):
@@ -436,3 +443,4 @@ log = structlog.get_logger("coprocess")
 #: Reading a message of that size takes long already.
 _LARGE_BYTES = 128 * 1024
 _FLUSH_S = 1.0
+_DRAIN_MARGIN_S = 10.0

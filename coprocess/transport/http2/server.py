@@ -28,7 +28,7 @@ log = structlog.get_logger("coprocess")
 
 
 class Server:
-    """Its life: `listen` once or more, `poll` again and again, `stop`."""
+    """Its life: `listen` once or more, `poll` again and again, perhaps `drain`, `stop`."""
 
     def __init__(self, methods: dict[str, Method], limits: Limits, *, max_connections: int = 10_000) -> None:
         self.lock = threading.Lock()
@@ -50,7 +50,7 @@ class Server:
         self._is_awake = False
         #: time.monotonic(), as of the last second or so.
         self.now_s = time.monotonic()
-        self._is_stopping = False
+        self._is_draining = self._is_stopping = False
         self._look(None)
 
     def open(self) -> None:
@@ -78,8 +78,36 @@ class Server:
         def accept(events: int) -> None:
             self._accept(bound, tls)
 
-        if not self._is_stopping:
+        if not self._is_draining:
             self._selector.register(bound, selectors.EVENT_READ, accept)
+
+    def drain(self, timeout_s: float) -> None:
+        """Take no more connections, and have clients send what is new elsewhere.
+
+        What is on its way is taken. Calls are given up after `timeout_s`, where `stop` does not come before.
+        Where it was polled, somebody must go on with that.
+        """
+        with self.lock:
+            if self._is_draining:
+                return
+            self._is_draining = True
+            for bound, _ in self._sockets:
+                with contextlib.suppress(KeyError):
+                    self._selector.unregister(bound)
+                bound.close()
+            for connection in list(self._connections):
+                connection.begin_end(time.monotonic() + timeout_s)
+        last_id_s = time.monotonic() + _LAST_ID_S
+        while not self._are_told() and time.monotonic() < last_id_s:
+            time.sleep(_STOP_INTERVAL_S)
+        with self.lock:
+            for connection in list(self._connections):
+                connection.second_step()
+
+    def _are_told(self) -> bool:
+        """Whether all clients know which call was their last."""
+        with self.lock:
+            return all(connection.is_ended for connection in self._connections)
 
     def stop(self, timeout_s: float) -> None:
         """Take no more calls, end those that are left within `timeout_s`, and close all connections.
@@ -91,19 +119,11 @@ class Server:
             if self._is_stopping:
                 return
             self._is_stopping = True
-            for bound, _ in self._sockets:
-                with contextlib.suppress(KeyError):
-                    self._selector.unregister(bound)
-                bound.close()
-            for connection in list(self._connections):
-                connection.begin_end(until_s)
-        last_id_s = time.monotonic() + _LAST_ID_S
+        self.drain(timeout_s)
         while self._connections and time.monotonic() < until_s:
             time.sleep(_STOP_INTERVAL_S)
             with self.lock:
                 for connection in list(self._connections):
-                    if time.monotonic() > last_id_s:
-                        connection.second_step()
                     connection.close_if_done()
         with self.lock:
             for connection in list(self._connections):
@@ -194,7 +214,7 @@ class Server:
                 self._selector.unregister(bound)
                 self.call_later(_ACCEPT_PAUSE_S, self._listen_again, (bound, tls))
                 return
-            if self._is_stopping or len(self._connections) >= self._max_connections:
+            if self._is_draining or len(self._connections) >= self._max_connections:
                 accepted.close()
                 continue
             try:
@@ -226,19 +246,32 @@ class Server:
     # Answers.
 
     def answer(
-        self, connection: Http2Protocol, act: Callable[[Stream, Any], Any], stream: Stream, value: Any
+        self,
+        connection: Http2Protocol,
+        act: Callable[[Stream, Any], Any],
+        stream: Stream,
+        value: Any,
+        *,
+        at_once: bool = False,
     ) -> Any:
-        """Do `act(stream, value)`, and see that what comes of it is written. From any thread."""
+        """Do `act(stream, value)`, and see that what comes of it is written. From any thread.
+
+        `at_once`: also where the thread that polls could write more with it, as there is no more.
+        """
         with self.lock:
             result = act(stream, value)
-            if threading.get_ident() == self.polling_thread:
-                if not connection.is_dirty:
-                    connection.is_dirty = True
-                    self._dirty.append(connection)
+            if not at_once and threading.get_ident() == self.polling_thread:
+                self.write_later(connection)
             else:
                 connection.write()
                 connection.close_if_done()
         return result
+
+    def write_later(self, connection: Http2Protocol) -> None:
+        """Before the next poll, or when another thread takes over. With the lock, by who polls."""
+        if not connection.is_dirty:
+            connection.is_dirty = True
+            self._dirty.append(connection)
 
     def flush(self) -> None:
         """Write what was answered. With the lock."""
