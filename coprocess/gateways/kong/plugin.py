@@ -281,6 +281,24 @@ def name_in(path: Path) -> str:
     return name if isinstance(name, str) and name else path.stem
 
 
+def has_plugin(path: Path) -> bool:
+    """Whether there is a plugin in a file whose code is not run.
+
+    True also where it cannot be read: loading tells why.
+    """
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return True
+    return any(
+        (isinstance(node, ast.ClassDef) and node.name == "Plugin")
+        or (isinstance(node, ast.alias) and "Plugin" in (node.name, node.asname))
+        or (isinstance(node, ast.Name) and node.id == "Plugin" and isinstance(node.ctx, ast.Store))
+        or (isinstance(node, ast.Call) and _called(node) == _START)
+        for node in ast.walk(tree)
+    )
+
+
 _PARAMETERS: Final = ("name", "plugin", "version", "priority", "schema")
 _KEYWORDS: Final = {"_version": "version", "_priority": "priority", "_schema": "schema"}
 

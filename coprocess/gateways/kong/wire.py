@@ -37,7 +37,8 @@ RETURN = "ret"
 DEFAULT_MAX_FRAME_BYTES = 64 * 2**20
 #: Of one list or map: its room is made when its head comes, before what is in it.
 _MOST_ITEMS = 2**20
-#: Of a value that comes in pieces: for one whose first is short, and for others.
+#: To begin with: what a connection packs into, and what a value that comes in pieces is read into; the larger
+#: for one whose first piece is not short.
 _ROOM_BYTES, _LARGE_ROOM_BYTES = 2**14, 2**20
 _LARGE_BYTES = 2**12
 _TEXT = "surrogateescape"
@@ -243,7 +244,8 @@ def pack_tail(event_id: int) -> bytes:
 
 def packer() -> Callable[[Any], bytes]:
     """A `pack` for one thread at a time: it keeps its buffer, which is most of the work."""
-    pack: Callable[[Any], bytes] = msgpack.Packer(unicode_errors=_TEXT).pack
+    # Each connection has one, and Kong has hundreds; what packs a large value grows, and stays so.
+    pack: Callable[[Any], bytes] = msgpack.Packer(unicode_errors=_TEXT, buf_size=_ROOM_BYTES).pack
     return pack
 
 
