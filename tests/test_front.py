@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,12 @@ import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
+from coprocess.errors import ConfigError
+from coprocess.gateways.tyk.registration import TYK
 from coprocess.gateways.tyk.wire import Object
+from coprocess.process.config import Settings
+from coprocess.process.front_app import FrontApp
+from coprocess.transport.engine import Engine, EngineOptions
 from coprocess.transport.pipe import CANCEL, FrameSocket
 from tests.serve_process import ServeProcess, stamping, write
 from tests.server import PATIENCE_S, Client
@@ -356,3 +362,12 @@ def test_frames_come_out_as_they_went_in_however_they_are_cut() -> None:
     sender.close()
     assert receiver.receive() is None
     receiver.close()
+
+
+def test_a_gateway_with_a_server_of_its_own_has_no_front_unless_it_brings_one(tmp_path: Path) -> None:
+    def engine(options: EngineOptions) -> Engine:
+        raise AssertionError("it is not made")
+
+    settings = Settings(handlers=[tmp_path], workers=2, listen=["127.0.0.1:0"], admin="off")
+    with pytest.raises(ConfigError, match="a server of its own, which no front stands before"):
+        FrontApp(settings, gateway=replace(TYK, engine=engine)).run()
