@@ -27,7 +27,7 @@ run: $(READY) ## serve the sample handlers on 127.0.0.1:5555, with an embedded s
 	$(BIN)/coprocess serve
 
 test: $(READY) check ## lint, types, import rules, then all tests, on two cores
-	$(BIN)/python -m pytest --numprocesses 3 --dist worksteal
+	$(BIN)/python -m pytest --numprocesses 4 --dist worksteal
 
 test-quick: $(READY) ## the tests that start no process, in half a minute
 	$(BIN)/python -m pytest --quick --numprocesses 2 --dist worksteal

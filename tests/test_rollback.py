@@ -143,6 +143,7 @@ def test_a_failed_start_is_nothing_to_go_back_to(project: Project, server: Serve
     assert stamp_of(server.client) == "two"
 
 
+@pytest.mark.usefixtures("small_heap")
 def test_reloads_and_rollbacks_leave_nothing_behind(project: Project, server: Server) -> None:
     reloader = project.reloader(server)
     reloader.first()

@@ -255,7 +255,10 @@ def test_watch_runs_again(project: Path) -> None:
             await_text(project / "output", "broken on purpose")
         finally:
             process.send_signal(signal.SIGINT)
-            status = process.wait(10)
+            try:
+                status = process.wait(PATIENCE_S)
+            finally:
+                process.kill()
     assert status == 1  # Of the last run.
 
 

@@ -72,8 +72,14 @@ class ValkeyProcess:
         for name, value in self._options.items():
             arguments += [f"--{name.replace('_', '-')}", value]
         with (self.folder / "bare.log").open("ab") as log:
+            # A group of its own, as it may be stopped: in a group that no shell waits for, as in CI, the end
+            # of another process would have the kernel end all, tests too, with SIGHUP.
             self._process = subprocess.Popen(
-                [str(find_binary()), *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                [str(find_binary()), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                process_group=0,
             )
         deadline = time.monotonic() + START_TIMEOUT_S
         while not self._answers():

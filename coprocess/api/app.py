@@ -154,8 +154,9 @@ class App:
         """
         where = source_of_decorator()
         if not errors or any(not _is_handled(error) for error in errors):
+            written = ", ".join(getattr(error, "__name__", repr(error)) for error in errors)
             raise HandlerError(
-                f"{where}: @app.errorhandler{errors!r}. Expected: classes of exceptions, and not Reject"
+                f"{where}: @app.errorhandler({written}). Expected: classes of exceptions, and not Reject"
             )
 
         def declare(function: F) -> F:
@@ -179,7 +180,7 @@ _FLASKS = {
     "teardown_appcontext": "resource, whose code after the yield runs at the end",
     "register_error_handler": "errorhandler",
     "before_first_request": "resource",
-    "route": "nothing: a gateway names handlers, declared with @Pre and its kin",
+    "route": "nothing: a gateway, or a chain around a web app, names handlers; declare them with @Pre",
 }
 
 

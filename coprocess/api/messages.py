@@ -39,11 +39,44 @@ class Constructed(Declares):
     __call__ = type.__call__
 
 
+def _no_attribute(owner: str, name: str, here: Mapping[str, str]) -> AttributeError:
+    """What users of Flask and Starlette write first has another name here."""
+    expected = f". Expected: {here[name]}" if name in here else ""
+    return AttributeError(f"a {owner} has no {name}{expected}")
+
+
+_OF_BODIES = {
+    "get_data": "{}.body",
+    "data": "{}.body",
+    "get_json": "{}.json()",
+    "content": "{}.body",
+}
+_OF_REQUESTS = {
+    **{name: here.format("request") for name, here in _OF_BODIES.items()},
+    "args": "request.query",
+    "query_params": "request.query",
+    "form": "urllib.parse.parse_qs(request.text)",
+    "full_path": "request.url",
+    "remote_addr": 'request.headers["X-Forwarded-For"], where a proxy sets it',
+}
+_OF_RESPONSES = {
+    **{name: here.format("response") for name, here in _OF_BODIES.items()},
+    "status_code": "response.status",
+    "set_cookie": 'response.headers.add("Set-Cookie", …)',
+    "mimetype": 'response.headers["Content-Type"]',
+    "content_type": 'response.headers["Content-Type"]',
+    "media_type": 'response.headers["Content-Type"]',
+}
+
+
 class Request(Body):
     """The HTTP request on its way to the upstream. Edits take effect when the handler returns."""
 
     if not TYPE_CHECKING:  # Type checkers take it for all that may be assigned, in handlers too.
         __slots__ = ()
+
+        def __getattr__(self, name: str) -> Any:
+            raise _no_attribute("request", name, _OF_REQUESTS)
 
     _owner = "request"
 
@@ -88,6 +121,9 @@ class Response(Body, metaclass=Declares):
 
     if not TYPE_CHECKING:  # Type checkers take it for all that may be assigned, in handlers too.
         __slots__ = ()
+
+        def __getattr__(self, name: str) -> Any:
+            raise _no_attribute("response", name, _OF_RESPONSES)
 
     if TYPE_CHECKING:  # Type checkers know a class only by its constructor, not as a decorator.
 
@@ -250,7 +286,11 @@ def respond(
     `json` is an alternative to `body`, and sets the content type. Raises ValueError where the status
     is not 200 to 999, TypeError where the body is neither str nor bytes.
     """
-    if not isinstance(status, int) or isinstance(status, bool) or not 200 <= status <= 999:
+    if not isinstance(status, int):
+        raise TypeError(
+            f"respond takes the status first: respond({body if isinstance(body, int) else 200}, …)"
+        )
+    if isinstance(status, bool) or not 200 <= status <= 999:
         raise ValueError(f"a final HTTP status is 200 to 999, not {status!r}")
     reply = Reply(status, headers=MultiHeaders(headers))
     if json is not None:

@@ -8,6 +8,13 @@ from collections.abc import Callable
 _REMEMBERED = 1024
 
 
+class _All(dict[int, None]):
+    """Every call is in it."""
+
+    def __contains__(self, call_id: object) -> bool:
+        return True
+
+
 class Cancellations(dict[int, Callable[[], None]]):
     """By call id, what to call back; an engine takes a call out when it answers it.
 
@@ -35,3 +42,10 @@ class Cancellations(dict[int, Callable[[], None]]):
                 del self._over[next(iter(self._over))]
         if (callback := self.pop(call_id, None)) is not None:
             callback()
+
+    def all_are_over(self) -> None:
+        """As `is_over`, for each call there is, and will be."""
+        with self._lock:
+            self._over = _All()
+        for call_id in list(self):
+            self.is_over(call_id)

@@ -206,11 +206,14 @@ class PipeEngine(Engine):
             threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
 
     def _beat(self) -> None:
-        with contextlib.suppress(OSError):  # The front is gone.
+        try:
             while True:
                 self._frames.send(0, BEAT, SECONDS.pack(self.longest_limit_s()))
                 if self._stopped.wait(BEAT_S):
                     return
+        except OSError:
+            # The front is gone, and its clients with it: nothing is left to drain for.
+            self.cancels.all_are_over()
 
     def _take(self) -> _PipeRpc | None:
         while True:

@@ -7,11 +7,11 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 
 from tests.chaos.hostile import PREFACE, SETTINGS, frame, literal, request_headers
-from tests.chaos.load import Figures, Load, rss_mib, stamp_is
+from tests.chaos.load import HANG_S, Figures, Load, rss_mib, stamp_is
 from tests.objects import make_object
 from tests.serve_process import ServeProcess, stamping, write
 
@@ -23,7 +23,6 @@ _END_STREAM, _END_HEADERS = 1, 4
 _CANCEL = struct.pack(">I", 8)
 _MOST_MIB = 200.0
 _MAX_MESSAGE_BYTES = 2**20
-_LAST_WORDS_S = 1.0
 #: A service that takes no more for so long has stopped reading, rightly.
 _HANG_S = 3.0
 #: The one whose answers are not read.
@@ -116,9 +115,9 @@ def floods() -> dict[str, Flood]:
 
 
 def send(
-    address: str, flood: Flood, *, most_bytes: int, most_s: float, reads: bool = True
+    address: str, flood: Flood, *, most_bytes: int, most_s: float, patience_s: float, reads: bool = True
 ) -> tuple[int, bool]:
-    """Bytes that were taken, and whether the service ended the connection. What it says is read."""
+    """Bytes that were taken, and whether the service ended the connection, soon. What it says is read."""
     host, _, port = address.rpartition(":")
     sent, until_s, ended = 0, time.monotonic() + most_s, threading.Event()
     with socket.create_connection((host, int(port)), _HANG_S) as connection:
@@ -136,7 +135,7 @@ def send(
             return sent, False
         except OSError:
             return sent, True
-        return sent, ended.wait(_LAST_WORDS_S)
+        return sent, ended.wait(patience_s)
 
 
 def _read(connection: socket.socket, ended: threading.Event) -> None:
@@ -150,8 +149,18 @@ def _read(connection: socket.socket, ended: threading.Event) -> None:
     ended.set()
 
 
-def trial(folder: Path, *, most_bytes: int, most_s: float) -> Figures:
-    """Each flood, one after the other. Good calls all succeed, and memory stays bounded."""
+def trial(
+    folder: Path,
+    *,
+    most_bytes: int,
+    most_s: float,
+    must_end: Container[str] = (),
+    last_words_s: float = 1.0,
+) -> Figures:
+    """Each flood, one after the other. Good calls all succeed, and memory stays bounded.
+
+    `last_words_s`: how long the end of a connection is waited for, but of those that `must_end`.
+    """
     handlers = write(folder / "handlers", good=stamping("good"))
     ends: dict[str, object] = {}
     with (
@@ -163,8 +172,14 @@ def trial(folder: Path, *, most_bytes: int, most_s: float) -> Figures:
         for name, flood in floods().items():
             since = len(good.latencies_s)
             taken, ended = send(
-                service.address, flood, most_bytes=most_bytes, most_s=most_s, reads=name != UNREAD
+                service.address,
+                flood,
+                most_bytes=most_bytes,
+                most_s=most_s,
+                patience_s=HANG_S if name in must_end else last_words_s,
+                reads=name != UNREAD,
             )
+            assert ended or name not in must_end, f"{name}: {taken} bytes were taken"
             good.wait_for(5)
             ends[name] = {"bytes": taken, "ended": ended, "good_p99_ms": good.p99_ms(since)}
             assert service.process.poll() is None, f"the service has ended: {name}"

@@ -146,7 +146,7 @@ def trial(folder: Path, engine: str, each: int) -> Figures:
             good.wait_for(5)
         assert service.process.poll() is None, "the service has ended"
         # Those that block still do. All others have let go of their thread.
-        threads = settle(lambda: thread_count(service.process.pid), 60 + 2 * each, 2.0)
+        threads = settle(lambda: thread_count(service.process.pid), 60 + 2 * each)
         assert threads <= 60 + 2 * each, f"{threads} threads"
     good.check(5 * len(EXPECTED))
     return {

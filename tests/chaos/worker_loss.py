@@ -68,7 +68,8 @@ def trial(folder: Path, engine: str, kills: int) -> Figures:
                 os.kill(victim, signal.SIGKILL)
                 since_s = time.monotonic()
                 load.wait_for(50)
-                assert victim not in both(), "the dead answer"
+                while victim in both():  # What it had answered before may be looked at late.
+                    assert time.monotonic() - since_s < HANG_S, "the dead answer"
                 slowest_s = max(slowest_s, time.monotonic() - since_s)
                 # A connection has one call at a time, so that many can have been in the worker.
                 assert len(load.errors) - failed <= _CONNECTIONS, load.errors[failed:]

@@ -171,9 +171,16 @@ def test_resources_of_calls_and_teardowns_live_as_long_as_the_stream(handlers: P
         # It leaves while a handler runs.
         call = Call(client.channel, pre="hook", response="waits")
         call.request()
-        threading.Timer(0.2, call.replies.cancel).start()
+
+        def leave() -> None:
+            until(lambda: lines()[-1:] == ["waits"])
+            call.replies.cancel()
+
+        leaving = threading.Thread(target=leave)
+        leaving.start()
         with pytest.raises(grpc.RpcError):
             call.response()
+        leaving.join()
         until(lambda: lines()[-1:] == ["end"])
         assert lines()[:3] == ["begin", "pre", "waits"]
         told.write_text("")

@@ -129,6 +129,7 @@ def wsgi_at(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
         yield address, app.reload
 
 
+@pytest.mark.usefixtures("small_heap")
 @pytest.mark.parametrize("served", [asgi_at, wsgi_at])
 def test_those_around_an_app_are_closed_as_often_as_they_are_opened(tmp_path: Path, served: Any) -> None:
     told = tmp_path / "told"

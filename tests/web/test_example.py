@@ -9,7 +9,7 @@ import httpx
 
 from tests.web.servers import wsgiref_at
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "web" / "site.py"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "web" / "shop.py"
 
 
 def test_the_example_runs() -> None:

@@ -157,10 +157,22 @@ def test_it_serves_reloads_and_drains(service: ServeProcess, folder: Path) -> No
         (["--web=nowhere:app"], "no module 'nowhere'"),
         (["--web=shop:nothing"], "has no 'nothing'"),
         (["--web=shop:app", "--workers=2"], "one process serves it"),
+        (["--web=broken:app"], "the module broken was not imported"),
+        (["--web=site:app"], "Expected: another name for that"),
         (["--web=shop:app", "--web-chain=none"], "no [chains.none]; there are: shop"),
     ],
 )
 def test_what_is_wrong_is_told_at_start(folder: Path, flags: list[str], expected: str) -> None:
+    (folder / "broken.py").write_text("1 / 0\n")
+    (folder / "site.py").write_text("app = None\n")
     with ServeProcess(folder / "handlers", *flags, wait=False) as service:
         assert service.process.wait(30) == 1 or service.process.returncode == 2
     assert expected in str(service.lines)
+
+
+def test_without_handlers_every_request_would_pass(tmp_path: Path) -> None:
+    (tmp_path / "handlers").mkdir()
+    (tmp_path / "shop.py").write_text(SHOP)
+    with ServeProcess(tmp_path / "handlers", "--web=shop:app", wait=False) as service:
+        assert service.process.wait(30) == 1
+    assert "no handler is loaded, so every request would pass" in str(service.lines)

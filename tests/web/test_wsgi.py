@@ -191,7 +191,7 @@ def test_what_finds_no_place_in_time_is_refused() -> None:
     release = threading.Event()
     entered = threading.Event()
 
-    @Pre(timeout=0.2, concurrency=1)
+    @Pre(timeout=1.0, concurrency=1)
     def hangs(request: coprocess.Request) -> None:
         if request.path == "/hang":
             entered.set()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from coprocess.error_text import format_error, is_not_ours
 from coprocess.errors import ConfigError, LoadError
 from coprocess.gateways.web import asgi, wsgi
 from coprocess.gateways.web.home import HOME
@@ -40,6 +41,13 @@ class _Served(AroundGateway):
 
     def use(self, service: Service) -> None:
         self.requests.use(service)
+
+    def check_table(self, table: HookTable) -> None:
+        if not len(table):
+            raise ConfigError(
+                "web: no handler is loaded, so every request would pass. Expected: one at least"
+            )
+        super().check_table(table)
 
 
 class _App:
@@ -124,15 +132,23 @@ def _import(name: str) -> Any:
     module_name, _, path = name.partition(":")
     if not module_name or not path:
         raise ConfigError(f"web: {name!r}. Expected: MODULE:APP, as shop.main:app")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
+    here = Path.cwd()
+    if str(here) not in sys.path:
+        sys.path.insert(0, str(here))
     try:
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        if error.name is None or not module_name.startswith(error.name):
-            raise
-        raise LoadError(f"web: no module {error.name!r}, here or installed") from None
+        if error.name is not None and module_name.startswith(error.name):
+            raise LoadError(f"web: no module {error.name!r}, here or installed") from None
+        raise _failed(module_name, error) from None
+    except Exception as error:  # noqa: BLE001 - it is told
+        raise _failed(module_name, error) from None
+    own = here.joinpath(*module_name.split(".")).with_suffix(".py")
+    if own.exists() and not own.samefile(found.__file__ or own):
+        # Python had imported one of that name before.
+        raise LoadError(
+            f"web: {module_name} is {found.__file__}, and not {own}. Expected: another name for that"
+        )
     for part in path.split("."):
         if not hasattr(found, part):
             raise LoadError(f"web: the module {module_name} has no {path!r}")
@@ -140,6 +156,10 @@ def _import(name: str) -> Any:
     if not callable(found):
         raise LoadError(f"web: {name} is a {type(found).__name__}. Expected: a WSGI or ASGI app")
     return found
+
+
+def _failed(module_name: str, error: Exception) -> LoadError:
+    return LoadError(f"web: the module {module_name} was not imported:\n{format_error(error, is_not_ours)}")
 
 
 def _is_asgi(app: Any) -> bool:

@@ -258,13 +258,17 @@ class Server:
 
         `at_once`: also where the thread that polls could write more with it, as there is no more.
         """
-        with self.lock:
+        # Not `with`: it takes twice as long, and each answer comes by.
+        self.lock.acquire()
+        try:
             result = act(stream, value)
             if not at_once and threading.get_ident() == self.polling_thread:
                 self.write_later(connection)
             else:
                 connection.write()
                 connection.close_if_done()
+        finally:
+            self.lock.release()
         return result
 
     def write_later(self, connection: Http2Protocol) -> None:

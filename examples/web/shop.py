@@ -1,6 +1,6 @@
 """A Flask app with middleware at every level that Flask knows, and the same once more around all of it.
 
-python examples/web/site.py        # then: curl -i -H 'Authorization: secret' http://127.0.0.1:5000/resource
+python examples/web/shop.py        # then: curl -i -H 'Authorization: secret' http://127.0.0.1:5000/resource
 """
 
 from __future__ import annotations
