@@ -3,8 +3,8 @@
     python bench/kong.py [--peer PYTHON] [--seconds N] [--json]
 
 PYTHON is an interpreter that has kong-pdk 0.36 and gevent; KONG_PDK_PYTHON names it, too. The server has one
-core, the load the other; Kong's side of the
-protocol is played, its frames in Kong's bytes. Nothing else should run.
+core, the load the other, but where workers are measured; Kong's side of the protocol is played, its frames in
+Kong's bytes. Nothing else should run.
 """
 
 from __future__ import annotations
@@ -47,6 +47,9 @@ class Plugin:
     def response(self, kong):
         raise ValueError("as plugins do")
 
+    def log(self, kong):
+        sum(range(50_000))  # About a millisecond.
+
     def preread(self, kong):
         kong.service.request.set_raw_body(kong.request.get_raw_body()[0])
 
@@ -57,10 +60,10 @@ if __name__ == "__main__":
 
 
 @contextlib.contextmanager
-def server(words: list[str], path: Path) -> Iterator[subprocess.Popen[bytes]]:
+def server(words: list[str], path: Path, cores: set[int]) -> Iterator[subprocess.Popen[bytes]]:
+    # Before it starts: what it starts itself has the same.
+    words = ["taskset", "-c", ",".join(map(str, cores)), *words]
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    with contextlib.suppress(OSError):
-        os.sched_setaffinity(process.pid, {0})
     try:
         for _ in range(400):
             with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
@@ -73,9 +76,15 @@ def server(words: list[str], path: Path) -> Iterator[subprocess.Popen[bytes]]:
         process.wait(20)
 
 
-def cpu_s(process: subprocess.Popen[bytes]) -> float:
-    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+def cpu_s(pid: int) -> float:
+    """Of a process and those that it has started."""
+    process = Path(f"/proc/{pid}")
+    fields = (process / "stat").read_text().rpartition(")")[2].split()
+    used_s = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    for children in process.glob("task/*/children"):
+        with contextlib.suppress(OSError):  # A thread, or a process, that has ended meanwhile.
+            used_s += sum(map(cpu_s, map(int, children.read_text().split())))
+    return used_s
 
 
 class Load:
@@ -149,7 +158,11 @@ CASES = (
     ("64 events that sleep 50 ms", 64, "rewrite", b"\xc3"),
     ("16 connections, each event raises", 16, "response", b"\xc3"),
     ("a body of 1 MiB, read and replaced", 4, "preread", b"\xc6" + struct.pack(">I", 2**20) + b"x" * 2**20),
+    ("16 connections, each event computes 1 ms", 16, "log", b"\xc3"),
 )
+#: For which the server has both cores: there, workers are measured.
+COMPUTES = CASES[-1][0]
+WORKERS = "coprocess, --workers 2"
 
 
 def measure(path: Path, case: str, seconds: float) -> None:
@@ -168,12 +181,12 @@ def measure(path: Path, case: str, seconds: float) -> None:
 def measured(process: subprocess.Popen[bytes], path: Path, case: str, seconds: float) -> Figures | None:
     """None where the server answers no more."""
     words = [sys.executable, __file__, "--seconds", str(seconds), "--measure", str(path), case]
-    before_s, since_s = cpu_s(process), time.perf_counter()
+    before_s, since_s = cpu_s(process.pid), time.perf_counter()
     ran = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
     if ran.returncode or not ran.stdout:
         return None
     rate, p50_us, p99_us = json.loads(ran.stdout)
-    share = (cpu_s(process) - before_s) / min(time.perf_counter() - since_s, seconds)
+    share = (cpu_s(process.pid) - before_s) / min(time.perf_counter() - since_s, seconds)
     if not rate:
         return None
     return {"events_per_s": rate, "cpu_us": share / rate * 1e6, "p50_us": p50_us, "p99_us": p99_us}
@@ -198,22 +211,26 @@ def main() -> None:
         if options.peer:
             servers["kong-pdk, threads"] = [options.peer, str(plugin)]
             servers["kong-pdk, gevent"] = [options.peer, str(plugin), "-g"]
+        servers[WORKERS] = [*servers["coprocess"], "--workers", "2"]
         print(
-            f"{'case':36} {'server':20} {'events/s':>10} {'CPU µs':>8} {'p50 µs':>9} {'p99 µs':>9}", file=told
+            f"{'case':40} {'server':20} {'events/s':>10} {'CPU µs':>8} {'p50 µs':>9} {'p99 µs':>9}", file=told
         )
         for case, *_ in CASES:
             for number, (name, words) in enumerate(servers.items()):
+                if name == WORKERS and case != COMPUTES:
+                    continue
+                cores = {0, 1} if case == COMPUTES else {0}
                 # One of its own for each case: after an exception, a peer answers nobody any more.
                 path = Path(folder) / f"{number}.socket"
-                with server([*words, "-p", folder, "--socket-name", path.name], path) as process:
+                with server([*words, "-p", folder, "--socket-name", path.name], path, cores) as process:
                     found = measured(process, path, case, options.seconds)
                 path.unlink(missing_ok=True)
                 if found is None:
-                    print(f"{case:36} {name:20} no event was answered", file=told, flush=True)
+                    print(f"{case:40} {name:20} no event was answered", file=told, flush=True)
                     continue
                 figures.setdefault(case, {})[name] = found
                 numbers = " ".join(f"{value:9,.0f}" for value in found.values())
-                print(f"{case:36} {name:20} {numbers}", file=told, flush=True)
+                print(f"{case:40} {name:20} {numbers}", file=told, flush=True)
     if options.json:
         print(json.dumps(figures))
 

@@ -79,7 +79,8 @@ class Failures:
         call.counts.failed += 1
         # First: what a handler's exception says may take long to find out.
         self._answer_failure(call, error)
-        self._log_error(call, ("failed", _place_of(cause)), safe_text(error), _handlers_traceback(cause))
+        traceback = _handlers_traceback(cause, call.rpc)
+        self._log_error(call, ("failed", _place_of(cause)), safe_text(error), traceback)
 
     def fail_within(self, call: Call, error: Exception) -> None:
         """Answer a call that failed in this code, or in the engine's, and not in its handler."""
@@ -170,13 +171,18 @@ def _place_of(error: BaseException | None) -> tuple[str, int]:
     return (trace.tb_frame.f_code.co_filename, trace.tb_lineno)
 
 
-def _handlers_traceback(error: BaseException | None) -> Callable[[], str] | None:
+def _handlers_traceback(error: BaseException | None, rpc: Rpc) -> Callable[[], str] | None:
     """Writes the traceback of what a handler raised; None where its text says it all.
 
     Frames of this package say nothing to those who wrote the handler: they are there at level debug only.
     """
     if error is None or isinstance(error, HandlerFailed):
         return None
-    if logging.getLogger("coprocess").isEnabledFor(logging.DEBUG):
-        return lambda: format_error(error)
-    return lambda: format_error(error, is_not_ours)
+    shows = None if logging.getLogger("coprocess").isEnabledFor(logging.DEBUG) else is_not_ours
+
+    def written() -> str:
+        # It takes milliseconds, in which the calls that come after this one need not wait.
+        rpc.may_block()
+        return format_error(error) if shows is None else format_error(error, shows)
+
+    return written

@@ -157,6 +157,16 @@ def test_a_dump_that_fails_prints_nothing_for_kong(tmp_path: Path) -> None:
     assert "has no phase" in ran.stderr
 
 
+def test_a_folder_of_plugins_may_hold_what_they_import(tmp_path: Path) -> None:
+    """Once, a folder with a module beside its plugins was refused, which kong-pdk serves."""
+    (tmp_path / "helper.py").write_text("def who():\n    return 'you'\n")
+    (tmp_path / "one.py").write_text("import helper\nclass Plugin:\n def access(self, kong): helper.who()\n")
+    (tmp_path / "two.py").write_text(PLUGIN.replace("class Plugin", "class Two").replace(" Plugin,", " Two,"))
+    ran = forked.run([*KONG, "dump", "-d", str(tmp_path)], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert [each["Name"] for each in json.loads(ran.stdout)] == ["one", "my-plugin"]
+
+
 def test_conf_says_what_start_cmd_needs(plugin: Path) -> None:
     words = [*KONG, "conf", str(plugin), "-p", "/kong", "--env", "TOKEN_FILE"]
     environment = {**os.environ, "TOKEN_FILE": "/a b"}

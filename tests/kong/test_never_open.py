@@ -68,6 +68,36 @@ def test_what_fails_refuses_the_request_and_the_next_is_served(tmp_path: Path, w
         served.wait_idle()
 
 
+def test_writing_of_a_failure_holds_up_no_other_request_of_its_connection(tmp_path: Path) -> None:
+    """Once, Kong's next request on that connection waited until the traceback was in the log."""
+    may_end = tmp_path / "may_end"
+    source = f"""
+import pathlib, time
+
+class SlowToTell(Exception):
+    def __str__(self):
+        until_s = time.monotonic() + 60
+        while not pathlib.Path({str(may_end)!r}).exists() and time.monotonic() < until_s:
+            time.sleep(0.01)
+        return "told"
+
+class Plugin:
+    def __init__(self, config):
+        self.config = config
+
+    def access(self, kong):
+        if self.config:
+            raise SlowToTell
+"""
+    with serving(tmp_path, source) as served:
+        kong = served.connect()
+        raises, passes = kong.start('{"raises": true}'), kong.start()
+        assert kong.run(raises) == [REFUSED]
+        assert kong.run(passes) == []
+        may_end.touch()
+        served.wait_idle()
+
+
 @pytest.mark.parametrize("kind", ["", "async "])
 def test_a_failure_stands_in_kongs_log_where_that_is_asked_for(tmp_path: Path, kind: str) -> None:
     source = plugin("raise ValueError('secret')").replace("def access", f"{kind}def access")
@@ -79,6 +109,39 @@ def test_a_failure_stands_in_kongs_log_where_that_is_asked_for(tmp_path: Path, k
         assert "ValueError" in text
         assert "secret" not in text
         assert refused == REFUSED
+        served.wait_idle()
+
+
+@pytest.mark.parametrize("kind", ["", "async "])
+def test_what_a_plugin_logs_stands_in_kongs_log_at_its_level_where_that_is_asked_for(
+    tmp_path: Path, kind: str
+) -> None:
+    wait = "await " if kind else ""
+    body = f"""
+        import logging
+        log = logging.getLogger("mine")
+        log.info("is info in Kong's log in any case")
+        log.warning("no %s", "cache")
+        log.error("two\\nlines \\ud800")
+        {wait}kong.response.set_header("x", "y")
+        log.critical("token hunter2")
+        {wait}kong.response.exit(403, "no")
+        log.error("after the end")
+    """
+    source = plugin(body).replace("def access", f"{kind}def access")
+    options = PluginOptions(name="p", tells_kong=True, redact=lambda text: text.replace("hunter2", "…"))
+    with serving(tmp_path, source, options) as served:
+        kong = served.connect()
+        instance = kong.start()
+        for _ in range(2):
+            calls = kong.run(instance)
+            assert [method for method, _ in calls] == [
+                *("kong.log.warn", "kong.log.err", "kong.response.set_header"),
+                *("kong.log.crit", "kong.response.exit"),
+            ]
+            assert calls[0][1] == ["p: no cache"]
+            assert "\n" not in calls[1][1][0]
+            assert calls[3][1] == ["p: token …"]
         served.wait_idle()
 
 

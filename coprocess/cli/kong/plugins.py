@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from coprocess.errors import ConfigError, LoadError
-from coprocess.gateways.kong.plugin import Plugin, PluginOptions
+from coprocess.gateways.kong.plugin import Plugin, PluginOptions, has_plugin
 from coprocess.gateways.kong.registration import load_handlers, load_plugins
 
 PREFIX = Path("/usr/local/kong")
@@ -57,11 +57,13 @@ def plugin_files(file: Path | None, folder: Path | None) -> list[Path]:
     if file is not None:
         return [file]
     assert folder is not None  # noqa: S101 - one of the two is given
-    found = sorted(
+    files = sorted(
         path for path in folder.glob("*.py") if path.is_file() and not path.name.startswith(("_", "."))
     )
+    # Others are what the plugins import, as with kong-pdk.
+    found = [path for path in files if has_plugin(path)]
     if not found:
-        raise ConfigError(f"{folder}: no .py files. Expected: plugins, a file each")
+        raise ConfigError(f"{folder}: no .py file has a Plugin. Expected: plugins, a file each")
     return found
 
 

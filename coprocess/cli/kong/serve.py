@@ -32,6 +32,7 @@ from coprocess.gateways.kong.sharing import Share
 from coprocess.process import forks
 from coprocess.process.config import Settings, load_settings
 from coprocess.process.log_writer import open_standard_streams
+from coprocess.process.redaction import redact_text
 from coprocess.runtime.registration import Registration
 from coprocess.store import store
 
@@ -93,7 +94,8 @@ def serve(
         bool,
         typer.Option(
             "--tell-kong",
-            help="Failures stand in Kong's log as errors, too: a call more for each that fails.",
+            help="Failures, and what the plugin logs from warnings on, stand in Kong's log at their levels, "
+            "too: a call more for each.",
         ),
     ] = False,
     outlive_parent: Annotated[
@@ -144,8 +146,16 @@ def serve(
     """Serve Kong's Python plugins, until Kong stops or reloads."""
     if gevent and multiprocessing:
         raise ConfigError("-g and -m go not together. Expected: one of them, or none")
+    if handlers and tell_kong:
+        raise ConfigError("--tell-kong goes with plugins, not with --handlers. Expected: one of them")
     paths = [] if handlers else plugin_files(plugin, directory)
-    options = PluginOptions(name=name, lua_style=not no_lua_style, on_error=on_error, tells_kong=tell_kong)
+    options = PluginOptions(
+        name=name,
+        lua_style=not no_lua_style,
+        on_error=on_error,
+        tells_kong=tell_kong,
+        redact=redact_text,
+    )
     if dump:
         plugins = [read_handlers(handlers, name)] if handlers else read_plugins(paths, options)
         print_dump([each.info() for each in plugins])

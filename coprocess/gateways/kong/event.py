@@ -266,6 +266,15 @@ class Event(Rpc):
             return self.connection
         return None
 
+    def may_block(self) -> None:
+        """After the last answer, the connection goes to another thread: Kong's next event is not held up.
+
+        Before it there is nothing to do, as each event has a thread of its own.
+        """
+        if self.is_over and not self.detached and threading.get_ident() == self.thread == self.reader:
+            self.detached = True
+            self.engine.resume(self.connection)
+
     def on_cancel(self, callback: Callable[[], None]) -> None:
         pass
 

@@ -16,12 +16,11 @@ from typing import Any, Final
 from coprocess.api.declarations import Limits
 from coprocess.api.functions import Source, is_async, source_of
 from coprocess.bounded import repr_of
-from coprocess.error_text import name_of
 from coprocess.errors import HandlerError
-from coprocess.gateways.kong.event import Event, EventEnded, StepFailed
-from coprocess.gateways.kong.methods import Method
+from coprocess.gateways.kong.event import Event, EventEnded
 from coprocess.gateways.kong.pdk import kong_class
 from coprocess.gateways.kong.phases import PLUGIN_PHASES, Phase
+from coprocess.gateways.kong.telling import async_telling, telling
 from coprocess.loading.hooks import Hook, Plan
 
 #: Kong runs them in its own process only: with one of them declared, requests die.
@@ -30,7 +29,6 @@ _VERSION: Final = re.compile(r"\d+\.\d+\.\d+(\.\d+)?([-+].*)?")
 #: Where a file says none: without one, Kong does not start.
 _DEFAULT_VERSION: Final = "0.0.0"
 _START: Final = "start_dedicated_server"
-_LOG_ERROR: Final = Method("kong.log.err")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +40,11 @@ class PluginOptions:
     #: Whether PDK calls give (value, err); else they give the value, and raise.
     lua_style: bool = True
     on_error: str | None = None
-    #: Whether failures stand in Kong's own log, too, as errors: what the server itself logs is info there.
+    #: Whether failures, and what is logged from warnings on, stand in Kong's own log at their levels, too:
+    #: what the server itself logs is info there.
     tells_kong: bool = False
+    #: What takes secrets out of that.
+    redact: Callable[[str], str] = str
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ class Plugin:
     limits: Limits = field(default_factory=Limits)
     #: As of PluginOptions.
     tells_kong: bool = False
+    redact: Callable[[str], str] = str
 
     @property
     def phases(self) -> list[Phase]:
@@ -92,10 +94,11 @@ class Plugin:
         runs_async = is_async(method)
         _expect_one_argument(self.plugin_class, phase.name)
         style = "async" if runs_async else "lua" if lua_style else "python"
-        made = (_async_phase if runs_async else _phase)(self.plugin_class, phase.name, kong_class(style))
+        made: Callable[..., Any] = (_async_phase if runs_async else _phase)(
+            self.plugin_class, phase.name, kong_class(style)
+        )
         if self.tells_kong:
-            text = f"{self.name}: {phase.name} failed; what the plugin server logs tells why: "
-            made = (_async_telling if runs_async else _telling)(made, text)
+            made = (async_telling if runs_async else telling)(made, self.name, phase.name, self.redact)
         return self._made(
             phase,
             method,
@@ -136,32 +139,6 @@ def _async_phase(plugin_class: type, name: str, kong: Callable[[Any], Any]) -> C
             await getattr(instance.object_of(plugin_class), name)(kong(event.ask_async))
 
     return run
-
-
-def _telling(run: Callable[..., None], text: str) -> Callable[..., None]:
-    """`run`, whose failure is told to Kong's log: by its type alone, as its text may be anything."""
-
-    def telling(instance: Any, event: Event) -> None:
-        try:
-            run(instance, event)
-        except Exception as error:
-            with contextlib.suppress(EventEnded, StepFailed):
-                event.ask(_LOG_ERROR, (text + name_of(error),))
-            raise
-
-    return telling
-
-
-def _async_telling(run: Callable[..., Any], text: str) -> Callable[..., Any]:
-    async def telling(instance: Any, event: Event) -> None:
-        try:
-            await run(instance, event)
-        except Exception as error:
-            with contextlib.suppress(EventEnded, StepFailed):
-                await event.ask_async(_LOG_ERROR, (text + name_of(error),))
-            raise
-
-    return telling
 
 
 def _ignore(call: Any, result: Any) -> None:
@@ -215,6 +192,7 @@ def plugin_of(module: ModuleType, path: Path, options: PluginOptions) -> Plugin:
         schema=_schema(started.get("schema", names.get("Schema", [])), path),
         limits=_limits(plugin_class, names, path, options),
         tells_kong=options.tells_kong,
+        redact=options.redact,
     )
     for phase in _KONGS_OWN:
         if hasattr(plugin_class, phase):
@@ -301,6 +279,24 @@ def name_in(path: Path) -> str:
     """The name of the plugin in a file whose code is not run."""
     name = _started(path, {}).get("name")
     return name if isinstance(name, str) and name else path.stem
+
+
+def has_plugin(path: Path) -> bool:
+    """Whether there is a plugin in a file whose code is not run.
+
+    True also where it cannot be read: loading tells why.
+    """
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return True
+    return any(
+        (isinstance(node, ast.ClassDef) and node.name == "Plugin")
+        or (isinstance(node, ast.alias) and "Plugin" in (node.name, node.asname))
+        or (isinstance(node, ast.Name) and node.id == "Plugin" and isinstance(node.ctx, ast.Store))
+        or (isinstance(node, ast.Call) and _called(node) == _START)
+        for node in ast.walk(tree)
+    )
 
 
 _PARAMETERS: Final = ("name", "plugin", "version", "priority", "schema")

@@ -37,6 +37,10 @@ RETURN = "ret"
 DEFAULT_MAX_FRAME_BYTES = 64 * 2**20
 #: Of one list or map: its room is made when its head comes, before what is in it.
 _MOST_ITEMS = 2**20
+#: To begin with: what a connection packs into, and what a value that comes in pieces is read into; the larger
+#: for one whose first piece is not short.
+_ROOM_BYTES, _LARGE_ROOM_BYTES = 2**14, 2**20
+_LARGE_BYTES = 2**12
 _TEXT = "surrogateescape"
 
 
@@ -82,7 +86,7 @@ class Reader:
             try:
                 return [msgpack.unpackb(data, **_READING)]
             except Exception:  # noqa: BLE001 - the unpacker finds out: less than a value, more, or none
-                self._begin()
+                self._begin(data)
         return self._feed(data)
 
     def next_of(self, data: bytes, more: deque[Any]) -> Any:
@@ -95,7 +99,7 @@ class Reader:
                 # Nearly always one read is one value.
                 value = msgpack.unpackb(data, **_READING)
             except Exception:  # noqa: BLE001 - as in `feed`
-                self._begin()
+                self._begin(data)
             else:
                 if value is not None:
                     return value
@@ -106,11 +110,14 @@ class Reader:
         more.extend(values[1:])
         return values[0] if values else None
 
-    def _begin(self) -> None:
+    def _begin(self, data: bytes) -> None:
         limit = self._max_frame_bytes
         self._unpacker = msgpack.Unpacker(
             **_READING,
             max_buffer_size=limit,
+            # The room that it begins with. To grow takes longer than to read a large body; and a megabyte
+            # for each few bytes of a stranger's is much.
+            read_size=min(_ROOM_BYTES if len(data) < _LARGE_BYTES else _LARGE_ROOM_BYTES, limit),
             max_array_len=min(_MOST_ITEMS, limit),
             max_map_len=min(_MOST_ITEMS, limit),
         )
@@ -237,7 +244,8 @@ def pack_tail(event_id: int) -> bytes:
 
 def packer() -> Callable[[Any], bytes]:
     """A `pack` for one thread at a time: it keeps its buffer, which is most of the work."""
-    pack: Callable[[Any], bytes] = msgpack.Packer(unicode_errors=_TEXT).pack
+    # Each connection has one, and Kong has hundreds; what packs a large value grows, and stays so.
+    pack: Callable[[Any], bytes] = msgpack.Packer(unicode_errors=_TEXT, buf_size=_ROOM_BYTES).pack
     return pack
 
 
