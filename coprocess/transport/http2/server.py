@@ -6,6 +6,7 @@ runs. So a thread that answers writes to the socket itself, and the thread that 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import selectors
 import socket
@@ -44,6 +45,11 @@ class Server:
         self.behind: list[Http2Protocol] = []
         #: Code of others, which is run without the lock, in this order, by the thread that polls.
         self.callbacks: deque[Callable[[], None]] = deque()
+        #: The event loop whose answers wait for the end of its turn, and until when they do.
+        self._holding: asyncio.AbstractEventLoop | None = None
+        self._held_until_s = 0.0
+        #: Whether somebody calls `flush_held` again and again: set with the lock.
+        self.is_watched = False
         #: The thread whose answers are written together, when it polls next; 0: none.
         self.polling_thread = 0
         self._is_open = False
@@ -240,15 +246,43 @@ class Server:
         """
         with self.lock:
             result = act(stream, value)
-            if not at_once and threading.get_ident() == self.polling_thread:
+            if (not at_once and threading.get_ident() == self.polling_thread) or self._is_held():
                 self.write_later(connection)
             else:
                 connection.write()
                 connection.close_if_done()
         return result
 
+    def _is_held(self) -> bool:
+        """Whether an answer that is given on an event loop is written with those that come just after it.
+
+        At the end of the loop's turn, or by whoever calls `flush_held`, where a handler takes long.
+        """
+        loop = asyncio._get_running_loop()
+        if loop is None or not self.is_watched:
+            return False
+        if self._holding is not loop:
+            loop.call_soon(self._let_go)
+            self._holding, self._held_until_s = loop, time.monotonic() + _HELD_S
+        return True
+
+    @property
+    def holds(self) -> bool:
+        """Whether answers are held back."""
+        return self._holding is not None
+
+    def flush_held(self) -> None:
+        """Write the answers that were held back for long enough."""
+        if self._holding is not None and time.monotonic() > self._held_until_s:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        with self.lock:
+            self._holding = None
+            self.flush()
+
     def write_later(self, connection: Http2Protocol) -> None:
-        """Before the next poll, or when another thread takes over. With the lock, by the thread that polls."""
+        """Before the next poll, or when another thread takes over. With the lock."""
         if not connection.is_dirty:
             connection.is_dirty = True
             self._dirty.append(connection)
@@ -265,6 +299,8 @@ class Server:
 def _nothing(events: int) -> None: ...
 
 
+#: An answer of an async handler is held back for so long at most, but for the time between two looks.
+_HELD_S = 0.0005
 _BACKLOG = 1024
 _ACCEPTED_AT_ONCE = 64
 _ACCEPT_PAUSE_S = 1.0
