@@ -14,7 +14,7 @@ import pytest
 
 from coprocess.errors import ConfigError
 from coprocess.gateways.envoy import wire
-from coprocess.process.config import load_settings
+from coprocess.process.settings_loading import load_settings
 from tests.envoy.drive import GET, OK, check_request, edits, header_map
 from tests.objects import make_object
 from tests.serve_process import ServeProcess
