@@ -38,6 +38,10 @@ class Rpc(ABC):
     def respond(self, reply: bytes) -> None:
         """Answer, from any thread."""
 
+    def respond_with_next(self, reply: bytes) -> None:
+        """As `respond`, where this thread answers another call at once: an engine may write both together."""
+        self.respond(reply)
+
     @abstractmethod
     def fail(self, status: Status, message: str) -> None:
         """End the call with an error, from any thread. The client sees `message`."""

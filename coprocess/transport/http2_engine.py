@@ -104,6 +104,14 @@ class Http2Rpc(Rpc):
         # Where no more calls came with it, its client waits for nothing else.
         engine.answer(protocol, protocol.respond, self._stream, reply, at_once=not engine.tasks)
 
+    def respond_with_next(self, reply: bytes) -> None:
+        engine, protocol = self._engine, self._protocol
+        if len(reply) > engine.max_message_bytes:
+            self.respond(reply)
+            return
+        self._is_answered = True
+        engine.answer(protocol, protocol.respond, self._stream, reply, with_next=True)
+
     def fail(self, status: Status, message: str) -> None:
         self._is_answered = True
         self._engine.answer(self._protocol, self._protocol.end, self._stream, (status, message, b"", ()))
@@ -164,6 +172,9 @@ class Http2Stream(Http2Rpc, StreamRpc):
             return
         self._is_answered = True
         self._engine.answer(self._protocol, self._protocol.end, self._stream, (0, "", b"", ()))
+
+    def respond_with_next(self, reply: bytes) -> None:
+        self.respond(reply)
 
 
 class Http2Bidi(BidiRpc):

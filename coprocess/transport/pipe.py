@@ -75,6 +75,12 @@ class FrameSocket:
                 return None
             received += chunk
 
+    @property
+    def has_next(self) -> bool:
+        """Whether `receive` has a frame without waiting for the other side."""
+        received = self._received
+        return len(received) >= HEAD.size and len(received) >= HEAD.size + HEAD.unpack_from(received)[0]
+
     def end(self) -> None:
         """End both directions; `receive` gives what has come, and then None."""
         with contextlib.suppress(OSError):

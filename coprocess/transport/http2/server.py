@@ -21,6 +21,7 @@ import structlog
 
 from coprocess.transport.http2.grpc_connection import Method, Service
 from coprocess.transport.http2.limits import Limits
+from coprocess.transport.http2.polling import make_poller
 from coprocess.transport.http2.protocol import Http2Protocol
 from coprocess.transport.http2.streams import Stream
 from coprocess.transport.http2.timers import Timers
@@ -64,11 +65,11 @@ class Server:
         if self._is_open:
             return
         self._is_open = True
-        self._selector = selectors.DefaultSelector()
+        self._poller = make_poller()
         self._wake_reader, self._wake_writer = socket.socketpair()
         for end in (self._wake_reader, self._wake_writer):
             end.setblocking(False)
-        self._selector.register(self._wake_reader, selectors.EVENT_READ, self._woken)
+        self._poller.add(self._wake_reader, selectors.EVENT_READ, self._woken)
 
     def listen(self, bound: socket.socket, tls: ssl.SSLContext | None = None) -> None:
         """Serve a socket that is bound, or was inherited. It is closed by `stop`."""
@@ -85,7 +86,7 @@ class Server:
             self._accept(bound, tls)
 
         if not self._is_stopping:
-            self._selector.register(bound, selectors.EVENT_READ, accept)
+            self._poller.add(bound, selectors.EVENT_READ, accept)
 
     def stop(self, timeout_s: float) -> None:
         """Take no more calls, end those that are left within `timeout_s`, and close all connections.
@@ -98,8 +99,7 @@ class Server:
                 return
             self._is_stopping = True
             for bound, _ in self._sockets:
-                with contextlib.suppress(KeyError):
-                    self._selector.unregister(bound)
+                self._poller.remove(bound)
                 bound.close()
             for connection in list(self._connections):
                 connection.begin_end(until_s)
@@ -125,7 +125,7 @@ class Server:
         self.run_callbacks()
         if self._is_open:
             self._is_open = False
-            self._selector.close()
+            self._poller.close()
             self._wake_reader.close()
             self._wake_writer.close()
 
@@ -145,11 +145,11 @@ class Server:
 
     def poll(self, timeout_s: float) -> None:
         """Do what sockets and timers ask for. Called without the lock, by one thread at a time."""
-        found = self._selector.select(timeout_s)
+        found = self._poller.poll(timeout_s)
         with self.lock:
             self._is_awake = True
-            for key, events in found:
-                key.data(events)
+            for ready, events in found:
+                ready(events)
             if self.behind:
                 behind, self.behind = self.behind, []
                 for connection in behind:
@@ -184,7 +184,7 @@ class Server:
             self._wake_reader.recv(64)
 
     def watch(self, bound: socket.socket, connection: Http2Protocol, events: int) -> None:
-        self._selector.modify(bound, events, connection.ready)
+        self._poller.change(bound, events, connection.ready)
 
     # Connections.
 
@@ -197,7 +197,7 @@ class Server:
             except OSError as error:
                 # Most often no more files may be open: asking at once would be in vain, again and again.
                 log.error("connections cannot be accepted", reason=error.strerror)
-                self._selector.unregister(bound)
+                self._poller.remove(bound)
                 self.call_later(_ACCEPT_PAUSE_S, self._listen_again, (bound, tls))
                 return
             if self._is_stopping or len(self._connections) >= self._max_connections:
@@ -212,7 +212,7 @@ class Server:
         accepted.setblocking(False)
         if accepted.family != socket.AF_UNIX:
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._selector.register(accepted, selectors.EVENT_READ, _nothing)
+        self._poller.add(accepted, selectors.EVENT_READ, _nothing)
         connection = Http2Protocol(self, accepted, tls)
         self._connections.add(connection)
         self.watch(accepted, connection, selectors.EVENT_READ)
@@ -220,8 +220,7 @@ class Server:
 
     def remove(self, connection: Http2Protocol, bound: socket.socket) -> None:
         self._connections.discard(connection)
-        with contextlib.suppress(KeyError, ValueError):
-            self._selector.unregister(bound)
+        self._poller.remove(bound)
 
     def _look(self, nothing: Any) -> None:
         now_s = self.now_s = time.monotonic()
@@ -239,18 +238,20 @@ class Server:
         value: Any,
         *,
         at_once: bool = False,
+        with_next: bool = False,
     ) -> Any:
         """Do `act(stream, value)`, and see that what comes of it is written. From any thread.
 
         `at_once`: also where the thread that polls could write more with it, as there is no more.
+        `with_next`: this thread answers again at once, and what is held back for that is written then.
         """
         with self.lock:
             result = act(stream, value)
-            if (not at_once and threading.get_ident() == self.polling_thread) or self._is_held():
+            if with_next or (not at_once and threading.get_ident() == self.polling_thread) or self._is_held():
                 self.write_later(connection)
             else:
-                connection.write()
-                connection.close_if_done()
+                self.write_later(connection)
+                self.flush()
         return result
 
     def _is_held(self) -> bool:
