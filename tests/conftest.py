@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +16,10 @@ from coprocess.gateways.tyk.home import HOME
 from coprocess.loading import loader
 from coprocess.transport.engines import EngineChoice
 from tests.server import ENGINES
+
+# Compilations are kept, also where the shell says otherwise: hundreds of processes would each make them anew.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 #: Loads folders of handlers; their modules are forgotten when the test ends.
 Load = Callable[..., loader.Loaded]
@@ -50,6 +56,12 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     files = [collection_path] + ([shared] if shared != Path(__file__) and shared.exists() else [])
     is_left_out = collection_path.name in _LONG or any(_STARTS.search(file.read_text()) for file in files)
     return True if is_left_out else None
+
+
+def pytest_collection_finish() -> None:
+    """As `serve` does: a reload collects garbage, which would look through all tests each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

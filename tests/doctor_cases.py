@@ -114,6 +114,20 @@ def _webhook_cases() -> Iterator[Case]:
             for value in values:
                 yield Case(rule, severity, file, f"{place}.{name}", partial(add, **{name: value}))
         yield Case("webhook-no-secret", "error", file, f"{place}.target_path", partial(add, header_map=None))
+        yield Case(
+            "webhook-placeholder",
+            "error",
+            file,
+            f"{place}.header_map.X-Coprocess-Secret",
+            partial(add, header_map={"X-Coprocess-Secret": "THE SECRET"}),
+        )
+    for api in ("two", "API_ID"):
+        url = f"http://h/events/on_event?api_id={api}&org_id=o"
+        yield Case(
+            "webhook-other-api", "error", one, f"{meta}.target_path", partial(_add_bridge, target_path=url)
+        )
+    other = "http://h/events/on_event?api_id=one"
+    yield Case("webhook-other-api", "error", two, f"{oas}.url", partial(_add_oas_bridge, url=other))
     yield Case("webhook-method", "error", two, f"{oas}.method", partial(_add_oas_bridge, method="PUT"))
     yield Case(
         "webhook-no-template", "error", two, f"{oas}.bodyTemplate", partial(_add_oas_bridge, bodyTemplate="")

@@ -264,18 +264,20 @@ def _renew_streams() -> None:
 def run(words: list[str]) -> None:
     """The command, as `python [-P] -m coprocess …` and `bin/coprocess …` do."""
     script, options = words[0], words[1:]
-    if options[:1] == ["-P"]:
+    is_safe_path = options[:1] == ["-P"]
+    if is_safe_path:
         options.pop(0)
         del sys.path[0]
-    elif options[:2] == ["-m", "coprocess"]:
-        sys.path[0] = os.getcwd()
-    else:
-        sys.path[0] = os.path.dirname(script)
-    as_module = options[:2] == ["-m", "coprocess"]
+    as_module = options[:1] == ["-m"]
+    if not is_safe_path:
+        sys.path[0] = os.getcwd() if as_module else os.path.dirname(script)
     sys.argv = ["-m", *options[2:]] if as_module else words
-    importlib.import_module("coprocess.early_signals")._take()
+    if as_module and options[1] != "coprocess":
+        del sys.modules[options[1]]  # It runs as its own program.
+    else:
+        importlib.import_module("coprocess.early_signals")._take()
     if as_module:
-        runpy.run_module("coprocess", run_name="__main__", alter_sys=True)
+        runpy.run_module(options[1], run_name="__main__", alter_sys=True)
     else:
         runpy.run_path(script, run_name="__main__")
 

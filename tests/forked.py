@@ -14,14 +14,19 @@ import socket
 import subprocess
 import sys
 import threading
+import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests import fork_server
 
 #: The `coprocess` that is installed beside this Python.
 SCRIPT = str(Path(sys.executable).with_name("coprocess"))
+#: Modules of the package that it runs as programs.
+_PROGRAMS = ("coprocess.desk.tyk.import_probe",)
 #: How variables begin that Python, the C library and imported modules read but once.
 _READ_ONCE = ("PYTHON", "LC_", "LANG", "LD_", "TZ", "MALLOC_", "GRPC_")
 
@@ -62,20 +67,28 @@ def _the_channel() -> _Channel:
 
 
 def _read_once(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if name.startswith(_READ_ONCE)}
+    found = {name: value for name, value in environment.items() if name.startswith(_READ_ONCE)}
+    # What a fork server has, and what commands set where nothing is set, also those that run in this process.
+    return {"GRPC_VERBOSITY": "NONE"} | found
 
 
 class Process(fork_server.Process):
     """Takes what subprocess.Popen does."""
 
     def channel_for(self, words: list[str], environment: dict[str, str]) -> fork_server.Channel | None:
-        if words[:3] != [sys.executable, "-m", "coprocess"] and words[:1] != [SCRIPT]:
+        is_module = words[:2] == [sys.executable, "-m"] and words[2] in ("coprocess", *_PROGRAMS)
+        if not is_module and words[:1] != [SCRIPT]:
             return None
         # `python -m tests.chaos` measures real processes.
         if os.environ.get("REAL_STARTS") or "PYTEST_CURRENT_TEST" not in os.environ:
             return None
         channel = _the_channel()
         return channel if _read_once(environment) == channel.environment else None
+
+
+def instead(module: types.ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `module` starts by subprocess.Popen is a copy, too, where it can be."""
+    monkeypatch.setattr(module, "subprocess", types.SimpleNamespace(**vars(subprocess) | {"Popen": Process}))
 
 
 def run(

@@ -47,7 +47,8 @@ class ServeProcess:
         if not any(flag.startswith(("--redis", "--data-dir")) for flag in flags):
             self._flags.append("--redis=redis://127.0.0.1:1/0")
         if not any(flag.startswith("--settle-s") for flag in flags):
-            self._flags.append("--settle-s=0.02")  # Tests write their files at once.
+            # Tests write their files at once. Where they are watched, half of one may be seen.
+            self._flags.append(f"--settle-s={0.3 if '--reload' in flags else 0.02}")
         self._folder = handlers.parent
         self._wait = wait
         self._unread: queue.SimpleQueue[Line | None] = queue.SimpleQueue()

@@ -13,6 +13,7 @@ from tests.chaos import (
     blocked_loop,
     connections,
     disk_full,
+    envoy,
     floods,
     hostile,
     kong,
@@ -146,3 +147,23 @@ def test_events_instances_and_orphans_are_let_go(tmp_path: Path) -> None:
 
 def test_mixed_load_of_kong(tmp_path: Path) -> None:
     kong.mixed(tmp_path, 1.0, strict=False)
+
+
+def test_nothing_passes_by_the_guard_while_the_processor_is_killed_and_started_again(tmp_path: Path) -> None:
+    envoy.kills(tmp_path, 1)
+
+
+def test_streams_that_are_slow_or_left_harm_no_other(tmp_path: Path) -> None:
+    envoy.clients(tmp_path, 40)
+
+
+def test_streams_that_wait_for_their_upstreams_hold_no_thread(tmp_path: Path) -> None:
+    envoy.streams(tmp_path, 300, steps=3, strict=False)
+
+
+def test_hostile_messages_of_streams_end_with_an_answer_and_let_nothing_by(tmp_path: Path) -> None:
+    envoy.hostile(tmp_path, 150)
+
+
+def test_mixed_load_of_envoy(tmp_path: Path) -> None:
+    envoy.mixed(tmp_path, 1.0, warm_s=0.0, strict=False)

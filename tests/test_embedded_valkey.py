@@ -20,8 +20,7 @@ import pytest
 from coprocess.errors import ConfigError, StoreError
 from coprocess.store import Store
 from coprocess.store.embedded import EmbeddedValkey, socket_path_in
-
-pytestmark = pytest.mark.timeout(20)
+from tests.server import PATIENCE_S
 
 SERVICE = """
 import sys
@@ -44,7 +43,7 @@ def is_alive(pid: int) -> bool:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 8
+    deadline = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -103,7 +102,7 @@ class Service:
         assert self.process.stdin is not None
         self.process.stdin.close()
         assert self.read() == "closed"
-        assert self.process.wait(10) == 0
+        assert self.process.wait(PATIENCE_S) == 0
 
     def kill(self) -> None:
         self.process.kill()
@@ -233,12 +232,12 @@ def test_the_server_of_a_killed_service_is_stopped_where_none_follows(data_dir: 
         places = [str(data_dir / "valkey"), str(EmbeddedValkey(data_dir).socket_path)]
         with subprocess.Popen([sys.executable, "-c", code, *places]) as watching:
             wait_until((data_dir / "valkey" / "watch.lock").exists)
-            service.kill()
             with another_service(data_dir) as following:
-                time.sleep(1.3)
+                service.kill()
+                time.sleep(1.3)  # As long as the watch would wait for somebody, and more.
                 assert is_alive(pid)
                 following.kill()
-            assert watching.wait(8) == 0
+            assert watching.wait(PATIENCE_S) == 0
         wait_until(lambda: not is_alive(pid))
     with embedded_store(data_dir) as store:
         assert store.get("k") == b"v"
@@ -287,7 +286,7 @@ def test_a_killed_server_is_revived_with_its_data(data_dir: Path) -> None:
                 try:
                     return read() == b"v"  # noqa: B023 - called in this turn
                 except StoreError:
-                    assert time.monotonic() - started < 3
+                    assert time.monotonic() - started < PATIENCE_S
                     return False
 
             wait_until(comes_back)
@@ -359,7 +358,10 @@ assert store.get_text("k") == "from the child"
 close()
 """
     subprocess.run(
-        [sys.executable, "-c", program, str(data_dir)], check=True, timeout=15, cwd=Path(__file__).parents[1]
+        [sys.executable, "-c", program, str(data_dir)],
+        check=True,
+        timeout=PATIENCE_S,
+        cwd=Path(__file__).parents[1],
     )
     assert EmbeddedValkey(data_dir).pid is None
 

@@ -6,8 +6,13 @@ import gzip
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from coprocess.api.held import HeldHeaders, HeldRequest, HeldResponse, HeldSession
+from coprocess.api.http import canonical_name
+from coprocess.gateways.web.http import RawHeaders
+from coprocess.gateways.web.wsgi_messages import EnvironHeaders, NativeHeaders
 
 
 def request(target: str = "/a%20b?b=2&a=1&a=3", *headers: tuple[str, str], body: bytes = b"") -> HeldRequest:
@@ -143,3 +148,78 @@ def test_metadata_and_tags_are_text() -> None:
     with pytest.raises(TypeError, match="tags"):
         session.tags.append(1)  # type: ignore[arg-type]  # the same
     assert (dict(session.metadata), list(session.tags)) == ({}, ["a"])
+
+
+_NAMES = st.sampled_from(["X-A", "x-a", "Accept", "accept", "content-type", "Content-Type", "X_A", "Ä"])
+_VALUES = st.sampled_from(["", "1", "zwei", "ü"])
+_EDITS = st.lists(
+    st.one_of(
+        st.tuples(st.sampled_from(["set", "add"]), _NAMES, _VALUES),
+        st.tuples(st.sampled_from(["delete", "get", "getall", "has", "list"]), _NAMES, st.just("")),
+    ),
+    max_size=12,
+)
+
+
+def _done(headers: HeldHeaders, do: str, name: str, value: str) -> object:
+    try:
+        match do:
+            case "set":
+                headers[name] = value
+            case "add":
+                headers.add(name, value)
+            case "delete":
+                del headers[name]
+            case "get":
+                return headers.get(name), headers.get(7)  # type: ignore[call-overload]  # as careless code does
+            case "getall":
+                return headers.getall(name)
+            case "has":
+                return name in headers
+            case _:
+                return list(headers), headers.pairs()
+    except (KeyError, ValueError) as error:
+        return type(error)
+    return None
+
+
+@given(came=st.lists(st.tuples(_NAMES, _VALUES), max_size=5), edits=_EDITS, wsgi=st.booleans())
+def test_headers_that_are_not_read_yet_are_as_those_that_are(
+    came: list[tuple[str, str]], edits: list[tuple[str, str, str]], wsgi: bool
+) -> None:
+    read = HeldHeaders([(canonical_name(name), value) for name, value in came])
+    unread: HeldHeaders
+    if wsgi:
+        unread = NativeHeaders([(name, value.encode().decode("latin-1")) for name, value in came])
+    else:
+        unread = RawHeaders([(name.encode("latin-1"), value.encode()) for name, value in came])
+    for do, name, value in edits:
+        assert _done(unread, do, name, value) == _done(read, do, name, value)
+    assert unread.edited == read.edited
+    assert unread.pairs() == read.pairs()
+
+
+def test_headers_of_environ_are_found_by_the_names_that_http_has() -> None:
+    environ = {
+        "HTTP_X_A": "1",
+        "CONTENT_TYPE": "text/plain",
+        "CONTENT_LENGTH": "",
+        "HTTP_Ä": "no",
+        "PATH_INFO": "/",
+    }
+    headers = EnvironHeaders(environ)
+    assert headers.get("x-a") == "1"
+    assert headers.get("Content-Type") == "text/plain"
+    assert headers.get("X_A") is None
+    assert headers.get("Content-Length") is None
+    assert headers.get("Path-Info") is None
+    assert {"X-A", "Content-Type"} <= set(headers)
+
+
+def test_a_target_is_what_the_client_sent_whatever_was_edited_since() -> None:
+    came = HeldRequest("GET", "/a", HeldHeaders(), query="b=1")
+    assert came.target == "/a?b=1"
+    came.path = "/c"
+    came.query["b"] = "2"
+    assert (came.target, came.url) == ("/a?b=1", "/c?b=2")
+    assert came.copy().target == "/a?b=1"

@@ -17,6 +17,14 @@ from coprocess.errors import ConfigError
 from coprocess.gateways.tyk.home import HOME
 from coprocess.loading import loader
 from coprocess.process.config import Settings
+from tests import forked
+
+
+@pytest.fixture(autouse=True)
+def copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a process that has imported all: for the one that tries a bundle."""
+    forked.instead(importer, monkeypatch)
+
 
 ROOT = Path(__file__).parents[1]
 PRE = """from tyk.decorators import *

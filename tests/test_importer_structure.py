@@ -8,7 +8,9 @@ import pytest
 
 from coprocess.desk.tyk.doctor import Severity
 from coprocess.desk.tyk.importer import Report, inspect_bundle
-from tests.test_importer import PRE, make
+from tests.test_importer import PRE, copies, make
+
+__all__ = ["copies"]  # A fixture of each test here.
 
 _SERVER = """import grpc
 import coprocess_object_pb2_grpc as rpc

@@ -34,7 +34,7 @@ def store_away(request):
     except Exception:
         pass
 
-@Pre
+@Pre(timeout=1)
 def slow(request):
     import time
     time.sleep(3)
@@ -84,7 +84,7 @@ def wait_until_counted(service: ServeProcess, hook: str, count: int) -> Samples:
 
 def test_what_happened_is_counted(tmp_path: Path) -> None:
     handlers = write(tmp_path / "handlers", a=HANDLERS.format(here=str(tmp_path)))
-    limits = ("--timeout-s=1", "--concurrency=1", "--queue-size=1", "--max-message-bytes=100000")
+    limits = ("--timeout-s=60", "--concurrency=1", "--queue-size=1", "--max-message-bytes=100000")
     flags = (*limits, f"--data-dir={tmp_path / 'data'}")
     with ServeProcess(handlers, *flags) as service, service.client() as client:
         for _ in range(3):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import logging
@@ -105,6 +106,8 @@ HEADER_FORMS: tuple[Callable[[str, str], str], ...] = (
     lambda name, value: json.dumps({"name": name, "value": value}),
     lambda name, value: repr([(name.encode(), value.encode())]),
     lambda name, value: f'headers {{ key: "{name}" value: {json.dumps(value)} }}',
+    # As a request's headers show themselves.
+    lambda name, value: f"HeldHeaders({[('Accept', ['*/*']), (name, ['a', value])]})",
     lambda name, value: f"curl -H '{name}: {value}' http://a/",
 )
 #: Of a parameter, field or setting.
@@ -459,3 +462,12 @@ def test_the_text_format_too() -> None:
         structlog.reset_defaults()
     assert SECRET not in stream.getvalue()
     assert stream.getvalue().count("ValueError: Authorization: [redacted]") == 2
+
+
+def test_the_request_in_an_event_is_a_secret() -> None:
+    raw = base64.b64encode(b"GET / HTTP/1.1\r\nAuthorization: geheim\r\n\r\n").decode()
+    event = {"Type": "AuthFailure", "Meta": {"Path": "/a", "OriginatingRequest": raw}}
+
+    for text in (str(event), json.dumps(event), f"OriginatingRequest={raw}"):
+        assert raw not in redact_text(text)
+        assert "AuthFailure" in redact_text(text) or "=" in text

@@ -30,7 +30,7 @@ def release(folder: Path, value: str) -> Path:
 @pytest.mark.parametrize("by", ["SIGHUP", "file change"])
 def test_a_copy_that_is_under_way_is_waited_for(tmp_path: Path, by: str) -> None:
     handlers = release(tmp_path / "handlers", "one")
-    flags = ["--settle-s=0.5", *(["--reload"] if by == "file change" else [])]
+    flags = ["--settle-s=2", *(["--reload"] if by == "file change" else [])]
     with ServeProcess(handlers, *flags) as service, service.client() as client:
         for path in handlers.iterdir():
             path.unlink()
@@ -39,7 +39,7 @@ def test_a_copy_that_is_under_way_is_waited_for(tmp_path: Path, by: str) -> None
         if by == "SIGHUP":
             service.process.send_signal(signal.SIGHUP)
         for name in ("x", "y", "b", "a"):
-            threading.Event().wait(0.15)
+            threading.Event().wait(0.6)
             assert (stamp_of(client), stamp_of(client, "other")) == ("one", "one")
             write(handlers, **{name: stamping("two").replace("stamp(", f"{name}(")})
         release(handlers, "two")

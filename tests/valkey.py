@@ -12,7 +12,7 @@ from types import TracebackType
 
 from coprocess.store.embedded import find_binary
 
-START_TIMEOUT_S = 10.0
+START_TIMEOUT_S = 20.0
 
 
 def free_port() -> int:
@@ -85,7 +85,7 @@ class ValkeyProcess:
         """The first part of the raw reply to one command."""
         family = socket.AF_INET if self.tcp else socket.AF_UNIX
         with socket.socket(family, socket.SOCK_STREAM) as connection:
-            connection.settimeout(2.0)
+            connection.settimeout(START_TIMEOUT_S)
             connection.connect(("127.0.0.1", self.port) if self.tcp else str(self.socket_path))
             words = b"".join(b"$%d\r\n%s\r\n" % (len(part.encode()), part.encode()) for part in parts)
             connection.sendall(b"*%d\r\n%s" % (len(parts), words))

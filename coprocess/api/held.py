@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, MutableSequence
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
@@ -16,8 +17,8 @@ from multidict import CIMultiDict
 
 from coprocess.api.body import OF_THE_BYTES
 from coprocess.api.body_stream import BodyStream
-from coprocess.api.http import MultiHeaders, ParsedQuery, canonical_name, is_token
-from coprocess.api.messages import Request, Response, Session
+from coprocess.api.http import MultiHeaders, ParsedQuery, canonical_name, header_name, header_value, is_token
+from coprocess.api.messages import Constructed, Request, Response, Session
 from coprocess.api.texts import TextList, TextMap, texts
 from coprocess.expected import expect_int, expect_text, wrong_type
 
@@ -36,26 +37,24 @@ class HeldHeaders(MultiHeaders):
         self._set_now: set[str] = set()
 
     def __setitem__(self, name: str, value: str) -> None:
-        super().__setitem__(name, value)
-        self._note(name)
+        name = header_name(name)
+        self._values[name] = header_value(name, value)
+        self.edited.add(name)
+        self._set_now.add(name)
 
     def __delitem__(self, name: str) -> None:
         super().__delitem__(name)
         self.edited.add(canonical_name(name))
 
     def add(self, name: str, value: str) -> None:
-        super().add(name, value)
-        self._note(name)
-
-    def _note(self, name: str) -> None:
-        name = canonical_name(name)
+        name = header_name(name)
+        self._values.add(name, header_value(name, value))
         self.edited.add(name)
         self._set_now.add(name)
 
     def next_call(self) -> None:
         """Another handler is next: what this one set is to that one what came."""
-        if self._set_now:
-            self._set_now.clear()
+        self._set_now.clear()
 
     def drop_of_the_bytes(self) -> None:
         """Drop what tells of the bytes of a body, but for what the handler that runs has set."""
@@ -66,6 +65,73 @@ class HeldHeaders(MultiHeaders):
         twin = HeldHeaders(self.pairs())
         twin.edited |= self.edited
         return twin
+
+
+#: Of all headers that nobody has edited.
+NOTHING: Any = frozenset()
+
+
+class UnreadHeaders(HeldHeaders):
+    """Headers that stay as they came until all of them are wanted: most handlers want one or two.
+
+    A class that derives from it knows how they came.
+    """
+
+    # No slots: most requests use none of this, and an attribute of the class costs them nothing.
+    #: All of them, once they are wanted.
+    _read: CIMultiDict[str] | None = None
+    #: What was set before that, by canonical name.
+    _set: dict[str, str] = {}  # noqa: RUF012 - each that is set in has its own
+    edited: set[str] = NOTHING
+    _set_now: set[str] = NOTHING
+
+    @abstractmethod
+    def _came(self, name: str) -> list[str]:
+        """The values that came under `name`, which has no character but ASCII's."""
+
+    @abstractmethod
+    def _all_that_came(self) -> Iterable[tuple[str, str]]:
+        """Canonical names and values, in order."""
+
+    # As the attribute of the base class.
+    @property
+    def _values(self) -> CIMultiDict[str]:  # type: ignore[override]  # a slot there
+        values = self._read
+        if values is None:
+            self._edit()
+            values = self._read = CIMultiDict(self._all_that_came())
+            for name, value in self._set.items():
+                values[name] = value
+        return values
+
+    def _edit(self) -> None:
+        """Have sets of one's own."""
+        if self.edited is NOTHING:
+            self._set, self.edited, self._set_now = {}, set(), set()
+
+    def getall(self, name: str) -> list[str]:
+        if self._read is None and isinstance(name, str) and name.isascii():
+            value = self._set.get(canonical_name(name)) if self._set else None
+            return self._came(name) if value is None else [value]
+        return super().getall(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        values = self.getall(name) if isinstance(name, str) else ()
+        return values[0] if values else default
+
+    def __getitem__(self, name: str) -> str:
+        if isinstance(name, str) and (values := self.getall(name)):
+            return values[0]
+        raise KeyError(name)
+
+    def __setitem__(self, name: str, value: str) -> None:
+        name = header_name(name)
+        value = header_value(name, value)
+        if self.edited is NOTHING:
+            self._edit()
+        (self._set if self._read is None else self._read)[name] = value
+        self.edited.add(name)
+        self._set_now.add(name)
 
 
 class HeldQuery(ParsedQuery):
@@ -113,9 +179,13 @@ class _HeldBody:
     def _stream(self, replace: bool) -> BodyStream | None:
         return None if self.open_stream is None else self.open_stream(replace)
 
-    @property
-    def headers(self) -> HeldHeaders:
-        return self._headers
+    if TYPE_CHECKING:
+
+        @property
+        def headers(self) -> HeldHeaders: ...
+
+    else:  # Not a function of our own, as each call asks for them.
+        headers = property(attrgetter("_headers"))
 
     @property
     def raw_body(self) -> bytes:
@@ -134,7 +204,8 @@ class _HeldBody:
     def next_call(self) -> None:
         """Another handler is next: what this one left is to that one what came."""
         self._has_body_of_handler = False
-        self._headers.next_call()
+        if self._headers._set_now:
+            self._headers.next_call()
 
 
 class HeldRequest(_HeldBody, Request):
@@ -163,13 +234,19 @@ class HeldRequest(_HeldBody, Request):
         target: str,
         headers: HeldHeaders,
         *,
+        query: str | None = None,
         scheme: str = "http",
         body_source: Callable[[], bytes] = _no_body,
     ) -> None:
-        """`target` is path and query, as the client sent them."""
+        """`target` is path and query, as the client sent them; or the path alone, beside its `query`."""
         self._method = method
-        self._target = target
-        self._path, _, self._query_string = target.partition("?")
+        self._target: str | None = target
+        if query is None:
+            self._path, _, self._query_string = target.partition("?")
+        else:
+            self._path, self._query_string = target, query
+            # Put together when it is asked for.
+            self._target = None
         self._scheme = scheme
         self._headers = headers
         self._query: HeldQuery | None = None
@@ -223,6 +300,7 @@ class HeldRequest(_HeldBody, Request):
     def path(self, path: str) -> None:
         if not _PATH.fullmatch(expect_text("request.path", path)):
             raise ValueError(f"a path begins with a slash, is encoded, and has no query; not {path!r}")
+        self._target = self.target
         self._path = path
         self.has_new_path = True
 
@@ -237,6 +315,8 @@ class HeldRequest(_HeldBody, Request):
 
     @property
     def target(self) -> str:
+        if self._target is None:
+            return f"{self._path}?{self._query_string}" if self._query_string else self._path
         return self._target
 
     @property
@@ -249,7 +329,7 @@ class HeldRequest(_HeldBody, Request):
         """A twin that later edits do not reach."""
         twin = HeldRequest(
             self._method,
-            self._target,
+            self.target,
             self._headers.copy(),
             scheme=self._scheme,
             body_source=self._body_source,
@@ -273,7 +353,7 @@ _PATH = re.compile(r"/([^\x00-\x1f\x7f%?]|%[0-9A-Fa-f]{2})*")
 _SENT_AS_IT_IS = "/%:@!$&'()*+,;=~"
 
 
-class HeldResponse(_HeldBody, Response):
+class HeldResponse(_HeldBody, Response, metaclass=Constructed):
     """A response in memory, as HeldRequest."""
 
     if not TYPE_CHECKING:

@@ -109,7 +109,10 @@ class MultiHeaders(Headers):
         return headers
 
     def __getitem__(self, name: str) -> str:
-        return self._values[name]
+        try:
+            return self._values[name]
+        except TypeError:  # No text: as a dict has it, nothing is there.
+            raise KeyError(name) from None
 
     def __setitem__(self, name: str, value: str) -> None:
         self._values[header_name(name)] = header_value(name, value)

@@ -33,6 +33,12 @@ class Declares(type):
         return decorator(*args, **kwargs)
 
 
+class Constructed(Declares):
+    """Of the classes that implement such a one: calling them makes an object, and costs nothing more."""
+
+    __call__ = type.__call__
+
+
 class Request(Body):
     """The HTTP request on its way to the upstream. Edits take effect when the handler returns."""
 

@@ -67,7 +67,14 @@ def doctor(
     if not paths:
         raise ConfigError("no configuration of Envoy: expected envoy.yaml here, or files by name")
     loaded = loaded_handlers(settings, config)
-    service = Service(loaded, load_chains(config), settings.timeout_s, settings.max_message_bytes)
+    service = Service(
+        loaded,
+        load_chains(config),
+        settings.timeout_s,
+        settings.max_message_bytes,
+        tuple(settings.listen),
+        settings.tls_cert is not None,
+    )
     findings, filters = examine(paths, service)
     examined = counted(filters, "filter")
     tell_findings(findings, RULES, examined=examined, as_json=as_json, sarif=sarif)

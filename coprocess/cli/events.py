@@ -84,14 +84,21 @@ def config(
         typer.echo(json.dumps(made, indent=2))
         return
     _show(f"The template, for the file {made['template_path']} at the gateway", made["template"])
-    _show("Classic definitions: gRPC carries these", made["classic"])
     if made["tyk_conf"]:
         _show("tyk.conf: what no definition fires (put the secret in by hand)", made["tyk_conf"])
-    if made["oas"]["x-tyk-api-gateway"]["server"]["eventHandlers"]:
+    _show_parts("", made)
+    for api, parts in made["apis"].items():
+        _show_parts(f" of the API {api}", parts)
+
+
+def _show_parts(whose: str, parts: Any) -> None:
+    if parts["classic"]["event_handlers"]["events"]:
+        _show(f"Classic definitions{whose}: gRPC carries these", parts["classic"])
+    if parts["oas"]["x-tyk-api-gateway"]["server"]["eventHandlers"]:
         _show(
-            "OAS definitions: they have webhooks only (the gateway's environment needs "
+            f"OAS definitions{whose}: they have webhooks only (the gateway's environment needs "
             "COPROCESS_EVENTS_SECRET)",
-            made["oas"],
+            parts["oas"],
         )
 
 

@@ -49,6 +49,9 @@ _LINGER_S = 1.0
 #: it: the status line and a sentence; None where the body may come.
 Admit = Callable[[str, str, Mapping[str, str]], tuple[str, str] | None]
 
+#: Is told of what the listener itself refuses: the status line and a sentence.
+TellRefused = Callable[[str, str], object]
+
 
 class _Phase(Enum):
     """What a connection is at."""
@@ -73,12 +76,14 @@ class AdminServer:
         max_body_bytes: int = _MAX_BODY_BYTES,
         max_waiting: int = _MAX_WAITING,
         admit: Admit = lambda method, path, headers: None,
+        tell_refused: TellRefused = lambda status, sentence: None,
     ) -> None:
         """`hosts`: further names by which requests may come; `listener`: what errors call it."""
         self._listener = listener
         self._max_body_bytes = max_body_bytes
         self._max_waiting = max_waiting
         self._admit = admit
+        self._tell_refused = tell_refused
         self._socket, name = _listen(address, listener)
         self.address = address
         if name != UNIX:
@@ -173,10 +178,10 @@ class AdminServer:
         pairs = (each.partition(":") for each in rest)
         headers = {name.strip().lower(): value.strip() for name, _, value in pairs}
         if "transfer-encoding" in headers:
-            return 0, _refusal("411 Length Required", "the body must have a Content-Length")
+            return 0, self._refuse("411 Length Required", "the body must have a Content-Length")
         stated = headers.get("content-length", "0")
         if not (stated.isascii() and stated.isdigit()):
-            return 0, _refusal("400 Bad Request", "Content-Length is no number")
+            return 0, self._refuse("400 Bad Request", "Content-Length is no number")
         method, _, target = line.partition(" ")
         path = target.partition(" ")[0].partition("?")[0]
         if (refused := self._admit(method, path, headers)) is not None:
@@ -184,8 +189,12 @@ class AdminServer:
         # The number may be longer than any that can be taken.
         if (length := int(stated[:20])) > self._max_body_bytes:
             sentence = f"the body is larger than {self._max_body_bytes} bytes"
-            return 0, _refusal("413 Content Too Large", sentence)
+            return 0, self._refuse("413 Content Too Large", sentence)
         return length, b""
+
+    def _refuse(self, status: str, sentence: str) -> bytes:
+        self._tell_refused(status, sentence)
+        return _refusal(status, sentence)
 
     async def _answer(self, head: bytes, body: bytes, writer: asyncio.StreamWriter) -> bytes:
         assert self._pages is not None  # noqa: S101 - nothing is served before `start`
@@ -194,7 +203,7 @@ class AdminServer:
         request = _Request(head + body, address, self._environ, self._pages, self._listener)
         page = request.page if request.page in self._threads else ""
         if self._waiting[page] >= self._max_waiting:
-            return _refusal("503 Service Unavailable", "too many requests wait")
+            return self._refuse("503 Service Unavailable", "too many requests wait")
         self._waiting[page] += 1
         try:
             return await self._loop.run_in_executor(self._threads[page], request.answer)

@@ -451,7 +451,7 @@ class App:
         until_s = time.monotonic() + settings.drain_s
         while (left_s := until_s - time.monotonic()) > 0:
             time.sleep(min(left_s, TICK_S))
-        # New calls are refused from here on.
+        # Clients go elsewhere; calls that come all the same are refused once it has told them.
         if self._engine is not None and not self._engine.drain(settings.shutdown_timeout_s):
             log.warning("requests were still running")
         if not service.drain(settings.shutdown_timeout_s):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import structlog
 
-from coprocess.errors import LoadError
+from coprocess.errors import ConfigError, LoadError
 from coprocess.process import extras
 from coprocess.process.app import STOP_TIMEOUT_S, TICK_S, App, engine_options
 from coprocess.process.config import OFF, OWN
@@ -118,4 +118,9 @@ class FrontApp(App):
             return engine, "the gateway's own"
         if settings.worker_listen == OWN:
             return None, "worker_listen is own"
+        if self.gateway.engine is not None:
+            raise ConfigError(
+                f"workers: {self.gateway.home.name} has a server of its own, which no front stands before. "
+                'Expected: 1, or worker_listen = "own"'
+            )
         return make_engine(settings.engine, engine_options(settings))

@@ -1,8 +1,7 @@
-"""The gateways that this program serves. A new one is a folder of `gateways`, and a line here."""
+"""The gateways that `coprocess serve` serves. A new one is a folder of `gateways`, and a choice here."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from coprocess.gateways.envoy.registration import ENVOY
@@ -13,8 +12,6 @@ from coprocess.runtime.together import together
 if TYPE_CHECKING:
     from coprocess.process.config import Settings
 
-#: By name.
-GATEWAYS: Mapping[str, Registration] = {each.home.name: each for each in (TYK, ENVOY)}
 #: The one that is served where nobody asks for another.
 DEFAULT = TYK
 

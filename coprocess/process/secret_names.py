@@ -34,9 +34,9 @@ _SECRET_WORDS = _words(
 _ENDINGS = tuple(
     _words(
         """
-        accesskey accesskeyid apikey authkey authorization cookie credential jwt passcode passphrase passwd
-        password privatekey samlrequest samlresponse secret secretkey sessid sessionid signature
-        subscriptionkey token
+        accesskey accesskeyid apikey authkey authorization cookie credential jwt originatingrequest passcode
+        passphrase passwd password privatekey samlrequest samlresponse secret secretkey sessid sessionid
+        signature subscriptionkey token
         """
     )
 )

@@ -48,18 +48,18 @@ class Webhooks:
 
     def admit(self, method: str, path: str, headers: Mapping[str, str]) -> tuple[str, str] | None:
         if not path.startswith(PREFIX) or path == PREFIX:
-            return self._refuse(_NOT_FOUND, f"no such page. Expected: POST {PREFIX}HANDLER")
+            return self.refuse(_NOT_FOUND, f"no such page. Expected: POST {PREFIX}HANDLER")
         if method != "POST":
             # A gateway sends a method that it does not know as GET.
             sentence = f"the webhook's method must be POST, not {printable(method[:20])}"
-            return self._refuse("405 Method Not Allowed", sentence)
+            return self.refuse("405 Method Not Allowed", sentence)
         given = headers.get(SECRET_HEADER.lower(), "").encode("latin-1", "replace")
         # Digests, so that the time does not even tell the length.
         if not hmac.compare_digest(_digest(given), self._secret):
-            return self._refuse("401 Unauthorized", f"the header {SECRET_HEADER} is missing or wrong")
+            return self.refuse("401 Unauthorized", f"the header {SECRET_HEADER} is missing or wrong")
         return None
 
-    def _refuse(self, status: str, sentence: str) -> tuple[str, str]:
+    def refuse(self, status: str, sentence: str) -> tuple[str, str]:
         """The refusal. The gateway reads no sentence, so that the service tells it, too, and counts."""
 
         def refuse() -> Call:
@@ -81,13 +81,13 @@ class Webhooks:
     def _take(self, environ: WSGIEnvironment) -> tuple[str, str]:
         """The status, and why it is not taken; empty where it is."""
         if not self._is_open():
-            return _UNAVAILABLE, "no handlers are served now"
+            return self.refuse(_UNAVAILABLE, "no handlers are served now")
         # WSGI has bytes as Latin-1.
         name = environ["PATH_INFO"].removeprefix(PREFIX).encode("latin-1").decode(errors="replace")
         try:
             query = parse_qs(environ.get("QUERY_STRING", ""), max_num_fields=_MAX_QUERY_FIELDS)
         except ValueError:
-            return _BAD_REQUEST, "the query has too many fields. Expected: api_id and org_id"
+            return self.refuse(_BAD_REQUEST, "the query has too many fields. Expected: api_id and org_id")
         about = {key: values[0] for key, values in query.items()}
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         try:
@@ -125,6 +125,7 @@ def listen_for_webhooks(
             max_body_bytes=settings.events_max_bytes,
             max_waiting=_MAX_WAITING,
             admit=pages.admit,
+            tell_refused=pages.refuse,
         )
 
     server = listeners.listen(settings.events_listen, make, access)

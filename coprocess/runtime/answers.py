@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import final
 
 from coprocess.errors import Status
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class Answer:
     """A whole response. `is_rejection`: the caller was refused, which is an event."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from coprocess.api.app import App
@@ -21,6 +22,44 @@ if TYPE_CHECKING:
     from coprocess.transport.engine import Rpc
 
 
+class Begun:
+    """A coroutine that has begun, and waits for `waits_for`: what comes of it, to be awaited."""
+
+    __slots__ = ("_coroutine", "_waits_for", "is_closed")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], waits_for: Any) -> None:
+        self._coroutine = coroutine
+        self._waits_for = waits_for
+        #: Whoever waited for it was closed, and not what it raised: its loop runs no more.
+        self.is_closed = False
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        coroutine, waits_for = self._coroutine, self._waits_for
+        while True:
+            try:
+                try:
+                    sent = yield waits_for
+                except GeneratorExit:
+                    self.is_closed = True
+                    coroutine.close()
+                    raise
+                except BaseException as error:  # noqa: BLE001 - passed on
+                    waits_for = coroutine.throw(error)
+                else:
+                    waits_for = coroutine.send(sent)
+            except StopIteration as done:
+                return done.value
+
+
+def _is_cancelled() -> bool:
+    """Whether somebody ends this task: else a CancelledError is of the handler's making, and fails it."""
+    return (task := asyncio.current_task()) is not None and bool(task.cancelling())
+
+
+async def _awaited(awaitable: Any) -> Any:
+    return await awaitable
+
+
 class Call:
     """What a gateway opens and the service runs: with `run` where the hook is sync, else `run_async`.
 
@@ -30,6 +69,7 @@ class Call:
 
     __slots__ = (
         "_state",
+        "begun",
         "counts",
         "deadline_s",
         "ended",
@@ -63,6 +103,8 @@ class Call:
     #: Where it is async: the loop that it was given to, and its task there.
     loop: LoopThread | None
     task: asyncio.Task[None] | None
+    #: Where it is async: what is left of its handler, which waits.
+    begun: Begun
     #: Where its caller runs it itself (`runtime.in_process`): tells that one, from any thread, to begin.
     start: Callable[[], object] | None
     _state: State
@@ -103,49 +145,85 @@ class Call:
         token = current_call.set(self)
         try:
             hook = self.hook
-            try:
-                result = hook.function(*hook.plan.arguments(self))
-                if result is not None:
-                    hook.plan.accept(self, result)
-            except Reject as reject:
-                self.reject(reject)
-            except BadBody as error:
-                self.refuse_body(error)
+            result = hook.function(*hook.plan.arguments(self))
+            if result is not None:
+                hook.plan.accept(self, result)
             return self.finish()
-        except BaseException as error:
-            # SystemExit and KeyboardInterrupt of a handler too: they end its call, not the service.
-            raise self._failure(error) from error
+        except BaseException as error:  # noqa: BLE001 - SystemExit, too: it ends its call, not the service
+            return self._ended_by(error)
         finally:
             if origin.call is self:
                 end_child()
             current_call.reset(token)
 
-    async def run_async(self) -> bytes:
-        token = current_call.set(self)
+    def begin(self) -> bytes | None:
+        """Run an async handler as far as it goes without waiting, in this context, which is the call's own.
+
+        None where it waits: then `rest` has what is left.
+        """
+        current_call.set(self)
         try:
             hook = self.hook
-            try:
-                result = hook.function(*hook.plan.arguments(self))
-                if hasattr(result, "__await__"):
-                    result = await result
-                if result is not None:
-                    hook.plan.accept(self, result)
-            except Reject as reject:
-                self.reject(reject)
-            except BadBody as error:
-                self.refuse_body(error)
+            result = hook.function(*hook.plan.arguments(self))
+            if type(result) is CoroutineType or hasattr(result, "__await__"):
+                if type(result) is not CoroutineType:
+                    result = _awaited(result)
+                try:
+                    waits_for = result.send(None)
+                except StopIteration as done:
+                    result = done.value
+                else:
+                    self.begun = Begun(result, waits_for)
+                    return None
+            if result is not None:
+                hook.plan.accept(self, result)
             return self.finish()
         except asyncio.CancelledError as error:
-            # Of somebody who ended this task, or of the handler's own making: that fails like any other.
-            if (task := asyncio.current_task()) is not None and task.cancelling():
+            if _is_cancelled():
                 raise
-            raise self._failure(error) from error
-        except BaseException as error:
-            raise self._failure(error) from error
+            return self._ended_by(error)
+        except BaseException as error:  # noqa: BLE001 - as in `run`
+            return self._ended_by(error)
         finally:
             if origin.call is self:
                 end_child()
-            current_call.reset(token)
+
+    async def rest(self) -> bytes:
+        """What is left of a call that has begun, and waits."""
+        begun = self.begun
+        try:
+            result = await begun
+            if result is not None:
+                self.hook.plan.accept(self, result)
+            return self.finish()
+        except asyncio.CancelledError as error:
+            if _is_cancelled():
+                raise
+            return self._ended_by(error)
+        except BaseException as error:
+            if begun.is_closed:
+                raise  # Of a loop that was given up: nobody waits.
+            return self._ended_by(error)
+        finally:
+            if origin.call is self:
+                end_child()
+
+    async def run_async(self) -> bytes:
+        reply = self.begin()
+        return await self.rest() if reply is None else reply
+
+    def _ended_by(self, error: BaseException) -> bytes:
+        """The reply of a call that `error` has ended. Raises HandlerFailed where it has failed."""
+        if isinstance(error, Reject | BadBody):
+            try:
+                if isinstance(error, Reject):
+                    self.reject(error)
+                else:
+                    self.refuse_body(error)
+                return self.finish()
+            except BaseException as failure:
+                raise self._failure(failure) from failure
+        raise self._failure(error) from error
 
     def _failure(self, error: BaseException) -> HandlerFailed:
         what = text_of(error) if isinstance(error, HandlerFailed) else f"raised {name_of(error)}"

@@ -67,7 +67,6 @@ class StepRpc(InProcessRpc):
     __slots__ = ("_chain", "_on_cancel", "_owner", "is_cancelled", "is_here")
 
     def __init__(self, chain: Chain) -> None:
-        self._lock = threading.Lock()
         self.method, self.payload = chain.caller.method, b""
         self.is_over = False
         self.failure = None

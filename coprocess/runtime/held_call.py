@@ -57,9 +57,8 @@ class HeldExchange:
             # The handler may still run: what it edits is nobody's any more.
             self.request, self.response = call.before
         else:
-            call.request.next_call()
-            if call.response is not None:
-                call.response.next_call()
+            edited = call.request if call.response is None else call.response
+            edited.next_call()
         return call.answer
 
     def replace_response(self, answer: Answer) -> None:
@@ -79,7 +78,7 @@ class HeldCall(Call):
     __slots__ = ("_exchange", "_reply", "answer", "before", "is_final", "is_undone", "request", "response")
 
     def __init__(self, hook: Hook, exchange: HeldExchange) -> None:
-        super().__init__(hook)
+        self.hook = hook
         self._exchange = exchange
         self.request = exchange.request
         self.response = exchange.response

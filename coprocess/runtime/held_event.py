@@ -7,14 +7,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from coprocess.api.http import RawRequest
-from coprocess.api.messages import Event, Reject, Reply
+from coprocess.api.messages import Constructed, Event, Reject, Reply
 from coprocess.errors import HandlerFailed
 from coprocess.loading.hooks import Hook
 from coprocess.runtime.call import Call
 from coprocess.runtime.held_spec import HeldSpec
 
 
-class HeldEvent(Event):
+class HeldEvent(Event, metaclass=Constructed):
     """message{Type, Meta, TimeStamp}, handler_name, spec{APIID, OrgID}: as a dict, and by properties."""
 
     @property

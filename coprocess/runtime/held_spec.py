@@ -12,22 +12,15 @@ from coprocess.api.messages import Spec
 class HeldSpec(Spec):
     """`api_id`, `org_id` and `config`, as they were given."""
 
-    __slots__ = ("_api_id", "_config", "_org_id", "event_sink")
+    __slots__ = ("_config", "api_id", "event_sink", "org_id")
 
     def __init__(self, api_id: str, org_id: str, config: Mapping[str, Any]) -> None:
-        self._api_id = api_id
-        self._org_id = org_id
+        # Not properties, as in the base class: each call is counted by the API's id.
+        self.api_id = api_id  # type: ignore[misc]  # it is to be set here only
+        self.org_id = org_id  # type: ignore[misc]  # the same
         self._config = config
         #: Takes the events that its handlers trigger; None: no service runs.
         self.event_sink: Callable[[str, str], None] | None = None
-
-    @property
-    def api_id(self) -> str:
-        return self._api_id
-
-    @property
-    def org_id(self) -> str:
-        return self._org_id
 
     @property
     def config(self) -> dict[str, Any]:

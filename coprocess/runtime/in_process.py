@@ -1,6 +1,6 @@
 """Calls whose caller is in this process: the gate, limits, failures and counts are the service's.
 
-`call_async` is for callers on an event loop of their own: async handlers run on it, in place; sync ones in
+`begin` is for callers on an event loop of their own: async handlers run on it, in place; sync ones in
 threads of the service. `call` is for callers in threads: sync handlers run in place; async ones on the
 service's loop. What runs in place cannot be given up: where it overruns, its answer is the time-out's.
 """
@@ -16,6 +16,7 @@ from asyncio import CancelledError
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import AbstractContextManager
 from contextvars import Context, copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from coprocess.errors import HandlerFailed, ShuttingDown, Status
@@ -25,7 +26,6 @@ from coprocess.transport.engine import Metadata, Rpc
 
 if TYPE_CHECKING:
     from coprocess.runtime.hook_state import HookState
-    from coprocess.runtime.tracing import CallTracing
 
 _NOBODY = contextlib.nullcontext()
 
@@ -36,14 +36,16 @@ _GRACE_S = 5.0
 class InProcessRpc(Rpc):
     """Keeps how a call ended: with `failure`, or where that is None, with `reply`."""
 
-    __slots__ = ("_lock", "failure", "is_over", "reply")
+    __slots__ = ("failure", "is_over", "reply")
+
+    #: One for all: it is held for a moment, and each call would make one.
+    _lock = threading.Lock()
+
+    failure: tuple[Status, str] | None
 
     def __init__(self) -> None:
-        self.method, self.payload = "", b""
-        self._lock = threading.Lock()
-        self.is_over = False
-        self.failure: tuple[Status, str] | None = None
-        self.reply = b""
+        self.method, self.payload, self.reply = "", b"", b""
+        self.is_over, self.failure = False, None
 
     def respond(self, reply: bytes) -> None:
         self._end(None, reply)
@@ -107,37 +109,47 @@ def _done(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-class _InPlaceRpc(InProcessRpc):
-    """For a caller on a loop that runs the call itself: `turn` is done when it may begin."""
+class _HereRpc(InProcessRpc):
+    """For a caller that runs the call itself, when it is its turn."""
 
-    __slots__ = ("_has_turn", "_turn")
+    __slots__ = ("_has_turn", "_tell")
 
     def __init__(self) -> None:
-        # All in one place, as each call makes one.
+        # Not by the base class's, as each call makes one.
         self.method, self.payload, self.reply = "", b"", b""
-        self._lock = threading.Lock()
-        self.is_over = self._has_turn = False
-        self.failure = None
-        self._turn: asyncio.Future[None] | None = None
+        self.is_over, self.failure = False, None
+        self._has_turn = False
+        self._tell: Callable[[], object] | None = None
 
     def answer(self, reply: bytes) -> None:
         """As `respond`, where nobody else knows of the call."""
         self.is_over, self.reply = True, reply
 
     def start(self) -> None:
+        """It is its turn. For any thread."""
         with self._lock:
-            self._has_turn = True
-            turn = self._turn
-        if turn is not None:
+            self._has_turn, tell = True, self._tell
+        if tell is not None:
             with contextlib.suppress(RuntimeError):  # The loop is closed.
-                turn.get_loop().call_soon_threadsafe(_done, turn)
+                tell()
+
+    def _has_to_wait(self, tell: Callable[[], object]) -> bool:
+        with self._lock:
+            self._tell = tell
+            return not self._has_turn
 
     async def turn(self) -> None:
-        with self._lock:
-            if self._has_turn:
-                return
-            self._turn = asyncio.get_running_loop().create_future()
-        await self._turn
+        """Wait for it on a loop."""
+        loop = asyncio.get_running_loop()
+        turn: asyncio.Future[None] = loop.create_future()
+        if self._has_to_wait(lambda: loop.call_soon_threadsafe(_done, turn)):
+            await turn
+
+    def wait_for_turn(self, timeout_s: float) -> bool:
+        """Wait for it in a thread. False where it has not come."""
+        turn = threading.Lock()
+        turn.acquire()  # Given back from another thread: a semaphore, and cheaper than an Event.
+        return not self._has_to_wait(turn.release) or turn.acquire(timeout=timeout_s)
 
 
 class InProcess:
@@ -158,47 +170,92 @@ class InProcess:
 
     # For callers on a loop.
 
-    async def call_async(
+    def begin(
         self, call: Call, watching: AbstractContextManager[object] = _NOBODY
-    ) -> InProcessRpc:
-        """Run `call`. Cancelling this cancels an async handler, while which waits `watching` is entered."""
+    ) -> InProcessRpc | Coroutine[Any, Any, InProcessRpc]:
+        """Run `call` as far as it goes at once. Gives how it ended, or what is to be awaited for that.
+
+        Cancelling this cancels an async handler, while which waits `watching` is entered.
+        """
         if self.is_closed:
             return self._refused(InProcessRpc())
+        service = self._service
         if not call.hook.is_async:
-            return await self._in_thread(call)
-        state = self._service.state_of(call.hook)
-        rpc = _InPlaceRpc()
-        tracing = self._service.tracing
-        now_s = time.monotonic()
-        call.arrive(rpc if tracing is None else tracing.within(rpc, call), state, now_s)
+            return self._in_thread(call)
+        state = service.state_of(call.hook)
+        rpc = _HereRpc()
+        since_s = time.monotonic()
+        tracing = service.tracing
+        call.arrive(rpc if tracing is None else tracing.within(rpc, call), state, since_s)
         call.start = rpc.start
         admitted = state.enter(call)
         if admitted is None:
-            self._service.failures.shed(call)
+            service.failures.shed(call)
             return rpc
         if not admitted:
-            try:
-                with watching:
-                    await rpc.turn()
-            except CancelledError:
-                if not state.drop(call):
-                    self._leave(call)
-                raise
-            now_s = time.monotonic()
+            return self._when_admitted(call, rpc, watching)
+        call.deadline_s = since_s + state.timeout_s
+        if tracing is not None:
+            return self._run(call, rpc, tracing.run_async(call), copy_context(), watching)
+        # Most handlers wait for nothing: that needs no timer, and no coroutine but theirs.
+        context = copy_context()
+        if self._has_run(call, rpc, context, call.begin):
+            return rpc
+        return self._run(call, rpc, call.rest(), context, watching)
+
+    def _has_run(self, call: Call, rpc: _HereRpc, context: Context, run: Callable[[], bytes | None]) -> bool:
+        """Run an admitted call here, as `run` does. False where that gives None, as the call waits."""
         try:
-            call.deadline_s = now_s + state.timeout_s
-            context = copy_context()
-            coroutine = call.run_async() if tracing is None else tracing.run_async(call)
+            reply = context.run(run)
+            now_s = time.monotonic()
+            if reply is None:
+                return False
+            if now_s > call.deadline_s:
+                self._service.failures.time_out(call)
+            elif call.rpc is rpc:
+                rpc.answer(reply)
+            else:
+                call.rpc.respond(reply)
+        except HandlerFailed as error:
+            self._fail(call, error)
+            now_s = time.monotonic()
+        except BaseException:
+            self._leave(call)
+            raise
+        following = call.gate.leave(call, now_s - call.since_s)
+        if following is not None:
+            self._service.begin_elsewhere(following)
+        return True
+
+    async def _when_admitted(
+        self, call: Call, rpc: _HereRpc, watching: AbstractContextManager[object]
+    ) -> InProcessRpc:
+        try:
+            with watching:
+                await rpc.turn()
+        except CancelledError:
+            if not call.gate.drop(call):
+                self._leave(call)
+            raise
+        call.deadline_s = time.monotonic() + call.gate.timeout_s
+        tracing = self._service.tracing
+        running = call.run_async() if tracing is None else tracing.run_async(call)
+        return await self._run(call, rpc, running, copy_context(), watching)
+
+    async def _run(
+        self,
+        call: Call,
+        rpc: InProcessRpc,
+        coroutine: Coroutine[Any, Any, bytes],
+        context: Context,
+        watching: AbstractContextManager[object],
+    ) -> InProcessRpc:
+        """Run an admitted call, as `coroutine` does, in its context and for its time."""
+        try:
             try:
                 first = context.run(coroutine.send, None)
             except StopIteration as done:
-                # The most frequent case: nothing was waited for, and no timer is needed.
-                if time.monotonic() > call.deadline_s:
-                    self._service.failures.time_out(call)
-                elif tracing is None:
-                    rpc.answer(done.value)
-                else:
-                    call.rpc.respond(done.value)
+                self._answer(call, done.value)
             except HandlerFailed as error:
                 self._fail(call, error)
             else:
@@ -213,6 +270,12 @@ class InProcess:
             self._service.failures.time_out(call)
         else:
             self._service.failures.fail(call, error)
+
+    def _answer(self, call: Call, reply: bytes) -> None:
+        if time.monotonic() > call.deadline_s:
+            self._service.failures.time_out(call)
+        else:
+            call.rpc.respond(reply)
 
     async def _go_on(
         self, call: Call, coroutine: Coroutine[Any, Any, bytes], context: Context, first: Any
@@ -231,10 +294,7 @@ class InProcess:
             call.rpc.fail(ShuttingDown.status, "cancelled")
             raise
         else:
-            if time.monotonic() > call.deadline_s:
-                failures.time_out(call)
-            else:
-                call.rpc.respond(reply)
+            self._answer(call, reply)
 
     async def _in_thread(self, call: Call) -> InProcessRpc:
         state = self._service.state_of(call.hook)
@@ -259,62 +319,52 @@ class InProcess:
         """Run `call`, and return when it has ended."""
         if self.is_closed:
             return self._refused(InProcessRpc())
-        state = self._service.state_of(call.hook)
+        service = self._service
+        state = service.state_of(call.hook)
         if call.hook.is_async:
-            rpc = _ThreadRpc()
-            self._arrive(call, rpc, state)
-            admitted = state.enter(call)
-            if admitted is None:
-                self._service.failures.shed(call)
-                return rpc
-            if admitted:
-                self._service.begin_elsewhere(call)
-            while not rpc.wait(2 * state.timeout_s + _GRACE_S):
-                # It has no limit while somebody debugs it.
-                if call.deadline_s != math.inf:
-                    state.drop(call)
-                    self._service.failures.time_out(call)
-                    break
-            return rpc
-        return self._in_this_thread(call)
-
-    def _in_this_thread(self, call: Call) -> InProcessRpc:
-        state, failures = self._service.state_of(call.hook), self._service.failures
-        rpc = InProcessRpc()
-        tracing = self._arrive(call, rpc, state)
-        turn = threading.Lock()
-        turn.acquire()  # Given back by `start`, from another thread: a semaphore, and cheaper than an Event.
-        call.start = turn.release
+            return self._on_loop(call, state)
+        rpc = _HereRpc()
+        tracing = service.tracing
+        call.arrive(rpc if tracing is None else tracing.within(rpc, call), state, time.monotonic())
+        call.start = rpc.start
         admitted = state.enter(call)
         if admitted is None:
-            failures.shed(call)
+            service.failures.shed(call)
             return rpc
-        if not admitted and not turn.acquire(timeout=state.timeout_s):
+        if admitted:
+            call.deadline_s = call.since_s + state.timeout_s
+        elif rpc.wait_for_turn(state.timeout_s):
+            call.deadline_s = time.monotonic() + state.timeout_s
+        else:
             if not state.drop(call):
                 self._leave(call)  # Its turn has come at this moment.
-            failures.time_out(call)
+            service.failures.time_out(call)
             return rpc
-        call.deadline_s = time.monotonic() + state.timeout_s
-        try:
-            # In a context of its own: what a handler sets there is no other call's.
-            context = copy_context()
-            reply = context.run(call.run) if tracing is None else context.run(tracing.run, call)
-        except HandlerFailed as error:
-            self._fail(call, error)
-        else:
-            if time.monotonic() > call.deadline_s:
-                failures.time_out(call)
-            else:
-                call.rpc.respond(reply)
-        finally:
-            self._leave(call)
+        # In a context of its own: what a handler sets there is no other call's.
+        self._has_run(call, rpc, copy_context(), call.run if tracing is None else partial(tracing.run, call))
         return rpc
 
-    def _arrive(self, call: Call, rpc: Rpc, state: HookState[Call]) -> CallTracing | None:
-        """Bring `call` to its gate. Gives what traces it."""
+    def _on_loop(self, call: Call, state: HookState[Call]) -> InProcessRpc:
+        rpc = _ThreadRpc()
+        self._arrive(call, rpc, state)
+        admitted = state.enter(call)
+        if admitted is None:
+            self._service.failures.shed(call)
+            return rpc
+        if admitted:
+            self._service.begin_elsewhere(call)
+        while not rpc.wait(2 * state.timeout_s + _GRACE_S):
+            # It has no limit while somebody debugs it.
+            if call.deadline_s != math.inf:
+                state.drop(call)
+                self._service.failures.time_out(call)
+                break
+        return rpc
+
+    def _arrive(self, call: Call, rpc: Rpc, state: HookState[Call]) -> None:
+        """Bring `call`, which runs elsewhere, to its gate."""
         tracing = self._service.tracing
         call.arrive(rpc if tracing is None else tracing.within(rpc, call), state, time.monotonic())
-        return tracing
 
     def _leave(self, call: Call) -> None:
         following = call.gate.leave(call, time.monotonic() - call.since_s)

@@ -78,7 +78,8 @@ class Service:
         # For what callers can cause by the thousand.
         self._limited_log = LimitedLog(logger)
         self._failures = Failures(self._limited_log, options.failure_status, options.failure_headers)
-        self._tracing: CallTracing | None = None
+        #: What traces the calls; None: nothing does. Set by `use_tracing`.
+        self.tracing: CallTracing | None = None
         self.async_calls = AsyncCalls(
             self._failures, self._limited_log, tick_s=_WATCH_INTERVAL_S, timeout_s=options.timeout_s
         )
@@ -108,12 +109,7 @@ class Service:
 
     def use_tracing(self, tracing: CallTracing) -> None:
         """Trace the calls from now on. Each Rpc must come through its `traced` then."""
-        self._tracing = self._failures.tracing = tracing
-
-    @property
-    def tracing(self) -> CallTracing | None:
-        """What traces the calls; None: nothing does."""
-        return self._tracing
+        self.tracing = self._failures.tracing = tracing
 
     def longest_limit_s(self) -> float:
         """How long a handler may run, at most."""
@@ -150,8 +146,8 @@ class Service:
         if admitted:
             self._begin(call, since_s)
             return
-        if self._tracing is not None:
-            self._tracing.know_hook(rpc, call)
+        if self.tracing is not None:
+            self.tracing.know_hook(rpc, call)
         if admitted is None:
             self._failures.shed(call)
         else:
@@ -219,7 +215,7 @@ class Service:
 
     def traced(self, rpc: Rpc) -> Rpc:
         """`rpc`, which came by no engine, such that its call is traced where calls are."""
-        return rpc if self._tracing is None else self._tracing.of(rpc)
+        return rpc if self.tracing is None else self.tracing.of(rpc)
 
     @property
     def is_draining(self) -> bool:
@@ -255,7 +251,7 @@ class Service:
         """Run and answer a call of a sync handler."""
         try:
             try:
-                tracing = self._tracing
+                tracing = self.tracing
                 reply = call.run() if tracing is None else tracing.run(call)
             except HandlerFailed as error:
                 self._failures.fail(call, error)
@@ -380,7 +376,7 @@ class Service:
 
     def _event_rpc(self) -> Rpc:
         rpc = LocalEvent(self._local_events)
-        return rpc if self._tracing is None else self._tracing.local_event(rpc)
+        return rpc if self.tracing is None else self.tracing.local_event(rpc)
 
     def _start_event(self, call: Call) -> bool:
         """False where too many wait for the handler already."""

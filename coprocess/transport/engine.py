@@ -243,7 +243,7 @@ class Engine(ABC):
         """The handlers serve from now on. It may be told again. Raises CoprocessError."""
 
     def drain(self, timeout_s: float) -> bool:
-        """Take no more requests, where they are no calls. False where some still run."""
+        """Have clients send what is new elsewhere. False where requests still run that are no calls."""
         return True
 
     @abstractmethod

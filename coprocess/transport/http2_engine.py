@@ -418,6 +418,11 @@ class Http2Engine(Engine):
     def replace_thread(self, thread_id: int) -> bool:
         return self._threads is not None and self._threads.replace(thread_id)
 
+    def drain(self, timeout_s: float) -> bool:
+        # `stop` comes first, but for a service that hangs.
+        self._server.drain(timeout_s + _DRAIN_MARGIN_S)
+        return True
+
     def stop(self) -> None:
         self._server.stop(_FLUSH_S)
         if self._turns.stop(_FLUSH_S):
@@ -449,3 +454,4 @@ log = structlog.get_logger("coprocess")
 #: Reading a message of that size takes long already.
 _LARGE_BYTES = 128 * 1024
 _FLUSH_S = 1.0
+_DRAIN_MARGIN_S = 10.0

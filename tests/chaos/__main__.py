@@ -29,6 +29,7 @@ from tests.chaos import (
     connections,
     crash_loop,
     disk_full,
+    envoy,
     floods,
     hostile,
     hung_worker,
@@ -76,8 +77,16 @@ def trials(hostile_calls: int, mixed: Trial, minutes: float) -> list[tuple[str, 
         "Kong: memory": partial(kong.memory, events=1_000_000, instances=10_000, orphans=10_000),
         "Kong: mixed load": partial(kong.mixed, seconds=60 * minutes, strict=True),
     }
+    of_envoy: dict[str, Callable[[Path], Figures]] = {
+        "Envoy: kill -9 under load": partial(envoy.kills, times=10),
+        "Envoy: slow and leaving clients": partial(envoy.clients, count=1000),
+        "Envoy: 10,000 streams": partial(envoy.streams, count=10_000, steps=10, strict=True),
+        "Envoy: hostile messages": partial(envoy.hostile, count=hostile_calls // 10),
+        "Envoy: mixed load": partial(envoy.mixed, seconds=60 * minutes, warm_s=20, strict=True),
+    }
     return [
         *found,
+        *((name, "http2", lambda folder, _, run=run: run(folder)) for name, run in of_envoy.items()),
         *((name, "kong", lambda folder, _, run=run: run(folder)) for name, run in of_kong.items()),
     ]
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from coprocess.gateways.kong import wire
+from tests import forked
 from tests.chaos.load import Figures, descriptor_count, rss_mib, settle, thread_count
 from tests.kong.server import Kong
 
@@ -104,7 +105,7 @@ class Server:
         self.start()
 
     def start(self) -> None:
-        self.process = subprocess.Popen(self._words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.process = forked.Process(self._words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def connect(self) -> Kong:
         until_s = time.monotonic() + WAIT_S

@@ -210,6 +210,58 @@ def _kong_mixed(trial: Figures) -> tuple[str, str]:
     )
 
 
+def _envoy_kills(trial: Figures) -> tuple[str, str]:
+    real = f"; {_through_envoy(trial)}, 0 by the guard" if "through_envoy" in trial else ""
+    return (
+        f"{trial['kills']} kills of the service, 4 connections, and the real Envoy",
+        f"failed with it, or while it was away: {_calls(trial['failed_with_it'])}; good streams end "
+        f"{trial['slowest_recovery_s']} s after, at most; {_good(trial)}{real}",
+    )
+
+
+def _through_envoy(trial: Figures) -> str:
+    return f"{trial['through_envoy']:,} requests through Envoy, {trial['closed_by_envoy']:,} refused there"
+
+
+def _envoy_clients(trial: Figures) -> tuple[str, str]:
+    before, beside, after = trial["threads_before_beside_after"]
+    first, last = trial["descriptors_before_and_after"]
+    return (
+        f"{trial['connections']:,} connections of 8 kinds",
+        f"threads before, beside and after: {before}, {beside}, {after}; descriptors before and after: "
+        f"{first}, {last}; {_good(trial)}",
+    )
+
+
+def _envoy_streams(trial: Figures) -> tuple[str, str]:
+    threads = ", ".join(map(str, trial["threads_before_beside_after"]))
+    sizes = ", ".join(map(str, trial["rss_mib_before_beside_beside_after"]))
+    return (
+        f"{trial['streams']:,} streams open at one time, twice",
+        f"{trial['kib_a_stream']} KiB a stream; threads before, beside and after: {threads}; MiB before, "
+        f"beside the first, beside the second, after: {sizes}; {_good(trial)}",
+    )
+
+
+def _envoy_hostile(trial: Figures) -> tuple[str, str]:
+    quarters = ", ".join(map(str, trial["rss_mib_by_quarter"]))
+    return (
+        f"{trial['hostile_streams']:,} streams, and a Check for each tenth",
+        f"{_calls(trial['ends'])}; {_good(trial)}; MiB by quarter: {quarters}",
+    )
+
+
+def _envoy_mixed(trial: Figures) -> tuple[str, str]:
+    first, last = trial["rss_mib_first_and_last_third"]
+    real = f"; {_through_envoy(trial)}" if "through_envoy" in trial else ""
+    most, after = trial["threads_most_and_after"]
+    return (
+        f"{trial['seconds']:g} s of good streams, bodies, failures, hostile messages and leaving clients",
+        f"{_calls(trial['done'])}; {_good(trial)}{real}; RSS {first} to {last} MiB "
+        f"({trial['rss_drift_percent']:+.1f} %); threads {most}, after it {after}",
+    )
+
+
 _DESCRIBED: dict[str, Callable[[Figures], tuple[str, str]]] = {
     "hostile calls": _hostile,
     "floods of one connection": _floods,
@@ -230,6 +282,11 @@ _DESCRIBED: dict[str, Callable[[Figures], tuple[str, str]]] = {
     "kill -9 of a worker": _worker,
     "hung worker": _hung_worker,
     "crash loop of workers": _crash_loop,
+    "Envoy: kill -9 under load": _envoy_kills,
+    "Envoy: slow and leaving clients": _envoy_clients,
+    "Envoy: 10,000 streams": _envoy_streams,
+    "Envoy: hostile messages": _envoy_hostile,
+    "Envoy: mixed load": _envoy_mixed,
     "Kong: exceptions": _misbehaving,
     "Kong: kill -9 under load": _kong_kills,
     "Kong: 1,000 connections": _kong_connections,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from coprocess.desk.tyk.doctor.events import EVENTS, OF_THE_MONITOR, OF_TYK_CONF
-from coprocess.desk.tyk.events_config import OVER_GRPC
+from coprocess.desk.tyk.events_config import OVER_GRPC, SECRET_ITSELF
 from tests.cli.commands import Command
 from tests.doctor_world import World
 
@@ -62,11 +62,33 @@ def test_the_doctor_finds_nothing_in_what_is_printed(coprocess: Command, project
     world = World(project / "world")
     world.folder.mkdir()
     made = made_by(coprocess, "--url=http://127.0.0.1:5556", "--api-id=two")
+    made["tyk_conf"] = json.loads(json.dumps(made["tyk_conf"]).replace(SECRET_ITSELF, "$secret"))
     world.events.update(made["classic"]["event_handlers"]["events"])
     world.conf.update(made["tyk_conf"])
     world.gateway["server"]["eventHandlers"] = made["oas"]["x-tyk-api-gateway"]["server"]["eventHandlers"]
 
     assert world.examine() == []
+
+
+def test_handlers_of_one_api_are_in_the_parts_of_that_api_only(coprocess: Command, project: Path) -> None:
+    of_one = [f'@Event(api_id="a{n}", name="two")\ndef two_{n}(event):\n    pass\n' for n in (1, 2)]
+    (project / "handlers" / "b.py").write_text("from coprocess import Event\n\n" + "\n\n".join(of_one))
+
+    made = made_by(coprocess, "--url=http://h", "--api-id=a2", "--event=AuthFailure", "--event=TokenCreated")
+
+    def urls(parts: Any) -> list[str]:
+        return [each["url"] for each in parts["oas"]["x-tyk-api-gateway"]["server"]["eventHandlers"]]
+
+    def names(parts: Any) -> list[str]:
+        events = parts["classic"]["event_handlers"]["events"]["AuthFailure"]
+        return [each["handler_meta"]["name"] for each in events]
+
+    assert urls(made) == [f"http://h/events/{name}?api_id=a2&org_id=ORG_ID" for name in ("on_event", "two")]
+    assert list(made["apis"]) == ["a1"]
+    assert urls(made["apis"]["a1"])[1] == "http://h/events/two?api_id=a1&org_id=ORG_ID"
+    assert names(made) == names(made["apis"]["a1"]) == ["on_event", "two"]
+    for_all = made["tyk_conf"]["event_handlers"]["events"]["TokenCreated"]
+    assert [each["handler_meta"]["target_path"] for each in for_all] == ["http://h/events/on_event"]
 
 
 def test_a_handler_that_only_a_webhook_names_is_used(project: Path) -> None:

@@ -20,7 +20,8 @@ from tests.server import (
 
 @pytest.mark.parametrize("name", ["wait", "wait_async", "forever"])
 def test_a_clients_deadline(server: Server, handlers: Handlers, name: str) -> None:
-    call = server.client.future(make_object(hook_name=name), timeout_s=0.2)
+    assert stamped(server.client) == "7"  # It is connected.
+    call = server.client.future(make_object(hook_name=name), timeout_s=1.0)
     handlers.wait_until_started(1)
     assert error_of(call)[0] is grpc.StatusCode.DEADLINE_EXCEEDED
     assert stamped(server.client) == "7"

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import queue
 import signal
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,8 @@ import pytest
 from coprocess.errors import ConfigError
 from coprocess.gateways.envoy import wire
 from coprocess.process.settings_loading import load_settings
-from tests.envoy.drive import GET, OK, check_request, edits, header_map
+from tests.envoy.call import Call
+from tests.envoy.drive import check_request, edits
 from tests.objects import make_object
 from tests.serve_process import ServeProcess
 from tests.server import PATIENCE_S, until
@@ -31,37 +30,6 @@ def check(session): session.allow("token")
 async def after(response): response.headers["X-Version"] = VERSION
 """
 CHAINS = '[chains.orders]\npre = "hook"\nresponse = ["after"]\n'
-
-
-class Call:
-    """A stream of ext_proc with a real client."""
-
-    def __init__(self, channel: Any, **says: str) -> None:
-        self._asks: queue.SimpleQueue[wire.ProcessingRequest | None] = queue.SimpleQueue()
-        method = channel.stream_stream(
-            wire.PROCESS, wire.ProcessingRequest.SerializeToString, wire.ProcessingResponse.FromString
-        )
-        metadata = [(f"x-coprocess-{name.replace('_', '-')}", value) for name, value in says.items()]
-        self.replies = method(self._messages(), timeout=PATIENCE_S, metadata=metadata)
-
-    def _messages(self) -> Iterator[wire.ProcessingRequest]:
-        while (message := self._asks.get()) is not None:
-            yield message
-
-    def request(self) -> wire.ProcessingResponse:
-        headers = wire.HttpHeaders(headers=header_map(GET), end_of_stream=True)
-        self._asks.put(wire.ProcessingRequest(request_headers=headers))
-        reply: wire.ProcessingResponse = next(self.replies)
-        return reply
-
-    def response(self) -> wire.ProcessingResponse:
-        self._asks.put(wire.ProcessingRequest(response_headers=wire.HttpHeaders(headers=header_map(OK))))
-        reply: wire.ProcessingResponse = next(self.replies)
-        return reply
-
-    def end(self) -> list[wire.ProcessingResponse]:
-        self._asks.put(None)
-        return list(self.replies)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 
 from coprocess import CustomKeyCheck, Post, Pre, Response
 from coprocess.runtime.service import ServiceOptions
-from tests.envoy.test_serve import Call
+from tests.envoy.call import Call
 from tests.envoy.world import serving
 from tests.server import Client, status_of, until
 

@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from coprocess.cli.app import app
 from coprocess.desk.envoy.doctor import RULES
+from coprocess.desk.envoy.doctor.header_use import HeaderUse, header_use
 
 ROOT = Path(__file__).parents[2]
 HANDLERS = """
@@ -34,6 +35,10 @@ def auth(session):
 @CustomKeyCheck
 def hmac(request, session):
     session.allow(str(len(request.raw_body)))
+
+@CustomKeyCheck
+def bearer(request, session):
+    session.allow(request.headers.get("Authorization", "none"))
 
 @Response
 def tidy(response):
@@ -56,6 +61,27 @@ auth_check = "auth"
 response = "tidy"
 [chains.hmac]
 auth_check = "hmac"
+[chains.bearer]
+auth_check = "bearer"
+"""
+#: What the printed configuration refuses.
+EDITING = """
+from coprocess import Pre
+
+@Pre
+def edit(request):
+    request.headers["X-Envoy-Retry-On"] = "5xx"
+    request.query["a"] = "b"
+
+@Pre
+def put(request):
+    request.method = "PUT"
+"""
+EDITING_SETTINGS = """
+[chains.edits]
+pre = "edit"
+[chains.puts]
+pre = "put"
 """
 Change = Callable[[dict[str, Any]], None]
 
@@ -82,7 +108,9 @@ def printed(*arguments: str) -> str:
 def found(path: Path) -> dict[str, str]:
     """The rules, and the worst of what each said."""
     result = run("doctor", str(path), "--json")
-    return {each["rule"]: each["severity"] for each in json.loads(result.stdout)["findings"]}
+    findings = json.loads(result.stdout)["findings"]
+    worst_last = sorted(findings, key=lambda each: ("note", "warning", "error").index(each["severity"]))
+    return {each["rule"]: each["severity"] for each in worst_last}
 
 
 @pytest.mark.parametrize(
@@ -187,6 +215,55 @@ def on_route(**overrides: Any) -> Change:
     return change
 
 
+def on_route_disabled(name: str) -> Change:
+    kind = {"ext_proc": "ext_proc.v3.ExtProcPerRoute", "ext_authz": "ext_authz.v3.ExtAuthzPerRoute"}[name]
+
+    def change(config: dict[str, Any]) -> None:
+        manager(config)["route_config"]["virtual_hosts"][0]["routes"].insert(
+            0,
+            {
+                "match": {"prefix": "/health"},
+                "direct_response": {"status": 200},
+                "typed_per_filter_config": {
+                    f"envoy.filters.http.{name}": {
+                        "@type": f"type.googleapis.com/envoy.extensions.filters.http.{kind}",
+                        "disabled": True,
+                    }
+                },
+            },
+        )
+
+    return change
+
+
+def switched_off(config: dict[str, Any]) -> None:
+    manager(config)["http_filters"][0]["disabled"] = True
+
+
+def endpoint(**address: Any) -> Change:
+    def change(config: dict[str, Any]) -> None:
+        assignment = config["static_resources"]["clusters"][0]["load_assignment"]
+        place = assignment["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"]
+        if "path" in address:
+            del place["socket_address"]
+            place["pipe"] = address
+        else:
+            place["socket_address"].update(address)
+
+    return change
+
+
+def tls_cluster(config: dict[str, Any]) -> None:
+    config["static_resources"]["clusters"][0]["transport_socket"] = {"name": "envoy.transport_sockets.tls"}
+
+
+def http_service(config: dict[str, Any]) -> None:
+    filter_ = processor(config)
+    del filter_["grpc_service"]
+    filter_["http_service"] = {"server_uri": {"uri": "http://x", "cluster": "coprocess", "timeout": "1s"}}
+
+
+ALLOWED = {"patterns": [{"exact": "x-key"}]}
 CASES: list[tuple[str, str, str, Change]] = [
     ("whole", "envoy-failure-open", "error", set_(failure_mode_allow=True)),
     ("plain", "envoy-failure-open", "warning", set_(failure_mode_allow=True)),
@@ -241,6 +318,55 @@ CASES: list[tuple[str, str, str, Change]] = [
     ),
     ("whole", "envoy-response-skipped", "error", on_route(processing_mode={"response_header_mode": "SKIP"})),
     ("headers", "envoy-failure-open", "error", on_route(failure_mode_allow=True)),
+    (
+        "plain",
+        "envoy-edits-refused",
+        "error",
+        set_(mutation_rules={"disallow_expression": {"regex": "x-s.*"}}),
+    ),
+    (
+        "plain",
+        "envoy-edits-refused",
+        "error",
+        set_(mutation_rules={"disallow_all": True, "allow_expression": {"regex": "x-other"}}),
+    ),
+    (
+        "plain",
+        "envoy-edits-refused",
+        "note",
+        set_(mutation_rules={"disallow_all": True, "allow_expression": {"regex": "x-stamp"}}),
+    ),
+    ("plain", "envoy-edits-refused", "note", set_(mutation_rules={"disallow_is_error": True})),
+    ("edits", "envoy-edits-refused", "error", set_(mutation_rules={"allow_envoy": False})),
+    (
+        "edits",
+        "envoy-edits-refused",
+        "error",
+        set_(mutation_rules={"allow_envoy": True, "disallow_system": True}),
+    ),
+    ("puts", "envoy-edits-refused", "error", drop("mutation_rules")),
+    ("bearer", "envoy-headers-hidden", "error", set_(forward_rules={"allowed_headers": ALLOWED})),
+    ("plain", "envoy-route-cleared", "note", set_(route_cache_action="CLEAR")),
+    ("headers", "envoy-route-disabled", "warning", on_route_disabled("ext_proc")),
+    ("plain", "envoy-route-disabled", "note", on_route_disabled("ext_proc")),
+    ("headers", "envoy-route-disabled", "warning", switched_off),
+    ("plain", "envoy-http-service", "error", http_service),
+    ("plain", "envoy-cluster-address", "warning", endpoint(port_value=5556)),
+    ("plain", "envoy-cluster-address", "warning", endpoint(address="coprocess.internal")),
+    ("plain", "envoy-cluster-address", "warning", endpoint(path="/run/coprocess.sock")),
+    ("plain", "envoy-cluster-address", "warning", tls_cluster),
+    (
+        "whole",
+        "envoy-body-not-sent",
+        "error",
+        # Without trailers it is not what the service asks for.
+        set_(
+            allowed_override_modes=[
+                {"request_body_mode": "BUFFERED", "response_header_mode": "SEND"},
+                {"response_body_mode": "BUFFERED", "response_header_mode": "SEND"},
+            ]
+        ),
+    ),
 ]
 AUTHZ_CASES: list[tuple[str, str, str, Change]] = [
     ("headers", "envoy-failure-open", "error", set_(failure_mode_allow=True)),
@@ -249,11 +375,28 @@ AUTHZ_CASES: list[tuple[str, str, str, Change]] = [
     ("hmac", "envoy-authz-body", "error", drop("with_request_body")),
     ("hmac", "envoy-authz-body", "warning", set_(with_request_body={"max_request_bytes": 10})),
     ("headers", "envoy-authz-version", "error", drop("transport_api_version")),
+    ("hmac", "envoy-authz-body", "error", set_(with_request_body={"pack_as_bytes": True})),
+    (
+        "hmac",
+        "envoy-message-limit",
+        "warning",
+        set_(with_request_body={"pack_as_bytes": True, "max_request_bytes": 1 << 30}),
+    ),
+    ("bearer", "envoy-headers-hidden", "error", set_(allowed_headers=ALLOWED)),
+    ("bearer", "envoy-headers-hidden", "error", set_(disallowed_headers={"patterns": [{"prefix": "auth"}]})),
+    ("headers", "envoy-route-cleared", "note", set_(clear_route_cache=True)),
+    ("headers", "envoy-route-disabled", "warning", on_route_disabled("ext_authz")),
+    ("headers", "envoy-authz-partly", "error", set_(filter_enabled={"default_value": {"numerator": 50}})),
+    ("headers", "envoy-authz-partly", "warning", set_(filter_enabled_metadata={"filter": "x"})),
+    ("headers", "envoy-http-service", "error", http_service),
 ]
 
 
 @pytest.mark.parametrize(("chain", "rule", "severity", "change"), [(*case[:3], case[3]) for case in CASES])
 def test_each_rule_of_ext_proc(project: Path, chain: str, rule: str, severity: str, change: Change) -> None:
+    if chain in EDITING_SETTINGS:
+        (project / "handlers/editing.py").write_text(EDITING)
+        (project / "coprocess.toml").write_text(SETTINGS + EDITING_SETTINGS)
     config = yaml.safe_load(printed("--form", "static", "--chain", chain))
     before = copy.deepcopy(config)
     change(config)
@@ -270,6 +413,66 @@ def test_each_rule_of_ext_authz(project: Path, chain: str, rule: str, severity: 
     (project / "envoy.yaml").write_text(yaml.safe_dump(config))
 
     assert found(project / "envoy.yaml").get(rule) == severity
+
+
+def test_modes_as_the_service_asks_for_them_are_good(project: Path) -> None:
+    modes = [
+        {
+            "request_body_mode": "BUFFERED",
+            "request_trailer_mode": "SEND",
+            "response_header_mode": "SEND",
+        },
+        {
+            "response_body_mode": "BUFFERED",
+            "response_trailer_mode": "SEND",
+            "response_header_mode": "SEND",
+        },
+    ]
+    config = yaml.safe_load(printed("--form", "static", "--chain", "whole"))
+    set_(allowed_override_modes=modes)(config)
+    (project / "envoy.yaml").write_text(yaml.safe_dump(config))
+
+    assert "envoy-body-not-sent" not in found(project / "envoy.yaml")
+    result = run("try", "POST", "/", "-d", "hello", "--envoy", "envoy.yaml")
+    assert result.exit_code == 0, result.output
+
+
+def test_rules_that_are_none_are_told(project: Path) -> None:
+    config = yaml.safe_load(printed("--form", "static", "--chain", "plain"))
+    set_(mutation_rules={"allow_expression": {"regex": "("}})(config)
+    (project / "envoy.yaml").write_text(yaml.safe_dump(config))
+
+    result = run("doctor")
+
+    assert "mutation_rules.allow_expression: '(' is no pattern" in result.stdout.replace("\n", " ")
+
+
+def test_a_service_with_tls_is_not_called_without(project: Path) -> None:
+    for name in ("cert", "key"):
+        (project / f"{name}.pem").write_text("")
+    settings = f"tls_cert = 'cert.pem'\ntls_key = 'key.pem'\n{SETTINGS}"
+    (project / "coprocess.toml").write_text(settings)
+    (project / "envoy.yaml").write_text(printed("--form", "static", "--chain", "plain"))
+
+    assert found(project / "envoy.yaml")["envoy-cluster"] == "error"
+
+
+def test_what_reads_and_edits_headers_is_seen() -> None:
+    def handler(request: Any, response: Any) -> None:
+        request.headers["X-Set"] = request.headers.get("X-Get", "")
+        request.headers.update({"X-Update": "1"})
+        request.headers.add("X-Add", "1")
+        del request.headers["X-Del"]
+        if "X-In" in request.headers:
+            request.path = request.headers["X-Item"]
+        response.status = 200
+        request.headers.pop("X-Pop", None)
+
+    use = header_use(handler)
+
+    assert use.reads == {"x-get", "x-in", "x-item"}
+    assert use.edits == {"x-set", "x-update", "x-add", "x-del", "x-pop", ":path", ":status"}
+    assert header_use(print) == HeaderUse()
 
 
 def test_ext_authz_runs_auth_handlers_only(project: Path) -> None:
@@ -339,7 +542,7 @@ def test_config_of_a_chain_that_is_not_there(project: Path) -> None:
     result = run("config", "--chain", "gone")
 
     assert result.exit_code == 1
-    assert 'no chain "gone"; there are: headers, hmac, plain, whole' in str(result.exception)
+    assert 'no chain "gone"; there are: bearer, headers, hmac, plain, whole' in str(result.exception)
 
 
 def test_every_rule_has_a_case_and_is_in_the_manual() -> None:

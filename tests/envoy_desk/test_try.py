@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from typer.testing import CliRunner, Result
 
 from coprocess import scaffold
 from coprocess.cli.app import app
+from tests import forked
 
 HANDLERS = """
 from coprocess import Pre, Response
@@ -102,13 +102,13 @@ def test_chain_and_file_do_not_go_together(project: Path) -> None:
 
 
 def test_a_new_project_for_envoy_works_at_once(tmp_path: Path) -> None:
-    subprocess.run([COPROCESS, "new", "demo", "--gateway", "envoy"], cwd=tmp_path, check=True)
+    forked.run([COPROCESS, "new", "demo", "--gateway", "envoy"], cwd=tmp_path, check=True)
     folder = tmp_path / "demo"
     for command in (
         (COPROCESS, "envoy", "doctor"),
         (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
     ):
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        done = forked.run(command, cwd=folder, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
 
 

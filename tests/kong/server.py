@@ -20,6 +20,7 @@ from coprocess.runtime.service import Service, ServiceOptions
 from coprocess.transport import listeners
 from coprocess.transport.engine import EngineOptions
 
+PATIENCE_S = 20.0
 _numbers = itertools.count()
 
 
@@ -35,13 +36,13 @@ class Served:
     def connect(self) -> Kong:
         connected = socket.socket(socket.AF_UNIX)
         connected.connect(str(self.path))
-        connected.settimeout(10)
+        connected.settimeout(PATIENCE_S)
         self.kongs.append(Kong(connected))
         return self.kongs[-1]
 
     def wait_idle(self) -> None:
         """Until no event is left."""
-        until_s = time.monotonic() + 10
+        until_s = time.monotonic() + PATIENCE_S
         while (self.engine.events or self.service.in_flight) and time.monotonic() < until_s:
             time.sleep(0.005)
         assert not self.engine.events

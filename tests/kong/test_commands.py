@@ -17,6 +17,7 @@ import pytest
 from coprocess.gateways.kong.plugin import PluginOptions
 from coprocess.gateways.kong.registration import load_plugins
 from coprocess.gateways.kong.stand_in import PATH
+from tests import forked
 from tests.kong.server import Kong
 
 PLUGIN = """
@@ -111,7 +112,7 @@ def test_dump_is_json_and_nothing_else(plugin: Path, tmp_path: Path) -> None:
         [*KONG, "dump", str(plugin)],
         [*KONG, "serve", str(plugin), "--dump"],
     ):
-        ran = subprocess.run(words, capture_output=True, cwd=tmp_path, check=True)
+        ran = forked.run(words, capture_output=True, cwd=tmp_path, check=True)
         assert json.loads(ran.stdout) == DUMP
         assert b"past Python" in ran.stderr
     # What a file prints when it is run itself comes before anything of ours is asked.
@@ -150,7 +151,7 @@ def test_what_kong_would_not_start_with_is_told(tmp_path: Path, source: str, say
 def test_a_dump_that_fails_prints_nothing_for_kong(tmp_path: Path) -> None:
     path = tmp_path / "p.py"
     path.write_text("class Plugin: pass")
-    ran = subprocess.run([*KONG, "dump", str(path)], capture_output=True, text=True, check=False)
+    ran = forked.run([*KONG, "dump", str(path)], capture_output=True, text=True, check=False)
     assert ran.returncode == 1
     assert ran.stdout == ""
     assert "has no phase" in ran.stderr
@@ -159,7 +160,7 @@ def test_a_dump_that_fails_prints_nothing_for_kong(tmp_path: Path) -> None:
 def test_conf_says_what_start_cmd_needs(plugin: Path) -> None:
     words = [*KONG, "conf", str(plugin), "-p", "/kong", "--env", "TOKEN_FILE"]
     environment = {**os.environ, "TOKEN_FILE": "/a b"}
-    ran = subprocess.run(words, capture_output=True, text=True, env=environment, check=True)
+    ran = forked.run(words, capture_output=True, text=True, env=environment, check=True)
     lines = dict(line.split(" = ", 1) for line in ran.stdout.splitlines() if " = " in line)
     assert lines["pluginserver_names"] == "my-plugin"
     assert lines["pluginserver_my_plugin_socket"] == "/kong/my-plugin.socket"
@@ -195,7 +196,7 @@ def test_conf_of_native_handlers_is_what_serves_them_with_a_store(
     prefix = tmp_path / "kong"
     prefix.mkdir()
     words = [*KONG, "conf", "--handlers", str(handlers), "--name", "mine", "-p", str(prefix)]
-    ran = subprocess.run(words, capture_output=True, text=True, check=True)
+    ran = forked.run(words, capture_output=True, text=True, check=True)
     lines = dict(line.split(" = ", 1) for line in ran.stdout.splitlines() if " = " in line)
     asked = subprocess.run(
         ["/bin/sh", "-c", lines["pluginserver_mine_query_cmd"]], capture_output=True, env={}, check=True
@@ -303,7 +304,7 @@ def test_a_reload_loses_no_event_and_metrics_tell_of_phases(
 ) -> None:
     admin = tmp_path / "admin"
     words = [*KONG, "serve", str(plugin), "-p", str(tmp_path), "--admin", f"unix:{admin}"]
-    started.append(subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT))
+    started.append(forked.Process(words, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT))
     kong = connect(tmp_path / "my-plugin.socket", started[0])
     instance = kong.start('{"message": "hi"}', "my-plugin")
     plugin.write_text(PLUGIN.replace('set_header("x"', 'set_header("new"'))
@@ -328,7 +329,7 @@ def test_a_plugin_that_cannot_be_loaded_refuses_requests(
     path = tmp_path / "p.py"
     path.write_text("raise RuntimeError('at import')")
     started.append(
-        subprocess.Popen(
+        forked.Process(
             [*KONG, "serve", str(path), "-p", str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
     )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Generator
+from contextvars import Context
 from typing import Any
 
 import grpc
 import pytest
 
 from coprocess import Pre
+from coprocess.gateways.tyk.dispatcher import Dispatcher
 from coprocess.loading.hooks import HookTable
 from coprocess.runtime import async_calls
 from coprocess.runtime.loop import LoopThread
@@ -26,10 +29,14 @@ def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(async_calls, "GRACE_S", 0.1)
 
 
-def table(release: threading.Event) -> HookTable:
+def table(release: threading.Event, begun: threading.Event | None = None) -> HookTable:
+    """`begun` is set once the loop is blocked."""
+
     def declare() -> None:
         @Pre(timeout=0.3)
         async def blocks(request: Any) -> None:
+            if begun is not None:
+                begun.set()
             release.wait(PATIENCE_S)
 
         @Pre(timeout=0.3)
@@ -55,14 +62,14 @@ def loops_alive() -> int:
 def test_time_limits_hold_and_another_loop_takes_the_place(
     engine: EngineChoice, release: threading.Event
 ) -> None:
-    before = loops_alive()
-    with serving(table(release), engine=engine) as server:
+    before, begun = loops_alive(), threading.Event()
+    with serving(table(release, begun), engine=engine) as server:
         waits = server.client.future(make_object(hook_name="waits"))
         until(lambda: server.service.in_flight == 1)
         assert stamped(server, "stamp") == "stamped"  # The one before is on the loop by now.
         limited = [server.client.future(make_object(hook_name="blocks"))]
         # Calls overtake each other on their way to the loop.
-        until(lambda: server.service.in_flight == 2)
+        assert begun.wait(PATIENCE_S)
         limited += [server.client.future(make_object(hook_name="short")) for _ in range(10)]
         # Nothing releases the loop. Those that have not begun find another one.
         last = server.client.future(make_object(hook_name="stamp"))
@@ -209,6 +216,22 @@ def test_a_loop_that_has_ended_is_replaced(engine: EngineChoice, release: thread
         assert error_of(waits)[0] in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNAVAILABLE)
         assert stamped(server, "stamp") == "stamped"
         assert server.service.async_calls.given_up == 1
+
+
+def test_a_call_that_the_collector_closes_elsewhere_ends_without_an_error() -> None:
+    class Waits:
+        def __await__(self) -> Generator[None]:
+            yield
+
+    def declare() -> None:
+        @Pre
+        async def waits(request: Any) -> None:
+            await Waits()
+
+    message = make_object(hook_name="waits").SerializeToString()
+    coroutine = Dispatcher(table_of(declare)).open_dispatch(message).run_async()
+    Context().run(coroutine.send, None)
+    coroutine.close()
 
 
 def loop_of(server: Server) -> LoopThread:

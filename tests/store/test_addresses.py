@@ -22,8 +22,6 @@ from tests.store.stores import (
 )
 from tests.valkey import ValkeyProcess, free_port
 
-pytestmark = pytest.mark.timeout(20)
-
 
 @pytest.mark.parametrize("scheme", ["redis", "rediss", "redis+cluster", "redis+sentinel"])
 def test_no_credentials_in_errors_when_unreachable(scheme: str) -> None:

@@ -21,12 +21,10 @@ from coprocess.store import Store
 from tests.store.stores import DEADLINE_BOUND_S, assert_fails_in_time, opened, run
 from tests.valkey import ValkeyProcess
 
-pytestmark = pytest.mark.timeout(20)
-
 
 @pytest.mark.parametrize("tcp", [False, True])
 def test_a_frozen_server_fails_in_time_and_recovers(tmp_path: Path, tcp: bool) -> None:
-    with ValkeyProcess(tmp_path / "server", tcp=tcp) as server, opened(server.url, timeout_s=0.4) as store:
+    with ValkeyProcess(tmp_path / "server", tcp=tcp) as server, opened(server.url, timeout_s=1.0) as store:
         store.set("k", "v")
 
         async def while_frozen() -> None:
@@ -39,7 +37,7 @@ def test_a_frozen_server_fails_in_time_and_recovers(tmp_path: Path, tcp: bool) -
                 assert isinstance(result, StoreError)
             assert time.monotonic() - started < DEADLINE_BOUND_S
             error = assert_fails_in_time(lambda: store.get("k"))
-            assert re.search(r"get of key 'k' failed at .*no answer within 0.4 s", str(error))
+            assert re.search(r"get of key 'k' failed at .*no answer within 1 s", str(error))
             server.thaw()
             assert await store.aio.get("k") == b"v"
 
@@ -101,7 +99,7 @@ def test_a_dripping_server_cannot_stretch_the_deadline() -> None:
     def drip(connection: socket.socket) -> None:
         while connection.recv(4096):
             connection.sendall(b"$1000\r\n")
-            for _ in range(100):
+            while True:
                 time.sleep(0.05)
                 connection.sendall(b"x")
 

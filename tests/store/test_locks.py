@@ -14,8 +14,6 @@ from coprocess.store import KEY_PREFIX, LockLost, LockNotAcquired, Store
 from tests.store.stores import opened, use_all_operations, use_all_operations_async
 from tests.valkey import ValkeyProcess
 
-pytestmark = pytest.mark.timeout(20)
-
 
 def ttl_ms(server: ValkeyProcess, key: str) -> int:
     """-1: never; -2: there is no such key."""

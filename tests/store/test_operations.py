@@ -22,8 +22,6 @@ from tests.store.stores import (
 )
 from tests.valkey import ValkeyProcess
 
-pytestmark = pytest.mark.timeout(20)
-
 
 def test_all_operations(store: Store) -> None:
     use_all_operations(store)

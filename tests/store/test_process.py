@@ -7,13 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from coprocess.store import Store
 from tests.store.stores import opened, run
 from tests.valkey import ValkeyProcess
-
-pytestmark = pytest.mark.timeout(20)
 
 
 def test_a_forked_worker_uses_connections_of_its_own(store: Store) -> None:

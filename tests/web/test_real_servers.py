@@ -16,6 +16,8 @@ import httpx
 import pytest
 import websockets.sync.client
 
+from tests.server import until
+
 PROGRAMS = Path(__file__).parents[1] / "programs" / "web"
 PATIENCE_S = 30.0
 
@@ -84,6 +86,8 @@ def test_fastapi_under_granian(tmp_path: Path) -> None:
         with websockets.sync.client.connect(f"ws{url[4:]}/ws") as client:
             client.send("hello")
             assert client.recv() == "ann hello"
+        # Granian's stop waits for no websocket whose client has just gone.
+        until(lambda: processes(told, "begin") == processes(told, "end"))
     assert processes(told, "open") == processes(told, "close")
     assert processes(told, "begin") == processes(told, "end")
 

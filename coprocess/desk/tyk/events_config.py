@@ -37,11 +37,15 @@ def events_config(
 ) -> dict[str, Any]:
     """The template, the header, and the parts of three files. Webhooks are only where gRPC carries nothing.
 
-    `url` is the listener's, without a path. `events` empty: all. An OAS webhook is for `api_id`, but where
-    the handler is for one API only.
+    `url` is the listener's, without a path. `events` empty: all. What is for one API only is in the OAS part
+    of that, and of `api_id` where that is one of them; tyk.conf, which is for all, has none of it.
     """
     wanted = tuple(events) or EVENTS
-    handlers = {hook.name: hook for hook in hooks if hook.type is HookType.Event}
+    names: dict[str | None, dict[str, None]] = {None: {}}
+    for hook in hooks:
+        if hook.type is HookType.Event:
+            names.setdefault(hook.api_id, {})[hook.name] = None
+    of_all = names.pop(None)
 
     def target(name: str, **about: str) -> str:
         return f"{url.rstrip('/')}{PREFIX}{quote(name, safe='')}" + (f"?{urlencode(about)}" if about else "")
@@ -55,43 +59,55 @@ def events_config(
             "event_timeout": 1,
         }
 
-    def oas_webhook(event: str, hook: Hook) -> dict[str, Any]:
+    def oas_webhook(event: str, name: str, api: str) -> dict[str, Any]:
         return {
             "enabled": True,
             "type": "webhook",
             "trigger": event,
-            "name": f"{hook.name} {event}",
-            "url": target(hook.name, api_id=hook.api_id or api_id, org_id=org_id),
+            "name": f"{name} {event}",
+            "url": target(name, api_id=api, org_id=org_id),
             "method": "POST",
             "bodyTemplate": template_path,
             "headers": [{"name": SECRET_HEADER, "value": SECRET_REFERENCE}],
             "cooldownPeriod": "1s",
         }
 
-    def each(known: Iterable[str], make: Any) -> Mapping[str, Any]:
-        return {event: [make(name) for name in handlers] for event in known if event in wanted and handlers}
+    def each(of: Mapping[str, None], known: Iterable[str], make: Any) -> Mapping[str, Any]:
+        return {event: [make(name) for name in of] for event in known if event in wanted and of}
 
-    over_grpc = each(OVER_GRPC, lambda name: {"handler_name": PLUGIN_HANDLER, "handler_meta": {"name": name}})
-    of_conf = each(OF_TYK_CONF, lambda name: {"handler_name": WEBHOOK_HANDLER, "handler_meta": webhook(name)})
+    def parts_of(api: str) -> dict[str, Any]:
+        """Of the definitions of one API: what is for all, and what is for that one."""
+        of = of_all | names.get(api, {})
+        over_grpc = each(
+            of, OVER_GRPC, lambda name: {"handler_name": PLUGIN_HANDLER, "handler_meta": {"name": name}}
+        )
+        oas = [
+            oas_webhook(event, name, api)
+            for event in OVER_GRPC
+            if event in wanted and event != _NOT_IN_OAS
+            for name in of
+        ]
+        return {
+            "classic": {"custom_middleware": {"driver": "grpc"}, "event_handlers": {"events": over_grpc}},
+            "oas": {"x-tyk-api-gateway": {"server": {"eventHandlers": oas}}},
+        }
+
+    of_conf = each(
+        of_all, OF_TYK_CONF, lambda name: {"handler_name": WEBHOOK_HANDLER, "handler_meta": webhook(name)}
+    )
     conf: dict[str, Any] = {"event_handlers": {"events": of_conf}} if of_conf else {}
-    if OF_THE_MONITOR in wanted and handlers:
+    if OF_THE_MONITOR in wanted and of_all:
         # It has room for one.
         conf["monitor"] = {
             "enable_trigger_monitors": True,
             "monitor_user_keys": True,
-            "configuration": webhook(next(iter(handlers))),
+            "configuration": webhook(next(iter(of_all))),
         }
-    oas = [
-        oas_webhook(event, hook)
-        for event in OVER_GRPC
-        if event in wanted and event != _NOT_IN_OAS
-        for hook in handlers.values()
-    ]
     return {
         "template": TEMPLATE,
         "template_path": template_path,
         "header": SECRET_HEADER,
-        "classic": {"custom_middleware": {"driver": "grpc"}, "event_handlers": {"events": over_grpc}},
+        **parts_of(api_id),
         "tyk_conf": conf,
-        "oas": {"x-tyk-api-gateway": {"server": {"eventHandlers": oas}}},
+        "apis": {api: parts_of(api) for api in names if api is not None and api != api_id},
     }

@@ -9,13 +9,15 @@ import struct
 from collections import deque
 from typing import Any
 
-from coprocess.gateways.kong.wire import FrameError, Reader, packer
+from coprocess.gateways.kong.wire import Reader, packer
 
 #: How long one read waits. The kernel sees to it, which costs no call of its own.
 READ_WAIT_S = 0.2
 #: Kong reads what it asked for at once: who does not take it for so long is gone.
 _SEND_WAIT_S = 15.0
-_CHUNK_BYTES = 65536
+#: Nearly every message is smaller. Room for more takes longer to make than the message to read.
+_CHUNK_BYTES = 4096
+_LARGE_CHUNK_BYTES = 2**18
 
 
 class ConnectionLost(OSError):
@@ -25,7 +27,7 @@ class ConnectionLost(OSError):
 class Connection:
     """Read by one thread at a time: whoever holds it. Frames are sent by whoever owes the answer."""
 
-    __slots__ = ("_reader", "_receive", "_send", "awaits", "pack", "socket", "values")
+    __slots__ = ("_next", "_receive", "_send", "awaits", "pack", "socket", "values")
 
     def __init__(self, connected: socket.socket, max_frame_bytes: int) -> None:
         connected.setblocking(True)
@@ -33,7 +35,7 @@ class Connection:
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(_SEND_WAIT_S))
         self.socket = connected
         self._receive, self._send = connected.recv, connected.send
-        self._reader = Reader(max_frame_bytes)
+        self._next = Reader(max_frame_bytes).next_of
         #: For whoever owes the answer.
         self.pack = packer()
         #: Came in one read with those that were taken.
@@ -47,34 +49,29 @@ class Connection:
         Raises BlockingIOError where none comes for a while, FrameError for what is none, and OSError where
         the connection is gone.
         """
-        if self.values:
-            return self.values.popleft()
+        values = self.values
+        if values:
+            return values.popleft()
+        data = self._receive(_CHUNK_BYTES)
         while True:
-            data = self._receive(_CHUNK_BYTES)
             if not data:
                 raise ConnectionLost("closed by Kong")
-            values = self._reader.feed(data)
-            if len(values) == 1 and values[0] is not None:
-                return values[0]  # Nearly always.
-            if values:
-                return self._taken(values)
+            value = self._next(data, values)
+            if value is not None:
+                return value
+            data = self._receive(_LARGE_CHUNK_BYTES)
 
     def receive_now(self) -> Any:
         """As `receive`, without any waiting."""
         if self.values:
             return self.values.popleft()
-        data = self.socket.recv(_CHUNK_BYTES, socket.MSG_DONTWAIT)
+        data = self.socket.recv(_LARGE_CHUNK_BYTES, socket.MSG_DONTWAIT)
         if not data:
             raise ConnectionLost("closed by Kong")
-        return self._taken(self._reader.feed(data))
-
-    def _taken(self, values: list[Any]) -> Any:
-        if not values:
+        value = self._next(data, self.values)
+        if value is None:
             raise BlockingIOError
-        if None in values:
-            raise FrameError("nil is no message")
-        self.values.extend(values[1:])
-        return values[0]
+        return value
 
     def has_something(self, wait_s: float) -> bool:
         """Whether `receive` would give something, or has begun to, within that time."""

@@ -219,7 +219,7 @@ class KongEngine(Engine):
     def _handle(self, connection: Connection, value: Any) -> Connection | None:
         """Answer a request, or have it answered: the connection, where this thread goes on with it."""
         try:
-            message_id, method, argument = wire.request_of(value)
+            message_id, method, argument = wire.parts_of(value)
             if connection.awaits is not None:
                 self._give_up_awaited(connection, argument)
             if method in wire.STEPS:

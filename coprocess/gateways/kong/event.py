@@ -27,7 +27,7 @@ CLIENT_WAIT_S: Final = 120.0
 #: How long such a call is waited for where it was asked, before another thread watches for the step.
 _MAY_WAIT_S: Final = 0.02
 
-_DATA: Final = b"\x82\xa4Data"
+_DATA: Final = b"\xc0\x82\xa4Data"
 RETURN: Final = wire.pack(wire.RETURN)
 #: What Kong itself says of failures within it.
 _FAILURE_TEXT: Final = "An unexpected error occurred"
@@ -57,24 +57,18 @@ def failure_data(phase: str) -> bytes:
 class Event(Rpc):
     """`thread` is set by who runs it. `reader` has read the request, and goes on with the connection."""
 
-    __slots__ = (
-        "_held",
-        "_owed",
-        "_tail",
-        "argument",
-        "connection",
-        "detached",
-        "engine",
-        "id",
-        "is_over",
-        "message_id",
-        "phase",
-        "reader",
-        "reading",
-        "thread",
-        "waited_s",
-        "waits_since_s",
-    )
+    # Defaults of the class, as most events change none of them, and each request makes an event of its own.
+    phase = ""
+    thread: int | None = None
+    #: Of an async phase that waits for its step: as `_owed`, for whoever reads it.
+    reading: list[bool] | None = None
+    #: Nothing that its code does counts any more.
+    is_over = False
+    #: The connection is no longer this event's.
+    detached = False
+    #: How long Kong has let it wait for steps beyond the usual, and since when it does now.
+    waited_s = 0.0
+    waits_since_s: float | None = None
 
     def __init__(
         self,
@@ -93,23 +87,12 @@ class Event(Rpc):
         self.argument = argument
         self.id = event_id
         #: What all answers of an event end with.
-        self._tail = b"" if event_id is None else b"\xa7EventId" + wire.pack_id(event_id)
-        self.phase = ""
+        self._tail = b"" if event_id is None else wire.pack_tail(event_id)
         self.reader = threading.get_ident()
-        self.thread: int | None = None
         self._owed = [True]
-        #: Of an async phase that waits for its step: as `_owed`, for whoever reads it.
-        self.reading: list[bool] = []
         #: For an event that its reader does not run: taken by the reader when it leaves, and by who ends the
         #: event. Whoever comes second has the connection.
         self._held = [True]
-        #: Nothing that its code does counts any more.
-        self.is_over = False
-        #: The connection is no longer this event's.
-        self.detached = False
-        #: How long Kong has let it wait for steps beyond the usual, and since when it does now.
-        self.waited_s = 0.0
-        self.waits_since_s: float | None = None
 
     @property
     def payload(self) -> Any:  # type: ignore[override]  # the gateway opens calls from the event itself
@@ -169,7 +152,7 @@ class Event(Rpc):
             self._owed.pop()
         except IndexError:
             raise EventEnded from None
-        return b"\x94\x01%b%b%b%b" % (wire.pack_id(self.message_id), method.head, packed, self._tail)
+        return b"".join((wire.pack_head(self.message_id), method.head, packed, self._tail))
 
     def is_own_step(self, value: Any) -> bool:
         try:
@@ -221,8 +204,8 @@ class Event(Rpc):
         self._finish()
 
     def _send(self, reply: bytes) -> None:
-        data = b"" if self.id is None else _DATA
-        self._write(b"\x94\x01%b\xc0%b%b%b" % (wire.pack_id(self.message_id), data, reply, self._tail))
+        data = b"\xc0" if self.id is None else _DATA
+        self._write(b"".join((wire.pack_head(self.message_id), data, reply, self._tail)))
 
     def _write(self, frame: bytes) -> None:
         try:

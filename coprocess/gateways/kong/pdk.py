@@ -109,7 +109,9 @@ class Part:
         self._name = name
 
     def __get__(self, instance: Namespace, owner: type) -> Namespace:
-        part = self._kind(instance._ask)
+        # Not called: each event makes some, and `__init__` would take as long again.
+        part: Namespace = object.__new__(self._kind)
+        part._ask = instance._ask
         setattr(instance, self._name, part)
         return part
 

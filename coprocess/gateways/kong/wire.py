@@ -8,9 +8,10 @@ no UTF-8 is kept as surrogates (PEP 383), and goes back as the bytes that came.
 from __future__ import annotations
 
 import struct
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgpack
 
@@ -79,17 +80,43 @@ class Reader:
         """The values that `data` completes. Raises FrameError where what came is no msgpack, or too long."""
         if self._unpacker is None:
             try:
-                # Nearly always one read is one value.
                 return [msgpack.unpackb(data, **_READING)]
             except Exception:  # noqa: BLE001 - the unpacker finds out: less than a value, more, or none
-                limit = self._max_frame_bytes
-                self._unpacker = msgpack.Unpacker(
-                    **_READING,
-                    max_buffer_size=limit,
-                    max_array_len=min(_MOST_ITEMS, limit),
-                    max_map_len=min(_MOST_ITEMS, limit),
-                )
-                self._came = 0
+                self._begin()
+        return self._feed(data)
+
+    def next_of(self, data: bytes, more: deque[Any]) -> Any:
+        """The first message that `data` completes, None where there is none yet; `more` takes the others.
+
+        Raises as `feed`, and for a nil, which is no message.
+        """
+        if self._unpacker is None:
+            try:
+                # Nearly always one read is one value.
+                value = msgpack.unpackb(data, **_READING)
+            except Exception:  # noqa: BLE001 - as in `feed`
+                self._begin()
+            else:
+                if value is not None:
+                    return value
+                raise FrameError("nil is no message")
+        values = self._feed(data)
+        if None in values:
+            raise FrameError("nil is no message")
+        more.extend(values[1:])
+        return values[0] if values else None
+
+    def _begin(self) -> None:
+        limit = self._max_frame_bytes
+        self._unpacker = msgpack.Unpacker(
+            **_READING,
+            max_buffer_size=limit,
+            max_array_len=min(_MOST_ITEMS, limit),
+            max_map_len=min(_MOST_ITEMS, limit),
+        )
+        self._came = 0
+
+    def _feed(self, data: bytes) -> list[Any]:
         unpacker, values, values_end = self._unpacker, [], -1
         self._came += len(data)
         try:
@@ -133,6 +160,11 @@ class Notification:
 
 def request_of(value: Any) -> Request:
     """The request that `value` is, as the server reads it. Raises FrameError."""
+    return Request(*parts_of(value))
+
+
+def parts_of(value: Any) -> tuple[int, str, Any]:
+    """As `request_of`, its parts alone: for what comes by the thousand."""
     try:
         kind, message_id, method, arguments = value
         (argument,) = arguments
@@ -144,7 +176,7 @@ def request_of(value: Any) -> Request:
         and type(method) is str
         and type(arguments) is type(value) is list
     ):
-        return Request(message_id, method, argument)
+        return message_id, method, argument
     raise _no_request(value)
 
 
@@ -181,16 +213,26 @@ def pack(value: Any) -> bytes:
     return packed
 
 
-_packed_small: list[bytes] = [msgpack.packb(number) for number in range(256)]
+_HEAD: Final = struct.Struct(">HBI").pack
 
 
-def pack_id(number: int) -> bytes:
-    """As `pack`, for the numbers that each answer has."""
-    if 0 <= number < 256:
-        return _packed_small[number]
-    if 0 <= number < 2**32:
-        return b"\xcd%b" % number.to_bytes(2) if number < 2**16 else b"\xce%b" % number.to_bytes(4)
-    return pack(number)
+def pack_head(message_id: int) -> bytes:
+    """What an answer begins with: that it is one, and its id."""
+    try:
+        return _HEAD(0x9401, 0xCE, message_id)
+    except struct.error:  # No number of 32 bits, as Kong's are.
+        return b"\x94\x01" + pack(message_id)
+
+
+_TAIL: Final = struct.Struct(">8sBI").pack
+
+
+def pack_tail(event_id: int) -> bytes:
+    """What an answer of an event ends with: the id that Kong echoes."""
+    try:
+        return _TAIL(b"\xa7EventId", 0xCE, event_id)
+    except struct.error:  # After four thousand million events.
+        return b"\xa7EventId" + pack(event_id)
 
 
 def packer() -> Callable[[Any], bytes]:

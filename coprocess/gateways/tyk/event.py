@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 from coprocess.api.http import RawRequest, parse_raw_request
-from coprocess.api.messages import Event
+from coprocess.api.messages import Constructed, Event
 from coprocess.errors import BadMessage
 
 # The spelling of a README of 2016, for samples that were written after it.
@@ -23,7 +23,7 @@ _GO_TIME = re.compile(
 )
 
 
-class TykEvent(Event):
+class TykEvent(Event, metaclass=Constructed):
     """The payload: message{Type, Meta, TimeStamp}, handler_name, spec{APIID, OrgID}.
 
     `EventType`, `EventMetaData` and `TimeStamp` are found too, as keys and as attributes.

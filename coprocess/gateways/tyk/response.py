@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 from coprocess.api.body import OF_THE_BYTES
 from coprocess.api.http import Headers, canonical_name, header_name, header_value
-from coprocess.api.messages import Response
+from coprocess.api.messages import Constructed, Response
 
 if TYPE_CHECKING:
     from coprocess.gateways.tyk.wire import Header, ResponseObject
 
 
-class TykResponse(Response):
+class TykResponse(Response, metaclass=Constructed):
     """A view of the message. Its headers keep both of the message's forms in step."""
 
     gateway: ClassVar[str] = "tyk"

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 from coprocess.api.held import HeldResponse
@@ -26,8 +27,8 @@ from coprocess.gateways.web.home import HOME
 from coprocess.gateways.web.host import MiddlewareHost
 from coprocess.gateways.web.http import (
     RawHeader,
+    RawHeaders,
     body_to_send,
-    held_headers,
     no_body_asked_for,
     quota_headers,
     with_edits,
@@ -36,7 +37,7 @@ from coprocess.loading.lifetime import Ending
 from coprocess.runtime.answers import Answer, error_answer
 from coprocess.runtime.around.adapter import DEFAULT_TIMEOUT_S, Adapter, Options
 from coprocess.runtime.around.request import RequestCall, RequestExchange
-from coprocess.runtime.around.steps import BODY, Requests, Steps
+from coprocess.runtime.around.steps import BODY, Need, Requests, Steps
 from coprocess.runtime.tracing import CallTracing
 
 if TYPE_CHECKING:
@@ -58,9 +59,10 @@ class Around:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
         if kind == "http" or kind == "websocket":
-            if not self.requests.is_open:
+            requests = self.requests
+            if not requests.is_open:
                 await self.open()
-            tracing = self.requests.tracing
+            tracing = requests.tracing
             if tracing is None:
                 await self._request(scope, receive, send)
             else:
@@ -70,19 +72,16 @@ class Around:
         else:
             await self.app(scope, receive, send)
 
-    async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def _request(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
+        requests = self.requests
+        chain = requests.chain
         if scope["type"] == "http":
-            body = RequestBody(receive, self.requests.max_body_bytes, scope)
-            exchange = RequestExchange(request_of(scope, body.kept), self.requests.spec, self.requests.chain)
-            if not exchange.chain.has_app:
-                await self._http(scope, exchange, body, send)
-            else:
-                await self._to_the_end(exchange, self._http(scope, exchange, body, send))
-        else:
-            exchange = RequestExchange(
-                request_of(scope, lambda: b""), self.requests.spec, self.requests.chain
-            )
-            await self._to_the_end(exchange, self._websocket(scope, exchange, receive, send))
+            body = RequestBody(receive, requests.max_body_bytes, scope)
+            exchange = RequestExchange(request_of(scope, body.kept), requests.spec, chain)
+            running = self._http(scope, exchange, body, send)
+            return self._to_the_end(exchange, running) if chain.has_app else running
+        exchange = RequestExchange(request_of(scope, lambda: b""), requests.spec, chain)
+        return self._to_the_end(exchange, self._websocket(scope, exchange, receive, send))
 
     async def _traced(self, tracing: CallTracing, scope: Scope, receive: Receive, send: Send) -> None:
         headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
@@ -132,7 +131,9 @@ class Around:
         if exchange.lifetime is not None or chain.for_app_errors:
             send = tracked = _Tracked(send, lambda: self._end(exchange))
         try:
-            answer = await self.drive(requests.before_app(exchange), exchange, body)
+            answer = self.drive(requests.before_app(exchange), exchange, body)
+            if answer is not None and type(answer) is not Answer:
+                answer = await answer
         except ClientGone:
             return
         if answer is not None:
@@ -156,7 +157,9 @@ class Around:
         except Exception as error:
             if tracked is None or tracked.has_started:
                 raise
-            answer = await self.drive(requests.app_failed(exchange, error), exchange, body)
+            answer = self.drive(requests.app_failed(exchange, error), exchange, body)
+            if answer is not None and type(answer) is not Answer:
+                answer = await answer
             if answer is None:
                 raise
             # Another response, in the app's place: of what that had sent, nothing has gone out.
@@ -170,7 +173,9 @@ class Around:
             await self._end(exchange)
 
     async def _websocket(self, scope: Scope, exchange: RequestExchange, receive: Receive, send: Send) -> None:
-        answer = await self.drive(self.requests.before_app(exchange), exchange, None)
+        answer = self.drive(self.requests.before_app(exchange), exchange, None)
+        if answer is not None and type(answer) is not Answer:
+            answer = await answer
         if answer is None:
             await self.app(scope_for_app(scope, exchange), receive, send)
             return
@@ -181,26 +186,38 @@ class Around:
             # Before the handshake is accepted, servers answer it with 403.
             await send({"type": "websocket.close", "code": 1008, "reason": ""})
 
-    async def drive(self, steps: Steps, exchange: RequestExchange, body: RequestBody | None) -> Answer | None:
-        """Give `steps` what they need; what comes of them."""
-        requests = self.requests
-        calls = requests.calls
+    def drive(
+        self, steps: Steps, exchange: RequestExchange, body: RequestBody | None, given: Any = None
+    ) -> Answer | Coroutine[Any, Any, Answer | None] | None:
+        """Give `steps` what they need, from `given` on.
+
+        Gives what comes of them, or, where something is to be waited for, what is to be awaited for that.
+        """
+        begin = self.requests.calls.begin
         watching = _NOBODY if body is None else body
-        exchange.is_driven = True
         try:
-            need = next(steps)
             while True:
-                given: Any
-                if type(need) is RequestCall:
-                    given = await calls.call_async(need, watching)
-                elif need is BODY:
-                    given = None if body is None else await body.read()
-                else:
-                    given = await asyncio.to_thread(requests.limited, exchange.session)
                 need = steps.send(given)
+                if type(need) is not RequestCall:
+                    return self._drive_on(steps, exchange, body, self._meet(need, exchange, body))
+                given = begin(need, watching)
+                if type(given) is CoroutineType:
+                    return self._drive_on(steps, exchange, body, given)
         except StopIteration as done:
             answer: Answer | None = done.value
             return answer
+
+    async def _drive_on(
+        self,
+        steps: Steps,
+        exchange: RequestExchange,
+        body: RequestBody | None,
+        waits_for: Coroutine[Any, Any, Any],
+    ) -> Answer | None:
+        exchange.is_driven = True
+        try:
+            answer = self.drive(steps, exchange, body, await waits_for)
+            return answer if answer is None or type(answer) is Answer else await answer
         except asyncio.CancelledError:
             if body is not None and body.has_cancelled and (task := asyncio.current_task()) is not None:
                 task.uncancel()
@@ -208,6 +225,12 @@ class Around:
             raise
         finally:
             exchange.is_driven = False
+
+    async def _meet(self, need: Need, exchange: RequestExchange, body: RequestBody | None) -> Any:
+        """What steps need that is no call."""
+        if need is BODY:
+            return None if body is None else await body.read()
+        return await asyncio.to_thread(self.requests.limited, exchange.session)
 
     def tell_too_large(self) -> None:
         """Log that a response is larger than its handlers can have it."""
@@ -374,10 +397,12 @@ class _Response:
         """Run the handlers, and send what comes before the body; all, where the body is a new one."""
         raw: list[RawHeader] = list(start.get("headers", ()))
         exchange = self._exchange
-        exchange.response = HeldResponse(start["status"], held_headers(raw), body_source=body_source)
+        exchange.response = HeldResponse(start["status"], RawHeaders(raw), body_source=body_source)
         around = self._around
         try:
-            await around.drive(around.requests.after_app(exchange), exchange, self._body)
+            running = around.drive(around.requests.after_app(exchange), exchange, self._body)
+            if running is not None and type(running) is not Answer:
+                await running
         except ClientGone:
             exchange.is_gone = True
         if exchange.is_gone:

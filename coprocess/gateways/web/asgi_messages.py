@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from coprocess.api.held import HeldRequest
-from coprocess.gateways.web.http import Caller, answer_headers, body_to_send, held_headers, with_edits
+from coprocess.gateways.web.http import Caller, RawHeaders, body_to_send, response_of, with_edits
 from coprocess.runtime.answers import Answer
 from coprocess.runtime.held_call import HeldExchange
 
@@ -21,14 +21,18 @@ _UNSEEN_BODIES = ("http.response.pathsend", "http.response.zerocopysend")
 
 
 def request_of(scope: Scope, body_source: Callable[[], bytes]) -> HeldRequest:
-    raw_path = scope.get("raw_path")
-    # uvicorn and others send it without the query; one that does not is cut.
-    path = raw_path.partition(b"?")[0].decode("latin-1") if raw_path else quote(scope["path"])
-    query = scope.get("query_string", b"").decode("latin-1")
+    if raw_path := scope.get("raw_path"):
+        if b"?" in raw_path:  # uvicorn and others send it without the query.
+            raw_path = raw_path.partition(b"?")[0]
+        path = raw_path.decode("latin-1")
+    else:
+        path = quote(scope["path"])
+    query = scope.get("query_string", b"")
     return HeldRequest(
         scope.get("method", "GET"),
-        f"{path}?{query}" if query else path,
-        held_headers(scope["headers"]),
+        path,
+        RawHeaders(scope["headers"]),
+        query=query.decode("latin-1") if query else "",
         scheme=scope.get("scheme", "http"),
         body_source=body_source,
     )
@@ -76,6 +80,8 @@ def hide_unseen_bodies(scope: Scope) -> None:
 
 
 async def send_answer(answer: Answer, method: str, send: Send, prefix: str = "http.response") -> None:
-    await send({"type": f"{prefix}.start", "status": answer.status, "headers": answer_headers(answer)})
+    await send(
+        {"type": f"{prefix}.start", "status": answer.status, "headers": with_edits((), response_of(answer))}
+    )
     body = body_to_send(answer.status, answer.body, method)
     await send({"type": f"{prefix}.body", "body": body, "more_body": False})

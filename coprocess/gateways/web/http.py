@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, MutableMapping, Set
 
-from coprocess.api.held import HeldHeaders, HeldRequest, HeldResponse, HeldSession
+from coprocess.api.held import HeldHeaders, HeldRequest, HeldResponse, HeldSession, UnreadHeaders
 from coprocess.api.http import canonical_name
 from coprocess.api.state import State
 from coprocess.runtime.answers import Answer, error_answer
@@ -78,37 +78,61 @@ def _sent(name: str) -> bytes:
     return name.lower().encode("latin-1")
 
 
-def held_headers(raw: Iterable[RawHeader]) -> HeldHeaders:
-    try:
-        return HeldHeaders([(name_of(name), value.decode()) for name, value in raw])
-    except UnicodeDecodeError:
-        return HeldHeaders([(name_of(name), text_of(value)) for name, value in raw])
+class RawHeaders(UnreadHeaders):
+    """Headers as servers and apps pass them: pairs of bytes."""
+
+    def __init__(self, raw: Iterable[RawHeader]) -> None:
+        # A copy: an app may change what is its own.
+        self._raw = tuple(raw)
+
+    def _came(self, name: str) -> list[str]:
+        sent = _sent(name)
+        return [text_of(value) for key, value in self._raw if key == sent or key.lower() == sent]
+
+    def _all_that_came(self) -> Iterable[tuple[str, str]]:
+        return [(name_of(name), text_of(value)) for name, value in self._raw]
+
+
+def edits_of(message: HeldRequest | HeldResponse) -> tuple[Set[str], list[tuple[str, str]]]:
+    """What handlers made of the headers that came: names that go, and what comes in their place."""
+    headers = message.headers
+    gone: Set[str] = headers.edited
+    if not gone.isdisjoint(_FRAMING):
+        gone = gone - _FRAMING
+    added = [(name, value) for name in sorted(gone) for value in headers.getall(name)]
+    if message.has_new_body:
+        gone = gone | _FRAMING
+        if not (isinstance(message, HeldResponse) and message.status in _BODYLESS):
+            added.append(("Content-Length", str(len(message.raw_body))))
+            if isinstance(message, HeldResponse) and "Content-Type" not in headers:
+                # As the server of a gateway says of text; WSGI asks for one.
+                added.append(("Content-Type", "text/plain; charset=utf-8"))
+    return gone, added
 
 
 def with_edits(raw: Iterable[RawHeader], message: HeldRequest | HeldResponse) -> list[RawHeader]:
     """The headers that came, with those that handlers edited in their place. Names in lower case."""
     headers = message.headers
-    edited: Set[str] = headers.edited
-    if not edited.isdisjoint(_FRAMING):
-        edited = edited - _FRAMING
-    gone = edited | _FRAMING if message.has_new_body else edited
-    result = [pair for pair in raw if name_of(pair[0]) not in gone]
-    for name in sorted(edited) if len(edited) > 1 else edited:
-        if values := headers.getall(name):
-            sent = _sent(name)
-            result += [(sent, value.encode()) for value in values]
-    if message.has_new_body and not (isinstance(message, HeldResponse) and message.status in _BODYLESS):
-        result.append((b"content-length", b"%d" % len(message.raw_body)))
-        if isinstance(message, HeldResponse) and "Content-Type" not in headers:
-            # As the server of a gateway says of text; WSGI asks for one.
-            result.append((b"content-type", b"text/plain; charset=utf-8"))
-    return result
+    if len(headers.edited) == 1 and not message.has_new_body:
+        # Most handlers do no more.
+        [name] = headers.edited
+        if name in _FRAMING:
+            return list(raw)
+        sent = _sent(name)
+        result = [pair for pair in raw if pair[0].lower() != sent]
+        for value in headers.getall(name):
+            result.append((sent, value.encode()))  # noqa: PERF401 - most have one
+        return result
+    names, added = edits_of(message)
+    gone = set(map(_sent, names))
+    kept = [pair for pair in raw if pair[0].lower() not in gone]
+    return kept + [(_sent(name), value.encode()) for name, value in added]
 
 
-def answer_headers(answer: Answer) -> list[RawHeader]:
+def response_of(answer: Answer) -> HeldResponse:
     response = HeldResponse(answer.status, HeldHeaders())
     response.replace(answer.status, answer.headers, answer.body)
-    return with_edits((), response)
+    return response
 
 
 def quota_headers(exchange: HeldExchange) -> list[tuple[str, str]]:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
-from coprocess.api.held import HeldHeaders, HeldRequest
+from coprocess.api.held import HeldRequest, HeldResponse, UnreadHeaders
 from coprocess.api.http import canonical_name
 from coprocess.gateways.web.http import (
     Caller,
     HeldBody,
-    RawHeader,
-    answer_headers,
     body_to_send,
-    name_of,
+    edits_of,
+    response_of,
     text_of,
 )
 from coprocess.runtime.answers import Answer, error_answer
@@ -69,17 +68,68 @@ def request_of(environ: Environ, body_source: Callable[[], bytes]) -> HeldReques
     query = environ.get("QUERY_STRING", "")
     return HeldRequest(
         environ["REQUEST_METHOD"],
-        f"{path}?{query}" if query else path,
-        HeldHeaders(_headers(environ)),
+        path,
+        EnvironHeaders(environ),
+        query=query,
         scheme=environ.get("wsgi.url_scheme", "http"),
         body_source=body_source,
     )
 
 
-def _headers(environ: Environ) -> Iterator[tuple[str, str]]:
-    for key, value in environ.items():
-        if (key[:5] == "HTTP_" or (key[:8] == "CONTENT_" and value)) and (name := _name_of(key)):
-            yield name, value if value.isascii() else text_of(value.encode("latin-1"))
+def _utf8(value: str) -> str:
+    """A value that WSGI passes as Latin-1."""
+    return value if value.isascii() else text_of(value.encode("latin-1"))
+
+
+class EnvironHeaders(UnreadHeaders):
+    """A request's headers, as `environ` has them."""
+
+    def __init__(self, environ: Environ) -> None:
+        self._environ = environ
+
+    def _came(self, name: str) -> list[str]:
+        key = _key_of(name)
+        # `X_A` is none of HTTP's: what is there is X-A.
+        value = None if "_" in name else self._environ.get(key)
+        return [] if value is None or (not value and key[:8] == "CONTENT_") else [_utf8(value)]
+
+    def _all_that_came(self) -> Iterable[tuple[str, str]]:
+        for key, value in self._environ.items():
+            if (key[:5] == "HTTP_" or (key[:8] == "CONTENT_" and value)) and (name := _name_of(key)):
+                yield name, _utf8(value)
+
+
+class NativeHeaders(UnreadHeaders):
+    """A response's headers, as an app passes them."""
+
+    def __init__(self, pairs: Iterable[tuple[str, str]]) -> None:
+        self._pairs = tuple(pairs)
+
+    def _came(self, name: str) -> list[str]:
+        key = name.lower()
+        return [_utf8(value) for name, value in self._pairs if name.lower() == key]
+
+    def _all_that_came(self) -> Iterable[tuple[str, str]]:
+        return [(canonical_name(name), _utf8(value)) for name, value in self._pairs]
+
+
+def with_native_edits(headers: Iterable[tuple[str, str]], response: HeldResponse) -> list[tuple[str, str]]:
+    """The headers of an app, with those that handlers edited in their place."""
+    names, added = edits_of(response)
+    gone = {name.lower() for name in names}
+    kept = [pair for pair in headers if pair[0].lower() not in gone]
+    return kept + [(name, _native(value)) for name, value in added]
+
+
+def _native(value: str) -> str:
+    return value if value.isascii() else value.encode().decode("latin-1")
+
+
+@functools.lru_cache(maxsize=4096)
+def _key_of(name: str) -> str:
+    """Where `environ` has the header `name`."""
+    key = name.upper().replace("-", "_")
+    return key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"
 
 
 @functools.lru_cache(maxsize=4096)
@@ -98,11 +148,10 @@ def environ_for_app(environ: Environ, exchange: HeldExchange) -> Environ:
         inner["REMOTE_USER"] = caller.display_name
     request = exchange.request
     for name in request.headers.edited - {"Content-Length", "Transfer-Encoding"}:
-        key = name.upper().replace("-", "_")
-        key = key if key == "CONTENT_TYPE" else f"HTTP_{key}"
+        key = _key_of(name)
         inner.pop(key, None)
         if values := request.headers.getall(name):
-            inner[key] = ("; " if name == "Cookie" else ", ").join(values).encode().decode("latin-1")
+            inner[key] = _native(("; " if name == "Cookie" else ", ").join(values))
     if request.has_new_path:
         inner["PATH_INFO"] = unquote_to_bytes(request.encoded_path).decode("latin-1")
         # Servers' own, of the path that came.
@@ -132,14 +181,10 @@ def telling(headers: list[tuple[str, str]], start_response: StartResponse) -> St
     return telling
 
 
-def texts_of(raw: Iterable[RawHeader]) -> list[tuple[str, str]]:
-    return [(name_of(name), value.decode("latin-1")) for name, value in raw]
-
-
 def send_answer(
     answer: Answer, method: str, start_response: StartResponse, exc_info: Any = None
 ) -> list[bytes]:
-    head = status_line(answer.status), texts_of(answer_headers(answer))
+    head = status_line(answer.status), with_native_edits((), response_of(answer))
     if exc_info is None:
         start_response(*head)
     else:

@@ -6,8 +6,14 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 from coprocess.api.held import HeldResponse
-from coprocess.gateways.web.http import RawHeader, body_to_send, held_headers, no_body_asked_for, with_edits
-from coprocess.gateways.web.wsgi_messages import StartResponse, send_answer, status_line, texts_of
+from coprocess.gateways.web.http import body_to_send, no_body_asked_for
+from coprocess.gateways.web.wsgi_messages import (
+    NativeHeaders,
+    StartResponse,
+    send_answer,
+    status_line,
+    with_native_edits,
+)
 from coprocess.runtime.answers import error_answer
 from coprocess.runtime.around.request import RequestExchange
 
@@ -67,15 +73,14 @@ class ResponseOnItsWay:
     ) -> Callable[[bytes], object]:
         """Run the handlers, and start the server's response."""
         self._has_started = True
-        raw: list[RawHeader] = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
         exchange = self._exchange
-        exchange.response = HeldResponse(int(status[:3]), held_headers(raw), body_source=body_source)
+        exchange.response = HeldResponse(int(status[:3]), NativeHeaders(headers), body_source=body_source)
         self._around.edit_response(exchange)
         response = exchange.response
         if response.status != int(status[:3]):
             status = status_line(response.status)
         if response.headers.edited or response.has_new_body:
-            headers = texts_of(with_edits(raw, response))
+            headers = with_native_edits(headers, response)
         self._new_body = None
         if response.has_new_body:
             self._new_body = body_to_send(response.status, response.raw_body, self._method)

@@ -15,7 +15,9 @@ class RequestExchange(HeldExchange):
     __slots__ = ("chain", "is_driven", "is_gone", "lifetime")
 
     def __init__(self, request: HeldRequest, spec: HeldSpec, chain: Chain) -> None:
-        super().__init__(request, spec)
+        # Not by the base class's, as each request makes one.
+        self.request, self.response, self.spec = request, None, spec
+        self._session = self._state = None
         self.chain = chain
         #: The client is, and the app was told.
         self.is_gone = False

@@ -49,6 +49,16 @@ Need = HeldCall | _Need
 Steps = Generator[Need, Any, Answer | None]
 
 
+class _NotOpen:
+    """In the place of what runs handlers, where nothing does."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError("the handlers are not open")
+
+
+_NOT_OPEN: Any = _NotOpen()
+
+
 class Requests:
     """Runs the handlers of `gateway` for requests, by `service` while that is there."""
 
@@ -62,7 +72,9 @@ class Requests:
         self._make_limiter = make_limiter
         self._limiter: Limiter | None = None
         self.service: Service | None = None
-        self._calls: InProcess | None = None
+        self.is_open = False
+        #: What runs the handlers, while it is open.
+        self.calls: InProcess = _NOT_OPEN
         #: Why requests are refused; None: they are not.
         self.problem: str | None = None
 
@@ -70,17 +82,6 @@ class Requests:
     def chain(self) -> Chain:
         """What a request that begins now runs."""
         return self.gateway.chain
-
-    @property
-    def calls(self) -> InProcess:
-        """Raises RuntimeError where it is not open."""
-        if self._calls is None:
-            raise RuntimeError("the handlers are not open")
-        return self._calls
-
-    @property
-    def is_open(self) -> bool:
-        return self._calls is not None
 
     @property
     def tracing(self) -> CallTracing | None:
@@ -102,11 +103,13 @@ class Requests:
     def use(self, service: Service) -> None:
         """Run handlers by `service` from now on."""
         self.spec.event_sink = service.trigger_event
-        self.service, self._calls = service, InProcess(service)
+        self.service, self.calls = service, InProcess(service)
+        self.is_open = True
 
     def leave(self) -> InProcess | None:
         """Run none any more. Gives what ran them."""
-        calls, self.service, self._calls = self._calls, None, None
+        calls = self.calls if self.is_open else None
+        self.is_open, self.service, self.calls = False, None, _NOT_OPEN
         self.spec.event_sink = None
         if self._limiter is not None:
             self._limiter.close()
@@ -118,7 +121,7 @@ class Requests:
         """Up to the app. Gives the answer that ends the request here, or None."""
         if self.problem is not None or self.gateway.problem is not None:
             return failure_answer(Status.INTERNAL)
-        has_body, is_known = False, False
+        has_body = is_known = False
         for moment, steps in exchange.chain.before:
             if moment is HookType.CustomKeyCheck:
                 # As at gateways: who calls is for this moment to say, and not for one before it.

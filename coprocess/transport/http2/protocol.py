@@ -53,7 +53,8 @@ class Http2Protocol:
         self._pinged_s = 0.0
         #: When GOAWAY was announced, and when calls are given up for it.
         self._ending_s = self._give_up_s = 0.0
-        self._is_ended = False
+        #: The peer knows which call was its last.
+        self.is_ended = False
 
     @property
     def _is_secured(self) -> bool:
@@ -265,20 +266,20 @@ class Http2Protocol:
             self.second_step()
 
     def second_step(self) -> None:
-        if not self._is_ended:
-            self._is_ended = True
+        if not self.is_ended:
+            self.is_ended = True
             self.grpc.http.end()
             self.write()
             self.close_if_done()
 
     def close_if_done(self) -> None:
-        if self._is_ended and not self.grpc.http.streams:
+        if self.is_ended and not self.grpc.http.streams:
             self.write()
             self.close()
 
     def give_up(self) -> None:
-        if not self._is_ended:
-            self._is_ended = True
+        if not self.is_ended:
+            self.is_ended = True
             self.grpc.http.end()
         self.grpc.give_up("the service is shutting down")
         self.write()

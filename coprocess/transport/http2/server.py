@@ -30,7 +30,7 @@ log = structlog.get_logger("coprocess")
 
 
 class Server:
-    """Its life: `listen` once or more, `poll` again and again, `stop`."""
+    """Its life: `listen` once or more, `poll` again and again, perhaps `drain`, `stop`."""
 
     def __init__(self, methods: dict[str, Method], limits: Limits, *, max_connections: int = 10_000) -> None:
         self.lock = threading.Lock()
@@ -57,7 +57,7 @@ class Server:
         self._is_awake = False
         #: time.monotonic(), as of the last second or so.
         self.now_s = time.monotonic()
-        self._is_stopping = False
+        self._is_draining = self._is_stopping = False
         self._look(None)
 
     def open(self) -> None:
@@ -85,8 +85,35 @@ class Server:
         def accept(events: int) -> None:
             self._accept(bound, tls)
 
-        if not self._is_stopping:
+        if not self._is_draining:
             self._poller.add(bound, selectors.EVENT_READ, accept)
+
+    def drain(self, timeout_s: float) -> None:
+        """Take no more connections, and have clients send what is new elsewhere.
+
+        What is on its way is taken. Calls are given up after `timeout_s`, where `stop` does not come before.
+        Where it was polled, somebody must go on with that.
+        """
+        with self.lock:
+            if self._is_draining:
+                return
+            self._is_draining = True
+            for bound, _ in self._sockets:
+                self._poller.remove(bound)
+                bound.close()
+            for connection in list(self._connections):
+                connection.begin_end(time.monotonic() + timeout_s)
+        last_id_s = time.monotonic() + _LAST_ID_S
+        while not self._are_told() and time.monotonic() < last_id_s:
+            time.sleep(_STOP_INTERVAL_S)
+        with self.lock:
+            for connection in list(self._connections):
+                connection.second_step()
+
+    def _are_told(self) -> bool:
+        """Whether all clients know which call was their last."""
+        with self.lock:
+            return all(connection.is_ended for connection in self._connections)
 
     def stop(self, timeout_s: float) -> None:
         """Take no more calls, end those that are left within `timeout_s`, and close all connections.
@@ -98,18 +125,11 @@ class Server:
             if self._is_stopping:
                 return
             self._is_stopping = True
-            for bound, _ in self._sockets:
-                self._poller.remove(bound)
-                bound.close()
-            for connection in list(self._connections):
-                connection.begin_end(until_s)
-        last_id_s = time.monotonic() + _LAST_ID_S
+        self.drain(timeout_s)
         while self._connections and time.monotonic() < until_s:
             time.sleep(_STOP_INTERVAL_S)
             with self.lock:
                 for connection in list(self._connections):
-                    if time.monotonic() > last_id_s:
-                        connection.second_step()
                     connection.close_if_done()
         with self.lock:
             for connection in list(self._connections):
@@ -200,7 +220,7 @@ class Server:
                 self._poller.remove(bound)
                 self.call_later(_ACCEPT_PAUSE_S, self._listen_again, (bound, tls))
                 return
-            if self._is_stopping or len(self._connections) >= self._max_connections:
+            if self._is_draining or len(self._connections) >= self._max_connections:
                 accepted.close()
                 continue
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from coprocess.desk.envoy.doctor.filters import dig
 from coprocess.desk.envoy.doctor.judged import Judged, finding_at, seconds
@@ -56,7 +57,51 @@ def check_authorizer(judged: Judged) -> Iterator[FileFinding]:
             "Headers of one name arrive joined, and bytes above 127 as `!`: signatures may not match.",
             "Set it to true.",
         )
+    if settings.get("clear_route_cache") is True:
+        yield finding_at(
+            judged,
+            Severity.NOTE,
+            "envoy-route-cleared",
+            "clear_route_cache",
+            "clear_route_cache is true.",
+            "Whatever handlers edit may choose another route, whose filters are others.",
+            "Leave it out where handlers edit nothing that routes look at.",
+        )
+    yield from _parts(judged)
     yield from _body(judged)
+
+
+def _parts(judged: Judged) -> Iterator[FileFinding]:
+    settings = judged.use.settings
+    if dig(settings, "deny_at_disable", "default_value") in (True, {"value": True}):
+        return
+    share = dig(settings, "filter_enabled", "default_value")
+    if dig(share, "numerator") is not None and _is_part(share):
+        yield finding_at(
+            judged,
+            Severity.ERROR,
+            "envoy-authz-partly",
+            "filter_enabled",
+            "filter_enabled asks for a part of the requests only, and deny_at_disable is not set.",
+            "The others pass without being authenticated.",
+            "Leave it out.",
+        )
+    if settings.get("filter_enabled_metadata") is not None:
+        yield finding_at(
+            judged,
+            Severity.WARNING,
+            "envoy-authz-partly",
+            "filter_enabled_metadata",
+            "filter_enabled_metadata is set.",
+            "Requests without that metadata pass without being authenticated.",
+            "Leave it out, or see that nobody else writes the metadata.",
+        )
+
+
+def _is_part(share: Any) -> bool:
+    whole = {"HUNDRED": 100, "TEN_THOUSAND": 10_000, "MILLION": 1_000_000}
+    numerator = share.get("numerator")
+    return not isinstance(numerator, int) or numerator < whole.get(share.get("denominator", "HUNDRED"), 0)
 
 
 def _body(judged: Judged) -> Iterator[FileFinding]:
@@ -74,6 +119,27 @@ def _body(judged: Judged) -> Iterator[FileFinding]:
             "Set with_request_body, with max_request_bytes and pack_as_bytes: true.",
         )
         return
+    limit = dig(body, "max_request_bytes")
+    if not isinstance(limit, int) or limit <= 0:
+        yield finding_at(
+            judged,
+            Severity.ERROR,
+            "envoy-authz-body",
+            "with_request_body.max_request_bytes",
+            "max_request_bytes is not set.",
+            "Envoy refuses the configuration.",
+            "Set it to what your largest body needs.",
+        )
+    elif limit > judged.max_body_bytes:
+        yield finding_at(
+            judged,
+            Severity.WARNING,
+            "envoy-message-limit",
+            "with_request_body.max_request_bytes",
+            f"max_request_bytes is {limit}; the service takes bodies of {judged.max_body_bytes} bytes.",
+            "Envoy sends bodies that the service refuses: the client gets 403.",
+            f"Set max_message_bytes of the service to more than {limit}, or the limit below it.",
+        )
     if dig(body, "pack_as_bytes") is not True:
         yield finding_at(
             judged,

@@ -6,16 +6,17 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from coprocess.api.moments import HookType
 from coprocess.desk.envoy.doctor.authorizers import check_authorizer
-from coprocess.desk.envoy.doctor.filters import AUTHZ, Filter, Use, dig, filters_in, uses_of
+from coprocess.desk.envoy.doctor.clusters import check_cluster
+from coprocess.desk.envoy.doctor.filters import AUTHZ, Filter, Use, dig, disabled_on, filters_in, uses_of
 from coprocess.desk.envoy.doctor.findings import RULES
+from coprocess.desk.envoy.doctor.header_rules import check_header_rules
 from coprocess.desk.envoy.doctor.judged import Judged
 from coprocess.desk.envoy.doctor.policies import policy_filters
 from coprocess.desk.envoy.doctor.processors import check_processor
-from coprocess.desk.envoy.yaml_files import Where, YamlDocument, read_yaml, walk
+from coprocess.desk.envoy.yaml_files import YamlDocument, read_yaml, walk
 from coprocess.desk.findings import FileFinding, Severity
 from coprocess.desk.not_loaded import not_loaded
 from coprocess.errors import BadMessage, ConfigError, CoprocessError, UnknownHook
@@ -24,7 +25,6 @@ from coprocess.gateways.envoy.route import PREFIX, Route, route_of
 from coprocess.loading.loader import Loaded, Problem
 
 _SUFFIXES = (".yaml", ".yml", ".json")
-_HTTP2 = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,9 @@ class Service:
     chains: Chains
     timeout_s: float
     max_body_bytes: int
+    #: Its addresses, and whether they speak TLS.
+    listen: tuple[str, ...] = ()
+    has_tls: bool = False
 
 
 def examine(paths: Iterable[Path], service: Service) -> tuple[list[FileFinding], int]:
@@ -57,7 +60,8 @@ def examine(paths: Iterable[Path], service: Service) -> tuple[list[FileFinding],
         findings.append(_no_filter(files[0]))
     findings += _of_uses(uses_of(filters, documents), service)
     for each in filters:
-        findings += _cluster(each, documents)
+        findings += check_cluster(each, documents, service.listen, has_tls=service.has_tls)
+    findings += _of_disabled(filters, documents, service)
     for document in documents:
         findings += _keys_as_headers(document)
     return sorted(set(findings), key=lambda finding: finding.order), len(filters)
@@ -108,6 +112,37 @@ def _check(use: Use, service: Service) -> Iterator[FileFinding]:
         yield _named(use, "envoy-name-unknown", str(error), "Every request of the route is refused.")
     judged = Judged(use, chain, service.timeout_s, service.max_body_bytes)
     yield from check_authorizer(judged) if use.filter.kind == AUTHZ else check_processor(judged)
+    yield from check_header_rules(judged)
+
+
+def _of_disabled(
+    filters: list[Filter], documents: list[YamlDocument], service: Service
+) -> Iterator[FileFinding]:
+    """Routes that go past a filter: worth a look where it lets nobody in that it does not know."""
+    for each, document, where in disabled_on(filters, documents):
+        authenticates = each.kind == AUTHZ or _authenticates(each, service)
+        line, column = document.place(where)
+        yield RULES.finding(
+            Severity.WARNING if authenticates else Severity.NOTE,
+            "envoy-route-disabled",
+            document.path,
+            YamlDocument.words(where),
+            f"The filter {each.name} is disabled here.",
+            f"No handler runs{': nobody is authenticated' if authenticates else ''}.",
+            "Leave it out, unless the route is meant for everybody.",
+            line,
+            column,
+        )
+
+
+def _authenticates(each: Filter, service: Service) -> bool:
+    """By itself, where no route says more."""
+    (use,) = uses_of([each], [])
+    try:
+        chain = chain_of(service.loaded.table, route_of(_known_keys(use)), service.chains)
+    except CoprocessError:
+        return True
+    return Judged(use, chain, service.timeout_s, service.max_body_bytes).authenticates
 
 
 def _known_keys(use: Use) -> Mapping[str, str]:
@@ -132,42 +167,6 @@ def _named(use: Use, rule: str, text: str, effect: str) -> FileFinding:
     words = YamlDocument.words(use.where)
     return RULES.finding(
         Severity.ERROR, rule, use.document.path, words, f"{sentence}.", effect, remedy, line, column
-    )
-
-
-def _cluster(each: Filter, documents: list[YamlDocument]) -> Iterator[FileFinding]:
-    """Only where clusters are in the files: elsewhere they come from a control plane."""
-    name = dig(each.config, "grpc_service", "envoy_grpc", "cluster_name")
-    clusters = [
-        (document, where, value)
-        for document in documents
-        for where, value in walk(document.value)
-        if len(where) > 1 and where[-2] == "clusters" and isinstance(value.get("name"), str)
-    ]
-    if not name or not clusters:
-        return
-    found = [cluster for cluster in clusters if cluster[2]["name"] == name]
-    if not found:
-        where: Where = (*each.where, "grpc_service", "envoy_grpc", "cluster_name")
-        yield _cluster_finding(each.document, where, f"There is no cluster {name}", "Set it to one that is.")
-    for document, where, value in found:
-        if not _speaks_http2(value):
-            remedy = f"Add typed_extension_protocol_options: {_HTTP2} with http2_protocol_options."
-            yield _cluster_finding(document, where, f"The cluster {name} does not speak HTTP/2", remedy)
-
-
-def _speaks_http2(cluster: dict[str, Any]) -> bool:
-    if "http2_protocol_options" in cluster:
-        return True
-    options = dig(cluster, "typed_extension_protocol_options", _HTTP2)
-    return any("http2_protocol_options" in value for _, value in walk(options))
-
-
-def _cluster_finding(document: YamlDocument, where: Where, problem: str, remedy: str) -> FileFinding:
-    line, column = document.place(where)
-    return RULES.finding(
-        *(Severity.ERROR, "envoy-cluster", document.path, YamlDocument.words(where), f"{problem}."),
-        *("No call arrives at the service: every request is refused.", remedy, line, column),
     )
 
 

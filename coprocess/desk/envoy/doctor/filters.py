@@ -171,6 +171,25 @@ def _metadata(entries: Any) -> dict[str, str]:
     }
 
 
+def disabled_on(
+    filters: list[Filter], documents: list[YamlDocument]
+) -> Iterator[tuple[Filter, YamlDocument, Where]]:
+    """Where a filter is switched off: on a route, or among the filters."""
+    for each in filters:
+        # A resource of a control plane is no entry of a list.
+        holder = _at(each.document.value, each.where[:-1]) if each.where[-1:] == ("typed_config",) else None
+        if dig(holder, "disabled") is True:
+            yield each, each.document, (*each.where[:-1], "disabled")
+    for document in documents:
+        for where, value in walk(document.value):
+            if len(where) < 2 or where[-2] != "typed_per_filter_config" or value.get("disabled") is not True:
+                continue
+            kind = _ROUTE_KINDS.get(_type(value)) or _ROUTE_KINDS.get(_type(value.get("config")))
+            for each in filters:
+                if where[-1] in (each.name, _NAMES[each.kind]) and kind in (each.kind, None):
+                    yield each, document, (*where, "disabled")
+
+
 def dig(value: Any, *keys: str) -> Any:
     """None where anything on the way is not there."""
     for key in keys:

@@ -33,6 +33,12 @@ _LOOKED_FOR = {
     "envoy-authz-body": "An auth handler reads the body, and ext_authz does not send it as it is",
     "envoy-authz-others": "Handlers that ext_authz cannot run are named for it",
     "envoy-authz-version": "transport_api_version is not V3",
-    "envoy-cluster": "The cluster of the service is not there, or does not speak HTTP/2",
+    "envoy-authz-partly": "ext_authz asks for a part of the requests only",
+    "envoy-headers-hidden": "A handler reads a header that the filter does not send",
+    "envoy-route-cleared": "Every edit may choose the route anew",
+    "envoy-route-disabled": "A filter is disabled on a route",
+    "envoy-http-service": "The filter asks by HTTP, and the service speaks gRPC",
+    "envoy-cluster": "The cluster of the service is not there, or does not speak HTTP/2, or TLS",
+    "envoy-cluster-address": "The cluster leads to where the service does not listen",
 }
 RULES = Catalogue(_LOOKED_FOR)

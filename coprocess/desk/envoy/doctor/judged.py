@@ -11,7 +11,7 @@ from coprocess.desk.envoy.doctor.filters import AUTHZ, Use
 from coprocess.desk.envoy.doctor.findings import RULES
 from coprocess.desk.envoy.yaml_files import YamlDocument
 from coprocess.desk.findings import FileFinding, Severity
-from coprocess.gateways.envoy.chain import Chain
+from coprocess.gateways.envoy.chain import Chain, Step
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)?\Z")
 _UNITS = {None: 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -38,6 +38,20 @@ class Judged:
     @property
     def after(self) -> bool:
         return self.chain is not None and bool(self.chain.after)
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """Those that run here: of ext_authz, CustomKeyCheck alone."""
+        if self.chain is None:
+            return ()
+        is_authz = self.use.filter.kind == AUTHZ
+        before = [
+            step
+            for moment, steps in self.chain.before
+            for step in steps
+            if not is_authz or moment is HookType.CustomKeyCheck
+        ]
+        return (*before, *(() if is_authz else self.chain.after))
 
     @property
     def authenticates(self) -> bool:

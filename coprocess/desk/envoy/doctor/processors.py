@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from coprocess.desk.envoy.doctor.filters import Use, dig
 from coprocess.desk.envoy.doctor.judged import Judged, finding_at, seconds
+from coprocess.desk.envoy.fields import Fields
+from coprocess.desk.envoy.simulator.filter_config import ProcessingMode
 from coprocess.desk.findings import FileFinding, Severity
+from coprocess.errors import ConfigError
 from coprocess.gateways.envoy.dynamic_metadata import NAMESPACE, SESSION_NAMESPACE
 from coprocess.gateways.envoy.route import CLEAR_ROUTE_CACHE
 
@@ -108,15 +112,17 @@ def _body(judged: Judged, direction: str) -> Iterator[FileFinding]:
             "The service asks for the body, Envoy ignores that, and the request fails.",
             "Set allow_mode_override to true: then bodies are sent for the requests that need them.",
         )
-    if reads and mode == "NONE" and not _override_is_listed(judged.use, direction):
+    wanted = "STREAMED" if streams else "BUFFERED"
+    if (reads or streams) and mode == "NONE" and not _override_is_listed(judged, direction, wanted):
         yield finding_at(
             judged,
             Severity.ERROR,
             "envoy-body-not-sent",
             "allowed_override_modes",
-            f"allowed_override_modes has no mode in which {direction}_body_mode is BUFFERED.",
+            f"allowed_override_modes has no mode that is what the service asks for: {direction}_body_mode "
+            f"{wanted}, {direction}_trailer_mode SEND, and the rest as it is.",
             "The service asks for the body, Envoy ignores that, and the request fails.",
-            "Leave allowed_override_modes out, or add the mode.",
+            "Leave allowed_override_modes out, or add the mode: all but request_header_mode must be equal.",
         )
     if (reads and mode == "STREAMED") or ((reads or streams) and mode == "BUFFERED_PARTIAL"):
         yield finding_at(
@@ -167,11 +173,28 @@ def body_mode(use: Use, direction: str) -> str:
     return str(value)
 
 
-def _override_is_listed(use: Use, direction: str) -> bool:
-    listed = use.settings.get("allowed_override_modes")
-    if not listed or not use.settings.get("allow_mode_override"):
+def _override_is_listed(judged: Judged, direction: str, mode: str) -> bool:
+    """Whether Envoy takes what the service asks for: all but the request's headers must be equal."""
+    listed = judged.use.settings.get("allowed_override_modes")
+    if not listed or not judged.use.settings.get("allow_mode_override"):
         return True
-    return any(dig(entry, f"{direction}_body_mode") == "BUFFERED" for entry in listed)
+    try:
+        own = ProcessingMode.read(Fields(dict(judged.use.mode), "processing_mode"))
+        entries = [ProcessingMode.read(Fields(each, "allowed_override_modes")) for each in listed]
+    except ConfigError:
+        return False
+    asked = replace(
+        ProcessingMode(request_header_mode="DEFAULT", response_header_mode="DEFAULT"),
+        **{f"{direction}_body_mode": mode, f"{direction}_trailer_mode": "SEND"},
+    )
+    if direction == "request":
+        asked = replace(
+            asked,
+            response_header_mode="SEND" if judged.after else "DEFAULT",
+            response_body_mode=own.response_body_mode,
+        )
+    wanted = own.overridden(asked)
+    return any(wanted.matches_allowed(entry) for entry in entries)
 
 
 def _limits(judged: Judged) -> Iterator[FileFinding]:
@@ -248,6 +271,8 @@ def _switches(judged: Judged) -> Iterator[FileFinding]:
             "Set it to true where handlers change the method.",
         )
     action = settings.get("route_cache_action")
+    if action == "CLEAR":
+        yield route_is_cleared(judged, "route_cache_action", "route_cache_action is CLEAR.")
     forbids = settings.get("disable_clear_route_cache") is True or action == "RETAIN"
     if forbids and dict(judged.use.said).get(CLEAR_ROUTE_CACHE) == "true":
         yield finding_at(
@@ -259,6 +284,18 @@ def _switches(judged: Judged) -> Iterator[FileFinding]:
             "A path that a handler changes is served by the old route.",
             "Leave the one or the other out.",
         )
+
+
+def route_is_cleared(judged: Judged, key: str, problem: str) -> FileFinding:
+    return finding_at(
+        judged,
+        Severity.NOTE,
+        "envoy-route-cleared",
+        key,
+        problem,
+        "Whatever handlers edit may choose another route, whose filters are others.",
+        "Leave it out. A route that needs it says x-coprocess-clear-route-cache.",
+    )
 
 
 def _namespaces(judged: Judged) -> Iterator[FileFinding]:

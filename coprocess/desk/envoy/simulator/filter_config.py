@@ -140,8 +140,8 @@ class ExtProcConfig:
             max_message_timeout_s=seconds_or(fields.seconds("max_message_timeout"), 0.0),
             request_attributes=fields.words("request_attributes"),
             response_attributes=fields.words("response_attributes"),
-            rules=_mutation_rules(fields.message("mutation_rules")),
-            forwards=_forward_rules(forwards),
+            rules=mutation_rules(fields.message("mutation_rules")),
+            forwards=forward_rules(forwards),
             allow_mode_override=fields.flag("allow_mode_override"),
             allowed_override_modes=tuple(
                 ProcessingMode.read(entry) for entry in fields.messages("allowed_override_modes")
@@ -195,7 +195,7 @@ def _namespaces(options: Fields | None) -> dict[str, Any]:
     return found
 
 
-def _mutation_rules(fields: Fields | None) -> MutationRules:
+def mutation_rules(fields: Fields | None) -> MutationRules:
     if fields is None:
         return MutationRules()
     rules = MutationRules(
@@ -211,7 +211,7 @@ def _mutation_rules(fields: Fields | None) -> MutationRules:
     return rules
 
 
-def _forward_rules(fields: Fields | None) -> ForwardRules:
+def forward_rules(fields: Fields | None) -> ForwardRules:
     if fields is None:
         return ForwardRules()
     rules = ForwardRules(
@@ -297,7 +297,7 @@ class ExtAuthzConfig:
             forwards=ForwardRules(
                 _matchers(fields.message("allowed_headers")), _matchers(fields.message("disallowed_headers"))
             ),
-            rules=None if rules is None else _mutation_rules(rules),
+            rules=None if rules is None else mutation_rules(rules),
             metadata_namespaces=fields.words("metadata_context_namespaces"),
             route_metadata_namespaces=fields.words("route_metadata_context_namespaces"),
             takes_metadata=fields.flag("enable_dynamic_metadata_ingestion", True),

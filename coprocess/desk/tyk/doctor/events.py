@@ -34,6 +34,7 @@ EVENTS = (
     "TokenDeleted",
     "TokenUpdated",
     "TriggerExceeded",
+    "UpstreamOAuthError",
     "VersionFailure",
 )
 

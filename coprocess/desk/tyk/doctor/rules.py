@@ -39,6 +39,8 @@ _LOOKED_FOR = {
     "webhook-template-name": "A webhook's template whose name does not end in .json",
     "webhook-for-ever": "A webhook's cooldown is 0, which means for ever",
     "webhook-no-secret": "A webhook to this service that does not show the secret",
+    "webhook-placeholder": "A webhook to this service in which the secret was not put",
+    "webhook-other-api": "A webhook to this service that names another API than its definition",
     "manifest-missing": "A bundle has no manifest.json, or is no zip",
     "manifest-checksum": "The manifest's checksum is not that of its files",
     "manifest-file-missing": "The manifest lists a file that is not in the bundle",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from urllib.parse import parse_qs, urlsplit
 
 from coprocess.api.moments import HookType
 from coprocess.desk.findings import FileFinding, Severity
@@ -13,6 +14,7 @@ from coprocess.desk.tyk.doctor.api import Api, webhook_handler
 from coprocess.desk.tyk.doctor.document import Document
 from coprocess.desk.tyk.doctor.names import check_name, spec_of
 from coprocess.desk.tyk.doctor.project import Project
+from coprocess.desk.tyk.events_config import SECRET_ITSELF
 from coprocess.desk.tyk.fields import Field
 from coprocess.errors import ConfigError
 from coprocess.process.webhooks import SECRET_HEADER
@@ -31,19 +33,24 @@ class Webhook:
     #: The time within which the gateway sends no body twice.
     cooldown: Field
     has_cooldown: bool
-    #: In lower case.
-    header_names: frozenset[str]
+    #: By name in lower case.
+    headers: dict[str, Field]
     #: How the form writes a cooldown of a second.
     example: str
 
     @property
     def is_ours(self) -> bool:
         """Whether it goes to a listener like ours. Other webhooks are other programs' business."""
-        return SECRET_HEADER.lower() in self.header_names or self.handler != ""
+        return SECRET_HEADER.lower() in self.headers or self.handler != ""
 
     @property
     def handler(self) -> str:
         return webhook_handler(self.url.text())
+
+    @property
+    def api_id(self) -> str:
+        """Of which API the events are said to be; empty: of none."""
+        return parse_qs(urlsplit(self.url.text()).query).get("api_id", [""])[0]
 
 
 def check_api_webhooks(project: Project, api: Api) -> Iterator[FileFinding]:
@@ -79,7 +86,7 @@ def _classic(document: Document, meta: Field) -> Webhook:
         meta["template_path"],
         cooldown,
         cooldown.number() > 0,
-        frozenset(name.lower() for name in meta["header_map"].members()),
+        {name.lower(): value for name, value in meta["header_map"].members().items()},
         '"event_timeout": 1',
     )
 
@@ -93,7 +100,7 @@ def _oas(document: Document, listener: Field) -> Webhook:
         listener["bodyTemplate"],
         cooldown,
         re.search("[1-9]", cooldown.text()) is not None,
-        frozenset(header["name"].text().lower() for header in listener["headers"]),
+        {header["name"].text().lower(): header["value"] for header in listener["headers"]},
         '"cooldownPeriod": "1s"',
     )
 
@@ -142,7 +149,8 @@ def _check(project: Project, hook: Webhook, spec: dict[str, str]) -> Iterator[Fi
             "key in Redis for each, for ever.",
             f"Write {hook.example}.",
         )
-    if SECRET_HEADER.lower() not in hook.header_names:
+    secret = hook.headers.get(SECRET_HEADER.lower())
+    if secret is None:
         yield found(
             Severity.ERROR,
             "webhook-no-secret",
@@ -151,5 +159,26 @@ def _check(project: Project, hook: Webhook, spec: dict[str, str]) -> Iterator[Fi
             "Every event is refused with 401, and lost.",
             f"Add the header, with the value of events_secret. {_SEE}",
         )
+    elif secret.text() == SECRET_ITSELF:
+        yield found(
+            Severity.ERROR,
+            "webhook-placeholder",
+            secret.path,
+            f'The header {SECRET_HEADER} still says "{SECRET_ITSELF}".',
+            "Every event is refused with 401, and lost.",
+            "Put the value of events_secret in its place.",
+        )
     if hook.handler:
+        if hook.api_id and spec and hook.api_id != spec["APIID"]:
+            yield found(
+                Severity.ERROR,
+                "webhook-other-api",
+                hook.url.path,
+                f'The URL says api_id={hook.api_id}, and the definition is of "{spec["APIID"]}".',
+                "Handlers take the event for one of another API, and what is for that API only runs.",
+                f"Write api_id={spec['APIID']}.",
+            )
+            return
+        # The service goes by the URL.
+        spec = {"APIID": hook.api_id}
         yield from check_name(project, HookType.Event, hook.handler, hook.document, hook.url.path, spec)
