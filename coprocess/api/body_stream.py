@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 
 
+class BodyCut(ConnectionError):
+    """The rest of a body does not come, for no fault of its handler's, and nobody waits for it."""
+
+
 class BodyStream(AsyncIterator[bytes], Iterator[bytes]):
     """What `request.stream()` gives, and `response.stream()`: for `for`, or `async for` in an async handler.
 

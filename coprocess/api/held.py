@@ -496,7 +496,8 @@ class HeldSession(Session):
             self.alias = expect_text("alias", alias)
         if metadata is not None:
             self._metadata.update(metadata)
-        self._tags.extend(added)
+        if added:
+            self._tags.extend(added)
         # Last: what raises admits nobody.
         self.token = token
 

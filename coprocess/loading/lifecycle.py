@@ -21,6 +21,7 @@ from coprocess.api.app import ALL_MOMENTS, App, AroundDeclaration
 from coprocess.api.functions import Source, is_async
 from coprocess.api.messages import Reject, Reply
 from coprocess.api.moments import HookType
+from coprocess.error_text import format_error, is_not_ours
 from coprocess.errors import HandlerError, HandlerFailed
 from coprocess.loading.home import Home
 from coprocess.loading.hooks import Hook, Plan
@@ -257,8 +258,9 @@ class Lifecycle:
             for name in names
         ]
         # The names are identifiers: of parameters, and of attributes that this package has.
+        # In this file, by its name, as tracebacks of handlers leave out what is ours.
         step: Step = eval(  # noqa: S307 - see above
-            f"lambda call: function({', '.join(read)})",
+            compile(f"lambda call: function({', '.join(read)})", __file__, "eval"),
             {"function": function, "values": self.resources.values},
         )
         return step
@@ -348,7 +350,9 @@ def _whole_call(steps: _Steps, resources: Resources) -> Callable[[Any], Coroutin
             raise
         finally:
             if at_end is not None:
-                call.lifetime.ended_call(call, at_end, error)
+                # None: no handler of the request's has anything for its end.
+                if call.lifetime is not None:
+                    call.lifetime.ended_call(call, at_end, error)
             elif teardowns:
                 call.error = error
                 for teardown in teardowns:
@@ -358,8 +362,8 @@ def _whole_call(steps: _Steps, resources: Resources) -> Callable[[Any], Coroutin
                     except asyncio.CancelledError:
                         # The others still run, each up to where it waits.
                         continue
-                    except BaseException:
-                        log.exception("a teardown failed")
+                    except BaseException as failure:  # noqa: BLE001 - the others run, too
+                        log.error("a teardown failed", exception=format_error(failure, is_not_ours))
             if opened:
                 await _close(opened, error, steps.finish)
         if isinstance(outcome, Reject):
@@ -470,10 +474,11 @@ async def _close(opened: list[tuple[str, Manager]], error: BaseException | None,
                 await finish(manager.__aexit__(*told))
             else:
                 manager.__exit__(*told)
-        except BaseException as raised:
+        except BaseException as raised:  # noqa: BLE001 - it is logged
             if raised is error:
                 continue  # It passed the error on.
-            log.exception("a resource of a call failed to close", resource=name)
+            text = format_error(raised, is_not_ours)
+            log.error("a resource of a call failed to close", resource=name, exception=text)
             failed = raised
     if failed is not None and error is None:
         raise failed

@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 
 from coprocess.api.context import current_call
+from coprocess.error_text import format_error, is_not_ours
 from coprocess.errors import HandlerFailed
 
 log = structlog.get_logger("coprocess")
@@ -155,8 +156,8 @@ def _ending(call: Any, failure: str, passed_on: BaseException | None = None, **n
     except asyncio.CancelledError:
         # What follows still runs, each up to where it waits.
         return
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - it is logged
         if error is not passed_on:
-            log.exception(failure, **named)
+            log.error(failure, exception=format_error(error, is_not_ours), **named)
     finally:
         current_call.reset(token)

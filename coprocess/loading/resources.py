@@ -17,7 +17,7 @@ import structlog
 from coprocess.api.app import App, ResourceDeclaration
 from coprocess.api.context import opening_app
 from coprocess.api.functions import describe, is_async, signature, spelled
-from coprocess.error_text import text_of
+from coprocess.error_text import format_error, is_not_ours, text_of
 from coprocess.errors import CoprocessError, HandlerError
 from coprocess.text import printable
 
@@ -130,8 +130,10 @@ class Opened:
                 close(timeout_s)
             except _NotInTime:
                 log.error("a resource did not close in time", resource=name, timeout_s=timeout_s)
-            except BaseException as error:
-                log.error("a resource failed to close", resource=name, exc_info=error)
+            except BaseException as error:  # noqa: BLE001 - it is logged
+                log.error(
+                    "a resource failed to close", resource=name, exception=format_error(error, is_not_ours)
+                )
 
 
 class Resources:

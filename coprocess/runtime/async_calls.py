@@ -17,6 +17,7 @@ from typing import Any
 
 import structlog
 
+from coprocess.error_text import format_error
 from coprocess.errors import HandlerFailed, ShuttingDown
 from coprocess.loading.hooks import Hook
 from coprocess.runtime import prints
@@ -172,8 +173,8 @@ class AsyncCalls:
             if now_s > call.deadline_s and now_s > call.deadline_s + call.rpc.held_up_s():
                 try:
                     self._end(call, self._failures.time_out)
-                except Exception:  # The others' time is over, too.
-                    log.exception("a call that takes too long could not be ended")
+                except Exception as error:  # noqa: BLE001 - the others' time is over, too
+                    log.error("a call that takes too long could not be ended", exception=format_error(error))
         self.watch.tick()
         loop = self._loop
         if loop is not None and (not loop.is_alive or self._is_to_be_given_up(loop, now_s)):
@@ -234,6 +235,13 @@ class AsyncCalls:
     def _tell_blocked(self, owner: object, stack: list[str]) -> None:
         tags = _tags(owner)
         self._tell("an async handler blocks: all async handlers wait for it", tags, "warning", frames=stack)
+
+    def tell_blocked_elsewhere(self, call: Call, took_s: float) -> None:
+        """A call has held up a loop that is not the service's own, and is watched by nobody."""
+        self.watch.blocked += 1
+        self.watch.blocked_s += took_s
+        event = "an async handler has blocked the event loop of the app: all that it serves waited"
+        self._tell(event, _tags(call), "warning", seconds=round(took_s, 3))
 
     def _tell(self, event: str, tags: dict[str, Any], level: Any, **fields: Any) -> None:
         self._limited_log.write(level, (event, *tags.values()), event, **tags, **fields)

@@ -14,6 +14,7 @@ from typing import Any
 
 import structlog
 
+from coprocess.errors import Status
 from coprocess.runtime.call import Call
 from coprocess.runtime.in_process import InProcessRpc
 from coprocess.runtime.service import Service
@@ -81,7 +82,15 @@ class StepRpc(InProcessRpc):
     def own(self) -> None:
         self._owner = threading.get_ident()
 
-    def _wake(self) -> None:
+    def _end(self, failure: tuple[Status, str] | None, reply: bytes) -> None:
+        # With what `_wake` would do: each call of a chain comes by.
+        self._lock.acquire()
+        try:
+            if self.is_over:
+                return
+            self.is_over, self.failure, self.reply = True, failure, reply
+        finally:
+            self._lock.release()
         if self._owner == threading.get_ident():
             self.is_here = True
         else:
@@ -130,6 +139,7 @@ class Chain:
             while True:
                 if self._is_cancelled:
                     steps.close()
+                    self._current = None
                     caller.stopped()
                     return
                 need = steps.send(value)
@@ -151,6 +161,7 @@ class Chain:
             result, error = end.value, None
         except Exception as raised:  # noqa: BLE001 - passed on
             result, error = None, raised
+        self._current = None  # It knows this chain: a cycle for each message would be the collector's.
         caller.ended(result, error)
 
     def _go_on_with(self, call: Call) -> None:
@@ -182,7 +193,7 @@ class Chain:
         if call.hook.is_async:
             service.async_calls.begin(call)
             return None
-        rpc.own()
+        rpc._owner = threading.get_ident()  # As `own` does: each call comes by.
         service.run_here(call)
         # Where the watchdog has ended it, its thread has gone on.
         return rpc if rpc.is_here else None
@@ -226,6 +237,7 @@ class UnaryCaller(Caller):
         self.rpc.may_block()
 
     def ended(self, result: Any, error: Exception | None) -> None:
+        self.chain = None  # As its last call.
         if error is None:
             self.rpc.respond(result)
         else:
@@ -234,5 +246,6 @@ class UnaryCaller(Caller):
             self._on_end()
 
     def stopped(self) -> None:
+        self.chain = None
         if self._on_end is not None:
             self._on_end()

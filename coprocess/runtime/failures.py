@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from coprocess.api.body_stream import BodyCut
 from coprocess.error_text import format_error, is_not_ours, name_of, text_of
 from coprocess.errors import CoprocessError, HandlerFailed, Overloaded, ShuttingDown, TimedOut
 from coprocess.runtime.call import Call
@@ -70,8 +71,12 @@ class Failures:
 
     def fail(self, call: Call, error: HandlerFailed) -> None:
         """Answer a call whose handler failed."""
-        call.counts.failed += 1
         cause = error.__cause__
+        if isinstance(cause, BodyCut):
+            log.debug("a body ended before its handler had all of it", **self._tags(call))
+            self._answer_failure(call, error)
+            return
+        call.counts.failed += 1
         # First: what a handler's exception says may take long to find out.
         self._answer_failure(call, error)
         self._log_error(call, ("failed", _place_of(cause)), safe_text(error), _handlers_traceback(cause))
@@ -80,8 +85,8 @@ class Failures:
         """Answer a call that failed in this code, or in the engine's, and not in its handler."""
         try:
             call.rpc.fail(CoprocessError.status, f"internal error: {name_of(error)}")
-        except Exception:  # Nothing is left to try.
-            log.exception("a call could not be failed, either")
+        except Exception as failure:  # noqa: BLE001 - nothing is left to try
+            log.error("a call could not be failed, either", exception=format_error(failure))
         place = ("unanswered", _place_of(error))
         self._log_error(call, place, "a call could not be answered", lambda: format_error(error))
 

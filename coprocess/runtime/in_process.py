@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _NOBODY = contextlib.nullcontext()
 
+#: A handler that holds up a foreign loop for so long is told of. It cannot be given up: its loop is not ours.
+BLOCKS_S = 0.5
 # Beyond its limit, in which the service ends a call that it runs itself.
 _GRACE_S = 5.0
 
@@ -208,6 +210,8 @@ class InProcess:
         try:
             reply = context.run(run)
             now_s = time.monotonic()
+            if now_s - call.since_s > BLOCKS_S and call.hook.is_async:
+                self._tell_blocked(call, now_s - call.since_s)
             if reply is None:
                 return False
             if now_s > call.deadline_s:
@@ -265,6 +269,9 @@ class InProcess:
             self._leave(call)
         return rpc
 
+    def _tell_blocked(self, call: Call, took_s: float) -> None:
+        self._service.async_calls.tell_blocked_elsewhere(call, took_s)
+
     def _fail(self, call: Call, error: HandlerFailed) -> None:
         if time.monotonic() > call.deadline_s:
             self._service.failures.time_out(call)
@@ -285,7 +292,8 @@ class InProcess:
         limit = asyncio.timeout(call.gate.timeout_s)
         try:
             async with limit:
-                reply = await _Rest(coroutine, context, first, limit, self._left)
+                tell = partial(self._tell_blocked, call)
+                reply = await _Rest(coroutine, context, first, limit, self._left, tell)
         except HandlerFailed as error:
             self._fail(call, error)
         except TimeoutError:  # The limit's: one of the handler's own is a HandlerFailed.
@@ -384,7 +392,7 @@ class _Rest:
     wait for that.
     """
 
-    __slots__ = ("_context", "_coroutine", "_first", "_left", "_limit")
+    __slots__ = ("_context", "_coroutine", "_first", "_left", "_limit", "_tell_blocked")
 
     def __init__(
         self,
@@ -393,15 +401,25 @@ class _Rest:
         first: Any,
         limit: asyncio.Timeout,
         left: set[asyncio.Task[Any]],
+        tell_blocked: Callable[[float], None],
     ) -> None:
         self._coroutine = coroutine
         self._context = context
         self._first = first
         self._limit = limit
         self._left = left
+        self._tell_blocked = tell_blocked
+
+    def _run(self, advance: Callable[[Any], Any], value: Any) -> Any:
+        began_s = time.monotonic()
+        try:
+            return self._context.run(advance, value)
+        finally:
+            if (took_s := time.monotonic() - began_s) > BLOCKS_S:
+                self._tell_blocked(took_s)
 
     def __await__(self) -> Generator[Any, Any, bytes]:
-        run, coroutine, waits_for = self._context.run, self._coroutine, self._first
+        run, coroutine, waits_for = self._run, self._coroutine, self._first
         while True:
             try:
                 try:
@@ -420,7 +438,8 @@ class _Rest:
     def _go_on_alone(self, waits_for: Any) -> None:
         async def go_on() -> None:
             with contextlib.suppress(HandlerFailed):
-                await _Rest(self._coroutine, self._context, waits_for, self._limit, self._left)
+                rest = (self._coroutine, self._context, waits_for, self._limit, self._left)
+                await _Rest(*rest, self._tell_blocked)
 
         task = asyncio.ensure_future(go_on())
         self._left.add(task)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from coprocess.api import context
+from coprocess.error_text import format_error
 from coprocess.errors import CoprocessError, HandlerFailed, Overloaded, ShuttingDown, Status
 from coprocess.loading.hooks import Hook, HookTable
 from coprocess.runtime import prints
@@ -165,14 +166,14 @@ class Service:
     def refuse(self, rpc: Rpc, error: Exception) -> None:
         """Answer a call that reaches no handler."""
         if not isinstance(error, CoprocessError):
-            log.error("a message could not be opened", exc_info=error)
+            log.error("a message could not be opened", exception=format_error(error))
             error = CoprocessError(f"internal error: {type(error).__name__}")
         self._failures.refuse(rpc, error)
 
     def tell_refused(self, error: Exception) -> None:
         """Log, and count, that a message reaches no handler, or was refused on its way."""
         if not isinstance(error, CoprocessError):
-            log.error("a message could not be taken", exc_info=error)
+            log.error("a message could not be taken", exception=format_error(error))
             error = CoprocessError(f"internal error: {type(error).__name__}")
         self._failures.tell_refused(error)
 
@@ -299,8 +300,8 @@ class Service:
                 self._limited_log.end_window()
                 self.async_calls.tick()
                 start_missing()
-            except Exception:  # Without this thread, no call would be ended any more.
-                log.exception("the watchdog failed")
+            except Exception as error:  # noqa: BLE001 - without this thread, no call would be ended any more
+                log.error("the watchdog failed", exception=format_error(error))
 
     def _end_overdue(self) -> None:
         """End sync calls that take too long: their thread is given up, and another takes its place."""
@@ -313,8 +314,8 @@ class Service:
             if now_s > call.deadline_s and now_s > call.deadline_s + call.rpc.held_up_s():
                 try:
                     self._abandon(thread_id, call)
-                except Exception:  # The others' time is over, too.
-                    log.exception("a call that takes too long could not be ended")
+                except Exception as error:  # noqa: BLE001 - the others' time is over, too
+                    log.error("a call that takes too long could not be ended", exception=format_error(error))
 
     def _abandon(self, thread_id: int, call: Call) -> None:
         state, following = call.gate, None

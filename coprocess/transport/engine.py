@@ -128,6 +128,13 @@ class BidiRpc(ABC):
         False where the call is over, or the client does not read.
         """
 
+    def finish(self, message: bytes) -> bool:
+        """Send the last message, and end the call well. False, without the end, as `send`."""
+        if not self.send(message):
+            return False
+        self.end()
+        return True
+
     @abstractmethod
     def end(
         self,

@@ -100,6 +100,7 @@ class Http2Rpc(Rpc):
             self.fail(Status.RESOURCE_EXHAUSTED, text)
             return
         self._is_answered = True
+        self._cancellation = None  # It knows whoever asked: a cycle for each call would be the collector's.
         protocol = self._protocol
         # Where no more calls came with it, its client waits for nothing else.
         engine.answer(protocol, protocol.respond, self._stream, reply, at_once=not engine.tasks)
@@ -114,6 +115,7 @@ class Http2Rpc(Rpc):
 
     def fail(self, status: Status, message: str) -> None:
         self._is_answered = True
+        self._cancellation = None
         self._engine.answer(self._protocol, self._protocol.end, self._stream, (status, message, b"", ()))
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
@@ -128,8 +130,9 @@ class Http2Rpc(Rpc):
     def cancelled(self) -> None:
         """With the server's lock, which no callback may be run with."""
         self.is_over = True
-        if not self._is_answered and self._cancellation is not None:
-            self._engine.callbacks.append(self._cancellation.tell)
+        cancellation = self._cancellation
+        if not self._is_answered and cancellation is not None:
+            self._engine.callbacks.append(cancellation.tell)
 
     def metadata(self) -> Metadata:
         return self._request.metadata
@@ -171,6 +174,7 @@ class Http2Stream(Http2Rpc, StreamRpc):
             self.fail(Status.RESOURCE_EXHAUSTED, "the client does not read its replies")
             return
         self._is_answered = True
+        self._cancellation = None
         self._engine.answer(self._protocol, self._protocol.end, self._stream, (0, "", b"", ()))
 
     def respond_with_next(self, reply: bytes) -> None:
@@ -204,6 +208,17 @@ class Http2Bidi(BidiRpc):
             return False
         return engine.send(self._protocol, self._stream, message)
 
+    def finish(self, message: bytes) -> bool:
+        engine = self._engine
+        if self._is_ended or len(message) > engine.max_message_bytes:
+            return self.send(message)
+        if not engine.answer(self._protocol, self._protocol.finish, self._stream, message):
+            return False
+        self._is_ended = True
+        self._forget_callbacks()
+        self._cancellation = None
+        return True
+
     def on_loop(self, task: Callable[[], None]) -> None:
         self._engine.call_back(partial(self._tell, task))
 
@@ -230,6 +245,7 @@ class Http2Bidi(BidiRpc):
         self._is_ended = True
         self._engine.answer(self._protocol, self._protocol.end, self._stream, ending)
         self._forget_callbacks()
+        self._cancellation = None
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
         cancellation = self._cancellation
@@ -246,7 +262,7 @@ class Http2Bidi(BidiRpc):
     # The connection's, with the server's lock, which no callback may be run with.
 
     def opened(self, handler: Callable[[BidiRpc], None]) -> None:
-        self._engine.callbacks.append(partial(self._tell, partial(handler, self)))
+        self._engine.callbacks.append(partial(self._tell, handler, self))
 
     def received(self, message: bytes) -> None:
         self._engine.callbacks.append(partial(self._receive, message))
@@ -260,8 +276,9 @@ class Http2Bidi(BidiRpc):
     def _tell_cancelled(self) -> None:
         if not self._is_ended:
             self._is_ended = True
-            if self._cancellation is not None:
-                self._cancellation.tell()
+            cancellation = self._cancellation
+            if cancellation is not None:
+                cancellation.tell()
             self._forget_callbacks()
 
     def _forget_callbacks(self) -> None:
@@ -279,12 +296,12 @@ class Http2Bidi(BidiRpc):
     def _receive_end(self) -> None:
         self._tell(self.on_half_close)
 
-    def _tell(self, callback: Callable[[], None]) -> None:
+    def _tell(self, callback: Callable[..., None], *arguments: Any) -> None:
         """Call back; what it raises ends this call."""
         if self._is_ended:
             return
         try:
-            callback()
+            callback(*arguments)
         except Exception:  # noqa: BLE001 - as above
             self._break()
 
@@ -347,7 +364,8 @@ class Http2Engine(Engine):
         return rpc
 
     def _run(self, rpc: _Task) -> None:
-        if not isinstance(rpc, Http2Rpc):
+        # First its type: `isinstance` of an abstract class takes long where it says no.
+        if type(rpc) is partial or not isinstance(rpc, Http2Rpc):
             rpc()
             return
         if rpc.is_over:

@@ -454,3 +454,14 @@ def test_a_check_without_raw_headers_has_the_map() -> None:
     http.headers.update({"authorization": "k", ":path": "/a"})
     told = json_format.MessageToDict(check(check_key, request=request).dynamic_metadata)
     assert told["coprocess.session"]["token"] == "kexample.test/a"
+
+
+def test_a_body_that_may_never_end_is_known_by_what_came_and_not_by_what_a_handler_edits() -> None:
+    @Post
+    def disguise(request: Any) -> None:
+        request.headers["Content-Type"] = "text/plain"
+        request.body = b"mine"
+
+    pairs = [*GET[:2], (":method", "POST"), (":scheme", "http"), ("content-type", "application/grpc")]
+    reply = Stream(disguise).request(pairs, end=False)
+    assert reply.immediate_response.status.code == 500

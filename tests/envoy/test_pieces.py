@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
+from structlog.testing import capture_logs
 
 from coprocess import CustomKeyCheck, Post, Reject, Response
 from coprocess.desk.envoy.wanted import wanted_of
@@ -311,6 +312,30 @@ def test_an_upstream_that_answers_early_ends_the_body_and_its_answer_counts() ->
         call.piece(b"one")
         assert edits(call.response().response_headers.response) == [("x-seen", b"1", False)]
         call.end()
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_body_that_is_cut_is_no_failure_of_its_handler(*, is_async: bool) -> None:
+    @Response
+    def look() -> None:
+        pass
+
+    with capture_logs() as logged, streams(scanner([], is_async=is_async), look) as (running, client):
+        early = Call(client)
+        early.request()
+        early.piece(b"one")
+        early.response()
+        early.end()
+        leaving = Call(client)
+        leaving.request()
+        leaving.piece(b"one")
+        leaving.replies.cancel()
+        until(lambda: not running.gateway.open_streams)
+        until(lambda: not running.service.in_flight)
+        assert not any(counts.failed for counts in running.service.totals().values())
+    assert not any(entry["log_level"] == "error" for entry in logged)
+    # Of the one that left, an async handler is cancelled.
+    assert [entry["event"] for entry in logged].count("a body ended before its handler had all of it") >= 1
 
 
 def test_an_override_that_envoy_drops_closes() -> None:

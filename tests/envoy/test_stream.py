@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 from typing import Any
@@ -11,10 +12,12 @@ import grpc
 import pytest
 
 from coprocess import CustomKeyCheck, Post, Pre, Response
+from coprocess.gateways.envoy import wire
 from coprocess.runtime.service import ServiceOptions
 from tests.envoy.call import Call
+from tests.envoy.drive import check_request
 from tests.envoy.world import serving
-from tests.server import Client, status_of, until
+from tests.server import PATIENCE_S, Client, status_of, until
 
 
 @pytest.mark.parametrize("engine", ["http2", "grpcio"])
@@ -204,3 +207,38 @@ def test_a_handler_that_blocks_holds_up_no_other_stream() -> None:
         for thread in threads:
             thread.join(10)
         assert len(replies) == 4
+
+
+def test_what_has_ended_is_no_work_for_the_garbage_collector() -> None:
+    """Cycles took half of a stream's time."""
+
+    @CustomKeyCheck
+    def check(session: Any) -> None:
+        session.allow("token")
+
+    @Response
+    def look() -> None:
+        pass
+
+    def left() -> int:
+        kinds = ("Exchange", "Traffic", "HeldRequest", "EnvoyStream", "Check", "UnaryCaller")
+        return sum(type(each).__name__ in kinds for each in gc.get_objects())
+
+    with serving(check, look) as running, Client(running.address) as client:
+        ask = client.channel.unary_unary(
+            wire.CHECK, wire.CheckRequest.SerializeToString, wire.CheckResponse.FromString
+        )
+        gc.collect()
+        gc.disable()
+        try:
+            before = left()
+            for _ in range(20):
+                call = Call(client.channel)
+                call.request()
+                call.response()
+                call.end()
+                ask(check_request(), timeout=PATIENCE_S)
+            # A thread may hold what it ran last.
+            until(lambda: left() < before + 20)
+        finally:
+            gc.enable()

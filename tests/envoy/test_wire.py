@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from google.protobuf import json_format
 
-from coprocess.gateways.envoy import wire
+from coprocess.gateways.envoy import encoding, wire
 
 PROJECT = Path(__file__).parent.parent.parent
 PROTO = PROJECT / "proto" / "envoy"
@@ -77,3 +77,21 @@ def test_every_recorded_message_is_read_without_unknown_fields() -> None:
                 assert written == message["json"], path.name
                 seen += 1
     assert seen > 300
+
+
+def test_header_edits_of_every_length_are_what_envoy_reads() -> None:
+    for append in (False, True):
+        for size in range(300):
+            value = b"v" * size
+            raw = encoding.set_header(b"x-name", value, append=append)
+            (option,) = wire.HeaderMutation.FromString(raw).set_headers
+            assert (option.header.key, option.header.raw_value) == ("x-name", value)
+            assert option.append.value is append
+            assert option.append_action == (0 if append else 2)
+
+
+def test_a_caller_who_has_a_token_only_is_told_as_all_others() -> None:
+    for size in (1, 100, 1000):
+        token = "t" * size
+        raw = encoding.struct_of_one("coprocess.session", "token", token)
+        assert raw == encoding.struct({"coprocess.session": {"token": token}})

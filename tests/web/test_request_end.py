@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import io
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 from wsgiref.util import FileWrapper, setup_testing_defaults
 
 import pytest
+from structlog.testing import capture_logs
 
 import coprocess
 from coprocess import App, Pre, Response, respond
@@ -453,3 +455,116 @@ def test_files_that_change_are_loaded_again_where_asked_for(tmp_path: Any) -> No
                 return
             threading.Event().wait(0.05)
         raise AssertionError("not loaded again")
+
+
+@pytest.mark.parametrize("declares", ["before", "after", "errorhandler"])
+@pytest.mark.parametrize("kind", ["wsgi", "asgi"])
+def test_an_app_without_anything_for_the_end_of_a_request(declares: str, kind: str) -> None:
+    app = App()
+    ran = []
+
+    def around() -> None:
+        ran.append(declares)
+
+    if declares == "errorhandler":
+        app.errorhandler(ValueError)(lambda: respond(418))
+    else:
+        getattr(app, declares)(around)
+
+    @Pre
+    def handler(request: coprocess.Request) -> None:
+        if declares == "errorhandler":
+            raise ValueError
+
+    status = (
+        _status_by_wsgi([app, handler]) if kind == "wsgi" else asyncio.run(_status_by_asgi([app, handler]))
+    )
+
+    assert (status, ran) == ((418, []) if declares == "errorhandler" else (200, [declares]))
+
+
+def _status_by_wsgi(handlers: list[Any]) -> int:
+    def site(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response("200 OK", [])
+        return []
+
+    environ: dict[str, Any] = {}
+    setup_testing_defaults(environ)
+    seen: list[str] = []
+
+    def start(status: str, headers: Any, exc_info: Any = None) -> Callable[[bytes], object]:
+        seen.append(status)
+        return lambda chunk: None
+
+    around = Wsgi(site, handlers)
+    try:
+        chunks: Any = around(environ, start)
+        list(chunks)
+        if hasattr(chunks, "close"):
+            chunks.close()
+    finally:
+        around.close()
+    return int(seen[0][:3])
+
+
+async def _status_by_asgi(handlers: list[Any]) -> int:
+    async def site(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    seen: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        seen.append(message)
+
+    around = Asgi(site, handlers)
+    try:
+        await around({"type": "http", "method": "GET", "path": "/", "headers": []}, receive, send)
+    finally:
+        await around.close()
+    return int(seen[0]["status"])
+
+
+def test_what_fails_at_the_end_is_told_without_the_values_of_its_frames() -> None:
+    app = App()
+
+    @app.teardown
+    def fails() -> None:
+        raise RuntimeError("at the end")
+
+    @Pre
+    def handler(request: coprocess.Request) -> None:
+        pass
+
+    with capture_logs() as told:
+        assert _status_by_wsgi([app, handler]) == 200
+
+    # With exc_info, a process without logging of its own would show the values of all frames, by rich.
+    [entry] = told
+    assert entry.keys() == {"event", "exception", "log_level"}
+    assert "RuntimeError: at the end" in entry["exception"]
+    assert "lifetime.py" not in entry["exception"]
+    assert "<string>" not in entry["exception"]
+
+
+@pytest.mark.parametrize("waits_first", [False, True])
+def test_a_handler_that_blocks_the_loop_of_the_app_is_told_of(
+    waits_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coprocess.runtime.in_process.BLOCKS_S", 0.01)
+
+    @Pre
+    async def blocks(request: coprocess.Request) -> None:
+        if waits_first:
+            await asyncio.sleep(0)
+        time.sleep(0.02)  # noqa: ASYNC251 - what it should not
+
+    with capture_logs() as told:
+        assert asyncio.run(_status_by_asgi([blocks])) == 200
+
+    entries = [each for each in told if "blocked the event loop of the app" in each["event"]]
+    assert (entries[0]["hook"], entries[0]["log_level"]) == ("blocks", "warning")
+    assert entries[0]["seconds"] > 0.01

@@ -156,10 +156,9 @@ class Traffic(HeldExchange):
 
     def conclude(self, call: HeldCall, rpc: InProcessRpc) -> Answer | None:
         """As `settle`, with what access logs are told."""
-        answer = self.settle(call, rpc)
         if rpc.failure is not None:
             self.failure_text = rpc.failure[1]
-        return answer
+        return self.settle(call, rpc)
 
     def fail(self, error: HandlerFailed) -> Answer:
         """The answer where what handlers left cannot go out."""

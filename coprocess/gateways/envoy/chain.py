@@ -48,16 +48,19 @@ class Chain:
     #: Whether Envoy was seen to do as `mode_override` says: None: not yet.
     overrides: bool | None = None
 
-    @property
-    def streams(self) -> bool:
-        """Whether a handler has a body in pieces."""
-        last = self.before[-1][1][-1:] if self.before else ()
-        return any(step.streams for step in (*last, *self.after[-1:]))
+    #: Whether a handler has a body in pieces.
+    streams: bool = field(init=False)
+    #: Whether a handler may read the request's body, or the response's.
+    reads_request: bool = field(init=False)
+    reads_response: bool = field(init=False)
+    #: The same for ext_authz; None: nobody has asked yet.
+    of_checks: Chain | None = field(init=False, default=None)
 
-    @property
-    def reads_request(self) -> bool:
-        """Whether a handler may read the request's body."""
-        return any(step.uses_body for _, steps in self.before for step in steps)
+    def __post_init__(self) -> None:
+        last = self.before[-1][1][-1:] if self.before else ()
+        self.streams = any(step.streams for step in (*last, *self.after[-1:]))
+        self.reads_request = any(step.uses_body for _, steps in self.before for step in steps)
+        self.reads_response = any(step.uses_body for step in self.after)
 
 
 def chain_of(table: HookTable, route: Route, chains: Chains) -> Chain:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
@@ -13,7 +14,7 @@ from coprocess.api.http import canonical_name
 from coprocess.api.moments import HookType
 from coprocess.errors import BadMessage, CoprocessError, HandlerFailed, UnknownHook
 from coprocess.gateways.envoy import dynamic_metadata, encoding, guard
-from coprocess.gateways.envoy.call import BODY, Around, Traffic
+from coprocess.gateways.envoy.call import BODY, Around, RequestSteps, Traffic
 from coprocess.gateways.envoy.chain import Chain
 from coprocess.gateways.envoy.messages import Fields, name_of, request_of
 from coprocess.gateways.envoy.wire import CheckRequest
@@ -53,87 +54,105 @@ class Check:
             raise BadMessage("not an envoy.service.auth.v3.CheckRequest") from None
         attributes = asked.attributes
         try:
-            chain = self._find_chain(dict(attributes.context_extensions), "")
-            traffic, came = self._traffic(attributes, chain)
+            said = attributes.context_extensions
+            chain = self._find_chain({key: said[key] for key in said}, "")
+            traffic = self._traffic(attributes, chain)
+            method = traffic.request.method
             self.chain, self.lifetime = traffic.chain, traffic.lifetime
             steps = traffic.before_upstream()
         except CoprocessError as error:
             # An RPC error would let the request in where the filter's failure mode allows it.
             return _refused(error)
-        value = None
         try:
-            while True:
-                need = steps.send(value)
-                if need is BODY:
-                    raise HandlerFailed(_NO_BODY)
-                value = yield need
-        except StopIteration as end:
-            answer: Answer | None = end.value
+            if traffic.chain.reads_request:
+                answer = yield from _without_body(steps)
+            else:
+                answer = yield from steps
         except CoprocessError as error:
             return _refused(error)
         try:
             if answer is None:
-                return _allowed(traffic, came)
+                return _allowed(traffic, method)
             return _denied(answer, traffic)
         except HandlerFailed as error:
             return _denied(traffic.fail(error), traffic)
 
-    def _traffic(self, attributes: AttributeContext, chain: Chain) -> tuple[Traffic, _Came]:
-        others = [moment.name for moment, _ in chain.before if moment is not HookType.CustomKeyCheck]
-        if chain.route.names is not None and (others or chain.after):
-            there = ", ".join([*others, *(["Response"] if chain.after else [])])
-            raise UnknownHook(f"ext_authz runs handlers of CustomKeyCheck only, and {there} are named")
-        chain = _only_checks(chain)
+    def _traffic(self, attributes: AttributeContext, chain: Chain) -> Traffic:
+        if chain.of_checks is None:
+            chain.of_checks = _only_checks(chain)
+        chain = chain.of_checks
         http = attributes.request.http
-        if (count := max(len(http.header_map.headers), len(http.headers))) > self._max_headers:
-            raise BadMessage(f"{count} headers: max_headers is {self._max_headers}")
-        came = _Came(attributes)
-        traffic = Traffic(came.request, chain, self._around)
-        traffic.has_body = chain.reads_request and came.has_body
+        body = _Body(http)
+        traffic = Traffic(_request(http, body, self._max_headers), chain, self._around)
+        traffic.has_body = chain.reads_request and body.is_whole
         context = attributes.metadata_context
         if context.ByteSize():
             traffic.metadata_source = lambda: dynamic_metadata.read_metadata(context)
-        return traffic, came
+        return traffic
 
 
-class _Came:
-    """The request, as the attributes have it."""
+def _request(http: AttributeContext.HttpRequest, body: _Body, max_headers: int) -> HeldRequest:
+    """The request, as the attributes have it. Raises BadMessage."""
+    values, headers = http.header_map.headers, http.headers
+    if (count := max(len(values), len(headers))) > max_headers:
+        raise BadMessage(f"{count} headers: max_headers is {max_headers}")
+    if values:
+        body.headers = fields = Fields(values)
+        return request_of(fields, body.read)
+    pairs = [(name_of(name), value) for name, value in headers.items() if name[:1] != ":"]
+    if "Host" not in (name for name, _ in pairs):
+        pairs.insert(0, ("Host", http.host))
+    body.headers = held = HeldHeaders(pairs)
+    return HeldRequest(http.method, http.path, held, scheme=http.scheme or "http", body_source=body.read)
 
-    def __init__(self, attributes: AttributeContext) -> None:
-        http = attributes.request.http
-        self.encoded: Mapping[str, bytes] = {}
-        self._body = http.raw_body or http.body.encode()
-        headers = http.headers
-        if http.header_map.headers:
-            fields = Fields(http.header_map.headers)
-            self.encoded = fields.encoded
-            self.request = request_of(fields, self._read)
-        else:
-            pairs = [(name_of(name), value) for name, value in headers.items() if name[:1] != ":"]
-            if "Host" not in (name for name, _ in pairs):
-                pairs.insert(0, ("Host", http.host))
-            held = HeldHeaders(pairs)
-            self.request = HeldRequest(
-                http.method, http.path, held, scheme=http.scheme or "http", body_source=self._read
-            )
-        self.method = self.request.method
+
+class _Body:
+    """What came of the body. It does not know its request, which knows it."""
+
+    headers: HeldHeaders
+
+    def __init__(self, http: AttributeContext.HttpRequest) -> None:
+        self._http = http
+
+    @cached_property
+    def _came(self) -> bytes:
+        return self._http.raw_body or self._http.body.encode()
 
     @property
-    def has_body(self) -> bool:
+    def is_whole(self) -> bool:
         """Whether all of it is here. Without a length, none at all may also be a filter that sends none."""
-        headers = self.request.headers
+        headers = self.headers
         if headers.get(_PARTIAL, "false") == "true":
             return False
         is_empty = headers.get("Content-Length", "") in ("", "0") and "Transfer-Encoding" not in headers
-        return bool(self._body) or is_empty
+        return bool(self._came) or is_empty
 
-    def _read(self) -> bytes:
-        if not self.has_body:
+    def read(self) -> bytes:
+        if not self.is_whole:
             raise RuntimeError(_NO_BODY)
-        return self._body
+        return self._came
+
+
+def _without_body(steps: RequestSteps) -> RequestSteps:
+    """The same, where no body comes later."""
+    value = None
+    while True:
+        try:
+            need = steps.send(value)
+        except StopIteration as end:
+            answer: Answer | None = end.value
+            return answer
+        if need is BODY:
+            raise HandlerFailed(_NO_BODY)
+        value = yield need
 
 
 def _only_checks(chain: Chain) -> Chain:
+    """Raises UnknownHook."""
+    others = [moment.name for moment, _ in chain.before if moment is not HookType.CustomKeyCheck]
+    if chain.route.names is not None and (others or chain.after):
+        there = ", ".join([*others, *(["Response"] if chain.after else [])])
+        raise UnknownHook(f"ext_authz runs handlers of CustomKeyCheck only, and {there} are named")
     kept = tuple(each for each in chain.before if each[0] is HookType.CustomKeyCheck)
     if not kept:
         raise UnknownHook(
@@ -144,17 +163,18 @@ def _only_checks(chain: Chain) -> Chain:
     return replace(chain, before=kept, after=())
 
 
-def _allowed(traffic: Traffic, came: _Came) -> bytes:
+def _allowed(traffic: Traffic, method: str) -> bytes:
     request = traffic.request
     if request.has_new_body:
         raise HandlerFailed("replaced the body: ext_authz cannot. Expected: ext_proc, for such a handler")
     content, edits = b"", 0
-    if request.method != came.method:
+    if request.method != method:
         content += _set(b":method", guard.method_bytes(request.method))
     if request.has_new_path or request.has_new_query:
         content += _set(b":path", guard.target_of(request).encode())
     headers = request.headers
-    for name in sorted(headers.edited):
+    edited = headers.edited
+    for name in sorted(edited) if len(edited) > 1 else edited:
         if canonical_name(name) in guard.NOT_FOR_HANDLERS:
             continue
         edits += 1

@@ -57,10 +57,11 @@ def session_entries(session: HeldSession) -> dict[str, Any]:
     entries: dict[str, Any] = {"token": session.token}
     if session.alias:
         entries["alias"] = session.alias
-    if tags := list(session.tags):
-        entries["tags"] = tags
-    if metadata := {key: value for key, value in session.metadata.items() if key != TOKEN}:
-        entries["metadata"] = metadata
+    if len(session.tags):
+        entries["tags"] = list(session.tags)
+    metadata = session.metadata
+    if len(metadata) > (TOKEN in metadata):
+        entries["metadata"] = {key: value for key, value in metadata.items() if key != TOKEN}
     return entries
 
 
@@ -72,6 +73,11 @@ def encoded(
     `told` is what of `metadata` was told before, or came, and is brought up to date. The session is told
     where it `is_new`.
     """
+    if metadata is None and session is not None and is_new:
+        entries = session_entries(session)
+        if len(entries) == 1:
+            return encoding.struct_of_one(SESSION_NAMESPACE, TOKEN, session.token)
+        return encoding.struct({SESSION_NAMESPACE: entries})
     namespaces: dict[str, Mapping[str, Any]] = {}
     if metadata is not None:
         known = {} if session is None else session.metadata

@@ -59,6 +59,20 @@ def set_header(name: bytes, value: bytes, *, append: bool = False, number: int =
 
     It ignores `append_action`, and `value`: what adds says so by `append`, and the value is `raw_value`.
     """
+    name_size, size = len(name), len(value)
+    header_size = name_size + size + 4
+    if header_size <= _LONGEST_SMALL - 6:
+        # All lengths are one byte.
+        end, heads = _ADD if append else _SET, _SMALL_HEADS
+        return (
+            heads[number][header_size + 2 + len(end)]
+            + heads[1][header_size]
+            + heads[1][name_size]
+            + name
+            + heads[3][size]
+            + value
+            + end
+        )
     header = field(1, field(1, name) + field(3, value))
     return field(number, header + (_ADD if append else _SET))
 
@@ -126,6 +140,12 @@ def struct(entries: Mapping[str, Any]) -> bytes:
     return b"".join(
         [field(1, _entry_name(name) + field(2, _value(value))) for name, value in entries.items()]
     )
+
+
+def struct_of_one(namespace: str, name: str, text: str) -> bytes:
+    """The same of one mapping with one text."""
+    entry = _entry_name(name) + field(2, field(3, text.encode()))
+    return field(1, _entry_name(namespace) + field(2, field(5, field(1, entry))))
 
 
 @functools.lru_cache(maxsize=256)

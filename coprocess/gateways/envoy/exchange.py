@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 
 from coprocess.api.held import HeldResponse
 from coprocess.errors import BadMessage, CoprocessError, HandlerFailed, Status
-from coprocess.gateways.envoy import dynamic_metadata, encoding, guard
+from coprocess.gateways.envoy import encoding, guard
 from coprocess.gateways.envoy.call import BODY, Around, RequestSteps, Traffic
 from coprocess.gateways.envoy.chain import Chain
 from coprocess.gateways.envoy.messages import Fields, no_request, request_of, response_of
@@ -23,16 +23,15 @@ from coprocess.gateways.envoy.side import (
     BUFFERED,
     BUFFERED_PARTIAL,
     FULL_DUPLEX,
+    NONE,
     STREAMED,
     Replies,
-    RequestSide,
-    ResponseSide,
     Side,
 )
 from coprocess.gateways.envoy.streamed_bodies import NO_OVERRIDE, SEND, StreamedBodies
 from coprocess.gateways.envoy.wire import ProcessingRequest
 from coprocess.loading.lifetime import Lifetime
-from coprocess.runtime.answers import Answer, error_answer, failure_answer
+from coprocess.runtime.answers import Answer, failure_answer
 from coprocess.runtime.chained import Steps
 from coprocess.runtime.in_process import InProcessRpc
 
@@ -51,25 +50,19 @@ class Exchange(StreamedBodies):
         max_headers: int = 1000,
     ) -> None:
         """`find_chain` is called with the first message, and raises CoprocessError."""
+        super().__init__()
         self._find_chain = find_chain
         self._around = around
         self._max_body_bytes = max_body_bytes
         self._max_headers = max_headers
         self.chain: Chain | None = None
         self._traffic: Traffic | None = None
-        #: Nothing of what Envoy could still send matters to the handlers of this stream.
-        self.is_done = False
-        # Of the direction that is under way.
-        self._request = RequestSide()
-        self._response = ResponseSide()
         self._method = ""
         self._status = 0
         self._wire: Wire | None = None
-        self._told_metadata: dict[str, str] = {}
-        self._is_session_told = False
 
     def take(self, message: bytes, wire: Wire | None = None) -> Steps:
-        """The steps for one message; they end with its replies. Raises CoprocessError: see `refusal`.
+        """The steps for one message; they end with its replies. Both raise CoprocessError: see `refusal`.
 
         `wire` is for bodies in pieces, while a handler runs.
         """
@@ -83,11 +76,14 @@ class Exchange(StreamedBodies):
             if self.chain.streams:
                 self._wire = wire
             config = asked.protocol_config
-            self._request.mode, self._response.mode = config.request_body_mode, config.response_body_mode
+            if (mode := config.request_body_mode) != NONE:
+                self._request.mode = mode
+            if (mode := config.response_body_mode) != NONE:
+                self._response.mode = mode
         if kind == "request_headers":
             if self._traffic is not None:
                 raise BadMessage("request headers that are not the first: a stream has one request")
-            return (yield from self._on_request_headers(asked))
+            return self._on_request_headers(asked)
         traffic = self._traffic
         if traffic is None:
             # It begins with the response: one that another filter gave, say. There is no request to be seen.
@@ -96,17 +92,17 @@ class Exchange(StreamedBodies):
             if kind in ("request_body", "request_trailers") and self.chain.before:
                 raise HandlerFailed("was not sent the request's headers: expected request_header_mode SEND")
         if kind == "request_body":
-            return (yield from self._on_body(self._request, asked.request_body, self._end_request))
+            return self._on_body(self._request, asked.request_body, self._end_request)
         if kind == "request_trailers":
-            return (yield from self._on_trailers(self._request, self._end_request))
+            return self._on_trailers(self._request, self._end_request)
         if kind == "response_headers":
             if traffic.response is not None:
                 raise BadMessage("response headers twice: a stream has one response")
-            return (yield from self._on_response_headers(asked.response_headers))
+            return self._on_response_headers(asked.response_headers)
         if kind == "response_body":
-            return (yield from self._on_body(self._response, asked.response_body, self._end_response))
+            return self._on_body(self._response, asked.response_body, self._end_response)
         if kind == "response_trailers":
-            return (yield from self._on_trailers(self._response, self._end_response))
+            return self._on_trailers(self._response, self._end_response)
         raise BadMessage("a ProcessingRequest without a phase that is known")
 
     def refusal(self, error: Exception) -> bytes:
@@ -140,16 +136,14 @@ class Exchange(StreamedBodies):
         self._read_metadata(asked, traffic)
         if headers.end_of_stream:
             side.body = b""
-            traffic.has_body = True
-        elif not _has_body_that_ends(fields):
-            side.why_no_body = "the body of a gRPC call, or after an upgrade, may never end: it is not read"
-            traffic.has_body = True
-        elif not chain.before:
-            traffic.has_body = True
-        elif chain.reads_request and (size := _content_length(fields)) > self._max_body_bytes:
-            return [self._too_large(side, size)]
         if self._wire is not None:
             request.open_stream = partial(self._open_stream, side, self._wire, self._begin_request)
+        if not chain.reads_request:
+            return self._end_request((yield from traffic.before_upstream()), side.headers_kind)
+        if side.body is not None or side.why_no_body:
+            traffic.has_body = True
+        elif (size := _content_length(fields)) > self._max_body_bytes:
+            return [self._too_large(side, size)]
         side.steps = traffic.before_upstream()
         outcome = yield from side.go_on()
         if outcome is not BODY:
@@ -228,16 +222,14 @@ class Exchange(StreamedBodies):
             return [encoding.EMPTY[side.headers_kind]]
         fields = side.fields = self._fields(headers)
         response = traffic.response = response_of(fields, side.read)
-        self._status = response.status
-        is_bodyless = self._method == "HEAD" or response.status in guard.BODYLESS
-        if headers.end_of_stream or is_bodyless:
+        status = self._status = response.status
+        if headers.end_of_stream or self._method == "HEAD" or status in guard.BODYLESS:
             side.body = b""
-            side.has_body = True
-        elif not _has_response_that_ends(fields, response.status):
-            side.why_no_body = "the body of a stream of events, of gRPC, or after an upgrade, is not read"
-            side.has_body = True
         if self._wire is not None:
             response.open_stream = partial(self._open_stream, side, self._wire, self._begin_response)
+        if not chain.reads_response:
+            return self._end_response((yield from self._after_upstream(traffic, side)), side.headers_kind)
+        side.has_body = side.body is not None or bool(side.why_no_body)
         side.steps = self._after_upstream(traffic, side)
         outcome = yield from side.go_on()
         if outcome is not BODY:
@@ -346,79 +338,7 @@ class Exchange(StreamedBodies):
         outcome = yield from self._with_body(side, b"")
         return end(outcome, kind)
 
-    # Answers.
-
-    _is_answered = False
-
-    def _too_large(self, side: Side, size_bytes: int) -> bytes:
-        if side is self._request:
-            answer = error_answer(413, "Request entity too large")
-        else:
-            answer = failure_answer(Status.INTERNAL)
-        return self._immediate(answer, f"a body of {size_bytes} bytes or more is too large for its handlers")
-
-    def _answer(self, answer: Answer, traffic: Traffic) -> bytes:
-        """An answer in the upstream's place, or in its response's."""
-        return self._immediate(answer, traffic.failure_text, traffic)
-
-    def _immediate(self, answer: Answer, text: str, traffic: Traffic | None = None) -> bytes:
-        self.is_done = self._is_answered = True
-        self._request.steps = self._response.steps = None
-        status, body = answer.status, answer.body
-        try:
-            guard.status(status)
-            mutation = guard.answer_mutation(answer.headers)
-        except HandlerFailed as error:
-            text = str(error)
-            failed = error_answer(500, "Middleware error")
-            status, body = failed.status, failed.body
-            mutation = guard.answer_mutation(failed.headers)
-        if status in guard.BODYLESS:
-            body = b""
-        metadata = b"" if traffic is None else self._dynamic_metadata(traffic)
-        return encoding.immediate(status, mutation, body, guard.details(text), metadata)
-
-    # Metadata.
-
-    def _read_metadata(self, asked: ProcessingRequest, traffic: Traffic) -> None:
-        context = asked.metadata_context
-        if context.ByteSize():
-
-            def read() -> dict[str, str]:
-                came = dynamic_metadata.read_metadata(context)
-                self._told_metadata = dict(came)
-                return came
-
-            traffic.metadata_source = read
-
-    def _dynamic_metadata(self, traffic: Traffic) -> bytes:
-        """What is new since it was told last."""
-        session = traffic.session if traffic.has_session else None
-        metadata = traffic.known_metadata
-        if session is None and metadata is None:
-            return b""
-        is_new = not self._is_session_told
-        self._is_session_told = session is not None
-        return dynamic_metadata.encoded(metadata, self._told_metadata, session, is_new=is_new)
-
 
 def _content_length(fields: Fields) -> int:
-    text = fields.headers.get("Content-Length", "")
+    text = fields.get("Content-Length", "")
     return int(text) if text.isascii() and text.isdecimal() else 0
-
-
-def _has_body_that_ends(fields: Fields) -> bool:
-    headers = fields.headers
-    return (
-        "Upgrade" not in headers
-        and not headers.get("Content-Type", "").lower().startswith("application/grpc")
-        and fields.pseudo.get(":method") != "CONNECT"
-    )
-
-
-def _has_response_that_ends(fields: Fields, status: int) -> bool:
-    content_type = fields.headers.get("Content-Type", "").lower()
-    return status != _SWITCHING and not content_type.startswith(("application/grpc", "text/event-stream"))
-
-
-_SWITCHING = 101

@@ -32,7 +32,10 @@ from coprocess.runtime.streaming import ChainedHandler, StreamHandler, Streaming
 
 if TYPE_CHECKING:
     from coprocess.runtime.service import Service
-    from coprocess.transport.engine import BidiRpc, Rpc
+    from coprocess.transport.engine import BidiRpc, Metadata, Rpc
+
+#: Keys and values.
+Said = tuple[tuple[str, object], ...]
 
 log = structlog.get_logger("coprocess")
 
@@ -52,6 +55,8 @@ class EnvoyGateway(Gateway, Streaming):
     def __init__(self, table: HookTable, options: GatewayOptions) -> None:
         self._options = options
         self._kept: dict[object, Chain] = {}
+        #: By the metadata's identity, which is that of a list as long as that is held here.
+        self._known: dict[int, tuple[Metadata, Said]] = {}
         self._chains: Chains = {}
         #: Those that `check_table` was content with, for the table that is to come.
         self._checked: Chains | None = None
@@ -101,16 +106,32 @@ class EnvoyGateway(Gateway, Streaming):
         if service.is_draining:
             refuse(rpc, ShuttingDown("the service is shutting down"))
             return
-        said = {key: value for key, value in rpc.metadata() if key.startswith(PREFIX)}
+        said = self._said(rpc.metadata())
 
         def find_chain(first: ProcessingRequest) -> Chain:
-            return self.chain(said, _route_name(first) if first.attributes else "")
+            return self._chain(said, _route_name(first) if first.attributes else "")
 
         exchange = Exchange(find_chain, self, self._options.max_body_bytes, self._options.max_headers)
         self._streams.add(EnvoyStream(service, rpc, exchange, self._ended))
 
+    def _said(self, metadata: Metadata) -> Said:
+        """What of the metadata is ours. Calls of one route share a list, on the http2 engine."""
+        known = self._known
+        found = known.get(id(metadata))
+        if found is not None and found[0] is metadata:
+            return found[1]
+        said: Said = tuple({key: value for key, value in metadata if key.startswith(PREFIX)}.items())
+        if len(known) >= _MAX_KEPT:
+            known.clear()
+        known[id(metadata)] = metadata, said
+        return said
+
     def _ended(self, stream: EnvoyStream) -> None:
-        self.end(stream.exchange.lifetime, lambda: self._streams.discard(stream))
+        lifetime = stream.exchange.lifetime
+        if lifetime is None:
+            self._streams.discard(stream)
+            return
+        self.end(lifetime, lambda: self._streams.discard(stream))
 
     def end(self, lifetime: Lifetime | None, ended: Callable[[], None]) -> None:
         """Run what a request has left for its end, then `ended`. From any thread."""
@@ -155,11 +176,14 @@ class EnvoyGateway(Gateway, Streaming):
 
     def chain(self, said: Mapping[str, object], default_api_id: str) -> Chain:
         """The chain of a route that says this. Raises CoprocessError."""
-        key = (tuple(said.items()), default_api_id)
+        return self._chain(tuple(said.items()), default_api_id)
+
+    def _chain(self, said: Said, default_api_id: str) -> Chain:
+        key = said, default_api_id
         kept = self._kept
         chain = kept.get(key)
         if chain is None:
-            route = route_of({name: str(value) for name, value in said.items()})
+            route = route_of({name: str(value) for name, value in said})
             if not route.api_id and default_api_id:
                 route = _with_api_id(route, default_api_id)
             chain = chain_of(self._table, route, self._chains)

@@ -92,7 +92,8 @@ class Edits:
 
     def take(self, headers: HeldHeaders, encoded: Mapping[str, bytes]) -> None:
         """What handlers edited of `headers`, but for what is not theirs."""
-        for name in sorted(headers.edited):
+        edited = headers.edited
+        for name in sorted(edited) if len(edited) > 1 else edited:
             if canonical_name(name) in NOT_FOR_HANDLERS:
                 continue
             key = name_bytes(name)
@@ -109,7 +110,8 @@ class Edits:
         """A HeaderMutation; empty where there is none. Raises HandlerFailed where it is too long."""
         if self.count > MAX_EDITS:
             raise HandlerFailed(f"left {self.count} header edits: this gateway takes {MAX_EDITS}")
-        return b"".join(self._set) + encoding.remove_headers(self._removed)
+        edits = b"".join(self._set)
+        return edits + encoding.remove_headers(self._removed) if self._removed else edits
 
 
 def request_edits(request: HeldRequest, method: str, encoded: Mapping[str, bytes]) -> tuple[Edits, bool]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from coprocess.api.held import HeldHeaders, HeldRequest, HeldResponse
+from coprocess.api.held import HeldHeaders, HeldRequest, HeldResponse, UnreadHeaders
 from coprocess.api.http import canonical_name
 from coprocess.errors import BadMessage
 
@@ -18,38 +18,63 @@ BodySource = Callable[[], bytes]
 name_of = functools.lru_cache(maxsize=4096)(canonical_name)
 
 
-class Fields:
-    """A header list, read."""
+class Fields(UnreadHeaders):
+    """A header list. What is no pseudo-header field is read when somebody asks: many handlers only set."""
 
-    __slots__ = ("encoded", "headers", "pseudo")
-
-    def __init__(self, values: Iterable[HeaderValue]) -> None:
-        #: `:path` and its like.
-        self.pseudo: dict[str, str] = {}
+    def __init__(self, values: Sequence[HeaderValue]) -> None:
+        self._all = values
         #: The bytes of values that are not UTF-8: those are shown as Latin-1.
         self.encoded: dict[str, bytes] = {}
-        pairs: list[tuple[str, str]] = []
+        #: `:path` and its like, which come first.
+        pseudo: dict[str, str] = {}
+        self.pseudo = pseudo
         for each in values:
             key = each.key
-            # It holds the bytes; `value` is there where an old Envoy was told to use it.
-            value = each.raw_value or each.value.encode()
-            try:
-                text = value.decode()
+            if key[:1] != ":":
+                break
+            try:  # As `_text`, in place.
+                pseudo[key] = each.raw_value.decode() or each.value
             except UnicodeDecodeError:
-                text = value.decode("latin-1")
-                self.encoded[text] = value
-            if key[:1] == ":":
-                self.pseudo[key] = text
-                if key == ":authority":
-                    pairs.append(("Host", text))
-            else:
-                pairs.append((name_of(key), text))
-        self.headers = HeldHeaders(pairs)
+                pseudo[key] = self._text(each)
+
+    def _text(self, field: HeaderValue) -> str:
+        # It holds the bytes; `value` is there where an old Envoy was told to use it.
+        value = field.raw_value or field.value.encode()
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            text = value.decode("latin-1")
+            self.encoded[text] = value
+            return text
+
+    def read_pseudo(self) -> None:
+        """Look for pseudo-header fields behind others, too."""
+        self.pseudo.update((each.key, self._text(each)) for each in self._all if each.key[:1] == ":")
+
+    def first_that_came(self, name: str) -> str | None:
+        """The first value that came with this name, which is in lower case; None: none did."""
+        return next((self._text(each) for each in self._all if each.key.lower() == name), None)
+
+    def _came(self, name: str) -> list[str]:
+        # Whoever reads one reads more, as a rule: then all of them are read.
+        return self._values.getall(name, [])
+
+    def _all_that_came(self) -> list[tuple[str, str]]:
+        pairs: list[tuple[str, str]] = []
+        for each in self._all:
+            key = each.key
+            if key[:1] != ":":
+                pairs.append((name_of(key), self._text(each)))
+            elif key == ":authority":
+                pairs.append(("Host", self._text(each)))
+        return pairs
 
 
 def request_of(fields: Fields, body_source: BodySource) -> HeldRequest:
     """Raises BadMessage."""
     pseudo = fields.pseudo
+    if len(pseudo) < _PSEUDO_OF_REQUEST:
+        fields.read_pseudo()
     try:
         method = pseudo[":method"]
     except KeyError:
@@ -57,7 +82,7 @@ def request_of(fields: Fields, body_source: BodySource) -> HeldRequest:
     return HeldRequest(
         method,
         pseudo.get(":path", ""),  # CONNECT has none.
-        fields.headers,
+        fields,
         scheme=pseudo.get(":scheme", "http"),
         body_source=body_source,
     )
@@ -70,10 +95,15 @@ def no_request() -> HeldRequest:
 
 def response_of(fields: Fields, body_source: BodySource) -> HeldResponse:
     """Raises BadMessage."""
-    status = fields.pseudo.get(":status", "")
+    pseudo = fields.pseudo
+    if ":status" not in pseudo:
+        fields.read_pseudo()
+    status = pseudo.get(":status", "")
     if len(status) != _STATUS_DIGITS or not (status.isascii() and status.isdecimal()):
         raise BadMessage("response headers without a :status of three digits")
-    return HeldResponse(int(status), fields.headers, body_source=body_source)
+    return HeldResponse(int(status), fields, body_source=body_source)
 
 
+#: Method, scheme, authority and path.
+_PSEUDO_OF_REQUEST = 4
 _STATUS_DIGITS = 3

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from google.protobuf.message import DecodeError
 
-from coprocess.api.body_stream import BodyStream
+from coprocess.api.body_stream import BodyCut, BodyStream
 from coprocess.errors import BadMessage, HandlerFailed
 from coprocess.expected import wrong_type
 from coprocess.gateways.envoy import encoding
@@ -132,7 +132,7 @@ class Pieces(BodyStream):
     def _take(self, message: bytes | None) -> bytes:
         """The piece that came; empty where none did."""
         if message is None:
-            raise ConnectionError("the client left before the end of the body")
+            raise BodyCut("the client left before the end of the body")
         side = self.side
         try:
             asked = ProcessingRequest.FromString(message)
@@ -151,7 +151,7 @@ class Pieces(BodyStream):
         # Of the response: the upstream does not wait for the rest, or Envoy was told in vain to send a body.
         self._wire.give_back(message)
         self.is_cut = self._is_whole = True
-        raise ConnectionError("the upstream answered before the end of the body")
+        raise BodyCut("the upstream answered before the end of the body")
 
     # Replies.
 

@@ -35,8 +35,6 @@ class Side:
     steps: RequestSteps | None = None
     body: bytes | None = None
     has_body = False
-    #: Why there will be none; empty: there may be one.
-    why_no_body = ""
     #: Whether another mode was asked for.
     is_override = False
     #: What has come of a body in FULL_DUPLEX_STREAMED mode, while all of it is wanted.
@@ -52,6 +50,11 @@ class Side:
     drops_rest = False
     #: Of the reply that went before the pieces.
     sent_headers = b""
+
+    @property
+    def why_no_body(self) -> str:
+        """Why no body is to be read, whether there is one or not; empty: there may be one."""
+        raise NotImplementedError
 
     def go_on(self) -> Generator[Any, Any, Any]:
         """Run what is left. Ends with BODY where that must come first, else as the steps do."""
@@ -82,7 +85,7 @@ class Side:
 
     def headers_of_pieces(self, edits: guard.Edits) -> bytes:
         """The start of a CommonResponse. Of what passes in pieces, nobody knows the length beforehand."""
-        if self.stream is not None and self.stream.is_replaced and "Content-Length" in self.fields.headers:
+        if self.stream is not None and self.stream.is_replaced and "Content-Length" in self.fields:
             edits.remove(b"content-length")
         return encoding.field(2, edits.encoded()) if edits.count else b""
 
@@ -126,6 +129,18 @@ class RequestSide(Side):
     )
     body_name, trailers_name = "request_body", "request_trailers"
 
+    @property
+    def why_no_body(self) -> str:
+        fields = self.fields
+        # Of what came: a handler may have edited it.
+        if self.body is None and (
+            fields.first_that_came("upgrade") is not None
+            or (fields.first_that_came("content-type") or "").lower().startswith("application/grpc")
+            or fields.pseudo.get(":method") == "CONNECT"
+        ):
+            return "the body of a gRPC call, or after an upgrade, may never end: it is not read"
+        return ""
+
 
 class ResponseSide(Side):
     headers_kind, body_kind, trailers_kind = (
@@ -134,6 +149,19 @@ class ResponseSide(Side):
         encoding.RESPONSE_TRAILERS,
     )
     body_name, trailers_name = "response_body", "response_trailers"
+
+    @property
+    def why_no_body(self) -> str:
+        content_type = (self.fields.first_that_came("content-type") or "").lower()
+        if self.body is None and (
+            self.fields.pseudo.get(":status") == _SWITCHING
+            or content_type.startswith(("application/grpc", "text/event-stream"))
+        ):
+            return "the body of a stream of events, of gRPC, or after an upgrade, is not read"
+        return ""
+
+
+_SWITCHING = "101"
 
 
 _NOT_KEPT = (

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from coprocess.errors import HandlerFailed
 from coprocess.gateways.envoy import encoding, guard
+from coprocess.gateways.envoy.answering import Answering
 from coprocess.gateways.envoy.call import Traffic
 from coprocess.gateways.envoy.chain import Chain
 from coprocess.gateways.envoy.pieces import Pieces, Wire
@@ -28,19 +29,13 @@ NO_OVERRIDE = (
 )
 
 
-class StreamedBodies:
+class StreamedBodies(Answering):
     """A part of `Exchange`, which has the attributes."""
 
     chain: Chain | None
-    is_done: bool
     _traffic: Traffic | None
-    _request: Side
-    _response: Side
     _method: str
     _status: int
-
-    def _dynamic_metadata(self, traffic: Traffic) -> bytes:
-        raise NotImplementedError
 
     def _open_stream(self, side: Side, wire: Wire, begin: Callable[[], Replies], replace: bool) -> Pieces:
         if side.why_no_body:

@@ -41,6 +41,13 @@ class _Served(AroundGateway):
     def use(self, service: Service) -> None:
         self.requests.use(service)
 
+    def check_table(self, table: HookTable) -> None:
+        if not len(table):
+            raise ConfigError(
+                "web: no handler is loaded, so every request would pass. Expected: one at least"
+            )
+        super().check_table(table)
+
 
 class _App:
     """The app of `MODULE:APP`, and the server around it, which begins to serve when all is made."""

@@ -11,7 +11,7 @@ from typing import Any, Generic, Protocol, TypedDict, TypeVar, Unpack
 import structlog
 
 from coprocess.api.app import configuring
-from coprocess.errors import LoadError
+from coprocess.errors import ConfigError, LoadError
 from coprocess.loading.home import Home
 from coprocess.loading.hooks import HookTable
 from coprocess.loading.loader import Loaded, Problem, load
@@ -96,6 +96,12 @@ class Adapter(Requests, Generic[HostT]):
         self, home: Home, handlers: Any, host_class: type[HostT], **options: Unpack[Options]
     ) -> None:
         unknown = options.keys() - Options.__annotations__.keys()
+        for name in ("timeout_s", "max_body_bytes", "failure_status"):
+            if (value := options.get(name)) is not None and type(value) not in (int, float):
+                raise TypeError(f"{name}={value!r}. Expected: a number")
+        status = options.get("failure_status")
+        if status is not None and not 400 <= status <= 599:
+            raise ConfigError(f"failure_status={status}. Expected: 400 to 599")
         if unknown:
             raise TypeError(
                 f"no such option: {', '.join(sorted(unknown))}. "
@@ -116,6 +122,11 @@ class Adapter(Requests, Generic[HostT]):
         self._loaded: Loaded | None = self._load(app_config)
         if self._loaded.problems:
             raise LoadError("; ".join(map(str, self._loaded.problems)))
+        if self._folders and not len(self._loaded.table):
+            named = ", ".join(map(str, self._folders))
+            raise LoadError(
+                f"{named}: no handler is there, so every request would pass. Expected: one at least"
+            )
         self._loaded.serve()
         spec = HeldSpec(api_id, options.get("org_id", ""), options.get("config") or {})
         super().__init__(

@@ -118,6 +118,7 @@ class GrpcConnection:
             elif isinstance(event, StreamReset):
                 if event.stream.call is not None:
                     event.stream.call.cancelled()
+                    event.stream.call = None  # As in `respond`.
             elif isinstance(event, PingAcknowledged):
                 self._on_ping(event.payload)
             elif isinstance(event, ConnectionClosed):
@@ -168,7 +169,6 @@ class GrpcConnection:
                 stream.timer = self._service.call_later(request.timeout_s, self._expire, stream)
             if request.target.open is not None:
                 stream.call = request.target.open(self, stream, request)
-                stream.reader = MessageReader(self._max_bytes)
         if ended:
             self._on_data(stream, b"", True)
 
@@ -228,9 +228,9 @@ class GrpcConnection:
 
     def _pass_on(self, stream: Stream, request: _CallRequest, data: bytes, ended: bool) -> None:
         """Messages one by one."""
-        reader: MessageReader = stream.reader
+        reader: MessageReader | None = stream.reader
         if (
-            not reader.held_bytes
+            (reader is None or not reader.held_bytes)
             and len(data) >= PREFIX_BYTES
             and data[:1] == b"\0"
             and int.from_bytes(data[1:PREFIX_BYTES], "big") == len(data) - PREFIX_BYTES <= self._max_bytes
@@ -240,6 +240,8 @@ class GrpcConnection:
             if ended:
                 stream.call.half_closed()
             return
+        if reader is None:
+            reader = stream.reader = MessageReader(self._max_bytes)
         for is_compressed, message in reader.feed(data):
             if is_compressed:
                 message = grpc_wire.decompress(request.encoding, message, self._max_bytes)
@@ -320,7 +322,19 @@ class GrpcConnection:
         if not stream.has_headers_sent:
             stream.has_headers_sent = True
             sending.headers(stream, grpc_wire.RESPONSE_HEADERS)
-        sending.data(stream, grpc_wire.prefix(message) + message)
+        sending.data(stream, b"\0" + len(message).to_bytes(4, "big") + message)
+        return True
+
+    def finish(self, stream: Stream, message: bytes) -> bool:
+        """The last of many messages, and the end of the call. False, without the end, as `send`."""
+        if stream.has_headers_sent or stream.is_closed or stream.is_answered:
+            if not self.send(stream, message):
+                return False
+            self.end(stream, 0, "")
+        else:
+            self.respond(stream, message)
+        if stream.is_closed:
+            stream.call = None  # As in `respond`.
         return True
 
     def end(

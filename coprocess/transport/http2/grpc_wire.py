@@ -164,10 +164,6 @@ def too_large(size_bytes: int, limit_bytes: int) -> Refused:
     return Refused(Status.RESOURCE_EXHAUSTED, text)
 
 
-def prefix(message: bytes) -> bytes:
-    return b"\0" + len(message).to_bytes(4, "big")
-
-
 # What is sent. No field goes into the peer's dynamic table: so a block is the same for every stream.
 
 

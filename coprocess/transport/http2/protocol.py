@@ -30,6 +30,7 @@ class Http2Protocol:
         # What answers are given with.
         grpc = self.grpc
         self.respond, self.begin, self.send, self.end = grpc.respond, grpc.begin, grpc.send, grpc.end_with
+        self.finish = grpc.finish
         self._limits = server.service.limits
         self._sending = self.grpc.http.sending
         self._socket = bound

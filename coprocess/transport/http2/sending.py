@@ -128,7 +128,12 @@ class Sending:
         if not length:
             return
         if not stream.outgoing:
-            if length <= min(self.max_frame, self.window, stream.send_window, self._room):
+            if (
+                length <= self.max_frame
+                and length <= self.window
+                and length <= stream.send_window
+                and length <= self._room
+            ):
                 # Most are small, and go out at once.
                 self.window -= length
                 self._room -= length

@@ -265,13 +265,17 @@ class Server:
         `at_once`: also where the thread that polls could write more with it, as there is no more.
         `with_next`: this thread answers again at once, and what is held back for that is written then.
         """
-        with self.lock:
+        # Not `with`: it takes twice as long, and each answer comes by.
+        self.lock.acquire()
+        try:
             result = act(stream, value)
             if with_next or (not at_once and threading.get_ident() == self.polling_thread) or self._is_held():
                 self.write_later(connection)
             else:
                 self.write_later(connection)
                 self.flush()
+        finally:
+            self.lock.release()
         return result
 
     def _is_held(self) -> bool:

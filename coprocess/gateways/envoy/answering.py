@@ -1,0 +1,83 @@
+"""What ends a request in an exchange, and the metadata that its replies carry."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from coprocess.errors import HandlerFailed, Status
+from coprocess.gateways.envoy import dynamic_metadata, encoding, guard
+from coprocess.gateways.envoy.call import Traffic
+from coprocess.gateways.envoy.side import RequestSide, ResponseSide, Side
+from coprocess.runtime.answers import Answer, error_answer, failure_answer
+
+if TYPE_CHECKING:
+    from coprocess.gateways.envoy.wire import ProcessingRequest
+
+
+class Answering:
+    """A part of `Exchange`."""
+
+    #: Nothing of what Envoy could still send matters to the handlers of this stream.
+    is_done = False
+    _is_answered = False
+    _is_session_told = False
+
+    def __init__(self) -> None:
+        # Of the direction that is under way.
+        self._request = RequestSide()
+        self._response = ResponseSide()
+        #: What of the metadata Envoy knows.
+        self._told_metadata: dict[str, str] = {}
+
+    def _too_large(self, side: Side, size_bytes: int) -> bytes:
+        if side is self._request:
+            answer = error_answer(413, "Request entity too large")
+        else:
+            answer = failure_answer(Status.INTERNAL)
+        return self._immediate(answer, f"a body of {size_bytes} bytes or more is too large for its handlers")
+
+    def _answer(self, answer: Answer, traffic: Traffic) -> bytes:
+        """An answer in the upstream's place, or in its response's."""
+        return self._immediate(answer, traffic.failure_text, traffic)
+
+    def _immediate(self, answer: Answer, text: str, traffic: Traffic | None = None) -> bytes:
+        self.is_done = self._is_answered = True
+        self._request.steps = self._response.steps = None
+        status, body = answer.status, answer.body
+        try:
+            guard.status(status)
+            mutation = guard.answer_mutation(answer.headers)
+        except HandlerFailed as error:
+            text = str(error)
+            failed = error_answer(500, "Middleware error")
+            status, body = failed.status, failed.body
+            mutation = guard.answer_mutation(failed.headers)
+        if status in guard.BODYLESS:
+            body = b""
+        metadata = b"" if traffic is None else self._dynamic_metadata(traffic)
+        return encoding.immediate(status, mutation, body, guard.details(text), metadata)
+
+    # Metadata.
+
+    def _read_metadata(self, asked: ProcessingRequest, traffic: Traffic) -> None:
+        context = asked.metadata_context
+        if context.ByteSize():
+            told = self._told_metadata
+
+            # Of `self` nothing: a cycle for each stream would be the collector's.
+            def read() -> dict[str, str]:
+                came = dynamic_metadata.read_metadata(context)
+                told.update(came)
+                return came
+
+            traffic.metadata_source = read
+
+    def _dynamic_metadata(self, traffic: Traffic) -> bytes:
+        """What is new since it was told last."""
+        session = traffic.session if traffic.has_session else None
+        metadata = traffic.known_metadata
+        if session is None and metadata is None:
+            return b""
+        is_new = not self._is_session_told
+        self._is_session_told = session is not None
+        return dynamic_metadata.encoded(metadata, self._told_metadata, session, is_new=is_new)

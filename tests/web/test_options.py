@@ -1,0 +1,35 @@
+"""What a Middleware refuses when it is made, and not at a request."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coprocess.errors import ConfigError, LoadError
+from coprocess.wsgi import Middleware
+
+
+def site(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    return []
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"timeout_s": "3"}, TypeError, "timeout_s='3'. Expected: a number"),
+        ({"max_body_bytes": True}, TypeError, "max_body_bytes=True. Expected: a number"),
+        ({"failure_status": 99}, ConfigError, "failure_status=99. Expected: 400 to 599"),
+        ({"failure_status": 200}, ConfigError, "failure_status=200. Expected: 400 to 599"),
+        ({"timeouts": 3}, TypeError, "no such option: timeouts"),
+    ],
+)
+def test_an_option_that_makes_no_sense(options: Any, error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=says):
+        Middleware(site, (), **options)
+
+
+def test_a_folder_without_handlers_would_let_every_request_pass(tmp_path: Path) -> None:
+    with pytest.raises(LoadError, match="no handler is there, so every request would pass"):
+        Middleware(site, tmp_path)
