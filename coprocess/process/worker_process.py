@@ -130,21 +130,16 @@ class WorkerProcess:
 
     def receive_all(self) -> None:
         """Answer calls until the worker is gone; those it had then fail."""
-        #: The answer that came last, while more may come with it: the engine writes those together.
-        held: tuple[Rpc, int, bytes] | None = None
         while (frame := self._frames.receive()) is not None:
             call_id, kind, body = frame
             self._frames_heard += 1
             rpc = self.outstanding.pop(call_id, None)
             if rpc is None:
                 self._take_notice(kind, body)
+            elif kind == OK:
+                rpc.respond(body)
             else:
-                if held is not None:
-                    _answer(*held, with_next=True)
-                held = rpc, kind, body
-            if held is not None and not self._frames.has_next:
-                _answer(*held)
-                held = None
+                rpc.fail(Status(kind), body.decode("utf-8", "replace"))
         with self._lock:
             self._gone, self.ready, self.started = True, False, False
             lost, self.outstanding = self.outstanding, {}
@@ -250,15 +245,6 @@ class WorkerProcess:
         self._frames.close()
         self.end_within(_END_S)
         return self.process.returncode
-
-
-def _answer(rpc: Rpc, kind: int, body: bytes, *, with_next: bool = False) -> None:
-    if kind != OK:
-        rpc.fail(Status(kind), body.decode("utf-8", "replace"))
-    elif with_next:
-        rpc.respond_with_next(body)
-    else:
-        rpc.respond(body)
 
 
 def _own_command() -> list[str]:
