@@ -138,6 +138,7 @@ def main() -> int:
     p.add_argument("--seconds", type=float, default=4)
     p.add_argument("--calls", type=int, default=32)
     p.add_argument("--object", help="a file with a serialized Object to send")
+    p.add_argument("--ca", help="speak TLS, and trust these certificates (PEM)")
     p.add_argument("--no-check", action="store_true", help="take any reply as good")
     p.add_argument("--server-core", default="0")
     p.add_argument("--load-core", default="1")
@@ -145,6 +146,7 @@ def main() -> int:
     p.add_argument("--json", help="write the medians here")
     args = p.parse_args()
     extra = (["-object", args.object] if args.object else []) + (["-check=false"] if args.no_check else [])
+    extra += ["-ca", args.ca] if args.ca else []
     servers = [s.partition("=")[::2] for s in args.servers]
     rounds: dict[str, list[dict]] = {n: [] for n, _ in servers}
     ok = True

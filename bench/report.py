@@ -340,6 +340,7 @@ def sections(figures: Figures) -> dict[str, str]:
         "rest": rest(figures),
         "workers": workers(figures["workers"]),
         "traces": traces(figures["traces"]),
+        "tls": throughput(figures["tls"]),
         "web": web(figures["web"]),
         "lifecycle": lifecycle(figures["lifecycle"]),
     }

@@ -22,7 +22,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from load import BENCH, HANDLERS, PEERS, Load, collector, resident_mib, result, serve_command, serving
+from load import (
+    BENCH,
+    HANDLERS,
+    PEERS,
+    Load,
+    collector,
+    free_address,
+    resident_mib,
+    result,
+    serve_command,
+    serving,
+    wait_for,
+)
 from objects import pre_object
 
 SERVER_CORE, LOAD_CORE = "0", "1"
@@ -70,6 +82,7 @@ class Bench:
     def throughput(self) -> dict[str, Any]:
         ours = {
             "http2": self.ours(HANDLERS / "native", "--engine", "http2"),
+            "http2-async": self.ours(HANDLERS / "async_quick", "--engine", "http2"),
             "embedded-style": self.ours(HANDLERS / "embedded", "--engine", "http2"),
             "grpcio": self.ours(HANDLERS / "native", "--engine", "grpcio"),
         }
@@ -154,7 +167,35 @@ class Bench:
             with serving(self.ours(HANDLERS / "native", "--workers", count)) as (process, address):
                 figures[f"native_workers_{count}"] = Load(self.gobench, None).run(address, 32, self.seconds)
                 figures[f"native_workers_{count}"]["rss_mib"] = resident_mib(process.pid)
+        for handlers in ("cpu", "native"):
+            figures[f"{handlers}_workers_2_listen_own"] = self.workers_with_addresses(handlers)
         return figures
+
+    def workers_with_addresses(self, handlers: str) -> dict[str, Any]:
+        """Two workers without a hop: half of the load at the address of each."""
+        other = free_address()
+        flags = ("--workers", "2", "--worker-listen", "own", "--listen", other)
+        with serving(self.ours(HANDLERS / handlers, *flags)) as (process, address):
+            wait_for(other, process)
+            load = Load(self.gobench, None)
+            runs = [load.start(each, 16, self.seconds) for each in (address, other)]
+            found = [result(run) for run in runs]
+        total: dict[str, Any] = {"calls_per_s": sum(each["calls_per_s"] for each in found)}
+        # Of the half that was served worse.
+        return total | {name: max(each[name] for each in found) for name in ("p50_us", "p99_us")}
+
+    def tls(self) -> dict[str, Any]:
+        with tempfile.TemporaryDirectory() as folder:
+            cert, key = f"{folder}/cert.pem", f"{folder}/key.pem"
+            words = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+            words += ["-nodes", "-days", "2", "-keyout", key, "-out", cert, "-subj", "/CN=bench"]
+            words += ["-addext", "subjectAltName=IP:127.0.0.1"]
+            subprocess.run(words, check=True, capture_output=True)
+            servers = {
+                "go": f"{self.peers()['go']} -cert {cert} -key {key}",
+                "http2": self.ours(HANDLERS / "native", "--tls-cert", cert, "--tls-key", key),
+            }
+            return self.compare(servers, "--ca", cert)
 
     def traces(self) -> dict[str, Any]:
         ours = self.ours(HANDLERS / "native", "--engine", "http2")
@@ -205,6 +246,7 @@ MEASUREMENTS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "store": Bench.store,
     "workers": Bench.workers,
     "traces": Bench.traces,
+    "tls": Bench.tls,
     "memory": Bench.memory,
     "start": Bench.start,
     "web": Bench.web,

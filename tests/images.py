@@ -6,7 +6,8 @@ import json
 import re
 
 from coprocess.addresses import is_local
-from coprocess.process.config import PREFIX, Settings, load_settings
+from coprocess.process.config import PREFIX, Settings
+from coprocess.process.settings_loading import load_settings
 
 
 def environment_of(dockerfile: str) -> dict[str, str]:

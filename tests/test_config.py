@@ -15,7 +15,8 @@ from pydantic import SecretStr
 
 from coprocess.addresses import normal_address
 from coprocess.errors import ConfigError
-from coprocess.process.config import PREFIX, Settings, load_settings
+from coprocess.process.config import PREFIX, Settings
+from coprocess.process.settings_loading import load_settings
 from tests.loading import write
 
 

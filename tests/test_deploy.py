@@ -21,9 +21,10 @@ from coprocess.gateways.tyk.wire import SERVICE
 from coprocess.loading.hooks import HookTable
 from coprocess.loading.loader import Loaded
 from coprocess.process.admin import AdminPages
-from coprocess.process.config import PREFIX, Settings, load_settings
+from coprocess.process.config import PREFIX, Settings
 from coprocess.process.metrics import ServiceCollector, StoreCounts, make_registry
 from coprocess.process.reload import Reloader
+from coprocess.process.settings_loading import load_settings
 from coprocess.runtime.service import Service, ServiceOptions
 from coprocess.transport.engines import make_engine
 from coprocess.transport.health import Health

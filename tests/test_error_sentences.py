@@ -14,7 +14,7 @@ from coprocess.desk.tyk.bundle import BundleError, read_bundle
 from coprocess.desk.tyk.importer import inspect_bundle
 from coprocess.desk.tyk.simulator import ApiDefinition
 from coprocess.errors import ConfigError, LoadError
-from coprocess.process.config import load_settings
+from coprocess.process.settings_loading import load_settings
 from coprocess.transport.tls import TlsFiles
 from tests.cli.commands import GOOD
 from tests.conftest import Load

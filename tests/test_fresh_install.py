@@ -37,6 +37,7 @@ SLOW = pytest.mark.skipif("RUN_SLOW" not in os.environ, reason="installs from th
 #: Modules that are loaded for one purpose, and what that purpose needs beside the package's own requirements.
 NEEDS = {
     "coprocess.process.trace_export": "opentelemetry",
+    "coprocess.process.trace_export_encoding": "opentelemetry",
     "coprocess.process.trace_export_spans": "opentelemetry",
     "coprocess.process.trace_sampling": "opentelemetry",
     "coprocess.process.tracing": "opentelemetry",

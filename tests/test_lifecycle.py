@@ -13,7 +13,7 @@ import grpc
 import pytest
 
 from coprocess.errors import ConfigError
-from coprocess.process.config import load_settings
+from coprocess.process.settings_loading import load_settings
 from coprocess.transport.engines import EngineChoice
 from tests.objects import make_object
 from tests.serve_process import ServeProcess, stamping, write

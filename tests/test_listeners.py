@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from coprocess.errors import ConfigError
-from coprocess.process.config import load_settings
+from coprocess.process.settings_loading import load_settings
 from coprocess.transport.engine import ListenError
 from coprocess.transport.engines import EngineChoice
 from coprocess.transport.listeners import SocketAccess, listen, remove_socket

@@ -18,8 +18,8 @@ from coprocess.errors import ConfigError, LoadError
 from coprocess.gateways.tyk.home import HOME
 from coprocess.loading import loader
 from coprocess.loading.routes import DEFAULT_KEY_HEADERS, Route, RoutedTable, choose_route
-from coprocess.process.config import load_settings
 from coprocess.process.route_settings import load_routes
+from coprocess.process.settings_loading import load_settings
 from tests.loading import good, run
 from tests.objects import make_object, make_request
 from tests.serve_process import ServeProcess, stamping, write

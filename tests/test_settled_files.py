@@ -119,8 +119,8 @@ def test_a_default_folder_that_is_gone_takes_no_hook_away(
 ) -> None:
     monkeypatch.setattr(settled_files, "MAX_OTHER_S", 0.1)
     from coprocess.gateways.tyk.home import HOME
-    from coprocess.process.config import load_settings
     from coprocess.process.places import Places
+    from coprocess.process.settings_loading import load_settings
 
     monkeypatch.chdir(tmp_path)
     handlers = release(tmp_path / "handlers", "one")

@@ -16,7 +16,7 @@ import pytest
 from coprocess.errors import ConfigError
 from coprocess.gateways.tyk.wire import DISPATCH, Object
 from coprocess.process.app import engine_options
-from coprocess.process.config import load_settings
+from coprocess.process.settings_loading import load_settings
 from coprocess.transport.engines import make_engine
 from tests import forked
 from tests.objects import make_object

@@ -21,7 +21,8 @@ from coprocess.api.messages import Event
 from coprocess.api.moments import HookType
 from coprocess.errors import ConfigError
 from coprocess.loading.hooks import HookTable
-from coprocess.process.config import Settings, load_settings
+from coprocess.process.config import Settings
+from coprocess.process.settings_loading import load_settings
 from coprocess.process.webhooks import listen_for_webhooks
 from coprocess.runtime.service import ServiceOptions
 from coprocess.transport.listeners import SocketAccess

@@ -17,7 +17,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from coprocess.errors import ConfigError
 from coprocess.gateways.tyk.wire import Object
-from coprocess.process.config import load_settings
+from coprocess.process.settings_loading import load_settings
 from tests.serve_process import ServeProcess, stamping, write
 from tests.server import Client
 from tests.test_front import PID, Connection, eventually, object_for, pid_of, state_of

@@ -12,7 +12,8 @@ import typer
 from coprocess.cli.options import describe
 from coprocess.errors import ConfigError, CoprocessError
 from coprocess.process.admin_client import ask
-from coprocess.process.config import OFF, load_settings
+from coprocess.process.config import OFF
+from coprocess.process.settings_loading import load_settings
 
 # Longer than the service itself waits.
 _TIMEOUT_S = 90.0

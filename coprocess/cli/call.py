@@ -29,8 +29,9 @@ from coprocess.gateways.tyk.home import HOME
 from coprocess.gateways.tyk.wire import HookType, Object, SessionState
 from coprocess.loading import loader
 from coprocess.process.app_settings import load_app_settings
-from coprocess.process.config import Settings, load_settings
+from coprocess.process.config import Settings
 from coprocess.process.route_settings import load_routes
+from coprocess.process.settings_loading import load_settings
 from coprocess.text import block, indented
 
 

@@ -15,8 +15,8 @@ from coprocess.gateways.tyk.home import HOME
 from coprocess.loading import loader
 from coprocess.loading.hooks import Hook
 from coprocess.loading.loader import Loaded, Problem
-from coprocess.process.config import load_settings
 from coprocess.process.route_settings import load_routes
+from coprocess.process.settings_loading import load_settings
 from coprocess.text import block, indented, printable
 
 

@@ -15,7 +15,7 @@ from coprocess.cli.options import Config, Handlers
 from coprocess.cli.output import counted
 from coprocess.cli.replay import Recordings, recording_files, tell_replay
 from coprocess.errors import ConfigError
-from coprocess.process.config import load_settings
+from coprocess.process.settings_loading import load_settings
 from coprocess.text import indented
 
 _DEFAULT_FILE = Path("envoy.yaml")

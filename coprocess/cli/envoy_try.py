@@ -28,7 +28,8 @@ from coprocess.cli.attempt import (
 )
 from coprocess.cli.options import Config, Handlers
 from coprocess.errors import ConfigError
-from coprocess.process.config import Settings, load_settings
+from coprocess.process.config import Settings
+from coprocess.process.settings_loading import load_settings
 
 if TYPE_CHECKING:
     from coprocess.desk.envoy.simulator import EnvoyConfig

@@ -52,7 +52,8 @@ def config(
     from coprocess.errors import ConfigError
     from coprocess.gateways.tyk.home import HOME
     from coprocess.loading import loader
-    from coprocess.process.config import OFF, load_settings
+    from coprocess.process.config import OFF
+    from coprocess.process.settings_loading import load_settings
 
     settings = load_settings({"handlers": handlers}, config)
     for name in event or ():

@@ -13,8 +13,9 @@ import typer
 
 from coprocess.cli.options import Config, Handlers, describe
 from coprocess.errors import CoprocessError
-from coprocess.process.config import Settings, load_settings
+from coprocess.process.config import Settings
 from coprocess.process.log_writer import open_standard_streams
+from coprocess.process.settings_loading import load_settings
 
 
 def _option(flag: str, **options: Any) -> Any:

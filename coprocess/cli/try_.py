@@ -30,7 +30,8 @@ from coprocess.cli.attempt import (
 from coprocess.cli.options import Address, Config, Handlers, Tls, TlsCa, TlsCert, TlsKey, TlsName, client_tls
 from coprocess.cli.output import print_json
 from coprocess.errors import ConfigError
-from coprocess.process.config import Settings, load_settings
+from coprocess.process.config import Settings
+from coprocess.process.settings_loading import load_settings
 
 if TYPE_CHECKING:
     from coprocess.desk.tyk.trial import ClientTls, Trial

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from coprocess.errors import ConfigError
-from coprocess.process.config import APP, APP_PREFIX, settings_file
+from coprocess.process.config import APP, APP_PREFIX
+from coprocess.process.settings_loading import settings_file
 
 ConfigOf = Callable[[str], Mapping[str, Any]]
 

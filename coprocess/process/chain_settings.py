@@ -9,7 +9,8 @@ from typing import Any
 from coprocess.api.moments import HookType
 from coprocess.errors import ConfigError
 from coprocess.loading.chains import MOMENT_OF_KEY
-from coprocess.process.config import CHAINS, settings_file
+from coprocess.process.config import CHAINS
+from coprocess.process.settings_loading import settings_file
 
 #: Names of handlers, by the chain's name and by moment.
 Chains = Mapping[str, Mapping[HookType, tuple[str, ...]]]

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, Vali
 from coprocess.api.http import header_name
 from coprocess.errors import ConfigError
 from coprocess.loading.routes import DEFAULT_KEY_HEADERS, Route
-from coprocess.process.config import ROUTES, expectation, settings_file
+from coprocess.process.config import ROUTES
+from coprocess.process.settings_loading import expectation, settings_file
 
 
 class RouteSettings(BaseModel):

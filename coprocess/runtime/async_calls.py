@@ -114,7 +114,7 @@ class AsyncCalls:
         task = call.task = loop.run_task(self._run(call), call)
 
         def cancel() -> None:
-            loop.call_soon(task.cancel)
+            loop.cancel(task)
 
         call.rpc.on_cancel(cancel)
 
@@ -192,7 +192,7 @@ class AsyncCalls:
             if ended:
                 answer(call)
                 if call.task is not None and call.loop is not None:
-                    call.loop.call_soon(call.task.cancel)
+                    call.loop.cancel(call.task)
         finally:
             if following is not None:
                 self.begin(following)
@@ -268,7 +268,7 @@ class AsyncCalls:
 
 def _cancel_with(outcome: Future[Any], loop: LoopThread | None, task: asyncio.Task[Any] | None) -> None:
     if outcome.cancelled() and loop is not None and task is not None:
-        loop.call_soon(task.cancel)
+        loop.cancel(task)
 
 
 def _cancelled(call: Call) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context
 from types import FrameType
@@ -39,6 +40,9 @@ class LoopThread:
         #: Tasks that handlers started, and the hook whose call did.
         self._left: WeakKeyDictionary[asyncio.Task[Any], Hook] = WeakKeyDictionary()
         self._loop.set_task_factory(self._make_task)
+        #: What other threads want to be called: one wake-up is for all that came until then.
+        self._handed: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._is_woken = False
         self._is_over = False
         self._thread = threading.Thread(target=self._run, name="async-handlers", daemon=True)
         try:
@@ -58,11 +62,30 @@ class LoopThread:
 
     def call_soon(self, callback: Callable[..., object], *arguments: Any) -> bool:
         """Run `callback` on the loop, from any thread. False where it does not run any more."""
+        self._handed.append((callback, arguments))
+        if self._is_woken:
+            return True  # By somebody just before, for what there is by then.
+        self._is_woken = True
         try:
-            self._loop.call_soon_threadsafe(callback, *arguments)
+            self._loop.call_soon_threadsafe(self._take_handed)
         except RuntimeError:
             return False
         return True
+
+    def cancel(self, task: asyncio.Task[Any]) -> None:
+        """From any thread."""
+        # After its first step, which the loop has been asked for: a task that never begins ends nothing.
+        self.call_soon(self._loop.call_soon, task.cancel)
+
+    def _take_handed(self) -> None:
+        # First: what is handed over from here on wakes the loop anew.
+        self._is_woken = False
+        for _ in range(len(self._handed)):
+            callback, arguments = self._handed.popleft()
+            try:
+                callback(*arguments)
+            except Exception as error:  # noqa: BLE001 - the others are to be called, too
+                self._tell("what another thread handed to the event loop failed", raised=text_of(error))
 
     def run_task(self, coroutine: Coroutine[Any, Any, None], owner: object) -> asyncio.Task[None]:
         """Run `coroutine`, in a context of its own. To be called on the loop."""

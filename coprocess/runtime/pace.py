@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import resource
+import time
 
-#: How often a thread has waited of its own will, and the seconds that it has computed.
-Used = tuple[int, float]
+#: How often a thread has waited of its own will, and the seconds that it and its process have computed.
+Used = tuple[int, float, float]
 #: Not every system tells what a thread has used: then time alone counts.
 _OF_THREAD: int | None = getattr(resource, "RUSAGE_THREAD", None)
 
@@ -14,7 +15,8 @@ class Pace:
     """Whether a sync hook is so quick that its calls may run where calls are read.
 
     A slow one now and then makes no slow hook, and neither does a machine that lets the thread wait for the
-    processor. A slow hook is tried again, less and less often. Not exact, as no lock is taken for it.
+    processor, or another thread that keeps the interpreter. A slow hook is tried again, less and less often.
+    Not exact, as no lock is taken for it.
     """
 
     __slots__ = ("_pause", "apart", "doubt")
@@ -32,7 +34,7 @@ class Pace:
 
     def took(self, duration_s: float, before: Used | None) -> None:
         """Of a call that ran where calls are read. To be called where it was slow, or there is doubt."""
-        if duration_s <= QUICK_S or (before is not None and _only_lost_the_processor(before)):
+        if duration_s <= QUICK_S or (before is not None and _only_lost_its_turn(before, duration_s)):
             if self.doubt:
                 self.doubt -= 1
                 if not self.doubt:
@@ -49,17 +51,24 @@ def _used() -> Used | None:
     if _OF_THREAD is None:
         return None
     now = resource.getrusage(_OF_THREAD)
-    return now.ru_nvcsw, now.ru_utime + now.ru_stime
+    return now.ru_nvcsw, time.thread_time(), time.process_time()
 
 
-def _only_lost_the_processor(before: Used) -> bool:
-    """Whether this thread has neither waited of its own will nor computed for long."""
+def _only_lost_its_turn(before: Used, duration_s: float) -> bool:
+    """Whether this thread has not computed for long, and waited for nothing but its turn to do so.
+
+    It has waited for the interpreter where other threads of the process computed nearly all the time.
+    """
     now = _used()
-    return now is not None and now[0] == before[0] and now[1] - before[1] <= QUICK_S
+    if now is None or now[1] - before[1] > QUICK_S:
+        return False
+    others_s = now[2] - before[2] - (now[1] - before[1])
+    return now[0] == before[0] or others_s > _NEARLY_ALL * duration_s
 
 
 #: Waiting for less is no longer than a hand-over to another thread, and the way back.
 QUICK_S = 0.00025
+_NEARLY_ALL = 0.8
 _CALLS_PER_SLOW_ONE = 100
 _FIRST_PAUSE = 16
 _LONGEST_PAUSE = 4096

@@ -168,7 +168,7 @@ def envoy(request: pytest.FixtureRequest) -> Iterator[Envoy]:
     from coprocess.errors import ConfigError
     from coprocess.gateways.envoy.home import HOME
     from coprocess.process.chain_settings import load_chains
-    from coprocess.process.config import load_settings
+    from coprocess.process.settings_loading import load_settings
     from coprocess.testing.envoy import Envoy
 
     # Where there is no embedded server for this platform, handlers that use no store do without.

@@ -22,7 +22,7 @@ from coprocess.gateways.tyk.home import HOME as TYK
 from coprocess.gateways.web.home import HOME as WEB
 from coprocess.loading.home import Home
 from coprocess.loading.objects import load_objects
-from coprocess.process.config import load_settings
+from coprocess.process.settings_loading import load_settings
 from coprocess.runtime.registration import GatewayOptions
 from coprocess.runtime.service import ServiceOptions
 from tests.envoy.drive import GET, OK, POST, Pairs, edits, header_map

@@ -12,7 +12,7 @@ import pytest
 
 from coprocess.errors import ConfigError
 from coprocess.gateways.envoy import wire
-from coprocess.process.config import load_settings
+from coprocess.process.settings_loading import load_settings
 from tests.envoy.call import Call
 from tests.envoy.drive import check_request, edits
 from tests.objects import make_object

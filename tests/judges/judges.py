@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,8 +20,8 @@ ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / ".coprocess" / "judges"
 H2SPEC = ("github.com/summerwind/h2spec/cmd/h2spec", "v2.2.1+incompatible")
 CONFORMANCE = ("connectrpc.com/conformance/cmd/connectconformance", "v1.0.7")
-_LONGEST_BUILD_S = 900
-_LONGEST_RUN_S = 600
+_LONGEST_BUILD_S = 900.0
+_LONGEST_RUN_S = 600.0
 
 
 class Verdict(NamedTuple):
@@ -30,14 +31,14 @@ class Verdict(NamedTuple):
     text: str
 
 
-def build() -> None:
-    """Build what is not there. Raises CalledProcessError."""
+def build(judge: tuple[str, str], within_s: float = _LONGEST_BUILD_S) -> None:
+    """Build `judge` where it is not there. Raises CalledProcessError and TimeoutExpired."""
     FOLDER.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "GOBIN": str(FOLDER)}
-    for package, version in (H2SPEC, CONFORMANCE):
-        if not (FOLDER / package.rpartition("/")[2]).exists():
-            command = ["go", "install", f"{package}@{version}"]
-            subprocess.run(command, env=environment, check=True, timeout=_LONGEST_BUILD_S)
+    package, version = judge
+    if not (FOLDER / package.rpartition("/")[2]).exists():
+        environment = {**os.environ, "GOBIN": str(FOLDER)}
+        command = ["go", "install", f"{package}@{version}"]
+        _run(command, within_s, environment, check=True)
 
 
 def why_missing(judge: str) -> str:
@@ -45,13 +46,13 @@ def why_missing(judge: str) -> str:
     return "" if (FOLDER / judge).exists() else f"{judge} is not built: make judges builds it, with Go"
 
 
-def h2spec(tmp_path: Path) -> Verdict:
+def h2spec(tmp_path: Path, within_s: float = _LONGEST_RUN_S) -> Verdict:
     """Each rule of RFC 9113 and RFC 7541 that it knows, strictly, against `coprocess serve`."""
     (tmp_path / "handlers").mkdir(exist_ok=True)
     with ServeProcess(tmp_path / "handlers", "--engine=http2") as service:
         host, _, port = service.address.rpartition(":")
         command = [str(FOLDER / "h2spec"), "--strict", "--timeout", "5", "-h", host, "-p", port]
-        said = subprocess.run(command, capture_output=True, text=True, timeout=_LONGEST_RUN_S).stdout
+        said = _run(command, within_s)
     found = re.search(r"(\d+) tests, (\d+) passed, (\d+) skipped, (\d+) failed", said)
     if found is None:
         return Verdict(0, 1, said)
@@ -63,7 +64,7 @@ def _of_failures(said: str) -> str:
     return failures.strip()
 
 
-def conformance(tmp_path: Path) -> Verdict:
+def conformance(tmp_path: Path, within_s: float = _LONGEST_RUN_S) -> Verdict:
     """gRPC: unary calls and all streams, in plaintext, with TLS and with client certificates."""
     protos = _protos(tmp_path)
     programs = ROOT / "tests" / "programs"
@@ -71,8 +72,7 @@ def conformance(tmp_path: Path) -> Verdict:
     command += ["--conf", str(programs / "conformance.yaml"), "--parallel", "2", "--"]
     command += [sys.executable, str(programs / "conformance_server.py"), str(protos)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    run = subprocess.run(command, capture_output=True, text=True, timeout=_LONGEST_RUN_S, env=environment)
-    said = run.stdout + run.stderr
+    said = _run(command, within_s, environment)
     found = re.search(r"(\d+) passed, (\d+) failed", said)
     if found is None:
         return Verdict(0, 1, said[-4000:])
@@ -92,6 +92,28 @@ def _protos(tmp_path: Path) -> Path:
     command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{source}", f"--python_out={made}", *names]
     subprocess.run(command, check=True, timeout=_LONGEST_RUN_S)
     return made
+
+
+def _run(
+    command: list[str], within_s: float, environment: dict[str, str] | None = None, *, check: bool = False
+) -> str:
+    """What `command` said. Raises TimeoutExpired, and has ended all that it started by then."""
+    with subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            said, _ = process.communicate(timeout=within_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    if check and process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command, said)
+    return said
 
 
 def has_go() -> bool:

@@ -254,3 +254,20 @@ def test_a_loop_that_cannot_be_started_is_started_later(monkeypatch: pytest.Monk
     with serving(table(threading.Event())) as server:
         assert stamped(server, "stamp") == "stamped"
         assert len(failed) == 3
+
+
+def test_an_answer_does_not_wait_for_what_blocks_the_loop_after_it(
+    engine: EngineChoice, release: threading.Event
+) -> None:
+    """Answers that come in one turn of the loop are written together, and this turn does not end."""
+
+    def declare() -> None:
+        @Pre
+        async def stamp(request: Any) -> None:
+            asyncio.get_running_loop().call_soon(release.wait, 2 * PATIENCE_S)
+            request.headers["X-Stamp"] = "stamped"
+
+    with serving(table_of(declare), engine=engine) as server:
+        assert stamped(server, "stamp") == "stamped"
+        assert not release.is_set()
+        release.set()

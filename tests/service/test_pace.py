@@ -49,3 +49,17 @@ def test_a_call_that_waits_for_the_processor_is_told_from_one_that_waits() -> No
     time.sleep(0.001)
     pace.took(SLOW_S, before)
     assert pace.apart == 16
+
+
+@pytest.mark.skipif(pace_module._OF_THREAD is None, reason="this system does not tell what a thread used")
+def test_a_call_that_waits_for_the_interpreter_is_told_from_one_that_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pace = began()
+    pace.took(SLOW_S, None)
+    used = [(1, 0.0, 10.0), (2, 0.0, 10.0 + SLOW_S), (2, 0.0, 10.0), (3, 0.0, 10.0 + SLOW_S / 2)]
+    monkeypatch.setattr(pace_module, "_used", lambda: used.pop(0))
+    pace.took(SLOW_S, pace.look())  # Another thread computed all the time.
+    assert pace.apart == 0
+    pace.took(SLOW_S, pace.look())
+    assert pace.apart == 16

@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace.sampling import ParentBased
 
 from coprocess.errors import ConfigError
 from coprocess.gateways.tyk.wire import DISPATCH
-from coprocess.process.config import load_settings
+from coprocess.process.settings_loading import load_settings
 from coprocess.process.trace_export import SampledRoots, TraceExport
 from coprocess.process.trace_sampling import KEPT, NOWHERE, Sample
 from tests.collector import Collector

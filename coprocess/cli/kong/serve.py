@@ -30,9 +30,10 @@ from coprocess.gateways.kong.plugin import PluginOptions, name_in
 from coprocess.gateways.kong.registration import handlers_server, plugin_server
 from coprocess.gateways.kong.sharing import Share
 from coprocess.process import forks
-from coprocess.process.config import Settings, load_settings
+from coprocess.process.config import Settings
 from coprocess.process.log_writer import open_standard_streams
 from coprocess.process.redaction import redact_text
+from coprocess.process.settings_loading import load_settings
 from coprocess.runtime.registration import Registration
 from coprocess.store import store
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from coprocess.transport.http2 import frames
+from coprocess.transport.http2.connection_life import ConnectionLife
 from coprocess.transport.http2.field_blocks import FieldBlock
 from coprocess.transport.http2.fields import FieldDecoder
 from coprocess.transport.http2.frames import (
@@ -20,9 +21,7 @@ from coprocess.transport.http2.frames import (
     Setting,
     StreamFailure,
 )
-from coprocess.transport.http2.limits import IdleFrames, Limits
-from coprocess.transport.http2.sending import Sending
-from coprocess.transport.http2.stream_ids import StreamIds
+from coprocess.transport.http2.limits import Limits
 from coprocess.transport.http2.streams import (
     ConnectionClosed,
     DataReceived,
@@ -34,22 +33,14 @@ from coprocess.transport.http2.streams import (
 )
 
 
-class Connection:
+class Connection(ConnectionLife):
     """Feed it with `receive`; write what `sending.take` gives, at the start and after each use."""
 
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
-        self.limits = limits
-        #: Open and half-closed (remote), by their identifier, oldest first.
-        self.streams: dict[int, Stream] = {}
-        self.is_closed = False
+        super().__init__(limits, clock)
         #: There are more frames: others should have their turn first.
         self.is_behind = False
-        #: What the layer above holds for streams (`Stream.held_bytes`).
-        self.held_bytes = 0
         self._fields = FieldDecoder(limits.max_metadata_bytes)
-        self._idle_frames = IdleFrames(limits, clock)
-        self.sending = Sending(self._local_end, self._idle_frames.earn)
-        self._events: list[Event] = []
         #: What came of a frame that is not whole yet.
         self._buffer = b""
         self._has_preface = False
@@ -64,7 +55,6 @@ class Connection:
         self._unacknowledged = 0
         #: Whether the last of them said SETTINGS_HEADER_TABLE_SIZE 0.
         self._is_table_refused = False
-        self._ids = StreamIds()
         # In the order of their types.
         self._receive_by_type = (
             self._receive_data,
@@ -391,78 +381,12 @@ class Connection:
             raise failure(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE by 0")
         self.sending.widen(stream, increment)
 
-    # The life of streams and of the connection.
-
-    def _local_end(self, stream: Stream) -> None:
-        """We have sent END_STREAM. A request that is still coming is of no more use (§8.1)."""
-        self._idle_frames.earn()
-        if not stream.remote_closed:
-            self.sending.control(frames.rst_stream(stream.id, ErrorCode.NO_ERROR))
-            self._ids.ignore(stream.id)
-        self._close_stream(stream)
-
-    def _close_stream(self, stream: Stream) -> None:
-        del self.streams[stream.id]
-        self._ids.closed(stream.id)
-        stream.is_closed = True
-        if stream.outgoing:
-            self.sending.forget(stream)
-        self.held_bytes -= stream.held_bytes
-        if stream.timer is not None:
-            stream.timer.cancel()
-
-    def _fail(self, stream_id: int, failure: StreamFailure) -> None:
-        """§5.4.2. An idle stream cannot be reset."""
-        self._idle_frames.spend()
-        self._ids.check_not_idle(stream_id)
-        stream = self.streams.get(stream_id)
-        self._send_reset(stream_id, failure.code)
-        if stream is not None:
-            self._close_stream(stream)
-            self._events.append(StreamReset(stream))
-
-    def _send_reset(self, stream_id: int, code: int) -> None:
-        self.sending.control(frames.rst_stream(stream_id, code))
-        self._ids.ignore(stream_id)
-
-    def reset(self, stream: Stream, code: ErrorCode) -> None:
-        """Give up a stream that is not closed."""
-        self._send_reset(stream.id, code)
-        self._close_stream(stream)
-
-    def abandon(self) -> list[Stream]:
-        """Close all streams, of which there may be thousands, as nobody can be told; which they were."""
-        self.is_closed = True
-        streams = list(self.streams.values())
-        self.streams.clear()
-        self.held_bytes = 0
-        for stream in streams:
-            stream.is_closed = True
-            if stream.timer is not None:
-                stream.timer.cancel()
-        return streams
-
-    def ping(self, payload: bytes) -> None:
-        """Ask for a sign of life. `payload` has 8 bytes."""
-        self.sending.control(frames.frame(frames.PING, 0, 0, payload))
-
-    def announce_end(self) -> None:
-        """Ask the peer for no more streams; those that are on their way are accepted (§6.8)."""
-        self.sending.control(frames.goaway(frames.MAX_STREAM_ID, ErrorCode.NO_ERROR))
-
-    def end(self) -> None:
-        """Accept no more streams, and say which was the last."""
-        self.sending.control(frames.goaway(self._ids.accept_no_more(), ErrorCode.NO_ERROR))
-
     def close(self, failure: ConnectionFailure) -> None:
-        """§5.4.1. What is to be sent is to be written, then the transport closed."""
         if not self.is_closed:
-            self.is_closed = True
             self.is_behind = False
             self._block.end()
             self._buffer = b""
-            last_id = self._ids.accept_no_more()
-            self.sending.control(frames.goaway(last_id, failure.code, failure.reason))
+        super().close(failure)
 
 
 #: Taken from one peer before the loop turns to the others.

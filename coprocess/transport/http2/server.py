@@ -6,6 +6,7 @@ runs. So a thread that answers writes to the socket itself, and the thread that 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import selectors
 import socket
@@ -20,6 +21,7 @@ import structlog
 
 from coprocess.transport.http2.grpc_connection import Method, Service
 from coprocess.transport.http2.limits import Limits
+from coprocess.transport.http2.polling import make_poller
 from coprocess.transport.http2.protocol import Http2Protocol
 from coprocess.transport.http2.streams import Stream
 from coprocess.transport.http2.timers import Timers
@@ -44,6 +46,11 @@ class Server:
         self.behind: list[Http2Protocol] = []
         #: Code of others, which is run without the lock, in this order, by the thread that polls.
         self.callbacks: deque[Callable[[], None]] = deque()
+        #: The event loop whose answers wait for the end of its turn, and until when they do.
+        self._holding: asyncio.AbstractEventLoop | None = None
+        self._held_until_s = 0.0
+        #: Whether somebody calls `flush_held` again and again: set with the lock.
+        self.is_watched = False
         #: The thread whose answers are written together, when it polls next; 0: none.
         self.polling_thread = 0
         self._is_open = False
@@ -58,11 +65,11 @@ class Server:
         if self._is_open:
             return
         self._is_open = True
-        self._selector = selectors.DefaultSelector()
+        self._poller = make_poller()
         self._wake_reader, self._wake_writer = socket.socketpair()
         for end in (self._wake_reader, self._wake_writer):
             end.setblocking(False)
-        self._selector.register(self._wake_reader, selectors.EVENT_READ, self._woken)
+        self._poller.add(self._wake_reader, selectors.EVENT_READ, self._woken)
 
     def listen(self, bound: socket.socket, tls: ssl.SSLContext | None = None) -> None:
         """Serve a socket that is bound, or was inherited. It is closed by `stop`."""
@@ -79,7 +86,7 @@ class Server:
             self._accept(bound, tls)
 
         if not self._is_draining:
-            self._selector.register(bound, selectors.EVENT_READ, accept)
+            self._poller.add(bound, selectors.EVENT_READ, accept)
 
     def drain(self, timeout_s: float) -> None:
         """Take no more connections, and have clients send what is new elsewhere.
@@ -92,8 +99,7 @@ class Server:
                 return
             self._is_draining = True
             for bound, _ in self._sockets:
-                with contextlib.suppress(KeyError):
-                    self._selector.unregister(bound)
+                self._poller.remove(bound)
                 bound.close()
             for connection in list(self._connections):
                 connection.begin_end(time.monotonic() + timeout_s)
@@ -139,7 +145,7 @@ class Server:
         self.run_callbacks()
         if self._is_open:
             self._is_open = False
-            self._selector.close()
+            self._poller.close()
             self._wake_reader.close()
             self._wake_writer.close()
 
@@ -159,11 +165,11 @@ class Server:
 
     def poll(self, timeout_s: float) -> None:
         """Do what sockets and timers ask for. Called without the lock, by one thread at a time."""
-        found = self._selector.select(timeout_s)
+        found = self._poller.poll(timeout_s)
         with self.lock:
             self._is_awake = True
-            for key, events in found:
-                key.data(events)
+            for ready, events in found:
+                ready(events)
             if self.behind:
                 behind, self.behind = self.behind, []
                 for connection in behind:
@@ -198,7 +204,7 @@ class Server:
             self._wake_reader.recv(64)
 
     def watch(self, bound: socket.socket, connection: Http2Protocol, events: int) -> None:
-        self._selector.modify(bound, events, connection.ready)
+        self._poller.change(bound, events, connection.ready)
 
     # Connections.
 
@@ -211,7 +217,7 @@ class Server:
             except OSError as error:
                 # Most often no more files may be open: asking at once would be in vain, again and again.
                 log.error("connections cannot be accepted", reason=error.strerror)
-                self._selector.unregister(bound)
+                self._poller.remove(bound)
                 self.call_later(_ACCEPT_PAUSE_S, self._listen_again, (bound, tls))
                 return
             if self._is_draining or len(self._connections) >= self._max_connections:
@@ -226,7 +232,7 @@ class Server:
         accepted.setblocking(False)
         if accepted.family != socket.AF_UNIX:
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._selector.register(accepted, selectors.EVENT_READ, _nothing)
+        self._poller.add(accepted, selectors.EVENT_READ, _nothing)
         connection = Http2Protocol(self, accepted, tls)
         self._connections.add(connection)
         self.watch(accepted, connection, selectors.EVENT_READ)
@@ -234,8 +240,7 @@ class Server:
 
     def remove(self, connection: Http2Protocol, bound: socket.socket) -> None:
         self._connections.discard(connection)
-        with contextlib.suppress(KeyError, ValueError):
-            self._selector.unregister(bound)
+        self._poller.remove(bound)
 
     def _look(self, nothing: Any) -> None:
         now_s = self.now_s = time.monotonic()
@@ -262,17 +267,45 @@ class Server:
         self.lock.acquire()
         try:
             result = act(stream, value)
-            if not at_once and threading.get_ident() == self.polling_thread:
+            if (not at_once and threading.get_ident() == self.polling_thread) or self._is_held():
                 self.write_later(connection)
             else:
-                connection.write()
-                connection.close_if_done()
+                self.write_later(connection)
+                self.flush()
         finally:
             self.lock.release()
         return result
 
+    def _is_held(self) -> bool:
+        """Whether an answer that is given on an event loop is written with those that come just after it.
+
+        At the end of the loop's turn, or by whoever calls `flush_held`, where a handler takes long.
+        """
+        loop = asyncio._get_running_loop()
+        if loop is None or not self.is_watched:
+            return False
+        if self._holding is not loop:
+            loop.call_soon(self._let_go)
+            self._holding, self._held_until_s = loop, time.monotonic() + _HELD_S
+        return True
+
+    @property
+    def holds(self) -> bool:
+        """Whether answers are held back."""
+        return self._holding is not None
+
+    def flush_held(self) -> None:
+        """Write the answers that were held back for long enough."""
+        if self._holding is not None and time.monotonic() > self._held_until_s:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        with self.lock:
+            self._holding = None
+            self.flush()
+
     def write_later(self, connection: Http2Protocol) -> None:
-        """Before the next poll, or when another thread takes over. With the lock, by who polls."""
+        """Before the next poll, or when another thread takes over. With the lock."""
         if not connection.is_dirty:
             connection.is_dirty = True
             self._dirty.append(connection)
@@ -289,6 +322,8 @@ class Server:
 def _nothing(events: int) -> None: ...
 
 
+#: An answer of an async handler is held back for so long at most, but for the time between two looks.
+_HELD_S = 0.0005
 _BACKLOG = 1024
 _ACCEPTED_AT_ONCE = 64
 _ACCEPT_PAUSE_S = 1.0

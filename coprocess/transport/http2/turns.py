@@ -60,6 +60,7 @@ class Turns(Generic[Task]):
     def start(self, threads: WorkerThreads[Task]) -> None:
         """`threads` are those that call `take`."""
         self._threads = threads
+        self._server.is_watched = True
         threading.Thread(target=self._watch, name="http2-watcher", daemon=True).start()
 
     def put(self, task: Task) -> None:
@@ -164,6 +165,8 @@ class Turns(Generic[Task]):
         quiet = 0
         while not self._is_stopped:
             time.sleep(_TICK_S)
+            if self._server.holds:
+                self._server.flush_held()
             turn = self._turn
             since_s = 0.0 if turn is None else turn.since_s
             if turn is None or not since_s:
@@ -182,13 +185,17 @@ class Turns(Generic[Task]):
             # A task that was taken just now is watched.
             if self._is_stopped or self.tasks or (self._turn is not None and self._turn.since_s):
                 return
+            if self._server.holds:
+                return
             self._is_watcher_asleep = True
+            self._server.is_watched = False
         self._alarm.acquire()
 
     def _wake_watcher(self) -> None:
         with self._lock:
             if self._is_watcher_asleep:
                 self._is_watcher_asleep = False
+                self._server.is_watched = True
                 self._alarm.release()
 
     def stop(self, timeout_s: float) -> bool:
