@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -101,3 +101,13 @@ def load() -> Iterator[Load]:
 def engine(request: pytest.FixtureRequest) -> EngineChoice:
     choice: EngineChoice = request.param
     return choice
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What a test logs may hold a lone surrogate, which xdist could not send on."""
+    report = yield
+    report.sections = [
+        (name, content.encode(errors="backslashreplace").decode()) for name, content in report.sections
+    ]
+    return report
