@@ -9,8 +9,10 @@ import signal
 import sys
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 from coprocess.gateways.tyk.home import HOME
@@ -51,6 +53,15 @@ _LONG = {
     "test_connection_properties.py",
     "test_example.py",
 }
+
+
+def _configure_without_cache(*args: Any, **options: Any) -> None:
+    """As a test that logs as a service does would else leave loggers that no other can capture."""
+    _configure(*args, **{**options, "cache_logger_on_first_use": False})
+
+
+_configure = structlog.configure
+structlog.configure = _configure_without_cache
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
