@@ -147,3 +147,12 @@ def test_each_time_is_told_once_and_its_length_is_counted(loop: LoopThread) -> N
         for _ in itertools.repeat(None, 3):
             watch.tick()
         assert watch.blocked_s == after_s
+
+
+def test_a_loop_that_has_ended_takes_nothing_and_says_so() -> None:
+    loop = new_loop()
+    loop.end(PATIENCE_S)
+    loop.join(PATIENCE_S)
+
+    # Once, the second was told that it was taken.
+    assert [loop.call_soon(lambda: None) for _ in range(3)] == [False] * 3

@@ -284,7 +284,7 @@ def respond(
     Before the upstream was asked, the chain stops and it is not asked. In a Response hook, the
     upstream's response is replaced. The client sees exactly this status, body and these headers.
     `json` is an alternative to `body`, and sets the content type. Raises ValueError where the status
-    is not 200 to 999, TypeError where the body is neither str nor bytes.
+    is not 200 to 999, TypeError where it is no number, or the body is neither str nor bytes.
     """
     if not isinstance(status, int):
         raise TypeError(

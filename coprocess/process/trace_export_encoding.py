@@ -44,7 +44,7 @@ def _encode(span: CallSpan) -> bytes | None:
         return None
     try:
         attributes = [_attribute(key, value) for key, value in span.attributes.items()]
-    except TypeError:  # A list, or what protobuf does not take.
+    except (TypeError, ValueError):  # A number beyond 64 bits, a list, or what protobuf does not take.
         return None
     is_remote = parent is not None and parent.is_remote
     data = b"".join(

@@ -78,6 +78,7 @@ class HeldCall(Call):
     __slots__ = ("_exchange", "_reply", "answer", "before", "is_final", "is_undone", "request", "response")
 
     def __init__(self, hook: Hook, exchange: HeldExchange) -> None:
+        # Not by the base class's, as each handler of a request makes one.
         self.hook = hook
         self._exchange = exchange
         self.request = exchange.request

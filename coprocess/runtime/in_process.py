@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import os
 import threading
 import time
 from asyncio import CancelledError
@@ -17,7 +18,7 @@ from collections.abc import Callable, Coroutine, Generator
 from contextlib import AbstractContextManager
 from contextvars import Context, copy_context
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from coprocess.errors import HandlerFailed, ShuttingDown, Status
 from coprocess.runtime.call import Call
@@ -40,8 +41,9 @@ class InProcessRpc(Rpc):
 
     __slots__ = ("failure", "is_over", "reply")
 
-    #: One for all: it is held for a moment, and each call would make one.
-    _lock = threading.Lock()
+    #: One for all: it is held for a moment, and each call would make one. A forked process has its own, as
+    #: that of its parent may be held for ever there; and a collection within it may end another call.
+    _lock: ClassVar[threading.RLock] = threading.RLock()
 
     failure: tuple[Status, str] | None
 
@@ -73,6 +75,14 @@ class InProcessRpc(Rpc):
 
     def time_allowed_s(self) -> float | None:
         return None
+
+
+def _renew_lock() -> None:
+    InProcessRpc._lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 class _ThreadRpc(InProcessRpc):
@@ -208,21 +218,22 @@ class InProcess:
     def _has_run(self, call: Call, rpc: _HereRpc, context: Context, run: Callable[[], bytes | None]) -> bool:
         """Run an admitted call here, as `run` does. False where that gives None, as the call waits."""
         try:
-            reply = context.run(run)
-            now_s = time.monotonic()
-            if now_s - call.since_s > BLOCKS_S and call.hook.is_async:
-                self._tell_blocked(call, now_s - call.since_s)
-            if reply is None:
-                return False
-            if now_s > call.deadline_s:
-                self._service.failures.time_out(call)
-            elif call.rpc is rpc:
-                rpc.answer(reply)
-            else:
-                call.rpc.respond(reply)
-        except HandlerFailed as error:
-            self._fail(call, error)
-            now_s = time.monotonic()
+            try:
+                reply = context.run(run)
+                now_s = time.monotonic()
+                if now_s - call.since_s > BLOCKS_S and call.hook.is_async:
+                    self._tell_blocked(call, now_s - call.since_s)
+                if reply is None:
+                    return False
+                if now_s > call.deadline_s:
+                    self._service.failures.time_out(call)
+                elif call.rpc is rpc:
+                    rpc.answer(reply)
+                else:
+                    call.rpc.respond(reply)
+            except HandlerFailed as error:
+                self._fail(call, error)
+                now_s = time.monotonic()
         except BaseException:
             self._leave(call)
             raise
@@ -256,8 +267,13 @@ class InProcess:
     ) -> InProcessRpc:
         """Run an admitted call, as `coroutine` does, in its context and for its time."""
         try:
+            began_s = time.monotonic()
             try:
-                first = context.run(coroutine.send, None)
+                try:
+                    first = context.run(coroutine.send, None)
+                finally:
+                    if (took_s := time.monotonic() - began_s) > BLOCKS_S:
+                        self._tell_blocked(call, took_s)
             except StopIteration as done:
                 self._answer(call, done.value)
             except HandlerFailed as error:

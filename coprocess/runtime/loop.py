@@ -62,6 +62,8 @@ class LoopThread:
 
     def call_soon(self, callback: Callable[..., object], *arguments: Any) -> bool:
         """Run `callback` on the loop, from any thread. False where it does not run any more."""
+        if self._loop.is_closed():
+            return False
         self._handed.append((callback, arguments))
         if self._is_woken:
             return True  # By somebody just before, for what there is by then.
@@ -69,6 +71,7 @@ class LoopThread:
         try:
             self._loop.call_soon_threadsafe(self._take_handed)
         except RuntimeError:
+            self._is_woken = False
             return False
         return True
 

@@ -68,6 +68,7 @@ def _only_lost_its_turn(before: Used, duration_s: float) -> bool:
 
 #: Waiting for less is no longer than a hand-over to another thread, and the way back.
 QUICK_S = 0.00025
+#: Of the time: the rest is what changing threads takes, and what the machine does for others.
 _NEARLY_ALL = 0.8
 _CALLS_PER_SLOW_ONE = 100
 _FIRST_PAUSE = 16

@@ -341,3 +341,19 @@ def test_replies_that_nobody_reads_are_bounded() -> None:
         echo.respond(number, bytes(400))
     assert echo.grpc.http.sending.unsent_bytes == 3 * 405
     assert [echo.response(number).status for number in (7, 9)] == [Status.RESOURCE_EXHAUSTED] * 2
+
+
+def test_the_last_reply_of_a_stream_is_not_kept_back_for_what_others_of_the_connection_do_not_read() -> None:
+    """Once, a denial became an error then, which a proxy may let pass."""
+    echo = Echo(Limits(max_unsent_bytes=1000))
+    echo.send(frames.settings({Setting.INITIAL_WINDOW_SIZE: 0}))
+    for number in range(3):
+        echo.send(call(2 * number + 1))
+        echo.respond(number, bytes(400))
+    echo.send(headers(7, STREAM_CALL))
+    stream = echo.streams[-1].stream
+    assert echo.grpc.http.sending.unsent_bytes > 1000
+    assert echo.grpc.finish(stream, b"denied")
+    echo.send(frames.settings({Setting.INITIAL_WINDOW_SIZE: 65_535}))
+    echo.peer.read()
+    assert echo.response(7).status == 0

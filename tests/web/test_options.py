@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from coprocess.errors import ConfigError, LoadError
+from coprocess.errors import ConfigError
 from coprocess.wsgi import Middleware
 
 
@@ -31,5 +31,5 @@ def test_an_option_that_makes_no_sense(options: Any, error: type[Exception], say
 
 
 def test_a_folder_without_handlers_would_let_every_request_pass(tmp_path: Path) -> None:
-    with pytest.raises(LoadError, match="no handler is there, so every request would pass"):
+    with pytest.raises(ConfigError, match="no handler is loaded, so every request would pass"):
         Middleware(site, tmp_path)

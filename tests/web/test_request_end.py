@@ -568,3 +568,91 @@ def test_a_handler_that_blocks_the_loop_of_the_app_is_told_of(
     entries = [each for each in told if "blocked the event loop of the app" in each["event"]]
     assert (entries[0]["hook"], entries[0]["log_level"]) == ("blocks", "warning")
     assert entries[0]["seconds"] > 0.01
+
+
+def test_a_request_that_waits_while_the_middleware_closes_ends_on_what_it_began_with() -> None:
+    async def run() -> int:
+        waits, go_on = asyncio.Event(), asyncio.Event()
+
+        @Pre
+        async def first(request: coprocess.Request) -> None:
+            waits.set()
+            await go_on.wait()
+
+        @Pre
+        async def second(request: coprocess.Request) -> None:
+            pass
+
+        async def site(scope: Any, receive: Any, send: Any) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+
+        seen: list[Any] = []
+
+        async def receive() -> Any:
+            return {"type": "http.request", "body": b"", "more_body": True}
+
+        async def send(message: Any) -> None:
+            seen.append(message)
+
+        around = Asgi(site, [first, second])
+        scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+        request = asyncio.ensure_future(around(scope, receive, send))
+        await waits.wait()
+        closing = asyncio.ensure_future(around.close())
+        while around.requests.is_open:  # noqa: ASYNC110 - a thread closes it, and tells nobody
+            await asyncio.sleep(0.01)
+        go_on.set()
+        await request
+        await closing
+        return int(seen[0]["status"])
+
+    assert asyncio.run(run()) == 200
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_failure_that_cannot_be_told_gives_its_place_back(
+    asynchronous: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cannot(*arguments: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("coprocess.runtime.failures.Failures.fail", cannot)
+
+    def fails(request: coprocess.Request) -> None:
+        raise ValueError
+
+    async def fails_too(request: coprocess.Request) -> None:
+        raise ValueError
+
+    handler = Pre(concurrency=1)(fails_too if asynchronous else fails)
+
+    def site(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        raise AssertionError("it let the request pass")
+
+    async def ask_by_asgi() -> None:
+        async def nothing(*given: Any) -> Any:
+            return {"type": "http.request"}
+
+        around = Asgi(site, [handler])
+        for _ in range(3):
+            with pytest.raises(ZeroDivisionError):
+                await around({"type": "http", "path": "/", "headers": [], "method": "GET"}, nothing, nothing)
+        assert [state.running for state in _states_of(around)] == [0]
+        await around.close()
+
+    if asynchronous:
+        asyncio.run(ask_by_asgi())
+        return
+    environ: dict[str, Any] = {}
+    setup_testing_defaults(environ)
+    around: Any = Wsgi(site, [handler])
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError):
+            around(environ, lambda *given: None)
+    assert [state.running for state in _states_of(around)] == [0]
+    around.close()
+
+
+def _states_of(around: Any) -> Any:
+    return around.adapter.service.states

@@ -181,6 +181,8 @@ class EnvoyStream(Caller):
         except Exception:  # Ended with OK, it would let the request pass.
             log.exception("a message of a stream could not be answered")
             self._abort(Status.INTERNAL, "internal error")
+            # Also where `_finish` had begun: of two ends, the first counts.
+            self._rpc.end(Status.INTERNAL, "internal error")
             self._on_end(self)
 
     def stopped(self) -> None:

@@ -292,7 +292,7 @@ def has_plugin(path: Path) -> bool:
         return True
     return any(
         (isinstance(node, ast.ClassDef) and node.name == "Plugin")
-        or (isinstance(node, ast.alias) and "Plugin" in (node.name, node.asname))
+        or (isinstance(node, ast.alias) and not {"Plugin", "*"}.isdisjoint((node.name, node.asname)))
         or (isinstance(node, ast.Name) and node.id == "Plugin" and isinstance(node.ctx, ast.Store))
         or (isinstance(node, ast.Call) and _called(node) == _START)
         for node in ast.walk(tree)

@@ -43,6 +43,8 @@ from coprocess.runtime.tracing import CallTracing
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector
 
+    from coprocess.runtime.in_process import InProcess
+
 _STARTS = ("http.response.start", "websocket.http.response.start")
 _NOBODY = contextlib.nullcontext()
 
@@ -187,25 +189,31 @@ class Around:
             await send({"type": "websocket.close", "code": 1008, "reason": ""})
 
     def drive(
-        self, steps: Steps, exchange: RequestExchange, body: RequestBody | None, given: Any = None
+        self,
+        steps: Steps,
+        exchange: RequestExchange,
+        body: RequestBody | None,
+        given: Any = None,
+        calls: InProcess | None = None,
     ) -> Answer | Coroutine[Any, Any, Answer | None] | None:
-        """Give `steps` what they need, from `given` on.
+        """Give `steps` what they need, from `given` on, by the `calls` that the request began with.
 
         Gives what comes of them, or, where something is to be waited for, what is to be awaited for that.
         """
-        begin = self.requests.calls.begin
+        if calls is None:
+            calls = self.requests.calls
         watching = _NOBODY if body is None else body
-        try:
-            while True:
+        while True:
+            try:
                 need = steps.send(given)
-                if type(need) is not RequestCall:
-                    return self._drive_on(steps, exchange, body, self._meet(need, exchange, body))
-                given = begin(need, watching)
-                if type(given) is CoroutineType:
-                    return self._drive_on(steps, exchange, body, given)
-        except StopIteration as done:
-            answer: Answer | None = done.value
-            return answer
+            except StopIteration as done:
+                answer: Answer | None = done.value
+                return answer
+            if type(need) is not RequestCall:
+                return self._drive_on(steps, exchange, body, self._meet(need, exchange, body), calls)
+            given = calls.begin(need, watching)
+            if type(given) is CoroutineType:
+                return self._drive_on(steps, exchange, body, given, calls)
 
     async def _drive_on(
         self,
@@ -213,10 +221,11 @@ class Around:
         exchange: RequestExchange,
         body: RequestBody | None,
         waits_for: Coroutine[Any, Any, Any],
+        calls: InProcess,
     ) -> Answer | None:
         exchange.is_driven = True
         try:
-            answer = self.drive(steps, exchange, body, await waits_for)
+            answer = self.drive(steps, exchange, body, await waits_for, calls)
             return answer if answer is None or type(answer) is Answer else await answer
         except asyncio.CancelledError:
             if body is not None and body.has_cancelled and (task := asyncio.current_task()) is not None:

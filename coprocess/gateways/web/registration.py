@@ -32,7 +32,7 @@ class _Served(AroundGateway):
     """With the server that lets requests in."""
 
     def __init__(self, table: HookTable, app: _App, options: GatewayOptions) -> None:
-        super().__init__(HOME.name, table, app.spec, app.named(options))
+        super().__init__(HOME.name, table, app.spec, app.named(options), needs_handlers=True)
         self.requests = Requests(
             self, lambda: Limiter(options.limits_store(), app.spec.api_id), options.max_body_bytes
         )
@@ -41,13 +41,6 @@ class _Served(AroundGateway):
 
     def use(self, service: Service) -> None:
         self.requests.use(service)
-
-    def check_table(self, table: HookTable) -> None:
-        if not len(table):
-            raise ConfigError(
-                "web: no handler is loaded, so every request would pass. Expected: one at least"
-            )
-        super().check_table(table)
 
 
 class _App:
@@ -144,11 +137,11 @@ def _import(name: str) -> Any:
     except Exception as error:  # noqa: BLE001 - it is told
         raise _failed(module_name, error) from None
     own = here.joinpath(*module_name.split(".")).with_suffix(".py")
-    if own.exists() and not own.samefile(found.__file__ or own):
+    file = getattr(found, "__file__", None)
+    if own.exists() and (file is None or not own.samefile(file)):
         # Python had imported one of that name before.
-        raise LoadError(
-            f"web: {module_name} is {found.__file__}, and not {own}. Expected: another name for that"
-        )
+        there = file or "a part of Python"
+        raise LoadError(f"web: {module_name} is {there}, and not {own}. Expected: another name for that")
     for part in path.split("."):
         if not hasattr(found, part):
             raise LoadError(f"web: the module {module_name} has no {path!r}")

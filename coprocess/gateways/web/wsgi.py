@@ -138,20 +138,19 @@ class Around:
     def _drive(self, steps: Steps, exchange: RequestExchange, body: RequestBody | None) -> Answer | None:
         requests = self._requests
         calls = requests.calls
-        try:
-            need = next(steps)
-            while True:
-                given: Any
-                if type(need) is RequestCall:
-                    given = calls.call(need)
-                elif need is BODY:
-                    given = None if body is None else body.read()
-                else:
-                    given = requests.limited(exchange.session)
+        given: Any = None
+        while True:
+            try:
                 need = steps.send(given)
-        except StopIteration as done:
-            answer: Answer | None = done.value
-            return answer
+            except StopIteration as done:
+                answer: Answer | None = done.value
+                return answer
+            if type(need) is RequestCall:
+                given = calls.call(need)
+            elif need is BODY:
+                given = None if body is None else body.read()
+            else:
+                given = requests.limited(exchange.session)
 
     def edit_response(self, exchange: RequestExchange) -> None:
         """Run the Response handlers."""

@@ -122,15 +122,16 @@ class Adapter(Requests, Generic[HostT]):
         self._loaded: Loaded | None = self._load(app_config)
         if self._loaded.problems:
             raise LoadError("; ".join(map(str, self._loaded.problems)))
-        if self._folders and not len(self._loaded.table):
-            named = ", ".join(map(str, self._folders))
-            raise LoadError(
-                f"{named}: no handler is there, so every request would pass. Expected: one at least"
-            )
         self._loaded.serve()
         spec = HeldSpec(api_id, options.get("org_id", ""), options.get("config") or {})
         super().__init__(
-            AroundGateway(home.name, self._loaded.table, spec, lambda: options.get("chain")),
+            AroundGateway(
+                home.name,
+                self._loaded.table,
+                spec,
+                lambda: options.get("chain"),
+                needs_handlers=bool(self._folders),
+            ),
             lambda: Limiter(options.get("store"), api_id),
             options.get("max_body_bytes", DEFAULT_MAX_BODY_BYTES),
         )

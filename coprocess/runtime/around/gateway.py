@@ -19,10 +19,20 @@ class AroundGateway(Gateway):
     """`chain` is what requests that begin now run. Raises ConfigError where it names what is not loaded."""
 
     def __init__(
-        self, name: str, table: HookTable, spec: HeldSpec, chain: Callable[[], Mapping[str, Any] | None]
+        self,
+        name: str,
+        table: HookTable,
+        spec: HeldSpec,
+        chain: Callable[[], Mapping[str, Any] | None],
+        *,
+        needs_handlers: bool = False,
     ) -> None:
-        """`name` is its home's. `chain` gives the names, and is asked with each load."""
+        """`name` is its home's. `chain` gives the names, and is asked with each load.
+
+        `needs_handlers`: a table without any is refused, as every request would pass.
+        """
         self.name = name
+        self._needs_handlers = needs_handlers
         self.spec = spec
         self._named = chain
         #: Chains from before that requests may still run.
@@ -34,6 +44,8 @@ class AroundGateway(Gateway):
         self.chain = chain_of(table, None, spec.api_id)
 
     def check_table(self, table: HookTable) -> None:
+        if self._needs_handlers and not len(table):
+            raise ConfigError("no handler is loaded, so every request would pass. Expected: one at least")
         chain_of(table, self._named(), self.spec.api_id)
 
     # As attributes of the base class.

@@ -295,6 +295,9 @@ class GrpcConnection:
         if self.http.sending.unsent_bytes > self._max_unsent_bytes:
             self.end(stream, Status.RESOURCE_EXHAUSTED, "the client does not read its replies")
             return
+        self._answer(stream, message)
+
+    def _answer(self, stream: Stream, message: bytes) -> None:
         stream.is_answered = True
         self.http.sending.answer(
             stream,
@@ -332,9 +335,10 @@ class GrpcConnection:
                 return False
             self.end(stream, 0, "")
         else:
-            self.respond(stream, message)
+            # Not `respond`: what waits for others of the connection is no reason to keep it back.
+            self._answer(stream, message)
         if stream.is_closed:
-            stream.call = None  # As in `respond`.
+            stream.call = None  # As in `_answer`.
         return True
 
     def end(

@@ -72,7 +72,7 @@ class Server:
         self._poller.add(self._wake_reader, selectors.EVENT_READ, self._woken)
 
     def listen(self, bound: socket.socket, tls: ssl.SSLContext | None = None) -> None:
-        """Serve a socket that is bound, or was inherited. It is closed by `stop`."""
+        """Serve a socket that is bound, or was inherited. It is closed by `drain`."""
         self.open()
         bound.listen(_BACKLOG)
         bound.setblocking(False)
