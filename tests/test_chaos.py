@@ -153,6 +153,10 @@ def test_nothing_passes_by_the_guard_while_the_processor_is_killed_and_started_a
     envoy.kills(tmp_path, 1)
 
 
+def test_no_request_fails_while_one_of_two_services_behind_envoy_is_restarted(tmp_path: Path) -> None:
+    envoy.restarts(tmp_path, 1)
+
+
 def test_streams_that_are_slow_or_left_harm_no_other(tmp_path: Path) -> None:
     envoy.clients(tmp_path, 40)
 

@@ -80,6 +80,7 @@ def trials(hostile_calls: int, mixed: Trial, minutes: float) -> list[tuple[str, 
     }
     of_envoy: dict[str, Callable[[Path], Figures]] = {
         "Envoy: kill -9 under load": partial(envoy.kills, times=10),
+        "Envoy: restarts under load": partial(envoy.restarts, times=10),
         "Envoy: slow and leaving clients": partial(envoy.clients, count=1000),
         "Envoy: 10,000 streams": partial(envoy.streams, count=10_000, steps=10, strict=True),
         "Envoy: hostile messages": partial(envoy_hostile.trial, count=hostile_calls // 10),

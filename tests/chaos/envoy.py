@@ -29,6 +29,7 @@ from tests.chaos.load import HANG_S, Figures, descriptor_count, rss_mib, settle,
 from tests.chaos.raw_streams import RawStreams
 from tests.envoy.call import Call
 from tests.envoy.drive import OK, edits, header_map
+from tests.serve_process import ServeProcess
 from tests.server import Client
 
 RESPONSE = wire.ProcessingRequest(response_headers=wire.HttpHeaders(headers=header_map(OK)))
@@ -69,6 +70,31 @@ def kills(folder: Path, times: int) -> Figures:
         **good.figures,
         **through.figures,
     }
+
+
+def restarts(folder: Path, times: int) -> Figures:
+    """Two services behind the real Envoy, which looks after their health, restart in turn: no request fails."""
+    addresses = [f"127.0.0.1:{_lasting_port()}" for _ in range(2)]
+    with ExitStack() as at_end:
+
+        def start(address: str) -> ServeProcess:
+            # Long enough that Envoy, which looks five times a second, has seen it.
+            return at_end.enter_context(serving(folder, "--drain-s=3", address=address))
+
+        services = [start(address) for address in addresses]
+        with ThroughEnvoy(*addresses) as through:
+            closed = 0
+            for number in range(times if through.runs else 0):
+                wait_until(lambda: through.healthy == len(addresses))
+                through.wait_for(20)
+                closed = closed if number else through.closed  # While Envoy had not looked yet.
+                assert services[number % 2].end() == 0
+                services[number % 2] = start(addresses[number % 2])
+            through.wait_for(20)
+        through.check()
+        failed = through.closed - closed
+        assert not failed, f"{failed} of {through.passed} requests failed"
+    return {"engine": "http2", "restarts": times, "good_calls": through.passed, "good_failed": failed}
 
 
 def _lasting_port() -> int:

@@ -282,7 +282,9 @@ def _services(addresses: Sequence[str]) -> Json:
             found["load_assignment"]["endpoints"] += each["load_assignment"]["endpoints"]
     assert found is not None
     if len(addresses) > 1:
-        check = {"timeout": "1s", "interval": "0.2s", "unhealthy_threshold": 1, "healthy_threshold": 1}
+        # Without the second interval, Envoy asks once a minute until the cluster has had traffic.
+        check: Json = {"timeout": "1s", "interval": "0.2s", "no_traffic_interval": "0.2s"}
+        check |= {"unhealthy_threshold": 1, "healthy_threshold": 1}
         found["health_checks"] = [{**check, "grpc_health_check": {}}]
     return found
 

@@ -219,6 +219,13 @@ def _envoy_kills(trial: Figures) -> tuple[str, str]:
     )
 
 
+def _envoy_restarts(trial: Figures) -> tuple[str, str]:
+    return (
+        f"{trial['restarts']} restarts, in turn, of two services behind the real Envoy",
+        f"{trial['good_calls']:,} requests through Envoy, {trial['good_failed']} failed",
+    )
+
+
 def _through_envoy(trial: Figures) -> str:
     return f"{trial['through_envoy']:,} requests through Envoy, {trial['closed_by_envoy']:,} refused there"
 
@@ -283,6 +290,7 @@ _DESCRIBED: dict[str, Callable[[Figures], tuple[str, str]]] = {
     "hung worker": _hung_worker,
     "crash loop of workers": _crash_loop,
     "Envoy: kill -9 under load": _envoy_kills,
+    "Envoy: restarts under load": _envoy_restarts,
     "Envoy: slow and leaving clients": _envoy_clients,
     "Envoy: 10,000 streams": _envoy_streams,
     "Envoy: hostile messages": _envoy_hostile,
