@@ -73,7 +73,7 @@ def kills(folder: Path, times: int) -> Figures:
 
 
 def restarts(folder: Path, times: int) -> Figures:
-    """Two services behind the real Envoy, which looks after their health, restart in turn: no request fails."""
+    """Two services behind the real Envoy, which asks for their health, restart in turn: no request fails."""
     addresses = [f"127.0.0.1:{_lasting_port()}" for _ in range(2)]
     with ExitStack() as at_end:
 
