@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -160,4 +160,6 @@ def _ending(call: Any, failure: str, passed_on: BaseException | None = None, **n
         if error is not passed_on:
             log.error(failure, exception=format_error(error, is_not_ours), **named)
     finally:
-        current_call.reset(token)
+        # ValueError: another context, as the collector closes what was left of a loop that was given up.
+        with suppress(ValueError):
+            current_call.reset(token)
