@@ -81,8 +81,7 @@ def _renew_lock() -> None:
     InProcessRpc._lock = threading.RLock()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)
+os.register_at_fork(after_in_child=_renew_lock)
 
 
 class _ThreadRpc(InProcessRpc):
@@ -267,13 +266,8 @@ class InProcess:
     ) -> InProcessRpc:
         """Run an admitted call, as `coroutine` does, in its context and for its time."""
         try:
-            began_s = time.monotonic()
             try:
-                try:
-                    first = context.run(coroutine.send, None)
-                finally:
-                    if (took_s := time.monotonic() - began_s) > BLOCKS_S:
-                        self._tell_blocked(call, took_s)
+                first = _advance(context, coroutine.send, None, partial(self._tell_blocked, call))
             except StopIteration as done:
                 self._answer(call, done.value)
             except HandlerFailed as error:
@@ -323,13 +317,8 @@ class InProcess:
     async def _in_thread(self, call: Call) -> InProcessRpc:
         state = self._service.state_of(call.hook)
         rpc = _LoopRpc(asyncio.get_running_loop())
-        self._arrive(call, rpc, state)
-        admitted = state.enter(call)
-        if admitted is None:
-            self._service.failures.shed(call)
+        if not self._is_taken_elsewhere(call, rpc, state):
             return rpc
-        if admitted:
-            self._service.begin_elsewhere(call)
         try:
             await rpc.ended
         except CancelledError:
@@ -370,13 +359,8 @@ class InProcess:
 
     def _on_loop(self, call: Call, state: HookState[Call]) -> InProcessRpc:
         rpc = _ThreadRpc()
-        self._arrive(call, rpc, state)
-        admitted = state.enter(call)
-        if admitted is None:
-            self._service.failures.shed(call)
+        if not self._is_taken_elsewhere(call, rpc, state):
             return rpc
-        if admitted:
-            self._service.begin_elsewhere(call)
         while not rpc.wait(2 * state.timeout_s + _GRACE_S):
             # It has no limit while somebody debugs it.
             if call.deadline_s != math.inf:
@@ -385,10 +369,18 @@ class InProcess:
                 break
         return rpc
 
-    def _arrive(self, call: Call, rpc: Rpc, state: HookState[Call]) -> None:
-        """Bring `call`, which runs elsewhere, to its gate."""
-        tracing = self._service.tracing
+    def _is_taken_elsewhere(self, call: Call, rpc: Rpc, state: HookState[Call]) -> bool:
+        """Have `call` run elsewhere, now or when it is its turn. False where it is shed, and has ended."""
+        service = self._service
+        tracing = service.tracing
         call.arrive(rpc if tracing is None else tracing.within(rpc, call), state, time.monotonic())
+        admitted = state.enter(call)
+        if admitted is None:
+            service.failures.shed(call)
+            return False
+        if admitted:
+            service.begin_elsewhere(call)
+        return True
 
     def _leave(self, call: Call) -> None:
         following = call.gate.leave(call, time.monotonic() - call.since_s)
@@ -399,6 +391,18 @@ class InProcess:
     def _refused(rpc: InProcessRpc) -> InProcessRpc:
         rpc.fail(ShuttingDown.status, "the handlers are closed")
         return rpc
+
+
+def _advance(
+    context: Context, advance: Callable[[Any], Any], value: Any, tell_blocked: Callable[[float], None]
+) -> Any:
+    """Run a coroutine in its context, up to where it waits."""
+    began_s = time.monotonic()
+    try:
+        return context.run(advance, value)
+    finally:
+        if (took_s := time.monotonic() - began_s) > BLOCKS_S:
+            tell_blocked(took_s)
 
 
 class _Rest:
@@ -427,12 +431,7 @@ class _Rest:
         self._tell_blocked = tell_blocked
 
     def _run(self, advance: Callable[[Any], Any], value: Any) -> Any:
-        began_s = time.monotonic()
-        try:
-            return self._context.run(advance, value)
-        finally:
-            if (took_s := time.monotonic() - began_s) > BLOCKS_S:
-                self._tell_blocked(took_s)
+        return _advance(self._context, advance, value, self._tell_blocked)
 
     def __await__(self) -> Generator[Any, Any, bytes]:
         run, coroutine, waits_for = self._run, self._coroutine, self._first

@@ -37,15 +37,17 @@ def events_config(
 ) -> dict[str, Any]:
     """The template, the header, and the parts of three files. Webhooks are only where gRPC carries nothing.
 
-    `url` is the listener's, without a path. `events` empty: all. What is for one API only is in the OAS part
-    of that, and of `api_id` where that is one of them; tyk.conf, which is for all, has none of it.
+    `url` is the listener's, without a path. `events` empty: all. `classic` and `oas` are for `api_id`; `apis`
+    has the same for each other API with handlers of its own. tyk.conf, which is for all, has none of those.
     """
     wanted = tuple(events) or EVENTS
-    names: dict[str | None, dict[str, None]] = {None: {}}
+    # Names of handlers.
+    of_all: dict[str, None] = {}
+    of_one: dict[str, dict[str, None]] = {}
     for hook in hooks:
         if hook.type is HookType.Event:
-            names.setdefault(hook.api_id, {})[hook.name] = None
-    of_all = names.pop(None)
+            names = of_all if hook.api_id is None else of_one.setdefault(hook.api_id, {})
+            names[hook.name] = None
 
     def target(name: str, **about: str) -> str:
         return f"{url.rstrip('/')}{PREFIX}{quote(name, safe='')}" + (f"?{urlencode(about)}" if about else "")
@@ -77,7 +79,7 @@ def events_config(
 
     def parts_of(api: str) -> dict[str, Any]:
         """Of the definitions of one API: what is for all, and what is for that one."""
-        of = of_all | names.get(api, {})
+        of = of_all | of_one.get(api, {})
         over_grpc = each(
             of, OVER_GRPC, lambda name: {"handler_name": PLUGIN_HANDLER, "handler_meta": {"name": name}}
         )
@@ -109,5 +111,5 @@ def events_config(
         "header": SECRET_HEADER,
         **parts_of(api_id),
         "tyk_conf": conf,
-        "apis": {api: parts_of(api) for api in names if api is not None and api != api_id},
+        "apis": {api: parts_of(api) for api in of_one if api != api_id},
     }

@@ -159,9 +159,7 @@ class Around:
         except Exception as error:
             if tracked is None or tracked.has_started:
                 raise
-            answer = self.drive(requests.app_failed(exchange, error), exchange, body)
-            if answer is not None and type(answer) is not Answer:
-                answer = await answer
+            answer = await self._driven(requests.app_failed(exchange, error), exchange, body)
             if answer is None:
                 raise
             # Another response, in the app's place: of what that had sent, nothing has gone out.
@@ -175,9 +173,7 @@ class Around:
             await self._end(exchange)
 
     async def _websocket(self, scope: Scope, exchange: RequestExchange, receive: Receive, send: Send) -> None:
-        answer = self.drive(self.requests.before_app(exchange), exchange, None)
-        if answer is not None and type(answer) is not Answer:
-            answer = await answer
+        answer = await self._driven(self.requests.before_app(exchange), exchange, None)
         if answer is None:
             await self.app(scope_for_app(scope, exchange), receive, send)
             return
@@ -215,6 +211,18 @@ class Around:
             if type(given) is CoroutineType:
                 return self._drive_on(steps, exchange, body, given, calls)
 
+    async def _driven(
+        self,
+        steps: Steps,
+        exchange: RequestExchange,
+        body: RequestBody | None,
+        given: Any = None,
+        calls: InProcess | None = None,
+    ) -> Answer | None:
+        """As `drive`, to its end: where a coroutine more is no matter."""
+        answer = self.drive(steps, exchange, body, given, calls)
+        return answer if answer is None or type(answer) is Answer else await answer
+
     async def _drive_on(
         self,
         steps: Steps,
@@ -225,8 +233,7 @@ class Around:
     ) -> Answer | None:
         exchange.is_driven = True
         try:
-            answer = self.drive(steps, exchange, body, await waits_for, calls)
-            return answer if answer is None or type(answer) is Answer else await answer
+            return await self._driven(steps, exchange, body, await waits_for, calls)
         except asyncio.CancelledError:
             if body is not None and body.has_cancelled and (task := asyncio.current_task()) is not None:
                 task.uncancel()

@@ -261,16 +261,14 @@ class Server:
     ) -> Any:
         """Do `act(stream, value)`, and see that what comes of it is written. From any thread.
 
-        `at_once`: also where the thread that polls could write more with it, as there is no more.
+        `at_once`: also by the thread that polls, which else writes it with what it answers next.
         """
         # Not `with`: it takes twice as long, and each answer comes by.
         self.lock.acquire()
         try:
             result = act(stream, value)
-            if (not at_once and threading.get_ident() == self.polling_thread) or self._is_held():
-                self.write_later(connection)
-            else:
-                self.write_later(connection)
+            self.write_later(connection)
+            if (at_once or threading.get_ident() != self.polling_thread) and not self._is_held():
                 self.flush()
         finally:
             self.lock.release()
@@ -281,7 +279,7 @@ class Server:
 
         At the end of the loop's turn, or by whoever calls `flush_held`, where a handler takes long.
         """
-        loop = asyncio._get_running_loop()
+        loop = asyncio._get_running_loop()  # The public one raises where there is none, as nearly always.
         if loop is None or not self.is_watched:
             return False
         if self._holding is not loop:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from coprocess.desk.envoy.doctor.filters import dig
-from coprocess.desk.envoy.doctor.judged import Judged, finding_at, seconds
+from coprocess.desk.envoy.doctor.judged import Judged, finding_at, route_is_cleared, seconds
 from coprocess.desk.findings import FileFinding, Severity
 
 _DEFAULT_TIMEOUT_S = 0.2
@@ -58,13 +58,10 @@ def check_authorizer(judged: Judged) -> Iterator[FileFinding]:
             "Set it to true.",
         )
     if settings.get("clear_route_cache") is True:
-        yield finding_at(
+        yield route_is_cleared(
             judged,
-            Severity.NOTE,
-            "envoy-route-cleared",
             "clear_route_cache",
             "clear_route_cache is true.",
-            "Whatever handlers edit may choose another route, whose filters are others.",
             "Leave it out where handlers edit nothing that routes look at.",
         )
     yield from _parts(judged)

@@ -102,3 +102,16 @@ def seconds(value: Any) -> float | None:
     """A duration; None where there is none, or what is given is none."""
     match = _DURATION.match(value) if isinstance(value, str) else None
     return None if match is None else float(match[1]) * _UNITS[match[2]]
+
+
+def route_is_cleared(judged: Judged, key: str, problem: str, remedy: str) -> FileFinding:
+    """Of either filter, where it has the route chosen anew."""
+    return finding_at(
+        judged,
+        Severity.NOTE,
+        "envoy-route-cleared",
+        key,
+        problem,
+        "Whatever handlers edit may choose another route, whose filters are others.",
+        remedy,
+    )

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from coprocess.desk.envoy.doctor.filters import Use, dig
-from coprocess.desk.envoy.doctor.judged import Judged, finding_at, seconds
+from coprocess.desk.envoy.doctor.judged import Judged, finding_at, route_is_cleared, seconds
 from coprocess.desk.envoy.fields import Fields
 from coprocess.desk.envoy.simulator.filter_config import BODY_MODES, ProcessingMode
 from coprocess.desk.findings import FileFinding, Severity
@@ -273,7 +273,12 @@ def _switches(judged: Judged) -> Iterator[FileFinding]:
         )
     action = settings.get("route_cache_action")
     if action == "CLEAR":
-        yield route_is_cleared(judged, "route_cache_action", "route_cache_action is CLEAR.")
+        yield route_is_cleared(
+            judged,
+            "route_cache_action",
+            "route_cache_action is CLEAR.",
+            "Leave it out. A route that needs it says x-coprocess-clear-route-cache.",
+        )
     forbids = settings.get("disable_clear_route_cache") is True or action == "RETAIN"
     if forbids and dict(judged.use.said).get(CLEAR_ROUTE_CACHE) == "true":
         yield finding_at(
@@ -285,18 +290,6 @@ def _switches(judged: Judged) -> Iterator[FileFinding]:
             "A path that a handler changes is served by the old route.",
             "Leave the one or the other out.",
         )
-
-
-def route_is_cleared(judged: Judged, key: str, problem: str) -> FileFinding:
-    return finding_at(
-        judged,
-        Severity.NOTE,
-        "envoy-route-cleared",
-        key,
-        problem,
-        "Whatever handlers edit may choose another route, whose filters are others.",
-        "Leave it out. A route that needs it says x-coprocess-clear-route-cache.",
-    )
 
 
 def _namespaces(judged: Judged) -> Iterator[FileFinding]:
