@@ -157,7 +157,8 @@ def test_events_of_the_log_phase(tmp_path: Path) -> None:
         run(served, {"events": {"Log": ["logged"]}}, ("log",), serialize={"latency": 5})
         log = tmp_path / "handlers" / "all.py.log"
         until_s = time.monotonic() + 10
-        while not log.exists() and time.monotonic() < until_s:
+        # Its being there is not enough: what is in it comes a moment later.
+        while not (log.exists() and log.read_text()) and time.monotonic() < until_s:
             time.sleep(0.01)
         served.wait_idle()
         assert log.read_text() == "Log 5\n"
