@@ -12,7 +12,7 @@ from coprocess.api.context import current_call
 from coprocess.api.messages import Reject, Reply
 from coprocess.api.state import State
 from coprocess.error_text import name_of, text_of
-from coprocess.errors import BadBody, HandlerFailed
+from coprocess.errors import BadBody, HandlerFailed, Status
 from coprocess.loading.hooks import NO_HEADERS, Hook
 from coprocess.runtime.forked import end_child, origin
 
@@ -67,24 +67,7 @@ class Call:
     the handler raised.
     """
 
-    __slots__ = (
-        "_state",
-        "begun",
-        "counts",
-        "deadline_s",
-        "ended",
-        "error",
-        "gate",
-        "hook",
-        "loop",
-        "outcome",
-        "resources",
-        "rpc",
-        "since_s",
-        "start",
-        "task",
-        "timed_out",
-    )
+    # No slots: most calls use little of this, and an attribute of the class costs them nothing.
 
     hook: Hook
     #: Who waits for the answer, and the gate of the hook; from `arrive` on.
@@ -92,22 +75,25 @@ class Call:
     gate: HookState[Call]
     #: time.monotonic() when it came.
     since_s: float
-    #: The same at which it has taken too long; set when it begins to run.
-    deadline_s: float
+    #: The same at which it has taken too long; 0 before it begins to run.
+    deadline_s: float = 0.0
     #: Where it is counted; set when it enters the gate.
     counts: HookCounts
     #: Set, under the gate's lock, by whoever ends it first: its thread or task, or the watchdog or timer.
-    ended: bool
+    ended: bool = False
     #: Its client was told that it took too long.
-    timed_out: bool
+    timed_out: bool = False
     #: Where it is async: the loop that it was given to, and its task there.
-    loop: LoopThread | None
-    task: asyncio.Task[None] | None
+    loop: LoopThread | None = None
+    task: asyncio.Task[None] | None = None
     #: Where it is async: what is left of its handler, which waits.
     begun: Begun
-    #: Where its caller runs it itself (`runtime.in_process`): tells that one, from any thread, to begin.
-    start: Callable[[], object] | None
-    _state: State
+    #: Where its caller is in this process (`runtime.in_process`): tells that one, from any thread, to begin.
+    start: Callable[[], object] | None = None
+    #: The same: how it ended, with a failure, or where that is None, with a reply.
+    failure: tuple[Status, str] | None = None
+    replied: bytes = b""
+    _state: State | None = None
     #: For code that an App puts around handlers (`loading.lifecycle`): set while that runs.
     resources: Any
     outcome: Any
@@ -116,11 +102,9 @@ class Call:
     @property
     def state(self) -> State:
         """What the code of this call shares."""
-        try:
-            return self._state
-        except AttributeError:
+        if self._state is None:
             self._state = State()
-            return self._state
+        return self._state
 
     @property
     def app(self) -> App | None:
@@ -136,10 +120,9 @@ class Call:
 
     def arrive(self, rpc: Rpc, gate: HookState[Call], since_s: float) -> None:
         """Come to the gate of its hook."""
-        self.rpc, self.gate, self.since_s = rpc, gate, since_s
-        self.deadline_s = 0.0
-        self.ended = self.timed_out = False
-        self.loop = self.task = self.start = None
+        self.rpc = rpc
+        self.gate = gate
+        self.since_s = since_s
 
     def run(self) -> bytes:
         token = current_call.set(self)

@@ -185,6 +185,19 @@ class HookState(Generic[Entering]):
         finally:
             self.lock.release()
 
+    def has_room(self, call: Entering) -> bool:
+        """As `enter` where it is to be run now; else False, and nothing is done."""
+        api_id = call.api_id
+        self.lock.acquire()
+        try:
+            if self.running >= self.concurrency:
+                return False
+            self.running += 1
+            call.counts = self._counts.get(api_id) or self._counts_of(api_id)
+            return True
+        finally:
+            self.lock.release()
+
     def drop(self, call: Entering) -> bool:
         """Take a call out of the queue. False where it does not wait there, as it runs or has ended."""
         with self.lock:

@@ -43,8 +43,6 @@ class EnvoyCall(HeldCall):
 
     highest_status = guard.HIGHEST_STATUS
 
-    __slots__ = ()
-
     _exchange: Traffic
 
     @property
@@ -158,7 +156,7 @@ class Traffic(HeldExchange):
         """As `settle`, with what access logs are told."""
         if rpc.failure is not None:
             self.failure_text = rpc.failure[1]
-        return self.settle(call, rpc)
+        return self.settle(call, rpc.failure)
 
     def fail(self, error: HandlerFailed) -> Answer:
         """The answer where what handlers left cannot go out."""

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
-from types import CoroutineType
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 from coprocess.api.held import HeldResponse
@@ -133,13 +132,13 @@ class Around:
         if exchange.lifetime is not None or chain.for_app_errors:
             send = tracked = _Tracked(send, lambda: self._end(exchange))
         try:
-            answer = self.drive(requests.before_app(exchange), exchange, body)
-            if answer is not None and type(answer) is not Answer:
-                answer = await answer
+            waits_for = self.drive(requests.before_app(exchange), exchange, body)
+            if waits_for is not None:
+                await waits_for
         except ClientGone:
             return
-        if answer is not None:
-            await send_answer(answer, method, send)
+        if exchange.answer is not None:
+            await send_answer(exchange.answer, method, send)
             return
         if exchange.request.has_new_body:
             body.replace(exchange.request.raw_body)
@@ -189,51 +188,49 @@ class Around:
         steps: Steps,
         exchange: RequestExchange,
         body: RequestBody | None,
-        given: Any = None,
         calls: InProcess | None = None,
-    ) -> Answer | Coroutine[Any, Any, Answer | None] | None:
-        """Give `steps` what they need, from `given` on, by the `calls` that the request began with.
+    ) -> Coroutine[Any, Any, None] | None:
+        """Give `steps` what they need, by the `calls` that the request began with.
 
-        Gives what comes of them, or, where something is to be waited for, what is to be awaited for that.
+        None: they are through. Else what is to be awaited for that.
         """
         if calls is None:
             calls = self.requests.calls
         watching = _NOBODY if body is None else body
-        while True:
-            try:
-                need = steps.send(given)
-            except StopIteration as done:
-                answer: Answer | None = done.value
-                return answer
+        for need in steps:
             if type(need) is not RequestCall:
-                return self._drive_on(steps, exchange, body, self._meet(need, exchange, body), calls)
-            given = calls.begin(need, watching)
-            if type(given) is CoroutineType:
-                return self._drive_on(steps, exchange, body, given, calls)
+                waits_for: Coroutine[Any, Any, None] | None = self._meet(need, exchange, body)
+            else:
+                waits_for = calls.begin(need, watching)
+            if waits_for is not None:
+                return self._drive_on(steps, exchange, body, waits_for, calls)
+        return None
 
     async def _driven(
         self,
         steps: Steps,
         exchange: RequestExchange,
         body: RequestBody | None,
-        given: Any = None,
         calls: InProcess | None = None,
     ) -> Answer | None:
-        """As `drive`, to its end: where a coroutine more is no matter."""
-        answer = self.drive(steps, exchange, body, given, calls)
-        return answer if answer is None or type(answer) is Answer else await answer
+        """As `drive`, to its end, where a coroutine more is no matter. Gives the answer that ends the request."""
+        waits_for = self.drive(steps, exchange, body, calls)
+        if waits_for is not None:
+            await waits_for
+        return exchange.answer
 
     async def _drive_on(
         self,
         steps: Steps,
         exchange: RequestExchange,
         body: RequestBody | None,
-        waits_for: Coroutine[Any, Any, Any],
+        waits_for: Coroutine[Any, Any, None],
         calls: InProcess,
-    ) -> Answer | None:
+    ) -> None:
         exchange.is_driven = True
         try:
-            return await self._driven(steps, exchange, body, await waits_for, calls)
+            await waits_for
+            await self._driven(steps, exchange, body, calls)
         except asyncio.CancelledError:
             if body is not None and body.has_cancelled and (task := asyncio.current_task()) is not None:
                 task.uncancel()
@@ -242,11 +239,12 @@ class Around:
         finally:
             exchange.is_driven = False
 
-    async def _meet(self, need: Need, exchange: RequestExchange, body: RequestBody | None) -> Any:
-        """What steps need that is no call."""
+    async def _meet(self, need: Need, exchange: RequestExchange, body: RequestBody | None) -> None:
+        """Give what steps need that is no call."""
         if need is BODY:
-            return None if body is None else await body.read()
-        return await asyncio.to_thread(self.requests.limited, exchange.session)
+            exchange.given = None if body is None else await body.read()
+        else:
+            exchange.given = await asyncio.to_thread(self.requests.limited, exchange.session)
 
     def tell_too_large(self) -> None:
         """Log that a response is larger than its handlers can have it."""
@@ -416,9 +414,9 @@ class _Response:
         exchange.response = HeldResponse(start["status"], RawHeaders(raw), body_source=body_source)
         around = self._around
         try:
-            running = around.drive(around.requests.after_app(exchange), exchange, self._body)
-            if running is not None and type(running) is not Answer:
-                await running
+            waits_for = around.drive(around.requests.after_app(exchange), exchange, self._body)
+            if waits_for is not None:
+                await waits_for
         except ClientGone:
             exchange.is_gone = True
         if exchange.is_gone:

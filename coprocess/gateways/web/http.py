@@ -112,16 +112,15 @@ def edits_of(message: HeldRequest | HeldResponse) -> tuple[Set[str], list[tuple[
 
 def with_edits(raw: Iterable[RawHeader], message: HeldRequest | HeldResponse) -> list[RawHeader]:
     """The headers that came, with those that handlers edited in their place. Names in lower case."""
-    headers = message.headers
-    if len(headers.edited) == 1 and not message.has_new_body:
+    replaced = message.headers.replaced
+    if replaced is not None and len(replaced) == 1 and not message.has_new_body:
         # Most handlers do no more.
-        [name] = headers.edited
+        [(name, value)] = replaced.items()
         if name in _FRAMING:
             return list(raw)
         sent = _sent(name)
         result = [pair for pair in raw if pair[0].lower() != sent]
-        for value in headers.getall(name):
-            result.append((sent, value.encode()))  # noqa: PERF401 - most have one
+        result.append((sent, value.encode()))
         return result
     names, added = edits_of(message)
     gone = set(map(_sent, names))
