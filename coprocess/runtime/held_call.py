@@ -15,7 +15,6 @@ from coprocess.runtime.answers import Answer, error_answer, failure_answer
 from coprocess.runtime.call import Call
 from coprocess.runtime.held_spec import HeldSpec
 
-
 #: Of a call that has not ended, and of one that changes nothing.
 _OPEN: Any = object()
 _UNDONE: Any = object()

@@ -213,7 +213,7 @@ class Around:
         body: RequestBody | None,
         calls: InProcess | None = None,
     ) -> Answer | None:
-        """As `drive`, to its end, where a coroutine more is no matter. Gives the answer that ends the request."""
+        """As `drive`, to its end, where a coroutine more is no matter. Gives what ends the request here."""
         waits_for = self.drive(steps, exchange, body, calls)
         if waits_for is not None:
             await waits_for
