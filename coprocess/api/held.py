@@ -141,7 +141,8 @@ class UnreadHeaders(HeldHeaders):
 
     def __setitem__(self, name: str, value: str) -> None:
         name = header_name(name)
-        value = header_value(name, value)
+        if type(value) is not str or not value.isprintable():  # As `header_value` does, sooner.
+            value = header_value(name, value)
         if self._read is not None:
             self._read[name] = value
             self._edited.add(name)

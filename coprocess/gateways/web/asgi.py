@@ -63,8 +63,8 @@ class Around:
             requests = self.requests
             if not requests.is_open:
                 await self.open()
-            tracing = requests.tracing
-            if tracing is None:
+            service = requests.service
+            if service is None or (tracing := service.tracing) is None:
                 await self._request(scope, receive, send)
             else:
                 await self._traced(tracing, scope, receive, send)
@@ -75,7 +75,7 @@ class Around:
 
     def _request(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         requests = self.requests
-        chain = requests.chain
+        chain = requests.gateway.chain
         if scope["type"] == "http":
             body = RequestBody(receive, requests.max_body_bytes, scope)
             exchange = RequestExchange(request_of(scope, body.kept), requests.spec, chain)
@@ -129,7 +129,7 @@ class Around:
     async def _http(self, scope: Scope, exchange: RequestExchange, body: RequestBody, send: Send) -> None:
         requests, chain, method = self.requests, exchange.chain, scope["method"]
         tracked: _Tracked | None = None
-        if exchange.lifetime is not None or chain.for_app_errors:
+        if chain.is_tracked:
             send = tracked = _Tracked(send, lambda: self._end(exchange))
         try:
             waits_for = self.drive(requests.before_app(exchange), exchange, body)
@@ -142,8 +142,9 @@ class Around:
             return
         if exchange.request.has_new_body:
             body.replace(exchange.request.raw_body)
-        inner = scope_for_app(scope, exchange)
-        if told := quota_headers(exchange):
+        has_session = exchange.has_session
+        inner = scope_for_app(scope, exchange, has_session=has_session)
+        if has_session and (told := quota_headers(exchange.session)):
             send = telling(told, send)
         to_server = send
         if chain.after:
@@ -174,7 +175,8 @@ class Around:
     async def _websocket(self, scope: Scope, exchange: RequestExchange, receive: Receive, send: Send) -> None:
         answer = await self._driven(self.requests.before_app(exchange), exchange, None)
         if answer is None:
-            await self.app(scope_for_app(scope, exchange), receive, send)
+            inner = scope_for_app(scope, exchange, has_session=exchange.has_session)
+            await self.app(inner, receive, send)
             return
         await receive()  # websocket.connect
         if "websocket.http.response" in (scope.get("extensions") or {}):
@@ -347,17 +349,11 @@ class _Tracked:
 class _Response:
     """What the app sends, on its way through the Response handlers."""
 
-    __slots__ = (
-        "_around",
-        "_body",
-        "_chunks",
-        "_exchange",
-        "_is_over",
-        "_method",
-        "_send",
-        "_size",
-        "_start",
-    )
+    # No slots: most responses use little of this, and an attribute of the class costs them nothing.
+    #: The start, while the body is kept for handlers.
+    _start: Message | None = None
+    _chunks: list[bytes]
+    _size = 0
 
     def __init__(
         self, around: Around, exchange: RequestExchange, method: str, send: Send, body: RequestBody
@@ -367,11 +363,9 @@ class _Response:
         self._method = method
         self._send = send
         self._body = body
-        #: The start, while the body is kept for handlers.
-        self._start: Message | None = None
-        self._chunks: list[bytes] = []
-        self._size = 0
-        #: All is sent: what the app sends further is dropped.
+        #: What the app sends of the body is for handlers.
+        self._keeps = exchange.chain.response_uses_body
+        #: All is sent, or the client is gone: what the app sends further is dropped.
         self._is_over = False
 
     async def __call__(self, message: Message) -> None:
@@ -379,11 +373,11 @@ class _Response:
         if (self._is_over or self._exchange.is_gone) and kind.startswith("http.response"):
             return
         if kind == "http.response.start":
-            if self._exchange.chain.response_uses_body:
-                self._start = message
+            if self._keeps:
+                self._start, self._chunks = message, []
             else:
                 await self._begin(message, no_body_asked_for)
-        elif kind == "http.response.body" and self._start is not None:
+        elif self._keeps and kind == "http.response.body" and self._start is not None:
             await self._keep(message)
         else:
             await self._send(message)

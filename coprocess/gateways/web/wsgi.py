@@ -117,7 +117,7 @@ class Around:
             body.replace(exchange.request.raw_body)
         if body.is_read:
             body.hand_over(inner)
-        if told := quota_headers(exchange):
+        if exchange.has_session and (told := quota_headers(exchange.session)):
             start_response = telling(told, start_response)
         response = ResponseOnItsWay(self, exchange, method, start_response) if chain.after else None
         try:

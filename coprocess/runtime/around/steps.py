@@ -50,6 +50,10 @@ Need = HeldCall | _Need
 Steps = Iterator[Need]
 
 
+# An enum's members are looked up each time.
+_KEY_CHECK, _POST = HookType.CustomKeyCheck, HookType.Post
+
+
 class _NotOpen:
     """In the place of what runs handlers, where nothing does."""
 
@@ -125,10 +129,10 @@ class Requests:
             return
         has_body = is_known = False
         for moment, steps in exchange.chain.before:
-            if moment is HookType.CustomKeyCheck:
+            if moment is _KEY_CHECK:
                 # As at gateways: who calls is for this moment to say, and not for one before it.
                 exchange.forget_session()
-            elif is_known and moment is HookType.Post:
+            elif is_known and moment is _POST:
                 is_known = False
                 yield from self._check_session(exchange)
                 if exchange.answer is not None:
@@ -147,7 +151,7 @@ class Requests:
                     if answer.is_rejection:
                         self._fire(exchange, "AuthFailure", "Auth Failure")
                     return
-            if moment is HookType.CustomKeyCheck:
+            if moment is _KEY_CHECK:
                 self._admit(exchange)
                 if exchange.answer is not None:
                     return
