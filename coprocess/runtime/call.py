@@ -79,8 +79,6 @@ class Call:
     deadline_s: float = 0.0
     #: Where it is counted; set when it enters the gate.
     counts: HookCounts
-    #: Set, under the gate's lock, by whoever ends it first: its thread or task, or the watchdog or timer.
-    ended: bool = False
     #: Its client was told that it took too long.
     timed_out: bool = False
     #: Where it is async: the loop that it was given to, and its task there.

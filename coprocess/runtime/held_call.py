@@ -94,8 +94,7 @@ class HeldCall(Call):
         self._reply: Answer | None = None
         #: How it ended; whoever ends it first says so, as an overrun ends a call whose handler still runs.
         self.answer: Answer | None = _OPEN
-        # Of the class, too; but each call asks for these, and one's own is found sooner.
-        self.ended = False
+        # Of the class, too; but one's own is found sooner.
         self.failure = None
         if hook.limits.on_error == "open":
             response = self.response

@@ -186,7 +186,7 @@ class InProcess:
         if not hook.is_async or service.tracing is not None or self.is_closed:
             return self._begin_otherwise(call, watching)
         call.since_s = time.monotonic()
-        if not state.has_room(call):
+        if not state.enter(call):
             return self._begin_otherwise(call, watching)
         # Most handlers wait for nothing: that needs no timer, and no coroutine but theirs.
         context = copy_context()
@@ -216,11 +216,11 @@ class InProcess:
         return self._run(call, rpc, self._running(call), copy_context(), watching)
 
     def _enter(self, call: Call, rpc: Rpc) -> bool | None:
-        """As a gate's `enter`. None: it is shed, and has ended."""
+        """True: run it now. False: it waits. None: it was shed, and has ended."""
         service = self._service
         tracing = service.tracing
         call.arrive(rpc if tracing is None else tracing.within(rpc, call), call.gate, time.monotonic())
-        admitted = call.gate.enter(call)
+        admitted = call.gate.enter(call) or call.gate.wait(call)
         if admitted is None:
             service.failures.shed(call)
         return admitted
@@ -364,7 +364,7 @@ class InProcess:
         state = call.gate = service.gates.get(hook) or service.state_of(hook)
         if not (hook.is_async or service.tracing is not None or self.is_closed):
             call.since_s = time.monotonic()
-            if state.has_room(call):
+            if state.enter(call):
                 # In a context of its own: what a handler sets there is no other call's.
                 self._has_run(call, copy_context(), call.run)
                 return

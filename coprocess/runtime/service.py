@@ -144,7 +144,7 @@ class Service:
             return
         state = self.state_of(call.hook)
         call.arrive(rpc, state, since_s)
-        admitted = state.enter(call)
+        admitted = state.enter(call) or state.wait(call)
         if admitted:
             self._begin(call, since_s)
             return
@@ -319,20 +319,16 @@ class Service:
                     log.error("a call that takes too long could not be ended", exception=format_error(error))
 
     def _abandon(self, thread_id: int, call: Call) -> None:
-        state, following = call.gate, None
-        with state.lock:
-            if call.ended:
-                return
-            # Where as many hang as may, the call is answered, but its place in the hook stays taken.
-            if self._own_threads.replace(thread_id) or self.replace_thread(thread_id):
-                call.ended = True
-                call.counts.count(time.monotonic() - call.since_s)
-                self._running.pop(thread_id, None)
-                if state.queue:
-                    following = state.queue.popleft()
-                else:
-                    state.running -= 1
-        if not call.ended and not call.timed_out:  # Told once, though it is tried again and again.
+        if not call.gate.holds(call):
+            return
+        following: Call | None = None
+        # Where as many hang as may, the call is answered, but its place in the hook stays taken.
+        if self._own_threads.replace(thread_id) or self.replace_thread(thread_id):
+            self._running.pop(thread_id, None)
+            ended, following = call.gate.cut_off(call, time.monotonic() - call.since_s)
+            if not ended:
+                return  # At this moment, in time. Another thread in the place of its own does no harm.
+        elif not call.timed_out:  # Told once, though it is tried again and again.
             self._limited_log.write(
                 "error",
                 ("not replaced",),
@@ -385,7 +381,7 @@ class Service:
         state = self.state_of(call.hook)
         rpc = self._event_rpc()
         call.arrive(rpc, state, time.monotonic())
-        admitted = state.enter(call)
+        admitted = state.enter(call) or state.wait(call)
         if admitted is None:
             rpc.fail(Overloaded.status, "too many events wait for their handler")
             return False
