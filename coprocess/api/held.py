@@ -79,7 +79,8 @@ class HeldHeaders(MultiHeaders):
         return twin
 
 
-_NO_EDITS: Any = MappingProxyType({})
+#: Of headers that nobody has edited.
+NO_EDITS: Any = MappingProxyType({})
 
 
 class UnreadHeaders(HeldHeaders):
@@ -88,13 +89,15 @@ class UnreadHeaders(HeldHeaders):
     A class that derives from it knows how they came.
     """
 
-    # No slots: most requests use none of this, and an attribute of the class costs them nothing.
-    #: All of them, once they are wanted, and the names of those that were edited.
-    _read: CIMultiDict[str] | None = None
-    _edited: set[str]
-    #: What was set before that, by canonical name.
-    _set: dict[str, str] = _NO_EDITS
-    _set_now: set[str] | None = None
+    __slots__ = ("_edited", "_read", "_set")
+
+    def __init__(self) -> None:
+        #: All of them, once they are wanted; and the names of those that were edited, from then on.
+        self._read: CIMultiDict[str] | None = None
+        self._edited: set[str]
+        #: What was set before that, by canonical name.
+        self._set: dict[str, str] = NO_EDITS
+        self._set_now = None
 
     @abstractmethod
     def _came(self, name: str) -> list[str]:

@@ -67,31 +67,57 @@ class Call:
     the handler raised.
     """
 
-    # No slots: most calls use little of this, and an attribute of the class costs them nothing.
+    __slots__ = (
+        "_state",
+        "begun",
+        "counts",
+        "deadline_s",
+        "error",
+        "failure",
+        "gate",
+        "hook",
+        "loop",
+        "outcome",
+        "replied",
+        "resources",
+        "rpc",
+        "since_s",
+        "start",
+        "task",
+        "timed_out",
+    )
 
     hook: Hook
-    #: Who waits for the answer, and the gate of the hook; from `arrive` on.
-    rpc: Rpc
+    #: The gate of the hook; from `arrive` on, or where its caller runs it itself.
     gate: HookState[Call]
     #: time.monotonic() when it came.
     since_s: float
-    #: The same at which it has taken too long; 0 before it begins to run.
-    deadline_s: float = 0.0
-    #: Where it is counted; set when it enters the gate.
+    #: Where it is counted; set when it comes to the gate.
     counts: HookCounts
+
+    # From `arrive` on.
+
+    #: Who waits for the answer.
+    rpc: Rpc
+    #: time.monotonic() at which it has taken too long; 0 before it begins to run.
+    deadline_s: float
     #: Its client was told that it took too long.
-    timed_out: bool = False
+    timed_out: bool
     #: Where it is async: the loop that it was given to, and its task there.
-    loop: LoopThread | None = None
-    task: asyncio.Task[None] | None = None
+    loop: LoopThread | None
+    task: asyncio.Task[None] | None
+    #: Where its caller is in this process (`runtime.in_process`): tells that one, from any thread, to begin.
+    start: Callable[[], object] | None
+
+    # Where its caller is in this process, when it has ended.
+
+    #: How; None: with `replied`.
+    failure: tuple[Status, str] | None
+    replied: bytes
+
     #: Where it is async: what is left of its handler, which waits.
     begun: Begun
-    #: Where its caller is in this process (`runtime.in_process`): tells that one, from any thread, to begin.
-    start: Callable[[], object] | None = None
-    #: The same: how it ended, with a failure, or where that is None, with a reply.
-    failure: tuple[Status, str] | None = None
-    replied: bytes = b""
-    _state: State | None = None
+    _state: State
     #: For code that an App puts around handlers (`loading.lifecycle`): set while that runs.
     resources: Any
     outcome: Any
@@ -100,9 +126,11 @@ class Call:
     @property
     def state(self) -> State:
         """What the code of this call shares."""
-        if self._state is None:
+        try:
+            return self._state
+        except AttributeError:
             self._state = State()
-        return self._state
+            return self._state
 
     @property
     def app(self) -> App | None:
@@ -121,6 +149,9 @@ class Call:
         self.rpc = rpc
         self.gate = gate
         self.since_s = since_s
+        self.deadline_s = 0.0
+        self.timed_out = False
+        self.loop = self.task = self.start = None
 
     def run(self) -> bytes:
         token = current_call.set(self)

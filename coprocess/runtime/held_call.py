@@ -59,11 +59,9 @@ class HeldExchange:
             return failure_answer(failure[0])
         answer = call.answer
         if answer is _UNDONE:
-            answer = None
-            if call.before is not None:
-                # The handler may still run: what it edits is nobody's any more.
-                self.request, self.response = call.before
-                return None
+            # The handler may still run: what it edits is nobody's any more.
+            self.request, self.response = call.before
+            return None
         edited = call.request if call.response is None else call.response
         edited.next_call()
         return answer
@@ -82,8 +80,10 @@ class HeldCall(Call):
     #: Of an answer.
     highest_status = 999
 
-    #: What it changes nothing of, where it fails open.
-    before: tuple[HeldRequest, HeldResponse | None] | None = None
+    __slots__ = ("_exchange", "_reply", "answer", "before", "request", "response")
+
+    #: What it changes nothing of; set where it fails open.
+    before: tuple[HeldRequest, HeldResponse | None]
 
     def __init__(self, hook: Hook, exchange: HeldExchange) -> None:
         # Not by the base class's, as each handler of a request makes one.
@@ -94,7 +94,6 @@ class HeldCall(Call):
         self._reply: Answer | None = None
         #: How it ended; whoever ends it first says so, as an overrun ends a call whose handler still runs.
         self.answer: Answer | None = _OPEN
-        # Of the class, too; but one's own is found sooner.
         self.failure = None
         if hook.limits.on_error == "open":
             response = self.response

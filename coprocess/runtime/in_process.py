@@ -192,8 +192,8 @@ class InProcess:
         context = copy_context()
         if self._has_run(call, context, call.begin):
             return None
-        call.rpc = rpc = InProcessRpc()
-        call.deadline_s = call.since_s + state.timeout_s
+        rpc = InProcessRpc()
+        self._needs_rpc(call, rpc)
         return self._run(call, rpc, call.rest(), context, watching)
 
     def _begin_otherwise(
@@ -205,8 +205,7 @@ class InProcess:
         if not call.hook.is_async:
             return self._in_thread(call)
         rpc = _HereRpc()
-        call.start = rpc.start
-        admitted = self._enter(call, rpc)
+        admitted = self._enter(call, rpc, rpc.start)
         if admitted is None:
             _take(call, rpc)
             return None
@@ -215,11 +214,12 @@ class InProcess:
         call.deadline_s = call.since_s + call.gate.timeout_s
         return self._run(call, rpc, self._running(call), copy_context(), watching)
 
-    def _enter(self, call: Call, rpc: Rpc) -> bool | None:
+    def _enter(self, call: Call, rpc: Rpc, start: Callable[[], object] | None = None) -> bool | None:
         """True: run it now. False: it waits. None: it was shed, and has ended."""
         service = self._service
         tracing = service.tracing
         call.arrive(rpc if tracing is None else tracing.within(rpc, call), call.gate, time.monotonic())
+        call.start = start
         admitted = call.gate.enter(call) or call.gate.wait(call)
         if admitted is None:
             service.failures.shed(call)
@@ -264,9 +264,8 @@ class InProcess:
 
     def _end_badly(self, call: Call, error: HandlerFailed | None) -> None:
         """End a call that ran here with `error`, or with a time-out, where it took too long for that."""
-        call.rpc = rpc = InProcessRpc()
-        # But for one that somebody debugs: that has no limit.
-        call.deadline_s = call.deadline_s or call.since_s + call.gate.timeout_s
+        rpc = InProcessRpc()
+        self._needs_rpc(call, rpc)
         if error is not None:
             self._fail(call, error)
         elif time.monotonic() > call.deadline_s:
@@ -274,6 +273,13 @@ class InProcess:
         else:
             return
         _take(call, rpc)
+
+    def _needs_rpc(self, call: Call, rpc: InProcessRpc) -> None:
+        """A call that began at once ends badly, or waits."""
+        # One that somebody debugs has no limit.
+        deadline_s = getattr(call, "deadline_s", call.since_s + call.gate.timeout_s)
+        call.arrive(rpc, call.gate, call.since_s)
+        call.deadline_s = deadline_s
 
     async def _when_admitted(
         self, call: Call, rpc: _HereRpc, watching: AbstractContextManager[object]
@@ -377,8 +383,7 @@ class InProcess:
 
     def _run_in_turn(self, call: Call) -> None:
         rpc = _HereRpc()
-        call.start = rpc.start
-        admitted, timeout_s, failures = self._enter(call, rpc), call.gate.timeout_s, self._service.failures
+        admitted, timeout_s = self._enter(call, rpc, rpc.start), call.gate.timeout_s
         if admitted or (admitted is not None and rpc.wait_for_turn(timeout_s)):
             call.deadline_s = time.monotonic() + timeout_s
             tracing = self._service.tracing
@@ -394,7 +399,7 @@ class InProcess:
         elif admitted is not None:
             if not call.gate.drop(call):
                 self._leave(call)  # Its turn has come at this moment.
-            failures.time_out(call)
+            self._service.failures.time_out(call)
         _take(call, rpc)
 
     def _on_loop(self, call: Call) -> None:

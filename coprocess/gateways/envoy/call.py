@@ -43,6 +43,8 @@ class EnvoyCall(HeldCall):
 
     highest_status = guard.HIGHEST_STATUS
 
+    __slots__ = ()
+
     _exchange: Traffic
 
     @property

@@ -349,11 +349,23 @@ class _Tracked:
 class _Response:
     """What the app sends, on its way through the Response handlers."""
 
-    # No slots: most responses use little of this, and an attribute of the class costs them nothing.
-    #: The start, while the body is kept for handlers.
-    _start: Message | None = None
+    __slots__ = (
+        "_around",
+        "_body",
+        "_chunks",
+        "_exchange",
+        "_is_over",
+        "_keeps",
+        "_method",
+        "_send",
+        "_size",
+        "_start",
+    )
+
+    #: The start, while the body is kept for handlers, and what is there of it.
+    _start: Message | None
     _chunks: list[bytes]
-    _size = 0
+    _size: int
 
     def __init__(
         self, around: Around, exchange: RequestExchange, method: str, send: Send, body: RequestBody
@@ -365,6 +377,8 @@ class _Response:
         self._body = body
         #: What the app sends of the body is for handlers.
         self._keeps = exchange.chain.response_uses_body
+        if self._keeps:
+            self._start, self._chunks, self._size = None, [], 0
         #: All is sent, or the client is gone: what the app sends further is dropped.
         self._is_over = False
 
@@ -374,7 +388,7 @@ class _Response:
             return
         if kind == "http.response.start":
             if self._keeps:
-                self._start, self._chunks = message, []
+                self._start = message
             else:
                 await self._begin(message, no_body_asked_for)
         elif self._keeps and kind == "http.response.body" and self._start is not None:

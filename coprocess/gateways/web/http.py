@@ -6,7 +6,7 @@ import functools
 from collections.abc import Collection, Iterable, MutableMapping, Set
 from operator import itemgetter
 
-from coprocess.api.held import HeldHeaders, HeldRequest, HeldResponse, HeldSession, UnreadHeaders
+from coprocess.api.held import NO_EDITS, HeldHeaders, HeldRequest, HeldResponse, HeldSession, UnreadHeaders
 from coprocess.api.http import canonical_name
 from coprocess.api.state import State
 from coprocess.runtime.answers import Answer, error_answer
@@ -83,9 +83,14 @@ def _sent(name: str) -> bytes:
 class RawHeaders(UnreadHeaders):
     """Headers as servers and apps pass them: pairs of bytes."""
 
+    __slots__ = ("_raw",)
+
     def __init__(self, raw: Iterable[RawHeader]) -> None:
         # A copy: an app may change what is its own.
         self._raw = tuple(raw)
+        # Not by the base class's, as each request makes two.
+        self._read = self._set_now = None
+        self._set = NO_EDITS
 
     def _came(self, name: str) -> list[str]:
         sent = _sent(name)

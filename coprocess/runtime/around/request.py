@@ -37,6 +37,8 @@ class RequestExchange(HeldExchange):
 class RequestCall(HeldCall):
     """One call of a handler for it."""
 
+    __slots__ = ()
+
     _exchange: RequestExchange
 
     @property
