@@ -21,7 +21,7 @@ name_of = functools.lru_cache(maxsize=4096)(canonical_name)
 class Fields(UnreadHeaders):
     """A header list. What is no pseudo-header field is read when somebody asks: many handlers only set."""
 
-    __slots__ = ("_all", "encoded", "pseudo")
+    __slots__ = ("_all", "encoded")
 
     def __init__(self, values: Sequence[HeaderValue]) -> None:
         super().__init__()

@@ -34,18 +34,24 @@ _LARGE_BYTES = 128 * 1024
 class EnvoyStream(Caller):
     """Ends itself; `on_end` is then called, once."""
 
-    # Not slots: what most streams never set is on the class, as one is made for each request.
-    _inbox: deque[bytes] | None = None
-    _inbox_bytes = 0
-    #: Whether a message is being taken. This and what follows is changed under the lock.
-    _is_busy = False
-    _is_half_closed = False
-    _is_over = False
-    _chain: Chain | None = None
-    #: Of a handler that has the body in pieces: takes the next message.
-    _waiter: Waiter | None = None
-    #: How long Envoy was waited for within the call that runs, and since when it is; 0: it is not.
-    _waited_s = _waits_since_s = 0.0
+    # Slots: an attribute of the class is looked up each time.
+    __slots__ = (
+        "_chain",
+        "_exchange",
+        "_inbox",
+        "_inbox_bytes",
+        "_is_busy",
+        "_is_half_closed",
+        "_is_over",
+        "_lock",
+        "_on_end",
+        "_rpc",
+        "_service",
+        "_waited_s",
+        "_waiter",
+        "_waits_since_s",
+        "method",
+    )
 
     def __init__(
         self, service: Service, rpc: BidiRpc, exchange: Exchange, on_end: Callable[[EnvoyStream], None]
@@ -56,6 +62,17 @@ class EnvoyStream(Caller):
         self._on_end = on_end
         self.method = rpc.method
         self._lock = threading.Lock()
+        self._inbox: deque[bytes] | None = None
+        self._inbox_bytes = 0
+        #: Whether a message is being taken. What follows is changed under the lock.
+        self._is_busy = False
+        self._is_half_closed = False
+        self._is_over = False
+        self._chain: Chain | None = None
+        #: Of a handler that has the body in pieces: takes the next message.
+        self._waiter: Waiter | None = None
+        #: How long Envoy was waited for within the call that runs, and since when it is; 0: it is not.
+        self._waited_s = self._waits_since_s = 0.0
         rpc.on_message = self._received
         rpc.on_half_close = self._half_closed
         rpc.on_cancel(self._cancelled)
