@@ -266,6 +266,10 @@ class Envoy:
         self._folder.cleanup()
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def version(self) -> tuple[int, ...]:
         return _version(json.loads(self._ask("/server_info"))["version"])
 
