@@ -112,8 +112,10 @@ class Side:
             common += encoding.field(2, edits.encoded())
         if self.pieces is not None:
             return self._duplex_replies(common + rest, body, metadata)
+        if body:
+            return [encoding.reply_with_body(kind, common, body, rest, metadata)]
         if body is not None:
-            common += encoding.field(3, encoding.field(1, body)) if body else encoding.CLEAR_BODY
+            common += encoding.CLEAR_BODY
         return [encoding.reply(kind, common + rest, metadata)]
 
     def _duplex_replies(self, common: bytes, body: bytes | None, metadata: bytes) -> Replies:
