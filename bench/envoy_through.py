@@ -43,7 +43,7 @@ LISTENERS = {
     "bodies": Listener(
         [
             ext_proc(
-                {"x-coprocess-post": "shout"},
+                {"x-coprocess-post": "longer"},
                 processing_mode={"request_body_mode": "BUFFERED", "response_header_mode": "SKIP"},
             )
         ],
