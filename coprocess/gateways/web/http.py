@@ -83,21 +83,21 @@ def _sent(name: str) -> bytes:
 class RawHeaders(UnreadHeaders):
     """Headers as servers and apps pass them: pairs of bytes."""
 
-    __slots__ = ("_raw",)
+    __slots__ = ("raw",)
 
     def __init__(self, raw: Iterable[RawHeader]) -> None:
-        # A copy: an app may change what is its own.
-        self._raw = tuple(raw)
+        #: A copy: an app may change what is its own.
+        self.raw = tuple(raw)
         # Not by the base class's, as each request makes two.
-        self._read = self._set_now = None
-        self._set = NO_EDITS
+        self.replaced = NO_EDITS
+        self._set_now = None
 
     def _came(self, name: str) -> list[str]:
         sent = _sent(name)
-        return [text_of(value) for key, value in self._raw if key == sent or key.lower() == sent]
+        return [text_of(value) for key, value in self.raw if key == sent or key.lower() == sent]
 
     def _all_that_came(self) -> Iterable[tuple[str, str]]:
-        return [(name_of(name), text_of(value)) for name, value in self._raw]
+        return [(name_of(name), text_of(value)) for name, value in self.raw]
 
 
 def edits_of(message: HeldRequest | HeldResponse) -> tuple[Set[str], list[tuple[str, str]]]:
@@ -120,7 +120,7 @@ def edits_of(message: HeldRequest | HeldResponse) -> tuple[Set[str], list[tuple[
 def with_edits(raw: Collection[RawHeader], message: HeldRequest | HeldResponse) -> list[RawHeader]:
     """The headers that came, with those that handlers edited in their place. Names in lower case."""
     replaced = message.headers.replaced
-    if replaced is not None and len(replaced) == 1 and not message.has_new_body:
+    if replaced and len(replaced) == 1 and not message.has_new_body:
         # Most handlers do no more.
         [(name, value)] = replaced.items()
         if name in _FRAMING:
