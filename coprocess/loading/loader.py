@@ -265,7 +265,7 @@ class _Loading:
         without = [path for path in failed if _may_declare_around(path, has_app)]
         if without:
             text = (
-                f"{folder}: its handlers are not served, as {without[0].name} did not load, and may declare "
+                f"{folder}: its handlers cannot be taken, as {without[0].name} did not load, and may declare "
                 "what runs around them"
             )
             self._problems.append(Problem(folder, text))
