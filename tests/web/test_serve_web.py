@@ -11,19 +11,29 @@ import httpx
 import pytest
 
 from tests.serve_process import ServeProcess
+from tests.server import until
 
 SHOP = """
 import asyncio
 import time
+from pathlib import Path
 
 from flask import Flask, request
+
+HERE = Path(__file__).parent
+
+
+def is_let_go():
+    (HERE / "slow_runs").touch()
+    return (HERE / "let_go").exists()
 
 
 async def app(scope, receive, send):
     if scope["type"] == "lifespan":
         raise RuntimeError("none")
     if scope["path"] == "/slow":
-        await asyncio.sleep(0.5)
+        while not is_let_go():
+            await asyncio.sleep(0.01)
     who = scope["user"].display_name
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": f"asgi {scope['path']} {who}".encode()})
@@ -35,7 +45,8 @@ site = Flask("shop")
 @site.get("/<path:rest>")
 def page(rest):
     if rest == "slow":
-        time.sleep(0.5)
+        while not is_let_go():
+            time.sleep(0.01)
     return f"wsgi /{rest} {request.environ['REMOTE_USER']}"
 """
 
@@ -93,6 +104,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", params=["app", "site"])
 def service(folder: Path, request: pytest.FixtureRequest) -> Iterator[ServeProcess]:
     (folder / "handlers" / "h.py").write_text(HANDLERS)
+    for mark in ("slow_runs", "let_go"):
+        (folder / mark).unlink(missing_ok=True)
     with ServeProcess(folder / "handlers", f"--web=shop:{request.param}", "--web-chain=shop") as service:
         yield service
 
@@ -143,8 +156,10 @@ def test_it_serves_reloads_and_drains(service: ServeProcess, folder: Path) -> No
         slow: list[str] = []
         thread = threading.Thread(target=lambda: slow.append(client.get("/slow").text[5:]))
         thread.start()
-        threading.Event().wait(0.2)
+        until((folder / "slow_runs").exists)
         service.process.send_signal(signal.SIGTERM)
+        assert service.wait_for("stopping")["in_flight"] >= 1
+        (folder / "let_go").touch()
         thread.join(20)
         assert slow == ["/slow ann"]
     assert service.process.wait(20) == 0

@@ -89,6 +89,11 @@ class WebServer(EngineWithoutHandlers):
             if not self._server.started:
                 raise CoprocessError("the app did not start: its lifespan failed. The log says why")
 
+    @property
+    def in_flight(self) -> int:
+        # Those that are answered and only end their connection's turn are among them, for a moment.
+        return len(self._server.server_state.tasks)
+
     def drain(self, timeout_s: float) -> bool:
         self._server.should_exit = True
         if self._serving is None:
