@@ -9,6 +9,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+import websockets
+import websockets.sync.client
 
 from tests.serve_process import ServeProcess
 from tests.server import until
@@ -31,6 +33,11 @@ def is_let_go():
 async def app(scope, receive, send):
     if scope["type"] == "lifespan":
         raise RuntimeError("none")
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.send", "text": (await receive())["text"] + "!"})
+        return
     if scope["path"] == "/slow":
         while not is_let_go():
             await asyncio.sleep(0.01)
@@ -75,6 +82,15 @@ def check(request, session):
 @Response
 def stamp(response, spec):
     response.headers["X-Stamp"] = "VERSION " + spec.config["greeting"]
+"""
+
+PASSES = """
+from coprocess import Pre, Reject
+
+@Pre
+def passes(request):
+    if "refused" in request.query_string:
+        raise Reject(403, "no")
 """
 
 SETTINGS = """
@@ -183,6 +199,19 @@ def test_what_is_wrong_is_told_at_start(folder: Path, flags: list[str], expected
     with ServeProcess(folder / "handlers", *flags, wait=False) as service:
         assert service.process.wait(30) == 1 or service.process.returncode == 2
     assert expected in str(service.lines)
+
+
+def test_websockets_are_served(tmp_path: Path) -> None:
+    """Once, no extra brought what they need: the handshake was answered as a plain request."""
+    (tmp_path / "handlers").mkdir()
+    (tmp_path / "handlers" / "h.py").write_text(PASSES)
+    (tmp_path / "shop.py").write_text(SHOP)
+    with ServeProcess(tmp_path / "handlers", "--web=shop:app") as service:
+        with websockets.sync.client.connect(f"ws://{service.address}/ws") as client:
+            client.send("hello")
+            assert client.recv() == "hello!"
+        with pytest.raises(websockets.exceptions.InvalidStatus):
+            websockets.sync.client.connect(f"ws://{service.address}/ws?refused")
 
 
 def test_without_handlers_every_request_would_pass(tmp_path: Path) -> None:

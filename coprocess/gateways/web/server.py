@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 import socket
 import threading
@@ -31,6 +32,8 @@ class WebServer(EngineWithoutHandlers):
             uvicorn.Config(
                 app,
                 interface="asgi3",
+                # By its name: uvicorn's choice has been one that websockets calls deprecated.
+                ws="websockets-sansio" if importlib.util.find_spec("websockets") else "none",
                 log_config=None,
                 # What it does as a server, the service tells.
                 log_level="warning",
