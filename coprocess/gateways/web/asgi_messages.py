@@ -38,11 +38,11 @@ def request_of(scope: Scope, body_source: Callable[[], bytes]) -> HeldRequest:
     )
 
 
-def scope_for_app(scope: Scope, exchange: HeldExchange) -> Scope:
-    """A copy: what is in the server's own scope stays as it is."""
+def scope_for_app(scope: Scope, exchange: HeldExchange, *, has_session: bool) -> Scope:
+    """A copy: what is in the server's own scope stays as it is. `has_session`: the exchange's, asked once."""
     inner = dict(scope)
     caller = inner["coprocess"] = Caller(exchange)
-    if exchange.has_session and inner.get("user") is None:
+    if has_session and inner.get("user") is None:
         inner["user"] = caller
     request = exchange.request
     if request.headers.edited or request.has_new_body:

@@ -117,7 +117,7 @@ class Around:
             body.replace(exchange.request.raw_body)
         if body.is_read:
             body.hand_over(inner)
-        if told := quota_headers(exchange):
+        if exchange.has_session and (told := quota_headers(exchange.session)):
             start_response = telling(told, start_response)
         response = ResponseOnItsWay(self, exchange, method, start_response) if chain.after else None
         try:
@@ -138,19 +138,14 @@ class Around:
     def _drive(self, steps: Steps, exchange: RequestExchange, body: RequestBody | None) -> Answer | None:
         requests = self._requests
         calls = requests.calls
-        given: Any = None
-        while True:
-            try:
-                need = steps.send(given)
-            except StopIteration as done:
-                answer: Answer | None = done.value
-                return answer
+        for need in steps:
             if type(need) is RequestCall:
-                given = calls.call(need)
+                calls.call(need)
             elif need is BODY:
-                given = None if body is None else body.read()
+                exchange.given = None if body is None else body.read()
             else:
-                given = requests.limited(exchange.session)
+                exchange.given = requests.limited(exchange.session)
+        return exchange.answer
 
     def edit_response(self, exchange: RequestExchange) -> None:
         """Run the Response handlers."""

@@ -84,7 +84,10 @@ def _utf8(value: str) -> str:
 class EnvironHeaders(UnreadHeaders):
     """A request's headers, as `environ` has them."""
 
+    __slots__ = ("_environ",)
+
     def __init__(self, environ: Environ) -> None:
+        super().__init__()
         self._environ = environ
 
     def _came(self, name: str) -> list[str]:
@@ -102,7 +105,10 @@ class EnvironHeaders(UnreadHeaders):
 class NativeHeaders(UnreadHeaders):
     """A response's headers, as an app passes them."""
 
+    __slots__ = ("_pairs",)
+
     def __init__(self, pairs: Iterable[tuple[str, str]]) -> None:
+        super().__init__()
         self._pairs = tuple(pairs)
 
     def _came(self, name: str) -> list[str]:
