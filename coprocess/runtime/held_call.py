@@ -94,7 +94,6 @@ class HeldCall(Call):
         self._reply: Answer | None = None
         #: How it ended; whoever ends it first says so, as an overrun ends a call whose handler still runs.
         self.answer: Answer | None = _OPEN
-        self.failure = None
         if hook.limits.on_error == "open":
             response = self.response
             self.before = self.request.copy(), None if response is None else response.copy()

@@ -186,6 +186,7 @@ class InProcess:
         if not hook.is_async or service.tracing is not None or self.is_closed:
             return self._begin_otherwise(call, watching)
         call.since_s = time.monotonic()
+        call.failure = None
         if not state.enter(call):
             return self._begin_otherwise(call, watching)
         # Most handlers wait for nothing: that needs no timer, and no coroutine but theirs.
@@ -370,6 +371,7 @@ class InProcess:
         state = call.gate = service.gates.get(hook) or service.state_of(hook)
         if not (hook.is_async or service.tracing is not None or self.is_closed):
             call.since_s = time.monotonic()
+            call.failure = None
             if state.enter(call):
                 # In a context of its own: what a handler sets there is no other call's.
                 self._has_run(call, copy_context(), call.run)

@@ -323,6 +323,10 @@ class _OnLoop(Ending):
             return await asyncio.to_thread(function, *arguments)
 
 
+async def _nothing() -> None:
+    pass
+
+
 class _Tracked:
     """`send` of a request that knows whether a response has begun, and ends the request with its body."""
 
@@ -382,19 +386,19 @@ class _Response:
         #: All is sent, or the client is gone: what the app sends further is dropped.
         self._is_over = False
 
-    async def __call__(self, message: Message) -> None:
+    def __call__(self, message: Message) -> Awaitable[None]:
+        # No coroutine of its own: most messages are passed on as they are.
         kind = message["type"]
         if (self._is_over or self._exchange.is_gone) and kind.startswith("http.response"):
-            return
+            return _nothing()
         if kind == "http.response.start":
-            if self._keeps:
-                self._start = message
-            else:
-                await self._begin(message, no_body_asked_for)
-        elif self._keeps and kind == "http.response.body" and self._start is not None:
-            await self._keep(message)
-        else:
-            await self._send(message)
+            return self._keep_start(message) if self._keeps else self._begin(message, no_body_asked_for)
+        if self._keeps and kind == "http.response.body" and self._start is not None:
+            return self._keep(message)
+        return self._send(message)
+
+    async def _keep_start(self, message: Message) -> None:
+        self._start = message
 
     async def _keep(self, message: Message) -> None:
         chunk = message.get("body", b"")
