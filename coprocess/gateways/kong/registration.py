@@ -49,7 +49,7 @@ def load_plugins(
         return found
 
     loaded = load_files(paths, HOME, hooks)
-    loaded.left_out += left_out
+    loaded.left_out += [*left_out, *(text for plugin in plugins for text in plugin.never_run)]
     return loaded, plugins
 
 

@@ -27,14 +27,28 @@ def plugin_that_is_dumped(words: list[str]) -> str | None:
     for word in rest:
         if word in _WITH_VALUE:
             next(rest, None)
+            continue
+        if word == "-m":
+            files = _files_of(next(rest, ""))
         elif not word.startswith("-"):
-            if word.endswith(".py") and not _DUMPS.isdisjoint(rest):
-                with suppress(OSError):
-                    return word if b"kong_pdk" in Path(word).read_bytes() else None
-            return None
+            files = [word] if word.endswith(".py") else []
         elif word[1:2] in ("m", "c"):
             return None
+        else:
+            continue
+        if _DUMPS.isdisjoint(rest):
+            return None
+        for file in files:
+            with suppress(OSError):
+                return file if b"kong_pdk" in Path(file).read_bytes() else None
+        return None
     return None
+
+
+def _files_of(module: str) -> list[str]:
+    """Where the module, or the package, may be that is run: in the working folder, or on the path."""
+    name = module.replace(".", "/")
+    return [f"{folder}/{name}{end}" for folder in (".", *sys.path) for end in (".py", "/__main__.py")]
 
 
 def _run_next() -> None:
