@@ -245,6 +245,11 @@ class Engine(ABC):
     def begin(self) -> None:  # noqa: B027 - most have nothing to do
         """The handlers serve from now on. It may be told again. Raises CoprocessError."""
 
+    @property
+    def in_flight(self) -> int:
+        """Requests that run now and are no calls of a service; 0 where all are."""
+        return 0
+
     def drain(self, timeout_s: float) -> bool:
         """Have clients send what is new elsewhere. False where requests still run that are no calls."""
         return True
