@@ -2,10 +2,10 @@
 
 To a worker, the kind of a frame is the index of the method, or CANCEL; WITH_DEADLINE and WITH_METADATA are
 added where the seconds that the client still waits, and metadata, stand before the message, in this order.
-From it, the kind is the gRPC status, 0 with a reply, else with a message; READY, when it can take calls, and
-when its health changes; LISTENS before the first READY, with the address at which it takes calls itself,
-where it does; or BEAT, each `BEAT_S` seconds, with the longest time limit of its hooks, and for how long a call
-has waited for a thread: it comes as long as the worker's interpreter runs Python code.
+From it, the kind is the gRPC status, 0 with a reply, else with a message; or one of these: READY, when it can
+take calls, and when its health changes; LISTENS before the first READY, with the address at which it takes
+calls itself, where it does; BEAT, each `BEAT_S` seconds, with the longest time limit of its hooks, and for
+how long a call has waited for a thread: it comes as long as the worker's interpreter runs Python code.
 """
 
 from __future__ import annotations
