@@ -10,6 +10,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, MutableSequence
 from operator import attrgetter, itemgetter
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
@@ -33,14 +34,15 @@ class HeldHeaders(MultiHeaders):
         self._values = CIMultiDict(pairs)
         #: Names, in canonical spelling, that were set, added to or deleted.
         self.edited: set[str] = set()
-        # Those of them that the handler which runs has set.
-        self._set_now: set[str] = set()
+        # What tells of the bytes of a body, and the handler that runs has set.
+        self._set_now: set[str] | None = None
 
     def __setitem__(self, name: str, value: str) -> None:
         name = header_name(name)
         self._values[name] = header_value(name, value)
         self.edited.add(name)
-        self._set_now.add(name)
+        if name in OF_THE_BYTES:
+            self._was_set(name)
 
     def __delitem__(self, name: str) -> None:
         super().__delitem__(name)
@@ -50,16 +52,26 @@ class HeldHeaders(MultiHeaders):
         name = header_name(name)
         self._values.add(name, header_value(name, value))
         self.edited.add(name)
-        self._set_now.add(name)
+        if name in OF_THE_BYTES:
+            self._was_set(name)
+
+    def _was_set(self, name: str) -> None:
+        self._set_now = {name, *(self._set_now or ())}
 
     def next_call(self) -> None:
         """Another handler is next: what this one set is to that one what came."""
-        self._set_now.clear()
+        self._set_now = None
 
     def drop_of_the_bytes(self) -> None:
         """Drop what tells of the bytes of a body, but for what the handler that runs has set."""
-        for name in [name for name in self if name in OF_THE_BYTES and name not in self._set_now]:
+        kept = self._set_now or ()
+        for name in [name for name in self if name in OF_THE_BYTES and name not in kept]:
             del self[name]
+
+    @property
+    def replaced(self) -> Mapping[str, str] | None:
+        """All that was edited, where that is names that were given one value; None: there is more to it."""
+        return None
 
     def copy(self) -> HeldHeaders:
         twin = HeldHeaders(self.pairs())
@@ -67,8 +79,8 @@ class HeldHeaders(MultiHeaders):
         return twin
 
 
-#: Of all headers that nobody has edited.
-NOTHING: Any = frozenset()
+#: Of headers that nobody has edited.
+NO_EDITS: Any = MappingProxyType({})
 
 
 class UnreadHeaders(HeldHeaders):
@@ -77,13 +89,16 @@ class UnreadHeaders(HeldHeaders):
     A class that derives from it knows how they came.
     """
 
-    # No slots: most requests use none of this, and an attribute of the class costs them nothing.
-    #: All of them, once they are wanted.
-    _read: CIMultiDict[str] | None = None
-    #: What was set before that, by canonical name.
-    _set: dict[str, str] = {}  # noqa: RUF012 - each that is set in has its own
-    edited: set[str] = NOTHING
-    _set_now: set[str] = NOTHING
+    __slots__ = ("_edited", "_read", "replaced")
+
+    #: As that of the base class. None: all were wanted, and are in `_read`, with the names of those edited.
+    replaced: dict[str, str] | None
+    _read: CIMultiDict[str]
+    _edited: set[str]
+
+    def __init__(self) -> None:
+        self.replaced = NO_EDITS
+        self._set_now = None
 
     @abstractmethod
     def _came(self, name: str) -> list[str]:
@@ -93,25 +108,25 @@ class UnreadHeaders(HeldHeaders):
     def _all_that_came(self) -> Iterable[tuple[str, str]]:
         """Canonical names and values, in order."""
 
-    # As the attribute of the base class.
+    # As the attributes of the base class.
+
     @property
     def _values(self) -> CIMultiDict[str]:  # type: ignore[override]  # a slot there
-        values = self._read
-        if values is None:
-            self._edit()
-            values = self._read = CIMultiDict(self._all_that_came())
-            for name, value in self._set.items():
-                values[name] = value
-        return values
+        if self.replaced is not None:
+            self._read = CIMultiDict(self._all_that_came())
+            self._edited = set(self.replaced)
+            for name, value in self.replaced.items():
+                self._read[name] = value
+            self.replaced = None
+        return self._read
 
-    def _edit(self) -> None:
-        """Have sets of one's own."""
-        if self.edited is NOTHING:
-            self._set, self.edited, self._set_now = {}, set(), set()
+    @property
+    def edited(self) -> Any:  # type: ignore[override]  # a slot there
+        return self._edited if self.replaced is None else self.replaced.keys()
 
     def getall(self, name: str) -> list[str]:
-        if self._read is None and isinstance(name, str) and name.isascii():
-            value = self._set.get(canonical_name(name)) if self._set else None
+        if (replaced := self.replaced) is not None and isinstance(name, str) and name.isascii():
+            value = replaced.get(canonical_name(name)) if replaced else None
             return self._came(name) if value is None else [value]
         return super().getall(name)
 
@@ -126,12 +141,17 @@ class UnreadHeaders(HeldHeaders):
 
     def __setitem__(self, name: str, value: str) -> None:
         name = header_name(name)
-        value = header_value(name, value)
-        if self.edited is NOTHING:
-            self._edit()
-        (self._set if self._read is None else self._read)[name] = value
-        self.edited.add(name)
-        self._set_now.add(name)
+        if type(value) is not str or not value.isprintable():  # As `header_value` does, sooner.
+            value = header_value(name, value)
+        if (replaced := self.replaced) is None:
+            self._read[name] = value
+            self._edited.add(name)
+        elif replaced:
+            replaced[name] = value
+        else:
+            self.replaced = {name: value}
+        if name in OF_THE_BYTES:
+            self._was_set(name)
 
 
 class HeldQuery(ParsedQuery):
@@ -204,7 +224,7 @@ class _HeldBody:
     def next_call(self) -> None:
         """Another handler is next: what this one left is to that one what came."""
         self._has_body_of_handler = False
-        if self._headers._set_now:
+        if self._headers._set_now is not None:
             self._headers.next_call()
 
 
@@ -346,6 +366,58 @@ class HeldRequest(_HeldBody, Request):
 
     def __repr__(self) -> str:
         return f"<Request {self.method} {self.url}>"
+
+
+class UnreadRequest(HeldRequest):
+    """A request whose line is read when somebody asks: many handlers look at a header only.
+
+    A class that derives from it knows how it came, and keeps that as it was.
+    """
+
+    if not TYPE_CHECKING:
+        __slots__ = ("_read_path", "_read_query")
+
+    def __init__(self, method: str, headers: HeldHeaders, body_source: Callable[[], bytes]) -> None:
+        # Not by the base class's, which wants the line.
+        self._method = method
+        self._headers = headers
+        self._body_source = body_source
+        self._read_path = self._read_query = self._query = self._target = self._body = self.open_stream = None
+        self.has_new_body = self.has_new_path = self._has_body_of_handler = False
+
+    @abstractmethod
+    def _path_that_came(self) -> str:
+        """Encoded, as it was sent where the server tells that."""
+
+    @abstractmethod
+    def _query_that_came(self) -> str:
+        """Encoded; empty where there is none."""
+
+    @abstractmethod
+    def _scheme_that_came(self) -> str:
+        """`http` or `https`; or `ws`, `wss`."""
+
+    if not TYPE_CHECKING:  # They are attributes of the base class.
+
+        @property
+        def _path(self) -> str:
+            if self._read_path is None:
+                self._read_path = self._path_that_came()
+            return self._read_path
+
+        @_path.setter
+        def _path(self, path: str) -> None:
+            self._read_path = path
+
+        @property
+        def _query_string(self) -> str:
+            if self._read_query is None:
+                self._read_query = self._query_that_came()
+            return self._read_query
+
+        @property
+        def _scheme(self) -> str:
+            return self._scheme_that_came()
 
 
 _PATH = re.compile(r"/([^\x00-\x1f\x7f%?]|%[0-9A-Fa-f]{2})*")

@@ -39,10 +39,20 @@ class Constructed(Declares):
     __call__ = type.__call__
 
 
-def _no_attribute(owner: str, name: str, here: Mapping[str, str]) -> AttributeError:
-    """What users of Flask and Starlette write first has another name here."""
-    expected = f". Expected: {here[name]}" if name in here else ""
-    return AttributeError(f"a {owner} has no {name}{expected}")
+class _Elsewhere:
+    """What users of Flask and Starlette write first, and has another name here.
+
+    Not by `__getattr__`: a class that has that pays for it with each attribute.
+    """
+
+    def __init__(self, owner: str, name: str, here: str) -> None:
+        self._text = f"a {owner} has no {name}. Expected: {here}"
+
+    def __get__(self, instance: object, owner: type) -> Any:
+        raise AttributeError(self._text)
+
+    def __set__(self, instance: object, value: object) -> None:
+        raise AttributeError(self._text)
 
 
 _OF_BODIES = {
@@ -74,9 +84,6 @@ class Request(Body):
 
     if not TYPE_CHECKING:  # Type checkers take it for all that may be assigned, in handlers too.
         __slots__ = ()
-
-        def __getattr__(self, name: str) -> Any:
-            raise _no_attribute("request", name, _OF_REQUESTS)
 
     _owner = "request"
 
@@ -122,9 +129,6 @@ class Response(Body, metaclass=Declares):
     if not TYPE_CHECKING:  # Type checkers take it for all that may be assigned, in handlers too.
         __slots__ = ()
 
-        def __getattr__(self, name: str) -> Any:
-            raise _no_attribute("response", name, _OF_RESPONSES)
-
     if TYPE_CHECKING:  # Type checkers know a class only by its constructor, not as a decorator.
 
         def __init__(self, function: Any = ..., /, *args: Any, **options: Any) -> None: ...
@@ -140,6 +144,11 @@ class Response(Body, metaclass=Declares):
     def headers(self) -> Headers:
         """All values of all headers. The gateway computes Content-Length itself."""
         raise NotImplementedError
+
+
+for _class, _elsewhere in ((Request, _OF_REQUESTS), (Response, _OF_RESPONSES)):
+    for _name, _here in _elsewhere.items():
+        setattr(_class, _name, _Elsewhere(_class._owner, _name, _here))
 
 
 class Session:

@@ -119,15 +119,15 @@ class AsyncCalls:
         call.rpc.on_cancel(cancel)
 
     async def _run(self, call: Call) -> None:
-        if call.ended:
-            return  # Its time was over before the loop came to it.
         state = call.gate
+        if not state.holds(call):
+            return  # Its time was over before the loop came to it.
         try:
             try:
                 tracing = self._failures.tracing
                 reply = await (call.run_async() if tracing is None else tracing.run_async(call))
             except HandlerFailed as error:
-                if not call.ended:
+                if state.holds(call):
                     self._failures.fail(call, error)
             except asyncio.CancelledError:
                 # The client gave up, or its time is over, or the service stops: an answer does no harm.

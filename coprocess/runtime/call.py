@@ -12,7 +12,7 @@ from coprocess.api.context import current_call
 from coprocess.api.messages import Reject, Reply
 from coprocess.api.state import State
 from coprocess.error_text import name_of, text_of
-from coprocess.errors import BadBody, HandlerFailed
+from coprocess.errors import BadBody, HandlerFailed, Status
 from coprocess.loading.hooks import NO_HEADERS, Hook
 from coprocess.runtime.forked import end_child, origin
 
@@ -72,12 +72,13 @@ class Call:
         "begun",
         "counts",
         "deadline_s",
-        "ended",
         "error",
+        "failure",
         "gate",
         "hook",
         "loop",
         "outcome",
+        "replied",
         "resources",
         "rpc",
         "since_s",
@@ -87,26 +88,35 @@ class Call:
     )
 
     hook: Hook
-    #: Who waits for the answer, and the gate of the hook; from `arrive` on.
-    rpc: Rpc
+    #: The gate of the hook; from `arrive` on, or where its caller runs it itself.
     gate: HookState[Call]
     #: time.monotonic() when it came.
     since_s: float
-    #: The same at which it has taken too long; set when it begins to run.
-    deadline_s: float
-    #: Where it is counted; set when it enters the gate.
+    #: Where it is counted; set when it comes to the gate.
     counts: HookCounts
-    #: Set, under the gate's lock, by whoever ends it first: its thread or task, or the watchdog or timer.
-    ended: bool
+
+    # From `arrive` on.
+
+    #: Who waits for the answer.
+    rpc: Rpc
+    #: time.monotonic() at which it has taken too long; 0 before it begins to run.
+    deadline_s: float
     #: Its client was told that it took too long.
     timed_out: bool
     #: Where it is async: the loop that it was given to, and its task there.
     loop: LoopThread | None
     task: asyncio.Task[None] | None
+    #: Where its caller is in this process (`runtime.in_process`): tells that one, from any thread, to begin.
+    start: Callable[[], object] | None
+
+    # Where its caller is in this process, when it has ended.
+
+    #: How; None: with `replied`.
+    failure: tuple[Status, str] | None
+    replied: bytes
+
     #: Where it is async: what is left of its handler, which waits.
     begun: Begun
-    #: Where its caller runs it itself (`runtime.in_process`): tells that one, from any thread, to begin.
-    start: Callable[[], object] | None
     _state: State
     #: For code that an App puts around handlers (`loading.lifecycle`): set while that runs.
     resources: Any
@@ -136,9 +146,11 @@ class Call:
 
     def arrive(self, rpc: Rpc, gate: HookState[Call], since_s: float) -> None:
         """Come to the gate of its hook."""
-        self.rpc, self.gate, self.since_s = rpc, gate, since_s
+        self.rpc = rpc
+        self.gate = gate
+        self.since_s = since_s
         self.deadline_s = 0.0
-        self.ended = self.timed_out = False
+        self.timed_out = False
         self.loop = self.task = self.start = None
 
     def run(self) -> bytes:

@@ -181,7 +181,7 @@ class Chain:
             rpc.is_cancelled = True
         state = service.state_of(call.hook)
         call.arrive(service.traced(rpc), state, time.monotonic())
-        admitted = state.enter(call)
+        admitted = state.enter(call) or state.wait(call)
         if admitted is None:
             rpc.own()
             service.failures.shed(call)

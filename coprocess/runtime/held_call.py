@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, MutableMapping
+from typing import Any
 
 from coprocess.api.held import HeldHeaders, HeldRequest, HeldResponse, HeldSession
 from coprocess.api.messages import Reject, Reply
 from coprocess.api.moments import HookType
 from coprocess.api.state import State
-from coprocess.errors import BadBody, HandlerFailed
+from coprocess.errors import BadBody, HandlerFailed, Status
 from coprocess.loading.hooks import Hook
 from coprocess.runtime.answers import Answer, error_answer, failure_answer
 from coprocess.runtime.call import Call
 from coprocess.runtime.held_spec import HeldSpec
-from coprocess.runtime.in_process import InProcessRpc
+
+#: Of a call that has not ended, and of one that changes nothing.
+_OPEN: Any = object()
+_UNDONE: Any = object()
 
 
 class HeldExchange:
@@ -49,17 +53,18 @@ class HeldExchange:
             self._state = State()
         return self._state
 
-    def settle(self, call: HeldCall, rpc: InProcessRpc) -> Answer | None:
+    def settle(self, call: HeldCall, failure: tuple[Status, str] | None) -> Answer | None:
         """Take over what came of `call`: an answer that ends the request, or None."""
-        if rpc.failure is not None:
-            return failure_answer(rpc.failure[0])
-        if call.is_undone and call.before is not None:
+        if failure is not None:
+            return failure_answer(failure[0])
+        answer = call.answer
+        if answer is _UNDONE:
             # The handler may still run: what it edits is nobody's any more.
             self.request, self.response = call.before
-        else:
-            edited = call.request if call.response is None else call.response
-            edited.next_call()
-        return call.answer
+            return None
+        edited = call.request if call.response is None else call.response
+        edited.next_call()
+        return answer
 
     def replace_response(self, answer: Answer) -> None:
         """Put `answer` in the place of the response."""
@@ -75,7 +80,10 @@ class HeldCall(Call):
     #: Of an answer.
     highest_status = 999
 
-    __slots__ = ("_exchange", "_reply", "answer", "before", "is_final", "is_undone", "request", "response")
+    __slots__ = ("_exchange", "_reply", "answer", "before", "request", "response")
+
+    #: What it changes nothing of; set where it fails open.
+    before: tuple[HeldRequest, HeldResponse | None]
 
     def __init__(self, hook: Hook, exchange: HeldExchange) -> None:
         # Not by the base class's, as each handler of a request makes one.
@@ -85,10 +93,7 @@ class HeldCall(Call):
         self.response = exchange.response
         self._reply: Answer | None = None
         #: How it ended; whoever ends it first says so, as an overrun ends a call whose handler still runs.
-        self.answer: Answer | None = None
-        self.is_final = self.is_undone = False
-        #: What it changes nothing of, where it fails open.
-        self.before: tuple[HeldRequest, HeldResponse | None] | None = None
+        self.answer: Answer | None = _OPEN
         if hook.limits.on_error == "open":
             response = self.response
             self.before = self.request.copy(), None if response is None else response.copy()
@@ -145,16 +150,16 @@ class HeldCall(Call):
         self._reply = error_answer(error.http_status, str(error))
 
     def finish(self) -> bytes:
-        if not self.is_final:
-            self.is_final, self.answer = True, self._reply
+        if self.answer is _OPEN:
+            self.answer = self._reply
         return b""
 
     def unchanged(self) -> bytes:
-        if not self.is_final:
-            self.is_final = self.is_undone = True
+        if self.answer is _OPEN:
+            self.answer = _UNDONE
         return b""
 
     def refused(self, status: int, message: str, headers: Iterable[tuple[str, str]] = ()) -> bytes:
-        if not self.is_final:
-            self.is_final, self.answer = True, error_answer(status, message, headers)
+        if self.answer is _OPEN:
+            self.answer = error_answer(status, message, headers)
         return b""

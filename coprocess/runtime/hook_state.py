@@ -108,7 +108,6 @@ class Entrant(Protocol):
     """What comes to a gate: a call (`runtime.call.Call`)."""
 
     counts: HookCounts
-    ended: bool
 
     @property
     def api_id(self) -> str: ...
@@ -118,19 +117,26 @@ Entering = TypeVar("Entering", bound=Entrant)
 
 
 class HookState(Generic[Entering]):
-    """The gate in front of a hook: so many calls run at one time, so many wait, the rest is refused."""
+    """The gate in front of a hook: so many calls run at one time, so many wait, the rest is refused.
+
+    Most calls find room, and nobody who waits behind them: they take no lock, as each call comes by. What
+    they do instead is one step of a set each. Whoever enters is in the set first, and looks then: so no more
+    than may are in it, and whoever finds it full has gone out again before it waits. Whoever waits is in the
+    queue first, and looks once more then; whoever leaves is out first, and looks at the queue then: so one of
+    the two sees the other.
+    """
 
     __slots__ = (
         "_api_labels",
         "_counts",
+        "_inside",
+        "_lock",
         "concurrency",
         "hook",
-        "lock",
         "on_error",
         "pace",
         "queue",
         "queue_size",
-        "running",
         "timeout_s",
     )
 
@@ -146,16 +152,27 @@ class HookState(Generic[Entering]):
     ) -> None:
         self.hook = hook
         self._api_labels = api_labels
-        self.lock = threading.Lock()
         self.concurrency = concurrency
         self.queue_size = queue_size
         self.timeout_s = timeout_s
         self.on_error = on_error
-        self.running = 0
+        #: The calls that run.
+        self._inside: set[Entering] = set()
+        #: Those that wait. It is changed under the lock only.
         self.queue: deque[Entering] = deque()
+        self._lock = threading.Lock()
         self.pace = Pace()
         #: By the API of the calls, as its label.
         self._counts: dict[str, HookCounts] = {}
+
+    @property
+    def running(self) -> int:
+        """How many calls run."""
+        return len(self._inside)
+
+    def holds(self, call: Entering) -> bool:
+        """Whether `call` runs still, and nobody has ended it."""
+        return call in self._inside
 
     @property
     def counted(self) -> list[tuple[CallLabel, HookCounts]]:
@@ -167,31 +184,45 @@ class HookState(Generic[Entering]):
         label = self._api_labels.label(label_of(self.hook), api_id)
         return self._counts.setdefault(label, HookCounts())
 
-    def enter(self, call: Entering) -> bool | None:
-        """True: run it now. False: it waits. None: refused."""
+    def enter(self, call: Entering) -> bool:
+        """Whether there was room, and `call` is to run now. Else it is to `wait`."""
         api_id = call.api_id  # Now: the reply is made of the same message.
-        # Not `with`, here and in `leave`: it takes twice as long, and each call comes by both.
-        self.lock.acquire()
-        try:
-            call.counts = counts = self._counts.get(api_id) or self._counts_of(api_id)
-            if self.running < self.concurrency:
-                self.running += 1
+        call.counts = self._counts.get(api_id) or self._counts_of(api_id)
+        inside = self._inside
+        inside.add(call)
+        if len(inside) <= self.concurrency:
+            return True
+        inside.discard(call)
+        return False
+
+    def wait(self, call: Entering) -> bool | None:
+        """False: it waits. True: it is to run now, after all. None: it is refused."""
+        with self._lock:
+            if len(self.queue) >= self.queue_size:
+                # Nobody who leaves would find it in the queue: it looks once more, all the same.
+                if self._takes_in(call):
+                    return True
+                call.counts.shed += 1
+                return None
+            self.queue.append(call)
+            if self._takes_in(call):
+                self.queue.pop()
                 return True
-            if len(self.queue) < self.queue_size:
-                self.queue.append(call)
-                return False
-            counts.shed += 1
-            return None
-        finally:
-            self.lock.release()
+            return False
+
+    def _takes_in(self, call: Entering) -> bool:
+        self._inside.add(call)
+        if len(self._inside) <= self.concurrency:
+            return True
+        self._inside.discard(call)
+        return False
 
     def drop(self, call: Entering) -> bool:
         """Take a call out of the queue. False where it does not wait there, as it runs or has ended."""
-        with self.lock:
+        with self._lock:
             if call not in self.queue:
                 return False
             self.queue.remove(call)
-            call.ended = True
             return True
 
     def leave(self, call: Entering, duration_s: float) -> Entering | None:
@@ -199,30 +230,26 @@ class HookState(Generic[Entering]):
 
         None also where the watchdog has ended the call already, and with it, its place.
         """
-        self.lock.acquire()
         try:
-            if call.ended:
-                return None
-            call.ended = True
-            # As `HookCounts.count`, in place: each call comes by.
-            counts = call.counts
-            counts.durations[bisect_left(DURATION_BUCKETS_S, duration_s)] += 1
-            counts.duration_sum_s += duration_s
-            if self.queue:
-                return self.queue.popleft()
-            self.running -= 1
+            self._inside.remove(call)
+        except KeyError:
             return None
-        finally:
-            self.lock.release()
+        # As `HookCounts.count`, in place: each call comes by.
+        counts = call.counts
+        counts.durations[bisect_left(DURATION_BUCKETS_S, duration_s)] += 1
+        counts.duration_sum_s += duration_s
+        return self._next() if self.queue else None
 
     def cut_off(self, call: Entering, duration_s: float) -> tuple[bool, Entering | None]:
         """End a call that runs still: whether it did, and if so, the next one to run in its place."""
-        with self.lock:
-            if call.ended:
-                return False, None
-            call.ended = True
-            call.counts.count(duration_s)
-            if self.queue:
-                return True, self.queue.popleft()
-            self.running -= 1
-            return True, None
+        try:
+            self._inside.remove(call)
+        except KeyError:
+            return False, None
+        call.counts.count(duration_s)
+        return True, self._next() if self.queue else None
+
+    def _next(self) -> Entering | None:
+        with self._lock:
+            # Else one that came meanwhile has the place, and gives it on.
+            return self.queue.popleft() if self.queue and self._takes_in(self.queue[0]) else None

@@ -3,6 +3,8 @@
 `begin` is for callers on an event loop of their own: async handlers run on it, in place; sync ones in
 threads of the service. `call` is for callers in threads: sync handlers run in place; async ones on the
 service's loop. What runs in place cannot be given up: where it overruns, its answer is the time-out's.
+
+Most calls have their turn at once, wait for nothing and end well: no Rpc is made for these.
 """
 
 from __future__ import annotations
@@ -18,15 +20,12 @@ from collections.abc import Callable, Coroutine, Generator
 from contextlib import AbstractContextManager
 from contextvars import Context, copy_context
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from coprocess.errors import HandlerFailed, ShuttingDown, Status
 from coprocess.runtime.call import Call
 from coprocess.runtime.service import Service
 from coprocess.transport.engine import Metadata, Rpc
-
-if TYPE_CHECKING:
-    from coprocess.runtime.hook_state import HookState
 
 _NOBODY = contextlib.nullcontext()
 
@@ -126,15 +125,9 @@ class _HereRpc(InProcessRpc):
     __slots__ = ("_has_turn", "_tell")
 
     def __init__(self) -> None:
-        # Not by the base class's, as each call makes one.
-        self.method, self.payload, self.reply = "", b"", b""
-        self.is_over, self.failure = False, None
+        super().__init__()
         self._has_turn = False
         self._tell: Callable[[], object] | None = None
-
-    def answer(self, reply: bytes) -> None:
-        """As `respond`, where nobody else knows of the call."""
-        self.is_over, self.reply = True, reply
 
     def start(self) -> None:
         """It is its turn. For any thread."""
@@ -183,67 +176,115 @@ class InProcess:
 
     def begin(
         self, call: Call, watching: AbstractContextManager[object] = _NOBODY
-    ) -> InProcessRpc | Coroutine[Any, Any, InProcessRpc]:
-        """Run `call` as far as it goes at once. Gives how it ended, or what is to be awaited for that.
+    ) -> Coroutine[Any, Any, None] | None:
+        """Run `call` as far as it goes at once. None: it has ended. Else what is to be awaited for that.
 
         Cancelling this cancels an async handler, while which waits `watching` is entered.
         """
-        if self.is_closed:
-            return self._refused(InProcessRpc())
-        service = self._service
-        if not call.hook.is_async:
-            return self._in_thread(call)
-        state = service.state_of(call.hook)
-        rpc = _HereRpc()
-        since_s = time.monotonic()
-        tracing = service.tracing
-        call.arrive(rpc if tracing is None else tracing.within(rpc, call), state, since_s)
-        call.start = rpc.start
-        admitted = state.enter(call)
-        if admitted is None:
-            service.failures.shed(call)
-            return rpc
-        if not admitted:
-            return self._when_admitted(call, rpc, watching)
-        call.deadline_s = since_s + state.timeout_s
-        if tracing is not None:
-            return self._run(call, rpc, tracing.run_async(call), copy_context(), watching)
+        service, hook = self._service, call.hook
+        state = call.gate = service.gates.get(hook) or service.state_of(hook)
+        if not hook.is_async or service.tracing is not None or self.is_closed:
+            return self._begin_otherwise(call, watching)
+        call.since_s = time.monotonic()
+        call.failure = None
+        if not state.enter(call):
+            return self._begin_otherwise(call, watching)
         # Most handlers wait for nothing: that needs no timer, and no coroutine but theirs.
         context = copy_context()
-        if self._has_run(call, rpc, context, call.begin):
-            return rpc
+        if self._has_run(call, context, call.begin):
+            return None
+        rpc = InProcessRpc()
+        self._needs_rpc(call, rpc)
         return self._run(call, rpc, call.rest(), context, watching)
 
-    def _has_run(self, call: Call, rpc: _HereRpc, context: Context, run: Callable[[], bytes | None]) -> bool:
+    def _begin_otherwise(
+        self, call: Call, watching: AbstractContextManager[object]
+    ) -> Coroutine[Any, Any, None] | None:
+        if self.is_closed:
+            _refuse(call)
+            return None
+        if not call.hook.is_async:
+            return self._in_thread(call)
+        rpc = _HereRpc()
+        admitted = self._enter(call, rpc, rpc.start)
+        if admitted is None:
+            _take(call, rpc)
+            return None
+        if not admitted:
+            return self._when_admitted(call, rpc, watching)
+        call.deadline_s = call.since_s + call.gate.timeout_s
+        return self._run(call, rpc, self._running(call), copy_context(), watching)
+
+    def _enter(self, call: Call, rpc: Rpc, start: Callable[[], object] | None = None) -> bool | None:
+        """True: run it now. False: it waits. None: it was shed, and has ended."""
+        service = self._service
+        tracing = service.tracing
+        call.arrive(rpc if tracing is None else tracing.within(rpc, call), call.gate, time.monotonic())
+        call.start = start
+        admitted = call.gate.enter(call) or call.gate.wait(call)
+        if admitted is None:
+            service.failures.shed(call)
+        return admitted
+
+    def _running(self, call: Call) -> Coroutine[Any, Any, bytes]:
+        tracing = self._service.tracing
+        return call.run_async() if tracing is None else tracing.run_async(call)
+
+    def _has_run(self, call: Call, context: Context, run: Callable[[], bytes | None]) -> bool:
         """Run an admitted call here, as `run` does. False where that gives None, as the call waits."""
+        state = call.gate
         try:
             try:
                 reply = context.run(run)
-                now_s = time.monotonic()
-                if now_s - call.since_s > BLOCKS_S and call.hook.is_async:
-                    self._tell_blocked(call, now_s - call.since_s)
+                took_s = time.monotonic() - call.since_s
+                if took_s > BLOCKS_S or took_s > state.timeout_s:
+                    reply = self._after_long(call, reply, took_s)
                 if reply is None:
                     return False
-                if now_s > call.deadline_s:
-                    self._service.failures.time_out(call)
-                elif call.rpc is rpc:
-                    rpc.answer(reply)
-                else:
-                    call.rpc.respond(reply)
+                call.replied = reply
             except HandlerFailed as error:
-                self._fail(call, error)
-                now_s = time.monotonic()
+                took_s = time.monotonic() - call.since_s
+                self._end_badly(call, error)
         except BaseException:
             self._leave(call)
             raise
-        following = call.gate.leave(call, now_s - call.since_s)
+        following = state.leave(call, took_s)
         if following is not None:
             self._service.begin_elsewhere(following)
         return True
 
+    def _after_long(self, call: Call, reply: bytes | None, took_s: float) -> bytes | None:
+        """The reply of a call that has run here for long, as far as it goes; None where it waits."""
+        if call.hook.is_async and took_s > BLOCKS_S:
+            self._tell_blocked(call, took_s)
+        if reply is not None and took_s > call.gate.timeout_s:
+            call.replied = reply
+            self._end_badly(call, None)
+            return call.replied
+        return reply
+
+    def _end_badly(self, call: Call, error: HandlerFailed | None) -> None:
+        """End a call that ran here with `error`, or with a time-out, where it took too long for that."""
+        rpc = InProcessRpc()
+        self._needs_rpc(call, rpc)
+        if error is not None:
+            self._fail(call, error)
+        elif time.monotonic() > call.deadline_s:
+            self._service.failures.time_out(call)
+        else:
+            return
+        _take(call, rpc)
+
+    def _needs_rpc(self, call: Call, rpc: InProcessRpc) -> None:
+        """A call that began at once ends badly, or waits."""
+        # One that somebody debugs has no limit.
+        deadline_s = getattr(call, "deadline_s", call.since_s + call.gate.timeout_s)
+        call.arrive(rpc, call.gate, call.since_s)
+        call.deadline_s = deadline_s
+
     async def _when_admitted(
         self, call: Call, rpc: _HereRpc, watching: AbstractContextManager[object]
-    ) -> InProcessRpc:
+    ) -> None:
         try:
             with watching:
                 await rpc.turn()
@@ -252,9 +293,7 @@ class InProcess:
                 self._leave(call)
             raise
         call.deadline_s = time.monotonic() + call.gate.timeout_s
-        tracing = self._service.tracing
-        running = call.run_async() if tracing is None else tracing.run_async(call)
-        return await self._run(call, rpc, running, copy_context(), watching)
+        await self._run(call, rpc, self._running(call), copy_context(), watching)
 
     async def _run(
         self,
@@ -263,7 +302,7 @@ class InProcess:
         coroutine: Coroutine[Any, Any, bytes],
         context: Context,
         watching: AbstractContextManager[object],
-    ) -> InProcessRpc:
+    ) -> None:
         """Run an admitted call, as `coroutine` does, in its context and for its time."""
         try:
             try:
@@ -277,7 +316,7 @@ class InProcess:
                     await self._go_on(call, coroutine, context, first)
         finally:
             self._leave(call)
-        return rpc
+        _take(call, rpc)
 
     def _tell_blocked(self, call: Call, took_s: float) -> None:
         self._service.async_calls.tell_blocked_elsewhere(call, took_s)
@@ -314,83 +353,88 @@ class InProcess:
         else:
             self._answer(call, reply)
 
-    async def _in_thread(self, call: Call) -> InProcessRpc:
-        state = self._service.state_of(call.hook)
+    async def _in_thread(self, call: Call) -> None:
         rpc = _LoopRpc(asyncio.get_running_loop())
-        if not self._is_taken_elsewhere(call, rpc, state):
-            return rpc
-        try:
-            await rpc.ended
-        except CancelledError:
-            state.drop(call)  # Else it would run, some time, for a client that is gone.
-            raise
-        return rpc
+        if self._is_taken_elsewhere(call, rpc):
+            try:
+                await rpc.ended
+            except CancelledError:
+                call.gate.drop(call)  # Else it would run, some time, for a client that is gone.
+                raise
+        _take(call, rpc)
 
     # For callers in threads.
 
-    def call(self, call: Call) -> InProcessRpc:
+    def call(self, call: Call) -> None:
         """Run `call`, and return when it has ended."""
+        service, hook = self._service, call.hook
+        state = call.gate = service.gates.get(hook) or service.state_of(hook)
+        if not (hook.is_async or service.tracing is not None or self.is_closed):
+            call.since_s = time.monotonic()
+            call.failure = None
+            if state.enter(call):
+                # In a context of its own: what a handler sets there is no other call's.
+                self._has_run(call, copy_context(), call.run)
+                return
         if self.is_closed:
-            return self._refused(InProcessRpc())
-        service = self._service
-        state = service.state_of(call.hook)
-        if call.hook.is_async:
-            return self._on_loop(call, state)
-        rpc = _HereRpc()
-        tracing = service.tracing
-        call.arrive(rpc if tracing is None else tracing.within(rpc, call), state, time.monotonic())
-        call.start = rpc.start
-        admitted = state.enter(call)
-        if admitted is None:
-            service.failures.shed(call)
-            return rpc
-        if admitted:
-            call.deadline_s = call.since_s + state.timeout_s
-        elif rpc.wait_for_turn(state.timeout_s):
-            call.deadline_s = time.monotonic() + state.timeout_s
+            _refuse(call)
+        elif hook.is_async:
+            self._on_loop(call)
         else:
-            if not state.drop(call):
+            self._run_in_turn(call)
+
+    def _run_in_turn(self, call: Call) -> None:
+        rpc = _HereRpc()
+        admitted, timeout_s = self._enter(call, rpc, rpc.start), call.gate.timeout_s
+        if admitted or (admitted is not None and rpc.wait_for_turn(timeout_s)):
+            call.deadline_s = time.monotonic() + timeout_s
+            tracing = self._service.tracing
+            try:
+                try:
+                    reply = copy_context().run(call.run if tracing is None else partial(tracing.run, call))
+                except HandlerFailed as error:
+                    self._fail(call, error)
+                else:
+                    self._answer(call, reply)
+            finally:
+                self._leave(call)
+        elif admitted is not None:
+            if not call.gate.drop(call):
                 self._leave(call)  # Its turn has come at this moment.
-            service.failures.time_out(call)
-            return rpc
-        # In a context of its own: what a handler sets there is no other call's.
-        self._has_run(call, rpc, copy_context(), call.run if tracing is None else partial(tracing.run, call))
-        return rpc
+            self._service.failures.time_out(call)
+        _take(call, rpc)
 
-    def _on_loop(self, call: Call, state: HookState[Call]) -> InProcessRpc:
+    def _on_loop(self, call: Call) -> None:
         rpc = _ThreadRpc()
-        if not self._is_taken_elsewhere(call, rpc, state):
-            return rpc
-        while not rpc.wait(2 * state.timeout_s + _GRACE_S):
-            # It has no limit while somebody debugs it.
-            if call.deadline_s != math.inf:
-                state.drop(call)
-                self._service.failures.time_out(call)
-                break
-        return rpc
+        if self._is_taken_elsewhere(call, rpc):
+            while not rpc.wait(2 * call.gate.timeout_s + _GRACE_S):
+                # It has no limit while somebody debugs it.
+                if call.deadline_s != math.inf:
+                    call.gate.drop(call)
+                    self._service.failures.time_out(call)
+                    break
+        _take(call, rpc)
 
-    def _is_taken_elsewhere(self, call: Call, rpc: Rpc, state: HookState[Call]) -> bool:
+    def _is_taken_elsewhere(self, call: Call, rpc: Rpc) -> bool:
         """Have `call` run elsewhere, now or when it is its turn. False where it is shed, and has ended."""
-        service = self._service
-        tracing = service.tracing
-        call.arrive(rpc if tracing is None else tracing.within(rpc, call), state, time.monotonic())
-        admitted = state.enter(call)
-        if admitted is None:
-            service.failures.shed(call)
-            return False
+        admitted = self._enter(call, rpc)
         if admitted:
-            service.begin_elsewhere(call)
-        return True
+            self._service.begin_elsewhere(call)
+        return admitted is not None
 
     def _leave(self, call: Call) -> None:
         following = call.gate.leave(call, time.monotonic() - call.since_s)
         if following is not None:
             self._service.begin_elsewhere(following)
 
-    @staticmethod
-    def _refused(rpc: InProcessRpc) -> InProcessRpc:
-        rpc.fail(ShuttingDown.status, "the handlers are closed")
-        return rpc
+
+def _take(call: Call, rpc: InProcessRpc) -> None:
+    """Keep how `call` ended with it."""
+    call.failure, call.replied = rpc.failure, rpc.reply
+
+
+def _refuse(call: Call) -> None:
+    call.failure = ShuttingDown.status, "the handlers are closed"
 
 
 def _advance(

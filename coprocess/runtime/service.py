@@ -85,7 +85,8 @@ class Service:
         self.async_calls = AsyncCalls(
             self._failures, self._limited_log, tick_s=_WATCH_INTERVAL_S, timeout_s=options.timeout_s
         )
-        self._states: dict[Hook, HookState[Call]] = {}
+        #: The gates of hooks that have been called. For reading; `state_of` makes those that lack.
+        self.gates: dict[Hook, HookState[Call]] = {}
         #: Counts of hooks that a reload has replaced.
         self._dropped: dict[CallLabel, HookCounts] = {}
         self._api_labels = ApiLabels()
@@ -149,7 +150,7 @@ class Service:
             return
         state = self.state_of(call.hook)
         call.arrive(rpc, state, since_s)
-        admitted = state.enter(call)
+        admitted = state.enter(call) or state.wait(call)
         if admitted:
             self._begin(call, since_s)
             return
@@ -339,7 +340,7 @@ class Service:
         return self._failures
 
     def state_of(self, hook: Hook) -> HookState[Call]:
-        return self._states.get(hook) or self._new_state(hook)
+        return self.gates.get(hook) or self._new_state(hook)
 
     def _new_state(self, hook: Hook) -> HookState[Call]:
         limits, options = hook.limits, self.options
@@ -353,7 +354,7 @@ class Service:
             on_error=limits.on_error or "closed",
         )
         with self._states_lock:
-            return self._states.setdefault(hook, state)
+            return self.gates.setdefault(hook, state)
 
     def _watch(self) -> None:
         """What must be looked after at all times."""
@@ -381,20 +382,16 @@ class Service:
                     log.error("a call that takes too long could not be ended", exception=format_error(error))
 
     def _abandon(self, thread_id: int, call: Call) -> None:
-        state, following = call.gate, None
-        with state.lock:
-            if call.ended:
-                return
-            # Where as many hang as may, the call is answered, but its place in the hook stays taken.
-            if self._own_threads.replace(thread_id) or self.replace_thread(thread_id):
-                call.ended = True
-                call.counts.count(time.monotonic() - call.since_s)
-                self._running.pop(thread_id, None)
-                if state.queue:
-                    following = state.queue.popleft()
-                else:
-                    state.running -= 1
-        if not call.ended and not call.timed_out:  # Told once, though it is tried again and again.
+        if not call.gate.holds(call):
+            return
+        following: Call | None = None
+        # Where as many hang as may, the call is answered, but its place in the hook stays taken.
+        if self._own_threads.replace(thread_id) or self.replace_thread(thread_id):
+            self._running.pop(thread_id, None)
+            ended, following = call.gate.cut_off(call, time.monotonic() - call.since_s)
+            if not ended:
+                return  # At this moment, in time. Another thread in the place of its own does no harm.
+        elif not call.timed_out:  # Told once, though it is tried again and again.
             self._limited_log.write(
                 "error",
                 ("not replaced",),
@@ -447,7 +444,7 @@ class Service:
         state = self.state_of(call.hook)
         rpc = self._event_rpc()
         call.arrive(rpc, state, time.monotonic())
-        admitted = state.enter(call)
+        admitted = state.enter(call) or state.wait(call)
         if admitted is None:
             rpc.fail(Overloaded.status, "too many events wait for their handler")
             return False
@@ -464,14 +461,14 @@ class Service:
 
     def has_calls(self, hook: Hook) -> bool:
         """Whether calls of `hook` run, or wait, or are to come of what is under way."""
-        state = self._states.get(hook)
+        state = self.gates.get(hook)
         runs = state is not None and bool(state.running or state.queue)
         return runs or self.streaming.holds(hook) or self.gateway.holds(hook)
 
     def cancel_left_tasks(self) -> None:
         """Cancel what calls left on the loop whose hooks are gone: in no table, and with no call."""
         serving = set(self.gateway.table)
-        self.async_calls.cancel_left(lambda hook: hook not in serving and hook not in self._states)
+        self.async_calls.cancel_left(lambda hook: hook not in serving and hook not in self.gates)
 
     def drop_idle_states(self) -> None:
         """Let go of hooks that are no longer in the table, but for those that have calls.
@@ -480,17 +477,17 @@ class Service:
         """
         table = set(self.gateway.table)
         with self._states_lock:
-            for hook in set(self._states) - table:
-                state = self._states[hook]
+            for hook in set(self.gates) - table:
+                state = self.gates[hook]
                 if not state.running and not state.queue:
-                    del self._states[hook]
+                    del self.gates[hook]
                     for label, counts in state.counted:
                         self._dropped.setdefault(label, HookCounts()).add(counts)
 
     def totals(self) -> dict[CallLabel, HookCounts]:
         """What was counted since the start, also for hooks that are gone."""
         with self._states_lock:
-            states = self._states.values()
+            states = self.gates.values()
             return add_up([*self._dropped.items(), *(each for state in states for each in state.counted)])
 
     @property
@@ -506,7 +503,7 @@ class Service:
     @property
     def states(self) -> list[HookState[Call]]:
         with self._states_lock:
-            return list(self._states.values())
+            return list(self.gates.values())
 
     @property
     def in_flight(self) -> int:

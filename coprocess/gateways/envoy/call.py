@@ -158,7 +158,7 @@ class Traffic(HeldExchange):
         """As `settle`, with what access logs are told."""
         if rpc.failure is not None:
             self.failure_text = rpc.failure[1]
-        return self.settle(call, rpc)
+        return self.settle(call, rpc.failure)
 
     def fail(self, error: HandlerFailed) -> Answer:
         """The answer where what handlers left cannot go out."""

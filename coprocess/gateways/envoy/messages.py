@@ -21,7 +21,10 @@ name_of = functools.lru_cache(maxsize=4096)(canonical_name)
 class Fields(UnreadHeaders):
     """A header list. What is no pseudo-header field is read when somebody asks: many handlers only set."""
 
+    __slots__ = ("_all", "encoded", "pseudo")
+
     def __init__(self, values: Sequence[HeaderValue]) -> None:
+        super().__init__()
         self._all = values
         #: The bytes of values that are not UTF-8: those are shown as Latin-1.
         self.encoded: dict[str, bytes] = {}

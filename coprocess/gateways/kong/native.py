@@ -25,11 +25,10 @@ from coprocess.gateways.kong.home import NATIVE
 from coprocess.loading.hooks import HookTable
 from coprocess.loading.loader import Loaded, Problem
 from coprocess.loading.resources import Spawn
-from coprocess.runtime.answers import Answer
 from coprocess.runtime.around.adapter import Adapter
 from coprocess.runtime.around.ending import InThread, run_now
 from coprocess.runtime.around.request import RequestCall, RequestExchange
-from coprocess.runtime.around.steps import BODY, LIMITS, Steps
+from coprocess.runtime.around.steps import BODY, Steps
 from coprocess.runtime.held_event import message_of
 from coprocess.runtime.service import Service
 
@@ -81,7 +80,8 @@ class NativePlugin:
         exchange = RequestExchange(self._request(kong, self._reads_request), adapter.spec, adapter.chain)
         method = exchange.request.method
         adapter.began(exchange)
-        answer = self._drive(adapter.before_app(exchange), exchange)
+        self._drive(adapter.before_app(exchange), exchange)
+        answer = exchange.answer
         if answer is not None or not adapter.chain.after:
             self._end(exchange)
         if answer is not None:
@@ -160,22 +160,17 @@ class NativePlugin:
             body_source=body,
         )
 
-    def _drive(self, steps: Steps, exchange: RequestExchange) -> Answer | None:
-        try:
-            need = next(steps)
-            while True:
-                given: Any = None
-                if isinstance(need, RequestCall):
-                    given = self._adapter.calls.call(need)
-                elif need is BODY:
-                    # In the event's own thread: a handler on a loop must not wait for Kong there.
-                    _ = exchange.request.raw_body
-                elif need is LIMITS:
-                    given = self._adapter.limited(exchange.session)
-                need = steps.send(given)
-        except StopIteration as done:
-            answer: Answer | None = done.value
-            return answer
+    def _drive(self, steps: Steps, exchange: RequestExchange) -> None:
+        adapter = self._adapter
+        for need in steps:
+            if isinstance(need, RequestCall):
+                adapter.calls.call(need)
+            elif need is BODY:
+                # In the event's own thread: a handler on a loop must not wait for Kong there.
+                _ = exchange.request.raw_body
+                exchange.given = None
+            else:
+                exchange.given = adapter.limited(exchange.session)
 
 
 class _Host:

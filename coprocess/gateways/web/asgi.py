@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
-from types import CoroutineType
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 from coprocess.api.held import HeldResponse
@@ -16,9 +15,9 @@ from coprocess.gateways.web.asgi_messages import (
     Message,
     Receive,
     Scope,
+    ScopeRequest,
     Send,
     hide_unseen_bodies,
-    request_of,
     scope_for_app,
     send_answer,
     telling,
@@ -26,7 +25,6 @@ from coprocess.gateways.web.asgi_messages import (
 from coprocess.gateways.web.home import HOME
 from coprocess.gateways.web.host import MiddlewareHost
 from coprocess.gateways.web.http import (
-    RawHeader,
     RawHeaders,
     body_to_send,
     no_body_asked_for,
@@ -64,8 +62,8 @@ class Around:
             requests = self.requests
             if not requests.is_open:
                 await self.open()
-            tracing = requests.tracing
-            if tracing is None:
+            service = requests.service
+            if service is None or (tracing := service.tracing) is None:
                 await self._request(scope, receive, send)
             else:
                 await self._traced(tracing, scope, receive, send)
@@ -76,13 +74,13 @@ class Around:
 
     def _request(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         requests = self.requests
-        chain = requests.chain
+        chain = requests.gateway.chain
         if scope["type"] == "http":
             body = RequestBody(receive, requests.max_body_bytes, scope)
-            exchange = RequestExchange(request_of(scope, body.kept), requests.spec, chain)
+            exchange = RequestExchange(ScopeRequest(scope, body.kept), requests.spec, chain)
             running = self._http(scope, exchange, body, send)
             return self._to_the_end(exchange, running) if chain.has_app else running
-        exchange = RequestExchange(request_of(scope, lambda: b""), requests.spec, chain)
+        exchange = RequestExchange(ScopeRequest(scope, lambda: b""), requests.spec, chain)
         return self._to_the_end(exchange, self._websocket(scope, exchange, receive, send))
 
     async def _traced(self, tracing: CallTracing, scope: Scope, receive: Receive, send: Send) -> None:
@@ -130,21 +128,22 @@ class Around:
     async def _http(self, scope: Scope, exchange: RequestExchange, body: RequestBody, send: Send) -> None:
         requests, chain, method = self.requests, exchange.chain, scope["method"]
         tracked: _Tracked | None = None
-        if exchange.lifetime is not None or chain.for_app_errors:
+        if chain.is_tracked:
             send = tracked = _Tracked(send, lambda: self._end(exchange))
         try:
-            answer = self.drive(requests.before_app(exchange), exchange, body)
-            if answer is not None and type(answer) is not Answer:
-                answer = await answer
+            waits_for = self.drive(requests.before_app(exchange), exchange, body)
+            if waits_for is not None:
+                await waits_for
         except ClientGone:
             return
-        if answer is not None:
-            await send_answer(answer, method, send)
+        if exchange.answer is not None:
+            await send_answer(exchange.answer, method, send)
             return
         if exchange.request.has_new_body:
             body.replace(exchange.request.raw_body)
-        inner = scope_for_app(scope, exchange)
-        if told := quota_headers(exchange):
+        has_session = exchange.has_session
+        inner = scope_for_app(scope, exchange, has_session=has_session)
+        if has_session and (told := quota_headers(exchange.session)):
             send = telling(told, send)
         to_server = send
         if chain.after:
@@ -175,7 +174,8 @@ class Around:
     async def _websocket(self, scope: Scope, exchange: RequestExchange, receive: Receive, send: Send) -> None:
         answer = await self._driven(self.requests.before_app(exchange), exchange, None)
         if answer is None:
-            await self.app(scope_for_app(scope, exchange), receive, send)
+            inner = scope_for_app(scope, exchange, has_session=exchange.has_session)
+            await self.app(inner, receive, send)
             return
         await receive()  # websocket.connect
         if "websocket.http.response" in (scope.get("extensions") or {}):
@@ -189,51 +189,49 @@ class Around:
         steps: Steps,
         exchange: RequestExchange,
         body: RequestBody | None,
-        given: Any = None,
         calls: InProcess | None = None,
-    ) -> Answer | Coroutine[Any, Any, Answer | None] | None:
-        """Give `steps` what they need, from `given` on, by the `calls` that the request began with.
+    ) -> Coroutine[Any, Any, None] | None:
+        """Give `steps` what they need, by the `calls` that the request began with.
 
-        Gives what comes of them, or, where something is to be waited for, what is to be awaited for that.
+        None: they are through. Else what is to be awaited for that.
         """
         if calls is None:
             calls = self.requests.calls
         watching = _NOBODY if body is None else body
-        while True:
-            try:
-                need = steps.send(given)
-            except StopIteration as done:
-                answer: Answer | None = done.value
-                return answer
+        for need in steps:
             if type(need) is not RequestCall:
-                return self._drive_on(steps, exchange, body, self._meet(need, exchange, body), calls)
-            given = calls.begin(need, watching)
-            if type(given) is CoroutineType:
-                return self._drive_on(steps, exchange, body, given, calls)
+                waits_for: Coroutine[Any, Any, None] | None = self._meet(need, exchange, body)
+            else:
+                waits_for = calls.begin(need, watching)
+            if waits_for is not None:
+                return self._drive_on(steps, exchange, body, waits_for, calls)
+        return None
 
     async def _driven(
         self,
         steps: Steps,
         exchange: RequestExchange,
         body: RequestBody | None,
-        given: Any = None,
         calls: InProcess | None = None,
     ) -> Answer | None:
-        """As `drive`, to its end: where a coroutine more is no matter."""
-        answer = self.drive(steps, exchange, body, given, calls)
-        return answer if answer is None or type(answer) is Answer else await answer
+        """As `drive`, to its end, where a coroutine more is no matter. Gives what ends the request here."""
+        waits_for = self.drive(steps, exchange, body, calls)
+        if waits_for is not None:
+            await waits_for
+        return exchange.answer
 
     async def _drive_on(
         self,
         steps: Steps,
         exchange: RequestExchange,
         body: RequestBody | None,
-        waits_for: Coroutine[Any, Any, Any],
+        waits_for: Coroutine[Any, Any, None],
         calls: InProcess,
-    ) -> Answer | None:
+    ) -> None:
         exchange.is_driven = True
         try:
-            return await self._driven(steps, exchange, body, await waits_for, calls)
+            await waits_for
+            await self._driven(steps, exchange, body, calls)
         except asyncio.CancelledError:
             if body is not None and body.has_cancelled and (task := asyncio.current_task()) is not None:
                 task.uncancel()
@@ -242,11 +240,12 @@ class Around:
         finally:
             exchange.is_driven = False
 
-    async def _meet(self, need: Need, exchange: RequestExchange, body: RequestBody | None) -> Any:
-        """What steps need that is no call."""
+    async def _meet(self, need: Need, exchange: RequestExchange, body: RequestBody | None) -> None:
+        """Give what steps need that is no call."""
         if need is BODY:
-            return None if body is None else await body.read()
-        return await asyncio.to_thread(self.requests.limited, exchange.session)
+            exchange.given = None if body is None else await body.read()
+        else:
+            exchange.given = await asyncio.to_thread(self.requests.limited, exchange.session)
 
     def tell_too_large(self) -> None:
         """Log that a response is larger than its handlers can have it."""
@@ -323,6 +322,10 @@ class _OnLoop(Ending):
             return await asyncio.to_thread(function, *arguments)
 
 
+async def _nothing() -> None:
+    pass
+
+
 class _Tracked:
     """`send` of a request that knows whether a response has begun, and ends the request with its body."""
 
@@ -355,11 +358,17 @@ class _Response:
         "_chunks",
         "_exchange",
         "_is_over",
+        "_keeps",
         "_method",
         "_send",
         "_size",
         "_start",
     )
+
+    #: The start, while the body is kept for handlers, and what is there of it.
+    _start: Message | None
+    _chunks: list[bytes]
+    _size: int
 
     def __init__(
         self, around: Around, exchange: RequestExchange, method: str, send: Send, body: RequestBody
@@ -369,26 +378,26 @@ class _Response:
         self._method = method
         self._send = send
         self._body = body
-        #: The start, while the body is kept for handlers.
-        self._start: Message | None = None
-        self._chunks: list[bytes] = []
-        self._size = 0
-        #: All is sent: what the app sends further is dropped.
+        #: What the app sends of the body is for handlers.
+        self._keeps = exchange.chain.response_uses_body
+        if self._keeps:
+            self._start, self._chunks, self._size = None, [], 0
+        #: All is sent, or the client is gone: what the app sends further is dropped.
         self._is_over = False
 
-    async def __call__(self, message: Message) -> None:
+    def __call__(self, message: Message) -> Awaitable[None]:
+        # No coroutine of its own: most messages are passed on as they are.
         kind = message["type"]
         if (self._is_over or self._exchange.is_gone) and kind.startswith("http.response"):
-            return
+            return _nothing()
         if kind == "http.response.start":
-            if self._exchange.chain.response_uses_body:
-                self._start = message
-            else:
-                await self._begin(message, no_body_asked_for)
-        elif kind == "http.response.body" and self._start is not None:
-            await self._keep(message)
-        else:
-            await self._send(message)
+            return self._keep_start(message) if self._keeps else self._begin(message, no_body_asked_for)
+        if self._keeps and kind == "http.response.body" and self._start is not None:
+            return self._keep(message)
+        return self._send(message)
+
+    async def _keep_start(self, message: Message) -> None:
+        self._start = message
 
     async def _keep(self, message: Message) -> None:
         chunk = message.get("body", b"")
@@ -411,21 +420,20 @@ class _Response:
 
     async def _begin(self, start: Message, body_source: Callable[[], bytes]) -> None:
         """Run the handlers, and send what comes before the body; all, where the body is a new one."""
-        raw: list[RawHeader] = list(start.get("headers", ()))
-        exchange = self._exchange
-        exchange.response = HeldResponse(start["status"], RawHeaders(raw), body_source=body_source)
+        exchange, headers = self._exchange, RawHeaders(start.get("headers", ()))
+        exchange.response = HeldResponse(start["status"], headers, body_source=body_source)
         around = self._around
         try:
-            running = around.drive(around.requests.after_app(exchange), exchange, self._body)
-            if running is not None and type(running) is not Answer:
-                await running
+            waits_for = around.drive(around.requests.after_app(exchange), exchange, self._body)
+            if waits_for is not None:
+                await waits_for
         except ClientGone:
             exchange.is_gone = True
         if exchange.is_gone:
             await around.gone(exchange)
             return
         response = exchange.response
-        new = {**start, "status": response.status, "headers": with_edits(raw, response)}
+        new = {**start, "status": response.status, "headers": with_edits(headers.raw, response)}
         if not response.has_new_body:
             await self._send(new)
             return

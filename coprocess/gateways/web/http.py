@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, MutableMapping, Set
+from collections.abc import Collection, Iterable, MutableMapping, Set
+from operator import itemgetter
 
-from coprocess.api.held import HeldHeaders, HeldRequest, HeldResponse, HeldSession, UnreadHeaders
+from coprocess.api.held import NO_EDITS, HeldHeaders, HeldRequest, HeldResponse, HeldSession, UnreadHeaders
 from coprocess.api.http import canonical_name
 from coprocess.api.state import State
 from coprocess.runtime.answers import Answer, error_answer
 from coprocess.runtime.held_call import HeldExchange
 
 RawHeader = tuple[bytes, bytes]
+_first = itemgetter(0)
 
 #: They are the server's to say: edits of them do not count, and a new body brings its own length.
 _FRAMING = frozenset({"Content-Length", "Transfer-Encoding"})
@@ -81,16 +83,21 @@ def _sent(name: str) -> bytes:
 class RawHeaders(UnreadHeaders):
     """Headers as servers and apps pass them: pairs of bytes."""
 
+    __slots__ = ("raw",)
+
     def __init__(self, raw: Iterable[RawHeader]) -> None:
-        # A copy: an app may change what is its own.
-        self._raw = tuple(raw)
+        #: A copy: an app may change what is its own.
+        self.raw = tuple(raw)
+        # Not by the base class's, as each request makes two.
+        self.replaced = NO_EDITS
+        self._set_now = None
 
     def _came(self, name: str) -> list[str]:
         sent = _sent(name)
-        return [text_of(value) for key, value in self._raw if key == sent or key.lower() == sent]
+        return [text_of(value) for key, value in self.raw if key == sent or key.lower() == sent]
 
     def _all_that_came(self) -> Iterable[tuple[str, str]]:
-        return [(name_of(name), text_of(value)) for name, value in self._raw]
+        return [(name_of(name), text_of(value)) for name, value in self.raw]
 
 
 def edits_of(message: HeldRequest | HeldResponse) -> tuple[Set[str], list[tuple[str, str]]]:
@@ -110,23 +117,25 @@ def edits_of(message: HeldRequest | HeldResponse) -> tuple[Set[str], list[tuple[
     return gone, added
 
 
-def with_edits(raw: Iterable[RawHeader], message: HeldRequest | HeldResponse) -> list[RawHeader]:
+def with_edits(raw: Collection[RawHeader], message: HeldRequest | HeldResponse) -> list[RawHeader]:
     """The headers that came, with those that handlers edited in their place. Names in lower case."""
-    headers = message.headers
-    if len(headers.edited) == 1 and not message.has_new_body:
+    replaced = message.headers.replaced
+    if replaced and len(replaced) == 1 and not message.has_new_body:
         # Most handlers do no more.
-        [name] = headers.edited
+        [(name, value)] = replaced.items()
         if name in _FRAMING:
             return list(raw)
         sent = _sent(name)
-        result = [pair for pair in raw if pair[0].lower() != sent]
-        for value in headers.getall(name):
-            result.append((sent, value.encode()))  # noqa: PERF401 - most have one
-        return result
+        # Asked first, without a line of Python for each header: most do not replace one that came.
+        kept = raw if sent not in map(bytes.lower, map(_first, raw)) else _without(raw, {sent})
+        return [*kept, (sent, value.encode())]
     names, added = edits_of(message)
-    gone = set(map(_sent, names))
-    kept = [pair for pair in raw if pair[0].lower() not in gone]
+    kept = _without(raw, set(map(_sent, names)))
     return kept + [(_sent(name), value.encode()) for name, value in added]
+
+
+def _without(raw: Iterable[RawHeader], gone: set[bytes]) -> list[RawHeader]:
+    return [pair for pair in raw if pair[0].lower() not in gone]
 
 
 def response_of(answer: Answer) -> HeldResponse:
@@ -135,9 +144,9 @@ def response_of(answer: Answer) -> HeldResponse:
     return response
 
 
-def quota_headers(exchange: HeldExchange) -> list[tuple[str, str]]:
+def quota_headers(session: HeldSession) -> list[tuple[str, str]]:
     """What a gateway tells the client of a quota; nothing where there is none."""
-    if not exchange.has_session or (session := exchange.session).quota_max <= 0:
+    if session.quota_max <= 0:
         return []
     return [
         ("X-Ratelimit-Limit", str(session.quota_max)),

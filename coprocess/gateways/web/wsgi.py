@@ -15,10 +15,10 @@ from coprocess.gateways.web.http import quota_headers
 from coprocess.gateways.web.wsgi_ending import ended_with
 from coprocess.gateways.web.wsgi_messages import (
     Environ,
+    EnvironRequest,
     RequestBody,
     StartResponse,
     environ_for_app,
-    request_of,
     send_answer,
     telling,
 )
@@ -76,7 +76,7 @@ class Around:
     def _request(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         requests = self._requests
         body = RequestBody(environ, requests.max_body_bytes)
-        exchange = RequestExchange(request_of(environ, body.kept), requests.spec, requests.chain)
+        exchange = RequestExchange(EnvironRequest(environ, body.kept), requests.spec, requests.chain)
         if not exchange.chain.has_app:
             return self._answered(environ, start_response, exchange, body)
         requests.began(exchange)
@@ -117,7 +117,7 @@ class Around:
             body.replace(exchange.request.raw_body)
         if body.is_read:
             body.hand_over(inner)
-        if told := quota_headers(exchange):
+        if exchange.has_session and (told := quota_headers(exchange.session)):
             start_response = telling(told, start_response)
         response = ResponseOnItsWay(self, exchange, method, start_response) if chain.after else None
         try:
@@ -138,19 +138,14 @@ class Around:
     def _drive(self, steps: Steps, exchange: RequestExchange, body: RequestBody | None) -> Answer | None:
         requests = self._requests
         calls = requests.calls
-        given: Any = None
-        while True:
-            try:
-                need = steps.send(given)
-            except StopIteration as done:
-                answer: Answer | None = done.value
-                return answer
+        for need in steps:
             if type(need) is RequestCall:
-                given = calls.call(need)
+                calls.call(need)
             elif need is BODY:
-                given = None if body is None else body.read()
+                exchange.given = None if body is None else body.read()
             else:
-                given = requests.limited(exchange.session)
+                exchange.given = requests.limited(exchange.session)
+        return exchange.answer
 
     def edit_response(self, exchange: RequestExchange) -> None:
         """Run the Response handlers."""

@@ -40,6 +40,8 @@ class Chain:
     waits_after: bool
     #: Whether any handler leaves something for the end of the request.
     has_end: bool
+    #: The same, or something for where the app fails.
+    is_tracked: bool
     #: Whether any has an App, whose resources must stay open until the request has ended.
     has_app: bool
     hooks: frozenset[Hook]
@@ -74,6 +76,7 @@ def chain_of(table: HookTable, named: Mapping[str, Any] | None, api_id: str) -> 
     for_app = [(each.handles, hook) for each in lifecycles if (hook := each.for_app()) is not None]
     running = [step.hook for _, steps in before for step in steps]
     running += [*(step.hook for step in after), *(hook for _, hook in for_app)]
+    has_end = any(hook.is_of_request for hook in running)
     return Chain(
         before=tuple((moment, steps) for moment, steps in before if steps),
         after=after,
@@ -82,7 +85,8 @@ def chain_of(table: HookTable, named: Mapping[str, Any] | None, api_id: str) -> 
         for_app_errors=tuple(for_app),
         response_uses_body=any(step.uses_body for step in after),
         waits_after=any(step.hook.is_async for step in after),
-        has_end=any(hook.is_of_request for hook in running),
+        has_end=has_end,
+        is_tracked=has_end or bool(for_app),
         has_app=bool(lifecycles),
         hooks=frozenset(hooks),
     )

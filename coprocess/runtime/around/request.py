@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from coprocess.api.held import HeldRequest
 from coprocess.loading.lifetime import Lifetime
+from coprocess.runtime.answers import Answer
 from coprocess.runtime.around.chain import Chain
 from coprocess.runtime.held_call import HeldCall, HeldExchange
 from coprocess.runtime.held_spec import HeldSpec
@@ -12,13 +15,18 @@ from coprocess.runtime.held_spec import HeldSpec
 class RequestExchange(HeldExchange):
     """One request, and the handlers that it began with: it ends with them, also where others take over."""
 
-    __slots__ = ("chain", "is_driven", "is_gone", "lifetime")
+    __slots__ = ("answer", "chain", "given", "is_driven", "is_gone", "lifetime")
+
+    #: What the driver of its steps has brought for what they asked for last.
+    given: Any
 
     def __init__(self, request: HeldRequest, spec: HeldSpec, chain: Chain) -> None:
         # Not by the base class's, as each request makes one.
         self.request, self.response, self.spec = request, None, spec
         self._session = self._state = None
         self.chain = chain
+        #: What ends the request here.
+        self.answer: Answer | None = None
         #: The client is, and the app was told.
         self.is_gone = False
         #: Its handlers run: what is left for its end is not known yet.

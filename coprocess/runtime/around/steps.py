@@ -1,13 +1,14 @@
 """What happens to a request around a web app, step by step.
 
-The steps do no I/O: they are generators, which ask for what they need (`Need`) and are sent what came of
-it, by a driver for ASGI and by one for WSGI.
+The steps do no I/O: they are generators, which ask for what they need (`Need`). A driver, one for ASGI and
+one for WSGI, runs the calls and brings the rest. The answer that ends the request here, if one does, is the
+exchange's then: to return it would cost an exception.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import structlog
@@ -22,14 +23,14 @@ from coprocess.runtime.admission import (
     refusal_of,
     refusal_of_nobody,
 )
-from coprocess.runtime.answers import Answer, failure_answer
+from coprocess.runtime.answers import failure_answer
 from coprocess.runtime.around.chain import Chain
 from coprocess.runtime.around.gateway import AroundGateway
 from coprocess.runtime.around.request import RequestCall, RequestExchange
 from coprocess.runtime.held_call import HeldCall
 from coprocess.runtime.held_event import message_of
 from coprocess.runtime.held_spec import HeldSpec
-from coprocess.runtime.in_process import InProcess, InProcessRpc
+from coprocess.runtime.in_process import InProcess
 from coprocess.runtime.service import Service
 from coprocess.runtime.session_limits import Limiter
 from coprocess.runtime.tracing import CallTracing
@@ -41,12 +42,16 @@ class _Need:
     """Something other than a call that a step needs."""
 
 
-#: The request's body; the driver sends back an Answer where it cannot be had.
+#: The request's body; the driver gives an Answer where it cannot be had, else None.
 BODY = _Need()
-#: To ask the store whether the caller may go on; the driver sends back what `Requests.limited` gives.
+#: To ask the store whether the caller may go on; the driver gives what `Requests.limited` does.
 LIMITS = _Need()
 Need = HeldCall | _Need
-Steps = Generator[Need, Any, Answer | None]
+Steps = Iterator[Need]
+
+
+# An enum's members are looked up each time.
+_KEY_CHECK, _POST = HookType.CustomKeyCheck, HookType.Post
 
 
 class _NotOpen:
@@ -118,63 +123,66 @@ class Requests:
     # The steps of a request.
 
     def before_app(self, exchange: RequestExchange) -> Steps:
-        """Up to the app. Gives the answer that ends the request here, or None."""
+        """Up to the app, or to an answer."""
         if self.problem is not None or self.gateway.problem is not None:
-            return failure_answer(Status.INTERNAL)
+            exchange.answer = failure_answer(Status.INTERNAL)
+            return
         has_body = is_known = False
         for moment, steps in exchange.chain.before:
-            if moment is HookType.CustomKeyCheck:
+            if moment is _KEY_CHECK:
                 # As at gateways: who calls is for this moment to say, and not for one before it.
                 exchange.forget_session()
-            elif is_known and moment is HookType.Post:
+            elif is_known and moment is _POST:
                 is_known = False
-                if (answer := (yield from self._check_session(exchange))) is not None:
-                    return answer
+                yield from self._check_session(exchange)
+                if exchange.answer is not None:
+                    return
             for step in steps:
                 if step.uses_body and not has_body:
                     has_body = True
-                    refusal: Answer | None = yield BODY
-                    if refusal is not None:
-                        return refusal
+                    yield BODY
+                    if exchange.given is not None:
+                        exchange.answer = exchange.given
+                        return
                 call = RequestCall(step.hook, exchange)
-                rpc: InProcessRpc = yield call
-                if (answer := exchange.settle(call, rpc)) is not None:
+                yield call
+                if (answer := exchange.settle(call, call.failure)) is not None:
+                    exchange.answer = answer
                     if answer.is_rejection:
                         self._fire(exchange, "AuthFailure", "Auth Failure")
-                    return answer
-            if moment is HookType.CustomKeyCheck:
-                if (answer := self._admit(exchange)) is not None:
-                    return answer
+                    return
+            if moment is _KEY_CHECK:
+                self._admit(exchange)
+                if exchange.answer is not None:
+                    return
                 is_known = True
         if is_known:
-            return (yield from self._check_session(exchange))
-        return None
+            yield from self._check_session(exchange)
 
-    def _admit(self, exchange: RequestExchange) -> Answer | None:
+    def _admit(self, exchange: RequestExchange) -> None:
         session = exchange.session
         if not session.token:
             session.token = session.metadata.get("token", "")
         if not session.token:
-            return self._refuse(exchange, refusal_of_nobody())
+            self._refuse(exchange, refusal_of_nobody())
+            return
         session.metadata["token"] = session.token
         session.org_id = self.spec.org_id
-        return None
 
     def _check_session(self, exchange: RequestExchange) -> Steps:
         """Expiry, rate and quota: after PostKeyAuth, before Post."""
         session = exchange.session
         if (refusal := refusal_of(session)) is not None:
-            return self._refuse(exchange, refusal)
-        if is_limited(session):
-            exceeded: str = yield LIMITS
-            if (refusal := refusal_by_limit(exceeded)) is not None:
-                return self._refuse(exchange, refusal)
-        return None
+            self._refuse(exchange, refusal)
+        elif is_limited(session):
+            yield LIMITS
+            if (refusal := refusal_by_limit(exchange.given)) is not None:
+                self._refuse(exchange, refusal)
 
-    def _refuse(self, exchange: RequestExchange, refusal: Refusal) -> Answer:
+    def _refuse(self, exchange: RequestExchange, refusal: Refusal) -> None:
         if refusal.event:
             self._fire(exchange, refusal.event, refusal.message)
-        return refusal.answer
+        exchange.answer = refusal.answer
 
     def limited(self, session: HeldSession) -> str:
         """`rate` or `quota`, if one is exceeded; `unknown` where nobody can tell; else empty. It blocks."""
@@ -195,24 +203,24 @@ class Requests:
         log.error("a response is too large for its handlers: it is refused", max_body_bytes=limit_bytes)
 
     def after_app(self, exchange: RequestExchange) -> Steps:
-        """After the app has answered: `exchange.response` is edited. Gives None."""
+        """After the app has answered: `exchange.response` is edited."""
         for step in exchange.chain.after:
             call = RequestCall(step.hook, exchange)
-            rpc: InProcessRpc = yield call
-            if (answer := exchange.settle(call, rpc)) is not None:
+            yield call
+            if (answer := exchange.settle(call, call.failure)) is not None:
                 exchange.replace_response(answer)
                 break
         return None
 
     def app_failed(self, exchange: RequestExchange, error: Exception) -> Steps:
-        """Where the app has raised, and has not answered. Gives what an error handler answers, or None."""
+        """Where the app has raised, and has not answered: to what an error handler answers."""
         for handles, hook in exchange.chain.for_app_errors:
             if handles(error):
                 call = RequestCall(hook, exchange)
                 call.error = error
-                rpc: InProcessRpc = yield call
-                return exchange.settle(call, rpc)
-        return None
+                yield call
+                exchange.answer = exchange.settle(call, call.failure)
+                return
 
     # Requests that others wait for.
 

@@ -203,14 +203,14 @@ class InProcessDispatcher:
         call.record = run
         started = time.perf_counter()
         # What the caller's context holds is not there in a service, either.
-        rpc = Context().run(self._calls.call, call)
+        Context().run(self._calls.call, call)
         run.seconds = time.perf_counter() - started
         if run.error is not None and isinstance(run.error.__cause__, KeyboardInterrupt):
             raise run.error.__cause__ from None
-        if rpc.failure is None:
+        if call.failure is None:
             run.is_answered = run.error is not None
-            return rpc.reply
-        status, text = rpc.failure
+            return call.replied
+        status, text = call.failure
         run.error = run.error or RpcError(status.name, text)
         raise RpcError(status.name, text) from run.error
 
