@@ -11,6 +11,7 @@ from coprocess.errors import CoprocessError, Status
 
 if TYPE_CHECKING:
     from coprocess.transport.http2.limits import Limits
+    from coprocess.transport.http2.server import Server
     from coprocess.transport.tls import TlsFiles
 
 Metadata = Sequence[tuple[str, str | bytes]]
@@ -241,6 +242,11 @@ class Engine(ABC):
 
         False where that would make more threads than are allowed.
         """
+
+    @property
+    def poller(self) -> Server | None:
+        """What polls its sockets, once it is started, where it polls others' as well."""
+        return None
 
     def begin(self) -> None:  # noqa: B027 - most have nothing to do
         """The handlers serve from now on. It may be told again. Raises CoprocessError."""

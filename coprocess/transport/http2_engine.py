@@ -375,6 +375,10 @@ class Http2Engine(Engine):
         rpc.fail(refused.status, refused.message)
 
     @property
+    def poller(self) -> Server:
+        return self._server
+
+    @property
     def refused_calls(self) -> int:
         return self._server.service.refused_calls
 

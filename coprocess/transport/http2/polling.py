@@ -25,6 +25,10 @@ class _Epoll:
         self._callbacks[bound.fileno()] = callback
         self._epoll.modify(bound, _asked(events))
 
+    def watch(self, bound: socket.socket, events: int, callback: Callback) -> None:
+        """Add it, or change what it is watched for."""
+        (self.change if bound.fileno() in self._callbacks else self.add)(bound, events, callback)
+
     def remove(self, bound: socket.socket) -> None:
         """It may be closed, or may not be there."""
         if self._callbacks.pop(bound.fileno(), None) is not None:
@@ -60,6 +64,10 @@ class _Selector:
 
     def change(self, bound: socket.socket, events: int, callback: Callback) -> None:
         self._selector.modify(bound, events, callback)
+
+    def watch(self, bound: socket.socket, events: int, callback: Callback) -> None:
+        is_there = bound.fileno() in self._selector.get_map()
+        (self.change if is_there else self.add)(bound, events, callback)
 
     def remove(self, bound: socket.socket) -> None:
         try:
