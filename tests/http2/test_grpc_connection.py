@@ -215,6 +215,15 @@ def test_a_reset_cancels(code: ErrorCode) -> None:
     assert 1 not in echo.peer.responses
 
 
+def test_what_waits_for_a_window_is_forgotten_with_its_connection() -> None:
+    echo = Echo(Limits())
+    echo.send(frames.settings({Setting.INITIAL_WINDOW_SIZE: 0}) + call(1))
+    echo.grpc.respond(echo.calls[0].stream, b"reply")
+    assert echo.grpc.http.sending.unsent_bytes > 0
+    echo.grpc.lost()
+    assert echo.grpc.http.sending.unsent_bytes == 0
+
+
 def test_a_connection_that_is_lost_cancels_all() -> None:
     echo = Echo()
     echo.send(call(1) + headers(3, STREAM_CALL))
