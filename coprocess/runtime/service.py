@@ -228,6 +228,14 @@ class Service:
         state = first.gate
         if state.hook.is_async:
             self.async_calls.begin(first)
+            loop = self.async_calls.loop
+            if loop is not None:
+                first.rpc.runs_on(loop)
+            return
+        if self.async_calls.is_read_here():
+            # Else all async handlers would wait for it.
+            first.rpc.may_block()
+            self.begin_elsewhere(first)
             return
         pace = state.pace
         if is_apart := pace.apart > 0:
