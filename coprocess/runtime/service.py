@@ -238,6 +238,14 @@ class Service:
         pace = first.gate.pace
         if first.gate.hook.is_async:
             self.async_calls.begin(first)
+            loop = self.async_calls.loop
+            if loop is not None:
+                first.rpc.runs_on(loop)
+            return
+        if self.async_calls.is_read_here():
+            # Else all async handlers would wait for it.
+            first.rpc.may_block()
+            self.begin_elsewhere(first)
             return
         if pace.computes and not in_turn:
             in_turn = self._has_turn(first)
