@@ -46,7 +46,7 @@ class Turns(Generic[Task]):
         server: Server,
         run: Callable[[Task], None],
         after: Task,
-        may_run_on_loop: Callable[[Task], bool],
+        may_run_on_loop: Callable[[Task], bool] = lambda task: False,
     ) -> None:
         """`run` is for tasks that are begun here. It never raises.
 
