@@ -98,6 +98,32 @@ def waiting(figures: Figures) -> str:
     return table(["what", "figure", "target"], rows)
 
 
+def computing(figures: Figures) -> str:
+    rows = []
+    for name, it in (("alone", figures["alone"]), ("beside the quick hook", figures["computing_beside_it"])):
+        fair_s = 32 / it["calls_per_s"]
+        rows.append(
+            [
+                f"sync handler of 5 ms of CPU, 32 in flight, {name}",
+                f"{it['calls_per_s']:,.0f}",
+                f"{it['p50_us'] / 1000:.1f}",
+                f"{it['p99_us'] / 1000:.1f} = {it['p99_us'] / 1e6 / fair_s:.2f} × fair",
+                "≤ 2 × fair",
+            ]
+        )
+    quick = figures["quick_beside_it"]
+    rows.append(
+        [
+            "a quick hook beside it, 4 in flight",
+            f"{quick['calls_per_s']:,.0f}",
+            f"{quick['p50_us'] / 1000:.1f}",
+            f"{quick['p99_us'] / 1000:.1f}",
+            "≤ 25 ms",
+        ]
+    )
+    return table(["one process, not pinned", "calls/s", "p50 ms", "p99 ms", "target of p99"], rows)
+
+
 def loops(figures: Figures) -> str:
     def median(name: str) -> float:
         return statistics.median(figures[name])
@@ -335,6 +361,7 @@ def sections(figures: Figures) -> dict[str, str]:
         "ratios": ratios(figures["throughput"]),
         "in_flight": in_flight(figures["in_flight"]),
         "waiting": waiting(figures),
+        "computing": computing(figures["computing"]),
         "loops": loops(figures["loops"]),
         "large_body": large_body(figures["large_body"]),
         "rest": rest(figures),

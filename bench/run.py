@@ -104,6 +104,15 @@ class Bench:
             fast = self.load.run(address, 4, self.seconds, pre_object("Fast"))
             return {"alone": alone, "fast_beside_it": fast, "blocking_beside_it": result(slow)}
 
+    def computing(self) -> dict[str, Any]:
+        with serving(self.ours(HANDLERS / "cpu")) as (_, address):
+            load = Load(self.gobench, None)
+            alone = load.run(address, 32, self.seconds)
+            computing = load.start(address, 32, self.seconds + 2)
+            time.sleep(1)
+            quick = load.run(address, 4, self.seconds, pre_object("Quick"))
+            return {"alone": alone, "quick_beside_it": quick, "computing_beside_it": result(computing)}
+
     def asynchronous(self) -> dict[str, Any]:
         with serving(self.ours(HANDLERS / "asynchronous"), SERVER_CORE) as (_, address):
             return self.load.run(address, 1000, self.seconds)
@@ -240,6 +249,7 @@ MEASUREMENTS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "throughput": Bench.throughput,
     "in_flight": Bench.in_flight,
     "blocking": Bench.blocking,
+    "computing": Bench.computing,
     "asynchronous": Bench.asynchronous,
     "loops": Bench.loops,
     "large_body": Bench.large_body,

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +23,6 @@ from coprocess.gateways.tyk.wire import Object
 from coprocess.process.config import Settings
 from coprocess.process.front_app import FrontApp
 from coprocess.transport.engine import Engine, EngineOptions
-from coprocess.transport.pipe import CANCEL, FrameSocket
 from tests.serve_process import ServeProcess, stamping, write
 from tests.server import PATIENCE_S, Client
 
@@ -362,25 +359,6 @@ def test_a_worker_that_cannot_start_ends_the_service(tmp_path: Path) -> None:
     handlers = write(tmp_path / "handlers", stamp="broken(")
     with ServeProcess(handlers, "--workers=2", "--strict", wait=False) as serve:
         assert serve.wait() == 1
-
-
-def test_frames_come_out_as_they_went_in_however_they_are_cut() -> None:
-    ours, theirs = socket.socketpair()
-    sender, receiver = FrameSocket(ours), FrameSocket(theirs)
-    frames = [(number, number % 3, bytes([number % 256]) * (number * 977)) for number in range(1, 200)]
-    frames.append((7, CANCEL, b""))
-
-    def send_all() -> None:
-        for frame in frames:
-            sender.send(*frame)
-
-    writer = threading.Thread(target=send_all)
-    writer.start()
-    assert [receiver.receive() for _ in frames] == frames
-    writer.join()
-    sender.close()
-    assert receiver.receive() is None
-    receiver.close()
 
 
 def test_a_gateway_with_a_server_of_its_own_has_no_front_unless_it_brings_one(tmp_path: Path) -> None:

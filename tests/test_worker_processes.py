@@ -38,7 +38,8 @@ front.sendall(head.pack(0, 0, 254))
 front.settimeout(0.1)
 while True:
     if not is_told("be silent"):
-        front.sendall(head.pack(8, 0, 253) + struct.pack("<d", 0.5))
+        waits_s = 1000.0 if is_told("begin nothing") else 0.0
+        front.sendall(head.pack(16, 0, 253) + struct.pack("<dd", 0.5, waits_s))
     if is_told("end " + number):
         sys.exit(7)
     if is_told("close " + number):
@@ -187,6 +188,16 @@ def test_a_worker_that_takes_no_calls_any_more_is_replaced(told: Path) -> None:
         assert call(front).end()[0] is None
 
 
+def test_a_worker_that_begins_no_calls_any_more_is_replaced(told: Path) -> None:
+    """It reads them, but all its threads hang."""
+    with running(told, silence_s=20.0) as front:
+        (told / "begin nothing").touch()
+        eventually(lambda: front.kills >= 1)
+        (told / "begin nothing").unlink()
+        eventually(lambda: all(front.ready))
+        assert call(front).end()[0] is None
+
+
 def test_a_worker_that_closes_its_socket_and_lives_on_is_replaced(
     told: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,7 +242,7 @@ def test_the_first_start_fails_where_a_worker_cannot_be_started(
 
 
 def test_what_a_worker_does_not_read_is_bounded(told: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coprocess.process.outbox.MAX_UNSENT_BYTES", 4 * 2**20)
+    monkeypatch.setattr("coprocess.transport.frame_link.MAX_UNSENT_BYTES", 4 * 2**20)
     (told / "read nothing").touch()
     with running(told) as front:
         calls = [call(front, b"x" * 2**20) for _ in range(20)]

@@ -21,6 +21,8 @@ from coprocess.process.restarts import MANY, Restarts
 from coprocess.process.worker_process import WorkerProcess
 from coprocess.runtime.idle import wait_until_idle
 from coprocess.transport.engine import Methods, Rpc
+from coprocess.transport.frame_link import polling_server
+from coprocess.transport.http2.server import Server
 from coprocess.transport.trace_context import trace_context_of
 
 log = structlog.get_logger("coprocess")
@@ -57,6 +59,7 @@ class Front:
         #: What an engine is given.
         self.methods = Methods(unary=dict.fromkeys(methods, self.handle))
         self._ids = itertools.count(1)
+        self._stop_polling: Callable[[], None] = lambda: None
         self._workers: list[WorkerProcess] = []
         self._restarts = [Restarts() for _ in sockets]
         self._started = False
@@ -74,8 +77,14 @@ class Front:
         #: Calls that no worker could take.
         self.refused_calls = 0
 
-    def start(self, is_stopping: Callable[[], bool]) -> bool:
-        """Start the workers and wait until all can serve. False where one could not, or nobody wants it."""
+    def start(self, is_stopping: Callable[[], bool], poller: Server | None = None) -> bool:
+        """Start the workers and wait until all can serve. False where one could not, or nobody wants it.
+
+        `poller` is what takes the calls, where it can take the workers' answers, too, in the same thread.
+        """
+        if poller is None:
+            poller, self._stop_polling = polling_server("worker-answers")
+        self._poller = poller
         for number in range(len(self._sockets)):
             try:
                 self._workers.append(self._new_worker(number))
@@ -99,7 +108,9 @@ class Front:
 
     def _new_worker(self, number: int) -> WorkerProcess:
         own = ("--worker-address", self.addresses[number]) if self.addresses else ()
-        return WorkerProcess(number, self._sockets[number], self._tell_readiness, (*self._flags, *own))
+        return WorkerProcess(
+            number, self._sockets[number], self._tell_readiness, (*self._flags, *own), server=self._poller
+        )
 
     def watch_readiness(self, callback: Callable[[bool], None]) -> None:
         """Tell, now and upon each change, whether any worker takes calls and has hooks for them."""
@@ -132,7 +143,7 @@ class Front:
         next_worker: WorkerProcess | None = worker
         while next_worker is not None:
             worker = next_worker
-            worker.receive_all()
+            worker.over.wait()
             status = worker.clear_up()
             if self._stopping.is_set() or not self._started:
                 return
@@ -186,12 +197,20 @@ class Front:
             self._refuse(rpc, "the service is shutting down")
             return
         metadata = trace_context_of(rpc.metadata()) if self._pass_trace_context else ()
+        call_id, index = next(self._ids), self._indexes[rpc.method]
+        best, fewest = None, 0
+        for worker in self._workers:
+            calls = len(worker.outstanding)
+            if worker.ready and (best is None or calls < fewest):
+                best, fewest = worker, calls
+        if best is not None and best.send(call_id, index, rpc, metadata):
+            return
         # Where all are silent they may just be busy: better to wait for one than to be refused.
         able = [worker for worker in self._workers if worker.ready] or [
             worker for worker in self._workers if worker.started
         ]
         for worker in sorted(able, key=lambda worker: len(worker.outstanding)):
-            if worker.send(next(self._ids), self._indexes[rpc.method], rpc, metadata):
+            if worker is not best and worker.send(call_id, index, rpc, metadata):
                 return
         self._refuse(rpc, "no worker process can take the call")
 
@@ -222,3 +241,4 @@ class Front:
         until_s = time.monotonic() + timeout_s
         for worker in self._workers:
             worker.end_within(max(0.1, until_s - time.monotonic()))
+        self._stop_polling()

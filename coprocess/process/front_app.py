@@ -61,7 +61,7 @@ class FrontApp(App):
                 engine.start(self._held.methods | self._always)
                 at_end.callback(engine.stop)
                 at_end.callback(self.health.close)
-            if not front.start(lambda: self._stop):
+            if not front.start(lambda: self._stop, None if engine is None else engine.poller):
                 if self._stop:
                     log.info("stopped")
                     return

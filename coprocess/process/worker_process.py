@@ -13,10 +13,12 @@ from pathlib import Path
 import structlog
 
 from coprocess.errors import Status
-from coprocess.process.outbox import Outbox
 from coprocess.transport.engine import Rpc
+from coprocess.transport.frame_link import Frame, FrameLink
+from coprocess.transport.http2.server import Server
 from coprocess.transport.pipe import (
     BEAT,
+    BEAT_BODY,
     CANCEL,
     LISTENS,
     OK,
@@ -25,7 +27,6 @@ from coprocess.transport.pipe import (
     SERVING,
     WITH_DEADLINE,
     WITH_METADATA,
-    FrameSocket,
     pack_metadata,
 )
 
@@ -43,9 +44,17 @@ class WorkerProcess:
     """A process that runs this very command as a worker. Its calls end when it does."""
 
     def __init__(
-        self, number: int, admin: Path, changed: Callable[[], None], flags: Sequence[str] = ()
+        self,
+        number: int,
+        admin: Path,
+        changed: Callable[[], None],
+        flags: Sequence[str] = (),
+        *,
+        server: Server,
     ) -> None:
         """`changed` is called back when `ready` has changed. `flags` are added to this very command.
+
+        Whoever polls `server` answers its calls.
 
         Raises OSError or RuntimeError where it cannot be started.
         """
@@ -67,6 +76,8 @@ class WorkerProcess:
         #: Why it was killed; empty: it was not.
         self.killed = ""
         self._lock = threading.Lock()
+        #: Set when none of its calls is left.
+        self.over = threading.Event()
         self._gone = False
         self._ended = threading.Event()
         self._signal_later: int | None = None
@@ -74,7 +85,7 @@ class WorkerProcess:
         self._longest_limit_s = 0.0
         self._frames_heard_before = 0
         self._read_bytes_before = 0
-        self._silent_s = self._unread_s = self._starts_s = 0.0
+        self._silent_s = self._unread_s = self._starts_s = self._waits_s = 0.0
         # A worker that was killed may have left a child that listens there.
         admin.unlink(missing_ok=True)
         ours, theirs = socket.socketpair()
@@ -89,12 +100,11 @@ class WorkerProcess:
             except BaseException:
                 ours.close()
                 raise
-        self._frames = FrameSocket(ours)
+        self._link = FrameLink(server, ours, self._receive, self._lose_calls)
         try:
             threading.Thread(target=self._wait, name=f"worker-{number}-end", daemon=True).start()
-            self._outbox = Outbox(ours, f"worker-{number}-send")
         except BaseException:
-            self._frames.close()
+            self._link.close()
             self.process.kill()
             raise
 
@@ -102,7 +112,10 @@ class WorkerProcess:
         self.process.wait()
         self._ended.set()
         # Its end of the socket may be open still, in a process that it had forked.
-        self._frames.end()
+        self._link.end()
+        # Where nobody polls any more.
+        if not self.over.wait(_END_S):
+            self._lose_calls()
 
     def send(self, call_id: int, method: int, rpc: Rpc, metadata: Sequence[tuple[str, str]]) -> bool:
         """Pass a call on, with some of its metadata. False where the worker is gone or does not keep up."""
@@ -118,7 +131,7 @@ class WorkerProcess:
         if (allowed_s := rpc.time_allowed_s()) is not None:
             kind |= WITH_DEADLINE
             body.insert(0, SECONDS.pack(allowed_s))
-        if not self._outbox.put(call_id, kind, *body):
+        if not self._link.send(call_id, kind, *body):
             return self.outstanding.pop(call_id, None) is None
         return True
 
@@ -126,20 +139,24 @@ class WorkerProcess:
         # It stays with the calls that the worker has until that answers: the handler may run on, and a worker
         # that hangs would seem to be the idlest of all.
         if call_id in self.outstanding:
-            self._outbox.put(call_id, CANCEL, keep=True)
+            self._link.send(call_id, CANCEL, keep=True)
 
-    def receive_all(self) -> None:
-        """Answer calls until the worker is gone; those it had then fail."""
-        while (frame := self._frames.receive()) is not None:
-            call_id, kind, body = frame
-            self._frames_heard += 1
-            rpc = self.outstanding.pop(call_id, None)
+    def _receive(self, frames: list[Frame]) -> None:
+        outstanding = self.outstanding
+        self._frames_heard += len(frames)
+        for call_id, kind, body in frames:
+            rpc = outstanding.pop(call_id, None)
             if rpc is None:
                 self._take_notice(kind, body)
             elif kind == OK:
                 rpc.respond(body)
             else:
                 rpc.fail(Status(kind), body.decode("utf-8", "replace"))
+
+    def _lose_calls(self) -> None:
+        """It is gone: those that it had fail."""
+        if self.over.is_set():
+            return
         with self._lock:
             self._gone, self.ready, self.started = True, False, False
             lost, self.outstanding = self.outstanding, {}
@@ -147,6 +164,7 @@ class WorkerProcess:
             rpc.fail(Status.UNAVAILABLE, "the worker process ended")
         self.settled.set()
         self._changed()
+        self.over.set()
 
     @property
     def has_answered(self) -> bool:
@@ -156,7 +174,7 @@ class WorkerProcess:
     def _take_notice(self, kind: int, body: bytes) -> None:
         self._notices_heard += 1
         if kind == BEAT:
-            (self._longest_limit_s,) = SECONDS.unpack(body)
+            self._longest_limit_s, self._waits_s = BEAT_BODY.unpack(body)
         elif kind == LISTENS:
             self.address = body.decode()
         elif kind == READY:
@@ -177,7 +195,7 @@ class WorkerProcess:
         """Note what was heard of it since the last time, `passed_s` ago, and kill it where it hangs.
 
         It hangs where it has not started within `start_s`; where it was silent for `silence_s`; or where it
-        has not taken calls off its socket for that time and the longest that a handler may run.
+        has taken no calls off its socket, or begun none, for that time and the longest a handler may run.
         """
         if self._gone or self.killed:
             return
@@ -190,12 +208,12 @@ class WorkerProcess:
             return
         self._silent_s = self._silent_s + passed_s if is_silent else 0.0
         self._become_ready(self._silent_s <= _SILENT_S)
-        read, unread = self._outbox.read_and_unread_bytes()
+        read, unread = self._link.read_and_unread_bytes()
         self._unread_s = self._unread_s + passed_s if unread and read == self._read_bytes_before else 0.0
         self._read_bytes_before = read
         if self._silent_s > silence_s:
             self._kill(f"it was silent for {silence_s:g} s: stopped, or its interpreter is held")
-        elif self._unread_s > silence_s + self._longest_limit_s:
+        elif max(self._unread_s, self._waits_s) > silence_s + self._longest_limit_s:
             self._kill("it takes no calls any more: all its threads hang")
 
     def _become_ready(self, ready: bool) -> None:
@@ -213,7 +231,7 @@ class WorkerProcess:
         log.error("a worker process hangs: it is killed", worker=self.number, because=why)
         self.process.kill()
         # Its calls end now, also where the kernel takes its time.
-        self._frames.end()
+        self._link.end()
 
     def signal(self, number: int) -> None:
         """Send a signal, now or when it has started: before, it would end the process."""
@@ -230,7 +248,7 @@ class WorkerProcess:
                 self.process.terminate()
         elif not self.ready:
             self.process.kill()  # It is silent.
-        self._frames.end()
+        self._link.end()
 
     def end_within(self, timeout_s: float) -> None:
         """Wait for its end, and kill it where that takes longer."""
@@ -239,10 +257,8 @@ class WorkerProcess:
             self._ended.wait(_END_S)
 
     def clear_up(self) -> int | None:
-        """See that the process ends, once `receive_all` is over. Its exit status; None: it has not ended."""
-        self._frames.end()
-        self._outbox.close()
-        self._frames.close()
+        """See that the process ends, once its calls are `over`. Its exit status; None: it has not ended."""
+        self._link.close()
         self.end_within(_END_S)
         return self.process.returncode
 

@@ -7,6 +7,8 @@ import time
 
 #: How often a thread has waited of its own will, and the seconds that it and its process have computed.
 Used = tuple[int, float, float]
+#: The seconds that a thread and its process have computed. None: this system does not tell.
+Computed = tuple[float, float] | None
 #: Not every system tells what a thread has used: then time alone counts.
 _OF_THREAD: int | None = getattr(resource, "RUSAGE_THREAD", None)
 
@@ -19,7 +21,7 @@ class Pace:
     Not exact, as no lock is taken for it.
     """
 
-    __slots__ = ("_pause", "apart", "doubt")
+    __slots__ = ("_computes_s", "_pause", "_without_lock", "apart", "computes", "doubt")
 
     def __init__(self) -> None:
         #: So many calls are to be run apart, before one is tried again.
@@ -27,6 +29,11 @@ class Pace:
         self._pause = _FIRST_PAUSE
         #: Rises with slow calls, and falls with quick ones.
         self.doubt = 0
+        #: Whether its calls compute for so long that two at a time would only hold up each other.
+        self.computes = False
+        self._computes_s = 0.0
+        #: So many calls are to be run, before it is looked whether they need the interpreter's lock.
+        self._without_lock = 0
 
     def look(self) -> Used | None:
         """For `took`, where there is doubt: what this thread has used before a call."""
@@ -46,6 +53,27 @@ class Pace:
             self.apart = self._pause
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
+    def computed(self, before: Computed, duration_s: float) -> None:
+        """Of a call that ran apart, and took `duration_s`."""
+        after = computed()
+        if after is None or before is None:
+            return
+        own_s, all_s = after[0] - before[0], after[1] - before[1]
+        self._computes_s += (own_s - self._computes_s) * _OF_LAST
+        # It computed all the time, and so did others: it does not need the interpreter, and holds up nobody.
+        if own_s > _NEARLY_ALL * duration_s and all_s > _MORE_THAN_ONE * duration_s:
+            self._without_lock = _LONGEST_PAUSE
+        if self._without_lock:
+            self._without_lock -= 1
+        self.computes = not self._without_lock and self._computes_s > COMPUTES_S
+
+
+def computed() -> Computed:
+    """For `Pace.computed`, before a call."""
+    if _OF_THREAD is None:
+        return None
+    return time.thread_time(), time.process_time()
+
 
 def _used() -> Used | None:
     if _OF_THREAD is None:
@@ -60,16 +88,24 @@ def _only_lost_its_turn(before: Used, duration_s: float) -> bool:
     It has waited for the interpreter where other threads of the process computed nearly all the time.
     """
     now = _used()
-    if now is None or now[1] - before[1] > QUICK_S:
+    if now is None or (own_s := now[1] - before[1]) > _QUICK_COMPUTING_S:
         return False
-    others_s = now[2] - before[2] - (now[1] - before[1])
-    return now[0] == before[0] or others_s > _NEARLY_ALL * duration_s
+    others_s = now[2] - before[2] - own_s
+    return now[0] == before[0] or others_s > _NEARLY_ALL * (duration_s - own_s)
 
 
 #: Waiting for less is no longer than a hand-over to another thread, and the way back.
 QUICK_S = 0.00025
-#: Of the time: the rest is what changing threads takes, and what the machine does for others.
+#: Computing keeps the interpreter from others wherever it runs, so that a hand-over gains them less. And a
+#: machine that is slow now takes that long for a quick hook, and longer still for the hand-over.
+_QUICK_COMPUTING_S = 0.0005
+#: Of the time that it waited: the rest is what changing threads takes, and what the machine does for others.
 _NEARLY_ALL = 0.8
+#: Less is over before the interpreter is asked for by another thread.
+COMPUTES_S = 0.001
+_OF_LAST = 0.25
+#: Of the time.
+_MORE_THAN_ONE = 1.5
 _CALLS_PER_SLOW_ONE = 100
 _FIRST_PAUSE = 16
 _LONGEST_PAUSE = 4096

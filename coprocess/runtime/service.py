@@ -24,6 +24,7 @@ from coprocess.loading.hooks import Hook, HookTable
 from coprocess.runtime import prints
 from coprocess.runtime.async_calls import AsyncCalls
 from coprocess.runtime.call import Call
+from coprocess.runtime.computing import ComputingLine
 from coprocess.runtime.failures import Failures, safe_text
 from coprocess.runtime.gateway import Gateway
 from coprocess.runtime.hook_state import (
@@ -37,7 +38,7 @@ from coprocess.runtime.hook_state import (
 from coprocess.runtime.idle import wait_until_idle
 from coprocess.runtime.local_event import LocalEvent
 from coprocess.runtime.log_limit import LimitedLog
-from coprocess.runtime.pace import QUICK_S
+from coprocess.runtime.pace import QUICK_S, computed
 from coprocess.runtime.streaming import NO_STREAMS, ChainedHandler, Streaming
 from coprocess.transport.engine import Methods, Rpc
 from coprocess.transport.workers import WorkerThreads, start_missing
@@ -100,6 +101,10 @@ class Service:
         self._own_threads: WorkerThreads[Call | Callable[[], None]] = WorkerThreads(
             "service", self._own_tasks.get, self._run_own, minimum=1, maximum=_OWN_THREADS
         )
+        #: Calls of sync hooks that compute.
+        self._line: ComputingLine[Call] = ComputingLine(
+            self._start_in_turn, owns_process=options.owns_process
+        )
         self._local_events: set[Rpc] = set()
         self._watchdog = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
@@ -107,6 +112,7 @@ class Service:
         if self.options.owns_process:
             context.set_event_sink(self.trigger_event)
         self._own_threads.start()
+        self._line.start()
         self._watchdog.start()
 
     def use_tracing(self, tracing: CallTracing) -> None:
@@ -206,11 +212,11 @@ class Service:
         call.deadline_s = began_s + state.timeout_s
         me = threading.get_ident()
         self._running[me] = call
-        Context().run(self._run, call)
+        ran_s = Context().run(self._run, call) - began_s
         self._running.pop(me, None)
         now_s = time.monotonic()
-        if not is_apart and (pace.doubt or now_s - began_s > QUICK_S):
-            pace.took(now_s - began_s, before)
+        if not is_apart and (pace.doubt or ran_s > QUICK_S):
+            pace.took(ran_s, before)
         following = state.leave(call, now_s - call.since_s)
         if following is not None:
             self.begin_elsewhere(following)
@@ -224,33 +230,92 @@ class Service:
         """Whether new calls are refused."""
         return self._draining
 
-    def _begin(self, first: Call, now_s: float) -> None:
-        """Run an admitted call and, in its place, those that waited. `now_s` is time.monotonic()."""
-        state = first.gate
-        if state.hook.is_async:
+    def _begin(self, first: Call, now_s: float, *, in_turn: bool = False) -> None:
+        """Run an admitted call and, after it, those that waited for its place, or its turn.
+
+        `now_s` is time.monotonic(). `in_turn`: it computes, and has the turn for that.
+        """
+        pace = first.gate.pace
+        if first.gate.hook.is_async:
             self.async_calls.begin(first)
+            loop = self.async_calls.loop
+            if loop is not None:
+                first.rpc.runs_on(loop)
             return
-        pace = state.pace
-        if is_apart := pace.apart > 0:
-            pace.apart -= 1
+        if self.async_calls.is_read_here():
+            # Else all async handlers would wait for it.
+            first.rpc.may_block()
+            self.begin_elsewhere(first)
+            return
+        if pace.computes and not in_turn:
+            in_turn = self._has_turn(first)
+            if not in_turn:
+                return
+        if is_apart := in_turn or pace.apart > 0:
+            pace.apart -= pace.apart > 0
             first.rpc.may_block()
         before = pace.look() if pace.doubt and not is_apart else None
-        began_s = now_s
         me = threading.get_ident()
         call: Call | None = first
         while call is not None:
+            state, began_s = call.gate, now_s
+            computed_before = computed() if is_apart or in_turn else None
             call.deadline_s = now_s + state.timeout_s
             self._running[me] = call
             # In a context of its own: what a handler sets there is no other call's.
-            Context().run(self._run, call)
-            self._running.pop(me, None)
+            ran_s = Context().run(self._run, call) - began_s
+            is_given_up = self._running.pop(me, None) is None
             now_s = time.monotonic()
-            if call is first and not is_apart and (pace.doubt or now_s - began_s > QUICK_S):
-                pace.took(now_s - began_s, before)
-            call = state.leave(call, now_s - call.since_s)
+            if computed_before is not None:
+                state.pace.computed(computed_before, now_s - began_s)
+            elif call is first and (pace.doubt or ran_s > QUICK_S):
+                pace.took(ran_s, before)
+            following = state.leave(call, now_s - call.since_s)
+            if following is None and not in_turn:
+                return
+            call, in_turn = self._following(call, following, in_turn)
+            if call is not None and is_given_up:
+                self._start_in_turn(call) if in_turn else self.begin_elsewhere(call)
+                return
 
-    def _run(self, call: Call) -> None:
-        """Run and answer a call of a sync handler."""
+    def _has_turn(self, call: Call) -> bool:
+        """Whether a call that computes may do so now. Else it waits for its turn."""
+        if self._line.enter(call):
+            return True
+        # Else it would run, some time, for a client that is gone.
+        call.rpc.on_cancel(lambda: self._leave_line(call))
+        return False
+
+    def _leave_line(self, call: Call) -> None:
+        """End a call that waits for its turn, as nobody waits for it."""
+        if self._line.drop(call):
+            _, following = call.gate.release(call)
+            call.rpc.fail(Status.CANCELLED, "the client gave up")
+            if following is not None:
+                self.begin_elsewhere(following)
+
+    def _start_in_turn(self, call: Call) -> None:
+        self._own_tasks.put(lambda: self._begin(call, time.monotonic(), in_turn=True))
+
+    def _following(self, call: Call, in_place: Call | None, had_turn: bool) -> tuple[Call | None, bool]:
+        """Who is to run after `call`, and whether in turn. `in_place` has its place in its hook."""
+        may_run = in_place is not None and (not in_place.gate.pace.computes or self._has_turn(in_place))
+        in_turn = self._line.next_after(call) if had_turn else None
+        if in_turn is None:
+            return (
+                (in_place, in_place.gate.pace.computes) if in_place is not None and may_run else (None, False)
+            )
+        in_turn.rpc.may_block()
+        if in_place is not None and may_run:
+            self.begin_elsewhere(in_place)
+        return in_turn, True
+
+    def _run(self, call: Call) -> float:
+        """Run and answer a call of a sync handler. Its end, by time.monotonic(), before it was answered.
+
+        Writing the answer lets go of the interpreter, which others may keep for long then.
+        """
+        ran_s = 0.0
         try:
             try:
                 tracing = self.tracing
@@ -258,10 +323,12 @@ class Service:
             except HandlerFailed as error:
                 self._failures.fail(call, error)
             else:
+                ran_s = time.monotonic()
                 call.rpc.respond(reply)
         except Exception as error:  # noqa: BLE001 - else its place would stay taken for ever
             self._failures.fail_within(call, error)
         prints.end_line()
+        return ran_s or time.monotonic()
 
     def begin_elsewhere(self, call: Call) -> None:
         """Run an admitted call on the loop, or in a thread of the service's own."""
@@ -456,6 +523,7 @@ class Service:
     def stop(self, timeout_s: float) -> None:
         """End the service's own threads, once the events that handlers triggered have run."""
         self._stopped.set()
+        self._line.stop()
         if self.options.owns_process:
             context.set_event_sink(None)
         until_s = time.monotonic() + timeout_s

@@ -1,29 +1,33 @@
 """Calls over a socket between the front process and a worker process: the frames, and the worker's engine.
 
-A frame is a head, `<IQB`: length of the body, call id, kind; and the body. To a worker, the kind is the
-index of the method, or CANCEL; WITH_DEADLINE and WITH_METADATA are added where the seconds that the client
-still waits, and metadata, stand before the message, in this order. From it, the kind is the gRPC status, 0
-with a reply, else with a message; READY, when it can take calls, and when its health changes; LISTENS before
-the first READY, with the address at which it takes calls itself, where it does; or BEAT, each `BEAT_S`
-seconds, with the longest time limit of its hooks: it comes as long as the worker's interpreter runs Python
-code.
+To a worker, the kind of a frame is the index of the method, or CANCEL; WITH_DEADLINE and WITH_METADATA are
+added where the seconds that the client still waits, and metadata, stand before the message, in this order.
+From it, the kind is the gRPC status, 0 with a reply, else with a message; or one of these: READY, when it can
+take calls, and when its health changes; LISTENS before the first READY, with the address at which it takes
+calls itself, where it does; BEAT, each `BEAT_S` seconds, with the longest time limit of its hooks, and for
+how long a call has waited for a thread: it comes as long as the worker's interpreter runs Python code.
 """
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 from coprocess.errors import Status
 from coprocess.transport.cancellations import Cancellations
 from coprocess.transport.engine import Engine, EngineOptions, Metadata, Methods, Rpc, too_large
+from coprocess.transport.frame_link import Frame, FrameLink
+from coprocess.transport.http2.limits import Limits
+from coprocess.transport.http2.server import Server
+from coprocess.transport.http2.turns import Turns
 from coprocess.transport.workers import WorkerThreads
 
-HEAD = struct.Struct("<IQB")
 SECONDS = struct.Struct("<d")
+#: Of BEAT.
+BEAT_BODY = struct.Struct("<dd")
 _LENGTH = struct.Struct("<H")
 CANCEL = 255
 READY = 254
@@ -36,54 +40,6 @@ WITH_DEADLINE = 0x20
 OK = 0
 
 BEAT_S = 0.5
-
-_CHUNK_BYTES = 256 * 1024
-
-Frame = tuple[int, int, bytes]
-
-
-class FrameSocket:
-    """Frames over a connected stream socket. Sending may be done from any thread, receiving by one."""
-
-    def __init__(self, connected: socket.socket) -> None:
-        self._socket = connected
-        self._send_lock = threading.Lock()
-        self._received = bytearray()
-
-    def send(self, call_id: int, kind: int, *body: bytes) -> None:
-        """`body` may be in parts. Raises OSError where the other side is gone."""
-        frame = b"".join((HEAD.pack(sum(map(len, body)), call_id, kind), *body))
-        with self._send_lock:
-            self._socket.sendall(frame)
-
-    def receive(self) -> Frame | None:
-        """The next frame: call id, kind, body. None where there will be no more."""
-        received = self._received
-        while True:
-            if len(received) >= HEAD.size:
-                length, call_id, kind = HEAD.unpack_from(received)
-                end = HEAD.size + length
-                if len(received) >= end:
-                    body = bytes(memoryview(received)[HEAD.size : end])
-                    del received[:end]
-                    return call_id, kind, body
-            try:
-                chunk = self._socket.recv(_CHUNK_BYTES)
-            except OSError:
-                return None
-            if not chunk:
-                return None
-            received += chunk
-
-    def end(self) -> None:
-        """End both directions; `receive` gives what has come, and then None."""
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        """As `end`, for the last who uses it."""
-        self.end()
-        self._socket.close()
 
 
 def pack_metadata(metadata: Sequence[tuple[str, str]]) -> bytes:
@@ -141,6 +97,9 @@ class _PipeRpc(Rpc):
     def on_cancel(self, callback: Callable[[], None]) -> None:
         self._engine.cancels.when_over(self._call_id, callback)
 
+    def may_block(self) -> None:
+        self._engine.may_block()
+
     def metadata(self) -> Metadata:
         # What the front passes on, and no more.
         return self._metadata
@@ -151,7 +110,10 @@ class _PipeRpc(Rpc):
 
 
 class PipeEngine(Engine):
-    """The engine of a worker process: calls come from the front, and not from a port."""
+    """The engine of a worker process: calls come from the front, and not from a port.
+
+    As in the http2 engine, the thread that reads them runs the quick ones.
+    """
 
     name = "worker"
 
@@ -159,11 +121,16 @@ class PipeEngine(Engine):
         """`paths` are the unary methods that the front passes on, in its order."""
         self.max_message_bytes = options.max_message_bytes
         self.cancels = Cancellations()
-        self._frames = FrameSocket(connected)
         self._paths = paths
         self._methods = Methods()
         self._options = options
-        self._receive_lock = threading.Lock()
+        self._server = Server({}, Limits())
+        self._server.open()
+        self._turns: Turns[_PipeRpc] = Turns(self._server, self._run, _no_call(self))
+        self._tasks = self._turns.tasks
+        self.may_block = self._turns.may_block
+        self._link = FrameLink(self._server, connected, self._receive, self._front_is_gone)
+        self._threads: WorkerThreads[_PipeRpc] | None = None
         self._on_end: Callable[[], None] = lambda: None
         self._is_announced = False
         self._stopped = threading.Event()
@@ -179,13 +146,15 @@ class PipeEngine(Engine):
 
     def start(self, methods: Methods) -> None:
         self.use(methods)
-        self._threads: WorkerThreads[_PipeRpc] = WorkerThreads(
+        self._threads = WorkerThreads(
             "worker",
-            self._take,
-            lambda rpc: self._methods.unary[rpc.method](rpc),
+            self._turns.take,
+            self._run,
             minimum=self._options.min_threads,
             maximum=self._options.max_threads,
+            spare=1,  # The one that reads.
         )
+        self._turns.start(self._threads)
         self._threads.start()
 
     def use(self, methods: Methods) -> None:
@@ -198,64 +167,80 @@ class PipeEngine(Engine):
         listens on itself.
         """
         for address in addresses:
-            self._frames.send(0, LISTENS, address.encode())
-        self._frames.send(0, READY, SERVING if serving else b"")
+            self._link.send(0, LISTENS, address.encode(), keep=True)
+        self._link.send(0, READY, SERVING if serving else b"", keep=True)
         if not self._is_announced:
             self._is_announced = True
             # A thread of its own: all others may wait in handlers, and that is nothing to end a process for.
             threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
 
     def _beat(self) -> None:
-        try:
-            while True:
-                self._frames.send(0, BEAT, SECONDS.pack(self.longest_limit_s()))
-                if self._stopped.wait(BEAT_S):
-                    return
-        except OSError:
-            # The front is gone, and its clients with it: nothing is left to drain for.
-            self.cancels.all_are_over()
+        waits: _PipeRpc | None = None
+        since_s = time.monotonic()
+        while not self._stopped.is_set():
+            try:
+                first = self._tasks[0]
+            except IndexError:
+                first = None
+            if first is not waits or first is None:
+                waits, since_s = first, time.monotonic()
+            waited_s = time.monotonic() - since_s
+            self._link.send(0, BEAT, BEAT_BODY.pack(self.longest_limit_s(), waited_s), keep=True)
+            self._stopped.wait(BEAT_S)
 
-    def _take(self) -> _PipeRpc | None:
-        while True:
-            # Whoever waits for a call reads it itself: no hand-over between threads.
-            with self._receive_lock:
-                frame = self._frames.receive()
-            if frame is None:
-                self._on_end()
-                return None
-            call_id, kind, body = frame
-            if kind != CANCEL:
-                metadata: Metadata = ()
-                allowed_s: float | None = None
-                if kind & WITH_DEADLINE:
-                    kind -= WITH_DEADLINE
-                    (allowed_s,) = SECONDS.unpack_from(body)
-                    body = body[SECONDS.size :]
-                if kind & WITH_METADATA:
-                    kind -= WITH_METADATA
-                    metadata, body = unpack_metadata(body)
-                return _PipeRpc(self, call_id, self._paths[kind], body, metadata, allowed_s)
-            self.cancels.is_over(call_id)
+    def _receive(self, frames: list[Frame]) -> None:
+        for call_id, kind, body in frames:
+            if kind == CANCEL:
+                self.cancels.is_over(call_id)
+                continue
+            metadata: Metadata = ()
+            allowed_s: float | None = None
+            if kind & WITH_DEADLINE:
+                kind -= WITH_DEADLINE
+                (allowed_s,) = SECONDS.unpack_from(body)
+                body = body[SECONDS.size :]
+            if kind & WITH_METADATA:
+                kind -= WITH_METADATA
+                metadata, body = unpack_metadata(body)
+            self._tasks.append(_PipeRpc(self, call_id, self._paths[kind], body, metadata, allowed_s))
+
+    def _front_is_gone(self) -> None:
+        self._stopped.set()
+        # Its clients are, too: nothing is left to drain for, but where it wants no more of this worker.
+        self.cancels.all_are_over()
+        self._on_end()
+
+    def _run(self, rpc: _PipeRpc) -> None:
+        if rpc.method:
+            self._methods.unary[rpc.method](rpc)
 
     def answer(self, call_id: int, kind: int, body: bytes) -> None:
         self.cancels.pop(call_id, None)
-        try:
-            self._frames.send(call_id, kind, body)
-        except OSError:
-            # The front is gone, and its clients with it.
-            return
+        # Where no more calls came with it, it waits for nothing else.
+        self._link.send(call_id, kind, body, keep=True, at_once=not self._tasks)
 
     def replace_thread(self, thread_id: int) -> bool:
-        return self._threads.replace(thread_id)
+        return self._threads is not None and self._threads.replace(thread_id)
 
     def stop(self) -> None:
         self._stopped.set()
-        self._frames.close()
+        if self._turns.stop(_FLUSH_S):
+            self._link.close()
+            self._server.close()
+        else:
+            self._link.end()  # Somebody polls it still, and lets it go when the process ends.
 
     @property
     def thread_count(self) -> int:
-        return self._threads.count
+        return 0 if self._threads is None else min(self._threads.count, self._options.max_threads)
 
     @property
     def abandoned_thread_count(self) -> int:
-        return self._threads.abandoned
+        return 0 if self._threads is None else self._threads.abandoned
+
+
+def _no_call(engine: PipeEngine) -> _PipeRpc:
+    return _PipeRpc(engine, 0, "", b"", (), None)
+
+
+_FLUSH_S = 1.0

@@ -10,3 +10,8 @@ def MyPreMiddleware(request: Request) -> None:
     while time.thread_time() < until_s:
         pass
     request.headers["myheader"] = "myvalue"
+
+
+@Pre
+def Quick(request: Request) -> None:
+    request.headers["myheader"] = "myvalue"

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import Any, Final
 
-from coprocess.api.held import NO_EDITS, HeldRequest, HeldResponse, UnreadHeaders
+from coprocess.api.held import HeldRequest, HeldResponse, UnreadHeaders
 from coprocess.api.http import canonical_name
 from coprocess.loading.body_use import BODY_NAMES
 
@@ -23,11 +23,9 @@ class AskedHeaders(UnreadHeaders):
 
     def __init__(self, asks: Any) -> None:
         """`asks`: the part of the PDK that has `get_headers`."""
+        super().__init__()
         self.asks = asks
         self._given: dict[str, Any] | None = None
-        # Not by the base class's, as each request makes one.
-        self._read = self._set_now = None
-        self._set = NO_EDITS
 
     @property
     def given(self) -> dict[str, Any]:

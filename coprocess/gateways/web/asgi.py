@@ -15,9 +15,9 @@ from coprocess.gateways.web.asgi_messages import (
     Message,
     Receive,
     Scope,
+    ScopeRequest,
     Send,
     hide_unseen_bodies,
-    request_of,
     scope_for_app,
     send_answer,
     telling,
@@ -25,7 +25,6 @@ from coprocess.gateways.web.asgi_messages import (
 from coprocess.gateways.web.home import HOME
 from coprocess.gateways.web.host import MiddlewareHost
 from coprocess.gateways.web.http import (
-    RawHeader,
     RawHeaders,
     body_to_send,
     no_body_asked_for,
@@ -63,11 +62,16 @@ class Around:
             requests = self.requests
             if not requests.is_open:
                 await self.open()
-            service = requests.service
-            if service is None or (tracing := service.tracing) is None:
-                await self._request(scope, receive, send)
-            else:
+            service, chain = requests.service, requests.gateway.chain
+            if service is not None and (tracing := service.tracing) is not None:
                 await self._traced(tracing, scope, receive, send)
+            elif kind == "http" and not chain.has_app:
+                # As `_request`, in place: most requests are such.
+                body = RequestBody(receive, requests.max_body_bytes, scope)
+                exchange = RequestExchange(ScopeRequest(scope, body.kept), requests.spec, chain)
+                await self._http(scope, exchange, body, send)
+            else:
+                await self._request(scope, receive, send)
         elif kind == "lifespan":
             await Lifespan(self, receive, send).run(scope)
         else:
@@ -78,10 +82,10 @@ class Around:
         chain = requests.gateway.chain
         if scope["type"] == "http":
             body = RequestBody(receive, requests.max_body_bytes, scope)
-            exchange = RequestExchange(request_of(scope, body.kept), requests.spec, chain)
+            exchange = RequestExchange(ScopeRequest(scope, body.kept), requests.spec, chain)
             running = self._http(scope, exchange, body, send)
             return self._to_the_end(exchange, running) if chain.has_app else running
-        exchange = RequestExchange(request_of(scope, lambda: b""), requests.spec, chain)
+        exchange = RequestExchange(ScopeRequest(scope, lambda: b""), requests.spec, chain)
         return self._to_the_end(exchange, self._websocket(scope, exchange, receive, send))
 
     async def _traced(self, tracing: CallTracing, scope: Scope, receive: Receive, send: Send) -> None:
@@ -421,9 +425,8 @@ class _Response:
 
     async def _begin(self, start: Message, body_source: Callable[[], bytes]) -> None:
         """Run the handlers, and send what comes before the body; all, where the body is a new one."""
-        raw: list[RawHeader] = list(start.get("headers", ()))
-        exchange = self._exchange
-        exchange.response = HeldResponse(start["status"], RawHeaders(raw), body_source=body_source)
+        exchange, headers = self._exchange, RawHeaders(start.get("headers", ()))
+        exchange.response = HeldResponse(start["status"], headers, body_source=body_source)
         around = self._around
         try:
             waits_for = around.drive(around.requests.after_app(exchange), exchange, self._body)
@@ -435,7 +438,7 @@ class _Response:
             await around.gone(exchange)
             return
         response = exchange.response
-        new = {**start, "status": response.status, "headers": with_edits(raw, response)}
+        new = {**start, "status": response.status, "headers": with_edits(headers.raw, response)}
         if not response.has_new_body:
             await self._send(new)
             return

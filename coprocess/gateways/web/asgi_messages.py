@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
-from coprocess.api.held import HeldRequest
+from coprocess.api.held import NO_EDITS, UnreadRequest
 from coprocess.gateways.web.http import Caller, RawHeaders, body_to_send, response_of, with_edits
 from coprocess.runtime.answers import Answer
 from coprocess.runtime.held_call import HeldExchange
@@ -20,22 +20,30 @@ Send = Callable[[Message], Awaitable[None]]
 _UNSEEN_BODIES = ("http.response.pathsend", "http.response.zerocopysend")
 
 
-def request_of(scope: Scope, body_source: Callable[[], bytes]) -> HeldRequest:
-    if raw_path := scope.get("raw_path"):
-        if b"?" in raw_path:  # uvicorn and others send it without the query.
-            raw_path = raw_path.partition(b"?")[0]
-        path = raw_path.decode("latin-1")
-    else:
-        path = quote(scope["path"])
-    query = scope.get("query_string", b"")
-    return HeldRequest(
-        scope.get("method", "GET"),
-        path,
-        RawHeaders(scope["headers"]),
-        query=query.decode("latin-1") if query else "",
-        scheme=scope.get("scheme", "http"),
-        body_source=body_source,
-    )
+class ScopeRequest(UnreadRequest):
+    """A request as its scope has it."""
+
+    if not TYPE_CHECKING:
+        __slots__ = ("_of_scope",)
+
+    def __init__(self, scope: Scope, body_source: Callable[[], bytes]) -> None:
+        super().__init__(scope.get("method", "GET"), RawHeaders(scope["headers"]), body_source)
+        self._of_scope = scope
+
+    def _path_that_came(self) -> str:
+        raw_path: bytes = self._of_scope.get("raw_path") or b""
+        if not raw_path:
+            return quote(self._of_scope["path"])
+        # uvicorn and others leave the query there.
+        return raw_path.partition(b"?")[0].decode("latin-1")
+
+    def _query_that_came(self) -> str:
+        query: bytes = self._of_scope.get("query_string", b"")
+        return query.decode("latin-1")
+
+    def _scheme_that_came(self) -> str:
+        scheme: str = self._of_scope.get("scheme", "http")
+        return scheme
 
 
 def scope_for_app(scope: Scope, exchange: HeldExchange, *, has_session: bool) -> Scope:
@@ -45,7 +53,7 @@ def scope_for_app(scope: Scope, exchange: HeldExchange, *, has_session: bool) ->
     if has_session and inner.get("user") is None:
         inner["user"] = caller
     request = exchange.request
-    if request.headers.edited or request.has_new_body:
+    if request.headers.replaced is not NO_EDITS or request.has_new_body:
         inner["headers"] = with_edits(scope["headers"], request)
     if request.has_new_path:
         inner["raw_path"] = request.encoded_path.encode("latin-1")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Iterable, MutableMapping, Set
-from operator import itemgetter
 
 from coprocess.api.held import NO_EDITS, HeldHeaders, HeldRequest, HeldResponse, HeldSession, UnreadHeaders
 from coprocess.api.http import canonical_name
@@ -13,7 +12,6 @@ from coprocess.runtime.answers import Answer, error_answer
 from coprocess.runtime.held_call import HeldExchange
 
 RawHeader = tuple[bytes, bytes]
-_first = itemgetter(0)
 
 #: They are the server's to say: edits of them do not count, and a new body brings its own length.
 _FRAMING = frozenset({"Content-Length", "Transfer-Encoding"})
@@ -83,21 +81,21 @@ def _sent(name: str) -> bytes:
 class RawHeaders(UnreadHeaders):
     """Headers as servers and apps pass them: pairs of bytes."""
 
-    __slots__ = ("_raw",)
+    __slots__ = ("raw",)
 
     def __init__(self, raw: Iterable[RawHeader]) -> None:
-        # A copy: an app may change what is its own.
-        self._raw = tuple(raw)
+        #: A copy: an app may change what is its own.
+        self.raw = tuple(raw)
         # Not by the base class's, as each request makes two.
-        self._read = self._set_now = None
-        self._set = NO_EDITS
+        self.replaced = NO_EDITS
+        self._set_now = None
 
     def _came(self, name: str) -> list[str]:
         sent = _sent(name)
-        return [text_of(value) for key, value in self._raw if key == sent or key.lower() == sent]
+        return [text_of(value) for key, value in self.raw if key == sent or key.lower() == sent]
 
     def _all_that_came(self) -> Iterable[tuple[str, str]]:
-        return [(name_of(name), text_of(value)) for name, value in self._raw]
+        return [(name_of(name), text_of(value)) for name, value in self.raw]
 
 
 def edits_of(message: HeldRequest | HeldResponse) -> tuple[Set[str], list[tuple[str, str]]]:
@@ -120,15 +118,17 @@ def edits_of(message: HeldRequest | HeldResponse) -> tuple[Set[str], list[tuple[
 def with_edits(raw: Collection[RawHeader], message: HeldRequest | HeldResponse) -> list[RawHeader]:
     """The headers that came, with those that handlers edited in their place. Names in lower case."""
     replaced = message.headers.replaced
-    if replaced is not None and len(replaced) == 1 and not message.has_new_body:
+    if replaced and len(replaced) == 1 and not message.has_new_body:
         # Most handlers do no more.
-        [(name, value)] = replaced.items()
+        (name,) = replaced
         if name in _FRAMING:
             return list(raw)
         sent = _sent(name)
-        # Asked first, without a line of Python for each header: most do not replace one that came.
-        kept = raw if sent not in map(bytes.lower, map(_first, raw)) else _without(raw, {sent})
-        return [*kept, (sent, value.encode())]
+        for key, _ in raw:
+            if key.lower() == sent:
+                raw = _without(raw, {sent})
+                break
+        return [*raw, (sent, replaced[name].encode())]
     names, added = edits_of(message)
     kept = _without(raw, set(map(_sent, names)))
     return kept + [(_sent(name), value.encode()) for name, value in added]

@@ -15,10 +15,10 @@ from coprocess.gateways.web.http import quota_headers
 from coprocess.gateways.web.wsgi_ending import ended_with
 from coprocess.gateways.web.wsgi_messages import (
     Environ,
+    EnvironRequest,
     RequestBody,
     StartResponse,
     environ_for_app,
-    request_of,
     send_answer,
     telling,
 )
@@ -76,7 +76,7 @@ class Around:
     def _request(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         requests = self._requests
         body = RequestBody(environ, requests.max_body_bytes)
-        exchange = RequestExchange(request_of(environ, body.kept), requests.spec, requests.chain)
+        exchange = RequestExchange(EnvironRequest(environ, body.kept), requests.spec, requests.chain)
         if not exchange.chain.has_app:
             return self._answered(environ, start_response, exchange, body)
         requests.began(exchange)

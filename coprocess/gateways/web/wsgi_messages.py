@@ -6,10 +6,10 @@ import functools
 import io
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote_to_bytes
 
-from coprocess.api.held import HeldRequest, HeldResponse, UnreadHeaders
+from coprocess.api.held import HeldResponse, UnreadHeaders, UnreadRequest
 from coprocess.api.http import canonical_name
 from coprocess.gateways.web.http import (
     Caller,
@@ -63,17 +63,26 @@ class RequestBody(HeldBody):
         environ.pop("HTTP_TRANSFER_ENCODING", None)
 
 
-def request_of(environ: Environ, body_source: Callable[[], bytes]) -> HeldRequest:
-    path = quote(environ.get("PATH_INFO", "").encode("latin-1")) or "/"
-    query = environ.get("QUERY_STRING", "")
-    return HeldRequest(
-        environ["REQUEST_METHOD"],
-        path,
-        EnvironHeaders(environ),
-        query=query,
-        scheme=environ.get("wsgi.url_scheme", "http"),
-        body_source=body_source,
-    )
+class EnvironRequest(UnreadRequest):
+    """A request as its `environ` has it."""
+
+    if not TYPE_CHECKING:
+        __slots__ = ("_environ",)
+
+    def __init__(self, environ: Environ, body_source: Callable[[], bytes]) -> None:
+        super().__init__(environ["REQUEST_METHOD"], EnvironHeaders(environ), body_source)
+        self._environ = environ
+
+    def _path_that_came(self) -> str:
+        return quote(self._environ.get("PATH_INFO", "").encode("latin-1")) or "/"
+
+    def _query_that_came(self) -> str:
+        query: str = self._environ.get("QUERY_STRING", "")
+        return query
+
+    def _scheme_that_came(self) -> str:
+        scheme: str = self._environ.get("wsgi.url_scheme", "http")
+        return scheme
 
 
 def _utf8(value: str) -> str:

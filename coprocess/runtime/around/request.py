@@ -17,6 +17,9 @@ class RequestExchange(HeldExchange):
 
     __slots__ = ("answer", "chain", "given", "is_driven", "is_gone", "lifetime")
 
+    #: What the driver of its steps has brought for what they asked for last.
+    given: Any
+
     def __init__(self, request: HeldRequest, spec: HeldSpec, chain: Chain) -> None:
         # Not by the base class's, as each request makes one.
         self.request, self.response, self.spec = request, None, spec
@@ -24,8 +27,6 @@ class RequestExchange(HeldExchange):
         self.chain = chain
         #: What ends the request here.
         self.answer: Answer | None = None
-        #: What the driver of its steps has brought for what they asked for last.
-        self.given: Any = None
         #: The client is, and the app was told.
         self.is_gone = False
         #: Its handlers run: what is left for its end is not known yet.

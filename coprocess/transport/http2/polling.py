@@ -25,6 +25,10 @@ class _Epoll:
         self._callbacks[bound.fileno()] = callback
         self._epoll.modify(bound, _asked(events))
 
+    def watch(self, bound: socket.socket, events: int, callback: Callback) -> None:
+        """Add it, or change what it is watched for."""
+        (self.change if bound.fileno() in self._callbacks else self.add)(bound, events, callback)
+
     def remove(self, bound: socket.socket) -> None:
         """It may be closed, or may not be there."""
         if self._callbacks.pop(bound.fileno(), None) is not None:
@@ -36,6 +40,14 @@ class _Epoll:
             for number, told in self._epoll.poll(timeout_s)
             if (callback := self._callbacks.get(number)) is not None
         ]
+
+    def fileno(self) -> int | None:
+        """A descriptor that is ready to be read while a socket is ready; None: there is none."""
+        return self._epoll.fileno()
+
+    def is_ready(self) -> bool:
+        """Whether `poll` would find something."""
+        return bool(self._epoll.poll(0, 1))
 
     def close(self) -> None:
         self._epoll.close()
@@ -61,6 +73,10 @@ class _Selector:
     def change(self, bound: socket.socket, events: int, callback: Callback) -> None:
         self._selector.modify(bound, events, callback)
 
+    def watch(self, bound: socket.socket, events: int, callback: Callback) -> None:
+        is_there = bound.fileno() in self._selector.get_map()
+        (self.change if is_there else self.add)(bound, events, callback)
+
     def remove(self, bound: socket.socket) -> None:
         try:
             self._selector.unregister(bound)
@@ -69,6 +85,12 @@ class _Selector:
 
     def poll(self, timeout_s: float) -> list[tuple[Callback, int]]:
         return [(key.data, events) for key, events in self._selector.select(timeout_s)]
+
+    def fileno(self) -> int | None:
+        return None  # Not each of them has one.
+
+    def is_ready(self) -> bool:
+        return bool(self._selector.select(0))
 
     def close(self) -> None:
         self._selector.close()

@@ -15,7 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 
@@ -23,10 +23,19 @@ from coprocess.transport.http2.grpc_connection import Method, Service
 from coprocess.transport.http2.limits import Limits
 from coprocess.transport.http2.polling import make_poller
 from coprocess.transport.http2.protocol import Http2Protocol
-from coprocess.transport.http2.streams import Stream
 from coprocess.transport.http2.timers import Timers
 
 log = structlog.get_logger("coprocess")
+
+
+class Writer(Protocol):
+    """What has something to write: a connection, say. All is called with the server's lock."""
+
+    is_dirty: bool
+
+    def write(self) -> None: ...
+
+    def close_if_done(self) -> None: ...
 
 
 class Server:
@@ -41,7 +50,7 @@ class Server:
         self._sockets: list[tuple[socket.socket, ssl.SSLContext | None]] = []
         self._connections: set[Http2Protocol] = set()
         #: Connections whose answers the thread that polls has yet to write.
-        self._dirty: list[Http2Protocol] = []
+        self._dirty: list[Writer] = []
         #: Connections that have more frames: others come first.
         self.behind: list[Http2Protocol] = []
         #: Code of others, which is run without the lock, in this order, by the thread that polls.
@@ -53,6 +62,9 @@ class Server:
         self.is_watched = False
         #: The thread whose answers are written together, when it polls next; 0: none.
         self.polling_thread = 0
+        self._runs_callbacks = False
+        #: How often answers were written.
+        self.flushes = 0
         self._is_open = False
         self._is_awake = False
         #: time.monotonic(), as of the last second or so.
@@ -143,13 +155,26 @@ class Server:
     def close(self) -> None:
         """When nobody polls any more."""
         self.run_callbacks()
-        if self._is_open:
-            self._is_open = False
-            self._poller.close()
-            self._wake_reader.close()
-            self._wake_writer.close()
+        with self.lock:
+            if self._is_open:
+                self._is_open = False
+                self._poller.close()
+                self._wake_reader.close()
+                self._wake_writer.close()
 
     # Polling.
+
+    def fileno(self) -> int | None:
+        """For a loop that is to call `poll`: ready while sockets are. None: there is none."""
+        return self._poller.fileno()
+
+    def is_due(self) -> bool:
+        """Whether there is something to do for whoever polls. From any thread."""
+        with self.lock:
+            if not self._is_open:
+                return False
+            next_s = self._timers.next_s()
+            return (next_s is not None and next_s < time.monotonic()) or self._poller.is_ready()
 
     def prepare(self, *, wait: bool) -> float:
         """Write what is to be written; how long `poll` may wait then. Called with the lock."""
@@ -184,13 +209,15 @@ class Server:
         self.wake()
 
     def run_callbacks(self) -> None:
-        """Without the lock."""
+        """Without the lock. What is answered meanwhile is written before the next poll."""
         callbacks = self.callbacks
+        self._runs_callbacks = True
         while callbacks:
             try:
                 callbacks.popleft()()
             except Exception:  # The others are to be told, too.
                 log.exception("a callback failed")
+        self._runs_callbacks = False
 
     def wake(self) -> None:
         """Have the thread that polls look again."""
@@ -202,6 +229,18 @@ class Server:
     def _woken(self, events: int) -> None:
         with contextlib.suppress(BlockingIOError):
             self._wake_reader.recv(64)
+
+    def watch_other(
+        self,
+        connected: socket.socket,
+        ready: Callable[[int], None] | None,
+        events: int = selectors.EVENT_READ,
+    ) -> None:
+        """Poll a socket that is no client's connection. `ready` is called with the lock; None: no more."""
+        if ready is None:
+            self._poller.remove(connected)
+        else:
+            self._poller.watch(connected, events, ready)
 
     def watch(self, bound: socket.socket, connection: Http2Protocol, events: int) -> None:
         self._poller.change(bound, events, connection.ready)
@@ -252,9 +291,9 @@ class Server:
 
     def answer(
         self,
-        connection: Http2Protocol,
-        act: Callable[[Stream, Any], Any],
-        stream: Stream,
+        connection: Writer,
+        act: Callable[[Any, Any], Any],
+        stream: Any,
         value: Any,
         *,
         at_once: bool = False,
@@ -268,7 +307,10 @@ class Server:
         try:
             result = act(stream, value)
             self.write_later(connection)
-            if (at_once or threading.get_ident() != self.polling_thread) and not self._is_held():
+            if threading.get_ident() == self.polling_thread:
+                if at_once and not self._runs_callbacks:
+                    self.flush()
+            elif not self._is_held():
                 self.flush()
         finally:
             self.lock.release()
@@ -302,7 +344,7 @@ class Server:
             self._holding = None
             self.flush()
 
-    def write_later(self, connection: Http2Protocol) -> None:
+    def write_later(self, connection: Writer) -> None:
         """Before the next poll, or when another thread takes over. With the lock."""
         if not connection.is_dirty:
             connection.is_dirty = True
@@ -311,6 +353,7 @@ class Server:
     def flush(self) -> None:
         """Write what was answered. With the lock."""
         if self._dirty:
+            self.flushes += 1
             dirty, self._dirty = self._dirty, []
             for connection in dirty:
                 connection.write()

@@ -1,0 +1,133 @@
+"""Frames between front and worker: whole, in order, in batches; and what a worker tells of its calls."""
+
+from __future__ import annotations
+
+import queue
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from coprocess.transport import pipe
+from coprocess.transport.engine import Methods, Rpc
+from coprocess.transport.frame_link import HEAD, Frame, FrameLink, polling_server
+from coprocess.transport.http2.limits import Limits
+from coprocess.transport.http2.server import Server
+from coprocess.transport.pipe import BEAT, BEAT_BODY, CANCEL, PipeEngine
+from tests.server import PATIENCE_S, engine_options, until
+
+
+class Side:
+    """One end of a link, with what has come by it."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        self.came: queue.SimpleQueue[Frame] = queue.SimpleQueue()
+        self.is_over = threading.Event()
+        server, self._stop = polling_server("test-link")
+        self.link = FrameLink(server, connected, self._receive, self.is_over.set)
+
+    def _receive(self, frames: list[Frame]) -> None:
+        for frame in frames:
+            self.came.put(frame)
+
+    def frame(self) -> Frame:
+        return self.came.get(timeout=PATIENCE_S)
+
+    def close(self) -> None:
+        self.link.close()
+        self._stop()
+
+
+@contextmanager
+def side(connected: socket.socket) -> Iterator[Side]:
+    made = Side(connected)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def test_frames_come_out_as_they_went_in_however_they_are_cut() -> None:
+    ours, theirs = socket.socketpair()
+    frames = [(number, number % 3, bytes([number % 256]) * (number * 977)) for number in range(1, 200)]
+    frames.append((7, CANCEL, b""))
+    with side(ours) as sender, side(theirs) as receiver:
+        for call_id, kind, body in frames:
+            # In parts, as metadata and deadline are.
+            assert sender.link.send(call_id, kind, body[:5], body[5:])
+        assert [receiver.frame() for _ in frames] == frames
+        sender.link.end()
+        assert receiver.is_over.wait(PATIENCE_S)
+        assert not receiver.link.send(1, 0, b"nobody reads it")
+
+
+def test_frames_that_come_byte_by_byte_are_whole() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, side(theirs) as receiver:
+        for byte in HEAD.pack(3, 9, 1) + b"abc" + HEAD.pack(0, 10, 2):
+            ours.sendall(bytes([byte]))
+        assert [receiver.frame(), receiver.frame()] == [(9, 1, b"abc"), (10, 2, b"")]
+
+
+def test_what_is_sent_before_the_next_poll_goes_by_one_write_and_one_read_gives_it_all() -> None:
+    ours, theirs = socket.socketpair()
+    server = Server({}, Limits())
+    server.open()
+    came: list[list[Frame]] = []
+    link = FrameLink(server, ours, came.append, lambda: None)
+    theirs.setblocking(False)
+    server.polling_thread = threading.get_ident()
+    try:
+        for number in range(3):
+            assert link.send(number, 0, b"call")
+        with pytest.raises(BlockingIOError):
+            theirs.recv(1)
+        with server.lock:
+            server.prepare(wait=False)
+        data = theirs.recv(65536)
+        assert data == b"".join(HEAD.pack(4, number, 0) + b"call" for number in range(3))
+        assert link.send(3, 0, b"alone", at_once=True)
+        assert theirs.recv(65536) == HEAD.pack(5, 3, 0) + b"alone"
+        theirs.sendall(data)
+        server.poll(PATIENCE_S)
+        assert came == [[(number, 0, b"call") for number in range(3)]]
+    finally:
+        link.close()
+        theirs.close()
+        server.close()
+
+
+def test_a_worker_tells_that_its_calls_find_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It reads them all the same: else the front would see it by what is not read."""
+    monkeypatch.setattr(pipe, "BEAT_S", 0.01)
+    release = threading.Event()
+    ours, theirs = socket.socketpair()
+
+    def handler(rpc: Rpc) -> None:
+        release.wait(PATIENCE_S)
+        rpc.respond(rpc.payload)
+
+    worker = PipeEngine(theirs, ["/test/Call"], engine_options(min_threads=1, max_threads=1))
+    with side(ours) as front:
+
+        def waited_s() -> float:
+            call_id, kind, body = front.frame()
+            return float(BEAT_BODY.unpack(body)[1]) if (call_id, kind) == (0, BEAT) else 0.0
+
+        worker.start(Methods(unary={"/test/Call": handler}))
+        try:
+            worker.announce_ready(True)
+            for number in (1, 2, 3):
+                front.link.send(number, 0, b"call %d" % number)
+            until(lambda: waited_s() > 0.0)
+            release.set()
+            answers: list[Frame] = []
+            while len(answers) < 3:
+                frame = front.frame()
+                answers += [frame] if frame[0] else []
+            assert answers == [(number, 0, b"call %d" % number) for number in (1, 2, 3)]
+        finally:
+            release.set()
+            worker.stop()
