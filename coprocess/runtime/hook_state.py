@@ -240,6 +240,11 @@ class HookState(Generic[Entering]):
         counts.duration_sum_s += duration_s
         return self._next() if self.queue else None
 
+    def give_up(self, call: Entering) -> Entering | None:
+        """End a call that has its place, and never ran: the next one to run in its place."""
+        self._inside.discard(call)
+        return self._next() if self.queue else None
+
     def cut_off(self, call: Entering, duration_s: float) -> tuple[bool, Entering | None]:
         """End a call that runs still: whether it did, and if so, the next one to run in its place."""
         try:

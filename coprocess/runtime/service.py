@@ -281,11 +281,7 @@ class Service:
     def _leave_line(self, call: Call) -> None:
         """End a call that waits for its turn, as nobody waits for it."""
         if self._line.drop(call):
-            state = call.gate
-            with state.lock:
-                call.ended = True
-                following = state.queue.popleft() if state.queue else None
-                state.running -= following is None
+            following = call.gate.give_up(call)
             call.rpc.fail(Status.CANCELLED, "the client gave up")
             if following is not None:
                 self.begin_elsewhere(following)
