@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 OLDER_ENVOY := 1.36.4
 OLDER_ENVOY_IN := .venv-envoy-$(OLDER_ENVOY)
 
-.PHONY: help run test test-quick test-slow test-envoy-older test-all check lint types imports format proto lock bench judges fuzz chaos chaos-hour clean
+.PHONY: help run test test-quick test-slow test-envoy-older test-envoy-recordings test-all check lint types imports format proto lock bench judges fuzz chaos chaos-hour clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -48,6 +48,9 @@ $(OLDER_ENVOY_IN)/.ready: $(READY)
 
 test-envoy-older: $(OLDER_ENVOY_IN)/.ready ## what runs the real Envoy, with an older one (Linux)
 	ENVOY_BINARY=$(OLDER_ENVOY_IN)/envoy/_bin/envoy $(BIN)/python -m pytest tests/envoy tests/envoy_desk
+
+test-envoy-recordings: $(READY) ## the real Envoy, held to recordings: RECORDINGS=../shared/envoy/recordings
+	ENVOY_RECORDINGS=$(RECORDINGS) $(BIN)/python -m pytest tests/envoy_desk/test_recordings_against_envoy.py
 
 check: lint types imports ## ruff, mypy --strict, import rules
 

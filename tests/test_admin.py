@@ -41,6 +41,7 @@ def test_pages(handlers: Path) -> None:
         assert service.page("/healthz") == {"status": "alive"}
         ready = service.page("/readyz")
         assert (ready["status"], ready["hooks"], ready["last_reload"]) == ("ready", 1, None)
+        assert ready["handlers"] == "those of the last load"
         assert "nothing_like_it" in ready["problems"][0]
         page = service.page("/hooks")
         assert page["hooks"] == [
@@ -65,7 +66,10 @@ def test_pages(handlers: Path) -> None:
         assert service.http("POST", "/reload")[0] == 409
         # Still ready: the old handlers serve.
         status, _ = service.http("GET", "/readyz")
-        assert (status, service.page("/readyz")["last_reload"]["succeeded"]) == (200, False)
+        ready = service.page("/readyz")
+        assert (status, ready["hooks"], ready["last_reload"]["succeeded"]) == (200, 1, False)
+        assert ready["handlers"] == "those of before the last reload, which failed"
+        assert "not served" not in str(ready["problems"])
         assert len(service.page("/hooks")["problems"]) == 2
 
 

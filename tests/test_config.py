@@ -217,6 +217,12 @@ def test_error_of_an_address_shows_it_and_what_is_wrong(name: str, address: str,
         ("[redi]\nurl = 'x'", ". The only tables are [app] and those of routes: [routes.redi]"),
         ("rutes = 5", "; did you mean [routes.NAME]?"),
         ("redi = 'x'", "; did you mean redis?"),
+        ("timeout = 1", "; did you mean timeout_s?"),
+        ("loglevel = 'x'", "; did you mean log_level?"),
+        # Near to settings that mean something else: worker_listen, admin_hosts, request_state.
+        ("web_listen = 'x'", ""),
+        ("admin_port = 1", ""),
+        ("request_store = 1", ""),
     ],
 )
 def test_a_misspelt_table_is_no_misspelt_setting(folder: Path, text: str, hint: str) -> None:

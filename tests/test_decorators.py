@@ -261,3 +261,37 @@ def test_response_that_says_whether_it_uses_the_body_decorates(uses: bool) -> No
 
     assert callable(stamp)
     assert isinstance(Response(body="text"), Reply)
+
+
+WRAPS = """
+import functools
+from coprocess import App, Pre
+
+app = App()
+
+def guard(function):
+    @functools.wraps
+    def inner(request):
+        return function(request)
+    return inner
+"""
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [
+        "@Pre\n@guard\ndef handle(request): pass\n",
+        "@guard\n@Pre\ndef handle(request): pass\n",
+        "@Pre\ndef handle(request): pass\n@app.resource\n@guard\ndef check(request): pass\n",
+        "@Pre\ndef handle(request): pass\n@app.before\n@guard\ndef check(request): pass\n",
+    ],
+)
+def test_wraps_without_its_argument_is_told_with_the_users_own_place(
+    load: Load, tmp_path: Path, handler: str
+) -> None:
+    loaded = load(write(tmp_path, {"handlers.py": WRAPS + handler}))
+
+    problem = str(loaded.problems[0])
+    assert "handlers.py:8: inner() stands under @functools.wraps without its argument" in problem
+    assert "functools.py" not in problem
+    assert len(loaded.table) == 0

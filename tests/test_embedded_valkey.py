@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import signal
 import stat
@@ -230,8 +231,9 @@ def test_the_server_of_a_killed_service_is_stopped_where_none_follows(data_dir: 
         service.ask("set k v")
         pid = server_pid(data_dir)
         places = [str(data_dir / "valkey"), str(EmbeddedValkey(data_dir).socket_path)]
+        (data_dir / "valkey" / "watch.lock").touch(0o600)
         with subprocess.Popen([sys.executable, "-c", code, *places]) as watching:
-            wait_until((data_dir / "valkey" / "watch.lock").exists)
+            wait_until(lambda: is_held(data_dir / "valkey" / "watch.lock"))
             with another_service(data_dir) as following:
                 service.kill()
                 time.sleep(1.3)  # As long as the watch would wait for somebody, and more.
@@ -241,6 +243,47 @@ def test_the_server_of_a_killed_service_is_stopped_where_none_follows(data_dir: 
         wait_until(lambda: not is_alive(pid))
     with embedded_store(data_dir) as store:
         assert store.get("k") == b"v"
+
+
+def is_held(lock: Path) -> bool:
+    with lock.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+RUN = """
+import sys, time
+from pathlib import Path
+from coprocess.desk.store import TemporaryServer
+from tests.valkey import ValkeyProcess
+
+folder = Path(sys.argv[1])
+server = TemporaryServer(folder)
+bare = ValkeyProcess(folder / "bare")
+bare.start()
+print(server._server.pid, bare.pid, flush=True)
+time.sleep(3600)
+"""
+
+
+def test_the_servers_of_a_killed_test_run_end_with_it(data_dir: Path) -> None:
+    """Once they stayed: what should have ended them was killed with the group, or nobody was to."""
+    with subprocess.Popen(
+        [sys.executable, "-c", RUN, str(data_dir)],
+        stdout=subprocess.PIPE,
+        process_group=0,
+        cwd=Path(__file__).parents[1],
+    ) as run:
+        assert run.stdout is not None
+        pids = [int(word) for word in run.stdout.readline().split()]
+        assert len(pids) == 2
+        assert all(map(is_alive, pids))
+        os.killpg(run.pid, signal.SIGKILL)
+    for pid in pids:
+        wait_until(lambda pid=pid: not is_alive(pid))  # type: ignore[misc]  # mypy infers no type for it
 
 
 def test_a_watched_server_has_one_watch_that_ends_with_it(data_dir: Path) -> None:

@@ -51,6 +51,7 @@ EXTRAS = {
     "yaml": "envoy",
     "uvicorn": "serve-web",
     "a2wsgi": "serve-web",
+    "websockets": "serve-web",
 }
 _IMPORT_ALL = """
 import importlib, pkgutil, coprocess

@@ -164,7 +164,8 @@ def over_grpc(homes: Homes, *, status: int | None) -> dict[str, End]:
             except grpc.RpcError as error:
                 code, text = status_of(error)
                 ends[hook] = End(code.name, text)
-        until(homes.heard.exists)
+        # Its being there is not enough: what is in it comes a moment later.
+        until(lambda: homes.heard.exists() and homes.heard.read_text().endswith("\n"))
         found.close(5)
     return ends
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 
 from coprocess.store.embedded import find_binary
+from tests import killed_with_us
 
 START_TIMEOUT_S = 20.0
 
@@ -81,6 +82,7 @@ class ValkeyProcess:
                 stderr=log,
                 process_group=0,
             )
+        killed_with_us.watch(self._process.pid)
         deadline = time.monotonic() + START_TIMEOUT_S
         while not self._answers():
             assert self._process.poll() is None, (self.folder / "bare.log").read_text()
@@ -109,6 +111,7 @@ class ValkeyProcess:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+            killed_with_us.forget(self._process.pid)
             self._process = None
 
     def _answers(self) -> bool:

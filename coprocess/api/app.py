@@ -16,7 +16,14 @@ from typing import Any, Literal, TypeVar, overload
 
 from coprocess.api.declarations import module_that_runs
 from coprocess.api.decorators import moment_of
-from coprocess.api.functions import Source, describe, signature, source_of, source_of_decorator
+from coprocess.api.functions import (
+    Source,
+    describe,
+    refuse_bare_wraps,
+    signature,
+    source_of,
+    source_of_decorator,
+)
 from coprocess.api.moments import HookType
 from coprocess.errors import HandlerError
 
@@ -108,6 +115,7 @@ class App:
         def declare(function: F) -> F:
             _refuse_no_function(function, "@app.resource", where)
             source = source_of(function)
+            refuse_bare_wraps(function)
             found = name or getattr(function, "__name__", "")
             if not isinstance(found, str) or not found.isidentifier():
                 raise HandlerError(f'{source}: {describe(function)} has no name. Expected: name="…"')

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, overload
 
 from coprocess.api import messages
 from coprocess.api.declarations import Declaration, Limits, declare
-from coprocess.api.functions import Source, describe, source_of, source_of_decorator
+from coprocess.api.functions import Source, describe, refuse_bare_wraps, source_of, source_of_decorator
 from coprocess.api.moments import HookType
 from coprocess.errors import HandlerError
 
@@ -21,6 +21,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def checked_name(function: Callable[..., Any], name: str | None, source: Source) -> str:
     """The hook's name: `name`, or the function's own. Raises HandlerError where there is neither."""
+    refuse_bare_wraps(function)
     found = name if name is not None else getattr(function, "__name__", None)
     if not isinstance(found, str) or not found:
         raise HandlerError(f'{source}: {describe(function)} has no name. Expected: name="…"')

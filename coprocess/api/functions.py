@@ -26,10 +26,27 @@ class Source:
 
 def signature(function: Callable[..., Any], source: Source) -> inspect.Signature:
     """The signature of `function`, through functools.wraps. Raises HandlerError where it has none."""
+    refuse_bare_wraps(function)
     try:
         return inspect.signature(function)
     except (TypeError, ValueError) as error:
         raise HandlerError(f"{source}: {describe(function)} has no readable signature: {error}") from None
+
+
+def bare_wraps(function: Any) -> Any:
+    """The function that was decorated by functools.wraps itself, and not by what that gives; else None."""
+    if isinstance(function, functools.partial) and function.func is functools.update_wrapper:
+        return function.keywords.get("wrapped")
+    return None
+
+
+def refuse_bare_wraps(function: Any) -> None:
+    """Raises HandlerError where it was made by such a decorator: calling it would run nothing of it."""
+    if (inner := bare_wraps(function)) is not None:
+        raise HandlerError(
+            f"{source_of(inner)}: {describe(inner)} stands under @functools.wraps without its argument, "
+            "which makes no function of it. Expected: @functools.wraps(function)"
+        )
 
 
 def is_async(function: Callable[..., Any]) -> bool:
@@ -61,6 +78,8 @@ def describe(function: Callable[..., Any]) -> str:
 def source_of(function: Callable[..., Any]) -> Source:
     """Where `function` is written; for an instance, where its class is."""
     target: Any = inspect.unwrap(function)
+    while (inner := bare_wraps(target)) is not None:
+        target = inspect.unwrap(inner)
     while isinstance(target, functools.partial):
         target = inspect.unwrap(target.func)
     if (code := getattr(target, "__code__", None)) is None:

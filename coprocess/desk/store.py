@@ -32,7 +32,8 @@ class TemporaryServer:
     """An embedded server in a folder of its own. Raises ConfigError where this platform has none."""
 
     def __init__(self, folder: Path) -> None:
-        self._server = EmbeddedValkey(folder)
+        # A run that is killed, with its whole group, leaves no server: nobody would ever find it.
+        self._server = EmbeddedValkey(folder, watched=True, grace_s=0)
         self._server.start()
 
     @property

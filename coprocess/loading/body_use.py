@@ -12,7 +12,7 @@ from typing import Any
 from coprocess.loading.hooks import Hook
 
 #: Attributes of requests and responses that need the body.
-_BODY_NAMES = frozenset(("body", "raw_body", "text", "json", "set_json", "form", "stream"))
+BODY_NAMES = frozenset(("body", "raw_body", "text", "json", "set_json", "form", "stream"))
 
 
 def uses_body(function: Callable[..., Any]) -> bool:
@@ -21,6 +21,12 @@ def uses_body(function: Callable[..., Any]) -> bool:
     It is a guess from names, on the safe side: what speaks of `.json` may read a body. What it cannot see is
     code of other modules: a handler that reads a body there says so by `body=True`.
     """
+    return not BODY_NAMES.isdisjoint(attributes_used(function))
+
+
+def attributes_used(function: Callable[..., Any]) -> set[str]:
+    """The names of all attributes in the code of `function`, or of functions of its module that it names."""
+    used: set[str] = set()
     seen: set[CodeType] = set()
     waiting = [_plain(function)]
     while waiting:
@@ -31,14 +37,13 @@ def uses_body(function: Callable[..., Any]) -> bool:
             if code in seen:
                 continue
             seen.add(code)
-            if _BODY_NAMES.intersection(_attributes(code)):
-                return True
+            used.update(_attributes(code))
             module_name = found.__globals__.get("__name__")
             for name in code.co_names:
                 other = _plain(found.__globals__.get(name))
                 if other is not None and other.__globals__.get("__name__") == module_name:
                     waiting.append(other)
-    return False
+    return used
 
 
 def streams_body(function: Callable[..., Any]) -> bool:
@@ -63,9 +68,16 @@ _STREAMED = ("request", "response")
 
 def hook_uses_body(hook: Hook) -> bool:
     """The same for a handler with all that is around it; what its declaration says goes first."""
-    if hook.body is not None:
-        return hook.body
-    functions = [hook.handler]
+    return any(map(uses_body, _functions(hook))) if hook.body is None else hook.body
+
+
+def hook_attributes(hook: Hook) -> set[str]:
+    """As `attributes_used`, for a handler with all that is around it."""
+    return set().union(*map(attributes_used, _functions(hook)))
+
+
+def _functions(hook: Hook) -> list[Callable[..., Any]]:
+    functions: list[Callable[..., Any]] = [hook.handler]
     if (app := hook.app) is not None:
         around = (*app.befores, *app.afters, *app.teardowns)
         functions += [each.function for each in around if hook.type in each.moments]
@@ -73,7 +85,7 @@ def hook_uses_body(hook: Hook) -> bool:
         functions += [
             inspect.unwrap(each.function) for each in app.resources.values() if each.scope == "call"
         ]
-    return any(uses_body(function) for function in functions)
+    return functions
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:

@@ -79,6 +79,14 @@ class Lifecycle:
         self.app = app
         self._home = home
         self.resources = Resources(app)
+        own_names = {name for names in home.parameters.values() for name in names} | set(_ERROR)
+        for name, resource in self.resources.all.items():
+            if name in own_names:
+                raise HandlerError(
+                    f'{resource.declaration.source}: resource "{name}" has the name of an argument that '
+                    f"handlers have anyway, the call's own {_ERROR.get(name, name)}. Expected: another name, "
+                    f'as "my_{name}"'
+                )
         self._spawn_on_loop: Spawn | None = None
 
     def open(self, spawn: Spawn, timeout_s: float) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 
 from coprocess.api.app import App
 from coprocess.api.declarations import MARK, Declaration, collecting
+from coprocess.api.functions import bare_wraps
 from coprocess.api.moments import HookType
 from coprocess.error_text import format_error, is_not_ours, text_of
 from coprocess.errors import HandlerError, LoadError
@@ -265,7 +266,7 @@ class _Loading:
         without = [path for path in failed if _may_declare_around(path, has_app)]
         if without:
             text = (
-                f"{folder}: its handlers are not served, as {without[0].name} did not load, and may declare "
+                f"{folder}: its handlers cannot be taken, as {without[0].name} did not load, and may declare "
                 "what runs around them"
             )
             self._problems.append(Problem(folder, text))
@@ -485,6 +486,9 @@ def _wraps(outer: Any, inner: Callable[..., Any]) -> bool:
         seen.append(outer)
         if outer is inner:
             return True
+        if (wrapped := bare_wraps(outer)) is not None:
+            outer = wrapped
+            continue
         cells = getattr(outer, "__closure__", None) or ()
         wrapped = getattr(outer, "__wrapped__", None)
         if wrapped is None:

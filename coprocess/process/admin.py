@@ -88,11 +88,23 @@ class AdminPages:
         page = {
             "status": "ready" if serving else "not ready",
             "hooks": len(self._reloader.loaded.table),
+            "handlers": self._serves(),
             "problems": self._problems(),
             "store": self._store(),
             "last_reload": _outcome(self._reloader.last),
         }
         return 200 if serving else 503, page
+
+    def _serves(self) -> str:
+        """Whose hooks these are: problems are those of the last load, which may not have taken over."""
+        reloader = self._reloader
+        if not len(reloader.loaded.table):
+            return "none serve"
+        if reloader.last is not None and not reloader.last.succeeded:
+            return "those of before the last reload, which failed"
+        if reloader.rolled_back is not None:
+            return f"those of a rollback ({reloader.rolled_back})"
+        return "those of the last load"
 
     def _problems(self) -> list[str]:
         """What could not be loaded, when that was last tried."""

@@ -446,14 +446,16 @@ class App:
         self.health.set_serving(False)
         self._manager.stopping()
         settings = self.settings
-        self._tell("stopping", in_flight=service.in_flight, drain_s=settings.drain_s)
+        # A request around which handlers run is no call of the service while its app has it.
+        others = 0 if self._engine is None else self._engine.in_flight
+        self._tell("stopping", in_flight=max(service.in_flight, others), drain_s=settings.drain_s)
         # Load balancers see the health before they stop sending.
         until_s = time.monotonic() + settings.drain_s
         while (left_s := until_s - time.monotonic()) > 0:
             time.sleep(min(left_s, TICK_S))
         # Clients go elsewhere; calls that come all the same are refused once it has told them.
         if self._engine is not None and not self._engine.drain(settings.shutdown_timeout_s):
-            log.warning("requests were still running")
+            log.warning("requests were still running", in_flight=self._engine.in_flight)
         if not service.drain(settings.shutdown_timeout_s):
             log.warning("calls were still running", in_flight=service.in_flight)
         for request in self._take_requests(0):

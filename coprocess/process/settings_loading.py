@@ -68,8 +68,8 @@ def _misspelt_variables(names: Iterable[str]) -> Iterator[str]:
             where = f"routes are tables of {CONFIG_FILE}: [{ROUTES}.NAME]"
             yield f"{printable(variable)}: no such setting; {where}"
         elif is_ours and name not in Settings.model_fields:
-            near = difflib.get_close_matches(name, Settings.model_fields, n=1)
-            hint = f"; did you mean {PREFIX}{near[0].upper()}?" if near else ""
+            near = _near(name, Settings.model_fields)
+            hint = f"; did you mean {PREFIX}{near.upper()}?" if near else ""
             yield f"{printable(variable)}: no such setting{hint}"
 
 
@@ -100,14 +100,37 @@ def _hint(name: str, value: Any, model: type[BaseModel]) -> str:
     known = list(model.model_fields)
     if model is Settings:
         known = [ROUTES] if isinstance(value, dict) else [*known, ROUTES]
-    near = difflib.get_close_matches(name, known, n=1)
-    if near == [ROUTES]:
+    near = _near(name, known)
+    if near == ROUTES:
         return f"; did you mean [{ROUTES}.NAME]?"
     if near:
-        return f"; did you mean {near[0]}?"
+        return f"; did you mean {near}?"
     if isinstance(value, dict):
         return f". The only tables are [{APP}] and those of routes: [{ROUTES}.{name}]"
     return ""
+
+
+def _near(name: str, known: Iterable[str]) -> str | None:
+    """The one of `known` that `name` is a misspelling of; not one that means something else.
+
+    Most names share words with others: `web_listen` is near to `worker_listen`, and is none of it.
+    """
+    for near in difflib.get_close_matches(name.lower(), list(known), n=5):
+        words, its_words = name.lower().split("_"), near.split("_")
+        if _is_alike("".join(words), "".join(its_words), 0.9):
+            return near
+        said = [next((its for its in its_words if _is_alike(word, its, 0.7)), None) for word in words]
+        # A unit at the end is what people leave out.
+        if None not in said and {*its_words, *_UNITS} == {*said, *_UNITS}:
+            return near
+    return None
+
+
+_UNITS = ("s", "bytes", "percent")
+
+
+def _is_alike(word: str, other: str, ratio: float) -> bool:
+    return difflib.SequenceMatcher(None, word, other).ratio() >= ratio
 
 
 def settings_file(config_file: Path | None, base: Path = Path()) -> tuple[Path, dict[str, Any]]:

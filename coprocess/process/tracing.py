@@ -36,7 +36,7 @@ from coprocess.process import redaction
 from coprocess.process.trace_sampling import KEPT, NOWHERE, UNRECORDED, Sample, continued, headers_context
 from coprocess.runtime import prints
 from coprocess.runtime.call import Call
-from coprocess.transport.engine import Handler, Metadata, Rpc
+from coprocess.transport.engine import Handler, HandlersLoop, Metadata, Rpc
 from coprocess.transport.trace_context import trace_context_of
 
 _OK = 0
@@ -123,6 +123,9 @@ class TracedRpc(Rpc):
 
     def may_block(self) -> None:
         self._inner.may_block()
+
+    def runs_on(self, loop: HandlersLoop) -> None:
+        self._inner.runs_on(loop)
 
     def held_up_s(self) -> float:
         return self._inner.held_up_s()

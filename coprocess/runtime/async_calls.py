@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import structlog
@@ -69,9 +70,40 @@ class AsyncCalls:
             self._refuse(call)
             return
         call.deadline_s = time.monotonic() + call.gate.timeout_s
-        self._unbegun.add(call)
         self._calls.add(call)
-        self._submit(call)
+        loop = self._loop
+        if loop is not None and self.is_read_here():
+            self._begin_here(loop, call)
+        else:
+            self._unbegun.add(call)
+            self._submit(call)
+
+    def is_read_here(self) -> bool:
+        """Whether this thread is the loop's, and reads calls there at this moment."""
+        loop = self._loop
+        return loop is not None and loop.is_reading and loop.thread_id == threading.get_ident()
+
+    @property
+    def loop(self) -> LoopThread | None:
+        """None: no call has needed one yet."""
+        return self._loop
+
+    def _begin_here(self, loop: LoopThread, call: Call) -> None:
+        """On the loop, which reads calls: run its first step now. Many need no other."""
+        call.loop = loop
+
+        def begun(task: asyncio.Task[None]) -> None:
+            call.task = task
+
+        # What this step begins is no task of its own yet: no step can be run within another.
+        loop.is_reading = False
+        try:
+            loop.begin_task(self._run(call), call, begun)
+        finally:
+            loop.is_reading = True
+        task = call.task
+        if task is not None and not task.done():
+            call.rpc.on_cancel(partial(loop.cancel, task))
 
     def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> Future[Any]:
         """Run `coroutine` on the loop of the handlers, from any other thread. Raises RuntimeError."""

@@ -240,18 +240,19 @@ class HookState(Generic[Entering]):
         counts.duration_sum_s += duration_s
         return self._next() if self.queue else None
 
-    def give_up(self, call: Entering) -> Entering | None:
-        """End a call that has its place, and never ran: the next one to run in its place."""
-        self._inside.discard(call)
-        return self._next() if self.queue else None
-
     def cut_off(self, call: Entering, duration_s: float) -> tuple[bool, Entering | None]:
         """End a call that runs still: whether it did, and if so, the next one to run in its place."""
+        ended, following = self.release(call)
+        if ended:
+            call.counts.count(duration_s)
+        return ended, following
+
+    def release(self, call: Entering) -> tuple[bool, Entering | None]:
+        """As `cut_off`, of a call that did not run: it is not counted."""
         try:
             self._inside.remove(call)
         except KeyError:
             return False, None
-        call.counts.count(duration_s)
         return True, self._next() if self.queue else None
 
     def _next(self) -> Entering | None:

@@ -191,11 +191,27 @@ class InProcess:
             return self._begin_otherwise(call, watching)
         # Most handlers wait for nothing: that needs no timer, and no coroutine but theirs.
         context = copy_context()
-        if self._has_run(call, context, call.begin):
+        try:
+            reply = context.run(call.begin)
+        except BaseException as error:  # noqa: BLE001 - raised again, where it is no failure of the handler
+            self._failed_here(call, error)
             return None
-        rpc = InProcessRpc()
-        self._needs_rpc(call, rpc)
-        return self._run(call, rpc, call.rest(), context, watching)
+        took_s = time.monotonic() - call.since_s
+        if took_s > BLOCKS_S:
+            self._tell_blocked(call, took_s)
+        if reply is None:
+            rpc = InProcessRpc()
+            self._needs_rpc(call, rpc)
+            return self._run(call, rpc, call.rest(), context, watching)
+        if took_s > state.timeout_s:
+            self._ended_here(call, reply, took_s)
+            return None
+        # As `_ended_here`, in place: each handler of a request comes by.
+        call.replied = reply
+        following = state.leave(call, took_s)
+        if following is not None:
+            service.begin_elsewhere(following)
+        return None
 
     def _begin_otherwise(
         self, call: Call, watching: AbstractContextManager[object]
@@ -230,38 +246,24 @@ class InProcess:
         tracing = self._service.tracing
         return call.run_async() if tracing is None else tracing.run_async(call)
 
-    def _has_run(self, call: Call, context: Context, run: Callable[[], bytes | None]) -> bool:
-        """Run an admitted call here, as `run` does. False where that gives None, as the call waits."""
+    def _ended_here(self, call: Call, reply: bytes, took_s: float) -> None:
+        """A call that ran here has ended well, if it was in time."""
+        call.replied = reply
         state = call.gate
-        try:
-            try:
-                reply = context.run(run)
-                took_s = time.monotonic() - call.since_s
-                if took_s > BLOCKS_S or took_s > state.timeout_s:
-                    reply = self._after_long(call, reply, took_s)
-                if reply is None:
-                    return False
-                call.replied = reply
-            except HandlerFailed as error:
-                took_s = time.monotonic() - call.since_s
-                self._end_badly(call, error)
-        except BaseException:
-            self._leave(call)
-            raise
+        if took_s > state.timeout_s:
+            self._end_badly(call, None)
         following = state.leave(call, took_s)
         if following is not None:
             self._service.begin_elsewhere(following)
-        return True
 
-    def _after_long(self, call: Call, reply: bytes | None, took_s: float) -> bytes | None:
-        """The reply of a call that has run here for long, as far as it goes; None where it waits."""
-        if call.hook.is_async and took_s > BLOCKS_S:
-            self._tell_blocked(call, took_s)
-        if reply is not None and took_s > call.gate.timeout_s:
-            call.replied = reply
-            self._end_badly(call, None)
-            return call.replied
-        return reply
+    def _failed_here(self, call: Call, error: BaseException) -> None:
+        """A call that ran here was ended by `error`: raised where that is no failure of the handler."""
+        try:
+            if not isinstance(error, HandlerFailed):
+                raise error
+            self._end_badly(call, error)
+        finally:
+            self._leave(call)
 
     def _end_badly(self, call: Call, error: HandlerFailed | None) -> None:
         """End a call that ran here with `error`, or with a time-out, where it took too long for that."""
@@ -373,8 +375,13 @@ class InProcess:
             call.since_s = time.monotonic()
             call.failure = None
             if state.enter(call):
-                # In a context of its own: what a handler sets there is no other call's.
-                self._has_run(call, copy_context(), call.run)
+                try:
+                    # In a context of its own: what a handler sets there is no other call's.
+                    reply = copy_context().run(call.run)
+                except BaseException as error:  # noqa: BLE001 - as in `begin`
+                    self._failed_here(call, error)
+                else:
+                    self._ended_here(call, reply, time.monotonic() - call.since_s)
                 return
         if self.is_closed:
             _refuse(call)

@@ -44,6 +44,12 @@ class LoopThread:
         self._handed: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._is_woken = False
         self._is_over = False
+        #: Whether an engine reads calls on it at this moment, and what is called when it runs no more.
+        self.is_reading = False
+        self.on_end: list[Callable[[], None]] = []
+        self._first_steps: list[Callable[[], object]] = []
+        self.call_later = self._loop.call_later
+        self.add_reader, self.remove_reader = self._loop.add_reader, self._loop.remove_reader
         self._thread = threading.Thread(target=self._run, name="async-handlers", daemon=True)
         try:
             self._thread.start()
@@ -54,6 +60,19 @@ class LoopThread:
     @property
     def is_alive(self) -> bool:
         return self._thread.is_alive()
+
+    @property
+    def thread_id(self) -> int | None:
+        return self._thread.ident
+
+    @property
+    def current(self) -> object:
+        """The task that runs at this moment, from any thread."""
+        return asyncio.current_task(self._loop)
+
+    @property
+    def has_tasks(self) -> bool:
+        return bool(self._tasks or self._left)
 
     @property
     def owners(self) -> list[object]:
@@ -98,6 +117,31 @@ class LoopThread:
         task.add_done_callback(self._tasks.pop)
         return task
 
+    def begin_task(
+        self, coroutine: Coroutine[Any, Any, None], owner: object, begun: Callable[[asyncio.Task[None]], None]
+    ) -> None:
+        """As `run_task`, but its first step is run at once, in no other task; `begun` gets it before."""
+        context = Context()
+        # A task asks its loop to run its first step soon. This takes that step, and runs it: what
+        # `eager_start` does from Python 3.12 on, where it is over before anybody has the task.
+        self._loop.call_soon = self._take_first_step  # type: ignore[method-assign,assignment]  # for this alone
+        try:
+            task = asyncio.Task(coroutine, loop=self._loop, context=context)
+        finally:
+            del self._loop.call_soon
+        self._tasks[task] = owner
+        begun(task)
+        try:
+            context.run(self._first_steps.pop())
+        finally:
+            if task.done():
+                self._tasks.pop(task, None)
+            else:
+                task.add_done_callback(self._tasks.pop)
+
+    def _take_first_step(self, step: Callable[[], object], *, context: Context | None = None) -> None:
+        self._first_steps.append(step)
+
     def _make_task(
         self, loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any
     ) -> asyncio.Task[Any]:
@@ -137,6 +181,8 @@ class LoopThread:
             else:
                 if not self._is_over:
                     self._tell("a handler stopped the event loop: it runs on")
+        for callback in self.on_end:
+            callback()
         loop.close()
 
     def _tell(self, event: str, **fields: Any) -> None:

@@ -88,15 +88,18 @@ def _only_lost_its_turn(before: Used, duration_s: float) -> bool:
     It has waited for the interpreter where other threads of the process computed nearly all the time.
     """
     now = _used()
-    if now is None or now[1] - before[1] > QUICK_S:
+    if now is None or (own_s := now[1] - before[1]) > _QUICK_COMPUTING_S:
         return False
-    others_s = now[2] - before[2] - (now[1] - before[1])
-    return now[0] == before[0] or others_s > _NEARLY_ALL * duration_s
+    others_s = now[2] - before[2] - own_s
+    return now[0] == before[0] or others_s > _NEARLY_ALL * (duration_s - own_s)
 
 
 #: Waiting for less is no longer than a hand-over to another thread, and the way back.
 QUICK_S = 0.00025
-#: Of the time: the rest is what changing threads takes, and what the machine does for others.
+#: Computing keeps the interpreter from others wherever it runs, so that a hand-over gains them less. And a
+#: machine that is slow now takes that long for a quick hook, and longer still for the hand-over.
+_QUICK_COMPUTING_S = 0.0005
+#: Of the time that it waited: the rest is what changing threads takes, and what the machine does for others.
 _NEARLY_ALL = 0.8
 #: Less is over before the interpreter is asked for by another thread.
 COMPUTES_S = 0.001

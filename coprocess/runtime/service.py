@@ -238,6 +238,14 @@ class Service:
         pace = first.gate.pace
         if first.gate.hook.is_async:
             self.async_calls.begin(first)
+            loop = self.async_calls.loop
+            if loop is not None:
+                first.rpc.runs_on(loop)
+            return
+        if self.async_calls.is_read_here():
+            # Else all async handlers would wait for it.
+            first.rpc.may_block()
+            self.begin_elsewhere(first)
             return
         if pace.computes and not in_turn:
             in_turn = self._has_turn(first)
@@ -281,7 +289,7 @@ class Service:
     def _leave_line(self, call: Call) -> None:
         """End a call that waits for its turn, as nobody waits for it."""
         if self._line.drop(call):
-            following = call.gate.give_up(call)
+            _, following = call.gate.release(call)
             call.rpc.fail(Status.CANCELLED, "the client gave up")
             if following is not None:
                 self.begin_elsewhere(following)

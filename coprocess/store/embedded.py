@@ -71,11 +71,12 @@ class EmbeddedValkey:
         fsync: Literal["everysec", "always"] = "everysec",
         start_timeout_s: float = 30.0,
         watched: bool = False,
+        grace_s: float = last_user.GRACE_S,
     ) -> None:
         """`fsync` "always" is also set on a server that runs already; "everysec" takes that one as it is.
 
-        `start_timeout_s` includes loading the data. `watched`: a process beside the server stops it, some
-        seconds after its users were killed. It needs `sys.executable` to be Python, as in a program's own
+        `start_timeout_s` includes loading the data. `watched`: a process beside the server stops it,
+        `grace_s` after its users were killed. It needs `sys.executable` to be Python, as in a program's own
         process.
         """
         if fsync not in ("everysec", "always"):
@@ -85,6 +86,7 @@ class EmbeddedValkey:
         self._fsync = fsync
         self._start_timeout_s = start_timeout_s
         self._watched = watched
+        self._grace_s = grace_s
         self._folder = data_dir.resolve() / "valkey"
         self.socket_path = self._folder / "valkey.sock"
         self._users_fd: int | None = None
@@ -231,7 +233,9 @@ class EmbeddedValkey:
     def _watch_users(self) -> None:
         """Have a process stop the server when its users were killed. Where one does already, it ends."""
         with suppress(OSError):
+            os.close(open_lock_file(self._folder / "watch.lock"))
             words = [sys.executable, "-IS", last_user.__file__, str(self._folder), str(self.socket_path)]
+            words.append(str(self._grace_s))
             # Its end is nobody's to wait for: it outlives who starts it, or ends at once.
             subprocess.Popen(  # noqa: S603 - our own file
                 ["/bin/sh", "-c", '"$@" &', "sh", *words],

@@ -1,6 +1,6 @@
 """Stops an embedded server whose users were killed: run as a process of its own, beside the server.
 
-    last_user.py FOLDER SOCKET
+    last_user.py FOLDER SOCKET GRACE_S
 
 A user that ends in order stops the server itself (`embedded`). One that was killed cannot, but the kernel
 lets go of its lock, which this process looks at. It imports the standard library alone, to stay small.
@@ -21,11 +21,13 @@ _ANSWER_S = 5.0
 
 
 def watch(folder: str, socket_path: str, grace_s: float = GRACE_S, look_s: float = 1.0) -> None:
-    """Return when the server is gone, or another process watches it. It looks every `look_s` seconds."""
+    """Return when the server is gone, or another process watches it. It looks every `look_s` seconds.
+
+    Raises OSError where one of the files is gone. None is made: the folder may be on its way to be removed.
+    """
 
     def opened(name: str) -> int:
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        return os.open(f"{folder}/{name}", flags, 0o600)
+        return os.open(f"{folder}/{name}", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
 
     own, users, deciding, server = map(opened, ("watch.lock", "users.lock", "start.lock", "server.lock"))
     if not _takes(own):
@@ -74,4 +76,4 @@ def _shut_down(socket_path: str) -> None:
 
 
 if __name__ == "__main__":
-    watch(sys.argv[1], sys.argv[2])
+    watch(sys.argv[1], sys.argv[2], float(sys.argv[3]))

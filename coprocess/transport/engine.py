@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from asyncio import TimerHandle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from coprocess.errors import CoprocessError, Status
 
@@ -24,6 +25,36 @@ class ListenError(CoprocessError):
 def too_large(what: str, size_bytes: int, limit_bytes: int) -> str:
     """What a client is told of a message, or a reply, over `max_message_bytes`."""
     return f"the {what} is larger than the limit: {size_bytes} of {limit_bytes} bytes"
+
+
+class HandlersLoop(Protocol):
+    """An event loop in a thread of its own, which may read calls itself."""
+
+    #: Whether calls are read on it at this moment: their first steps are to be run at once.
+    is_reading: bool
+    #: Called, in its thread, when it runs no more.
+    on_end: list[Callable[[], None]]
+
+    @property
+    def thread_id(self) -> int | None: ...
+
+    @property
+    def current(self) -> object:
+        """The task that runs at this moment, from any thread."""
+
+    @property
+    def has_tasks(self) -> bool: ...
+
+    def call_soon(self, callback: Callable[..., object], *arguments: Any) -> bool:
+        """Run `callback` on the loop, from any thread. False where it does not run any more."""
+
+    # On the loop.
+
+    def call_later(self, delay_s: float, callback: Callable[[], object]) -> TimerHandle: ...
+
+    def add_reader(self, descriptor: int, callback: Callable[[], object], /) -> None: ...
+
+    def remove_reader(self, descriptor: int, /) -> object: ...
 
 
 class Rpc(ABC):
@@ -52,6 +83,12 @@ class Rpc(ABC):
 
         An engine that runs handlers in the thread that reads calls reads on in another one then. It does so,
         some milliseconds later, where nobody says it.
+        """
+
+    def runs_on(self, loop: HandlersLoop) -> None:  # noqa: B027 - most engines have nothing to do
+        """Say, in the engine's thread, that its handler runs on `loop`.
+
+        An engine may read calls on that loop, then: also those whose handler must be run elsewhere.
         """
 
     @abstractmethod
@@ -250,6 +287,11 @@ class Engine(ABC):
 
     def begin(self) -> None:  # noqa: B027 - most have nothing to do
         """The handlers serve from now on. It may be told again. Raises CoprocessError."""
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that run now and are no calls of a service; 0 where all are."""
+        return 0
 
     def drain(self, timeout_s: float) -> bool:
         """Have clients send what is new elsewhere. False where requests still run that are no calls."""

@@ -15,6 +15,7 @@ from coprocess.transport.engine import (
     BidiRpc,
     Engine,
     EngineOptions,
+    HandlersLoop,
     ListenError,
     Metadata,
     Methods,
@@ -134,6 +135,10 @@ class Http2Rpc(Rpc):
 
     def may_block(self) -> None:
         self._engine.may_block()
+
+    def runs_on(self, loop: HandlersLoop) -> None:
+        if not loop.is_reading:
+            self._engine.runs_on(self.method, loop)
 
     def unpack(self) -> bool:
         """Unpack a compressed message. False where that cannot be: the call has its answer."""
@@ -329,7 +334,7 @@ class Http2Engine(Engine):
         self._server = Server(self._beginnings, limits)
         self.answer = self._server.answer
         self.callbacks = self._server.callbacks
-        self._turns: Turns[_Task] = Turns(self._server, self._run, _no_call())
+        self._turns: Turns[_Task] = Turns(self._server, self._run, _no_call(), self._may_run_on_loop)
         self.tasks = self._turns.tasks
         self.may_block = self._turns.may_block
         self.put_task = self._turns.put
@@ -337,6 +342,8 @@ class Http2Engine(Engine):
         self._methods = Methods()
         #: Of methods with one message, whatever their kind of reply: every call looks here.
         self._handlers: dict[str, Callable[[Any], None]] = {}
+        #: Methods whose handlers have said that they run on a loop, or elsewhere where they may not.
+        self._loop_methods: set[str] = set()
         self._threads: WorkerThreads[_Task] | None = None
 
     def _begin_with(self, kind: type[Http2Rpc]) -> Callable[..., Http2Rpc]:
@@ -364,6 +371,18 @@ class Http2Engine(Engine):
             if rpc.is_compressed and not rpc.unpack():
                 return
         self._handlers[rpc.method](rpc)
+
+    def runs_on(self, path: str, loop: HandlersLoop) -> None:
+        self._loop_methods.add(path)
+        self._turns.runs_on(loop)
+
+    def _may_run_on_loop(self, task: _Task) -> bool:
+        return (
+            type(task) is Http2Rpc
+            and task.method in self._loop_methods
+            and not task.is_compressed
+            and len(task.payload) <= _LARGE_BYTES
+        )
 
     def send(self, protocol: Http2Protocol, stream: Stream, message: bytes) -> bool:
         """One of many messages. False where the call is over, or its client does not read."""

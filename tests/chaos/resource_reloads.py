@@ -61,8 +61,8 @@ def work(pool):
 
 
 @app.resource(scope="call")
-async def session(client):
-    held = Held("session", client)
+async def lease(client):
+    held = Held("lease", client)
     await asyncio.sleep(0)
     yield held
     held.close()
@@ -75,12 +75,12 @@ def sync_hook(request, work):
 
 
 @Pre
-async def async_hook(request, session):
+async def async_hook(request, lease):
     await asyncio.sleep(0.002)
-    request.headers["X-State"] = session.state or "open"
+    request.headers["X-State"] = lease.state or "open"
 """
 
-OF_APP, OF_CALL = ("pool", "client"), ("work", "session")
+OF_APP, OF_CALL = ("pool", "client"), ("work", "lease")
 
 
 def counted(told: Path) -> dict[str, tuple[int, int]]:

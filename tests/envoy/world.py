@@ -204,6 +204,9 @@ class Listener(NamedTuple):
     filters: Sequence[Json]
     route: Mapping[str, Any] = MappingProxyType({})
     settings: Mapping[str, Any] = MappingProxyType({})
+    #: Beside its connection manager.
+    listener: Mapping[str, Any] = MappingProxyType({})
+    router: Mapping[str, Any] = MappingProxyType({})
 
 
 class Envoy:
@@ -261,6 +264,10 @@ class Envoy:
         self._process.wait()
         self._log.close()
         self._folder.cleanup()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     @property
     def version(self) -> tuple[int, ...]:
@@ -363,7 +370,10 @@ def cluster(name: str, host: str, port: int, *, is_http2: bool = False) -> Json:
 def _listener(name: str, port: int, listener: Listener) -> Json:
     router = {
         "name": "envoy.filters.http.router",
-        "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router",
+            **listener.router,
+        },
     }
     route = {"match": {"prefix": "/"}, "route": {"cluster": "upstream", "timeout": "10s"}, **listener.route}
     manager = {
@@ -381,4 +391,5 @@ def _listener(name: str, port: int, listener: Listener) -> Json:
         "filter_chains": [
             {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
         ],
+        **listener.listener,
     }

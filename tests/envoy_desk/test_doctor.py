@@ -263,6 +263,24 @@ def http_service(config: dict[str, Any]) -> None:
     filter_["http_service"] = {"server_uri": {"uri": "http://x", "cluster": "coprocess", "timeout": "1s"}}
 
 
+def own_service(cluster: str, **more: Any) -> dict[str, Any]:
+    return {"grpc_service": {"envoy_grpc": {"cluster_name": cluster}, **more}}
+
+
+def unused_key_of_authz(config: dict[str, Any]) -> None:
+    said = [{"key": "x-coprocess-chain", "value": "whole"}]
+    manager(config)["http_filters"].insert(
+        0,
+        {
+            "name": "envoy.filters.http.ext_authz",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz",
+                **own_service("coprocess", initial_metadata=said),
+            },
+        },
+    )
+
+
 ALLOWED = {"patterns": [{"exact": "x-key"}]}
 CASES: list[tuple[str, str, str, Change]] = [
     ("whole", "envoy-failure-open", "error", set_(failure_mode_allow=True)),
@@ -304,6 +322,21 @@ CASES: list[tuple[str, str, str, Change]] = [
     ("plain", "envoy-no-filter", "error", no_filter),
     ("plain", "envoy-cluster", "error", http1_cluster),
     ("plain", "envoy-cluster", "error", other_cluster),
+    ("plain", "envoy-cluster", "error", on_route(**own_service("gone"))),
+    # It speaks HTTP/1.1, as upstreams do.
+    ("plain", "envoy-cluster", "error", on_route(**own_service("upstream"))),
+    ("plain", "envoy-http-service", "error", on_route(http_service={"server_uri": {"uri": "http://x"}})),
+    (
+        "plain",
+        "envoy-name-unknown",
+        "error",
+        on_route(
+            **own_service("coprocess", initial_metadata=[{"key": "x-coprocess-chain", "value": "gone"}])
+        ),
+    ),
+    # The chain is said to the filter's service, and the route has another: all handlers run.
+    ("plain", "envoy-response-skipped", "error", on_route(**own_service("coprocess"))),
+    ("plain", "envoy-key-unknown", "error", unused_key_of_authz),
     (
         "plain",
         "envoy-name-unknown",

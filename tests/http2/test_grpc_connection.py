@@ -215,6 +215,15 @@ def test_a_reset_cancels(code: ErrorCode) -> None:
     assert 1 not in echo.peer.responses
 
 
+def test_what_waits_for_a_window_is_forgotten_with_its_connection() -> None:
+    echo = Echo(Limits())
+    echo.send(frames.settings({Setting.INITIAL_WINDOW_SIZE: 0}) + call(1))
+    echo.grpc.respond(echo.calls[0].stream, b"reply")
+    assert echo.grpc.http.sending.unsent_bytes > 0
+    echo.grpc.lost()
+    assert echo.grpc.http.sending.unsent_bytes == 0
+
+
 def test_a_connection_that_is_lost_cancels_all() -> None:
     echo = Echo()
     echo.send(call(1) + headers(3, STREAM_CALL))
@@ -357,3 +366,22 @@ def test_the_last_reply_of_a_stream_is_not_kept_back_for_what_others_of_the_conn
     echo.send(frames.settings({Setting.INITIAL_WINDOW_SIZE: 65_535}))
     echo.peer.read()
     assert echo.response(7).status == 0
+
+
+@pytest.mark.parametrize("size", [1, 3, 100, 5000])
+def test_a_message_in_pieces_of_any_size(size: int) -> None:
+    """Small ones are kept together, as each by itself would take more than it holds."""
+    echo, payload = Echo(Limits()), bytes(range(256)) * 40
+    raw = message(payload)
+    pieces = [raw[at : at + size] for at in range(0, len(raw), size)]
+    echo.send(headers(1, CALL) + b"".join(data(1, piece) for piece in pieces) + data(1, b"", ends=True))
+    assert [made.payload for made in echo.calls] == [payload]
+    assert echo.grpc.http.held_bytes == len(payload)
+
+
+def test_a_large_answer_is_whole() -> None:
+    echo, reply = Echo(), bytes(range(256)) * 200
+    echo.send(call(1))
+    echo.grpc.respond(echo.calls[0].stream, reply)
+    echo.send(b"")
+    assert echo.response(1).content == message(reply)

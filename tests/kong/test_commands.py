@@ -115,13 +115,85 @@ def test_dump_is_json_and_nothing_else(plugin: Path, tmp_path: Path) -> None:
         ran = forked.run(words, capture_output=True, cwd=tmp_path, check=True)
         assert json.loads(ran.stdout) == DUMP
         assert b"past Python" in ran.stderr
-    # What a file prints when it is run itself comes before anything of ours is asked.
-    quiet = tmp_path / "quiet.py"
-    quiet.write_text(PLUGIN.replace('print("at import")', "").replace('os.write(1, b"past Python")', ""))
     ran = subprocess.run(
-        [sys.executable, str(quiet), "-dump"], capture_output=True, env=environment, check=True
+        [sys.executable, "-W", "ignore", str(plugin), "-dump"],
+        capture_output=True,
+        env=environment,
+        check=True,
     )
     assert json.loads(ran.stdout) == DUMP
+    assert b"at import" in ran.stderr
+    assert b"past Python" in ran.stderr
+
+
+LOUD = """
+import ctypes, os, sys, threading
+print("before all")
+import loud_sibling
+import kong_pdk.pdk.kong as kong
+ctypes.CDLL(None).write(1, b"by C", 4)
+os.system("echo by a process")
+import atexit
+atexit.register(print, "at the end")
+# After the JSON, as the interpreter waits for its main thread only then.
+threading.Thread(target=lambda: (threading.main_thread().join(), print("by a thread"))).start()
+
+class Loud(type):
+    def __init__(cls, *words):
+        print("by a class")
+
+class Plugin(metaclass=Loud):
+    def __init__(self, config):
+        print("by init")
+
+    def log(self, kong):
+        pass
+
+kept = Plugin({})
+
+if __name__ == "__main__":
+    print("in main")
+    from kong_pdk.cli import start_dedicated_server
+    start_dedicated_server("loud", Plugin)
+"""
+
+
+def test_nothing_that_a_plugin_prints_spoils_its_dump(tmp_path: Path) -> None:
+    """Once, what a file printed that was run itself, and what any printed after its load, was in the JSON."""
+    path = tmp_path / "loud.py"
+    path.write_text(LOUD)
+    (tmp_path / "loud_sibling.py").write_text("print('by a sibling', flush=True)\n")
+    environment = {**os.environ, "PYTHONPATH": str(PATH)}
+    for words in ([sys.executable, str(path), "--dump"], [*KONG, "dump", str(path)]):
+        ran = subprocess.run(words, capture_output=True, env=environment, check=True, text=True)
+        assert [each["Name"] for each in json.loads(ran.stdout)] == ["loud"]
+        for who in ("a sibling", "C", "a process", "a class", "init", "a thread"):
+            assert f"by {who}" in ran.stderr
+        assert "before all" in ran.stderr
+        assert "at the end" in ran.stderr
+
+
+def test_what_starts_python_otherwise_is_left_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "other.py").write_text("print('out')")
+    (tmp_path / "plugin.py").write_text("import kong_pdk\nprint('out')")
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text("print('its own', __name__)")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(PATH), str(site)))}
+    for words, out in (
+        (["other.py", "--dump"], "out"),
+        (["plugin.py"], "out"),
+        (["-c", "print('out')", "plugin.py", "--dump"], "out"),
+    ):
+        ran = subprocess.run(
+            [sys.executable, *words],
+            capture_output=True,
+            env=environment,
+            text=True,
+            cwd=tmp_path,
+            check=True,
+        )
+        assert ran.stdout == f"its own sitecustomize\n{out}\n"
 
 
 @pytest.mark.parametrize(
@@ -165,6 +237,46 @@ def test_a_folder_of_plugins_may_hold_what_they_import(tmp_path: Path) -> None:
     ran = forked.run([*KONG, "dump", "-d", str(tmp_path)], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     assert [each["Name"] for each in json.loads(ran.stdout)] == ["one", "my-plugin"]
+
+
+GOOD = "class Plugin:\n def __init__(self, config): pass\n def access(self, kong): pass\n"
+FOLDER = {
+    "helper.py": "x = 1\n",
+    "_private.py": GOOD,
+    "broken.py": "import nowhere_to_be_found\n" + GOOD,
+    "good-copy.py": "from good import Plugin\nfrom kong_pdk.cli import start_dedicated_server\n"
+    "def main():\n start_dedicated_server('good', Plugin)\n",
+    "good.py": GOOD,
+}
+LEFT_OUT = {
+    "helper.py": "it has no Plugin",
+    "_private.py": "its name begins with _",
+    "broken.py": "ModuleNotFoundError",
+    "good-copy.py": 'a second plugin "good"; the first, which counts, is ',
+}
+
+
+def test_what_is_left_out_of_a_folder_is_told_once_with_the_reason(
+    tmp_path: Path, started: list[subprocess.Popen[bytes]]
+) -> None:
+    folder = tmp_path / "plugins"
+    folder.mkdir()
+    for name, source in FOLDER.items():
+        (folder / name).write_text(source)
+    ran = forked.run([*KONG, "dump", "-d", str(folder)], capture_output=True, text=True, check=True)
+    assert [each["Name"] for each in json.loads(ran.stdout)] == ["good"]
+    log = tmp_path / "log"
+    words = [*KONG, "serve", "-d", str(folder), "-p", str(tmp_path), "--log-format=json"]
+    with log.open("wb") as out:
+        started.append(forked.Process(words, stdout=subprocess.DEVNULL, stderr=out))
+    kong = connect(tmp_path / "python_pluginserver.sock", started[0])
+    assert kong.run(kong.start("{}", "good")) == []
+    started[0].send_signal(signal.SIGTERM)
+    assert started[0].wait(20) == 0
+    for name, reason in LEFT_OUT.items():
+        for told in (ran.stderr.splitlines(), log.read_text().splitlines()):
+            (line,) = (line for line in told if f"/{name}:" in line and reason in line.replace('\\"', '"'))
+            assert "left out" in line or "not loaded" in line
 
 
 def test_conf_says_what_start_cmd_needs(plugin: Path) -> None:

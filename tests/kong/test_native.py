@@ -29,6 +29,34 @@ def mark(request, state):
 def silent(state):
     state.path = "unread"
 
+@Pre
+def sets(request):
+    request.headers["X-Set"] = "1"
+    request.method = "PUT"
+
+@Pre
+def guards(request):
+    if "X-Asked" not in request.headers:
+        raise Reject(403, request.path)
+
+@Pre
+async def on_a_loop(request):
+    assert (request.path, request.method, request.scheme) == ("/a%20b", "GET", "https")
+
+@Pre(on_error="open")
+def fails_open(request):
+    request.headers["X-Set"] = "1"
+    raise ValueError
+
+@Response
+def fixed(response):
+    response.headers["X-Fixed"] = "1"
+
+@Response
+async def tells(request, response):
+    asked = request.headers["X-Asked"]
+    response.headers["X-Was"] = f"{request.method} {request.path} {response.status} {asked}"
+
 @CustomKeyCheck
 def check(request, session):
     token = request.headers.get("Authorization")
@@ -81,6 +109,7 @@ def run(
     gives = {
         "get_method": "GET",
         "get_path_with_query": "/a%20b?x=1",
+        "get_scheme": "https",
         "get_headers": {"x-asked": ["v"], "x-secret": ["s"], "authorization": ["me"]},
     } | gives
     kept: dict[str, Any] = {}
@@ -102,9 +131,8 @@ def test_edits_are_told_together(tmp_path: Path) -> None:
     with handlers(tmp_path) as served:
         calls = run(served, {"pre": ["mark"]})
         assert list(calls) == [
-            "request.get_method",
-            "request.get_path_with_query",
             "request.get_headers",
+            "request.get_path_with_query",
             "service.request.clear_header",
             "service.request.set_headers",
             "service.request.set_raw_query",
@@ -112,6 +140,39 @@ def test_edits_are_told_together(tmp_path: Path) -> None:
         assert calls["service.request.set_headers"] == [{"X-Mark": "v", "X-Two": ["1", "2"]}]
         assert calls["service.request.clear_header"] == ["X-Secret"]
         assert calls["service.request.set_raw_query"] == ["q=a+b&x=1"]
+
+
+def test_kong_is_asked_for_what_a_handler_uses_and_when_it_uses_it(tmp_path: Path) -> None:
+    with handlers(tmp_path) as served:
+        # What only sets is told, and asks nothing.
+        assert run(served, {"pre": ["sets"]}) == {
+            "service.request.set_headers": [{"X-Set": "1"}],
+            "service.request.set_method": ["PUT"],
+        }
+        assert list(run(served, {"pre": ["guards"]})) == ["request.get_headers"]
+        assert list(run(served, {"pre": ["guards"]}, get_headers={})) == [
+            "request.get_headers",
+            "request.get_path_with_query",
+            "response.exit",
+        ]
+        # What runs on a loop must not wait there: for that, Kong is asked before.
+        calls = list(run(served, {"pre": ["on_a_loop"]}))
+        assert calls == ["request.get_path_with_query", "request.get_method", "request.get_scheme"]
+        # One that fails open leaves the request as it came.
+        assert "service.request.set_headers" not in run(served, {"pre": ["fails_open"]})
+
+
+def test_a_response_handler_asks_in_its_own_phase(tmp_path: Path) -> None:
+    """Once, a request that no earlier handler had asked for was a GET of / there."""
+    with handlers(tmp_path) as served:
+        phases = ("access", "response")
+        assert set(run(served, {"response": ["fixed"]}, phases)) == {
+            "ctx.shared.set",
+            "ctx.shared.get",
+            "response.set_headers",
+        }
+        calls = run(served, {"response": ["tells"]}, phases, get_method="DELETE", get_status=404)
+        assert calls["response.set_headers"] == [{"X-Was": "DELETE /a%20b 404 v"}]
 
 
 def test_kong_is_asked_nothing_where_nothing_is_read(tmp_path: Path) -> None:

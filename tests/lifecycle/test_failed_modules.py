@@ -31,7 +31,7 @@ def test_handlers_without_what_runs_before_them_are_not_served(
     loaded = load(write(tmp_path / "handlers", {**files, "handler.py": HANDLER}))
 
     assert [hook.name for hook in loaded.table] == []
-    assert "its handlers are not served, as " in str(loaded.problems[-1])
+    assert "its handlers cannot be taken, as " in str(loaded.problems[-1])
     assert "did not load, and may declare what runs around them" in str(loaded.problems[-1])
 
 

@@ -83,9 +83,9 @@ def sync_hook(request, state, work):
     state.work = work
 
 @Pre
-async def async_hook(request, state, session):
+async def async_hook(request, state, lease):
     await asyncio.sleep(0.001)
-    state.session = session
+    state.lease = lease
 """
 
 
@@ -95,7 +95,7 @@ LOOPS: list[asyncio.AbstractEventLoop] = []
 
 def of_state(state: Any) -> bytes:
     """What the app sees of the resources of its request."""
-    return f"{state.work.state or 'open'} {state.session.state or 'open'}".encode()
+    return f"{state.work.state or 'open'} {state.lease.state or 'open'}".encode()
 
 
 def wsgi_app(environ: Any, start_response: Any) -> Iterator[bytes]:
@@ -142,4 +142,4 @@ def test_those_around_an_app_are_closed_as_often_as_they_are_opened(tmp_path: Pa
         asked.wait_for(2)
     assert not asked.wrong, asked.wrong[:5]
     opened = resource_reloads.check(told, WEB_RELOADS + 1)
-    assert opened["work"] == opened["session"] == asked.answered
+    assert opened["work"] == opened["lease"] == asked.answered

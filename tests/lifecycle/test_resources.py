@@ -239,6 +239,15 @@ REFUSED = {
         "@app.resource\ndef a(): ...\n@app.resource(name='a')\ndef b(): ...\n",
         'a second resource "a"; the first is at',
     ),
+    "the name of a handler's argument": (
+        "@app.resource\ndef session(): ...\n",
+        'resource "session" has the name of an argument that handlers have anyway, the call\'s own session',
+    ),
+    "the name of another moment's argument": (
+        "@app.resource(name='event', scope='call')\ndef a(): ...\n",
+        'resource "event" has the name of an argument',
+    ),
+    "the name of what failed": ("@app.resource\ndef exc(): ...\n", "the call's own error"),
     "a wrong scope": ("@app.resource(scope='request')\ndef a(): ...\n", "scope='request'. Expected"),
     "two Apps": ("other = App('other')\n", "a second App; the first is at"),
     "a handler that asks for what there is not": ("@Post\ndef asks(db): ...\n", 'asks for "db"'),

@@ -63,3 +63,17 @@ def test_a_call_that_waits_for_the_interpreter_is_told_from_one_that_waits(
     assert pace.apart == 0
     pace.took(SLOW_S, pace.look())
     assert pace.apart == 16
+
+
+@pytest.mark.skipif(pace_module._OF_THREAD is None, reason="this system does not tell what a thread used")
+def test_a_quick_call_on_a_slow_machine_is_told_from_one_that_computes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pace = began()
+    pace.took(SLOW_S, None)
+    used = [(1, 0.0, 0.0), (1, 1.5 * QUICK_S, 1.5 * QUICK_S), (1, 0.0, 0.0), (1, SLOW_S, SLOW_S)]
+    monkeypatch.setattr(pace_module, "_used", lambda: used.pop(0))
+    pace.took(1.5 * QUICK_S, pace.look())
+    assert pace.apart == 0
+    pace.took(SLOW_S, pace.look())
+    assert pace.apart == 16

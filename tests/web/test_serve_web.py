@@ -9,21 +9,38 @@ from pathlib import Path
 
 import httpx
 import pytest
+import websockets
+import websockets.sync.client
 
 from tests.serve_process import ServeProcess
+from tests.server import until
 
 SHOP = """
 import asyncio
 import time
+from pathlib import Path
 
 from flask import Flask, request
+
+HERE = Path(__file__).parent
+
+
+def is_let_go():
+    (HERE / "slow_runs").touch()
+    return (HERE / "let_go").exists()
 
 
 async def app(scope, receive, send):
     if scope["type"] == "lifespan":
         raise RuntimeError("none")
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.send", "text": (await receive())["text"] + "!"})
+        return
     if scope["path"] == "/slow":
-        await asyncio.sleep(0.5)
+        while not is_let_go():
+            await asyncio.sleep(0.01)
     who = scope["user"].display_name
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": f"asgi {scope['path']} {who}".encode()})
@@ -35,7 +52,8 @@ site = Flask("shop")
 @site.get("/<path:rest>")
 def page(rest):
     if rest == "slow":
-        time.sleep(0.5)
+        while not is_let_go():
+            time.sleep(0.01)
     return f"wsgi /{rest} {request.environ['REMOTE_USER']}"
 """
 
@@ -66,6 +84,15 @@ def stamp(response, spec):
     response.headers["X-Stamp"] = "VERSION " + spec.config["greeting"]
 """
 
+PASSES = """
+from coprocess import Pre, Reject
+
+@Pre
+def passes(request):
+    if "refused" in request.query_string:
+        raise Reject(403, "no")
+"""
+
 SETTINGS = """
 [app]
 token = "secret"
@@ -93,6 +120,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", params=["app", "site"])
 def service(folder: Path, request: pytest.FixtureRequest) -> Iterator[ServeProcess]:
     (folder / "handlers" / "h.py").write_text(HANDLERS)
+    for mark in ("slow_runs", "let_go"):
+        (folder / mark).unlink(missing_ok=True)
     with ServeProcess(folder / "handlers", f"--web=shop:{request.param}", "--web-chain=shop") as service:
         yield service
 
@@ -143,8 +172,10 @@ def test_it_serves_reloads_and_drains(service: ServeProcess, folder: Path) -> No
         slow: list[str] = []
         thread = threading.Thread(target=lambda: slow.append(client.get("/slow").text[5:]))
         thread.start()
-        threading.Event().wait(0.2)
+        until((folder / "slow_runs").exists)
         service.process.send_signal(signal.SIGTERM)
+        assert service.wait_for("stopping")["in_flight"] >= 1
+        (folder / "let_go").touch()
         thread.join(20)
         assert slow == ["/slow ann"]
     assert service.process.wait(20) == 0
@@ -168,6 +199,19 @@ def test_what_is_wrong_is_told_at_start(folder: Path, flags: list[str], expected
     with ServeProcess(folder / "handlers", *flags, wait=False) as service:
         assert service.process.wait(30) == 1 or service.process.returncode == 2
     assert expected in str(service.lines)
+
+
+def test_websockets_are_served(tmp_path: Path) -> None:
+    """Once, no extra brought what they need: the handshake was answered as a plain request."""
+    (tmp_path / "handlers").mkdir()
+    (tmp_path / "handlers" / "h.py").write_text(PASSES)
+    (tmp_path / "shop.py").write_text(SHOP)
+    with ServeProcess(tmp_path / "handlers", "--web=shop:app") as service:
+        with websockets.sync.client.connect(f"ws://{service.address}/ws") as client:
+            client.send("hello")
+            assert client.recv() == "hello!"
+        with pytest.raises(websockets.exceptions.InvalidStatus):
+            websockets.sync.client.connect(f"ws://{service.address}/ws?refused")
 
 
 def test_without_handlers_every_request_would_pass(tmp_path: Path) -> None:

@@ -17,3 +17,8 @@ def check(request: Request, session: Session) -> None:
 @Response
 def look(response: Response) -> None:
     pass
+
+
+@Post
+def shout(request: Request) -> None:
+    request.body = request.raw_body.upper()

@@ -3,14 +3,18 @@
 //	envoybench serve ADDRESS
 //	envoybench load ADDRESS streams|checks IN_FLIGHT SECONDS
 //	envoybench hold ADDRESS STREAMS SECONDS
+//	envoybench upstream ADDRESS
+//	envoybench http ADDRESS IN_FLIGHT SECONDS BODY_BYTES DELAY_MS
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
 	"log"
 	"net"
+	"net/http"
 	"os"
 	"strconv"
 	"sync"
@@ -34,6 +38,13 @@ func main() {
 		inFlight, _ := strconv.Atoi(os.Args[4])
 		seconds, _ := strconv.ParseFloat(os.Args[5], 64)
 		load(os.Args[2], os.Args[3], inFlight, time.Duration(seconds*float64(time.Second)))
+	case "upstream":
+		upstream(os.Args[2])
+	case "http":
+		inFlight, _ := strconv.Atoi(os.Args[3])
+		seconds, _ := strconv.ParseFloat(os.Args[4], 64)
+		size, _ := strconv.Atoi(os.Args[5])
+		loadHTTP(os.Args[2], inFlight, time.Duration(seconds*float64(time.Second)), size, os.Args[6])
 	case "hold":
 		streams, _ := strconv.Atoi(os.Args[3])
 		seconds, _ := strconv.ParseFloat(os.Args[4], 64)
@@ -70,6 +81,13 @@ func (server) Process(stream proc.ExternalProcessor_ProcessServer) error {
 		case *proc.ProcessingRequest_RequestHeaders:
 			mutation := &proc.HeaderMutation{SetHeaders: set("x-bench", "1", true)}
 			reply.Response = &proc.ProcessingResponse_RequestHeaders{RequestHeaders: &proc.HeadersResponse{Response: &proc.CommonResponse{HeaderMutation: mutation}}}
+		case *proc.ProcessingRequest_RequestBody:
+			body := bytes.ToUpper(asked.GetRequestBody().Body)
+			common := &proc.CommonResponse{
+				HeaderMutation: &proc.HeaderMutation{SetHeaders: set("content-length", strconv.Itoa(len(body)), true)},
+				BodyMutation:   &proc.BodyMutation{Mutation: &proc.BodyMutation_Body{Body: body}},
+			}
+			reply.Response = &proc.ProcessingResponse_RequestBody{RequestBody: &proc.BodyResponse{Response: common}}
 		case *proc.ProcessingRequest_ResponseHeaders:
 			reply.Response = &proc.ProcessingResponse_ResponseHeaders{ResponseHeaders: &proc.HeadersResponse{}}
 		}
@@ -89,7 +107,7 @@ func serve(address string) {
 	if err != nil {
 		log.Fatal(err)
 	}
-	served := grpc.NewServer()
+	served := grpc.NewServer(grpc.MaxRecvMsgSize(64<<20), grpc.MaxSendMsgSize(64<<20))
 	proc.RegisterExternalProcessorServer(served, server{})
 	auth.RegisterAuthorizationServer(served, server{})
 	log.Fatal(served.Serve(listener))
@@ -185,6 +203,55 @@ func load(address, what string, inFlight int, duration time.Duration) {
 			for time.Now().Before(until) {
 				if err := once(); err != nil {
 					log.Fatal(err)
+				}
+				done.Add(1)
+			}
+		}()
+	}
+	group.Wait()
+	fmt.Printf("{\"done\": %d, \"seconds\": %f}\n", done.Load(), time.Since(began).Seconds())
+}
+
+// What stands behind Envoy: it reads the body, waits as it is told, and says whether the handler's work is there.
+func upstream(address string) {
+	log.Fatal(http.ListenAndServe(address, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil || (r.Header.Get("X-Bench") != "1" && !bytes.HasPrefix(body, []byte("XXXX"))) {
+			w.WriteHeader(http.StatusTeapot)
+			return
+		}
+		if delay, _ := strconv.Atoi(r.Header.Get("X-Delay-Ms")); delay > 0 {
+			time.Sleep(time.Duration(delay) * time.Millisecond)
+		}
+		w.Write([]byte("ok"))
+	})))
+}
+
+func loadHTTP(address string, inFlight int, duration time.Duration, size int, delay string) {
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: inFlight, MaxConnsPerHost: inFlight}}
+	body := bytes.Repeat([]byte("x"), size)
+	var done atomic.Int64
+	var group sync.WaitGroup
+	began := time.Now()
+	for i := 0; i < inFlight; i++ {
+		group.Add(1)
+		go func() {
+			defer group.Done()
+			for time.Since(began) < duration {
+				method, content := "GET", io.Reader(nil)
+				if size > 0 {
+					method, content = "POST", bytes.NewReader(body)
+				}
+				request, _ := http.NewRequest(method, "http://"+address+"/orders/17?page=2", content)
+				request.Header.Set("X-Delay-Ms", delay)
+				response, err := client.Do(request)
+				if err != nil {
+					log.Fatal(err)
+				}
+				io.Copy(io.Discard, response.Body)
+				response.Body.Close()
+				if response.StatusCode != 200 {
+					log.Fatal(response.Status)
 				}
 				done.Add(1)
 			}

@@ -60,9 +60,9 @@ def conf(
         found = read_handlers(handlers, name)
         what = [word for folder in handlers for word in ("--handlers", str(folder.resolve()))]
     else:
-        paths = plugin_files(plugin, None)
-        (found,) = read_plugins(paths, PluginOptions(name=name))
-        what = [str(paths[0].resolve())]
+        files = plugin_files(plugin, None)
+        (found,) = read_plugins(files, PluginOptions(name=name))
+        what = [str(files.paths[0].resolve())]
     typer.echo(kong_conf(found, what, prefix, env or [], flags, name))
 
 

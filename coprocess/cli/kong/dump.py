@@ -7,8 +7,8 @@ from coprocess.cli.kong.plugins import (
     Handlers,
     Name,
     PluginFile,
+    dump_plugins,
     plugin_files,
-    print_dump,
     read_handlers,
     read_plugins,
 )
@@ -20,7 +20,8 @@ def dump(
 ) -> None:
     """Tell of the plugin as JSON, whatever it prints itself: kong.conf's query_cmd."""
     if handlers:
-        print_dump([read_handlers(handlers, name).info()])
+        folders = handlers
+        dump_plugins(lambda: [read_handlers(folders, name)])
         return
-    plugins = read_plugins(plugin_files(plugin, directory), PluginOptions(name=name))
-    print_dump([each.info() for each in plugins])
+    files = plugin_files(plugin, directory)
+    dump_plugins(lambda: read_plugins(files, PluginOptions(name=name)))

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from coprocess.errors import ConfigError, LoadError
-from coprocess.gateways.kong.plugin import Plugin, PluginOptions, has_plugin
+from coprocess.gateways.kong.plugin import Plugin, PluginOptions, has_plugin, name_in
 from coprocess.gateways.kong.registration import load_handlers, load_plugins
 
 PREFIX = Path("/usr/local/kong")
@@ -41,6 +42,16 @@ Handlers = Annotated[
 HANDLERS_NAME = "coprocess"
 
 
+@dataclass(frozen=True, slots=True)
+class PluginFiles:
+    """Which files are plugins, and which of their folder are none: with the reason, as text."""
+
+    paths: list[Path]
+    left_out: list[str] = field(default_factory=list)
+    #: Whether they are what a folder has: then one that cannot be loaded keeps no other from being served.
+    of_folder: bool = False
+
+
 def read_handlers(folders: Sequence[Path], name: str | None) -> Plugin:
     """As `read_plugins`, for the plugin of native handlers."""
     with _printing_aside():
@@ -50,33 +61,65 @@ def read_handlers(folders: Sequence[Path], name: str | None) -> Plugin:
     return plugin
 
 
-def plugin_files(file: Path | None, folder: Path | None) -> list[Path]:
+def plugin_files(file: Path | None, folder: Path | None) -> PluginFiles:
     """Raises ConfigError where there are none, or both are given."""
     if (file is None) == (folder is None):
         raise ConfigError("which plugin is meant? Expected: one of PLUGIN.py and -d DIR")
     if file is not None:
-        return [file]
+        return PluginFiles([file])
     assert folder is not None  # noqa: S101 - one of the two is given
-    files = sorted(
-        path for path in folder.glob("*.py") if path.is_file() and not path.name.startswith(("_", "."))
-    )
-    # Others are what the plugins import, as with kong-pdk.
-    found = [path for path in files if has_plugin(path)]
+    found, left_out = [], []
+    for path in sorted(folder.glob("*.py")):
+        if not path.is_file():
+            left_out.append(f"{path}: it is no file")
+        elif path.name.startswith(("_", ".")):
+            left_out.append(f"{path}: its name begins with {path.name[0]}")
+        elif not has_plugin(path):
+            # What plugins import, as with kong-pdk.
+            left_out.append(f"{path}: it has no Plugin")
+        else:
+            found.append(path)
     if not found:
-        raise ConfigError(f"{folder}: no .py file has a Plugin. Expected: plugins, a file each")
-    return found
+        raise ConfigError(
+            "\n".join((f"{folder}: no .py file has a Plugin. Expected: plugins, a file each", *left_out))
+        )
+    # Where two files say one name, the file that has it is meant, and not a copy beside it.
+    found.sort(key=lambda path: name_in(path) != path.stem)
+    return PluginFiles(found, left_out, of_folder=True)
 
 
-def read_plugins(paths: Sequence[Path], options: PluginOptions) -> list[Plugin]:
-    """Load them. What they print meanwhile goes to standard error. Raises LoadError for what is wrong."""
+def read_plugins(files: PluginFiles, options: PluginOptions) -> list[Plugin]:
+    """Load them. What they print meanwhile goes to standard error, as what is left out of a folder.
+
+    Raises LoadError for what is wrong; with those of a folder, where none is good.
+    """
     with _printing_aside():
-        loaded, plugins = load_plugins(paths, options)
+        loaded, plugins = load_plugins(files.paths, options, files.left_out)
     for problem in loaded.problems:
         if problem.traceback:
             sys.stderr.write(problem.traceback)
-    if loaded.problems:
+    if loaded.problems and not (files.of_folder and plugins):
         raise LoadError("\n".join(map(str, loaded.problems)))
+    for text in (*loaded.left_out, *loaded.problems):
+        sys.stderr.write(f"left out: {text}\n")
     return plugins
+
+
+def dump_plugins(read: Callable[[], list[Plugin]]) -> None:
+    """Print one JSON value and nothing else, as Kong takes it from the query command.
+
+    What else is printed, until the process ends, goes to standard error: also what threads, exit handlers
+    and C code print.
+    """
+    sys.stdout.flush()
+    # Python started with it, where a plugin's file is run itself: see there.
+    own = getattr(sys.modules.get("sitecustomize"), "coprocess_stdout", None)
+    if own is None:
+        own = os.dup(1)
+        os.dup2(2, 1)
+    text = json.dumps([each.info() for each in read()])
+    with open(own, "w", closefd=False) as out:
+        out.write(text)
 
 
 @contextmanager
@@ -91,10 +134,3 @@ def _printing_aside() -> Iterator[None]:
     finally:
         os.dup2(kept, 1)
         os.close(kept)
-
-
-def print_dump(info: Any) -> None:
-    """One JSON value and nothing else, as Kong takes it from the query command."""
-    text = json.dumps(info)
-    sys.stdout.flush()
-    os.write(1, text.encode())

@@ -18,8 +18,9 @@ from coprocess.cli.kong.plugins import (
     Handlers,
     Name,
     PluginFile,
+    PluginFiles,
+    dump_plugins,
     plugin_files,
-    print_dump,
     read_handlers,
     read_plugins,
 )
@@ -149,7 +150,8 @@ def serve(
         raise ConfigError("-g and -m go not together. Expected: one of them, or none")
     if handlers and tell_kong:
         raise ConfigError("--tell-kong goes with plugins, not with --handlers. Expected: one of them")
-    paths = [] if handlers else plugin_files(plugin, directory)
+    files = PluginFiles([]) if handlers else plugin_files(plugin, directory)
+    paths = files.paths
     options = PluginOptions(
         name=name,
         lua_style=not no_lua_style,
@@ -158,8 +160,7 @@ def serve(
         redact=redact_text,
     )
     if dump:
-        plugins = [read_handlers(handlers, name)] if handlers else read_plugins(paths, options)
-        print_dump([each.info() for each in plugins])
+        dump_plugins(lambda: [read_handlers(handlers, name)] if handlers else read_plugins(files, options))
         return
     open_standard_streams()
     if not prefix.is_dir():
@@ -201,7 +202,11 @@ def serve(
             handlers, served, follows_another=follows_another, share=share, limits_store=store.library_url
         )
     else:
-        gateway = plugin_server(paths, options, follows_another=follows_another, share=share)
+        # One of several workers tells what is left out.
+        left_out = files.left_out if worker_number == 0 else []
+        gateway = plugin_server(
+            paths, options, follows_another=follows_another, share=share, left_out=left_out
+        )
     _run(settings, lambda: _app(settings, gateway, worker_fd, worker_number), outlive=outlive_parent)
 
 

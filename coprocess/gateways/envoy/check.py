@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from google.protobuf.message import DecodeError
 
 from coprocess.api.held import HeldHeaders, HeldRequest
-from coprocess.api.http import canonical_name
 from coprocess.api.moments import HookType
 from coprocess.errors import BadMessage, CoprocessError, HandlerFailed, UnknownHook
 from coprocess.gateways.envoy import dynamic_metadata, encoding, guard
@@ -169,23 +168,25 @@ def _allowed(traffic: Traffic, method: str) -> bytes:
         raise HandlerFailed("replaced the body: ext_authz cannot. Expected: ext_proc, for such a handler")
     content, edits = b"", 0
     if request.method != method:
-        content += _set(b":method", guard.method_bytes(request.method))
+        content += encoding.set_text_header(b":method", guard.method_bytes(request.method), _HEADERS)
     if request.has_new_path or request.has_new_query:
-        content += _set(b":path", guard.target_of(request).encode())
+        content += encoding.set_text_header(b":path", guard.target_of(request).encode(), _HEADERS)
     headers = request.headers
     edited = headers.edited
     for name in sorted(edited) if len(edited) > 1 else edited:
-        if canonical_name(name) in guard.NOT_FOR_HANDLERS:
+        key = guard.handlers_name(name)
+        if key is None:
             continue
         edits += 1
-        key = guard.name_bytes(name)
         values = headers.getall(name)
         if not values:
             content += encoding.field(_HEADERS_TO_REMOVE, key)
             continue
         # One line: of several with one name, Envoy takes the last.
-        value = (_COOKIE_SEPARATOR if name == "Cookie" else ", ").join(values)
-        content += _set(key, _text(guard.value_bytes(name, value, {})))
+        value = values[0]
+        if len(values) > 1:
+            value = (_COOKIE_SEPARATOR if name == "Cookie" else ", ").join(values)
+        content += encoding.set_text_header(key, _text(guard.value_bytes(name, value, _NOTHING)), _HEADERS)
     if edits > guard.MAX_EDITS:
         raise HandlerFailed(f"left {edits} header edits: this gateway takes {guard.MAX_EDITS}")
     return _reply(_OK, "", encoding.field(_OK_RESPONSE, content), traffic)
@@ -195,7 +196,7 @@ def _denied(answer: Answer, traffic: Traffic | None, text: str = "") -> bytes:
     content = encoding.field(1, encoding.number_field(1, guard.status(answer.status)))
     for name, value in guard.answer_headers(answer.headers):
         # Without `append`: with it, Envoy drops it. Each is a line.
-        content += _set(name, _text(value))
+        content += encoding.set_text_header(name, _text(value), _HEADERS)
     if answer.status not in guard.BODYLESS and answer.body:
         content += encoding.field(3, _text(answer.body))
     code = _UNAUTHENTICATED if answer.status == _UNAUTHORIZED else _PERMISSION_DENIED
@@ -210,20 +211,18 @@ def _refused(error: CoprocessError) -> bytes:
 
 def _reply(code: int, text: str, answer: bytes, traffic: Traffic | None) -> bytes:
     """A CheckResponse. Its status is always there: an empty reply lets in."""
-    status = encoding.number_field(1, code)
-    if text:
-        status += encoding.field(2, guard.details(text).encode())
-    reply = encoding.field(1, status) + answer
+    if code == _OK and not text:
+        reply = _STATUS_OK + answer
+    else:
+        status = encoding.number_field(1, code)
+        if text:
+            status += encoding.field(2, guard.details(text).encode())
+        reply = encoding.field(1, status) + answer
     if traffic is None:
         return reply
     session = traffic.session if traffic.has_session else None
     told = dynamic_metadata.encoded(traffic.known_metadata, {}, session, is_new=True)
     return reply + encoding.field(_DYNAMIC_METADATA, told) if told else reply
-
-
-def _set(name: bytes, value: bytes) -> bytes:
-    """A header with `value`: ext_authz does not read `raw_value`. Its number is the same in both answers."""
-    return encoding.field(2, encoding.field(1, encoding.field(1, name) + encoding.field(2, value)))
 
 
 def _text(value: bytes) -> bytes:
@@ -237,7 +236,12 @@ def _text(value: bytes) -> bytes:
 
 # Fields of CheckResponse, and of OkHttpResponse.
 _DENIED_RESPONSE, _OK_RESPONSE, _DYNAMIC_METADATA = 2, 3, 4
+#: In both answers.
+_HEADERS = 2
 _HEADERS_TO_REMOVE = 5
+#: CheckResponse.status, which must be there.
+_STATUS_OK = encoding.field(1, b"")
+_NOTHING: Mapping[str, bytes] = {}
 _PARTIAL = "X-Envoy-Auth-Partial-Body"
 _COOKIE_SEPARATOR = "; "
 _NO_BODY = (

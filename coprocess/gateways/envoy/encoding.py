@@ -25,6 +25,15 @@ _SET = b"\x18\x02"
 _ADD = b"\x12\x02\x08\x01"
 
 
+#: An entry: its header, in that its name and its value; and what is beside the header.
+_ENTRY = b"%c%c\x0a%c\x0a%c%b\x1a%c%b%b"
+#: Of a Struct: an entry that is a Struct, with one entry that is a text.
+_ONE_TEXT = b"\x0a%c%b\x12%c\x2a%c\x0a%c%b\x12%c\x1a%c%b"
+#: A HeaderValueOption with a name and a `value`.
+_TEXT_ENTRY = b"%c%c\x0a%c\x0a%c%b\x12%c%b"
+#: An answer with a CommonResponse.
+_REPLY = b"%c%c\x0a%c%b"
+
 # Of fields by number and by length: made once, as each reply has a dozen.
 _SMALL_HEADS = [
     [bytes((number << 3 | 2, size)) for size in range(_LONGEST_SMALL + 1)] for number in range(16)
@@ -62,19 +71,21 @@ def set_header(name: bytes, value: bytes, *, append: bool = False, number: int =
     name_size, size = len(name), len(value)
     header_size = name_size + size + 4
     if header_size <= _LONGEST_SMALL - 6:
-        # All lengths are one byte.
-        end, heads = _ADD if append else _SET, _SMALL_HEADS
-        return (
-            heads[number][header_size + 2 + len(end)]
-            + heads[1][header_size]
-            + heads[1][name_size]
-            + name
-            + heads[3][size]
-            + value
-            + end
-        )
+        # All lengths are one byte: by one format, as most headers are set so.
+        end = _ADD if append else _SET
+        head, entry_size = number << 3 | 2, header_size + 2 + len(end)
+        return _ENTRY % (head, entry_size, header_size, name_size, name, size, value, end)
     header = field(1, field(1, name) + field(3, value))
     return field(number, header + (_ADD if append else _SET))
+
+
+def set_text_header(name: bytes, value: bytes, number: int) -> bytes:
+    """The same for ext_authz, which does not read `raw_value`."""
+    name_size, size = len(name), len(value)
+    header_size = name_size + size + 4
+    if header_size <= _LONGEST_SMALL - 2:
+        return _TEXT_ENTRY % (number << 3 | 2, header_size + 2, header_size, name_size, name, size, value)
+    return field(number, field(1, field(1, name) + field(2, value)))
 
 
 def remove_headers(names: Iterable[bytes]) -> bytes:
@@ -83,8 +94,12 @@ def remove_headers(names: Iterable[bytes]) -> bytes:
 
 def reply(kind: int, common: bytes, dynamic_metadata: bytes = b"", mode: bytes = b"") -> bytes:
     """A ProcessingResponse with a HeadersResponse, or a BodyResponse, that has this CommonResponse."""
-    if not common and not dynamic_metadata and not mode:
-        return EMPTY[kind]
+    if not dynamic_metadata and not mode:
+        size = len(common)
+        if not size:
+            return EMPTY[kind]
+        if size <= _LONGEST_SMALL - 2:
+            return _REPLY % (kind << 3 | 2, size + 2, size, common)
     answer = field(kind, field(1, common) if common else b"")
     if dynamic_metadata:
         answer += field(_DYNAMIC_METADATA, dynamic_metadata)
@@ -144,8 +159,13 @@ def struct(entries: Mapping[str, Any]) -> bytes:
 
 def struct_of_one(namespace: str, name: str, text: str) -> bytes:
     """The same of one mapping with one text."""
-    entry = _entry_name(name) + field(2, field(3, text.encode()))
-    return field(1, _entry_name(namespace) + field(2, field(5, field(1, entry))))
+    head, inner, content = _entry_name(namespace), _entry_name(name), text.encode()
+    size, inner_size = len(content), len(inner) + len(content) + 4
+    if inner_size + len(head) <= _LONGEST_SMALL - 6:
+        sizes = inner_size + 4, inner_size + 2, inner_size
+        return _ONE_TEXT % (len(head) + inner_size + 6, head, *sizes, inner, size + 2, size, content)
+    entry = inner + field(2, field(3, content))
+    return field(1, head + field(2, field(5, field(1, entry))))
 
 
 @functools.lru_cache(maxsize=256)

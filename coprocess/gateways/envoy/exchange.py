@@ -71,39 +71,43 @@ class Exchange(StreamedBodies):
         except DecodeError:
             raise BadMessage("not an envoy.service.ext_proc.v3.ProcessingRequest") from None
         kind = asked.WhichOneof("request")
-        if self.chain is None:
-            self.chain = self._find_chain(asked)
-            if self.chain.streams:
-                self._wire = wire
-            config = asked.protocol_config
-            if (mode := config.request_body_mode) != NONE:
-                self._request.mode = mode
-            if (mode := config.response_body_mode) != NONE:
-                self._response.mode = mode
+        chain, traffic = self.chain, self._traffic
+        if chain is None:
+            chain = self._begin(asked, wire)
         if kind == "request_headers":
-            if self._traffic is not None:
+            if traffic is not None:
                 raise BadMessage("request headers that are not the first: a stream has one request")
-            return self._on_request_headers(asked)
-        traffic = self._traffic
+            return self._on_request_headers(asked, chain)
         if traffic is None:
             # It begins with the response: one that another filter gave, say. There is no request to be seen.
-            traffic = self._traffic = Traffic(no_request(), self.chain, self._around)
+            traffic = self._traffic = Traffic(no_request(), chain, self._around)
             self._read_metadata(asked, traffic)
-            if kind in ("request_body", "request_trailers") and self.chain.before:
+            if kind in ("request_body", "request_trailers") and chain.before:
                 raise HandlerFailed("was not sent the request's headers: expected request_header_mode SEND")
+        if kind == "response_headers":
+            if traffic.response is not None:
+                raise BadMessage("response headers twice: a stream has one response")
+            return self._on_response_headers(asked.response_headers, chain, traffic)
         if kind == "request_body":
             return self._on_body(self._request, asked.request_body, self._end_request)
         if kind == "request_trailers":
             return self._on_trailers(self._request, self._end_request)
-        if kind == "response_headers":
-            if traffic.response is not None:
-                raise BadMessage("response headers twice: a stream has one response")
-            return self._on_response_headers(asked.response_headers)
         if kind == "response_body":
             return self._on_body(self._response, asked.response_body, self._end_response)
         if kind == "response_trailers":
             return self._on_trailers(self._response, self._end_response)
         raise BadMessage("a ProcessingRequest without a phase that is known")
+
+    def _begin(self, first: ProcessingRequest, wire: Wire | None) -> Chain:
+        chain = self.chain = self._find_chain(first)
+        if chain.streams:
+            self._wire = wire
+        config = first.protocol_config
+        if (mode := config.request_body_mode) != NONE:
+            self._request.mode = mode
+        if (mode := config.response_body_mode) != NONE:
+            self._response.mode = mode
+        return chain
 
     def refusal(self, error: Exception) -> bytes:
         """The reply where a message cannot be taken: it closes, whatever Envoy's failure mode is."""
@@ -125,10 +129,9 @@ class Exchange(StreamedBodies):
 
     # The request.
 
-    def _on_request_headers(self, asked: ProcessingRequest) -> Steps:
-        assert self.chain is not None  # noqa: S101 - `take` has seen to it
+    def _on_request_headers(self, asked: ProcessingRequest, chain: Chain) -> Steps:
         headers: HttpHeaders = asked.request_headers
-        side, chain = self._request, self.chain
+        side = self._request
         fields = side.fields = self._fields(headers)
         request = request_of(fields, side.read)
         self._method = request.method
@@ -208,10 +211,8 @@ class Exchange(StreamedBodies):
 
     # The response.
 
-    def _on_response_headers(self, headers: HttpHeaders) -> Steps:
-        assert self.chain is not None  # noqa: S101 - `take` has seen to it
-        assert self._traffic is not None  # noqa: S101 - as above
-        chain, traffic, side = self.chain, self._traffic, self._response
+    def _on_response_headers(self, headers: HttpHeaders, chain: Chain, traffic: Traffic) -> Steps:
+        side = self._response
         if self._request.steps is not None:
             # Envoy went on without the body: what handlers wanted with it was not done.
             if self._request.is_override:

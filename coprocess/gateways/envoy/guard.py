@@ -55,6 +55,12 @@ def name_bytes(name: str) -> bytes:
     return name.lower().encode()
 
 
+@functools.lru_cache(maxsize=4096)
+def handlers_name(name: str) -> bytes | None:
+    """The same; None where it is not a handler's to say."""
+    return None if canonical_name(name) in NOT_FOR_HANDLERS else name_bytes(name)
+
+
 def method_bytes(method: str) -> bytes:
     """Raises HandlerFailed."""
     if not is_token(method):
@@ -94,17 +100,18 @@ class Edits:
         """What handlers edited of `headers`, but for what is not theirs."""
         edited = headers.edited
         for name in sorted(edited) if len(edited) > 1 else edited:
-            if canonical_name(name) in NOT_FOR_HANDLERS:
+            key = handlers_name(name)
+            if key is None:
                 continue
-            key = name_bytes(name)
             values = headers.getall(name)
             if not values:
                 self.remove(key)
                 continue
             self.set(key, value_bytes(name, values[0], encoded))
-            for value in values[1:]:
-                self._set.append(encoding.set_header(key, value_bytes(name, value, encoded), append=True))
-                self.count += 1
+            if len(values) > 1:
+                for value in values[1:]:
+                    self._set.append(encoding.set_header(key, value_bytes(name, value, encoded), append=True))
+                    self.count += 1
 
     def encoded(self) -> bytes:
         """A HeaderMutation; empty where there is none. Raises HandlerFailed where it is too long."""

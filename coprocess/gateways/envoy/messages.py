@@ -21,24 +21,13 @@ name_of = functools.lru_cache(maxsize=4096)(canonical_name)
 class Fields(UnreadHeaders):
     """A header list. What is no pseudo-header field is read when somebody asks: many handlers only set."""
 
-    __slots__ = ("_all", "encoded", "pseudo")
+    __slots__ = ("_all", "encoded")
 
     def __init__(self, values: Sequence[HeaderValue]) -> None:
         super().__init__()
         self._all = values
         #: The bytes of values that are not UTF-8: those are shown as Latin-1.
         self.encoded: dict[str, bytes] = {}
-        #: `:path` and its like, which come first.
-        pseudo: dict[str, str] = {}
-        self.pseudo = pseudo
-        for each in values:
-            key = each.key
-            if key[:1] != ":":
-                break
-            try:  # As `_text`, in place.
-                pseudo[key] = each.raw_value.decode() or each.value
-            except UnicodeDecodeError:
-                pseudo[key] = self._text(each)
 
     def _text(self, field: HeaderValue) -> str:
         # It holds the bytes; `value` is there where an old Envoy was told to use it.
@@ -50,9 +39,17 @@ class Fields(UnreadHeaders):
             self.encoded[text] = value
             return text
 
-    def read_pseudo(self) -> None:
-        """Look for pseudo-header fields behind others, too."""
-        self.pseudo.update((each.key, self._text(each)) for each in self._all if each.key[:1] == ":")
+    def first(self, count: int) -> dict[str, str]:
+        """So many fields, in their order: `:path` and its like come first."""
+        first = self._all[:count]
+        try:  # As `_text`, in place.
+            return {each.key: each.raw_value.decode() or each.value for each in first}
+        except UnicodeDecodeError:
+            return {each.key: self._text(each) for each in first}
+
+    def pseudo(self) -> dict[str, str]:
+        """All pseudo-header fields, also those behind others."""
+        return {each.key: self._text(each) for each in self._all if each.key[:1] == ":"}
 
     def first_that_came(self, name: str) -> str | None:
         """The first value that came with this name, which is in lower case; None: none did."""
@@ -75,9 +72,9 @@ class Fields(UnreadHeaders):
 
 def request_of(fields: Fields, body_source: BodySource) -> HeldRequest:
     """Raises BadMessage."""
-    pseudo = fields.pseudo
-    if len(pseudo) < _PSEUDO_OF_REQUEST:
-        fields.read_pseudo()
+    pseudo = fields.first(_PSEUDO_OF_REQUEST)
+    if not _USED.issubset(pseudo):
+        pseudo = fields.pseudo()
     try:
         method = pseudo[":method"]
     except KeyError:
@@ -98,10 +95,9 @@ def no_request() -> HeldRequest:
 
 def response_of(fields: Fields, body_source: BodySource) -> HeldResponse:
     """Raises BadMessage."""
-    pseudo = fields.pseudo
-    if ":status" not in pseudo:
-        fields.read_pseudo()
-    status = pseudo.get(":status", "")
+    status = fields.first(1).get(":status")
+    if status is None:
+        status = fields.pseudo().get(":status", "")
     if len(status) != _STATUS_DIGITS or not (status.isascii() and status.isdecimal()):
         raise BadMessage("response headers without a :status of three digits")
     return HeldResponse(int(status), fields, body_source=body_source)
@@ -109,4 +105,5 @@ def response_of(fields: Fields, body_source: BodySource) -> HeldResponse:
 
 #: Method, scheme, authority and path.
 _PSEUDO_OF_REQUEST = 4
+_USED = {":method", ":path", ":scheme"}
 _STATUS_DIGITS = 3

@@ -93,6 +93,10 @@ class Side:
         self, kind: int, edits: guard.Edits, body: bytes | None, rest: bytes, metadata: bytes
     ) -> Replies:
         """What passes this side on, in answer to a message of that kind."""
+        if body is None and self.pieces is None and kind == self.headers_kind:
+            # As below: nearly all are so.
+            common = encoding.field(2, edits.encoded()) + rest if edits.count else rest
+            return [encoding.reply(kind, common, metadata)]
         if kind == self.trailers_kind:
             if edits.count or body is not None:
                 raise HandlerFailed(
@@ -136,7 +140,7 @@ class RequestSide(Side):
         if self.body is None and (
             fields.first_that_came("upgrade") is not None
             or (fields.first_that_came("content-type") or "").lower().startswith("application/grpc")
-            or fields.pseudo.get(":method") == "CONNECT"
+            or fields.first_that_came(":method") == "CONNECT"
         ):
             return "the body of a gRPC call, or after an upgrade, may never end: it is not read"
         return ""
@@ -154,7 +158,7 @@ class ResponseSide(Side):
     def why_no_body(self) -> str:
         content_type = (self.fields.first_that_came("content-type") or "").lower()
         if self.body is None and (
-            self.fields.pseudo.get(":status") == _SWITCHING
+            self.fields.first_that_came(":status") == _SWITCHING
             or content_type.startswith(("application/grpc", "text/event-stream"))
         ):
             return "the body of a stream of events, of gRPC, or after an upgrade, is not read"

@@ -34,6 +34,7 @@ _LARGE_BYTES = 128 * 1024
 class EnvoyStream(Caller):
     """Ends itself; `on_end` is then called, once."""
 
+    # Slots: an attribute of the class is looked up each time.
     __slots__ = (
         "_chain",
         "_exchange",
@@ -155,7 +156,8 @@ class EnvoyStream(Caller):
             return
         if len(message) > _LARGE_BYTES:
             self._rpc.may_block()
-        self._waited_s = 0.0
+        if self._waited_s:
+            self._waited_s = 0.0
         try:
             steps = self._exchange.take(message, self)
         except Exception as error:  # noqa: BLE001 - answered there

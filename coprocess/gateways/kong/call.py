@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterable
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from coprocess.gateways.kong import wire
@@ -33,7 +33,7 @@ class _EventCall(Call):
         return ""
 
     def run(self) -> bytes:
-        self.event.thread = threading.get_ident()
+        self.event.thread = get_ident()
         return super().run()
 
 
@@ -52,7 +52,7 @@ class PluginCall(_EventCall):
         return self.instance
 
     async def run_async(self) -> bytes:
-        self.event.thread = threading.get_ident()
+        self.event.thread = get_ident()
         return await super().run_async()
 
     def finish(self) -> bytes:
@@ -103,6 +103,6 @@ class CloseCall(_EventCall):
         self.instance = instance
 
     def run(self) -> bytes:
-        self.event.thread = threading.get_ident()
+        self.event.thread = get_ident()
         instance = self.instance
         return wire.pack({"Name": instance.plugin_name, "Id": instance.id, "Config": instance.config})

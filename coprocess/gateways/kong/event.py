@@ -6,8 +6,8 @@ plugin, which makes a PDK call of it or the end of the event, or the watchdog, w
 
 from __future__ import annotations
 
-import threading
 import time
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final
 
 from coprocess.bounded import repr_of
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 CLIENT_WAIT_S: Final = 120.0
 #: How long such a call is waited for where it was asked, before another thread watches for the step.
 _MAY_WAIT_S: Final = 0.02
+
+_pack_head, _STEPS = wire.pack_head, wire.STEPS
 
 _DATA: Final = b"\xc0\x82\xa4Data"
 RETURN: Final = wire.pack(wire.RETURN)
@@ -88,7 +90,7 @@ class Event(Rpc):
         self.id = event_id
         #: What all answers of an event end with.
         self._tail = b"" if event_id is None else wire.pack_tail(event_id)
-        self.reader = threading.get_ident()
+        self.reader = get_ident()
         self._owed = [True]
         #: For an event that its reader does not run: taken by the reader when it leaves, and by who ends the
         #: event. Whoever comes second has the connection.
@@ -117,7 +119,7 @@ class Event(Rpc):
             return self.take_step(*self.engine.step_after(self, error, may_wait=method.may_wait))
         try:
             kind, message_id, step, (argument,) = value
-            if argument["EventId"] == self.id and kind == 0 and step in wire.STEPS:
+            if argument["EventId"] == self.id and kind == 0 and step in _STEPS:
                 self.message_id = message_id
                 if self.is_over or type(message_id) is not int or step == wire.STEP_ERROR:
                     return self.take_step(connection, value)
@@ -152,7 +154,7 @@ class Event(Rpc):
             self._owed.pop()
         except IndexError:
             raise EventEnded from None
-        return b"".join((wire.pack_head(self.message_id), method.head, packed, self._tail))
+        return b"".join((_pack_head(self.message_id), method.head, packed, self._tail))
 
     def is_own_step(self, value: Any) -> bool:
         try:
@@ -205,7 +207,7 @@ class Event(Rpc):
 
     def _send(self, reply: bytes) -> None:
         data = b"\xc0" if self.id is None else _DATA
-        self._write(b"".join((wire.pack_head(self.message_id), data, reply, self._tail)))
+        self._write(b"".join((_pack_head(self.message_id), data, reply, self._tail)))
 
     def _write(self, frame: bytes) -> None:
         try:
@@ -220,7 +222,7 @@ class Event(Rpc):
         if self.id is not None:
             self.engine.events.pop(self.id, None)
         thread = self.thread
-        runs_elsewhere = thread is not None and threading.get_ident() != thread
+        runs_elsewhere = thread is not None and get_ident() != thread
         if runs_elsewhere:
             # The watchdog has answered for code that goes on.
             self.detached = True
@@ -238,7 +240,7 @@ class Event(Rpc):
         was_over, self.is_over = self.is_over, True
         if self.id is None:
             return
-        if threading.get_ident() != self.thread:
+        if get_ident() != self.thread:
             if self.reading:
                 try:
                     self.reading.pop()
@@ -271,7 +273,7 @@ class Event(Rpc):
 
         Before it there is nothing to do, as each event has a thread of its own.
         """
-        if self.is_over and not self.detached and threading.get_ident() == self.thread == self.reader:
+        if self.is_over and not self.detached and get_ident() == self.thread == self.reader:
             self.detached = True
             self.engine.resume(self.connection)
 

@@ -18,11 +18,12 @@ from typing import Any, Final
 import structlog
 
 from coprocess.api.held import HeldHeaders, HeldRequest, HeldResponse
-from coprocess.api.http import canonical_name
 from coprocess.api.moments import HookType
 from coprocess.errors import ConfigError
+from coprocess.gateways.kong.asked import AskedRequest, AskedResponse
 from coprocess.gateways.kong.home import NATIVE
-from coprocess.loading.hooks import HookTable
+from coprocess.loading.body_use import hook_attributes
+from coprocess.loading.hooks import Hook, HookTable
 from coprocess.loading.loader import Loaded, Problem
 from coprocess.loading.resources import Spawn
 from coprocess.runtime.around.adapter import Adapter
@@ -47,7 +48,6 @@ SCHEMA: Final[list[Any]] = [
 #: The event that the log phase fires, with what Kong would log as its meta.
 LOG_EVENT: Final = "Log"
 
-_MOST_HEADERS: Final = 1000
 #: Requests between their phases. Of those beyond, whose log phase never came, the oldest are forgotten.
 _MOST_REQUESTS: Final = 10_000
 #: For the resources to open, and for each async step at the end of a request.
@@ -67,9 +67,9 @@ class NativePlugin:
         named = {key: config[key] for key in (*NAMES, "events") if config.get(key) is not None}
         api_id = config.get("route_id") or config.get("service_id") or ""
         self._adapter = self.adapter.twin(named or None, _config(config.get("config")), str(api_id))
-        before = [step.hook for _, steps in self._adapter.chain.before for step in steps]
-        # What an App has around them may look at it, too.
-        self._reads_request = any("request" in hook.plan.names or hook.app is not None for hook in before)
+        chain = self._adapter.chain
+        self._first_before = _asked_first(step.hook for _, steps in chain.before for step in steps)
+        self._first_after = _asked_first(step.hook for step in chain.after)
         self._ending = InThread(self._adapter, _END_S)
         self._key = f"coprocess_{self.name}"
         self._lock = threading.Lock()
@@ -77,8 +77,10 @@ class NativePlugin:
 
     def _access(self, kong: Any) -> None:
         adapter = self._adapter
-        exchange = RequestExchange(self._request(kong, self._reads_request), adapter.spec, adapter.chain)
-        method = exchange.request.method
+        request = AskedRequest(kong)
+        if self._first_before:
+            request.ask_for(self._first_before)
+        exchange = RequestExchange(request, adapter.spec, adapter.chain)
         adapter.began(exchange)
         self._drive(adapter.before_app(exchange), exchange)
         answer = exchange.answer
@@ -90,7 +92,7 @@ class NativePlugin:
         if exchange.has_session:
             session = exchange.session
             kong.client.authenticate(None, {"id": session.token})
-        _flush_request(kong, exchange.request, method)
+        _flush_request(kong, exchange.request, request)
         if adapter.chain.after:
             key = secrets.token_hex(8)
             kong.ctx.shared.set(self._key, key)
@@ -111,21 +113,21 @@ class NativePlugin:
             exchange = self._requests.pop(str(key), None)
         if exchange is None:
             # Another plugin has answered before this one had the request.
-            exchange = RequestExchange(self._request(kong, True), adapter.spec, adapter.chain)
-        response = HeldResponse(
-            int(kong.response.get_status()),
-            _headers(kong.response.get_headers(_MOST_HEADERS)),
-            body_source=lambda: _bytes(kong.service.response.get_raw_body()),
-        )
-        exchange.response = response
+            exchange = RequestExchange(AskedRequest(kong), adapter.spec, adapter.chain)
+        elif isinstance(exchange.request, AskedRequest):
+            exchange.request.go_on(kong)
+        exchange.response = response = AskedResponse(kong)
+        if self._first_after:
+            response.ask_for(self._first_after)
+            if isinstance(exchange.request, AskedRequest):
+                exchange.request.ask_for(self._first_after)
         if adapter.chain.response_uses_body:
             _ = response.raw_body
-        status = response.status
         try:
             self._drive(adapter.after_app(exchange), exchange)
         finally:
             self._end(exchange)
-        _flush_response(kong, exchange.response, status)
+        _flush_response(kong, exchange.response, response)
 
     def _end(self, exchange: RequestExchange) -> None:
         """Run what the request leaves for its end."""
@@ -145,20 +147,6 @@ class NativePlugin:
         )
         for name in listeners:
             service.trigger_event(name, payload)
-
-    def _request(self, kong: Any, reads: bool) -> HeldRequest:
-        def body() -> bytes:
-            # With an argument: else Kong fails where it has put the body into a file.
-            return _bytes(kong.request.get_raw_body(0))
-
-        if not reads:
-            return HeldRequest("GET", "/", HeldHeaders(), body_source=body)
-        return HeldRequest(
-            kong.request.get_method(),
-            kong.request.get_path_with_query(),
-            _headers(kong.request.get_headers(_MOST_HEADERS)),
-            body_source=body,
-        )
 
     def _drive(self, steps: Steps, exchange: RequestExchange) -> None:
         adapter = self._adapter
@@ -251,23 +239,12 @@ def _config(text: Any) -> Mapping[str, Any]:
     return config
 
 
-def _headers(came: Any) -> HeldHeaders:
-    """As Kong gives them: names in lower case, all values in lists."""
-    if not isinstance(came, dict):
-        return HeldHeaders()
-    return HeldHeaders(
-        (canonical_name(str(name)), _text(value))
-        for name, values in came.items()
-        for value in (values if isinstance(values, list) else [values])
-    )
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else str(value)
-
-
-def _bytes(body: Any) -> bytes:
-    return body if isinstance(body, bytes) else str(body or "").encode(errors="surrogateescape")
+def _asked_first(hooks: Iterable[Hook]) -> set[str]:
+    """What Kong is asked for before they run: what runs on a loop, or may, must not wait for Kong there."""
+    hooks = list(hooks)
+    if not any(hook.is_async or hook.app is not None for hook in hooks):
+        return set()
+    return set().union(*map(hook_attributes, hooks))
 
 
 def _together(headers: Iterable[tuple[str, str]]) -> dict[str, str | list[str]]:
@@ -279,13 +256,16 @@ def _together(headers: Iterable[tuple[str, str]]) -> dict[str, str | list[str]]:
 
 def _edits(headers: HeldHeaders) -> tuple[dict[str, str | list[str]], list[str]]:
     """What is set, with all its values, and what is gone."""
-    edited = sorted(headers.edited - _FRAMING)
+    edited = sorted(headers.edited - _FRAMING) if headers.edited else ()
     given = _together((name, value) for name in edited for value in headers.getall(name))
     return given, [name for name in edited if name not in given]
 
 
-def _flush_request(kong: Any, request: HeldRequest, came_with: str) -> None:
-    """Tell Kong of the edits: a call for each kind of them, and none where there are none."""
+def _flush_request(kong: Any, request: HeldRequest, asked: AskedRequest) -> None:
+    """Tell Kong of the edits: a call for each kind of them, and none where there are none.
+
+    `asked` is the one that came: of a handler that failed open, `request` is a copy from before it.
+    """
     given, gone = _edits(request.headers)
     for name in gone:
         kong.service.request.clear_header(name)
@@ -295,13 +275,13 @@ def _flush_request(kong: Any, request: HeldRequest, came_with: str) -> None:
         kong.service.request.set_path(request.encoded_path)
     if request.has_new_query:
         kong.service.request.set_raw_query(request.query_string)
-    if request.method != came_with:
+    if asked.has_new_method if request is asked else request.method != asked.came_with:
         kong.service.request.set_method(request.method)
     if request.has_new_body:
         kong.service.request.set_raw_body(request.raw_body)
 
 
-def _flush_response(kong: Any, response: HeldResponse, came_with: int) -> None:
+def _flush_response(kong: Any, response: HeldResponse, asked: AskedResponse) -> None:
     given, gone = _edits(response.headers)
     for name in gone:
         kong.response.clear_header(name)
@@ -311,5 +291,5 @@ def _flush_response(kong: Any, response: HeldResponse, came_with: int) -> None:
         return
     if given:
         kong.response.set_headers(given)
-    if response.status != came_with:
+    if asked.has_new_status if response is asked else response.status != asked.came_with:
         kong.response.set_status(response.status)

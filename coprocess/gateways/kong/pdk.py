@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
@@ -108,12 +109,38 @@ class Part:
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
 
-    def __get__(self, instance: Namespace, owner: type) -> Namespace:
+    def __get__(self, instance: Namespace | None, owner: type) -> Namespace:
+        if instance is None:
+            return self._kind(_outside)
         # Not called: each event makes some, and `__init__` would take as long again.
         part: Namespace = object.__new__(self._kind)
         part._ask = instance._ask
         setattr(instance, self._name, part)
         return part
+
+
+def _outside(method: Method, arguments: tuple[Any, ...]) -> Any:
+    """A call of the class that plugins import for annotations, as if it were the `kong` of a phase.
+
+    kong-pdk does nothing then; plugins log so while they are imported. Raises RuntimeError for all else.
+    """
+    name = method.name.removeprefix("kong.log").removeprefix(".")
+    if method.name.startswith("kong.log") and name in ("", *_LOG_LEVELS.split()):
+        level = _LEVELS.get(name, logging.INFO)
+        logging.getLogger("handler.output").log(level, "%s", " ".join(map(str, arguments)))
+        return None
+    raise RuntimeError(
+        f"{method.name} is called on the class for annotations, and not on the kong of a phase. "
+        "Expected: the kong that the phase is called with, passed on"
+    )
+
+
+_LEVELS: Final = {
+    "debug": logging.DEBUG,
+    "warn": logging.WARNING,
+    "deprecation": logging.WARNING,
+    **dict.fromkeys(("err", "crit", "alert", "emerg"), logging.ERROR),
+}
 
 
 @functools.cache

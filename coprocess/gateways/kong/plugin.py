@@ -7,6 +7,7 @@ import contextlib
 import inspect
 import json
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,7 @@ from coprocess.gateways.kong.phases import PLUGIN_PHASES, Phase
 from coprocess.gateways.kong.telling import async_telling, telling
 from coprocess.loading.hooks import Hook, Plan
 
-#: Kong runs them in its own process only: with one of them declared, requests die.
+#: Kong runs them in its own process only: where it is told of one, requests die. So it is told of none.
 _KONGS_OWN: Final = ("init_worker", "header_filter", "body_filter", "configure")
 _VERSION: Final = re.compile(r"\d+\.\d+\.\d+(\.\d+)?([-+].*)?")
 #: Where a file says none: without one, Kong does not start.
@@ -64,6 +65,15 @@ class Plugin:
     @property
     def phases(self) -> list[Phase]:
         return [phase for phase in PLUGIN_PHASES if hasattr(self.plugin_class, phase.name)]
+
+    @property
+    def never_run(self) -> list[str]:
+        """Methods that are named as phases of Lua's plugins, each with what is to be said of it."""
+        return [
+            f"{self.path}: {self.plugin_class.__name__}.{name}: Kong runs this phase in itself only"
+            for name in _KONGS_OWN
+            if hasattr(self.plugin_class, name)
+        ]
 
     def info(self) -> dict[str, Any]:
         """What Kong asks with the query command."""
@@ -175,6 +185,7 @@ def plugin_of(module: ModuleType, path: Path, options: PluginOptions) -> Plugin:
     What the module passes to kong-pdk's start_dedicated_server counts first, then the names Plugin, version,
     priority and Schema. Raises HandlerError.
     """
+    _take_main_block(module, path)
     names = vars(module)
     started = _started(path, names)
     plugin_class = started.get("plugin", names.get("Plugin"))
@@ -194,18 +205,29 @@ def plugin_of(module: ModuleType, path: Path, options: PluginOptions) -> Plugin:
         tells_kong=options.tells_kong,
         redact=options.redact,
     )
-    for phase in _KONGS_OWN:
-        if hasattr(plugin_class, phase):
-            raise HandlerError(
-                f"{path}: {plugin_class.__name__}.{phase}: Kong runs this phase in itself only. Expected: "
-                f"any of {', '.join(each.name for each in PLUGIN_PHASES)}"
-            )
+    if not plugin.phases and plugin.never_run:
+        raise HandlerError(
+            f"{plugin.never_run[0]}. Expected: any of {', '.join(each.name for each in PLUGIN_PHASES)}"
+        )
     if not plugin.phases:
         raise HandlerError(
             f"{path}: {plugin_class.__name__} has no phase: Kong would never run it. Expected: any of "
             f"{', '.join(each.name for each in PLUGIN_PHASES)}"
         )
     return plugin
+
+
+def _take_main_block(module: ModuleType, path: Path) -> None:
+    """Where the file is run itself: what it sets only then, before it starts the server, is its module's.
+
+    Many plugins connect to what they need there.
+    """
+    main = sys.modules.get("__main__")
+    file = getattr(main, "__file__", None)
+    if main is None or main is module or file is None or Path(file).resolve() != path.resolve():
+        return
+    for name, value in vars(main).items():
+        vars(module).setdefault(name, value)
 
 
 def _has(value: Any, name: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
-from coprocess.errors import CoprocessError, LoadError
+from coprocess.errors import CoprocessError, HandlerError, LoadError
 from coprocess.gateways.kong import native
 from coprocess.gateways.kong.engine import KongEngine, server_greeting
 from coprocess.gateways.kong.gateway import KongGateway
@@ -21,8 +21,12 @@ from coprocess.loading.loader import Loaded, Problem, load_files
 from coprocess.runtime.registration import GatewayOptions, Registration
 
 
-def load_plugins(paths: Sequence[Path], options: PluginOptions) -> tuple[Loaded, list[Plugin]]:
+def load_plugins(
+    paths: Sequence[Path], options: PluginOptions, left_out: Sequence[str] = ()
+) -> tuple[Loaded, list[Plugin]]:
     """The plugins in `paths`, a file each. What is wrong with them is a problem of what is loaded.
+
+    `left_out`: files beside them, with the reason, to be told with what is loaded.
 
     Raises LoadError where one is not there.
     """
@@ -35,11 +39,18 @@ def load_plugins(paths: Sequence[Path], options: PluginOptions) -> tuple[Loaded,
 
     def hooks(module: ModuleType, path: Path) -> list[Hook]:
         plugin = plugin_of(module, path, options)
+        if (first := next((each for each in plugins if each.name == plugin.name), None)) is not None:
+            raise HandlerError(
+                f'{path}: a second plugin "{plugin.name}"; the first, which counts, is {first.path}. '
+                "Expected: a name of its own, or one of the two files elsewhere"
+            )
         found = plugin.hooks(lua_style=options.lua_style)
         plugins.append(plugin)
         return found
 
-    return load_files(paths, HOME, hooks), plugins
+    loaded = load_files(paths, HOME, hooks)
+    loaded.left_out += [*left_out, *(text for plugin in plugins for text in plugin.never_run)]
+    return loaded, plugins
 
 
 def handlers_server(
@@ -71,14 +82,19 @@ def load_handlers(
 
 
 def plugin_server(
-    paths: Sequence[Path], options: PluginOptions, *, follows_another: bool, share: Share | None = None
+    paths: Sequence[Path],
+    options: PluginOptions,
+    *,
+    follows_another: bool,
+    share: Share | None = None,
+    left_out: Sequence[str] = (),
 ) -> Registration:
     """A plugin server of the plugins in `paths`, which are loaded anew with each reload.
 
     `follows_another`: Kong may know instances by ids that a server before this one gave. `share`: this is
     one of several processes.
     """
-    return _server(lambda: load_plugins(paths, options)[0], follows_another, share)
+    return _server(lambda: load_plugins(paths, options, left_out)[0], follows_another, share)
 
 
 def _server(load: Callable[[], Loaded], follows_another: bool, share: Share | None) -> Registration:

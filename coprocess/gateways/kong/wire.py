@@ -64,6 +64,9 @@ _READING: Any = {
 }
 
 
+_unpack: Final = msgpack.unpackb
+
+
 class Reader:
     """The values of one connection's stream, whatever pieces it comes in. After an error it is of no use."""
 
@@ -96,8 +99,9 @@ class Reader:
         """
         if self._unpacker is None:
             try:
-                # Nearly always one read is one value.
-                value = msgpack.unpackb(data, **_READING)
+                # Nearly always one read is one value, of UTF-8 and with text for keys: what is not is read
+                # once more. To tell of all of `_READING` takes as long as to read the value.
+                value = _unpack(data, ext_hook=_no_extension)
             except Exception:  # noqa: BLE001 - as in `feed`
                 self._begin(data)
             else:

@@ -62,11 +62,16 @@ class Around:
             requests = self.requests
             if not requests.is_open:
                 await self.open()
-            service = requests.service
-            if service is None or (tracing := service.tracing) is None:
-                await self._request(scope, receive, send)
-            else:
+            service, chain = requests.service, requests.gateway.chain
+            if service is not None and (tracing := service.tracing) is not None:
                 await self._traced(tracing, scope, receive, send)
+            elif kind == "http" and not chain.has_app:
+                # As `_request`, in place: most requests are such.
+                body = RequestBody(receive, requests.max_body_bytes, scope)
+                exchange = RequestExchange(ScopeRequest(scope, body.kept), requests.spec, chain)
+                await self._http(scope, exchange, body, send)
+            else:
+                await self._request(scope, receive, send)
         elif kind == "lifespan":
             await Lifespan(self, receive, send).run(scope)
         else:

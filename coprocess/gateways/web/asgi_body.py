@@ -55,7 +55,7 @@ class RequestBody(HeldBody):
     @property
     def is_between(self) -> bool:
         """Whether the app must get its messages from here."""
-        return self.is_read or self.is_shared or self._ahead is not None or self.on_gone is not None
+        return self.is_shared or self.is_read or self._ahead is not None or self.on_gone is not None
 
     def __enter__(self) -> None:
         # Most handlers wait for less: they pay for a timer only.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Iterable, MutableMapping, Set
-from operator import itemgetter
 
 from coprocess.api.held import NO_EDITS, HeldHeaders, HeldRequest, HeldResponse, HeldSession, UnreadHeaders
 from coprocess.api.http import canonical_name
@@ -13,7 +12,6 @@ from coprocess.runtime.answers import Answer, error_answer
 from coprocess.runtime.held_call import HeldExchange
 
 RawHeader = tuple[bytes, bytes]
-_first = itemgetter(0)
 
 #: They are the server's to say: edits of them do not count, and a new body brings its own length.
 _FRAMING = frozenset({"Content-Length", "Transfer-Encoding"})
@@ -122,13 +120,15 @@ def with_edits(raw: Collection[RawHeader], message: HeldRequest | HeldResponse) 
     replaced = message.headers.replaced
     if replaced and len(replaced) == 1 and not message.has_new_body:
         # Most handlers do no more.
-        [(name, value)] = replaced.items()
+        (name,) = replaced
         if name in _FRAMING:
             return list(raw)
         sent = _sent(name)
-        # Asked first, without a line of Python for each header: most do not replace one that came.
-        kept = raw if sent not in map(bytes.lower, map(_first, raw)) else _without(raw, {sent})
-        return [*kept, (sent, value.encode())]
+        for key, _ in raw:
+            if key.lower() == sent:
+                raw = _without(raw, {sent})
+                break
+        return [*raw, (sent, replaced[name].encode())]
     names, added = edits_of(message)
     kept = _without(raw, set(map(_sent, names)))
     return kept + [(_sent(name), value.encode()) for name, value in added]

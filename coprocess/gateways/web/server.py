@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 import socket
 import threading
@@ -31,6 +32,8 @@ class WebServer(EngineWithoutHandlers):
             uvicorn.Config(
                 app,
                 interface="asgi3",
+                # By its name: uvicorn's choice has been one that websockets calls deprecated.
+                ws="websockets-sansio" if importlib.util.find_spec("websockets") else "none",
                 log_config=None,
                 # What it does as a server, the service tells.
                 log_level="warning",
@@ -88,6 +91,11 @@ class WebServer(EngineWithoutHandlers):
                 raise CoprocessError(f"the app did not start: {type(error).__name__}: {error}") from error
             if not self._server.started:
                 raise CoprocessError("the app did not start: its lifespan failed. The log says why")
+
+    @property
+    def in_flight(self) -> int:
+        # Those that are answered and only end their connection's turn are among them, for a moment.
+        return len(self._server.server_state.tasks)
 
     def drain(self, timeout_s: float) -> bool:
         self._server.should_exit = True

@@ -72,6 +72,8 @@ class ConnectionLife:
         self.held_bytes = 0
         for stream in streams:
             stream.is_closed = True
+            if stream.outgoing:
+                self.sending.forget(stream)
             if stream.timer is not None:
                 stream.timer.cancel()
         return streams

@@ -142,21 +142,27 @@ class MessageReader:
         position = 0
         try:
             while len(buffer) - position >= PREFIX_BYTES:
-                flag = buffer[position]
-                length = int.from_bytes(buffer[position + 1 : position + PREFIX_BYTES], "big")
-                if flag > 1:
-                    raise Refused(Status.INTERNAL, "malformed message: an unknown compressed-flag")
-                if length > self._max_bytes:
-                    raise too_large(length, self._max_bytes)
+                is_compressed, length = parse_prefix(buffer, self._max_bytes, position)
                 end = position + PREFIX_BYTES + length
                 if len(buffer) < end:
                     return
                 message = bytes(memoryview(buffer)[position + PREFIX_BYTES : end])
                 position = end
-                yield bool(flag), message
+                yield is_compressed, message
         finally:
             if position:
                 del buffer[:position]
+
+
+def parse_prefix(data: bytes | bytearray, max_bytes: int, position: int = 0) -> tuple[bool, int]:
+    """Whether the message that begins there is compressed, and its length. Raises Refused."""
+    flag = data[position]
+    length = int.from_bytes(data[position + 1 : position + PREFIX_BYTES], "big")
+    if flag > 1:
+        raise Refused(Status.INTERNAL, "malformed message: an unknown compressed-flag")
+    if length > max_bytes:
+        raise too_large(length, max_bytes)
+    return bool(flag), length
 
 
 def too_large(size_bytes: int, limit_bytes: int) -> Refused:

@@ -41,6 +41,14 @@ class _Epoll:
             if (callback := self._callbacks.get(number)) is not None
         ]
 
+    def fileno(self) -> int | None:
+        """A descriptor that is ready to be read while a socket is ready; None: there is none."""
+        return self._epoll.fileno()
+
+    def is_ready(self) -> bool:
+        """Whether `poll` would find something."""
+        return bool(self._epoll.poll(0, 1))
+
     def close(self) -> None:
         self._epoll.close()
 
@@ -77,6 +85,12 @@ class _Selector:
 
     def poll(self, timeout_s: float) -> list[tuple[Callback, int]]:
         return [(key.data, events) for key, events in self._selector.select(timeout_s)]
+
+    def fileno(self) -> int | None:
+        return None  # Not each of them has one.
+
+    def is_ready(self) -> bool:
+        return bool(self._selector.select(0))
 
     def close(self) -> None:
         self._selector.close()

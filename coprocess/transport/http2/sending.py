@@ -84,7 +84,10 @@ class Sending:
             or stream.outgoing
         ):
             self.headers(stream, headers)
-            self.data(stream, head + data)
+            # It may be large: a copy of its start is enough to put the head before it.
+            first = self.max_frame - len(head)
+            self.data(stream, head + data[:first])
+            self.data(stream, memoryview(data)[first:])
             self.trailers(stream, trailers)
             return
         self.window -= length
@@ -123,7 +126,7 @@ class Sending:
             kind, flags, block = frames.CONTINUATION, 0, block[self.max_frame :]
         self._output.append(frames.frame(kind, frames.END_HEADERS | flags, stream.id, block))
 
-    def data(self, stream: Stream, data: bytes) -> None:
+    def data(self, stream: Stream, data: bytes | memoryview) -> None:
         length = len(data)
         if not length:
             return

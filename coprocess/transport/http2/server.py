@@ -63,6 +63,8 @@ class Server:
         #: The thread whose answers are written together, when it polls next; 0: none.
         self.polling_thread = 0
         self._runs_callbacks = False
+        #: How often answers were written.
+        self.flushes = 0
         self._is_open = False
         self._is_awake = False
         #: time.monotonic(), as of the last second or so.
@@ -153,13 +155,26 @@ class Server:
     def close(self) -> None:
         """When nobody polls any more."""
         self.run_callbacks()
-        if self._is_open:
-            self._is_open = False
-            self._poller.close()
-            self._wake_reader.close()
-            self._wake_writer.close()
+        with self.lock:
+            if self._is_open:
+                self._is_open = False
+                self._poller.close()
+                self._wake_reader.close()
+                self._wake_writer.close()
 
     # Polling.
+
+    def fileno(self) -> int | None:
+        """For a loop that is to call `poll`: ready while sockets are. None: there is none."""
+        return self._poller.fileno()
+
+    def is_due(self) -> bool:
+        """Whether there is something to do for whoever polls. From any thread."""
+        with self.lock:
+            if not self._is_open:
+                return False
+            next_s = self._timers.next_s()
+            return (next_s is not None and next_s < time.monotonic()) or self._poller.is_ready()
 
     def prepare(self, *, wait: bool) -> float:
         """Write what is to be written; how long `poll` may wait then. Called with the lock."""
@@ -292,8 +307,10 @@ class Server:
         try:
             result = act(stream, value)
             self.write_later(connection)
-            is_elsewhere = threading.get_ident() != self.polling_thread
-            if (is_elsewhere or (at_once and not self._runs_callbacks)) and not self._is_held():
+            if threading.get_ident() == self.polling_thread:
+                if at_once and not self._runs_callbacks:
+                    self.flush()
+            elif not self._is_held():
                 self.flush()
         finally:
             self.lock.release()
@@ -336,6 +353,7 @@ class Server:
     def flush(self) -> None:
         """Write what was answered. With the lock."""
         if self._dirty:
+            self.flushes += 1
             dirty, self._dirty = self._dirty, []
             for connection in dirty:
                 connection.write()

@@ -2,6 +2,9 @@
 
 When its handler takes longer, another thread goes on polling: because the handler's layer says so
 (`may_block`), or because the watcher sees it. The thread with the handler is an ordinary one from then on.
+
+Where all calls run on an event loop (`runs_on`), that loop polls, until it has a call of another kind, or
+is blocked.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ from typing import Generic, TypeVar
 
 import structlog
 
+from coprocess.transport.engine import HandlersLoop
+from coprocess.transport.http2.loop_turn import LoopTurn
 from coprocess.transport.http2.server import Server
 from coprocess.transport.workers import WorkerThreads
 
@@ -36,7 +41,13 @@ class _Turn:
 class Turns(Generic[Task]):
     """Threads call `take`; tasks come from what the server calls while it is polled."""
 
-    def __init__(self, server: Server, run: Callable[[Task], None], after: Task) -> None:
+    def __init__(
+        self,
+        server: Server,
+        run: Callable[[Task], None],
+        after: Task,
+        may_run_on_loop: Callable[[Task], bool] = lambda task: False,
+    ) -> None:
         """`run` is for tasks that are begun here. It never raises.
 
         `after` is given to a thread that has run one, and found that another polls: for its bookkeeping.
@@ -49,10 +60,15 @@ class Turns(Generic[Task]):
         self._threads: WorkerThreads[Task] | None = None
         self.tasks: deque[Task] = deque()
         #: None: whoever comes first. Changed with the server's lock.
-        self._turn: _Turn | None = None
+        self._turn: _Turn | LoopTurn[Task] | None = None
+        self._may_run_on_loop = may_run_on_loop
+        #: The loop that tasks have told of last, its turn, and how many have.
+        self._loop: HandlersLoop | None = None
+        self._loop_turn: LoopTurn[Task] | None = None
+        self._told = 0
         #: Threads with nothing to do, and what wakes each. The last is the first: what it needs is in caches.
         self._idle: list[tuple[_Turn, threading.Lock]] = []
-        self._is_stopped = False
+        self.is_stopped = False
         self._alarm = threading.Lock()
         self._alarm.acquire()
         self._is_watcher_asleep = False
@@ -78,14 +94,14 @@ class Turns(Generic[Task]):
         wake: threading.Lock | None = None
         while True:
             with self._lock:
-                if self._is_stopped:
+                if self.is_stopped:
                     return None
                 if self._turn is None:
                     self._turn = turn
                     self._server.polling_thread = turn.thread_id
                 if self._turn is not turn:
                     # Else the one that polls runs them: two would only wait for each other.
-                    if self.tasks and not self._may_run:
+                    if self.tasks and not self._may_run and type(self._turn) is _Turn:
                         return self.tasks.popleft()
                     if wake is None:
                         wake = threading.Lock()
@@ -104,12 +120,13 @@ class Turns(Generic[Task]):
     def _poll(self, turn: _Turn) -> Task | None:
         """Poll, and run what comes, until another thread does, or it is stopped."""
         server, tasks, run, now = self._server, self.tasks, self._run, time.monotonic
+        told, in_a_row = self._told, 0
         while True:
             with self._lock:
                 if self._turn is not turn:
                     return self._after
                 turn.since_s = 0.0
-                if self._is_stopped:
+                if self.is_stopped:
                     self._turn, server.polling_thread = None, 0
                     return None
                 # Somebody must be there to go on with polling. Else the next thread that is free takes them.
@@ -135,7 +152,15 @@ class Turns(Generic[Task]):
                 del task
                 if self._turn is not turn:
                     return self._after
+                if told != self._told:
+                    told = self._told
+                    in_a_row += 1
+                else:
+                    in_a_row = 0
                 since_s = now()
+            if in_a_row > _CALLS_UNTIL_LENT:
+                in_a_row = 0
+                self._lend(turn)
 
     def may_block(self) -> None:
         """Called by a task that may take long: where its thread polls, another does from now on."""
@@ -143,53 +168,126 @@ class Turns(Generic[Task]):
         if turn is not None and turn.thread_id == threading.get_ident():
             self._pass_on(turn)
 
-    def _pass_on(self, turn: _Turn) -> None:
+    def _pass_on(self, turn: _Turn | LoopTurn[Task]) -> None:
+        if type(turn) is LoopTurn:
+            self.take_back(turn)
+            return
         threads = self._threads
         with self._lock:
             if self._turn is not turn or not turn.since_s or threads is None:
                 return
-            self._server.flush()
             # Before the thread sees that it does not poll any more.
             threads.mark_busy(turn.thread_id)
-            wake = None
-            if self._idle:
-                self._turn, wake = self._idle.pop()
-                self._server.polling_thread = self._turn.thread_id
-            else:
-                self._turn, self._server.polling_thread = None, 0
+            wake = self._choose()
+        self._begin(wake)
+
+    def _choose(self) -> threading.Lock | None:
+        """Give the turn to a thread that has nothing to do: what wakes it. With the lock."""
+        self._server.flush()
+        wake = None
+        if self._idle:
+            self._turn, wake = self._idle.pop()
+            self._server.polling_thread = self._turn.thread_id
+        else:
+            self._turn, self._server.polling_thread = None, 0
+        return wake
+
+    def _begin(self, wake: threading.Lock | None) -> None:
         if wake is not None:
             wake.release()
-        threads.grow()
+        if self._threads is not None:
+            self._threads.grow()
+
+    # An event loop's turn.
+
+    def runs_on(self, loop: HandlersLoop) -> None:
+        """Called by a task that goes to `loop`: where all do, it polls."""
+        self._loop = loop
+        self._told += 1
+
+    def _lend(self, turn: _Turn) -> None:
+        """Have the loop poll that all tasks go to."""
+        loop = self._loop
+        if loop is None or loop.thread_id is None or self._server.fileno() is None:
+            return
+        lent = self._loop_turn
+        if lent is None or lent.loop is not loop:
+            lent = LoopTurn(loop, self._server, self, self.tasks, self._run, self._may_run_on_loop)
+            self._loop_turn = lent
+        with self._lock:
+            # Attached still: the loop is blocked, or was a moment ago.
+            if self._turn is not turn or self.is_stopped or lent.is_attached:
+                return
+            self._server.flush()
+            self._turn, self._server.polling_thread = lent, 0
+        if not lent.lend():
+            self.take_back(lent)
+
+    def holds(self, turn: object) -> bool:
+        return self._turn is turn
+
+    def take_back(self, turn: object) -> None:
+        with self._lock:
+            lent = self._turn
+            if lent is not turn or not isinstance(lent, LoopTurn) or lent.is_polling:
+                return
+            wake = self._choose()
+        self._begin(wake)
+        lent.detach()
+
+    def end(self) -> None:
+        self._turn, self._server.polling_thread = None, 0
+
+    def left(self) -> None:
+        if self.is_stopped and self._turn is None:
+            self._server.close()  # `stop` could not wait for it.
+
+    def watch_closely(self) -> None:
+        if self._is_watcher_asleep:
+            self._wake_watcher()
 
     def _watch(self) -> None:
         quiet = 0
-        while not self._is_stopped:
+        while not self.is_stopped:
             time.sleep(_TICK_S)
             if self._server.holds:
                 self._server.flush_held()
             turn = self._turn
             since_s = 0.0 if turn is None else turn.since_s
             if turn is None or not since_s:
+                if type(turn) is LoopTurn and turn.is_late():
+                    self.take_back(turn)
                 quiet += 1
                 if quiet > _QUIET_TICKS:
-                    self._sleep()
-                    quiet = 0
+                    quiet = self._sleep()
                 continue
             quiet = 0
             if time.monotonic() - since_s > _LONG_S and turn.since_s == since_s:
-                self._pass_on(turn)
+                # The machine may have stopped for a moment: then the task is over soon.
+                time.sleep(_AGAIN_S)
+                if turn.since_s == since_s:
+                    self._pass_on(turn)
 
-    def _sleep(self) -> None:
-        """Until there is a task."""
+    def _sleep(self) -> int:
+        """Until there is a task. How many ticks of quiet there were since it woke up."""
+        lent = self._turn
+        if isinstance(lent, LoopTurn) and lent.loop.has_tasks:
+            self.take_back(lent)  # What goes on there may block it, and nobody would see.
         with self._lock:
             # A task that was taken just now is watched.
-            if self._is_stopped or self.tasks or (self._turn is not None and self._turn.since_s):
-                return
+            if self.is_stopped or self.tasks or (self._turn is not None and self._turn.since_s):
+                return 0
             if self._server.holds:
-                return
+                return 0
             self._is_watcher_asleep = True
             self._server.is_watched = False
+            is_lent = isinstance(self._turn, LoopTurn)
+        if self._alarm.acquire(timeout=_DOZE_S if is_lent else -1):
+            return 0
+        # Others may have handed to the loop what blocks it.
+        self._wake_watcher()
         self._alarm.acquire()
+        return _QUIET_TICKS - _TICKS_UNTIL_LATE
 
     def _wake_watcher(self) -> None:
         with self._lock:
@@ -201,7 +299,7 @@ class Turns(Generic[Task]):
     def stop(self, timeout_s: float) -> bool:
         """Whether nobody polls any more."""
         with self._lock:
-            self._is_stopped = True
+            self.is_stopped = True
             while self._idle:
                 self._idle.pop()[1].release()
         self._wake_watcher()
@@ -209,14 +307,21 @@ class Turns(Generic[Task]):
         while self._turn is not None and time.monotonic() < until_s:
             self._server.wake()
             time.sleep(_STOP_INTERVAL_S)
-        return self._turn is None
+        lent = self._loop_turn
+        return self._turn is None and not (lent is not None and lent.is_attached)
 
 
 #: A handler that takes longer goes on beside the polling, from the next tick on.
-_LONG_S = 0.0005
+_LONG_S = 0.0003
+_AGAIN_S = 0.0003
 _TICK_S = 0.0012
 #: The watcher sleeps after so many ticks without a task.
 _QUIET_TICKS = 64
 #: Tasks, one after the other, before new ones are looked for.
 _IN_A_ROW_S = 0.001
 _STOP_INTERVAL_S = 0.001
+#: Calls in a row that all go to one loop, until that polls.
+_CALLS_UNTIL_LENT = 16
+#: The watcher of a loop that polls looks that often, where nothing is begun.
+_DOZE_S = 0.1
+_TICKS_UNTIL_LATE = 2

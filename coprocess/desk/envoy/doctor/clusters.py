@@ -2,29 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from coprocess.desk.envoy.doctor.filters import Filter, dig
+from coprocess.desk.envoy.doctor.filters import AUTHZ, INNER, Filter, dig, overrides_in
 from coprocess.desk.envoy.doctor.findings import RULES
 from coprocess.desk.envoy.yaml_files import Where, YamlDocument, walk
 from coprocess.desk.findings import FileFinding, Severity
+from coprocess.gateways.envoy.route import PREFIX
 
 _HTTP2 = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _LOOPBACK = ("127.", "localhost", "[::1]", "::1")
 _NOBODY = "No call arrives at the service: every request is refused."
 
 
-def check_cluster(
-    each: Filter, documents: list[YamlDocument], listen: Sequence[str], *, has_tls: bool
+def check_services(
+    filters: Sequence[Filter], documents: list[YamlDocument], listen: Sequence[str], *, has_tls: bool
+) -> Iterator[FileFinding]:
+    """Of filters, and of routes that have a service of their own."""
+    for each in filters:
+        yield from _check_service(
+            each.kind, each.document, each.where, each.config, documents, listen, has_tls=has_tls
+        )
+    for override in overrides_in(documents):
+        where = (*override.where, INNER[override.kind])
+        yield from _check_service(
+            override.kind, override.document, where, override.inner, documents, listen, has_tls=has_tls
+        )
+
+
+def _check_service(
+    kind: str,
+    document: YamlDocument,
+    place: Where,
+    config: Mapping[str, Any],
+    documents: list[YamlDocument],
+    listen: Sequence[str],
+    *,
+    has_tls: bool,
 ) -> Iterator[FileFinding]:
     """Only where clusters are in the files: elsewhere they come from a control plane."""
-    service = each.config.get("grpc_service")
-    if each.config.get("http_service") is not None or dig(service, "http_service") is not None:
-        where: Where = (*each.where, "http_service")
+    service = config.get("grpc_service")
+    if config.get("http_service") is not None or dig(service, "http_service") is not None:
+        where: Where = (*place, "http_service")
         problem = "http_service is set, and the service speaks gRPC"
-        yield _finding(each.document, where, problem, "Set grpc_service in its place.", "envoy-http-service")
+        yield _finding(document, where, problem, "Set grpc_service in its place.", "envoy-http-service")
         return
+    if kind == AUTHZ:
+        yield from _keys_as_metadata(document, (*place, "grpc_service"), service)
     name = dig(service, "envoy_grpc", "cluster_name")
     clusters = [
         (document, where, value)
@@ -36,14 +61,30 @@ def check_cluster(
         return
     found = [cluster for cluster in clusters if cluster[2]["name"] == name]
     if not found:
-        where = (*each.where, "grpc_service", "envoy_grpc", "cluster_name")
-        yield _finding(each.document, where, f"There is no cluster {name}", "Set it to one that is.")
-    for document, where, value in found:
+        where = (*place, "grpc_service", "envoy_grpc", "cluster_name")
+        yield _finding(document, where, f"There is no cluster {name}", "Set it to one that is.")
+    for its_document, where, value in found:
         if not _speaks_http2(value):
             remedy = f"Add typed_extension_protocol_options: {_HTTP2} with http2_protocol_options."
-            yield _finding(document, where, f"The cluster {name} does not speak HTTP/2", remedy)
-        yield from _addresses(document, where, value, listen)
-        yield from _tls(document, where, value, has_tls=has_tls)
+            yield _finding(its_document, where, f"The cluster {name} does not speak HTTP/2", remedy)
+        yield from _addresses(its_document, where, value, listen)
+        yield from _tls(its_document, where, value, has_tls=has_tls)
+
+
+def _keys_as_metadata(document: YamlDocument, where: Where, service: Any) -> Iterator[FileFinding]:
+    entries = dig(service, "initial_metadata")
+    for index, entry in enumerate(entries if isinstance(entries, list) else []):
+        key = dig(entry, "key")
+        if isinstance(key, str) and key.lower().startswith(PREFIX):
+            place = (*where, "initial_metadata", index)
+            line, column = document.place(place)
+            yield RULES.finding(
+                *(Severity.ERROR, "envoy-key-unknown", document.path, YamlDocument.words(place)),
+                f"{key} is said in initial_metadata of ext_authz.",
+                "Nobody looks at it there: other handlers run than are meant.",
+                "Give it in context_extensions, in typed_per_filter_config of the virtual host or route.",
+                *(line, column),
+            )
 
 
 def _speaks_http2(cluster: dict[str, Any]) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from coprocess.api.moments import HookType
 from coprocess.desk.envoy.doctor.authorizers import check_authorizer
-from coprocess.desk.envoy.doctor.clusters import check_cluster
+from coprocess.desk.envoy.doctor.clusters import check_services
 from coprocess.desk.envoy.doctor.filters import AUTHZ, Filter, Use, dig, disabled_on, filters_in, uses_of
 from coprocess.desk.envoy.doctor.findings import RULES
 from coprocess.desk.envoy.doctor.header_rules import check_header_rules
@@ -59,8 +59,7 @@ def examine(paths: Iterable[Path], service: Service) -> tuple[list[FileFinding],
     if not filters and files:
         findings.append(_no_filter(files[0]))
     findings += _of_uses(uses_of(filters, documents), service)
-    for each in filters:
-        findings += check_cluster(each, documents, service.listen, has_tls=service.has_tls)
+    findings += check_services(filters, documents, service.listen, has_tls=service.has_tls)
     findings += _of_disabled(filters, documents, service)
     for document in documents:
         findings += _keys_as_headers(document)

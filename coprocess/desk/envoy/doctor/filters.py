@@ -18,6 +18,12 @@ _ROUTE_KINDS = {
     "envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute": PROC,
     "envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute": AUTHZ,
 }
+#: Where a route's settings are, in its message.
+INNER = {PROC: "overrides", AUTHZ: "check_settings"}
+_OVERRIDDEN = (
+    *("processing_mode", "failure_mode_allow", "metadata_options", "with_request_body"),
+    "grpc_service",
+)
 _NAMES = {PROC: "envoy.filters.http.ext_proc", AUTHZ: "envoy.filters.http.ext_authz"}
 
 
@@ -45,6 +51,12 @@ class Override:
     document: YamlDocument
     where: Where
     config: Mapping[str, Any]
+
+    @property
+    def inner(self) -> Mapping[str, Any]:
+        """What it changes."""
+        inner = self.config.get(INNER[self.kind])
+        return inner if isinstance(inner, dict) else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +128,12 @@ def _layers(documents: list[YamlDocument]) -> Iterator[list[Override]]:
                 yield _overrides(document, where, value)
 
 
+def overrides_in(documents: list[YamlDocument]) -> list[Override]:
+    """All of them, each once."""
+    found = {(id(each.document), each.where): each for layer in _layers(documents) for each in layer}
+    return list(found.values())
+
+
 def _is_in_routes(where: Where) -> bool:
     return len(where) > 1 and where[-2] == "routes"
 
@@ -137,20 +155,19 @@ def _use(each: Filter, overrides: list[Override]) -> Use:
     last = overrides[-1] if overrides else None
     said: dict[str, str] = {}
     settings: dict[str, Any] = dict(each.config)
-    if each.kind == PROC:
-        said.update(_metadata(dig(each.config, "grpc_service", "initial_metadata")))
     for override in overrides:
-        inner = override.config.get("overrides" if each.kind == PROC else "check_settings") or {}
-        if not isinstance(inner, dict):
-            continue
+        inner = override.inner
         if each.kind == PROC:
             said.update(_metadata(inner.get("grpc_initial_metadata")))
         else:
             extensions = inner.get("context_extensions")
             said.update({str(key): str(value) for key, value in (extensions or {}).items()})
-        for name in ("processing_mode", "failure_mode_allow", "metadata_options", "with_request_body"):
+        for name in _OVERRIDDEN:
             if inner.get(name) is not None:
                 settings[name] = inner[name]
+    if each.kind == PROC:
+        # Of the service that is asked; what routes say is said to that one, too.
+        said = {**_metadata(dig(settings, "grpc_service", "initial_metadata")), **said}
     mode = settings.get("processing_mode")
     return Use(
         each,

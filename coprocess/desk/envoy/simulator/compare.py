@@ -50,10 +50,15 @@ _CODES = (
 
 
 def differences(recording: Recording, exchange: Exchange) -> Iterator[str]:
+    yield from differences_outside(recording, exchange)
+    yield from _log_differences(recording, exchange)
+
+
+def differences_outside(recording: Recording, exchange: Exchange) -> Iterator[str]:
+    """Of what server, upstream and client see."""
     yield from _stream_differences(recording, exchange)
     yield from _upstream_differences(recording, exchange.upstream_request)
     yield from _response_differences(recording, exchange.http_response)
-    yield from _log_differences(recording, exchange)
 
 
 def _stream_differences(recording: Recording, exchange: Exchange) -> Iterator[str]:

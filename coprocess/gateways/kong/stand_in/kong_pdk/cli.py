@@ -11,8 +11,12 @@ def start_dedicated_server(
 ) -> None:
     """Serve the file that calls this, by the flags it was started with; with --dump, tell of it instead.
 
-    The file is loaded once more, as a module: what it says there is what counts.
+    The file is loaded once more, as a module: what it says there is what counts. It may start the server
+    without asking whether it is run: loaded, it starts none.
     """
+    loader = sys.modules.get("coprocess.loading.loader")
+    if loader is not None and loader.now_loading:
+        return
     _main(["kong", "serve", sys.argv[0], "--name", name, *sys.argv[1:]])
 
 

@@ -1,0 +1,205 @@
+"""An event loop that polls in the place of a thread: the calls of async handlers need no hand-over then.
+
+It watches the poller's own descriptor among its others. When it does not come to it in time, as a handler
+blocks it, a thread polls again (`turns`): so a blocked loop holds up the calls that run on it, and no other.
+"""
+
+from __future__ import annotations
+
+import time
+from asyncio import TimerHandle
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
+
+import structlog
+
+from coprocess.transport.engine import HandlersLoop
+from coprocess.transport.http2.server import Server
+
+log = structlog.get_logger("coprocess")
+
+Task = TypeVar("Task")
+
+
+class Lender(Protocol):
+    """Who has polled until now. `holds` and `end` are called with the server's lock."""
+
+    is_stopped: bool
+
+    def holds(self, turn: object) -> bool:
+        """Whether it is that one's turn still."""
+
+    def take_back(self, turn: object) -> None:
+        """Have a thread poll again."""
+
+    def end(self) -> None:
+        """Nobody polls any more."""
+
+    def left(self) -> None:
+        """The loop watches the poller no more."""
+
+    def watch_closely(self) -> None:
+        """A task is begun."""
+
+
+class LoopTurn(Generic[Task]):
+    """A loop's time as the one that polls; it may come again and again."""
+
+    def __init__(
+        self,
+        loop: HandlersLoop,
+        server: Server,
+        lender: Lender,
+        tasks: deque[Task],
+        run: Callable[[Task], None],
+        may_run: Callable[[Task], bool],
+    ) -> None:
+        """`run` begins a task, and never raises; those that may not run on a loop are left for a thread."""
+        self.loop = loop
+        self._server = server
+        self._lender = lender
+        self._tasks = tasks
+        self._run = run
+        self._may_run = may_run
+        #: As a thread's turn has them.
+        self.thread_id = loop.thread_id or 0
+        self.since_s = 0.0
+        #: Sockets and timers are looked after at this moment. Set with the server's lock.
+        self.is_polling = False
+        #: From when it was lent until the loop knows that it is over: not to be lent again before.
+        self.is_attached = False
+        self._descriptor: int | None = None
+        self._timer: TimerHandle | None = None
+        self._timer_s = 0.0
+        self._looks = 0
+        self._progress: tuple[int, int, object] | None = None
+        loop.on_end.append(self._lost)
+
+    # The lender's.
+
+    def lend(self) -> bool:
+        """Have the loop poll from now on. False where it does not run any more."""
+        self.is_attached = True
+        self.since_s = 0.0
+        self._progress = None
+        if self.loop.call_soon(self._begin):
+            return True
+        self.is_attached = False
+        return False
+
+    def detach(self) -> None:
+        """When it is over: have the loop watch the poller no more, as soon as it is free."""
+        if not self.loop.call_soon(self._leave_if_over):
+            self.is_attached = False
+
+    def is_late(self) -> bool:
+        """Whether the loop has done nothing since this was called last, though there was something to do."""
+        if not self._server.is_due():
+            self._progress = None
+            return False
+        before, self._progress = self._progress, (self._looks, self._server.flushes, self.loop.current)
+        return before == self._progress
+
+    # On the loop.
+
+    def _begin(self) -> None:
+        if self._descriptor is None:
+            self._descriptor = self._server.fileno()
+            if self._descriptor is not None:
+                self.loop.add_reader(self._descriptor, self._look)
+        self._look()
+
+    def _look(self) -> None:
+        """Poll, and begin the tasks that come."""
+        server, lender, tasks, run, now = self._server, self._lender, self._tasks, self._run, time.monotonic
+        self._looks += 1
+        with server.lock:
+            if not self._is_mine():
+                return
+            self.is_polling = True
+            server.polling_thread = self.thread_id
+        server.poll(0.0)
+        self.is_polling = False
+        if tasks:
+            lender.watch_closely()
+            since_s = now()
+            until_s = since_s + _IN_A_ROW_S
+            self.loop.is_reading = True
+            while since_s < until_s:
+                self.since_s = since_s
+                try:
+                    task = tasks.popleft()
+                except IndexError:
+                    break
+                if not self._may_run(task):
+                    tasks.appendleft(task)
+                    self.since_s = 0.0
+                    lender.take_back(self)
+                    break
+                try:
+                    run(task)
+                except BaseException:  # The others' calls are to be begun, too.
+                    log.exception("a task raised what it should have kept to itself")
+                del task
+                if not lender.holds(self):
+                    break
+                since_s = now()
+            self.loop.is_reading = False
+        with server.lock:
+            self.since_s = 0.0
+            if not self._is_mine():
+                return
+            server.polling_thread = 0
+            timeout_s = server.prepare(wait=not tasks)
+        if timeout_s:
+            self._look_after(timeout_s)
+        else:
+            self._look_after(0.0)
+
+    def _look_after(self, timeout_s: float) -> None:
+        when_s = time.monotonic() + timeout_s
+        if self._timer is not None:
+            if self._timer_s <= when_s:
+                return
+            self._timer.cancel()
+        self._timer, self._timer_s = self.loop.call_later(timeout_s, self._look_in_time), when_s
+
+    def _look_in_time(self) -> None:
+        self._timer = None
+        self._look()
+
+    def _is_mine(self) -> bool:
+        """With the lock. Where it is not, the loop has left."""
+        if self._lender.holds(self):
+            if not self._lender.is_stopped:
+                return True
+            self._lender.end()
+        self._leave()
+        return False
+
+    def _leave_if_over(self) -> None:
+        with self._server.lock:
+            if not self._lender.holds(self):
+                self._leave()
+        self._lender.left()
+
+    def _leave(self) -> None:
+        if self._descriptor is not None:
+            self.loop.remove_reader(self._descriptor)
+            self._descriptor = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.is_attached = False
+
+    def _lost(self) -> None:
+        """The loop runs no more."""
+        self._lender.take_back(self)
+        self._descriptor = self._timer = None
+        self.is_attached = False
+        self._lender.left()
+
+
+#: Tasks, one after the other, before what else runs on the loop has its turn.
+_IN_A_ROW_S = 0.001

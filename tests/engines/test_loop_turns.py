@@ -1,0 +1,276 @@
+"""The loop of async handlers reads calls where all go to it. When it is blocked, a thread reads them."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import grpc
+import pytest
+
+from coprocess import Event, Pre, trigger_event
+from coprocess.loading.hooks import HookTable
+from coprocess.runtime import loop as loop_module
+from coprocess.runtime.service import ServiceOptions
+from coprocess.transport.http2.loop_turn import LoopTurn
+from coprocess.transport.http2.turns import Turns
+from coprocess.transport.http2_engine import Http2Engine
+from tests.objects import make_object, make_request, table_of
+from tests.server import PATIENCE_S, Server, error_of, serving, until
+from tests.service.hooks import stamped
+
+SEEN: ContextVar[str] = ContextVar("SEEN", default="nothing")
+
+
+@pytest.fixture(params=["uvloop", "asyncio"], autouse=True)
+def each_loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "asyncio":
+        monkeypatch.setattr(loop_module, "_new_event_loop", asyncio.SelectorEventLoop)
+    else:
+        pytest.importorskip("uvloop")
+
+
+def turns(server: Server) -> Turns[Any]:
+    assert isinstance(server.engine, Http2Engine)
+    return server.engine._turns
+
+
+def is_read_on_loop(server: Server) -> bool:
+    return isinstance(turns(server)._turn, LoopTurn)
+
+
+class Handlers:
+    """What may happen on a loop that reads calls."""
+
+    def __init__(self) -> None:
+        self.blocked = threading.Event()
+        self.release = threading.Event()
+        self.cancelled = threading.Event()
+        self.events = threading.Semaphore(0)
+        self.threads: list[int] = []
+
+    def wait(self) -> None:
+        self.blocked.set()
+        self.release.wait(PATIENCE_S)
+
+    def table(self) -> HookTable:
+        def declare() -> None:
+            @Pre
+            async def quick(request: Any) -> None:
+                request.headers["X-Stamp"] = str(threading.get_ident())
+
+            @Pre
+            async def blocks_at_once(request: Any) -> None:
+                self.wait()
+
+            @Pre
+            async def blocks_later(request: Any) -> None:
+                await asyncio.sleep(0.001)
+                self.wait()
+
+            @Pre
+            async def own_context(request: Any) -> None:
+                before = SEEN.get()
+                task = asyncio.current_task()
+                SEEN.set("this call")
+                async with asyncio.timeout(PATIENCE_S):
+                    await asyncio.sleep(0)
+                assert asyncio.current_task() is task is not None
+                request.headers["X-Stamp"] = f"{before}, {SEEN.get()}"
+
+            @Pre
+            async def times_out(request: Any) -> None:
+                try:
+                    async with asyncio.timeout(0):
+                        await asyncio.sleep(PATIENCE_S)
+                except TimeoutError:
+                    request.headers["X-Stamp"] = "timed out"
+
+            @Pre
+            async def forever(request: Any) -> None:
+                try:
+                    await asyncio.sleep(PATIENCE_S)
+                finally:
+                    self.cancelled.set()
+
+            @Pre
+            async def fails(request: Any) -> None:
+                raise SystemExit
+
+            @Pre
+            async def tells(request: Any) -> None:
+                trigger_event("told", "")
+                request.headers["X-Stamp"] = "told"
+
+            @Event
+            async def told(event: Any) -> None:
+                self.events.release()
+
+            @Pre(concurrency=1)
+            async def one_by_one(request: Any) -> None:
+                await asyncio.sleep(0)
+
+            @Pre
+            async def measure(request: Any) -> None:
+                request.headers["X-Stamp"] = str(len(request.body))
+
+            @Pre
+            def plain(request: Any) -> None:
+                # Where a loop runs in this thread, that raises.
+                asyncio.run(asyncio.sleep(0))
+                request.headers["X-Stamp"] = str(threading.get_ident())
+
+        return table_of(declare)
+
+
+@contextmanager
+def read_on_loop(handlers: Handlers, options: ServiceOptions | None = None) -> Iterator[Server]:
+    """A service whose loop has just read a call."""
+    with serving(handlers.table(), engine="http2", options=options) as server:
+        lend(server)
+        yield server
+
+
+def lend(server: Server) -> None:
+    def is_lent() -> bool:
+        stamped(server, "quick")
+        return is_read_on_loop(server)
+
+    until(is_lent)
+
+
+@pytest.mark.parametrize("name", ["blocks_at_once", "blocks_later"])
+def test_a_handler_that_blocks_the_loop_holds_up_no_other_hook(name: str) -> None:
+    handlers = Handlers()
+    with read_on_loop(handlers) as server:
+        for _ in range(3):
+            handlers.blocked.clear()
+            handlers.release.clear()
+            slow = server.client.future(make_object(hook_name=name))
+            assert handlers.blocked.wait(PATIENCE_S)
+            for _ in range(20):
+                assert stamped(server, "plain")
+            assert not slow.done()
+            handlers.release.set()
+            assert slow.result(timeout=PATIENCE_S)
+            lend(server)
+
+
+def test_what_is_no_call_may_block_the_loop_while_the_watcher_sleeps() -> None:
+    handlers = Handlers()
+    with read_on_loop(handlers) as server:
+        until(lambda: turns(server)._is_watcher_asleep)
+
+        async def block() -> None:
+            handlers.wait()
+
+        outcome = server.service.async_calls.spawn(block())
+        assert handlers.blocked.wait(PATIENCE_S)
+        assert stamped(server, "plain")
+        assert not outcome.done()
+        handlers.release.set()
+        outcome.result(PATIENCE_S)
+        lend(server)
+
+
+def test_a_sync_handler_runs_on_no_loop_and_each_call_is_answered() -> None:
+    with read_on_loop(Handlers()) as server:
+        loop = server.service.async_calls.loop
+        assert loop is not None
+        for _ in range(3):
+            lend(server)
+            calls = [
+                server.client.future(make_object(hook_name=name)) for name in ["quick", "plain", "quick"] * 5
+            ]
+            assert all(call.result(timeout=PATIENCE_S) for call in calls)
+            assert stamped(server, "plain") != str(loop.thread_id) == stamped(server, "quick")
+
+
+def test_each_call_has_a_task_and_a_context_of_its_own() -> None:
+    with read_on_loop(Handlers()) as server:
+        for _ in range(50):
+            assert stamped(server, "own_context") == "nothing, this call"
+            assert stamped(server, "times_out") == "timed out"
+
+
+def test_the_deadline_of_a_client_ends_its_call() -> None:
+    handlers = Handlers()
+    with read_on_loop(handlers) as server:
+        call = server.client.future(make_object(hook_name="forever"), timeout_s=0.2)
+        assert error_of(call)[0] is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert handlers.cancelled.wait(PATIENCE_S)
+        assert stamped(server, "quick")
+
+
+def test_a_handler_that_ends_a_program_fails_its_call() -> None:
+    with read_on_loop(Handlers()) as server:
+        for _ in range(5):
+            call = server.client.future(make_object(hook_name="fails"))
+            assert error_of(call)[0] is grpc.StatusCode.INTERNAL
+            assert stamped(server, "quick")
+
+
+def test_an_event_that_a_first_step_triggers_runs_in_a_task_of_its_own() -> None:
+    handlers = Handlers()
+    with read_on_loop(handlers) as server:
+        for _ in range(5):
+            assert stamped(server, "tells") == "told"
+            assert handlers.events.acquire(timeout=PATIENCE_S)
+
+
+def test_calls_that_wait_for_their_place_run_one_after_the_other() -> None:
+    with read_on_loop(Handlers(), ServiceOptions(queue_size=2000)) as server:
+        calls = [server.client.future(make_object(hook_name="one_by_one")) for _ in range(1000)]
+        assert all(call.result(timeout=PATIENCE_S) for call in calls)
+
+
+def test_a_large_message_is_read_elsewhere() -> None:
+    body = b"x" * 300_000
+    with read_on_loop(Handlers()) as server:
+        large = make_object(hook_name="measure", request=make_request(body=body))
+        for _ in range(3):
+            lend(server)
+            assert server.client.dispatch(large).request.set_headers["X-Stamp"] == str(len(body))
+
+
+def _end_loop(server: Server) -> None:
+    loop = server.service.async_calls.loop
+    assert loop is not None
+    loop.end(0.0)
+    until(lambda: not loop.is_alive)
+
+
+def _stop_loop(server: Server) -> None:
+    async def stop() -> None:
+        asyncio.get_running_loop().stop()
+
+    server.service.async_calls.spawn(stop()).result(PATIENCE_S)
+
+
+@pytest.mark.parametrize("end", [_end_loop, _stop_loop])
+def test_a_loop_that_ends_holds_up_nobody(end: Callable[[Server], None]) -> None:
+    with read_on_loop(Handlers()) as server:
+        end(server)
+        assert stamped(server, "plain")
+        assert stamped(server, "quick")
+        lend(server)
+
+
+@pytest.mark.parametrize("is_blocked", [False, True], ids=["free", "blocked"])
+def test_a_service_whose_loop_reads_calls_ends_well(is_blocked: bool) -> None:
+    handlers = Handlers()
+    with read_on_loop(handlers) as server:
+        if is_blocked:
+            slow = server.client.future(make_object(hook_name="blocks_later"))
+            assert handlers.blocked.wait(PATIENCE_S)
+        assert server.stop(drain_s=0.0) is not is_blocked
+        if is_blocked:
+            assert slow.exception(timeout=PATIENCE_S) is not None
+        assert turns(server)._turn is None
+        handlers.release.set()
+        # Nothing is closed that the loop still watches.
+        until(lambda: not turns(server)._server._is_open)

@@ -1,0 +1,240 @@
+"""Forms that plugins are written in, as kong-pdk's users have them: each loads and runs as it does there."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coprocess.gateways.kong.plugin import PluginOptions
+from coprocess.gateways.kong.registration import load_plugins
+from coprocess.gateways.kong.stand_in import PATH
+from tests.kong.server import serving
+
+SEEN = ("kong.service.request.set_header", ["x-seen", "1"])
+
+#: What runs in access, each with what it asks Kong.
+FORMS: dict[str, tuple[str, list[Any]]] = {
+    "logs on the class for annotations, while it is imported and in its init": (
+        """
+        import kong_pdk.pdk.kong as kong
+        kong.kong.log.warn("no settings: the defaults")
+
+        class Plugin(object):
+            def __init__(self, config):
+                kong.kong.log.info("made")
+
+            def access(self, k: kong.kong):
+                k.service.request.set_header("x-seen", "1")
+        """,
+        [SEEN],
+    ),
+    "has a phase of Lua's plugins beside its own": (
+        """
+        class Plugin:
+            def __init__(self, config): ...
+            def access(self, kong): kong.service.request.set_header("x-seen", "1")
+            def header_filter(self, kong): raise AssertionError
+        """,
+        [SEEN],
+    ),
+    "starts the server without asking whether it is run": (
+        """
+        from kong_pdk.cli import start_dedicated_server
+
+        class Mine:
+            def __init__(self, config): ...
+            def access(self, kong): kong.service.request.set_header("x-seen", "1")
+
+        start_dedicated_server("p", Mine, "0.1.0", 0)
+        """,
+        [SEEN],
+    ),
+    "is made by a decorator, and its phase is wrapped": (
+        """
+        import functools
+        from dataclasses import dataclass
+        from kong_pdk.exception import PDKException
+        from kong_pdk.pdk.kong import kong as Kong
+
+        def guarded(phase):
+            @functools.wraps(phase)
+            def run(self, kong, *args, **options):
+                try:
+                    return phase(self, kong, *args, **options)
+                except PDKException as error:
+                    kong.log.err(error)
+            return run
+
+        @dataclass
+        class Plugin:
+            config: dict
+
+            @guarded
+            def access(self, kong: Kong, times: int = 1) -> None:
+                for _ in range(times):
+                    kong.service.request.set_header("x-seen", str(times))
+        """,
+        [SEEN],
+    ),
+    "inherits its phases, and has helpers outside": (
+        """
+        def of_all(kong, name):
+            value, err = kong.request.get_header(name)
+            return "none" if err else value
+
+        class Base:
+            def __init__(self, config):
+                self.config = config
+
+            def access(self, kong):
+                self.mark(kong, of_all(kong, "x-asked"))
+
+        class Plugin(Base):
+            @staticmethod
+            def mark(kong, value):
+                kong.service.request.set_header("x-got", value)
+        """,
+        [("kong.request.get_header", ["x-asked"]), ("kong.service.request.set_header", ["x-got", "asked"])],
+    ),
+    "runs a loop of its own in a sync phase": (
+        """
+        import asyncio
+
+        class Plugin:
+            def __init__(self, config): ...
+
+            def access(self, kong):
+                async def look_up():
+                    await asyncio.sleep(0)
+                    return "1"
+                kong.service.request.set_header("x-seen", asyncio.run(look_up()))
+        """,
+        [SEEN],
+    ),
+    "exits with bytes, no headers, and the value of exit": (
+        """
+        import json
+
+        class Plugin:
+            def __init__(self, config): ...
+
+            def access(self, kong):
+                try:
+                    return kong.response.exit(200, bytes(json.dumps({"ok": True}), "utf-8"), None)
+                except Exception as error:
+                    return kong.response.exit(500, {"message": str(error)})
+        """,
+        [("kong.response.exit", [200, b'{"ok": true}', None])],
+    ),
+    "names what it is passed as it likes": (
+        """
+        class Plugin:
+            def __init__(self, conf=None): self.conf = conf or {}
+            def access(self, kongs=None): kongs.service.request.set_header("x-seen", "1")
+        """,
+        [SEEN],
+    ),
+    "has its library elsewhere": (
+        """
+        import sys
+        sys.path.append(__file__ + ".lib")
+        import a_library_of_theirs
+
+        class Plugin:
+            def __init__(self, config): ...
+            def access(self, kong): a_library_of_theirs.mark(kong)
+        """,
+        [SEEN],
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_form_runs(tmp_path: Path, form: str) -> None:
+    source, expected = FORMS[form]
+    for number in range(40):  # Whatever number the file gets.
+        (tmp_path / f"plugin_{number}.py.lib").mkdir()
+        library = tmp_path / f"plugin_{number}.py.lib" / "a_library_of_theirs.py"
+        library.write_text("def mark(kong): kong.service.request.set_header('x-seen', '1')\n")
+    with serving(tmp_path, source) as served:
+        kong = served.connect()
+        assert kong.run(kong.start(), get_header="asked") == expected
+
+
+def test_what_only_the_phase_can_ask_is_told_where_the_class_is_asked(tmp_path: Path) -> None:
+    path = tmp_path / "p.py"
+    path.write_text("import kong_pdk.pdk.kong as kong\nkong.kong.request.get_header('x')\n")
+    loaded, _ = load_plugins([path], PluginOptions())
+    assert "kong.request.get_header is called on the class for annotations" in str(loaded.problems[0])
+
+
+def test_a_phase_that_never_runs_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "p.py"
+    path.write_text("class Plugin:\n def access(self, kong): ...\n def header_filter(self, kong): ...\n")
+    loaded, (plugin,) = load_plugins([path], PluginOptions())
+    assert [str(phase["Phases"]) for phase in (plugin.info(),)] == ["['access']"]
+    assert loaded.left_out == [f"{path.resolve()}: Plugin.header_filter: Kong runs this phase in itself only"]
+
+
+def test_a_package_that_is_run_by_its_name(tmp_path: Path) -> None:
+    package = tmp_path / "theirs"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "plugin.py").write_text(
+        "print('loaded')\nclass Plugin:\n def __init__(self, config): ...\n def access(self, kong): ...\n"
+    )
+    (package / "__main__.py").write_text(
+        "from kong_pdk.cli import start_dedicated_server\nfrom .plugin import Plugin\n"
+        "start_dedicated_server('theirs', Plugin, '0.1.0', 0)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(PATH)}
+    words = [sys.executable, "-m", "theirs", "--dump"]
+    ran = subprocess.run(words, capture_output=True, env=environment, cwd=tmp_path, text=True, check=True)
+    assert [(each["Name"], each["Version"]) for each in json.loads(ran.stdout)] == [("theirs", "0.1.0")]
+    assert "loaded" in ran.stderr
+
+
+MAIN_BLOCK = """
+from kong_pdk.cli import start_dedicated_server
+
+class Plugin:
+    def __init__(self, config): ...
+    def access(self, kong): kong.service.request.set_header("x-client", client)
+
+if __name__ == "__main__":
+    client = "connected"
+    start_dedicated_server("p", Plugin, "0.1.0", 0)
+"""
+RUN = """
+import runpy, sys
+from pathlib import Path
+import coprocess.cli
+from tests.kong.server import serving_gateway
+from coprocess.gateways.kong.plugin import PluginOptions
+from coprocess.gateways.kong.registration import plugin_server
+
+def main():
+    path = Path(sys.argv[3])
+    with serving_gateway(plugin_server([path], PluginOptions(), follows_another=False), Path("s")) as served:
+        kong = served.connect()
+        print(kong.run(kong.start("{}", "p")))
+
+coprocess.cli.main = main
+"""
+
+
+def test_what_a_file_sets_only_where_it_is_run_is_there_when_it_is(tmp_path: Path) -> None:
+    """Once, a client that a plugin connects in its main block was no name in its phases."""
+    (tmp_path / "p.py").write_text(MAIN_BLOCK)
+    (tmp_path / "sitecustomize.py").write_text(RUN)
+    paths = (str(tmp_path), str(Path(__file__).parents[2]), str(PATH))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    words = [sys.executable, str(tmp_path / "p.py")]
+    ran = subprocess.run(words, capture_output=True, env=environment, cwd=tmp_path, text=True, check=True)
+    assert ran.stdout == "[('kong.service.request.set_header', ['x-client', 'connected'])]\n"
