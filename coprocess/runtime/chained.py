@@ -16,7 +16,7 @@ import structlog
 
 from coprocess.errors import Status
 from coprocess.runtime.call import Call
-from coprocess.runtime.in_process import InProcessRpc
+from coprocess.runtime.in_process_rpc import InProcessRpc
 from coprocess.runtime.service import Service
 from coprocess.transport.engine import Metadata, Rpc
 

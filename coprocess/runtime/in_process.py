@@ -12,20 +12,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import os
-import threading
 import time
 from asyncio import CancelledError
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import AbstractContextManager
 from contextvars import Context, copy_context
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
-from coprocess.errors import HandlerFailed, ShuttingDown, Status
+from coprocess.errors import HandlerFailed, ShuttingDown
 from coprocess.runtime.call import Call
+from coprocess.runtime.in_process_rpc import HereRpc, InProcessRpc, LoopRpc, ThreadRpc
 from coprocess.runtime.service import Service
-from coprocess.transport.engine import Metadata, Rpc
+from coprocess.transport.engine import Rpc
 
 _NOBODY = contextlib.nullcontext()
 
@@ -33,127 +32,6 @@ _NOBODY = contextlib.nullcontext()
 BLOCKS_S = 0.5
 # Beyond its limit, in which the service ends a call that it runs itself.
 _GRACE_S = 5.0
-
-
-class InProcessRpc(Rpc):
-    """Keeps how a call ended: with `failure`, or where that is None, with `reply`."""
-
-    __slots__ = ("failure", "is_over", "reply")
-
-    #: One for all: it is held for a moment, and each call would make one. A forked process has its own, as
-    #: that of its parent may be held for ever there; and a collection within it may end another call.
-    _lock: ClassVar[threading.RLock] = threading.RLock()
-
-    failure: tuple[Status, str] | None
-
-    def __init__(self) -> None:
-        self.method, self.payload, self.reply = "", b"", b""
-        self.is_over, self.failure = False, None
-
-    def respond(self, reply: bytes) -> None:
-        self._end(None, reply)
-
-    def fail(self, status: Status, message: str) -> None:
-        self._end((status, message), b"")
-
-    def _end(self, failure: tuple[Status, str] | None, reply: bytes) -> None:
-        with self._lock:
-            if self.is_over:
-                return
-            self.is_over, self.failure, self.reply = True, failure, reply
-        self._wake()
-
-    def _wake(self) -> None:
-        """Tell who waits for the end, from any thread."""
-
-    def on_cancel(self, callback: Callable[[], None]) -> None:
-        pass
-
-    def metadata(self) -> Metadata:
-        return ()
-
-    def time_allowed_s(self) -> float | None:
-        return None
-
-
-def _renew_lock() -> None:
-    InProcessRpc._lock = threading.RLock()
-
-
-os.register_at_fork(after_in_child=_renew_lock)
-
-
-class _ThreadRpc(InProcessRpc):
-    """For a caller in a thread: `wait` ends when the call does."""
-
-    __slots__ = ("_ended",)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._ended = threading.Event()
-
-    def _wake(self) -> None:
-        self._ended.set()
-
-    def wait(self, timeout_s: float) -> bool:
-        return self._ended.wait(timeout_s)
-
-
-class _LoopRpc(InProcessRpc):
-    """For a caller on a loop: `ended` is done when the call is."""
-
-    __slots__ = ("_loop", "ended")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__()
-        self._loop = loop
-        self.ended: asyncio.Future[None] = loop.create_future()
-
-    def _wake(self) -> None:
-        with contextlib.suppress(RuntimeError):  # The loop is closed: nobody waits.
-            self._loop.call_soon_threadsafe(_done, self.ended)
-
-
-def _done(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
-class _HereRpc(InProcessRpc):
-    """For a caller that runs the call itself, when it is its turn."""
-
-    __slots__ = ("_has_turn", "_tell")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._has_turn = False
-        self._tell: Callable[[], object] | None = None
-
-    def start(self) -> None:
-        """It is its turn. For any thread."""
-        with self._lock:
-            self._has_turn, tell = True, self._tell
-        if tell is not None:
-            with contextlib.suppress(RuntimeError):  # The loop is closed.
-                tell()
-
-    def _has_to_wait(self, tell: Callable[[], object]) -> bool:
-        with self._lock:
-            self._tell = tell
-            return not self._has_turn
-
-    async def turn(self) -> None:
-        """Wait for it on a loop."""
-        loop = asyncio.get_running_loop()
-        turn: asyncio.Future[None] = loop.create_future()
-        if self._has_to_wait(lambda: loop.call_soon_threadsafe(_done, turn)):
-            await turn
-
-    def wait_for_turn(self, timeout_s: float) -> bool:
-        """Wait for it in a thread. False where it has not come."""
-        turn = threading.Lock()
-        turn.acquire()  # Given back from another thread: a semaphore, and cheaper than an Event.
-        return not self._has_to_wait(turn.release) or turn.acquire(timeout=timeout_s)
 
 
 class InProcess:
@@ -221,7 +99,7 @@ class InProcess:
             return None
         if not call.hook.is_async:
             return self._in_thread(call)
-        rpc = _HereRpc()
+        rpc = HereRpc()
         admitted = self._enter(call, rpc, rpc.start)
         if admitted is None:
             _take(call, rpc)
@@ -285,7 +163,7 @@ class InProcess:
         call.deadline_s = deadline_s
 
     async def _when_admitted(
-        self, call: Call, rpc: _HereRpc, watching: AbstractContextManager[object]
+        self, call: Call, rpc: HereRpc, watching: AbstractContextManager[object]
     ) -> None:
         try:
             with watching:
@@ -356,7 +234,7 @@ class InProcess:
             self._answer(call, reply)
 
     async def _in_thread(self, call: Call) -> None:
-        rpc = _LoopRpc(asyncio.get_running_loop())
+        rpc = LoopRpc(asyncio.get_running_loop())
         if self._is_taken_elsewhere(call, rpc):
             try:
                 await rpc.ended
@@ -391,7 +269,7 @@ class InProcess:
             self._run_in_turn(call)
 
     def _run_in_turn(self, call: Call) -> None:
-        rpc = _HereRpc()
+        rpc = HereRpc()
         admitted, timeout_s = self._enter(call, rpc, rpc.start), call.gate.timeout_s
         if admitted or (admitted is not None and rpc.wait_for_turn(timeout_s)):
             call.deadline_s = time.monotonic() + timeout_s
@@ -412,7 +290,7 @@ class InProcess:
         _take(call, rpc)
 
     def _on_loop(self, call: Call) -> None:
-        rpc = _ThreadRpc()
+        rpc = ThreadRpc()
         if self._is_taken_elsewhere(call, rpc):
             while not rpc.wait(2 * call.gate.timeout_s + _GRACE_S):
                 # It has no limit while somebody debugs it.

@@ -13,7 +13,7 @@ from coprocess.gateways.envoy.exchange import Exchange
 from coprocess.gateways.envoy.gateway import EnvoyGateway
 from coprocess.runtime.call import Call
 from coprocess.runtime.chained import Steps
-from coprocess.runtime.in_process import InProcessRpc
+from coprocess.runtime.in_process_rpc import InProcessRpc
 from coprocess.runtime.registration import GatewayOptions
 from tests.envoy.world import table_of
 

@@ -20,7 +20,7 @@ from coprocess.runtime.answers import Answer, failure_answer
 from coprocess.runtime.call import Call
 from coprocess.runtime.chained import Work
 from coprocess.runtime.held_call import HeldCall, HeldExchange
-from coprocess.runtime.in_process import InProcessRpc
+from coprocess.runtime.in_process_rpc import InProcessRpc
 
 #: To wait for the body.
 BODY = object()

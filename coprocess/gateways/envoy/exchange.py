@@ -33,7 +33,7 @@ from coprocess.gateways.envoy.wire import ProcessingRequest
 from coprocess.loading.lifetime import Lifetime
 from coprocess.runtime.answers import Answer, failure_answer
 from coprocess.runtime.chained import Steps
-from coprocess.runtime.in_process import InProcessRpc
+from coprocess.runtime.in_process_rpc import InProcessRpc
 
 if TYPE_CHECKING:
     from coprocess.gateways.envoy.wire import HttpBody, HttpHeaders

@@ -6,8 +6,9 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from coprocess.api.held import HeldHeaders, HeldRequest, HeldResponse, UnreadHeaders
+from coprocess.api.held import HeldHeaders, HeldRequest, HeldResponse
 from coprocess.api.http import canonical_name
+from coprocess.api.unread import UnreadHeaders
 from coprocess.errors import BadMessage
 
 if TYPE_CHECKING:

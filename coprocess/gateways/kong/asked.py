@@ -9,8 +9,9 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import Any, Final
 
-from coprocess.api.held import HeldRequest, HeldResponse, UnreadHeaders
+from coprocess.api.held import HeldRequest, HeldResponse
 from coprocess.api.http import canonical_name
+from coprocess.api.unread import UnreadHeaders
 from coprocess.loading.body_use import BODY_NAMES
 
 _MOST_HEADERS: Final = 1000

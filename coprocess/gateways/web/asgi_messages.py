@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
-from coprocess.api.held import NO_EDITS, UnreadRequest
+from coprocess.api.unread import NO_EDITS, UnreadRequest
 from coprocess.gateways.web.http import Caller, RawHeaders, body_to_send, response_of, with_edits
 from coprocess.runtime.answers import Answer
 from coprocess.runtime.held_call import HeldExchange

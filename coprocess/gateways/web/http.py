@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Collection, Iterable, MutableMapping, Set
 
-from coprocess.api.held import NO_EDITS, HeldHeaders, HeldRequest, HeldResponse, HeldSession, UnreadHeaders
+from coprocess.api.held import HeldHeaders, HeldRequest, HeldResponse, HeldSession
 from coprocess.api.http import canonical_name
 from coprocess.api.state import State
+from coprocess.api.unread import NO_EDITS, UnreadHeaders
 from coprocess.runtime.answers import Answer, error_answer
 from coprocess.runtime.held_call import HeldExchange
 

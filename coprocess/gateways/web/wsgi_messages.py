@@ -9,8 +9,9 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote_to_bytes
 
-from coprocess.api.held import HeldResponse, UnreadHeaders, UnreadRequest
+from coprocess.api.held import HeldResponse
 from coprocess.api.http import canonical_name
+from coprocess.api.unread import UnreadHeaders, UnreadRequest
 from coprocess.gateways.web.http import (
     Caller,
     HeldBody,
