@@ -171,14 +171,20 @@ class Bench:
         figures: dict[str, Any] = {}
         for count in ("1", "2", "4"):
             with serving(self.ours(HANDLERS / "cpu", "--workers", count)) as (_, address):
+                self.until_workers_serve(address)
                 figures[f"cpu_5ms_workers_{count}"] = Load(self.gobench, None).run(address, 32, self.seconds)
         for count in ("1", "2"):
             with serving(self.ours(HANDLERS / "native", "--workers", count)) as (process, address):
+                self.until_workers_serve(address)
                 figures[f"native_workers_{count}"] = Load(self.gobench, None).run(address, 32, self.seconds)
                 figures[f"native_workers_{count}"]["rss_mib"] = resident_mib(process.pid)
         for handlers in ("cpu", "native"):
             figures[f"{handlers}_workers_2_listen_own"] = self.workers_with_addresses(handlers)
         return figures
+
+    def until_workers_serve(self, address: str) -> None:
+        """The front listens before: it holds calls until then."""
+        Load(self.gobench, None).run(address, 8, 0.5)
 
     def workers_with_addresses(self, handlers: str) -> dict[str, Any]:
         """Two workers without a hop: half of the load at the address of each."""
