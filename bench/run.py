@@ -226,7 +226,7 @@ class Bench:
             at_start = resident_mib(process.pid)
             calls = 0.0
             warm = None
-            while calls < 1_000_000:
+            while calls < 2_000_000:
                 calls += self.load.run(address, 32, 10)["calls"]
                 warm = warm or resident_mib(process.pid)
             return {

@@ -50,20 +50,19 @@ class LoopThread:
         self._first_steps: list[Callable[[], object]] = []
         self.call_later = self._loop.call_later
         self.add_reader, self.remove_reader = self._loop.add_reader, self._loop.remove_reader
+        #: Each call that it reads asks for it.
+        self.thread_id: int | None = None
         self._thread = threading.Thread(target=self._run, name="async-handlers", daemon=True)
         try:
             self._thread.start()
         except RuntimeError:
             self._loop.close()
             raise
+        self.thread_id = self._thread.ident
 
     @property
     def is_alive(self) -> bool:
         return self._thread.is_alive()
-
-    @property
-    def thread_id(self) -> int | None:
-        return self._thread.ident
 
     @property
     def current(self) -> object:

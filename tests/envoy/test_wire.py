@@ -95,3 +95,24 @@ def test_a_caller_who_has_a_token_only_is_told_as_all_others() -> None:
         token = "t" * size
         raw = encoding.struct_of_one("coprocess.session", "token", token)
         assert raw == encoding.struct({"coprocess.session": {"token": token}})
+
+
+@pytest.mark.parametrize("size", [*range(100, 132), 16_383, 16_384, 3_000_000])
+def test_lengths_of_replies_are_right_on_both_sides_of_one_byte(size: int) -> None:
+    """What is made by one format is what the classes read."""
+    text = b"v" * size
+    option = wire.OkHttpResponse.FromString(encoding.set_text_header(b"x-name", text, 2)).headers[0]
+    assert (option.header.key, option.header.value) == ("x-name", text.decode())
+
+    common = encoding.field(2, encoding.set_header(b"x-name", text))
+    reply = wire.ProcessingResponse.FromString(encoding.reply(encoding.REQUEST_HEADERS, common))
+    edit = reply.request_headers.response.header_mutation.set_headers[0]
+    assert edit.header.raw_value == text
+
+    rest, session = encoding.CLEAR_ROUTE_CACHE, encoding.struct({"coprocess.session": {"token": "t"}})
+    raw = encoding.reply_with_body(encoding.REQUEST_BODY, common, text, rest, session)
+    reply = wire.ProcessingResponse.FromString(raw)
+    assert reply.request_body.response.body_mutation.body == text
+    assert reply.request_body.response.header_mutation.set_headers[0].header.raw_value == text
+    assert reply.request_body.response.clear_route_cache
+    assert "coprocess.session" in reply.dynamic_metadata.fields

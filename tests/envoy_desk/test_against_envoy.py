@@ -212,3 +212,53 @@ def test_both_say_the_same_of_bodies_in_pieces() -> None:
     ]
 
     assert differing((shout_in_pieces, loud_in_pieces), filters, requests) == []
+
+
+@Pre
+def answers(request: Request) -> Reply | None:
+    cookies = [("Set-Cookie", "a=1"), ("Set-Cookie", "b=2"), ("X-A", "1")]
+    if request.path == "/cookies":
+        return respond(200, b"\x00\xff", headers=cookies)
+    if request.path == "/nothing":
+        return respond(204, b"none", headers=cookies)
+    if request.path == "/framing":
+        for name in ("Content-Length", "Transfer-Encoding", "Connection", "Host", "Upgrade", "Te"):
+            request.headers[name] = "3"
+        request.headers.add("X-Many", "2")
+        request.headers.add("X-Many", "3")
+    if request.path == "/method":
+        request.method = "PATCH"
+    if request.path == "/made":
+        request.body = b"made here"
+    return None
+
+
+@Response
+def of_responses(response: Response, request: Request) -> Reply | None:
+    if request.path == "/hidden":
+        return respond(203, "hidden", headers={"X-New": "1"})
+    if request.path == "/broken":
+        raise RuntimeError("no good")
+    if request.path == "/loud":
+        response.body = b"LOUD" if response.raw_body else b"silent"
+        response.headers["Content-Type"] = "text/loud"
+    response.headers.pop("X-Old", None)
+    return None
+
+
+def test_both_say_the_same_of_answers_and_of_what_is_not_a_handlers() -> None:
+    filters = {
+        "override": ext_proc(allow_mode_override=True, processing_mode=PROC),
+        "free": ext_proc(
+            allow_mode_override=True, processing_mode=PROC, mutation_rules={"allow_all_routing": True}
+        ),
+        "lenient": ext_proc(processing_mode=PROC, failure_mode_allow=True),
+    }
+    paths = ("cookies", "nothing", "framing", "method", "made", "hidden", "broken", "loud", "plain")
+    requests: list[Sent] = [
+        (method, f"/{path}", {"X-Many": "1"}, b"small" if method == "POST" else b"")
+        for path in paths
+        for method in ("GET", "POST")
+    ]
+
+    assert differing((answers, of_responses), filters, requests) == []

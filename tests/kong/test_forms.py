@@ -136,14 +136,14 @@ FORMS: dict[str, tuple[str, list[Any]]] = {
         """
         class Plugin:
             def __init__(self, conf=None): self.conf = conf or {}
-            def access(self, kongs=None): kongs.service.request.set_header("x-seen", "1")
+            def access(self, kongs=None, **more): kongs.service.request.set_header("x-seen", "1")
         """,
         [SEEN],
     ),
     "has its library elsewhere": (
         """
         import sys
-        sys.path.append(__file__ + ".lib")
+        sys.path.append("LIBRARY")
         import a_library_of_theirs
 
         class Plugin:
@@ -158,13 +158,39 @@ FORMS: dict[str, tuple[str, list[Any]]] = {
 @pytest.mark.parametrize("form", FORMS)
 def test_a_form_runs(tmp_path: Path, form: str) -> None:
     source, expected = FORMS[form]
-    for number in range(40):  # Whatever number the file gets.
-        (tmp_path / f"plugin_{number}.py.lib").mkdir()
-        library = tmp_path / f"plugin_{number}.py.lib" / "a_library_of_theirs.py"
-        library.write_text("def mark(kong): kong.service.request.set_header('x-seen', '1')\n")
-    with serving(tmp_path, source) as served:
+    plugins, library = tmp_path / "plugins", tmp_path / "library"
+    plugins.mkdir()
+    library.mkdir()
+    mark = "def mark(kong): kong.service.request.set_header('x-seen', '1')\n"
+    (library / "a_library_of_theirs.py").write_text(mark)
+    with serving(plugins, source.replace("LIBRARY", str(library))) as served:
         kong = served.connect()
         assert kong.run(kong.start(), get_header="asked") == expected
+
+
+def test_names_of_tuples_are_none_of_the_pdk(tmp_path: Path) -> None:
+    source = """
+    class Plugin:
+        def __init__(self, config): ...
+        def access(self, kong):
+            kong.own = "kept"
+            for ask in (lambda: kong.log.count, lambda: kong.index("x"), lambda: kong.request.get_heder("x")):
+                try:
+                    ask()
+                except AttributeError as error:
+                    kong.log.err(error)
+            kong.log.err(kong.own, repr(kong.request))
+    """
+    with serving(tmp_path, source) as served:
+        kong = served.connect()
+        told = [arguments for _, arguments in kong.run(kong.start())]
+    assert [text.partition(" is no function")[0] for (text, *_) in told[:3]] == [
+        "kong.log.count",
+        "kong.index",
+        "kong.request.get_heder",
+    ]
+    assert "Did you mean kong.request.get_header?" in told[2][0]
+    assert told[3] == ["kept", "<kong.request>"]
 
 
 def test_what_only_the_phase_can_ask_is_told_where_the_class_is_asked(tmp_path: Path) -> None:

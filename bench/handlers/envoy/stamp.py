@@ -20,5 +20,5 @@ def look(response: Response) -> None:
 
 
 @Post
-def shout(request: Request) -> None:
-    request.body = request.raw_body.upper()
+def longer(request: Request) -> None:
+    request.body = request.raw_body + b"!"

@@ -82,7 +82,7 @@ func (server) Process(stream proc.ExternalProcessor_ProcessServer) error {
 			mutation := &proc.HeaderMutation{SetHeaders: set("x-bench", "1", true)}
 			reply.Response = &proc.ProcessingResponse_RequestHeaders{RequestHeaders: &proc.HeadersResponse{Response: &proc.CommonResponse{HeaderMutation: mutation}}}
 		case *proc.ProcessingRequest_RequestBody:
-			body := bytes.ToUpper(asked.GetRequestBody().Body)
+			body := append(asked.GetRequestBody().Body, '!')
 			common := &proc.CommonResponse{
 				HeaderMutation: &proc.HeaderMutation{SetHeaders: set("content-length", strconv.Itoa(len(body)), true)},
 				BodyMutation:   &proc.BodyMutation{Mutation: &proc.BodyMutation_Body{Body: body}},
@@ -216,7 +216,7 @@ func load(address, what string, inFlight int, duration time.Duration) {
 func upstream(address string) {
 	log.Fatal(http.ListenAndServe(address, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
-		if err != nil || (r.Header.Get("X-Bench") != "1" && !bytes.HasPrefix(body, []byte("XXXX"))) {
+		if err != nil || (r.Header.Get("X-Bench") != "1" && !bytes.HasSuffix(body, []byte("!"))) {
 			w.WriteHeader(http.StatusTeapot)
 			return
 		}

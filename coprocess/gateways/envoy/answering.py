@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 class Answering:
     """A part of `Exchange`."""
 
-    #: Nothing of what Envoy could still send matters to the handlers of this stream.
-    is_done = False
     _is_answered = False
-    _is_session_told = False
 
     def __init__(self) -> None:
+        #: Nothing of what Envoy could still send matters to the handlers of this stream.
+        self.is_done = False
+        self._is_session_told = False
         # Of the direction that is under way.
         self._request = RequestSide()
         self._response = ResponseSide()
@@ -61,7 +61,7 @@ class Answering:
 
     def _read_metadata(self, asked: ProcessingRequest, traffic: Traffic) -> None:
         context = asked.metadata_context
-        if context.ByteSize():
+        if context.filter_metadata:
             told = self._told_metadata
 
             # Of `self` nothing: a cycle for each stream would be the collector's.

@@ -85,7 +85,7 @@ class Check:
         traffic = Traffic(_request(http, body, self._max_headers), chain, self._around)
         traffic.has_body = chain.reads_request and body.is_whole
         context = attributes.metadata_context
-        if context.ByteSize():
+        if context.filter_metadata:
             traffic.metadata_source = lambda: dynamic_metadata.read_metadata(context)
         return traffic
 

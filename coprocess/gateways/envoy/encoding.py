@@ -108,6 +108,29 @@ def reply(kind: int, common: bytes, dynamic_metadata: bytes = b"", mode: bytes =
     return answer
 
 
+def reply_with_body(kind: int, common: bytes, body: bytes, rest: bytes, dynamic_metadata: bytes) -> bytes:
+    """The same with a `body_mutation` between the two."""
+    inner = _head(1, len(body))
+    mutation = _head(3, len(inner) + len(body))
+    after = field(_DYNAMIC_METADATA, dynamic_metadata) if dynamic_metadata else b""
+    return _nested((common, mutation, inner, body, rest), (1, kind), after)
+
+
+def _nested(parts: tuple[bytes, ...], numbers: tuple[int, ...], after: bytes = b"") -> bytes:
+    """`parts` in fields of those numbers, from within. A large body is copied once, and not at each level."""
+    size, heads = sum(map(len, parts)), []
+    for number in numbers:
+        head = _head(number, size)
+        heads.append(head)
+        size += len(head)
+    return b"".join((*reversed(heads), *parts, after))
+
+
+def _head(number: int, size: int) -> bytes:
+    """What stands before a field of that size."""
+    return bytes((number << 3 | 2,)) + varint(size)
+
+
 #: Replies that change nothing.
 EMPTY = {kind: field(kind, b"") for kind in range(REQUEST_HEADERS, IMMEDIATE)}
 
@@ -183,5 +206,5 @@ def _value(value: Any) -> bytes:
 
 def streamed(kind: int, body: bytes, end_of_stream: bool) -> bytes:
     """A reply in FULL_DUPLEX_STREAMED mode: a piece of the body."""
-    piece = (field(1, body) if body else b"") + number_field(2, int(end_of_stream))
-    return reply(kind, field(3, field(3, piece)))
+    piece = (_head(1, len(body)), body) if body else ()
+    return _nested((*piece, number_field(2, int(end_of_stream))), (3, 3, 1, kind))

@@ -20,7 +20,7 @@ NONE, STREAMED, BUFFERED, BUFFERED_PARTIAL, FULL_DUPLEX = range(5)
 
 
 class Side:
-    """What most streams never set is on the class: two are made for each."""
+    """What most streams never ask for is on the class, where it is slower to find: two are made for each."""
 
     headers_kind: int
     body_kind: int
@@ -29,20 +29,12 @@ class Side:
     body_name: Literal["request_body", "response_body"]
     trailers_name: str
     fields = Fields(())
-    #: As the filter has it.
-    mode = NONE
-    #: What has not run yet; None: all has.
-    steps: RequestSteps | None = None
-    body: bytes | None = None
     has_body = False
     #: Whether another mode was asked for.
     is_override = False
-    #: What has come of a body in FULL_DUPLEX_STREAMED mode, while all of it is wanted.
-    pieces: list[bytes] | None = None
     size = 0
     is_too_large = ends_with_trailers = False
-    #: What a handler has of a body that passes in pieces; and whether that one is through.
-    stream: Pieces | None = None
+    #: Whether the handler that has the body in pieces is through.
     pieces_over = False
     #: A piece of it has come.
     has_come = False
@@ -50,6 +42,17 @@ class Side:
     drops_rest = False
     #: Of the reply that went before the pieces.
     sent_headers = b""
+
+    def __init__(self) -> None:
+        #: As the filter has it.
+        self.mode = NONE
+        #: What has not run yet; None: all has.
+        self.steps: RequestSteps | None = None
+        self.body: bytes | None = None
+        #: What has come of a body in FULL_DUPLEX_STREAMED mode, while all of it is wanted.
+        self.pieces: list[bytes] | None = None
+        #: What a handler has of a body that passes in pieces.
+        self.stream: Pieces | None = None
 
     @property
     def why_no_body(self) -> str:
@@ -112,8 +115,10 @@ class Side:
             common += encoding.field(2, edits.encoded())
         if self.pieces is not None:
             return self._duplex_replies(common + rest, body, metadata)
+        if body:
+            return [encoding.reply_with_body(kind, common, body, rest, metadata)]
         if body is not None:
-            common += encoding.field(3, encoding.field(1, body)) if body else encoding.CLEAR_BODY
+            common += encoding.CLEAR_BODY
         return [encoding.reply(kind, common + rest, metadata)]
 
     def _duplex_replies(self, common: bytes, body: bytes | None, metadata: bytes) -> Replies:

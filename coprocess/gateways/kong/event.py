@@ -59,18 +59,24 @@ def failure_data(phase: str) -> bytes:
 class Event(Rpc):
     """`thread` is set by who runs it. `reader` has read the request, and goes on with the connection."""
 
-    # Defaults of the class, as most events change none of them, and each request makes an event of its own.
-    phase = ""
-    thread: int | None = None
-    #: Of an async phase that waits for its step: as `_owed`, for whoever reads it.
-    reading: list[bool] | None = None
-    #: Nothing that its code does counts any more.
-    is_over = False
-    #: The connection is no longer this event's.
-    detached = False
-    #: How long Kong has let it wait for steps beyond the usual, and since when it does now.
-    waited_s = 0.0
-    waits_since_s: float | None = None
+    __slots__ = (
+        "_held",
+        "_owed",
+        "_tail",
+        "argument",
+        "connection",
+        "detached",
+        "engine",
+        "id",
+        "is_over",
+        "message_id",
+        "phase",
+        "reader",
+        "reading",
+        "thread",
+        "waited_s",
+        "waits_since_s",
+    )
 
     def __init__(
         self,
@@ -82,6 +88,17 @@ class Event(Rpc):
         event_id: int | None = None,
     ) -> None:
         """`event_id`: as Kong echoes it; None: it is no event, and has no steps."""
+        self.phase = ""
+        self.thread: int | None = None
+        #: Of an async phase that waits for its step: as `_owed`, for whoever reads it.
+        self.reading: list[bool] | None = None
+        #: Nothing that its code does counts any more.
+        self.is_over = False
+        #: The connection is no longer this event's.
+        self.detached = False
+        #: How long Kong has let it wait for steps beyond the usual, and since when it does now.
+        self.waited_s = 0.0
+        self.waits_since_s: float | None = None
         self.engine = engine
         self.connection = connection
         self.method = method

@@ -256,6 +256,8 @@ def _together(headers: Iterable[tuple[str, str]]) -> dict[str, str | list[str]]:
 
 def _edits(headers: HeldHeaders) -> tuple[dict[str, str | list[str]], list[str]]:
     """What is set, with all its values, and what is gone."""
+    if (replaced := headers.replaced) is not None:
+        return {name: replaced[name] for name in sorted(replaced) if name not in _FRAMING}, []
     edited = sorted(headers.edited - _FRAMING) if headers.edited else ()
     given = _together((name, value) for name in edited for value in headers.getall(name))
     return given, [name for name in edited if name not in given]

@@ -82,16 +82,23 @@ class PDKException(Exception):
     """A PDK call failed, where errors are raised and not returned."""
 
 
-class Namespace:
+def _is_none(namespace: object) -> Any:
+    raise AttributeError  # Then `__getattr__` says what there is.
+
+
+class Namespace(tuple[Ask]):
     """A part of the PDK. Its functions are methods of the classes that `kong_class` makes.
 
-    Without slots: each event makes some of them, and attributes beside slots take longer to set.
+    It is a tuple of one, what asks Kong, and its parts are properties that make one tuple of the other: no
+    Python runs for that, and each event does it some times.
     """
+
+    __slots__ = ()
 
     _path = ""
 
-    def __init__(self, ask: Ask) -> None:
-        self._ask = ask
+    # Names of tuples, and none of the PDK.
+    count = index = property(_is_none)
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(_unknown(self._path, name))
@@ -100,23 +107,14 @@ class Namespace:
         return f"<{self._path}>"
 
 
-class Part:
-    """A namespace within another: made when it is first asked for."""
+class _OfAnnotations(type):
+    """The class of `kong`, which plugins import for annotations, may be asked for its parts, too."""
 
-    def __init__(self, kind: type[Namespace]) -> None:
-        self._kind = kind
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
-
-    def __get__(self, instance: Namespace | None, owner: type) -> Namespace:
-        if instance is None:
-            return self._kind(_outside)
-        # Not called: each event makes some, and `__init__` would take as long again.
-        part: Namespace = object.__new__(self._kind)
-        part._ask = instance._ask
-        setattr(instance, self._name, part)
-        return part
+    def __getattribute__(cls, name: str) -> Any:
+        found = super().__getattribute__(name)
+        if isinstance(found, property) and isinstance(found.fget, type):
+            return found.fget((_outside,))
+        return found
 
 
 def _outside(method: Method, arguments: tuple[Any, ...]) -> Any:
@@ -144,15 +142,16 @@ _LEVELS: Final = {
 
 
 @functools.cache
-def kong_class(style: str) -> type[Namespace]:
-    """The class of `kong`, made with what asks Kong. `style`: `lua` gives (value, err), `python` values.
+def kong_class(style: str) -> Any:
+    """The class of `kong`, made of a tuple of what asks Kong. `style`: `lua` gives (value, err), `python` the
+    value.
 
     `async` is as `python`, with awaitables.
     """
     return _make("kong", style)
 
 
-def _make(path: str, style: str) -> type[Namespace]:
+def _make(path: str, style: str) -> Any:
     names: dict[str, Any] = {"_path": path}
     for name in FUNCTIONS.get(path, ()):
         names[name] = _function(f"{path}.{name}", style)
@@ -164,8 +163,11 @@ def _make(path: str, style: str) -> type[Namespace]:
             names["aio"] = property(lambda self: self)
     inner = {each[len(path) + 1 :].split(".")[0] for each in FUNCTIONS if each.startswith(f"{path}.")}
     for name in inner - set(names):
-        names[name] = Part(_make(f"{path}.{name}", style))
-    return type(path, (Namespace,), names)
+        names[name] = property(_make(f"{path}.{name}", style))
+    if path == "kong":
+        # Has a dict: some plugins put things of their own there.
+        return _OfAnnotations(path, (Namespace,), names)
+    return type(path, (Namespace,), {**names, "__slots__": ()})
 
 
 def _function(name: str, style: str) -> Callable[..., Any]:
@@ -184,20 +186,20 @@ def _made(method: Method, style: str) -> Callable[..., Any]:
 
         def call(self: Namespace, *args: Any) -> Any:
             try:
-                return self._ask(method, args)
+                return self[0](method, args)
             except StepFailed as error:
                 raise PDKException(f"exception from {method.name}: {error}") from None
 
     elif style == "async":
 
         def call(self: Namespace, *args: Any) -> Any:
-            return _asked(method, self._ask(method, args))
+            return _asked(method, self[0](method, args))
 
     else:
 
         def call(self: Namespace, *args: Any) -> Any:
             try:
-                return self._ask(method, args), None
+                return self[0](method, args), None
             except StepFailed as error:
                 return None, str(error)
 
@@ -216,14 +218,14 @@ def _of_text(call: Callable[..., Any]) -> Callable[..., Any]:
 def _call_lua(self: Namespace, method: str, *args: Any) -> Any:
     """Have Kong run any function of its `kong`; of an unknown one, it gives None."""
     try:
-        return self._ask(Method(method), args), None
+        return self[0](Method(method), args), None
     except StepFailed as error:
         return None, str(error)
 
 
 def _call_python(self: Namespace, method: str, *args: Any) -> Any:
     """Have Kong run any function of its `kong`; of an unknown one, it gives None."""
-    return self._ask(Method(method), args)
+    return self[0](Method(method), args)
 
 
 async def _asked(method: Method, asked: Awaitable[Any]) -> Any:

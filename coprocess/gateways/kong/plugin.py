@@ -136,7 +136,7 @@ class Plugin:
 def _phase(plugin_class: type, name: str, kong: Callable[[Any], Any]) -> Callable[..., None]:
     def run(instance: Any, event: Event) -> None:
         try:  # noqa: SIM105 - each event comes by here, and contextlib's costs as much as a PDK call
-            getattr(instance.object_of(plugin_class), name)(kong(event.ask))
+            getattr(instance.object_of(plugin_class), name)(kong((event.ask,)))
         except EventEnded:
             pass
 
@@ -146,7 +146,7 @@ def _phase(plugin_class: type, name: str, kong: Callable[[Any], Any]) -> Callabl
 def _async_phase(plugin_class: type, name: str, kong: Callable[[Any], Any]) -> Callable[..., Any]:
     async def run(instance: Any, event: Event) -> None:
         with contextlib.suppress(EventEnded):
-            await getattr(instance.object_of(plugin_class), name)(kong(event.ask_async))
+            await getattr(instance.object_of(plugin_class), name)(kong((event.ask_async,)))
 
     return run
 
