@@ -6,6 +6,7 @@ left.
 
 from __future__ import annotations
 
+import atexit
 import os
 import subprocess
 import sys
@@ -46,5 +47,10 @@ def _tell(line: str) -> None:
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
             )
+            atexit.register(_end, _watch)
         assert _watch.stdin is not None
         os.write(_watch.stdin.fileno(), line.encode())
+
+
+def _end(watch: subprocess.Popen[bytes]) -> None:
+    watch.communicate()
