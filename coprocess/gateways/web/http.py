@@ -164,7 +164,7 @@ def body_to_send(status: int, body: bytes, method: str) -> bytes:
 class HeldBody:
     """The body of a request, once it is read: within a limit, and for the app to get."""
 
-    # No slots: most requests use none of this, and an attribute of the class costs them nothing.
+    # No slots: most requests use none of this.
     _limit_bytes: int
     _body = b""
     #: Whether the app gets it from here, and not from the server.
