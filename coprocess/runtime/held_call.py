@@ -15,7 +15,7 @@ from coprocess.runtime.answers import Answer, error_answer, failure_answer
 from coprocess.runtime.call import Call
 from coprocess.runtime.held_spec import HeldSpec
 
-#: Of a call that has not ended, and of one that changes nothing.
+#: Of a call that nobody but its handler has ended, and of one that changes nothing.
 _OPEN: Any = object()
 _UNDONE: Any = object()
 
@@ -58,7 +58,9 @@ class HeldExchange:
         if failure is not None:
             return failure_answer(failure[0])
         answer = call.answer
-        if answer is _UNDONE:
+        if answer is _OPEN:
+            answer = call.handlers_answer
+        elif answer is _UNDONE:
             # The handler may still run: what it edits is nobody's any more.
             self.request, self.response = call.before
             return None
@@ -80,7 +82,7 @@ class HeldCall(Call):
     #: Of an answer.
     highest_status = 999
 
-    __slots__ = ("_exchange", "_reply", "answer", "before", "request", "response")
+    __slots__ = ("_exchange", "answer", "before", "handlers_answer", "request", "response")
 
     #: What it changes nothing of; set where it fails open.
     before: tuple[HeldRequest, HeldResponse | None]
@@ -91,8 +93,9 @@ class HeldCall(Call):
         self._exchange = exchange
         self.request = exchange.request
         self.response = exchange.response
-        self._reply: Answer | None = None
-        #: How it ended; whoever ends it first says so, as an overrun ends a call whose handler still runs.
+        #: What the handler answers; it counts where nobody else has ended the call.
+        self.handlers_answer: Answer | None = None
+        #: What whoever else has ended it says: an overrun ends a call whose handler still runs, or has run.
         self.answer: Answer | None = _OPEN
         if hook.limits.on_error == "open":
             response = self.response
@@ -134,24 +137,22 @@ class HeldCall(Call):
         if self.hook.type is HookType.Response and self.response is not None:
             self.response.replace(reply.status, reply.headers.pairs(), reply.body)
             return
-        self._reply = Answer(reply.status, reply.headers.pairs(), reply.body)
+        self.handlers_answer = Answer(reply.status, reply.headers.pairs(), reply.body)
 
     def reject(self, reject: Reject) -> None:
         answer = error_answer(reject.status, reject.message, reject.headers.pairs(), is_rejection=True)
         if self.hook.type is HookType.Response and self.response is not None:
             self.response.replace(answer.status, answer.headers, answer.body)
             return
-        self._reply = answer
+        self.handlers_answer = answer
 
     def refuse_body(self, error: BadBody) -> None:
         if self.hook.type is HookType.Response:
             # The client has done nothing wrong, or the app has acted on it: not its error.
             raise error
-        self._reply = error_answer(error.http_status, str(error))
+        self.handlers_answer = error_answer(error.http_status, str(error))
 
     def finish(self) -> bytes:
-        if self.answer is _OPEN:
-            self.answer = self._reply
         return b""
 
     def unchanged(self) -> bytes:

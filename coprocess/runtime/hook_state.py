@@ -170,6 +170,16 @@ class HookState(Generic[Entering]):
         """How many calls run."""
         return len(self._inside)
 
+    @property
+    def in_flight(self) -> int:
+        """How many run or wait."""
+        # Who waits first: one that is given a place comes to it before it leaves the queue.
+        return len(self.queue) + len(self._inside)
+
+    @property
+    def has_calls(self) -> bool:
+        return self.in_flight > 0
+
     def holds(self, call: Entering) -> bool:
         """Whether `call` runs still, and nobody has ended it."""
         return call in self._inside

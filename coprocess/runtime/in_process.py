@@ -171,6 +171,7 @@ class InProcess:
         except CancelledError:
             if not call.gate.drop(call):
                 self._leave(call)
+            call.rpc.fail(ShuttingDown.status, "cancelled")
             raise
         call.deadline_s = time.monotonic() + call.gate.timeout_s
         await self._run(call, rpc, self._running(call), copy_context(), watching)
@@ -191,6 +192,9 @@ class InProcess:
                 self._answer(call, done.value)
             except HandlerFailed as error:
                 self._fail(call, error)
+            except CancelledError:
+                call.rpc.fail(ShuttingDown.status, "cancelled")
+                raise
             else:
                 with watching:
                     await self._go_on(call, coroutine, context, first)
@@ -239,7 +243,9 @@ class InProcess:
             try:
                 await rpc.ended
             except CancelledError:
-                call.gate.drop(call)  # Else it would run, some time, for a client that is gone.
+                # Else it would run, some time, for a client that is gone.
+                if call.gate.drop(call):
+                    call.rpc.fail(ShuttingDown.status, "cancelled")
                 raise
         _take(call, rpc)
 

@@ -264,7 +264,8 @@ class Service:
             self._running[me] = call
             # In a context of its own: what a handler sets there is no other call's.
             ran_s = Context().run(self._run, call) - began_s
-            is_given_up = self._running.pop(me, None) is None
+            self._running.pop(me, None)
+            is_given_up = in_turn and not state.holds(call)
             now_s = time.monotonic()
             if computed_before is not None:
                 state.pace.computed(computed_before, now_s - began_s)
@@ -391,7 +392,7 @@ class Service:
         following: Call | None = None
         # Where as many hang as may, the call is answered, but its place in the hook stays taken.
         if self._own_threads.replace(thread_id) or self.replace_thread(thread_id):
-            self._running.pop(thread_id, None)
+            # It stays in `_running` until its thread takes it out, which may run another call by now.
             ended, following = call.gate.cut_off(call, time.monotonic() - call.since_s)
             if not ended:
                 return  # At this moment, in time. Another thread in the place of its own does no harm.
@@ -466,7 +467,7 @@ class Service:
     def has_calls(self, hook: Hook) -> bool:
         """Whether calls of `hook` run, or wait, or are to come of what is under way."""
         state = self.gates.get(hook)
-        runs = state is not None and bool(state.running or state.queue)
+        runs = state is not None and state.has_calls
         return runs or self.streaming.holds(hook) or self.gateway.holds(hook)
 
     def cancel_left_tasks(self) -> None:
@@ -483,7 +484,7 @@ class Service:
         with self._states_lock:
             for hook in set(self.gates) - table:
                 state = self.gates[hook]
-                if not state.running and not state.queue:
+                if not state.has_calls:
                     del self.gates[hook]
                     for label, counts in state.counted:
                         self._dropped.setdefault(label, HookCounts()).add(counts)
@@ -512,7 +513,7 @@ class Service:
     @property
     def in_flight(self) -> int:
         """Calls that run or wait, and streams that are between two of them."""
-        calls = sum(state.running + len(state.queue) for state in self.states)
+        calls = sum(state.in_flight for state in self.states)
         return max(calls, self.streaming.open_streams)
 
     def drain(self, timeout_s: float) -> bool:

@@ -12,7 +12,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from coprocess.api.moments import HookType
-from coprocess.runtime.service import ServiceOptions
+from coprocess.gateways.tyk.dispatcher import Dispatcher
+from coprocess.runtime.service import Service, ServiceOptions
 from coprocess.transport.engines import EngineChoice
 from tests.objects import hook_table, make_object
 from tests.server import PATIENCE_S, error_of, fails, serving, until
@@ -188,3 +189,29 @@ def test_a_hooks_own_timeout(engine: EngineChoice, release: threading.Event) -> 
         for name in ("slow", "slow_async"):
             code, _ = fails(lambda name=name: server.client.dispatch(make_object(hook_name=name)))  # type: ignore[misc]  # a default is no parameter
             assert code is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def test_a_call_that_begins_while_the_thread_before_it_is_replaced_stays_watched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dispatcher = Dispatcher(hook_table(HookType.Pre, lambda request: None))
+    service = Service(dispatcher, ServiceOptions(concurrency=1))
+    first, second = (dispatcher.open_dispatch(make_object().SerializeToString()) for _ in range(2))
+    gate = service.state_of(first.hook)
+    for call in (first, second):
+        call.gate, call.since_s, call.timed_out = gate, 0.0, False
+    assert gate.enter(first)
+    assert gate.wait(second) is False
+    me = 7
+    service._running[me] = first
+
+    def replace(thread_id: int) -> bool:
+        # Meanwhile, the thread ends the one, and goes on with the next.
+        assert gate.leave(service._running.pop(thread_id), 0.0) is second
+        service._running[thread_id] = second
+        return True
+
+    monkeypatch.setattr(service._own_threads, "replace", replace)
+    service._abandon(me, first)
+    assert service._running == {me: second}
+    assert gate.holds(second)

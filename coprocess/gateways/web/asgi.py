@@ -327,10 +327,6 @@ class _OnLoop(Ending):
             return await asyncio.to_thread(function, *arguments)
 
 
-async def _nothing() -> None:
-    pass
-
-
 class _Tracked:
     """`send` of a request that knows whether a response has begun, and ends the request with its body."""
 
@@ -365,6 +361,7 @@ class _Response:
         "_is_over",
         "_keeps",
         "_method",
+        "_passes",
         "_send",
         "_size",
         "_start",
@@ -387,22 +384,29 @@ class _Response:
         self._keeps = exchange.chain.response_uses_body
         if self._keeps:
             self._start, self._chunks, self._size = None, [], 0
+        #: Its start has gone out as the app's, and what follows does as it is.
+        self._passes = False
         #: All is sent, or the client is gone: what the app sends further is dropped.
         self._is_over = False
 
     def __call__(self, message: Message) -> Awaitable[None]:
         # No coroutine of its own: most messages are passed on as they are.
+        return self._send(message) if self._passes and not self._exchange.is_gone else self._take(message)
+
+    async def _take(self, message: Message) -> None:
+        # Decided when it is awaited: until then, a handler may have answered instead of the app.
         kind = message["type"]
         if (self._is_over or self._exchange.is_gone) and kind.startswith("http.response"):
-            return _nothing()
+            return
         if kind == "http.response.start":
-            return self._keep_start(message) if self._keeps else self._begin(message, no_body_asked_for)
-        if self._keeps and kind == "http.response.body" and self._start is not None:
-            return self._keep(message)
-        return self._send(message)
-
-    async def _keep_start(self, message: Message) -> None:
-        self._start = message
+            if self._keeps:
+                self._start = message
+            else:
+                await self._begin(message, no_body_asked_for)
+        elif self._keeps and kind == "http.response.body" and self._start is not None:
+            await self._keep(message)
+        else:
+            await self._send(message)
 
     async def _keep(self, message: Message) -> None:
         chunk = message.get("body", b"")
@@ -441,6 +445,7 @@ class _Response:
         new = {**start, "status": response.status, "headers": with_edits(headers.raw, response)}
         if not response.has_new_body:
             await self._send(new)
+            self._passes = not self._keeps
             return
         self._is_over = True
         new.pop("trailers", None)

@@ -27,7 +27,7 @@ class RequestBody(HeldBody):
     comes meanwhile is kept for the app, up to a bound: then it looks no more.
     """
 
-    # No slots: most requests use none of this, and an attribute of the class costs them nothing.
+    # No slots: most requests use none of this.
     _sent = False
     #: What came while a handler waited.
     _ahead: list[Message] | None = None

@@ -38,7 +38,7 @@ class ScopeRequest(UnreadRequest):
         return raw_path.partition(b"?")[0].decode("latin-1")
 
     def _query_that_came(self) -> str:
-        query: bytes = self._of_scope.get("query_string", b"")
+        query: bytes = self._of_scope.get("query_string") or b""
         return query.decode("latin-1")
 
     def _scheme_that_came(self) -> str:

@@ -15,7 +15,7 @@ from coprocess.runtime.held_call import HeldExchange
 RawHeader = tuple[bytes, bytes]
 
 #: They are the server's to say: edits of them do not count, and a new body brings its own length.
-_FRAMING = frozenset({"Content-Length", "Transfer-Encoding"})
+FRAMING = frozenset({"Content-Length", "Transfer-Encoding"})
 #: Responses without a body.
 _BODYLESS = frozenset({204, 205, 304})
 
@@ -103,11 +103,11 @@ def edits_of(message: HeldRequest | HeldResponse) -> tuple[Set[str], list[tuple[
     """What handlers made of the headers that came: names that go, and what comes in their place."""
     headers = message.headers
     gone: Set[str] = headers.edited
-    if not gone.isdisjoint(_FRAMING):
-        gone = gone - _FRAMING
+    if not gone.isdisjoint(FRAMING):
+        gone = gone - FRAMING
     added = [(name, value) for name in sorted(gone) for value in headers.getall(name)]
     if message.has_new_body:
-        gone = gone | _FRAMING
+        gone = gone | FRAMING
         if not (isinstance(message, HeldResponse) and message.status in _BODYLESS):
             added.append(("Content-Length", str(len(message.raw_body))))
             if isinstance(message, HeldResponse) and "Content-Type" not in headers:
@@ -122,7 +122,7 @@ def with_edits(raw: Collection[RawHeader], message: HeldRequest | HeldResponse) 
     if replaced and len(replaced) == 1 and not message.has_new_body:
         # Most handlers do no more.
         (name,) = replaced
-        if name in _FRAMING:
+        if name in FRAMING:
             return list(raw)
         sent = _sent(name)
         for key, _ in raw:
@@ -164,7 +164,7 @@ def body_to_send(status: int, body: bytes, method: str) -> bytes:
 class HeldBody:
     """The body of a request, once it is read: within a limit, and for the app to get."""
 
-    # No slots: most requests use none of this, and an attribute of the class costs them nothing.
+    # No slots: most requests use none of this.
     _limit_bytes: int
     _body = b""
     #: Whether the app gets it from here, and not from the server.

@@ -135,4 +135,12 @@ def asgi_of(app: Callable[..., Any], workers: int) -> Any:
     """A WSGI app as an ASGI app, with so many threads."""
     from a2wsgi import WSGIMiddleware
 
-    return WSGIMiddleware(app, workers=workers)
+    inner = WSGIMiddleware(app, workers=workers)
+
+    async def without_folded_names(scope: Any, receive: Any, send: Any) -> None:
+        # In `environ`, X_User and X-User are one: a client's would stand beside what a handler has set.
+        if scope["type"] == "http":
+            scope = {**scope, "headers": [pair for pair in scope["headers"] if b"_" not in pair[0]]}
+        await inner(scope, receive, send)
+
+    return without_folded_names

@@ -49,8 +49,8 @@ class Around:
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         if self._pid != os.getpid():
             self.open()
-        tracing = self._requests.tracing
-        if tracing is None:
+        service = self._requests.service
+        if service is None or (tracing := service.tracing) is None:
             return self._request(environ, start_response)
         return self._traced(tracing, environ, start_response)
 
@@ -76,7 +76,7 @@ class Around:
     def _request(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         requests = self._requests
         body = RequestBody(environ, requests.max_body_bytes)
-        exchange = RequestExchange(EnvironRequest(environ, body.kept), requests.spec, requests.chain)
+        exchange = RequestExchange(EnvironRequest(environ, body.kept), requests.spec, requests.gateway.chain)
         if not exchange.chain.has_app:
             return self._answered(environ, start_response, exchange, body)
         requests.began(exchange)
@@ -112,12 +112,13 @@ class Around:
         answer = self._drive(requests.before_app(exchange), exchange, body)
         if answer is not None:
             return send_answer(answer, method, start_response)
-        inner = environ_for_app(environ, exchange)
+        has_session = exchange.has_session
+        inner = environ_for_app(environ, exchange, has_session=has_session)
         if exchange.request.has_new_body:
             body.replace(exchange.request.raw_body)
         if body.is_read:
             body.hand_over(inner)
-        if exchange.has_session and (told := quota_headers(exchange.session)):
+        if has_session and (told := quota_headers(exchange.session)):
             start_response = telling(told, start_response)
         response = ResponseOnItsWay(self, exchange, method, start_response) if chain.after else None
         try:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote_to_bytes
 
 from coprocess.api.held import HeldResponse
 from coprocess.api.http import canonical_name
-from coprocess.api.unread import UnreadHeaders, UnreadRequest
+from coprocess.api.unread import NO_EDITS, UnreadHeaders, UnreadRequest
 from coprocess.gateways.web.http import (
+    FRAMING,
     Caller,
     HeldBody,
     body_to_send,
@@ -97,7 +98,8 @@ class EnvironHeaders(UnreadHeaders):
     __slots__ = ("_environ",)
 
     def __init__(self, environ: Environ) -> None:
-        super().__init__()
+        # Not by the base class's, as each request makes one.
+        self.replaced, self._set_now = NO_EDITS, None
         self._environ = environ
 
     def _came(self, name: str) -> list[str]:
@@ -118,7 +120,8 @@ class NativeHeaders(UnreadHeaders):
     __slots__ = ("_pairs",)
 
     def __init__(self, pairs: Iterable[tuple[str, str]]) -> None:
-        super().__init__()
+        # As above.
+        self.replaced, self._set_now = NO_EDITS, None
         self._pairs = tuple(pairs)
 
     def _came(self, name: str) -> list[str]:
@@ -129,12 +132,27 @@ class NativeHeaders(UnreadHeaders):
         return [(canonical_name(name), _utf8(value)) for name, value in self._pairs]
 
 
-def with_native_edits(headers: Iterable[tuple[str, str]], response: HeldResponse) -> list[tuple[str, str]]:
+def with_native_edits(headers: Collection[tuple[str, str]], response: HeldResponse) -> list[tuple[str, str]]:
     """The headers of an app, with those that handlers edited in their place."""
+    replaced = response.headers.replaced
+    if replaced and len(replaced) == 1 and not response.has_new_body:
+        # Most handlers do no more.
+        (name,) = replaced
+        if name in FRAMING:
+            return list(headers)
+        key = name.lower()
+        for came, _ in headers:
+            if came.lower() == key:
+                headers = _without(headers, {key})
+                break
+        return [*headers, (name, _native(replaced[name]))]
     names, added = edits_of(response)
-    gone = {name.lower() for name in names}
-    kept = [pair for pair in headers if pair[0].lower() not in gone]
+    kept = _without(headers, {name.lower() for name in names})
     return kept + [(name, _native(value)) for name, value in added]
+
+
+def _without(headers: Iterable[tuple[str, str]], gone: set[str]) -> list[tuple[str, str]]:
+    return [pair for pair in headers if pair[0].lower() not in gone]
 
 
 def _native(value: str) -> str:
@@ -156,18 +174,24 @@ def _name_of(key: str) -> str:
     return canonical_name(key.replace("_", "-")) if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else ""
 
 
-def environ_for_app(environ: Environ, exchange: HeldExchange) -> Environ:
-    """A copy: what the server has stays as it is."""
+def environ_for_app(environ: Environ, exchange: HeldExchange, *, has_session: bool) -> Environ:
+    """A copy: what the server has stays as it is. `has_session`: the exchange's, asked once."""
     inner = dict(environ)
     caller = inner["coprocess"] = Caller(exchange)
-    if exchange.has_session and not inner.get("REMOTE_USER"):
+    if has_session and not inner.get("REMOTE_USER"):
         inner["REMOTE_USER"] = caller.display_name
     request = exchange.request
-    for name in request.headers.edited - {"Content-Length", "Transfer-Encoding"}:
-        key = _key_of(name)
-        inner.pop(key, None)
-        if values := request.headers.getall(name):
-            inner[key] = _native(("; " if name == "Cookie" else ", ").join(values))
+    headers = request.headers
+    if (replaced := headers.replaced) is not None:
+        for name, value in replaced.items():
+            if name not in FRAMING:
+                inner[_key_of(name)] = _native(value)
+    else:
+        for name in headers.edited - FRAMING:
+            key = _key_of(name)
+            inner.pop(key, None)
+            if values := headers.getall(name):
+                inner[key] = _native(("; " if name == "Cookie" else ", ").join(values))
     if request.has_new_path:
         inner["PATH_INFO"] = unquote_to_bytes(request.encoded_path).decode("latin-1")
         # Servers' own, of the path that came.

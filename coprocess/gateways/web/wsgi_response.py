@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 from coprocess.api.held import HeldResponse
+from coprocess.api.unread import NO_EDITS
 from coprocess.gateways.web.http import body_to_send, no_body_asked_for
 from coprocess.gateways.web.wsgi_messages import (
     NativeHeaders,
@@ -74,12 +75,13 @@ class ResponseOnItsWay:
         """Run the handlers, and start the server's response."""
         self._has_started = True
         exchange = self._exchange
-        exchange.response = HeldResponse(int(status[:3]), NativeHeaders(headers), body_source=body_source)
+        came_with = int(status[:3])
+        exchange.response = HeldResponse(came_with, NativeHeaders(headers), body_source=body_source)
         self._around.edit_response(exchange)
         response = exchange.response
-        if response.status != int(status[:3]):
+        if response.status != came_with:
             status = status_line(response.status)
-        if response.headers.edited or response.has_new_body:
+        if response.headers.replaced is not NO_EDITS or response.has_new_body:
             headers = with_native_edits(headers, response)
         self._new_body = None
         if response.has_new_body:

@@ -1,4 +1,4 @@
-"""A request around a web app, with what ends when it does."""
+"""A request with what ends when it does."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What happens to a request around a web app, step by step.
+"""What happens to a request around what answers it, step by step.
 
-The steps do no I/O: they are generators, which ask for what they need (`Need`). A driver, one for ASGI and
-one for WSGI, runs the calls and brings the rest. The answer that ends the request here, if one does, is the
-exchange's then: to return it would cost an exception.
+The steps do no I/O: they are generators, which ask for what they need (`Need`). A driver, one each for ASGI,
+for WSGI and for Kong, runs the calls and brings the rest. The answer that ends the request here, if one does,
+is the exchange's then: to return it would cost an exception.
 """
 
 from __future__ import annotations
