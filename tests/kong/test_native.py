@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 from coprocess.gateways.kong.registration import handlers_server, load_handlers
 from tests.kong.server import Served, serving_gateway
@@ -47,6 +48,35 @@ async def on_a_loop(request):
 def fails_open(request):
     request.headers["X-Set"] = "1"
     raise ValueError
+
+@Pre(on_error="open")
+def sets_or_opens(request):
+    request.headers["X-Set"] = "1"
+
+@Pre(on_error="open")
+def opens_after_edits(request):
+    request.headers["X-Mark"] = request.headers["X-Asked"] + request.method
+    request.query["q"] = "new"
+    request.method = "PUT"
+    raise ValueError
+
+@Response
+def body_of_request(request, response):
+    response.headers["X-Body"] = request.raw_body.decode()
+
+@Response(on_error="open")
+def fixed_or_opens(response):
+    response.headers["X-Fixed"] = "1"
+
+@Response(on_error="open")
+def opens_response(response):
+    response.headers["X-Opened"] = str(response.status)
+    response.status = 404
+    raise ValueError
+
+@Pre
+async def misspells(request):
+    request.boddy = b"x"
 
 @Response
 def fixed(response):
@@ -178,6 +208,47 @@ def test_a_response_handler_asks_in_its_own_phase(tmp_path: Path) -> None:
 def test_kong_is_asked_nothing_where_nothing_is_read(tmp_path: Path) -> None:
     with handlers(tmp_path) as served:
         assert run(served, {"pre": ["silent"]}) == {}
+
+
+def test_a_handler_that_may_fail_open_asks_nothing_for_that(tmp_path: Path) -> None:
+    """Once, four questions were asked in each phase, for the copy that is kept of the request."""
+    with handlers(tmp_path) as served:
+        assert run(served, {"pre": ["sets_or_opens"]}) == {"service.request.set_headers": [{"X-Set": "1"}]}
+        config = {"pre": ["sets_or_opens"], "response": ["fixed_or_opens"]}
+        assert run(served, config, ("access", "response")) == {
+            "service.request.set_headers": [{"X-Set": "1"}],
+            "ctx.shared.set": ANY,
+            "ctx.shared.get": ANY,
+            "response.set_headers": [{"X-Fixed": "1"}],
+        }
+
+
+def test_what_failed_open_leaves_what_was_set_before_it(tmp_path: Path) -> None:
+    with handlers(tmp_path) as served:
+        config = {"pre": ["sets", "opens_after_edits"], "response": ["fixed", "opens_response"]}
+        assert run(served, config, ("access", "response"), get_status=200) == {
+            "request.get_headers": ANY,
+            "request.get_path_with_query": [],
+            "service.request.set_headers": [{"X-Set": "1"}],
+            "service.request.set_method": ["PUT"],
+            "ctx.shared.set": ANY,
+            "ctx.shared.get": ANY,
+            "response.get_status": [],
+            "response.set_headers": [{"X-Fixed": "1"}],
+        }
+
+
+def test_after_one_failed_open_the_response_phase_asks_in_its_own_phase(tmp_path: Path) -> None:
+    """Once, the request that was left asked the access phase, which was over: the answer was a 500."""
+    with handlers(tmp_path) as served:
+        config = {"pre": ["fails_open"], "response": ["body_of_request"]}
+        calls = run(served, config, ("access", "response"), get_raw_body=b"text")
+        assert calls["response.set_headers"] == [{"X-Body": "text"}]
+
+
+def test_a_misspelt_attribute_is_an_error_as_elsewhere(tmp_path: Path) -> None:
+    with handlers(tmp_path) as served:
+        assert run(served, {"pre": ["misspells"]})["response.exit"][0] == 500
 
 
 def test_allow_authenticates_and_its_rate_holds(tmp_path: Path) -> None:

@@ -6,12 +6,11 @@ Each part is a round trip, and most handlers want one or two, or only set someth
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import cached_property
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from coprocess.api.held import HeldRequest, HeldResponse
+from coprocess.api.held import HeldHeaders, HeldRequest, HeldResponse
 from coprocess.api.http import canonical_name
-from coprocess.api.unread import UnreadHeaders
+from coprocess.api.unread import NO_EDITS, UnreadHeaders, UnreadRequest
 from coprocess.loading.body_use import BODY_NAMES
 
 _MOST_HEADERS: Final = 1000
@@ -45,39 +44,65 @@ class AskedHeaders(UnreadHeaders):
             for value in _texts(values)
         ]
 
+    def copy(self) -> AskedHeaders:
+        twin = AskedHeaders(self.asks)
+        twin._given = self._given
+        if self.replaced is None:
+            twin.replaced = None
+            twin._read, twin._edited = self._read.copy(), self._edited.copy()
+        elif self.replaced is not NO_EDITS:
+            twin.replaced = self.replaced.copy()
+        return twin
 
-class AskedRequest(HeldRequest):
-    """What has been asked for lies in its `__dict__`, as what handlers assign."""
+
+class AskedRequest(UnreadRequest):
+    """A slot is None until Kong has been asked for what it holds, or a handler has set it."""
+
+    if not TYPE_CHECKING:
+        __slots__ = ("_kong", "_read_scheme", "came_with")
+
+    _headers: AskedHeaders
+    _method: str | None  # type: ignore[assignment]  # None: as above
+    _read_path: str | None  # type: ignore[assignment]  # known as None there
+    _read_query: str | None  # type: ignore[assignment]  # as above
+    _read_scheme: str | None
 
     def __init__(self, kong: Any) -> None:
-        # Not by the base class's, which is given all parts.
+        # Not by the base class's, which wants the method.
         self._kong = kong
         self._headers = AskedHeaders(kong.request)
         #: The method that came; None: nobody has asked for it.
         self.came_with: str | None = None
+        self._method = self._target = self._read_path = self._read_query = self._read_scheme = None
         self._query = self._body = self.open_stream = None
         self.has_new_body = self.has_new_path = self._has_body_of_handler = False
 
-    @cached_property
-    def _method(self) -> str:  # type: ignore[override]  # assigned to, as any cached one
-        self.came_with = method = _text(self._kong.request.get_method())
-        return method
+    if not TYPE_CHECKING:  # As those of the base class, which read the slot alone.
 
-    @cached_property
-    def _target(self) -> str:  # type: ignore[override]  # never None here
-        return _text(self._kong.request.get_path_with_query())
+        @property
+        def method(self) -> str:
+            if self._method is None:
+                self._method = self.came_with = _text(self._kong.request.get_method())
+            return self._method
 
-    @cached_property
-    def _path(self) -> str:  # type: ignore[override]  # an attribute there
-        return self._target.partition("?")[0]
+        method = method.setter(HeldRequest.method.fset)
 
-    @cached_property
-    def _query_string(self) -> str:  # type: ignore[override]  # as above
-        return self._target.partition("?")[2]
+        @property
+        def target(self) -> str:
+            if self._target is None:
+                self._target = _text(self._kong.request.get_path_with_query())
+            return self._target
 
-    @cached_property
-    def _scheme(self) -> str:  # type: ignore[override]  # as above
-        return _text(self._kong.request.get_scheme())
+    def _path_that_came(self) -> str:
+        return self.target.partition("?")[0]
+
+    def _query_that_came(self) -> str:
+        return self.target.partition("?")[2]
+
+    def _scheme_that_came(self) -> str:
+        if self._read_scheme is None:
+            self._read_scheme = _text(self._kong.request.get_scheme())
+        return self._read_scheme
 
     def _body_source(self) -> bytes:
         # With an argument: else Kong fails where it has put the body into a file.
@@ -86,23 +111,36 @@ class AskedRequest(HeldRequest):
     def go_on(self, kong: Any) -> None:
         """Ask in another phase from now on."""
         self._kong = kong
-        if isinstance(self._headers, AskedHeaders):
-            self._headers.asks = kong.request
+        self._headers.asks = kong.request
 
     def ask_for(self, attributes: set[str]) -> None:
         """Ask now for what these attributes need."""
-        if not attributes.isdisjoint(_OF_HEADERS) and isinstance(self._headers, AskedHeaders):
+        if not attributes.isdisjoint(_OF_HEADERS):
             _ = self._headers.given
         if not attributes.isdisjoint(_OF_TARGET):
-            _ = self._target
+            _ = self.target
         if "method" in attributes:
-            _ = self._method
+            _ = self.method
         if "scheme" in attributes:
-            _ = self._scheme
+            _ = self.scheme
 
     @property
     def has_new_method(self) -> bool:
-        return "_method" in self.__dict__ and self._method != self.came_with
+        return self._method != self.came_with
+
+    def copy(self) -> AskedRequest:
+        """It has what was asked for. What was not, it asks for itself, also in a later phase."""
+        twin = AskedRequest(self._kong)
+        twin._headers = self._headers.copy()
+        twin._method, twin.came_with = self._method, self.came_with
+        twin._target, twin._read_scheme = self._target, self._read_scheme
+        twin._read_path, twin.has_new_path = self._read_path, self.has_new_path
+        twin._read_query = self._read_query
+        if self.has_new_query:
+            twin._read_query = self.query_string
+            twin.query.is_edited = True
+        twin._body, twin.has_new_body = self._body, self.has_new_body
+        return twin
 
 
 #: What a body is read by looks for its coding.
@@ -113,17 +151,27 @@ _OF_TARGET: Final = frozenset(("path", "url", "target", "query", "query_string")
 class AskedResponse(HeldResponse):
     """As AskedRequest."""
 
+    if not TYPE_CHECKING:
+        __slots__ = ("_kong", "came_with")
+
+    _status: int | None  # type: ignore[assignment]  # None: as above
+
     def __init__(self, kong: Any) -> None:
         self._kong = kong
-        self._headers = AskedHeaders(kong.response)
+        self._headers: HeldHeaders = AskedHeaders(kong.response)
         self.came_with: int | None = None
-        self._body = self.open_stream = None
+        self._status = self._body = self.open_stream = None
         self.has_new_body = self._has_body_of_handler = False
 
-    @cached_property
-    def _status(self) -> int:  # type: ignore[override]  # as above
-        self.came_with = status = int(self._kong.response.get_status())
-        return status
+    if not TYPE_CHECKING:  # As for AskedRequest.
+
+        @property
+        def status(self) -> int:
+            if self._status is None:
+                self._status = self.came_with = int(self._kong.response.get_status())
+            return self._status
+
+        status = status.setter(HeldResponse.status.fset)
 
     def _body_source(self) -> bytes:
         return _bytes(self._kong.service.response.get_raw_body())
@@ -132,11 +180,19 @@ class AskedResponse(HeldResponse):
         if not attributes.isdisjoint(_OF_HEADERS) and isinstance(self._headers, AskedHeaders):
             _ = self._headers.given
         if "status" in attributes:
-            _ = self._status
+            _ = self.status
 
     @property
     def has_new_status(self) -> bool:
-        return "_status" in self.__dict__ and self._status != self.came_with
+        return self._status != self.came_with
+
+    def copy(self) -> AskedResponse:
+        """As AskedRequest's."""
+        twin = AskedResponse(self._kong)
+        twin._headers = self._headers.copy()
+        twin._status, twin.came_with = self._status, self.came_with
+        twin._body, twin.has_new_body = self._body, self.has_new_body
+        return twin
 
 
 def _texts(values: Any) -> list[str]:

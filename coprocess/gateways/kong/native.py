@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import structlog
 
-from coprocess.api.held import HeldHeaders, HeldRequest, HeldResponse
+from coprocess.api.held import HeldHeaders
 from coprocess.api.moments import HookType
 from coprocess.errors import ConfigError
 from coprocess.gateways.kong.asked import AskedRequest, AskedResponse
@@ -57,6 +57,15 @@ _END_S: Final = 30.0
 _FRAMING: Final = frozenset({"Content-Length", "Transfer-Encoding"})
 
 
+class _Exchange(RequestExchange):
+    """Its request and response are always Kong's: of a handler that failed open, copies of that kind."""
+
+    __slots__ = ()
+
+    request: AskedRequest
+    response: AskedResponse | None
+
+
 class NativePlugin:
     """The plugin, as Kong runs it with one configuration. Its class is made by `native_class`."""
 
@@ -73,36 +82,50 @@ class NativePlugin:
         self._ending = InThread(self._adapter, _END_S)
         self._key = f"coprocess_{self.name}"
         self._lock = threading.Lock()
-        self._requests: OrderedDict[str, RequestExchange] = OrderedDict()
+        self._requests: OrderedDict[str, _Exchange] = OrderedDict()
 
     def _access(self, kong: Any) -> None:
         adapter = self._adapter
-        request = AskedRequest(kong)
-        if self._first_before:
-            request.ask_for(self._first_before)
-        exchange = RequestExchange(request, adapter.spec, adapter.chain)
+        exchange = _Exchange(AskedRequest(kong), adapter.spec, adapter.chain)
         adapter.began(exchange)
-        self._drive(adapter.before_app(exchange), exchange)
-        answer = exchange.answer
-        if answer is not None or not adapter.chain.after:
+        try:
+            key = self._before_upstream(kong, exchange)
+        except BaseException as error:
+            # What fails in a handler is answered; Kong may fail wherever it is asked.
+            self._end(exchange, error)
+            raise
+        if key:
+            self._keep(key, exchange)
+        else:
             self._end(exchange)
-        if answer is not None:
+        if (answer := exchange.answer) is not None:
             kong.response.exit(answer.status, answer.body, _together(answer.headers) or None)
-            return
+
+    def _before_upstream(self, kong: Any, exchange: _Exchange) -> str:
+        """Gives what the exchange is kept under for the response phase; empty: it ends here."""
+        adapter = self._adapter
+        if self._first_before:
+            exchange.request.ask_for(self._first_before)
+        self._drive(adapter.before_app(exchange), exchange)
+        if exchange.answer is not None:
+            return ""
         if exchange.has_session:
-            session = exchange.session
-            kong.client.authenticate(None, {"id": session.token})
-        _flush_request(kong, exchange.request, request)
-        if adapter.chain.after:
-            key = secrets.token_hex(8)
-            kong.ctx.shared.set(self._key, key)
-            with self._lock:
-                self._requests[key] = exchange
-                forgotten = []
-                while len(self._requests) > _MOST_REQUESTS:
-                    forgotten.append(self._requests.popitem(last=False)[1])
-            for each in forgotten:
-                self._end(each)
+            kong.client.authenticate(None, {"id": exchange.session.token})
+        _flush_request(kong, exchange.request)
+        if not exchange.chain.after:
+            return ""
+        key = secrets.token_hex(8)
+        kong.ctx.shared.set(self._key, key)
+        return key
+
+    def _keep(self, key: str, exchange: _Exchange) -> None:
+        with self._lock:
+            self._requests[key] = exchange
+            forgotten = []
+            while len(self._requests) > _MOST_REQUESTS:
+                forgotten.append(self._requests.popitem(last=False)[1])
+        for each in forgotten:
+            self._end(each)
 
     def _response(self, kong: Any) -> None:
         adapter = self._adapter
@@ -113,28 +136,34 @@ class NativePlugin:
             exchange = self._requests.pop(str(key), None)
         if exchange is None:
             # Another plugin has answered before this one had the request.
-            exchange = RequestExchange(AskedRequest(kong), adapter.spec, adapter.chain)
-        elif isinstance(exchange.request, AskedRequest):
-            exchange.request.go_on(kong)
-        exchange.response = response = AskedResponse(kong)
-        if self._first_after:
-            response.ask_for(self._first_after)
-            if isinstance(exchange.request, AskedRequest):
-                exchange.request.ask_for(self._first_after)
-        if adapter.chain.response_uses_body:
-            _ = response.raw_body
+            exchange = _Exchange(AskedRequest(kong), adapter.spec, adapter.chain)
+            adapter.began(exchange)
         try:
+            exchange.request.go_on(kong)
+            exchange.response = response = AskedResponse(kong)
+            if self._first_after:
+                response.ask_for(self._first_after)
+                exchange.request.ask_for(self._first_after)
+            if exchange.chain.response_uses_body:
+                _ = response.raw_body
             self._drive(adapter.after_app(exchange), exchange)
-        finally:
-            self._end(exchange)
-        _flush_response(kong, exchange.response, response)
+        except BaseException as error:
+            self._end(exchange, error)
+            raise
+        self._end(exchange)
+        _flush_response(kong, exchange.response)
 
-    def _end(self, exchange: RequestExchange) -> None:
+    def _end(self, exchange: _Exchange, error: BaseException | None = None) -> None:
         """Run what the request leaves for its end."""
         lifetime = exchange.lifetime
-        if lifetime is not None and (steps := lifetime.end(self._ending)) is not None:
-            run_now(steps)
-        self._adapter.ended(exchange)
+        try:
+            if lifetime is not None:
+                if error is not None:
+                    lifetime.note(error)
+                if (steps := lifetime.end(self._ending)) is not None:
+                    run_now(steps)
+        finally:
+            self._adapter.ended(exchange)
 
     def _log(self, kong: Any) -> None:
         listeners = self._adapter.chain.listeners_of(LOG_EVENT)
@@ -148,7 +177,7 @@ class NativePlugin:
         for name in listeners:
             service.trigger_event(name, payload)
 
-    def _drive(self, steps: Steps, exchange: RequestExchange) -> None:
+    def _drive(self, steps: Steps, exchange: _Exchange) -> None:
         adapter = self._adapter
         for need in steps:
             if isinstance(need, RequestCall):
@@ -263,11 +292,8 @@ def _edits(headers: HeldHeaders) -> tuple[dict[str, str | list[str]], list[str]]
     return given, [name for name in edited if name not in given]
 
 
-def _flush_request(kong: Any, request: HeldRequest, asked: AskedRequest) -> None:
-    """Tell Kong of the edits: a call for each kind of them, and none where there are none.
-
-    `asked` is the one that came: of a handler that failed open, `request` is a copy from before it.
-    """
+def _flush_request(kong: Any, request: AskedRequest) -> None:
+    """Tell Kong of the edits: a call for each kind of them, and none where there are none."""
     given, gone = _edits(request.headers)
     for name in gone:
         kong.service.request.clear_header(name)
@@ -277,13 +303,13 @@ def _flush_request(kong: Any, request: HeldRequest, asked: AskedRequest) -> None
         kong.service.request.set_path(request.encoded_path)
     if request.has_new_query:
         kong.service.request.set_raw_query(request.query_string)
-    if asked.has_new_method if request is asked else request.method != asked.came_with:
+    if request.has_new_method:
         kong.service.request.set_method(request.method)
     if request.has_new_body:
         kong.service.request.set_raw_body(request.raw_body)
 
 
-def _flush_response(kong: Any, response: HeldResponse, asked: AskedResponse) -> None:
+def _flush_response(kong: Any, response: AskedResponse) -> None:
     given, gone = _edits(response.headers)
     for name in gone:
         kong.response.clear_header(name)
@@ -293,5 +319,5 @@ def _flush_response(kong: Any, response: HeldResponse, asked: AskedResponse) -> 
         return
     if given:
         kong.response.set_headers(given)
-    if asked.has_new_status if response is asked else response.status != asked.came_with:
+    if response.has_new_status:
         kong.response.set_status(response.status)
