@@ -391,18 +391,20 @@ class _Response:
 
     def __call__(self, message: Message) -> Awaitable[None]:
         # No coroutine of its own: most messages are passed on as they are.
-        return self._send(message) if self._passes and not self._exchange.is_gone else self._take(message)
+        if not self._exchange.is_gone:
+            if self._passes:
+                return self._send(message)
+            if not (self._keeps or self._is_over) and message["type"] == "http.response.start":
+                return self._begin(message, no_body_asked_for)
+        return self._take(message)
 
     async def _take(self, message: Message) -> None:
         # Decided when it is awaited: until then, a handler may have answered instead of the app.
         kind = message["type"]
         if (self._is_over or self._exchange.is_gone) and kind.startswith("http.response"):
             return
-        if kind == "http.response.start":
-            if self._keeps:
-                self._start = message
-            else:
-                await self._begin(message, no_body_asked_for)
+        if self._keeps and kind == "http.response.start":
+            self._start = message
         elif self._keeps and kind == "http.response.body" and self._start is not None:
             await self._keep(message)
         else:

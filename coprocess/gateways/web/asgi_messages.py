@@ -27,8 +27,13 @@ class ScopeRequest(UnreadRequest):
         __slots__ = ("_of_scope",)
 
     def __init__(self, scope: Scope, body_source: Callable[[], bytes]) -> None:
-        super().__init__(scope.get("method", "GET"), RawHeaders(scope["headers"]), body_source)
+        # Not by the base class's, as each request makes one.
         self._of_scope = scope
+        self._method = scope.get("method", "GET")
+        self._headers = RawHeaders(scope["headers"])
+        self._body_source = body_source
+        self._read_path = self._read_query = self._query = self._target = self._body = self.open_stream = None
+        self.has_new_body = self.has_new_path = self._has_body_of_handler = False
 
     def _path_that_came(self) -> str:
         raw_path: bytes = self._of_scope.get("raw_path") or b""
