@@ -21,7 +21,7 @@ class Pace:
     Not exact, as no lock is taken for it.
     """
 
-    __slots__ = ("_computes_s", "_pause", "_without_lock", "apart", "computes", "doubt")
+    __slots__ = ("_computes_s", "_pause", "_unlooked", "_without_lock", "apart", "computes", "doubt")
 
     def __init__(self) -> None:
         #: So many calls are to be run apart, before one is tried again.
@@ -34,6 +34,19 @@ class Pace:
         self._computes_s = 0.0
         #: So many calls are to be run, before it is looked whether they need the interpreter's lock.
         self._without_lock = 0
+        # So many calls are to be run, before it is looked again at whether they compute.
+        self._unlooked = 0
+
+    def asks_clocks(self) -> bool:
+        """Whether `computed` is to be told of the call that runs now.
+
+        The clocks cost more than the hand-over where many threads wait: of a hook that waits, they are asked
+        now and then.
+        """
+        if self._unlooked:
+            self._unlooked -= 1
+            return False
+        return True
 
     def look(self) -> Used | None:
         """For `took`, where there is doubt: what this thread has used before a call."""
@@ -66,6 +79,7 @@ class Pace:
         if self._without_lock:
             self._without_lock -= 1
         self.computes = not self._without_lock and self._computes_s > COMPUTES_S
+        self._unlooked = 0 if self._computes_s > COMPUTES_S / 2 else _UNLOOKED
 
 
 def computed() -> Computed:
@@ -104,6 +118,7 @@ _NEARLY_ALL = 0.8
 #: Less is over before the interpreter is asked for by another thread.
 COMPUTES_S = 0.001
 _OF_LAST = 0.25
+_UNLOOKED = 15
 #: Of the time.
 _MORE_THAN_ONE = 1.5
 _CALLS_PER_SLOW_ONE = 100

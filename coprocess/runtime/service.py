@@ -259,7 +259,7 @@ class Service:
         call: Call | None = first
         while call is not None:
             state, began_s = call.gate, now_s
-            computed_before = computed() if is_apart or in_turn else None
+            computed_before = computed() if (is_apart or in_turn) and state.pace.asks_clocks() else None
             call.deadline_s = now_s + state.timeout_s
             self._running[me] = call
             # In a context of its own: what a handler sets there is no other call's.
@@ -269,7 +269,7 @@ class Service:
             now_s = time.monotonic()
             if computed_before is not None:
                 state.pace.computed(computed_before, now_s - began_s)
-            elif call is first and (pace.doubt or ran_s > QUICK_S):
+            elif call is first and not is_apart and (pace.doubt or ran_s > QUICK_S):
                 pace.took(ran_s, before)
             following = state.leave(call, now_s - call.since_s)
             if following is None and not in_turn:
