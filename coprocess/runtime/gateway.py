@@ -35,6 +35,8 @@ class Gateway(ABC):
         """Whether it still needs `hook`, of a table from before, for what no call of the service shows."""
         return False
 
+    #: Whether its calls ask it for something while they run: while one waits for that, another computes.
+    is_asked_meanwhile: bool = False
     #: Starts coroutines on the loop that async handlers run on, where that is not the service's.
     spawn: Callable[[Coroutine[Any, Any, Any]], Future[Any]] | None = None
 

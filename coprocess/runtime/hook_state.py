@@ -149,7 +149,9 @@ class HookState(Generic[Entering]):
         queue_size: int,
         timeout_s: float,
         on_error: str,
+        takes_turns: bool = True,
     ) -> None:
+        """`takes_turns`: as of a Pace."""
         self.hook = hook
         self._api_labels = api_labels
         self.concurrency = concurrency
@@ -161,7 +163,7 @@ class HookState(Generic[Entering]):
         #: Those that wait. It is changed under the lock only.
         self.queue: deque[Entering] = deque()
         self._lock = threading.Lock()
-        self.pace = Pace()
+        self.pace = Pace(takes_turns=takes_turns)
         #: By the API of the calls, as its label.
         self._counts: dict[str, HookCounts] = {}
 

@@ -21,9 +21,20 @@ class Pace:
     Not exact, as no lock is taken for it.
     """
 
-    __slots__ = ("_computes_s", "_pause", "_unlooked", "_without_lock", "apart", "computes", "doubt")
+    __slots__ = (
+        "_computes_s",
+        "_pause",
+        "_takes_turns",
+        "_unlooked",
+        "_without_lock",
+        "apart",
+        "computes",
+        "doubt",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, *, takes_turns: bool = True) -> None:
+        """`takes_turns`: its calls may be held to computing one after the other."""
+        self._takes_turns = takes_turns
         #: So many calls are to be run apart, before one is tried again.
         self.apart = 1
         self._pause = _FIRST_PAUSE
@@ -46,7 +57,7 @@ class Pace:
         if self._unlooked:
             self._unlooked -= 1
             return False
-        return True
+        return self._takes_turns
 
     def look(self) -> Used | None:
         """For `took`, where there is doubt: what this thread has used before a call."""

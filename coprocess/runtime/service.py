@@ -357,6 +357,7 @@ class Service:
             queue_size=options.queue_size,
             timeout_s=limits.timeout_s or options.timeout_s,
             on_error=limits.on_error or "closed",
+            takes_turns=not self.gateway.is_asked_meanwhile,
         )
         with self._states_lock:
             return self.gates.setdefault(hook, state)

@@ -6,7 +6,9 @@ import time
 
 import pytest
 
+from coprocess.gateways.kong.gateway import KongGateway
 from coprocess.runtime import pace as pace_module
+from coprocess.runtime.around.gateway import AroundGateway
 from coprocess.runtime.pace import QUICK_S, Pace
 
 SLOW_S = 10 * QUICK_S
@@ -77,3 +79,23 @@ def test_a_quick_call_on_a_slow_machine_is_told_from_one_that_computes(
     assert pace.apart == 0
     pace.took(SLOW_S, pace.look())
     assert pace.apart == 16
+
+
+def test_hooks_whose_calls_wait_for_their_gateway_never_compute_one_after_the_other() -> None:
+    pace, other = Pace(takes_turns=False), Pace()
+    assert not pace.asks_clocks()
+    assert other.asks_clocks()
+    assert KongGateway.is_asked_meanwhile
+    assert not AroundGateway.is_asked_meanwhile
+
+
+@pytest.mark.skipif(pace_module._OF_THREAD is None, reason="this system does not tell what a thread used")
+def test_of_a_hook_that_waits_the_clocks_are_asked_now_and_then_and_of_one_that_computes_each_time() -> None:
+    pace = Pace()
+    pace.computed((time.thread_time(), time.process_time()), 0.05)
+    asked = [pace.asks_clocks() for _ in range(17)]
+    assert asked == [False] * 15 + [True] * 2
+    for _ in range(20):
+        pace.computed((time.thread_time() - 0.005, time.process_time() - 0.005), 0.005)
+    assert pace.computes
+    assert all(pace.asks_clocks() for _ in range(20))

@@ -24,6 +24,8 @@ class UnknownInstance(UnknownHook):
 
 class KongGateway(Gateway):
     name = "kong"
+    # Events wait for Kong at each call of the PDK.
+    is_asked_meanwhile = True
 
     METHODS = (wire.START_INSTANCE, wire.CLOSE_INSTANCE, wire.HANDLE_EVENT)
 
