@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Iterable, MutableMapping, Set
+from typing import AnyStr
 
 from coprocess.api.held import HeldHeaders, HeldRequest, HeldResponse, HeldSession
 from coprocess.api.http import canonical_name
@@ -127,16 +128,17 @@ def with_edits(raw: Collection[RawHeader], message: HeldRequest | HeldResponse) 
         sent = _sent(name)
         for key, _ in raw:
             if key.lower() == sent:
-                raw = _without(raw, {sent})
+                raw = without(raw, {sent})
                 break
         return [*raw, (sent, replaced[name].encode())]
     names, added = edits_of(message)
-    kept = _without(raw, set(map(_sent, names)))
+    kept = without(raw, set(map(_sent, names)))
     return kept + [(_sent(name), value.encode()) for name, value in added]
 
 
-def _without(raw: Iterable[RawHeader], gone: set[bytes]) -> list[RawHeader]:
-    return [pair for pair in raw if pair[0].lower() not in gone]
+def without(headers: Iterable[tuple[AnyStr, AnyStr]], gone: Set[AnyStr]) -> list[tuple[AnyStr, AnyStr]]:
+    """Those whose names, in lower case, are not among `gone`."""
+    return [pair for pair in headers if pair[0].lower() not in gone]
 
 
 def response_of(answer: Answer) -> HeldResponse:

@@ -20,6 +20,7 @@ from coprocess.gateways.web.http import (
     edits_of,
     response_of,
     text_of,
+    without,
 )
 from coprocess.runtime.answers import Answer, error_answer
 from coprocess.runtime.held_call import HeldExchange
@@ -143,16 +144,12 @@ def with_native_edits(headers: Collection[tuple[str, str]], response: HeldRespon
         key = name.lower()
         for came, _ in headers:
             if came.lower() == key:
-                headers = _without(headers, {key})
+                headers = without(headers, {key})
                 break
         return [*headers, (name, _native(replaced[name]))]
     names, added = edits_of(response)
-    kept = _without(headers, {name.lower() for name in names})
+    kept = without(headers, {name.lower() for name in names})
     return kept + [(name, _native(value)) for name, value in added]
-
-
-def _without(headers: Iterable[tuple[str, str]], gone: set[str]) -> list[tuple[str, str]]:
-    return [pair for pair in headers if pair[0].lower() not in gone]
 
 
 def _native(value: str) -> str:

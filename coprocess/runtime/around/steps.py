@@ -33,7 +33,6 @@ from coprocess.runtime.held_spec import HeldSpec
 from coprocess.runtime.in_process import InProcess
 from coprocess.runtime.service import Service
 from coprocess.runtime.session_limits import Limiter
-from coprocess.runtime.tracing import CallTracing
 
 log = structlog.get_logger("coprocess")
 
@@ -87,10 +86,6 @@ class Requests:
     def chain(self) -> Chain:
         """What a request that begins now runs."""
         return self.gateway.chain
-
-    @property
-    def tracing(self) -> CallTracing | None:
-        return None if self.service is None else self.service.tracing
 
     def twin(self, named: Mapping[str, Any] | None, config: Mapping[str, Any], api_id: str) -> Requests:
         """The same handlers at work, open as these are, for another chain. Raises ConfigError."""
