@@ -159,7 +159,7 @@ class LocalReply(Exception):
         self.details = details
         self.edit = edit
         self.grpc_status = grpc_status
-        #: It is sent while the request still comes in: the connection is closed after it.
+        #: The part of the body that just came is what it is for: the request has not ended yet.
         self.is_immediate = is_immediate
         #: What had left for the upstream by then.
         self.request_left: HttpMessage | None = None

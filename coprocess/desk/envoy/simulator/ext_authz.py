@@ -46,7 +46,7 @@ class ExtAuthzFilter:
 
     def request(self, message: HttpMessage) -> None:
         config = self._settings
-        if config.is_disabled:
+        if config.is_disabled or self._run.route is None:
             return
         body, is_partial = self._body(message)
         question = self._question(message, body, is_partial)
@@ -124,13 +124,15 @@ class ExtAuthzFilter:
         if wanted is None or message.ends_with_headers or message.is_tunnel:
             return None, False
         body = message.body
-        if (
-            len(body) > min(wanted.max_bytes, self._run.config.buffer_limit_bytes)
-            and not wanted.allow_partial
-        ):
-            raise LocalReply(413, b"Payload Too Large", details="request_payload_too_large")
-        self._run.until(message.ends_at_s)
-        self._run.request_size_bytes = len(body)
+        limit = min(wanted.max_bytes, self._run.config.buffer_limit_bytes)
+        if len(body) > limit and not wanted.allow_partial:
+            self._run.until(_moment_of(message, limit + 1))
+            raise LocalReply(
+                413, b"Payload Too Large", details="request_payload_too_large", is_immediate=True
+            )
+        # It asks as soon as it has as much as it may send.
+        is_full = wanted.allow_partial and len(body) >= wanted.max_bytes
+        self._run.until(_moment_of(message, wanted.max_bytes) if is_full else message.ends_at_s)
         return body[: wanted.max_bytes], len(body) > wanted.max_bytes
 
     def _question(self, message: HttpMessage, body: bytes | None, is_partial: bool) -> wire.CheckRequest:
@@ -146,7 +148,7 @@ class ExtAuthzFilter:
         http.path = message.headers.get(":path") or ""
         http.host = message.headers.get(":authority") or ""
         http.scheme = message.headers.get(":scheme") or ""
-        http.size = run.request_size_bytes
+        http.size = run.received_bytes
         http.protocol = "HTTP/2" if run.request.is_http2 else "HTTP/1.1"
         headers = [pair for pair in message.headers if config.forwards.allows(pair[0])]
         if body is not None:
@@ -284,6 +286,15 @@ class ExtAuthzFilter:
 def _pair(option: wire.HeaderValueOption) -> tuple[str, str]:
     """`raw_value` is not looked at. Text beyond Latin-1 goes out as UTF-8."""
     return option.header.key, option.header.value.encode().decode("latin-1")
+
+
+def _moment_of(message: HttpMessage, number: int) -> float:
+    """When the byte of that number arrives."""
+    for arrives_at_s, chunk in message.chunks:
+        number -= len(chunk)
+        if number <= 0:
+            return arrives_at_s
+    return message.ends_at_s
 
 
 def _as_text(text: str) -> str:

@@ -88,6 +88,8 @@ class ExtProcFilter:
             self._drop_length(direction, message)
         if self._stream.is_complete or (message.ends_with_headers and message.trailers is None):
             return
+        if direction == "request" and self._run.answers_next and not has_headers:
+            return  # The headers are at the router by now, which waits for no body.
         try:
             self._body(direction, message, has_headers=has_headers)
             if message.trailers is not None and self._stream.mode.sends_trailers(direction):
@@ -271,14 +273,10 @@ class ExtProcFilter:
         if not self._stream.open():
             return
         self._stream.send_trailers(direction, message.trailers)
-        try:
-            reply = self._stream.reply(f"{direction}_trailers")
-            if reply is not None:
-                self._edit_trailers(getattr(reply, f"{direction}_trailers").header_mutation, message.trailers)
-                self._stream.look_for_more()
-        except LocalReply as local:
-            local.is_immediate = direction == "request"
-            raise
+        reply = self._stream.reply(f"{direction}_trailers")
+        if reply is not None:
+            self._edit_trailers(getattr(reply, f"{direction}_trailers").header_mutation, message.trailers)
+            self._stream.look_for_more()
 
     def _observe(self, direction: str, message: HttpMessage) -> None:
         """Send, and wait for nothing."""
@@ -322,7 +320,8 @@ class ExtProcFilter:
         common = getattr(reply, f"{direction}_headers").response
         self._edit(direction, common, message.headers)
         self._clear_route(direction, common)
-        if common.status != _REPLACE:
+        # FULL_DUPLEX_STREAMED goes on as if nothing were to be replaced.
+        if common.status != _REPLACE or self._stream.mode.body(direction) == "FULL_DUPLEX_STREAMED":
             return False
         self._replaced.add(direction)
         if common.HasField("body_mutation"):

@@ -54,6 +54,7 @@ def upstream_request(message: HttpMessage, *, is_http2: bool = False) -> Upstrea
         if int(length) > len(body):
             error = f"the request never ends: {int(length) - len(body)} bytes of its body do not come"
         body = body[: int(length)]
+        trailers = ()  # They would follow chunks.
     elif message.ends_with_headers:
         if method not in _BODILESS:
             pairs += (("content-length", "0"),)
