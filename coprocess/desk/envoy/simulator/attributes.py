@@ -73,7 +73,7 @@ def _request(name: str, run: Run) -> Any:
         "id": headers.get("x-request-id"),
         "protocol": "HTTP/2" if run.request.is_http2 else "HTTP/1.1",
         "time": "1970-01-01T00:00:00+00:00",
-        "size": _length(headers),
+        "size": _length(headers) or float(run.received_bytes),
         "total_size": _length(headers) + headers.size_bytes,
     }.get(name)
 

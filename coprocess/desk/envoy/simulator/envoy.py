@@ -38,6 +38,7 @@ from coprocess.desk.envoy.simulator.server import Server
 from coprocess.errors import ConfigError
 
 _BAD_REQUEST = 400
+_BODYLESS = (204, 304)
 _RESET = b"upstream connect error or disconnect/reset before headers. reset reason: "
 #: Of a client's headers, what the filters are not shown.
 _NOT_TAKEN = frozenset(
@@ -160,7 +161,7 @@ class _Passage:
         if fault is not None:
             details = f"filter_removed_required_request_headers{{{fault.replace(' ', '_')}}}"
             raise LocalReply(503, fault.encode("latin-1"), details=details)
-        run.until(self._request.ends_at_s)
+        run.until(self._upstream_has_it_at_s())
         try:
             request = upstream_request(self._request, is_http2=is_grpc(headers))
         except Unreadable:
@@ -179,6 +180,13 @@ class _Passage:
             raise _reset("remote connection failure") from None
         run.exchange.upstream_reply = reply
         return reply
+
+    def _upstream_has_it_at_s(self) -> float:
+        """It answers once it has as much of the body as it was told of."""
+        length = self._request.headers.get("content-length") or ""
+        if length.isdecimal() and int(length) < len(self._request.body):
+            return self._request.arrival_of(int(length)) if int(length) else self._run.now_s
+        return self._request.ends_at_s
 
     def _late(self, timeout_s: float) -> LocalReply:
         """What is due when the upstream does not answer in time: a route's 0 s are no limit."""
@@ -244,9 +252,11 @@ class _Passage:
         chunks = (body,) if body else ()
         return _message(headers, chunks, self._run.now_s, False, ends_with_headers=not body)
 
-    def _closes(self, local: LocalReply) -> bool:
-        """Whether the connection ends with Envoy's own answer, that is sent now."""
+    def _closes(self, local: LocalReply | None) -> bool:
+        """Whether the connection ends with what is sent now. `local`: where it is Envoy's own answer."""
         now_s, ends_at_s = self._run.now_s, self._ends_at_s
+        if local is None:
+            return now_s < ends_at_s
         is_unread = now_s <= ends_at_s if local.is_immediate else now_s < ends_at_s
         return is_unread or local.status == _BAD_REQUEST
 
@@ -261,9 +271,9 @@ class _Passage:
             if local.response_left is not None:
                 self._run.exchange.details = local.details
                 sent = self._sent(local.response_left)
-                return replace(sent, error="Envoy broke it off")
+                return sent if sent.status in _BODYLESS else replace(sent, error="Envoy broke it off")
             return self._sent(self._local(local), closes=self._closes(local))
-        return self._sent(response, closes=own is not None and self._closes(own))
+        return self._sent(response, closes=self._closes(own))
 
     def _through_authorizers(self, response: HttpMessage) -> None:
         for entry, each in reversed(self._filters):

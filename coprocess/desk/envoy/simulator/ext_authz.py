@@ -126,14 +126,15 @@ class ExtAuthzFilter:
         body = message.body
         limit = min(wanted.max_bytes, self._run.config.buffer_limit_bytes)
         if len(body) > limit and not wanted.allow_partial:
-            self._run.until(_moment_of(message, limit + 1))
+            self._run.until(message.arrival_of(limit + 1))
             raise LocalReply(
                 413, b"Payload Too Large", details="request_payload_too_large", is_immediate=True
             )
         # It asks as soon as it has as much as it may send.
         is_full = wanted.allow_partial and len(body) >= wanted.max_bytes
-        self._run.until(_moment_of(message, wanted.max_bytes) if is_full else message.ends_at_s)
-        return body[: wanted.max_bytes], len(body) > wanted.max_bytes
+        self._run.until(message.arrival_of(wanted.max_bytes) if is_full else message.ends_at_s)
+        came = sum(len(chunk) for arrives_at_s, chunk in message.chunks if arrives_at_s <= self._run.now_s)
+        return body[: wanted.max_bytes], came > wanted.max_bytes
 
     def _question(self, message: HttpMessage, body: bytes | None, is_partial: bool) -> wire.CheckRequest:
         config, run = self._settings, self._run
@@ -226,7 +227,11 @@ class ExtAuthzFilter:
         self, rules: MutationRules | None, name: str, value: str, *, is_appended: bool = False
     ) -> bool:
         self._validate(name, value)
-        return rules is None or self._verdict(rules.judge_set(name, value, is_appended=is_appended))
+        if rules is None:
+            return True
+        if not (is_valid_name(name) and is_valid_value(value)):
+            return self._verdict(Verdict.FAILS if rules.disallow_is_error else Verdict.IGNORED)
+        return self._verdict(rules.judge_set(name, value, is_appended=is_appended))
 
     def _may_remove(self, rules: MutationRules | None, name: str) -> bool:
         if rules is None:
@@ -264,8 +269,13 @@ class ExtAuthzFilter:
             return
         if error is None:
             raise LocalReply(config.status_on_error, details="ext_authz_error")
+        if config.validate_mutations and not all(
+            is_valid_name(name) and is_valid_value(value) for name, value in map(_pair, error.headers)
+        ):
+            raise LocalReply(config.status_on_error, details="ext_authz_error")
         status = error.status.code if error.HasField("status") else config.status_on_error
-        self._answer(status, error.headers, error.body, "ext_authz_error")
+        options = sorted(error.headers, key=lambda option: option.append.value)
+        self._answer(status, options, error.body, "ext_authz_error")
 
     def _answer(
         self, status: int, options: Iterable[wire.HeaderValueOption], body: str, details: str
@@ -286,15 +296,6 @@ class ExtAuthzFilter:
 def _pair(option: wire.HeaderValueOption) -> tuple[str, str]:
     """`raw_value` is not looked at. Text beyond Latin-1 goes out as UTF-8."""
     return option.header.key, option.header.value.encode().decode("latin-1")
-
-
-def _moment_of(message: HttpMessage, number: int) -> float:
-    """When the byte of that number arrives."""
-    for arrives_at_s, chunk in message.chunks:
-        number -= len(chunk)
-        if number <= 0:
-            return arrives_at_s
-    return message.ends_at_s
 
 
 def _as_text(text: str) -> str:

@@ -189,16 +189,19 @@ class ExtProcFilter:
                 done.append((self._run.now_s, chunk))
 
         groups = _groups(message, self._run.now_s if has_headers and not headers_open else -1.0)
+        moments = [*(arrives_at_s for arrives_at_s, _, _ in groups), message.ends_at_s]
         try:
-            for arrives_at_s, chunk, ends in groups:
+            for number, (arrives_at_s, chunk, ends) in enumerate(groups):
                 self._run.until(arrives_at_s)
                 if self._stream.is_complete:
+                    done += [(self._run.now_s, left) for left, _ in pending]
+                    pending.clear()
                     done.append((self._run.now_s, chunk))
                     continue
                 self._stream.send_body(direction, chunk, ends=ends)
                 pending.append((chunk, ends))
                 while (pending or headers_open) and not self._stream.is_complete:
-                    reply = self._stream.next(waits=not ends)
+                    reply = self._stream.next(waits_until_s=None if ends else moments[number + 1])
                     if reply is None:
                         break
                     take(reply)
@@ -328,7 +331,10 @@ class ExtProcFilter:
             message.headers.remove("content-length")
             body = mutated_body(common.body_mutation, message.body)
             message.ends_with_headers = False
+            ends_at_s = message.ends_at_s
             message.replace_body(body, self._run.now_s)
+            # What it replaces comes all the same.
+            message.ends_at_s = max(message.ends_at_s, ends_at_s)
         return True
 
     def _edit(self, direction: str, common: wire.CommonResponse, headers: HeaderMap) -> None:

@@ -111,7 +111,7 @@ class HeaderMap:
             part[index + 1 :] = [pair for pair in part[index + 1 :] if pair[0] != name]
 
     def join(self, name: str, value: str) -> None:
-        """Append `,value` to the first value; without the comma where that is empty.
+        """Append `,value` to the first value (`; value` to a cookie's); it alone where that is empty.
 
         Nothing where there is none, and for an empty one.
         """
@@ -119,9 +119,10 @@ class HeaderMap:
         if not value:
             return
         part = self._part(name)
+        delimiter = "; " if name == "cookie" else ","
         for index, (key, old) in enumerate(part):
             if key == name:
-                part[index] = (name, f"{old},{value}" if old else value)
+                part[index] = (name, f"{old}{delimiter}{value}" if old else value)
                 return
 
     def remove(self, name: str) -> None:
