@@ -237,8 +237,7 @@ class Service:
         """
         pace = first.gate.pace
         if first.gate.hook.is_async:
-            self.async_calls.begin(first)
-            loop = self.async_calls.loop
+            loop = self.async_calls.begin(first, now_s)
             if loop is not None:
                 first.rpc.runs_on(loop)
             return
