@@ -53,7 +53,8 @@ class AsyncCalls:
         self._limited_log = limited_log
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
-        self._loop: LoopThread | None = None
+        #: None: no call has needed one yet.
+        self.loop: LoopThread | None = None
         self._old_loops: list[LoopThread] = []
         #: Admitted, and not ended.
         self._calls: set[Call] = set()
@@ -76,23 +77,18 @@ class AsyncCalls:
             return None
         call.deadline_s = (now_s or time.monotonic()) + call.gate.timeout_s
         self._calls.add(call)
-        loop = self._loop
+        loop = self.loop
         if loop is not None and loop.is_reading and loop.thread_id == threading.get_ident():
             self._begin_here(loop, call)
             return None
         self._unbegun.add(call)
         self._submit(call)
-        return self._loop
+        return self.loop
 
     def is_read_here(self) -> bool:
         """Whether this thread is the loop's, and reads calls there at this moment."""
-        loop = self._loop
+        loop = self.loop
         return loop is not None and loop.is_reading and loop.thread_id == threading.get_ident()
-
-    @property
-    def loop(self) -> LoopThread | None:
-        """None: no call has needed one yet."""
-        return self._loop
 
     def _begin_here(self, loop: LoopThread, call: Call) -> None:
         """On the loop, which reads calls: run its first step now. Most need no other."""
@@ -150,13 +146,14 @@ class AsyncCalls:
                 call.rpc.respond(reply)
         except Exception as error:  # noqa: BLE001 - as in `_run`
             self._failures.fail_within(call, error)
-        prints.end_line()
+        if prints.has_printed:
+            prints.end_line()
         current_call.set(None)
         return None
 
     def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> Future[Any]:
         """Run `coroutine` on the loop of the handlers, from any other thread. Raises RuntimeError."""
-        loop = None if self._is_stopped else self._loop or self._start_loop()
+        loop = None if self._is_stopped else self.loop or self._start_loop()
         outcome: Future[Any] = Future()
 
         async def run() -> None:
@@ -178,12 +175,12 @@ class AsyncCalls:
 
     def cancel_left(self, is_gone: Callable[[Hook], bool]) -> None:
         """Cancel the tasks that calls left behind on the loop, of hooks that are gone."""
-        loop = self._loop
+        loop = self.loop
         if loop is not None:
             loop.call_soon(loop.cancel_left, is_gone)
 
     def _submit(self, call: Call) -> None:
-        loop = call.loop = self._loop or self._start_loop()
+        loop = call.loop = self.loop or self._start_loop()
         if loop is not None:
             loop.call_soon(self._start, loop, call)
 
@@ -224,7 +221,8 @@ class AsyncCalls:
         except Exception as error:  # noqa: BLE001 - else its place would stay taken for ever
             self._failures.fail_within(call, error)
         finally:
-            prints.end_line()
+            if prints.has_printed:
+                prints.end_line()
         self._calls.discard(call)
         following = state.leave(call, time.monotonic() - call.since_s)
         if following is not None:
@@ -240,9 +238,9 @@ class AsyncCalls:
     def _start_loop(self) -> LoopThread | None:
         """None where that cannot be now: `tick` tries again."""
         with self._lock:
-            if self._loop is None and not self._is_stopped:
+            if self.loop is None and not self._is_stopped:
                 try:
-                    self._loop = LoopThread(self._limited_log)
+                    self.loop = LoopThread(self._limited_log)
                 except (RuntimeError, OSError) as error:
                     self._limited_log.write(
                         "error",
@@ -250,8 +248,8 @@ class AsyncCalls:
                         "no event loop can be started: it is tried again",
                         reason=str(error),
                     )
-                self.watch.watch(self._loop)
-            return self._loop
+                self.watch.watch(self.loop)
+            return self.loop
 
     # What the watchdog does.
 
@@ -270,11 +268,11 @@ class AsyncCalls:
                 except Exception as error:  # noqa: BLE001 - the others' time is over, too
                     log.error("a call that takes too long could not be ended", exception=format_error(error))
         self.watch.tick()
-        loop = self._loop
+        loop = self.loop
         if loop is not None and (not loop.is_alive or self._is_to_be_given_up(loop, now_s)):
             self._give_up(loop)
         for call in list(self._unbegun):
-            if call.loop is None or call.loop is not self._loop:
+            if call.loop is None or call.loop is not self.loop:
                 self._submit(call)
 
     def _end(self, call: Call, answer: Callable[[Call], None]) -> None:
@@ -308,7 +306,7 @@ class AsyncCalls:
         owner, _ = loop.running()
         self._old_loops.append(loop)
         with self._lock:
-            self._loop = None
+            self.loop = None
             self.watch.watch(None)
         self.given_up += 1
         self.on_given_up()
@@ -344,7 +342,7 @@ class AsyncCalls:
         """Cancel what runs, and end the loop. All is answered when this returns, in `timeout_s` at most."""
         with self._lock:
             self._is_stopped = True
-            loop = self._loop
+            loop = self.loop
         if loop is not None:
             if self.watch.is_blocked:
                 timeout_s = min(timeout_s, _BLOCKED_STOP_S)

@@ -347,9 +347,13 @@ class Http2Engine(Engine):
         self._threads: WorkerThreads[_Task] | None = None
 
     def _begin_with(self, kind: type[Http2Rpc]) -> Callable[..., Http2Rpc]:
-        def begin(connection: GrpcConnection, *others: Any) -> Http2Rpc:
-            rpc = kind(self, connection.owner, *others)
-            self.tasks.append(rpc)
+        tasks = self.tasks
+
+        def begin(
+            connection: GrpcConnection, stream: Stream, request: Request, payload: bytes, is_compressed: bool
+        ) -> Http2Rpc:
+            rpc = kind(self, connection.owner, stream, request, payload, is_compressed)
+            tasks.append(rpc)
             return rpc
 
         return begin
