@@ -136,6 +136,11 @@ class _HeldBody:
             self._body = self._body_source()
         return self._body
 
+    def body_came(self, body: bytes) -> None:
+        """It is known now, and no handler has replaced it."""
+        if self._body is None:
+            self._body = body
+
     def _coding_of_body(self) -> str:
         return "" if self._has_body_of_handler else ", ".join(self._headers.getall("Content-Encoding"))
 

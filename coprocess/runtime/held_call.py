@@ -65,7 +65,8 @@ class HeldExchange:
             self.request, self.response = call.before
             return None
         edited = call.request if call.response is None else call.response
-        edited.next_call()
+        if edited._has_body_of_handler or edited._headers._set_now is not None:  # As `next_call` would undo.
+            edited.next_call()
         return answer
 
     def replace_response(self, answer: Answer) -> None:
@@ -82,7 +83,7 @@ class HeldCall(Call):
     #: Of an answer.
     highest_status = 999
 
-    __slots__ = ("_exchange", "answer", "before", "handlers_answer", "request", "response")
+    __slots__ = ("_exchange", "answer", "api_id", "before", "handlers_answer", "request", "response")
 
     #: What it changes nothing of; set where it fails open.
     before: tuple[HeldRequest, HeldResponse | None]
@@ -91,6 +92,8 @@ class HeldCall(Call):
         # Not by the base class's, as each handler of a request makes one.
         self.hook = hook
         self._exchange = exchange
+        # Not a property, as in the base class: each call is counted by it.
+        self.api_id = exchange.spec.api_id  # type: ignore[misc]  # it is to be set here only
         self.request = exchange.request
         self.response = exchange.response
         #: What the handler answers; it counts where nobody else has ended the call.
@@ -116,10 +119,6 @@ class HeldCall(Call):
     @property
     def state(self) -> State:
         return self._exchange.state
-
-    @property
-    def api_id(self) -> str:
-        return self._exchange.spec.api_id
 
     @property
     def org_id(self) -> str:

@@ -80,6 +80,12 @@ def _sent(name: str) -> bytes:
     return name.lower().encode("latin-1")
 
 
+@functools.lru_cache(maxsize=4096)
+def _sent_edit(name: str) -> bytes:
+    """As `_sent`; empty where an edit does not count."""
+    return b"" if name in FRAMING else _sent(name)
+
+
 class RawHeaders(UnreadHeaders):
     """Headers as servers and apps pass them: pairs of bytes."""
 
@@ -122,15 +128,14 @@ def with_edits(raw: Collection[RawHeader], message: HeldRequest | HeldResponse) 
     replaced = message.headers.replaced
     if replaced and len(replaced) == 1 and not message.has_new_body:
         # Most handlers do no more.
-        (name,) = replaced
-        if name in FRAMING:
-            return list(raw)
-        sent = _sent(name)
-        for key, _ in raw:
-            if key.lower() == sent:
+        ((name, value),) = replaced.items()
+        if not (sent := _sent_edit(name)):
+            return [*raw]
+        for came, _ in raw:
+            if came.lower() == sent:
                 raw = without(raw, {sent})
                 break
-        return [*raw, (sent, replaced[name].encode())]
+        return [*raw, (sent, value.encode())]
     names, added = edits_of(message)
     kept = without(raw, set(map(_sent, names)))
     return kept + [(_sent(name), value.encode()) for name, value in added]

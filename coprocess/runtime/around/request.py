@@ -15,7 +15,7 @@ from coprocess.runtime.held_spec import HeldSpec
 class RequestExchange(HeldExchange):
     """One request, and the handlers that it began with: it ends with them, also where others take over."""
 
-    __slots__ = ("answer", "chain", "given", "is_driven", "is_gone", "lifetime")
+    __slots__ = ("answer", "chain", "given", "lifetime")
 
     #: What the driver of its steps has brought for what they asked for last.
     given: Any
@@ -27,10 +27,6 @@ class RequestExchange(HeldExchange):
         self.chain = chain
         #: What ends the request here.
         self.answer: Answer | None = None
-        #: The client is, and the app was told.
-        self.is_gone = False
-        #: Its handlers run: what is left for its end is not known yet.
-        self.is_driven = False
         #: None where no handler leaves anything for the end.
         self.lifetime = Lifetime() if chain.has_end else None
 

@@ -23,7 +23,7 @@ from coprocess.runtime.admission import (
     refusal_of,
     refusal_of_nobody,
 )
-from coprocess.runtime.answers import failure_answer
+from coprocess.runtime.answers import Answer, failure_answer
 from coprocess.runtime.around.chain import Chain
 from coprocess.runtime.around.gateway import AroundGateway
 from coprocess.runtime.around.request import RequestCall, RequestExchange
@@ -119,7 +119,7 @@ class Requests:
 
     def before_app(self, exchange: RequestExchange) -> Steps:
         """Up to the app, or to an answer."""
-        if self.problem is not None or self.gateway.problem is not None:
+        if self.refuses:
             exchange.answer = failure_answer(Status.INTERNAL)
             return
         has_body = is_known = False
@@ -142,9 +142,7 @@ class Requests:
                 call = RequestCall(step.hook, exchange)
                 yield call
                 if (answer := exchange.settle(call, call.failure)) is not None:
-                    exchange.answer = answer
-                    if answer.is_rejection:
-                        self._fire(exchange, "AuthFailure", "Auth Failure")
+                    self.ended_by(exchange, answer)
                     return
             if moment is _KEY_CHECK:
                 self._admit(exchange)
@@ -153,6 +151,17 @@ class Requests:
                 is_known = True
         if is_known:
             yield from self._check_session(exchange)
+
+    @property
+    def refuses(self) -> bool:
+        """Whether requests are refused, as handlers are not there that should be."""
+        return self.problem is not None or self.gateway.problem is not None
+
+    def ended_by(self, exchange: RequestExchange, answer: Answer) -> None:
+        """A handler before the app has ended the request."""
+        exchange.answer = answer
+        if answer.is_rejection:
+            self._fire(exchange, "AuthFailure", "Auth Failure")
 
     def _admit(self, exchange: RequestExchange) -> None:
         session = exchange.session
