@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from coprocess import respond
 from coprocess.api.held import HeldHeaders, HeldRequest, HeldResponse, HeldSession
 from coprocess.api.http import canonical_name
-from coprocess.gateways.web.http import RawHeaders
+from coprocess.gateways.web.http import raw_headers
 from coprocess.gateways.web.wsgi_messages import EnvironHeaders, NativeHeaders
 
 
@@ -193,7 +193,7 @@ def test_headers_that_are_not_read_yet_are_as_those_that_are(
     if wsgi:
         unread = NativeHeaders([(name, value.encode().decode("latin-1")) for name, value in came])
     else:
-        unread = RawHeaders([(name.encode("latin-1"), value.encode()) for name, value in came])
+        unread = raw_headers([(name.encode("latin-1"), value.encode()) for name, value in came])
     for do, name, value in edits:
         assert _done(unread, do, name, value) == _done(read, do, name, value)
     assert unread.edited == read.edited

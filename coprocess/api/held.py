@@ -22,6 +22,19 @@ from coprocess.api.texts import TextList, TextMap, texts
 from coprocess.expected import expect_int, expect_text, wrong_type
 
 
+class Bare:
+    """Made without a constructor, as one in Python costs more than all that it does: the maker sets the slots."""
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+
+        def __init__(self) -> None: ...
+
+    else:
+        __init__ = object.__init__
+
+
 class HeldHeaders(MultiHeaders):
     """Headers with all their values, which know what was edited."""
 

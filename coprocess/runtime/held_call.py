@@ -16,7 +16,7 @@ from coprocess.runtime.call import Call
 from coprocess.runtime.held_spec import HeldSpec
 
 #: Of a call that nobody but its handler has ended, and of one that changes nothing.
-_OPEN: Any = object()
+OPEN: Any = object()
 _UNDONE: Any = object()
 
 
@@ -58,7 +58,7 @@ class HeldExchange:
         if failure is not None:
             return failure_answer(failure[0])
         answer = call.answer
-        if answer is _OPEN:
+        if answer is OPEN:
             answer = call.handlers_answer
         elif answer is _UNDONE:
             # The handler may still run: what it edits is nobody's any more.
@@ -99,10 +99,14 @@ class HeldCall(Call):
         #: What the handler answers; it counts where nobody else has ended the call.
         self.handlers_answer: Answer | None = None
         #: What whoever else has ended it says: an overrun ends a call whose handler still runs, or has run.
-        self.answer: Answer | None = _OPEN
+        self.answer: Answer | None = OPEN
         if hook.limits.on_error == "open":
-            response = self.response
-            self.before = self.request.copy(), None if response is None else response.copy()
+            self.keep_as_it_is()
+
+    def keep_as_it_is(self) -> None:
+        """Keep what it changes nothing of, if it fails."""
+        response = self.response
+        self.before = self.request.copy(), None if response is None else response.copy()
 
     @property
     def session(self) -> HeldSession:
@@ -155,11 +159,11 @@ class HeldCall(Call):
         return b""
 
     def unchanged(self) -> bytes:
-        if self.answer is _OPEN:
+        if self.answer is OPEN:
             self.answer = _UNDONE
         return b""
 
     def refused(self, status: int, message: str, headers: Iterable[tuple[str, str]] = ()) -> bytes:
-        if self.answer is _OPEN:
+        if self.answer is OPEN:
             self.answer = error_answer(status, message, headers)
         return b""

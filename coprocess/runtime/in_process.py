@@ -28,6 +28,7 @@ from coprocess.runtime.in_process_rpc import HereRpc, InProcessRpc, LoopRpc, Thr
 from coprocess.runtime.service import Service
 from coprocess.transport.engine import Rpc
 
+_FIRST_S = DURATION_BUCKETS_S[0]
 _NOBODY = contextlib.nullcontext()
 
 #: A handler that holds up a foreign loop for so long is told of. It cannot be given up: its loop is not ours.
@@ -86,7 +87,7 @@ class InProcess:
             return self._not_at_once(call, reply, took_s, context, watching)
         call.replied = reply
         inside.remove(call)
-        counts.durations[bisect_left(DURATION_BUCKETS_S, took_s)] += 1
+        counts.durations[0 if took_s <= _FIRST_S else bisect_left(DURATION_BUCKETS_S, took_s)] += 1
         counts.duration_sum_s += took_s
         if state.queue and (following := state.following()) is not None:
             service.begin_elsewhere(following)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 from coprocess.gateways.web.asgi_lifespan import Lifespan
 from coprocess.gateways.web.asgi_messages import Message, Receive, Scope, Send
-from coprocess.gateways.web.asgi_request import AsgiRequest
+from coprocess.gateways.web.asgi_request import asgi_request
 from coprocess.gateways.web.home import HOME
 from coprocess.gateways.web.host import MiddlewareHost
 from coprocess.loading.lifetime import Ending
@@ -45,7 +45,7 @@ class Around:
                 await self._traced(tracing, scope, receive, send)
             elif kind == "http" and not chain.has_app:
                 # As `_request`, in place: most requests are such.
-                await AsgiRequest(self, chain, scope, receive, send).run()
+                await asgi_request(self, chain, scope, receive, send).run()
             else:
                 await self._request(scope, receive, send)
         elif kind == "lifespan":
@@ -56,7 +56,7 @@ class Around:
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
         requests = self.requests
         chain = requests.gateway.chain
-        request = AsgiRequest(self, chain, scope, receive, send)
+        request = asgi_request(self, chain, scope, receive, send)
         running = request.run() if scope["type"] == "http" else request.shake_hands()
         if not chain.has_app:
             await running

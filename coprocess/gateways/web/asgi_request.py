@@ -7,29 +7,30 @@ import contextlib
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from coprocess.api.held import HeldResponse
+from coprocess.api.held import Bare
 from coprocess.gateways.web.asgi_body import ClientGone, RequestBody
 from coprocess.gateways.web.asgi_messages import (
     Message,
     Receive,
     Scope,
-    ScopeRequest,
     Send,
     hide_unseen_bodies,
     scope_for_app,
+    scope_request,
     send_answer,
     telling,
 )
 from coprocess.gateways.web.http import (
-    RawHeaders,
+    app_response,
     body_to_send,
     no_body_asked_for,
     quota_headers,
+    raw_headers,
     with_edits,
 )
 from coprocess.loading.lifetime import Ending, Lifetime
 from coprocess.runtime.answers import Answer, error_answer
-from coprocess.runtime.around.request import RequestCall, RequestExchange
+from coprocess.runtime.around.request import RequestCall, RequestExchange, request_call
 from coprocess.runtime.around.steps import BODY, Need, Steps
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ _PASSES = 2
 _OVER = 3
 
 
-class AsgiRequest(RequestExchange):
+class AsgiRequest(Bare, RequestExchange):
     """A request, and the response to it. The app gets its messages, and sends by it.
 
     As a context manager, it looks out for a client that goes while a handler waits.
@@ -68,26 +69,19 @@ class AsgiRequest(RequestExchange):
         "_stage",
     )
 
+    _around: Around
+    #: What runs the handlers: to the end of the request, also where they are closed meanwhile.
+    _calls: InProcess
+    _scope: Scope
+    _receive_outer: Receive
+    _send_outer: Send
+    #: Made when somebody asks for it.
     _body: RequestBody | None
+    #: Of the response.
+    _stage: int
     _kept: _Kept
-
-    def __init__(self, around: Around, chain: Chain, scope: Scope, receive: Receive, send: Send) -> None:
-        # Not by the base class's, as each request makes one.
-        requests = around.requests
-        self.spec, self.chain = requests.spec, chain
-        self.request = ScopeRequest(scope, no_body_asked_for)
-        self.response = self.answer = self._session = self._state = None
-        self.lifetime = Lifetime() if chain.has_end else None
-        self._around = around
-        #: What runs the handlers: to the end of the request, also where they are closed meanwhile.
-        self._calls: InProcess = requests.calls
-        self._scope, self._receive_outer, self._send_outer = scope, receive, send
-        #: Made when somebody asks for it.
-        self._body = None
-        #: Of the response.
-        self._stage = _BEFORE
-        #: Handlers wait: what is left for the end of the request is not known yet.
-        self._is_driven = False
+    #: Handlers wait: what is left for the end of the request is not known yet.
+    _is_driven: bool
 
     @property
     def body(self) -> RequestBody:
@@ -109,7 +103,7 @@ class AsgiRequest(RequestExchange):
             else:
                 # As `before_app`, where that has nothing to do but to run handlers.
                 for hook in hooks:
-                    call = RequestCall(hook, self)
+                    call = request_call(hook, self)
                     if (waits_for := self._calls.begin(call, self)) is not None:
                         await self._waiting(waits_for)
                     if (answer := self.settle(call, call.failure)) is not None:
@@ -274,11 +268,11 @@ class AsgiRequest(RequestExchange):
 
     async def _begin(self, start: Message, body_source: Callable[[], bytes]) -> None:
         """Run the handlers, and send what comes before the body; all, where the body is a new one."""
-        headers = RawHeaders(start.get("headers", ()))
-        self.response = HeldResponse(start["status"], headers, body_source=body_source)
+        headers = raw_headers(start.get("headers", ()))
+        self.response = app_response(start["status"], headers, body_source)
         try:
             for step in self.chain.after:
-                call = RequestCall(step.hook, self)
+                call = request_call(step.hook, self)
                 if (waits_for := self._calls.begin(call, self)) is not None:
                     await self._waiting(waits_for)
                 if (answer := self.settle(call, call.failure)) is not None:
@@ -290,7 +284,8 @@ class AsgiRequest(RequestExchange):
             await self._gone()
             return
         response = self.response
-        new = {**start, "status": response.status, "headers": with_edits(headers.raw, response)}
+        new = dict(start)
+        new["status"], new["headers"] = response.status, with_edits(headers.raw, response)
         if not response.has_new_body:
             await self._send_outer(new)
             if self._stage != _OVER:
@@ -301,6 +296,21 @@ class AsgiRequest(RequestExchange):
         await self._send_outer(new)
         body = body_to_send(response.status, response.raw_body, self._scope["method"])
         await self._send_outer({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def asgi_request(around: Around, chain: Chain, scope: Scope, receive: Receive, send: Send) -> AsgiRequest:
+    """As the constructor of the base class."""
+    requests = around.requests
+    request = AsgiRequest()
+    request.spec, request.chain = requests.spec, chain
+    request.request = scope_request(scope)
+    request.response = request.answer = request._session = request._state = request._body = None
+    request.lifetime = Lifetime() if chain.has_end else None
+    request._around, request._calls = around, requests.calls
+    request._scope, request._receive_outer, request._send_outer = scope, receive, send
+    request._stage = _BEFORE
+    request._is_driven = False
+    return request
 
 
 class _Kept:

@@ -174,7 +174,8 @@ def _name_of(key: str) -> str:
 def environ_for_app(environ: Environ, exchange: HeldExchange, *, has_session: bool) -> Environ:
     """A copy: what the server has stays as it is. `has_session`: the exchange's, asked once."""
     inner = dict(environ)
-    caller = inner["coprocess"] = Caller(exchange)
+    caller = inner["coprocess"] = Caller()
+    caller._exchange = exchange
     if has_session and not inner.get("REMOTE_USER"):
         inner["REMOTE_USER"] = caller.display_name
     request = exchange.request

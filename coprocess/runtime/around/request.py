@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from coprocess.api.held import HeldRequest
+from coprocess.api.held import Bare, HeldRequest
+from coprocess.loading.hooks import Hook
 from coprocess.loading.lifetime import Lifetime
 from coprocess.runtime.answers import Answer
 from coprocess.runtime.around.chain import Chain
-from coprocess.runtime.held_call import HeldCall, HeldExchange
+from coprocess.runtime.held_call import OPEN, HeldCall, HeldExchange
 from coprocess.runtime.held_spec import HeldSpec
 
 
@@ -31,8 +32,8 @@ class RequestExchange(HeldExchange):
         self.lifetime = Lifetime() if chain.has_end else None
 
 
-class RequestCall(HeldCall):
-    """One call of a handler for it."""
+class RequestCall(Bare, HeldCall):
+    """One call of a handler for it. `request_call` makes one."""
 
     __slots__ = ()
 
@@ -42,3 +43,18 @@ class RequestCall(HeldCall):
     def lifetime(self) -> Lifetime | None:
         """Where the code around the handler leaves what is for the end of the request."""
         return self._exchange.lifetime
+
+
+def request_call(hook: Hook, exchange: RequestExchange) -> RequestCall:
+    """As the constructor of the base class."""
+    call = RequestCall()
+    call.hook = hook
+    call._exchange = exchange
+    call.api_id = exchange.spec.api_id  # type: ignore[misc]  # it is to be set here only
+    call.request = exchange.request
+    call.response = exchange.response
+    call.handlers_answer = None
+    call.answer = OPEN
+    if hook.limits.on_error == "open":
+        call.keep_as_it_is()
+    return call

@@ -26,7 +26,7 @@ from coprocess.runtime.admission import (
 from coprocess.runtime.answers import Answer, failure_answer
 from coprocess.runtime.around.chain import Chain
 from coprocess.runtime.around.gateway import AroundGateway
-from coprocess.runtime.around.request import RequestCall, RequestExchange
+from coprocess.runtime.around.request import RequestExchange, request_call
 from coprocess.runtime.held_call import HeldCall
 from coprocess.runtime.held_event import message_of
 from coprocess.runtime.held_spec import HeldSpec
@@ -139,7 +139,7 @@ class Requests:
                     if exchange.given is not None:
                         exchange.answer = exchange.given
                         return
-                call = RequestCall(step.hook, exchange)
+                call = request_call(step.hook, exchange)
                 yield call
                 if (answer := exchange.settle(call, call.failure)) is not None:
                     self.ended_by(exchange, answer)
@@ -209,7 +209,7 @@ class Requests:
     def after_app(self, exchange: RequestExchange) -> Steps:
         """After the app has answered: `exchange.response` is edited."""
         for step in exchange.chain.after:
-            call = RequestCall(step.hook, exchange)
+            call = request_call(step.hook, exchange)
             yield call
             if (answer := exchange.settle(call, call.failure)) is not None:
                 exchange.replace_response(answer)
@@ -220,7 +220,7 @@ class Requests:
         """Where the app has raised, and has not answered: to what an error handler answers."""
         for handles, hook in exchange.chain.for_app_errors:
             if handles(error):
-                call = RequestCall(hook, exchange)
+                call = request_call(hook, exchange)
                 call.error = error
                 yield call
                 exchange.answer = exchange.settle(call, call.failure)
