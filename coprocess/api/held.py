@@ -23,7 +23,7 @@ from coprocess.expected import expect_int, expect_text, wrong_type
 
 
 class Bare:
-    """Made without a constructor, as one in Python costs more than all that it does: the maker sets the slots."""
+    """Made without a constructor, as in Python one costs more than what it does. Its maker sets its slots."""
 
     __slots__ = ()
 

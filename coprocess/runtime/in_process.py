@@ -276,17 +276,31 @@ class InProcess:
         service, hook = self._service, call.hook
         state = call.gate = service.gates.get(hook) or service.state_of(hook)
         if not (hook.is_async or service.tracing is not None or self.is_closed):
-            call.since_s = time.monotonic()
             call.failure = None
-            if state.enter(call):
+            # As in `begin`.
+            counts = call.counts = state.counts.get(call.api_id) or state.counts_of(call.api_id)
+            inside = state.inside
+            inside.add(call)
+            if len(inside) <= state.concurrency:
+                call.since_s = began_s = time.monotonic()
                 try:
                     # In a context of its own: what a handler sets there is no other call's.
                     reply = copy_context().run(call.run)
                 except BaseException as error:  # noqa: BLE001 - as in `begin`
                     self._failed_here(call, error)
-                else:
-                    self._ended_here(call, reply, time.monotonic() - call.since_s)
+                    return
+                took_s = time.monotonic() - began_s
+                if took_s > state.timeout_s:
+                    self._ended_here(call, reply, took_s)
+                    return
+                call.replied = reply
+                inside.remove(call)
+                counts.durations[0 if took_s <= _FIRST_S else bisect_left(DURATION_BUCKETS_S, took_s)] += 1
+                counts.duration_sum_s += took_s
+                if state.queue and (following := state.following()) is not None:
+                    service.begin_elsewhere(following)
                 return
+            inside.discard(call)
         if self.is_closed:
             _refuse(call)
         elif hook.is_async:

@@ -78,7 +78,7 @@ def scope_for_app(scope: Scope, exchange: HeldExchange, *, has_session: bool) ->
     if request.has_new_path:
         inner["raw_path"] = request.encoded_path.encode("latin-1")
         inner["path"] = unquote(request.encoded_path)
-    if request._query is not None and request.has_new_query:  # As most handlers do not ask for it.
+    if request._query is not None and request.has_new_query:  # Most handlers do not ask for it.
         inner["query_string"] = request.query_string.encode("latin-1")
     if "method" in inner:
         inner["method"] = request._method

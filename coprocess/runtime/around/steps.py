@@ -8,7 +8,7 @@ is the exchange's then: to return it would cost an exception.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import structlog
@@ -16,6 +16,7 @@ import structlog
 from coprocess.api.held import HeldSession
 from coprocess.api.moments import HookType
 from coprocess.errors import CoprocessError, Status
+from coprocess.loading.hooks import Hook
 from coprocess.runtime.admission import (
     Refusal,
     is_limited,
@@ -206,16 +207,6 @@ class Requests:
         """Log that a response is larger than Response handlers that use its body can have it."""
         log.error("a response is too large for its handlers: it is refused", max_body_bytes=limit_bytes)
 
-    def after_app(self, exchange: RequestExchange) -> Steps:
-        """After the app has answered: `exchange.response` is edited."""
-        for step in exchange.chain.after:
-            call = request_call(step.hook, exchange)
-            yield call
-            if (answer := exchange.settle(call, call.failure)) is not None:
-                exchange.replace_response(answer)
-                break
-        return None
-
     def app_failed(self, exchange: RequestExchange, error: Exception) -> Steps:
         """Where the app has raised, and has not answered: to what an error handler answers."""
         for handles, hook in exchange.chain.for_app_errors:
@@ -224,6 +215,26 @@ class Requests:
                 call.error = error
                 yield call
                 exchange.answer = exchange.settle(call, call.failure)
+                return
+
+    # The same without steps, for callers in threads.
+
+    def run_before(self, exchange: RequestExchange, hooks: Iterable[Hook]) -> None:
+        """As `before_app`, where that has nothing to do but to run `hooks`."""
+        for hook in hooks:
+            call = request_call(hook, exchange)
+            self.calls.call(call)
+            if (answer := exchange.settle(call, call.failure)) is not None:
+                self.ended_by(exchange, answer)
+                return
+
+    def run_after(self, exchange: RequestExchange) -> None:
+        """After the app has answered: `exchange.response` is edited."""
+        for step in exchange.chain.after:
+            call = request_call(step.hook, exchange)
+            self.calls.call(call)
+            if (answer := exchange.settle(call, call.failure)) is not None:
+                exchange.replace_response(answer)
                 return
 
     # Requests that others wait for.
