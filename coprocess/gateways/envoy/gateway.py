@@ -22,7 +22,7 @@ from coprocess.gateways.envoy.wire import CHECK, PROCESS, ProcessingRequest
 from coprocess.loading.hooks import Hook, HookTable
 from coprocess.loading.lifetime import Lifetime
 from coprocess.runtime.around.ending import InThread, run_now
-from coprocess.runtime.chained import UnaryCaller
+from coprocess.runtime.chained import UnaryChain
 from coprocess.runtime.gateway import Gateway, Opener
 from coprocess.runtime.held_event import HeldEventCall, event_of, message_of
 from coprocess.runtime.held_spec import HeldSpec
@@ -165,7 +165,8 @@ class EnvoyGateway(Gateway, Streaming):
         """Answer a Check of ext_authz."""
         self.service = service
         check = Check(self.chain, self, self._options.max_headers)
-        UnaryCaller(service, rpc, partial(self._ended_check, check)).run(check.take(rpc.payload))
+        steps = check.take(rpc.payload)
+        UnaryChain(service, rpc, check.reply, partial(self._ended_check, check)).run(steps)
 
     def _ended_check(self, check: Check) -> None:
         if check.lifetime is not None:

@@ -11,7 +11,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import structlog
 
@@ -19,7 +18,7 @@ from coprocess.api.body_stream import BodyCut
 from coprocess.errors import CoprocessError, Status
 from coprocess.gateways.envoy.exchange import Exchange
 from coprocess.gateways.envoy.pieces import Waiter
-from coprocess.runtime.chained import Caller, Chain
+from coprocess.runtime.chained import Chain
 from coprocess.runtime.service import Service
 from coprocess.transport.engine import BidiRpc, Metadata
 
@@ -31,12 +30,11 @@ _MAX_INBOX_BYTES = 16 << 20
 _LARGE_BYTES = 128 * 1024
 
 
-class EnvoyStream(Caller):
+class EnvoyStream(Chain):
     """Ends itself; `on_end` is then called, once."""
 
     # Slots: an attribute of the class is looked up each time.
     __slots__ = (
-        "_chain",
         "_exchange",
         "_inbox",
         "_inbox_bytes",
@@ -46,21 +44,18 @@ class EnvoyStream(Caller):
         "_lock",
         "_on_end",
         "_rpc",
-        "_service",
         "_waited_s",
         "_waiter",
         "_waits_since_s",
-        "method",
     )
 
     def __init__(
         self, service: Service, rpc: BidiRpc, exchange: Exchange, on_end: Callable[[EnvoyStream], None]
     ) -> None:
-        self._service = service
+        super().__init__(service, rpc.method)
         self._rpc = rpc
         self._exchange = exchange
         self._on_end = on_end
-        self.method = rpc.method
         self._lock = threading.Lock()
         self._inbox: deque[bytes] | None = None
         self._inbox_bytes = 0
@@ -68,7 +63,6 @@ class EnvoyStream(Caller):
         self._is_busy = False
         self._is_half_closed = False
         self._is_over = False
-        self._chain: Chain | None = None
         #: Of a handler that has the body in pieces: takes the next message.
         self._waiter: Waiter | None = None
         #: How long Envoy was waited for within the call that runs, and since when it is; 0: it is not.
@@ -126,9 +120,7 @@ class EnvoyStream(Caller):
 
     def _cancelled(self) -> None:
         if self._close():
-            chain = self._chain
-            if chain is not None:
-                chain.cancel()
+            self.cancel()
 
     def _close(self) -> bool:
         """Whether it is over only now. Where a message is being taken, whoever does that ends it."""
@@ -145,8 +137,7 @@ class EnvoyStream(Caller):
     def _abort(self, status: Status, text: str) -> None:
         if self._close():
             self._rpc.end(status, text)
-            if self._chain is not None:
-                self._chain.cancel()
+            self.cancel()
 
     # In a thread.
 
@@ -161,21 +152,17 @@ class EnvoyStream(Caller):
         try:
             steps = self._exchange.take(message, self)
         except Exception as error:  # noqa: BLE001 - answered there
-            self.ended(None, error)
+            self.through(error)
             return
-        chain = self._chain = Chain(self._service, steps, self)
-        chain.go_on()
+        self.run(steps)
 
-    def ended(self, result: Any, error: Exception | None) -> None:
-        self._chain = None
+    def through(self, error: Exception | None) -> None:
         try:
-            if error is not None:
-                self._service.tell_refused(error)
-                result = [self._exchange.refusal(error)]
-            if result and self._exchange.is_done:
-                self._finish(result)
+            replies = self._replies(error)
+            if replies and self._exchange.is_done:
+                self._finish(replies)
                 return
-            for reply in result:
+            for reply in replies:
                 if not self._rpc.send(reply):
                     self._abort(Status.RESOURCE_EXHAUSTED, _NOT_TAKEN)
                     break
@@ -187,8 +174,16 @@ class EnvoyStream(Caller):
             self._rpc.end(Status.INTERNAL, "internal error")
             self._on_end(self)
 
+    def _replies(self, error: Exception | None) -> list[bytes]:
+        if error is None:
+            try:
+                return self._exchange.replies()
+            except Exception as raised:  # noqa: BLE001 - answered as the others
+                error = raised
+        self._service.tell_refused(error)
+        return [self._exchange.refusal(error)]
+
     def stopped(self) -> None:
-        self._chain = None
         self._on_end(self)
 
     def _finish(self, replies: list[bytes]) -> None:
@@ -261,7 +256,7 @@ class EnvoyStream(Caller):
             self._waited_s += now_s - self._waits_since_s
             self._waits_since_s = 0.0
 
-    # A Caller's.
+    # A Chain's.
 
     def held_up_s(self) -> float:
         since_s = self._waits_since_s
