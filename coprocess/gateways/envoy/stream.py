@@ -42,6 +42,7 @@ class EnvoyStream(Chain):
         "_is_half_closed",
         "_is_over",
         "_lock",
+        "_message",
         "_on_end",
         "_rpc",
         "_waited_s",
@@ -59,8 +60,9 @@ class EnvoyStream(Chain):
         self._lock = threading.Lock()
         self._inbox: deque[bytes] | None = None
         self._inbox_bytes = 0
-        #: Whether a message is being taken. What follows is changed under the lock.
+        #: Whether a message is being taken, and which. What follows is changed under the lock.
         self._is_busy = False
+        self._message = b""
         self._is_half_closed = False
         self._is_over = False
         #: Of a handler that has the body in pieces: takes the next message.
@@ -77,31 +79,36 @@ class EnvoyStream(Chain):
 
     # The engine's, on its loop.
 
+    # It notes only: see NotingHandler.
     def _received(self, message: bytes) -> None:
+        waiter = None
         # Not `with`: it takes twice as long, and each message comes by.
         self._lock.acquire()
         try:
+            is_next = False
             if self._is_over:
                 return
-            if (waiter := self._waiter) is not None:
-                self._waiter = None
-            elif self._is_busy:
+            if self._waiter is not None:
+                waiter, self._waiter = self._waiter, None
+            elif not self._is_busy:
+                is_next = self._is_busy = True
+                self._message = message
+            else:
                 if self._inbox is None:
                     self._inbox = deque()
                 self._inbox.append(message)
                 self._inbox_bytes += len(message)
                 if self._inbox_bytes <= _MAX_INBOX_BYTES:
                     return
-            else:
-                self._is_busy = True
-                self._rpc.in_thread(partial(self._take, message))
-                return
         finally:
             self._lock.release()
-        if waiter is not None:
+        # Without the lock: that of an engine may be held by who waits for it.
+        if is_next:
+            self._rpc.in_thread(self._take)
+        elif waiter is not None:
             waiter(message)
-            return
-        self._abort(Status.RESOURCE_EXHAUSTED, "more came than is taken")
+        else:
+            self._rpc.on_loop(partial(self._abort, Status.RESOURCE_EXHAUSTED, "more came than is taken"))
 
     def _half_closed(self) -> None:
         with self._lock:
@@ -141,7 +148,8 @@ class EnvoyStream(Chain):
 
     # In a thread.
 
-    def _take(self, message: bytes) -> None:
+    def _take(self) -> None:
+        message, self._message = self._message, b""
         if self._is_over:
             self._on_end(self)
             return
@@ -222,7 +230,8 @@ class EnvoyStream(Chain):
                 self._rpc.end()
             self._on_end(self)
         else:
-            self._rpc.in_thread(partial(self._take, following))
+            self._message = following
+            self._rpc.in_thread(self._take)
 
     # A Wire's: for a handler that runs.
 
@@ -277,4 +286,4 @@ _NOT_TAKEN = "the replies are too large, or are not read"
 
 def refuse(rpc: BidiRpc, error: CoprocessError) -> None:
     """End a stream that is not taken: its client may try another service."""
-    rpc.end(error.status, str(error))
+    rpc.on_loop(partial(rpc.end, error.status, str(error)))

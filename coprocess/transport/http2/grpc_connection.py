@@ -229,13 +229,10 @@ class GrpcConnection:
     def _pass_on(self, stream: Stream, request: _CallRequest, data: bytes, ended: bool) -> None:
         """Messages one by one."""
         reader: MessageReader | None = stream.reader
-        if (
-            (reader is None or not reader.held_bytes)
-            and len(data) >= PREFIX_BYTES
-            and data[:1] == b"\0"
-            and int.from_bytes(data[1:PREFIX_BYTES], "big") == len(data) - PREFIX_BYTES <= self._max_bytes
-        ):
+        if (reader is None or not reader.held_bytes) and (
             # One uncompressed message in one frame.
+            int.from_bytes(data[:PREFIX_BYTES], "big") == len(data) - PREFIX_BYTES <= self._max_bytes
+        ):
             stream.call.received(data[PREFIX_BYTES:])
             if ended:
                 stream.call.half_closed()
@@ -299,14 +296,10 @@ class GrpcConnection:
 
     def _answer(self, stream: Stream, message: bytes) -> None:
         stream.is_answered = True
-        self.http.sending.answer(
-            stream,
-            grpc_wire.RESPONSE_HEADERS,
-            b"\0" + len(message).to_bytes(4, "big"),
-            message,
-            grpc_wire.OK_TRAILERS,
-        )
-        if stream.id not in self.http.streams:
+        headers = None if stream.has_headers_sent else grpc_wire.RESPONSE_HEADERS
+        head = b"\0" + len(message).to_bytes(4, "big")
+        self.http.sending.answer(stream, headers, head, message, grpc_wire.OK_TRAILERS)
+        if stream.is_closed:
             stream.call = None  # It knows its stream: a cycle for each call would be the collector's.
 
     def begin(self, stream: Stream, metadata: SentMetadata) -> None:
@@ -321,24 +314,19 @@ class GrpcConnection:
         # One goes out in any case, however large.
         if stream.is_closed or stream.is_answered or stream.unsent_bytes >= self._max_unsent_stream_bytes:
             return False
-        sending = self.http.sending
+        headers = None
         if not stream.has_headers_sent:
-            stream.has_headers_sent = True
-            sending.headers(stream, grpc_wire.RESPONSE_HEADERS)
-        sending.data(stream, b"\0" + len(message).to_bytes(4, "big") + message)
+            stream.has_headers_sent, headers = True, grpc_wire.RESPONSE_HEADERS
+        head = b"\0" + len(message).to_bytes(4, "big")
+        self.http.sending.answer(stream, headers, head, message, None)
         return True
 
     def finish(self, stream: Stream, message: bytes) -> bool:
         """The last of many messages, and the end of the call. False, without the end, as `send`."""
-        if stream.has_headers_sent or stream.is_closed or stream.is_answered:
-            if not self.send(stream, message):
-                return False
-            self.end(stream, 0, "")
-        else:
-            # Not `respond`: what waits for others of the connection is no reason to keep it back.
-            self._answer(stream, message)
-        if stream.is_closed:
-            stream.call = None  # As in `_answer`.
+        # What waits for others of the connection is no reason to keep it back, as it is in `respond`.
+        if stream.is_closed or stream.is_answered or stream.unsent_bytes >= self._max_unsent_stream_bytes:
+            return False
+        self._answer(stream, message)
         return True
 
     def end(
