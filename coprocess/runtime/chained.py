@@ -19,10 +19,9 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from coprocess.errors import HandlerFailed, Status
-from coprocess.loading.hooks import Hook
 from coprocess.runtime import prints
 from coprocess.runtime.call import Call
-from coprocess.runtime.held_call import HeldCall, HeldExchange
+from coprocess.runtime.held_call import HeldCall
 from coprocess.runtime.hook_state import HookState
 from coprocess.runtime.in_process_rpc import InProcessRpc
 from coprocess.runtime.pace import QUICK_S
@@ -52,10 +51,6 @@ class StepCall(HeldCall):
     chain: Chain
     #: The thread that runs it, and goes on itself.
     owner: int
-
-    def __init__(self, hook: Hook, exchange: HeldExchange) -> None:
-        super().__init__(hook, exchange)
-        self.failure = None
 
     if not TYPE_CHECKING:  # Type checkers know it as the attribute that it is.
 
@@ -231,14 +226,17 @@ class Chain:
         service, hook = self._service, call.hook
         gate = service.gates.get(hook) or service.state_of(hook)
         call.chain = self
-        self._begun.append(call)
-        if hook.is_async or service.tracing is not None:
-            return self._call_otherwise(call, gate)
-        began_s = time.monotonic()
-        call.gate, call.since_s, call.timed_out = gate, began_s, False
-        call.deadline_s = began_s + gate.timeout_s
+        call.failure = None
+        begun = self._begun
+        begun.append(call)
         pace = gate.pace
-        if pace.apart > 0 or pace.doubt or not gate.enter(call):
+        if hook.is_async or pace.apart or pace.doubt or service.tracing is not None:
+            return self._call_otherwise(call, gate)
+        call.gate = gate
+        call.since_s = began_s = time.monotonic()
+        call.deadline_s = began_s + gate.timeout_s
+        call.timed_out = False
+        if not gate.enter(call):
             return self._call_otherwise(call, gate)
         # As the service's `run_here`, in place: each handler of a request comes by.
         me = call.owner = threading.get_ident()
@@ -253,23 +251,28 @@ class Chain:
         if following is not None:
             service.begin_elsewhere(following)
         if is_over:
-            return self.take(call)
+            # As `take`.
+            try:
+                begun.remove(call)
+            except ValueError:
+                return False  # The watchdog has ended it, and gone on.
+            return True
         rpc = call.rpc
         return isinstance(rpc, StepRpc) and rpc.is_here
 
     def _run(self, call: StepCall) -> bool:
         """Run a call. False: it has failed, and has been ended."""
+        is_over = True
         try:
             call.run()
         except HandlerFailed as error:
+            is_over = False
             self._service.failures.fail(call, error)
         except Exception as error:  # noqa: BLE001 - else its place would stay taken for ever
+            is_over = False
             self._service.failures.fail_within(call, error)
-        else:
-            prints.end_line()
-            return True
         prints.end_line()
-        return False
+        return is_over
 
     def _call_otherwise(self, call: StepCall, gate: HookState[Call]) -> bool:
         service = self._service

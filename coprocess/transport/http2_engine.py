@@ -384,8 +384,7 @@ class Http2Engine(Engine):
 
     def _run(self, rpc: _Task) -> None:
         # First its type: `isinstance` of an abstract class takes long where it says no.
-        kind = type(rpc)
-        if kind is MethodType or kind is partial or not isinstance(rpc, Http2Rpc):
+        if type(rpc) is MethodType or type(rpc) is partial or not isinstance(rpc, Http2Rpc):
             rpc()
             return
         if rpc.is_over:

@@ -200,7 +200,7 @@ def _allowed(traffic: Traffic, method: str) -> bytes:
         value = values[0]
         if len(values) > 1:
             value = (_COOKIE_SEPARATOR if name == "Cookie" else ", ").join(values)
-        content += encoding.set_text_header(key, _text(guard.value_bytes(name, value, _NOTHING)), _HEADERS)
+        content += encoding.set_text_header(key, _text(guard.value_bytes(name, value)), _HEADERS)
     if edits > guard.MAX_EDITS:
         raise HandlerFailed(f"left {edits} header edits: this gateway takes {guard.MAX_EDITS}")
     return _reply(_OK, "", encoding.field(_OK_RESPONSE, content), traffic)
@@ -255,7 +255,6 @@ _HEADERS = 2
 _HEADERS_TO_REMOVE = 5
 #: CheckResponse.status, which must be there.
 _STATUS_OK = encoding.field(1, b"")
-_NOTHING: Mapping[str, bytes] = {}
 _PARTIAL = "X-Envoy-Auth-Partial-Body"
 _COOKIE_SEPARATOR = "; "
 _NO_BODY = (

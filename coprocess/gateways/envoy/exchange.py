@@ -245,6 +245,18 @@ class Exchange(StreamedBodies):
 
     def _pass_request(self, traffic: Traffic, side: Side, kind: int) -> Replies:
         request, chain = traffic.request, traffic.chain
+        if (
+            kind == REQUEST_HEADERS
+            and side.pieces is None
+            and side.stream is None
+            and not (request.has_new_body or request.has_new_path or request.has_new_query)
+            and request.method == self._method
+            and (mutation := guard.small_mutation(request.headers, side.fields.encoded)) is not None
+        ):
+            # As below, sooner: nearly all are so.
+            if not chain.after:
+                self.is_done = True
+            return [encoding.reply_with_edits(kind, mutation, self._dynamic_metadata(traffic))]
         edits, is_moved = guard.request_edits(request, self._method, side.fields.encoded)
         if side.stream is not None and (written := side.stream.local_body) is not None:
             request.body = written
@@ -306,6 +318,16 @@ class Exchange(StreamedBodies):
         if traffic.is_replaced:
             answer = Answer(response.status, response.headers.pairs(), response.raw_body)
             return [self._answer(answer, traffic)]
+        if (
+            kind == RESPONSE_HEADERS
+            and side.pieces is None
+            and side.stream is None
+            and not response.has_new_body
+            and response.status == self._status
+            and (mutation := guard.small_mutation(response.headers, side.fields.encoded)) is not None
+        ):
+            self.is_done = True  # As in `_pass_request`.
+            return [encoding.reply_with_edits(kind, mutation, self._dynamic_metadata(traffic))]
         edits = guard.response_edits(response, self._status, side.fields.encoded)
         if side.stream is not None and (written := side.stream.local_body) is not None:
             response.body = written
