@@ -237,6 +237,9 @@ class GrpcConnection:
             if ended:
                 stream.call.half_closed()
             return
+        if not data and ended and reader is None:
+            stream.call.half_closed()
+            return
         if reader is None:
             reader = stream.reader = MessageReader(self._max_bytes)
         for is_compressed, message in reader.feed(data):
