@@ -71,6 +71,7 @@ class StepCall(HeldCall):
 
 #: They end without a value.
 Steps = Iterator[StepCall | Work | _Pause]
+NO_STEPS: Steps = iter(())
 
 
 class StepRpc(InProcessRpc):
@@ -133,7 +134,7 @@ class Chain:
     def __init__(self, service: Service, method: str) -> None:
         self._service = service
         self.method = method
-        self._steps: Iterator[Any] = iter(())
+        self._steps = NO_STEPS
         #: The call that is not over. Whoever takes it out ends it: that is one step, and needs no lock.
         self._begun: list[StepCall] = []
         #: Of a call that runs elsewhere, or waits.
@@ -171,7 +172,7 @@ class Chain:
 
     def run(self, steps: Steps) -> None:
         """Run `steps` as far as they go, and say so; or whoever goes on does."""
-        self._steps = iter(steps)
+        self._steps = steps
         self.go_on()
 
     def go_on(self, *, may_block: bool = True) -> None:
@@ -186,7 +187,7 @@ class Chain:
                         return
                     if not self._call(need):
                         return
-                elif need is PAUSE:
+                elif isinstance(need, _Pause):
                     break
                 elif may_block:
                     self.may_block()
@@ -198,7 +199,7 @@ class Chain:
             error = raised
         # It knows this chain, and so do the steps: a cycle for each message would be the collector's.
         self._current = None
-        self._steps = _NO_STEPS
+        self._steps = NO_STEPS
         if self._is_cancelled:
             self.stopped()
         else:
@@ -304,9 +305,6 @@ class Chain:
         current = self._current
         if current is not None:
             current.cancel()
-
-
-_NO_STEPS: Iterator[Any] = iter(())
 
 
 class UnaryChain(Chain):

@@ -204,7 +204,9 @@ class Http2Bidi(BidiRpc):
         if len(message) > engine.max_message_bytes:
             self.end(Status.RESOURCE_EXHAUSTED, too_large("reply", len(message), engine.max_message_bytes))
             return False
-        return engine.send(self._protocol, self._stream, message)
+        protocol = self._protocol
+        is_taken: bool = engine.answer(protocol, protocol.send, self._stream, message)
+        return is_taken
 
     def finish(self, message: bytes) -> bool:
         engine = self._engine

@@ -86,6 +86,8 @@ class Answering:
 
     def _dynamic_metadata(self, traffic: Traffic) -> bytes:
         """What is new since it was told last."""
+        if traffic.tells_nothing:
+            return b""
         session = traffic.session if traffic.has_session else None
         metadata = traffic.known_metadata
         if session is None and metadata is None:

@@ -117,15 +117,16 @@ class Traffic(HeldExchange):
         """The same, where anybody has asked for it."""
         return self._metadata
 
-    def hook_call(self, step: Step) -> EnvoyCall:
+    def _chosen_call(self, step: Step) -> EnvoyCall:
         """Raises UnknownHook."""
-        hook = step.hook
-        if hook is None:
-            chain = self.chain
-            hook = chain.table.choose(
-                step.moment, step.name, chain.route.api_id, headers=self.request.headers
-            )
+        chain = self.chain
+        hook = chain.table.choose(step.moment, step.name, chain.route.api_id, headers=self.request.headers)
         return EnvoyCall(hook, self)
+
+    @property
+    def tells_nothing(self) -> bool:
+        """Whether there is no caller, and nobody has asked for metadata."""
+        return self._session is None and self._metadata is None
 
     # The steps: they pause where the body is to come first, and end with `answer`.
 
@@ -147,7 +148,7 @@ class Traffic(HeldExchange):
                 if step.uses_body and not self.has_body:
                     self.awaits_body = True
                     yield PAUSE
-                call = self.hook_call(step)
+                call = EnvoyCall(step.hook, self) if step.hook is not None else self._chosen_call(step)
                 yield call
                 if self._is_ended_by(call):
                     return
@@ -165,7 +166,7 @@ class Traffic(HeldExchange):
             if step.uses_body and not self.has_body:
                 self.awaits_body = True
                 yield PAUSE
-            call = self.hook_call(step)
+            call = EnvoyCall(step.hook, self) if step.hook is not None else self._chosen_call(step)
             yield call
             if self._is_ended_by(call):
                 return

@@ -19,7 +19,7 @@ from coprocess.gateways.envoy.messages import Fields, name_of, request_of
 from coprocess.gateways.envoy.wire import CheckRequest
 from coprocess.loading.lifetime import Lifetime
 from coprocess.runtime.answers import Answer, failure_answer
-from coprocess.runtime.chained import PAUSE, Steps
+from coprocess.runtime.chained import NO_STEPS, PAUSE, Steps
 
 if TYPE_CHECKING:
     from coprocess.gateways.envoy.wire import AttributeContext
@@ -76,7 +76,7 @@ class Check:
         except CoprocessError as error:
             # An RPC error would let the request in where the filter's failure mode allows it.
             self._refusal = _refused(error)
-            return iter(())
+            return NO_STEPS
         if traffic.chain.reads_request or traffic.chain.chooses:
             return self._checked(traffic.before_upstream())
         return traffic.before_upstream()

@@ -35,7 +35,7 @@ from coprocess.gateways.envoy.streamed_bodies import NO_OVERRIDE, SEND, Streamed
 from coprocess.gateways.envoy.wire import ProcessingRequest
 from coprocess.loading.lifetime import Lifetime
 from coprocess.runtime.answers import Answer, failure_answer
-from coprocess.runtime.chained import Steps
+from coprocess.runtime.chained import NO_STEPS, Steps
 
 if TYPE_CHECKING:
     from coprocess.gateways.envoy.wire import HttpBody, HttpHeaders
@@ -90,9 +90,6 @@ class Exchange(StreamedBodies):
 
         `wire` is for bodies in pieces, while a handler runs.
         """
-        return self._take(message, wire) or iter(())
-
-    def _take(self, message: bytes, wire: Wire | None) -> Steps | None:
         try:
             asked = ProcessingRequest.FromString(message)
         except DecodeError:
@@ -183,7 +180,7 @@ class Exchange(StreamedBodies):
 
     # The request.
 
-    def _on_request_headers(self, asked: ProcessingRequest, chain: Chain) -> Steps | None:
+    def _on_request_headers(self, asked: ProcessingRequest, chain: Chain) -> Steps:
         headers: HttpHeaders = asked.request_headers
         side = self._request
         fields = side.fields = self._fields(headers)
@@ -202,7 +199,7 @@ class Exchange(StreamedBodies):
                 traffic.has_body = True
             elif (size := _content_length(fields)) > self._max_body_bytes:
                 self._ready = [self._too_large(side, size)]
-                return None
+                return NO_STEPS
             side.steps = steps
         return steps
 
@@ -275,7 +272,7 @@ class Exchange(StreamedBodies):
 
     # The response.
 
-    def _on_response_headers(self, headers: HttpHeaders, chain: Chain, traffic: Traffic) -> Steps | None:
+    def _on_response_headers(self, headers: HttpHeaders, chain: Chain, traffic: Traffic) -> Steps:
         if self._request.steps is not None:
             # Envoy went on without the body: what handlers wanted with it was not done.
             if self._request.is_override:
@@ -284,7 +281,7 @@ class Exchange(StreamedBodies):
         if not chain.after:
             self.is_done = True
             self._ready = [encoding.EMPTY[RESPONSE_HEADERS]]
-            return None
+            return NO_STEPS
         side = self._side = self._of_response()
         fields = side.fields = self._fields(headers)
         response = traffic.response = response_of(fields, side.read)
@@ -346,7 +343,7 @@ class Exchange(StreamedBodies):
 
     # Bodies and trailers, of either.
 
-    def _on_body(self, side: Side, body: HttpBody) -> Steps | None:
+    def _on_body(self, side: Side, body: HttpBody) -> Steps:
         kind = side.body_kind
         content = body.body
         if side.steps is None:
@@ -360,15 +357,15 @@ class Exchange(StreamedBodies):
                 self._ready = [encoding.reply(kind, encoding.CLEAR_BODY)]
             else:
                 self._ready = [encoding.EMPTY[kind]]
-            return None
+            return NO_STEPS
         if side.pieces is not None:
             side.take_piece(content, self._max_body_bytes)
             if side.is_too_large:
                 self._ready = [self._too_large(side, side.size)]
-                return None
+                return NO_STEPS
             if not body.end_of_stream:
                 self._ready = []
-                return None
+                return NO_STEPS
             return self._with_body(side, b"".join(side.pieces), side.headers_kind)
         if not body.end_of_stream and (side.mode in (STREAMED, BUFFERED_PARTIAL)):
             # A piece of it, and Envoy wants each piece answered before the whole is there.
@@ -376,30 +373,30 @@ class Exchange(StreamedBodies):
                 self.chain.overrides = False
                 raise HandlerFailed(NO_OVERRIDE)
             self._ready = [self._too_large(side, len(content))]
-            return None
+            return NO_STEPS
         if side.is_override and self.chain is not None:
             self.chain.overrides = True
         if len(content) > self._max_body_bytes:
             self._ready = [self._too_large(side, len(content))]
-            return None
+            return NO_STEPS
         return self._with_body(side, content, kind)
 
     def _is_last(self, side: Side) -> bool:
         return side is not self._request or self.chain is None or not self.chain.after
 
-    def _with_body(self, side: Side, body: bytes, kind: int) -> Steps | None:
+    def _with_body(self, side: Side, body: bytes, kind: int) -> Steps:
         """What is left, to be answered as a message of that kind."""
         side.body = body
         self._side, self._kind = side, kind
         if self._traffic is not None:
             self._traffic.has_body, self._traffic.awaits_body = True, False
-        return side.steps
+        return side.steps or NO_STEPS
 
-    def _on_trailers(self, side: Side) -> Steps | None:
+    def _on_trailers(self, side: Side) -> Steps:
         kind = side.trailers_kind
         if side.steps is None:
             self._ready = [encoding.EMPTY[kind]]
-            return None
+            return NO_STEPS
         if side.pieces is not None:
             # They end the body, in this mode.
             side.ends_with_trailers = True

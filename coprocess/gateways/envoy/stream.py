@@ -18,7 +18,7 @@ from coprocess.api.body_stream import BodyCut
 from coprocess.errors import CoprocessError, Status
 from coprocess.gateways.envoy.exchange import Exchange
 from coprocess.gateways.envoy.pieces import Waiter
-from coprocess.runtime.chained import Chain
+from coprocess.runtime.chained import NO_STEPS, Chain
 from coprocess.runtime.service import Service
 from coprocess.transport.engine import BidiRpc, Metadata
 
@@ -53,7 +53,9 @@ class EnvoyStream(Chain):
     def __init__(
         self, service: Service, rpc: BidiRpc, exchange: Exchange, on_end: Callable[[EnvoyStream], None]
     ) -> None:
-        super().__init__(service, rpc.method)
+        # Not by the base class's, as each request makes one.
+        self._service, self.method = service, rpc.method
+        self._steps, self._begun, self._current, self._is_cancelled = NO_STEPS, [], None, False
         self._rpc = rpc
         self._exchange = exchange
         self._on_end = on_end

@@ -242,6 +242,9 @@ class GrpcConnection:
             return
         if reader is None:
             reader = stream.reader = MessageReader(self._max_bytes)
+        elif not ended and reader.keep(data):
+            self._hold(stream, reader.held_bytes)
+            return
         for is_compressed, message in reader.feed(data):
             if is_compressed:
                 message = grpc_wire.decompress(request.encoding, message, self._max_bytes)
@@ -358,66 +361,31 @@ class GrpcConnection:
 
 
 class _OneMessage:
-    """The one message of a call, in pieces, which are put together once: it may be large."""
+    """The one message of a call, in pieces."""
+
+    __slots__ = ("_is_compressed", "_message", "_reader")
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        #: The bytes of its prefix, until that is whole.
-        self._start = b""
+        self._reader = MessageReader(max_bytes)
         self._is_compressed = False
-        #: Bytes that are to come; None: the prefix is not whole.
-        self._missing: int | None = None
-        self._pieces: list[bytes | bytearray] = []
-        self._got_bytes = 0
         self._message: bytes | None = None
-        self._rest = MessageReader(max_bytes)
 
     @property
     def held_bytes(self) -> int:
-        return len(self._start) + self._got_bytes + self._rest.held_bytes
+        return self._reader.held_bytes + len(self._message or b"")
 
     def take(self, data: bytes) -> None:
-        if self._message is None:
-            data = self._take_own(data)
-        if data:
-            for _ in self._rest.feed(data):
+        for is_compressed, message in self._reader.feed(data):
+            if self._message is not None:
                 raise Refused(Status.UNIMPLEMENTED, "this method takes one message, and got more")
-
-    def _take_own(self, data: bytes) -> bytes:
-        """What comes after it."""
-        if self._missing is None:
-            data = self._start + data
-            if len(data) < PREFIX_BYTES:
-                self._start = data
-                return b""
-            self._is_compressed, self._missing = grpc_wire.parse_prefix(data, self._max_bytes)
-            self._start, data = b"", data[PREFIX_BYTES:]
-            self._got_bytes = PREFIX_BYTES
-        rest = b""
-        if len(data) > self._missing:
-            data, rest = data[: self._missing], data[self._missing :]
-        pieces = self._pieces
-        if len(data) >= _SMALL_PIECE_BYTES:
-            pieces.append(data)
-        elif pieces and type(pieces[-1]) is bytearray:
-            pieces[-1] += data  # Each by itself would take more than it holds.
-        else:
-            pieces.append(bytearray(data))
-        self._got_bytes += len(data)
-        self._missing -= len(data)
-        if not self._missing:
-            self._message = b"".join(pieces)
-            self._got_bytes = len(self._message)
-            pieces.clear()
-        return rest
+            self._is_compressed, self._message = is_compressed, message
 
     def end(self) -> tuple[bool, bytes]:
-        if self._message is None or self._rest.held_bytes:
+        if self._message is None or self._reader.held_bytes:
             if self.held_bytes:
                 raise Refused(Status.INTERNAL, "the message is not whole")
             raise Refused(Status.UNIMPLEMENTED, "this method takes one message, and got none")
         return self._is_compressed, self._message
 
 
-_SMALL_PIECE_BYTES = 1024
 _MAX_SHOWN = 200
