@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from coprocess.gateways.kong import wire
-from coprocess.gateways.kong.engine import MOST_KNOWN
+from coprocess.gateways.kong.known import MOST_KNOWN
 from tests.kong.server import Kong, Served, serving
 
 PLUGIN = """

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import queue
 import socket
 import threading
@@ -26,7 +25,9 @@ from coprocess.gateways.kong import kept, wire
 from coprocess.gateways.kong.balance import Balance
 from coprocess.gateways.kong.connection import CHUNK_BYTES, Connection
 from coprocess.gateways.kong.event import CLIENT_WAIT_S, Event, EventEnded, failure_data
+from coprocess.gateways.kong.known import LONGEST_KNOWN_BYTES, KnownEvents
 from coprocess.gateways.kong.poller import Poller
+from coprocess.gateways.kong.preemption import Crowd
 from coprocess.gateways.kong.sharing import Share, listen_at, take
 from coprocess.transport.engine import Engine, EngineOptions, Methods
 from coprocess.transport.workers import WorkerThreads
@@ -35,14 +36,13 @@ log = structlog.get_logger("coprocess")
 
 #: Threads that serve a connection, and wait for its next event; others are watched by the poller.
 _MOST_KEPT = 64
-#: Of an event, without its id, in the bytes that came: Kong sends the same ones again and again. So many,
-#: and no longer ones.
-MOST_KNOWN, _LONGEST_KNOWN_BYTES = 256, 256
 #: How long a step is waited for where Kong waits for nobody.
 _STEP_WAIT_S = 30.0
 #: Events that wait so; beyond, the oldest is given up.
 _MOST_WAITING = 200
 _FIRST_ID = 2**16
+#: More threads than that hold up each other.
+_CROWD = 4
 _ANSWERED = frozenset((wire.START_INSTANCE, wire.CLOSE_INSTANCE, wire.HANDLE_EVENT))
 
 #: A connection, and the value that has come on it; None: to be read.
@@ -66,6 +66,7 @@ class KongEngine(Engine):
         self._threads: WorkerThreads[_Task] = WorkerThreads(
             "kong", self._tasks.get, self._serve, minimum=options.min_threads, maximum=options.max_threads
         )
+        self._crowd = Crowd()
         self._poller = Poller(self.resume_at_once, self._accepted)
         self._listening: list[socket.socket] = []
         self._methods = Methods()
@@ -80,8 +81,7 @@ class KongEngine(Engine):
         self._inbox_lock = threading.Lock()
         #: By their ids.
         self._keeping: set[int] = set()
-        #: What events ask, by their bytes behind the id.
-        self.known: dict[bytes, Any] = {}
+        self.known = KnownEvents()
         self._connections: set[Connection] = set()
         self._refused = 0
         #: As a worker, once it is started.
@@ -98,8 +98,7 @@ class KongEngine(Engine):
 
     def start(self, methods: Methods) -> None:
         self.use(methods)
-        with _without_preemption():
-            self._threads.start()
+        self._threads.start()
         if self._share is None:
             for listening in self._listening:
                 self._poller.listen(listening)
@@ -212,6 +211,8 @@ class KongEngine(Engine):
             if value is not None:
                 connection = self._handle(connection, value, me)
             while connection is not None:
+                if (len(keeping) > _CROWD) is not self._crowd.is_told:
+                    self._crowd.tell(is_crowd=len(keeping) > _CROWD)
                 if len(keeping) > _MOST_KEPT and not connection.has_something(0):
                     self.resume(connection)
                     return
@@ -225,12 +226,12 @@ class KongEngine(Engine):
             if connection.values or connection.is_within:
                 return self._handle(connection, connection.receive(), me)
             data = connection.read(CHUNK_BYTES)
-            end = wire.ID_ENDS.get(data[:3], _LONGEST_KNOWN_BYTES)
+            end = wire.ID_ENDS.get(data[:3], LONGEST_KNOWN_BYTES)
             argument = self.known.get(data[end:])
             if argument is None or connection.awaits is not None:
                 value = connection.value_of(data)
-                if len(data) < _LONGEST_KNOWN_BYTES:
-                    self._know(data[end:], data)
+                if len(data) < LONGEST_KNOWN_BYTES:
+                    self.known.learn(data[end:], data)
                 return self._handle(connection, value, me)
         except BlockingIOError:
             self.resume(connection)
@@ -242,17 +243,6 @@ class KongEngine(Engine):
             self._close(connection)
             return None
         return self._handle_event(connection, b"\x94\x01" + data[2:end], argument, me)
-
-    def _know(self, key: bytes, data: bytes) -> None:
-        """Where `data` is an event, and nothing else, read it no more when it comes again."""
-        try:
-            _, method, argument = wire.parts_of(unpackb(data))
-        except (ValueError, TypeError, wire.FrameError):  # It came in pieces, or is odd.
-            return
-        if key and method == wire.HANDLE_EVENT and type(argument) is dict:
-            if len(self.known) >= MOST_KNOWN:
-                self.known.clear()
-            self.known[key] = argument
 
     def _close(self, connection: Connection) -> None:
         connection.close()
@@ -454,25 +444,6 @@ class KongEngine(Engine):
         event_id, connection.awaits = connection.awaits, None
         if event_id is not None and not (isinstance(argument, dict) and argument.get("EventId") == event_id):
             self.wake(event_id)
-
-
-@contextmanager
-def _without_preemption() -> Iterator[None]:
-    """Threads that are started here, and those that they start, do not push each other from a processor.
-
-    One that Kong has answered would else take the processor from one that has the interpreter's lock, only
-    to wait for that: two changes of threads for nothing.
-    """
-    is_changed = False
-    with contextlib.suppress(AttributeError, OSError):  # Not every system has it, or allows it.
-        if os.sched_getscheduler(0) == os.SCHED_OTHER:
-            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-            is_changed = True
-    try:
-        yield
-    finally:
-        if is_changed:
-            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def server_greeting(pid: int) -> bytes:
