@@ -207,13 +207,15 @@ class KongEngine(Engine):
         keeping = self._keeping
         me = get_ident()
         keeping.add(me)
+        is_crowd = self._crowd.is_told
         try:
             if value is not None:
                 connection = self._handle(connection, value, me)
             while connection is not None:
-                if (len(keeping) > _CROWD) is not self._crowd.is_told:
-                    self._crowd.tell(is_crowd=len(keeping) > _CROWD)
-                if len(keeping) > _MOST_KEPT and not connection.has_something(0):
+                count = len(keeping)
+                if (count > _CROWD) is not is_crowd:
+                    is_crowd = self._crowd.tell(is_crowd=count > _CROWD)
+                if count > _MOST_KEPT and not connection.has_something(0):
                     self.resume(connection)
                     return
                 connection = self._serve_next(connection, me)

@@ -18,10 +18,11 @@ class Crowd(threading.local):
     #: None: the thread has told nothing yet.
     is_told: bool | None = None
 
-    def tell(self, *, is_crowd: bool) -> None:
+    def tell(self, *, is_crowd: bool) -> bool:
         self.is_told = is_crowd
         with contextlib.suppress(AttributeError, OSError):  # Not every system has it, or allows it.
             # Else the operator has chosen another.
             if os.sched_getscheduler(0) in (os.SCHED_OTHER, os.SCHED_BATCH):
                 chosen = os.SCHED_BATCH if is_crowd else os.SCHED_OTHER
                 os.sched_setscheduler(0, chosen, os.sched_param(0))
+        return is_crowd
