@@ -48,7 +48,7 @@ def _exchange(environ: Environ, requests: Requests) -> _Exchange:
     exchange = _Exchange()
     chain = requests.gateway.chain
     exchange.spec, exchange.chain = requests.spec, chain
-    exchange.request = environ_request(environ)
+    exchange.request, exchange.calls = environ_request(environ), requests.calls
     exchange.response = exchange.answer = exchange._session = exchange._state = exchange.body = None
     exchange.lifetime = Lifetime() if chain.has_end else None
     return exchange
@@ -126,7 +126,7 @@ class Around:
         if (hooks := chain.plain_before) is None or requests.problem or requests.gateway.problem:
             self._drive(requests.before_app(exchange), exchange, environ)
         else:
-            requests.run_before(exchange, hooks)
+            requests.run_before(exchange, hooks, exchange.calls)
         if exchange.answer is not None:
             return send_answer(exchange.answer, method, start_response)
         has_session = (session := exchange._session) is not None and bool(session)
@@ -157,7 +157,7 @@ class Around:
 
     def _drive(self, steps: Steps, exchange: _Exchange, environ: Environ) -> Answer | None:
         requests = self._requests
-        calls = requests.calls
+        calls = exchange.calls
         for need in steps:
             if type(need) is RequestCall:
                 calls.call(need)
@@ -172,7 +172,7 @@ class Around:
 
     def edit_response(self, exchange: RequestExchange) -> None:
         """Run the Response handlers."""
-        self._requests.run_after(exchange)
+        self._requests.run_after(exchange, exchange.calls)
 
     def tell_too_large(self) -> None:
         """Log that a response is larger than its handlers can have it."""
