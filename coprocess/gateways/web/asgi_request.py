@@ -113,7 +113,7 @@ class AsgiRequest(Bare, RequestExchange):
         if self.request.has_new_body:
             self.body.replace(self.request.raw_body)
         has_session = (session := self._session) is not None and bool(session)
-        inner = scope_for_app(scope, self, has_session=has_session)
+        inner = scope_for_app(scope, self, has_session)
         if has_session and (told := quota_headers(self.session)):
             send = self._send_outer = telling(told, send)
         if chain.after:
@@ -144,7 +144,7 @@ class AsgiRequest(Bare, RequestExchange):
         scope, send = self._scope, self._send_outer
         answer = await self._driven(self._around.requests.before_app(self))
         if answer is None:
-            inner = scope_for_app(scope, self, has_session=self.has_session)
+            inner = scope_for_app(scope, self, self.has_session)
             await self._around.app(inner, self._receive_outer, send)
             return
         await self._receive_outer()  # websocket.connect

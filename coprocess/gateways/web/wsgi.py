@@ -130,7 +130,7 @@ class Around:
         if exchange.answer is not None:
             return send_answer(exchange.answer, method, start_response)
         has_session = (session := exchange._session) is not None and bool(session)
-        inner = environ_for_app(environ, exchange, has_session=has_session)
+        inner = environ_for_app(environ, exchange, has_session)
         body = exchange.body
         if exchange.request.has_new_body:
             body = body or RequestBody(environ, requests.max_body_bytes)

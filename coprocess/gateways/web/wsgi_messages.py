@@ -192,7 +192,7 @@ def _name_of(key: str) -> str:
     return name if _key_of(name) == key else ""
 
 
-def environ_for_app(environ: Environ, exchange: HeldExchange, *, has_session: bool) -> Environ:
+def environ_for_app(environ: Environ, exchange: HeldExchange, has_session: bool) -> Environ:
     """A copy: what the server has stays as it is. `has_session`: the exchange's, asked once."""
     inner = dict(environ)
     caller = inner["coprocess"] = Caller()
