@@ -13,8 +13,7 @@ import pytest
 from coprocess import Event, Pre, Reject, Response, respond
 from coprocess.asgi import Middleware as AsgiMiddleware
 from coprocess.gateways.web.server import asgi_of
-from coprocess.runtime.around import gateway
-from coprocess.runtime.around.chain import Chain
+from coprocess.runtime.around.chain import Chain, chain_of
 from coprocess.runtime.hook_state import HookState
 from coprocess.wsgi import Middleware as WsgiMiddleware
 from tests.service.test_gate import Caller, gate
@@ -177,7 +176,7 @@ def test_handlers_that_are_run_without_steps_do_what_they_do_in_steps(
         request.headers["X-Edited"] = f"{request.headers.get('X-Edited', 'nothing')}, and seen"
 
     chains: list[Chain] = []
-    made = gateway.chain_of
+    made, used = chain_of, "coprocess.runtime.around.gateway.chain_of"
 
     def with_steps(*arguments: Any) -> Chain:
         chain = replace(made(*arguments), plain_before=None)
@@ -188,9 +187,9 @@ def test_handlers_that_are_run_without_steps_do_what_they_do_in_steps(
         chains.append(made(*arguments))
         return chains[-1]
 
-    monkeypatch.setattr(gateway, "chain_of", without)
+    monkeypatch.setattr(used, without)
     expected = outcomes(has_steps=False)
-    monkeypatch.setattr(gateway, "chain_of", with_steps)
+    monkeypatch.setattr(used, with_steps)
     assert outcomes(has_steps=True) == expected
     assert [(name, on_error, status, heard) for name, on_error, status, _, heard in expected[3:]] == [
         ("edits_the_body", "closed", 200, []),
