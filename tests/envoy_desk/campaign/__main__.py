@@ -18,7 +18,7 @@ import grpc
 from coprocess.desk.envoy.simulator.config import EnvoyConfig
 from coprocess.desk.envoy.simulator.envoy import Envoy as SimulatedEnvoy
 from coprocess.desk.envoy.simulator.exchange import Exchange, HttpRequest
-from tests.envoy.world import Envoy, Listener, cluster, find_envoy
+from tests.envoy.world import Envoy, Listener, cluster, envoy_version, find_envoy
 from tests.envoy_desk.campaign import scenarios
 from tests.envoy_desk.campaign.comparing import differences
 from tests.envoy_desk.campaign.servers import Servers, SimulatedServers
@@ -67,11 +67,12 @@ def _play(numbers: list[int], is_wanted: Callable[[int], bool]) -> tuple[int, in
     server.start()
     listeners = {str(number): _listener(each) for number, each in configurations.items()}
     clusters = [upstream_cluster("up", upstream.port), cluster("extproc", "127.0.0.1", port, is_http2=True)]
+    version = envoy_version()[0], envoy_version()[1]
     played = different = 0
     try:
         with Envoy(f"127.0.0.1:{port}", upstream.port, listeners, clusters) as real:
             for number, configuration in configurations.items():
-                config = EnvoyConfig.read(configuration)
+                config = EnvoyConfig.read(configuration, version=version)
                 for seed in filter(is_wanted, range(number * 1000, number * 1000 + 1000)):
                     found = _differing(seed, config, real.ports[str(number)], upstream, servers)
                     played += 1
