@@ -140,7 +140,7 @@ class NativePlugin:
                 exchange.request.ask_for(self._first_after)
             if exchange.chain.response_uses_body:
                 _ = response.raw_body
-            adapter.run_after(exchange)
+            adapter.run_after(exchange, adapter.calls)
         except BaseException as error:
             self._end(exchange, error)
             raise
