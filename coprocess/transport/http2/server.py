@@ -306,7 +306,8 @@ class Server:
         self.lock.acquire()
         try:
             result = act(stream, value)
-            self.write_later(connection)
+            if not connection.is_dirty:
+                self.write_later(connection)
             if threading.get_ident() == self.polling_thread:
                 if at_once and not self._runs_callbacks:
                     self.flush()
