@@ -13,6 +13,7 @@ from coprocess.errors import CoprocessError, Status
 if TYPE_CHECKING:
     from coprocess.transport.http2.limits import Limits
     from coprocess.transport.http2.server import Server
+    from coprocess.transport.relayed import Relay
     from coprocess.transport.tls import TlsFiles
 
 Metadata = Sequence[tuple[str, str | bytes]]
@@ -223,6 +224,8 @@ class Methods:
     server_streaming: Mapping[str, ServerStreamingHandler] = field(default_factory=dict)
     #: With many messages each way.
     bidi: Mapping[str, BidiHandler] = field(default_factory=dict)
+    #: Who takes calls of a unary method before its handler, in an engine that has a `poller`.
+    relays: Mapping[str, Relay] = field(default_factory=dict)
 
     def __or__(self, other: Methods) -> Methods:
         """Both tables' rows; the other's where both have one."""
@@ -230,6 +233,7 @@ class Methods:
             {**self.unary, **other.unary},
             {**self.server_streaming, **other.server_streaming},
             {**self.bidi, **other.bidi},
+            {**self.relays, **other.relays},
         )
 
     def __iter__(self) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from types import MethodType
@@ -33,6 +33,7 @@ from coprocess.transport.http2.protocol import Http2Protocol
 from coprocess.transport.http2.server import Server
 from coprocess.transport.http2.streams import Stream
 from coprocess.transport.http2.turns import Turns
+from coprocess.transport.relayed import Relay, RelayedCall
 from coprocess.transport.workers import WorkerThreads
 
 
@@ -372,17 +373,34 @@ class Http2Engine(Engine):
         self._methods = Methods()
         #: Of methods with one message, whatever their kind of reply: every call looks here.
         self._handlers: dict[str, Callable[[Any], None]] = {}
+        self._relays: Mapping[str, Relay] = {}
         #: Methods whose handlers have said that they run on a loop, or elsewhere where they may not.
         self._loop_methods: set[str] = set()
         self._threads: WorkerThreads[_Task] | None = None
 
-    def _begin_with(self, kind: type[Http2Rpc]) -> Callable[..., Http2Rpc]:
-        def begin(connection: GrpcConnection, *others: Any) -> Http2Rpc:
-            rpc = kind(self, connection.owner, *others)
-            self.tasks.append(rpc)
-            return rpc
+    def _begin(
+        self,
+        connection: GrpcConnection,
+        stream: Stream,
+        request: Request,
+        message: bytes,
+        is_compressed: bool,
+    ) -> Http2Rpc | RelayedCall:
+        """A call with one message and one reply."""
+        if self._relays and not is_compressed:
+            relay = self._relays.get(request.method)
+            if relay is not None:
+                call = RelayedCall(self._server, connection.owner, stream, request)
+                if relay(call, message):
+                    return call
+        rpc = Http2Rpc(self, connection.owner, stream, request, message, is_compressed)
+        self.tasks.append(rpc)
+        return rpc
 
-        return begin
+    def _begin_stream(self, connection: GrpcConnection, *others: Any) -> Http2Stream:
+        rpc = Http2Stream(self, connection.owner, *others)
+        self.tasks.append(rpc)
+        return rpc
 
     def _open(self, connection: GrpcConnection, stream: Stream, request: Request) -> Http2Bidi:
         rpc = Http2Bidi(self, connection.owner, stream, request)
@@ -454,9 +472,9 @@ class Http2Engine(Engine):
     def start(self, methods: Methods) -> None:
         self.use(methods)
         for path in methods.unary:
-            self._beginnings[path] = Method(begin=self._begin_with(Http2Rpc))
+            self._beginnings[path] = Method(begin=self._begin)
         for path in methods.server_streaming:
-            self._beginnings[path] = Method(begin=self._begin_with(Http2Stream))
+            self._beginnings[path] = Method(begin=self._begin_stream)
         for path in methods.bidi:
             self._beginnings[path] = Method(open=self._open)
         self._threads = WorkerThreads(
@@ -474,6 +492,7 @@ class Http2Engine(Engine):
     def use(self, methods: Methods) -> None:
         self._methods = methods
         self._handlers = {**methods.unary, **methods.server_streaming}
+        self._relays = methods.relays
 
     def replace_thread(self, thread_id: int) -> bool:
         return self._threads is not None and self._threads.replace(thread_id)

@@ -240,7 +240,7 @@ class Connection(ConnectionLife):
             self._idle_frames.spend()
             self._ids.ignore(stream_id)
             return
-        fields = self._fields.request(block)
+        fields = self._fields.seen.get(block) or self._fields.request(block)
         limits = self.limits
         if len(self.streams) >= limits.max_concurrent_streams:
             raise StreamFailure(ErrorCode.REFUSED_STREAM, "more streams than SETTINGS_MAX_CONCURRENT_STREAMS")

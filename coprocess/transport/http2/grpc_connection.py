@@ -205,8 +205,12 @@ class GrpcConnection:
                     == len(data) - PREFIX_BYTES
                     <= self._max_bytes
                 ):
-                    # One uncompressed message in one frame.
-                    self._hold(stream, len(data))
+                    # One uncompressed message in one frame. As `_hold`, in place: each call comes by.
+                    http = self.http
+                    stream.held_bytes = len(data)
+                    http.held_bytes += len(data)
+                    if http.held_bytes > self._max_held_bytes:
+                        raise _too_much_held()
                     stream.call = begin(self, stream, request, data[PREFIX_BYTES:], False)
                     return
                 self._gather(stream, data)
@@ -263,7 +267,7 @@ class GrpcConnection:
         http.held_bytes += size_bytes - stream.held_bytes
         stream.held_bytes = size_bytes
         if http.held_bytes > self._max_held_bytes:
-            raise Refused(Status.RESOURCE_EXHAUSTED, "the calls of this connection are too large together")
+            raise _too_much_held()
 
     def _refuse(self, stream: Stream, refused: Refused) -> None:
         if refused.status == Status.RESOURCE_EXHAUSTED:
@@ -358,6 +362,10 @@ class GrpcConnection:
         self.end(stream, *ending)
         if stream.is_closed:
             stream.call = None  # As in `respond`.
+
+
+def _too_much_held() -> Refused:
+    return Refused(Status.RESOURCE_EXHAUSTED, "the calls of this connection are too large together")
 
 
 class _OneMessage:
