@@ -164,6 +164,7 @@ class EnvoyStream(Chain):
         except Exception as error:  # noqa: BLE001 - answered there
             self.through(error)
             return
+        del message  # It may be large, and handlers need room.
         self.go_on()
 
     def through(self, error: Exception | None) -> None:
