@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,7 +26,7 @@ class ServeProcess:
     """Runs inside `with`, on free ports. Unless `flags` say else, its store is one that nobody contacts.
 
     `lines` are its log entries so far. `prefix`: a command that runs it. `real_start`: no copy of a
-    process that has imported all already.
+    process that has imported all already. `pass_fds`: descriptors that it inherits, after such a start.
     """
 
     def __init__(
@@ -37,9 +38,10 @@ class ServeProcess:
         wait: bool = True,
         prefix: Sequence[str] = (),
         real_start: bool = False,
+        pass_fds: Sequence[int] = (),
     ) -> None:
         self._prefix = prefix
-        self._popen = subprocess.Popen if real_start else forked.Process
+        self._popen = partial(subprocess.Popen, pass_fds=pass_fds) if real_start else forked.Process
         self.lines: list[Line] = []
         self._flags = [f"--handlers={handlers}", f"--listen={listen}", *flags]
         if admin is not None and not any(flag.startswith("--admin") for flag in flags):

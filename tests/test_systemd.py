@@ -9,14 +9,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from coprocess.process.systemd import take_sockets
 from tests.objects import make_object
 from tests.serve_process import ServeProcess, stamping, write
-from tests.server import PATIENCE_S
+from tests.server import PATIENCE_S, Client
 
 Notes = dict[str, str]
 
@@ -156,27 +157,112 @@ def test_without_a_listener_it_serves_all_the_same(
         assert sum(line["event"] == "systemd could not be told" for line in service.lines) == 1
 
 
-def test_sockets_that_are_passed_are_refused(handlers: Path) -> None:
-    """As systemd does it: the variables, LISTEN_PID with the process's own id, and then exec."""
-    command = f"exec {sys.executable} -m coprocess serve --handlers={handlers}"
-    done = subprocess.run(
-        ["sh", "-c", f"export LISTEN_FDS=1 LISTEN_PID=$$; {command}"],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert "coprocess: LISTEN_FDS=1: systemd passes sockets" in done.stderr
-    assert "Traceback" not in done.stderr
+#: What systemd does before it runs a service: the sockets from descriptor 3 on, and the variables.
+PASSES_SOCKETS = """
+import fcntl, os, sys
+given, command = sys.argv[1].split(","), sys.argv[2:]
+files = [int(each) if int(each) >= 0 else os.open(os.devnull, os.O_RDWR) for each in given]
+copies = [fcntl.fcntl(each, fcntl.F_DUPFD, 100) for each in files]
+for number, copy in enumerate(copies):
+    os.dup2(copy, 3 + number, inheritable=True)
+os.environ.update(LISTEN_FDS=str(len(given)), LISTEN_PID=str(os.getpid()), LISTEN_FDNAMES="one:two")
+os.execv(command[0], command)
+"""
+
+
+def activated(handlers: Path, *sockets: socket.socket | None, flags: Sequence[str] = ()) -> ServeProcess:
+    """A service that is passed these; None: no socket."""
+    for each in sockets:
+        if each is not None:
+            each.set_inheritable(True)
+    given = ",".join(str(-1 if each is None else each.fileno()) for each in sockets)
+    prefix = ("env", "-u", "NOTIFY_SOCKET", sys.executable, "-c", PASSES_SOCKETS, given)
+    inherited = [each.fileno() for each in sockets if each is not None]
+    return ServeProcess(handlers, *flags, prefix=prefix, real_start=True, wait=False, pass_fds=inherited)
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Iterator[list[socket.socket]]:
+    """systemd's sockets: a port and a path."""
+    path = socket.socket(socket.AF_UNIX)
+    path.bind(str(tmp_path / "held.sock"))
+    path.listen()
+    port = socket.create_server(("127.0.0.1", 0))
+    with path, port:
+        yield [port, path]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_sockets_that_are_passed_are_served(handlers: Path, held: list[socket.socket], workers: int) -> None:
+    with activated(handlers, *held, flags=[f"--workers={workers}"]) as service:
+        service.wait_for("serving")
+        addresses = [f"127.0.0.1:{held[0].getsockname()[1]}", f"unix:{held[1].getsockname()}"]
+        assert service.logged("listening")["listen"] == addresses
+        for address in addresses:
+            with Client(address) as client:
+                reply = client.dispatch(make_object(hook_name="stamp"))
+            assert reply.request.set_headers["X-Stamp"] == "one"
+        assert service.end() == 0
+    # It was not the service's to remove.
+    assert Path(held[1].getsockname()).exists()
+
+
+def test_a_call_between_two_services_waits_for_the_second(handlers: Path, held: list[socket.socket]) -> None:
+    """As systemd holds the socket: so a restart refuses nobody."""
+    with activated(handlers, held[0]) as service:
+        service.wait_for("serving")
+        assert service.end() == 0
+    with Client(f"127.0.0.1:{held[0].getsockname()[1]}") as client:
+        call = client.future(make_object(hook_name="stamp"))
+        with activated(handlers, held[0]) as service:
+            service.wait_for("serving")
+            assert call.result(PATIENCE_S)
+            assert service.end() == 0
+
+
+@pytest.mark.parametrize(
+    ("sockets", "flags", "expected"),
+    [
+        ((None,), (), "descriptor 3 (one) is no socket that listens for streams. Expected: a .socket unit"),
+        (("not listening",), (), "descriptor 3 (one) is no socket that listens"),
+        (("port", None), (), "descriptor 4 (two) is no socket that listens"),
+        (("port",), ("--engine=grpcio",), "the engine grpcio takes no socket that others opened"),
+        (
+            ("port",),
+            ("--listen=127.0.0.1:0", "--workers=2", "--worker-listen=own"),
+            "systemd passes sockets, which are the front's. Expected: front",
+        ),
+    ],
+)
+def test_what_cannot_be_served_is_refused(
+    handlers: Path,
+    held: list[socket.socket],
+    sockets: tuple[str | None, ...],
+    flags: tuple[str, ...],
+    expected: str,
+) -> None:
+    with socket.socket() as closed:
+        known = {"port": held[0], "not listening": closed, None: None}
+        with activated(handlers, *(known[each] for each in sockets), flags=flags) as service:
+            assert service.wait() == 1
+    text = " ".join(line["event"] for line in service.lines)
+    assert expected in text
+    assert "Traceback" not in text
+
+
+def test_sockets_for_another_process_are_not_taken() -> None:
+    environ = {"LISTEN_FDS": "1", "LISTEN_PID": "1", "LISTEN_FDNAMES": "a"}
+    assert take_sockets(environ) == []
+    assert environ == {}
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze")
 def test_systemd_understands_the_unit(tmp_path: Path) -> None:
     """With a program that exists, as that is looked for, too."""
-    unit = tmp_path / UNIT.name
+    unit, listening = tmp_path / UNIT.name, tmp_path / UNIT.with_suffix(".socket").name
     unit.write_text(UNIT.read_text().replace("/opt/coprocess/bin/coprocess", sys.executable))
+    listening.write_text(UNIT.with_suffix(".socket").read_text())
     done = subprocess.run(
-        ["systemd-analyze", "verify", unit], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+        ["systemd-analyze", "verify", unit, listening], capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")

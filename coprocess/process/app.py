@@ -9,7 +9,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, fields, replace
@@ -35,7 +35,7 @@ from coprocess.process.reload import Outcome, Reloader, Rollback, RollbackTo, sh
 from coprocess.process.restart_settings import RestartSettings
 from coprocess.process.settled_files import SettledLoad
 from coprocess.process.store_watch import StoreWatch
-from coprocess.process.systemd import take_service_manager
+from coprocess.process.systemd import address_of, take_service_manager, take_sockets
 from coprocess.runtime.registration import GatewayOptions, Registration
 from coprocess.runtime.service import Service, ServiceOptions
 from coprocess.store import Observer, store
@@ -112,6 +112,8 @@ class App:
         # The front tells when the whole service listens, serves and stops.
         self._tell = log.info if worker is None else log.debug
         self._manager = take_service_manager()
+        #: Those that systemd holds; they are in the place of the setting `listen`.
+        self._sockets = take_sockets()
         self._held = Held(gateway.methods, gateway.bidi_methods)
         self.health = Health(gateway.services)
         #: What is served from the start, whatever is loaded.
@@ -183,7 +185,7 @@ class App:
                 self._start_tracing(service, at_end)
             # With what tracing has set up.
             log_state = LogState()
-            addresses = [self._listen(engine, address, at_end) for address in self._addresses]
+            addresses = self._listen_everywhere(engine, self._addresses, at_end)
             self._start_admin(service, engine, reloader, at_end)
             start_events = self._listen_for_events(service, at_end)
             # Health answers from here on: not serving.
@@ -298,6 +300,16 @@ class App:
         if self._worker is None:
             return self.settings.listen
         return [] if self._address is None else [self._address]
+
+    def _listen_everywhere(self, engine: Engine, addresses: Sequence[str], at_end: ExitStack) -> list[str]:
+        if not self._sockets:
+            return [self._listen(engine, address, at_end) for address in addresses]
+        # Their paths are not for this process to remove.
+        bound = [address_of(each) for each in self._sockets]
+        for each, address in zip(self._sockets, bound, strict=True):
+            engine.listen_on(each)
+            at_end.callback(forks.keep_address_from_children(address))
+        return bound
 
     def _listen(self, engine: Engine, address: str, at_end: ExitStack) -> str:
         bound = listeners.listen(address, engine.listen, self._socket_access(), take_over=engine.takes_over)

@@ -47,9 +47,7 @@ class FrontApp(App):
             engine, reason = self._make_engine(folder, front)
             self._engine = engine
             front.on_failure = self.request_stop
-            addresses = (
-                [] if engine is None else [self._listen(engine, each, at_end) for each in settings.listen]
-            )
+            addresses = [] if engine is None else self._listen_everywhere(engine, settings.listen, at_end)
             if settings.admin != OFF:
                 from coprocess.process.front_admin import FrontPages
 
@@ -117,6 +115,10 @@ class FrontApp(App):
             engine = self.gateway.front_engine(folder, settings.workers, lambda: front.ready)
             return engine, "the gateway's own"
         if settings.worker_listen == OWN:
+            if self._sockets:
+                raise ConfigError(
+                    "worker_listen: own, and systemd passes sockets, which are the front's. Expected: front"
+                )
             return None, "worker_listen is own"
         if self.gateway.engine is not None:
             raise ConfigError(

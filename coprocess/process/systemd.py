@@ -1,7 +1,11 @@
-"""What systemd is told of a service of `Type=notify`: a datagram for each change (sd_notify(3))."""
+"""What systemd is told of a service of `Type=notify`: a datagram for each change (sd_notify(3)).
+
+And the sockets that it passes, where a .socket unit holds the addresses (sd_listen_fds(3)).
+"""
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import threading
@@ -65,18 +69,8 @@ _TIMEOUT_S = 1.0
 
 
 def take_service_manager(environ: MutableMapping[str, str] = os.environ) -> ServiceManager:
-    """The one that `environ` names. Its variables are taken out: they are not for processes that this starts.
-
-    Raises ConfigError where systemd passes sockets to serve on, which no engine can take.
-    """
+    """The one that `environ` names. Its variables are taken out: they are not for processes started here."""
     me = str(os.getpid())
-    # Removed, whoever they are for.
-    count, pid, _ = (environ.pop(name, "") for name in ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"))
-    if count not in ("", "0") and pid == me:
-        raise ConfigError(
-            f"LISTEN_FDS={count}: systemd passes sockets to serve on (a .socket unit), and no engine can "
-            "take them. Expected: no .socket unit for this service, and the address as the setting listen"
-        )
     name = environ.pop("NOTIFY_SOCKET", "")
     watchdog_us, watched_pid = environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", me)
     is_watched = watchdog_us.isdecimal() and int(watchdog_us) > 0 and watched_pid == me
@@ -84,3 +78,47 @@ def take_service_manager(environ: MutableMapping[str, str] = os.environ) -> Serv
     return ServiceManager(
         name if name[:1] in ("/", "@") else None, int(watchdog_us) / 1e6 if is_watched else None
     )
+
+
+def take_sockets(environ: MutableMapping[str, str] = os.environ) -> list[socket.socket]:
+    """Those that systemd passes to this process, in the unit's order; its variables are taken out.
+
+    Raises ConfigError for one that does not listen for streams.
+    """
+    # Removed, whoever they are for.
+    count, pid, names = (environ.pop(name, "") for name in ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"))
+    if not count.isdecimal() or pid != str(os.getpid()):
+        return []
+    sockets = []
+    for index, name in itertools.zip_longest(range(int(count)), names.split(":")[: int(count)]):
+        descriptor = _FIRST_DESCRIPTOR + index
+        try:
+            os.set_inheritable(descriptor, False)
+            passed = socket.socket(fileno=descriptor)
+            is_good = (
+                passed.family in _FAMILIES
+                and passed.type == socket.SOCK_STREAM
+                and passed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
+            )
+        except OSError:
+            is_good = False
+        if not is_good:
+            raise ConfigError(
+                f"LISTEN_FDS={count}: descriptor {descriptor} ({name or 'without a name'}) is no socket that "
+                "listens for streams. Expected: a .socket unit with ListenStream= and without Accept=yes"
+            )
+        sockets.append(passed)
+    return sockets
+
+
+def address_of(listening: socket.socket) -> str:
+    """As the setting `listen` has it. Of a socket without a path, `unix:@name`."""
+    name = listening.getsockname()
+    if listening.family != socket.AF_UNIX:
+        host = f"[{name[0]}]" if listening.family == socket.AF_INET6 else name[0]
+        return f"{host}:{name[1]}"
+    return f"unix:@{name[1:].decode('utf-8', 'replace')}" if isinstance(name, bytes) else f"unix:{name}"
+
+
+_FIRST_DESCRIPTOR = 3
+_FAMILIES = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)

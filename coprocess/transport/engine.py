@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from coprocess.errors import CoprocessError, Status
 
 if TYPE_CHECKING:
+    import socket
+
     from coprocess.transport.http2.limits import Limits
     from coprocess.transport.http2.server import Server
     from coprocess.transport.relayed import Relay
@@ -280,6 +282,13 @@ class Engine(ABC):
 
         Raises ListenError.
         """
+
+    def listen_on(self, listening: socket.socket) -> None:
+        """Serve a socket that listens already, as one that was inherited; it is closed at the end.
+
+        Raises ListenError where this engine cannot.
+        """
+        raise ListenError(f"the engine {self.name} takes no socket that others opened. Expected: http2")
 
     @abstractmethod
     def start(self, methods: Methods) -> None:
