@@ -196,7 +196,8 @@ class Http2Bidi(BidiRpc):
         self._is_ended = False
         #: Whether its messages are only noted, which may be done with the server's lock.
         self._is_noted = False
-        self._cancellation: _Cancellation | None = None
+        #: What `on_cancel` asks for.
+        self._cancellation: Callable[[], None] | None = None
 
     def send(self, message: bytes) -> bool:
         if self._is_ended:
@@ -249,10 +250,14 @@ class Http2Bidi(BidiRpc):
         self._cancellation = None
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
-        cancellation = self._cancellation
-        if cancellation is None:
-            cancellation = self._cancellation = _Cancellation()
-        cancellation.add(callback)
+        first = self._cancellation
+
+        def both() -> None:
+            if first is not None:
+                first()
+            callback()
+
+        self._cancellation = callback if first is None else both
 
     def metadata(self) -> Metadata:
         return self._request.metadata
@@ -292,7 +297,7 @@ class Http2Bidi(BidiRpc):
             self._is_ended = True
             cancellation = self._cancellation
             if cancellation is not None:
-                cancellation.tell()
+                cancellation()
             self._forget_callbacks()
 
     def _forget_callbacks(self) -> None:
@@ -330,7 +335,7 @@ class Http2Bidi(BidiRpc):
         cancellation = self._cancellation
         self.end(Status.INTERNAL, "internal error")
         if cancellation is not None:
-            cancellation.tell()
+            cancellation()
 
 
 #: For the threads: a call to be handled, or what the handler of a stream wants to be done.
