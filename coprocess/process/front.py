@@ -12,6 +12,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -23,6 +24,8 @@ from coprocess.runtime.idle import wait_until_idle
 from coprocess.transport.engine import Methods, Rpc
 from coprocess.transport.frame_link import polling_server
 from coprocess.transport.http2.server import Server
+from coprocess.transport.pipe import pack_call
+from coprocess.transport.relayed import RelayedCall
 from coprocess.transport.trace_context import trace_context_of
 
 log = structlog.get_logger("coprocess")
@@ -57,7 +60,10 @@ class Front:
         self._silence_s = silence_s
         self._indexes = {path: index for index, path in enumerate(methods)}
         #: What an engine is given.
-        self.methods = Methods(unary=dict.fromkeys(methods, self.handle))
+        self.methods = Methods(
+            unary=dict.fromkeys(methods, self.handle),
+            relays={path: partial(self._relay, index) for path, index in self._indexes.items()},
+        )
         self._ids = itertools.count(1)
         self._stop_polling: Callable[[], None] = lambda: None
         self._workers: list[WorkerProcess] = []
@@ -198,11 +204,7 @@ class Front:
             return
         metadata = trace_context_of(rpc.metadata()) if self._pass_trace_context else ()
         call_id, index = next(self._ids), self._indexes[rpc.method]
-        best, fewest = None, 0
-        for worker in self._workers:
-            calls = len(worker.outstanding)
-            if worker.ready and (best is None or calls < fewest):
-                best, fewest = worker, calls
+        best = self._choose()
         if best is not None and best.send(call_id, index, rpc, metadata):
             return
         # Where all are silent they may just be busy: better to wait for one than to be refused.
@@ -213,6 +215,26 @@ class Front:
             if worker is not best and worker.send(call_id, index, rpc, metadata):
                 return
         self._refuse(rpc, "no worker process can take the call")
+
+    def _relay(self, method: int, call: RelayedCall, message: bytes) -> bool:
+        """A Relay: the same for a call that is passed on where it is read. False: as above, in a thread."""
+        worker = None if self._draining else self._choose()
+        if worker is None:
+            return False
+        request, kind, before = call.request, method, b""
+        if request.timeout_s is not None or self._pass_trace_context:
+            metadata = trace_context_of(request.metadata) if self._pass_trace_context else ()
+            kind, before = pack_call(method, request.timeout_s, metadata)
+        return worker.take(call, next(self._ids), kind, message, before)
+
+    def _choose(self) -> WorkerProcess | None:
+        """The worker with the fewest calls. None: all are silent."""
+        best, fewest = None, 0
+        for worker in self._workers:
+            calls = len(worker.outstanding)
+            if worker.ready and (best is None or calls < fewest):
+                best, fewest = worker, calls
+        return best
 
     def _refuse(self, rpc: Rpc, why: str) -> None:
         self.refused_calls += 1

@@ -8,7 +8,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import structlog
 
@@ -23,12 +25,10 @@ from coprocess.transport.pipe import (
     LISTENS,
     OK,
     READY,
-    SECONDS,
     SERVING,
-    WITH_DEADLINE,
-    WITH_METADATA,
-    pack_metadata,
+    pack_call,
 )
+from coprocess.transport.relayed import RelayedCall
 
 log = structlog.get_logger("coprocess")
 
@@ -38,6 +38,32 @@ _MAX_OUTSTANDING = 16_384
 _SILENT_S = 2.0
 #: For what is left to do in a process that has closed its socket, or was killed.
 _END_S = 5.0
+
+
+class _Unanswered(Protocol):
+    def answer(self, status: int, body: bytes) -> None:
+        """With the server's lock: a reply, or a status other than OK and its message."""
+
+
+class _HandedOver:
+    """A call that came by an engine's thread: it is answered without the lock, which its engine may want."""
+
+    __slots__ = ("_rpc", "_server", "is_over")
+
+    def __init__(self, rpc: Rpc, server: Server) -> None:
+        self._rpc = rpc
+        #: Nobody waits for its answer.
+        self.is_over = False
+        self._server = server
+
+    def answer(self, status: int, body: bytes) -> None:
+        self._server.callbacks.append(partial(self._answer, status, body))
+
+    def _answer(self, status: int, body: bytes) -> None:
+        if status == OK:
+            self._rpc.respond(body)
+        else:
+            self._rpc.fail(Status(status), body.decode("utf-8", "replace"))
 
 
 class WorkerProcess:
@@ -72,10 +98,12 @@ class WorkerProcess:
         self.ready_since_s: float | None = None
         #: Set when it can serve, or is gone.
         self.settled = threading.Event()
-        self.outstanding: dict[int, Rpc] = {}
+        #: Changed with the server's lock.
+        self.outstanding: dict[int, _Unanswered] = {}
         #: Why it was killed; empty: it was not.
         self.killed = ""
-        self._lock = threading.Lock()
+        self._server = server
+        self._lock = server.lock
         #: Set when none of its calls is left.
         self.over = threading.Event()
         self._gone = False
@@ -119,39 +147,49 @@ class WorkerProcess:
 
     def send(self, call_id: int, method: int, rpc: Rpc, metadata: Sequence[tuple[str, str]]) -> bool:
         """Pass a call on, with some of its metadata. False where the worker is gone or does not keep up."""
+        kind, before = pack_call(method, rpc.time_allowed_s(), metadata)
+        call = _HandedOver(rpc, self._server)
+        rpc.on_cancel(lambda: self._cancel(call_id, call))
+        taken: bool = self._server.answer(self._link, self._take, call, (call_id, kind, rpc.payload, before))
+        if call.is_over:  # Perhaps it was not there when that was told.
+            self._cancel(call_id, call)
+        return taken
+
+    def _cancel(self, call_id: int, call: _HandedOver) -> None:
         with self._lock:
-            if self._gone or len(self.outstanding) >= _MAX_OUTSTANDING:
-                return False
-            self.outstanding[call_id] = rpc
-        rpc.on_cancel(lambda: self._cancel(call_id))
-        kind, body = method, [rpc.payload]
-        if metadata:
-            kind |= WITH_METADATA
-            body.insert(0, pack_metadata(metadata))
-        if (allowed_s := rpc.time_allowed_s()) is not None:
-            kind |= WITH_DEADLINE
-            body.insert(0, SECONDS.pack(allowed_s))
-        if not self._link.send(call_id, kind, *body):
-            return self.outstanding.pop(call_id, None) is None
+            call.is_over = True
+            self.give_up(call_id)
+        self._server.wake()  # It is written before the next poll.
+
+    # With the server's lock.
+
+    def take(self, call: RelayedCall, call_id: int, kind: int, message: bytes, before: bytes) -> bool:
+        """Pass a call on, as the thread that polls. False where the worker is gone or does not keep up."""
+        call.call_id, call.taker = call_id, self
+        return self._take(call, (call_id, kind, message, before))
+
+    def _take(self, call: _Unanswered, frame: tuple[int, int, bytes, bytes]) -> bool:
+        outstanding = self.outstanding
+        if self._gone or len(outstanding) >= _MAX_OUTSTANDING or not self._link.put(*frame):
+            return False
+        outstanding[frame[0]] = call
         return True
 
-    def _cancel(self, call_id: int) -> None:
+    def give_up(self, call_id: int) -> None:
         # It stays with the calls that the worker has until that answers: the handler may run on, and a worker
         # that hangs would seem to be the idlest of all.
         if call_id in self.outstanding:
-            self._link.send(call_id, CANCEL, keep=True)
+            self._link.put(call_id, CANCEL, b"", keep=True)
 
     def _receive(self, frames: list[Frame]) -> None:
         outstanding = self.outstanding
         self._frames_heard += len(frames)
         for call_id, kind, body in frames:
-            rpc = outstanding.pop(call_id, None)
-            if rpc is None:
-                self._take_notice(kind, body)
-            elif kind == OK:
-                rpc.respond(body)
+            call = outstanding.pop(call_id, None)
+            if call is not None:
+                call.answer(kind, body)
             else:
-                rpc.fail(Status(kind), body.decode("utf-8", "replace"))
+                self._server.callbacks.append(partial(self._take_notice, kind, body))
 
     def _lose_calls(self) -> None:
         """It is gone: those that it had fail."""
@@ -160,8 +198,9 @@ class WorkerProcess:
         with self._lock:
             self._gone, self.ready, self.started = True, False, False
             lost, self.outstanding = self.outstanding, {}
-        for rpc in lost.values():
-            rpc.fail(Status.UNAVAILABLE, "the worker process ended")
+            for call in lost.values():
+                call.answer(Status.UNAVAILABLE, b"the worker process ended")
+        self._server.wake()  # They are told before the next poll.
         self.settled.set()
         self._changed()
         self.over.set()

@@ -40,7 +40,7 @@ from coprocess.runtime.local_event import LocalEvent
 from coprocess.runtime.log_limit import LimitedLog
 from coprocess.runtime.pace import QUICK_S, Used, computed
 from coprocess.runtime.streaming import NO_STREAMS, ChainedHandler, Streaming
-from coprocess.transport.engine import Methods, Rpc
+from coprocess.transport.engine import Methods, NotingHandler, Rpc
 from coprocess.transport.workers import WorkerThreads, start_missing
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class Service:
                 **dict.fromkeys(self._openers, self.handle),
                 **{path: partial(self._handle_chained, handler) for path, handler in chained.items()},
             },
-            bidi={path: partial(handler, self) for path, handler in bidi.items()},
+            bidi={path: NotingHandler(partial(handler, self)) for path, handler in bidi.items()},
         )
 
     def handle(self, rpc: Rpc) -> None:

@@ -13,6 +13,7 @@ from coprocess.errors import CoprocessError, Status
 if TYPE_CHECKING:
     from coprocess.transport.http2.limits import Limits
     from coprocess.transport.http2.server import Server
+    from coprocess.transport.relayed import Relay
     from coprocess.transport.tls import TlsFiles
 
 Metadata = Sequence[tuple[str, str | bytes]]
@@ -199,6 +200,21 @@ ServerStreamingHandler = Callable[[StreamRpc], None]
 BidiHandler = Callable[[BidiRpc], None]
 
 
+class NotingHandler:
+    """A BidiHandler that does no more than to note what comes, and so does the `on_message` that it sets.
+
+    An engine may call both with its locks held: of the call, they use `metadata`, `in_thread` and `on_loop`.
+    """
+
+    __slots__ = ("begin",)
+
+    def __init__(self, begin: BidiHandler) -> None:
+        self.begin = begin
+
+    def __call__(self, rpc: BidiRpc) -> None:
+        self.begin(rpc)
+
+
 @dataclass(frozen=True, slots=True)
 class Methods:
     """What an engine serves: the handler of each method, by its path on the wire."""
@@ -208,6 +224,8 @@ class Methods:
     server_streaming: Mapping[str, ServerStreamingHandler] = field(default_factory=dict)
     #: With many messages each way.
     bidi: Mapping[str, BidiHandler] = field(default_factory=dict)
+    #: Who takes calls of a unary method before its handler, in an engine that has a `poller`.
+    relays: Mapping[str, Relay] = field(default_factory=dict)
 
     def __or__(self, other: Methods) -> Methods:
         """Both tables' rows; the other's where both have one."""
@@ -215,6 +233,7 @@ class Methods:
             {**self.unary, **other.unary},
             {**self.server_streaming, **other.server_streaming},
             {**self.bidi, **other.bidi},
+            {**self.relays, **other.relays},
         )
 
     def __iter__(self) -> Iterator[str]:

@@ -16,7 +16,6 @@ import struct
 import termios
 import threading
 from collections.abc import Callable
-from functools import partial
 from itertools import islice
 
 import structlog
@@ -44,7 +43,7 @@ class FrameLink:
         received: Callable[[list[Frame]], None],
         ended: Callable[[], None],
     ) -> None:
-        """Both are called by the thread that polls `server`, with no lock held; `ended` last, and once."""
+        """The thread that polls `server` calls both: `received` with its lock; last, `ended` without it."""
         self._server = server
         self._socket = connected
         self._received = received
@@ -59,18 +58,26 @@ class FrameLink:
         connected.setblocking(False)
         server.watch_other(connected, self.ready)
 
-    def send(self, call_id: int, kind: int, *body: bytes, keep: bool = False, at_once: bool = False) -> bool:
+    def send(
+        self, call_id: int, kind: int, body: bytes, *, keep: bool = False, at_once: bool = False
+    ) -> bool:
         """Send a frame, now or later, from any thread. False where too much waits already, or all is over.
 
         A frame is taken, whatever its size, where nothing waits; with `keep`, in any case. `at_once`: also by
         the thread that polls, which else sends it with what comes before its next poll.
         """
-        size = sum(map(len, body))
-        parts: tuple[bytes, ...] = (HEAD.pack(size, call_id, kind), *body)
-        if size <= _COPIED_BYTES:
-            parts = (b"".join(parts),)
-        taken: bool = self._server.answer(self, self._take, parts, keep, at_once=at_once)
+        frame = (HEAD.pack(len(body), call_id, kind), body)
+        taken: bool = self._server.answer(self, self._take, frame, keep, at_once=at_once)
         return taken
+
+    def put(self, call_id: int, kind: int, body: bytes, before: bytes = b"", *, keep: bool = False) -> bool:
+        """The same with the server's lock, by the thread that polls. `before` stands before the body."""
+        head = HEAD.pack(len(before) + len(body), call_id, kind)
+        if not self._take((head + before, body), keep):
+            return False
+        if not self.is_dirty:
+            self._server.write_later(self)
+        return True
 
     def end(self) -> None:
         """End both directions: what has come is handed over, and then `ended` is called."""
@@ -109,13 +116,14 @@ class FrameLink:
     def close_if_done(self) -> None:
         """Only its owner closes it."""
 
-    def _take(self, parts: tuple[bytes, ...], keep: bool) -> bool:
+    def _take(self, frame: tuple[bytes, bytes], keep: bool) -> bool:
+        """Its head and its body."""
         if self._is_over:
             return False
-        size = sum(map(len, parts))
+        size = len(frame[0]) + len(frame[1])
         if self._unsent_bytes and self._unsent_bytes + size > MAX_UNSENT_BYTES and not keep:
             return False
-        self._unsent.extend(parts)
+        self._unsent += frame
         self._unsent_bytes += size
         return True
 
@@ -159,11 +167,16 @@ class FrameLink:
             return
         except OSError:
             data = b""
-        if not data:
-            self._finish()
-            self._server.callbacks.append(self._ended)
-        elif frames := self._frames_of(data):
-            self._server.callbacks.append(partial(self._received, frames))
+        if data:
+            try:
+                if frames := self._frames_of(data):
+                    self._received(frames)
+            except Exception:  # A fault of ours ends one link, and whoever has calls on it is told.
+                log.exception("frames could not be taken")
+            else:
+                return
+        self._finish()
+        self._server.callbacks.append(self._ended)
 
     def _frames_of(self, data: bytes) -> list[Frame]:
         rest = self._rest

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from types import MethodType
 from typing import Any
 
 import structlog
@@ -19,6 +20,7 @@ from coprocess.transport.engine import (
     ListenError,
     Metadata,
     Methods,
+    NotingHandler,
     Rpc,
     StreamRpc,
     too_large,
@@ -31,6 +33,7 @@ from coprocess.transport.http2.protocol import Http2Protocol
 from coprocess.transport.http2.server import Server
 from coprocess.transport.http2.streams import Stream
 from coprocess.transport.http2.turns import Turns
+from coprocess.transport.relayed import Relay, RelayedCall
 from coprocess.transport.workers import WorkerThreads
 
 
@@ -178,7 +181,7 @@ class Http2Stream(Http2Rpc, StreamRpc):
 class Http2Bidi(BidiRpc):
     """A call whose messages come one by one."""
 
-    __slots__ = ("_cancellation", "_engine", "_is_ended", "_protocol", "_request", "_stream")
+    __slots__ = ("_cancellation", "_engine", "_is_ended", "_is_noted", "_protocol", "_request", "_stream")
 
     def __init__(
         self, engine: Http2Engine, protocol: Http2Protocol, stream: Stream, request: Request
@@ -191,6 +194,8 @@ class Http2Bidi(BidiRpc):
         self._stream = stream
         self._request = request
         self._is_ended = False
+        #: Whether its messages are only noted, which may be done with the server's lock.
+        self._is_noted = False
         self._cancellation: _Cancellation | None = None
 
     def send(self, message: bytes) -> bool:
@@ -200,7 +205,9 @@ class Http2Bidi(BidiRpc):
         if len(message) > engine.max_message_bytes:
             self.end(Status.RESOURCE_EXHAUSTED, too_large("reply", len(message), engine.max_message_bytes))
             return False
-        return engine.send(self._protocol, self._stream, message)
+        protocol = self._protocol
+        is_taken: bool = engine.answer(protocol, protocol.send, self._stream, message)
+        return is_taken
 
     def finish(self, message: bytes) -> bool:
         engine = self._engine
@@ -256,10 +263,23 @@ class Http2Bidi(BidiRpc):
     # The connection's, with the server's lock, which no callback may be run with.
 
     def opened(self, handler: Callable[[BidiRpc], None]) -> None:
+        if type(handler) is NotingHandler:
+            try:
+                handler.begin(self)
+                self._is_noted = True
+            except Exception as error:  # noqa: BLE001 - logged there, and without the lock
+                self._engine.callbacks.append(partial(self._broken, error))
+            return
         self._engine.callbacks.append(partial(self._tell, handler, self))
 
     def received(self, message: bytes) -> None:
-        self._engine.callbacks.append(partial(self._receive, message))
+        if not self._is_noted:
+            self._engine.callbacks.append(partial(self._receive, message))
+        elif not self._is_ended:
+            try:
+                self.on_message(message)
+            except Exception as error:  # noqa: BLE001 - as above
+                self._engine.callbacks.append(partial(self._broken, error))
 
     def half_closed(self) -> None:
         self._engine.callbacks.append(self._receive_end)
@@ -297,6 +317,12 @@ class Http2Bidi(BidiRpc):
         try:
             callback(*arguments)
         except Exception:  # noqa: BLE001 - as above
+            self._break()
+
+    def _broken(self, error: Exception) -> None:
+        try:
+            raise error
+        except Exception:  # noqa: BLE001 - logged there
             self._break()
 
     def _break(self) -> None:
@@ -342,21 +368,34 @@ class Http2Engine(Engine):
         self._methods = Methods()
         #: Of methods with one message, whatever their kind of reply: every call looks here.
         self._handlers: dict[str, Callable[[Any], None]] = {}
+        self._relays: Mapping[str, Relay] = {}
         #: Methods whose handlers have said that they run on a loop, or elsewhere where they may not.
         self._loop_methods: set[str] = set()
         self._threads: WorkerThreads[_Task] | None = None
 
-    def _begin_with(self, kind: type[Http2Rpc]) -> Callable[..., Http2Rpc]:
-        tasks = self.tasks
+    def _begin(
+        self,
+        connection: GrpcConnection,
+        stream: Stream,
+        request: Request,
+        message: bytes,
+        is_compressed: bool,
+    ) -> Http2Rpc | RelayedCall:
+        """A call with one message and one reply."""
+        if self._relays and not is_compressed:
+            relay = self._relays.get(request.method)
+            if relay is not None:
+                call = RelayedCall(self._server, connection.owner, stream, request)
+                if relay(call, message):
+                    return call
+        rpc = Http2Rpc(self, connection.owner, stream, request, message, is_compressed)
+        self.tasks.append(rpc)
+        return rpc
 
-        def begin(
-            connection: GrpcConnection, stream: Stream, request: Request, payload: bytes, is_compressed: bool
-        ) -> Http2Rpc:
-            rpc = kind(self, connection.owner, stream, request, payload, is_compressed)
-            tasks.append(rpc)
-            return rpc
-
-        return begin
+    def _begin_stream(self, connection: GrpcConnection, *others: Any) -> Http2Stream:
+        rpc = Http2Stream(self, connection.owner, *others)
+        self.tasks.append(rpc)
+        return rpc
 
     def _open(self, connection: GrpcConnection, stream: Stream, request: Request) -> Http2Bidi:
         rpc = Http2Bidi(self, connection.owner, stream, request)
@@ -365,7 +404,7 @@ class Http2Engine(Engine):
 
     def _run(self, rpc: _Task) -> None:
         # First its type: `isinstance` of an abstract class takes long where it says no.
-        if type(rpc) is partial or not isinstance(rpc, Http2Rpc):
+        if type(rpc) is MethodType or type(rpc) is partial or not isinstance(rpc, Http2Rpc):
             rpc()
             return
         if rpc.is_over:
@@ -433,9 +472,9 @@ class Http2Engine(Engine):
     def start(self, methods: Methods) -> None:
         self.use(methods)
         for path in methods.unary:
-            self._beginnings[path] = Method(begin=self._begin_with(Http2Rpc))
+            self._beginnings[path] = Method(begin=self._begin)
         for path in methods.server_streaming:
-            self._beginnings[path] = Method(begin=self._begin_with(Http2Stream))
+            self._beginnings[path] = Method(begin=self._begin_stream)
         for path in methods.bidi:
             self._beginnings[path] = Method(open=self._open)
         self._threads = WorkerThreads(
@@ -453,6 +492,7 @@ class Http2Engine(Engine):
     def use(self, methods: Methods) -> None:
         self._methods = methods
         self._handlers = {**methods.unary, **methods.server_streaming}
+        self._relays = methods.relays
 
     def replace_thread(self, thread_id: int) -> bool:
         return self._threads is not None and self._threads.replace(thread_id)

@@ -15,6 +15,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from coprocess.errors import Status
 from coprocess.transport.cancellations import Cancellations
@@ -57,6 +58,18 @@ def unpack_metadata(body: bytes) -> tuple[Metadata, bytes]:
     end = _LENGTH.size + length
     words = body[_LENGTH.size : end].decode().split("\0")
     return list(zip(words[0::2], words[1::2], strict=False)), body[end:]
+
+
+def pack_call(method: int, allowed_s: float | None, metadata: Sequence[tuple[str, str]]) -> tuple[int, bytes]:
+    """The kind of a call's frame, and what stands before its message."""
+    kind, before = method, b""
+    if allowed_s is not None:
+        kind |= WITH_DEADLINE
+        before = SECONDS.pack(allowed_s)
+    if metadata:
+        kind |= WITH_METADATA
+        before += pack_metadata(metadata)
+    return kind, before
 
 
 class _PipeRpc(Rpc):
@@ -191,7 +204,8 @@ class PipeEngine(Engine):
     def _receive(self, frames: list[Frame]) -> None:
         for call_id, kind, body in frames:
             if kind == CANCEL:
-                self.cancels.is_over(call_id)
+                # It calls back, and the server's lock is held here.
+                self._server.callbacks.append(partial(self.cancels.is_over, call_id))
                 continue
             metadata: Metadata = ()
             allowed_s: float | None = None

@@ -85,7 +85,10 @@ class FieldDecoder:
         except OversizedHeaderListError:
             raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "the header list is too large") from None
         except (HPACKError, IndexError) as error:
-            raise ConnectionFailure(ErrorCode.COMPRESSION_ERROR, str(error)[:_MAX_REASON]) from None
+            # Not its text: that shows where in memory the block is, and the peer reads it.
+            raise ConnectionFailure(
+                ErrorCode.COMPRESSION_ERROR, f"a field block that is no HPACK: {type(error).__name__}"
+            ) from None
         self._is_same_again = not table.has_grown and before == (table.maxsize, len(table.dynamic_entries))
         if not self._is_same_again:
             self.seen.clear()
@@ -166,4 +169,3 @@ _FIELD_OVERHEAD = 32
 # Of 1 KiB each at most, with what was made of them: some 200 KiB for a connection.
 _MAX_SEEN = 64
 _MAX_SEEN_BYTES = 1024
-_MAX_REASON = 100

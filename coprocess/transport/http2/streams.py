@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 class Stream:
     """Open from its HEADERS on; in the connection's `streams` until it is closed."""
 
+    # Slots: an attribute that only the class has is looked up each time.
     __slots__ = (
         "awaited_since_s",
         "call",
@@ -50,16 +51,18 @@ class Stream:
         #: DATA that waits for a window, or for the transport; then, where given, the block of the trailers.
         self.outgoing: deque[bytes | memoryview] | None = None
         self.trailers: Block | None = None
-        self.unsent_bytes = self.held_bytes = 0
+        self.unsent_bytes = 0
         #: Whether it is among those that wait for the connection's window only.
         self.is_ready = False
         # What the layer above keeps with it.
-        self.has_headers_sent = self.is_answered = False
+        self.has_headers_sent = False
+        self.is_answered = False
         self.awaited_since_s = 0.0
         self.call: Any = None
         self.reader: Any = None
         #: Cancelled when the stream is closed.
         self.timer: Any = None
+        self.held_bytes = 0
 
 
 class RequestReceived:
