@@ -10,7 +10,7 @@ OLDER_ENVOY := 1.36.4
 OLDER_ENVOY_IN := .venv-envoy-$(OLDER_ENVOY)
 FUZZER_IN := .venv-fuzz
 
-.PHONY: help run test test-quick test-slow test-envoy-older test-envoy-recordings test-all check lint types imports format proto lock bench judges fuzz fuzz-hour chaos chaos-hour clean
+.PHONY: help run test test-quick test-slow test-envoy-older test-envoy-recordings test-envoy-campaign test-all check lint types imports format proto lock bench judges fuzz fuzz-hour chaos chaos-hour clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -52,6 +52,9 @@ test-envoy-older: $(OLDER_ENVOY_IN)/.ready ## what runs the real Envoy, with an 
 
 test-envoy-recordings: $(READY) ## the real Envoy, held to recordings: RECORDINGS=../shared/envoy/recordings
 	ENVOY_RECORDINGS=$(RECORDINGS) $(BIN)/python -m pytest tests/envoy_desk/test_recordings_against_envoy.py
+
+test-envoy-campaign: $(READY) ## five minutes of random exchanges, which the real Envoy and the simulated one must agree on
+	$(BIN)/python -m tests.envoy_desk.campaign --minutes 5
 
 check: lint types imports ## ruff, mypy --strict, import rules
 

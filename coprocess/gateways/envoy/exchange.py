@@ -19,7 +19,7 @@ from coprocess.gateways.envoy import encoding, guard
 from coprocess.gateways.envoy.call import Around, Traffic
 from coprocess.gateways.envoy.chain import Chain
 from coprocess.gateways.envoy.messages import Fields, no_request, request_of, response_of
-from coprocess.gateways.envoy.pieces import Wire
+from coprocess.gateways.envoy.pieces import NO_REQUEST, Wire
 from coprocess.gateways.envoy.side import (
     BUFFERED,
     BUFFERED_PARTIAL,
@@ -93,7 +93,7 @@ class Exchange(StreamedBodies):
         try:
             asked = ProcessingRequest.FromString(message)
         except DecodeError:
-            raise BadMessage("not an envoy.service.ext_proc.v3.ProcessingRequest") from None
+            raise BadMessage(NO_REQUEST) from None
         kind = asked.WhichOneof("request")
         chain, traffic = self.chain, self._traffic
         if chain is None:

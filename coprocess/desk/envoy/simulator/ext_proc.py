@@ -189,6 +189,9 @@ class ExtProcFilter:
                 done.append((self._run.now_s, chunk))
 
         groups = _groups(message, self._run.now_s if has_headers and not headers_open else -1.0)
+        if direction == "request" and self._run.answers_next and has_headers and not headers_open:
+            # The router has the headers, and answers: only what was there is sent.
+            groups = [group for group in groups[:1] if group[0] <= self._run.now_s]
         moments = [*(arrives_at_s for arrives_at_s, _, _ in groups), message.ends_at_s]
         try:
             for number, (arrives_at_s, chunk, ends) in enumerate(groups):
