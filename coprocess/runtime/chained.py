@@ -272,7 +272,8 @@ class Chain:
         except Exception as error:  # noqa: BLE001 - else its place would stay taken for ever
             is_over = False
             self._service.failures.fail_within(call, error)
-        prints.end_line()
+        if prints.has_printed:
+            prints.end_line()
         return is_over
 
     def _call_otherwise(self, call: StepCall, gate: HookState[Call]) -> bool:

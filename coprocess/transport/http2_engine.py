@@ -365,7 +365,7 @@ class Http2Engine(Engine):
         self._server = Server(self._beginnings, limits)
         self.answer = self._server.answer
         self.callbacks = self._server.callbacks
-        self._turns: Turns[_Task] = Turns(self._server, self._run, _no_call(), self._may_run_on_loop)
+        self._turns: Turns[_Task] = Turns(self._server, self._run, _no_call(), self._run_on_loop)
         self.tasks = self._turns.tasks
         self.may_block = self._turns.may_block
         self.put_task = self._turns.put
@@ -424,13 +424,18 @@ class Http2Engine(Engine):
         self._loop_methods.add(path)
         self._turns.runs_on(loop)
 
-    def _may_run_on_loop(self, task: _Task) -> bool:
-        return (
-            type(task) is Http2Rpc
-            and task.method in self._loop_methods
-            and not task.is_compressed
-            and len(task.payload) <= _LARGE_BYTES
-        )
+    def _run_on_loop(self, task: _Task) -> bool:
+        """False where it may not, as it may take long there."""
+        if (
+            type(task) is not Http2Rpc
+            or task.is_compressed
+            or len(task.payload) > _LARGE_BYTES
+            or task.method not in self._loop_methods
+        ):
+            return False
+        if not task.is_over:
+            self._handlers[task.method](task)
+        return True
 
     def send(self, protocol: Http2Protocol, stream: Stream, message: bytes) -> bool:
         """One of many messages. False where the call is over, or its client does not read."""
