@@ -8,8 +8,9 @@ READY := $(VENV)/.ready
 # What runs the real Envoy runs with this one, too; it is the older of the two that are locked.
 OLDER_ENVOY := 1.36.4
 OLDER_ENVOY_IN := .venv-envoy-$(OLDER_ENVOY)
+FUZZER_IN := .venv-fuzz
 
-.PHONY: help run test test-quick test-slow test-envoy-older test-envoy-recordings test-all check lint types imports format proto lock bench judges fuzz chaos chaos-hour clean
+.PHONY: help run test test-quick test-slow test-envoy-older test-envoy-recordings test-envoy-campaign test-all check lint types imports format proto lock bench judges fuzz fuzz-hour chaos chaos-hour clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -52,6 +53,9 @@ test-envoy-older: $(OLDER_ENVOY_IN)/.ready ## what runs the real Envoy, with an 
 test-envoy-recordings: $(READY) ## the real Envoy, held to recordings: RECORDINGS=../shared/envoy/recordings
 	ENVOY_RECORDINGS=$(RECORDINGS) $(BIN)/python -m pytest tests/envoy_desk/test_recordings_against_envoy.py
 
+test-envoy-campaign: $(READY) ## five minutes of random exchanges, which the real Envoy and the simulated one must agree on
+	$(BIN)/python -m tests.envoy_desk.campaign --minutes 5
+
 check: lint types imports ## ruff, mypy --strict, import rules
 
 lint: $(READY)
@@ -86,7 +90,16 @@ judges: $(READY) ## h2spec and connectconformance on the http2 engine (needs Go,
 	$(BIN)/python -m tests.judges
 
 fuzz: $(READY) ## the http2 engine's properties, each with 200 times as many examples as in the tests
-	FUZZ_TIMES=200 $(BIN)/python -m pytest tests/http2/test_connection_properties.py
+	FUZZ_TIMES=200 $(BIN)/python -m pytest tests/http2/test_connection_properties.py tests/fuzz
+
+$(FUZZER_IN)/.ready: $(READY) requirements/fuzz.txt
+	@rm -rf $(FUZZER_IN) && mkdir $(FUZZER_IN)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --target $(FUZZER_IN) -r requirements/fuzz.txt
+	@touch $@
+
+fuzz-hour: $(FUZZER_IN)/.ready ## an hour of atheris, which follows coverage: the http2 engine, 50 minutes; what Kong sends, 10
+	PYTHONPATH=$(FUZZER_IN) $(BIN)/python -m tests.fuzz http2 --minutes 50
+	PYTHONPATH=$(FUZZER_IN) $(BIN)/python -m tests.fuzz kong --minutes 10
 
 chaos: $(READY) ## faults, hostile calls and load, at length (15 minutes), and docs/reliability.*
 	$(BIN)/python -m tests.chaos

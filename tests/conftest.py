@@ -50,6 +50,7 @@ _LONG = {
     "test_asgi.py",
     "test_order.py",
     "test_against_envoy.py",
+    "test_recordings_against_envoy.py",
     "test_connection_properties.py",
     "test_example.py",
 }

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from coprocess import respond
 from coprocess.api.held import HeldHeaders, HeldRequest, HeldResponse, HeldSession
 from coprocess.api.http import canonical_name
-from coprocess.gateways.web.http import RawHeaders
-from coprocess.gateways.web.wsgi_messages import EnvironHeaders, NativeHeaders
+from coprocess.gateways.web.http import raw_headers
+from coprocess.gateways.web.wsgi_messages import environ_headers, native_headers
 
 
 def request(target: str = "/a%20b?b=2&a=1&a=3", *headers: tuple[str, str], body: bytes = b"") -> HeldRequest:
@@ -191,9 +191,9 @@ def test_headers_that_are_not_read_yet_are_as_those_that_are(
     read = HeldHeaders([(canonical_name(name), value) for name, value in came])
     unread: HeldHeaders
     if wsgi:
-        unread = NativeHeaders([(name, value.encode().decode("latin-1")) for name, value in came])
+        unread = native_headers([(name, value.encode().decode("latin-1")) for name, value in came])
     else:
-        unread = RawHeaders([(name.encode("latin-1"), value.encode()) for name, value in came])
+        unread = raw_headers([(name.encode("latin-1"), value.encode()) for name, value in came])
     for do, name, value in edits:
         assert _done(unread, do, name, value) == _done(read, do, name, value)
     assert unread.edited == read.edited
@@ -208,7 +208,7 @@ def test_headers_of_environ_are_found_by_the_names_that_http_has() -> None:
         "HTTP_Ä": "no",
         "PATH_INFO": "/",
     }
-    headers = EnvironHeaders(environ)
+    headers = environ_headers(environ)
     assert headers.get("x-a") == "1"
     assert headers.get("Content-Type") == "text/plain"
     assert headers.get("X_A") is None

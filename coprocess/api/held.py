@@ -22,6 +22,19 @@ from coprocess.api.texts import TextList, TextMap, texts
 from coprocess.expected import expect_int, expect_text, wrong_type
 
 
+class Bare:
+    """Made without a constructor, as in Python one costs more than what it does. Its maker sets its slots."""
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+
+        def __init__(self) -> None: ...
+
+    else:
+        __init__ = object.__init__
+
+
 class HeldHeaders(MultiHeaders):
     """Headers with all their values, which know what was edited."""
 
@@ -135,6 +148,11 @@ class _HeldBody:
         if self._body is None:
             self._body = self._body_source()
         return self._body
+
+    def body_came(self, body: bytes) -> None:
+        """It is known now, and no handler has replaced it."""
+        if self._body is None:
+            self._body = body
 
     def _coding_of_body(self) -> str:
         return "" if self._has_body_of_handler else ", ".join(self._headers.getall("Content-Encoding"))

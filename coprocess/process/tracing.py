@@ -267,7 +267,8 @@ class _Handling:
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         cast("TracedRpc", self._call.rpc).end_handler(error)
         # While it is known whose line it is.
-        prints.end_line()
+        if prints.has_printed:
+            prints.end_line()
         otel_context.detach(self._token)
 
 

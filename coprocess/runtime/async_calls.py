@@ -11,22 +11,24 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
 import structlog
 
+from coprocess.api.context import current_call
 from coprocess.error_text import format_error
 from coprocess.errors import HandlerFailed, ShuttingDown
 from coprocess.loading.hooks import Hook
 from coprocess.runtime import prints
-from coprocess.runtime.call import Call
+from coprocess.runtime.call import Begun, Call
 from coprocess.runtime.failures import Failures
 from coprocess.runtime.log_limit import LimitedLog
 from coprocess.runtime.loop import LoopThread
 from coprocess.runtime.loop_watch import LoopWatch
+from coprocess.runtime.spare_task import SpareTask
 
 log = structlog.get_logger("coprocess")
 
@@ -51,7 +53,8 @@ class AsyncCalls:
         self._limited_log = limited_log
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
-        self._loop: LoopThread | None = None
+        #: None: no call has needed one yet.
+        self.loop: LoopThread | None = None
         self._old_loops: list[LoopThread] = []
         #: Admitted, and not ended.
         self._calls: set[Call] = set()
@@ -64,50 +67,93 @@ class AsyncCalls:
         #: Called back when one was: what lives on it, as async resources do, is lost.
         self.on_given_up: Callable[[], None] = lambda: None
 
-    def begin(self, call: Call) -> None:
-        """Run an admitted call and, in its place, those that waited."""
+    def begin(self, call: Call, now_s: float | None = None) -> LoopThread | None:
+        """Run an admitted call and, in its place, those that waited.
+
+        The loop that it was handed to; None: it has begun here, or nothing could take it.
+        """
         if self._is_stopped:
             self._refuse(call)
-            return
-        call.deadline_s = time.monotonic() + call.gate.timeout_s
+            return None
+        call.deadline_s = (now_s or time.monotonic()) + call.gate.timeout_s
         self._calls.add(call)
-        loop = self._loop
-        if loop is not None and self.is_read_here():
+        loop = self.loop
+        if loop is not None and loop.is_reading and loop.thread_id == threading.get_ident():
             self._begin_here(loop, call)
-        else:
-            self._unbegun.add(call)
-            self._submit(call)
+            return None
+        self._unbegun.add(call)
+        self._submit(call)
+        return self.loop
 
     def is_read_here(self) -> bool:
         """Whether this thread is the loop's, and reads calls there at this moment."""
-        loop = self._loop
+        loop = self.loop
         return loop is not None and loop.is_reading and loop.thread_id == threading.get_ident()
 
-    @property
-    def loop(self) -> LoopThread | None:
-        """None: no call has needed one yet."""
-        return self._loop
-
     def _begin_here(self, loop: LoopThread, call: Call) -> None:
-        """On the loop, which reads calls: run its first step now. Many need no other."""
-        call.loop = loop
-
-        def begun(task: asyncio.Task[None]) -> None:
-            call.task = task
-
-        # What this step begins is no task of its own yet: no step can be run within another.
+        """On the loop, which reads calls: run its first step now. Most need no other."""
+        spare = loop.spare or loop.make_spare(self._go_on)
+        # What this step begins is no step of its own yet: none can be run within another.
         loop.is_reading = False
         try:
-            loop.begin_task(self._run(call), call, begun)
+            rest = spare.run(self._first_step, call)
+            if rest is None:
+                spare.owner = None
+                self._calls.discard(call)
+                following = call.gate.leave(call, time.monotonic() - call.since_s)
+                if following is not None:
+                    self.begin(following)
+                if spare.is_as_new:
+                    return
+            loop.spare = None
+            self._go_on_later(loop, spare, call, rest)
         finally:
             loop.is_reading = True
-        task = call.task
-        if task is not None and not task.done():
+
+    def _go_on_later(
+        self, loop: LoopThread, spare: SpareTask, call: Call, rest: Awaitable[bytes] | None
+    ) -> None:
+        """Of a call that has begun: what is left of it, or of its task, where somebody has that still."""
+        task = spare.task
+        if rest is not None:
+            spare.rest = rest
+            call.loop, call.task = loop, task
+        loop.begin_task(spare)
+        if rest is not None and not task.done():
             call.rpc.on_cancel(partial(loop.cancel, task))
+            if not call.gate.holds(call):  # It was ended before it had a task.
+                loop.cancel(task)
+
+    def _first_step(self, call: Call) -> Awaitable[bytes] | None:
+        """In the context of the call. What is left, where its handler waits."""
+        try:
+            try:
+                if self._failures.tracing is None and type(call).run_async is Call.run_async:
+                    reply = call.begin()
+                    if reply is None:
+                        return call.rest()
+                else:
+                    coroutine = self._running(call)
+                    try:
+                        waits_for = coroutine.send(None)
+                    except StopIteration as done:
+                        reply = done.value
+                    else:
+                        return Begun(coroutine, waits_for)
+            except (HandlerFailed, asyncio.CancelledError) as error:
+                self._end_badly(call, error)
+            else:
+                call.rpc.respond(reply)
+        except Exception as error:  # noqa: BLE001 - as in `_run`
+            self._failures.fail_within(call, error)
+        if prints.has_printed:
+            prints.end_line()
+        current_call.set(None)
+        return None
 
     def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> Future[Any]:
         """Run `coroutine` on the loop of the handlers, from any other thread. Raises RuntimeError."""
-        loop = None if self._is_stopped else self._loop or self._start_loop()
+        loop = None if self._is_stopped else self.loop or self._start_loop()
         outcome: Future[Any] = Future()
 
         async def run() -> None:
@@ -129,12 +175,12 @@ class AsyncCalls:
 
     def cancel_left(self, is_gone: Callable[[Hook], bool]) -> None:
         """Cancel the tasks that calls left behind on the loop, of hooks that are gone."""
-        loop = self._loop
+        loop = self.loop
         if loop is not None:
             loop.call_soon(loop.cancel_left, is_gone)
 
     def _submit(self, call: Call) -> None:
-        loop = call.loop = self._loop or self._start_loop()
+        loop = call.loop = self.loop or self._start_loop()
         if loop is not None:
             loop.call_soon(self._start, loop, call)
 
@@ -150,37 +196,51 @@ class AsyncCalls:
 
         call.rpc.on_cancel(cancel)
 
-    async def _run(self, call: Call) -> None:
+    def _running(self, call: Call) -> Coroutine[Any, Any, bytes]:
+        tracing = self._failures.tracing
+        return call.run_async() if tracing is None else tracing.run_async(call)
+
+    async def _go_on(self, spare: SpareTask) -> None:
+        """As a task that is no more spare."""
+        rest, spare.rest = spare.rest, None
+        if rest is not None:
+            await self._run(spare.owner, rest)
+
+    async def _run(self, call: Call, rest: Awaitable[bytes] | None = None) -> None:
+        """`rest`: what is left of a call that has begun."""
         state = call.gate
-        if not state.holds(call):
+        if rest is None and not state.holds(call):
             return  # Its time was over before the loop came to it.
         try:
             try:
-                tracing = self._failures.tracing
-                reply = await (call.run_async() if tracing is None else tracing.run_async(call))
-            except HandlerFailed as error:
-                if state.holds(call):
-                    self._failures.fail(call, error)
-            except asyncio.CancelledError:
-                # The client gave up, or its time is over, or the service stops: an answer does no harm.
-                call.rpc.fail(ShuttingDown.status, "cancelled")
+                reply = await (self._running(call) if rest is None else rest)
+            except (HandlerFailed, asyncio.CancelledError) as error:
+                self._end_badly(call, error)
             else:
                 call.rpc.respond(reply)
         except Exception as error:  # noqa: BLE001 - else its place would stay taken for ever
             self._failures.fail_within(call, error)
         finally:
-            prints.end_line()
+            if prints.has_printed:
+                prints.end_line()
         self._calls.discard(call)
         following = state.leave(call, time.monotonic() - call.since_s)
         if following is not None:
             self.begin(following)
 
+    def _end_badly(self, call: Call, error: BaseException) -> None:
+        if not isinstance(error, HandlerFailed):
+            # The client gave up, or its time is over, or the service stops: an answer does no harm.
+            call.rpc.fail(ShuttingDown.status, "cancelled")
+        elif call.gate.holds(call):
+            self._failures.fail(call, error)
+
     def _start_loop(self) -> LoopThread | None:
         """None where that cannot be now: `tick` tries again."""
         with self._lock:
-            if self._loop is None and not self._is_stopped:
+            if self.loop is None and not self._is_stopped:
                 try:
-                    self._loop = LoopThread(self._limited_log)
+                    self.loop = LoopThread(self._limited_log)
                 except (RuntimeError, OSError) as error:
                     self._limited_log.write(
                         "error",
@@ -188,8 +248,8 @@ class AsyncCalls:
                         "no event loop can be started: it is tried again",
                         reason=str(error),
                     )
-                self.watch.watch(self._loop)
-            return self._loop
+                self.watch.watch(self.loop)
+            return self.loop
 
     # What the watchdog does.
 
@@ -208,11 +268,11 @@ class AsyncCalls:
                 except Exception as error:  # noqa: BLE001 - the others' time is over, too
                     log.error("a call that takes too long could not be ended", exception=format_error(error))
         self.watch.tick()
-        loop = self._loop
+        loop = self.loop
         if loop is not None and (not loop.is_alive or self._is_to_be_given_up(loop, now_s)):
             self._give_up(loop)
         for call in list(self._unbegun):
-            if call.loop is None or call.loop is not self._loop:
+            if call.loop is None or call.loop is not self.loop:
                 self._submit(call)
 
     def _end(self, call: Call, answer: Callable[[Call], None]) -> None:
@@ -246,7 +306,7 @@ class AsyncCalls:
         owner, _ = loop.running()
         self._old_loops.append(loop)
         with self._lock:
-            self._loop = None
+            self.loop = None
             self.watch.watch(None)
         self.given_up += 1
         self.on_given_up()
@@ -282,7 +342,7 @@ class AsyncCalls:
         """Cancel what runs, and end the loop. All is answered when this returns, in `timeout_s` at most."""
         with self._lock:
             self._is_stopped = True
-            loop = self._loop
+            loop = self.loop
         if loop is not None:
             if self.watch.is_blocked:
                 timeout_s = min(timeout_s, _BLOCKED_STOP_S)

@@ -3,38 +3,145 @@
 The steps are a generator that does no I/O. A sync handler runs in the thread that has come to it. Where
 a call goes on elsewhere, on the event loop or in the queue of its hook, that thread is free, and whoever ends
 it goes on with the steps.
+
+Most calls run in place, and end well: for these no Rpc is made. What came of the steps stands with whoever
+wrote them: to return it would cost an exception, which costs as much as a handler.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextvars import Context
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from coprocess.errors import Status
+from coprocess.errors import HandlerFailed, Status
+from coprocess.runtime import prints
 from coprocess.runtime.call import Call
+from coprocess.runtime.held_call import HeldCall
+from coprocess.runtime.hook_state import HookState
 from coprocess.runtime.in_process_rpc import InProcessRpc
+from coprocess.runtime.pace import QUICK_S
 from coprocess.runtime.service import Service
 from coprocess.transport.engine import Metadata, Rpc
 
 log = structlog.get_logger("coprocess")
 
-#: Something that blocks, other than a handler. What it returns is sent to the steps; it never raises.
-Work = Callable[[], Any]
-#: Of a call, the steps are sent its `InProcessRpc`.
-Steps = Generator[Call | Work, Any, Any]
+
+class _Pause:
+    """The steps go on with a later message."""
 
 
-class Caller:
-    """For whom calls are made. A gateway's stream, or its unary call, is one."""
+PAUSE = _Pause()
+#: Something that blocks, other than a handler. It never raises, and keeps what it finds.
+Work = Callable[[], None]
 
-    __slots__ = ()
+_rpc_of: Any = Call.__dict__["rpc"]
+
+
+class StepCall(HeldCall):
+    """A call of a chain. How it has ended, its `failure` says. Its Rpc is made when somebody asks for it."""
+
+    __slots__ = ("chain", "owner")
+
+    #: Who runs it; set when it begins.
+    chain: Chain
+    #: The thread that runs it, and goes on itself.
+    owner: int
+
+    if not TYPE_CHECKING:  # Type checkers know it as the attribute that it is.
+
+        def _get_rpc(self) -> Rpc:
+            try:
+                rpc: Rpc = _rpc_of.__get__(self)
+            except AttributeError:
+                with StepRpc._lock:
+                    try:
+                        rpc = _rpc_of.__get__(self)
+                    except AttributeError:
+                        rpc = StepRpc(self)
+                        _rpc_of.__set__(self, rpc)
+            return rpc
+
+        rpc = property(_get_rpc, _rpc_of.__set__)
+
+
+#: They end without a value.
+Steps = Iterator[StepCall | Work | _Pause]
+NO_STEPS: Steps = iter(())
+
+
+class StepRpc(InProcessRpc):
+    """Who waits for one call of a chain."""
+
+    __slots__ = ("_call", "_chain", "_on_cancel", "is_cancelled", "is_here")
+
+    def __init__(self, call: StepCall) -> None:
+        self._chain, self._call = call.chain, call
+        self.method, self.payload, self.reply = self._chain.method, b"", b""
+        self.is_over = False
+        self.failure = None
+        #: Whether the call was ended by the thread that runs it.
+        self.is_here = False
+        self.is_cancelled = False
+        self._on_cancel: Callable[[], None] | None = None
+
+    def _end(self, failure: tuple[Status, str] | None, reply: bytes) -> None:
+        call = self._call
+        if not self._chain.take(call):
+            return
+        self.is_over, call.failure = True, failure
+        if call.owner == threading.get_ident():
+            self.is_here = True
+        else:
+            self._chain.go_on(may_block=False)
+
+    def on_cancel(self, callback: Callable[[], None]) -> None:
+        self._on_cancel = callback
+        # After it is in, so that of two threads, at least one sees what the other did.
+        if self.is_cancelled:
+            callback()
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
+        if self._on_cancel is not None and not self.is_over:
+            self._on_cancel()
+
+    def metadata(self) -> Metadata:
+        return self._chain.metadata()
+
+    def time_allowed_s(self) -> float | None:
+        return self._chain.time_allowed_s()
+
+    def held_up_s(self) -> float:
+        return self._chain.held_up_s()
+
+    def may_block(self) -> None:
+        self._chain.may_block()
+
+
+class Chain:
+    """Runs the steps of one message after the other. A gateway's stream, or its unary call, is one."""
+
+    __slots__ = ("_begun", "_current", "_is_cancelled", "_service", "_steps", "method")
 
     #: As an Rpc's.
     method: str
+
+    def __init__(self, service: Service, method: str) -> None:
+        self._service = service
+        self.method = method
+        self._steps = NO_STEPS
+        #: The call that is not over. Whoever takes it out ends it: that is one step, and needs no lock.
+        self._begun: list[StepCall] = []
+        #: Of a call that runs elsewhere, or waits.
+        self._current: StepRpc | None = None
+        self._is_cancelled = False
+
+    # What a gateway's has.
 
     def metadata(self) -> Metadata:
         raise NotImplementedError
@@ -54,149 +161,143 @@ class Caller:
     def may_block(self) -> None:
         """As an Rpc's, in the thread that runs the steps."""
 
-    def ended(self, result: Any, error: Exception | None) -> None:
-        """The steps are through, or raised. Called from any thread; never raises."""
+    def through(self, error: Exception | None) -> None:
+        """The steps are through, or pause, or raised. Called from any thread; never raises."""
         raise NotImplementedError
 
     def stopped(self) -> None:
-        """The steps were cancelled, and no call of theirs runs any more. As `ended`."""
+        """The steps were cancelled, and no call of theirs runs any more. As `through`."""
 
+    # Running.
 
-class StepRpc(InProcessRpc):
-    """One call of a chain."""
-
-    __slots__ = ("_chain", "_on_cancel", "_owner", "is_cancelled", "is_here")
-
-    def __init__(self, chain: Chain) -> None:
-        self.method, self.payload = chain.caller.method, b""
-        self.is_over = False
-        self.failure = None
-        self._chain = chain
-        # The thread that runs the call, and goes on itself.
-        self._owner = 0
-        #: Whether the call was ended by that thread.
-        self.is_here = False
-        self.is_cancelled = False
-        self._on_cancel: Callable[[], None] | None = None
-
-    def own(self) -> None:
-        self._owner = threading.get_ident()
-
-    def _end(self, failure: tuple[Status, str] | None, reply: bytes) -> None:
-        # With what `_wake` would do: each call of a chain comes by.
-        self._lock.acquire()
-        try:
-            if self.is_over:
-                return
-            self.is_over, self.failure, self.reply = True, failure, reply
-        finally:
-            self._lock.release()
-        if self._owner == threading.get_ident():
-            self.is_here = True
-        else:
-            self._chain.go_on(self, may_block=False)
-
-    def on_cancel(self, callback: Callable[[], None]) -> None:
-        self._on_cancel = callback
-        # After it is in, so that of two threads, at least one sees what the other did.
-        if self.is_cancelled:
-            callback()
-
-    def cancel(self) -> None:
-        self.is_cancelled = True
-        if self._on_cancel is not None and not self.is_over:
-            self._on_cancel()
-
-    def metadata(self) -> Metadata:
-        return self._chain.caller.metadata()
-
-    def time_allowed_s(self) -> float | None:
-        return self._chain.caller.time_allowed_s()
-
-    def held_up_s(self) -> float:
-        return self._chain.caller.held_up_s()
-
-    def may_block(self) -> None:
-        self._chain.caller.may_block()
-
-
-class Chain:
-    """Runs the steps of one message."""
-
-    __slots__ = ("_current", "_is_cancelled", "_service", "_steps", "caller")
-
-    def __init__(self, service: Service, steps: Steps, caller: Caller) -> None:
-        self._service = service
+    def run(self, steps: Steps) -> None:
+        """Run `steps` as far as they go, and say so; or whoever goes on does."""
         self._steps = steps
-        self.caller = caller
-        self._current: StepRpc | None = None
-        self._is_cancelled = False
+        self.go_on()
 
-    def go_on(self, value: Any = None, *, may_block: bool = True) -> None:
-        """Run the steps, sent `value`, as far as they go; then tell the caller, or whoever goes on does."""
-        steps, caller = self._steps, self.caller
+    def go_on(self, *, may_block: bool = True) -> None:
+        error = None
         try:
-            while True:
+            for need in self._steps:
                 if self._is_cancelled:
-                    steps.close()
-                    self._current = None
-                    caller.stopped()
-                    return
-                need = steps.send(value)
-                if isinstance(need, Call):
+                    break
+                if isinstance(need, StepCall):
                     if not may_block and not need.hook.is_async:
-                        caller.in_thread(lambda need=need: self._go_on_with(need))  # type: ignore[misc]  # its default
+                        self.in_thread(lambda need=need: self._go_on_with(need))  # type: ignore[misc]  # its default
                         return
-                    done = self._call(need)
-                    if done is None:
+                    if not self._call(need):
                         return
-                    value = done
+                elif isinstance(need, _Pause):
+                    break
                 elif may_block:
-                    caller.may_block()
-                    value = need()
+                    self.may_block()
+                    need()
                 else:
-                    caller.in_thread(lambda need=need: self._go_on_after(need))  # type: ignore[misc]  # as above
+                    self.in_thread(lambda need=need: self._go_on_after(need))  # type: ignore[misc]  # as above
                     return
-        except StopIteration as end:
-            result, error = end.value, None
         except Exception as raised:  # noqa: BLE001 - passed on
-            result, error = None, raised
-        self._current = None  # It knows this chain: a cycle for each message would be the collector's.
-        caller.ended(result, error)
+            error = raised
+        # It knows this chain, and so do the steps: a cycle for each message would be the collector's.
+        self._current = None
+        self._steps = NO_STEPS
+        if self._is_cancelled:
+            self.stopped()
+        else:
+            self.through(error)
 
-    def _go_on_with(self, call: Call) -> None:
-        done = self._call(call)
-        if done is not None:
-            self.go_on(done)
+    def _go_on_with(self, call: StepCall) -> None:
+        if self._call(call):
+            self.go_on()
 
     def _go_on_after(self, work: Work) -> None:
-        self.caller.may_block()
-        self.go_on(work())
+        self.may_block()
+        work()
+        self.go_on()
 
-    def _call(self, call: Call) -> StepRpc | None:
-        """Run `call`. None: another thread ends it, and goes on."""
+    def take(self, call: StepCall) -> bool:
+        """Whether `call` is over only now."""
+        try:
+            self._begun.remove(call)
+        except ValueError:
+            return False
+        return True
+
+    def _call(self, call: StepCall) -> bool:
+        """Run `call`. False: another thread ends it, and goes on."""
+        service, hook = self._service, call.hook
+        gate = service.gates.get(hook) or service.state_of(hook)
+        call.chain = self
+        call.failure = None
+        begun = self._begun
+        begun.append(call)
+        pace = gate.pace
+        if hook.is_async or pace.apart or pace.doubt or service.tracing is not None:
+            return self._call_otherwise(call, gate)
+        call.gate = gate
+        call.since_s = began_s = time.monotonic()
+        call.deadline_s = began_s + gate.timeout_s
+        call.timed_out = False
+        if not gate.enter(call):
+            return self._call_otherwise(call, gate)
+        # As the service's `run_here`, in place: each handler of a request comes by.
+        me = call.owner = threading.get_ident()
+        service._running[me] = call
+        # In a context of its own: what a handler sets there is no other call's.
+        is_over = Context().run(self._run, call)
+        service._running.pop(me, None)
+        ran_s = time.monotonic() - began_s
+        if ran_s > QUICK_S:
+            pace.took(ran_s, None)
+        following = gate.leave(call, ran_s)
+        if following is not None:
+            service.begin_elsewhere(following)
+        if is_over:
+            # As `take`.
+            try:
+                begun.remove(call)
+            except ValueError:
+                return False  # The watchdog has ended it, and gone on.
+            return True
+        rpc = call.rpc
+        return isinstance(rpc, StepRpc) and rpc.is_here
+
+    def _run(self, call: StepCall) -> bool:
+        """Run a call. False: it has failed, and has been ended."""
+        is_over = True
+        try:
+            call.run()
+        except HandlerFailed as error:
+            is_over = False
+            self._service.failures.fail(call, error)
+        except Exception as error:  # noqa: BLE001 - else its place would stay taken for ever
+            is_over = False
+            self._service.failures.fail_within(call, error)
+        prints.end_line()
+        return is_over
+
+    def _call_otherwise(self, call: StepCall, gate: HookState[Call]) -> bool:
         service = self._service
-        rpc = self._current = StepRpc(self)
+        call.owner = 0
+        rpc = self._current = StepRpc(call)
         if self._is_cancelled:
             rpc.is_cancelled = True
-        state = service.state_of(call.hook)
-        call.arrive(service.traced(rpc), state, time.monotonic())
-        admitted = state.enter(call) or state.wait(call)
+        call.arrive(service.traced(rpc), gate, time.monotonic())
+        admitted = gate.enter(call) or gate.wait(call)
         if admitted is None:
-            rpc.own()
+            call.owner = threading.get_ident()
             service.failures.shed(call)
-            return rpc
+            return rpc.is_here
         if not admitted:
             # Else it would run, some time, for nobody.
             rpc.on_cancel(lambda: service.drop(call))
-            return None
+            return False
         if call.hook.is_async:
             service.async_calls.begin(call)
-            return None
-        rpc._owner = threading.get_ident()  # As `own` does: each call comes by.
+            return False
+        call.owner = threading.get_ident()
         service.run_here(call)
         # Where the watchdog has ended it, its thread has gone on.
-        return rpc if rpc.is_here else None
+        return rpc.is_here
 
     def cancel(self) -> None:
         """Nobody waits any more: end the call that runs, or waits."""
@@ -206,23 +307,23 @@ class Chain:
             current.cancel()
 
 
-class UnaryCaller(Caller):
-    """A unary Rpc, whose answer is what the steps return."""
+class UnaryChain(Chain):
+    """A unary Rpc. `answer`, called when the steps are through, gives its reply."""
 
-    __slots__ = ("_on_end", "_service", "chain", "method", "rpc")
+    __slots__ = ("_answer", "_on_end", "rpc")
 
-    def __init__(self, service: Service, rpc: Rpc, on_end: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, service: Service, rpc: Rpc, answer: Callable[[], bytes], on_end: Callable[[], None]
+    ) -> None:
         """`on_end` is called when the steps are through, or were cancelled, from any thread."""
-        self._service = service
+        super().__init__(service, rpc.method)
+        self._answer = answer
         self._on_end = on_end
         self.rpc = rpc
-        self.method = rpc.method
-        self.chain: Chain | None = None
 
     def run(self, steps: Steps) -> None:
-        chain = self.chain = Chain(self._service, steps, self)
-        self.rpc.on_cancel(chain.cancel)
-        chain.go_on()
+        self.rpc.on_cancel(self.cancel)
+        super().run(steps)
 
     def metadata(self) -> Metadata:
         return self.rpc.metadata()
@@ -236,16 +337,18 @@ class UnaryCaller(Caller):
     def may_block(self) -> None:
         self.rpc.may_block()
 
-    def ended(self, result: Any, error: Exception | None) -> None:
-        self.chain = None  # As its last call.
+    def through(self, error: Exception | None) -> None:
+        reply = b""
         if error is None:
-            self.rpc.respond(result)
+            try:
+                reply = self._answer()
+            except Exception as raised:  # noqa: BLE001 - as one of the steps
+                error = raised
+        if error is None:
+            self.rpc.respond(reply)
         else:
             self._service.refuse(self.rpc, error)
-        if self._on_end is not None:
-            self._on_end()
+        self._on_end()
 
     def stopped(self) -> None:
-        self.chain = None
-        if self._on_end is not None:
-            self._on_end()
+        self._on_end()

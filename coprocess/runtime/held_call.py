@@ -16,7 +16,7 @@ from coprocess.runtime.call import Call
 from coprocess.runtime.held_spec import HeldSpec
 
 #: Of a call that nobody but its handler has ended, and of one that changes nothing.
-_OPEN: Any = object()
+OPEN: Any = object()
 _UNDONE: Any = object()
 
 
@@ -58,14 +58,15 @@ class HeldExchange:
         if failure is not None:
             return failure_answer(failure[0])
         answer = call.answer
-        if answer is _OPEN:
+        if answer is OPEN:
             answer = call.handlers_answer
         elif answer is _UNDONE:
             # The handler may still run: what it edits is nobody's any more.
             self.request, self.response = call.before
             return None
         edited = call.request if call.response is None else call.response
-        edited.next_call()
+        if edited._has_body_of_handler or edited._headers._set_now is not None:  # As `next_call` would undo.
+            edited.next_call()
         return answer
 
     def replace_response(self, answer: Answer) -> None:
@@ -82,7 +83,7 @@ class HeldCall(Call):
     #: Of an answer.
     highest_status = 999
 
-    __slots__ = ("_exchange", "answer", "before", "handlers_answer", "request", "response")
+    __slots__ = ("_exchange", "answer", "api_id", "before", "handlers_answer", "request", "response")
 
     #: What it changes nothing of; set where it fails open.
     before: tuple[HeldRequest, HeldResponse | None]
@@ -91,15 +92,21 @@ class HeldCall(Call):
         # Not by the base class's, as each handler of a request makes one.
         self.hook = hook
         self._exchange = exchange
+        # Not a property, as in the base class: each call is counted by it.
+        self.api_id = exchange.spec.api_id  # type: ignore[misc]  # it is to be set here only
         self.request = exchange.request
         self.response = exchange.response
         #: What the handler answers; it counts where nobody else has ended the call.
         self.handlers_answer: Answer | None = None
         #: What whoever else has ended it says: an overrun ends a call whose handler still runs, or has run.
-        self.answer: Answer | None = _OPEN
+        self.answer: Answer | None = OPEN
         if hook.limits.on_error == "open":
-            response = self.response
-            self.before = self.request.copy(), None if response is None else response.copy()
+            self.keep_as_it_is()
+
+    def keep_as_it_is(self) -> None:
+        """Keep what it changes nothing of, if it fails."""
+        response = self.response
+        self.before = self.request.copy(), None if response is None else response.copy()
 
     @property
     def session(self) -> HeldSession:
@@ -116,10 +123,6 @@ class HeldCall(Call):
     @property
     def state(self) -> State:
         return self._exchange.state
-
-    @property
-    def api_id(self) -> str:
-        return self._exchange.spec.api_id
 
     @property
     def org_id(self) -> str:
@@ -156,11 +159,11 @@ class HeldCall(Call):
         return b""
 
     def unchanged(self) -> bytes:
-        if self.answer is _OPEN:
+        if self.answer is OPEN:
             self.answer = _UNDONE
         return b""
 
     def refused(self, status: int, message: str, headers: Iterable[tuple[str, str]] = ()) -> bytes:
-        if self.answer is _OPEN:
+        if self.answer is OPEN:
             self.answer = error_answer(status, message, headers)
         return b""

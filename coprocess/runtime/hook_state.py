@@ -128,11 +128,11 @@ class HookState(Generic[Entering]):
 
     __slots__ = (
         "_api_labels",
-        "_counts",
-        "_inside",
         "_lock",
         "concurrency",
+        "counts",
         "hook",
+        "inside",
         "on_error",
         "pace",
         "queue",
@@ -159,24 +159,24 @@ class HookState(Generic[Entering]):
         self.timeout_s = timeout_s
         self.on_error = on_error
         #: The calls that run.
-        self._inside: set[Entering] = set()
+        self.inside: set[Entering] = set()
         #: Those that wait. It is changed under the lock only.
         self.queue: deque[Entering] = deque()
         self._lock = threading.Lock()
         self.pace = Pace(takes_turns=takes_turns)
         #: By the API of the calls, as its label.
-        self._counts: dict[str, HookCounts] = {}
+        self.counts: dict[str, HookCounts] = {}
 
     @property
     def running(self) -> int:
         """How many calls run."""
-        return len(self._inside)
+        return len(self.inside)
 
     @property
     def in_flight(self) -> int:
         """How many run or wait."""
         # Who waits first: one that is given a place comes to it before it leaves the queue.
-        return len(self.queue) + len(self._inside)
+        return len(self.queue) + len(self.inside)
 
     @property
     def has_calls(self) -> bool:
@@ -184,23 +184,23 @@ class HookState(Generic[Entering]):
 
     def holds(self, call: Entering) -> bool:
         """Whether `call` runs still, and nobody has ended it."""
-        return call in self._inside
+        return call in self.inside
 
     @property
     def counted(self) -> list[tuple[CallLabel, HookCounts]]:
         """What it counted, by API."""
         label = label_of(self.hook)
-        return [((*label, api), counts) for api, counts in list(self._counts.items())]
+        return [((*label, api), counts) for api, counts in list(self.counts.items())]
 
-    def _counts_of(self, api_id: str) -> HookCounts:
+    def counts_of(self, api_id: str) -> HookCounts:
         label = self._api_labels.label(label_of(self.hook), api_id)
-        return self._counts.setdefault(label, HookCounts())
+        return self.counts.setdefault(label, HookCounts())
 
     def enter(self, call: Entering) -> bool:
         """Whether there was room, and `call` is to run now. Else it is to `wait`."""
         api_id = call.api_id  # Now: the reply is made of the same message.
-        call.counts = self._counts.get(api_id) or self._counts_of(api_id)
-        inside = self._inside
+        call.counts = self.counts.get(api_id) or self.counts_of(api_id)
+        inside = self.inside
         inside.add(call)
         if len(inside) <= self.concurrency:
             return True
@@ -223,10 +223,10 @@ class HookState(Generic[Entering]):
             return False
 
     def _takes_in(self, call: Entering) -> bool:
-        self._inside.add(call)
-        if len(self._inside) <= self.concurrency:
+        self.inside.add(call)
+        if len(self.inside) <= self.concurrency:
             return True
-        self._inside.discard(call)
+        self.inside.discard(call)
         return False
 
     def drop(self, call: Entering) -> bool:
@@ -243,14 +243,14 @@ class HookState(Generic[Entering]):
         None also where the watchdog has ended the call already, and with it, its place.
         """
         try:
-            self._inside.remove(call)
+            self.inside.remove(call)
         except KeyError:
             return None
         # As `HookCounts.count`, in place: each call comes by.
         counts = call.counts
         counts.durations[bisect_left(DURATION_BUCKETS_S, duration_s)] += 1
         counts.duration_sum_s += duration_s
-        return self._next() if self.queue else None
+        return self.following() if self.queue else None
 
     def cut_off(self, call: Entering, duration_s: float) -> tuple[bool, Entering | None]:
         """End a call that runs still: whether it did, and if so, the next one to run in its place."""
@@ -262,12 +262,13 @@ class HookState(Generic[Entering]):
     def release(self, call: Entering) -> tuple[bool, Entering | None]:
         """As `cut_off`, of a call that did not run: it is not counted."""
         try:
-            self._inside.remove(call)
+            self.inside.remove(call)
         except KeyError:
             return False, None
-        return True, self._next() if self.queue else None
+        return True, self.following() if self.queue else None
 
-    def _next(self) -> Entering | None:
+    def following(self) -> Entering | None:
+        """The next one to run, in the place of one that has left; None: nobody waits."""
         with self._lock:
             # Else one that came meanwhile has the place, and gives it on.
             return self.queue.popleft() if self.queue and self._takes_in(self.queue[0]) else None

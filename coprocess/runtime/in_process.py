@@ -14,6 +14,7 @@ import contextlib
 import math
 import time
 from asyncio import CancelledError
+from bisect import bisect_left
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import AbstractContextManager
 from contextvars import Context, copy_context
@@ -22,10 +23,12 @@ from typing import Any
 
 from coprocess.errors import HandlerFailed, ShuttingDown
 from coprocess.runtime.call import Call
+from coprocess.runtime.hook_state import DURATION_BUCKETS_S
 from coprocess.runtime.in_process_rpc import HereRpc, InProcessRpc, LoopRpc, ThreadRpc
 from coprocess.runtime.service import Service
 from coprocess.transport.engine import Rpc
 
+_FIRST_S = DURATION_BUCKETS_S[0]
 _NOBODY = contextlib.nullcontext()
 
 #: A handler that holds up a foreign loop for so long is told of. It cannot be given up: its loop is not ours.
@@ -63,10 +66,15 @@ class InProcess:
         state = call.gate = service.gates.get(hook) or service.state_of(hook)
         if not hook.is_async or service.tracing is not None or self.is_closed:
             return self._begin_otherwise(call, watching)
-        call.since_s = time.monotonic()
         call.failure = None
-        if not state.enter(call):
+        # As `HookState.enter`, in place, and below `leave`: each handler of a request comes by.
+        counts = call.counts = state.counts.get(call.api_id) or state.counts_of(call.api_id)
+        inside = state.inside
+        inside.add(call)
+        if len(inside) > state.concurrency:
+            inside.discard(call)
             return self._begin_otherwise(call, watching)
+        call.since_s = began_s = time.monotonic()
         # Most handlers wait for nothing: that needs no timer, and no coroutine but theirs.
         context = copy_context()
         try:
@@ -74,22 +82,34 @@ class InProcess:
         except BaseException as error:  # noqa: BLE001 - raised again, where it is no failure of the handler
             self._failed_here(call, error)
             return None
-        took_s = time.monotonic() - call.since_s
-        if took_s > BLOCKS_S:
-            self._tell_blocked(call, took_s)
-        if reply is None:
-            rpc = InProcessRpc()
-            self._needs_rpc(call, rpc)
-            return self._run(call, rpc, call.rest(), context, watching)
-        if took_s > state.timeout_s:
-            self._ended_here(call, reply, took_s)
-            return None
-        # As `_ended_here`, in place: each handler of a request comes by.
+        took_s = time.monotonic() - began_s
+        if reply is None or took_s > BLOCKS_S or took_s > state.timeout_s:
+            return self._not_at_once(call, reply, took_s, context, watching)
         call.replied = reply
-        following = state.leave(call, took_s)
-        if following is not None:
+        inside.remove(call)
+        counts.durations[0 if took_s <= _FIRST_S else bisect_left(DURATION_BUCKETS_S, took_s)] += 1
+        counts.duration_sum_s += took_s
+        if state.queue and (following := state.following()) is not None:
             service.begin_elsewhere(following)
         return None
+
+    def _not_at_once(
+        self,
+        call: Call,
+        reply: bytes | None,
+        took_s: float,
+        context: Context,
+        watching: AbstractContextManager[object],
+    ) -> Coroutine[Any, Any, None] | None:
+        """A call has begun here, and waits, or has taken long."""
+        if took_s > BLOCKS_S:
+            self._tell_blocked(call, took_s)
+        if reply is not None:
+            self._ended_here(call, reply, took_s)
+            return None
+        rpc = InProcessRpc()
+        self._needs_rpc(call, rpc)
+        return self._run(call, rpc, call.rest(), context, watching)
 
     def _begin_otherwise(
         self, call: Call, watching: AbstractContextManager[object]
@@ -256,17 +276,31 @@ class InProcess:
         service, hook = self._service, call.hook
         state = call.gate = service.gates.get(hook) or service.state_of(hook)
         if not (hook.is_async or service.tracing is not None or self.is_closed):
-            call.since_s = time.monotonic()
             call.failure = None
-            if state.enter(call):
+            # As in `begin`.
+            counts = call.counts = state.counts.get(call.api_id) or state.counts_of(call.api_id)
+            inside = state.inside
+            inside.add(call)
+            if len(inside) <= state.concurrency:
+                call.since_s = began_s = time.monotonic()
                 try:
                     # In a context of its own: what a handler sets there is no other call's.
                     reply = copy_context().run(call.run)
                 except BaseException as error:  # noqa: BLE001 - as in `begin`
                     self._failed_here(call, error)
-                else:
-                    self._ended_here(call, reply, time.monotonic() - call.since_s)
+                    return
+                took_s = time.monotonic() - began_s
+                if took_s > state.timeout_s:
+                    self._ended_here(call, reply, took_s)
+                    return
+                call.replied = reply
+                inside.remove(call)
+                counts.durations[0 if took_s <= _FIRST_S else bisect_left(DURATION_BUCKETS_S, took_s)] += 1
+                counts.duration_sum_s += took_s
+                if state.queue and (following := state.following()) is not None:
+                    service.begin_elsewhere(following)
                 return
+            inside.discard(call)
         if self.is_closed:
             _refuse(call)
         elif hook.is_async:

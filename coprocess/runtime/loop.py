@@ -17,6 +17,7 @@ from coprocess.api.context import current_call
 from coprocess.error_text import text_of
 from coprocess.loading.hooks import Hook
 from coprocess.runtime.log_limit import LimitedLog
+from coprocess.runtime.spare_task import SpareTask
 
 
 def _new_event_loop() -> asyncio.AbstractEventLoop:
@@ -47,7 +48,8 @@ class LoopThread:
         #: Whether an engine reads calls on it at this moment, and what is called when it runs no more.
         self.is_reading = False
         self.on_end: list[Callable[[], None]] = []
-        self._first_steps: list[Callable[[], object]] = []
+        #: In which handlers begin that are run while calls are read.
+        self.spare: SpareTask | None = None
         self.call_later = self._loop.call_later
         self.add_reader, self.remove_reader = self._loop.add_reader, self._loop.remove_reader
         #: Each call that it reads asks for it.
@@ -76,7 +78,14 @@ class LoopThread:
     @property
     def owners(self) -> list[object]:
         """For whom there are tasks."""
-        return list(self._tasks.values())
+        spare = self.spare
+        begins = [] if spare is None or spare.owner is None else [spare.owner]
+        return begins + list(self._tasks.values())
+
+    def make_spare(self, go_on: Callable[[SpareTask], Coroutine[Any, Any, None]]) -> SpareTask:
+        """To be called on the loop."""
+        spare = self.spare = SpareTask(self._loop, go_on)
+        return spare
 
     def call_soon(self, callback: Callable[..., object], *arguments: Any) -> bool:
         """Run `callback` on the loop, from any thread. False where it does not run any more."""
@@ -116,30 +125,17 @@ class LoopThread:
         task.add_done_callback(self._tasks.pop)
         return task
 
-    def begin_task(
-        self, coroutine: Coroutine[Any, Any, None], owner: object, begun: Callable[[asyncio.Task[None]], None]
-    ) -> None:
-        """As `run_task`, but its first step is run at once, in no other task; `begun` gets it before."""
-        context = Context()
-        # A task asks its loop to run its first step soon. This takes that step, and runs it: what
-        # `eager_start` does from Python 3.12 on, where it is over before anybody has the task.
-        self._loop.call_soon = self._take_first_step  # type: ignore[method-assign,assignment]  # for this alone
+    def begin_task(self, spare: SpareTask) -> None:
+        """Have `spare`, in which a handler has begun, go on as a task of its own."""
+        task = spare.task
+        self._tasks[task] = spare.owner
         try:
-            task = asyncio.Task(coroutine, loop=self._loop, context=context)
-        finally:
-            del self._loop.call_soon
-        self._tasks[task] = owner
-        begun(task)
-        try:
-            context.run(self._first_steps.pop())
+            spare.begin()
         finally:
             if task.done():
                 self._tasks.pop(task, None)
             else:
                 task.add_done_callback(self._tasks.pop)
-
-    def _take_first_step(self, step: Callable[[], object], *, context: Context | None = None) -> None:
-        self._first_steps.append(step)
 
     def _make_task(
         self, loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any
@@ -161,7 +157,11 @@ class LoopThread:
         if self._thread.ident is None:
             return None, None
         task = asyncio.current_task(self._loop)
-        owner = None if task is None else self._tasks.get(task)
+        spare = self.spare
+        if spare is not None and task is spare.task:
+            owner = spare.owner
+        else:
+            owner = None if task is None else self._tasks.get(task)
         return owner, sys._current_frames().get(self._thread.ident)
 
     def _run(self) -> None:
@@ -182,6 +182,8 @@ class LoopThread:
                     self._tell("a handler stopped the event loop: it runs on")
         for callback in self.on_end:
             callback()
+        if self.spare is not None:
+            self.spare.drop()
         loop.close()
 
     def _tell(self, event: str, **fields: Any) -> None:

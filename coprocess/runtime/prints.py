@@ -35,15 +35,18 @@ _unfinished: dict[int, ContextVar[tuple[CallContext, str] | None]] = {
     for level in (logging.INFO, logging.WARNING)
 }
 _thread = threading.local()
+#: Whether anything was ever printed: most services' handlers never do, and every call asks.
+has_printed = False
 
 _LONGEST_LINE = LONGEST_VALUE
 _MOST_PIECES = 4
 
 
 def end_line() -> None:
-    """Log what was printed in this thread or task without a line's end. For when a call has ended."""
-    if not _Captured.has_held:
-        return
+    """Log what was printed in this thread or task without a line's end. For when a call has ended.
+
+    To be called where `has_printed`.
+    """
     for level in _unfinished:
         _end_line(level)
 
@@ -68,16 +71,14 @@ def _log(level: int, call: CallContext, line: str) -> None:
 class _Captured(StandIn):
     """Standard output or error, as handlers see it."""
 
-    #: Whether anything was ever printed: most services' handlers never do, and every call asks.
-    has_held = False
-
     def __init__(self, original: TextIO, level: int, outside: Callable[[TextIO, str], object]) -> None:
         super().__init__(original)
         self._level = level
         self._outside = outside
 
     def write(self, text: str) -> int:
-        _Captured.has_held = True
+        global has_printed
+        has_printed = True
         call = current_call.get()
         # Logging that fails says so on standard error: not to the log again.
         if call is None or getattr(_thread, "is_logging", False):

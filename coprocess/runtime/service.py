@@ -38,9 +38,9 @@ from coprocess.runtime.hook_state import (
 from coprocess.runtime.idle import wait_until_idle
 from coprocess.runtime.local_event import LocalEvent
 from coprocess.runtime.log_limit import LimitedLog
-from coprocess.runtime.pace import QUICK_S, computed
+from coprocess.runtime.pace import QUICK_S, Used, computed
 from coprocess.runtime.streaming import NO_STREAMS, ChainedHandler, Streaming
-from coprocess.transport.engine import Methods, Rpc
+from coprocess.transport.engine import Methods, NotingHandler, Rpc
 from coprocess.transport.workers import WorkerThreads, start_missing
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class Service:
                 **dict.fromkeys(self._openers, self.handle),
                 **{path: partial(self._handle_chained, handler) for path, handler in chained.items()},
             },
-            bidi={path: partial(handler, self) for path, handler in bidi.items()},
+            bidi={path: NotingHandler(partial(handler, self)) for path, handler in bidi.items()},
         )
 
     def handle(self, rpc: Rpc) -> None:
@@ -148,7 +148,7 @@ class Service:
         except Exception as error:  # noqa: BLE001 - an engine's thread must not end
             self.refuse(rpc, error)
             return
-        state = self.state_of(call.hook)
+        state = self.gates.get(call.hook) or self._new_state(call.hook)
         call.arrive(rpc, state, since_s)
         admitted = state.enter(call) or state.wait(call)
         if admitted:
@@ -235,42 +235,79 @@ class Service:
 
         `now_s` is time.monotonic(). `in_turn`: it computes, and has the turn for that.
         """
-        pace = first.gate.pace
-        if first.gate.hook.is_async:
-            self.async_calls.begin(first)
-            loop = self.async_calls.loop
+        state = first.gate
+        if state.hook.is_async:
+            loop = self.async_calls.begin(first, now_s)
             if loop is not None:
                 first.rpc.runs_on(loop)
             return
-        if self.async_calls.is_read_here():
+        pace = state.pace
+        loop = self.async_calls.loop
+        if loop is not None and loop.is_reading and self.async_calls.is_read_here():
             # Else all async handlers would wait for it.
             first.rpc.may_block()
             self.begin_elsewhere(first)
             return
+        if in_turn or pace.doubt or pace.apart > 0 or pace.computes:
+            self._begin_watched(first, now_s, in_turn)
+            return
+        # As `_run_in_row`, of one that needs no watching: nearly all calls come by.
+        first.deadline_s = now_s + state.timeout_s
+        me = threading.get_ident()
+        self._running[me] = first
+        # In a context of its own: what a handler sets there is no other call's.
+        ran_s = Context().run(self._run, first) - now_s
+        self._running.pop(me, None)
+        now_s = time.monotonic()
+        if ran_s > QUICK_S:
+            pace.took(ran_s, None)
+        following = state.leave(first, now_s - first.since_s)
+        if following is not None:
+            call, in_turn = self._following(first, following, False)
+            self._run_in_row(call, now_s, in_turn=in_turn)
+
+    def _begin_watched(self, first: Call, now_s: float, in_turn: bool) -> None:
+        """The same for a call of a hook that may compute, or wait, or has done so."""
+        pace = first.gate.pace
         if pace.computes and not in_turn:
             in_turn = self._has_turn(first)
             if not in_turn:
                 return
-        if is_apart := in_turn or pace.apart > 0:
+        if in_turn or pace.apart > 0:
             pace.apart -= pace.apart > 0
             first.rpc.may_block()
-        before = pace.look() if pace.doubt and not is_apart else None
+            self._run_in_row(first, now_s, in_turn=in_turn, is_apart=True)
+        else:
+            self._run_in_row(first, now_s, judged=first, before=pace.look() if pace.doubt else None)
+
+    def _run_in_row(
+        self,
+        call: Call | None,
+        now_s: float,
+        *,
+        in_turn: bool = False,
+        is_apart: bool = False,
+        judged: Call | None = None,
+        before: Used | None = None,
+    ) -> None:
+        """Run an admitted call and, after it, those that waited for its place, or its turn.
+
+        `is_apart`: not where calls are read. Of `judged`, its pace is told how long it took since `before`.
+        """
         me = threading.get_ident()
-        call: Call | None = first
         while call is not None:
             state, began_s = call.gate, now_s
             computed_before = computed() if (is_apart or in_turn) and state.pace.asks_clocks() else None
             call.deadline_s = now_s + state.timeout_s
             self._running[me] = call
-            # In a context of its own: what a handler sets there is no other call's.
             ran_s = Context().run(self._run, call) - began_s
             self._running.pop(me, None)
             is_given_up = in_turn and not state.holds(call)
             now_s = time.monotonic()
             if computed_before is not None:
                 state.pace.computed(computed_before, now_s - began_s)
-            elif call is first and not is_apart and (pace.doubt or ran_s > QUICK_S):
-                pace.took(ran_s, before)
+            elif call is judged and (state.pace.doubt or ran_s > QUICK_S):
+                state.pace.took(ran_s, before)
             following = state.leave(call, now_s - call.since_s)
             if following is None and not in_turn:
                 return
@@ -328,7 +365,8 @@ class Service:
                 call.rpc.respond(reply)
         except Exception as error:  # noqa: BLE001 - else its place would stay taken for ever
             self._failures.fail_within(call, error)
-        prints.end_line()
+        if prints.has_printed:
+            prints.end_line()
         return ran_s or time.monotonic()
 
     def begin_elsewhere(self, call: Call) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 #: Answers a unary call, or begins a stream, with the calls that a service runs for it: see `runtime.chained`.
 ChainedHandler = Callable[["Service", Rpc], None]
+#: The second is a NotingHandler's.
 StreamHandler = Callable[["Service", BidiRpc], None]
 
 

@@ -200,6 +200,21 @@ ServerStreamingHandler = Callable[[StreamRpc], None]
 BidiHandler = Callable[[BidiRpc], None]
 
 
+class NotingHandler:
+    """A BidiHandler that does no more than to note what comes, and so does the `on_message` that it sets.
+
+    An engine may call both with its locks held: of the call, they use `metadata`, `in_thread` and `on_loop`.
+    """
+
+    __slots__ = ("begin",)
+
+    def __init__(self, begin: BidiHandler) -> None:
+        self.begin = begin
+
+    def __call__(self, rpc: BidiRpc) -> None:
+        self.begin(rpc)
+
+
 @dataclass(frozen=True, slots=True)
 class Methods:
     """What an engine serves: the handler of each method, by its path on the wire."""

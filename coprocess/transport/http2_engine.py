@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from types import MethodType
 from typing import Any
 
 import structlog
@@ -19,6 +20,7 @@ from coprocess.transport.engine import (
     ListenError,
     Metadata,
     Methods,
+    NotingHandler,
     Rpc,
     StreamRpc,
     too_large,
@@ -179,7 +181,7 @@ class Http2Stream(Http2Rpc, StreamRpc):
 class Http2Bidi(BidiRpc):
     """A call whose messages come one by one."""
 
-    __slots__ = ("_cancellation", "_engine", "_is_ended", "_protocol", "_request", "_stream")
+    __slots__ = ("_cancellation", "_engine", "_is_ended", "_is_noted", "_protocol", "_request", "_stream")
 
     def __init__(
         self, engine: Http2Engine, protocol: Http2Protocol, stream: Stream, request: Request
@@ -192,6 +194,8 @@ class Http2Bidi(BidiRpc):
         self._stream = stream
         self._request = request
         self._is_ended = False
+        #: Whether its messages are only noted, which may be done with the server's lock.
+        self._is_noted = False
         self._cancellation: _Cancellation | None = None
 
     def send(self, message: bytes) -> bool:
@@ -201,7 +205,9 @@ class Http2Bidi(BidiRpc):
         if len(message) > engine.max_message_bytes:
             self.end(Status.RESOURCE_EXHAUSTED, too_large("reply", len(message), engine.max_message_bytes))
             return False
-        return engine.send(self._protocol, self._stream, message)
+        protocol = self._protocol
+        is_taken: bool = engine.answer(protocol, protocol.send, self._stream, message)
+        return is_taken
 
     def finish(self, message: bytes) -> bool:
         engine = self._engine
@@ -257,10 +263,23 @@ class Http2Bidi(BidiRpc):
     # The connection's, with the server's lock, which no callback may be run with.
 
     def opened(self, handler: Callable[[BidiRpc], None]) -> None:
+        if type(handler) is NotingHandler:
+            try:
+                handler.begin(self)
+                self._is_noted = True
+            except Exception as error:  # noqa: BLE001 - logged there, and without the lock
+                self._engine.callbacks.append(partial(self._broken, error))
+            return
         self._engine.callbacks.append(partial(self._tell, handler, self))
 
     def received(self, message: bytes) -> None:
-        self._engine.callbacks.append(partial(self._receive, message))
+        if not self._is_noted:
+            self._engine.callbacks.append(partial(self._receive, message))
+        elif not self._is_ended:
+            try:
+                self.on_message(message)
+            except Exception as error:  # noqa: BLE001 - as above
+                self._engine.callbacks.append(partial(self._broken, error))
 
     def half_closed(self) -> None:
         self._engine.callbacks.append(self._receive_end)
@@ -298,6 +317,12 @@ class Http2Bidi(BidiRpc):
         try:
             callback(*arguments)
         except Exception:  # noqa: BLE001 - as above
+            self._break()
+
+    def _broken(self, error: Exception) -> None:
+        try:
+            raise error
+        except Exception:  # noqa: BLE001 - logged there
             self._break()
 
     def _break(self) -> None:
@@ -379,7 +404,7 @@ class Http2Engine(Engine):
 
     def _run(self, rpc: _Task) -> None:
         # First its type: `isinstance` of an abstract class takes long where it says no.
-        if type(rpc) is partial or not isinstance(rpc, Http2Rpc):
+        if type(rpc) is MethodType or type(rpc) is partial or not isinstance(rpc, Http2Rpc):
             rpc()
             return
         if rpc.is_over:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import grpc
 import pytest
@@ -195,6 +196,101 @@ def test_each_call_has_a_task_and_a_context_of_its_own() -> None:
         for _ in range(50):
             assert stamped(server, "own_context") == "nothing, this call"
             assert stamped(server, "times_out") == "timed out"
+
+
+class Keepers:
+    """Handlers that wait for nothing, and do something with their task, which no other call may notice."""
+
+    def __init__(self) -> None:
+        self.kept: list[Any] = []
+        self.by_task: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+        self.ended = threading.Semaphore(0)
+        self.left: list[asyncio.Task[Any]] = []
+
+    def table(self) -> HookTable:
+        def current() -> asyncio.Task[Any]:
+            task = asyncio.current_task()
+            assert task is not None
+            return task
+
+        def declare() -> None:
+            @Pre
+            async def quick(request: Any) -> None:
+                task, now = current(), asyncio.get_running_loop().time()
+                is_new = not (
+                    task.cancelling()
+                    or task in self.kept
+                    or task in self.by_task
+                    or hasattr(task, "mark")
+                    or task.get_name() == "named"
+                )
+                request.headers["X-Stamp"] = f"{is_new} {now > 0}"
+
+            @Pre
+            async def keeps(request: Any) -> None:
+                self.kept.append(current())
+
+            @Pre
+            async def keeps_weakly(request: Any) -> None:
+                self.by_task[current()] = 1
+
+            @Pre
+            async def marks(request: Any) -> None:
+                current().mark = True  # type: ignore[attr-defined]  # as some do
+
+            @Pre
+            async def names(request: Any) -> None:
+                current().set_name("named")
+
+            @Pre
+            async def cancels_itself(request: Any) -> None:
+                current().cancel()
+
+            @Pre
+            async def asks_for_its_end(request: Any) -> None:
+                current().add_done_callback(lambda done: self.ended.release())
+
+            @Pre
+            async def leaves_a_waiter(request: Any) -> None:
+                async def wait(other: asyncio.Task[Any]) -> None:
+                    await asyncio.wait([other])
+                    self.ended.release()
+
+                self.left.append(asyncio.create_task(wait(current())))
+
+            @Pre
+            async def waits_for_all(request: Any) -> None:
+                others = asyncio.all_tasks() - {current()} - set(self.left)
+                if others:
+                    await asyncio.wait(others)
+
+        return table_of(declare)
+
+
+def test_what_a_handler_does_with_its_task_no_other_call_notices() -> None:
+    keepers = Keepers()
+    with serving(keepers.table(), engine="http2") as server:
+        names = ["keeps", "keeps_weakly", "marks", "names", "cancels_itself", "asks_for_its_end"]
+        for name in [*names, "leaves_a_waiter", "waits_for_all"]:
+            lend(server)
+            for _ in range(3):
+                server.client.dispatch(make_object(hook_name=name))
+                assert stamped(server, "quick") == "True True"
+        for _ in range(6):
+            assert keepers.ended.acquire(timeout=PATIENCE_S)
+        assert len(set(map(id, keepers.kept))) == 3
+        until(lambda: all(task.done() for task in keepers.kept))
+
+
+def test_calls_that_wait_for_nothing_need_no_task_each() -> None:
+    with read_on_loop(Handlers()) as server:
+        loop = server.service.async_calls.loop
+        assert loop is not None
+        until(lambda: bool(stamped(server, "quick")) and loop.spare is not None)
+        spare = loop.spare
+        for _ in range(20):
+            assert stamped(server, "quick")
+        assert loop.spare is spare
 
 
 def test_the_deadline_of_a_client_ends_its_call() -> None:

@@ -12,7 +12,7 @@ from coprocess.gateways.envoy.check import Check
 from coprocess.gateways.envoy.exchange import Exchange
 from coprocess.gateways.envoy.gateway import EnvoyGateway
 from coprocess.runtime.call import Call
-from coprocess.runtime.chained import Steps
+from coprocess.runtime.chained import StepCall, Steps
 from coprocess.runtime.in_process_rpc import InProcessRpc
 from coprocess.runtime.registration import GatewayOptions
 from tests.envoy.world import table_of
@@ -29,15 +29,15 @@ POST: Pairs = [
 OK: Pairs = [(":status", "200"), ("content-type", "text/plain"), ("content-length", "5")]
 
 
-def run(steps: Steps) -> Any:
-    """What the steps end with, their calls run here."""
-    value: Any = None
-    while True:
-        try:
-            need = steps.send(value)
-        except StopIteration as end:
-            return end.value
-        value = _outcome(need) if isinstance(need, Call) else need()
+def run(steps: Steps) -> None:
+    """Run them, and their calls, here."""
+    for need in steps:
+        if isinstance(need, StepCall):
+            need.failure = _outcome(need).failure
+        elif callable(need):
+            need()
+        else:
+            return
 
 
 def _outcome(call: Call) -> InProcessRpc:
@@ -80,7 +80,8 @@ class Stream:
             self._config = None
         raw = message if isinstance(message, bytes) else message.SerializeToString()
         try:
-            replies = run(self.exchange.take(raw))
+            run(self.exchange.take(raw))
+            replies = self.exchange.replies()
         except CoprocessError as error:
             replies = [self.exchange.refusal(error)]
         return [wire.ProcessingResponse.FromString(each) for each in replies]
@@ -124,7 +125,9 @@ def edits(common: wire.CommonResponse) -> list[tuple[str, bytes, bool]]:
 
 def check(*handlers: Callable[..., Any], request: wire.CheckRequest) -> wire.CheckResponse:
     gateway = EnvoyGateway(table_of(*handlers), GatewayOptions())
-    raw = run(Check(gateway.chain, gateway).take(request.SerializeToString()))
+    checked = Check(gateway.chain, gateway)
+    run(checked.take(request.SerializeToString()))
+    raw = checked.reply()
     assert raw, "an empty reply lets the request in"
     reply = wire.CheckResponse.FromString(raw)
     assert reply.HasField("status")

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from coprocess import CustomKeyCheck, Post, Pre, Response, respond
-from coprocess.gateways.envoy import wire
+from coprocess.errors import HandlerFailed
+from coprocess.gateways.envoy import encoding, guard, wire
+from coprocess.gateways.envoy.messages import Fields
 from tests.envoy.drive import GET, OK, POST, Stream, check, check_request, edits
 
 
@@ -409,3 +411,26 @@ def test_a_response_is_not_left_with_the_old_length(body: bytes) -> None:
     assert asked.mode_override.response_body_mode == wire.ProcessingMode.BUFFERED
     (reply,) = stream.response_body(body)
     assert edits(reply.response_body.response) == [("content-length", b"5", False)]
+
+
+def test_one_edit_is_encoded_as_many_are() -> None:
+    values = ["1", "", "ä", "x" * 200, "a,b", "\udcff"]
+    for name in ["X-A", "Content-Length", "Cookie", "X-B" + "b" * 130]:
+        for value in values:
+            headers = Fields([wire.HeaderValue(key="x-c", raw_value=b"c")])
+            headers["X-A"] = "0"
+            headers.replaced = {name: value}
+            general = guard.Edits()
+            general.take(headers, None)
+            mutation = general.encoded()
+            assert guard.small_mutation(headers, None) == mutation
+            common = encoding.field(2, mutation) if mutation else b""
+            for metadata in (b"", b"\x0a\x00"):
+                expected = encoding.reply(encoding.REQUEST_HEADERS, common, metadata)
+                assert encoding.reply_with_edits(encoding.REQUEST_HEADERS, mutation, metadata) == expected
+    headers = Fields([])
+    headers.replaced = {"X-A": "1", "X-B": "2"}
+    assert guard.small_mutation(headers, None) is None
+    headers.replaced = {"X-A": "a\nb"}
+    with pytest.raises(HandlerFailed, match="line break in header X-A"):
+        guard.small_mutation(headers, None)

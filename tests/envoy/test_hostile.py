@@ -108,6 +108,19 @@ def test_what_is_no_message_closes_and_the_next_stream_is_served(raw: bytes) -> 
         until(lambda: running.gateway.open_streams == 0)
 
 
+def test_an_attribute_that_is_no_utf8_closes_and_says_why() -> None:
+    """As Envoy sends `request.useragent` of a client that says `\xe9`."""
+    message = wire.ProcessingRequest(request_headers=wire.HttpHeaders(headers=header_map(GET)))
+    told = message.attributes["envoy.filters.http.ext_proc"].fields["request.useragent"]
+    told.string_value = "AA"
+    raw = message.SerializeToString().replace(b"AA", b"\xe9A")
+    with serving(*HANDLERS) as running, Client(running.address) as client:
+        method: Any = client.channel.stream_stream(wire.PROCESS, None, wire.ProcessingResponse.FromString)
+        (reply,) = method(iter([raw]), timeout=PATIENCE_S)
+    assert reply.immediate_response.status.code == 500
+    assert "UTF-8" in reply.immediate_response.details
+
+
 def test_a_client_that_sends_without_reading_is_ended() -> None:
     """Its messages wait for the one in front, and are bounded."""
     gate = threading.Event()

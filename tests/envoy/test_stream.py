@@ -223,7 +223,7 @@ def test_what_has_ended_is_no_work_for_the_garbage_collector() -> None:
         pass
 
     def left() -> int:
-        kinds = ("Exchange", "Traffic", "HeldRequest", "EnvoyStream", "Check", "UnaryCaller")
+        kinds = ("Exchange", "Traffic", "HeldRequest", "EnvoyStream", "Check", "UnaryChain")
         return sum(type(each).__name__ in kinds for each in gc.get_objects())
 
     with serving(check, look) as running, Client(running.address) as client:

@@ -17,6 +17,7 @@ from coprocess.desk.envoy.simulator.bodies import body_of
 from coprocess.desk.envoy.simulator.exchange import (
     CHUNK_GAP_S,
     Exchange,
+    HttpRequest,
     HttpResponse,
     ServerCall,
     UpstreamReply,
@@ -32,6 +33,8 @@ Pairs = list[tuple[str, str]]
 _HELD_BACK_MS = 15.0
 #: What Envoy sends without waiting is there by then, unless the machine is slow: then it is played again.
 _LATE_S = 1.0
+#: Envoy's own limits, of seconds, end before that.
+_SILENCE_S = 10.0
 _BODYLESS = ("100", "204", "304")
 #: Envoy says so where it cannot connect.
 _AWAY = b"remote connection failure"
@@ -108,14 +111,14 @@ def _send(
         return
     is_chunked = any(name.lower() == "transfer-encoding" for name, _ in headers)
     connection.sendall(head)
-    for chunk in chunks:
-        time.sleep(CHUNK_GAP_S)
+    for chunk in chunks:  # As the recorder did.
         connection.sendall(b"%x\r\n%s\r\n" % (len(chunk), chunk) if is_chunked else chunk)
+        time.sleep(CHUNK_GAP_S)
     if is_chunked:
         connection.sendall(_lines("0", trailers))
 
 
-class _Upstream:
+class Upstream:
     """Answers as the recording that is played says, and keeps what it got."""
 
     def __init__(self) -> None:
@@ -242,7 +245,7 @@ def is_playable(recording: Recording) -> bool:
     return not recording.is_grpc and not is_upgrade
 
 
-def _upstream_cluster(name: str, port: int) -> dict[str, Any]:
+def upstream_cluster(name: str, port: int) -> dict[str, Any]:
     options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
     return {
         **cluster(name, "127.0.0.1", port),
@@ -260,7 +263,7 @@ class RecordedWorld:
 
     def __init__(self, recordings: Sequence[tuple[Recording, dict[str, Any]]]) -> None:
         """Each with the content of its file."""
-        self._upstream = _Upstream()
+        self._upstream = Upstream()
         self._script = _Script()
         self._server = grpc.server(ThreadPoolExecutor(8), handlers=[self._script])
         port = self._server.add_insecure_port("127.0.0.1:0")
@@ -292,7 +295,7 @@ class RecordedWorld:
                 name = route.get("route", {}).get("cluster")
                 if name:
                     is_away = _AWAY in body_of(content["http_response"].get("body"))
-                    clusters[name] = _upstream_cluster(name, closed_port if is_away else self._upstream.port)
+                    clusters[name] = upstream_cluster(name, closed_port if is_away else self._upstream.port)
         clusters["extproc"] = cluster("extproc", "127.0.0.1", port, is_http2=True)
         self._envoy = Envoy(f"127.0.0.1:{port}", self._upstream.port, listeners, list(clusters.values()))
 
@@ -311,7 +314,7 @@ class RecordedWorld:
         script, upstream = self._script, self._upstream
         script.streams, script.calls = list(recording.streams), []
         upstream.reply, upstream.request = recording.reply(), None
-        response = self._request(recording)
+        response = ask(self._envoy.ports[recording.name], recording.request())
         # What Envoy does not wait for comes later.
         expected = [len(stream.sent) for stream in recording.streams], recording.upstream_request is not None
         until_s = time.monotonic() + _LATE_S
@@ -326,25 +329,26 @@ class RecordedWorld:
             http_response=response,
         )
 
-    def _request(self, recording: Recording) -> HttpResponse:
-        request = recording.request()
-        port = self._envoy.ports[recording.name]
-        with socket.create_connection(("127.0.0.1", port), PATIENCE_S) as client:
-            head = _lines(f"{request.method} {request.target} HTTP/1.1", request.headers)
-            with suppress(ConnectionError):  # It was answered before it was read.
-                _send(client, head, request.headers, request.body, request.chunks, request.trailers)
-            if request.leaves_after_s is not None:
-                time.sleep(request.leaves_after_s)
-                return HttpResponse(None)
-            with client.makefile("rb") as file:
-                is_bodyless = request.method == "HEAD"
-                try:
+
+def ask(port: int, request: HttpRequest) -> HttpResponse:
+    """What a client gets from that port of this machine."""
+    with socket.create_connection(("127.0.0.1", port), PATIENCE_S) as client:
+        head = _lines(f"{request.method} {request.target} HTTP/1.1", request.headers)
+        with suppress(ConnectionError):  # It was answered before it was read.
+            _send(client, head, request.headers, request.body, request.chunks, request.trailers)
+        if request.leaves_after_s is not None:
+            time.sleep(request.leaves_after_s)
+            return HttpResponse(None)
+        client.settimeout(_SILENCE_S)
+        with client.makefile("rb") as file:
+            is_bodyless = request.method == "HEAD"
+            try:
+                came = read_message(file, is_bodyless=is_bodyless, lasts=True)
+                if came.first_line.split(" ")[1] == "100":
                     came = read_message(file, is_bodyless=is_bodyless, lasts=True)
-                    if came.first_line.split(" ")[1] == "100":
-                        came = read_message(file, is_bodyless=is_bodyless, lasts=True)
-                except OSError as error:
-                    return HttpResponse(None, error=repr(error))
-        status = came.first_line.split(" ")[1]
-        if len(status) != 3:
-            return HttpResponse(None, error=f"illegal status line: {came.first_line}")
-        return HttpResponse(int(status), tuple(came.headers), came.body, tuple(came.trailers), came.error)
+            except OSError as error:
+                return HttpResponse(None, error=repr(error))
+    status = came.first_line.split(" ")[1]
+    if len(status) != 3:
+        return HttpResponse(None, error=f"illegal status line: {came.first_line}")
+    return HttpResponse(int(status), tuple(came.headers), came.body, tuple(came.trailers), came.error)

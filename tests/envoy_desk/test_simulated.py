@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from coprocess.desk.envoy.simulator import (
     Envoy,
     EnvoyConfig,
@@ -19,6 +21,7 @@ from coprocess.gateways.envoy import wire
 from tests.envoy.world import ext_authz, ext_proc
 
 Headers = tuple[tuple[str, str], ...]
+HELLO = UpstreamReply(200, (("content-length", "5"),), b"hello")
 
 
 class Replies:
@@ -68,13 +71,20 @@ def run(
     check: wire.CheckResponse | None = None,
     method: str = "GET",
     headers: Headers = (),
+    chunks: tuple[bytes, ...] = (),
+    trailers: Headers = (),
+    reply: UpstreamReply = HELLO,
+    action: Any = None,
 ) -> Exchange:
     config = EnvoyConfig.read(
-        {"http_filters": [entry], "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "up"}}]}
+        {
+            "http_filters": entry if isinstance(entry, list) else [entry],
+            "routes": [{"match": {"prefix": "/"}, **(action or {"route": {"cluster": "up"}})}],
+        }
     )
-    reply = UpstreamReply(200, (("content-length", "5"),), b"hello")
     envoy = Envoy(config, Replies(replies or {}, check), lambda request: reply)
-    return envoy.request(HttpRequest(method, "/a?b=1", (("host", "example.test"), *headers)))
+    given = (("host", "example.test"), *headers, *([("transfer-encoding", "chunked")] if chunks else []))
+    return envoy.request(HttpRequest(method, "/a?b=1", given, b"".join(chunks), chunks, trailers))
 
 
 def editing(kind: str, edit: Callable[[Any], None]) -> dict[str, wire.ProcessingResponse]:
@@ -175,3 +185,217 @@ def test_connect_and_upgrades_that_are_not_configured_go_nowhere() -> None:
         assert (refused.http_response.status, refused.upstream_request) == (status, None)
         sent = [message.WhichOneof("request") for call in refused.calls for message in call.sent]
         assert sent == ["response_headers"]
+
+
+# What a campaign of random exchanges with Envoy 1.40 found.
+
+
+def answering(status: int) -> dict[str, wire.ProcessingResponse]:
+    reply = wire.ProcessingResponse()
+    reply.immediate_response.status.code = status  # type: ignore[assignment]  # any number fits
+    return {"request_headers": reply}
+
+
+def set_(name: str, value: bytes) -> Callable[[Any], None]:
+    def edit(mutation: Any) -> None:
+        option = mutation.set_headers.add()
+        option.header.key, option.header.raw_value = name, value
+
+    return edit
+
+
+def upstream_headers(exchange: Exchange) -> Headers:
+    assert exchange.upstream_request is not None
+    return exchange.upstream_request.headers
+
+
+@pytest.mark.parametrize("name", ["accept", "cache-control", "if-match", "referer", "x-forwarded-port"])
+def test_a_clients_lines_of_one_name_are_one(name: str) -> None:
+    exchange = run(ext_proc(), headers=((name, "1"), (name, "2")))
+
+    assert (name, "1,2") in upstream_headers(exchange)
+
+
+def test_nothing_is_joined_to_an_empty_value_with_a_comma() -> None:
+    exchange = run(
+        ext_proc(), editing("request_headers", append("accept", b"two")), headers=(("accept", ""),)
+    )
+
+    assert ("accept", "two") in upstream_headers(exchange)
+
+
+@pytest.mark.parametrize(
+    ("referer", "is_kept"),
+    [
+        *((text, True) for text in ("http://a/b?c", "/a:b", "a", "", "*", "HTTP://X:65535", "http://[::1]/")),
+        *((text, False) for text in ("a b", "\xe9", "http://", "a:80", "mailto:a@b", "http://a:65536/")),
+        *((text, False) for text in ("http://u@h/", "/a#b", "http://a_b/")),
+    ],
+)
+def test_a_referer_is_a_url_or_nothing(referer: str, is_kept: bool) -> None:
+    exchange = run(ext_proc(), headers=(("referer", referer),))
+
+    assert (("referer", referer) in upstream_headers(exchange)) == is_kept
+
+
+@pytest.mark.parametrize("name", ["x-envoy-retry-on", "x-envoy-max-retries", "x-forwarded-client-cert"])
+def test_what_only_envoy_may_say_is_taken_from_clients(name: str) -> None:
+    assert name not in dict(upstream_headers(run(ext_proc(), headers=((name, "1"),))))
+
+
+def test_an_authority_is_one_or_is_refused() -> None:
+    rules = {"allow_all_routing": True}
+    for value, host in ((b"a b", "example.test"), (b"other:80", "other:80")):
+        exchange = run(ext_proc(mutation_rules=rules), editing("request_headers", set_(":authority", value)))
+        assert ("host", host) in upstream_headers(exchange)
+
+
+@pytest.mark.parametrize(("status", "closes"), [(400, True), (403, False)])
+def test_a_bad_request_ends_the_connection(status: int, closes: bool) -> None:
+    response = run(ext_proc(), answering(status)).http_response
+
+    assert response.status == status
+    assert (("connection", "close") in response.headers) == closes
+
+
+def test_an_answer_before_the_end_of_the_request_ends_the_connection() -> None:
+    response = run(ext_proc(), answering(403), method="POST", chunks=(b"a", b"b")).http_response
+
+    assert ("connection", "close") in response.headers
+
+
+def test_beside_a_length_there_are_no_trailers() -> None:
+    mode = {"request_body_mode": "BUFFERED"}
+    reply = wire.ProcessingResponse()
+    reply.request_body.response.body_mutation.body = b"new"
+    set_("content-length", b"3")(reply.request_body.response.header_mutation)
+    exchange = run(
+        ext_proc(processing_mode=mode),
+        {"request_body": reply},
+        method="POST",
+        chunks=(b"ab", b"c"),
+        trailers=(("x-t", "1"),),
+    )
+
+    assert exchange.upstream_request is not None
+    assert (exchange.upstream_request.body, exchange.upstream_request.trailers) == (b"new", ())
+
+
+def test_envoy_says_its_transfer_encoding_beside_a_servers() -> None:
+    exchange = run(
+        ext_proc(),
+        editing("request_headers", set_("transfer-encoding", b"chunked")),
+        method="POST",
+        chunks=(b"a",),
+    )
+
+    assert [name for name, _ in upstream_headers(exchange)].count("transfer-encoding") == 2
+
+
+def test_a_length_beyond_the_body_is_waited_for_also_where_there_is_none() -> None:
+    empty = UpstreamReply(200, (("content-length", "0"),))
+    response = run(
+        ext_proc(), editing("response_headers", set_("content-length", b"50")), reply=empty
+    ).http_response
+
+    assert response.error is not None
+
+
+def test_an_authority_that_is_set_in_a_response_is_a_host() -> None:
+    rules = {"allow_all_routing": True}
+    exchange = run(ext_proc(mutation_rules=rules), editing("response_headers", set_(":authority", b"two")))
+
+    assert ("host", "two") in exchange.http_response.headers
+
+
+def test_a_route_that_answers_by_itself_waits_for_no_body() -> None:
+    mode = {"request_header_mode": "SKIP", "request_body_mode": "BUFFERED"}
+    exchange = run(
+        ext_proc(processing_mode=mode),
+        method="POST",
+        chunks=(b"a", b"b"),
+        action={"direct_response": {"status": 403}},
+    )
+
+    assert [message.WhichOneof("request") for message in exchange.calls[0].sent] == ["response_headers"]
+    assert exchange.http_response.status == 403
+
+
+def test_what_is_replaced_in_full_duplex_goes_on() -> None:
+    mode = {"request_body_mode": "FULL_DUPLEX_STREAMED", "request_trailer_mode": "SEND"}
+    reply = wire.ProcessingResponse()
+    reply.request_headers.response.status = wire.CommonResponse.CONTINUE_AND_REPLACE
+    exchange = run(ext_proc(processing_mode=mode), {"request_headers": reply}, method="POST", chunks=(b"a",))
+
+    assert [message.WhichOneof("request") for message in exchange.calls[0].sent][:2] == [
+        "request_headers",
+        "request_body",
+    ]
+    # A plain reply to a body is none there.
+    assert exchange.http_response.status == 500
+
+
+def test_no_route_no_check() -> None:
+    exchange = run(
+        ext_authz(),
+        check=wire.CheckResponse(),
+        action={"match": {"path": "/other"}, "route": {"cluster": "up"}},
+    )
+
+    assert (exchange.calls, exchange.http_response.status) == ([], 404)
+
+
+def test_a_check_is_told_how_much_came_by_then() -> None:
+    sizes = []
+    for filters in ([ext_authz()], [ext_proc(), ext_authz()]):
+        exchange = run(filters, check=wire.CheckResponse(), method="POST", chunks=(b"abc", b"de"))
+        question = exchange.calls[-1].sent[0]
+        assert isinstance(question, wire.CheckRequest)
+        sizes.append(question.attributes.request.http.size)
+
+    assert sizes == [0, 3]
+
+
+def test_a_part_of_a_body_that_is_as_long_as_it_may_be_is_no_part() -> None:
+    body = {"max_request_bytes": 3, "allow_partial_message": True}
+    told = []
+    for chunks in ((b"abc", b"de"), (b"abcd", b"e")):
+        exchange = run(
+            ext_authz(with_request_body=body), check=wire.CheckResponse(), method="POST", chunks=chunks
+        )
+        question = exchange.calls[-1].sent[0]
+        assert isinstance(question, wire.CheckRequest)
+        pairs = question.attributes.request.http.header_map.headers
+        told += [pair.raw_value for pair in pairs if pair.key == "x-envoy-auth-partial-body"]
+
+    assert told == [b"false", b"true"]
+
+
+def test_a_cookie_that_a_check_adds_is_of_the_same_line() -> None:
+    check = wire.CheckResponse()
+    option = check.ok_response.headers.add()
+    option.header.key, option.header.value = "cookie", "b=2"
+    option.append.value = True
+    exchange = run(ext_authz(), check=check, headers=(("cookie", "a=1"),))
+
+    assert ("cookie", "a=1; b=2") in upstream_headers(exchange)
+
+
+def test_with_rules_an_invalid_header_of_a_check_is_left_out() -> None:
+    check = wire.CheckResponse()
+    option = check.ok_response.headers.add()
+    option.header.key, option.header.value = "x-a", "a\r\nb"
+    exchange = run(ext_authz(decoder_header_mutation_rules={}), check=check)
+
+    assert exchange.http_response.status == 200
+    assert "x-a" not in dict(upstream_headers(exchange))
+
+
+def test_the_status_of_what_is_answered_tells_grpcs() -> None:
+    entry = ext_proc(response_attributes=["response.grpc_status", "response.flags"])
+    exchange = run(entry, action={"match": {"path": "/other"}, "route": {"cluster": "up"}})
+
+    told = exchange.calls[0].sent[-1]
+    assert isinstance(told, wire.ProcessingRequest)
+    fields = told.attributes["envoy.filters.http.ext_proc"].fields
+    assert (fields["response.grpc_status"].number_value, fields["response.flags"].number_value) == (12, 256)

@@ -547,3 +547,14 @@ def test_the_same_bytes_mean_something_else_when_the_table_has_changed() -> None
         stream = opened(peer.send(frame(1, frames.END_HEADERS, 2 * number + 1, section)))
         seen.append(stream.fields.fields[-1])
     assert seen == [(b"a", b"a"), (b"a", b"a"), (b"a", b"a"), (b"b", b"b"), (b"b", b"b")]
+
+
+@pytest.mark.parametrize(
+    "block", [b"\xff\xff\xff\xff\xff\xff", b"\xbe", b"\x97\x33\x11\x7c\xc6\xff\xff\xff\xff\xa9"]
+)
+def test_the_reason_of_goaway_shows_no_address_of_memory(block: bytes) -> None:
+    peer = started()
+    peer.send(frames.frame(frames.HEADERS, frames.END_HEADERS, 1, block))
+    (goaway,) = (each for each in peer.frames if each.kind == frames.GOAWAY)
+    assert b"no HPACK" in goaway.payload
+    assert b"0x" not in goaway.payload

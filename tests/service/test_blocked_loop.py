@@ -235,7 +235,7 @@ def test_a_call_that_the_collector_closes_elsewhere_ends_without_an_error() -> N
 
 
 def loop_of(server: Server) -> LoopThread:
-    loop = server.service.async_calls._loop
+    loop = server.service.async_calls.loop
     assert loop is not None
     return loop
 

@@ -160,7 +160,7 @@ def test_a_hook_is_not_without_calls_while_its_place_is_handed_over() -> None:
             super().add(caller)
             seen.append(state.has_calls)
 
-    state._inside = Watched(state._inside)
+    state.inside = Watched(state.inside)
     assert state.leave(first, 0.0) is second
     assert seen == [True, True]
     assert state.in_flight == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,11 +73,19 @@ def read_yaml(path: Path) -> list[YamlDocument]:
 
 
 def _document(path: Path, node: Any) -> YamlDocument:
+    import yaml
+
     places: dict[Where, tuple[int, int]] = {}
-    return YamlDocument(path, _value(node, (), places), places)
+    loader = yaml.SafeLoader("")
+    try:
+        return YamlDocument(path, _value(node, (), places, loader.construct_object), places)
+    finally:
+        loader.dispose()
 
 
-def _value(node: Any, where: Where, places: dict[Where, tuple[int, int]]) -> Any:
+def _value(
+    node: Any, where: Where, places: dict[Where, tuple[int, int]], construct: Callable[[Any], Any]
+) -> Any:
     import yaml
 
     if len(where) > _MAX_DEPTH:
@@ -87,16 +95,12 @@ def _value(node: Any, where: Where, places: dict[Where, tuple[int, int]]) -> Any
         found: dict[str, Any] = {}
         for key, value in node.value:
             name = snake(str(getattr(key, "value", key)))
-            found[name] = _value(value, (*where, name), places)
+            found[name] = _value(value, (*where, name), places, construct)
             places[(*where, name)] = (key.start_mark.line + 1, key.start_mark.column + 1)
         return found
     if isinstance(node, yaml.SequenceNode):
-        return [_value(item, (*where, index), places) for index, item in enumerate(node.value)]
-    loader = yaml.SafeLoader("")
-    try:
-        return loader.construct_object(node)
-    finally:
-        loader.dispose()
+        return [_value(item, (*where, index), places, construct) for index, item in enumerate(node.value)]
+    return construct(node)
 
 
 def walk(value: Any, where: Where = ()) -> Iterator[tuple[Where, dict[str, Any]]]:

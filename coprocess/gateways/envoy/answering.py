@@ -17,17 +17,27 @@ if TYPE_CHECKING:
 class Answering:
     """A part of `Exchange`."""
 
-    _is_answered = False
+    __slots__ = (
+        "_is_answered",
+        "_is_session_told",
+        "_request",
+        "_response",
+        "_response_mode",
+        "_told_metadata",
+        "is_done",
+    )
 
-    def __init__(self) -> None:
-        #: Nothing of what Envoy could still send matters to the handlers of this stream.
-        self.is_done = False
-        self._is_session_told = False
-        # Of the direction that is under way.
-        self._request = RequestSide()
-        self._response = ResponseSide()
-        #: What of the metadata Envoy knows.
-        self._told_metadata: dict[str, str] = {}
+    #: Nothing of what Envoy could still send matters to the handlers of this stream.
+    is_done: bool
+    _is_answered: bool
+    _is_session_told: bool
+    _request: RequestSide
+    #: None: nothing of it has come.
+    _response: ResponseSide | None
+    #: The body mode of the response, as the filter has it.
+    _response_mode: int
+    #: What of the metadata Envoy knows; None: nothing.
+    _told_metadata: dict[str, str] | None
 
     def _too_large(self, side: Side, size_bytes: int) -> bytes:
         if side is self._request:
@@ -42,7 +52,9 @@ class Answering:
 
     def _immediate(self, answer: Answer, text: str, traffic: Traffic | None = None) -> bytes:
         self.is_done = self._is_answered = True
-        self._request.steps = self._response.steps = None
+        self._request.steps = None
+        if self._response is not None:
+            self._response.steps = None
         status, body = answer.status, answer.body
         try:
             guard.status(status)
@@ -62,7 +74,7 @@ class Answering:
     def _read_metadata(self, asked: ProcessingRequest, traffic: Traffic) -> None:
         context = asked.metadata_context
         if context.filter_metadata:
-            told = self._told_metadata
+            told = self._told_metadata = {}
 
             # Of `self` nothing: a cycle for each stream would be the collector's.
             def read() -> dict[str, str]:
@@ -74,10 +86,14 @@ class Answering:
 
     def _dynamic_metadata(self, traffic: Traffic) -> bytes:
         """What is new since it was told last."""
+        if traffic.tells_nothing:
+            return b""
         session = traffic.session if traffic.has_session else None
         metadata = traffic.known_metadata
         if session is None and metadata is None:
             return b""
         is_new = not self._is_session_told
         self._is_session_told = session is not None
+        if self._told_metadata is None:
+            self._told_metadata = {}
         return dynamic_metadata.encoded(metadata, self._told_metadata, session, is_new=is_new)

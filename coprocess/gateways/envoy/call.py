@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, MutableMapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import Protocol
 
 from coprocess.api.held import HeldRequest, HeldSession
 from coprocess.api.messages import Reject, Reply
@@ -17,15 +17,11 @@ from coprocess.loading.lifetime import Lifetime
 from coprocess.runtime import admission
 from coprocess.runtime.admission import Refusal
 from coprocess.runtime.answers import Answer, failure_answer
-from coprocess.runtime.call import Call
-from coprocess.runtime.chained import Work
-from coprocess.runtime.held_call import HeldCall, HeldExchange
-from coprocess.runtime.in_process_rpc import InProcessRpc
+from coprocess.runtime.chained import PAUSE, StepCall, Steps
+from coprocess.runtime.held_call import HeldExchange
 
-#: To wait for the body.
-BODY = object()
-#: Ends with the answer that ends the request here, or None. Also yields BODY, where a body may come later.
-RequestSteps = Generator[Any, Any, Answer | None]
+# An enum's members are looked up each time.
+_KEY_CHECK, _POST = HookType.CustomKeyCheck, HookType.Post
 
 
 class Around(Protocol):
@@ -38,7 +34,7 @@ class Around(Protocol):
         """`rate` or `quota` where that is exceeded, `unknown` where nobody can tell, or empty. It blocks."""
 
 
-class EnvoyCall(HeldCall):
+class EnvoyCall(StepCall):
     """Its attributes are what handlers may ask for."""
 
     highest_status = guard.HIGHEST_STATUS
@@ -76,7 +72,10 @@ class Traffic(HeldExchange):
     __slots__ = (
         "_around",
         "_metadata",
+        "answer",
+        "awaits_body",
         "chain",
+        "exceeded",
         "failure_text",
         "has_body",
         "is_replaced",
@@ -85,15 +84,19 @@ class Traffic(HeldExchange):
     )
 
     def __init__(self, request: HeldRequest, chain: Chain, around: Around) -> None:
-        super().__init__(request, chain.spec)
+        # Not by the base class's, as each request makes one.
+        self.request, self.response, self.spec = request, None, chain.spec
+        self._session = self._state = None
         self.chain = chain
         self._around = around
         #: None where no handler leaves anything for the end.
         self.lifetime = Lifetime() if chain.has_end else None
         self._metadata: TextMap | None = None
         self.metadata_source: Callable[[], dict[str, str]] = dict
-        #: Whether the request's body can be asked for.
-        self.has_body = False
+        #: Whether the body of what handlers see can be asked for; and whether they wait for it.
+        self.has_body = self.awaits_body = False
+        #: What ends the request here, or the response, once the steps are through.
+        self.answer: Answer | None = None
         #: Why an answer was given, for access logs; empty: the answer says it.
         self.failure_text = ""
         #: Whether a handler of Response has put another response in the place of the upstream's.
@@ -114,51 +117,71 @@ class Traffic(HeldExchange):
         """The same, where anybody has asked for it."""
         return self._metadata
 
-    def hook_call(self, step: Step) -> EnvoyCall:
+    def _chosen_call(self, step: Step) -> EnvoyCall:
         """Raises UnknownHook."""
-        hook = step.hook
-        if hook is None:
-            chain = self.chain
-            hook = chain.table.choose(
-                step.moment, step.name, chain.route.api_id, headers=self.request.headers
-            )
+        chain = self.chain
+        hook = chain.table.choose(step.moment, step.name, chain.route.api_id, headers=self.request.headers)
         return EnvoyCall(hook, self)
 
-    def before_upstream(self) -> RequestSteps:
+    @property
+    def tells_nothing(self) -> bool:
+        """Whether there is no caller, and nobody has asked for metadata."""
+        return self._session is None and self._metadata is None
+
+    # The steps: they pause where the body is to come first, and end with `answer`.
+
+    def before_upstream(self) -> Steps:
         """Pre, CustomKeyCheck, PostKeyAuth and Post."""
         is_known = False
         for moment, steps in self.chain.before:
-            if moment is HookType.CustomKeyCheck:
+            if moment is _KEY_CHECK:
                 # Who calls is for this moment to say, and not for one before it.
                 self.forget_session()
                 if self._metadata is not None:
                     self._metadata.pop(TOKEN, None)
-            elif is_known and moment is HookType.Post:
+            elif is_known and moment is _POST:
                 is_known = False
-                if (answer := (yield from self._check_session())) is not None:
-                    return answer
+                yield from self._check_session()
+                if self.answer is not None:
+                    return
             for step in steps:
                 if step.uses_body and not self.has_body:
-                    yield BODY
-                call = self.hook_call(step)
-                rpc: InProcessRpc = yield call
-                if (answer := self.conclude(call, rpc)) is not None:
-                    if answer.is_rejection:
-                        self._tell("AuthFailure", "Auth Failure")
-                    return answer
-            if moment is HookType.CustomKeyCheck:
+                    self.awaits_body = True
+                    yield PAUSE
+                call = EnvoyCall(step.hook, self) if step.hook is not None else self._chosen_call(step)
+                yield call
+                if self._is_ended_by(call):
+                    return
+            if moment is _KEY_CHECK:
                 if not self._admits():
-                    return self._refuse(admission.refusal_of_nobody())
+                    self._refuse(admission.refusal_of_nobody())
+                    return
                 is_known = True
         if is_known:
-            return (yield from self._check_session())
-        return None
+            yield from self._check_session()
 
-    def conclude(self, call: HeldCall, rpc: InProcessRpc) -> Answer | None:
-        """As `settle`, with what access logs are told."""
-        if rpc.failure is not None:
-            self.failure_text = rpc.failure[1]
-        return self.settle(call, rpc.failure)
+    def after_upstream(self) -> Steps:
+        """Response."""
+        for step in self.chain.after:
+            if step.uses_body and not self.has_body:
+                self.awaits_body = True
+                yield PAUSE
+            call = EnvoyCall(step.hook, self) if step.hook is not None else self._chosen_call(step)
+            yield call
+            if self._is_ended_by(call):
+                return
+
+    def _is_ended_by(self, call: EnvoyCall) -> bool:
+        """Take over what came of `call`, with what access logs are told: whether it ends the request here."""
+        failure = call.failure
+        if failure is not None:
+            self.failure_text = failure[1]
+        answer = self.answer = self.settle(call, failure)
+        if answer is None:
+            return False
+        if answer.is_rejection and call.hook.type is not HookType.Response:
+            self._tell("AuthFailure", "Auth Failure")
+        return True
 
     def fail(self, error: HandlerFailed) -> Answer:
         """The answer where what handlers left cannot go out."""
@@ -180,20 +203,24 @@ class Traffic(HeldExchange):
             self._metadata.update(session.metadata)
         return True
 
-    def _check_session(self) -> Generator[Call | Work, Any, Answer | None]:
+    def _check_session(self) -> Steps:
         """Expiry, rate and quota: after PostKeyAuth, before Post."""
         session = self.session
         refusal = admission.refusal_of(session)
         if refusal is None and admission.is_limited(session):
-            exceeded: str = yield lambda: self._around.limited(session, self.spec.api_id)
-            refusal = admission.refusal_by_limit(exceeded)
-        return None if refusal is None else self._refuse(refusal)
+            yield self._ask_limits
+            refusal = admission.refusal_by_limit(self.exceeded)
+        if refusal is not None:
+            self._refuse(refusal)
 
-    def _refuse(self, refusal: Refusal) -> Answer:
+    def _ask_limits(self) -> None:
+        self.exceeded = self._around.limited(self.session, self.spec.api_id)
+
+    def _refuse(self, refusal: Refusal) -> None:
         if refusal.event:
             self._tell(refusal.event, refusal.message)
             self.failure_text = refusal.message
-        return refusal.answer
+        self.answer = refusal.answer
 
     def _tell(self, event: str, message: str) -> None:
         if self.chain.listeners:

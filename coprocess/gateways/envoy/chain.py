@@ -53,6 +53,8 @@ class Chain:
     #: Whether a handler may read the request's body, or the response's.
     reads_request: bool = field(init=False)
     reads_response: bool = field(init=False)
+    #: Whether the request's headers choose between versions of a handler: they may find none.
+    chooses: bool = field(init=False)
     #: The same for ext_authz; None: nobody has asked yet.
     of_checks: Chain | None = field(init=False, default=None)
 
@@ -60,6 +62,7 @@ class Chain:
         last = self.before[-1][1][-1:] if self.before else ()
         self.streams = any(step.streams for step in (*last, *self.after[-1:]))
         self.reads_request = any(step.uses_body for _, steps in self.before for step in steps)
+        self.chooses = any(step.hook is None for _, steps in self.before for step in steps)
         self.reads_response = any(step.uses_body for step in self.after)
 
 

@@ -13,13 +13,13 @@ from coprocess.api.held import HeldHeaders, HeldRequest
 from coprocess.api.moments import HookType
 from coprocess.errors import BadMessage, CoprocessError, HandlerFailed, UnknownHook
 from coprocess.gateways.envoy import dynamic_metadata, encoding, guard
-from coprocess.gateways.envoy.call import BODY, Around, RequestSteps, Traffic
+from coprocess.gateways.envoy.call import Around, Traffic
 from coprocess.gateways.envoy.chain import Chain
 from coprocess.gateways.envoy.messages import Fields, name_of, request_of
 from coprocess.gateways.envoy.wire import CheckRequest
 from coprocess.loading.lifetime import Lifetime
 from coprocess.runtime.answers import Answer, failure_answer
-from coprocess.runtime.chained import Steps
+from coprocess.runtime.chained import NO_STEPS, PAUSE, Steps
 
 if TYPE_CHECKING:
     from coprocess.gateways.envoy.wire import AttributeContext
@@ -30,7 +30,18 @@ _UNAUTHORIZED = 401
 
 
 class Check:
-    """Answers one CheckRequest."""
+    """Answers one CheckRequest: `take` gives the steps, and when they are through, `reply` the answer."""
+
+    __slots__ = (
+        "_around",
+        "_find_chain",
+        "_max_headers",
+        "_method",
+        "_refusal",
+        "_traffic",
+        "chain",
+        "lifetime",
+    )
 
     def __init__(
         self,
@@ -44,9 +55,13 @@ class Check:
         #: Of the request; None: it has not come so far.
         self.lifetime: Lifetime | None = None
         self.chain: Chain | None = None
+        self._traffic: Traffic | None = None
+        self._method = ""
+        #: The reply, where it is given before the steps are through.
+        self._refusal = b""
 
     def take(self, message: bytes) -> Steps:
-        """The steps; they end with a serialized CheckResponse, which is never empty."""
+        """The steps. Raises BadMessage."""
         try:
             asked = CheckRequest.FromString(message)
         except DecodeError:
@@ -55,28 +70,41 @@ class Check:
         try:
             said = attributes.context_extensions
             chain = self._find_chain({key: said[key] for key in said}, "")
-            traffic = self._traffic(attributes, chain)
-            method = traffic.request.method
+            traffic = self._traffic = self._open(attributes, chain)
+            self._method = traffic.request.method
             self.chain, self.lifetime = traffic.chain, traffic.lifetime
-            steps = traffic.before_upstream()
         except CoprocessError as error:
             # An RPC error would let the request in where the filter's failure mode allows it.
-            return _refused(error)
+            self._refusal = _refused(error)
+            return NO_STEPS
+        if traffic.chain.reads_request or traffic.chain.chooses:
+            return self._checked(traffic.before_upstream())
+        return traffic.before_upstream()
+
+    def _checked(self, steps: Steps) -> Steps:
+        """The same, where they may raise, or want a body that does not come any more."""
         try:
-            if traffic.chain.reads_request:
-                answer = yield from _without_body(steps)
-            else:
-                answer = yield from steps
+            for need in steps:
+                if need is PAUSE:
+                    raise HandlerFailed(_NO_BODY)
+                yield need
         except CoprocessError as error:
-            return _refused(error)
+            self._refusal = _refused(error)
+
+    def reply(self) -> bytes:
+        """A serialized CheckResponse, which is never empty."""
+        traffic = self._traffic
+        if traffic is None or self._refusal:
+            return self._refusal
         try:
+            answer = traffic.answer
             if answer is None:
-                return _allowed(traffic, method)
+                return _allowed(traffic, self._method)
             return _denied(answer, traffic)
         except HandlerFailed as error:
             return _denied(traffic.fail(error), traffic)
 
-    def _traffic(self, attributes: AttributeContext, chain: Chain) -> Traffic:
+    def _open(self, attributes: AttributeContext, chain: Chain) -> Traffic:
         if chain.of_checks is None:
             chain.of_checks = _only_checks(chain)
         chain = chain.of_checks
@@ -132,20 +160,6 @@ class _Body:
         return self._came
 
 
-def _without_body(steps: RequestSteps) -> RequestSteps:
-    """The same, where no body comes later."""
-    value = None
-    while True:
-        try:
-            need = steps.send(value)
-        except StopIteration as end:
-            answer: Answer | None = end.value
-            return answer
-        if need is BODY:
-            raise HandlerFailed(_NO_BODY)
-        value = yield need
-
-
 def _only_checks(chain: Chain) -> Chain:
     """Raises UnknownHook."""
     others = [moment.name for moment, _ in chain.before if moment is not HookType.CustomKeyCheck]
@@ -186,7 +200,7 @@ def _allowed(traffic: Traffic, method: str) -> bytes:
         value = values[0]
         if len(values) > 1:
             value = (_COOKIE_SEPARATOR if name == "Cookie" else ", ").join(values)
-        content += encoding.set_text_header(key, _text(guard.value_bytes(name, value, _NOTHING)), _HEADERS)
+        content += encoding.set_text_header(key, _text(guard.value_bytes(name, value)), _HEADERS)
     if edits > guard.MAX_EDITS:
         raise HandlerFailed(f"left {edits} header edits: this gateway takes {guard.MAX_EDITS}")
     return _reply(_OK, "", encoding.field(_OK_RESPONSE, content), traffic)
@@ -241,7 +255,6 @@ _HEADERS = 2
 _HEADERS_TO_REMOVE = 5
 #: CheckResponse.status, which must be there.
 _STATUS_OK = encoding.field(1, b"")
-_NOTHING: Mapping[str, bytes] = {}
 _PARTIAL = "X-Envoy-Auth-Partial-Body"
 _COOKIE_SEPARATOR = "; "
 _NO_BODY = (

@@ -31,8 +31,9 @@ _ENTRY = b"%c%c\x0a%c\x0a%c%b\x1a%c%b%b"
 _ONE_TEXT = b"\x0a%c%b\x12%c\x2a%c\x0a%c%b\x12%c\x1a%c%b"
 #: A HeaderValueOption with a name and a `value`.
 _TEXT_ENTRY = b"%c%c\x0a%c\x0a%c%b\x12%c%b"
-#: An answer with a CommonResponse.
+#: An answer with a CommonResponse; and one with that of a HeaderMutation.
 _REPLY = b"%c%c\x0a%c%b"
+_REPLY_WITH_EDITS = b"%c%c\x0a%c\x12%c%b"
 
 # Of fields by number and by length: made once, as each reply has a dozen.
 _SMALL_HEADS = [
@@ -106,6 +107,14 @@ def reply(kind: int, common: bytes, dynamic_metadata: bytes = b"", mode: bytes =
     if mode:
         answer += field(_MODE_OVERRIDE, mode)
     return answer
+
+
+def reply_with_edits(kind: int, mutation: bytes, dynamic_metadata: bytes = b"") -> bytes:
+    """The same with a HeaderMutation, where there is one."""
+    size = len(mutation)
+    if not size or dynamic_metadata or size > _LONGEST_SMALL - 4:
+        return reply(kind, field(2, mutation) if size else b"", dynamic_metadata)
+    return _REPLY_WITH_EDITS % (kind << 3 | 2, size + 4, size + 2, size, mutation)
 
 
 def reply_with_body(kind: int, common: bytes, body: bytes, rest: bytes, dynamic_metadata: bytes) -> bytes:

@@ -1,24 +1,25 @@
 """One stream of ext_proc: which replies follow Envoy's messages. No I/O.
 
-`take` gives the steps for a message: they ask for calls, and end with the replies. Envoy lets a request pass
-where a stream ends with OK, so whoever drives this ends it so only after `is_done`.
+`take` gives the steps for a message, which ask for calls; when they are through, or pause, `replies` gives
+what is to be sent. Envoy lets a request pass where a stream ends with OK, so whoever drives this ends it so
+only after `is_done`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
 
 from coprocess.api.held import HeldResponse
 from coprocess.errors import BadMessage, CoprocessError, HandlerFailed, Status
 from coprocess.gateways.envoy import encoding, guard
-from coprocess.gateways.envoy.call import BODY, Around, RequestSteps, Traffic
+from coprocess.gateways.envoy.call import Around, Traffic
 from coprocess.gateways.envoy.chain import Chain
 from coprocess.gateways.envoy.messages import Fields, no_request, request_of, response_of
-from coprocess.gateways.envoy.pieces import Wire
+from coprocess.gateways.envoy.pieces import NO_REQUEST, Wire
 from coprocess.gateways.envoy.side import (
     BUFFERED,
     BUFFERED_PARTIAL,
@@ -26,21 +27,35 @@ from coprocess.gateways.envoy.side import (
     NONE,
     STREAMED,
     Replies,
+    RequestSide,
+    ResponseSide,
     Side,
 )
 from coprocess.gateways.envoy.streamed_bodies import NO_OVERRIDE, SEND, StreamedBodies
 from coprocess.gateways.envoy.wire import ProcessingRequest
 from coprocess.loading.lifetime import Lifetime
 from coprocess.runtime.answers import Answer, failure_answer
-from coprocess.runtime.chained import Steps
-from coprocess.runtime.in_process_rpc import InProcessRpc
+from coprocess.runtime.chained import NO_STEPS, Steps
 
 if TYPE_CHECKING:
     from coprocess.gateways.envoy.wire import HttpBody, HttpHeaders
 
+REQUEST_HEADERS, RESPONSE_HEADERS = encoding.REQUEST_HEADERS, encoding.RESPONSE_HEADERS
+
 
 class Exchange(StreamedBodies):
     """One HTTP request and its response, from the first message of a stream to its end."""
+
+    __slots__ = (
+        "_around",
+        "_find_chain",
+        "_kind",
+        "_max_body_bytes",
+        "_max_headers",
+        "_ready",
+        "_side",
+        "_wire",
+    )
 
     def __init__(
         self,
@@ -50,7 +65,12 @@ class Exchange(StreamedBodies):
         max_headers: int = 1000,
     ) -> None:
         """`find_chain` is called with the first message, and raises CoprocessError."""
-        super().__init__()
+        # Not by the base classes', as each stream makes one.
+        self.is_done = self._is_answered = self._is_session_told = False
+        self._told_metadata: dict[str, str] | None = None
+        self._request = RequestSide()
+        self._response: ResponseSide | None = None
+        self._response_mode = NONE
         self._find_chain = find_chain
         self._around = around
         self._max_body_bytes = max_body_bytes
@@ -60,16 +80,20 @@ class Exchange(StreamedBodies):
         self._method = ""
         self._status = 0
         self._wire: Wire | None = None
+        #: What the last message was of, and its kind; or the replies to it, where nothing is to be run.
+        self._side: Side = self._request
+        self._kind = 0
+        self._ready: Replies | None = None
 
     def take(self, message: bytes, wire: Wire | None = None) -> Steps:
-        """The steps for one message; they end with its replies. Both raise CoprocessError: see `refusal`.
+        """The steps for one message. They raise CoprocessError, and so does this: see `refusal`.
 
         `wire` is for bodies in pieces, while a handler runs.
         """
         try:
             asked = ProcessingRequest.FromString(message)
         except DecodeError:
-            raise BadMessage("not an envoy.service.ext_proc.v3.ProcessingRequest") from None
+            raise BadMessage(NO_REQUEST) from None
         kind = asked.WhichOneof("request")
         chain, traffic = self.chain, self._traffic
         if chain is None:
@@ -85,18 +109,39 @@ class Exchange(StreamedBodies):
             if kind in ("request_body", "request_trailers") and chain.before:
                 raise HandlerFailed("was not sent the request's headers: expected request_header_mode SEND")
         if kind == "response_headers":
-            if traffic.response is not None:
+            if self._response is not None:
                 raise BadMessage("response headers twice: a stream has one response")
             return self._on_response_headers(asked.response_headers, chain, traffic)
         if kind == "request_body":
-            return self._on_body(self._request, asked.request_body, self._end_request)
+            return self._on_body(self._request, asked.request_body)
         if kind == "request_trailers":
-            return self._on_trailers(self._request, self._end_request)
+            return self._on_trailers(self._request)
         if kind == "response_body":
-            return self._on_body(self._response, asked.response_body, self._end_response)
+            return self._on_body(self._of_response(), asked.response_body)
         if kind == "response_trailers":
-            return self._on_trailers(self._response, self._end_response)
+            return self._on_trailers(self._of_response())
         raise BadMessage("a ProcessingRequest without a phase that is known")
+
+    def replies(self) -> Replies:
+        """What answers the message, once its steps are through, or pause. Raises as `take`."""
+        ready = self._ready
+        if ready is not None:
+            self._ready = None
+            return ready
+        side = self._side
+        traffic = self._traffic
+        assert traffic is not None  # noqa: S101 - its steps have run
+        if side.steps is not None:
+            if traffic.awaits_body and traffic.answer is None:
+                return self._ask_for_body(side)
+            side.steps = None
+        if side is self._request:
+            replies = self._end_request(traffic, side)
+        else:
+            replies = self._end_response(traffic, side)
+        if side.ends_with_trailers and not self._is_answered:
+            replies.append(encoding.EMPTY[side.trailers_kind])
+        return replies
 
     def _begin(self, first: ProcessingRequest, wire: Wire | None) -> Chain:
         chain = self.chain = self._find_chain(first)
@@ -106,8 +151,14 @@ class Exchange(StreamedBodies):
         if (mode := config.request_body_mode) != NONE:
             self._request.mode = mode
         if (mode := config.response_body_mode) != NONE:
-            self._response.mode = mode
+            self._response_mode = mode
         return chain
+
+    def _of_response(self) -> ResponseSide:
+        side = self._response
+        if side is None:
+            side = self._response = ResponseSide(self._response_mode)
+        return side
 
     def refusal(self, error: Exception) -> bytes:
         """The reply where a message cannot be taken: it closes, whatever Envoy's failure mode is."""
@@ -141,17 +192,16 @@ class Exchange(StreamedBodies):
             side.body = b""
         if self._wire is not None:
             request.open_stream = partial(self._open_stream, side, self._wire, self._begin_request)
-        if not chain.reads_request:
-            return self._end_request((yield from traffic.before_upstream()), side.headers_kind)
-        if side.body is not None or side.why_no_body:
-            traffic.has_body = True
-        elif (size := _content_length(fields)) > self._max_body_bytes:
-            return [self._too_large(side, size)]
-        side.steps = traffic.before_upstream()
-        outcome = yield from side.go_on()
-        if outcome is not BODY:
-            return self._end_request(outcome, side.headers_kind)
-        return self._ask_for_body(side)
+        self._kind = REQUEST_HEADERS
+        steps = traffic.before_upstream()
+        if chain.reads_request:
+            if side.body is not None or side.why_no_body:
+                traffic.has_body = True
+            elif (size := _content_length(fields)) > self._max_body_bytes:
+                self._ready = [self._too_large(side, size)]
+                return NO_STEPS
+            side.steps = steps
+        return steps
 
     def _ask_for_body(self, side: Side) -> Replies:
         assert self.chain is not None  # noqa: S101 - `take` has seen to it
@@ -170,29 +220,40 @@ class Exchange(StreamedBodies):
                 request_trailers=SEND,
                 response_headers=SEND if chain.after else 0,
                 # What is left out is NONE.
-                response_body=self._response.mode,
+                response_body=self._response_mode,
             )
         else:
             mode = encoding.mode(response_body=BUFFERED, response_trailers=SEND)
         return [encoding.reply(side.headers_kind, b"", b"", mode)]
 
-    def _end_request(self, answer: Answer | None, kind: int) -> Replies:
-        """The replies once the moments before the upstream are through, to a message of that kind."""
-        assert self._traffic is not None  # noqa: S101 - there is a message
-        traffic, side = self._traffic, self._request
+    def _end_request(self, traffic: Traffic, side: Side) -> Replies:
+        """The replies once the moments before the upstream are through."""
+        answer = traffic.answer
         if side.stream is not None and side.stream.is_cut:
             answer = self._cut(side)
         if answer is None:
             try:
                 if side.stream is not None and side.stream.has_begun:
                     return self._end_pieces(side.stream, self._request_headers(traffic, side), traffic)
-                return self._pass_request(traffic, side, kind)
+                return self._pass_request(traffic, side, self._kind)
             except HandlerFailed as error:
                 answer = traffic.fail(error)
         return [self._answer(answer, traffic)]
 
     def _pass_request(self, traffic: Traffic, side: Side, kind: int) -> Replies:
         request, chain = traffic.request, traffic.chain
+        if (
+            kind == REQUEST_HEADERS
+            and side.pieces is None
+            and side.stream is None
+            and not (request.has_new_body or request.has_new_path or request.has_new_query)
+            and request.method == self._method
+            and (mutation := guard.small_mutation(request.headers, side.fields.encoded)) is not None
+        ):
+            # As below, sooner: nearly all are so.
+            if not chain.after:
+                self.is_done = True
+            return [encoding.reply_with_edits(kind, mutation, self._dynamic_metadata(traffic))]
         edits, is_moved = guard.request_edits(request, self._method, side.fields.encoded)
         if side.stream is not None and (written := side.stream.local_body) is not None:
             request.body = written
@@ -212,7 +273,6 @@ class Exchange(StreamedBodies):
     # The response.
 
     def _on_response_headers(self, headers: HttpHeaders, chain: Chain, traffic: Traffic) -> Steps:
-        side = self._response
         if self._request.steps is not None:
             # Envoy went on without the body: what handlers wanted with it was not done.
             if self._request.is_override:
@@ -220,7 +280,9 @@ class Exchange(StreamedBodies):
             raise HandlerFailed(NO_OVERRIDE)
         if not chain.after:
             self.is_done = True
-            return [encoding.EMPTY[side.headers_kind]]
+            self._ready = [encoding.EMPTY[RESPONSE_HEADERS]]
+            return NO_STEPS
+        side = self._side = self._of_response()
         fields = side.fields = self._fields(headers)
         response = traffic.response = response_of(fields, side.read)
         status = self._status = response.status
@@ -228,33 +290,21 @@ class Exchange(StreamedBodies):
             side.body = b""
         if self._wire is not None:
             response.open_stream = partial(self._open_stream, side, self._wire, self._begin_response)
-        if not chain.reads_response:
-            return self._end_response((yield from self._after_upstream(traffic, side)), side.headers_kind)
-        side.has_body = side.body is not None or bool(side.why_no_body)
-        side.steps = self._after_upstream(traffic, side)
-        outcome = yield from side.go_on()
-        if outcome is not BODY:
-            return self._end_response(outcome, side.headers_kind)
-        return self._ask_for_body(side)
+        self._kind = RESPONSE_HEADERS
+        steps = traffic.after_upstream()
+        if chain.reads_response:
+            traffic.has_body = side.body is not None or bool(side.why_no_body)
+            traffic.awaits_body = False
+            side.steps = steps
+        return steps
 
-    def _after_upstream(self, traffic: Traffic, side: Side) -> RequestSteps:
-        for step in traffic.chain.after:
-            if step.uses_body and not side.has_body:
-                yield BODY
-            call = traffic.hook_call(step)
-            rpc: InProcessRpc = yield call
-            if (answer := traffic.conclude(call, rpc)) is not None:
-                return answer
-        return None
-
-    def _end_response(self, answer: Answer | None, kind: int) -> Replies:
-        assert self._traffic is not None  # noqa: S101 - there is a message
-        traffic, side = self._traffic, self._response
+    def _end_response(self, traffic: Traffic, side: Side) -> Replies:
+        answer = traffic.answer
         if answer is None:
             try:
                 if side.stream is not None and side.stream.has_begun and not traffic.is_replaced:
                     return self._end_pieces(side.stream, self._response_headers(traffic, side), traffic)
-                return self._pass_response(traffic, side, kind)
+                return self._pass_response(traffic, side, self._kind)
             except HandlerFailed as error:
                 answer = traffic.fail(error)
         return [self._answer(answer, traffic)]
@@ -265,6 +315,16 @@ class Exchange(StreamedBodies):
         if traffic.is_replaced:
             answer = Answer(response.status, response.headers.pairs(), response.raw_body)
             return [self._answer(answer, traffic)]
+        if (
+            kind == RESPONSE_HEADERS
+            and side.pieces is None
+            and side.stream is None
+            and not response.has_new_body
+            and response.status == self._status
+            and (mutation := guard.small_mutation(response.headers, side.fields.encoded)) is not None
+        ):
+            self.is_done = True  # As in `_pass_request`.
+            return [encoding.reply_with_edits(kind, mutation, self._dynamic_metadata(traffic))]
         edits = guard.response_edits(response, self._status, side.fields.encoded)
         if side.stream is not None and (written := side.stream.local_body) is not None:
             response.body = written
@@ -283,61 +343,66 @@ class Exchange(StreamedBodies):
 
     # Bodies and trailers, of either.
 
-    def _on_body(self, side: Side, body: HttpBody, end: Callable[[Any, int], Replies]) -> Steps:
+    def _on_body(self, side: Side, body: HttpBody) -> Steps:
         kind = side.body_kind
+        content = body.body
         if side.steps is None:
             # What handlers wanted is done.
             if side.drops_rest and body.end_of_stream and self._is_last(side):
                 self.is_done = True
             if side.mode == FULL_DUPLEX:
-                content = b"" if side.drops_rest else body.body
-                return [encoding.streamed(kind, content, body.end_of_stream)]
-            if side.drops_rest and body.body:
-                return [encoding.reply(kind, encoding.CLEAR_BODY)]
-            return [encoding.EMPTY[kind]]
+                passed = b"" if side.drops_rest else content
+                self._ready = [encoding.streamed(kind, passed, body.end_of_stream)]
+            elif side.drops_rest and content:
+                self._ready = [encoding.reply(kind, encoding.CLEAR_BODY)]
+            else:
+                self._ready = [encoding.EMPTY[kind]]
+            return NO_STEPS
         if side.pieces is not None:
-            side.take_piece(body.body, self._max_body_bytes)
+            side.take_piece(content, self._max_body_bytes)
             if side.is_too_large:
-                return [self._too_large(side, side.size)]
+                self._ready = [self._too_large(side, side.size)]
+                return NO_STEPS
             if not body.end_of_stream:
-                return []
-            outcome = yield from self._with_body(side, b"".join(side.pieces))
-            return end(outcome, side.headers_kind)
+                self._ready = []
+                return NO_STEPS
+            return self._with_body(side, b"".join(side.pieces), side.headers_kind)
         if not body.end_of_stream and (side.mode in (STREAMED, BUFFERED_PARTIAL)):
             # A piece of it, and Envoy wants each piece answered before the whole is there.
             if side.is_override and side.mode == STREAMED and self.chain is not None:
                 self.chain.overrides = False
                 raise HandlerFailed(NO_OVERRIDE)
-            return [self._too_large(side, len(body.body))]
+            self._ready = [self._too_large(side, len(content))]
+            return NO_STEPS
         if side.is_override and self.chain is not None:
             self.chain.overrides = True
-        if len(body.body) > self._max_body_bytes:
-            return [self._too_large(side, len(body.body))]
-        outcome = yield from self._with_body(side, body.body)
-        return end(outcome, kind)
+        if len(content) > self._max_body_bytes:
+            self._ready = [self._too_large(side, len(content))]
+            return NO_STEPS
+        return self._with_body(side, content, kind)
 
     def _is_last(self, side: Side) -> bool:
-        return side is self._response or self.chain is None or not self.chain.after
+        return side is not self._request or self.chain is None or not self.chain.after
 
-    def _with_body(self, side: Side, body: bytes) -> Generator[Any, Any, Any]:
+    def _with_body(self, side: Side, body: bytes, kind: int) -> Steps:
+        """What is left, to be answered as a message of that kind."""
         side.body = body
-        side.has_body = True
-        if side is self._request and self._traffic is not None:
-            self._traffic.has_body = True
-        return (yield from side.go_on())
+        self._side, self._kind = side, kind
+        if self._traffic is not None:
+            self._traffic.has_body, self._traffic.awaits_body = True, False
+        return side.steps or NO_STEPS
 
-    def _on_trailers(self, side: Side, end: Callable[[Any, int], Replies]) -> Steps:
+    def _on_trailers(self, side: Side) -> Steps:
         kind = side.trailers_kind
         if side.steps is None:
-            return [encoding.EMPTY[kind]]
+            self._ready = [encoding.EMPTY[kind]]
+            return NO_STEPS
         if side.pieces is not None:
             # They end the body, in this mode.
             side.ends_with_trailers = True
-            outcome = yield from self._with_body(side, b"".join(side.pieces))
-            return [*end(outcome, side.headers_kind), *([] if self._is_answered else [encoding.EMPTY[kind]])]
+            return self._with_body(side, b"".join(side.pieces), side.headers_kind)
         # There was no body at all.
-        outcome = yield from self._with_body(side, b"")
-        return end(outcome, kind)
+        return self._with_body(side, b"", kind)
 
 
 def _content_length(fields: Fields) -> int:

@@ -22,7 +22,7 @@ from coprocess.gateways.envoy.wire import CHECK, PROCESS, ProcessingRequest
 from coprocess.loading.hooks import Hook, HookTable
 from coprocess.loading.lifetime import Lifetime
 from coprocess.runtime.around.ending import InThread, run_now
-from coprocess.runtime.chained import UnaryCaller
+from coprocess.runtime.chained import UnaryChain
 from coprocess.runtime.gateway import Gateway, Opener
 from coprocess.runtime.held_event import HeldEventCall, event_of, message_of
 from coprocess.runtime.held_spec import HeldSpec
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 #: Keys and values.
 Said = tuple[tuple[str, object], ...]
+FindChain = Callable[[ProcessingRequest], Chain]
 
 log = structlog.get_logger("coprocess")
 
@@ -56,7 +57,7 @@ class EnvoyGateway(Gateway, Streaming):
         self._options = options
         self._kept: dict[object, Chain] = {}
         #: By the metadata's identity, which is that of a list as long as that is held here.
-        self._known: dict[int, tuple[Metadata, Said]] = {}
+        self._known: dict[int, tuple[Metadata, FindChain]] = {}
         self._chains: Chains = {}
         #: Those that `check_table` was content with, for the table that is to come.
         self._checked: Chains | None = None
@@ -106,25 +107,24 @@ class EnvoyGateway(Gateway, Streaming):
         if service.is_draining:
             refuse(rpc, ShuttingDown("the service is shutting down"))
             return
-        said = self._said(rpc.metadata())
+        options, metadata = self._options, rpc.metadata()
+        known = self._known.get(id(metadata))
+        find_chain = self._finder(metadata) if known is None or known[0] is not metadata else known[1]
+        exchange = Exchange(find_chain, self, options.max_body_bytes, options.max_headers)
+        self._streams.add(EnvoyStream(service, rpc, exchange, self._ended))
+
+    def _finder(self, metadata: Metadata) -> FindChain:
+        """Finds the chain that the metadata says. Calls of one route share a list, on the http2 engine."""
+        said: Said = tuple({key: value for key, value in metadata if key.startswith(PREFIX)}.items())
 
         def find_chain(first: ProcessingRequest) -> Chain:
             return self._chain(said, _route_name(first) if first.attributes else "")
 
-        exchange = Exchange(find_chain, self, self._options.max_body_bytes, self._options.max_headers)
-        self._streams.add(EnvoyStream(service, rpc, exchange, self._ended))
-
-    def _said(self, metadata: Metadata) -> Said:
-        """What of the metadata is ours. Calls of one route share a list, on the http2 engine."""
         known = self._known
-        found = known.get(id(metadata))
-        if found is not None and found[0] is metadata:
-            return found[1]
-        said: Said = tuple({key: value for key, value in metadata if key.startswith(PREFIX)}.items())
         if len(known) >= _MAX_KEPT:
             known.clear()
-        known[id(metadata)] = metadata, said
-        return said
+        known[id(metadata)] = metadata, find_chain
+        return find_chain
 
     def _ended(self, stream: EnvoyStream) -> None:
         lifetime = stream.exchange.lifetime
@@ -165,7 +165,8 @@ class EnvoyGateway(Gateway, Streaming):
         """Answer a Check of ext_authz."""
         self.service = service
         check = Check(self.chain, self, self._options.max_headers)
-        UnaryCaller(service, rpc, partial(self._ended_check, check)).run(check.take(rpc.payload))
+        steps = check.take(rpc.payload)
+        UnaryChain(service, rpc, check.reply, partial(self._ended_check, check)).run(steps)
 
     def _ended_check(self, check: Check) -> None:
         if check.lifetime is not None:

@@ -68,9 +68,14 @@ def method_bytes(method: str) -> bytes:
     return method.encode()
 
 
-def value_bytes(name: str, value: str, encoded: Mapping[str, bytes]) -> bytes:
-    """Raises HandlerFailed for what would end the line."""
-    found = encoded.get(value)
+def value_bytes(name: str, value: str, encoded: Mapping[str, bytes] | None = None) -> bytes:
+    """`encoded`: of values that came as other bytes than UTF-8.
+
+    Raises HandlerFailed for what would end the line.
+    """
+    if encoded is None and value.isprintable() and value.isascii():
+        return value.encode()
+    found = None if encoded is None else encoded.get(value)
     if found is None:
         found = value.encode("utf-8", "surrogateescape")
     if _HARMFUL(found):
@@ -96,7 +101,7 @@ class Edits:
         self._removed.append(name)
         self.count += 1
 
-    def take(self, headers: HeldHeaders, encoded: Mapping[str, bytes]) -> None:
+    def take(self, headers: HeldHeaders, encoded: Mapping[str, bytes] | None) -> None:
         """What handlers edited of `headers`, but for what is not theirs."""
         edited = headers.edited
         for name in sorted(edited) if len(edited) > 1 else edited:
@@ -121,7 +126,26 @@ class Edits:
         return edits + encoding.remove_headers(self._removed) if self._removed else edits
 
 
-def request_edits(request: HeldRequest, method: str, encoded: Mapping[str, bytes]) -> tuple[Edits, bool]:
+def small_mutation(headers: HeldHeaders, encoded: Mapping[str, bytes] | None) -> bytes | None:
+    """The HeaderMutation of headers of which one was set, or none: what `Edits` gives, sooner.
+
+    None: more was edited.
+    """
+    replaced = headers.replaced
+    if not replaced:
+        return b"" if replaced is not None else None
+    if len(replaced) > 1:
+        return None
+    for name, value in replaced.items():
+        key = handlers_name(name)
+        if key is not None:
+            return encoding.set_header(key, value_bytes(name, value, encoded))
+    return b""
+
+
+def request_edits(
+    request: HeldRequest, method: str, encoded: Mapping[str, bytes] | None
+) -> tuple[Edits, bool]:
     """The edits of a request that came with `method`, and whether they may lead to another route."""
     edits, is_moved = Edits(), False
     if request.method != method:
@@ -144,7 +168,7 @@ def target_of(request: HeldRequest) -> str:
     return target
 
 
-def response_edits(response: HeldResponse, came: int, encoded: Mapping[str, bytes]) -> Edits:
+def response_edits(response: HeldResponse, came: int, encoded: Mapping[str, bytes] | None) -> Edits:
     edits = Edits()
     if response.status != came:
         edits.set(b":status", b"%d" % status(response.status))
@@ -158,7 +182,7 @@ def answer_headers(pairs: Pairs) -> list[tuple[bytes, bytes]]:
     found = []
     for name, value in pairs:
         if canonical_name(name) not in NOT_FOR_HANDLERS:
-            found.append((name_bytes(name), value_bytes(name, value, {})))
+            found.append((name_bytes(name), value_bytes(name, value)))
     if len(found) > MAX_EDITS:
         raise HandlerFailed(f"responded with {len(found)} headers: this gateway takes {MAX_EDITS}")
     return found

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from coprocess.api.held import HeldHeaders, HeldRequest, HeldResponse
 from coprocess.api.http import canonical_name
-from coprocess.api.unread import UnreadHeaders
+from coprocess.api.unread import NO_EDITS, UnreadHeaders
 from coprocess.errors import BadMessage
 
 if TYPE_CHECKING:
@@ -25,10 +25,11 @@ class Fields(UnreadHeaders):
     __slots__ = ("_all", "encoded")
 
     def __init__(self, values: Sequence[HeaderValue]) -> None:
-        super().__init__()
+        # As the base class does.
+        self.replaced, self._set_now = NO_EDITS, None
         self._all = values
-        #: The bytes of values that are not UTF-8: those are shown as Latin-1.
-        self.encoded: dict[str, bytes] = {}
+        #: The bytes of values that are not UTF-8: those are shown as Latin-1. None: there are none.
+        self.encoded: dict[str, bytes] | None = None
 
     def _text(self, field: HeaderValue) -> str:
         # It holds the bytes; `value` is there where an old Envoy was told to use it.
@@ -37,6 +38,8 @@ class Fields(UnreadHeaders):
             return value.decode()
         except UnicodeDecodeError:
             text = value.decode("latin-1")
+            if self.encoded is None:
+                self.encoded = {}
             self.encoded[text] = value
             return text
 

@@ -20,6 +20,10 @@ from coprocess.gateways.envoy.wire import ProcessingRequest
 if TYPE_CHECKING:
     from coprocess.gateways.envoy.wire import HttpBody
 
+#: Envoy sends an attribute that a client wrote as it came, such as `request.useragent`.
+NO_REQUEST = (
+    "not an envoy.service.ext_proc.v3.ProcessingRequest; an attribute that is no UTF-8 makes it none, too"
+)
 #: Takes the next message; None: there will be none.
 Waiter = Callable[[bytes | None], object]
 
@@ -137,7 +141,7 @@ class Pieces(BodyStream):
         try:
             asked = ProcessingRequest.FromString(message)
         except DecodeError:
-            raise BadMessage("not an envoy.service.ext_proc.v3.ProcessingRequest") from None
+            raise BadMessage(NO_REQUEST) from None
         kind = asked.WhichOneof("request")
         if kind == side.body_name:
             body: HttpBody = getattr(asked, side.body_name)

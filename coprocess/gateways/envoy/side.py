@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from coprocess.errors import HandlerFailed
 from coprocess.gateways.envoy import encoding, guard
-from coprocess.gateways.envoy.call import BODY, RequestSteps
 from coprocess.gateways.envoy.messages import Fields
 
 if TYPE_CHECKING:
     from coprocess.gateways.envoy.pieces import Pieces
+    from coprocess.runtime.chained import Steps
 
 Replies = list[bytes]
 
@@ -20,7 +19,24 @@ NONE, STREAMED, BUFFERED, BUFFERED_PARTIAL, FULL_DUPLEX = range(5)
 
 
 class Side:
-    """What most streams never ask for is on the class, where it is slower to find: two are made for each."""
+    """What derives from it says which."""
+
+    __slots__ = (
+        "body",
+        "drops_rest",
+        "ends_with_trailers",
+        "fields",
+        "has_come",
+        "is_override",
+        "is_too_large",
+        "mode",
+        "pieces",
+        "pieces_over",
+        "sent_headers",
+        "size",
+        "steps",
+        "stream",
+    )
 
     headers_kind: int
     body_kind: int
@@ -28,51 +44,33 @@ class Side:
     #: As a ProcessingRequest spells them.
     body_name: Literal["request_body", "response_body"]
     trailers_name: str
-    fields = Fields(())
-    has_body = False
-    #: Whether another mode was asked for.
-    is_override = False
-    size = 0
-    is_too_large = ends_with_trailers = False
-    #: Whether the handler that has the body in pieces is through.
-    pieces_over = False
-    #: A piece of it has come.
-    has_come = False
-    #: What still comes is not sent on: a handler has replaced it.
-    drops_rest = False
-    #: Of the reply that went before the pieces.
-    sent_headers = b""
 
-    def __init__(self) -> None:
+    def __init__(self, mode: int = NONE) -> None:
+        self.fields = _NO_FIELDS
         #: As the filter has it.
-        self.mode = NONE
-        #: What has not run yet; None: all has.
-        self.steps: RequestSteps | None = None
+        self.mode = mode
+        #: What has not run yet, and waits for the body; None: all has.
+        self.steps: Steps | None = None
         self.body: bytes | None = None
         #: What has come of a body in FULL_DUPLEX_STREAMED mode, while all of it is wanted.
         self.pieces: list[bytes] | None = None
+        self.size = 0
         #: What a handler has of a body that passes in pieces.
         self.stream: Pieces | None = None
+        #: Of the reply that went before the pieces.
+        self.sent_headers = b""
+        self.is_too_large = self.ends_with_trailers = False
+        #: Whether another mode was asked for.
+        self.is_override = False
+        #: Whether a piece has come; and whether the handler that has the body in pieces is through.
+        self.has_come = self.pieces_over = False
+        #: What still comes is not sent on: a handler has replaced it.
+        self.drops_rest = False
 
     @property
     def why_no_body(self) -> str:
         """Why no body is to be read, whether there is one or not; empty: there may be one."""
         raise NotImplementedError
-
-    def go_on(self) -> Generator[Any, Any, Any]:
-        """Run what is left. Ends with BODY where that must come first, else as the steps do."""
-        steps = self.steps
-        assert steps is not None  # noqa: S101 - the caller has looked
-        value: Any = None
-        while True:
-            try:
-                need = steps.send(value)
-            except StopIteration as end:
-                self.steps = None
-                return end.value
-            if need is BODY:
-                return BODY
-            value = yield need
 
     def read(self) -> bytes:
         """The body, for a handler."""
@@ -131,6 +129,8 @@ class Side:
 
 
 class RequestSide(Side):
+    __slots__ = ()
+
     headers_kind, body_kind, trailers_kind = (
         encoding.REQUEST_HEADERS,
         encoding.REQUEST_BODY,
@@ -152,6 +152,8 @@ class RequestSide(Side):
 
 
 class ResponseSide(Side):
+    __slots__ = ()
+
     headers_kind, body_kind, trailers_kind = (
         encoding.RESPONSE_HEADERS,
         encoding.RESPONSE_BODY,
@@ -171,6 +173,7 @@ class ResponseSide(Side):
 
 
 _SWITCHING = "101"
+_NO_FIELDS = Fields(())
 
 
 _NOT_KEPT = (

@@ -11,7 +11,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import structlog
 
@@ -19,7 +18,7 @@ from coprocess.api.body_stream import BodyCut
 from coprocess.errors import CoprocessError, Status
 from coprocess.gateways.envoy.exchange import Exchange
 from coprocess.gateways.envoy.pieces import Waiter
-from coprocess.runtime.chained import Caller, Chain
+from coprocess.runtime.chained import NO_STEPS, Chain
 from coprocess.runtime.service import Service
 from coprocess.transport.engine import BidiRpc, Metadata
 
@@ -31,12 +30,11 @@ _MAX_INBOX_BYTES = 16 << 20
 _LARGE_BYTES = 128 * 1024
 
 
-class EnvoyStream(Caller):
+class EnvoyStream(Chain):
     """Ends itself; `on_end` is then called, once."""
 
     # Slots: an attribute of the class is looked up each time.
     __slots__ = (
-        "_chain",
         "_exchange",
         "_inbox",
         "_inbox_bytes",
@@ -44,31 +42,31 @@ class EnvoyStream(Caller):
         "_is_half_closed",
         "_is_over",
         "_lock",
+        "_message",
         "_on_end",
         "_rpc",
-        "_service",
         "_waited_s",
         "_waiter",
         "_waits_since_s",
-        "method",
     )
 
     def __init__(
         self, service: Service, rpc: BidiRpc, exchange: Exchange, on_end: Callable[[EnvoyStream], None]
     ) -> None:
-        self._service = service
+        # Not by the base class's, as each request makes one.
+        self._service, self.method = service, rpc.method
+        self._steps, self._begun, self._current, self._is_cancelled = NO_STEPS, [], None, False
         self._rpc = rpc
         self._exchange = exchange
         self._on_end = on_end
-        self.method = rpc.method
         self._lock = threading.Lock()
         self._inbox: deque[bytes] | None = None
         self._inbox_bytes = 0
-        #: Whether a message is being taken. What follows is changed under the lock.
+        #: Whether a message is being taken, and which. What follows is changed under the lock.
         self._is_busy = False
+        self._message = b""
         self._is_half_closed = False
         self._is_over = False
-        self._chain: Chain | None = None
         #: Of a handler that has the body in pieces: takes the next message.
         self._waiter: Waiter | None = None
         #: How long Envoy was waited for within the call that runs, and since when it is; 0: it is not.
@@ -83,31 +81,36 @@ class EnvoyStream(Caller):
 
     # The engine's, on its loop.
 
+    # It notes only: see NotingHandler.
     def _received(self, message: bytes) -> None:
+        waiter = None
         # Not `with`: it takes twice as long, and each message comes by.
         self._lock.acquire()
         try:
+            is_next = False
             if self._is_over:
                 return
-            if (waiter := self._waiter) is not None:
-                self._waiter = None
-            elif self._is_busy:
+            if self._waiter is not None:
+                waiter, self._waiter = self._waiter, None
+            elif not self._is_busy:
+                is_next = self._is_busy = True
+                self._message = message
+            else:
                 if self._inbox is None:
                     self._inbox = deque()
                 self._inbox.append(message)
                 self._inbox_bytes += len(message)
                 if self._inbox_bytes <= _MAX_INBOX_BYTES:
                     return
-            else:
-                self._is_busy = True
-                self._rpc.in_thread(partial(self._take, message))
-                return
         finally:
             self._lock.release()
-        if waiter is not None:
+        # Without the lock: that of an engine may be held by who waits for it.
+        if is_next:
+            self._rpc.in_thread(self._take)
+        elif waiter is not None:
             waiter(message)
-            return
-        self._abort(Status.RESOURCE_EXHAUSTED, "more came than is taken")
+        else:
+            self._rpc.on_loop(partial(self._abort, Status.RESOURCE_EXHAUSTED, "more came than is taken"))
 
     def _half_closed(self) -> None:
         with self._lock:
@@ -126,9 +129,7 @@ class EnvoyStream(Caller):
 
     def _cancelled(self) -> None:
         if self._close():
-            chain = self._chain
-            if chain is not None:
-                chain.cancel()
+            self.cancel()
 
     def _close(self) -> bool:
         """Whether it is over only now. Where a message is being taken, whoever does that ends it."""
@@ -145,12 +146,12 @@ class EnvoyStream(Caller):
     def _abort(self, status: Status, text: str) -> None:
         if self._close():
             self._rpc.end(status, text)
-            if self._chain is not None:
-                self._chain.cancel()
+            self.cancel()
 
     # In a thread.
 
-    def _take(self, message: bytes) -> None:
+    def _take(self) -> None:
+        message, self._message = self._message, b""
         if self._is_over:
             self._on_end(self)
             return
@@ -161,21 +162,17 @@ class EnvoyStream(Caller):
         try:
             steps = self._exchange.take(message, self)
         except Exception as error:  # noqa: BLE001 - answered there
-            self.ended(None, error)
+            self.through(error)
             return
-        chain = self._chain = Chain(self._service, steps, self)
-        chain.go_on()
+        self.run(steps)
 
-    def ended(self, result: Any, error: Exception | None) -> None:
-        self._chain = None
+    def through(self, error: Exception | None) -> None:
         try:
-            if error is not None:
-                self._service.tell_refused(error)
-                result = [self._exchange.refusal(error)]
-            if result and self._exchange.is_done:
-                self._finish(result)
+            replies = self._replies(error)
+            if replies and self._exchange.is_done:
+                self._finish(replies)
                 return
-            for reply in result:
+            for reply in replies:
                 if not self._rpc.send(reply):
                     self._abort(Status.RESOURCE_EXHAUSTED, _NOT_TAKEN)
                     break
@@ -187,8 +184,16 @@ class EnvoyStream(Caller):
             self._rpc.end(Status.INTERNAL, "internal error")
             self._on_end(self)
 
+    def _replies(self, error: Exception | None) -> list[bytes]:
+        if error is None:
+            try:
+                return self._exchange.replies()
+            except Exception as raised:  # noqa: BLE001 - answered as the others
+                error = raised
+        self._service.tell_refused(error)
+        return [self._exchange.refusal(error)]
+
     def stopped(self) -> None:
-        self._chain = None
         self._on_end(self)
 
     def _finish(self, replies: list[bytes]) -> None:
@@ -227,7 +232,8 @@ class EnvoyStream(Caller):
                 self._rpc.end()
             self._on_end(self)
         else:
-            self._rpc.in_thread(partial(self._take, following))
+            self._message = following
+            self._rpc.in_thread(self._take)
 
     # A Wire's: for a handler that runs.
 
@@ -261,7 +267,7 @@ class EnvoyStream(Caller):
             self._waited_s += now_s - self._waits_since_s
             self._waits_since_s = 0.0
 
-    # A Caller's.
+    # A Chain's.
 
     def held_up_s(self) -> float:
         since_s = self._waits_since_s
@@ -282,4 +288,4 @@ _NOT_TAKEN = "the replies are too large, or are not read"
 
 def refuse(rpc: BidiRpc, error: CoprocessError) -> None:
     """End a stream that is not taken: its client may try another service."""
-    rpc.end(error.status, str(error))
+    rpc.on_loop(partial(rpc.end, error.status, str(error)))

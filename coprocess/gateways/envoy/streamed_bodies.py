@@ -30,7 +30,9 @@ NO_OVERRIDE = (
 
 
 class StreamedBodies(Answering):
-    """A part of `Exchange`, which has the attributes."""
+    """A part of `Exchange`, which sets the attributes."""
+
+    __slots__ = ("_method", "_status", "_traffic", "chain")
 
     chain: Chain | None
     _traffic: Traffic | None
@@ -48,7 +50,7 @@ class StreamedBodies(Answering):
     def _is_streaming(self, side: Side) -> bool:
         assert self.chain is not None  # noqa: S101 - there is a message
         chain = self.chain
-        steps = chain.after if side is self._response else chain.before[-1][1]
+        steps = chain.before[-1][1] if side is self._request else chain.after
         return steps[-1].streams
 
     def _mode_of_pieces(self, side: Side) -> bytes:
@@ -61,13 +63,13 @@ class StreamedBodies(Answering):
         if self.chain.overrides is False:
             raise HandlerFailed(NO_OVERRIDE)
         side.is_override = True
-        if side is self._response:
+        if side is not self._request:
             return encoding.mode(response_body=STREAMED, response_trailers=SEND)
         return encoding.mode(
             request_body=STREAMED,
             request_trailers=SEND,
             response_headers=SEND if self.chain.after else 0,
-            response_body=self._response.mode,
+            response_body=self._response_mode,
         )
 
     def _request_headers(self, traffic: Traffic, side: Side) -> bytes:
@@ -88,6 +90,7 @@ class StreamedBodies(Answering):
 
     def _begin_response(self) -> Replies:
         assert self._traffic is not None  # noqa: S101 - a handler runs
+        assert self._response is not None  # noqa: S101 - as above
         return self._begin_pieces(self._response, self._response_headers(self._traffic, self._response))
 
     def _begin_pieces(self, side: Side, headers: bytes) -> Replies:
@@ -102,7 +105,7 @@ class StreamedBodies(Answering):
         if headers != side.sent_headers or (message is not None and message.has_new_body):
             raise HandlerFailed("edited what was sent when the first piece of the body was asked for")
         replies = stream.end()
-        if stream.is_whole and (side is self._response or not traffic.chain.after):
+        if stream.is_whole and (side is not self._request or not traffic.chain.after):
             self.is_done = True
         return replies
 

@@ -7,10 +7,12 @@ from collections.abc import Iterable
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
+from coprocess.api.context import current_call
 from coprocess.gateways.kong import wire
 from coprocess.gateways.kong.event import RETURN, Event, failure_data, pack_exit
 from coprocess.gateways.kong.instances import Instance
 from coprocess.runtime.call import Call
+from coprocess.runtime.forked import end_child, origin
 
 if TYPE_CHECKING:
     from coprocess.gateways.kong.instances import Instances
@@ -44,6 +46,21 @@ class PluginCall(_EventCall):
     @property
     def plugin(self) -> Instance:
         return self.instance
+
+    def run(self) -> bytes:
+        # As of all calls. Nothing is taken of what a phase gives.
+        event, instance = self.event, self.instance
+        event.thread = get_ident()
+        token = current_call.set(self)
+        try:
+            self.hook.function(instance, event)
+        except BaseException as error:  # noqa: BLE001 - as in `Call.run`
+            return self._ended_by(error)
+        finally:
+            if origin.call is self:
+                end_child()
+            current_call.reset(token)
+        return RETURN
 
     async def run_async(self) -> bytes:
         self.event.thread = get_ident()

@@ -9,14 +9,16 @@ import struct
 from collections import deque
 from typing import Any
 
-from coprocess.gateways.kong.wire import Reader, packer
+from msgpack import unpackb
+
+from coprocess.gateways.kong.wire import Reader, no_extension, packer
 
 #: How long one read waits. The kernel sees to it, which costs no call of its own.
 READ_WAIT_S = 0.2
 #: Kong reads what it asked for at once: who does not take it for so long is gone.
 _SEND_WAIT_S = 15.0
 #: Nearly every message is smaller. Room for more takes longer to make than the message to read.
-_CHUNK_BYTES = 4096
+CHUNK_BYTES = 4096
 _LARGE_CHUNK_BYTES = 2**18
 
 
@@ -27,15 +29,19 @@ class ConnectionLost(OSError):
 class Connection:
     """Read by one thread at a time: whoever holds it. Frames are sent by whoever owes the answer."""
 
-    __slots__ = ("_next", "_receive", "_send", "awaits", "pack", "socket", "values")
+    __slots__ = ("_reader", "_send", "awaits", "is_within", "pack", "read", "socket", "values")
 
     def __init__(self, connected: socket.socket, max_frame_bytes: int) -> None:
         connected.setblocking(True)
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(READ_WAIT_S))
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(_SEND_WAIT_S))
         self.socket = connected
-        self._receive, self._send = connected.recv, connected.send
-        self._next = Reader(max_frame_bytes).next_of
+        #: As a socket's `recv`.
+        self.read = connected.recv
+        self._send = connected.send
+        self._reader = Reader(max_frame_bytes)
+        #: Whether a part of a value has come, and the rest has not.
+        self.is_within = False
         #: For whoever owes the answer.
         self.pack = packer()
         #: Came in one read with those that were taken.
@@ -49,17 +55,35 @@ class Connection:
         Raises BlockingIOError where none comes for a while, FrameError for what is none, and OSError where
         the connection is gone.
         """
-        values = self.values
-        if values:
-            return values.popleft()
-        data = self._receive(_CHUNK_BYTES)
+        if self.values:
+            return self.values.popleft()
+        data = self.read(CHUNK_BYTES)
+        if not self.is_within:
+            try:
+                # Nearly always one read is one value, of UTF-8 and with text for keys: what is not is read
+                # once more. To tell of all that a Reader does takes as long as to read the value.
+                value = unpackb(data, ext_hook=no_extension)
+            except Exception:  # noqa: BLE001, S110 - as above; the reader says what it is
+                pass
+            else:
+                if value is not None:
+                    return value
+        return self.value_of(data)
+
+    def value_of(self, data: bytes) -> Any:
+        """As `receive`, where `data` has been read."""
         while True:
             if not data:
                 raise ConnectionLost("closed by Kong")
-            value = self._next(data, values)
+            value = self._next_of(data)
             if value is not None:
                 return value
-            data = self._receive(_LARGE_CHUNK_BYTES)
+            data = self.read(_LARGE_CHUNK_BYTES)
+
+    def _next_of(self, data: bytes) -> Any:
+        value = self._reader.next_of(data, self.values)
+        self.is_within = self._reader.is_within
+        return value
 
     def receive_now(self) -> Any:
         """As `receive`, without any waiting."""
@@ -68,7 +92,7 @@ class Connection:
         data = self.socket.recv(_LARGE_CHUNK_BYTES, socket.MSG_DONTWAIT)
         if not data:
             raise ConnectionLost("closed by Kong")
-        value = self._next(data, self.values)
+        value = self._next_of(data)
         if value is None:
             raise BlockingIOError
         return value

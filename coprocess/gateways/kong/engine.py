@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import queue
 import socket
 import threading
@@ -15,12 +16,14 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import get_ident
 from typing import Any
 
 import structlog
+from msgpack import unpackb
 
 from coprocess.gateways.kong import wire
-from coprocess.gateways.kong.connection import Connection
+from coprocess.gateways.kong.connection import CHUNK_BYTES, Connection
 from coprocess.gateways.kong.event import CLIENT_WAIT_S, Event, EventEnded, failure_data
 from coprocess.gateways.kong.poller import Poller
 from coprocess.gateways.kong.sharing import Share, listen_at, take
@@ -29,8 +32,18 @@ from coprocess.transport.workers import WorkerThreads
 
 log = structlog.get_logger("coprocess")
 
-#: Connections on which a thread waits for the next event; others are watched by the poller.
+#: Threads that serve a connection, and wait for its next event; others are watched by the poller.
 _MOST_KEPT = 64
+#: Of an event, without its id, in the bytes that came: Kong sends the same ones again and again. So many,
+#: and no longer ones.
+_MOST_KNOWN, _LONGEST_KNOWN_BYTES = 256, 256
+#: By what a request begins with, where its id ends.
+_ID_ENDS = {
+    **{bytes((0x94, 0, fixed)): 3 for fixed in range(0x80)},
+    b"\x94\x00\xcc": 4,
+    b"\x94\x00\xcd": 5,
+    b"\x94\x00\xce": 7,
+}
 #: How long a step is waited for where Kong waits for nobody.
 _STEP_WAIT_S = 30.0
 #: Events that wait so; beyond, the oldest is given up.
@@ -67,7 +80,10 @@ class KongEngine(Engine):
         #: Of events that wait for a step that comes by another thread, the oldest first.
         self._inboxes: OrderedDict[int, Callable[[Any], None]] = OrderedDict()
         self._inbox_lock = threading.Lock()
-        self._kept: set[Connection] = set()
+        #: By their ids.
+        self._keeping: set[int] = set()
+        #: What events ask, by their bytes behind the id.
+        self._known: dict[bytes, Any] = {}
         self._connections: set[Connection] = set()
         self._refused = 0
         self._is_stopped = False
@@ -82,7 +98,8 @@ class KongEngine(Engine):
 
     def start(self, methods: Methods) -> None:
         self.use(methods)
-        self._threads.start()
+        with _without_preemption():
+            self._threads.start()
         if self._share is None:
             for listening in self._listening:
                 self._poller.listen(listening)
@@ -96,6 +113,7 @@ class KongEngine(Engine):
 
     def use(self, methods: Methods) -> None:
         self._methods = methods
+        self._run_event = methods.unary[wire.HANDLE_EVENT]
 
     def replace_thread(self, thread_id: int) -> bool:
         return self._threads.replace(thread_id)
@@ -179,29 +197,54 @@ class KongEngine(Engine):
         """Read and answer on one connection, until it goes to other hands."""
         connection: Connection | None
         connection, value = task
-        while connection is not None:
-            if value is None and (value := self._receive(connection)) is None:
-                return
-            connection = self._handle(connection, value)
-            value = None
-
-    def _receive(self, connection: Connection) -> Any:
-        """The next value; None where the connection is no longer this thread's."""
-        if len(self._kept) >= _MOST_KEPT and not connection.has_something(0):
-            self.resume(connection)
-            return None
-        self._kept.add(connection)
+        keeping = self._keeping
+        me = get_ident()
+        keeping.add(me)
         try:
-            return connection.receive()
+            if value is not None:
+                connection = self._handle(connection, value, me)
+            while connection is not None:
+                if len(keeping) > _MOST_KEPT and not connection.has_something(0):
+                    self.resume(connection)
+                    return
+                connection = self._serve_next(connection, me)
+        finally:
+            keeping.discard(me)
+
+    def _serve_next(self, connection: Connection, me: int) -> Connection | None:
+        """Read and answer a request: the connection, where this thread goes on with it."""
+        try:
+            if connection.values or connection.is_within:
+                return self._handle(connection, connection.receive(), me)
+            data = connection.read(CHUNK_BYTES)
+            end = _ID_ENDS.get(data[:3], _LONGEST_KNOWN_BYTES)
+            argument = self._known.get(data[end:])
+            if argument is None or connection.awaits is not None:
+                value = connection.value_of(data)
+                if len(data) < _LONGEST_KNOWN_BYTES:
+                    self._know(data[end:], data)
+                return self._handle(connection, value, me)
         except BlockingIOError:
             self.resume(connection)
+            return None
         except wire.FrameError as error:
             self._refuse_frame(connection, error)
+            return None
         except OSError:
             self._close(connection)
-        finally:
-            self._kept.discard(connection)
-        return None
+            return None
+        return self._handle_event(connection, b"\x94\x01" + data[2:end], argument, me)
+
+    def _know(self, key: bytes, data: bytes) -> None:
+        """Where `data` is an event, and nothing else, read it no more when it comes again."""
+        try:
+            _, method, argument = wire.parts_of(unpackb(data))
+        except (ValueError, TypeError, wire.FrameError):  # It came in pieces, or is odd.
+            return
+        if key and method == wire.HANDLE_EVENT and type(argument) is dict:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            self._known[key] = argument
 
     def _close(self, connection: Connection) -> None:
         connection.close()
@@ -216,7 +259,7 @@ class KongEngine(Engine):
             connection.send(wire.pack_answer(error.message_id or 0, None, {"error": "not a message of Kong"}))
         self._close(connection)
 
-    def _handle(self, connection: Connection, value: Any) -> Connection | None:
+    def _handle(self, connection: Connection, value: Any, me: int) -> Connection | None:
         """Answer a request, or have it answered: the connection, where this thread goes on with it."""
         try:
             message_id, method, argument = wire.parts_of(value)
@@ -230,12 +273,19 @@ class KongEngine(Engine):
         if method not in _ANSWERED:
             text = f"{method[:100]!r} is no method of a plugin server"
             return self._answer(connection, wire.pack_answer(message_id, None, text))
+        head = wire.pack_head(message_id)
         if method == wire.HANDLE_EVENT:
-            event_id = next(self._ids)
-            event = self.events[event_id] = Event(self, connection, method, message_id, argument, event_id)
-        else:
-            event = Event(self, connection, method, message_id, argument)
+            return self._handle_event(connection, head, argument, me)
+        event = Event(self, connection, method, head, argument, me)
         self._methods.unary[method](event)
+        return event.release()
+
+    def _handle_event(self, connection: Connection, head: bytes, argument: Any, me: int) -> Connection | None:
+        event_id = next(self._ids)
+        event = self.events[event_id] = Event(
+            self, connection, wire.HANDLE_EVENT, head, argument, me, event_id
+        )
+        self._run_event(event)
         return event.release()
 
     def _answer(self, connection: Connection, frame: bytes) -> Connection | None:
@@ -379,6 +429,25 @@ class KongEngine(Engine):
         event_id, connection.awaits = connection.awaits, None
         if event_id is not None and not (isinstance(argument, dict) and argument.get("EventId") == event_id):
             self.wake(event_id)
+
+
+@contextmanager
+def _without_preemption() -> Iterator[None]:
+    """Threads that are started here, and those that they start, do not push each other from a processor.
+
+    One that Kong has answered would else take the processor from one that has the interpreter's lock, only
+    to wait for that: two changes of threads for nothing.
+    """
+    is_changed = False
+    with contextlib.suppress(AttributeError, OSError):  # Not every system has it, or allows it.
+        if os.sched_getscheduler(0) == os.SCHED_OTHER:
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+            is_changed = True
+    try:
+        yield
+    finally:
+        if is_changed:
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def server_greeting(pid: int) -> bytes:

@@ -15,6 +15,7 @@ from coprocess.errors import Status
 from coprocess.gateways.kong import wire
 from coprocess.gateways.kong.connection import Connection
 from coprocess.gateways.kong.methods import Method
+from coprocess.gateways.kong.wire import pack_head, pack_tail
 from coprocess.transport.engine import Metadata, Rpc
 
 if TYPE_CHECKING:
@@ -27,7 +28,10 @@ CLIENT_WAIT_S: Final = 120.0
 #: How long such a call is waited for where it was asked, before another thread watches for the step.
 _MAY_WAIT_S: Final = 0.02
 
-_pack_head, _STEPS = wire.pack_head, wire.STEPS
+#: What packing raises.
+_UNSENDABLE: Final = (TypeError, ValueError, OverflowError, RecursionError)
+_STEPS: Final = wire.STEPS
+_VALUES: Final = _STEPS - {wire.STEP_ERROR}
 
 _DATA: Final = b"\xc0\x82\xa4Data"
 RETURN: Final = wire.pack(wire.RETURN)
@@ -60,6 +64,7 @@ class Event(Rpc):
     """`thread` is set by who runs it. `reader` has read the request, and goes on with the connection."""
 
     __slots__ = (
+        "_head",
         "_held",
         "_owed",
         "_tail",
@@ -69,7 +74,6 @@ class Event(Rpc):
         "engine",
         "id",
         "is_over",
-        "message_id",
         "phase",
         "reader",
         "reading",
@@ -83,11 +87,15 @@ class Event(Rpc):
         engine: KongEngine,
         connection: Connection,
         method: str,
-        message_id: int,
+        head: bytes,
         argument: Any,
+        reader: int,
         event_id: int | None = None,
     ) -> None:
-        """`event_id`: as Kong echoes it; None: it is no event, and has no steps."""
+        """`head`: what the answer begins with. `event_id`: as Kong echoes it; None: it has no steps.
+
+        `reader`: the thread.
+        """
         self.phase = ""
         self.thread: int | None = None
         #: Of an async phase that waits for its step: as `_owed`, for whoever reads it.
@@ -102,12 +110,12 @@ class Event(Rpc):
         self.engine = engine
         self.connection = connection
         self.method = method
-        self.message_id = message_id
+        self._head = head
         self.argument = argument
         self.id = event_id
         #: What all answers of an event end with.
-        self._tail = b"" if event_id is None else wire.pack_tail(event_id)
-        self.reader = get_ident()
+        self._tail = b"" if event_id is None else pack_tail(event_id)
+        self.reader = reader
         self._owed = [True]
         #: For an event that its reader does not run: taken by the reader when it leaves, and by who ends the
         #: event. Whoever comes second has the connection.
@@ -121,27 +129,40 @@ class Event(Rpc):
 
     def ask(self, method: Method, arguments: tuple[Any, ...]) -> Any:
         """Have Kong run `method`: what it gives. Raises EventEnded where there is no event any more."""
-        frame = self.begin_asking(method, arguments)
-        connection = self.connection
+        owed, connection = self._owed, self.connection
+        if not owed:
+            raise EventEnded  # The connection is another's by now.
         try:
-            connection.send(frame)
-            if method.is_terminal:
+            packed = connection.pack(arguments)
+        except _UNSENDABLE as error:
+            raise _unsendable(method.name, arguments, error) from None
+        try:
+            owed.pop()
+        except IndexError:
+            raise EventEnded from None
+        try:
+            connection.send(b"".join((self._head, method.head, packed, self._tail)))
+            if method.is_usual:
+                value = connection.receive()
+            elif method.is_terminal:
                 return self.end_by_call()
-            if method.may_wait and not connection.has_something(_MAY_WAIT_S):
+            elif not connection.has_something(_MAY_WAIT_S):
                 return self.take_step(*self.engine.wait_for_step(self, may_wait=True))
-            value = connection.receive()
+            else:
+                value = connection.receive()
         except BlockingIOError:
             return self.take_step(*self.engine.wait_for_step(self, may_wait=method.may_wait))
         except (OSError, wire.FrameError) as error:
             return self.take_step(*self.engine.step_after(self, error, may_wait=method.may_wait))
         try:
             kind, message_id, step, (argument,) = value
-            if argument["EventId"] == self.id and kind == 0 and step in _STEPS:
-                self.message_id = message_id
-                if self.is_over or type(message_id) is not int or step == wire.STEP_ERROR:
+            if argument["EventId"] == self.id and kind == 0:
+                if step in _VALUES and type(message_id) is int and not self.is_over:
+                    self._head = pack_head(message_id)
+                    self._owed.append(True)
+                    return argument.get("Data")
+                if step in _STEPS:
                     return self.take_step(connection, value)
-                self._owed.append(True)
-                return argument.get("Data")
         except (TypeError, ValueError, KeyError, AttributeError):
             pass
         return self.take_step(*self.engine.step_after(self, value, may_wait=method.may_wait))
@@ -165,13 +186,13 @@ class Event(Rpc):
             raise EventEnded  # The connection is another's by now.
         try:
             packed = self.connection.pack(arguments)
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        except _UNSENDABLE as error:
             raise _unsendable(method.name, arguments, error) from None
         try:
             self._owed.pop()
         except IndexError:
             raise EventEnded from None
-        return b"".join((_pack_head(self.message_id), method.head, packed, self._tail))
+        return b"".join((self._head, method.head, packed, self._tail))
 
     def is_own_step(self, value: Any) -> bool:
         try:
@@ -182,10 +203,10 @@ class Event(Rpc):
     def take_step(self, connection: Connection, value: Any) -> Any:
         """Go on with the step that came, on `connection`."""
         request = wire.request_of(value)
-        self.connection, self.message_id, self.detached = connection, request.id, False
+        self.connection, self._head, self.detached = connection, pack_head(request.id), False
         if self.is_over:
             # Its time was over meanwhile, and Kong asks now.
-            self._send(failure_data(self.phase))
+            self._send(self._answer(failure_data(self.phase)))
             raise EventEnded
         self._owed.append(True)
         data = request.argument.get("Data")
@@ -201,7 +222,7 @@ class Event(Rpc):
         except IndexError:
             self._end_unasked()
             return
-        self._send(reply)
+        self._send(self._answer(reply))
         self._finish()
 
     def fail(self, status: Status, message: str) -> None:
@@ -219,14 +240,13 @@ class Event(Rpc):
             self._owed.pop()
         except IndexError:
             return
-        self._write(wire.pack_answer(self.message_id, None, message))
+        self._send(self._head + wire.pack(message) + b"\xc0")
         self._finish()
 
-    def _send(self, reply: bytes) -> None:
-        data = b"\xc0" if self.id is None else _DATA
-        self._write(b"".join((_pack_head(self.message_id), data, reply, self._tail)))
+    def _answer(self, reply: bytes) -> bytes:
+        return b"".join((self._head, b"\xc0" if self.id is None else _DATA, reply, self._tail))
 
-    def _write(self, frame: bytes) -> None:
+    def _send(self, frame: bytes) -> None:
         try:
             self.connection.send(frame)
         except OSError:
@@ -239,13 +259,13 @@ class Event(Rpc):
         if self.id is not None:
             self.engine.events.pop(self.id, None)
         thread = self.thread
-        runs_elsewhere = thread is not None and get_ident() != thread
-        if runs_elsewhere:
+        if thread is not None and get_ident() != thread:
             # The watchdog has answered for code that goes on.
             self.detached = True
-        if thread == self.reader:
-            if runs_elsewhere:
+            if thread == self.reader:
                 self.engine.resume(self.connection)
+                return
+        elif thread == self.reader:
             return
         try:
             self._held.pop()
@@ -316,7 +336,7 @@ def _unsendable(method: str, arguments: tuple[Any, ...], error: BaseException) -
     for number, argument in enumerate(arguments, 1):
         try:
             wire.pack(argument)
-        except (TypeError, ValueError, OverflowError, RecursionError) as its:
+        except _UNSENDABLE as its:
             return TypeError(
                 f"{method}: argument {number}, {repr_of(argument, 100)} ({type(argument).__name__}), cannot "
                 f"be sent to Kong: {its}. Expected: text, bytes, numbers of 64 bits, booleans, None, lists "

@@ -19,7 +19,7 @@ MOST_INSTANCES = 5000
 class Instance:
     """A plugin with one configuration. After a reload it has a new object, of the new code."""
 
-    __slots__ = ("_lock", "_made", "config", "id", "plugin_name")
+    __slots__ = ("_lock", "config", "id", "made", "plugin_name")
 
     def __init__(self, plugin_name: str, config: dict[str, Any]) -> None:
         #: None until it is added.
@@ -28,18 +28,21 @@ class Instance:
         self.config = config
         self._lock = threading.Lock()
         #: The class, and the object that was made of it last.
-        self._made: tuple[type, Any] | None = None
+        self.made: tuple[type, Any] | None = None
 
     def object_of(self, plugin_class: type) -> Any:
         """The object of that class, made where there is none. Raises what its code raises."""
-        made = self._made
-        if made is not None and made[0] is plugin_class:
-            return made[1]
+        made = self.made
+        return made[1] if made is not None and made[0] is plugin_class else self.make(plugin_class)[1]
+
+    def make(self, plugin_class: type) -> tuple[type, Any]:
+        """As `object_of`: `made`, with that class."""
         with self._lock:
-            if self._made is None or self._made[0] is not plugin_class:
+            made = self.made
+            if made is None or made[0] is not plugin_class:
                 # Of a copy: a plugin that changes its configuration changes it for itself.
-                self._made = plugin_class, plugin_class(json.loads(json.dumps(self.config)))
-            return self._made[1]
+                made = self.made = plugin_class, plugin_class(json.loads(json.dumps(self.config)))
+            return made
 
 
 class Instances:

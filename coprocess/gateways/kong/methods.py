@@ -28,7 +28,7 @@ MAY_WAIT: Final = frozenset(
 class Method:
     """Made once for each function that has a name here: calls pack their arguments only."""
 
-    __slots__ = ("head", "is_terminal", "may_wait", "name")
+    __slots__ = ("head", "is_terminal", "is_usual", "may_wait", "name")
 
     def __init__(self, name: str) -> None:
         """Raises what `wire.pack` does for a name that cannot be sent."""
@@ -37,3 +37,5 @@ class Method:
         self.head = b"\xc0\x82\xa4Data\x82\xa6Method" + wire.pack(name) + b"\xa4Args"
         self.is_terminal = name in TERMINAL
         self.may_wait = name in MAY_WAIT
+        #: A step comes, and at once.
+        self.is_usual = not (self.is_terminal or self.may_wait)

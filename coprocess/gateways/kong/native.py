@@ -146,7 +146,7 @@ class NativePlugin:
                 exchange.request.ask_for(self._first_after)
             if exchange.chain.response_uses_body:
                 _ = response.raw_body
-            self._drive(adapter.after_app(exchange), exchange)
+            adapter.run_after(exchange)
         except BaseException as error:
             self._end(exchange, error)
             raise

@@ -19,6 +19,7 @@ from coprocess.api.functions import Source, is_async, source_of
 from coprocess.bounded import repr_of
 from coprocess.errors import HandlerError
 from coprocess.gateways.kong.event import Event, EventEnded
+from coprocess.gateways.kong.instances import Instance
 from coprocess.gateways.kong.pdk import kong_class
 from coprocess.gateways.kong.phases import PLUGIN_PHASES, Phase
 from coprocess.gateways.kong.telling import async_telling, telling
@@ -134,9 +135,12 @@ class Plugin:
 
 
 def _phase(plugin_class: type, name: str, kong: Callable[[Any], Any]) -> Callable[..., None]:
-    def run(instance: Any, event: Event) -> None:
-        try:  # noqa: SIM105 - each event comes by here, and contextlib's costs as much as a PDK call
-            getattr(instance.object_of(plugin_class), name)(kong((event.ask,)))
+    def run(instance: Instance, event: Event) -> None:
+        try:
+            made = instance.made
+            if made is None or made[0] is not plugin_class:
+                made = instance.make(plugin_class)
+            getattr(made[1], name)(kong((event.ask,)))
         except EventEnded:
             pass
 

@@ -11,7 +11,7 @@ import struct
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import msgpack
 
@@ -52,7 +52,7 @@ class FrameError(BadMessage):
         self.message_id = message_id
 
 
-def _no_extension(code: int, data: bytes) -> Any:
+def no_extension(code: int, data: bytes) -> Any:
     raise ValueError(f"an extension type ({code})")
 
 
@@ -60,11 +60,8 @@ _READING: Any = {
     "raw": False,
     "unicode_errors": _TEXT,
     "strict_map_key": False,
-    "ext_hook": _no_extension,
+    "ext_hook": no_extension,
 }
-
-
-_unpack: Final = msgpack.unpackb
 
 
 class Reader:
@@ -98,16 +95,7 @@ class Reader:
         Raises as `feed`, and for a nil, which is no message.
         """
         if self._unpacker is None:
-            try:
-                # Nearly always one read is one value, of UTF-8 and with text for keys: what is not is read
-                # once more. To tell of all of `_READING` takes as long as to read the value.
-                value = _unpack(data, ext_hook=_no_extension)
-            except Exception:  # noqa: BLE001 - as in `feed`
-                self._begin(data)
-            else:
-                if value is not None:
-                    return value
-                raise FrameError("nil is no message")
+            self._begin(data)
         values = self._feed(data)
         if None in values:
             raise FrameError("nil is no message")
@@ -224,25 +212,19 @@ def pack(value: Any) -> bytes:
     return packed
 
 
-_HEAD: Final = struct.Struct(">HBI").pack
-
-
 def pack_head(message_id: int) -> bytes:
     """What an answer begins with: that it is one, and its id."""
     try:
-        return _HEAD(0x9401, 0xCE, message_id)
-    except struct.error:  # No number of 32 bits, as Kong's are.
+        return b"\x94\x01\xce" + message_id.to_bytes(4, "big")
+    except OverflowError:  # No number of 32 bits, as Kong's are.
         return b"\x94\x01" + pack(message_id)
-
-
-_TAIL: Final = struct.Struct(">8sBI").pack
 
 
 def pack_tail(event_id: int) -> bytes:
     """What an answer of an event ends with: the id that Kong echoes."""
     try:
-        return _TAIL(b"\xa7EventId", 0xCE, event_id)
-    except struct.error:  # After four thousand million events.
+        return b"\xa7EventId\xce" + event_id.to_bytes(4, "big")
+    except OverflowError:  # After four thousand million events.
         return b"\xa7EventId" + pack(event_id)
 
 

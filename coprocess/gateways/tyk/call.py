@@ -28,7 +28,7 @@ class TykCall(Call):
     __slots__ = ("_full_reply", "_request", "_response", "_session", "message", "passed_raw", "payload")
 
     def __init__(self, hook: Hook, message: Object, payload: bytes, *, full_reply: bool) -> None:
-        super().__init__(hook)
+        self.hook = hook  # As `Call` does, in place: each call comes by.
         self.message = message
         #: What came, for comparison with what a handler left.
         self.payload = payload

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from coprocess.gateways.web.asgi_messages import Message, Receive, Scope
@@ -23,8 +22,8 @@ class ClientGone(Exception):
 class RequestBody(HeldBody):
     """The body of a request: passed on as it comes, or read first and passed on whole.
 
-    As a context manager it looks out for a client that goes, while a handler waits, and cancels that. What
-    comes meanwhile is kept for the app, up to a bound: then it looks no more.
+    It looks out for a client that goes, while a handler waits, and cancels that. What comes meanwhile is kept
+    for the app, up to a bound: then it looks no more.
     """
 
     # No slots: most requests use none of this.
@@ -39,12 +38,8 @@ class RequestBody(HeldBody):
     _changed: asyncio.Event | None = None
     #: Whether the app waits for a message of the server.
     _is_asking = False
-    #: Whether the app must get its messages from here, as handlers after it may wait.
-    is_shared = False
     #: Whether it has cancelled the task that waits, as the client is gone.
     has_cancelled = False
-    #: Called where the app is told that the client is gone.
-    on_gone: Callable[[], Awaitable[None]] | None = None
 
     def __init__(self, receive: Receive, limit_bytes: int, scope: Scope) -> None:
         #: The server's.
@@ -55,15 +50,16 @@ class RequestBody(HeldBody):
     @property
     def is_between(self) -> bool:
         """Whether the app must get its messages from here."""
-        return self.is_shared or self.is_read or self._ahead is not None or self.on_gone is not None
+        return self.is_read or self._ahead is not None
 
-    def __enter__(self) -> None:
+    def look_out(self) -> None:
+        """A handler of this task waits from now on."""
         # Most handlers wait for less: they pay for a timer only.
         loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
-        self._timer = loop.call_later(_PATIENCE_S, self._look_out)
+        self._timer = loop.call_later(_PATIENCE_S, self._begin_to_look)
 
-    def __exit__(self, *error: object) -> None:
+    def look_no_more(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._task = None
@@ -73,7 +69,7 @@ class RequestBody(HeldBody):
             if self._changed is not None:
                 self._changed.set()
 
-    def _look_out(self) -> None:
+    def _begin_to_look(self) -> None:
         if self._is_asking:
             return  # A server is asked by one at a time: what the app gets is looked at.
         if self._ahead is None:
@@ -136,14 +132,8 @@ class RequestBody(HeldBody):
         self.replace(b"".join(chunks))
         return None
 
-    async def receive(self) -> Message:
+    async def for_app(self) -> Message:
         """What the app gets."""
-        message = await self._for_app()
-        if message["type"] == "http.disconnect" and self.on_gone is not None:
-            await self.on_gone()
-        return message
-
-    async def _for_app(self) -> Message:
         if not self.is_read:
             return await self._next()
         if not self._sent:

@@ -6,8 +6,16 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
+from coprocess.api.held import Bare
 from coprocess.api.unread import NO_EDITS, UnreadRequest
-from coprocess.gateways.web.http import Caller, RawHeaders, body_to_send, response_of, with_edits
+from coprocess.gateways.web.http import (
+    Caller,
+    body_to_send,
+    no_body_asked_for,
+    raw_headers,
+    response_of,
+    with_edits,
+)
 from coprocess.runtime.answers import Answer
 from coprocess.runtime.held_call import HeldExchange
 
@@ -20,20 +28,13 @@ Send = Callable[[Message], Awaitable[None]]
 _UNSEEN_BODIES = ("http.response.pathsend", "http.response.zerocopysend")
 
 
-class ScopeRequest(UnreadRequest):
+class ScopeRequest(Bare, UnreadRequest):
     """A request as its scope has it."""
 
     if not TYPE_CHECKING:
         __slots__ = ("_of_scope",)
 
-    def __init__(self, scope: Scope, body_source: Callable[[], bytes]) -> None:
-        # Not by the base class's, as each request makes one.
-        self._of_scope = scope
-        self._method = scope.get("method", "GET")
-        self._headers = RawHeaders(scope["headers"])
-        self._body_source = body_source
-        self._read_path = self._read_query = self._query = self._target = self._body = self.open_stream = None
-        self.has_new_body = self.has_new_path = self._has_body_of_handler = False
+    _of_scope: Scope
 
     def _path_that_came(self) -> str:
         raw_path: bytes = self._of_scope.get("raw_path") or b""
@@ -51,10 +52,24 @@ class ScopeRequest(UnreadRequest):
         return scheme
 
 
+def scope_request(scope: Scope) -> ScopeRequest:
+    """As the constructor of the base class."""
+    request = ScopeRequest()
+    request._of_scope = scope
+    request._method = scope.get("method", "GET")
+    request._headers = raw_headers(scope["headers"])
+    request._body_source = no_body_asked_for
+    request._read_path = request._read_query = None
+    request._query = request._target = request._body = request.open_stream = None
+    request.has_new_body = request.has_new_path = request._has_body_of_handler = False
+    return request
+
+
 def scope_for_app(scope: Scope, exchange: HeldExchange, *, has_session: bool) -> Scope:
     """A copy: what is in the server's own scope stays as it is. `has_session`: the exchange's, asked once."""
     inner = dict(scope)
-    caller = inner["coprocess"] = Caller(exchange)
+    caller = inner["coprocess"] = Caller()
+    caller._exchange = exchange
     if has_session and inner.get("user") is None:
         inner["user"] = caller
     request = exchange.request
@@ -63,10 +78,10 @@ def scope_for_app(scope: Scope, exchange: HeldExchange, *, has_session: bool) ->
     if request.has_new_path:
         inner["raw_path"] = request.encoded_path.encode("latin-1")
         inner["path"] = unquote(request.encoded_path)
-    if request.has_new_query:
+    if request._query is not None and request.has_new_query:  # Most handlers do not ask for it.
         inner["query_string"] = request.query_string.encode("latin-1")
     if "method" in inner:
-        inner["method"] = request.method
+        inner["method"] = request._method
     return inner
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Iterable, MutableMapping, Set
-from typing import AnyStr
+from collections.abc import Callable, Collection, Iterable, MutableMapping, Set
+from typing import TYPE_CHECKING, AnyStr
 
-from coprocess.api.held import HeldHeaders, HeldRequest, HeldResponse, HeldSession
+from coprocess.api.held import Bare, HeldHeaders, HeldRequest, HeldResponse, HeldSession
 from coprocess.api.http import canonical_name
 from coprocess.api.state import State
 from coprocess.api.unread import NO_EDITS, UnreadHeaders
@@ -21,7 +21,7 @@ FRAMING = frozenset({"Content-Length", "Transfer-Encoding"})
 _BODYLESS = frozenset({204, 205, 304})
 
 
-class Caller:
+class Caller(Bare):
     """What the app finds under `coprocess`: who calls, and what the handlers left for it.
 
     It is a user too, as Starlette's are.
@@ -29,8 +29,7 @@ class Caller:
 
     __slots__ = ("_exchange",)
 
-    def __init__(self, exchange: HeldExchange) -> None:
-        self._exchange = exchange
+    _exchange: HeldExchange
 
     @property
     def session(self) -> HeldSession:
@@ -80,17 +79,19 @@ def _sent(name: str) -> bytes:
     return name.lower().encode("latin-1")
 
 
-class RawHeaders(UnreadHeaders):
-    """Headers as servers and apps pass them: pairs of bytes."""
+@functools.lru_cache(maxsize=4096)
+def _sent_edit(name: str) -> bytes:
+    """As `_sent`; empty where an edit does not count."""
+    return b"" if name in FRAMING else _sent(name)
+
+
+class RawHeaders(Bare, UnreadHeaders):
+    """Headers as servers and apps pass them: pairs of bytes. `raw_headers` makes them."""
 
     __slots__ = ("raw",)
 
-    def __init__(self, raw: Iterable[RawHeader]) -> None:
-        #: A copy: an app may change what is its own.
-        self.raw = tuple(raw)
-        # Not by the base class's, as each request makes two.
-        self.replaced = NO_EDITS
-        self._set_now = None
+    #: A copy: an app may change what is its own.
+    raw: tuple[RawHeader, ...]
 
     def _came(self, name: str) -> list[str]:
         sent = _sent(name)
@@ -98,6 +99,33 @@ class RawHeaders(UnreadHeaders):
 
     def _all_that_came(self) -> Iterable[tuple[str, str]]:
         return [(name_of(name), text_of(value)) for name, value in self.raw]
+
+
+def raw_headers(raw: Iterable[RawHeader]) -> RawHeaders:
+    headers = RawHeaders()
+    headers.raw = tuple(raw)
+    # As the base class's constructor.
+    headers.replaced = NO_EDITS
+    headers._set_now = None
+    return headers
+
+
+class AppResponse(Bare, HeldResponse):
+    """The response of an app. `app_response` makes one."""
+
+    if not TYPE_CHECKING:
+        __slots__ = ()
+
+
+def app_response(status: int, headers: HeldHeaders, body_source: Callable[[], bytes]) -> HeldResponse:
+    """As the constructor of HeldResponse."""
+    response = AppResponse()
+    response._status = status
+    response._headers = headers
+    response._body_source = body_source
+    response._body = response.open_stream = None
+    response.has_new_body = response._has_body_of_handler = False
+    return response
 
 
 def edits_of(message: HeldRequest | HeldResponse) -> tuple[Set[str], list[tuple[str, str]]]:
@@ -122,15 +150,14 @@ def with_edits(raw: Collection[RawHeader], message: HeldRequest | HeldResponse) 
     replaced = message.headers.replaced
     if replaced and len(replaced) == 1 and not message.has_new_body:
         # Most handlers do no more.
-        (name,) = replaced
-        if name in FRAMING:
-            return list(raw)
-        sent = _sent(name)
-        for key, _ in raw:
-            if key.lower() == sent:
+        ((name, value),) = replaced.items()
+        if not (sent := _sent_edit(name)):
+            return [*raw]
+        for came, _ in raw:
+            if came.lower() == sent:
                 raw = without(raw, {sent})
                 break
-        return [*raw, (sent, replaced[name].encode())]
+        return [*raw, (sent, value.encode())]
     names, added = edits_of(message)
     kept = without(raw, set(map(_sent, names)))
     return kept + [(_sent(name), value.encode()) for name, value in added]

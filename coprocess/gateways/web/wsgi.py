@@ -9,16 +9,17 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
+from coprocess.api.held import HeldRequest
 from coprocess.gateways.web.home import HOME
 from coprocess.gateways.web.host import MiddlewareHost
 from coprocess.gateways.web.http import quota_headers
 from coprocess.gateways.web.wsgi_ending import ended_with
 from coprocess.gateways.web.wsgi_messages import (
     Environ,
-    EnvironRequest,
     RequestBody,
     StartResponse,
     environ_for_app,
+    environ_request,
     send_answer,
     telling,
 )
@@ -26,13 +27,26 @@ from coprocess.gateways.web.wsgi_response import ResponseOnItsWay
 from coprocess.loading.lifetime import Lifetime
 from coprocess.runtime.answers import Answer
 from coprocess.runtime.around.adapter import DEFAULT_TIMEOUT_S, Adapter, Options
+from coprocess.runtime.around.chain import Chain
 from coprocess.runtime.around.ending import InThread, run_now
 from coprocess.runtime.around.request import RequestCall, RequestExchange
 from coprocess.runtime.around.steps import BODY, Requests, Steps
+from coprocess.runtime.held_spec import HeldSpec
 from coprocess.runtime.tracing import CallTracing
 
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector
+
+
+class _Exchange(RequestExchange):
+    __slots__ = ("body",)
+
+    #: None where nobody has asked for it.
+    body: RequestBody | None
+
+    def __init__(self, request: HeldRequest, spec: HeldSpec, chain: Chain) -> None:
+        super().__init__(request, spec, chain)
+        self.body = None
 
 
 class Around:
@@ -75,13 +89,12 @@ class Around:
 
     def _request(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         requests = self._requests
-        body = RequestBody(environ, requests.max_body_bytes)
-        exchange = RequestExchange(EnvironRequest(environ, body.kept), requests.spec, requests.gateway.chain)
+        exchange = _Exchange(environ_request(environ), requests.spec, requests.gateway.chain)
         if not exchange.chain.has_app:
-            return self._answered(environ, start_response, exchange, body)
+            return self._answered(environ, start_response, exchange)
         requests.began(exchange)
         try:
-            chunks = self._answered(environ, start_response, exchange, body)
+            chunks = self._answered(environ, start_response, exchange)
         except BaseException as error:
             self._end(exchange, error)
             raise
@@ -102,21 +115,22 @@ class Around:
         self._requests.ended(exchange)
 
     def _answered(
-        self,
-        environ: Environ,
-        start_response: StartResponse,
-        exchange: RequestExchange,
-        body: RequestBody,
+        self, environ: Environ, start_response: StartResponse, exchange: _Exchange
     ) -> Iterable[bytes]:
         requests, chain, method = self._requests, exchange.chain, environ["REQUEST_METHOD"]
-        answer = self._drive(requests.before_app(exchange), exchange, body)
-        if answer is not None:
-            return send_answer(answer, method, start_response)
-        has_session = exchange.has_session
+        if (hooks := chain.plain_before) is None or requests.problem or requests.gateway.problem:
+            self._drive(requests.before_app(exchange), exchange, environ)
+        else:
+            requests.run_before(exchange, hooks)
+        if exchange.answer is not None:
+            return send_answer(exchange.answer, method, start_response)
+        has_session = (session := exchange._session) is not None and bool(session)
         inner = environ_for_app(environ, exchange, has_session=has_session)
+        body = exchange.body
         if exchange.request.has_new_body:
+            body = body or RequestBody(environ, requests.max_body_bytes)
             body.replace(exchange.request.raw_body)
-        if body.is_read:
+        if body is not None:
             body.hand_over(inner)
         if has_session and (told := quota_headers(exchange.session)):
             start_response = telling(told, start_response)
@@ -127,7 +141,7 @@ class Around:
         except Exception as error:
             if not chain.for_app_errors:
                 raise
-            answer = self._drive(requests.app_failed(exchange, error), exchange, body)
+            answer = self._drive(requests.app_failed(exchange, error), exchange, environ)
             if answer is None:
                 raise
             # As the app would answer, had it caught the error itself: nothing of a body has gone out yet.
@@ -136,21 +150,24 @@ class Around:
                 return send_answer(answer, method, start_response, exc_info)
             return response.passing(send_answer(answer, method, response.start, exc_info))
 
-    def _drive(self, steps: Steps, exchange: RequestExchange, body: RequestBody | None) -> Answer | None:
+    def _drive(self, steps: Steps, exchange: _Exchange, environ: Environ) -> Answer | None:
         requests = self._requests
         calls = requests.calls
         for need in steps:
             if type(need) is RequestCall:
                 calls.call(need)
             elif need is BODY:
-                exchange.given = None if body is None else body.read()
+                exchange.body = body = RequestBody(environ, requests.max_body_bytes)
+                if (answer := body.read()) is None:
+                    exchange.request.body_came(body.kept())
+                exchange.given = answer
             else:
                 exchange.given = requests.limited(exchange.session)
         return exchange.answer
 
     def edit_response(self, exchange: RequestExchange) -> None:
         """Run the Response handlers."""
-        self._drive(self._requests.after_app(exchange), exchange, None)
+        self._requests.run_after(exchange)
 
     def tell_too_large(self) -> None:
         """Log that a response is larger than its handlers can have it."""

@@ -9,7 +9,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote_to_bytes
 
-from coprocess.api.held import HeldResponse
+from coprocess.api.held import Bare, HeldResponse
 from coprocess.api.http import canonical_name
 from coprocess.api.unread import NO_EDITS, UnreadHeaders, UnreadRequest
 from coprocess.gateways.web.http import (
@@ -18,6 +18,7 @@ from coprocess.gateways.web.http import (
     HeldBody,
     body_to_send,
     edits_of,
+    no_body_asked_for,
     response_of,
     text_of,
     without,
@@ -66,15 +67,13 @@ class RequestBody(HeldBody):
         environ.pop("HTTP_TRANSFER_ENCODING", None)
 
 
-class EnvironRequest(UnreadRequest):
-    """A request as its `environ` has it."""
+class EnvironRequest(Bare, UnreadRequest):
+    """A request as its `environ` has it. `environ_request` makes one."""
 
     if not TYPE_CHECKING:
         __slots__ = ("_environ",)
 
-    def __init__(self, environ: Environ, body_source: Callable[[], bytes]) -> None:
-        super().__init__(environ["REQUEST_METHOD"], EnvironHeaders(environ), body_source)
-        self._environ = environ
+    _environ: Environ
 
     def _path_that_came(self) -> str:
         return quote(self._environ.get("PATH_INFO", "").encode("latin-1")) or "/"
@@ -93,15 +92,12 @@ def _utf8(value: str) -> str:
     return value if value.isascii() else text_of(value.encode("latin-1"))
 
 
-class EnvironHeaders(UnreadHeaders):
-    """A request's headers, as `environ` has them."""
+class EnvironHeaders(Bare, UnreadHeaders):
+    """A request's headers, as `environ` has them. `environ_headers` makes them."""
 
     __slots__ = ("_environ",)
 
-    def __init__(self, environ: Environ) -> None:
-        # Not by the base class's, as each request makes one.
-        self.replaced, self._set_now = NO_EDITS, None
-        self._environ = environ
+    _environ: Environ
 
     def _came(self, name: str) -> list[str]:
         key = _key_of(name)
@@ -115,15 +111,33 @@ class EnvironHeaders(UnreadHeaders):
                 yield name, _utf8(value)
 
 
-class NativeHeaders(UnreadHeaders):
-    """A response's headers, as an app passes them."""
+def environ_headers(environ: Environ) -> EnvironHeaders:
+    headers = EnvironHeaders()
+    headers._environ = environ
+    # As the base class's constructor.
+    headers.replaced, headers._set_now = NO_EDITS, None
+    return headers
+
+
+def environ_request(environ: Environ) -> EnvironRequest:
+    """As the constructor of the base class."""
+    request = EnvironRequest()
+    request._environ = environ
+    request._method = environ["REQUEST_METHOD"]
+    request._headers = environ_headers(environ)
+    request._body_source = no_body_asked_for
+    request._read_path = request._read_query = None
+    request._query = request._target = request._body = request.open_stream = None
+    request.has_new_body = request.has_new_path = request._has_body_of_handler = False
+    return request
+
+
+class NativeHeaders(Bare, UnreadHeaders):
+    """A response's headers, as an app passes them. `native_headers` makes them."""
 
     __slots__ = ("_pairs",)
 
-    def __init__(self, pairs: Iterable[tuple[str, str]]) -> None:
-        # As above.
-        self.replaced, self._set_now = NO_EDITS, None
-        self._pairs = tuple(pairs)
+    _pairs: tuple[tuple[str, str], ...]
 
     def _came(self, name: str) -> list[str]:
         key = name.lower()
@@ -131,6 +145,13 @@ class NativeHeaders(UnreadHeaders):
 
     def _all_that_came(self) -> Iterable[tuple[str, str]]:
         return [(canonical_name(name), _utf8(value)) for name, value in self._pairs]
+
+
+def native_headers(pairs: Iterable[tuple[str, str]]) -> NativeHeaders:
+    headers = NativeHeaders()
+    headers._pairs = tuple(pairs)
+    headers.replaced, headers._set_now = NO_EDITS, None
+    return headers
 
 
 def with_native_edits(headers: Collection[tuple[str, str]], response: HeldResponse) -> list[tuple[str, str]]:
@@ -174,7 +195,8 @@ def _name_of(key: str) -> str:
 def environ_for_app(environ: Environ, exchange: HeldExchange, *, has_session: bool) -> Environ:
     """A copy: what the server has stays as it is. `has_session`: the exchange's, asked once."""
     inner = dict(environ)
-    caller = inner["coprocess"] = Caller(exchange)
+    caller = inner["coprocess"] = Caller()
+    caller._exchange = exchange
     if has_session and not inner.get("REMOTE_USER"):
         inner["REMOTE_USER"] = caller.display_name
     request = exchange.request
@@ -194,9 +216,9 @@ def environ_for_app(environ: Environ, exchange: HeldExchange, *, has_session: bo
         # Servers' own, of the path that came.
         for key in ("RAW_URI", "REQUEST_URI"):
             inner.pop(key, None)
-    if request.has_new_query:
+    if request._query is not None and request.has_new_query:  # Most handlers do not ask for it.
         inner["QUERY_STRING"] = request.query_string
-    inner["REQUEST_METHOD"] = request.method
+    inner["REQUEST_METHOD"] = request._method
     return inner
 
 

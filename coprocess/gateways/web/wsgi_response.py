@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
-from coprocess.api.held import HeldResponse
 from coprocess.api.unread import NO_EDITS
-from coprocess.gateways.web.http import body_to_send, no_body_asked_for
+from coprocess.gateways.web.http import app_response, body_to_send, no_body_asked_for
 from coprocess.gateways.web.wsgi_messages import (
-    NativeHeaders,
     StartResponse,
+    native_headers,
     send_answer,
     status_line,
     with_native_edits,
@@ -76,7 +75,7 @@ class ResponseOnItsWay:
         self._has_started = True
         exchange = self._exchange
         came_with = int(status[:3])
-        exchange.response = HeldResponse(came_with, NativeHeaders(headers), body_source=body_source)
+        exchange.response = app_response(came_with, native_headers(headers), body_source)
         self._around.edit_response(exchange)
         response = exchange.response
         if response.status != came_with:

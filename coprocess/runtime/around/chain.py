@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,8 @@ class Chain:
 
     before: tuple[tuple[HookType, tuple[Step, ...]], ...]
     after: tuple[Step, ...]
+    #: All of `before`, in order, where there is nothing to do but to run them; else None.
+    plain_before: tuple[Hook, ...] | None
     #: The `@Event` functions that hear of an event, by its type; None: all hear of all.
     events: Mapping[str, tuple[str, ...]] | None
     #: All `@Event` functions.
@@ -80,6 +82,7 @@ def chain_of(table: HookTable, named: Mapping[str, Any] | None, api_id: str) -> 
     return Chain(
         before=tuple((moment, steps) for moment, steps in before if steps),
         after=after,
+        plain_before=_plain(before),
         events=events,
         listeners=listeners,
         for_app_errors=tuple(for_app),
@@ -90,6 +93,13 @@ def chain_of(table: HookTable, named: Mapping[str, Any] | None, api_id: str) -> 
         has_app=bool(lifecycles),
         hooks=frozenset(hooks),
     )
+
+
+def _plain(before: Iterable[tuple[HookType, tuple[Step, ...]]]) -> tuple[Hook, ...] | None:
+    if any(steps for moment, steps in before if moment is HookType.CustomKeyCheck):
+        return None  # It admits the caller, or nobody.
+    found = [step for _, steps in before for step in steps]
+    return None if any(step.uses_body for step in found) else tuple(step.hook for step in found)
 
 
 def _named(hooks: Sequence[Hook], moment: HookType, names: Any, key: str) -> list[Hook]:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from coprocess.api.held import HeldRequest
+from coprocess.api.held import Bare, HeldRequest
+from coprocess.loading.hooks import Hook
 from coprocess.loading.lifetime import Lifetime
 from coprocess.runtime.answers import Answer
 from coprocess.runtime.around.chain import Chain
-from coprocess.runtime.held_call import HeldCall, HeldExchange
+from coprocess.runtime.held_call import OPEN, HeldCall, HeldExchange
 from coprocess.runtime.held_spec import HeldSpec
 
 
 class RequestExchange(HeldExchange):
     """One request, and the handlers that it began with: it ends with them, also where others take over."""
 
-    __slots__ = ("answer", "chain", "given", "is_driven", "is_gone", "lifetime")
+    __slots__ = ("answer", "chain", "given", "lifetime")
 
     #: What the driver of its steps has brought for what they asked for last.
     given: Any
@@ -27,16 +28,12 @@ class RequestExchange(HeldExchange):
         self.chain = chain
         #: What ends the request here.
         self.answer: Answer | None = None
-        #: The client is, and the app was told.
-        self.is_gone = False
-        #: Its handlers run: what is left for its end is not known yet.
-        self.is_driven = False
         #: None where no handler leaves anything for the end.
         self.lifetime = Lifetime() if chain.has_end else None
 
 
-class RequestCall(HeldCall):
-    """One call of a handler for it."""
+class RequestCall(Bare, HeldCall):
+    """One call of a handler for it. `request_call` makes one."""
 
     __slots__ = ()
 
@@ -46,3 +43,18 @@ class RequestCall(HeldCall):
     def lifetime(self) -> Lifetime | None:
         """Where the code around the handler leaves what is for the end of the request."""
         return self._exchange.lifetime
+
+
+def request_call(hook: Hook, exchange: RequestExchange) -> RequestCall:
+    """As the constructor of the base class."""
+    call = RequestCall()
+    call.hook = hook
+    call._exchange = exchange
+    call.api_id = exchange.spec.api_id  # type: ignore[misc]  # it is to be set here only
+    call.request = exchange.request
+    call.response = exchange.response
+    call.handlers_answer = None
+    call.answer = OPEN
+    if hook.limits.on_error == "open":
+        call.keep_as_it_is()
+    return call

@@ -8,7 +8,7 @@ is the exchange's then: to return it would cost an exception.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import structlog
@@ -16,6 +16,7 @@ import structlog
 from coprocess.api.held import HeldSession
 from coprocess.api.moments import HookType
 from coprocess.errors import CoprocessError, Status
+from coprocess.loading.hooks import Hook
 from coprocess.runtime.admission import (
     Refusal,
     is_limited,
@@ -23,10 +24,10 @@ from coprocess.runtime.admission import (
     refusal_of,
     refusal_of_nobody,
 )
-from coprocess.runtime.answers import failure_answer
+from coprocess.runtime.answers import Answer, failure_answer
 from coprocess.runtime.around.chain import Chain
 from coprocess.runtime.around.gateway import AroundGateway
-from coprocess.runtime.around.request import RequestCall, RequestExchange
+from coprocess.runtime.around.request import RequestExchange, request_call
 from coprocess.runtime.held_call import HeldCall
 from coprocess.runtime.held_event import message_of
 from coprocess.runtime.held_spec import HeldSpec
@@ -119,7 +120,7 @@ class Requests:
 
     def before_app(self, exchange: RequestExchange) -> Steps:
         """Up to the app, or to an answer."""
-        if self.problem is not None or self.gateway.problem is not None:
+        if self.refuses:
             exchange.answer = failure_answer(Status.INTERNAL)
             return
         has_body = is_known = False
@@ -139,12 +140,10 @@ class Requests:
                     if exchange.given is not None:
                         exchange.answer = exchange.given
                         return
-                call = RequestCall(step.hook, exchange)
+                call = request_call(step.hook, exchange)
                 yield call
                 if (answer := exchange.settle(call, call.failure)) is not None:
-                    exchange.answer = answer
-                    if answer.is_rejection:
-                        self._fire(exchange, "AuthFailure", "Auth Failure")
+                    self.ended_by(exchange, answer)
                     return
             if moment is _KEY_CHECK:
                 self._admit(exchange)
@@ -153,6 +152,17 @@ class Requests:
                 is_known = True
         if is_known:
             yield from self._check_session(exchange)
+
+    @property
+    def refuses(self) -> bool:
+        """Whether requests are refused, as handlers are not there that should be."""
+        return self.problem is not None or self.gateway.problem is not None
+
+    def ended_by(self, exchange: RequestExchange, answer: Answer) -> None:
+        """A handler before the app has ended the request."""
+        exchange.answer = answer
+        if answer.is_rejection:
+            self._fire(exchange, "AuthFailure", "Auth Failure")
 
     def _admit(self, exchange: RequestExchange) -> None:
         session = exchange.session
@@ -197,24 +207,34 @@ class Requests:
         """Log that a response is larger than Response handlers that use its body can have it."""
         log.error("a response is too large for its handlers: it is refused", max_body_bytes=limit_bytes)
 
-    def after_app(self, exchange: RequestExchange) -> Steps:
-        """After the app has answered: `exchange.response` is edited."""
-        for step in exchange.chain.after:
-            call = RequestCall(step.hook, exchange)
-            yield call
-            if (answer := exchange.settle(call, call.failure)) is not None:
-                exchange.replace_response(answer)
-                break
-        return None
-
     def app_failed(self, exchange: RequestExchange, error: Exception) -> Steps:
         """Where the app has raised, and has not answered: to what an error handler answers."""
         for handles, hook in exchange.chain.for_app_errors:
             if handles(error):
-                call = RequestCall(hook, exchange)
+                call = request_call(hook, exchange)
                 call.error = error
                 yield call
                 exchange.answer = exchange.settle(call, call.failure)
+                return
+
+    # The same without steps, for callers in threads.
+
+    def run_before(self, exchange: RequestExchange, hooks: Iterable[Hook]) -> None:
+        """As `before_app`, where that has nothing to do but to run `hooks`."""
+        for hook in hooks:
+            call = request_call(hook, exchange)
+            self.calls.call(call)
+            if (answer := exchange.settle(call, call.failure)) is not None:
+                self.ended_by(exchange, answer)
+                return
+
+    def run_after(self, exchange: RequestExchange) -> None:
+        """After the app has answered: `exchange.response` is edited."""
+        for step in exchange.chain.after:
+            call = request_call(step.hook, exchange)
+            self.calls.call(call)
+            if (answer := exchange.settle(call, call.failure)) is not None:
+                exchange.replace_response(answer)
                 return
 
     # Requests that others wait for.

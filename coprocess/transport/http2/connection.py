@@ -122,25 +122,28 @@ class Connection(ConnectionLife):
                 return
             self._has_preface = True
             position = len(start)
-        unpack, receive_by_type = frames.FRAME_HEADER.unpack_from, self._receive_by_type
+        unpack, receive_by_type = frames.FRAME_START.unpack_from, self._receive_by_type
+        last_start = end - frames.FRAME_HEADER_BYTES
         self.is_behind = False
         for _ in range(FRAMES_AT_ONCE):
-            if end - position < frames.FRAME_HEADER_BYTES:
+            if position > last_start:
                 break
-            high, low, kind, flags, stream_id = unpack(buffer, position)
-            length = high << 16 | low
-            if length > frames.SMALLEST_MAX_FRAME:  # We announce no other (§4.2).
+            length, flags, stream_id = unpack(buffer, position)
+            kind = length & _KIND
+            length >>= 8
+            if length > _LONGEST_FRAME:  # We announce no other (§4.2).
                 raise ConnectionFailure(ErrorCode.FRAME_SIZE_ERROR, "a frame over SETTINGS_MAX_FRAME_SIZE")
-            start_of_payload = position + frames.FRAME_HEADER_BYTES
-            if start_of_payload + length > end:
+            start_of_payload = position + _HEADER_BYTES
+            end_of_payload = start_of_payload + length
+            if end_of_payload > end:
                 break
-            position = start_of_payload + length
-            stream_id &= LOWER_31_BITS
+            position = end_of_payload
+            stream_id &= _STREAM_ID
             if self._expected is not None and self._expected != (kind, stream_id):
                 raise ConnectionFailure(
                     ErrorCode.PROTOCOL_ERROR, "another frame than SETTINGS first, or within a field section"
                 )
-            if kind >= len(receive_by_type):
+            if kind > _LAST_KIND:
                 self._idle_frames.spend()  # §5.5: frames of unknown types are ignored.
                 continue
             try:
@@ -237,13 +240,14 @@ class Connection(ConnectionLife):
             self._idle_frames.spend()
             self._ids.ignore(stream_id)
             return
-        fields = self._fields.request(block)
-        if len(self.streams) >= self.limits.max_concurrent_streams:
+        fields = self._fields.seen.get(block) or self._fields.request(block)
+        limits = self.limits
+        if len(self.streams) >= limits.max_concurrent_streams:
             raise StreamFailure(ErrorCode.REFUSED_STREAM, "more streams than SETTINGS_MAX_CONCURRENT_STREAMS")
-        stream = Stream(stream_id, fields, self.limits.stream_window, self.sending.initial_window)
-        if stream_id > _CALLS_WITH_TABLE and not self._is_table_refused:
+        stream = Stream(stream_id, fields, limits.stream_window, self.sending.initial_window)
+        if not self._is_table_refused and stream_id > _CALLS_WITH_TABLE:
             self._refuse_table()
-        ended = bool(flags & END_STREAM)
+        ended = flags & END_STREAM != 0
         stream.remote_closed = ended
         if fields.content_length is not None:
             stream.content_left = fields.content_length
@@ -389,6 +393,9 @@ class Connection(ConnectionLife):
         super().close(failure)
 
 
+# Of this module: each frame looks for them.
+_HEADER_BYTES, _LONGEST_FRAME = frames.FRAME_HEADER_BYTES, frames.SMALLEST_MAX_FRAME
+_STREAM_ID, _KIND, _LAST_KIND = LOWER_31_BITS, 0xFF, frames.CONTINUATION
 #: Taken from one peer before the loop turns to the others.
 FRAMES_AT_ONCE = 128
 _PRIORITY_BYTES = 5

@@ -31,7 +31,7 @@ class ConnectionLife:
         """We have sent END_STREAM. A request that is still coming is of no more use (§8.1)."""
         self._idle_frames.earn()
         if not stream.remote_closed:
-            self.sending.control(frames.rst_stream(stream.id, ErrorCode.NO_ERROR))
+            self.sending.control(_RESET % stream.id.to_bytes(4, "big"))
             self._ids.ignore(stream.id)
         self._close_stream(stream)
 
@@ -96,3 +96,7 @@ class ConnectionLife:
             self.is_closed = True
             last_id = self._ids.accept_no_more()
             self.sending.control(frames.goaway(last_id, failure.code, failure.reason))
+
+
+#: Of a stream that has ended well.
+_RESET = b"\0\0\x04\x03\0%b\0\0\0\0"

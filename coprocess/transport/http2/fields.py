@@ -42,25 +42,26 @@ class FieldDecoder:
         self._decoder.header_table = self._table = _WatchedTable()
         #: Whether the last block left the table as it was.
         self._is_same_again = False
-        self._seen: dict[bytes, RequestFields] = {}
+        #: What `request` gave for blocks that mean the same as then. For whoever looks before it asks.
+        self.seen: dict[bytes, RequestFields] = {}
 
     def forbid_table(self) -> None:
         """The peer has acknowledged our SETTINGS_HEADER_TABLE_SIZE of 0."""
         self._decoder.max_allowed_table_size = 0
-        self._seen.clear()  # The next block must say that the table is gone: it is looked at.
+        self.seen.clear()  # The next block must say that the table is gone: it is looked at.
 
     def request(self, block: bytes) -> RequestFields:
         """Raises ConnectionFailure where it cannot be decoded, StreamFailure where it is malformed."""
-        seen = self._seen.get(block)
+        seen = self.seen.get(block)
         if seen is not None:
             return seen
         fields = self._decode(block)
         size = sum(len(name) + len(value) + _FIELD_OVERHEAD for name, value in fields)
         request = RequestFields(fields, check_request(fields), size > self._max_list_bytes)
         if self._is_same_again and len(block) <= _MAX_SEEN_BYTES:
-            if len(self._seen) >= _MAX_SEEN:
-                del self._seen[next(iter(self._seen))]
-            self._seen[block] = request
+            if len(self.seen) >= _MAX_SEEN:
+                del self.seen[next(iter(self.seen))]
+            self.seen[block] = request
         return request
 
     def trailers(self, block: bytes) -> None:
@@ -72,7 +73,7 @@ class FieldDecoder:
 
     def skip(self, block: bytes) -> None:
         """Of a stream that is not looked at: the table changes all the same."""
-        if block not in self._seen:
+        if block not in self.seen:
             self._decode(block)
 
     def _decode(self, block: bytes) -> list[Field]:
@@ -84,10 +85,13 @@ class FieldDecoder:
         except OversizedHeaderListError:
             raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "the header list is too large") from None
         except (HPACKError, IndexError) as error:
-            raise ConnectionFailure(ErrorCode.COMPRESSION_ERROR, str(error)[:_MAX_REASON]) from None
+            # Not its text: that shows where in memory the block is, and the peer reads it.
+            raise ConnectionFailure(
+                ErrorCode.COMPRESSION_ERROR, f"a field block that is no HPACK: {type(error).__name__}"
+            ) from None
         self._is_same_again = not table.has_grown and before == (table.maxsize, len(table.dynamic_entries))
         if not self._is_same_again:
-            self._seen.clear()
+            self.seen.clear()
         return fields
 
 
@@ -165,4 +169,3 @@ _FIELD_OVERHEAD = 32
 # Of 1 KiB each at most, with what was made of them: some 200 KiB for a connection.
 _MAX_SEEN = 64
 _MAX_SEEN_BYTES = 1024
-_MAX_REASON = 100

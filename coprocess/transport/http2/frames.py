@@ -11,6 +11,8 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 #: Length in two parts (24 bits), type, flags, stream identifier.
 FRAME_HEADER = struct.Struct(">BHBBL")
 FRAME_HEADER_BYTES = 9
+#: The same to be read: the length and, in the lowest byte, the type; flags, stream identifier.
+FRAME_START = struct.Struct(">LBL")
 #: The highest bit of a stream identifier and of an increment is reserved.
 LOWER_31_BITS = 0x7FFF_FFFF
 MAX_WINDOW = LOWER_31_BITS

@@ -205,8 +205,12 @@ class GrpcConnection:
                     == len(data) - PREFIX_BYTES
                     <= self._max_bytes
                 ):
-                    # One uncompressed message in one frame.
-                    self._hold(stream, len(data))
+                    # One uncompressed message in one frame. As `_hold`, in place: each call comes by.
+                    http = self.http
+                    stream.held_bytes = len(data)
+                    http.held_bytes += len(data)
+                    if http.held_bytes > self._max_held_bytes:
+                        raise _too_much_held()
                     stream.call = begin(self, stream, request, data[PREFIX_BYTES:], False)
                     return
                 self._gather(stream, data)
@@ -229,19 +233,22 @@ class GrpcConnection:
     def _pass_on(self, stream: Stream, request: _CallRequest, data: bytes, ended: bool) -> None:
         """Messages one by one."""
         reader: MessageReader | None = stream.reader
-        if (
-            (reader is None or not reader.held_bytes)
-            and len(data) >= PREFIX_BYTES
-            and data[:1] == b"\0"
-            and int.from_bytes(data[1:PREFIX_BYTES], "big") == len(data) - PREFIX_BYTES <= self._max_bytes
-        ):
+        if (reader is None or not reader.held_bytes) and (
             # One uncompressed message in one frame.
+            int.from_bytes(data[:PREFIX_BYTES], "big") == len(data) - PREFIX_BYTES <= self._max_bytes
+        ):
             stream.call.received(data[PREFIX_BYTES:])
             if ended:
                 stream.call.half_closed()
             return
+        if not data and ended and reader is None:
+            stream.call.half_closed()
+            return
         if reader is None:
             reader = stream.reader = MessageReader(self._max_bytes)
+        elif not ended and reader.keep(data):
+            self._hold(stream, reader.held_bytes)
+            return
         for is_compressed, message in reader.feed(data):
             if is_compressed:
                 message = grpc_wire.decompress(request.encoding, message, self._max_bytes)
@@ -260,7 +267,7 @@ class GrpcConnection:
         http.held_bytes += size_bytes - stream.held_bytes
         stream.held_bytes = size_bytes
         if http.held_bytes > self._max_held_bytes:
-            raise Refused(Status.RESOURCE_EXHAUSTED, "the calls of this connection are too large together")
+            raise _too_much_held()
 
     def _refuse(self, stream: Stream, refused: Refused) -> None:
         if refused.status == Status.RESOURCE_EXHAUSTED:
@@ -299,14 +306,10 @@ class GrpcConnection:
 
     def _answer(self, stream: Stream, message: bytes) -> None:
         stream.is_answered = True
-        self.http.sending.answer(
-            stream,
-            grpc_wire.RESPONSE_HEADERS,
-            b"\0" + len(message).to_bytes(4, "big"),
-            message,
-            grpc_wire.OK_TRAILERS,
-        )
-        if stream.id not in self.http.streams:
+        headers = None if stream.has_headers_sent else grpc_wire.RESPONSE_HEADERS
+        head = b"\0" + len(message).to_bytes(4, "big")
+        self.http.sending.answer(stream, headers, head, message, grpc_wire.OK_TRAILERS)
+        if stream.is_closed:
             stream.call = None  # It knows its stream: a cycle for each call would be the collector's.
 
     def begin(self, stream: Stream, metadata: SentMetadata) -> None:
@@ -321,24 +324,19 @@ class GrpcConnection:
         # One goes out in any case, however large.
         if stream.is_closed or stream.is_answered or stream.unsent_bytes >= self._max_unsent_stream_bytes:
             return False
-        sending = self.http.sending
+        headers = None
         if not stream.has_headers_sent:
-            stream.has_headers_sent = True
-            sending.headers(stream, grpc_wire.RESPONSE_HEADERS)
-        sending.data(stream, b"\0" + len(message).to_bytes(4, "big") + message)
+            stream.has_headers_sent, headers = True, grpc_wire.RESPONSE_HEADERS
+        head = b"\0" + len(message).to_bytes(4, "big")
+        self.http.sending.answer(stream, headers, head, message, None)
         return True
 
     def finish(self, stream: Stream, message: bytes) -> bool:
         """The last of many messages, and the end of the call. False, without the end, as `send`."""
-        if stream.has_headers_sent or stream.is_closed or stream.is_answered:
-            if not self.send(stream, message):
-                return False
-            self.end(stream, 0, "")
-        else:
-            # Not `respond`: what waits for others of the connection is no reason to keep it back.
-            self._answer(stream, message)
-        if stream.is_closed:
-            stream.call = None  # As in `_answer`.
+        # What waits for others of the connection is no reason to keep it back, as it is in `respond`.
+        if stream.is_closed or stream.is_answered or stream.unsent_bytes >= self._max_unsent_stream_bytes:
+            return False
+        self._answer(stream, message)
         return True
 
     def end(
@@ -366,67 +364,36 @@ class GrpcConnection:
             stream.call = None  # As in `respond`.
 
 
+def _too_much_held() -> Refused:
+    return Refused(Status.RESOURCE_EXHAUSTED, "the calls of this connection are too large together")
+
+
 class _OneMessage:
-    """The one message of a call, in pieces, which are put together once: it may be large."""
+    """The one message of a call, in pieces."""
+
+    __slots__ = ("_is_compressed", "_message", "_reader")
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        #: The bytes of its prefix, until that is whole.
-        self._start = b""
+        self._reader = MessageReader(max_bytes)
         self._is_compressed = False
-        #: Bytes that are to come; None: the prefix is not whole.
-        self._missing: int | None = None
-        self._pieces: list[bytes | bytearray] = []
-        self._got_bytes = 0
         self._message: bytes | None = None
-        self._rest = MessageReader(max_bytes)
 
     @property
     def held_bytes(self) -> int:
-        return len(self._start) + self._got_bytes + self._rest.held_bytes
+        return self._reader.held_bytes + len(self._message or b"")
 
     def take(self, data: bytes) -> None:
-        if self._message is None:
-            data = self._take_own(data)
-        if data:
-            for _ in self._rest.feed(data):
+        for is_compressed, message in self._reader.feed(data):
+            if self._message is not None:
                 raise Refused(Status.UNIMPLEMENTED, "this method takes one message, and got more")
-
-    def _take_own(self, data: bytes) -> bytes:
-        """What comes after it."""
-        if self._missing is None:
-            data = self._start + data
-            if len(data) < PREFIX_BYTES:
-                self._start = data
-                return b""
-            self._is_compressed, self._missing = grpc_wire.parse_prefix(data, self._max_bytes)
-            self._start, data = b"", data[PREFIX_BYTES:]
-            self._got_bytes = PREFIX_BYTES
-        rest = b""
-        if len(data) > self._missing:
-            data, rest = data[: self._missing], data[self._missing :]
-        pieces = self._pieces
-        if len(data) >= _SMALL_PIECE_BYTES:
-            pieces.append(data)
-        elif pieces and type(pieces[-1]) is bytearray:
-            pieces[-1] += data  # Each by itself would take more than it holds.
-        else:
-            pieces.append(bytearray(data))
-        self._got_bytes += len(data)
-        self._missing -= len(data)
-        if not self._missing:
-            self._message = b"".join(pieces)
-            self._got_bytes = len(self._message)
-            pieces.clear()
-        return rest
+            self._is_compressed, self._message = is_compressed, message
 
     def end(self) -> tuple[bool, bytes]:
-        if self._message is None or self._rest.held_bytes:
+        if self._message is None or self._reader.held_bytes:
             if self.held_bytes:
                 raise Refused(Status.INTERNAL, "the message is not whole")
             raise Refused(Status.UNIMPLEMENTED, "this method takes one message, and got none")
         return self._is_compressed, self._message
 
 
-_SMALL_PIECE_BYTES = 1024
 _MAX_SHOWN = 200

@@ -123,41 +123,66 @@ def check_encoding(encoding: str) -> None:
 
 
 class MessageReader:
-    """ "Length-Prefixed-Message"s of one stream, from DATA in whatever pieces."""
+    """ "Length-Prefixed-Message"s of one stream, from DATA in whatever pieces.
 
-    __slots__ = ("_buffer", "_max_bytes")
+    Those of a message are put together once: it may be large.
+    """
+
+    __slots__ = ("_is_compressed", "_max_bytes", "_missing", "_pieces", "_start", "held_bytes")
 
     def __init__(self, max_bytes: int) -> None:
-        self._buffer = bytearray()
         self._max_bytes = max_bytes
+        #: The bytes of a prefix that is not whole.
+        self._start = b""
+        #: Of the message that has begun: bytes that are to come; 0: none has.
+        self._missing = 0
+        self._is_compressed = False
+        self._pieces: list[bytes | bytearray] = []
+        #: Of what is not whole.
+        self.held_bytes = 0
 
-    @property
-    def held_bytes(self) -> int:
-        return len(self._buffer)
+    def keep(self, data: bytes) -> bool:
+        """Whether `data` is no more than a part of the message that has begun. Then it is kept."""
+        size = len(data)
+        if size >= self._missing:
+            return False
+        pieces = self._pieces
+        if size >= _SMALL_PIECE_BYTES or not pieces:
+            pieces.append(data)
+        elif type(pieces[-1]) is bytearray:
+            pieces[-1] += data  # Each by itself would take more than it holds.
+        else:
+            pieces.append(bytearray(data))
+        self._missing -= size
+        self.held_bytes += size
+        return True
 
     def feed(self, data: bytes) -> Iterator[tuple[bool, bytes]]:
         """Whether each message is compressed, and its bytes. Raises Refused."""
-        buffer = self._buffer
-        buffer += data
-        position = 0
-        try:
-            while len(buffer) - position >= PREFIX_BYTES:
-                is_compressed, length = parse_prefix(buffer, self._max_bytes, position)
-                end = position + PREFIX_BYTES + length
-                if len(buffer) < end:
-                    return
-                message = bytes(memoryview(buffer)[position + PREFIX_BYTES : end])
-                position = end
-                yield is_compressed, message
-        finally:
-            if position:
-                del buffer[:position]
+        while not self.keep(data):
+            missing = self._missing
+            if missing:
+                message, data = b"".join((*self._pieces, data[:missing])), data[missing:]
+                self._pieces.clear()
+                self._missing = self.held_bytes = 0
+                yield self._is_compressed, message
+                continue
+            data = self._start + data
+            if len(data) < PREFIX_BYTES:
+                self._start, self.held_bytes = data, len(data)
+                return
+            self._is_compressed, self._missing = parse_prefix(data, self._max_bytes)
+            self._start, self.held_bytes = b"", PREFIX_BYTES
+            data = data[PREFIX_BYTES:]
+            if not self._missing:
+                self.held_bytes = 0
+                yield self._is_compressed, b""
 
 
-def parse_prefix(data: bytes | bytearray, max_bytes: int, position: int = 0) -> tuple[bool, int]:
+def parse_prefix(data: bytes, max_bytes: int) -> tuple[bool, int]:
     """Whether the message that begins there is compressed, and its length. Raises Refused."""
-    flag = data[position]
-    length = int.from_bytes(data[position + 1 : position + PREFIX_BYTES], "big")
+    flag = data[0]
+    length = int.from_bytes(data[1:PREFIX_BYTES], "big")
     if flag > 1:
         raise Refused(Status.INTERNAL, "malformed message: an unknown compressed-flag")
     if length > max_bytes:
@@ -228,6 +253,7 @@ def http_response(http_status: int, reason: str) -> tuple[Block, bytes]:
     return make_block(fields), text
 
 
+_SMALL_PIECE_BYTES = 1024
 _ENCODER = Encoder()
 _METHOD_NOT_ALLOWED = 405
 _IS_METADATA_NAME = re.compile(r"[0-9a-z_.\-]+").fullmatch

@@ -74,6 +74,7 @@ class LoopTurn(Generic[Task]):
         self._timer_s = 0.0
         self._looks = 0
         self._progress: tuple[int, int, object] | None = None
+        self._was_due = False
         loop.on_end.append(self._lost)
 
     # The lender's.
@@ -82,7 +83,7 @@ class LoopTurn(Generic[Task]):
         """Have the loop poll from now on. False where it does not run any more."""
         self.is_attached = True
         self.since_s = 0.0
-        self._progress = None
+        self._progress, self._was_due = None, False
         if self.loop.call_soon(self._begin):
             return True
         self.is_attached = False
@@ -95,11 +96,13 @@ class LoopTurn(Generic[Task]):
 
     def is_late(self) -> bool:
         """Whether the loop has done nothing since this was called last, though there was something to do."""
-        if not self._server.is_due():
-            self._progress = None
-            return False
         before, self._progress = self._progress, (self._looks, self._server.flushes, self.loop.current)
-        return before == self._progress
+        # First: what there is to do is asked for with the lock, which the loop needs for each look.
+        if before != self._progress or not self._server.is_due():
+            self._was_due = False
+            return False
+        was_due, self._was_due = self._was_due, True
+        return was_due
 
     # On the loop.
 

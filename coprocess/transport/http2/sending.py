@@ -73,8 +73,13 @@ class Sending:
     def control(self, frame: bytes) -> None:
         self._output.append(frame)
 
-    def answer(self, stream: Stream, headers: Block, head: bytes, data: bytes, trailers: Block) -> None:
-        """A whole response. `head` and `data` are its content."""
+    def answer(
+        self, stream: Stream, headers: Block | None, head: bytes, data: bytes, trailers: Block | None
+    ) -> None:
+        """`head` and `data` as DATA, behind the header fields and before the trailers, where these are given.
+
+        With both it is a whole response; without trailers, more is to come.
+        """
         length = len(head) + len(data)
         if (
             length > self.max_frame
@@ -83,30 +88,29 @@ class Sending:
             or length > self._room
             or stream.outgoing
         ):
-            self.headers(stream, headers)
+            if headers is not None:
+                self.headers(stream, headers)
             # It may be large: a copy of its start is enough to put the head before it.
             first = self.max_frame - len(head)
             self.data(stream, head + data[:first])
             self.data(stream, memoryview(data)[first:])
-            self.trailers(stream, trailers)
+            if trailers is not None:
+                self.trailers(stream, trailers)
             return
         self.window -= length
         self._room -= length
         stream_id = stream.id.to_bytes(4, "big")
-        self._output += (
-            headers.prefix,
-            stream_id,
-            headers.data,
-            length.to_bytes(3, "big"),
-            b"\0\0",  # DATA without flags.
-            stream_id,
-            head,
-            data,
-            trailers.ending_prefix,
-            stream_id,
-            trailers.data,
-        )
-        self._ended(stream)
+        output = self._output
+        if headers is not None:
+            output += (headers.prefix, stream_id, headers.data)
+        # DATA without flags.
+        output += (length.to_bytes(3, "big"), b"\0\0", stream_id, head, data)
+        if trailers is not None:
+            output += (trailers.ending_prefix, stream_id, trailers.data)
+            self._ended(stream)
+        else:
+            stream.send_window -= length
+            self._useful()
 
     def headers(self, stream: Stream, block: Block, *, ending: bool = False) -> None:
         flags = frames.END_STREAM if ending else 0

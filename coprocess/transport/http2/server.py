@@ -306,7 +306,9 @@ class Server:
         self.lock.acquire()
         try:
             result = act(stream, value)
-            self.write_later(connection)
+            if not connection.is_dirty:  # As `write_later`.
+                connection.is_dirty = True
+                self._dirty.append(connection)
             if threading.get_ident() == self.polling_thread:
                 if at_once and not self._runs_callbacks:
                     self.flush()

@@ -11,7 +11,7 @@ from coprocess.transport.http2.frames import ConnectionFailure, ErrorCode
 class StreamIds:
     """Of one connection; how many are remembered is bounded."""
 
-    __slots__ = ("_closed", "_ignored", "highest", "last")
+    __slots__ = ("_closed", "_ignored", "closed", "highest", "last")
 
     def __init__(self) -> None:
         #: That the peer has opened.
@@ -22,14 +22,13 @@ class StreamIds:
         self._ignored: dict[int, None] = {}
         #: Those closed last.
         self._closed: deque[int] = deque(maxlen=_REMEMBERED)
+        #: To be called with each.
+        self.closed = self._closed.append
 
     def accept_no_more(self) -> int:
         """The last that is accepted."""
         self.last = min(self.last, self.highest)
         return self.last
-
-    def closed(self, stream_id: int) -> None:
-        self._closed.append(stream_id)
 
     def ignore(self, stream_id: int) -> None:
         """Have late frames on it pass."""

@@ -14,37 +14,55 @@ if TYPE_CHECKING:
 
 
 class Stream:
-    """Open from its HEADERS on; in the connection's `streams` until it is closed.
+    """Open from its HEADERS on; in the connection's `streams` until it is closed."""
 
-    What most streams never set is on the class: one is made for each call.
-    """
-
-    #: The peer has sent END_STREAM: half-closed (remote).
-    remote_closed = False
-    is_closed = False
-    #: DATA bytes that `content-length` promises and that have not come; None: it said nothing.
-    content_left: int | None = None
-    #: DATA that waits for a window, or for the transport; then, where given, the block of the trailers.
-    outgoing: deque[bytes | memoryview] | None = None
-    trailers: Block | None = None
-    unsent_bytes = 0
-    #: Whether it is among those that wait for the connection's window only.
-    is_ready = False
-    # What the layer above keeps with it.
-    has_headers_sent = False
-    is_answered = False
-    awaited_since_s = 0.0
-    call: Any = None
-    reader: Any = None
-    #: Cancelled when the stream is closed.
-    timer: Any = None
-    held_bytes = 0
+    # Slots: an attribute that only the class has is looked up each time.
+    __slots__ = (
+        "awaited_since_s",
+        "call",
+        "content_left",
+        "fields",
+        "has_headers_sent",
+        "held_bytes",
+        "id",
+        "is_answered",
+        "is_closed",
+        "is_ready",
+        "outgoing",
+        "reader",
+        "receive_window",
+        "remote_closed",
+        "send_window",
+        "timer",
+        "trailers",
+        "unsent_bytes",
+    )
 
     def __init__(self, stream_id: int, fields: RequestFields, receive_window: int, send_window: int) -> None:
         self.id = stream_id
         self.fields = fields
         self.receive_window = receive_window
         self.send_window = send_window
+        #: The peer has sent END_STREAM: half-closed (remote).
+        self.remote_closed = False
+        self.is_closed = False
+        #: DATA bytes that `content-length` promises and that have not come; None: it said nothing.
+        self.content_left: int | None = None
+        #: DATA that waits for a window, or for the transport; then, where given, the block of the trailers.
+        self.outgoing: deque[bytes | memoryview] | None = None
+        self.trailers: Block | None = None
+        self.unsent_bytes = 0
+        #: Whether it is among those that wait for the connection's window only.
+        self.is_ready = False
+        # What the layer above keeps with it.
+        self.has_headers_sent = False
+        self.is_answered = False
+        self.awaited_since_s = 0.0
+        self.call: Any = None
+        self.reader: Any = None
+        #: Cancelled when the stream is closed.
+        self.timer: Any = None
+        self.held_bytes = 0
 
 
 class RequestReceived:

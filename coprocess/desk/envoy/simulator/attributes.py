@@ -5,12 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from coprocess.desk.envoy.simulator.headers import HeaderMap
+from coprocess.desk.envoy.simulator.http import grpc_status_of
 from coprocess.desk.envoy.simulator.run import Run
 
 NAMESPACE = "envoy.filters.http.ext_proc"
 #: What a map looks like as an attribute: useless.
 _MAP = "CelMap value"
-_UNKNOWN_GRPC_STATUS = 2.0
+#: Envoy's response flags, by what its reason for an answer of its own begins with.
+_FLAGS = {
+    "response_timeout": 0x4,
+    "upstream_reset_before_response_started{remote_connection_failure": 0x20,
+    "upstream_reset_before_response_started{connection_termination": 0x40,
+    "route_not_found": 0x100,
+    "ext_authz_denied": 0x1000,
+    "ext_authz_error": 0x1000,
+}
 
 
 def attributes(names: tuple[str, ...], run: Run) -> dict[str, Any]:
@@ -64,7 +73,7 @@ def _request(name: str, run: Run) -> Any:
         "id": headers.get("x-request-id"),
         "protocol": "HTTP/2" if run.request.is_http2 else "HTTP/1.1",
         "time": "1970-01-01T00:00:00+00:00",
-        "size": _length(headers),
+        "size": _length(headers) or float(run.received_bytes),
         "total_size": _length(headers) + headers.size_bytes,
     }.get(name)
 
@@ -79,11 +88,15 @@ def _response(name: str, run: Run) -> Any:
         "headers": _MAP,
         "code": float(status) if status.isdecimal() else None,
         "code_details": run.exchange.details or "via_upstream",
-        "flags": 0.0,
-        "grpc_status": float(grpc_status) if grpc_status else _UNKNOWN_GRPC_STATUS,
+        "flags": _flags(run.exchange.details),
+        "grpc_status": float(grpc_status or grpc_status_of(int(status) if status.isdecimal() else 0)),
         "size": 0.0,
         "total_size": float(headers.size_bytes),
     }.get(name)
+
+
+def _flags(details: str) -> float:
+    return float(next((flag for start, flag in _FLAGS.items() if details.startswith(start)), 0))
 
 
 def _length(headers: HeaderMap) -> float:

@@ -74,19 +74,21 @@ def _stream_differences(recording: Recording, exchange: Exchange) -> Iterator[st
             yield f"{part}: initial_metadata: expected {told}, got {sent}"
         messages = [as_json(message) for message in call.sent]
         if len(stream.sent) != len(messages):
-            kinds = [_kind(entry.json or {}) for entry in stream.sent], [_kind(each) for each in messages]
+            kinds = [kind_of(entry.json or {}) for entry in stream.sent], [kind_of(each) for each in messages]
             yield f"{part}: messages: expected {kinds[0]}, got {kinds[1]}"
         for number, (entry, message) in enumerate(zip(stream.sent, messages, strict=False)):
-            for difference in trees.differences(entry.json or {}, message, _judge):
-                yield f"{part}: message {number} ({_kind(entry.json or {})}): {difference}"
+            for difference in trees.differences(entry.json or {}, message, judge):
+                yield f"{part}: message {number} ({kind_of(entry.json or {})}): {difference}"
 
 
-def _kind(message: dict[str, Any]) -> str:
+def kind_of(message: dict[str, Any]) -> str:
+    """Of one of Envoy's messages, as JSON."""
     kinds = (name for name in message if name.startswith(("request_", "response_")))
     return next(kinds, "check" if message else "empty")
 
 
-def _judge(path: TreePath, expected: Any, got: Any) -> Iterable[Difference] | None:
+def judge(path: TreePath, expected: Any, got: Any) -> Iterable[Difference] | None:
+    """Whether two messages differ there, where that is not plain: for `trees.differences`."""
     if dotted(path) in _CHANCE:
         return ()
     if expected in (None, ABSENT) and got in (None, ABSENT):

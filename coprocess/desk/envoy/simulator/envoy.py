@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -36,8 +37,23 @@ from coprocess.desk.envoy.simulator.run import Run, is_grpc
 from coprocess.desk.envoy.simulator.server import Server
 from coprocess.errors import ConfigError
 
+_BAD_REQUEST = 400
+_BODYLESS = (204, 304)
 _RESET = b"upstream connect error or disconnect/reset before headers. reset reason: "
-_HOP_BY_HOP = ("keep-alive", "proxy-connection", "transfer-encoding", "expect", "x-envoy-internal")
+#: Of a client's headers, what the filters are not shown.
+_NOT_TAKEN = frozenset(
+    {"keep-alive", "proxy-connection", "transfer-encoding", "expect", "x-forwarded-client-cert"}
+    | {f"x-envoy-{kind}" for kind in ("internal", "force-trace", "ip-tags", "original-url", "retry-on")}
+    | {f"x-envoy-{kind}" for kind in ("max-retries", "retry-grpc-on", "hedge-on-per-try-timeout")}
+    | {f"x-envoy-{kind}" for kind in ("upstream-alt-stat-name", "upstream-rq-timeout-ms")}
+    | {"x-envoy-expected-rq-timeout-ms", "x-envoy-upstream-stream-duration-ms"}
+)
+#: What Envoy takes for a URL: with a scheme and a host, or a path.
+_URL = re.compile(
+    r"[A-Za-z][A-Za-z0-9+.-]*://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:(?P<port>\d+))?([/?][!-~]*)?"
+    r"|(?![^/]*:)([\w!$&'()*+,;=.~@%/:-][\w!$&'()*+,;=.~@%/:?-]*|\??)",
+    re.ASCII,
+)
 
 
 class Envoy:
@@ -75,6 +91,9 @@ class _Passage:
         self._filters = [(entry, _filter(entry, run)) for entry in config.filters]
         self._request = _received(run.request, config)
         run.request_headers = self._request.headers
+        #: Of what the client sends, whatever becomes of it.
+        self._ends_at_s = self._request.ends_at_s
+        run.arrivals = [(arrives_at_s, len(chunk)) for arrives_at_s, chunk in self._request.chunks]
 
     def result(self) -> Exchange:
         exchange = self._run.exchange
@@ -96,11 +115,10 @@ class _Passage:
         except LocalReply as local:
             self._note_what_left(local)
             response = self._local(local)
-            closes = local.is_immediate or self._run.now_s < self._request.ends_at_s
             if self._config.processes_local_replies:
-                return self._respond(response, closes=closes)
+                return self._respond(response, local)
             self._through_authorizers(response)
-            return self._sent(response, closes=closes)
+            return self._sent(response, closes=self._closes(local))
         response = self._of_upstream(reply)
         if not response.is_tunnel:
             return self._respond(response)
@@ -121,6 +139,9 @@ class _Passage:
             raise ConfigError("what passes after CONNECT is not simulated")
         for entry, each in self._filters:
             self._begin(entry, each)
+            route = self._run.route
+            is_local = route is None or route.direct_response is not None
+            self._run.answers_next = is_local and each is self._filters[-1][1]
             each.request(self._request)
         return self._ask_upstream()
 
@@ -140,7 +161,7 @@ class _Passage:
         if fault is not None:
             details = f"filter_removed_required_request_headers{{{fault.replace(' ', '_')}}}"
             raise LocalReply(503, fault.encode("latin-1"), details=details)
-        run.until(self._request.ends_at_s)
+        run.until(self._upstream_has_it_at_s())
         try:
             request = upstream_request(self._request, is_http2=is_grpc(headers))
         except Unreadable:
@@ -159,6 +180,13 @@ class _Passage:
             raise _reset("remote connection failure") from None
         run.exchange.upstream_reply = reply
         return reply
+
+    def _upstream_has_it_at_s(self) -> float:
+        """It answers once it has as much of the body as it was told of."""
+        length = self._request.headers.get("content-length") or ""
+        if length.isdecimal() and int(length) < len(self._request.body):
+            return self._request.arrival_of(int(length)) if int(length) else self._run.now_s
+        return self._request.ends_at_s
 
     def _late(self, timeout_s: float) -> LocalReply:
         """What is due when the upstream does not answer in time: a route's 0 s are no limit."""
@@ -224,8 +252,16 @@ class _Passage:
         chunks = (body,) if body else ()
         return _message(headers, chunks, self._run.now_s, False, ends_with_headers=not body)
 
-    def _respond(self, response: HttpMessage, *, closes: bool = False) -> HttpResponse:
-        """Through the filters, last first, to the client."""
+    def _closes(self, local: LocalReply | None) -> bool:
+        """Whether the connection ends with what is sent now. `local`: where it is Envoy's own answer."""
+        now_s, ends_at_s = self._run.now_s, self._ends_at_s
+        if local is None:
+            return now_s < ends_at_s
+        is_unread = now_s <= ends_at_s if local.is_immediate else now_s < ends_at_s
+        return is_unread or local.status == _BAD_REQUEST
+
+    def _respond(self, response: HttpMessage, own: LocalReply | None = None) -> HttpResponse:
+        """Through the filters, last first, to the client. `own`: where it is Envoy's own answer."""
         self._run.response_headers = response.headers
         try:
             for entry, each in reversed(self._filters):
@@ -235,9 +271,9 @@ class _Passage:
             if local.response_left is not None:
                 self._run.exchange.details = local.details
                 sent = self._sent(local.response_left)
-                return replace(sent, error="Envoy broke it off")
-            return self._sent(self._local(local), closes=local.is_immediate)
-        return self._sent(response, closes=closes)
+                return sent if sent.status in _BODYLESS else replace(sent, error="Envoy broke it off")
+            return self._sent(self._local(local), closes=self._closes(local))
+        return self._sent(response, closes=self._closes(own))
 
     def _through_authorizers(self, response: HttpMessage) -> None:
         for entry, each in reversed(self._filters):
@@ -272,7 +308,10 @@ class _Passage:
         if not 100 <= status <= 999:
             return HttpResponse(None, error=f"illegal status line: HTTP/1.1 {status}")
         length = headers.get("content-length") or ""
-        if length.isdecimal() and body and not response.is_tunnel:
+        if length:
+            trailers = ()  # They would follow chunks.
+        has_none = is_head or status < 200 or status in (204, 304)
+        if length.isdecimal() and not has_none and not response.is_tunnel:
             # A client reads as much as it is told of.
             error = "the body is shorter than its content-length" if int(length) > len(body) else None
             return HttpResponse(status, pairs, body[: int(length)], trailers, error)
@@ -348,9 +387,11 @@ def _received(request: HttpRequest, config: EnvoyConfig) -> HttpMessage:
     headers = HeaderMap(known, is_request=True)
     upgrade = (given.get("upgrade") or "").lower()
     for name, value in given.regular():
-        if name in _HOP_BY_HOP or (name in ("connection", "upgrade") and not upgrade):
+        if name in _NOT_TAKEN or (name in ("connection", "upgrade") and not upgrade):
             continue
         if name == "te" and value != "trailers":
+            continue
+        if name == "referer" and not _is_url(value):
             continue
         headers.add(name, value)
     if "x-forwarded-proto" not in headers:
@@ -364,6 +405,14 @@ def _received(request: HttpRequest, config: EnvoyConfig) -> HttpMessage:
         trailers=HeaderMap(request.trailers) if request.trailers else None,
         is_tunnel=is_tunnel,
     )
+
+
+def _is_url(text: str) -> bool:
+    found = _URL.fullmatch(text)
+    return found is not None and int(found["port"] or 0) <= _MAX_PORT
+
+
+_MAX_PORT = 65535
 
 
 def _message(

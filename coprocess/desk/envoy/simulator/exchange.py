@@ -129,6 +129,14 @@ class HttpMessage:
     def body(self) -> bytes:
         return b"".join(chunk for _, chunk in self.chunks)
 
+    def arrival_of(self, number: int) -> float:
+        """When the byte of that number arrives."""
+        for arrives_at_s, chunk in self.chunks:
+            number -= len(chunk)
+            if number <= 0:
+                return arrives_at_s
+        return self.ends_at_s
+
     def replace_body(self, body: bytes, now_s: float) -> None:
         self.chunks = [(now_s, body)] if body else []
         self.ends_at_s = now_s
@@ -159,7 +167,7 @@ class LocalReply(Exception):
         self.details = details
         self.edit = edit
         self.grpc_status = grpc_status
-        #: It is sent while the request still comes in: the connection is closed after it.
+        #: The part of the body that just came is what it is for: the request has not ended yet.
         self.is_immediate = is_immediate
         #: What had left for the upstream by then.
         self.request_left: HttpMessage | None = None

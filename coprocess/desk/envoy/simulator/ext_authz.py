@@ -46,7 +46,7 @@ class ExtAuthzFilter:
 
     def request(self, message: HttpMessage) -> None:
         config = self._settings
-        if config.is_disabled:
+        if config.is_disabled or self._run.route is None:
             return
         body, is_partial = self._body(message)
         question = self._question(message, body, is_partial)
@@ -124,14 +124,17 @@ class ExtAuthzFilter:
         if wanted is None or message.ends_with_headers or message.is_tunnel:
             return None, False
         body = message.body
-        if (
-            len(body) > min(wanted.max_bytes, self._run.config.buffer_limit_bytes)
-            and not wanted.allow_partial
-        ):
-            raise LocalReply(413, b"Payload Too Large", details="request_payload_too_large")
-        self._run.until(message.ends_at_s)
-        self._run.request_size_bytes = len(body)
-        return body[: wanted.max_bytes], len(body) > wanted.max_bytes
+        limit = min(wanted.max_bytes, self._run.config.buffer_limit_bytes)
+        if len(body) > limit and not wanted.allow_partial:
+            self._run.until(message.arrival_of(limit + 1))
+            raise LocalReply(
+                413, b"Payload Too Large", details="request_payload_too_large", is_immediate=True
+            )
+        # It asks as soon as it has as much as it may send.
+        is_full = wanted.allow_partial and len(body) >= wanted.max_bytes
+        self._run.until(message.arrival_of(wanted.max_bytes) if is_full else message.ends_at_s)
+        came = sum(len(chunk) for arrives_at_s, chunk in message.chunks if arrives_at_s <= self._run.now_s)
+        return body[: wanted.max_bytes], came > wanted.max_bytes
 
     def _question(self, message: HttpMessage, body: bytes | None, is_partial: bool) -> wire.CheckRequest:
         config, run = self._settings, self._run
@@ -146,7 +149,7 @@ class ExtAuthzFilter:
         http.path = message.headers.get(":path") or ""
         http.host = message.headers.get(":authority") or ""
         http.scheme = message.headers.get(":scheme") or ""
-        http.size = run.request_size_bytes
+        http.size = run.received_bytes
         http.protocol = "HTTP/2" if run.request.is_http2 else "HTTP/1.1"
         headers = [pair for pair in message.headers if config.forwards.allows(pair[0])]
         if body is not None:
@@ -224,7 +227,11 @@ class ExtAuthzFilter:
         self, rules: MutationRules | None, name: str, value: str, *, is_appended: bool = False
     ) -> bool:
         self._validate(name, value)
-        return rules is None or self._verdict(rules.judge_set(name, value, is_appended=is_appended))
+        if rules is None:
+            return True
+        if not (is_valid_name(name) and is_valid_value(value)):
+            return self._verdict(Verdict.FAILS if rules.disallow_is_error else Verdict.IGNORED)
+        return self._verdict(rules.judge_set(name, value, is_appended=is_appended))
 
     def _may_remove(self, rules: MutationRules | None, name: str) -> bool:
         if rules is None:
@@ -262,8 +269,13 @@ class ExtAuthzFilter:
             return
         if error is None:
             raise LocalReply(config.status_on_error, details="ext_authz_error")
+        if config.validate_mutations and not all(
+            is_valid_name(name) and is_valid_value(value) for name, value in map(_pair, error.headers)
+        ):
+            raise LocalReply(config.status_on_error, details="ext_authz_error")
         status = error.status.code if error.HasField("status") else config.status_on_error
-        self._answer(status, error.headers, error.body, "ext_authz_error")
+        options = sorted(error.headers, key=lambda option: option.append.value)
+        self._answer(status, options, error.body, "ext_authz_error")
 
     def _answer(
         self, status: int, options: Iterable[wire.HeaderValueOption], body: str, details: str

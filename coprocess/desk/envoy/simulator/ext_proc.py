@@ -88,6 +88,8 @@ class ExtProcFilter:
             self._drop_length(direction, message)
         if self._stream.is_complete or (message.ends_with_headers and message.trailers is None):
             return
+        if direction == "request" and self._run.answers_next and not has_headers:
+            return  # The headers are at the router by now, which waits for no body.
         try:
             self._body(direction, message, has_headers=has_headers)
             if message.trailers is not None and self._stream.mode.sends_trailers(direction):
@@ -187,16 +189,22 @@ class ExtProcFilter:
                 done.append((self._run.now_s, chunk))
 
         groups = _groups(message, self._run.now_s if has_headers and not headers_open else -1.0)
+        if direction == "request" and self._run.answers_next and has_headers and not headers_open:
+            # The router has the headers, and answers: only what was there is sent.
+            groups = [group for group in groups[:1] if group[0] <= self._run.now_s]
+        moments = [*(arrives_at_s for arrives_at_s, _, _ in groups), message.ends_at_s]
         try:
-            for arrives_at_s, chunk, ends in groups:
+            for number, (arrives_at_s, chunk, ends) in enumerate(groups):
                 self._run.until(arrives_at_s)
                 if self._stream.is_complete:
+                    done += [(self._run.now_s, left) for left, _ in pending]
+                    pending.clear()
                     done.append((self._run.now_s, chunk))
                     continue
                 self._stream.send_body(direction, chunk, ends=ends)
                 pending.append((chunk, ends))
                 while (pending or headers_open) and not self._stream.is_complete:
-                    reply = self._stream.next(waits=not ends)
+                    reply = self._stream.next(waits_until_s=None if ends else moments[number + 1])
                     if reply is None:
                         break
                     take(reply)
@@ -271,14 +279,10 @@ class ExtProcFilter:
         if not self._stream.open():
             return
         self._stream.send_trailers(direction, message.trailers)
-        try:
-            reply = self._stream.reply(f"{direction}_trailers")
-            if reply is not None:
-                self._edit_trailers(getattr(reply, f"{direction}_trailers").header_mutation, message.trailers)
-                self._stream.look_for_more()
-        except LocalReply as local:
-            local.is_immediate = direction == "request"
-            raise
+        reply = self._stream.reply(f"{direction}_trailers")
+        if reply is not None:
+            self._edit_trailers(getattr(reply, f"{direction}_trailers").header_mutation, message.trailers)
+            self._stream.look_for_more()
 
     def _observe(self, direction: str, message: HttpMessage) -> None:
         """Send, and wait for nothing."""
@@ -322,14 +326,18 @@ class ExtProcFilter:
         common = getattr(reply, f"{direction}_headers").response
         self._edit(direction, common, message.headers)
         self._clear_route(direction, common)
-        if common.status != _REPLACE:
+        # FULL_DUPLEX_STREAMED goes on as if nothing were to be replaced.
+        if common.status != _REPLACE or self._stream.mode.body(direction) == "FULL_DUPLEX_STREAMED":
             return False
         self._replaced.add(direction)
         if common.HasField("body_mutation"):
             message.headers.remove("content-length")
             body = mutated_body(common.body_mutation, message.body)
             message.ends_with_headers = False
+            ends_at_s = message.ends_at_s
             message.replace_body(body, self._run.now_s)
+            # What it replaces comes all the same.
+            message.ends_at_s = max(message.ends_at_s, ends_at_s)
         return True
 
     def _edit(self, direction: str, common: wire.CommonResponse, headers: HeaderMap) -> None:

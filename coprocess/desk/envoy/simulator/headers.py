@@ -18,12 +18,26 @@ _BAD_IN_VALUE = re.compile(r"[\0\r\n]")
 _SINGLE = frozenset(
     {"content-type", "content-length", "transfer-encoding", "connection", "upgrade", "via", "keep-alive"}
     | {"proxy-connection", "x-request-id", ":status", ":path", ":method", ":authority", ":scheme"}
+    | {"cache-control", "content-encoding", "proxy-status"}
+    | {"x-envoy-attempt-count", "x-envoy-decorator-operation"}
 )
 _SINGLE_IN_REQUESTS = _SINGLE | frozenset(
     {"te", "expect", "user-agent", "origin", "grpc-timeout", "x-forwarded-for", "x-forwarded-host"}
-    | {"x-forwarded-proto", "x-forwarded-client-cert"}
+    | {"x-forwarded-proto", "x-forwarded-client-cert", "x-forwarded-port", "x-client-trace-id"}
+    | {"accept", "accept-encoding", "authorization", "cdn-loop", "grpc-accept-encoding", "pragma", "referer"}
+    | {f"access-control-request-{kind}" for kind in ("headers", "method", "private-network")}
+    | {f"if-{kind}" for kind in ("match", "modified-since", "none-match", "range", "unmodified-since")}
+    | {f"x-envoy-{kind}" for kind in ("original-path", "external-address", "original-host")}
+    | {"x-envoy-downstream-service-cluster", "x-envoy-is-timeout-retry"}
 )
-_SINGLE_IN_RESPONSES = _SINGLE | frozenset({"date", "server", "location", "grpc-status", "grpc-message"})
+_SINGLE_IN_RESPONSES = _SINGLE | frozenset(
+    {"date", "server", "location", "grpc-status", "grpc-message", "age", "etag", "expires", "last-modified"}
+    | {f"access-control-allow-{kind}" for kind in ("credentials", "headers", "methods", "origin")}
+    | {"access-control-allow-private-network", "access-control-expose-headers", "access-control-max-age"}
+    | {f"x-envoy-{kind}" for kind in ("immediate-health-check-fail", "ratelimited", "degraded")}
+    | {f"x-envoy-upstream-{kind}" for kind in ("service-time", "canary", "healthchecked-cluster")}
+    | {"vary"}
+)
 
 
 def is_valid_name(name: str) -> bool:
@@ -97,14 +111,18 @@ class HeaderMap:
             part[index + 1 :] = [pair for pair in part[index + 1 :] if pair[0] != name]
 
     def join(self, name: str, value: str) -> None:
-        """Append `,value` to the first value. Nothing where there is none, and for an empty one."""
+        """Append `,value` to the first value (`; value` to a cookie's); it alone where that is empty.
+
+        Nothing where there is none, and for an empty one.
+        """
         name = self._known(name)
         if not value:
             return
         part = self._part(name)
+        delimiter = "; " if name == "cookie" else ","
         for index, (key, old) in enumerate(part):
             if key == name:
-                part[index] = (name, f"{old},{value}")
+                part[index] = (name, f"{old}{delimiter}{value}" if old else value)
                 return
 
     def remove(self, name: str) -> None:

@@ -39,13 +39,19 @@ def upstream_request(message: HttpMessage, *, is_http2: bool = False) -> Upstrea
     if is_http2:
         pairs = (("host", headers.get(":authority") or ""), *headers.regular())
         return UpstreamRequest(method, target, pairs, body, trailers)
-    if not _TARGET.match(target) or any(not name for name, _ in headers):
+    if not method or not _TARGET.match(target) or any(not name for name, _ in headers):
         raise Unreadable
     host = headers.get(":authority")
     pairs = tuple(([] if host is None else [("host", host)]) + headers.regular())
     length = headers.get("content-length")
     is_chunked = "chunked" in (headers.get("transfer-encoding") or "").lower()
     error: str | None = None
+    if length is None and not message.is_tunnel:
+        # Whatever transfer-encoding says.
+        if not message.ends_with_headers:
+            pairs += (("transfer-encoding", "chunked"),)
+        elif method not in _BODILESS:
+            pairs += (("content-length", "0"),)
     if is_chunked and message.ends_with_headers:
         error = "the request never ends: its body is said to come in chunks, and none come"
     elif length is not None and not is_chunked and not message.is_tunnel:
@@ -54,11 +60,7 @@ def upstream_request(message: HttpMessage, *, is_http2: bool = False) -> Upstrea
         if int(length) > len(body):
             error = f"the request never ends: {int(length) - len(body)} bytes of its body do not come"
         body = body[: int(length)]
-    elif message.ends_with_headers:
-        if method not in _BODILESS:
-            pairs += (("content-length", "0"),)
-    elif not is_chunked and not message.is_tunnel:
-        pairs += (("transfer-encoding", "chunked"),)
+        trailers = ()  # They would follow chunks.
     return UpstreamRequest(method, target, pairs, body, trailers, error)
 
 
@@ -75,6 +77,8 @@ def response_headers(
     headers.set_in_place("date", formatdate(now, usegmt=True))
     headers.set_in_place("server", "envoy")
     pairs = [line for pair in headers.regular() for line in _lines(*pair)]
+    if (authority := headers.get(":authority")) is not None:
+        pairs.insert(0, ("host", authority))  # A server has set it.
     if closes:
         pairs.append(("connection", "close"))
     status = headers.get(":status") or ""

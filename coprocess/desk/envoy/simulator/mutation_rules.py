@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 _ROUTING = frozenset({"host", ":authority", ":scheme", ":method"})
 _SCHEMES = frozenset({"http", "https"})
+_AUTHORITY = re.compile(r"[A-Za-z0-9!$%&'()*+,\-.:;=@\[\]_~]*")
 
 
 class Verdict(enum.Enum):
@@ -64,6 +65,8 @@ def _is_possible(name: str, value: str) -> bool:
         return value.isascii() and value.isdecimal() and 200 <= int(value) <= 999
     if name == ":scheme":
         return value.lower() in _SCHEMES
+    if name in (":authority", "host"):
+        return _AUTHORITY.fullmatch(value) is not None
     if name == ":method":
         return value.isascii() and value.isalpha() and bool(value)
     return True

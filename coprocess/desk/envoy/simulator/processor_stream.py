@@ -131,22 +131,23 @@ class ProcessorStream:
         self,
         *,
         at_headers: bool = False,
-        waits: bool = False,
+        waits_until_s: float | None = None,
         must_come: bool = False,
         timeout_s: float | None = None,
     ) -> wire.ProcessingResponse | None:
         """The next reply, taken for what any reply may bring.
 
-        None where the filter is done instead, or where none is known to come yet and one need not come.
+        None where the filter is done instead, or where none comes until `waits_until_s`.
         """
         assert self._stream is not None  # noqa: S101 - `_open` comes first
         left_s = self.settings.message_timeout_s if timeout_s is None else timeout_s
         was_extended = False
         while True:
             self._is_owed = True
-            event, took_s = self._stream.receive(left_s)
+            free_s = left_s if waits_until_s is None else max(waits_until_s - self.run.now_s, 0.0)
+            event, took_s = self._stream.receive(min(left_s, free_s))
             if event is None:
-                if waits and took_s == 0:
+                if waits_until_s is not None and (took_s == 0 or free_s < left_s):
                     return None
                 self.run.pass_time(left_s)
                 self.fail(504, "ext_proc_error_per-message_timeout_exceeded")

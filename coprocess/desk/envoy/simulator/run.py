@@ -36,7 +36,10 @@ class Run:
         self.request_headers = HeaderMap()
         #: The response's, once there is one.
         self.response_headers: HeaderMap | None = None
-        self.request_size_bytes = 0
+        #: Only the router is left, and it has an answer of its own.
+        self.answers_next = False
+        #: When each part of the client's body arrives, and its size.
+        self.arrivals: list[tuple[float, int]] = []
 
     @property
     def metadata(self) -> dict[str, dict[str, Any]]:
@@ -45,6 +48,11 @@ class Run:
     @property
     def is_grpc(self) -> bool:
         return is_grpc(self.request_headers)
+
+    @property
+    def received_bytes(self) -> int:
+        """Of the client's body, up to now."""
+        return sum(size for arrives_at_s, size in self.arrivals if arrives_at_s <= self.now_s)
 
     def pass_time(self, seconds: float) -> None:
         self.until(self.now_s + seconds)
