@@ -269,10 +269,11 @@ class Chain:
         """Run a call. False: it has failed, and has been ended."""
         is_over = True
         try:
-            call.run()
-        except HandlerFailed as error:
-            is_over = False
-            self._service.failures.fail(call, error)
+            try:
+                call.run()
+            except HandlerFailed as error:
+                is_over = False
+                self._service.failures.fail(call, error)
         except Exception as error:  # noqa: BLE001 - else its place would stay taken for ever
             is_over = False
             self._service.failures.fail_within(call, error)
