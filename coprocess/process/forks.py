@@ -105,5 +105,8 @@ def _is_the_services(descriptor: int) -> bool:
     finally:
         found.detach()
     if found.family == socket.AF_UNIX:
-        return address in _paths
+        # One without a path, as systemd may pass: in bytes, of which the first is 0.
+        return (
+            f"@{address[1:].decode('utf-8', 'replace')}" if isinstance(address, bytes) else address
+        ) in _paths
     return found.family in (socket.AF_INET, socket.AF_INET6) and address[1] in _ports

@@ -285,8 +285,9 @@ class AsyncCalls:
         try:
             if ended:
                 answer(call)
-                if call.task is not None and call.loop is not None:
-                    call.loop.cancel(call.task)
+                task, loop = call.task, call.loop  # The loop forgets the task when that ends.
+                if task is not None and loop is not None:
+                    loop.cancel(task)
         finally:
             if following is not None:
                 self.begin(following)

@@ -320,17 +320,21 @@ class Service:
                 self._start_in_turn(call) if in_turn else self.begin_elsewhere(call)
                 return
 
-    def _run_alone(self, call: Call, now_s: float) -> None:
-        """As `run_here`, where each call has a thread of its own, so that its pace does not matter."""
-        state = call.gate
-        call.deadline_s = now_s + state.timeout_s
+    def _run_alone(self, first: Call, now_s: float) -> None:
+        """As `run_here`, where each call has a thread of its own, so that its pace does not matter.
+
+        After it run those that waited for its place.
+        """
         me = threading.get_ident()
-        self._running[me] = call
-        Context().run(self._run, call)
-        self._running.pop(me, None)
-        following = state.leave(call, time.monotonic() - call.since_s)
-        if following is not None:
-            self.begin_elsewhere(following)
+        call: Call | None = first
+        while call is not None:
+            state = call.gate
+            call.deadline_s = now_s + state.timeout_s
+            self._running[me] = call
+            Context().run(self._run, call)
+            self._running.pop(me, None)
+            now_s = time.monotonic()
+            call = state.leave(call, now_s - call.since_s)
 
     def _has_turn(self, call: Call) -> bool:
         """Whether a call that computes may do so now. Else it waits for its turn."""

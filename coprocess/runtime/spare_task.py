@@ -29,9 +29,12 @@ Result = TypeVar("Result")
 class _Task(asyncio.Task[None]):
     """One that knows whether anybody did something with it."""
 
-    __slots__ = ("is_touched",)
+    __slots__ = ("asked", "is_touched")
 
     is_touched: bool
+    #: Requests to cancel it, which wait until it has begun: else it would end without a step of its own, and
+    #: what it was to go on with would be lost. None: it has begun.
+    asked: list[Any] | None
 
     def __setattr__(self, name: str, value: object) -> None:
         super().__setattr__("is_touched", True)
@@ -43,7 +46,19 @@ class _Task(asyncio.Task[None]):
 
     def cancel(self, msg: Any = None) -> bool:
         self.is_touched = True
+        if self.asked is not None:
+            self.asked.append(msg)
+            return True
         return super().cancel(msg)
+
+    def cancelling(self) -> int:
+        return super().cancelling() + len(self.asked or ())
+
+    def uncancel(self) -> int:
+        if self.asked:
+            self.asked.pop()
+            return self.cancelling()
+        return super().uncancel()
 
     def add_done_callback(self, fn: Callable[[Any], object], /, *, context: Context | None = None) -> None:
         self.is_touched = True
@@ -80,6 +95,7 @@ class SpareTask:
         self._step = steps.pop()
         # Who looks through all tasks must not wait for one that may never begin.
         _unregister_task(self.task)
+        self.task.asked = []
         self.task.is_touched = False
         self._references = 0
         self._references = self._unexpected_references()
@@ -106,8 +122,12 @@ class SpareTask:
     def begin(self) -> None:
         """Run its first step now. It is a task as others are, from then on."""
         step, self._step = self._step, _nothing
-        _register_task(self.task)
+        task = self.task
+        asked, task.asked = task.asked or (), None
+        _register_task(task)
         self.context.run(step)
+        for message in asked:
+            task.cancel(message)
 
     def drop(self) -> None:
         """It will never begin."""

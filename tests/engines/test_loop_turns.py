@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -247,6 +248,22 @@ class Keepers:
                 current().cancel()
 
             @Pre
+            async def cancels_itself_and_waits(request: Any) -> None:
+                current().cancel()
+                try:
+                    await asyncio.sleep(PATIENCE_S)
+                finally:
+                    self.ended.release()
+
+            @Pre
+            async def changes_its_mind(request: Any) -> None:
+                task = current()
+                task.cancel()
+                asked, left = task.cancelling(), task.uncancel()
+                await asyncio.sleep(0)
+                request.headers["X-Stamp"] = f"{asked} {left} {task.cancelling()}"
+
+            @Pre
             async def asks_for_its_end(request: Any) -> None:
                 current().add_done_callback(lambda done: self.ended.release())
 
@@ -280,6 +297,23 @@ def test_what_a_handler_does_with_its_task_no_other_call_notices() -> None:
             assert keepers.ended.acquire(timeout=PATIENCE_S)
         assert len(set(map(id, keepers.kept))) == 3
         until(lambda: all(task.done() for task in keepers.kept))
+
+
+def test_a_handler_that_cancels_its_task_and_waits_is_cancelled_at_once() -> None:
+    """Once, its task ended without a step, and the call waited for its time limit."""
+    keepers = Keepers()
+    with serving(
+        keepers.table(), engine="http2", options=ServiceOptions(timeout_s=10 * PATIENCE_S)
+    ) as server:
+        lend(server)
+        with pytest.raises(grpc.RpcError):
+            server.client.dispatch(make_object(hook_name="cancels_itself_and_waits"))
+        assert keepers.ended.acquire(timeout=PATIENCE_S)
+        assert stamped(server, "quick") == "True True"
+        if sys.version_info >= (3, 13):  # Before, a task that was asked once is cancelled once.
+            lend(server)
+            assert stamped(server, "changes_its_mind") == "1 0 0"
+            assert stamped(server, "quick") == "True True"
 
 
 def test_calls_that_wait_for_nothing_need_no_task_each() -> None:
