@@ -1,7 +1,7 @@
 """Measure Envoy's calls beside a Go processor: `envoy.py [--seconds 3] [--rounds 3] [--held 1000] [--json]`.
 
 Needs Go and two cores: the server is pinned to one, the load to the other. A stream is one request: its
-headers, one header set, and its response's headers.
+headers, one header set, and its response's headers. A bare one answers two messages with themselves.
 """
 
 from __future__ import annotations
@@ -129,9 +129,13 @@ def main() -> None:
                 address = free_address()
                 command = [program, "serve", address] if name == "go" else ours(address, f"--engine={name}")
                 with running(command, address) as pid:
-                    for what in ("streams", "checks"):
+                    for what in ("streams", "checks", *(["bare"] if name == "go" else [])):
                         found = measure(program, pid, address, what, options.in_flight, options.seconds)
                         results.setdefault((name, what), []).append(found)
+            address = free_address()
+            with running([sys.executable, str(BENCH / "bare_stream.py"), address], address) as pid:
+                found = measure(program, pid, address, "bare", options.in_flight, options.seconds)
+                results.setdefault(("http2", "bare"), []).append(found)
         figures: dict[str, Any] = {}
         for (name, what), found in results.items():
             rate, cpu_us = (statistics.median(each) for each in zip(*found, strict=True))

@@ -100,6 +100,8 @@ class Load:
         event = {"InstanceId": instance, "EventName": phase}
         self.event = wire.pack_request(1, wire.HANDLE_EVENT, event)[3:]
         self.step = wire.pack_as_kong(wire.STEP) + b"\x91\x82\xa7EventId"
+        #: After a call that gives nothing.
+        self.step_of_nothing = wire.pack_as_kong(wire.STEP) + b"\x91\x81\xa7EventId"
         self.data = b"\xa4Data" + data
         self.count = 0
         self.latencies_s: list[float] = []
@@ -140,6 +142,8 @@ class Load:
                     self.latencies_s.append(now() - began[each])
                     began[each] = now()
                     each.sendall(self._head() + self.event)
+                elif b".set_" in came[:60]:
+                    each.sendall(self._head() + self.step_of_nothing + came[at + 8 :])
                 else:
                     each.sendall(self._head() + self.step + came[at + 8 :] + self.data)
         selector.close()

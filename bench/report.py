@@ -254,11 +254,19 @@ def kong(figures: Figures) -> str:
     return "\n\n".join([machine(figures), table(head, rows)])
 
 
-_ENVOY_CALLS = {"streams": "ext_proc, two header phases", "checks": "ext_authz, a Check that allows"}
+_ENVOY_CALLS = {
+    "streams": "ext_proc, two header phases",
+    "checks": "ext_authz, a Check that allows",
+    "bare": "bare stream, two messages each way",
+}
 
 
 def envoy(figures: Figures) -> str:
-    targets = {"streams": ("≥ 1.0", "≤ 1.0"), "checks": ("≥ 1.05", "≤ 0.8")}
+    targets = {
+        "streams": (" (≥ 1.0)", " (≤ 1.0)"),
+        "checks": (" (≥ 1.05)", " (≤ 0.8)"),
+        "bare": ("", " (≤ 1.0)"),
+    }
     rows = []
     for what, call in _ENVOY_CALLS.items():
         servers = figures[what]
@@ -271,9 +279,9 @@ def envoy(figures: Figures) -> str:
                     call,
                     name,
                     f"{it['calls_per_s']:,.0f}",
-                    "" if is_go else f"{rate:.2f} ({targets[what][0]})",
+                    "" if is_go else f"{rate:.2f}{targets[what][0]}",
                     f"{it['cpu_us_per_call']:,.0f}",
-                    "" if is_go else f"{cpu:.2f} ({targets[what][1]})",
+                    "" if is_go else f"{cpu:.2f}{targets[what][1]}",
                 ]
             )
     held = figures["held"]

@@ -10,7 +10,8 @@ Handlers import what they need from here:
 """
 
 # Before all else is imported, which takes a moment.
-import coprocess.early_signals  # noqa: F401 - for what it does
+import coprocess.early_signals
+import coprocess.lean_start  # noqa: F401 - as above
 
 # isort: split
 from coprocess.api.app import App

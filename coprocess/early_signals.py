@@ -16,11 +16,15 @@ from typing import Any
 before: dict[int, Any] = {}
 
 
+def is_serve() -> bool:
+    """Whether this process is `coprocess serve`."""
+    words = sys.argv
+    return words[1:2] == ["serve"] and os.path.basename(words[0]) in ("-m", "coprocess", "__main__.py")
+
+
 def _take() -> None:
     """Where this process is `coprocess serve`: ignore SIGHUP, and end upon SIGTERM and SIGINT."""
-    words = sys.argv
-    is_serve = words[1:2] == ["serve"] and os.path.basename(words[0]) in ("-m", "coprocess", "__main__.py")
-    if is_serve and threading.current_thread() is threading.main_thread():
+    if is_serve() and threading.current_thread() is threading.main_thread():
         # No SIG_IGN, which processes that this one starts would inherit.
         before[signal.SIGHUP] = signal.signal(
             signal.SIGHUP, lambda number, frame: None

@@ -60,7 +60,7 @@ def test_frames_come_out_as_they_went_in_however_they_are_cut() -> None:
                 continue
             # In parts, as metadata and deadline are.
             with sender.server.lock:
-                assert sender.link.put(call_id, kind, body[5:], body[:5])
+                assert sender.link.put((HEAD.pack(len(body), call_id, kind) + body[:5], body[5:]))
             sender.server.wake()
         assert [receiver.frame() for _ in frames] == frames
         sender.link.end()
@@ -102,6 +102,29 @@ def test_what_is_sent_before_the_next_poll_goes_by_one_write_and_one_read_gives_
         link.close()
         theirs.close()
         server.close()
+
+
+def test_frames_that_nobody_can_take_end_their_link_and_no_polling() -> None:
+    """Whoever has calls on it is told then: else they would wait for ever."""
+    ours, theirs = socket.socketpair()
+    server, stop = polling_server("test-link")
+    is_over = threading.Event()
+
+    def received(frames: list[Frame]) -> None:
+        raise RuntimeError("a fault of ours")
+
+    link = FrameLink(server, ours, received, is_over.set)
+    try:
+        theirs.sendall(HEAD.pack(0, 1, 0))
+        assert is_over.wait(PATIENCE_S)
+        assert not link.send(1, 0, b"")
+        is_polled = threading.Event()
+        server.call_back(is_polled.set)
+        assert is_polled.wait(PATIENCE_S)
+    finally:
+        link.close()
+        theirs.close()
+        stop()
 
 
 def test_a_worker_tells_that_its_calls_find_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gzip
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coprocess import respond
+from coprocess import Request, Response, respond
 from coprocess.api.held import HeldHeaders, HeldRequest, HeldResponse, HeldSession
 from coprocess.api.http import canonical_name
 from coprocess.gateways.web.http import raw_headers
@@ -248,3 +249,31 @@ def test_names_of_other_frameworks_lead_to_ours(view: Any, name: str, says: str)
 def test_respond_says_that_the_status_comes_first() -> None:
     with pytest.raises(TypeError, match=r"the status first: respond\(401, …\)"):
         respond("no", 401)  # type: ignore[arg-type]  # as Flask has it
+
+
+def test_a_mock_of_a_request_has_no_names_of_other_frameworks() -> None:
+    for spec in (Request, Response, HeldRequest("GET", "/", HeldHeaders()), HeldResponse(200, HeldHeaders())):
+        mock = Mock(spec=spec)
+        assert mock.headers is not None
+        assert mock.body is not None
+        for name in ("data", "get_json"):
+            with pytest.raises(AttributeError):
+                getattr(mock, name)
+            assert name not in dir(spec)
+    with pytest.raises(AttributeError, match=r"Expected: request\.body"):
+        getattr(HeldRequest("GET", "/", HeldHeaders()), "da" + "ta")
+
+
+def test_headers_of_an_environ_are_those_that_can_be_asked_for() -> None:
+    headers = environ_headers(
+        {
+            "HTTP_CONTENT_TYPE": "a client's Content_Type",
+            "HTTP_CONTENT_LENGTH": "9",
+            "CONTENT_TYPE": "text/plain",
+            "CONTENT_LENGTH": "",
+            "HTTP_X_A": "1",
+        }
+    )
+    assert {name: headers.get(name) for name in headers} == {"Content-Type": "text/plain", "X-A": "1"}
+    assert dict(headers) == {"Content-Type": "text/plain", "X-A": "1"}
+    assert "Content-Length" not in headers

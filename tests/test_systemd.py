@@ -263,6 +263,10 @@ def test_systemd_understands_the_unit(tmp_path: Path) -> None:
     unit.write_text(UNIT.read_text().replace("/opt/coprocess/bin/coprocess", sys.executable))
     listening.write_text(UNIT.with_suffix(".socket").read_text())
     done = subprocess.run(
-        ["systemd-analyze", "verify", unit, listening], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+        ["systemd-analyze", "verify", unit, listening],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")

@@ -7,7 +7,10 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import grpc
 import pytest
 
 from coprocess.errors import Status
@@ -15,7 +18,9 @@ from coprocess.process import front as front_module
 from coprocess.process import restarts, worker_process
 from coprocess.process.front import Front
 from coprocess.process.restarts import Restarts
-from coprocess.transport.engine import Metadata, Rpc
+from coprocess.transport.engine import Metadata, Methods, Rpc
+from coprocess.transport.http2_engine import Http2Engine
+from tests.server import PATIENCE_S, engine_options
 from tests.test_front import eventually
 
 METHOD = "/test/Call"
@@ -94,10 +99,10 @@ def told(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def running(told: Path, *, silence_s: float = 20.0) -> Iterator[Front]:
+def running(told: Path, *, silence_s: float = 20.0, engine: Http2Engine | None = None) -> Iterator[Front]:
     front = Front([told / "0.sock", told / "1.sock"], [METHOD], silence_s=silence_s)
     try:
-        assert front.start(lambda: False)
+        assert front.start(lambda: False, None if engine is None else engine.poller)
         yield front
     finally:
         front.stop(5.0)
@@ -251,3 +256,86 @@ def test_what_a_worker_does_not_read_is_bounded(told: Path, monkeypatch: pytest.
         ends = [each.end() for each in calls]
         assert ends.count((Status.UNAVAILABLE, "no worker process can take the call")) == front.refused_calls
         assert {status for status, _ in ends} == {Status.UNAVAILABLE}
+
+
+@pytest.mark.parametrize("is_relayed", [True, False])
+def test_a_call_that_is_passed_on_where_it_is_read_ends_as_one_that_a_thread_passes_on(
+    told: Path, is_relayed: bool
+) -> None:
+    engine = Http2Engine(engine_options())
+    address = engine.listen("127.0.0.1:0")
+    engine.start(Methods(unary={METHOD: lambda rpc: rpc.fail(Status.UNAVAILABLE, "not yet")}))
+    try:
+        with running(told, engine=engine) as front, grpc.insecure_channel(address) as channel:
+            in_thread: list[str] = []
+
+            def handle(rpc: Rpc) -> None:
+                in_thread.append(rpc.method)
+                front.handle(rpc)
+
+            engine.use(Methods(unary={METHOD: handle}, relays=front.methods.relays if is_relayed else {}))
+            method: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(METHOD)
+
+            def end(**options: Any) -> tuple[Any, Any]:
+                # gRPC compresses no small one.
+                call: Any = method.future(b"x" * 2000, **{"timeout": PATIENCE_S, **options})
+                call.exception()
+                return call.code(), call.details()
+
+            assert {method(b"x", timeout=PATIENCE_S) for _ in range(4)} <= {b"0", b"1"}
+            assert bool(in_thread) != is_relayed
+            # What must be unpacked goes by a thread in any case.
+            in_thread.clear()
+            assert end(compression=grpc.Compression.Gzip)[0] is grpc.StatusCode.OK
+            assert in_thread
+            (told / "read nothing").touch()
+            eventually(lambda: front.in_flight == 0)
+            late = [end(timeout=0.5)[0] for _ in range(2)]
+            assert set(late) <= {grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.OK}
+            waiting: list[Any] = [method.future(b"x", timeout=PATIENCE_S) for _ in range(4)]
+            eventually(lambda: front.in_flight >= len(waiting))
+            for number in "01":
+                (told / f"end {number}").touch()
+            for call in waiting:
+                assert call.code() is grpc.StatusCode.UNAVAILABLE
+                assert call.details() == "the worker process ended"
+            for number in "01":
+                (told / f"end {number}").unlink()
+            (told / "read nothing").unlink()
+            eventually(lambda: front.ready == [True, True])
+            assert front.in_flight == 0
+            assert end()[0] is grpc.StatusCode.OK
+            assert front.drain(PATIENCE_S)
+            assert end() == (grpc.StatusCode.UNAVAILABLE, "the service is shutting down")
+    finally:
+        engine.stop()
+
+
+def test_calls_of_one_read_go_to_a_quick_worker_together_and_else_to_the_one_with_the_fewest() -> None:
+    front = Front([], [METHOD], silence_s=1.0)
+    workers = [SimpleNamespace(number=number, ready=True, at_once=1, outstanding=[]) for number in range(2)]
+    poller = SimpleNamespace(flushes=0)
+    inside: Any = front
+    inside._workers, inside._poller = workers, poller
+
+    def chosen(count: int) -> list[int]:
+        """Of the next read."""
+        poller.flushes += 1
+        found = []
+        for _ in range(count):
+            worker: Any = front._choose_for_read()
+            worker.outstanding.append(None)
+            found.append(worker.number)
+        return found
+
+    assert chosen(4) == [0, 1, 0, 1]
+    workers[0].at_once = workers[1].at_once = 3
+    assert chosen(8) == [0, 0, 0, 1, 1, 1, 0, 0]
+    # The next read begins with the one that has fewer.
+    assert chosen(1) == [1]
+    workers[1].outstanding.clear()
+    workers[1].ready = False
+    assert chosen(2) == [0, 0]
+    workers[0].ready = False
+    poller.flushes += 1
+    assert front._choose_for_read() is None

@@ -16,7 +16,19 @@ from coprocess.api.cookies import parse_cookies
 from coprocess.api.http import Headers, MultiHeaders, Query, RawRequest
 
 
-class Declares(type):
+class Spelled(type):
+    """A class that does not list the names by which users of other frameworks ask: a mock of it has none."""
+
+    def __dir__(cls) -> list[str]:
+        return _own_names(cls)
+
+
+def _own_names(cls: type) -> list[str]:
+    names = {name: value for each in reversed(cls.__mro__) for name, value in vars(each).items()}
+    return [name for name, value in names.items() if not isinstance(value, _Elsewhere)]
+
+
+class Declares(Spelled):
     """A class whose name is a decorator too: `Response` is what `@Response` handlers are passed.
 
     Calling the class itself decorates; classes that implement it are constructed as usual.
@@ -79,7 +91,7 @@ _OF_RESPONSES = {
 }
 
 
-class Request(Body):
+class Request(Body, metaclass=Spelled):
     """The HTTP request on its way to the upstream. Edits take effect when the handler returns."""
 
     if not TYPE_CHECKING:  # Type checkers take it for all that may be assigned, in handlers too.
@@ -93,6 +105,9 @@ class Request(Body):
     url: str
     #: `url` without query, scheme and host. Begins with a slash; assigning anything else is a ValueError.
     path: str
+
+    def __dir__(self) -> list[str]:
+        return _own_names(type(self))
 
     @property
     def scheme(self) -> str:
@@ -139,6 +154,9 @@ class Response(Body, metaclass=Declares):
 
     #: 100 to 999; assigning anything else is a ValueError.
     status: int
+
+    def __dir__(self) -> list[str]:
+        return _own_names(type(self))
 
     @property
     def headers(self) -> Headers:

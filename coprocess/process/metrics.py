@@ -97,6 +97,9 @@ class EngineCounts(Protocol):
     def refused_calls(self) -> int: ...
 
     @property
+    def lost_requests(self) -> int: ...
+
+    @property
     def thread_count(self) -> int: ...
 
     @property
@@ -114,7 +117,7 @@ class InProcess:
     """Stands for engine and health where calls come from this very process."""
 
     name = "in-process"
-    refused_calls = thread_count = abandoned_thread_count = 0
+    refused_calls = lost_requests = thread_count = abandoned_thread_count = 0
     serving = True
 
 
@@ -174,6 +177,11 @@ class ServiceCollector(Collector):
             "coprocess_calls_refused",
             "Calls that no handler saw: shed, unknown hook, broken or too large message, or shutting down.",
             value=self._service.refused_calls + self._engine.refused_calls,
+        )
+        yield CounterMetricFamily(
+            "coprocess_requests_lost",
+            "Requests whose next step, or phase, never came: Kong tells nothing where it gives one up.",
+            value=self._engine.lost_requests,
         )
 
     def _load(self) -> Iterator[Metric]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any
 
@@ -85,10 +86,15 @@ class _Unrecorded(NonRecordingSpan):
             "coprocess_unrecorded_ids", default=None
         )
 
-    def attach(self, call: Call) -> Token[Any]:
-        """What runs from here on, until the token is detached, is of `call`."""
-        self._call.set(call)
-        return otel_context.attach(self._within)
+    def attach(self, call: Call) -> tuple[Token[Any], Token[Any]]:
+        """What runs from here on, until that is detached, is of `call`."""
+        return self._call.set(call), otel_context.attach(self._within)
+
+    def detach(self, attached: tuple[Token[Any], Token[Any]]) -> None:
+        call, within = attached
+        with suppress(ValueError):  # It is closed elsewhere, as its loop runs no more.
+            self._call.reset(call)
+        otel_context.detach(within)
 
     def get_span_context(self) -> SpanContext:
         call, known = self._call.get(), self._known.get()

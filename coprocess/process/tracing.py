@@ -363,11 +363,12 @@ class CallTracing:
         if self._is_recorded(call):
             with _Handling(call):
                 return await call.run_async()
-        token = UNRECORDED.attach(call)
+        attached = UNRECORDED.attach(call)
         try:
             return await call.run_async()
         finally:
-            otel_context.detach(token)
+            # All of it: what runs here next may be another call.
+            UNRECORDED.detach(attached)
 
     def _is_recorded(self, call: Call) -> bool:
         """Whether its Rpc is a TracedRpc. It becomes one where its request's headers ask for that."""

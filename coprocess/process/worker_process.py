@@ -16,7 +16,7 @@ import structlog
 
 from coprocess.errors import Status
 from coprocess.transport.engine import Rpc
-from coprocess.transport.frame_link import Frame, FrameLink
+from coprocess.transport.frame_link import HEAD, Frame, FrameLink
 from coprocess.transport.http2.server import Server
 from coprocess.transport.pipe import (
     BEAT,
@@ -28,7 +28,6 @@ from coprocess.transport.pipe import (
     SERVING,
     pack_call,
 )
-from coprocess.transport.relayed import RelayedCall
 
 log = structlog.get_logger("coprocess")
 
@@ -40,7 +39,7 @@ _SILENT_S = 2.0
 _END_S = 5.0
 
 
-class _Unanswered(Protocol):
+class Unanswered(Protocol):
     def answer(self, status: int, body: bytes) -> None:
         """With the server's lock: a reply, or a status other than OK and its message."""
 
@@ -98,8 +97,10 @@ class WorkerProcess:
         self.ready_since_s: float | None = None
         #: Set when it can serve, or is gone.
         self.settled = threading.Event()
+        #: Calls that it answered by its last write.
+        self.at_once = 1
         #: Changed with the server's lock.
-        self.outstanding: dict[int, _Unanswered] = {}
+        self.outstanding: dict[int, Unanswered] = {}
         #: Why it was killed; empty: it was not.
         self.killed = ""
         self._server = server
@@ -150,7 +151,12 @@ class WorkerProcess:
         kind, before = pack_call(method, rpc.time_allowed_s(), metadata)
         call = _HandedOver(rpc, self._server)
         rpc.on_cancel(lambda: self._cancel(call_id, call))
-        taken: bool = self._server.answer(self._link, self._take, call, (call_id, kind, rpc.payload, before))
+        taken: bool = self._server.answer(
+            self._link,
+            lambda frame, call: self.take(call, *frame),
+            (call_id, kind, rpc.payload, before),
+            call,
+        )
         if call.is_over:  # Perhaps it was not there when that was told.
             self._cancel(call_id, call)
         return taken
@@ -163,27 +169,25 @@ class WorkerProcess:
 
     # With the server's lock.
 
-    def take(self, call: RelayedCall, call_id: int, kind: int, message: bytes, before: bytes) -> bool:
-        """Pass a call on, as the thread that polls. False where the worker is gone or does not keep up."""
-        call.call_id, call.taker = call_id, self
-        return self._take(call, (call_id, kind, message, before))
-
-    def _take(self, call: _Unanswered, frame: tuple[int, int, bytes, bytes]) -> bool:
+    def take(self, call: Unanswered, call_id: int, kind: int, message: bytes, before: bytes) -> bool:
+        """Pass a call on. False where the worker is gone or does not keep up."""
         outstanding = self.outstanding
-        if self._gone or len(outstanding) >= _MAX_OUTSTANDING or not self._link.put(*frame):
+        head = HEAD.pack(len(before) + len(message), call_id, kind)
+        if self._gone or len(outstanding) >= _MAX_OUTSTANDING or not self._link.put((head + before, message)):
             return False
-        outstanding[frame[0]] = call
+        outstanding[call_id] = call
         return True
 
     def give_up(self, call_id: int) -> None:
         # It stays with the calls that the worker has until that answers: the handler may run on, and a worker
         # that hangs would seem to be the idlest of all.
         if call_id in self.outstanding:
-            self._link.put(call_id, CANCEL, b"", keep=True)
+            self._link.put((HEAD.pack(0, call_id, CANCEL), b""), keep=True)
 
     def _receive(self, frames: list[Frame]) -> None:
         outstanding = self.outstanding
         self._frames_heard += len(frames)
+        self.at_once = len(frames)
         for call_id, kind, body in frames:
             call = outstanding.pop(call_id, None)
             if call is not None:

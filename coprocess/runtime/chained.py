@@ -272,7 +272,8 @@ class Chain:
         except Exception as error:  # noqa: BLE001 - else its place would stay taken for ever
             is_over = False
             self._service.failures.fail_within(call, error)
-        prints.end_line()
+        if prints.has_printed:
+            prints.end_line()
         return is_over
 
     def _call_otherwise(self, call: StepCall, gate: HookState[Call]) -> bool:
@@ -308,22 +309,28 @@ class Chain:
 
 
 class UnaryChain(Chain):
-    """A unary Rpc. `answer`, called when the steps are through, gives its reply."""
+    """A unary Rpc. `answer`, called when the steps are through, gives its reply.
 
-    __slots__ = ("_answer", "_on_end", "rpc")
+    That its client has left matters where a call runs elsewhere, or waits: then that is asked for.
+    """
+
+    __slots__ = ("_answer", "_is_told", "_on_end", "rpc")
 
     def __init__(
-        self, service: Service, rpc: Rpc, answer: Callable[[], bytes], on_end: Callable[[], None]
+        self, service: Service, rpc: Rpc, answer: Callable[[], bytes], on_end: Callable[[], None] | None
     ) -> None:
         """`on_end` is called when the steps are through, or were cancelled, from any thread."""
         super().__init__(service, rpc.method)
         self._answer = answer
         self._on_end = on_end
         self.rpc = rpc
+        self._is_told = False
 
-    def run(self, steps: Steps) -> None:
-        self.rpc.on_cancel(self.cancel)
-        super().run(steps)
+    def _call_otherwise(self, call: StepCall, gate: HookState[Call]) -> bool:
+        if not self._is_told:
+            self._is_told = True
+            self.rpc.on_cancel(self.cancel)
+        return super()._call_otherwise(call, gate)
 
     def metadata(self) -> Metadata:
         return self.rpc.metadata()
@@ -348,7 +355,8 @@ class UnaryChain(Chain):
             self.rpc.respond(reply)
         else:
             self._service.refuse(self.rpc, error)
-        self._on_end()
+        self.stopped()
 
     def stopped(self) -> None:
-        self._on_end()
+        if self._on_end is not None:
+            self._on_end()

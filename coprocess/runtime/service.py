@@ -74,6 +74,7 @@ class Service:
         """`logger` takes what is told of calls; a tool that shows it otherwise gives one that drops it."""
         self.gateway = gateway
         self._openers = gateway.methods
+        self._is_asked_meanwhile = gateway.is_asked_meanwhile
         self.streaming = gateway if isinstance(gateway, Streaming) else NO_STREAMS
         self.options = options
         self.replace_thread: Callable[[int], bool] = lambda thread_id: False
@@ -152,7 +153,10 @@ class Service:
         call.arrive(rpc, state, since_s)
         admitted = state.enter(call) or state.wait(call)
         if admitted:
-            self._begin(call, since_s)
+            if self._is_asked_meanwhile and not call.hook.is_async:
+                self._run_alone(call, since_s)
+            else:
+                self._begin(call, since_s)
             return
         if self.tracing is not None:
             self.tracing.know_hook(rpc, call)
@@ -316,6 +320,18 @@ class Service:
                 self._start_in_turn(call) if in_turn else self.begin_elsewhere(call)
                 return
 
+    def _run_alone(self, call: Call, now_s: float) -> None:
+        """As `run_here`, where each call has a thread of its own, so that its pace does not matter."""
+        state = call.gate
+        call.deadline_s = now_s + state.timeout_s
+        me = threading.get_ident()
+        self._running[me] = call
+        Context().run(self._run, call)
+        self._running.pop(me, None)
+        following = state.leave(call, time.monotonic() - call.since_s)
+        if following is not None:
+            self.begin_elsewhere(following)
+
     def _has_turn(self, call: Call) -> bool:
         """Whether a call that computes may do so now. Else it waits for its turn."""
         if self._line.enter(call):
@@ -395,7 +411,7 @@ class Service:
             queue_size=options.queue_size,
             timeout_s=limits.timeout_s or options.timeout_s,
             on_error=limits.on_error or "closed",
-            takes_turns=not self.gateway.is_asked_meanwhile,
+            takes_turns=not self._is_asked_meanwhile,
         )
         with self._states_lock:
             return self.gates.setdefault(hook, state)

@@ -276,6 +276,11 @@ class Engine(ABC):
         """Calls that it refused itself: their message was too large. 0 where the transport does not tell."""
         return 0
 
+    @property
+    def lost_requests(self) -> int:
+        """Requests whose other side never said how they go on; 0 where it always does."""
+        return 0
+
     @abstractmethod
     def listen(self, address: str) -> str:
         """Bind `HOST:PORT` or `unix:/path`; returns it with the port that was given for 0.

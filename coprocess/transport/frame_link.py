@@ -48,8 +48,9 @@ class FrameLink:
         self._socket = connected
         self._received = received
         self._ended = ended
-        #: What has come of a frame.
+        #: What has come of a frame, and how long it is to be, as far as that is known.
         self._rest = bytearray()
+        self._missing_until = 0
         self._unsent: list[bytes | memoryview] = []
         self._unsent_bytes = self._sent_bytes = 0
         self._is_full = self._is_over = False
@@ -67,17 +68,8 @@ class FrameLink:
         the thread that polls, which else sends it with what comes before its next poll.
         """
         frame = (HEAD.pack(len(body), call_id, kind), body)
-        taken: bool = self._server.answer(self, self._take, frame, keep, at_once=at_once)
+        taken: bool = self._server.answer(self, self.put, frame, keep, at_once=at_once)
         return taken
-
-    def put(self, call_id: int, kind: int, body: bytes, before: bytes = b"", *, keep: bool = False) -> bool:
-        """The same with the server's lock, by the thread that polls. `before` stands before the body."""
-        head = HEAD.pack(len(before) + len(body), call_id, kind)
-        if not self._take((head + before, body), keep):
-            return False
-        if not self.is_dirty:
-            self._server.write_later(self)
-        return True
 
     def end(self) -> None:
         """End both directions: what has come is handed over, and then `ended` is called."""
@@ -100,7 +92,20 @@ class FrameLink:
                 (in_kernel,) = _INT.unpack(fcntl.ioctl(self._socket, termios.TIOCOUTQ, bytes(_INT.size)))
             return self._sent_bytes - in_kernel, in_kernel + self._unsent_bytes
 
-    # The server's, with its lock.
+    # With the server's lock.
+
+    def put(self, frame: tuple[bytes, bytes], keep: bool = False) -> bool:
+        """As `send`, without writing: the head, to which the body's start may be added, and the body."""
+        if self._is_over:
+            return False
+        unsent_bytes = self._unsent_bytes + len(frame[0]) + len(frame[1])
+        if unsent_bytes > MAX_UNSENT_BYTES and self._unsent_bytes and not keep:
+            return False
+        self._unsent += frame
+        self._unsent_bytes = unsent_bytes
+        if not self.is_dirty:
+            self._server.write_later(self)
+        return True
 
     def ready(self, events: int) -> None:
         if events & selectors.EVENT_WRITE and self._is_full:
@@ -115,17 +120,6 @@ class FrameLink:
 
     def close_if_done(self) -> None:
         """Only its owner closes it."""
-
-    def _take(self, frame: tuple[bytes, bytes], keep: bool) -> bool:
-        """Its head and its body."""
-        if self._is_over:
-            return False
-        size = len(frame[0]) + len(frame[1])
-        if self._unsent_bytes and self._unsent_bytes + size > MAX_UNSENT_BYTES and not keep:
-            return False
-        self._unsent += frame
-        self._unsent_bytes += size
-        return True
 
     def _send_unsent(self) -> None:
         unsent = self._unsent
@@ -180,23 +174,25 @@ class FrameLink:
 
     def _frames_of(self, data: bytes) -> list[Frame]:
         rest = self._rest
-        came: bytes | bytearray = data
         if rest:
             rest += data
-            came = rest
+            if len(rest) < self._missing_until:
+                return []
+            data = bytes(rest)
+            rest.clear()
         frames: list[Frame] = []
-        begin, length = 0, len(came)
-        while length - begin >= HEAD.size:
-            size, call_id, kind = HEAD.unpack_from(came, begin)
-            end = begin + HEAD.size + size
+        begin, length, unpack = 0, len(data), HEAD.unpack_from
+        start = _HEAD_BYTES
+        while start <= length:
+            size, call_id, kind = unpack(data, begin)
+            end = start + size
             if end > length:
                 break
-            frames.append((call_id, kind, bytes(came[begin + HEAD.size : end])))
-            begin = end
-        if came is rest:
-            del rest[:begin]
-        else:
+            frames.append((call_id, kind, data[start:end]))
+            begin, start = end, end + _HEAD_BYTES
+        if begin < length:
             rest += data[begin:]
+            self._missing_until = (start if start > length else end) - begin
         return frames
 
     def _finish(self) -> None:
@@ -236,6 +232,7 @@ def polling_server(name: str) -> tuple[Server, Callable[[], None]]:
     return server, stop
 
 
+_HEAD_BYTES = HEAD.size
 #: Up to here, one copy of it costs less than to send it in parts.
 _COPIED_BYTES = 64 * 1024
 _READ_BYTES = 64 * 1024

@@ -196,7 +196,8 @@ class Http2Bidi(BidiRpc):
         self._is_ended = False
         #: Whether its messages are only noted, which may be done with the server's lock.
         self._is_noted = False
-        self._cancellation: _Cancellation | None = None
+        #: What `on_cancel` asks for.
+        self._cancellation: Callable[[], None] | None = None
 
     def send(self, message: bytes) -> bool:
         if self._is_ended:
@@ -249,10 +250,14 @@ class Http2Bidi(BidiRpc):
         self._cancellation = None
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
-        cancellation = self._cancellation
-        if cancellation is None:
-            cancellation = self._cancellation = _Cancellation()
-        cancellation.add(callback)
+        first = self._cancellation
+
+        def both() -> None:
+            if first is not None:
+                first()
+            callback()
+
+        self._cancellation = callback if first is None else both
 
     def metadata(self) -> Metadata:
         return self._request.metadata
@@ -292,7 +297,7 @@ class Http2Bidi(BidiRpc):
             self._is_ended = True
             cancellation = self._cancellation
             if cancellation is not None:
-                cancellation.tell()
+                cancellation()
             self._forget_callbacks()
 
     def _forget_callbacks(self) -> None:
@@ -330,7 +335,7 @@ class Http2Bidi(BidiRpc):
         cancellation = self._cancellation
         self.end(Status.INTERNAL, "internal error")
         if cancellation is not None:
-            cancellation.tell()
+            cancellation()
 
 
 #: For the threads: a call to be handled, or what the handler of a stream wants to be done.
@@ -360,7 +365,7 @@ class Http2Engine(Engine):
         self._server = Server(self._beginnings, limits)
         self.answer = self._server.answer
         self.callbacks = self._server.callbacks
-        self._turns: Turns[_Task] = Turns(self._server, self._run, _no_call(), self._may_run_on_loop)
+        self._turns: Turns[_Task] = Turns(self._server, self._run, _no_call(), self._run_on_loop)
         self.tasks = self._turns.tasks
         self.may_block = self._turns.may_block
         self.put_task = self._turns.put
@@ -419,13 +424,18 @@ class Http2Engine(Engine):
         self._loop_methods.add(path)
         self._turns.runs_on(loop)
 
-    def _may_run_on_loop(self, task: _Task) -> bool:
-        return (
-            type(task) is Http2Rpc
-            and task.method in self._loop_methods
-            and not task.is_compressed
-            and len(task.payload) <= _LARGE_BYTES
-        )
+    def _run_on_loop(self, task: _Task) -> bool:
+        """False where it may not, as it may take long there."""
+        if (
+            type(task) is not Http2Rpc
+            or task.is_compressed
+            or len(task.payload) > _LARGE_BYTES
+            or task.method not in self._loop_methods
+        ):
+            return False
+        if not task.is_over:
+            self._handlers[task.method](task)
+        return True
 
     def send(self, protocol: Http2Protocol, stream: Stream, message: bytes) -> bool:
         """One of many messages. False where the call is over, or its client does not read."""

@@ -20,7 +20,7 @@ from functools import partial
 from coprocess.errors import Status
 from coprocess.transport.cancellations import Cancellations
 from coprocess.transport.engine import Engine, EngineOptions, Metadata, Methods, Rpc, too_large
-from coprocess.transport.frame_link import Frame, FrameLink
+from coprocess.transport.frame_link import HEAD, Frame, FrameLink
 from coprocess.transport.http2.limits import Limits
 from coprocess.transport.http2.server import Server
 from coprocess.transport.http2.turns import Turns
@@ -93,19 +93,17 @@ class _PipeRpc(Rpc):
         self.payload = payload
 
     def respond(self, reply: bytes) -> None:
-        limit = self._engine.max_message_bytes
-        if len(reply) > limit:
-            self._answer(Status.RESOURCE_EXHAUSTED, too_large("reply", len(reply), limit).encode())
-        else:
-            self._answer(OK, reply)
+        engine = self._engine
+        if len(reply) > engine.max_message_bytes:
+            self.fail(Status.RESOURCE_EXHAUSTED, too_large("reply", len(reply), engine.max_message_bytes))
+        elif self._open:
+            self._open = False
+            engine.answer(self._call_id, OK, reply)
 
     def fail(self, status: Status, message: str) -> None:
-        self._answer(status, message.encode("utf-8", "replace"))
-
-    def _answer(self, kind: int, body: bytes) -> None:
         if self._open:
             self._open = False
-            self._engine.answer(self._call_id, kind, body)
+            self._engine.answer(self._call_id, status, message.encode("utf-8", "replace"))
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
         self._engine.cancels.when_over(self._call_id, callback)
@@ -202,7 +200,11 @@ class PipeEngine(Engine):
             self._stopped.wait(BEAT_S)
 
     def _receive(self, frames: list[Frame]) -> None:
+        paths, tasks = self._paths, self._tasks
         for call_id, kind, body in frames:
+            if kind < WITH_DEADLINE:
+                tasks.append(_PipeRpc(self, call_id, paths[kind], body, (), None))
+                continue
             if kind == CANCEL:
                 # It calls back, and the server's lock is held here.
                 self._server.callbacks.append(partial(self.cancels.is_over, call_id))
@@ -216,7 +218,7 @@ class PipeEngine(Engine):
             if kind & WITH_METADATA:
                 kind -= WITH_METADATA
                 metadata, body = unpack_metadata(body)
-            self._tasks.append(_PipeRpc(self, call_id, self._paths[kind], body, metadata, allowed_s))
+            tasks.append(_PipeRpc(self, call_id, paths[kind], body, metadata, allowed_s))
 
     def _front_is_gone(self) -> None:
         self._stopped.set()
@@ -231,7 +233,8 @@ class PipeEngine(Engine):
     def answer(self, call_id: int, kind: int, body: bytes) -> None:
         self.cancels.pop(call_id, None)
         # Where no more calls came with it, it waits for nothing else.
-        self._link.send(call_id, kind, body, keep=True, at_once=not self._tasks)
+        frame = (HEAD.pack(len(body), call_id, kind), body)
+        self._server.answer(self._link, self._link.put, frame, True, at_once=not self._tasks)
 
     def replace_thread(self, thread_id: int) -> bool:
         return self._threads is not None and self._threads.replace(thread_id)

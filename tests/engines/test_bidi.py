@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from coprocess.errors import Status
-from coprocess.transport.engine import BidiHandler, BidiRpc, Methods
+from coprocess.transport.engine import BidiHandler, BidiRpc, Methods, NotingHandler
 from coprocess.transport.engines import EngineChoice
 from tests.engines.hooks import bare, methods
 from tests.server import PATIENCE_S, Client, status_of, until
@@ -162,14 +162,17 @@ def test_metadata_that_is_sent_back(engine: EngineChoice) -> None:
         assert dict(call.trailing_metadata()) == {"last": "2", "last-bin": b""}
 
 
-def test_a_callback_that_raises_ends_its_own_call_only(capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("kind", [lambda handler: handler, NotingHandler])
+def test_a_callback_that_raises_ends_its_own_call_only(
+    kind: Callable[[BidiHandler], BidiHandler], capfd: pytest.CaptureFixture[str]
+) -> None:
     def broken(rpc: BidiRpc) -> None:
         def fail(message: bytes) -> None:
             raise ValueError("secret detail")
 
         rpc.on_message = fail
 
-    with served(broken) as (client, method):
+    with served(kind(broken)) as (client, method):
         with pytest.raises(grpc.RpcError) as error:
             list(method(iter([b"x"]), timeout=PATIENCE_S))
         assert status_of(error.value) == (grpc.StatusCode.INTERNAL, "internal error")
@@ -177,11 +180,14 @@ def test_a_callback_that_raises_ends_its_own_call_only(capfd: pytest.CaptureFixt
     assert "secret detail" in "".join(capfd.readouterr())
 
 
-def test_a_handler_that_raises_ends_its_own_call_only(capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("kind", [lambda handler: handler, NotingHandler])
+def test_a_handler_that_raises_ends_its_own_call_only(
+    kind: Callable[[BidiHandler], BidiHandler], capfd: pytest.CaptureFixture[str]
+) -> None:
     def broken(rpc: BidiRpc) -> None:
         raise ValueError("secret detail")
 
-    with served(broken) as (client, method):
+    with served(kind(broken)) as (client, method):
         with pytest.raises(grpc.RpcError) as error:
             list(method(iter([b"x"]), timeout=PATIENCE_S))
         assert status_of(error.value) == (grpc.StatusCode.INTERNAL, "internal error")

@@ -363,6 +363,9 @@ def test_a_service_whose_loop_reads_calls_ends_well(is_blocked: bool) -> None:
         if is_blocked:
             slow = server.client.future(make_object(hook_name="blocks_later"))
             assert handlers.blocked.wait(PATIENCE_S)
+        else:
+            # The last answer is out a moment before its call has ended.
+            until(lambda: not server.service.in_flight)
         assert server.stop(drain_s=0.0) is not is_blocked
         if is_blocked:
             assert slow.exception(timeout=PATIENCE_S) is not None

@@ -15,7 +15,7 @@ from coprocess import CustomKeyCheck, Post, Pre, Response
 from coprocess.gateways.envoy import wire
 from coprocess.runtime.service import ServiceOptions
 from tests.envoy.call import Call
-from tests.envoy.drive import check_request
+from tests.envoy.drive import GET, check_request
 from tests.envoy.world import serving
 from tests.server import PATIENCE_S, Client, status_of, until
 
@@ -38,6 +38,41 @@ def test_a_handler_that_overruns_is_answered_for_and_what_follows_runs_elsewhere
         assert reply.SerializeToString() == b"\x0a\x00"
         assert len(ran) == 1
         assert ran != ["watchdog"]
+
+
+def test_a_quick_handler_that_overruns_or_fails_at_last_is_answered_for_as_the_first_call_is() -> None:
+    """Calls of a hook that is known to be quick are run without an Rpc, which is made when they end badly."""
+    ran: list[str] = []
+    go_on = threading.Event()
+
+    @Pre(timeout=0.5, on_error="open")
+    def sometimes(request: Any) -> None:
+        if "X-Slow" in request.headers:
+            go_on.wait(PATIENCE_S)
+            request.headers["X-Late"] = "1"
+        if "X-Broken" in request.headers:
+            raise ValueError("broken")
+
+    @Post
+    def after(request: Any) -> None:
+        ran.append(threading.current_thread().name)
+
+    with serving(sometimes, after) as running, Client(running.address) as client:
+        for _ in range(3):
+            assert Call(client.channel).request().SerializeToString() == b"\x0a\x00"
+        for name in ("x-slow", "x-broken"):
+            ran.clear()
+            assert Call(client.channel).request([*GET, (name, "1")]).SerializeToString() == b"\x0a\x00"
+            assert len(ran) == 1
+            assert ran != ["watchdog"]
+        go_on.set()
+        gates = {gate.hook.name: gate for gate in running.service.states}
+        until(lambda: not gates["sometimes"].in_flight)
+        (_, counts), *others = gates["sometimes"].counted
+        assert not others
+        assert counts.timed_out + counts.failed >= 2
+        assert sum(counts.durations) == 5
+        assert Call(client.channel).request().SerializeToString() == b"\x0a\x00"
 
 
 @pytest.mark.parametrize("engine", ["http2", "grpcio"])

@@ -31,6 +31,7 @@ from tests.http2.peer import (
     call,
     data,
     headers,
+    message,
     parse,
     started,
 )
@@ -505,7 +506,57 @@ def test_frames_are_taken_in_turns() -> None:
     assert connection.is_behind
     assert len(events) < 300
     events += Peer(connection).send(b"")
-    assert len(events) == 2000
+    contents = [event.data for event in events if isinstance(event, RequestReceived | DataReceived)]
+    assert [each for each in contents if each] == [message(b"hello")] * 1000
+
+
+LIMITED = Limits(max_concurrent_streams=13, connection_window=70_000, stream_window=1000)
+#: What may come after ten calls, in one read.
+REQUESTS = {
+    "a call": call(21),
+    "calls": call(21) + call(23) + call(27) + headers(29, CALL),
+    "a call, and what begins another": call(21) + call(23)[:30],
+    "nothing but its end": headers(21, CALL) + data(21, b"", ends=True),
+    "not ended": headers(21, CALL) + data(21, b"some") + data(21, b"more", ends=True),
+    "padded": headers(21, CALL) + frame(0, frames.PADDED | frames.END_STREAM, 21, b"\2abc\0\0"),
+    "unknown flags": headers(21, CALL) + frame(0, frames.END_STREAM | 0x40, 21, b"abc"),
+    "content-length": call(21, fields=[*CALL, (b"content-length", b"10")]) * 2,
+    "content of another": headers(21, CALL) + data(19, b"x", ends=True),
+    "no content": headers(21, CALL) + frame(frames.PING, 0, 0, bytes(8)),
+    "a bit that is reserved": headers(21, CALL) + b"\0\0\1\0\1\x80\0\0\x15x",
+    "an even identifier": call(22),
+    "an identifier that was used": call(19),
+    "one that is skipped": call(25) + call(21),
+    "too many": call(21) + call(23) + call(25) + call(27) + call(29),
+    "more than the window of a stream": headers(21, CALL) + data(21, bytes(1001), ends=True),
+    "all of the window of a stream": headers(21, CALL) + data(21, bytes(1000), ends=True),
+    "too long a frame": headers(21, CALL) + data(21, bytes(16_385), ends=True),
+    "stream 0": headers(0, CALL) + data(0, b"x", ends=True),
+}
+
+
+@pytest.mark.parametrize("raw", REQUESTS.values(), ids=REQUESTS)
+@pytest.mark.parametrize("is_ending", [False, True], ids=["open", "ending"])
+def test_a_call_in_one_read_comes_to_the_same_as_one_in_pieces(raw: bytes, is_ending: bool) -> None:
+    def outcome(pieces: list[bytes]) -> tuple[object, ...]:
+        peer = started(LIMITED)
+        peer.send(b"".join(call(number) for number in range(1, 20, 2)))
+        if is_ending:
+            peer.connection.end()
+        found: dict[int, tuple[bytes, bool]] = {}
+        for piece in pieces:
+            for event in peer.send(piece):
+                if isinstance(event, RequestReceived | DataReceived):
+                    before, _ = found.get(event.stream.id, (b"", False))
+                    found[event.stream.id] = before + event.data, event.ended
+        connection = peer.connection
+        windows = {each.id: (each.receive_window, each.remote_closed) for each in connection.streams.values()}
+        sent = [(each.kind, each.flags, each.stream_id, each.payload) for each in peer.frames]
+        # What a connection that has failed took before is of no matter.
+        state = (connection._receive_window, windows, connection._ids.highest)
+        return connection.is_closed, found, sent, state, connection.awaits_rest
+
+    assert outcome([raw]) == outcome([raw[at : at + 1] for at in range(len(raw))])
 
 
 # Header blocks.

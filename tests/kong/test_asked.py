@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from coprocess.gateways.kong import kept
 from coprocess.gateways.kong.asked import AskedRequest, AskedResponse
 from coprocess.gateways.kong.native import native_class
 
@@ -174,10 +175,10 @@ def test_a_request_ends_once_wherever_kong_fails(tmp_path: Path) -> None:
                 failed_at.append(None)
             except Gone as gone:
                 failed_at.append(str(gone))
-                # Nobody can tell which request this was: it is forgotten when there are too many.
+                # Nobody can tell which request this was: its time ends it.
                 left += str(gone) == "ctx.shared.get"
             fails_at += 1
-            assert len(plugin._adapter.chain.requests) == len(plugin._requests) == left
+            assert len(plugin._adapter.chain.requests) == len(kept.requests) == left
             assert events.count("opened") - events.count("closed") == left
         assert {"request.get_raw_body", "client.authenticate", "response.exit"} < set(failed_at)
         assert "Gone" in events

@@ -140,6 +140,186 @@ FORMS: dict[str, tuple[str, list[Any]]] = {
         """,
         [SEEN],
     ),
+    "annotates with the parts of the PDK, which kong-pdk has as modules": (
+        """
+        from __future__ import annotations
+        import kong_pdk.pdk.kong as kong
+        import kong_pdk.pdk.kong.ctx.shared
+        from kong_pdk.pdk.kong.request import request as Request
+        from kong_pdk.pdk.kong.service.request import request as ServiceRequest
+
+        def mark(request: kong.cls_request, to: ServiceRequest, other: kong.nginx.shared = None) -> None:
+            to.set_header("x-seen", str(len(request.get_header("x")) - 1))
+
+        def read(request: Request): ...
+
+        class Plugin:
+            def __init__(self, config): ...
+            def access(self, kong: kong.kong): mark(kong.request, kong.service.request)
+        """,
+        [("kong.request.get_header", ["x"]), SEEN],
+    ),
+    "sets up logs, reads its arguments, and starts a thread, all while it is imported": (
+        """
+        import argparse
+        import logging
+        import queue
+        import signal
+        import threading
+
+        logging.basicConfig(level=logging.DEBUG, format="%(message)s")
+        logger = logging.getLogger(__name__)
+        parser = argparse.ArgumentParser()
+        parser.add_argument("--own", default="1")
+        options, _ = parser.parse_known_args()
+        asked, answers = queue.Queue(), queue.Queue()
+
+        def work():
+            while True:
+                answers.put(asked.get())
+
+        threading.Thread(target=work, daemon=True).start()
+        lock = threading.RLock()
+        old = signal.getsignal(signal.SIGTERM)
+
+        class Plugin:
+            def __init__(self, config): ...
+
+            def access(self, kong):
+                logger.warning("served")
+                with lock:
+                    asked.put(options.own)
+                    kong.service.request.set_header("x-seen", answers.get(timeout=20))
+        """,
+        [SEEN],
+    ),
+    "is a name for another class, with a base that is abstract, properties and slots": (
+        """
+        from abc import ABC, abstractmethod
+        from typing import Any, ClassVar, Optional
+
+        class Base(ABC):
+            __slots__ = ("config", "_times")
+            header: ClassVar[str] = "x-seen"
+
+            def __init__(self, config: dict[str, Any]) -> None:
+                self.config = config
+                self._times: Optional[int] = None
+
+            @property
+            def times(self) -> int:
+                return int(self.config.get("times", 1))
+
+            @abstractmethod
+            def value(self, kong): ...
+
+            def access(self, kong) -> None:
+                kong.service.request.set_header(self.header, self.value(kong))
+
+        class Marks(Base):
+            __slots__ = ()
+
+            def value(self, kong):
+                return str(self.times)
+
+        Plugin = Marks
+        """,
+        [SEEN],
+    ),
+    "keeps what a request has for another phase, and asks the parts of which there are few": (
+        """
+        class Plugin:
+            def __init__(self, config): ...
+
+            def access(self, kong):
+                request, to = kong.request, kong.service.request
+                kong.ctx.shared.set("k", 1)
+                asks = kong.node.get_id, kong.client.get_ip, kong.router.get_route, kong.nginx.get_subsystem
+                for ask in asks:
+                    ask()
+                to.set_header("x-seen", "1")
+        """,
+        [
+            ("kong.ctx.shared.set", ["k", 1]),
+            ("kong.node.get_id", []),
+            ("kong.client.get_ip", []),
+            ("kong.router.get_route", []),
+            ("kong.nginx.get_subsystem", []),
+            SEEN,
+        ],
+    ),
+    "asks from a pool of threads, and waits for it": (
+        """
+        from concurrent.futures import ThreadPoolExecutor
+
+        pool = ThreadPoolExecutor(2)
+
+        class Plugin:
+            def __init__(self, config): ...
+            def access(self, kong): pool.submit(kong.service.request.set_header, "x-seen", "1").result(20)
+        """,
+        [SEEN],
+    ),
+    "looks for a name that is not there": (
+        """
+        class Plugin:
+            def __init__(self, config): ...
+
+            def access(self, kong):
+                table = getattr(kong, "table", None)
+                if table is None and not hasattr(kong.request, "get_heder"):
+                    kong.service.request.set_header("x-seen", "1")
+        """,
+        [SEEN],
+    ),
+    "is made by a function, with class methods for phases": (
+        """
+        def make(name):
+            class Made:
+                def __new__(cls, config):
+                    return super().__new__(cls)
+                def __init__(self, config): ...
+                @classmethod
+                def access(cls, kong): kong.service.request.set_header(name, "1")
+            return Made
+
+        Plugin = make("x-seen")
+        """,
+        [SEEN],
+    ),
+    "is called, not written as a method": (
+        """
+        class Phase:
+            def __call__(self, kong): kong.service.request.set_header("x-seen", "1")
+
+        class Plugin:
+            access = Phase()
+            def __init__(self, config): ...
+        """,
+        [SEEN],
+    ),
+    "is written on one line by a lambda, and partly applied": (
+        """
+        from functools import partial, partialmethod
+
+        class Plugin:
+            def __init__(self, config): ...
+            def mark(self, name, kong): kong.service.request.set_header(name, "1")
+            access = partialmethod(mark, "x-seen")
+            rewrite = lambda self, kong: None
+        """,
+        [SEEN],
+    ),
+    "imports from beside it, also relatively": (
+        """
+        from .a_neighbour import mark
+
+        class Plugin:
+            def __init__(self, config): ...
+            def access(self, kong): mark(kong)
+        """,
+        [SEEN],
+    ),
     "has its library elsewhere": (
         """
         import sys
@@ -163,6 +343,7 @@ def test_a_form_runs(tmp_path: Path, form: str) -> None:
     library.mkdir()
     mark = "def mark(kong): kong.service.request.set_header('x-seen', '1')\n"
     (library / "a_library_of_theirs.py").write_text(mark)
+    (plugins / "a_neighbour.py").write_text(mark)
     with serving(plugins, source.replace("LIBRARY", str(library))) as served:
         kong = served.connect()
         assert kong.run(kong.start(), get_header="asked") == expected

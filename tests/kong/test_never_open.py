@@ -260,6 +260,83 @@ def test_the_first_exit_counts(tmp_path: Path, what: str) -> None:
         served.wait_idle()
 
 
+AT_ONE_TIME = {
+    "threads": """
+from concurrent.futures import ThreadPoolExecutor
+
+pool = ThreadPoolExecutor(4)
+
+class Plugin:
+    def __init__(self, config): ...
+
+    def access(self, kong):
+        values = pool.map(lambda name: kong.request.get_header(name)[0], "abcdefgh")
+        if list(values) != list("abcdefgh"):
+            raise ValueError
+        kong.response.exit(403, "no")
+""",
+    "tasks": """
+import asyncio
+
+class Plugin:
+    def __init__(self, config): ...
+
+    async def access(self, kong):
+        values = await asyncio.gather(*(kong.request.get_header(name) for name in "abcdefgh"))
+        if values != list("abcdefgh"):
+            raise ValueError
+        await kong.response.exit(403, "no")
+""",
+    "threads that it leaves": """
+from concurrent.futures import ThreadPoolExecutor
+
+pool = ThreadPoolExecutor(1)
+
+class Plugin:
+    def __init__(self, config): ...
+
+    def access(self, kong):
+        pool.submit(kong.log.info, "left")
+        kong.request.get_header("a")
+        asked = pool.submit(kong.request.get_header, "b")
+        while not (asked.running() or asked.done()):
+            pass
+""",
+    "a thread that it leaves as it fails": """
+from concurrent.futures import ThreadPoolExecutor
+
+pool = ThreadPoolExecutor(1)
+
+class Plugin:
+    def __init__(self, config): ...
+
+    def access(self, kong):
+        asked = pool.submit(kong.request.get_header, "b")
+        while not (asked.running() or asked.done()):
+            pass
+        raise ValueError
+""",
+}
+
+
+@pytest.mark.parametrize("what", AT_ONE_TIME)
+def test_calls_at_one_time_take_turns_and_the_connection_is_served_on(tmp_path: Path, what: str) -> None:
+    """Once, the second ended its event as if Kong had, and the request passed before it was looked at."""
+    with serving(tmp_path, AT_ONE_TIME[what]) as served:
+        kong = served.connect()
+        instance = kong.start()
+        for _ in range(5):
+            result = kong.event(instance)
+            while (asked := result["Data"]) != "ret" and asked["Method"] != "kong.response.exit":
+                result = kong.step(result["EventId"], asked["Args"][0])
+            if what == "threads that it leaves":
+                assert asked == "ret"
+            elif "fails" in what:
+                assert asked["Args"] == REFUSED[1]
+            else:
+                assert asked["Args"] == [403, "no"]
+
+
 def test_code_after_exit_runs_up_to_its_next_call(tmp_path: Path) -> None:
     marker = tmp_path / "marker"
     body = f"""
@@ -522,8 +599,47 @@ def test_an_unknown_method_is_an_error(tmp_path: Path) -> None:
     with serving(tmp_path, plugin("pass")) as served:
         kong = served.connect()
         kong.send("plugin.GetSecrets", {})
-        assert "no method of a plugin server" in kong.answer().error
+        # To a text, Kong would let the request by.
+        assert "no method of a plugin server" in kong.answer().error["error"]
         assert kong.run(kong.start()) == []
+
+
+def test_a_step_of_a_kind_that_is_new_is_a_step(tmp_path: Path) -> None:
+    """Once, it was no method, and a text told Kong so: the request passed."""
+    with serving(tmp_path, plugin("kong.log(kong.router.get_route())")) as served:
+        kong, other = served.connect(), served.connect()
+        asked = kong.event(kong.start())
+        answer = kong.step(asked["EventId"], {"id": "r"}, "plugin.StepOfAnotherKong")
+        assert answer["Data"]["Args"] == ["({'id': 'r'}, None)"]
+        assert kong.step(answer["EventId"])["Data"] == "ret"
+        assert other.step(answer["EventId"], 1, "plugin.StepX")["Data"]["Method"] == "kong.response.exit"
+
+
+@pytest.mark.parametrize("phase", ["access", "rewrite"])
+@pytest.mark.parametrize(("kind", "number"), [(False, 7), (0, "x"), (0, True), (0.0, 7)])
+def test_a_step_of_its_own_that_is_no_message_ends_the_event(
+    tmp_path: Path, phase: str, kind: Any, number: Any
+) -> None:
+    """Once, it was an exception in the plugin, and nobody was answered."""
+    source = (
+        plugin("kong.request.get_method()")
+        + """
+    async def rewrite(self, kong):
+        await kong.request.get_method()
+"""
+    )
+    with serving(tmp_path, source) as served:
+        kong, good = served.connect(), served.connect()
+        instance = good.start()
+        asked = kong.event(instance, phase)
+        kong.socket.sendall(
+            wire.pack([kind, number, wire.STEP, [{"EventId": asked["EventId"], "Data": "GET"}]])
+        )
+        assert isinstance(kong.answer().error, dict)
+        with pytest.raises(EOFError):
+            kong.receive()
+        assert good.run(instance) == [("kong.request.get_method", [])]
+        served.wait_idle()
 
 
 def test_hostile_frames_beside_good_events(tmp_path: Path) -> None:

@@ -6,12 +6,14 @@ import os
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from coprocess.gateways.kong import wire
+from coprocess.gateways.kong.balance import Gift, Loads
 from tests.kong.server import Kong
 from tests.kong.test_commands import KONG, connect, open_kongs
 
@@ -111,6 +113,50 @@ def test_a_step_on_a_connection_of_another_worker_finds_its_event(server: Server
     # Of an event that is nobody's, a step is refused by whoever gets it.
     for event_id in (10**6, 10**6 + 1):
         assert other.step(event_id)["Data"]["Method"] == "kong.response.exit"
+
+
+def test_connections_that_one_worker_has_are_spread_and_no_event_is_lost(server: Server) -> None:
+    kong, instance = started(server)
+    ours = process_that_runs(kong, instance)
+    kongs = [kong]
+    while len(kongs) < 8:
+        if process_that_runs(another := greeted(server), instance) == ours:
+            kongs.append(another)
+    # Each has an event at all times, which waits for Kong.
+    asked = [each.event(instance, "rewrite") for each in kongs]
+    until_s = time.monotonic() + 60
+    processes: Counter[str] = Counter()
+    while sorted(processes.values()) not in ([3, 5], [4, 4]):
+        assert time.monotonic() < until_s, processes
+        processes.clear()
+        for number, each in enumerate(kongs):
+            answered = each.step(asked[number]["EventId"], b"x")
+            name, value = answered["Data"]["Args"]
+            assert (name, value.split()[0]) == ("x-body", "b'x'")
+            processes[value.split()[1]] += 1
+            assert each.step(answered["EventId"])["Data"] == "ret"
+            asked[number] = each.event(instance, "rewrite")
+    for each, event in zip(kongs, asked, strict=True):
+        answered = each.step(event["EventId"], b"x")
+        assert each.step(answered["EventId"])["Data"] == "ret"
+
+
+def test_what_is_given_depends_on_who_has_how_many_and_tells_of_it(tmp_path: Path) -> None:
+    loads = [Loads(tmp_path / "loads", number, 3) for number in range(3)]
+    assert loads[0].gift(100.0) is None
+
+    def gifts(*events: float, now_s: float = 100.0) -> list[Gift | None]:
+        for each, has in zip(loads, events, strict=True):
+            each.tell(100.0, has)
+        return [each.gift(now_s) for each in loads]
+
+    assert gifts(5, 5, 5) == [None] * 3
+    assert gifts(5, 4, 4) == [None] * 3
+    assert gifts(1, 0, 0) == [None] * 3
+    assert gifts(12, 0, 12) == [Gift(1, 4), None, Gift(1, 4)]
+    assert gifts(100, 90, 90) == [None] * 3
+    # Who has told nothing for long hangs, or is gone.
+    assert gifts(9, 0, 9, now_s=102.0) == [None] * 3
 
 
 def test_what_a_killed_worker_had_goes_on_in_others(server: Server) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from coprocess import Pre, Response, respond
+from coprocess import Event, Pre, Reject, Response, respond
 from coprocess.asgi import Middleware as AsgiMiddleware
 from coprocess.gateways.web.server import asgi_of
+from coprocess.runtime.around.chain import Chain, chain_of
 from coprocess.runtime.hook_state import HookState
 from coprocess.wsgi import Middleware as WsgiMiddleware
 from tests.service.test_gate import Caller, gate
@@ -57,15 +60,15 @@ def asked(middleware: Any, scope: dict[str, Any] = SCOPE) -> tuple[int, bytes]:
     return sent[0]["status"], b"".join(message.get("body", b"") for message in sent[1:])
 
 
-def answered(app: Any, handler: Any, **options: Any) -> tuple[int, bytes]:
+def answered(app: Any, handlers: list[Any], **options: Any) -> tuple[int, bytes]:
     if app is asgi_app:
-        return asked(AsgiMiddleware(app, [handler], **options))
+        return asked(AsgiMiddleware(app, handlers, **options))
     statuses: list[str] = []
 
     def start_response(status: str, *rest: Any) -> Any:
         statuses.append(status)
 
-    middleware = WsgiMiddleware(app, [handler], **options)
+    middleware = WsgiMiddleware(app, handlers, **options)
     body = b"".join(middleware({"REQUEST_METHOD": "GET", "PATH_INFO": "/"}, start_response))
     middleware.close()
     return int(statuses[-1][:3]), body
@@ -91,12 +94,112 @@ def test_what_a_handler_in_place_did_beyond_its_time_does_not_count(
     handler = Pre(name="overruns", timeout=0.01, on_error=on_error)(
         overrun_async if app is asgi_app else overrun
     )
-    code, body = answered(app, handler, failure_status=status)
+    code, body = answered(app, [handler], failure_status=status)
     assert code == expected
     if on_error == "open":
         assert body == b"app: none"
     else:
         assert b"app" not in body
+
+
+def edits(request: Any) -> None:
+    request.headers["X-Edited"] = "yes"
+
+
+def edits_the_body(request: Any) -> None:
+    request.body = "new"
+    request.headers["X-Edited"] = "with the body"
+
+
+def answers(request: Any) -> Any:
+    return respond(418, "tea")
+
+
+def rejects(request: Any) -> None:
+    raise Reject(401, "no")
+
+
+def fails(request: Any) -> None:
+    request.headers["X-Edited"] = "no"
+    raise ValueError
+
+
+def sync(handler: Any) -> Any:
+    # Another function each time: a declaration stays with its function.
+    @functools.wraps(handler)
+    def runs(request: Any) -> Any:
+        return handler(request)
+
+    return runs
+
+
+def at_once(handler: Any) -> Any:
+    @functools.wraps(handler)
+    async def ends(request: Any) -> Any:
+        return handler(request)
+
+    return ends
+
+
+def waiting(handler: Any) -> Any:
+    @functools.wraps(handler)
+    async def waits(request: Any) -> Any:
+        await asyncio.sleep(0)
+        return handler(request)
+
+    return waits
+
+
+@pytest.mark.parametrize("app", [asgi_app, wsgi_app])
+@pytest.mark.parametrize("style", [sync, at_once, waiting])
+def test_handlers_that_are_run_without_steps_do_what_they_do_in_steps(
+    app: Any, style: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def outcomes(has_steps: bool) -> list[Any]:
+        found: list[Any] = []
+        for handler in (edits, edits_the_body, answers, rejects, fails):
+            for on_error in ("open", "closed"):
+                heard: list[str] = []
+
+                @Event
+                def hears(event: Any) -> None:
+                    heard.append(event.type)  # noqa: B023 - it is closed within the round
+
+                first = Pre(name="a", order=1, on_error=on_error, body=False)(style(handler))
+                second = Pre(name="b", order=2, body=False)(style(seen))
+                answer = answered(app, [first, second, hears])
+                assert (chains[-1].plain_before is None) == has_steps
+                found.append((handler.__name__, on_error, *answer, heard))
+        return found
+
+    def seen(request: Any) -> None:
+        request.headers["X-Edited"] = f"{request.headers.get('X-Edited', 'nothing')}, and seen"
+
+    chains: list[Chain] = []
+    made, used = chain_of, "coprocess.runtime.around.gateway.chain_of"
+
+    def with_steps(*arguments: Any) -> Chain:
+        chain = replace(made(*arguments), plain_before=None)
+        chains.append(chain)
+        return chain
+
+    def without(*arguments: Any) -> Chain:
+        chains.append(made(*arguments))
+        return chains[-1]
+
+    monkeypatch.setattr(used, without)
+    expected = outcomes(has_steps=False)
+    monkeypatch.setattr(used, with_steps)
+    assert outcomes(has_steps=True) == expected
+    assert [(name, on_error, status, heard) for name, on_error, status, _, heard in expected[3:]] == [
+        ("edits_the_body", "closed", 200, []),
+        ("answers", "open", 418, []),
+        ("answers", "closed", 418, []),
+        ("rejects", "open", 401, ["AuthFailure"]),
+        ("rejects", "closed", 401, ["AuthFailure"]),
+        ("fails", "open", 200, []),
+        ("fails", "closed", 500, []),
+    ]
 
 
 def test_messages_that_an_app_sends_at_one_time_go_out_in_order_with_the_handlers_edits() -> None:

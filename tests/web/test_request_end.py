@@ -610,6 +610,51 @@ def test_a_request_that_waits_while_the_middleware_closes_ends_on_what_it_began_
     assert asyncio.run(run()) == 200
 
 
+def test_a_request_whose_app_runs_when_the_handlers_are_closed_is_answered() -> None:
+    @Response
+    async def edits(response: coprocess.Response) -> None:
+        response.headers["X-Edited"] = "yes"
+
+    def edits_too(response: coprocess.Response) -> None:
+        response.headers["X-Edited"] = "yes"
+
+    async def by_asgi() -> int:
+        sent: list[Any] = []
+
+        async def site(scope: Any, receive: Any, send: Any) -> None:
+            await around.close()
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"not to be seen unedited"})
+
+        async def receive() -> Any:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        around = Asgi(site, [edits])
+        await around({"type": "http", "method": "GET", "path": "/", "headers": []}, receive, send)
+        assert b"unedited" not in b"".join(message.get("body", b"") for message in sent)
+        return int(sent[0]["status"])
+
+    assert asyncio.run(by_asgi()) == 503
+    statuses: list[str] = []
+
+    def start_response(status: str, *rest: Any) -> Any:
+        statuses.append(status)
+
+    def site(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        around.close()
+        start_response("200 OK", [])
+        return [b"not to be seen unedited"]
+
+    environ: dict[str, Any] = {}
+    setup_testing_defaults(environ)
+    around = Wsgi(site, [Response(edits_too)])
+    assert b"unedited" not in b"".join(around(environ, start_response))
+    assert statuses == ["503 Service Unavailable"]
+
+
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_a_failure_that_cannot_be_told_gives_its_place_back(
     asynchronous: bool, monkeypatch: pytest.MonkeyPatch

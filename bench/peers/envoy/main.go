@@ -1,7 +1,7 @@
 // A Go processor for Envoy's ext_proc and ext_authz, and a load for either: the peer of bench/envoy.py.
 //
 //	envoybench serve ADDRESS
-//	envoybench load ADDRESS streams|checks IN_FLIGHT SECONDS
+//	envoybench load ADDRESS streams|checks|bare IN_FLIGHT SECONDS
 //	envoybench hold ADDRESS STREAMS SECONDS
 //	envoybench upstream ADDRESS
 //	envoybench http ADDRESS IN_FLIGHT SECONDS BODY_BYTES DELAY_MS
@@ -28,6 +28,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
 func main() {
@@ -102,6 +103,44 @@ func (server) Check(context.Context, *auth.CheckRequest) (*auth.CheckResponse, e
 	return &auth.CheckResponse{Status: &status.Status{}, HttpResponse: &auth.CheckResponse_OkResponse{OkResponse: ok}}, nil
 }
 
+// A stream that answers each message with itself: what a stream costs that nobody does anything for.
+var bare = grpc.StreamDesc{StreamName: "Stream", ServerStreams: true, ClientStreams: true, Handler: func(_ any, stream grpc.ServerStream) error {
+	for {
+		message := &wrapperspb.BytesValue{}
+		if err := stream.RecvMsg(message); err != nil {
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+		if err := stream.SendMsg(message); err != nil {
+			return err
+		}
+	}
+}}
+
+var message = &wrapperspb.BytesValue{Value: bytes.Repeat([]byte("x"), 100)}
+
+func echo(connection *grpc.ClientConn) error {
+	stream, err := connection.NewStream(context.Background(), &bare, "/bench.Bare/Stream")
+	if err != nil {
+		return err
+	}
+	for i := 0; i < 2; i++ {
+		if err := stream.SendMsg(message); err != nil {
+			return err
+		}
+		if err := stream.RecvMsg(&wrapperspb.BytesValue{}); err != nil {
+			return err
+		}
+	}
+	stream.CloseSend()
+	if err := stream.RecvMsg(&wrapperspb.BytesValue{}); err != io.EOF {
+		return fmt.Errorf("no end: %v", err)
+	}
+	return nil
+}
+
 func serve(address string) {
 	listener, err := net.Listen("tcp", address)
 	if err != nil {
@@ -110,6 +149,7 @@ func serve(address string) {
 	served := grpc.NewServer(grpc.MaxRecvMsgSize(64<<20), grpc.MaxSendMsgSize(64<<20))
 	proc.RegisterExternalProcessorServer(served, server{})
 	auth.RegisterAuthorizationServer(served, server{})
+	served.RegisterService(&grpc.ServiceDesc{ServiceName: "bench.Bare", HandlerType: (*any)(nil), Streams: []grpc.StreamDesc{bare}}, server{})
 	log.Fatal(served.Serve(listener))
 }
 
@@ -179,6 +219,9 @@ func load(address, what string, inFlight int, duration time.Duration) {
 	http := &auth.AttributeContext_HttpRequest{Method: "GET", Path: "/orders/17?page=2", HeaderMap: requestHeaders.GetRequestHeaders().Headers}
 	check := &auth.CheckRequest{Attributes: &auth.AttributeContext{Request: &auth.AttributeContext_Request{Http: http}, ContextExtensions: map[string]string{"x-coprocess-auth-check": "check"}}}
 	once := func() error {
+		if what == "bare" {
+			return echo(connection)
+		}
 		if what == "checks" {
 			reply, err := authorizer.Check(context.Background(), check)
 			if err == nil && len(reply.GetOkResponse().GetHeaders()) != 1 {

@@ -27,6 +27,7 @@ from coprocess.cli.kong.plugins import (
 from coprocess.cli.options import Config
 from coprocess.cli.serve import bound_exit
 from coprocess.errors import ConfigError
+from coprocess.gateways.kong.kept import DEFAULT_KEEP_S
 from coprocess.gateways.kong.plugin import PluginOptions, name_in
 from coprocess.gateways.kong.registration import handlers_server, plugin_server
 from coprocess.gateways.kong.sharing import Share
@@ -122,6 +123,15 @@ def serve(
     max_threads: Annotated[
         str | None, typer.Option("--max-threads", metavar="N", help="Threads for sync phases.")
     ] = None,
+    keep_s: Annotated[
+        float,
+        typer.Option(
+            "--keep-s",
+            metavar="SECONDS",
+            min=0.1,
+            help="Handlers: how long a request may take until its response phase, before it is ended.",
+        ),
+    ] = DEFAULT_KEEP_S,
     redis: Annotated[
         str | None,
         typer.Option("--redis", metavar="URL", help="A server for the store [an embedded one]."),
@@ -199,7 +209,12 @@ def serve(
     if handlers:
         served = name or HANDLERS_NAME
         gateway = handlers_server(
-            handlers, served, follows_another=follows_another, share=share, limits_store=store.library_url
+            handlers,
+            served,
+            follows_another=follows_another,
+            share=share,
+            limits_store=store.library_url,
+            keep_s=keep_s,
         )
     else:
         # One of several workers tells what is left out.

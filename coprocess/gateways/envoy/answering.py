@@ -11,7 +11,7 @@ from coprocess.gateways.envoy.side import RequestSide, ResponseSide, Side
 from coprocess.runtime.answers import Answer, error_answer, failure_answer
 
 if TYPE_CHECKING:
-    from coprocess.gateways.envoy.wire import ProcessingRequest
+    from coprocess.gateways.envoy.wire import Metadata
 
 
 class Answering:
@@ -71,18 +71,16 @@ class Answering:
 
     # Metadata.
 
-    def _read_metadata(self, asked: ProcessingRequest, traffic: Traffic) -> None:
-        context = asked.metadata_context
-        if context.filter_metadata:
-            told = self._told_metadata = {}
+    def _read_metadata(self, context: Metadata, traffic: Traffic) -> None:
+        told = self._told_metadata = {}
 
-            # Of `self` nothing: a cycle for each stream would be the collector's.
-            def read() -> dict[str, str]:
-                came = dynamic_metadata.read_metadata(context)
-                told.update(came)
-                return came
+        # Of `self` nothing: a cycle for each stream would be the collector's.
+        def read() -> dict[str, str]:
+            came = dynamic_metadata.read_metadata(context)
+            told.update(came)
+            return came
 
-            traffic.metadata_source = read
+        traffic.metadata_source = read
 
     def _dynamic_metadata(self, traffic: Traffic) -> bytes:
         """What is new since it was told last."""

@@ -75,7 +75,6 @@ class Traffic(HeldExchange):
         "answer",
         "awaits_body",
         "chain",
-        "exceeded",
         "failure_text",
         "has_body",
         "is_replaced",
@@ -141,7 +140,8 @@ class Traffic(HeldExchange):
                     self._metadata.pop(TOKEN, None)
             elif is_known and moment is _POST:
                 is_known = False
-                yield from self._check_session()
+                if self._is_limited():
+                    yield self._ask_limits
                 if self.answer is not None:
                     return
             for step in steps:
@@ -157,8 +157,8 @@ class Traffic(HeldExchange):
                     self._refuse(admission.refusal_of_nobody())
                     return
                 is_known = True
-        if is_known:
-            yield from self._check_session()
+        if is_known and self._is_limited():
+            yield self._ask_limits
 
     def after_upstream(self) -> Steps:
         """Response."""
@@ -203,18 +203,20 @@ class Traffic(HeldExchange):
             self._metadata.update(session.metadata)
         return True
 
-    def _check_session(self) -> Steps:
-        """Expiry, rate and quota: after PostKeyAuth, before Post."""
+    def _is_limited(self) -> bool:
+        """Expiry, after PostKeyAuth and before Post; whether rate and quota are to be asked for, too."""
         session = self.session
         refusal = admission.refusal_of(session)
-        if refusal is None and admission.is_limited(session):
-            yield self._ask_limits
-            refusal = admission.refusal_by_limit(self.exceeded)
         if refusal is not None:
             self._refuse(refusal)
+            return False
+        return admission.is_limited(session)
 
     def _ask_limits(self) -> None:
-        self.exceeded = self._around.limited(self.session, self.spec.api_id)
+        exceeded = self._around.limited(self.session, self.spec.api_id)
+        refusal = admission.refusal_by_limit(exceeded)
+        if refusal is not None:
+            self._refuse(refusal)
 
     def _refuse(self, refusal: Refusal) -> None:
         if refusal.event:

@@ -105,7 +105,8 @@ class Exchange(StreamedBodies):
         if traffic is None:
             # It begins with the response: one that another filter gave, say. There is no request to be seen.
             traffic = self._traffic = Traffic(no_request(), chain, self._around)
-            self._read_metadata(asked, traffic)
+            if (context := asked.metadata_context).filter_metadata:
+                self._read_metadata(context, traffic)
             if kind in ("request_body", "request_trailers") and chain.before:
                 raise HandlerFailed("was not sent the request's headers: expected request_header_mode SEND")
         if kind == "response_headers":
@@ -187,7 +188,8 @@ class Exchange(StreamedBodies):
         request = request_of(fields, side.read)
         self._method = request.method
         traffic = self._traffic = Traffic(request, chain, self._around)
-        self._read_metadata(asked, traffic)
+        if (context := asked.metadata_context).filter_metadata:
+            self._read_metadata(context, traffic)
         if headers.end_of_stream:
             side.body = b""
         if self._wire is not None:

@@ -81,6 +81,7 @@ class EnvoyGateway(Gateway, Streaming):
         self._table = table
         # Last: a chain that is made meanwhile of the old table must not stay.
         self._kept = {}
+        self._known = {}  # These know the chains that they found last.
 
     def check_table(self, table: HookTable) -> None:
         chains = self._options.chains()
@@ -117,8 +118,17 @@ class EnvoyGateway(Gateway, Streaming):
         """Finds the chain that the metadata says. Calls of one route share a list, on the http2 engine."""
         said: Said = tuple({key: value for key, value in metadata if key.startswith(PREFIX)}.items())
 
+        #: The last chain, of those that were kept then: to find it, all that was said is compared.
+        last: tuple[object, Chain] | None = None
+
         def find_chain(first: ProcessingRequest) -> Chain:
-            return self._chain(said, _route_name(first) if first.attributes else "")
+            nonlocal last
+            if first.attributes:
+                return self._chain(said, _route_name(first))
+            kept = self._kept
+            if last is None or last[0] is not kept or len(kept) > _MAX_KEPT:
+                last = kept, self._chain(said, "")
+            return last[1]
 
         known = self._known
         if len(known) >= _MAX_KEPT:
@@ -166,12 +176,12 @@ class EnvoyGateway(Gateway, Streaming):
         self.service = service
         check = Check(self.chain, self, self._options.max_headers)
         steps = check.take(rpc.payload)
-        UnaryChain(service, rpc, check.reply, partial(self._ended_check, check)).run(steps)
+        on_end = None if check.lifetime is None else partial(self._ended_check, check)
+        UnaryChain(service, rpc, check.reply, on_end).run(steps)
 
     def _ended_check(self, check: Check) -> None:
-        if check.lifetime is not None:
-            self._checks.add(check)
-            self.end(check.lifetime, lambda: self._checks.discard(check))
+        self._checks.add(check)
+        self.end(check.lifetime, lambda: self._checks.discard(check))
 
     # Of both.
 

@@ -43,13 +43,9 @@ class Fields(UnreadHeaders):
             self.encoded[text] = value
             return text
 
-    def first(self, count: int) -> dict[str, str]:
+    def first(self, count: int) -> Sequence[HeaderValue]:
         """So many fields, in their order: `:path` and its like come first."""
-        first = self._all[:count]
-        try:  # As `_text`, in place.
-            return {each.key: each.raw_value.decode() or each.value for each in first}
-        except UnicodeDecodeError:
-            return {each.key: self._text(each) for each in first}
+        return self._all[:count]
 
     def pseudo(self) -> dict[str, str]:
         """All pseudo-header fields, also those behind others."""
@@ -76,20 +72,28 @@ class Fields(UnreadHeaders):
 
 def request_of(fields: Fields, body_source: BodySource) -> HeldRequest:
     """Raises BadMessage."""
-    pseudo = fields.first(_PSEUDO_OF_REQUEST)
-    if not _USED.issubset(pseudo):
-        pseudo = fields.pseudo()
+    method, target, scheme = "", None, ""
     try:
-        method = pseudo[":method"]
-    except KeyError:
-        raise BadMessage("request headers without :method") from None
-    return HeldRequest(
-        method,
-        pseudo.get(":path", ""),  # CONNECT has none.
-        fields,
-        scheme=pseudo.get(":scheme", "http"),
-        body_source=body_source,
-    )
+        # They come first, all or nearly all: then nothing else is looked at.
+        for each in fields.first(_PSEUDO_OF_REQUEST):
+            key = each.key
+            if key == ":path":
+                target = each.raw_value.decode() or each.value
+            elif key == ":method":
+                method = each.raw_value.decode() or each.value
+            elif key == ":scheme":
+                scheme = each.raw_value.decode() or each.value
+    except UnicodeDecodeError:
+        target = None
+    if not method or target is None or not scheme:
+        pseudo = fields.pseudo()
+        try:
+            method = pseudo[":method"]
+        except KeyError:
+            raise BadMessage("request headers without :method") from None
+        # CONNECT has no path.
+        target, scheme = pseudo.get(":path", ""), pseudo.get(":scheme", "http")
+    return HeldRequest(method, target, fields, scheme=scheme, body_source=body_source)
 
 
 def no_request() -> HeldRequest:
@@ -99,8 +103,11 @@ def no_request() -> HeldRequest:
 
 def response_of(fields: Fields, body_source: BodySource) -> HeldResponse:
     """Raises BadMessage."""
-    status = fields.first(1).get(":status")
-    if status is None:
+    status = ""
+    for each in fields.first(1):
+        if each.key == ":status":
+            status = each.raw_value.decode("latin-1") or each.value
+    if not status:
         status = fields.pseudo().get(":status", "")
     if len(status) != _STATUS_DIGITS or not (status.isascii() and status.isdecimal()):
         raise BadMessage("response headers without a :status of three digits")
@@ -109,5 +116,4 @@ def response_of(fields: Fields, body_source: BodySource) -> HeldResponse:
 
 #: Method, scheme, authority and path.
 _PSEUDO_OF_REQUEST = 4
-_USED = {":method", ":path", ":scheme"}
 _STATUS_DIGITS = 3

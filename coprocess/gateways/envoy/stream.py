@@ -160,16 +160,25 @@ class EnvoyStream(Chain):
         if self._waited_s:
             self._waited_s = 0.0
         try:
-            steps = self._exchange.take(message, self)
+            self._steps = self._exchange.take(message, self)
         except Exception as error:  # noqa: BLE001 - answered there
             self.through(error)
             return
-        self.run(steps)
+        del message  # It may be large, and handlers need room.
+        self.go_on()
 
     def through(self, error: Exception | None) -> None:
+        exchange = self._exchange
         try:
-            replies = self._replies(error)
-            if replies and self._exchange.is_done:
+            if error is None:
+                try:
+                    replies = exchange.replies()
+                except Exception as raised:  # noqa: BLE001 - answered as the others
+                    error = raised
+            if error is not None:
+                self._service.tell_refused(error)
+                replies = [exchange.refusal(error)]
+            if exchange.is_done and replies:
                 self._finish(replies)
                 return
             for reply in replies:
@@ -184,22 +193,14 @@ class EnvoyStream(Chain):
             self._rpc.end(Status.INTERNAL, "internal error")
             self._on_end(self)
 
-    def _replies(self, error: Exception | None) -> list[bytes]:
-        if error is None:
-            try:
-                return self._exchange.replies()
-            except Exception as raised:  # noqa: BLE001 - answered as the others
-                error = raised
-        self._service.tell_refused(error)
-        return [self._exchange.refusal(error)]
-
     def stopped(self) -> None:
         self._on_end(self)
 
     def _finish(self, replies: list[bytes]) -> None:
         """Nothing is owed then, and nothing that could come matters."""
-        with self._lock:
-            was_over, self._is_over = self._is_over, True
+        self._lock.acquire()
+        was_over, self._is_over = self._is_over, True
+        self._lock.release()
         if not was_over:
             rpc = self._rpc
             for reply in replies[:-1]:
@@ -213,19 +214,22 @@ class EnvoyStream(Chain):
         self._on_end(self)
 
     def _next(self) -> None:
-        with self._lock:
-            was_over = self._is_over
-            following = None
-            if not (was_over or self._exchange.is_done):
-                if self._inbox:
-                    following = self._inbox.popleft()
-                    self._inbox_bytes -= len(following)
-                else:
-                    self._is_busy = False
-                    if not self._is_half_closed:
-                        return
-            if following is None:
-                self._is_over = True
+        following = None
+        is_done = self._exchange.is_done
+        self._lock.acquire()
+        was_over = self._is_over
+        if not (was_over or is_done):
+            if self._inbox:
+                following = self._inbox.popleft()
+                self._inbox_bytes -= len(following)
+            else:
+                self._is_busy = False
+                if not self._is_half_closed:
+                    self._lock.release()
+                    return
+        if following is None:
+            self._is_over = True
+        self._lock.release()
         if following is None:
             if not was_over:
                 # Nothing is owed, and nothing that could come matters.

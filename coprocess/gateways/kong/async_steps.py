@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from coprocess.gateways.kong import wire
 from coprocess.gateways.kong.connection import Connection
-from coprocess.gateways.kong.event import CLIENT_WAIT_S, Event, EventEnded
+from coprocess.gateways.kong.event import CLIENT_WAIT_S, TURN_S, Event, EventEnded
 from coprocess.gateways.kong.methods import Method
 
 #: What is larger is sent by a thread: Kong may be slow to take it.
@@ -19,6 +19,7 @@ _LARGE_BYTES: Final = 32 * 1024
 
 async def ask(event: Event, method: Method, arguments: tuple[Any, ...]) -> Any:
     """As `Event.ask`, from a task."""
+    await settled(event)
     frame = event.begin_asking(method, arguments)
     loop = asyncio.get_running_loop()
     steps = _Steps(loop, event.engine.resume_at_once)
@@ -42,6 +43,12 @@ async def ask(event: Event, method: Method, arguments: tuple[Any, ...]) -> Any:
             event.engine.lose(event)
             raise EventEnded
         return event.take_step(*came)
+
+
+async def settled(event: Event) -> None:
+    """Until no other task of the event asks Kong: they take turns."""
+    while event.is_asking:  # noqa: ASYNC110 - it is set by threads, and seldom waited for
+        await asyncio.sleep(TURN_S)
 
 
 class _Steps:

@@ -29,7 +29,7 @@ class ConnectionLost(OSError):
 class Connection:
     """Read by one thread at a time: whoever holds it. Frames are sent by whoever owes the answer."""
 
-    __slots__ = ("_reader", "_send", "awaits", "is_within", "pack", "read", "socket", "values")
+    __slots__ = ("_reader", "awaits", "is_within", "pack", "read", "socket", "values", "write")
 
     def __init__(self, connected: socket.socket, max_frame_bytes: int) -> None:
         connected.setblocking(True)
@@ -38,7 +38,8 @@ class Connection:
         self.socket = connected
         #: As a socket's `recv`.
         self.read = connected.recv
-        self._send = connected.send
+        #: As a socket's `send`: it may take a part alone. See `send`.
+        self.write = connected.send
         self._reader = Reader(max_frame_bytes)
         #: Whether a part of a value has come, and the rest has not.
         self.is_within = False
@@ -57,7 +58,10 @@ class Connection:
         """
         if self.values:
             return self.values.popleft()
-        data = self.read(CHUNK_BYTES)
+        return self.value_of(self.read(CHUNK_BYTES))
+
+    def value_of(self, data: bytes) -> Any:
+        """As `receive`, where `data` has been read."""
         if not self.is_within:
             try:
                 # Nearly always one read is one value, of UTF-8 and with text for keys: what is not is read
@@ -68,10 +72,6 @@ class Connection:
             else:
                 if value is not None:
                     return value
-        return self.value_of(data)
-
-    def value_of(self, data: bytes) -> Any:
-        """As `receive`, where `data` has been read."""
         while True:
             if not data:
                 raise ConnectionLost("closed by Kong")
@@ -107,13 +107,14 @@ class Connection:
 
     def send(self, frame: bytes) -> None:
         """Raises OSError where the other side is gone, or does not read."""
-        sent = self._send(frame)
-        if sent != len(frame):
-            self._send_rest(memoryview(frame)[sent:])
+        if (sent := self.write(frame)) != len(frame):
+            self.send_rest(frame, sent)
 
-    def _send_rest(self, rest: memoryview) -> None:
+    def send_rest(self, frame: bytes, sent: int) -> None:
+        """As `send`, where so many bytes have been sent."""
+        rest = memoryview(frame)[sent:]
         while rest:
-            rest = rest[self._send(rest) :]
+            rest = rest[self.write(rest) :]
 
     def close(self) -> None:
         with contextlib.suppress(OSError):

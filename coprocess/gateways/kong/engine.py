@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import queue
 import socket
 import threading
@@ -22,10 +21,13 @@ from typing import Any
 import structlog
 from msgpack import unpackb
 
-from coprocess.gateways.kong import wire
+from coprocess.gateways.kong import kept, wire
+from coprocess.gateways.kong.balance import Balance
 from coprocess.gateways.kong.connection import CHUNK_BYTES, Connection
 from coprocess.gateways.kong.event import CLIENT_WAIT_S, Event, EventEnded, failure_data
+from coprocess.gateways.kong.known import LONGEST_KNOWN_BYTES, KnownEvents
 from coprocess.gateways.kong.poller import Poller
+from coprocess.gateways.kong.preemption import Crowd
 from coprocess.gateways.kong.sharing import Share, listen_at, take
 from coprocess.transport.engine import Engine, EngineOptions, Methods
 from coprocess.transport.workers import WorkerThreads
@@ -34,20 +36,13 @@ log = structlog.get_logger("coprocess")
 
 #: Threads that serve a connection, and wait for its next event; others are watched by the poller.
 _MOST_KEPT = 64
-#: Of an event, without its id, in the bytes that came: Kong sends the same ones again and again. So many,
-#: and no longer ones.
-_MOST_KNOWN, _LONGEST_KNOWN_BYTES = 256, 256
-#: By what a request begins with, where its id ends.
-_ID_ENDS = {
-    **{bytes((0x94, 0, fixed)): 3 for fixed in range(0x80)},
-    b"\x94\x00\xcc": 4,
-    b"\x94\x00\xcd": 5,
-    b"\x94\x00\xce": 7,
-}
 #: How long a step is waited for where Kong waits for nobody.
 _STEP_WAIT_S = 30.0
 #: Events that wait so; beyond, the oldest is given up.
 _MOST_WAITING = 200
+_FIRST_ID = 2**16
+#: More threads than that hold up each other.
+_CROWD = 4
 _ANSWERED = frozenset((wire.START_INSTANCE, wire.CLOSE_INSTANCE, wire.HANDLE_EVENT))
 
 #: A connection, and the value that has come on it; None: to be read.
@@ -71,21 +66,26 @@ class KongEngine(Engine):
         self._threads: WorkerThreads[_Task] = WorkerThreads(
             "kong", self._tasks.get, self._serve, minimum=options.min_threads, maximum=options.max_threads
         )
+        self._crowd = Crowd()
         self._poller = Poller(self.resume_at_once, self._accepted)
         self._listening: list[socket.socket] = []
         self._methods = Methods()
         #: By id: those that are not over.
         self.events: dict[int, Event] = {}
-        self._ids = itertools.count() if share is None else itertools.count(share.number, share.count)
+        # From where on Kong sends each id back in the bytes that went to it.
+        self._ids = itertools.count(
+            _FIRST_ID if share is None else share.first_id(_FIRST_ID), 1 if share is None else share.count
+        )
         #: Of events that wait for a step that comes by another thread, the oldest first.
         self._inboxes: OrderedDict[int, Callable[[Any], None]] = OrderedDict()
         self._inbox_lock = threading.Lock()
         #: By their ids.
         self._keeping: set[int] = set()
-        #: What events ask, by their bytes behind the id.
-        self._known: dict[bytes, Any] = {}
+        self.known = KnownEvents()
         self._connections: set[Connection] = set()
         self._refused = 0
+        #: As a worker, once it is started.
+        self._balance: Balance | None = None
         self._is_stopped = False
         #: Events whose step never came.
         self.lost_events = 0
@@ -98,12 +98,13 @@ class KongEngine(Engine):
 
     def start(self, methods: Methods) -> None:
         self.use(methods)
-        with _without_preemption():
-            self._threads.start()
+        self._threads.start()
         if self._share is None:
             for listening in self._listening:
                 self._poller.listen(listening)
         else:
+            self._balance = Balance(self._share.loads(), lambda: len(self.events))
+            self._balance.start()
             listening = self._share.listen()
             self._listening.append(listening)
             threading.Thread(
@@ -120,6 +121,8 @@ class KongEngine(Engine):
 
     def stop(self) -> None:
         self._is_stopped = True
+        if self._balance is not None:
+            self._balance.stop()
         for listening in self._listening:
             with contextlib.suppress(OSError):
                 listening.shutdown(socket.SHUT_RDWR)  # Who waits for a connection is woken.
@@ -146,6 +149,10 @@ class KongEngine(Engine):
     @property
     def refused_calls(self) -> int:
         return self._refused
+
+    @property
+    def lost_requests(self) -> int:
+        return self.lost_events + kept.requests.lost
 
     @property
     def thread_count(self) -> int:
@@ -200,11 +207,15 @@ class KongEngine(Engine):
         keeping = self._keeping
         me = get_ident()
         keeping.add(me)
+        is_crowd = self._crowd.is_told
         try:
             if value is not None:
                 connection = self._handle(connection, value, me)
             while connection is not None:
-                if len(keeping) > _MOST_KEPT and not connection.has_something(0):
+                count = len(keeping)
+                if (count > _CROWD) is not is_crowd:
+                    is_crowd = self._crowd.tell(is_crowd=count > _CROWD)
+                if count > _MOST_KEPT and not connection.has_something(0):
                     self.resume(connection)
                     return
                 connection = self._serve_next(connection, me)
@@ -217,12 +228,12 @@ class KongEngine(Engine):
             if connection.values or connection.is_within:
                 return self._handle(connection, connection.receive(), me)
             data = connection.read(CHUNK_BYTES)
-            end = _ID_ENDS.get(data[:3], _LONGEST_KNOWN_BYTES)
-            argument = self._known.get(data[end:])
+            end = wire.ID_ENDS.get(data[:3], LONGEST_KNOWN_BYTES)
+            argument = self.known.get(data[end:])
             if argument is None or connection.awaits is not None:
                 value = connection.value_of(data)
-                if len(data) < _LONGEST_KNOWN_BYTES:
-                    self._know(data[end:], data)
+                if len(data) < LONGEST_KNOWN_BYTES:
+                    self.known.learn(data[end:], data)
                 return self._handle(connection, value, me)
         except BlockingIOError:
             self.resume(connection)
@@ -234,17 +245,6 @@ class KongEngine(Engine):
             self._close(connection)
             return None
         return self._handle_event(connection, b"\x94\x01" + data[2:end], argument, me)
-
-    def _know(self, key: bytes, data: bytes) -> None:
-        """Where `data` is an event, and nothing else, read it no more when it comes again."""
-        try:
-            _, method, argument = wire.parts_of(unpackb(data))
-        except (ValueError, TypeError, wire.FrameError):  # It came in pieces, or is odd.
-            return
-        if key and method == wire.HANDLE_EVENT and type(argument) is dict:
-            if len(self._known) >= _MOST_KNOWN:
-                self._known.clear()
-            self._known[key] = argument
 
     def _close(self, connection: Connection) -> None:
         connection.close()
@@ -265,14 +265,15 @@ class KongEngine(Engine):
             message_id, method, argument = wire.parts_of(value)
             if connection.awaits is not None:
                 self._give_up_awaited(connection, argument)
-            if method in wire.STEPS:
+            if method.startswith(wire.STEP):
                 return self._deliver(connection, message_id, argument, value)
         except wire.FrameError as error:
             self._refuse_frame(connection, error)
             return None
         if method not in _ANSWERED:
             text = f"{method[:100]!r} is no method of a plugin server"
-            return self._answer(connection, wire.pack_answer(message_id, None, text))
+            # To a text, Kong would let the request by.
+            return self._answer(connection, wire.pack_answer(message_id, None, {"error": text}))
         head = wire.pack_head(message_id)
         if method == wire.HANDLE_EVENT:
             return self._handle_event(connection, head, argument, me)
@@ -281,11 +282,16 @@ class KongEngine(Engine):
         return event.release()
 
     def _handle_event(self, connection: Connection, head: bytes, argument: Any, me: int) -> Connection | None:
+        balance = self._balance
+        if balance is not None and balance.gives and self._give_event(connection, head, argument):
+            return None
         event_id = next(self._ids)
         event = self.events[event_id] = Event(
             self, connection, wire.HANDLE_EVENT, head, argument, me, event_id
         )
         self._run_event(event)
+        if event.thread == me:
+            return None if event.detached else event.connection
         return event.release()
 
     def _answer(self, connection: Connection, frame: bytes) -> Connection | None:
@@ -328,9 +334,20 @@ class KongEngine(Engine):
     def _give_to_owner(self, event_id: int, connection: Connection, value: Any) -> bool:
         """Where the event is another worker's: its step goes there, with its connection."""
         share = self._share
-        if share is None or share.owner_of(event_id) == share.number or connection.values:
+        if share is None or share.owner_of(event_id) == share.number:
             return False
-        if not share.give(share.owner_of(event_id), connection.socket, value):
+        return self._give(share, share.owner_of(event_id), connection, value)
+
+    def _give_event(self, connection: Connection, head: bytes, argument: Any) -> bool:
+        """Where another worker has fewer events: this one goes there, with its connection."""
+        share, balance = self._share, self._balance
+        if share is None or balance is None or (taker := balance.take()) is None:
+            return False
+        value = [wire.REQUEST, unpackb(head[2:]), wire.HANDLE_EVENT, [argument]]
+        return self._give(share, taker, connection, value)
+
+    def _give(self, share: Share, taker: int, connection: Connection, value: Any) -> bool:
+        if connection.values or connection.is_within or not share.give(taker, connection.socket, value):
             return False
         connection.socket.close()  # Not shut down: the other has it.
         self._connections.discard(connection)
@@ -429,25 +446,6 @@ class KongEngine(Engine):
         event_id, connection.awaits = connection.awaits, None
         if event_id is not None and not (isinstance(argument, dict) and argument.get("EventId") == event_id):
             self.wake(event_id)
-
-
-@contextmanager
-def _without_preemption() -> Iterator[None]:
-    """Threads that are started here, and those that they start, do not push each other from a processor.
-
-    One that Kong has answered would else take the processor from one that has the interpreter's lock, only
-    to wait for that: two changes of threads for nothing.
-    """
-    is_changed = False
-    with contextlib.suppress(AttributeError, OSError):  # Not every system has it, or allows it.
-        if os.sched_getscheduler(0) == os.SCHED_OTHER:
-            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-            is_changed = True
-    try:
-        yield
-    finally:
-        if is_changed:
-            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def server_greeting(pid: int) -> bytes:

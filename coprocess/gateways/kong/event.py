@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 from coprocess.bounded import repr_of
 from coprocess.errors import Status
 from coprocess.gateways.kong import wire
-from coprocess.gateways.kong.connection import Connection
+from coprocess.gateways.kong.connection import CHUNK_BYTES, Connection
 from coprocess.gateways.kong.methods import Method
-from coprocess.gateways.kong.wire import pack_head, pack_tail
+from coprocess.gateways.kong.wire import ID_ENDS, STEP_OF_NOTHING, STEP_OF_NOTHING_BYTES, pack_head, pack_tail
 from coprocess.transport.engine import Metadata, Rpc
 
 if TYPE_CHECKING:
@@ -30,8 +30,10 @@ _MAY_WAIT_S: Final = 0.02
 
 #: What packing raises.
 _UNSENDABLE: Final = (TypeError, ValueError, OverflowError, RecursionError)
-_STEPS: Final = wire.STEPS
-_VALUES: Final = _STEPS - {wire.STEP_ERROR}
+_VALUES: Final = wire.STEPS - {wire.STEP_ERROR}
+
+#: Between looks at whether Kong has answered another thread, or task, of the same event.
+TURN_S: Final = 0.001
 
 _DATA: Final = b"\xc0\x82\xa4Data"
 RETURN: Final = wire.pack(wire.RETURN)
@@ -129,21 +131,35 @@ class Event(Rpc):
 
     def ask(self, method: Method, arguments: tuple[Any, ...]) -> Any:
         """Have Kong run `method`: what it gives. Raises EventEnded where there is no event any more."""
-        owed, connection = self._owed, self.connection
+        owed = self._owed
         if not owed:
-            raise EventEnded  # The connection is another's by now.
+            self.wait_for_turn()
+        connection = self.connection
         try:
             packed = connection.pack(arguments)
         except _UNSENDABLE as error:
             raise _unsendable(method.name, arguments, error) from None
         try:
             owed.pop()
-        except IndexError:
-            raise EventEnded from None
+        except IndexError:  # Another thread was faster.
+            return self.ask(method, arguments)
         try:
-            connection.send(b"".join((self._head, method.head, packed, self._tail)))
+            frame = b"".join((self._head, method.head, packed, self._tail))
+            if (sent := connection.write(frame)) != len(frame):
+                connection.send_rest(frame, sent)
             if method.is_usual:
-                value = connection.receive()
+                if connection.values or connection.is_within:
+                    value = connection.receive()
+                else:
+                    data = connection.read(CHUNK_BYTES)
+                    if len(data) <= STEP_OF_NOTHING_BYTES and not self.is_over:
+                        # Half of all calls give nothing, and to read a value takes long.
+                        end = ID_ENDS.get(data[:3], 0)
+                        if end and data[end:] == STEP_OF_NOTHING + self._tail:
+                            self._head = b"\x94\x01" + data[2:end]
+                            owed.append(True)
+                            return None
+                    value = connection.value_of(data)
             elif method.is_terminal:
                 return self.end_by_call()
             elif not connection.has_something(_MAY_WAIT_S):
@@ -156,12 +172,12 @@ class Event(Rpc):
             return self.take_step(*self.engine.step_after(self, error, may_wait=method.may_wait))
         try:
             kind, message_id, step, (argument,) = value
-            if argument["EventId"] == self.id and kind == 0:
-                if step in _VALUES and type(message_id) is int and not self.is_over:
+            if argument["EventId"] == self.id and kind == 0 and type(message_id) is type(kind) is int:
+                if step in _VALUES and not self.is_over:
                     self._head = pack_head(message_id)
-                    self._owed.append(True)
+                    owed.append(True)
                     return argument.get("Data")
-                if step in _STEPS:
+                if step.startswith(wire.STEP):
                     return self.take_step(connection, value)
         except (TypeError, ValueError, KeyError, AttributeError):
             pass
@@ -180,6 +196,18 @@ class Event(Rpc):
 
         return await ask(self, method, arguments)
 
+    @property
+    def is_asking(self) -> bool:
+        """Whether Kong is asked now, so that nobody may ask, or answer."""
+        return not self._owed and not self.is_over
+
+    def wait_for_turn(self) -> None:
+        """Until Kong waits for this event: its code may ask from several threads. Raises EventEnded."""
+        while self.is_asking:
+            time.sleep(TURN_S)
+        if self.is_over:
+            raise EventEnded  # The connection is another's by now.
+
     def begin_asking(self, method: Method, arguments: tuple[Any, ...]) -> bytes:
         """Take over the answer that is owed: the frame to be sent for it. Raises TypeError, EventEnded."""
         if not self._owed:
@@ -196,8 +224,8 @@ class Event(Rpc):
 
     def is_own_step(self, value: Any) -> bool:
         try:
-            return bool(value[2] in wire.STEPS and value[3][0]["EventId"] == self.id)
-        except (TypeError, KeyError, IndexError):
+            return bool(value[3][0]["EventId"] == self.id and wire.parts_of(value)[1].startswith(wire.STEP))
+        except (TypeError, KeyError, IndexError, wire.FrameError):
             return False
 
     def take_step(self, connection: Connection, value: Any) -> Any:
@@ -206,7 +234,7 @@ class Event(Rpc):
         self.connection, self._head, self.detached = connection, pack_head(request.id), False
         if self.is_over:
             # Its time was over meanwhile, and Kong asks now.
-            self._send(self._answer(failure_data(self.phase)))
+            self._send(b"".join((self._head, _DATA, failure_data(self.phase), self._tail)))
             raise EventEnded
         self._owed.append(True)
         data = request.argument.get("Data")
@@ -222,8 +250,19 @@ class Event(Rpc):
         except IndexError:
             self._end_unasked()
             return
-        self._send(self._answer(reply))
-        self._finish()
+        try:
+            self.connection.send(
+                b"".join((self._head, b"\xc0" if self.id is None else _DATA, reply, self._tail))
+            )
+        except OSError:
+            # Who holds it finds out.
+            self.connection.end()
+        if self.id is not None and self.thread == self.reader == get_ident():
+            # As below, for nearly all.
+            self.is_over = True
+            self.engine.events.pop(self.id, None)
+        else:
+            self._finish()
 
     def fail(self, status: Status, message: str) -> None:
         if self.method != wire.HANDLE_EVENT:
@@ -243,14 +282,10 @@ class Event(Rpc):
         self._send(self._head + wire.pack(message) + b"\xc0")
         self._finish()
 
-    def _answer(self, reply: bytes) -> bytes:
-        return b"".join((self._head, b"\xc0" if self.id is None else _DATA, reply, self._tail))
-
     def _send(self, frame: bytes) -> None:
         try:
             self.connection.send(frame)
-        except OSError:
-            # Who holds it finds out.
+        except OSError:  # As in `respond`.
             self.connection.end()
 
     def _finish(self) -> None:

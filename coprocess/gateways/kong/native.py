@@ -10,7 +10,6 @@ import json
 import secrets
 import threading
 import weakref
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +19,7 @@ import structlog
 from coprocess.api.held import HeldHeaders
 from coprocess.api.moments import HookType
 from coprocess.errors import ConfigError
+from coprocess.gateways.kong import kept
 from coprocess.gateways.kong.asked import AskedRequest, AskedResponse
 from coprocess.gateways.kong.home import NATIVE
 from coprocess.loading.body_use import hook_attributes
@@ -48,8 +48,6 @@ SCHEMA: Final[list[Any]] = [
 #: The event that the log phase fires, with what Kong would log as its meta.
 LOG_EVENT: Final = "Log"
 
-#: Requests between their phases. Of those beyond, whose log phase never came, the oldest are forgotten.
-_MOST_REQUESTS: Final = 10_000
 #: For the resources to open, and for each async step at the end of a request.
 _OPEN_S: Final = 30.0
 _END_S: Final = 30.0
@@ -71,6 +69,8 @@ class NativePlugin:
 
     adapter: Adapter[_Host]
     name = ""
+    #: How long a request may take from its access to its response phase.
+    keep_s = kept.DEFAULT_KEEP_S
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         named = {key: config[key] for key in (*NAMES, "events") if config.get(key) is not None}
@@ -81,8 +81,6 @@ class NativePlugin:
         self._first_after = _asked_first(step.hook for step in chain.after)
         self._ending = InThread(self._adapter, _END_S)
         self._key = f"coprocess_{self.name}"
-        self._lock = threading.Lock()
-        self._requests: OrderedDict[str, _Exchange] = OrderedDict()
 
     def _access(self, kong: Any) -> None:
         adapter = self._adapter
@@ -95,7 +93,7 @@ class NativePlugin:
             self._end(exchange, error)
             raise
         if key:
-            self._keep(key, exchange)
+            kept.requests.keep(key, (self, exchange), self.keep_s, lambda: self._end(exchange))
         else:
             self._end(exchange)
         if (answer := exchange.answer) is not None:
@@ -118,26 +116,22 @@ class NativePlugin:
         kong.ctx.shared.set(self._key, key)
         return key
 
-    def _keep(self, key: str, exchange: _Exchange) -> None:
-        with self._lock:
-            self._requests[key] = exchange
-            forgotten = []
-            while len(self._requests) > _MOST_REQUESTS:
-                forgotten.append(self._requests.popitem(last=False)[1])
-        for each in forgotten:
-            self._end(each)
-
     def _response(self, kong: Any) -> None:
         adapter = self._adapter
         if not adapter.chain.after:
             return
-        key = kong.ctx.shared.get(self._key)
-        with self._lock:
-            exchange = self._requests.pop(str(key), None)
-        if exchange is None:
-            # Another plugin has answered before this one had the request.
-            exchange = _Exchange(AskedRequest(kong), adapter.spec, adapter.chain)
-            adapter.began(exchange)
+        found = kept.requests.take(str(kong.ctx.shared.get(self._key)))
+        if found is not None:
+            plugin, exchange = found
+            plugin._after_upstream(kong, exchange)
+            return
+        # Another plugin has answered before this one had the request.
+        exchange = _Exchange(AskedRequest(kong), adapter.spec, adapter.chain)
+        adapter.began(exchange)
+        self._after_upstream(kong, exchange)
+
+    def _after_upstream(self, kong: Any, exchange: _Exchange) -> None:
+        adapter = self._adapter
         try:
             exchange.request.go_on(kong)
             exchange.response = response = AskedResponse(kong)
@@ -146,7 +140,7 @@ class NativePlugin:
                 exchange.request.ask_for(self._first_after)
             if exchange.chain.response_uses_body:
                 _ = response.raw_body
-            adapter.run_after(exchange)
+            adapter.run_after(exchange, adapter.calls)
         except BaseException as error:
             self._end(exchange, error)
             raise
@@ -227,17 +221,19 @@ def native_class(
     name: str,
     app_config: Mapping[str, Any] | None = None,
     limits_store: str | None = None,
+    keep_s: float = kept.DEFAULT_KEEP_S,
 ) -> type[NativePlugin]:
     """The plugin of the handlers in `folders`, with the phases that they need.
 
-    `limits_store`: where rate and quota are counted; None: in this process.
+    `limits_store`: where rate and quota are counted; None: in this process. `keep_s`: as of NativePlugin.
 
     Raises LoadError for handlers that cannot be loaded. They are open until the class is closed.
     """
     adapter = Adapter(NATIVE, list(folders), _Host, app_config=app_config, store=limits_store)
     adapter.open(None)
     moments = {hook.type for hook in adapter.gateway.table}
-    names: dict[str, Any] = {"adapter": adapter, "name": name, "access": NativePlugin._access}
+    names: dict[str, Any] = {"adapter": adapter, "name": name, "keep_s": keep_s}
+    names["access"] = NativePlugin._access
     if HookType.Response in moments:
         names["response"] = NativePlugin._response
     if HookType.Event in moments:

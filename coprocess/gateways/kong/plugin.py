@@ -140,7 +140,11 @@ def _phase(plugin_class: type, name: str, kong: Callable[[Any], Any]) -> Callabl
             made = instance.made
             if made is None or made[0] is not plugin_class:
                 made = instance.make(plugin_class)
-            getattr(made[1], name)(kong((event.ask,)))
+            try:
+                getattr(made[1], name)(kong((event.ask,)))
+            finally:
+                if event.is_asking:
+                    event.wait_for_turn()  # What it left to other threads asks still.
         except EventEnded:
             pass
 
@@ -149,8 +153,13 @@ def _phase(plugin_class: type, name: str, kong: Callable[[Any], Any]) -> Callabl
 
 def _async_phase(plugin_class: type, name: str, kong: Callable[[Any], Any]) -> Callable[..., Any]:
     async def run(instance: Any, event: Event) -> None:
+        from coprocess.gateways.kong.async_steps import settled
+
         with contextlib.suppress(EventEnded):
-            await getattr(instance.object_of(plugin_class), name)(kong((event.ask_async,)))
+            try:
+                await getattr(instance.object_of(plugin_class), name)(kong((event.ask_async,)))
+            finally:
+                await settled(event)
 
     return run
 
@@ -162,7 +171,9 @@ def _ignore(call: Any, result: Any) -> None:
 def _expect_one_argument(plugin_class: type, name: str) -> None:
     """Raises HandlerError where the phase cannot be called with `kong` alone."""
     written = inspect.getattr_static(plugin_class, name)
-    bound = () if isinstance(written, staticmethod) else (None,)
+    # An object that can be called is called as it is.
+    is_bound = hasattr(type(written), "__get__") and not isinstance(written, staticmethod)
+    bound = (None,) if is_bound else ()
     method = getattr(plugin_class, name)
     bound = () if isinstance(written, classmethod) else bound
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 from coprocess.errors import CoprocessError, HandlerError, LoadError
-from coprocess.gateways.kong import native
+from coprocess.gateways.kong import kept, native
 from coprocess.gateways.kong.engine import KongEngine, server_greeting
 from coprocess.gateways.kong.gateway import KongGateway
 from coprocess.gateways.kong.home import HOME
@@ -60,21 +60,26 @@ def handlers_server(
     follows_another: bool,
     share: Share | None = None,
     limits_store: Callable[[], str | None] = lambda: None,
+    keep_s: float = kept.DEFAULT_KEEP_S,
 ) -> Registration:
     """A plugin server of native handlers: one plugin of that name, of all that is in `folders`.
 
-    `limits_store` gives where rate and quota are counted, when it serves; None: in this process.
+    `limits_store` gives where rate and quota are counted, when it serves; None: in this process. `keep_s`:
+    how long a request may take from its access to its response phase.
     """
-    return _server(lambda: load_handlers(folders, name, limits_store())[0], follows_another, share)
+    return _server(lambda: load_handlers(folders, name, limits_store(), keep_s)[0], follows_another, share)
 
 
 def load_handlers(
-    folders: Sequence[Path], name: str, limits_store: str | None = None
+    folders: Sequence[Path],
+    name: str,
+    limits_store: str | None = None,
+    keep_s: float = kept.DEFAULT_KEEP_S,
 ) -> tuple[Loaded, Plugin | None]:
     """The plugin of native handlers; None where they cannot be loaded, which is a problem then."""
     roots = [folder.resolve() for folder in folders]
     try:
-        made = native.native_class(roots, name, limits_store=limits_store)
+        made = native.native_class(roots, name, limits_store=limits_store, keep_s=keep_s)
     except CoprocessError as error:
         return Loaded(HookTable(), [Problem(roots[0], str(error))], roots=roots), None
     plugin = Plugin(name, made, roots[0], native.VERSION, native.PRIORITY, native.SCHEMA)

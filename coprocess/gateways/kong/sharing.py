@@ -20,6 +20,7 @@ from typing import Any
 import structlog
 
 from coprocess.gateways.kong import wire
+from coprocess.gateways.kong.balance import Loads
 from coprocess.gateways.kong.instances import Instance, Instances
 from coprocess.transport.engine import EngineWithoutHandlers, ListenError, Methods
 
@@ -44,6 +45,9 @@ class Share:
         self.number = number
         self.count = count
 
+    def loads(self) -> Loads:
+        return Loads(self.folder / "kong-loads", self.number, self.count)
+
     def listen(self) -> socket.socket:
         """Where this worker takes connections."""
         path = _place(self.folder, self.number)
@@ -52,6 +56,10 @@ class Share:
         listening.bind(str(path))
         listening.listen(_BACKLOG)
         return listening
+
+    def first_id(self, least: int) -> int:
+        """Of this worker's events; those after it are `count` more each."""
+        return least * self.count + self.number
 
     def owner_of(self, event_id: int) -> int:
         """The number of the worker that has this event."""
@@ -86,7 +94,7 @@ def _give(path: Path, connected: socket.socket, came: bytes = b"") -> bool:
 
 
 def take(from_other: socket.socket) -> tuple[socket.socket, Any] | None:
-    """What `_give` sends: the connection, and what has come on it; None: nothing has.
+    """What `_give` sends: the connection, and what has come on it; None: nothing has, as it is new.
 
     None where the other process ended meanwhile.
     """

@@ -70,6 +70,13 @@ class _Telling:
         self.tell()
         return self._event.ask(method, arguments)
 
+    @property
+    def is_asking(self) -> bool:
+        return self._event.is_asking
+
+    def wait_for_turn(self) -> None:
+        self._event.wait_for_turn()
+
     async def ask_async(self, method: Method, arguments: tuple[Any, ...]) -> Any:
         await self.tell_async()
         return await self._event.ask_async(method, arguments)

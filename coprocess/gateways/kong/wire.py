@@ -11,7 +11,7 @@ import struct
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgpack
 
@@ -25,7 +25,7 @@ CLOSE_INSTANCE = "plugin.CloseInstance"
 HANDLE_EVENT = "plugin.HandleEvent"
 STEP = "plugin.Step"
 STEP_ERROR = "plugin.StepError"
-#: Kong names the step by what the call gives: all of these are one.
+#: Kong names the step by what the call gives: all of these are one, as is any other that begins so.
 STEPS = frozenset(
     STEP + kind
     for kind in ("", "MultiMap", "Consumer", "Credential", "Route", "Service", "MemoryStats", "Error")
@@ -177,6 +177,19 @@ def parts_of(value: Any) -> tuple[int, str, Any]:
     ):
         return message_id, method, argument
     raise _no_request(value)
+
+
+#: By what a request begins with, where its id ends.
+ID_ENDS: Final = {
+    **{bytes((0x94, 0, fixed)): 3 for fixed in range(0x80)},
+    b"\x94\x00\xcc": 4,
+    b"\x94\x00\xcd": 5,
+    b"\x94\x00\xce": 7,
+}
+#: Such a step between its id and what answers of its event end with, where the call gave nothing.
+STEP_OF_NOTHING: Final = b"\xabplugin.Step\x91\x81"
+#: No other step is as short.
+STEP_OF_NOTHING_BYTES: Final = 7 + len(STEP_OF_NOTHING) + 13
 
 
 def _no_request(value: Any) -> FrameError:

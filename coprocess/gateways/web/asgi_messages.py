@@ -65,7 +65,7 @@ def scope_request(scope: Scope) -> ScopeRequest:
     return request
 
 
-def scope_for_app(scope: Scope, exchange: HeldExchange, *, has_session: bool) -> Scope:
+def scope_for_app(scope: Scope, exchange: HeldExchange, has_session: bool) -> Scope:
     """A copy: what is in the server's own scope stays as it is. `has_session`: the exchange's, asked once."""
     inner = dict(scope)
     caller = inner["coprocess"] = Caller()

@@ -36,7 +36,6 @@ from coprocess.runtime.around.steps import BODY, Need, Steps
 if TYPE_CHECKING:
     from coprocess.gateways.web.asgi import Around
     from coprocess.runtime.around.chain import Chain
-    from coprocess.runtime.in_process import InProcess
 
 _NOBODY = contextlib.nullcontext()
 
@@ -60,7 +59,6 @@ class AsgiRequest(Bare, RequestExchange):
     __slots__ = (
         "_around",
         "_body",
-        "_calls",
         "_is_driven",
         "_kept",
         "_receive_outer",
@@ -70,8 +68,6 @@ class AsgiRequest(Bare, RequestExchange):
     )
 
     _around: Around
-    #: What runs the handlers: to the end of the request, also where they are closed meanwhile.
-    _calls: InProcess
     _scope: Scope
     _receive_outer: Receive
     _send_outer: Send
@@ -104,7 +100,7 @@ class AsgiRequest(Bare, RequestExchange):
                 # As `before_app`, where that has nothing to do but to run handlers.
                 for hook in hooks:
                     call = request_call(hook, self)
-                    if (waits_for := self._calls.begin(call, self)) is not None:
+                    if (waits_for := self.calls.begin(call, self)) is not None:
                         await self._waiting(waits_for)
                     if (answer := self.settle(call, call.failure)) is not None:
                         requests.ended_by(self, answer)
@@ -117,7 +113,7 @@ class AsgiRequest(Bare, RequestExchange):
         if self.request.has_new_body:
             self.body.replace(self.request.raw_body)
         has_session = (session := self._session) is not None and bool(session)
-        inner = scope_for_app(scope, self, has_session=has_session)
+        inner = scope_for_app(scope, self, has_session)
         if has_session and (told := quota_headers(self.session)):
             send = self._send_outer = telling(told, send)
         if chain.after:
@@ -148,7 +144,7 @@ class AsgiRequest(Bare, RequestExchange):
         scope, send = self._scope, self._send_outer
         answer = await self._driven(self._around.requests.before_app(self))
         if answer is None:
-            inner = scope_for_app(scope, self, has_session=self.has_session)
+            inner = scope_for_app(scope, self, self.has_session)
             await self._around.app(inner, self._receive_outer, send)
             return
         await self._receive_outer()  # websocket.connect
@@ -169,7 +165,7 @@ class AsgiRequest(Bare, RequestExchange):
         is_http = self._scope["type"] == "http"
         for need in steps:
             if type(need) is RequestCall:
-                waits_for = self._calls.begin(need, self if is_http else _NOBODY)
+                waits_for = self.calls.begin(need, self if is_http else _NOBODY)
                 if waits_for is not None:
                     await self._waiting(waits_for)
             else:
@@ -273,7 +269,7 @@ class AsgiRequest(Bare, RequestExchange):
         try:
             for step in self.chain.after:
                 call = request_call(step.hook, self)
-                if (waits_for := self._calls.begin(call, self)) is not None:
+                if (waits_for := self.calls.begin(call, self)) is not None:
                     await self._waiting(waits_for)
                 if (answer := self.settle(call, call.failure)) is not None:
                     self.replace_response(answer)
@@ -306,7 +302,7 @@ def asgi_request(around: Around, chain: Chain, scope: Scope, receive: Receive, s
     request.request = scope_request(scope)
     request.response = request.answer = request._session = request._state = request._body = None
     request.lifetime = Lifetime() if chain.has_end else None
-    request._around, request._calls = around, requests.calls
+    request._around, request.calls = around, requests.calls
     request._scope, request._receive_outer, request._send_outer = scope, receive, send
     request._stage = _BEFORE
     request._is_driven = False

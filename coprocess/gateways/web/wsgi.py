@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
-from coprocess.api.held import HeldRequest
+from coprocess.api.held import Bare
 from coprocess.gateways.web.home import HOME
 from coprocess.gateways.web.host import MiddlewareHost
 from coprocess.gateways.web.http import quota_headers
@@ -23,30 +23,35 @@ from coprocess.gateways.web.wsgi_messages import (
     send_answer,
     telling,
 )
-from coprocess.gateways.web.wsgi_response import ResponseOnItsWay
+from coprocess.gateways.web.wsgi_response import on_its_way
 from coprocess.loading.lifetime import Lifetime
 from coprocess.runtime.answers import Answer
 from coprocess.runtime.around.adapter import DEFAULT_TIMEOUT_S, Adapter, Options
-from coprocess.runtime.around.chain import Chain
 from coprocess.runtime.around.ending import InThread, run_now
 from coprocess.runtime.around.request import RequestCall, RequestExchange
 from coprocess.runtime.around.steps import BODY, Requests, Steps
-from coprocess.runtime.held_spec import HeldSpec
 from coprocess.runtime.tracing import CallTracing
 
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector
 
 
-class _Exchange(RequestExchange):
+class _Exchange(Bare, RequestExchange):
     __slots__ = ("body",)
 
     #: None where nobody has asked for it.
     body: RequestBody | None
 
-    def __init__(self, request: HeldRequest, spec: HeldSpec, chain: Chain) -> None:
-        super().__init__(request, spec, chain)
-        self.body = None
+
+def _exchange(environ: Environ, requests: Requests) -> _Exchange:
+    """As the constructor of the base class."""
+    exchange = _Exchange()
+    chain = requests.gateway.chain
+    exchange.spec, exchange.chain = requests.spec, chain
+    exchange.request, exchange.calls = environ_request(environ), requests.calls
+    exchange.response = exchange.answer = exchange._session = exchange._state = exchange.body = None
+    exchange.lifetime = Lifetime() if chain.has_end else None
+    return exchange
 
 
 class Around:
@@ -89,7 +94,7 @@ class Around:
 
     def _request(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         requests = self._requests
-        exchange = _Exchange(environ_request(environ), requests.spec, requests.gateway.chain)
+        exchange = _exchange(environ, requests)
         if not exchange.chain.has_app:
             return self._answered(environ, start_response, exchange)
         requests.began(exchange)
@@ -121,11 +126,11 @@ class Around:
         if (hooks := chain.plain_before) is None or requests.problem or requests.gateway.problem:
             self._drive(requests.before_app(exchange), exchange, environ)
         else:
-            requests.run_before(exchange, hooks)
+            requests.run_before(exchange, hooks, exchange.calls)
         if exchange.answer is not None:
             return send_answer(exchange.answer, method, start_response)
         has_session = (session := exchange._session) is not None and bool(session)
-        inner = environ_for_app(environ, exchange, has_session=has_session)
+        inner = environ_for_app(environ, exchange, has_session)
         body = exchange.body
         if exchange.request.has_new_body:
             body = body or RequestBody(environ, requests.max_body_bytes)
@@ -134,7 +139,7 @@ class Around:
             body.hand_over(inner)
         if has_session and (told := quota_headers(exchange.session)):
             start_response = telling(told, start_response)
-        response = ResponseOnItsWay(self, exchange, method, start_response) if chain.after else None
+        response = on_its_way(self, exchange, method, start_response) if chain.after else None
         try:
             result: Iterable[bytes] = self.app(inner, start_response if response is None else response.start)
             return result if response is None else response.passing(result)
@@ -152,7 +157,7 @@ class Around:
 
     def _drive(self, steps: Steps, exchange: _Exchange, environ: Environ) -> Answer | None:
         requests = self._requests
-        calls = requests.calls
+        calls = exchange.calls
         for need in steps:
             if type(need) is RequestCall:
                 calls.call(need)
@@ -167,7 +172,7 @@ class Around:
 
     def edit_response(self, exchange: RequestExchange) -> None:
         """Run the Response handlers."""
-        self._requests.run_after(exchange)
+        self._requests.run_after(exchange, exchange.calls)
 
     def tell_too_large(self) -> None:
         """Log that a response is larger than its handlers can have it."""

@@ -187,12 +187,12 @@ def _key_of(name: str) -> str:
 @functools.lru_cache(maxsize=4096)
 def _name_of(key: str) -> str:
     """The header that `environ` has under `key`; empty: it is none."""
-    if key.startswith("HTTP_"):
-        return canonical_name(key[5:].replace("_", "-"))
-    return canonical_name(key.replace("_", "-")) if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else ""
+    name = canonical_name(key.removeprefix("HTTP_").replace("_", "-"))
+    # HTTP_CONTENT_TYPE is no header of a request: a client's `Content_Type` comes as that.
+    return name if _key_of(name) == key else ""
 
 
-def environ_for_app(environ: Environ, exchange: HeldExchange, *, has_session: bool) -> Environ:
+def environ_for_app(environ: Environ, exchange: HeldExchange, has_session: bool) -> Environ:
     """A copy: what the server has stays as it is. `has_session`: the exchange's, asked once."""
     inner = dict(environ)
     caller = inner["coprocess"] = Caller()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
+from coprocess.api.held import Bare
 from coprocess.api.unread import NO_EDITS
 from coprocess.gateways.web.http import app_response, body_to_send, no_body_asked_for
 from coprocess.gateways.web.wsgi_messages import (
@@ -32,26 +33,36 @@ class Editing(Protocol):
         """Log that a body is larger than that."""
 
 
-class ResponseOnItsWay:
+class ResponseOnItsWay(Bare):
     """What the app answers, on its way through the Response handlers.
 
     They run when the app calls `start_response`, or, where they use the body, when that is whole. A second
-    call, with `exc_info`, is another response, and they run for that again.
+    call, with `exc_info`, is another response, and they run for that again. `on_its_way` makes one.
     """
 
-    def __init__(
-        self, around: Editing, exchange: RequestExchange, method: str, start_response: StartResponse
-    ) -> None:
-        self._around = around
-        self._exchange = exchange
-        self._method = method
-        self._start_response = start_response
-        self._keeps_body = exchange.chain.response_uses_body
-        self._head: tuple[str, list[tuple[str, str]], Any] | None = None
-        self._written: list[bytes] = []
-        #: Takes the place of the app's body.
-        self._new_body: bytes | None = None
-        self._has_started = False
+    __slots__ = (
+        "_around",
+        "_exchange",
+        "_has_started",
+        "_head",
+        "_keeps_body",
+        "_method",
+        "_new_body",
+        "_start_response",
+        "_written",
+    )
+
+    _around: Editing
+    _exchange: RequestExchange
+    _method: str
+    _start_response: StartResponse
+    _keeps_body: bool
+    #: Of a body that is kept: what the app began it with, and what it has written.
+    _head: tuple[str, list[tuple[str, str]], Any] | None
+    _written: list[bytes]
+    #: Takes the place of the app's body.
+    _new_body: bytes | None
+    _has_started: bool
 
     def start(
         self, status: str, headers: list[tuple[str, str]], exc_info: Any = None, /
@@ -125,6 +136,20 @@ class ResponseOnItsWay:
     @property
     def new_body(self) -> bytes | None:
         return self._new_body
+
+
+def on_its_way(
+    around: Editing, exchange: RequestExchange, method: str, start_response: StartResponse
+) -> ResponseOnItsWay:
+    response = ResponseOnItsWay()
+    response._around, response._exchange = around, exchange
+    response._method, response._start_response = method, start_response
+    response._head = response._new_body = None
+    response._has_started = False
+    response._keeps_body = exchange.chain.response_uses_body
+    if response._keeps_body:
+        response._written = []
+    return response
 
 
 class _Chunks:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from coprocess.api.held import Bare, HeldRequest
 from coprocess.loading.hooks import Hook
@@ -12,11 +12,17 @@ from coprocess.runtime.around.chain import Chain
 from coprocess.runtime.held_call import OPEN, HeldCall, HeldExchange
 from coprocess.runtime.held_spec import HeldSpec
 
+if TYPE_CHECKING:
+    from coprocess.runtime.in_process import InProcess
+
 
 class RequestExchange(HeldExchange):
     """One request, and the handlers that it began with: it ends with them, also where others take over."""
 
-    __slots__ = ("answer", "chain", "given", "lifetime")
+    __slots__ = ("answer", "calls", "chain", "given", "lifetime")
+
+    #: What runs its handlers: to its end, also where they are closed meanwhile. Set where it is known.
+    calls: InProcess
 
     #: What the driver of its steps has brought for what they asked for last.
     given: Any

@@ -217,22 +217,23 @@ class Requests:
                 exchange.answer = exchange.settle(call, call.failure)
                 return
 
-    # The same without steps, for callers in threads.
+    # The same without steps, for callers in threads. `calls` are those that the request began with: they
+    # refuse what comes when the handlers are closed.
 
-    def run_before(self, exchange: RequestExchange, hooks: Iterable[Hook]) -> None:
+    def run_before(self, exchange: RequestExchange, hooks: Iterable[Hook], calls: InProcess) -> None:
         """As `before_app`, where that has nothing to do but to run `hooks`."""
         for hook in hooks:
             call = request_call(hook, exchange)
-            self.calls.call(call)
+            calls.call(call)
             if (answer := exchange.settle(call, call.failure)) is not None:
                 self.ended_by(exchange, answer)
                 return
 
-    def run_after(self, exchange: RequestExchange) -> None:
+    def run_after(self, exchange: RequestExchange, calls: InProcess) -> None:
         """After the app has answered: `exchange.response` is edited."""
         for step in exchange.chain.after:
             call = request_call(step.hook, exchange)
-            self.calls.call(call)
+            calls.call(call)
             if (answer := exchange.settle(call, call.failure)) is not None:
                 exchange.replace_response(answer)
                 return

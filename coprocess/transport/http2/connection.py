@@ -146,6 +146,11 @@ class Connection(ConnectionLife):
             if kind > _LAST_KIND:
                 self._idle_frames.spend()  # §5.5: frames of unknown types are ignored.
                 continue
+            if kind == frames.HEADERS and flags == END_HEADERS:
+                block = buffer[start_of_payload:position]
+                if end_of_call := self._receive_call(stream_id, block, buffer, position, end):
+                    position = end_of_call
+                    continue
             try:
                 receive_by_type[kind](flags, stream_id, buffer[start_of_payload:position])
             except StreamFailure as failure:
@@ -153,6 +158,42 @@ class Connection(ConnectionLife):
         else:
             self.is_behind = True
         self._buffer = buffer[position:] if position < end else b""
+
+    def _receive_call(self, stream_id: int, block: bytes, buffer: bytes, position: int, end: int) -> int:
+        """A request as most are: a block that was seen before, and its whole content in the frame behind it.
+
+        Where that ends; 0: it is no such request, and is received frame by frame, which comes to the same.
+        """
+        fields = self._fields.seen.get(block)
+        start = position + frames.FRAME_HEADER_BYTES
+        if fields is None or fields.content_length is not None or start > end or not self._is_table_refused:
+            return 0
+        length: int
+        high, length, kind, flags, data_id = frames.FRAME_HEADER.unpack_from(buffer, position)
+        ids, limits = self._ids, self.limits
+        if (
+            kind != frames.DATA
+            or flags != END_STREAM
+            or data_id != stream_id
+            or high
+            or start + length > end
+            or length > frames.SMALLEST_MAX_FRAME
+            or length > limits.stream_window
+            or length > self._receive_window
+            or not ids.highest < stream_id <= ids.last
+            or not stream_id & 1
+            or len(self.streams) >= limits.max_concurrent_streams
+        ):
+            return 0
+        ids.highest = stream_id
+        self._receive_window -= length
+        if self._receive_window < self._half_connection_window:
+            self._restore_connection_window()
+        stream = Stream(stream_id, fields, limits.stream_window - length, self.sending.initial_window)
+        stream.remote_closed = True
+        self.streams[stream_id] = stream
+        self._events.append(RequestReceived(stream, True, buffer[start : start + length]))
+        return start + length
 
     def _receive_data(self, flags: int, stream_id: int, payload: bytes) -> None:
         """§6.1. The whole frame counts in the windows, padding too."""
@@ -250,7 +291,6 @@ class Connection(ConnectionLife):
         ended = flags & END_STREAM != 0
         stream.remote_closed = ended
         if fields.content_length is not None:
-            stream.content_left = fields.content_length
             self._count_content(stream, 0)
         self.streams[stream_id] = stream
         self._events.append(RequestReceived(stream, ended))

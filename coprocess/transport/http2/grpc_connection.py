@@ -114,7 +114,7 @@ class GrpcConnection:
             if kind is DataReceived:
                 self._on_data(event.stream, event.data, event.ended)  # type: ignore[union-attr]  # kind says so
             elif kind is RequestReceived:
-                self._on_request(event.stream, event.ended)  # type: ignore[union-attr]  # as above
+                self._on_request(event.stream, event.ended, event.data)  # type: ignore[union-attr]  # as above
             elif isinstance(event, StreamReset):
                 if event.stream.call is not None:
                     event.stream.call.cancelled()
@@ -156,7 +156,7 @@ class GrpcConnection:
 
     # Requests.
 
-    def _on_request(self, stream: Stream, ended: bool) -> None:
+    def _on_request(self, stream: Stream, ended: bool, data: bytes) -> None:
         fields = stream.fields
         request = fields.request
         if request is None:
@@ -170,7 +170,7 @@ class GrpcConnection:
             if request.target.open is not None:
                 stream.call = request.target.open(self, stream, request)
         if ended:
-            self._on_data(stream, b"", True)
+            self._on_data(stream, data, True)
 
     def _parse(self, stream: Stream) -> Request | Refused | NotGrpc:
         try:

@@ -52,21 +52,21 @@ class LoopTurn(Generic[Task]):
         server: Server,
         lender: Lender,
         tasks: deque[Task],
-        run: Callable[[Task], None],
-        may_run: Callable[[Task], bool],
+        run: Callable[[Task], bool],
     ) -> None:
-        """`run` begins a task, and never raises; those that may not run on a loop are left for a thread."""
+        """`run` begins a task. False where that may not run on a loop: it is left for a thread."""
         self.loop = loop
         self._server = server
         self._lender = lender
         self._tasks = tasks
         self._run = run
-        self._may_run = may_run
         #: As a thread's turn has them.
         self.thread_id = loop.thread_id or 0
         self.since_s = 0.0
         #: Sockets and timers are looked after at this moment. Set with the server's lock.
         self.is_polling = False
+        #: Another has its turn. The lender's, with the server's lock.
+        self.is_over = False
         #: From when it was lent until the loop knows that it is over: not to be lent again before.
         self.is_attached = False
         self._descriptor: int | None = None
@@ -135,17 +135,18 @@ class LoopTurn(Generic[Task]):
                     task = tasks.popleft()
                 except IndexError:
                     break
-                if not self._may_run(task):
+                try:
+                    has_run = run(task)
+                except BaseException:  # The others' calls are to be begun, too.
+                    log.exception("a task raised what it should have kept to itself")
+                    has_run = True
+                if not has_run:
                     tasks.appendleft(task)
                     self.since_s = 0.0
                     lender.take_back(self)
                     break
-                try:
-                    run(task)
-                except BaseException:  # The others' calls are to be begun, too.
-                    log.exception("a task raised what it should have kept to itself")
                 del task
-                if not lender.holds(self):
+                if self.is_over:
                     break
                 since_s = now()
             self.loop.is_reading = False

@@ -39,6 +39,7 @@ class Http2Protocol:
         self._unwritten: list[bytes | memoryview] = []
         self._unwritten_bytes = 0
         self._is_paused = False
+        self._read_bytes = _READ_BYTES
         #: Nothing more is read, and what is left is written.
         self.is_closing = False
         self.is_gone = False
@@ -71,7 +72,7 @@ class Http2Protocol:
 
     def _read(self) -> None:
         try:
-            data = self._socket.recv(_READ_BYTES)
+            data = self._socket.recv(self._read_bytes)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
@@ -80,6 +81,8 @@ class Http2Protocol:
         if not data:
             self.abort()
             return
+        # Where more comes than is read at once, as of a large body, fewer reads are enough.
+        self._read_bytes = _READ_BYTES if len(data) < _READ_BYTES else _LONGER_READ_BYTES
         if self.is_closing:
             return  # Read all the same, that the peer's last bytes do not reset what it is told.
         if self._tls is not None:
@@ -340,5 +343,6 @@ _END_PING_S = 1.0
 _LAST_WRITE_S = 1.0
 _HANDSHAKE_S = 10.0
 _READ_BYTES = 64 * 1024
+_LONGER_READ_BYTES = 256 * 1024
 _WRITE_BUFFER_BYTES = 1024 * 1024
 _MAX_BUFFER_BYTES = 16 * 1024 * 1024

@@ -47,7 +47,7 @@ class Stream:
         self.remote_closed = False
         self.is_closed = False
         #: DATA bytes that `content-length` promises and that have not come; None: it said nothing.
-        self.content_left: int | None = None
+        self.content_left = fields.content_length
         #: DATA that waits for a window, or for the transport; then, where given, the block of the trailers.
         self.outgoing: deque[bytes | memoryview] | None = None
         self.trailers: Block | None = None
@@ -66,13 +66,14 @@ class Stream:
 
 
 class RequestReceived:
-    """A stream was opened. `ended`: there will be no DATA."""
+    """A stream was opened. `ended`: there will be no DATA but for `data`, which came with it."""
 
-    __slots__ = ("ended", "stream")
+    __slots__ = ("data", "ended", "stream")
 
-    def __init__(self, stream: Stream, ended: bool) -> None:
+    def __init__(self, stream: Stream, ended: bool, data: bytes = b"") -> None:
         self.stream = stream
         self.ended = ended
+        self.data = data
 
 
 class DataReceived:

@@ -46,9 +46,9 @@ class Turns(Generic[Task]):
         server: Server,
         run: Callable[[Task], None],
         after: Task,
-        may_run_on_loop: Callable[[Task], bool] = lambda task: False,
+        run_on_loop: Callable[[Task], bool] = lambda task: False,
     ) -> None:
-        """`run` is for tasks that are begun here. It never raises.
+        """`run` is for tasks that are begun here. It never raises. `run_on_loop` is what a LoopTurn asks for.
 
         `after` is given to a thread that has run one, and found that another polls: for its bookkeeping.
         """
@@ -61,7 +61,7 @@ class Turns(Generic[Task]):
         self.tasks: deque[Task] = deque()
         #: None: whoever comes first. Changed with the server's lock.
         self._turn: _Turn | LoopTurn[Task] | None = None
-        self._may_run_on_loop = may_run_on_loop
+        self._run_on_loop = run_on_loop
         #: The loop that tasks have told of last, its turn, and how many have.
         self._loop: HandlersLoop | None = None
         self._loop_turn: LoopTurn[Task] | None = None
@@ -212,7 +212,7 @@ class Turns(Generic[Task]):
             return
         lent = self._loop_turn
         if lent is None or lent.loop is not loop:
-            lent = LoopTurn(loop, self._server, self, self.tasks, self._run, self._may_run_on_loop)
+            lent = LoopTurn(loop, self._server, self, self.tasks, self._run_on_loop)
             self._loop_turn = lent
         with self._lock:
             # Attached still: the loop is blocked, or was a moment ago.
@@ -220,6 +220,7 @@ class Turns(Generic[Task]):
                 return
             self._server.flush()
             self._turn, self._server.polling_thread = lent, 0
+            lent.is_over = False
         if not lent.lend():
             self.take_back(lent)
 
@@ -231,6 +232,7 @@ class Turns(Generic[Task]):
             lent = self._turn
             if lent is not turn or not isinstance(lent, LoopTurn) or lent.is_polling:
                 return
+            lent.is_over = True
             wake = self._choose()
         self._begin(wake)
         lent.detach()

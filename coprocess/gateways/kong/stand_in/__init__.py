@@ -23,4 +23,5 @@ ALIASES: Mapping[str, ModuleType] = {
     "kong_pdk.exception": exception,
     "kong_pdk.pdk": pdk,
     "kong_pdk.pdk.kong": kong,
+    **{f"kong_pdk.pdk.kong.{name}": module for name, module in kong.PARTS.items()},
 }

@@ -4,7 +4,10 @@
 """
 
 from collections.abc import Awaitable, Mapping
+from types import ModuleType
 from typing import Any
+
+PARTS: dict[str, ModuleType]
 
 _Value = str | bytes | int | float | bool
 _Headers = Mapping[str, _Value | list[str] | list[bytes]]
