@@ -25,13 +25,14 @@ def main() -> int:
             (judges.H2SPEC, judges.h2spec),
             (judges.CONFORMANCE, judges.conformance),
             (judges.GRPC_GO, judges.grpc_go),
+            (judges.TONIC, judges.tonic),
         ):
             name = judge.name
             if missing := judges.not_installed(judge):
                 print(f"{name}: not asked, as {missing} is not installed")
                 continue
             try:
-                judges.build(judge, max(1.0, until_s - time.monotonic()))
+                judge.build(max(1.0, until_s - time.monotonic()))
                 verdict = ask(Path(folder), max(1.0, until_s - time.monotonic()))
             except subprocess.CalledProcessError as error:
                 print(f"{name}: not asked, as it could not be built\n{error.stdout or ''}")

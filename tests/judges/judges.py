@@ -1,6 +1,6 @@
 """The judges: how they are built, run, and what they say.
 
-Go builds them, at the versions that are named here, into `.coprocess/judges`.
+Go builds them, at the versions that are named here, into `.coprocess/judges`; cargo the one that is by tonic.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import shutil
 import signal
 import subprocess
 import sys
+from abc import ABC, abstractmethod
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
 
 from tests.judges import interop
 from tests.judges.verdict import Verdict
@@ -25,34 +25,65 @@ _LONGEST_BUILD_S = 900.0
 _LONGEST_RUN_S = 600.0
 
 
-class Judge(NamedTuple):
-    #: That of its program, too.
-    name: str
-    package: str
-    version: str
-    #: The programs that it cannot do without.
-    needs: tuple[str, ...] = ("go",)
+class Judge(ABC):
+    """One that is a program, which is built where it is not there."""
+
+    def __init__(self, name: str, *needs: str) -> None:
+        self.name = name
+        #: The programs that it cannot do without.
+        self.needs = needs
+
+    @property
+    @abstractmethod
+    def program(self) -> Path: ...
+
+    @abstractmethod
+    def build(self, within_s: float = _LONGEST_BUILD_S) -> None:
+        """Raises CalledProcessError and TimeoutExpired."""
+
+
+class GoJudge(Judge):
+    """One of a public module."""
+
+    def __init__(self, name: str, package: str, version: str, *needs: str) -> None:
+        super().__init__(name, "go", *needs)
+        self.package, self.version = package, version
 
     @property
     def program(self) -> Path:
         return FOLDER / self.name
 
+    def build(self, within_s: float = _LONGEST_BUILD_S) -> None:
+        if self.program.exists():
+            return
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        # Go names a program by the end of its package: "client", say.
+        with TemporaryDirectory(dir=FOLDER) as made:
+            command = ["go", "install", f"{self.package}@{self.version}"]
+            _run(command, within_s, {**os.environ, "GOBIN": made}, check=True)
+            (Path(made) / self.package.rpartition("/")[2]).rename(self.program)
 
-H2SPEC = Judge("h2spec", "github.com/summerwind/h2spec/cmd/h2spec", "v2.2.1+incompatible")
-CONFORMANCE = Judge("connectconformance", "connectrpc.com/conformance/cmd/connectconformance", "v1.0.7")
-GRPC_GO = Judge("grpc-go-interop", "google.golang.org/grpc/interop/client", "v1.85.0", ("go", "openssl"))
+
+class CargoJudge(Judge):
+    """One whose source is here, with its Cargo.lock; cargo knows itself what is to be built again."""
+
+    def __init__(self, name: str, source: Path, *needs: str) -> None:
+        super().__init__(name, "cargo", *needs)
+        self._source = source
+
+    @property
+    def program(self) -> Path:
+        return FOLDER / "cargo" / "debug" / self.name
+
+    def build(self, within_s: float = _LONGEST_BUILD_S) -> None:
+        command = ["cargo", "build", "--quiet", "--locked", f"--manifest-path={self._source / 'Cargo.toml'}"]
+        _run(command, within_s, {**os.environ, "CARGO_TARGET_DIR": str(FOLDER / "cargo")}, check=True)
 
 
-def build(judge: Judge, within_s: float = _LONGEST_BUILD_S) -> None:
-    """Build `judge` where it is not there. Raises CalledProcessError and TimeoutExpired."""
-    if judge.program.exists():
-        return
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    # Go names a program by the end of its package: "client", say.
-    with TemporaryDirectory(dir=FOLDER) as made:
-        command = ["go", "install", f"{judge.package}@{judge.version}"]
-        _run(command, within_s, {**os.environ, "GOBIN": made}, check=True)
-        (Path(made) / judge.package.rpartition("/")[2]).rename(judge.program)
+H2SPEC = GoJudge("h2spec", "github.com/summerwind/h2spec/cmd/h2spec", "v2.2.1+incompatible")
+CONFORMANCE = GoJudge("connectconformance", "connectrpc.com/conformance/cmd/connectconformance", "v1.0.7")
+GRPC_GO = GoJudge("grpc-go-interop", "google.golang.org/grpc/interop/client", "v1.85.0", "openssl")
+TONIC = CargoJudge("tonic-interop", Path(__file__).parent / "tonic", "openssl")
 
 
 def why_missing(judge: Judge) -> str:
@@ -104,7 +135,13 @@ def conformance(tmp_path: Path, within_s: float = _LONGEST_RUN_S) -> Verdict:
 def grpc_go(tmp_path: Path, within_s: float = _LONGEST_RUN_S) -> Verdict:
     """grpc-go's interop client: each of its cases, in plaintext and with TLS."""
     with interop.served_each_way(tmp_path) as served:
-        return interop.grpc_go(GRPC_GO.program, served, within_s)
+        return interop.ask(interop.GRPC_GO, GRPC_GO.program, served, within_s)
+
+
+def tonic(tmp_path: Path, within_s: float = _LONGEST_RUN_S) -> Verdict:
+    """A client by tonic: the same kinds of calls, also with gzip."""
+    with interop.served_each_way(tmp_path) as served:
+        return interop.ask(interop.TONIC, TONIC.program, served, within_s)
 
 
 def _protos(tmp_path: Path) -> Path:
