@@ -224,6 +224,8 @@ class AsyncCalls:
             if prints.has_printed:
                 prints.end_line()
         self._calls.discard(call)
+        # Its context has the call: a cycle for each would be the collector's.
+        call.task = None
         following = state.leave(call, time.monotonic() - call.since_s)
         if following is not None:
             self.begin(following)

@@ -80,7 +80,9 @@ class StepRpc(InProcessRpc):
     __slots__ = ("_call", "_chain", "_on_cancel", "is_cancelled", "is_here")
 
     def __init__(self, call: StepCall) -> None:
-        self._chain, self._call = call.chain, call
+        self._chain = call.chain
+        #: None once it is over, as what is below: they know each other, and a cycle would be the collector's.
+        self._call: StepCall | None = call
         self.method, self.payload, self.reply = self._chain.method, b"", b""
         self.is_over = False
         self.failure = None
@@ -91,8 +93,9 @@ class StepRpc(InProcessRpc):
 
     def _end(self, failure: tuple[Status, str] | None, reply: bytes) -> None:
         call = self._call
-        if not self._chain.take(call):
+        if call is None or not self._chain.take(call):
             return
+        self._call = self._on_cancel = None
         self.is_over, call.failure = True, failure
         if call.owner == threading.get_ident():
             self.is_here = True
@@ -107,8 +110,9 @@ class StepRpc(InProcessRpc):
 
     def cancel(self) -> None:
         self.is_cancelled = True
-        if self._on_cancel is not None and not self.is_over:
-            self._on_cancel()
+        callback = self._on_cancel
+        if callback is not None and not self.is_over:
+            callback()
 
     def metadata(self) -> Metadata:
         return self._chain.metadata()
@@ -265,10 +269,11 @@ class Chain:
         """Run a call. False: it has failed, and has been ended."""
         is_over = True
         try:
-            call.run()
-        except HandlerFailed as error:
-            is_over = False
-            self._service.failures.fail(call, error)
+            try:
+                call.run()
+            except HandlerFailed as error:
+                is_over = False
+                self._service.failures.fail(call, error)
         except Exception as error:  # noqa: BLE001 - else its place would stay taken for ever
             is_over = False
             self._service.failures.fail_within(call, error)

@@ -424,6 +424,32 @@ def test_a_stream_that_begins_with_a_response_has_an_empty_request() -> None:
     assert edits(stream.response().response_headers.response) == [("x-a", b"{}", False)]
 
 
+def test_one_edit_in_full_duplex_leaves_the_pieces_of_the_body_their_replies() -> None:
+    """Once, the stream ended after the headers, and with it the bodies that Envoy had sent."""
+
+    @Pre
+    def before(request: Any) -> None:
+        request.headers["X-One"] = "1"
+
+    @Response
+    def after(response: Any) -> None:
+        response.headers["X-Two"] = "2"
+
+    mode = wire.ProcessingMode.FULL_DUPLEX_STREAMED
+    for handlers in ([before, after], [before]):
+        stream = Stream(*handlers, request_mode=mode, response_mode=mode)
+        assert edits(stream.request(POST, end=False).request_headers.response) == [("x-one", b"1", False)]
+        assert not stream.exchange.is_done
+        (piece,) = stream.body(b"hello", end=True)
+        assert piece.request_body.response.body_mutation.streamed_response.body == b"hello"
+    stream = Stream(before, after, request_mode=mode, response_mode=mode)
+    stream.request(GET)
+    assert edits(stream.response(OK).response_headers.response) == [("x-two", b"2", False)]
+    assert not stream.exchange.is_done
+    (piece,) = stream.response_body(b"hello", end=True)
+    assert piece.response_body.response.body_mutation.streamed_response.body == b"hello"
+
+
 def test_checks_of_ext_authz_tell_who_calls() -> None:
     @Pre
     def never() -> None:

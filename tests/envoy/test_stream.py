@@ -13,6 +13,7 @@ import pytest
 
 from coprocess import CustomKeyCheck, Post, Pre, Response
 from coprocess.gateways.envoy import wire
+from coprocess.runtime import failures
 from coprocess.runtime.service import ServiceOptions
 from tests.envoy.call import Call
 from tests.envoy.drive import GET, check_request
@@ -246,16 +247,24 @@ def test_a_handler_that_blocks_holds_up_no_other_stream() -> None:
         assert len(replies) == 4
 
 
-def test_what_has_ended_is_no_work_for_the_garbage_collector() -> None:
-    """Cycles took half of a stream's time."""
+@pytest.mark.parametrize("is_async", [False, True])
+def test_what_has_ended_is_no_work_for_the_garbage_collector(*, is_async: bool) -> None:
+    """Cycles took half of a stream's time. Calls of async handlers, and of slow ones, have an Rpc."""
 
-    @CustomKeyCheck
-    def check(session: Any) -> None:
+    def allow(session: Any) -> None:
         session.allow("token")
 
-    @Response
-    def look() -> None:
+    async def allow_async(session: Any) -> None:
+        session.allow("token")
+
+    def nothing() -> None:
         pass
+
+    async def nothing_async() -> None:
+        pass
+
+    check = CustomKeyCheck(allow_async if is_async else allow)
+    look = Response(nothing_async if is_async else nothing)
 
     def left() -> int:
         kinds = ("Exchange", "Traffic", "HeldRequest", "EnvoyStream", "Check", "UnaryChain")
@@ -279,3 +288,25 @@ def test_what_has_ended_is_no_work_for_the_garbage_collector() -> None:
             until(lambda: left() < before + 20)
         finally:
             gc.enable()
+
+
+def test_what_fails_while_a_failure_is_answered_keeps_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    @Post
+    def handler() -> None:
+        raise ValueError
+
+    place_of = failures._place_of
+
+    def no_memory(error: BaseException) -> object:
+        if isinstance(error, ValueError):
+            raise MemoryError
+        return place_of(error)
+
+    with serving(handler) as running, Client(running.address) as client:
+        monkeypatch.setattr(failures, "_place_of", no_memory)
+        for _ in range(3):
+            call = Call(client.channel)
+            assert call.request().immediate_response.status.code == 500
+            call.end()
+        until(lambda: [len(state.inside) for state in running.service.states] == [0])
+        assert running.service._running == {}

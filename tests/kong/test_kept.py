@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -131,6 +132,17 @@ def test_after_a_reload_a_request_ends_on_the_handlers_that_it_began_with(tmp_pa
             assert headers_set(phase(kong, instance, "response", {})) == {"X-Load": "none on second"}
         finally:
             loaded.forget()
+
+
+def test_a_configuration_that_loses_its_response_handlers_meanwhile_leaves_no_request(tmp_path: Path) -> None:
+    with handlers(tmp_path) as (served, file):
+        kong = served.connect()
+        values: dict[str, Any] = {}
+        phase(kong, kong.start("{}", "coprocess"), "access", values)
+        fewer = kong.start(json.dumps({"pre": ["before"]}), "coprocess")
+        assert headers_set(phase(kong, fewer, "response", values)) == {"X-Load": "first on first"}
+        assert noted(file) == ["opened", "closed"]
+        assert phase(kong, fewer, "response", {}) == []
 
 
 def test_beyond_so_many_the_oldest_ends_and_what_fails_there_ends_no_other(

@@ -451,6 +451,32 @@ def test_a_websocket_is_closed_with_1008_where_the_server_cannot_answer() -> Non
     assert sent == [{"type": "websocket.close", "code": 1008, "reason": ""}]
 
 
+def test_a_websocket_has_an_empty_body_also_for_what_the_handler_calls() -> None:
+    """Of which nothing is known at load."""
+    read = {"how": lambda request: request.raw_body}
+    passed: list[bytes] = []
+
+    @Pre
+    def look(request: coprocess.Request) -> None:
+        passed.append(read["how"](request))
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        passed.append(b"app")
+
+    async def nothing(*_: Any) -> Any:
+        return {"type": "websocket.connect"}
+
+    async def main() -> None:
+        middleware = Middleware(app, [look])
+        await middleware(
+            {"type": "websocket", "path": "/", "headers": [], "query_string": b""}, nothing, nothing
+        )
+        await middleware.close()
+
+    asyncio.run(main())
+    assert passed == [b"", b"app"]
+
+
 @pytest.mark.parametrize("has_lifespan", [True, False])
 def test_resources_open_with_the_server_and_close_with_it(has_lifespan: bool) -> None:
     told: list[str] = []

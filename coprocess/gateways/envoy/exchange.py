@@ -246,7 +246,7 @@ class Exchange(StreamedBodies):
         request, chain = traffic.request, traffic.chain
         if (
             kind == REQUEST_HEADERS
-            and side.pieces is None
+            and side.mode != FULL_DUPLEX
             and side.stream is None
             and not (request.has_new_body or request.has_new_path or request.has_new_query)
             and request.method == self._method
@@ -319,7 +319,7 @@ class Exchange(StreamedBodies):
             return [self._answer(answer, traffic)]
         if (
             kind == RESPONSE_HEADERS
-            and side.pieces is None
+            and side.mode != FULL_DUPLEX
             and side.stream is None
             and not response.has_new_body
             and response.status == self._status

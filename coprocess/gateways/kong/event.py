@@ -143,6 +143,8 @@ class Event(Rpc):
             owed.pop()
         except IndexError:  # Another thread was faster.
             return self.ask(method, arguments)
+        # Another thread's call may have gone on elsewhere since it was packed.
+        connection = self.connection
         try:
             frame = b"".join((self._head, method.head, packed, self._tail))
             if (sent := connection.write(frame)) != len(frame):

@@ -118,12 +118,15 @@ class NativePlugin:
 
     def _response(self, kong: Any) -> None:
         adapter = self._adapter
-        if not adapter.chain.after:
+        if not (adapter.chain.after or len(kept.requests)):
             return
+        # Also where there is nothing here to be run: the access phase may have had another configuration.
         found = kept.requests.take(str(kong.ctx.shared.get(self._key)))
         if found is not None:
             plugin, exchange = found
             plugin._after_upstream(kong, exchange)
+            return
+        if not adapter.chain.after:
             return
         # Another plugin has answered before this one had the request.
         exchange = _Exchange(AskedRequest(kong), adapter.spec, adapter.chain)

@@ -106,7 +106,9 @@ def take(from_other: socket.socket) -> tuple[socket.socket, Any] | None:
             return None
         connected = socket.socket(fileno=descriptors[0])
         came = b"".join(iter(lambda: from_other.recv(65536), b""))
-        from_other.sendall(_TAKEN)
+        with contextlib.suppress(OSError):
+            # Where nobody hears it, the other waits no more, and has closed its own: it is this one's alone.
+            from_other.sendall(_TAKEN)
         return connected, wire.Reader().feed(came)[0] if came else None
     except (OSError, IndexError, wire.FrameError):
         if connected is not None:

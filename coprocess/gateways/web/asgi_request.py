@@ -142,6 +142,7 @@ class AsgiRequest(Bare, RequestExchange):
     async def shake_hands(self) -> None:
         """As `run`, for a websocket."""
         scope, send = self._scope, self._send_outer
+        self.request.body_came(b"")  # It has none, also for handlers of which that is not seen at load.
         answer = await self._driven(self._around.requests.before_app(self))
         if answer is None:
             inner = scope_for_app(scope, self, self.has_session)
