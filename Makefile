@@ -86,7 +86,7 @@ bench: $(READY) ## measure beside the peers, and renew the figures in docs/ (nee
 	$(BIN)/python bench/run.py
 	$(BIN)/python bench/report.py
 
-judges: $(READY) ## h2spec and connectconformance on the http2 engine (needs Go, which builds them)
+judges: $(READY) ## h2spec, connectconformance, clients by grpc-go and tonic, on the http2 engine (needs Go; cargo)
 	$(BIN)/python -m tests.judges
 
 fuzz: $(READY) ## the http2 engine's properties, each with 200 times as many examples as in the tests

@@ -19,20 +19,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.judges", description=__doc__)
     parser.add_argument("--within", type=float, default=1500.0, metavar="SECONDS")
     until_s = time.monotonic() + parser.parse_args().within
-    if not judges.has_go():
-        print("judges: not asked, as Go is not installed")
-        return 0
     failed = 0
     with tempfile.TemporaryDirectory() as folder:
-        for name, judge, ask in (
-            ("h2spec", judges.H2SPEC, judges.h2spec),
-            ("connectconformance", judges.CONFORMANCE, judges.conformance),
+        for judge, ask in (
+            (judges.H2SPEC, judges.h2spec),
+            (judges.CONFORMANCE, judges.conformance),
+            (judges.GRPC_GO, judges.grpc_go),
+            (judges.TONIC, judges.tonic),
         ):
+            name = judge.name
+            if missing := judges.not_installed(judge):
+                print(f"{name}: not asked, as {missing} is not installed")
+                continue
             try:
-                judges.build(judge, max(1.0, until_s - time.monotonic()))
+                judge.build(max(1.0, until_s - time.monotonic()))
                 verdict = ask(Path(folder), max(1.0, until_s - time.monotonic()))
             except subprocess.CalledProcessError as error:
-                print(f"{name}: not asked, as Go could not build it\n{error.stdout or ''}")
+                print(f"{name}: not asked, as it could not be built\n{error.stdout or ''}")
                 continue
             except subprocess.TimeoutExpired:
                 print(f"{name}: left out, as the time was over")

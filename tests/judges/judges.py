@@ -1,6 +1,6 @@
-"""h2spec and connectconformance: how they are built, run, and what they say.
+"""The judges: how they are built, run, and what they say.
 
-Both are built by Go, at the versions that are named here, into `.coprocess/judges`.
+Go builds them, at the versions that are named here, into `.coprocess/judges`; cargo the one that is by tonic.
 """
 
 from __future__ import annotations
@@ -11,39 +11,91 @@ import shutil
 import signal
 import subprocess
 import sys
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import NamedTuple
+from tempfile import TemporaryDirectory
 
+from tests.judges import interop
+from tests.judges.verdict import Verdict
 from tests.serve_process import ServeProcess
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / ".coprocess" / "judges"
-H2SPEC = ("github.com/summerwind/h2spec/cmd/h2spec", "v2.2.1+incompatible")
-CONFORMANCE = ("connectrpc.com/conformance/cmd/connectconformance", "v1.0.7")
 _LONGEST_BUILD_S = 900.0
 _LONGEST_RUN_S = 600.0
 
 
-class Verdict(NamedTuple):
-    passed: int
-    failed: int
-    #: What the judge said of those that failed.
-    text: str
+class Judge(ABC):
+    """One that is a program, which is built where it is not there."""
+
+    def __init__(self, name: str, *needs: str) -> None:
+        self.name = name
+        #: The programs that it cannot do without.
+        self.needs = needs
+
+    @property
+    @abstractmethod
+    def program(self) -> Path: ...
+
+    @abstractmethod
+    def build(self, within_s: float = _LONGEST_BUILD_S) -> None:
+        """Raises CalledProcessError and TimeoutExpired."""
 
 
-def build(judge: tuple[str, str], within_s: float = _LONGEST_BUILD_S) -> None:
-    """Build `judge` where it is not there. Raises CalledProcessError and TimeoutExpired."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    package, version = judge
-    if not (FOLDER / package.rpartition("/")[2]).exists():
-        environment = {**os.environ, "GOBIN": str(FOLDER)}
-        command = ["go", "install", f"{package}@{version}"]
-        _run(command, within_s, environment, check=True)
+class GoJudge(Judge):
+    """One of a public module."""
+
+    def __init__(self, name: str, package: str, version: str, *needs: str) -> None:
+        super().__init__(name, "go", *needs)
+        self.package, self.version = package, version
+
+    @property
+    def program(self) -> Path:
+        return FOLDER / self.name
+
+    def build(self, within_s: float = _LONGEST_BUILD_S) -> None:
+        if self.program.exists():
+            return
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        # Go names a program by the end of its package: "client", say.
+        with TemporaryDirectory(dir=FOLDER) as made:
+            command = ["go", "install", f"{self.package}@{self.version}"]
+            _run(command, within_s, {**os.environ, "GOBIN": made}, check=True)
+            (Path(made) / self.package.rpartition("/")[2]).rename(self.program)
 
 
-def why_missing(judge: str) -> str:
+class CargoJudge(Judge):
+    """One whose source is here, with its Cargo.lock; cargo knows itself what is to be built again."""
+
+    def __init__(self, name: str, source: Path, *needs: str) -> None:
+        super().__init__(name, "cargo", *needs)
+        self._source = source
+
+    @property
+    def program(self) -> Path:
+        return FOLDER / "cargo" / "debug" / self.name
+
+    def build(self, within_s: float = _LONGEST_BUILD_S) -> None:
+        command = ["cargo", "build", "--quiet", "--locked", f"--manifest-path={self._source / 'Cargo.toml'}"]
+        _run(command, within_s, {**os.environ, "CARGO_TARGET_DIR": str(FOLDER / "cargo")}, check=True)
+
+
+H2SPEC = GoJudge("h2spec", "github.com/summerwind/h2spec/cmd/h2spec", "v2.2.1+incompatible")
+CONFORMANCE = GoJudge("connectconformance", "connectrpc.com/conformance/cmd/connectconformance", "v1.0.7")
+GRPC_GO = GoJudge("grpc-go-interop", "google.golang.org/grpc/interop/client", "v1.85.0", "openssl")
+TONIC = CargoJudge("tonic-interop", Path(__file__).parent / "tonic", "openssl")
+
+
+def why_missing(judge: Judge) -> str:
     """Why `judge` cannot be asked; empty: it can."""
-    return "" if (FOLDER / judge).exists() else f"{judge} is not built: make judges builds it, with Go"
+    if missing := not_installed(judge):
+        return f"{missing} is not installed"
+    return "" if judge.program.exists() else f"{judge.name} is not built: make judges builds it"
+
+
+def not_installed(judge: Judge) -> str:
+    """The first program that `judge` needs and that is not there; empty: all are."""
+    return next((program for program in judge.needs if shutil.which(program) is None), "")
 
 
 def h2spec(tmp_path: Path, within_s: float = _LONGEST_RUN_S) -> Verdict:
@@ -51,7 +103,7 @@ def h2spec(tmp_path: Path, within_s: float = _LONGEST_RUN_S) -> Verdict:
     (tmp_path / "handlers").mkdir(exist_ok=True)
     with ServeProcess(tmp_path / "handlers", "--engine=http2") as service:
         host, _, port = service.address.rpartition(":")
-        command = [str(FOLDER / "h2spec"), "--strict", "--timeout", "5", "-h", host, "-p", port]
+        command = [str(H2SPEC.program), "--strict", "--timeout", "5", "-h", host, "-p", port]
         said = _run(command, within_s)
     found = re.search(r"(\d+) tests, (\d+) passed, (\d+) skipped, (\d+) failed", said)
     if found is None:
@@ -68,7 +120,7 @@ def conformance(tmp_path: Path, within_s: float = _LONGEST_RUN_S) -> Verdict:
     """gRPC: unary calls and all streams, in plaintext, with TLS and with client certificates."""
     protos = _protos(tmp_path)
     programs = ROOT / "tests" / "programs"
-    command = [str(FOLDER / "connectconformance"), "--mode", "server"]
+    command = [str(CONFORMANCE.program), "--mode", "server"]
     command += ["--conf", str(programs / "conformance.yaml"), "--parallel", "2", "--"]
     command += [sys.executable, str(programs / "conformance_server.py"), str(protos)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -80,12 +132,23 @@ def conformance(tmp_path: Path, within_s: float = _LONGEST_RUN_S) -> Verdict:
     return Verdict(int(found[1]), int(found[2]), "\n".join(failed))
 
 
+def grpc_go(tmp_path: Path, within_s: float = _LONGEST_RUN_S) -> Verdict:
+    """grpc-go's interop client: each of its cases, in plaintext and with TLS."""
+    with interop.served_each_way(tmp_path) as served:
+        return interop.ask(interop.GRPC_GO, GRPC_GO.program, served, within_s)
+
+
+def tonic(tmp_path: Path, within_s: float = _LONGEST_RUN_S) -> Verdict:
+    """A client by tonic: the same kinds of calls, also with gzip."""
+    with interop.served_each_way(tmp_path) as served:
+        return interop.ask(interop.TONIC, TONIC.program, served, within_s)
+
+
 def _protos(tmp_path: Path) -> Path:
     """The Python modules of the conformance service's messages, from its own source."""
-    package, version = CONFORMANCE
-    module = package.removesuffix("/cmd/connectconformance")
+    module = CONFORMANCE.package.removesuffix("/cmd/connectconformance")
     cache = subprocess.run(["go", "env", "GOMODCACHE"], capture_output=True, text=True, check=True)
-    source = Path(cache.stdout.strip()) / f"{module}@{version}" / "proto"
+    source = Path(cache.stdout.strip()) / f"{module}@{CONFORMANCE.version}" / "proto"
     made = tmp_path / "protos"
     made.mkdir(exist_ok=True)
     names = [f"connectrpc/conformance/v1/{name}.proto" for name in ("config", "service", "server_compat")]
@@ -114,7 +177,3 @@ def _run(
     if check and process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command, said)
     return said
-
-
-def has_go() -> bool:
-    return shutil.which("go") is not None
