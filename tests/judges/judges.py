@@ -65,7 +65,7 @@ class GoJudge(Judge):
 
 
 class CargoJudge(Judge):
-    """One whose source is here, with its Cargo.lock; cargo knows itself what is to be built again."""
+    """One whose source is here; cargo knows itself what is to be built again."""
 
     def __init__(self, name: str, source: Path, *needs: str) -> None:
         super().__init__(name, "cargo", *needs)
@@ -76,7 +76,10 @@ class CargoJudge(Judge):
         return FOLDER / "cargo" / "debug" / self.name
 
     def build(self, within_s: float = _LONGEST_BUILD_S) -> None:
-        command = ["cargo", "build", "--quiet", "--locked", f"--manifest-path={self._source / 'Cargo.toml'}"]
+        # In a copy: cargo writes a lock beside it, which names where it got the parts.
+        copy = FOLDER / self.name
+        shutil.copytree(self._source, copy, dirs_exist_ok=True)
+        command = ["cargo", "build", "--quiet", f"--manifest-path={copy / 'Cargo.toml'}"]
         _run(command, within_s, {**os.environ, "CARGO_TARGET_DIR": str(FOLDER / "cargo")}, check=True)
 
 
