@@ -9,9 +9,20 @@ from coprocess.transport.http2 import frames
 from coprocess.transport.http2.connection import Connection
 from coprocess.transport.http2.frames import ErrorCode
 from coprocess.transport.http2.limits import Limits
-from coprocess.transport.http2.streams import ConnectionClosed, DataReceived, RequestReceived
 from tests.fuzz.source import Source
-from tests.http2.peer import CALL, START, STREAM_CALL, Echo, EchoCall, EchoStream, Fields, data, message
+from tests.http2.peer import (
+    CALL,
+    START,
+    STREAM_CALL,
+    Echo,
+    EchoCall,
+    EchoStream,
+    Fields,
+    data,
+    message,
+    receive,
+    receive_in_pieces,
+)
 
 LIMITS = Limits(
     max_metadata_bytes=2000,
@@ -223,33 +234,10 @@ def pieces_make_no_difference(source: Source) -> None:
             raw += source.text()
     raw = raw[:_MOST_UNREAD_BYTES]
     whole, pieces = Connection(LIMITS), Connection(LIMITS)
-    expected = _events(whole, raw)
-    found: list[tuple[object, ...]] = []
-    position = index = 0
-    while position < len(raw):
-        size = sizes[index % len(sizes)]
-        found += _events(pieces, raw[position : position + size])
-        position, index = position + size, index + 1
-    assert found == expected
+    expected = receive(whole, raw)
+    assert receive_in_pieces(pieces, raw, sizes) == expected
     assert pieces.sending.take() == whole.sending.take()
     assert pieces.streams.keys() == whole.streams.keys()
-
-
-def _events(connection: Connection, raw: bytes) -> list[tuple[object, ...]]:
-    events = connection.receive(raw)
-    while connection.is_behind:
-        events += connection.receive(b"")
-    told: list[tuple[object, ...]] = []
-    for event in events:
-        if isinstance(event, RequestReceived):
-            told.append((event.stream.id, event.stream.fields.fields, event.ended))
-        elif isinstance(event, DataReceived):
-            told.append((event.stream.id, event.data, event.ended))
-        elif isinstance(event, ConnectionClosed):
-            told.append((event.failure.code,))
-        else:
-            told.append((type(event).__name__,))
-    return told
 
 
 _MOST_MOVES = 60

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from hpack import Decoder, Encoder
@@ -13,7 +14,14 @@ from coprocess.transport.http2.frames import ConnectionFailure
 from coprocess.transport.http2.grpc_connection import GrpcConnection, Method, Service
 from coprocess.transport.http2.grpc_wire import Request
 from coprocess.transport.http2.limits import Limits
-from coprocess.transport.http2.streams import Event, Stream
+from coprocess.transport.http2.streams import (
+    ConnectionClosed,
+    DataReceived,
+    Event,
+    PingAcknowledged,
+    RequestReceived,
+    Stream,
+)
 
 METHOD = "/test.Echo/Unary"
 STREAM_METHOD = "/test.Echo/Bidi"
@@ -135,6 +143,37 @@ def started(limits: Limits | None = None) -> Peer:
     peer = Peer(Connection(limits or Limits()))
     peer.send(START)
     return peer
+
+
+def told(event: Event) -> tuple[object, ...]:
+    if isinstance(event, RequestReceived):
+        return ("request", event.stream.id, event.stream.fields.fields, event.ended)
+    if isinstance(event, DataReceived):
+        return ("data", event.stream.id, event.data, event.ended)
+    if isinstance(event, ConnectionClosed):
+        return ("closed", event.failure.code)
+    if isinstance(event, PingAcknowledged):
+        return ("ping", event.payload)
+    return ("reset", event.stream.id)
+
+
+def receive(connection: Connection, raw: bytes) -> list[tuple[object, ...]]:
+    """What came of it, so that it can be compared with what came of another connection."""
+    events = connection.receive(raw)
+    while connection.is_behind:
+        events += connection.receive(b"")
+    return [told(event) for event in events]
+
+
+def receive_in_pieces(connection: Connection, raw: bytes, sizes: Sequence[int]) -> list[tuple[object, ...]]:
+    """The same of pieces of these sizes, again and again."""
+    found: list[tuple[object, ...]] = []
+    position = index = 0
+    while position < len(raw):
+        size = sizes[index % len(sizes)]
+        found += receive(connection, raw[position : position + size])
+        position, index = position + size, index + 1
+    return found
 
 
 class Echo:

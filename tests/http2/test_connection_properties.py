@@ -11,37 +11,23 @@ from coprocess.transport.http2 import frames
 from coprocess.transport.http2.connection import Connection
 from coprocess.transport.http2.frames import ErrorCode, Setting
 from coprocess.transport.http2.limits import Limits
-from coprocess.transport.http2.streams import (
-    ConnectionClosed,
-    DataReceived,
-    Event,
-    PingAcknowledged,
-    RequestReceived,
+from coprocess.transport.http2.streams import ConnectionClosed
+from tests.http2.peer import (
+    CALL,
+    START,
+    STREAM_CALL,
+    Echo,
+    call,
+    data,
+    headers,
+    message,
+    receive,
+    receive_in_pieces,
 )
-from tests.http2.peer import CALL, START, STREAM_CALL, Echo, call, data, headers, message
 
 #: For a long campaign: `make fuzz`.
 TIMES = int(os.environ.get("FUZZ_TIMES", "1"))
 LIMITS = Limits(max_metadata_bytes=2000, stream_window=100_000, max_message_bytes=1000)
-
-
-def told(event: Event) -> tuple[object, ...]:
-    if isinstance(event, RequestReceived):
-        return ("request", event.stream.id, event.stream.fields.fields, event.ended)
-    if isinstance(event, DataReceived):
-        return ("data", event.stream.id, event.data, event.ended)
-    if isinstance(event, ConnectionClosed):
-        return ("closed", event.failure.code)
-    if isinstance(event, PingAcknowledged):
-        return ("ping", event.payload)
-    return ("reset", event.stream.id)
-
-
-def receive(connection: Connection, raw: bytes) -> list[tuple[object, ...]]:
-    events = connection.receive(raw)
-    while connection.is_behind:
-        events += connection.receive(b"")
-    return [told(event) for event in events]
 
 
 stream_ids = st.integers(0, 9)
@@ -67,13 +53,7 @@ def test_pieces_make_no_difference(raw: bytes, sizes: list[int]) -> None:
     raw = START + raw
     whole, pieces = Connection(LIMITS), Connection(LIMITS)
     expected = receive(whole, raw)
-    found: list[tuple[object, ...]] = []
-    position = index = 0
-    while position < len(raw):
-        size = sizes[index % len(sizes)]
-        found += receive(pieces, raw[position : position + size])
-        position, index = position + size, index + 1
-    assert found == expected
+    assert receive_in_pieces(pieces, raw, sizes) == expected
     assert pieces.sending.take() == whole.sending.take()
     assert pieces.streams.keys() == whole.streams.keys()
 

@@ -75,9 +75,7 @@ def _unary_call_as_stream(rpc: BidiRpc) -> None:
 
     def answer(payload: bytes) -> None:
         request = messages.SimpleRequest.FromString(payload)
-        if request.response_status.code:
-            status = request.response_status
-            rpc.end(Status(status.code), status.message, metadata=trailing)
+        if _has_ended_as_asked(rpc, request.response_status, trailing):
             return
         rpc.send(_reply(request))
         rpc.end(metadata=trailing)
@@ -150,14 +148,19 @@ def _full_duplex_call(rpc: BidiRpc) -> None:
 
     def message(payload: bytes) -> None:
         request = messages.StreamingOutputCallRequest.FromString(payload)
-        if request.response_status.code:
-            status = request.response_status
-            rpc.end(Status(status.code), status.message, metadata=trailing)
+        if _has_ended_as_asked(rpc, request.response_status, trailing):
             return
         for wanted in request.response_parameters:
             rpc.send(_part(wanted))
 
     rpc.on_message, rpc.on_half_close = message, lambda: rpc.end(metadata=trailing)
+
+
+def _has_ended_as_asked(rpc: BidiRpc, status: Any, trailing: Metadata) -> bool:
+    """End the call with the status that the client wants, where it wants one."""
+    if status.code:
+        rpc.end(Status(status.code), status.message, metadata=trailing)
+    return bool(status.code)
 
 
 def _begin_with_echo(rpc: BidiRpc) -> Metadata:

@@ -119,7 +119,7 @@ class ProcessorStream:
 
     def reply(self, expected: str) -> wire.ProcessingResponse | None:
         """The reply to the message that was sent last; None where the filter is done instead."""
-        reply = self.next(at_headers=expected.endswith("_headers"), must_come=True)
+        reply = self.next(at_headers=expected.endswith("_headers"))
         if reply is None:
             return None
         if is_kind(reply, expected):
@@ -132,7 +132,6 @@ class ProcessorStream:
         *,
         at_headers: bool = False,
         waits_until_s: float | None = None,
-        must_come: bool = False,
         timeout_s: float | None = None,
     ) -> wire.ProcessingResponse | None:
         """The next reply, taken for what any reply may bring.
