@@ -173,6 +173,19 @@ def _chunks(chance: Chance, body: bytes) -> tuple[bytes, ...]:
     return tuple(body[start : start + size] for start in range(0, len(body), size))
 
 
+def _content(
+    chance: Chance, bodies: Sequence[bytes], headers: list[tuple[str, str]], trailer: str
+) -> tuple[bytes, tuple[bytes, ...], Pairs]:
+    """Body, chunks and trailers; `headers` says how it is framed."""
+    body = chance.choice(bodies)
+    if not body or chance.random() < 0.6:
+        headers.append(("content-length", str(len(body))))
+        return body, (), ()
+    headers.append(("transfer-encoding", "chunked"))
+    chunks = _chunks(chance, body)
+    return body, chunks, ((trailer, "1"),) if chance.random() < 0.4 else ()
+
+
 def request(seed: int) -> HttpRequest:
     chance = random.Random(f"request {seed}")  # noqa: S311 - no secret
     method = chance.choice(["GET"] * 4 + ["POST"] * 5 + ["PUT", "HEAD", "DELETE", "OPTIONS", "PATCH"])
@@ -183,13 +196,7 @@ def request(seed: int) -> HttpRequest:
     chunks: tuple[bytes, ...] = ()
     trailers: Pairs = ()
     if method in ("POST", "PUT", "PATCH"):
-        body = chance.choice(_BODIES_OF_REQUESTS)
-        if not body or chance.random() < 0.6:
-            headers.append(("content-length", str(len(body))))
-        else:
-            headers.append(("transfer-encoding", "chunked"))
-            chunks = _chunks(chance, body)
-            trailers = (("x-t", "1"),) if chance.random() < 0.4 else ()
+        body, chunks, trailers = _content(chance, _BODIES_OF_REQUESTS, headers, "x-t")
     return HttpRequest(method, target, tuple(headers), body, chunks, trailers)
 
 
@@ -201,13 +208,7 @@ def upstream_reply(seed: int) -> UpstreamReply:
     chunks: tuple[bytes, ...] = ()
     trailers: Pairs = ()
     if status not in (204, 304):
-        body = chance.choice(_BODIES_OF_REPLIES)
-        if not body or chance.random() < 0.6:
-            headers.append(("content-length", str(len(body))))
-        else:
-            headers.append(("transfer-encoding", "chunked"))
-            chunks = _chunks(chance, body)
-            trailers = (("x-ut", "1"),) if chance.random() < 0.4 else ()
+        body, chunks, trailers = _content(chance, _BODIES_OF_REPLIES, headers, "x-ut")
     return UpstreamReply(status, tuple(headers), body, chunks, trailers)
 
 
