@@ -337,6 +337,87 @@ def test_calls_at_one_time_take_turns_and_the_connection_is_served_on(tmp_path: 
                 assert asked["Args"] == [403, "no"]
 
 
+WITHOUT_PAUSE = {
+    "a thread, at the end": """
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+pool = ThreadPoolExecutor(1)
+
+class Plugin:
+    def __init__(self, config): ...
+
+    def access(self, kong):
+        def ask():
+            while True:
+                kong.request.get_header("b")
+                asked.set()
+
+        asked = threading.Event()
+        pool.submit(ask)
+        asked.wait()
+""",
+    "a thread, as the phase asks": """
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+pool = ThreadPoolExecutor(1)
+
+class Plugin:
+    def __init__(self, config): ...
+
+    def access(self, kong):
+        def ask():
+            while True:
+                kong.request.get_header("b")
+                asked.set()
+
+        asked = threading.Event()
+        pool.submit(ask)
+        asked.wait()
+        for _ in range(3):
+            kong.request.get_header("a")
+""",
+    "a task": """
+import asyncio
+
+class Plugin:
+    def __init__(self, config): ...
+
+    async def access(self, kong):
+        async def ask():
+            while True:
+                await kong.request.get_header("b")
+
+        task = asyncio.create_task(ask())
+        await asyncio.sleep(0)
+        for _ in range(3):
+            await kong.request.get_header("a")
+""",
+}
+
+
+@pytest.mark.parametrize("what", WITHOUT_PAUSE)
+def test_what_asks_without_pause_holds_up_neither_the_phase_nor_its_end(tmp_path: Path, what: str) -> None:
+    """Once, the phase came to nothing until its time was over, or was refused at its end."""
+    with serving(tmp_path, WITHOUT_PAUSE[what]) as served:
+        kong = served.connect()
+        instance = kong.start()
+        for _ in range(5):
+            assert {method for method, _ in kong.run(instance)} == {"kong.request.get_header"}
+        served.wait_idle()
+
+
+def test_what_is_told_at_the_end_waits_for_no_thread_that_asks_without_pause(tmp_path: Path) -> None:
+    source = WITHOUT_PAUSE["a thread, at the end"] + "        __import__('logging').warning('end')\n"
+    with serving(tmp_path, source, PluginOptions(name="p", tells_kong=True)) as served:
+        kong = served.connect()
+        calls = kong.run(kong.start())
+        assert calls[-1] == ("kong.log.warn", ["p: end"])
+        assert {method for method, _ in calls[:-1]} == {"kong.request.get_header"}
+        served.wait_idle()
+
+
 def test_code_after_exit_runs_up_to_its_next_call(tmp_path: Path) -> None:
     marker = tmp_path / "marker"
     body = f"""

@@ -24,11 +24,12 @@ from msgpack import unpackb
 from coprocess.gateways.kong import kept, wire
 from coprocess.gateways.kong.balance import Balance
 from coprocess.gateways.kong.connection import CHUNK_BYTES, Connection
-from coprocess.gateways.kong.event import CLIENT_WAIT_S, Event, EventEnded, failure_data
+from coprocess.gateways.kong.event import CLIENT_WAIT_S, Event, failure_data
 from coprocess.gateways.kong.known import LONGEST_KNOWN_BYTES, KnownEvents
 from coprocess.gateways.kong.poller import Poller
 from coprocess.gateways.kong.preemption import Crowd
 from coprocess.gateways.kong.sharing import Share, listen_at, take
+from coprocess.gateways.kong.turns import EventEnded
 from coprocess.transport.engine import Engine, EngineOptions, Methods
 from coprocess.transport.workers import WorkerThreads
 

@@ -6,6 +6,7 @@ plugin, which makes a PDK call of it or the end of the event, or the watchdog, w
 
 from __future__ import annotations
 
+import threading
 import time
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final
@@ -15,10 +16,12 @@ from coprocess.errors import Status
 from coprocess.gateways.kong import wire
 from coprocess.gateways.kong.connection import CHUNK_BYTES, Connection
 from coprocess.gateways.kong.methods import Method
+from coprocess.gateways.kong.turns import TURN_S, EventEnded, Turns
 from coprocess.gateways.kong.wire import ID_ENDS, STEP_OF_NOTHING, STEP_OF_NOTHING_BYTES, pack_head, pack_tail
 from coprocess.transport.engine import Metadata, Rpc
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
 
     from coprocess.gateways.kong.engine import KongEngine
@@ -32,17 +35,13 @@ _MAY_WAIT_S: Final = 0.02
 _UNSENDABLE: Final = (TypeError, ValueError, OverflowError, RecursionError)
 _VALUES: Final = wire.STEPS - {wire.STEP_ERROR}
 
-#: Between looks at whether Kong has answered another thread, or task, of the same event.
-TURN_S: Final = 0.001
-
 _DATA: Final = b"\xc0\x82\xa4Data"
 RETURN: Final = wire.pack(wire.RETURN)
 #: What Kong itself says of failures within it.
 _FAILURE_TEXT: Final = "An unexpected error occurred"
 
-
-class EventEnded(BaseException):
-    """The event is over: its plugin's code ends here. No Exception, so that no plugin takes it for one."""
+#: Held where an event's turns are made.
+_turns_lock: Final = threading.Lock()
 
 
 def pack_exit(status: int, body: Any, headers: Any = None) -> bytes:
@@ -70,6 +69,7 @@ class Event(Rpc):
         "_held",
         "_owed",
         "_tail",
+        "_turns",
         "argument",
         "connection",
         "detached",
@@ -100,7 +100,7 @@ class Event(Rpc):
         """
         self.phase = ""
         self.thread: int | None = None
-        #: Of an async phase that waits for its step: as `_owed`, for whoever reads it.
+        #: Of an async phase that has asked: as `_owed`, for whoever reads its step; empty while nobody does.
         self.reading: list[bool] | None = None
         #: Nothing that its code does counts any more.
         self.is_over = False
@@ -119,6 +119,8 @@ class Event(Rpc):
         self._tail = b"" if event_id is None else pack_tail(event_id)
         self.reader = reader
         self._owed = [True]
+        #: Has what is owed, where it is there.
+        self._turns: Turns | None = None
         #: For an event that its reader does not run: taken by the reader when it leaves, and by who ends the
         #: event. Whoever comes second has the connection.
         self._held = [True]
@@ -131,9 +133,7 @@ class Event(Rpc):
 
     def ask(self, method: Method, arguments: tuple[Any, ...]) -> Any:
         """Have Kong run `method`: what it gives. Raises EventEnded where there is no event any more."""
-        owed = self._owed
-        if not owed:
-            self.wait_for_turn()
+        owed = self._owed or self._shared_turns().wait(self)
         connection = self.connection
         try:
             packed = connection.pack(arguments)
@@ -192,34 +192,58 @@ class Event(Rpc):
             self.engine.events.pop(self.id, None)
         self.engine.resume_at_once(self.connection)
 
-    async def ask_async(self, method: Method, arguments: tuple[Any, ...]) -> Any:
-        """As `ask`, on an event loop."""
+    async def ask_async(self, method: Method, arguments: tuple[Any, ...], *, is_last: bool = False) -> Any:
+        """As `ask`, on an event loop. `is_last`: also where the event is closed to others."""
         from coprocess.gateways.kong.async_steps import ask
 
-        return await ask(self, method, arguments)
+        return await ask(self, method, arguments, is_last=is_last)
 
     @property
     def is_asking(self) -> bool:
         """Whether Kong is asked now, so that nobody may ask, or answer."""
-        return not self._owed and not self.is_over
+        return not self._all_owed and not self.is_over
 
-    def wait_for_turn(self) -> None:
-        """Until Kong waits for this event: its code may ask from several threads. Raises EventEnded."""
-        while self.is_asking:
-            time.sleep(TURN_S)
-        if self.is_over:
-            raise EventEnded  # The connection is another's by now.
+    @property
+    def _all_owed(self) -> list[bool]:
+        return self._owed if self._turns is None else self._turns.owed
+
+    def _shared_turns(self) -> Turns:
+        with _turns_lock:
+            if self._turns is None:
+                self._turns, self._owed = Turns(self._owed), []
+            return self._turns
+
+    @property
+    def turns_of_tasks(self) -> asyncio.Lock | None:
+        """To be held by who asks; None: nobody else does."""
+        if self._turns is None and not self.is_asking:
+            return None
+        return self._shared_turns().of_tasks
+
+    @property
+    def is_closed_to_others(self) -> bool:
+        return self._turns is not None and self._turns.is_closed
+
+    def close_to_others(self) -> None:
+        """Have its end wait for no more than the call that is on its way: those after it raise EventEnded.
+
+        For the thread, or the task, of the phase itself, which may ask still.
+        """
+        self._shared_turns().is_closed = True
 
     def begin_asking(self, method: Method, arguments: tuple[Any, ...]) -> bytes:
         """Take over the answer that is owed: the frame to be sent for it. Raises TypeError, EventEnded."""
-        if not self._owed:
+        if self.reading is None:
+            self.reading = []
+        owed = self._all_owed
+        if not owed:
             raise EventEnded  # The connection is another's by now.
         try:
             packed = self.connection.pack(arguments)
         except _UNSENDABLE as error:
             raise _unsendable(method.name, arguments, error) from None
         try:
-            self._owed.pop()
+            owed.pop()
         except IndexError:
             raise EventEnded from None
         return b"".join((self._head, method.head, packed, self._tail))
@@ -238,7 +262,7 @@ class Event(Rpc):
             # Its time was over meanwhile, and Kong asks now.
             self._send(b"".join((self._head, _DATA, failure_data(self.phase), self._tail)))
             raise EventEnded
-        self._owed.append(True)
+        self._all_owed.append(True)
         data = request.argument.get("Data")
         if request.method == wire.STEP_ERROR:
             raise StepFailed(data if isinstance(data, str) else repr_of(data, 500))
@@ -250,8 +274,11 @@ class Event(Rpc):
         try:
             self._owed.pop()
         except IndexError:
-            self._end_unasked()
-            return
+            if not self._take_last():
+                self._end_unasked()
+                return
+            if self.is_over:
+                reply = failure_data(self.phase)
         try:
             self.connection.send(
                 b"".join((self._head, b"\xc0" if self.id is None else _DATA, reply, self._tail))
@@ -265,6 +292,21 @@ class Event(Rpc):
             self.engine.events.pop(self.id, None)
         else:
             self._finish()
+
+    def _take_last(self) -> bool:
+        """Take the answer that is owed where others of its threads ask, or its phase is at its end."""
+        waits = self.reading is None and not self.is_over and get_ident() == self.thread
+        if waits:
+            self.close_to_others()
+        while True:
+            try:
+                self._all_owed.pop()
+            except IndexError:
+                if not waits or self.is_over:
+                    return False
+                time.sleep(TURN_S)
+            else:
+                return True
 
     def fail(self, status: Status, message: str) -> None:
         if self.method != wire.HANDLE_EVENT:
