@@ -211,7 +211,7 @@ class KongEngine(Engine):
         is_crowd = self._crowd.is_told
         try:
             if value is not None:
-                connection = self._handle(connection, value, me)
+                connection = self._handle(connection, value, me, may_give=False)
             while connection is not None:
                 count = len(keeping)
                 if (count > _CROWD) is not is_crowd:
@@ -245,7 +245,7 @@ class KongEngine(Engine):
         except OSError:
             self._close(connection)
             return None
-        return self._handle_event(connection, b"\x94\x01" + data[2:end], argument, me)
+        return self._handle_event(connection, b"\x94\x01" + data[2:end], argument, me, True)
 
     def _close(self, connection: Connection) -> None:
         connection.close()
@@ -260,8 +260,13 @@ class KongEngine(Engine):
             connection.send(wire.pack_answer(error.message_id or 0, None, {"error": "not a message of Kong"}))
         self._close(connection)
 
-    def _handle(self, connection: Connection, value: Any, me: int) -> Connection | None:
-        """Answer a request, or have it answered: the connection, where this thread goes on with it."""
+    def _handle(
+        self, connection: Connection, value: Any, me: int, *, may_give: bool = True
+    ) -> Connection | None:
+        """Answer a request, or have it answered: the connection, where this thread goes on with it.
+
+        `may_give`: whether another worker may. Not of what another has given, as it is to be run here.
+        """
         try:
             message_id, method, argument = wire.parts_of(value)
             if connection.awaits is not None:
@@ -277,14 +282,21 @@ class KongEngine(Engine):
             return self._answer(connection, wire.pack_answer(message_id, None, {"error": text}))
         head = wire.pack_head(message_id)
         if method == wire.HANDLE_EVENT:
-            return self._handle_event(connection, head, argument, me)
+            return self._handle_event(connection, head, argument, me, may_give)
         event = Event(self, connection, method, head, argument, me)
         self._methods.unary[method](event)
         return event.release()
 
-    def _handle_event(self, connection: Connection, head: bytes, argument: Any, me: int) -> Connection | None:
+    def _handle_event(
+        self, connection: Connection, head: bytes, argument: Any, me: int, may_give: bool
+    ) -> Connection | None:
         balance = self._balance
-        if balance is not None and balance.gives and self._give_event(connection, head, argument):
+        if (
+            balance is not None
+            and balance.gives
+            and may_give
+            and self._give_event(connection, head, argument)
+        ):
             return None
         event_id = next(self._ids)
         event = self.events[event_id] = Event(
