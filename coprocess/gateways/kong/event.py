@@ -17,7 +17,17 @@ from coprocess.gateways.kong import wire
 from coprocess.gateways.kong.connection import CHUNK_BYTES, Connection
 from coprocess.gateways.kong.methods import Method
 from coprocess.gateways.kong.turns import TURN_S, EventEnded, Turns
-from coprocess.gateways.kong.wire import ID_ENDS, STEP_OF_NOTHING, STEP_OF_NOTHING_BYTES, pack_head, pack_tail
+from coprocess.gateways.kong.wire import (
+    HEAD,
+    ID_ENDS,
+    PACK_HEAD,
+    PACK_TAIL,
+    STEP_OF_NOTHING,
+    STEP_OF_NOTHING_BYTES,
+    TAIL,
+    pack_head,
+    pack_tail,
+)
 from coprocess.transport.engine import Metadata, Rpc
 
 if TYPE_CHECKING:
@@ -40,8 +50,8 @@ RETURN: Final = wire.pack(wire.RETURN)
 #: What Kong itself says of failures within it.
 _FAILURE_TEXT: Final = "An unexpected error occurred"
 
-#: Held where an event's turns are made.
-_turns_lock: Final = threading.Lock()
+#: Held for a moment, where one of two threads is to be the first: seldom enough to be one for all events.
+_lock: Final = threading.Lock()
 
 
 def pack_exit(status: int, body: Any, headers: Any = None) -> bytes:
@@ -66,7 +76,7 @@ class Event(Rpc):
 
     __slots__ = (
         "_head",
-        "_held",
+        "_is_released",
         "_owed",
         "_tail",
         "_turns",
@@ -116,14 +126,17 @@ class Event(Rpc):
         self.argument = argument
         self.id = event_id
         #: What all answers of an event end with.
-        self._tail = b"" if event_id is None else pack_tail(event_id)
+        if event_id is None:
+            self._tail = b""
+        else:
+            self._tail = pack_tail(event_id) if event_id >> 32 else PACK_TAIL(TAIL, event_id)
         self.reader = reader
         self._owed = [True]
         #: Has what is owed, where it is there.
         self._turns: Turns | None = None
-        #: For an event that its reader does not run: taken by the reader when it leaves, and by who ends the
+        #: For an event that its reader does not run: set by the reader when it leaves, or by who ends the
         #: event. Whoever comes second has the connection.
-        self._held = [True]
+        self._is_released = False
 
     @property
     def payload(self) -> Any:  # type: ignore[override]  # the gateway opens calls from the event itself
@@ -176,7 +189,7 @@ class Event(Rpc):
             kind, message_id, step, (argument,) = value
             if argument["EventId"] == self.id and kind == 0 and type(message_id) is type(kind) is int:
                 if step in _VALUES and not self.is_over:
-                    self._head = pack_head(message_id)
+                    self._head = pack_head(message_id) if message_id >> 32 else PACK_HEAD(HEAD, message_id)
                     owed.append(True)
                     return argument.get("Data")
                 if step.startswith(wire.STEP):
@@ -208,7 +221,7 @@ class Event(Rpc):
         return self._owed if self._turns is None else self._turns.owed
 
     def _shared_turns(self) -> Turns:
-        with _turns_lock:
+        with _lock:
             if self._turns is None:
                 self._turns, self._owed = Turns(self._owed), []
             return self._turns
@@ -280,9 +293,10 @@ class Event(Rpc):
             if self.is_over:
                 reply = failure_data(self.phase)
         try:
-            self.connection.send(
-                b"".join((self._head, b"\xc0" if self.id is None else _DATA, reply, self._tail))
-            )
+            connection = self.connection
+            frame = b"".join((self._head, b"\xc0" if self.id is None else _DATA, reply, self._tail))
+            if (sent := connection.write(frame)) != len(frame):
+                connection.send_rest(frame, sent)
         except OSError:
             # Who holds it finds out.
             self.connection.end()
@@ -346,10 +360,13 @@ class Event(Rpc):
                 return
         elif thread == self.reader:
             return
-        try:
-            self._held.pop()
-        except IndexError:
+        if self._is_second():
             self.engine.resume(self.connection)
+
+    def _is_second(self) -> bool:
+        with _lock:
+            was_released, self._is_released = self._is_released, True
+            return was_released
 
     def _end_unasked(self) -> None:
         """End an event that owes no answer now: it has exited, is lost, or waits for a step."""
@@ -378,11 +395,7 @@ class Event(Rpc):
         """For its reader, when the handler has returned: the connection, where it is to go on with that."""
         if self.thread == self.reader:
             return None if self.detached else self.connection
-        try:
-            self._held.pop()
-        except IndexError:
-            return self.connection
-        return None
+        return self.connection if self._is_second() else None
 
     def may_block(self) -> None:
         """After the last answer, the connection goes to another thread: Kong's next event is not held up.
