@@ -460,6 +460,46 @@ def test_a_plugin_that_hangs_is_answered_for_and_holds_up_nobody(tmp_path: Path)
         assert hanging.run(instance, get_header="ok")
 
 
+@pytest.mark.parametrize("timeout_s", [1000.0, 0.2])
+def test_what_comes_while_all_threads_hang_is_refused_and_all_recovers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, timeout_s: float
+) -> None:
+    """Once, it waited until one was free: without end, where as many hung as may be given up."""
+    monkeypatch.setattr("coprocess.gateways.kong.overdue._MOST_QUEUED_S", 0.5)
+    go_on = tmp_path / "go_on"
+    body = f"""
+        from pathlib import Path
+        while self.config and not Path({str(go_on)!r}).exists():
+            time.sleep(0.01)
+    """
+    options = ServiceOptions(timeout_s=timeout_s, concurrency=1024, owns_process=False)
+    with serving(tmp_path, plugin(body), service_options=options, max_threads=4) as served:
+        kong = served.connect()
+        hangs, passes = kong.start('{"hangs": true}'), kong.start()
+        hanging = [served.connect() for _ in range(12)]
+        for each in hanging:
+            each.send(wire.HANDLE_EVENT, {"InstanceId": hangs, "EventName": "access"})
+        if (
+            timeout_s < 1
+        ):  # Those that are given up, those that take their place, and those for which none is.
+            assert [each.answer().result["Data"]["Method"] for each in hanging] == [REFUSED[0]] * 12
+            until(lambda: served.engine.abandoned_thread_count == 4)
+        else:
+            assert [each.answer().result["Data"]["Args"] for each in hanging[4:]] == [REFUSED[1]] * 8
+            late = kong.send(wire.START_INSTANCE, {"Name": "p", "Config": "{}"})
+            answer = kong.answer()
+            assert (answer.id, answer.error) == (late, "the plugin server is overloaded")
+            assert kong.run(passes) == [REFUSED]
+        served.engine._overdue._most_queued_s = 60
+        go_on.touch()
+        if timeout_s > 1:
+            assert [each.answer().result["Data"] for each in hanging[:4]] == ["ret"] * 4
+        else:
+            until(lambda: not served.engine.abandoned_thread_count)
+        assert [each.run(passes) for each in [kong, *hanging]] == [[]] * 13
+        served.wait_idle()
+
+
 def test_text_that_is_no_utf8_reaches_the_plugin_and_goes_back(tmp_path: Path) -> None:
     body = "v = kong.request.get_query_arg('q')[0]; kong.response.set_header('x', v)"
     with serving(tmp_path, plugin(body)) as served:

@@ -21,11 +21,13 @@ from typing import Any
 import structlog
 from msgpack import unpackb
 
+from coprocess.errors import Overloaded
 from coprocess.gateways.kong import kept, wire
 from coprocess.gateways.kong.balance import Balance
 from coprocess.gateways.kong.connection import CHUNK_BYTES, Connection
 from coprocess.gateways.kong.event import CLIENT_WAIT_S, Event, failure_data
 from coprocess.gateways.kong.known import LONGEST_KNOWN_BYTES, KnownEvents
+from coprocess.gateways.kong.overdue import Overdue, Task
 from coprocess.gateways.kong.poller import Poller
 from coprocess.gateways.kong.preemption import Crowd
 from coprocess.gateways.kong.sharing import Share, listen_at, take
@@ -46,9 +48,9 @@ _FIRST_ID = 2**16
 _CROWD = 4
 _ANSWERED = frozenset((wire.START_INSTANCE, wire.CLOSE_INSTANCE, wire.HANDLE_EVENT))
 
-#: A connection, and the value that has come on it; None: to be read.
-_Task = tuple[Connection, Any]
-_Inbox = queue.SimpleQueue[_Task | None]
+#: A connection, and the step that has come on it.
+_Came = tuple[Connection, Any]
+_Inbox = queue.SimpleQueue[_Came | None]
 
 
 class KongEngine(Engine):
@@ -63,9 +65,12 @@ class KongEngine(Engine):
         self._greeting = greeting
         self._share = share
         self._max_frame_bytes = options.max_message_bytes
-        self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
-        self._threads: WorkerThreads[_Task] = WorkerThreads(
+        self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._threads: WorkerThreads[Task] = WorkerThreads(
             "kong", self._tasks.get, self._serve, minimum=options.min_threads, maximum=options.max_threads
+        )
+        self._overdue = Overdue(
+            self._tasks, lambda: self._threads.busy >= self._threads.count, self._refuse_overdue, self._close
         )
         self._crowd = Crowd()
         self._poller = Poller(self.resume_at_once, self._accepted)
@@ -100,6 +105,7 @@ class KongEngine(Engine):
     def start(self, methods: Methods) -> None:
         self.use(methods)
         self._threads.start()
+        self._overdue.start()
         if self._share is None:
             for listening in self._listening:
                 self._poller.listen(listening)
@@ -122,6 +128,7 @@ class KongEngine(Engine):
 
     def stop(self) -> None:
         self._is_stopped = True
+        self._overdue.stop()
         if self._balance is not None:
             self._balance.stop()
         for listening in self._listening:
@@ -197,14 +204,14 @@ class KongEngine(Engine):
 
     def resume_at_once(self, connection: Connection, value: Any = None) -> None:
         """As `resume`, where something has come, or `value` has been read."""
-        self._tasks.put((connection, value))
+        self._tasks.put((connection, value, time.monotonic()))
         if self._is_stopped:
             self._close_left()
 
-    def _serve(self, task: _Task) -> None:
+    def _serve(self, task: Task) -> None:
         """Read and answer on one connection, until it goes to other hands."""
         connection: Connection | None
-        connection, value = task
+        connection, value, _ = task
         keeping = self._keeping
         me = get_ident()
         keeping.add(me)
@@ -307,6 +314,32 @@ class KongEngine(Engine):
             return None if event.detached else event.connection
         return event.release()
 
+    def _refuse_overdue(self, connection: Connection, value: Any) -> None:
+        """Answer what has come, as no thread is there to run it. Steps are taken: they end what hangs."""
+        me = get_ident()
+        goes_on: Connection | None = connection
+        try:
+            value = connection.receive() if value is None else value
+            message_id, method, argument = wire.parts_of(value)
+            if method in _ANSWERED:
+                self._refused += 1
+                event_id = next(self._ids) if method == wire.HANDLE_EVENT else None
+                event = Event(self, connection, method, wire.pack_head(message_id), argument, me, event_id)
+                event.thread = me
+                event.phase = str(argument.get("EventName")) if isinstance(argument, dict) else ""
+                event.fail(Overloaded.status, "the plugin server is overloaded")
+            else:
+                goes_on = self._handle(connection, value, me)
+        except BlockingIOError:
+            pass
+        except wire.FrameError as error:
+            return self._refuse_frame(connection, error)
+        except OSError:
+            return self._close(connection)
+        if goes_on is not None:
+            self.resume(goes_on)
+        return None
+
     def _answer(self, connection: Connection, frame: bytes) -> Connection | None:
         try:
             connection.send(frame)
@@ -366,14 +399,14 @@ class KongEngine(Engine):
         self._connections.discard(connection)
         return True
 
-    def wait_for_step(self, event: Event, *, may_wait: bool) -> _Task:
+    def wait_for_step(self, event: Event, *, may_wait: bool) -> _Came:
         """Let go of the event's connection, and wait for the step wherever it comes. Raises EventEnded."""
         connection = event.connection
         if not may_wait:
             connection.awaits = event.id
         return self._wait(event, CLIENT_WAIT_S if may_wait else _STEP_WAIT_S, lambda: self.resume(connection))
 
-    def step_after(self, event: Event, came: Any, *, may_wait: bool) -> _Task:
+    def step_after(self, event: Event, came: Any, *, may_wait: bool) -> _Came:
         """As `wait_for_step`, where something else came: a value, or an error. Raises EventEnded."""
         if may_wait:
             return self._wait(event, CLIENT_WAIT_S, lambda: self.let_go(event, came))
@@ -403,7 +436,7 @@ class KongEngine(Engine):
         elif came is not None:
             self.resume_at_once(event.connection, came)
 
-    def _wait(self, event: Event, limit_s: float, let_go: Any) -> _Task:
+    def _wait(self, event: Event, limit_s: float, let_go: Any) -> _Came:
         assert event.id is not None  # noqa: S101 - only events ask
         inbox: _Inbox = queue.SimpleQueue()
         event.detached = True
