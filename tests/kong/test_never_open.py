@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from coprocess.gateways.kong import engine as engine_module
-from coprocess.gateways.kong import wire
+from coprocess.gateways.kong import late_steps, wire
 from coprocess.gateways.kong.connection import Connection
 from coprocess.gateways.kong.plugin import PluginOptions
 from coprocess.runtime.service import ServiceOptions
@@ -560,12 +559,12 @@ def test_events_whose_step_never_comes_give_their_threads_back(tmp_path: Path) -
             kong.event(instance)
         kong.close()
         served.wait_idle()
-        assert served.engine.lost_events == 300
+        assert served.engine.late.lost_events == 300
         assert served.engine.thread_count < 40
 
 
 def test_uploads_that_break_off_are_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_module, "_MOST_WAITING", 10)
+    monkeypatch.setattr(late_steps, "_MOST_WAITING", 10)
     with serving(tmp_path, plugin("kong.request.get_raw_body()")) as served:
         kong = served.connect()
         instance = kong.start()

@@ -188,6 +188,19 @@ def test_bytes_that_are_no_utf8_reach_the_plugin(tmp_path: Path) -> None:
     assert trial.exchange.response.headers.get(b"X-Seen") == b"'\\udce9'"
 
 
+def test_a_path_is_sent_in_the_bytes_that_were_typed(tmp_path: Path) -> None:
+    """Once, what Latin-1 has was one byte of it, and all else was no target."""
+    path = tmp_path / "plugin.py"
+    path.write_text(
+        body(
+            "def access(self, kong):\n    kong.response.exit(200, ascii(kong.request.get_query_arg('q')[0]))"
+        )
+    )
+    result = CliRunner().invoke(app, ["kong", "try", str(path), "GET", "/?q=é€", "--json"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["response"]["body"] == ascii("é€")
+
+
 def test_without_its_server_a_known_instance_lets_requests_by_and_that_is_told(tmp_path: Path) -> None:
     path = tmp_path / "plugin.py"
     path.write_text(body("def access(self, kong):\n    kong.response.exit(403, 'guarded')"))

@@ -34,7 +34,7 @@ async def _ask(event: Event, method: Method, arguments: tuple[Any, ...]) -> Any:
     frame = event.begin_asking(method, arguments)
     loop = asyncio.get_running_loop()
     steps = _Steps(loop, event.engine.resume_at_once)
-    with event.engine.expecting(event, steps.put):
+    with event.engine.late.expecting(event, steps.put):
         connection = event.connection
         try:
             if len(frame) > _LARGE_BYTES:
@@ -48,10 +48,10 @@ async def _ask(event: Event, method: Method, arguments: tuple[Any, ...]) -> Any:
         except (OSError, wire.FrameError) as error:
             came = error
         if came is not None and not isinstance(came, tuple):
-            event.engine.let_go(event, came)
+            event.engine.late.let_go(event, came)
             came = await _wait(event, steps.came) if method.may_wait else None
         if came is None:
-            event.engine.lose(event)
+            event.engine.late.lose(event)
             raise EventEnded
         return event.take_step(*came)
 

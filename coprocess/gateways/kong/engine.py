@@ -12,9 +12,6 @@ import queue
 import socket
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from threading import get_ident
 from typing import Any
 
@@ -25,13 +22,13 @@ from coprocess.errors import Overloaded
 from coprocess.gateways.kong import kept, wire
 from coprocess.gateways.kong.balance import Balance
 from coprocess.gateways.kong.connection import CHUNK_BYTES, Connection
-from coprocess.gateways.kong.event import CLIENT_WAIT_S, Event, failure_data
+from coprocess.gateways.kong.event import Event, failure_data
 from coprocess.gateways.kong.known import LONGEST_KNOWN_BYTES, KnownEvents
+from coprocess.gateways.kong.late_steps import LateSteps
 from coprocess.gateways.kong.overdue import Overdue, Task
 from coprocess.gateways.kong.poller import Poller
 from coprocess.gateways.kong.preemption import Crowd
 from coprocess.gateways.kong.sharing import Share, listen_at, take
-from coprocess.gateways.kong.turns import EventEnded
 from coprocess.transport.engine import Engine, EngineOptions, Methods
 from coprocess.transport.workers import WorkerThreads
 
@@ -39,18 +36,10 @@ log = structlog.get_logger("coprocess")
 
 #: Threads that serve a connection, and wait for its next event; others are watched by the poller.
 _MOST_KEPT = 64
-#: How long a step is waited for where Kong waits for nobody.
-_STEP_WAIT_S = 30.0
-#: Events that wait so; beyond, the oldest is given up.
-_MOST_WAITING = 200
 _FIRST_ID = 2**16
 #: More threads than that hold up each other.
 _CROWD = 4
 _ANSWERED = frozenset((wire.START_INSTANCE, wire.CLOSE_INSTANCE, wire.HANDLE_EVENT))
-
-#: A connection, and the step that has come on it.
-_Came = tuple[Connection, Any]
-_Inbox = queue.SimpleQueue[_Came | None]
 
 
 class KongEngine(Engine):
@@ -70,7 +59,7 @@ class KongEngine(Engine):
             "kong", self._tasks.get, self._serve, minimum=options.min_threads, maximum=options.max_threads
         )
         self._overdue = Overdue(
-            self._tasks, lambda: self._threads.busy >= self._threads.count, self._refuse_overdue, self._close
+            self._tasks, lambda: self._threads.busy >= self._threads.count, self._refuse_overdue, self.close
         )
         self._crowd = Crowd()
         self._poller = Poller(self.resume_at_once, self._accepted)
@@ -82,9 +71,7 @@ class KongEngine(Engine):
         self._ids = itertools.count(
             _FIRST_ID if share is None else share.first_id(_FIRST_ID), 1 if share is None else share.count
         )
-        #: Of events that wait for a step that comes by another thread, the oldest first.
-        self._inboxes: OrderedDict[int, Callable[[Any], None]] = OrderedDict()
-        self._inbox_lock = threading.Lock()
+        self.late = LateSteps(self.events, self)
         #: By their ids.
         self._keeping: set[int] = set()
         self.known = KnownEvents()
@@ -93,8 +80,6 @@ class KongEngine(Engine):
         #: As a worker, once it is started.
         self._balance: Balance | None = None
         self._is_stopped = False
-        #: Events whose step never came.
-        self.lost_events = 0
 
     # As an engine.
 
@@ -150,7 +135,7 @@ class KongEngine(Engine):
                 if task is None:
                     ends += 1
                 else:
-                    self._close(task[0])
+                    self.close(task[0])
         for _ in range(ends):
             self._tasks.put(None)
 
@@ -160,7 +145,7 @@ class KongEngine(Engine):
 
     @property
     def lost_requests(self) -> int:
-        return self.lost_events + kept.requests.lost
+        return self.late.lost_events + kept.requests.lost
 
     @property
     def thread_count(self) -> int:
@@ -247,25 +232,25 @@ class KongEngine(Engine):
             self.resume(connection)
             return None
         except wire.FrameError as error:
-            self._refuse_frame(connection, error)
+            self.refuse_frame(connection, error)
             return None
         except OSError:
-            self._close(connection)
+            self.close(connection)
             return None
         return self._handle_event(connection, b"\x94\x01" + data[2:end], argument, me, True)
 
-    def _close(self, connection: Connection) -> None:
+    def close(self, connection: Connection) -> None:
         connection.close()
         self._connections.discard(connection)
-        self._give_up_awaited(connection)
+        self.late.give_up_awaited(connection)
 
-    def _refuse_frame(self, connection: Connection, error: wire.FrameError) -> None:
+    def refuse_frame(self, connection: Connection, error: wire.FrameError) -> None:
         """Answer what is no message, so that Kong does not let the request by: an error that is no text."""
         self._refused += 1
         log.warning("refused", reason=str(error))
         with contextlib.suppress(OSError):
             connection.send(wire.pack_answer(error.message_id or 0, None, {"error": "not a message of Kong"}))
-        self._close(connection)
+        self.close(connection)
 
     def _handle(
         self, connection: Connection, value: Any, me: int, *, may_give: bool = True
@@ -277,11 +262,11 @@ class KongEngine(Engine):
         try:
             message_id, method, argument = wire.parts_of(value)
             if connection.awaits is not None:
-                self._give_up_awaited(connection, argument)
+                self.late.give_up_awaited(connection, argument)
             if method.startswith(wire.STEP):
                 return self._deliver(connection, message_id, argument, value)
         except wire.FrameError as error:
-            self._refuse_frame(connection, error)
+            self.refuse_frame(connection, error)
             return None
         if method not in _ANSWERED:
             text = f"{method[:100]!r} is no method of a plugin server"
@@ -322,6 +307,7 @@ class KongEngine(Engine):
             value = connection.receive() if value is None else value
             message_id, method, argument = wire.parts_of(value)
             if method in _ANSWERED:
+                self.late.give_up_awaited(connection)
                 self._refused += 1
                 event_id = next(self._ids) if method == wire.HANDLE_EVENT else None
                 event = Event(self, connection, method, wire.pack_head(message_id), argument, me, event_id)
@@ -333,9 +319,9 @@ class KongEngine(Engine):
         except BlockingIOError:
             pass
         except wire.FrameError as error:
-            return self._refuse_frame(connection, error)
+            return self.refuse_frame(connection, error)
         except OSError:
-            return self._close(connection)
+            return self.close(connection)
         if goes_on is not None:
             self.resume(goes_on)
         return None
@@ -344,7 +330,7 @@ class KongEngine(Engine):
         try:
             connection.send(frame)
         except OSError:
-            self._close(connection)
+            self.close(connection)
             return None
         return connection
 
@@ -354,18 +340,11 @@ class KongEngine(Engine):
         self, connection: Connection, message_id: int, argument: Any, value: Any
     ) -> Connection | None:
         event_id = argument.get("EventId") if isinstance(argument, dict) else None
-        until_s = time.monotonic() + 1
-        while type(event_id) is int:
-            with self._inbox_lock:
-                put = self._inboxes.get(event_id)
-                if put is not None:
-                    put((connection, value))
-                    return None
-            if event_id not in self.events or time.monotonic() > until_s:
-                if self._give_to_owner(event_id, connection, value):
-                    return None
-                break
-            time.sleep(0.005)  # It waits on another connection, and turns to its inbox soon.
+        if type(event_id) is int and (
+            self.late.deliver(event_id, (connection, value))
+            or self._give_to_owner(event_id, connection, value)
+        ):
+            return None
         # Of an event whose time was over, or of a server before this one: it must not go on unguarded.
         frame = (
             b"\x94\x01"
@@ -398,100 +377,6 @@ class KongEngine(Engine):
         connection.socket.close()  # Not shut down: the other has it.
         self._connections.discard(connection)
         return True
-
-    def wait_for_step(self, event: Event, *, may_wait: bool) -> _Came:
-        """Let go of the event's connection, and wait for the step wherever it comes. Raises EventEnded."""
-        connection = event.connection
-        if not may_wait:
-            connection.awaits = event.id
-        return self._wait(event, CLIENT_WAIT_S if may_wait else _STEP_WAIT_S, lambda: self.resume(connection))
-
-    def step_after(self, event: Event, came: Any, *, may_wait: bool) -> _Came:
-        """As `wait_for_step`, where something else came: a value, or an error. Raises EventEnded."""
-        if may_wait:
-            return self._wait(event, CLIENT_WAIT_S, lambda: self.let_go(event, came))
-        # Kong waits in none of the other calls: it has ended this event, for an error in Lua.
-        self.let_go(event, came)
-        self.lose(event)
-        raise EventEnded
-
-    @contextmanager
-    def expecting(self, event: Event, put: Callable[[Any], None]) -> Iterator[None]:
-        """Meanwhile, `put` gets what other threads read for the event: a task, or None where it is over."""
-        assert event.id is not None  # noqa: S101 - only events ask
-        self._inboxes[event.id] = put
-        try:
-            yield
-        finally:
-            with self._inbox_lock:
-                self._inboxes.pop(event.id, None)
-
-    def let_go(self, event: Event, came: Any) -> None:
-        """Give away the event's connection, on which something else came: a value, or an error."""
-        event.detached = True
-        if isinstance(came, wire.FrameError):
-            self._refuse_frame(event.connection, came)
-        elif isinstance(came, OSError):
-            self._close(event.connection)
-        elif came is not None:
-            self.resume_at_once(event.connection, came)
-
-    def _wait(self, event: Event, limit_s: float, let_go: Any) -> _Came:
-        assert event.id is not None  # noqa: S101 - only events ask
-        inbox: _Inbox = queue.SimpleQueue()
-        event.detached = True
-        self._inboxes[event.id] = inbox.put
-        since_s = event.waits_since_s = time.monotonic()
-        let_go()
-        self._give_up_oldest()
-        try:
-            came = inbox.get(timeout=limit_s)
-        except queue.Empty:
-            came = None
-        with self._inbox_lock:
-            self._inboxes.pop(event.id, None)
-        self._pass_on(inbox)
-        event.waited_s += time.monotonic() - since_s
-        event.waits_since_s = None
-        if came is None:
-            self.lose(event)
-            raise EventEnded
-        return came
-
-    def lose(self, event: Event) -> None:
-        if not event.is_over:
-            event.is_over = True
-            self.lost_events += 1
-        if event.id is not None:
-            self.events.pop(event.id, None)
-
-    def _give_up_oldest(self) -> None:
-        oldest = None
-        with self._inbox_lock:
-            if len(self._inboxes) > _MOST_WAITING:
-                _, oldest = self._inboxes.popitem(last=False)
-        if oldest is not None:
-            oldest(None)
-
-    def wake(self, event_id: int) -> None:
-        """End an event's waiting for its step."""
-        put = self._inboxes.get(event_id)
-        if put is not None:
-            put(None)
-
-    def _pass_on(self, inbox: _Inbox) -> None:
-        """What came when nobody waited any more: it is answered as of an event that is over."""
-        with contextlib.suppress(queue.Empty):
-            while True:
-                left = inbox.get_nowait()
-                if left is not None:
-                    self.resume_at_once(*left)
-
-    def _give_up_awaited(self, connection: Connection, argument: Any = None) -> None:
-        """Something else came where a step should have: its event is lost."""
-        event_id, connection.awaits = connection.awaits, None
-        if event_id is not None and not (isinstance(argument, dict) and argument.get("EventId") == event_id):
-            self.wake(event_id)
 
 
 def server_greeting(pid: int) -> bytes:

@@ -178,13 +178,13 @@ class Event(Rpc):
             elif method.is_terminal:
                 return self.end_by_call()
             elif not connection.has_something(_MAY_WAIT_S):
-                return self.take_step(*self.engine.wait_for_step(self, may_wait=True))
+                return self.take_step(*self.engine.late.wait(self, may_wait=True))
             else:
                 value = connection.receive()
         except BlockingIOError:
-            return self.take_step(*self.engine.wait_for_step(self, may_wait=method.may_wait))
+            return self.take_step(*self.engine.late.wait(self, may_wait=method.may_wait))
         except (OSError, wire.FrameError) as error:
-            return self.take_step(*self.engine.step_after(self, error, may_wait=method.may_wait))
+            return self.take_step(*self.engine.late.wait_after(self, error, may_wait=method.may_wait))
         try:
             kind, message_id, step, (argument,) = value
             if argument["EventId"] == self.id and kind == 0 and type(message_id) is type(kind) is int:
@@ -196,7 +196,7 @@ class Event(Rpc):
                     return self.take_step(connection, value)
         except (TypeError, ValueError, KeyError, AttributeError):
             pass
-        return self.take_step(*self.engine.step_after(self, value, may_wait=method.may_wait))
+        return self.take_step(*self.engine.late.wait_after(self, value, may_wait=method.may_wait))
 
     def end_by_call(self) -> None:
         """Give the connection away after a call that ends the event: its code may go on, for long."""
@@ -383,7 +383,7 @@ class Event(Rpc):
                     # The loop does not read now, as it is blocked: the step is another's to answer.
                     self.detached = True
                     self.engine.resume(self.connection)
-            self.engine.wake(self.id)
+            self.engine.late.wake(self.id)
             return
         if not was_over:
             self.detached = True

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 from coprocess.errors import CoprocessError, HandlerError, LoadError
-from coprocess.gateways.kong import kept, native
+from coprocess.gateways.kong import kept, native, stand_in
 from coprocess.gateways.kong.engine import KongEngine, server_greeting
 from coprocess.gateways.kong.gateway import KongGateway
 from coprocess.gateways.kong.home import HOME
@@ -48,6 +48,7 @@ def load_plugins(
         plugins.append(plugin)
         return found
 
+    stand_in.offer()
     loaded = load_files(paths, HOME, hooks)
     loaded.left_out += [*left_out, *(text for plugin in plugins for text in plugin.never_run)]
     return loaded, plugins
