@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from coprocess.api.context import current_call
 from coprocess.gateways.kong import wire
-from coprocess.gateways.kong.event import RETURN, Event, failure_data, pack_exit
+from coprocess.gateways.kong.answers import RETURN, failure_data, pack_exit
+from coprocess.gateways.kong.event import Event
 from coprocess.gateways.kong.instances import Instance
 from coprocess.runtime.call import Call
 from coprocess.runtime.forked import end_child, origin

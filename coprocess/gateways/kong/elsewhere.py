@@ -6,8 +6,9 @@ import socket
 
 from coprocess.errors import CoprocessError
 from coprocess.gateways.kong import wire
+from coprocess.gateways.kong.answers import StepFailed
 from coprocess.gateways.kong.connection import Connection
-from coprocess.gateways.kong.event import Event, StepFailed
+from coprocess.gateways.kong.event import Event
 from coprocess.gateways.kong.methods import Method
 from coprocess.gateways.kong.sharing import Share
 from coprocess.gateways.kong.turns import EventEnded

@@ -20,9 +20,10 @@ from msgpack import unpackb
 
 from coprocess.errors import Overloaded
 from coprocess.gateways.kong import kept, wire
+from coprocess.gateways.kong.answers import failure_data
 from coprocess.gateways.kong.balance import Balance
 from coprocess.gateways.kong.connection import CHUNK_BYTES, Connection
-from coprocess.gateways.kong.event import Event, failure_data
+from coprocess.gateways.kong.event import Event
 from coprocess.gateways.kong.known import LONGEST_KNOWN_BYTES, KnownEvents
 from coprocess.gateways.kong.late_steps import LateSteps
 from coprocess.gateways.kong.overdue import Overdue, Task

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from coprocess.bounded import repr_of
 from coprocess.errors import Status
 from coprocess.gateways.kong import wire
+from coprocess.gateways.kong.answers import UNSENDABLE, StepFailed, failure_data, unsendable
 from coprocess.gateways.kong.connection import CHUNK_BYTES, Connection
 from coprocess.gateways.kong.methods import Method
 from coprocess.gateways.kong.turns import TURN_S, EventEnded, Turns
@@ -41,34 +42,12 @@ CLIENT_WAIT_S: Final = 120.0
 #: How long such a call is waited for where it was asked, before another thread watches for the step.
 _MAY_WAIT_S: Final = 0.02
 
-#: What packing raises.
-_UNSENDABLE: Final = (TypeError, ValueError, OverflowError, RecursionError)
 _VALUES: Final = wire.STEPS - {wire.STEP_ERROR}
 
 _DATA: Final = b"\xc0\x82\xa4Data"
-RETURN: Final = wire.pack(wire.RETURN)
-#: What Kong itself says of failures within it.
-_FAILURE_TEXT: Final = "An unexpected error occurred"
 
 #: Held for a moment, where one of two threads is to be the first: seldom enough to be one for all events.
 _lock: Final = threading.Lock()
-
-
-def pack_exit(status: int, body: Any, headers: Any = None) -> bytes:
-    """What ends a request with an answer to its client."""
-    arguments = (status, body) if headers is None else (status, body, headers)
-    return wire.pack({"Method": "kong.response.exit", "Args": arguments})
-
-
-_FAILED: Final = pack_exit(500, {"message": _FAILURE_TEXT})
-
-
-def failure_data(phase: str) -> bytes:
-    """What ends an event that failed: it refuses the request, where there is one that can be refused.
-
-    In certificate and preread, exit raises in Kong, which ends the connection: that refuses, too.
-    """
-    return RETURN if phase == "log" else _FAILED
 
 
 class Event(Rpc):
@@ -150,8 +129,8 @@ class Event(Rpc):
         connection = self.connection
         try:
             packed = connection.pack(arguments)
-        except _UNSENDABLE as error:
-            raise _unsendable(method.name, arguments, error) from None
+        except UNSENDABLE as error:
+            raise unsendable(method.name, arguments, error) from None
         try:
             owed.pop()
         except IndexError:  # Another thread was faster.
@@ -253,8 +232,8 @@ class Event(Rpc):
             raise EventEnded  # The connection is another's by now.
         try:
             packed = self.connection.pack(arguments)
-        except _UNSENDABLE as error:
-            raise _unsendable(method.name, arguments, error) from None
+        except UNSENDABLE as error:
+            raise unsendable(method.name, arguments, error) from None
         try:
             owed.pop()
         except IndexError:
@@ -418,20 +397,3 @@ class Event(Rpc):
     def held_up_s(self) -> float:
         since_s = self.waits_since_s
         return self.waited_s + (0.0 if since_s is None else time.monotonic() - since_s)
-
-
-class StepFailed(Exception):
-    """Kong tells of an error instead of what the call gives."""
-
-
-def _unsendable(method: str, arguments: tuple[Any, ...], error: BaseException) -> TypeError:
-    for number, argument in enumerate(arguments, 1):
-        try:
-            wire.pack(argument)
-        except _UNSENDABLE as its:
-            return TypeError(
-                f"{method}: argument {number}, {repr_of(argument, 100)} ({type(argument).__name__}), cannot "
-                f"be sent to Kong: {its}. Expected: text, bytes, numbers of 64 bits, booleans, None, lists "
-                "and dicts of these"
-            )
-    return TypeError(f"{method}: its arguments cannot be sent to Kong: {error}")

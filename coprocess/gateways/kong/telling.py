@@ -14,7 +14,8 @@ from typing import Any, Final
 
 from coprocess.bounded import cut
 from coprocess.error_text import name_of
-from coprocess.gateways.kong.event import Event, StepFailed
+from coprocess.gateways.kong.answers import StepFailed
+from coprocess.gateways.kong.event import Event
 from coprocess.gateways.kong.methods import Method
 from coprocess.gateways.kong.turns import EventEnded
 from coprocess.text import printable
