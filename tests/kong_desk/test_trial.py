@@ -115,6 +115,7 @@ def body(code: str) -> str:
         (f"{INIT}raise ValueError('ouch')\ndef access(self, kong): pass", "plugin-raised", 500),
         ("def access(self, kong):\n    kong.request.get_header(5)", "pdk-raised", 500),
         ("def access(self, kong):\n    kong.response.get_status()", "pdk-raised", 500),
+        ("def access(self, kong):\n    kong.service.set_tls_cert_key('a', 'b')", "pdk-raised", 500),
         ("def log(self, kong):\n    kong.request.get_method()", "pdk-raised", 200),
         (f"{ACCESS}kong.response.exit(405, None, {{'Allow': 'GET'}})", "exit-loses-headers", 405),
         ("def access(self, kong):\n    kong.response.set_status(201)", "status-not-kept", 200),
