@@ -59,9 +59,7 @@ class KongEngine(Engine):
         self._threads: WorkerThreads[Task] = WorkerThreads(
             "kong", self._tasks.get, self._serve, minimum=options.min_threads, maximum=options.max_threads
         )
-        self._overdue = Overdue(
-            self._tasks, lambda: self._threads.busy >= self._threads.count, self._refuse_overdue, self.close
-        )
+        self._overdue = Overdue(self._tasks, lambda: self._threads.are_all_taken, self._refuse_overdue)
         self._crowd = Crowd()
         self._poller = Poller(self.resume_at_once, self._accepted)
         self._listening: list[socket.socket] = []
@@ -190,14 +188,16 @@ class KongEngine(Engine):
 
     def resume_at_once(self, connection: Connection, value: Any = None) -> None:
         """As `resume`, where something has come, or `value` has been read."""
-        self._tasks.put((connection, value, time.monotonic()))
+        self._overdue.since_s[connection] = time.monotonic()
+        self._tasks.put((connection, value))
         if self._is_stopped:
             self._close_left()
 
     def _serve(self, task: Task) -> None:
         """Read and answer on one connection, until it goes to other hands."""
         connection: Connection | None
-        connection, value, _ = task
+        connection, value = task
+        self._overdue.since_s.pop(connection, None)
         keeping = self._keeping
         me = get_ident()
         keeping.add(me)

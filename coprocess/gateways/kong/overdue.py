@@ -15,8 +15,8 @@ from coprocess.runtime.log_limit import LimitedLog
 
 log = structlog.get_logger("coprocess")
 
-#: A connection, what has come on it, or None: to be read; and since when it waits, by time.monotonic().
-Task = tuple[Connection, object, float]
+#: A connection, and what has come on it; None: it is to be read.
+Task = tuple[Connection, object]
 
 #: Kong waits for 60 s, and a phase may take 30 of these.
 _MOST_QUEUED_S: Final = 10.0
@@ -29,17 +29,19 @@ class Overdue:
     def __init__(
         self,
         tasks: queue.SimpleQueue[Task | None],
-        are_all_busy: Callable[[], bool],
+        are_all_taken: Callable[[], bool],
         refuse: Callable[[Connection, object], None],
-        close: Callable[[Connection], None],
-        most_queued_s: float | None = None,
     ) -> None:
-        """`refuse` answers what has come on a connection, and gives it on."""
+        """`are_all_taken`: no thread is free, or can be started.
+
+        `refuse` answers what has come on a connection, and gives it on.
+        """
         self._tasks = tasks
-        self._are_all_busy = are_all_busy
+        self._are_all_taken = are_all_taken
         self._refuse = refuse
-        self._close = close
-        self._most_queued_s = _MOST_QUEUED_S if most_queued_s is None else most_queued_s
+        #: Since when each task waits, by time.monotonic(), the oldest first. Kept by who puts and takes.
+        self.since_s: dict[Connection, float] = {}
+        self.most_queued_s = _MOST_QUEUED_S
         self._stopped = threading.Event()
         self._log = LimitedLog(log)
 
@@ -50,40 +52,39 @@ class Overdue:
         self._stopped.set()
 
     def _run(self) -> None:
-        #: The one that has waited longest.
-        held: Task | None = None
         while not self._stopped.wait(_LOOK_S):
-            while self._are_all_busy():
-                held = held or self._next()
-                if held is None or time.monotonic() - held[2] < self._most_queued_s:
-                    break
-                self._tell()
-                try:
-                    self._refuse(held[0], held[1])
-                except Exception:  # The others are to be answered, too.
-                    log.exception("what waits for a thread could not be refused")
-                held = None
-            else:
-                if held is not None:
-                    self._tasks.put(held)
-                    held = None
-            self._log.end_window()
-        if held is not None:
-            self._close(held[0])
+            try:
+                while self._are_all_taken() and self._is_one_overdue():
+                    self._refuse_next()
+                self._log.end_window()
+            except Exception:  # The others are to be answered, too.
+                log.exception("what waits for a thread could not be refused")
 
-    def _next(self) -> Task | None:
+    def _is_one_overdue(self) -> bool:
+        try:
+            return time.monotonic() - next(iter(self.since_s.values())) > self.most_queued_s
+        except (StopIteration, RuntimeError):  # None waits, or one was taken at this moment.
+            return False
+
+    def _refuse_next(self) -> None:
+        """Refuse the one that has waited longest, where a thread has not taken it meanwhile."""
         try:
             task = self._tasks.get_nowait()
         except queue.Empty:
-            return None
-        if task is None:  # A thread's, to end.
+            return
+        if task is None:  # For a thread, to end.
             self._tasks.put(None)
-        return task
-
-    def _tell(self) -> None:
+            return
+        connection, value = task
+        since_s = self.since_s.get(connection, 0.0)
+        if time.monotonic() - since_s < self.most_queued_s:
+            self._tasks.put(task)
+            return
+        self.since_s.pop(connection, None)
         self._log.write(
             "error",
             "overdue",
             "all threads hang, or compute: an event that waited for one is refused",
-            waited_s=self._most_queued_s,
+            waited_s=self.most_queued_s,
         )
+        self._refuse(connection, value)
