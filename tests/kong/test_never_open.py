@@ -460,12 +460,12 @@ def test_a_plugin_that_hangs_is_answered_for_and_holds_up_nobody(tmp_path: Path)
         assert hanging.run(instance, get_header="ok")
 
 
-@pytest.mark.parametrize("timeout_s", [1000.0, 0.2])
+@pytest.mark.parametrize(("timeout_s", "most_queued_s"), [(1000.0, 0.5), (1.0, 2.5)])
 def test_what_comes_while_all_threads_hang_is_refused_and_all_recovers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, timeout_s: float
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, timeout_s: float, most_queued_s: float
 ) -> None:
     """Once, it waited until one was free: without end, where as many hung as may be given up."""
-    monkeypatch.setattr("coprocess.gateways.kong.overdue._MOST_QUEUED_S", 0.5)
+    monkeypatch.setattr("coprocess.gateways.kong.overdue._MOST_QUEUED_S", most_queued_s)
     go_on = tmp_path / "go_on"
     body = f"""
         from pathlib import Path
@@ -482,12 +482,13 @@ def test_what_comes_while_all_threads_hang_is_refused_and_all_recovers(
             each.send(wire.HANDLE_EVENT, {"InstanceId": hangs, "EventName": "access"})
         answers: list[Any] = []
         left = {each.socket: each for each in hanging}
-        while len(answers) < (12 if timeout_s < 1 else 8):
+        ends = timeout_s < 1000
+        while len(answers) < (12 if ends else 8):
             readable = select.select(list(left), [], [], 20)[0]
             assert readable
             answers += [left.pop(each).answer().result["Data"] for each in readable]
         assert answers == [{"Method": REFUSED[0], "Args": REFUSED[1]}] * len(answers)
-        if timeout_s < 1:
+        if ends:
             # Those that are given up, those that take their place, and those for which there is none.
             until(lambda: served.engine.abandoned_thread_count == 4)
         else:
@@ -496,6 +497,8 @@ def test_what_comes_while_all_threads_hang_is_refused_and_all_recovers(
             assert (answer.id, answer.error) == (late, "the plugin server is overloaded")
             assert kong.run(passes) == [REFUSED]
         served.engine._overdue.most_queued_s = 60
+        for state in served.service.states:
+            state.timeout_s = 60
         go_on.touch()
         assert [each.answer().result["Data"] for each in left.values()] == ["ret"] * len(left)
         until(lambda: not served.engine.abandoned_thread_count)
