@@ -6,7 +6,6 @@ import socket
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from types import MethodType
 from typing import Any
 
 import structlog
@@ -70,7 +69,6 @@ class Http2Rpc(Rpc):
         "_engine",
         "_is_answered",
         "_protocol",
-        "_request",
         "_stream",
         "is_compressed",
         "is_over",
@@ -88,7 +86,6 @@ class Http2Rpc(Rpc):
         self._engine = engine
         self._protocol = protocol
         self._stream = stream
-        self._request = request
         self._is_answered = False
         self._cancellation: _Cancellation | None = None
         self.method = request.method
@@ -107,7 +104,7 @@ class Http2Rpc(Rpc):
         self._cancellation = None  # It knows whoever asked: a cycle for each call would be the collector's.
         protocol = self._protocol
         # Where no more calls came with it, its client waits for nothing else.
-        engine.answer(protocol, protocol.respond, self._stream, reply, at_once=not engine.tasks)
+        engine.answer(protocol, protocol.respond, self._stream, reply, not engine.tasks)
 
     def fail(self, status: Status, message: str) -> None:
         self._is_answered = True
@@ -131,10 +128,12 @@ class Http2Rpc(Rpc):
             self._engine.callbacks.append(cancellation.tell)
 
     def metadata(self) -> Metadata:
-        return self._request.metadata
+        metadata: Metadata = self._stream.fields.request.metadata
+        return metadata
 
     def time_allowed_s(self) -> float | None:
-        return self._request.timeout_s
+        timeout_s: float | None = self._stream.fields.request.timeout_s
+        return timeout_s
 
     def may_block(self) -> None:
         self._engine.may_block()
@@ -148,7 +147,7 @@ class Http2Rpc(Rpc):
         engine = self._engine
         try:
             self.payload = grpc_wire.decompress(
-                self._request.encoding, self.payload, engine.max_message_bytes
+                self._stream.fields.request.encoding, self.payload, engine.max_message_bytes
             )
         except Refused as refused:
             engine.refuse(self, refused)
@@ -408,9 +407,9 @@ class Http2Engine(Engine):
         return rpc
 
     def _run(self, rpc: _Task) -> None:
-        # First its type: `isinstance` of an abstract class takes long where it says no.
-        if type(rpc) is MethodType or type(rpc) is partial or not isinstance(rpc, Http2Rpc):
-            rpc()
+        # By its type: `isinstance` of an abstract class takes long where it says no.
+        if type(rpc) is not Http2Rpc and type(rpc) is not Http2Stream:
+            rpc()  # type: ignore[operator]  # it is no call
             return
         if rpc.is_over:
             return  # Nobody waits for it.

@@ -295,7 +295,6 @@ class Server:
         act: Callable[[Any, Any], Any],
         stream: Any,
         value: Any,
-        *,
         at_once: bool = False,
     ) -> Any:
         """Do `act(stream, value)`, and see that what comes of it is written. From any thread.
@@ -309,7 +308,7 @@ class Server:
             if not connection.is_dirty:  # As `write_later`.
                 connection.is_dirty = True
                 self._dirty.append(connection)
-            if threading.get_ident() == self.polling_thread:
+            if _get_ident() == self.polling_thread:
                 if at_once and not self._runs_callbacks:
                     self.flush()
             elif not self._is_held():
@@ -363,6 +362,10 @@ class Server:
 
 
 def _nothing(events: int) -> None: ...
+
+
+# Of this module: each answer looks for it.
+_get_ident = threading.get_ident
 
 
 #: An answer of an async handler is held back for so long at most, but for the time between two looks.
