@@ -247,7 +247,15 @@ class Chain:
         me = call.owner = threading.get_ident()
         service._running[me] = call
         # In a context of its own: what a handler sets there is no other call's.
-        is_over = Context().run(self._run, call)
+        context = Context()
+        is_over = True
+        try:
+            context.run(call.run)
+        except Exception as error:  # noqa: BLE001 - else its place would stay taken for ever
+            is_over = False
+            context.run(self._fail, call, error)
+        if prints.has_printed:
+            context.run(prints.end_line)
         service._running.pop(me, None)
         ran_s = time.monotonic() - began_s
         if ran_s > QUICK_S:
@@ -265,21 +273,15 @@ class Chain:
         rpc = call.rpc
         return isinstance(rpc, StepRpc) and rpc.is_here
 
-    def _run(self, call: StepCall) -> bool:
-        """Run a call. False: it has failed, and has been ended."""
-        is_over = True
+    def _fail(self, call: StepCall, error: Exception) -> None:
+        failures = self._service.failures
         try:
-            try:
-                call.run()
-            except HandlerFailed as error:
-                is_over = False
-                self._service.failures.fail(call, error)
-        except Exception as error:  # noqa: BLE001 - else its place would stay taken for ever
-            is_over = False
-            self._service.failures.fail_within(call, error)
-        if prints.has_printed:
-            prints.end_line()
-        return is_over
+            if isinstance(error, HandlerFailed):
+                failures.fail(call, error)
+            else:
+                failures.fail_within(call, error)
+        except Exception as failure:  # noqa: BLE001 - as in `_call`
+            failures.fail_within(call, failure)
 
     def _call_otherwise(self, call: StepCall, gate: HookState[Call]) -> bool:
         service = self._service

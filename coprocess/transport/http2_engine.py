@@ -250,13 +250,7 @@ class Http2Bidi(BidiRpc):
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
         first = self._cancellation
-
-        def both() -> None:
-            if first is not None:
-                first()
-            callback()
-
-        self._cancellation = callback if first is None else both
+        self._cancellation = callback if first is None else _both(first, callback)
 
     def metadata(self) -> Metadata:
         return self._request.metadata
@@ -524,6 +518,14 @@ def _no_call() -> Http2Rpc:
     rpc = Http2Rpc.__new__(Http2Rpc)
     rpc.is_over = True
     return rpc
+
+
+def _both(first: Callable[[], None], second: Callable[[], None]) -> Callable[[], None]:
+    def call() -> None:
+        first()
+        second()
+
+    return call
 
 
 def _ignore(message: bytes) -> None: ...

@@ -83,18 +83,31 @@ class EnvoyStream(Chain):
 
     # It notes only: see NotingHandler.
     def _received(self, message: bytes) -> None:
-        waiter = None
         # Not `with`: it takes twice as long, and each message comes by.
         self._lock.acquire()
-        try:
-            is_next = False
+        is_next = not (self._is_busy or self._is_over)
+        if is_next:
+            self._is_busy = True
+            self._message = message
+        self._lock.release()
+        # Without the lock: that of an engine may be held by who waits for it.
+        if is_next:
+            self._rpc.in_thread(self._take)
+        else:
+            self._received_early(message)
+
+    def _received_early(self, message: bytes) -> None:
+        """Before the one in front was answered; by now it may be."""
+        waiter = None
+        with self._lock:
             if self._is_over:
                 return
-            if self._waiter is not None:
-                waiter, self._waiter = self._waiter, None
-            elif not self._is_busy:
-                is_next = self._is_busy = True
+            is_next = not self._is_busy
+            if is_next:
+                self._is_busy = True
                 self._message = message
+            elif self._waiter is not None:
+                waiter, self._waiter = self._waiter, None
             else:
                 if self._inbox is None:
                     self._inbox = deque()
@@ -102,9 +115,6 @@ class EnvoyStream(Chain):
                 self._inbox_bytes += len(message)
                 if self._inbox_bytes <= _MAX_INBOX_BYTES:
                     return
-        finally:
-            self._lock.release()
-        # Without the lock: that of an engine may be held by who waits for it.
         if is_next:
             self._rpc.in_thread(self._take)
         elif waiter is not None:
@@ -181,8 +191,9 @@ class EnvoyStream(Chain):
             if exchange.is_done and replies:
                 self._finish(replies)
                 return
+            send = self._rpc.send
             for reply in replies:
-                if not self._rpc.send(reply):
+                if not send(reply):
                     self._abort(Status.RESOURCE_EXHAUSTED, _NOT_TAKEN)
                     break
             self._next()
@@ -203,20 +214,21 @@ class EnvoyStream(Chain):
         self._lock.release()
         if not was_over:
             rpc = self._rpc
-            for reply in replies[:-1]:
-                if not rpc.send(reply):
-                    break
-            else:
-                if rpc.finish(replies[-1]):
-                    self._on_end(self)
-                    return
-            rpc.end(Status.RESOURCE_EXHAUSTED, _NOT_TAKEN)
+            last = replies.pop()
+            are_sent = not replies or all(map(rpc.send, replies))
+            if not (are_sent and rpc.finish(last)):
+                rpc.end(Status.RESOURCE_EXHAUSTED, _NOT_TAKEN)
         self._on_end(self)
 
     def _next(self) -> None:
-        following = None
         is_done = self._exchange.is_done
         self._lock.acquire()
+        if not (is_done or self._is_over or self._inbox or self._is_half_closed):
+            # Nearly always.
+            self._is_busy = False
+            self._lock.release()
+            return
+        following = None
         was_over = self._is_over
         if not (was_over or is_done):
             if self._inbox:
@@ -224,9 +236,6 @@ class EnvoyStream(Chain):
                 self._inbox_bytes -= len(following)
             else:
                 self._is_busy = False
-                if not self._is_half_closed:
-                    self._lock.release()
-                    return
         if following is None:
             self._is_over = True
         self._lock.release()
