@@ -180,7 +180,19 @@ class Http2Stream(Http2Rpc, StreamRpc):
 class Http2Bidi(BidiRpc):
     """A call whose messages come one by one."""
 
-    __slots__ = ("_cancellation", "_engine", "_is_ended", "_is_noted", "_protocol", "_request", "_stream")
+    __slots__ = (
+        "_cancellation",
+        "_engine",
+        "_is_ended",
+        "_is_noted",
+        "_protocol",
+        "_request",
+        "_stream",
+        "_task",
+    )
+
+    #: That of `in_turn`.
+    _task: Callable[[], None]
 
     def __init__(
         self, engine: Http2Engine, protocol: Http2Protocol, stream: Stream, request: Request
@@ -226,8 +238,20 @@ class Http2Bidi(BidiRpc):
     def in_thread(self, task: Callable[[], None]) -> None:
         self._engine.put_task(task)
 
+    def in_turn(self, task: Callable[[], None]) -> None:
+        self._task = task
+        self._engine.put_task(self)
+
+    def run_task(self) -> None:
+        task, self._task = self._task, _nothing
+        task()
+
     def may_block(self) -> None:
         self._engine.may_block()
+
+    def runs_on(self, loop: HandlersLoop) -> None:
+        if not loop.is_reading:
+            self._engine.runs_on(self.method, loop)
 
     def begin(self, metadata: Metadata) -> None:
         grpc_wire.response_headers(tuple(metadata))  # What cannot be sent is found here, at the caller.
@@ -331,8 +355,8 @@ class Http2Bidi(BidiRpc):
             cancellation()
 
 
-#: For the threads: a call to be handled, or what the handler of a stream wants to be done.
-_Task = Http2Rpc | Callable[[], None]
+#: For the threads: a call to be handled, a stream with a task, or what its handler wants to be done.
+_Task = Http2Rpc | Http2Bidi | Callable[[], None]
 
 
 class Http2Engine(Engine):
@@ -402,6 +426,9 @@ class Http2Engine(Engine):
 
     def _run(self, rpc: _Task) -> None:
         # By its type: `isinstance` of an abstract class takes long where it says no.
+        if type(rpc) is Http2Bidi:
+            rpc.run_task()
+            return
         if type(rpc) is not Http2Rpc and type(rpc) is not Http2Stream:
             rpc()  # type: ignore[operator]  # it is no call
             return
@@ -419,6 +446,11 @@ class Http2Engine(Engine):
 
     def _run_on_loop(self, task: _Task) -> bool:
         """False where it may not, as it may take long there."""
+        if type(task) is Http2Bidi:
+            if task.method not in self._loop_methods:
+                return False
+            task.run_task()
+            return True
         if (
             type(task) is not Http2Rpc
             or task.is_compressed

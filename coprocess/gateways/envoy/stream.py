@@ -20,7 +20,7 @@ from coprocess.gateways.envoy.exchange import Exchange
 from coprocess.gateways.envoy.pieces import Waiter
 from coprocess.runtime.chained import NO_STEPS, Chain
 from coprocess.runtime.service import Service
-from coprocess.transport.engine import BidiRpc, Metadata
+from coprocess.transport.engine import BidiRpc, HandlersLoop, Metadata
 
 log = structlog.get_logger("coprocess")
 
@@ -92,7 +92,7 @@ class EnvoyStream(Chain):
         self._lock.release()
         # Without the lock: that of an engine may be held by who waits for it.
         if is_next:
-            self._rpc.in_thread(self._take)
+            self._rpc.in_turn(self._take)
         else:
             self._received_early(message)
 
@@ -116,7 +116,7 @@ class EnvoyStream(Chain):
                 if self._inbox_bytes <= _MAX_INBOX_BYTES:
                     return
         if is_next:
-            self._rpc.in_thread(self._take)
+            self._rpc.in_turn(self._take)
         elif waiter is not None:
             waiter(message)
         else:
@@ -161,12 +161,18 @@ class EnvoyStream(Chain):
     # In a thread.
 
     def _take(self) -> None:
+        loop = self._service.async_calls.loop
+        # There, all async handlers would wait for what blocks.
+        may_block = loop is None or not loop.is_reading or loop.thread_id != threading.get_ident()
+        if len(self._message) > _LARGE_BYTES:
+            if not may_block:
+                self._rpc.in_thread(self._take)
+                return
+            self._rpc.may_block()
         message, self._message = self._message, b""
         if self._is_over:
             self._on_end(self)
             return
-        if len(message) > _LARGE_BYTES:
-            self._rpc.may_block()
         if self._waited_s:
             self._waited_s = 0.0
         try:
@@ -175,7 +181,7 @@ class EnvoyStream(Chain):
             self.through(error)
             return
         del message  # It may be large, and handlers need room.
-        self.go_on()
+        self.go_on(may_block)
 
     def through(self, error: Exception | None) -> None:
         exchange = self._exchange
@@ -246,7 +252,7 @@ class EnvoyStream(Chain):
             self._on_end(self)
         else:
             self._message = following
-            self._rpc.in_thread(self._take)
+            self._rpc.in_turn(self._take)
 
     # A Wire's: for a handler that runs.
 
@@ -294,6 +300,9 @@ class EnvoyStream(Chain):
 
     def may_block(self) -> None:
         self._rpc.may_block()
+
+    def runs_on(self, loop: HandlersLoop) -> None:
+        self._rpc.runs_on(loop)
 
 
 _NOT_TAKEN = "the replies are too large, or are not read"
