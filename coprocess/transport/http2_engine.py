@@ -104,12 +104,13 @@ class Http2Rpc(Rpc):
         self._cancellation = None  # It knows whoever asked: a cycle for each call would be the collector's.
         protocol = self._protocol
         # Where no more calls came with it, its client waits for nothing else.
-        engine.answer(protocol, protocol.respond, self._stream, reply, not engine.tasks)
+        engine.answer(protocol, protocol.respond, self._stream, reply, not engine.tasks, True)
 
     def fail(self, status: Status, message: str) -> None:
         self._is_answered = True
         self._cancellation = None
-        self._engine.answer(self._protocol, self._protocol.end, self._stream, (status, message, b"", ()))
+        ending = (status, message, b"", ())
+        self._engine.answer(self._protocol, self._protocol.end, self._stream, ending, may_wait=True)
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
         cancellation = self._cancellation
@@ -188,11 +189,11 @@ class Http2Bidi(BidiRpc):
         "_protocol",
         "_request",
         "_stream",
-        "_task",
+        "task",
     )
 
     #: That of `in_turn`.
-    _task: Callable[[], None]
+    task: Callable[[], None]
 
     def __init__(
         self, engine: Http2Engine, protocol: Http2Protocol, stream: Stream, request: Request
@@ -239,12 +240,8 @@ class Http2Bidi(BidiRpc):
         self._engine.put_task(task)
 
     def in_turn(self, task: Callable[[], None]) -> None:
-        self._task = task
+        self.task = task
         self._engine.put_task(self)
-
-    def run_task(self) -> None:
-        task, self._task = self._task, _nothing
-        task()
 
     def may_block(self) -> None:
         self._engine.may_block()
@@ -319,7 +316,7 @@ class Http2Bidi(BidiRpc):
 
     def _forget_callbacks(self) -> None:
         """Nobody is told any more. They know this call: a cycle for each would be the collector's."""
-        self.on_message, self.on_half_close = _ignore, _nothing
+        self.on_message, self.on_half_close, self.task = _ignore, _nothing, _nothing
 
     def _receive(self, message: bytes) -> None:
         if self._is_ended:
@@ -427,7 +424,7 @@ class Http2Engine(Engine):
     def _run(self, rpc: _Task) -> None:
         # By its type: `isinstance` of an abstract class takes long where it says no.
         if type(rpc) is Http2Bidi:
-            rpc.run_task()
+            rpc.task()
             return
         if type(rpc) is not Http2Rpc and type(rpc) is not Http2Stream:
             rpc()  # type: ignore[operator]  # it is no call
@@ -449,7 +446,7 @@ class Http2Engine(Engine):
         if type(task) is Http2Bidi:
             if task.method not in self._loop_methods:
                 return False
-            task.run_task()
+            task.task()
             return True
         if (
             type(task) is not Http2Rpc

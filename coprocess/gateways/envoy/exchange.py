@@ -252,7 +252,8 @@ class Exchange(StreamedBodies):
             # As below, sooner: nearly all are so.
             if not chain.after:
                 self.is_done = True
-            return [encoding.reply_with_edits(kind, mutation, self._dynamic_metadata(traffic))]
+            metadata = b"" if traffic.tells_nothing else self._dynamic_metadata(traffic)
+            return [encoding.reply_with_edits(kind, mutation, metadata)]
         edits, is_moved = guard.request_edits(request, self._method, side.fields.encoded)
         if side.stream is not None and (written := side.stream.local_body) is not None:
             request.body = written
@@ -323,7 +324,8 @@ class Exchange(StreamedBodies):
             and (mutation := guard.small_mutation(response.headers, side.fields.encoded)) is not None
         ):
             self.is_done = True  # As in `_pass_request`.
-            return [encoding.reply_with_edits(kind, mutation, self._dynamic_metadata(traffic))]
+            metadata = b"" if traffic.tells_nothing else self._dynamic_metadata(traffic)
+            return [encoding.reply_with_edits(kind, mutation, metadata)]
         edits = guard.response_edits(response, self._status, side.fields.encoded)
         if side.stream is not None and (written := side.stream.local_body) is not None:
             response.body = written
