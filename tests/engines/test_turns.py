@@ -128,13 +128,17 @@ def test_an_answer_does_not_wait_for_who_has_the_lock() -> None:
         rpc.may_block()
         begun.append(rpc)
 
+    def answer() -> None:
+        for rpc in begun:
+            rpc.respond(rpc.payload)
+
     with bare(HTTP2, handler) as (client, engine):
-        poller = engine.poller
-        assert poller is not None
+        server = engine.poller
+        assert server is not None
         calls = [client.raw.future(b"%d" % number, timeout=PATIENCE_S) for number in range(2)]
-        until(lambda: len(begun) == len(calls) and poller.polling_thread != 0)
-        with poller.lock:
-            answers = threading.Thread(target=lambda: [rpc.respond(rpc.payload) for rpc in begun])
+        until(lambda: len(begun) == len(calls) and server.polling_thread != 0)
+        with server.lock:
+            answers = threading.Thread(target=answer)
             answers.start()
             answers.join(PATIENCE_S)
             assert not answers.is_alive()
@@ -152,7 +156,8 @@ def test_threads_come_and_go_while_the_lock_is_held(most: int) -> None:
         rpc.respond(rpc.payload)
 
     with bare(HTTP2, handler, min_threads=1, max_threads=most) as (client, engine):
-        lock = engine.poller.lock if engine.poller is not None else threading.Lock()
+        assert engine.poller is not None
+        lock = engine.poller.lock
 
         def hold() -> None:
             while not over.wait(0.0002):
