@@ -89,7 +89,11 @@ class Traffic(HeldExchange):
         "is_replaced",
         "lifetime",
         "metadata_source",
+        "method",
     )
+
+    #: Of a Check: the method that it came with.
+    method: str
 
     def __init__(self, request: HeldRequest, chain: Chain, around: Around) -> None:
         # Not by the base class's, as each request makes one.
@@ -124,6 +128,12 @@ class Traffic(HeldExchange):
     def known_metadata(self) -> TextMap | None:
         """The same, where anybody has asked for it."""
         return self._metadata
+
+    @property
+    def known_session(self) -> HeldSession | None:
+        """Who calls, where somebody is known."""
+        session = self._session
+        return session if session is not None and session.token else None
 
     def _chosen_call(self, step: Step) -> EnvoyCall:
         """Raises UnknownHook."""

@@ -14,7 +14,6 @@ from coprocess.gateways.envoy.call import Around, Traffic, TrafficCall
 from coprocess.gateways.envoy.chain import Chain
 from coprocess.gateways.envoy.check_reply import denied, refused, reply_of
 from coprocess.gateways.envoy.checked import NO_BODY, attributes_of, open_check
-from coprocess.loading.hooks import Hook
 from coprocess.loading.lifetime import Lifetime
 from coprocess.runtime.answers import error_answer, failure_answer
 from coprocess.runtime.chained import NO_STEPS, PAUSE, Steps
@@ -24,7 +23,7 @@ from coprocess.transport.engine import Metadata, Rpc
 class Check:
     """Answers one CheckRequest: `take` gives the steps, and when they are through, `reply` the answer."""
 
-    __slots__ = ("_around", "_find_chain", "_max_headers", "_method", "_refusal", "_traffic")
+    __slots__ = ("_around", "_find_chain", "_max_headers", "_refusal", "_traffic")
 
     def __init__(
         self,
@@ -36,7 +35,6 @@ class Check:
         self._around = around
         self._max_headers = max_headers
         self._traffic: Traffic | None = None
-        self._method = ""
         #: The reply, where it is given before the steps are through.
         self._refusal = b""
 
@@ -63,7 +61,6 @@ class Check:
     def begin(self, traffic: Traffic) -> Steps:
         """The same for what is open already."""
         self._traffic = traffic
-        self._method = traffic.request.method
         if traffic.chain.reads_request or traffic.chain.chooses:
             return self._checked(traffic.before_upstream())
         return traffic.before_upstream()
@@ -83,17 +80,13 @@ class Check:
         traffic = self._traffic
         if traffic is None or self._refusal:
             return self._refusal
-        return reply_of(traffic, self._method)
+        return reply_of(traffic)
 
 
 class CheckCall(TrafficCall):
     """The one handler of a Check. Its reply is that of the Check, whatever becomes of it."""
 
-    __slots__ = ("_method",)
-
-    def __init__(self, hook: Hook, traffic: Traffic) -> None:
-        super().__init__(hook, traffic)
-        self._method = traffic.request.method
+    __slots__ = ()
 
     def finish(self) -> bytes:
         if self.timed_out:
@@ -106,7 +99,7 @@ class CheckCall(TrafficCall):
         elif traffic.admit():
             self.rpc = AfterLimits(self, self.rpc)
             return UNDECIDED
-        return reply_of(traffic, self._method)
+        return reply_of(traffic)
 
     def ask_limits(self, rpc: Rpc) -> None:
         """Ask for rate and quota in a thread that may block, and answer there."""
@@ -116,7 +109,7 @@ class CheckCall(TrafficCall):
         traffic = self._exchange
         try:
             traffic.ask_limits()
-            reply = reply_of(traffic, self._method)
+            reply = reply_of(traffic)
         except Exception:  # noqa: BLE001 - nobody else would answer
             reply = UNDECIDED
         rpc.respond(reply)

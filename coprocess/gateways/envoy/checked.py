@@ -36,7 +36,9 @@ def open_check(attributes: AttributeContext, chain: Chain, around: Around, max_h
         chain.of_checks = _only_checks(chain)
     chain = chain.of_checks
     http = attributes.request.http
-    traffic = Traffic(_request(http, max_headers), chain, around)
+    request = _request(http, max_headers)
+    traffic = Traffic(request, chain, around)
+    traffic.method = request._method
     if chain.reads_request:
         traffic.has_body = _Body(http, traffic.request.headers).is_whole
         if chain.one_check is not None and not traffic.has_body:

@@ -182,7 +182,8 @@ class EnvoyGateway(Gateway, Streaming):
         attributes = attributes_of(rpc.payload)
         said = attributes.context_extensions
         try:
-            chain = self._chain(tuple(zip(said, map(said.get, said), strict=True)), "")
+            key = tuple(zip(said, map(said.get, said), strict=True)), ""
+            chain = self._kept.get(key) or self._chain(*key)
             traffic = open_check(attributes, chain, self, self._options.max_headers)
         except CoprocessError as error:
             rpc.respond(refused(error))
