@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from coprocess import CustomKeyCheck, Event, Reject, respond
 from coprocess.api.messages import Reply
-from coprocess.gateways.envoy import checked, wire
+from coprocess.gateways.envoy import checked, encoding, skimmed, wire
 from coprocess.gateways.envoy.chain import Chain
 from coprocess.gateways.envoy.gateway import EnvoyGateway
 from coprocess.runtime.in_process_rpc import ThreadRpc
@@ -32,13 +32,14 @@ class Asked(NamedTuple):
     service: Service
     gateway: EnvoyGateway
 
-    def begin(self, request: wire.CheckRequest) -> ThreadRpc:
+    def begin(self, request: wire.CheckRequest | bytes) -> ThreadRpc:
         rpc = ThreadRpc()
-        rpc.method, rpc.payload = wire.CHECK, request.SerializeToString()
+        raw = request if isinstance(request, bytes) else request.SerializeToString()
+        rpc.method, rpc.payload = wire.CHECK, raw
         self.service.methods.unary[wire.CHECK](rpc)
         return rpc
 
-    def ask(self, request: wire.CheckRequest) -> bytes:
+    def ask(self, request: wire.CheckRequest | bytes) -> bytes:
         return reply_to(self.begin(request))
 
     def counts(self) -> list[tuple[object, ...]]:
@@ -370,6 +371,73 @@ def test_several_that_are_read_on_the_loop_do_not_hold_it_up() -> None:
         assert not held.done()
         holds.set()
         assert held.result().status.code == 0
+
+
+def test_skimmed_messages_have_the_numbers_of_envoys() -> None:
+    attributes = wire.AttributeContext.DESCRIPTOR
+    messages = attributes.nested_types_by_name
+    envoys: dict[str, Any] = {
+        "Check": wire.CheckRequest.DESCRIPTOR,
+        "Attributes": attributes,
+        "Request": messages["Request"],
+        "Http": messages["HttpRequest"],
+        "Entry": attributes.fields_by_name["context_extensions"].message_type,
+    }
+    assert envoys.keys() == skimmed.MESSAGES.keys()
+    for name, fields in skimmed.MESSAGES.items():
+        for field, number, _, _ in fields:
+            assert envoys[name].fields_by_name[field].number == number
+
+
+def test_what_a_handler_reads_is_what_came() -> None:
+    read: list[Any] = []
+
+    @CustomKeyCheck
+    def check_key(request: Any, session: Any, metadata: Any) -> None:
+        read[:] = [request.path, request.query_string, request.scheme, request.target, request.raw_body]
+        read.append(request.headers["Host"])
+        read.append(metadata.get("jwt:sub"))
+        session.allow("token")
+
+    asked_for = request_of([*GET, ("content-length", "3")], "GET", "/a?b=1")
+    http = asked_for.attributes.request.http
+    asked_for.attributes.metadata_context.filter_metadata["jwt"].update({"sub": "me"})
+    with asking(check_key) as asked:
+        # Without `pack_as_bytes`, Envoy has any bytes as text.
+        for body in (b"abc", b"\xff\xfe\xfd"):
+            http.body = "abc"
+            raw = asked_for.SerializeToString().replace(b"abc", body)
+            assert code_of(asked.ask(raw)) == 0
+            assert read == ["/a", "b=1", "http", "/a?b=1", body, "example.test", "me"]
+        # Of what `path` cannot hold, it has a mark.
+        http.path = "/!?"
+        http.header_map.headers[1].raw_value = b"/\xff?"
+        assert code_of(asked.ask(asked_for)) == 0
+        assert read[0] == "/\xff"
+        assert read[3] == "/\xff?"
+
+
+def test_what_is_broken_within_closes() -> None:
+    @CustomKeyCheck
+    def reads(request: Any, session: Any) -> None:
+        request.headers.get("X-A")
+        session.allow("token")
+
+    with asking(reads) as asked:
+        for broken in (
+            _nested(1, _nested(4, _nested(2, _nested(2, b"GET") + _nested(13, b"\x0a\xff")))),
+            _nested(1, _nested(4, _nested(2, _nested(2, b"GET") + _nested(13, b"\x0a\x00" * 1001)))),
+            _nested(1, _nested(10, b"\x0a\xff")),
+            _nested(1, _nested(4, _nested(2, _nested(3, b"\x0a\xff")))),
+        ):
+            assert code_of(asked.ask(broken)) == 500
+        rpc = asked.begin(b"\xff")
+        assert rpc.wait(PATIENCE_S)
+        assert rpc.failure is not None
+
+
+def _nested(number: int, content: bytes) -> bytes:
+    return encoding.field(number, content)
 
 
 def begin_elsewhere(asked: Asked) -> ThreadRpc:

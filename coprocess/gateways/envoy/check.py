@@ -13,7 +13,8 @@ from coprocess.errors import CoprocessError, HandlerFailed, Status
 from coprocess.gateways.envoy.call import Around, Traffic, TrafficCall
 from coprocess.gateways.envoy.chain import Chain
 from coprocess.gateways.envoy.check_reply import denied, refused, reply_of
-from coprocess.gateways.envoy.checked import NO_BODY, attributes_of, open_check
+from coprocess.gateways.envoy.checked import NO_BODY, open_check
+from coprocess.gateways.envoy.skimmed import attributes_of, items_of
 from coprocess.loading.lifetime import Lifetime
 from coprocess.runtime.answers import error_answer, failure_answer
 from coprocess.runtime.chained import NO_STEPS, PAUSE, Steps
@@ -51,7 +52,7 @@ class Check:
         """The steps. Raises BadMessage."""
         attributes = attributes_of(message)
         try:
-            chain = self._find_chain(dict(attributes.context_extensions), "")
+            chain = self._find_chain(items_of(attributes.context_extensions), "")
             traffic = open_check(attributes, chain, self._around, self._max_headers)
         except CoprocessError as error:
             self._refusal = refused(error)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,27 +10,20 @@ from google.protobuf.message import DecodeError
 
 from coprocess.api.held import HeldHeaders, HeldRequest
 from coprocess.api.moments import HookType
-from coprocess.api.unread import UnreadRequest
+from coprocess.api.unread import NO_EDITS, UnreadRequest
 from coprocess.errors import BadMessage, HandlerFailed, UnknownHook
 from coprocess.gateways.envoy import dynamic_metadata
 from coprocess.gateways.envoy.call import Around, Traffic
 from coprocess.gateways.envoy.chain import Chain
 from coprocess.gateways.envoy.messages import Fields, name_of, request_of
-from coprocess.gateways.envoy.wire import CheckRequest
+from coprocess.gateways.envoy.skimmed import Attributes, Http, items_of
+from coprocess.gateways.envoy.wire import HeaderMap, Metadata
 
 if TYPE_CHECKING:
-    from coprocess.gateways.envoy.wire import AttributeContext
+    from coprocess.gateways.envoy.wire import HeaderValue
 
 
-def attributes_of(message: bytes) -> AttributeContext:
-    """Raises BadMessage."""
-    try:
-        return CheckRequest.FromString(message).attributes
-    except DecodeError:
-        raise BadMessage("not an envoy.service.auth.v3.CheckRequest") from None
-
-
-def open_check(attributes: AttributeContext, chain: Chain, around: Around, max_headers: int) -> Traffic:
+def open_check(attributes: Attributes, chain: Chain, around: Around, max_headers: int) -> Traffic:
     """`chain` is that of the route, with all its moments. Raises BadMessage, UnknownHook, HandlerFailed."""
     if chain.of_checks is None:
         chain.of_checks = _only_checks(chain)
@@ -44,8 +37,8 @@ def open_check(attributes: AttributeContext, chain: Chain, around: Around, max_h
         if chain.one_check is not None and not traffic.has_body:
             raise HandlerFailed(NO_BODY)
     context = attributes.metadata_context
-    if context.filter_metadata:
-        traffic.metadata_source = lambda: dynamic_metadata.read_metadata(context)
+    if context:
+        traffic.metadata_source = lambda: dynamic_metadata.read_metadata(Metadata.FromString(context))
     return traffic
 
 
@@ -67,26 +60,49 @@ def _only_checks(chain: Chain) -> Chain:
     return checks
 
 
-def _request(http: AttributeContext.HttpRequest, max_headers: int) -> HeldRequest:
+def _request(http: Http, max_headers: int) -> HeldRequest:
     """The request, as the attributes have it. Raises BadMessage."""
-    values = http.header_map.headers
-    if values:
-        if len(values) > max_headers:
-            raise _too_many(len(values), max_headers)
-        fields = Fields(values)
+    header_map = http.header_map
+    if header_map:
+        fields = _UnreadFields(header_map)
+        if len(header_map) > _SMALLEST_HEADER_BYTES * max_headers and len(fields._all) > max_headers:
+            raise _too_many(len(fields._all), max_headers)
         if method := http.method:
             return _UnreadRequest(http, method, fields)
         return request_of(fields, _Body(http, fields).read)
     headers = http.headers
     if len(headers) > max_headers:
         raise _too_many(len(headers), max_headers)
-    pairs = [(name_of(name), value) for name, value in headers.items() if name[:1] != ":"]
+    pairs = [(name_of(name), value) for name, value in items_of(headers).items() if name[:1] != ":"]
     if "Host" not in (name for name, _ in pairs):
         pairs.insert(0, ("Host", http.host))
     held = HeldHeaders(pairs)
     return HeldRequest(
         http.method, http.path, held, scheme=http.scheme or "http", body_source=_Body(http, held).read
     )
+
+
+class _UnreadFields(Fields):
+    """Those of a HeaderMap that nobody has read so far."""
+
+    __slots__ = ("_raw", "_values_of_raw")
+
+    def __init__(self, raw: bytes) -> None:
+        # As the base class does.
+        self.replaced, self._set_now = NO_EDITS, None
+        self.encoded = None
+        self._raw = raw
+        self._values_of_raw: Sequence[HeaderValue] | None = None
+
+    @property
+    def _all(self) -> Sequence[HeaderValue]:  # type: ignore[override]  # a slot there
+        values = self._values_of_raw
+        if values is None:
+            try:
+                values = self._values_of_raw = HeaderMap.FromString(self._raw).headers
+            except DecodeError:
+                raise BadMessage("the header_map of a CheckRequest is none") from None
+        return values
 
 
 def _too_many(count: int, max_headers: int) -> BadMessage:
@@ -99,7 +115,7 @@ class _UnreadRequest(UnreadRequest):
     if not TYPE_CHECKING:
         __slots__ = ("_http",)
 
-    def __init__(self, http: AttributeContext.HttpRequest, method: str, fields: Fields) -> None:
+    def __init__(self, http: Http, method: str, fields: Fields) -> None:
         # As the base class does.
         self._http = http
         self._method = method
@@ -143,12 +159,12 @@ class _Body:
 
     __slots__ = ("_headers", "_http")
 
-    def __init__(self, http: AttributeContext.HttpRequest, headers: HeldHeaders) -> None:
+    def __init__(self, http: Http, headers: HeldHeaders) -> None:
         self._http = http
         self._headers = headers
 
     def _came(self) -> bytes:
-        return self._http.raw_body or self._http.body.encode()
+        return self._http.raw_body or self._http.body
 
     @property
     def is_whole(self) -> bool:
@@ -165,6 +181,7 @@ class _Body:
         return self._came()
 
 
+_SMALLEST_HEADER_BYTES = 2
 _PARTIAL = "X-Envoy-Auth-Partial-Body"
 NO_BODY = (
     "reads a body, and Envoy sent none, or a part. Expected: with_request_body in the filter, large enough"

@@ -18,9 +18,10 @@ from coprocess.gateways.envoy.call import Traffic
 from coprocess.gateways.envoy.chain import Chain, Chains, chain_of, check_chains
 from coprocess.gateways.envoy.check import Check, CheckCall
 from coprocess.gateways.envoy.check_reply import refused
-from coprocess.gateways.envoy.checked import attributes_of, open_check
+from coprocess.gateways.envoy.checked import open_check
 from coprocess.gateways.envoy.exchange import Exchange
 from coprocess.gateways.envoy.route import PREFIX, Route, route_of
+from coprocess.gateways.envoy.skimmed import attributes_of, items_of
 from coprocess.gateways.envoy.stream import EnvoyStream, refuse
 from coprocess.gateways.envoy.wire import CHECK, PROCESS, ProcessingRequest
 from coprocess.loading.hooks import Hook, HookTable
@@ -180,10 +181,9 @@ class EnvoyGateway(Gateway, Streaming):
         since_s = time.monotonic()
         self.service = service
         attributes = attributes_of(rpc.payload)
-        said = attributes.context_extensions
+        said = tuple(attributes.context_extensions)
         try:
-            key = tuple(zip(said, map(said.get, said), strict=True)), ""
-            chain = self._kept.get(key) or self._chain(*key)
+            chain = self._kept.get(said) or self._chain_of_check(said)
             traffic = open_check(attributes, chain, self, self._options.max_headers)
         except CoprocessError as error:
             rpc.respond(refused(error))
@@ -196,6 +196,15 @@ class EnvoyGateway(Gateway, Streaming):
             service.in_thread(lambda: self._check_in_steps(service, rpc, traffic))
         else:
             self._check_in_steps(service, rpc, traffic)
+
+    def _chain_of_check(self, said: tuple[bytes, ...]) -> Chain:
+        """Keep the chain by the bytes that a route says, too: they are there before anything is read."""
+        kept = self._kept
+        chain = self.chain(items_of(said), "")
+        if len(kept) >= _MAX_KEPT:
+            kept.clear()
+        kept[said] = chain
+        return chain
 
     def _check_in_steps(self, service: Service, rpc: Rpc, traffic: Traffic) -> None:
         check = Check(self.chain, self)
