@@ -137,19 +137,39 @@ class Load:
                 at = came.rfind(b"\xa7EventId", -20)
                 if at < 0:
                     part[each] = came
-                elif b"\xa3ret" in came[-30:] or b"kong.response.exit" in came[:60]:
+                elif self._goes_on(each, came, at):
                     self.count += 1
                     self.latencies_s.append(now() - began[each])
                     began[each] = now()
                     each.sendall(self._head() + self.event)
-                elif b".set_" in came[:60]:
-                    each.sendall(self._head() + self.step_of_nothing + came[at + 8 :])
-                else:
-                    each.sendall(self._head() + self.step + came[at + 8 :] + self.data)
         selector.close()
         for each in self.sockets:
             each.close()
         return now() - since_s
+
+    def events(self, count: int) -> None:
+        """So many, one after the other, on the first connection, whatever time it takes."""
+        first = self.sockets[0]
+        for _ in range(count):
+            first.sendall(self._head() + self.event)
+            came = b""
+            while True:
+                came += first.recv(2**20)
+                at = came.rfind(b"\xa7EventId", -20)
+                if at >= 0:
+                    if self._goes_on(first, came, at):
+                        break
+                    came = b""
+
+    def _goes_on(self, connected: socket.socket, came: bytes, at: int) -> bool:
+        """Answer what an event asks, which has its id `at`. True: it is over."""
+        if b"\xa3ret" in came[-30:] or b"kong.response.exit" in came[:60]:
+            return True
+        if b".set_" in came[:60]:
+            connected.sendall(self._head() + self.step_of_nothing + came[at + 8 :])
+        else:
+            connected.sendall(self._head() + self.step + came[at + 8 :] + self.data)
+        return False
 
     def _head(self) -> bytes:
         return b"\x94\x00\xce" + struct.pack(">I", 7)

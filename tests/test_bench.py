@@ -76,6 +76,12 @@ def test_a_call_without_a_transport_is_answered(monkeypatch: pytest.MonkeyPatch)
             server.service.handle(call)
 
 
+def test_calls_whose_instructions_are_counted_are_answered() -> None:
+    words = [sys.executable, str(BENCH / "instructions.py"), "--steps", "1"]
+    ran = subprocess.run(words, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+
+
 def test_failed_calls_are_no_figures() -> None:
     words = [sys.executable, "-c", "print('{\"errors\": 3}')"]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)

@@ -107,12 +107,16 @@ class Http2Rpc(Rpc):
         self._cancellation = None  # It knows whoever asked: a cycle for each call would be the collector's.
         protocol = self._protocol
         # Where no more calls came with it, its client waits for nothing else.
-        engine.answer(protocol, protocol.respond, self._stream, reply, at_once=not engine.tasks)
+        engine.answer(
+            protocol, protocol.respond, self._stream, reply, at_once=not engine.tasks, may_wait=True
+        )
 
     def fail(self, status: Status, message: str) -> None:
         self._is_answered = True
         self._cancellation = None
-        self._engine.answer(self._protocol, self._protocol.end, self._stream, (status, message, b"", ()))
+        self._engine.answer(
+            self._protocol, self._protocol.end, self._stream, (status, message, b"", ()), may_wait=True
+        )
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
         cancellation = self._cancellation

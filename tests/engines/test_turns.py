@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -117,3 +118,59 @@ def test_answers_are_written_by_any_thread_while_handlers_run() -> None:
         payloads = [bytes([number % 256]) * 1000 for number in range(300)]
         calls = [client.raw.future(payload, timeout=PATIENCE_S) for payload in payloads]
         assert [call.result() for call in calls] == payloads
+
+
+def test_an_answer_does_not_wait_for_who_has_the_lock() -> None:
+    """Who has it may wait for the interpreter behind all that want to answer."""
+    begun: list[Rpc] = []
+
+    def handler(rpc: Rpc) -> None:
+        rpc.may_block()
+        begun.append(rpc)
+
+    def answer() -> None:
+        for rpc in begun:
+            rpc.respond(rpc.payload)
+
+    with bare(HTTP2, handler) as (client, engine):
+        server = engine.poller
+        assert server is not None
+        calls = [client.raw.future(b"%d" % number, timeout=PATIENCE_S) for number in range(2)]
+        until(lambda: len(begun) == len(calls) and server.polling_thread != 0)
+        with server.lock:
+            answers = threading.Thread(target=answer)
+            answers.start()
+            answers.join(PATIENCE_S)
+            assert not answers.is_alive()
+            assert not any(call.done() for call in calls)
+        assert [call.result() for call in calls] == [b"0", b"1"]
+
+
+@pytest.mark.parametrize("most", [1, 2, 8])
+def test_threads_come_and_go_while_the_lock_is_held(most: int) -> None:
+    over = threading.Event()
+
+    def handler(rpc: Rpc) -> None:
+        rpc.may_block()
+        time.sleep(0.0005)
+        rpc.respond(rpc.payload)
+
+    with bare(HTTP2, handler, min_threads=1, max_threads=most) as (client, engine):
+        assert engine.poller is not None
+        lock = engine.poller.lock
+
+        def hold() -> None:
+            while not over.wait(0.0002):
+                with lock:
+                    time.sleep(0.0005)
+
+        holding = threading.Thread(target=hold)
+        holding.start()
+        try:
+            for _ in range(10):
+                payloads = [b"%d" % number for number in range(30)]
+                calls = [client.raw.future(payload, timeout=PATIENCE_S) for payload in payloads]
+                assert [call.result() for call in calls] == payloads
+        finally:
+            over.set()
+            holding.join()

@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import structlog
@@ -297,13 +298,18 @@ class Server:
         value: Any,
         *,
         at_once: bool = False,
+        may_wait: bool = False,
     ) -> Any:
         """Do `act(stream, value)`, and see that what comes of it is written. From any thread.
 
         `at_once`: also by the thread that polls, which else writes it with what it answers next.
         """
         # Not `with`: it takes twice as long, and each answer comes by.
-        self.lock.acquire()
+        if not self.lock.acquire(blocking=False):
+            if may_wait and self.polling_thread not in (0, threading.get_ident()):
+                self.call_back(partial(self.answer, connection, act, stream, value))
+                return None
+            self.lock.acquire()
         try:
             result = act(stream, value)
             if not connection.is_dirty:  # As `write_later`.

@@ -67,6 +67,7 @@ class Turns(Generic[Task]):
         self._loop_turn: LoopTurn[Task] | None = None
         self._told = 0
         #: Threads with nothing to do, and what wakes each. The last is the first: what it needs is in caches.
+        #: They come without the lock, and are taken with it.
         self._idle: list[tuple[_Turn, threading.Lock]] = []
         self.is_stopped = False
         self._alarm = threading.Lock()
@@ -90,27 +91,45 @@ class Turns(Generic[Task]):
 
     def take(self) -> Task | None:
         """Wait for a task. None: there will be no more."""
-        turn = _Turn(threading.get_ident())
-        wake: threading.Lock | None = None
+        turn, wake = place = _Turn(threading.get_ident()), threading.Lock()
+        wake.acquire()
         while True:
-            with self._lock:
-                if self.is_stopped:
-                    return None
-                if self._turn is None:
-                    self._turn = turn
-                    self._server.polling_thread = turn.thread_id
-                if self._turn is not turn:
+            if self._lock.acquire(blocking=False) or not self._is_waiting(place):
+                try:
+                    if self.is_stopped:
+                        return None
+                    if self._turn is None:
+                        self._turn = turn
+                        self._server.polling_thread = turn.thread_id
                     # Else the one that polls runs them: two would only wait for each other.
-                    if self.tasks and not self._may_run and type(self._turn) is _Turn:
+                    elif self.tasks and not self._may_run and type(self._turn) is _Turn:
                         return self.tasks.popleft()
-                    if wake is None:
-                        wake = threading.Lock()
-                        wake.acquire()
-                    self._idle.append((turn, wake))
+                    else:
+                        self._idle.append(place)
+                finally:
+                    self._lock.release()
+            if self._turn is not turn:
+                wake.acquire()
             if self._turn is turn:
                 return self._poll(turn)
-            if wake is not None:
-                wake.acquire()
+
+    def _is_waiting(self, place: tuple[_Turn, threading.Lock]) -> bool:
+        """Whether a thread has its place among those with nothing to do. False: it has the lock instead.
+
+        Who holds that may wait for the interpreter, behind all that come here: so these do not wait for it.
+        """
+        self._idle.append(place)
+        if self.tasks:
+            self._server.call_back(_nothing)  # Perhaps the thread that polls may run them now.
+        # After it is there, so that of two threads, at least one sees what the other did.
+        if self._turn is not None and not self.is_stopped:
+            return True
+        self._lock.acquire()
+        if place not in self._idle:  # It was given the turn, or woken for the end.
+            self._lock.release()
+            return True
+        self._idle.remove(place)
+        return False
 
     @property
     def _may_run(self) -> bool:
@@ -184,12 +203,13 @@ class Turns(Generic[Task]):
     def _choose(self) -> threading.Lock | None:
         """Give the turn to a thread that has nothing to do: what wakes it. With the lock."""
         self._server.flush()
-        wake = None
-        if self._idle:
-            self._turn, wake = self._idle.pop()
-            self._server.polling_thread = self._turn.thread_id
-        else:
+        if not self._idle:
             self._turn, self._server.polling_thread = None, 0
+        # After that is said: one may have come meanwhile, without the lock.
+        if not self._idle:
+            return None
+        self._turn, wake = self._idle.pop()
+        self._server.polling_thread = self._turn.thread_id
         return wake
 
     def _begin(self, wake: threading.Lock | None) -> None:
@@ -311,6 +331,9 @@ class Turns(Generic[Task]):
             time.sleep(_STOP_INTERVAL_S)
         lent = self._loop_turn
         return self._turn is None and not (lent is not None and lent.is_attached)
+
+
+def _nothing() -> None: ...
 
 
 #: A handler that takes longer goes on beside the polling, from the next tick on.
