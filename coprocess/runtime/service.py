@@ -162,7 +162,7 @@ class Service:
 
     def take(self, call: Call, rpc: Rpc, since_s: float) -> None:
         """Run the call that `rpc`, which came at `since_s`, asks for: now or, where it must wait, later."""
-        # As `handle`, which all calls of other gateways come by.
+        # As `handle`, in place: it is what all calls of other gateways come by.
         state = self.gates.get(call.hook) or self._new_state(call.hook)
         call.arrive(rpc, state, since_s)
         admitted = state.enter(call) or state.wait(call)

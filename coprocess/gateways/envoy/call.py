@@ -129,12 +129,6 @@ class Traffic(HeldExchange):
         """The same, where anybody has asked for it."""
         return self._metadata
 
-    @property
-    def known_session(self) -> HeldSession | None:
-        """Who calls, where somebody is known."""
-        session = self._session
-        return session if session is not None and session.token else None
-
     def _chosen_call(self, step: Step) -> EnvoyCall:
         """Raises UnknownHook."""
         chain = self.chain

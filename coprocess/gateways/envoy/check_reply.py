@@ -104,13 +104,15 @@ def refused(error: CoprocessError) -> bytes:
 
 def _told(traffic: Traffic) -> bytes:
     """The dynamic metadata of a reply."""
-    metadata, session = traffic.known_metadata, traffic.known_session
-    if session is None:
-        if metadata is None:
-            return b""
-    elif metadata is None and session.is_bare:
-        token = session.token.encode()
-        return _head_of_token(len(token)) + token
+    metadata, session = traffic._metadata, traffic._session
+    if session is not None:
+        if not session.token:
+            session = None
+        elif metadata is None and session.is_bare:
+            token = session.token.encode()
+            return _head_of_token(len(token)) + token
+    if session is None and metadata is None:
+        return b""
     told = dynamic_metadata.encoded(metadata, {}, session, is_new=True)
     return encoding.field(_DYNAMIC_METADATA, told) if told else b""
 
