@@ -12,12 +12,14 @@ from urllib.parse import quote
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from opentelemetry.sdk.trace import TracerProvider
 
 from coprocess import CustomKeyCheck, Event, Reject, respond
 from coprocess.api.messages import Reply
 from coprocess.gateways.envoy import checked, encoding, skimmed, wire
 from coprocess.gateways.envoy.chain import Chain
 from coprocess.gateways.envoy.gateway import EnvoyGateway
+from coprocess.process.tracing import CallTracing
 from coprocess.runtime.in_process_rpc import ThreadRpc
 from coprocess.runtime.registration import GatewayOptions
 from coprocess.runtime.service import Service, ServiceOptions
@@ -304,6 +306,31 @@ def test_rate_and_quota_are_asked_for_in_another_thread(is_async: bool) -> None:
         assert [code_of(asked.ask(request_of())) for _ in range(3)] == [0, 0, 403]
         assert len(asked_in) == len(ran_in) == 3
         assert not {*asked_in} & {*ran_in}
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_one_that_is_traced_is_asked_for_rate_and_quota(is_async: bool) -> None:
+    @CustomKeyCheck
+    def check_key(session: Any) -> None:
+        session.allow("token", quota_max=1)
+
+    @CustomKeyCheck(name="check_key")
+    async def check_key_async(session: Any) -> None:
+        session.allow("token", quota_max=1)
+
+    with asking(check_key_async if is_async else check_key) as asked:
+        tracing = CallTracing(TracerProvider().get_tracer("test"))
+        asked.service.use_tracing(tracing)
+        handle = tracing.traced(asked.service.methods.unary[wire.CHECK])
+        codes = []
+        for _ in range(2):
+            rpc = ThreadRpc()
+            rpc.method, rpc.payload = wire.CHECK, request_of().SerializeToString()
+            handle(rpc)
+            codes.append(code_of(reply_to(rpc)))
+        assert codes == [0, 403]
+        until(lambda: not asked.service.in_flight)
+        assert [count[5] for count in asked.counts()] == [0]
 
 
 def test_a_store_that_fails_lets_nobody_pass() -> None:
