@@ -305,6 +305,11 @@ class HeldRequest(_HeldBody, Request):
     def has_new_query(self) -> bool:
         return self._query is not None and self._query.is_edited
 
+    def has_new_line(self, method: str) -> bool:
+        """Whether path, query or method are others than came. It came with `method`."""
+        query = self._query
+        return self.has_new_path or self._method != method or (query is not None and query.is_edited)
+
     def __repr__(self) -> str:
         return f"<Request {self.method} {self.url}>"
 
@@ -391,8 +396,9 @@ class HeldSession(Session):
     def __init__(self) -> None:
         #: Names the caller: equal tokens share rate and quota. Empty: nobody is known.
         self.token = ""
-        self._metadata = TextMap({}, "session.metadata")
-        self._tags = TextList([], "session.tags")
+        # Made when they are asked for: most callers are named, and no more.
+        self._metadata: TextMap | None = None
+        self._tags: TextList | None = None
         self.rate = self.per = 0.0
         self.quota_max = self.quota_remaining = self.quota_renews = self.quota_renewal_rate = 0
         self.expires = 0
@@ -403,6 +409,8 @@ class HeldSession(Session):
 
         @property
         def metadata(self) -> MutableMapping[str, str]:
+            if self._metadata is None:
+                self._metadata = TextMap({}, "session.metadata")
             return self._metadata
 
         @metadata.setter
@@ -414,11 +422,18 @@ class HeldSession(Session):
 
         @property
         def tags(self) -> MutableSequence[str]:
+            if self._tags is None:
+                self._tags = TextList([], "session.tags")
             return self._tags
 
         @tags.setter
         def tags(self, tags: Iterable[str]) -> None:
             self._tags = TextList(texts("session.tags", tags), "session.tags")
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether it holds a token, and nothing else that says who calls."""
+        return not (self.alias or self._metadata or self._tags)
 
     def __bool__(self) -> bool:
         return bool(self.token)
@@ -440,11 +455,11 @@ class HeldSession(Session):
     ) -> None:
         if not isinstance(token, str) or not token:
             raise ValueError("a token is text, and not empty")
-        if list(policies):
+        if policies is not _NONE and list(policies):
             raise ValueError("policies are Tyk's: this gateway has none. Expected: rate and quota given here")
         if per is not None and rate is None:
             raise ValueError("per without rate limits nothing")
-        added = texts("tags", tags)
+        added = texts("tags", tags) if tags is not _NONE else _NONE
         if rate is not None:
             self.rate, self.per = _number("rate", rate), 1.0 if per is None else _number("per", per)
         if quota_max is not None:
@@ -456,9 +471,9 @@ class HeldSession(Session):
         if alias is not None:
             self.alias = expect_text("alias", alias)
         if metadata is not None:
-            self._metadata.update(metadata)
+            self.metadata.update(metadata)
         if added:
-            self._tags.extend(added)
+            self.tags.extend(added)
         # Last: what raises admits nobody.
         self.token = token
 
@@ -468,6 +483,10 @@ class HeldSession(Session):
 
     def __repr__(self) -> str:
         return f"<Session of {self.alias or 'no alias'}>" if self else "<Session: none>"
+
+
+#: The one empty tuple: nothing was given.
+_NONE: tuple[str, ...] = ()
 
 
 def _number(name: str, value: Any) -> float:

@@ -233,7 +233,7 @@ class AsyncCalls:
     def _end_badly(self, call: Call, error: BaseException) -> None:
         if not isinstance(error, HandlerFailed):
             # The client gave up, or its time is over, or the service stops: an answer does no harm.
-            call.rpc.fail(ShuttingDown.status, "cancelled")
+            call.fail(ShuttingDown.status, "cancelled")
         elif call.gate.holds(call):
             self._failures.fail(call, error)
 
@@ -367,7 +367,7 @@ def _cancel_with(outcome: Future[Any], loop: LoopThread | None, task: asyncio.Ta
 
 
 def _cancelled(call: Call) -> None:
-    call.rpc.fail(ShuttingDown.status, "cancelled")
+    call.fail(ShuttingDown.status, "cancelled")
 
 
 def _tags(owner: object) -> dict[str, Any]:

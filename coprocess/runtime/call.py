@@ -284,6 +284,10 @@ class Call:
         """Take `reply` as the outcome."""
         raise NotImplementedError
 
+    def fail(self, status: Status, message: str) -> None:
+        """End it with an error, from any thread, as its client takes one."""
+        self.rpc.fail(status, message)
+
     def unchanged(self) -> bytes | None:
         """The answer that changes nothing, whatever the handler did; None where this call has none."""
         return None

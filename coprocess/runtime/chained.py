@@ -26,7 +26,7 @@ from coprocess.runtime.hook_state import HookState
 from coprocess.runtime.in_process_rpc import InProcessRpc
 from coprocess.runtime.pace import QUICK_S
 from coprocess.runtime.service import Service
-from coprocess.transport.engine import Metadata, Rpc
+from coprocess.transport.engine import HandlersLoop, Metadata, Rpc
 
 log = structlog.get_logger("coprocess")
 
@@ -100,7 +100,7 @@ class StepRpc(InProcessRpc):
         if call.owner == threading.get_ident():
             self.is_here = True
         else:
-            self._chain.go_on(may_block=False)
+            self._chain.go_on(False)
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
         self._on_cancel = callback
@@ -165,6 +165,9 @@ class Chain:
     def may_block(self) -> None:
         """As an Rpc's, in the thread that runs the steps."""
 
+    def runs_on(self, loop: HandlersLoop) -> None:
+        """As an Rpc's, in the thread that runs the steps."""
+
     def through(self, error: Exception | None) -> None:
         """The steps are through, or pause, or raised. Called from any thread; never raises."""
         raise NotImplementedError
@@ -179,7 +182,7 @@ class Chain:
         self._steps = steps
         self.go_on()
 
-    def go_on(self, *, may_block: bool = True) -> None:
+    def go_on(self, may_block: bool = True) -> None:
         error = None
         try:
             for need in self._steps:
@@ -247,7 +250,15 @@ class Chain:
         me = call.owner = threading.get_ident()
         service._running[me] = call
         # In a context of its own: what a handler sets there is no other call's.
-        is_over = Context().run(self._run, call)
+        context = Context()
+        is_over = True
+        try:
+            context.run(call.run)
+        except Exception as error:  # noqa: BLE001 - else its place would stay taken for ever
+            is_over = False
+            context.run(self._fail, call, error)
+        if prints.has_printed:
+            context.run(prints.end_line)
         service._running.pop(me, None)
         ran_s = time.monotonic() - began_s
         if ran_s > QUICK_S:
@@ -265,21 +276,15 @@ class Chain:
         rpc = call.rpc
         return isinstance(rpc, StepRpc) and rpc.is_here
 
-    def _run(self, call: StepCall) -> bool:
-        """Run a call. False: it has failed, and has been ended."""
-        is_over = True
+    def _fail(self, call: StepCall, error: Exception) -> None:
+        failures = self._service.failures
         try:
-            try:
-                call.run()
-            except HandlerFailed as error:
-                is_over = False
-                self._service.failures.fail(call, error)
-        except Exception as error:  # noqa: BLE001 - else its place would stay taken for ever
-            is_over = False
-            self._service.failures.fail_within(call, error)
-        if prints.has_printed:
-            prints.end_line()
-        return is_over
+            if isinstance(error, HandlerFailed):
+                failures.fail(call, error)
+            else:
+                failures.fail_within(call, error)
+        except Exception as failure:  # noqa: BLE001 - as in `_call`
+            failures.fail_within(call, failure)
 
     def _call_otherwise(self, call: StepCall, gate: HookState[Call]) -> bool:
         service = self._service
@@ -298,7 +303,14 @@ class Chain:
             rpc.on_cancel(lambda: service.drop(call))
             return False
         if call.hook.is_async:
-            service.async_calls.begin(call)
+            # Where calls are read on its loop, it begins here, and may end here.
+            call.owner = threading.get_ident()
+            loop = service.async_calls.begin(call)
+            if rpc.is_here:
+                return True
+            call.owner = 0
+            if loop is not None:
+                self.runs_on(loop)
             return False
         call.owner = threading.get_ident()
         service.run_here(call)

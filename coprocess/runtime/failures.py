@@ -85,7 +85,7 @@ class Failures:
     def fail_within(self, call: Call, error: Exception) -> None:
         """Answer a call that failed in this code, or in the engine's, and not in its handler."""
         try:
-            call.rpc.fail(CoprocessError.status, f"internal error: {name_of(error)}")
+            call.fail(CoprocessError.status, f"internal error: {name_of(error)}")
         except Exception as failure:  # noqa: BLE001 - nothing is left to try
             log.error("a call could not be failed, either", exception=format_error(failure))
         place = ("unanswered", _place_of(error))
@@ -127,7 +127,7 @@ class Failures:
         if answer is not None:
             call.rpc.respond(answer)
             return
-        call.rpc.fail(error.status, safe_text(error))
+        call.fail(error.status, safe_text(error))
 
     def _log_error(
         self,

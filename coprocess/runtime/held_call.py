@@ -110,7 +110,8 @@ class HeldCall(Call):
 
     @property
     def session(self) -> HeldSession:
-        return self._exchange.session
+        session = self._exchange._session
+        return self._exchange.session if session is None else session
 
     @property
     def metadata(self) -> MutableMapping[str, str]:
@@ -158,7 +159,7 @@ class HeldCall(Call):
     def finish(self) -> bytes:
         return b""
 
-    def unchanged(self) -> bytes:
+    def unchanged(self) -> bytes | None:
         if self.answer is OPEN:
             self.answer = _UNDONE
         return b""

@@ -158,9 +158,24 @@ class Service:
             else:
                 self._begin(call, since_s)
             return
+        self._not_admitted(call, is_shed=admitted is None)
+
+    def take(self, call: Call, rpc: Rpc, since_s: float) -> None:
+        """Run the call that `rpc`, which came at `since_s`, asks for: now or, where it must wait, later."""
+        # As `handle`, in place: it is what all calls of other gateways come by.
+        state = self.gates.get(call.hook) or self._new_state(call.hook)
+        call.arrive(rpc, state, since_s)
+        admitted = state.enter(call) or state.wait(call)
+        if admitted:
+            self._begin(call, since_s)
+        else:
+            self._not_admitted(call, is_shed=admitted is None)
+
+    def _not_admitted(self, call: Call, *, is_shed: bool) -> None:
+        rpc = call.rpc
         if self.tracing is not None:
             self.tracing.know_hook(rpc, call)
-        if admitted is None:
+        if is_shed:
             self._failures.shed(call)
         else:
             # Else it would run, some time, for a client that is gone.

@@ -151,8 +151,18 @@ class BidiRpc(ABC):
         A task that may wait, or compute for long, says so there by `may_block`.
         """
 
+    def in_turn(self, task: Callable[[], None]) -> None:
+        """The same for a task that may as well run on a loop that reads calls: it finds out where it is.
+
+        There is one at a time.
+        """
+        self.in_thread(task)
+
     def may_block(self) -> None:  # noqa: B027 - most engines have nothing to do
         """As an Rpc's, in a task of `in_thread`."""
+
+    def runs_on(self, loop: HandlersLoop) -> None:  # noqa: B027 - most engines have nothing to do
+        """As an Rpc's, in a task of `in_turn`."""
 
     @abstractmethod
     def begin(self, metadata: Metadata) -> None:

@@ -6,7 +6,6 @@ import socket
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from types import MethodType
 from typing import Any
 
 import structlog
@@ -70,7 +69,6 @@ class Http2Rpc(Rpc):
         "_engine",
         "_is_answered",
         "_protocol",
-        "_request",
         "_stream",
         "is_compressed",
         "is_over",
@@ -88,7 +86,6 @@ class Http2Rpc(Rpc):
         self._engine = engine
         self._protocol = protocol
         self._stream = stream
-        self._request = request
         self._is_answered = False
         self._cancellation: _Cancellation | None = None
         self.method = request.method
@@ -107,16 +104,13 @@ class Http2Rpc(Rpc):
         self._cancellation = None  # It knows whoever asked: a cycle for each call would be the collector's.
         protocol = self._protocol
         # Where no more calls came with it, its client waits for nothing else.
-        engine.answer(
-            protocol, protocol.respond, self._stream, reply, at_once=not engine.tasks, may_wait=True
-        )
+        engine.answer(protocol, protocol.respond, self._stream, reply, not engine.tasks, True)
 
     def fail(self, status: Status, message: str) -> None:
         self._is_answered = True
         self._cancellation = None
-        self._engine.answer(
-            self._protocol, self._protocol.end, self._stream, (status, message, b"", ()), may_wait=True
-        )
+        ending = (status, message, b"", ())
+        self._engine.answer(self._protocol, self._protocol.end, self._stream, ending, may_wait=True)
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
         cancellation = self._cancellation
@@ -135,10 +129,12 @@ class Http2Rpc(Rpc):
             self._engine.callbacks.append(cancellation.tell)
 
     def metadata(self) -> Metadata:
-        return self._request.metadata
+        metadata: Metadata = self._stream.fields.request.metadata
+        return metadata
 
     def time_allowed_s(self) -> float | None:
-        return self._request.timeout_s
+        timeout_s: float | None = self._stream.fields.request.timeout_s
+        return timeout_s
 
     def may_block(self) -> None:
         self._engine.may_block()
@@ -152,7 +148,7 @@ class Http2Rpc(Rpc):
         engine = self._engine
         try:
             self.payload = grpc_wire.decompress(
-                self._request.encoding, self.payload, engine.max_message_bytes
+                self._stream.fields.request.encoding, self.payload, engine.max_message_bytes
             )
         except Refused as refused:
             engine.refuse(self, refused)
@@ -185,7 +181,19 @@ class Http2Stream(Http2Rpc, StreamRpc):
 class Http2Bidi(BidiRpc):
     """A call whose messages come one by one."""
 
-    __slots__ = ("_cancellation", "_engine", "_is_ended", "_is_noted", "_protocol", "_request", "_stream")
+    __slots__ = (
+        "_cancellation",
+        "_engine",
+        "_is_ended",
+        "_is_noted",
+        "_protocol",
+        "_request",
+        "_stream",
+        "task",
+    )
+
+    #: That of `in_turn`.
+    task: Callable[[], None]
 
     def __init__(
         self, engine: Http2Engine, protocol: Http2Protocol, stream: Stream, request: Request
@@ -231,8 +239,16 @@ class Http2Bidi(BidiRpc):
     def in_thread(self, task: Callable[[], None]) -> None:
         self._engine.put_task(task)
 
+    def in_turn(self, task: Callable[[], None]) -> None:
+        self.task = task
+        self._engine.put_task(self)
+
     def may_block(self) -> None:
         self._engine.may_block()
+
+    def runs_on(self, loop: HandlersLoop) -> None:
+        if not loop.is_reading:
+            self._engine.runs_on(self.method, loop)
 
     def begin(self, metadata: Metadata) -> None:
         grpc_wire.response_headers(tuple(metadata))  # What cannot be sent is found here, at the caller.
@@ -255,13 +271,7 @@ class Http2Bidi(BidiRpc):
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
         first = self._cancellation
-
-        def both() -> None:
-            if first is not None:
-                first()
-            callback()
-
-        self._cancellation = callback if first is None else both
+        self._cancellation = callback if first is None else _both(first, callback)
 
     def metadata(self) -> Metadata:
         return self._request.metadata
@@ -306,7 +316,7 @@ class Http2Bidi(BidiRpc):
 
     def _forget_callbacks(self) -> None:
         """Nobody is told any more. They know this call: a cycle for each would be the collector's."""
-        self.on_message, self.on_half_close = _ignore, _nothing
+        self.on_message, self.on_half_close, self.task = _ignore, _nothing, _nothing
 
     def _receive(self, message: bytes) -> None:
         if self._is_ended:
@@ -342,8 +352,8 @@ class Http2Bidi(BidiRpc):
             cancellation()
 
 
-#: For the threads: a call to be handled, or what the handler of a stream wants to be done.
-_Task = Http2Rpc | Callable[[], None]
+#: For the threads: a call to be handled, a stream with a task, or what its handler wants to be done.
+_Task = Http2Rpc | Http2Bidi | Callable[[], None]
 
 
 class Http2Engine(Engine):
@@ -412,9 +422,12 @@ class Http2Engine(Engine):
         return rpc
 
     def _run(self, rpc: _Task) -> None:
-        # First its type: `isinstance` of an abstract class takes long where it says no.
-        if type(rpc) is MethodType or type(rpc) is partial or not isinstance(rpc, Http2Rpc):
-            rpc()
+        # By its type: `isinstance` of an abstract class takes long where it says no.
+        if type(rpc) is Http2Bidi:
+            rpc.task()
+            return
+        if type(rpc) is not Http2Rpc and type(rpc) is not Http2Stream:
+            rpc()  # type: ignore[operator]  # it is no call
             return
         if rpc.is_over:
             return  # Nobody waits for it.
@@ -430,6 +443,11 @@ class Http2Engine(Engine):
 
     def _run_on_loop(self, task: _Task) -> bool:
         """False where it may not, as it may take long there."""
+        if type(task) is Http2Bidi:
+            if task.method not in self._loop_methods:
+                return False
+            task.task()
+            return True
         if (
             type(task) is not Http2Rpc
             or task.is_compressed
@@ -529,6 +547,14 @@ def _no_call() -> Http2Rpc:
     rpc = Http2Rpc.__new__(Http2Rpc)
     rpc.is_over = True
     return rpc
+
+
+def _both(first: Callable[[], None], second: Callable[[], None]) -> Callable[[], None]:
+    def call() -> None:
+        first()
+        second()
+
+    return call
 
 
 def _ignore(message: bytes) -> None: ...

@@ -25,6 +25,7 @@ from coprocess.loading.hooks import HookTable
 from coprocess.loading.objects import load_objects
 from coprocess.runtime.registration import GatewayOptions
 from coprocess.runtime.service import Service, ServiceOptions
+from coprocess.transport.engine import Engine
 from coprocess.transport.engines import EngineChoice, make_engine
 from coprocess.transport.tls import TlsFiles
 from tests.server import PATIENCE_S, engine_options
@@ -42,6 +43,7 @@ class Running(NamedTuple):
     address: str
     service: Service
     gateway: EnvoyGateway
+    engine: Engine
 
 
 @contextmanager
@@ -64,7 +66,7 @@ def serving(
     service.start()
     running.start(service.methods)
     try:
-        yield Running(bound, service, gateway)
+        yield Running(bound, service, gateway, running)
     finally:
         service.drain(2.0)
         running.stop()

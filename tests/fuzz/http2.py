@@ -6,7 +6,6 @@ from hpack import Encoder
 
 from coprocess.errors import Status
 from coprocess.transport.http2 import frames
-from coprocess.transport.http2.connection import Connection
 from coprocess.transport.http2.frames import ErrorCode
 from coprocess.transport.http2.limits import Limits
 from tests.fuzz.source import Source
@@ -18,6 +17,7 @@ from tests.http2.peer import (
     EchoCall,
     EchoStream,
     Fields,
+    Recorded,
     data,
     message,
     receive,
@@ -233,7 +233,7 @@ def pieces_make_no_difference(source: Source) -> None:
         else:
             raw += source.text()
     raw = raw[:_MOST_UNREAD_BYTES]
-    whole, pieces = Connection(LIMITS), Connection(LIMITS)
+    whole, pieces = Recorded(LIMITS), Recorded(LIMITS)
     expected = receive(whole, raw)
     assert receive_in_pieces(pieces, raw, sizes) == expected
     assert pieces.sending.take() == whole.sending.take()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from hpack import Decoder, Encoder
@@ -14,14 +15,7 @@ from coprocess.transport.http2.frames import ConnectionFailure
 from coprocess.transport.http2.grpc_connection import GrpcConnection, Method, Service
 from coprocess.transport.http2.grpc_wire import Request
 from coprocess.transport.http2.limits import Limits
-from coprocess.transport.http2.streams import (
-    ConnectionClosed,
-    DataReceived,
-    Event,
-    PingAcknowledged,
-    RequestReceived,
-    Stream,
-)
+from coprocess.transport.http2.streams import Stream
 
 METHOD = "/test.Echo/Unary"
 STREAM_METHOD = "/test.Echo/Bidi"
@@ -94,6 +88,78 @@ class Response:
         return int(named[b"grpc-status"])
 
 
+@dataclass(frozen=True)
+class RequestReceived:
+    stream: Stream
+    data: bytes
+    ended: bool
+
+
+@dataclass(frozen=True)
+class DataReceived:
+    stream: Stream
+    data: bytes
+    ended: bool
+
+
+@dataclass(frozen=True)
+class StreamReset:
+    stream: Stream
+
+
+@dataclass(frozen=True)
+class PingAcknowledged:
+    payload: bytes
+
+
+@dataclass(frozen=True)
+class ConnectionClosed:
+    failure: ConnectionFailure
+
+
+Event = RequestReceived | DataReceived | StreamReset | PingAcknowledged | ConnectionClosed
+
+
+class Recorder:
+    """A Receiver that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def on_request(self, stream: Stream, data: bytes, ended: bool) -> None:
+        self.events.append(RequestReceived(stream, data, ended))
+
+    def on_data(self, stream: Stream, data: bytes, ended: bool) -> None:
+        self.events.append(DataReceived(stream, data, ended))
+
+    def on_reset(self, stream: Stream) -> None:
+        self.events.append(StreamReset(stream))
+
+    def on_ping(self, payload: bytes) -> None:
+        self.events.append(PingAcknowledged(payload))
+
+
+class Recorded(Connection):
+    """A Connection whose `events` are what it has told of so far."""
+
+    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+        self._recorder = Recorder()
+        super().__init__(limits, self._recorder, clock)
+
+    def events_of(self, raw: bytes) -> list[Event]:
+        """What comes of `raw`, as far as it is taken at once."""
+        events: list[Event] = []
+        self._recorder.events = events
+        failure = self.receive(raw)
+        return events if failure is None else [*events, ConnectionClosed(failure)]
+
+    def all_events_of(self, raw: bytes) -> list[Event]:
+        events = self.events_of(raw)
+        while self.is_behind:
+            events += self.events_of(b"")
+        return events
+
+
 class Peer:
     """A client of a `Connection`, or of a `GrpcConnection`, in this process."""
 
@@ -131,23 +197,22 @@ class Peer:
 
     def send(self, raw: bytes) -> list[Event]:
         """As a server reads it; what came back is read."""
-        events = self.connection.receive(raw)
-        while self.connection.is_behind:
-            events += self.connection.receive(b"")
+        assert isinstance(self.connection, Recorded)
+        events = self.connection.all_events_of(raw)
         self.read()
         return events
 
 
 def started(limits: Limits | None = None) -> Peer:
     """After both prefaces."""
-    peer = Peer(Connection(limits or Limits()))
+    peer = Peer(Recorded(limits or Limits()))
     peer.send(START)
     return peer
 
 
 def told(event: Event) -> tuple[object, ...]:
     if isinstance(event, RequestReceived):
-        return ("request", event.stream.id, event.stream.fields.fields, event.ended)
+        return ("request", event.stream.id, event.stream.fields.fields, event.data, event.ended)
     if isinstance(event, DataReceived):
         return ("data", event.stream.id, event.data, event.ended)
     if isinstance(event, ConnectionClosed):
@@ -157,15 +222,12 @@ def told(event: Event) -> tuple[object, ...]:
     return ("reset", event.stream.id)
 
 
-def receive(connection: Connection, raw: bytes) -> list[tuple[object, ...]]:
+def receive(connection: Recorded, raw: bytes) -> list[tuple[object, ...]]:
     """What came of it, so that it can be compared with what came of another connection."""
-    events = connection.receive(raw)
-    while connection.is_behind:
-        events += connection.receive(b"")
-    return [told(event) for event in events]
+    return [told(event) for event in connection.all_events_of(raw)]
 
 
-def receive_in_pieces(connection: Connection, raw: bytes, sizes: Sequence[int]) -> list[tuple[object, ...]]:
+def receive_in_pieces(connection: Recorded, raw: bytes, sizes: Sequence[int]) -> list[tuple[object, ...]]:
     """The same of pieces of these sizes, again and again."""
     found: list[tuple[object, ...]] = []
     position = index = 0

@@ -7,26 +7,24 @@ import struct
 import pytest
 
 from coprocess.transport.http2 import frames
-from coprocess.transport.http2.connection import Connection
 from coprocess.transport.http2.frames import ErrorCode, Setting
 from coprocess.transport.http2.frames import ErrorCode as E
 from coprocess.transport.http2.limits import Limits
 from coprocess.transport.http2.sending import Block
-from coprocess.transport.http2.streams import (
-    ConnectionClosed,
-    DataReceived,
-    Event,
-    RequestReceived,
-    Stream,
-    StreamReset,
-)
+from coprocess.transport.http2.streams import Stream
 from tests.http2.peer import (
     CALL,
     PSEUDO,
     START,
+    ConnectionClosed,
+    DataReceived,
+    Event,
     Fields,
     Frame,
     Peer,
+    Recorded,
+    RequestReceived,
+    StreamReset,
     block,
     call,
     data,
@@ -63,7 +61,7 @@ def opened(events: list[Event]) -> Stream:
 
 
 def test_the_server_begins_with_its_settings() -> None:
-    peer = Peer(Connection(SMALL))
+    peer = Peer(Recorded(SMALL))
     first, second = peer.read()
     assert (first.kind, first.flags, first.stream_id) == (frames.SETTINGS, 0, 0)
     assert dict(frames.parse_settings(first.payload)) == {
@@ -92,7 +90,7 @@ def test_a_request() -> None:
     }.values(),
 )
 def test_a_wrong_start(raw: bytes, code: ErrorCode) -> None:
-    peer = Peer(Connection(Limits()))
+    peer = Peer(Recorded(Limits()))
     peer.read()
     (event,) = peer.send(raw)
     assert isinstance(event, ConnectionClosed)
@@ -294,17 +292,17 @@ TEXT = Block(b"")
 
 def test_data_waits_for_windows_and_goes_out_in_turn() -> None:
     peer = started()
-    peer.send(frames.settings({Setting.INITIAL_WINDOW_SIZE: 3}))
+    peer.send(frames.settings({Setting.INITIAL_WINDOW_SIZE: 8}))
     streams = [opened(peer.send(call(number))) for number in (1, 3)]
     for stream in streams:
-        peer.connection.sending.answer(stream, TEXT, b"he", b"ad", TEXT)
+        peer.connection.sending.message(stream, TEXT, b"head", TEXT)
     peer.read()
-    assert [peer.responses[number].content for number in (1, 3)] == [b"hea", b"hea"]
+    assert [peer.responses[number].content for number in (1, 3)] == [message(b"head")[:8]] * 2
     assert peer.connection.sending.unsent_bytes == 2
     peer.send(frames.window_update(3, 1))
-    assert (peer.responses[3].content, peer.responses[3].ended) == (b"head", True)
-    peer.send(frames.settings({Setting.INITIAL_WINDOW_SIZE: 4}))
-    assert (peer.responses[1].content, peer.responses[1].ended) == (b"head", True)
+    assert (peer.responses[3].content, peer.responses[3].ended) == (message(b"head"), True)
+    peer.send(frames.settings({Setting.INITIAL_WINDOW_SIZE: 9}))
+    assert (peer.responses[1].content, peer.responses[1].ended) == (message(b"head"), True)
     assert peer.connection.sending.unsent_bytes == 0
     assert peer.connection.streams == {}
     # §6.5.3: what the new window lets out comes after the ACK.
@@ -329,9 +327,9 @@ def test_large_data_goes_out_in_frames_that_the_peer_takes() -> None:
     peer.send(frames.window_update(0, 1_000_000))
     stream = opened(peer.send(call(1) + frames.window_update(1, 1_000_000)))
     sent = bytes(range(256)) * 2000
-    peer.connection.sending.answer(stream, TEXT, b"", sent, TEXT)
+    peer.connection.sending.message(stream, TEXT, sent, TEXT)
     peer.read()
-    assert peer.responses[1].content == sent
+    assert peer.responses[1].content == message(sent)
     assert max(len(each.payload) for each in peer.frames) == frames.SMALLEST_MAX_FRAME
 
 
@@ -339,13 +337,13 @@ def test_data_stops_where_the_transport_is_full() -> None:
     peer = started()
     stream = opened(peer.send(call(1)))
     peer.connection.sending.set_writable(False)
-    peer.connection.sending.answer(stream, TEXT, b"", b"hello", TEXT)
+    peer.connection.sending.message(stream, TEXT, b"hello", TEXT)
     peer.send(frame(6, 0, 0, bytes(8)))
     assert peer.responses[1].content == b""
     assert peer.frames[-1].kind == frames.PING
     peer.connection.sending.set_writable(True)
     peer.read()
-    assert (peer.responses[1].content, peer.responses[1].ended) == (b"hello", True)
+    assert (peer.responses[1].content, peer.responses[1].ended) == (message(b"hello"), True)
 
 
 def test_windows_are_restored_as_data_comes_and_hold() -> None:
@@ -361,7 +359,7 @@ def test_large_fields_are_sent_with_continuation() -> None:
     peer = started()
     stream = opened(peer.send(call(1)))
     fields = [(b"a", b"\xff" * 40_000)]
-    peer.connection.sending.headers(stream, Block(block(fields)), ending=True)
+    peer.connection.sending.trailers(stream, Block(block(fields)))
     sent = frames_of(peer, 1)
     assert [each.kind for each in sent][:2] == [frames.HEADERS, frames.CONTINUATION]
     assert [each.flags & frames.END_HEADERS for each in sent[:-1]] == [0] * (len(sent) - 1)
@@ -386,7 +384,7 @@ def test_goaway_in_two_steps_loses_no_call() -> None:
     peer.read()
     assert peer.goaway == (1, E.NO_ERROR)
     assert peer.send(call(3)) == []
-    peer.connection.sending.answer(stream, TEXT, b"", b"x", TEXT)
+    peer.connection.sending.message(stream, TEXT, b"x", TEXT)
     peer.read()
     assert peer.responses[1].ended
     assert 3 not in peer.responses
@@ -395,16 +393,16 @@ def test_goaway_in_two_steps_loses_no_call() -> None:
 def test_a_peer_that_goes_away_gets_its_answers() -> None:
     peer = started()
     stream = opened(peer.send(call(1) + frames.goaway(0, 0)))
-    peer.connection.sending.answer(stream, TEXT, b"", b"x", TEXT)
+    peer.connection.sending.message(stream, TEXT, b"x", TEXT)
     peer.read()
-    assert peer.responses[1].content == b"x"
+    assert peer.responses[1].content == message(b"x")
 
 
 def test_a_reset_is_told_and_drops_what_waits() -> None:
     peer = started()
     peer.send(frames.settings({Setting.INITIAL_WINDOW_SIZE: 0}))
     stream = opened(peer.send(call(1)))
-    peer.connection.sending.answer(stream, TEXT, b"", b"x", TEXT)
+    peer.connection.sending.message(stream, TEXT, b"x", TEXT)
     assert peer.send(frames.rst_stream(1, 8)) == [StreamReset(stream)]
     assert peer.connection.sending.unsent_bytes == 0
     assert peer.connection.streams == {}
@@ -413,7 +411,7 @@ def test_a_reset_is_told_and_drops_what_waits() -> None:
 def test_an_early_answer_ends_the_request_too() -> None:
     peer = started()
     stream = opened(peer.send(headers(1, CALL)))
-    peer.connection.sending.headers(stream, TEXT, ending=True)
+    peer.connection.sending.trailers(stream, TEXT)
     peer.read()
     assert peer.responses[1].reset == E.NO_ERROR
     assert peer.send(data(1, b"late", ends=True)) == []
@@ -464,13 +462,13 @@ def test_who_makes_calls_may_send_other_frames_for_ever() -> None:
     peer = started(Limits(idle_frames=100, idle_frames_per_s=0))
     for number in range(1, 2001, 2):
         raw = call(number) + frame(6, 0, 0, bytes(8)) + frames.window_update(0, 10)
-        peer.connection.sending.answer(opened(peer.send(raw)), TEXT, b"", b"x", TEXT)
+        peer.connection.sending.message(opened(peer.send(raw)), TEXT, b"x", TEXT)
     assert not peer.connection.is_closed
 
 
 def test_allowance_for_other_frames_comes_back_with_time() -> None:
     now_s = 0.0
-    connection = Connection(Limits(idle_frames=10, idle_frames_per_s=10), lambda: now_s)
+    connection = Recorded(Limits(idle_frames=10, idle_frames_per_s=10), lambda: now_s)
     peer = Peer(connection)
     peer.send(START)
     for _ in range(5):
@@ -501,8 +499,8 @@ def test_a_header_list_that_unpacks_to_too_much_ends_the_connection() -> None:
 
 def test_frames_are_taken_in_turns() -> None:
     """128 at once: the loop turns to others before it takes more."""
-    connection = Connection(Limits())
-    events = connection.receive(START + b"".join(call(number) for number in range(1, 2001, 2)))
+    connection = Recorded(Limits())
+    events = connection.events_of(START + b"".join(call(number) for number in range(1, 2001, 2)))
     assert connection.is_behind
     assert len(events) < 300
     events += Peer(connection).send(b"")

@@ -8,15 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coprocess.transport.http2 import frames
-from coprocess.transport.http2.connection import Connection
 from coprocess.transport.http2.frames import ErrorCode, Setting
 from coprocess.transport.http2.limits import Limits
-from coprocess.transport.http2.streams import ConnectionClosed
 from tests.http2.peer import (
     CALL,
     START,
     STREAM_CALL,
+    ConnectionClosed,
     Echo,
+    Recorded,
     call,
     data,
     headers,
@@ -51,7 +51,7 @@ streams_of_bytes = st.lists(valid, max_size=30).map(b"".join)
 @settings(max_examples=150 * TIMES, deadline=None)
 def test_pieces_make_no_difference(raw: bytes, sizes: list[int]) -> None:
     raw = START + raw
-    whole, pieces = Connection(LIMITS), Connection(LIMITS)
+    whole, pieces = Recorded(LIMITS), Recorded(LIMITS)
     expected = receive(whole, raw)
     assert receive_in_pieces(pieces, raw, sizes) == expected
     assert pieces.sending.take() == whole.sending.take()
@@ -79,8 +79,8 @@ def test_nothing_is_raised_and_the_books_are_right(raw: bytes) -> None:
 @given(st.binary(max_size=200))
 @settings(max_examples=200 * TIMES, deadline=None)
 def test_garbage_is_a_connection_error_or_is_waited_for(raw: bytes) -> None:
-    connection = Connection(LIMITS)
-    events = connection.receive(frames.PREFACE[: len(raw) % 25] + raw)
+    connection = Recorded(LIMITS)
+    events = connection.events_of(frames.PREFACE[: len(raw) % 25] + raw)
     assert all(isinstance(event, ConnectionClosed) for event in events[-1:]) or not connection.is_closed
 
 

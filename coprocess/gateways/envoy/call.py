@@ -18,7 +18,7 @@ from coprocess.runtime import admission
 from coprocess.runtime.admission import Refusal
 from coprocess.runtime.answers import Answer, failure_answer
 from coprocess.runtime.chained import PAUSE, StepCall, Steps
-from coprocess.runtime.held_call import HeldExchange
+from coprocess.runtime.held_call import HeldCall, HeldExchange
 
 # An enum's members are looked up each time.
 _KEY_CHECK, _POST = HookType.CustomKeyCheck, HookType.Post
@@ -33,8 +33,11 @@ class Around(Protocol):
     def limited(self, session: HeldSession, api_id: str) -> str:
         """`rate` or `quota` where that is exceeded, `unknown` where nobody can tell, or empty. It blocks."""
 
+    def in_thread(self, task: Callable[[], None]) -> None:
+        """Run `task`, which never raises, in a thread that may block."""
 
-class EnvoyCall(StepCall):
+
+class TrafficCall(HeldCall):
     """Its attributes are what handlers may ask for."""
 
     highest_status = guard.HIGHEST_STATUS
@@ -66,6 +69,12 @@ class EnvoyCall(StepCall):
             self._exchange.is_replaced = True
 
 
+class EnvoyCall(TrafficCall, StepCall):
+    """One of several."""
+
+    __slots__ = ()
+
+
 class Traffic(HeldExchange):
     """One request: what is shared by its handlers, and the steps of the moments before the upstream."""
 
@@ -80,7 +89,11 @@ class Traffic(HeldExchange):
         "is_replaced",
         "lifetime",
         "metadata_source",
+        "method",
     )
+
+    #: Of a Check: the method that it came with.
+    method: str
 
     def __init__(self, request: HeldRequest, chain: Chain, around: Around) -> None:
         # Not by the base class's, as each request makes one.
@@ -141,7 +154,7 @@ class Traffic(HeldExchange):
             elif is_known and moment is _POST:
                 is_known = False
                 if self._is_limited():
-                    yield self._ask_limits
+                    yield self.ask_limits
                 if self.answer is not None:
                     return
             for step in steps:
@@ -158,7 +171,7 @@ class Traffic(HeldExchange):
                     return
                 is_known = True
         if is_known and self._is_limited():
-            yield self._ask_limits
+            yield self.ask_limits
 
     def after_upstream(self) -> Steps:
         """Response."""
@@ -180,7 +193,7 @@ class Traffic(HeldExchange):
         if answer is None:
             return False
         if answer.is_rejection and call.hook.type is not HookType.Response:
-            self._tell("AuthFailure", "Auth Failure")
+            self.tell_rejection()
         return True
 
     def fail(self, error: HandlerFailed) -> Answer:
@@ -203,6 +216,35 @@ class Traffic(HeldExchange):
             self._metadata.update(session.metadata)
         return True
 
+    def admit(self) -> bool:
+        """Whether rate and quota are to be asked for, where nothing runs behind CustomKeyCheck.
+
+        `answer`, where that refuses.
+        """
+        session = self._session
+        if session is not None and session.token and self._metadata is None:
+            # As most do: named by its token, which no other handler looks for in `session.metadata`.
+            if not (session.is_inactive or session.expires or session.rate or session.quota_max):
+                return False
+        elif not self._admits():
+            self._refuse(admission.refusal_of_nobody())
+            return False
+        return self._is_limited()
+
+    def ask_limits(self) -> None:
+        """Whether rate or quota is exceeded; `answer`, where it is. It blocks."""
+        exceeded = self._around.limited(self.session, self.spec.api_id)
+        refusal = admission.refusal_by_limit(exceeded)
+        if refusal is not None:
+            self._refuse(refusal)
+
+    def in_thread(self, task: Callable[[], None]) -> None:
+        """As that of the service."""
+        self._around.in_thread(task)
+
+    def tell_rejection(self) -> None:
+        self._tell("AuthFailure", "Auth Failure")
+
     def _is_limited(self) -> bool:
         """Expiry, after PostKeyAuth and before Post; whether rate and quota are to be asked for, too."""
         session = self.session
@@ -211,12 +253,6 @@ class Traffic(HeldExchange):
             self._refuse(refusal)
             return False
         return admission.is_limited(session)
-
-    def _ask_limits(self) -> None:
-        exceeded = self._around.limited(self.session, self.spec.api_id)
-        refusal = admission.refusal_by_limit(exceeded)
-        if refusal is not None:
-            self._refuse(refusal)
 
     def _refuse(self, refusal: Refusal) -> None:
         if refusal.event:

@@ -57,6 +57,8 @@ class Chain:
     chooses: bool = field(init=False)
     #: The same for ext_authz; None: nobody has asked yet.
     of_checks: Chain | None = field(init=False, default=None)
+    #: Of such a chain: its one handler, where that leaves nothing for the end; else None.
+    one_check: Hook | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         last = self.before[-1][1][-1:] if self.before else ()

@@ -1,47 +1,30 @@
-"""One Check of ext_authz: the handlers of CustomKeyCheck decide, and may edit the request. No I/O."""
+"""One Check of ext_authz: the handlers of CustomKeyCheck decide, and may edit the request.
+
+One handler is a call as any other: `CheckCall`. Several, and one that leaves something for the end of the
+request, are run in steps: `Check`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import Any
 
-from google.protobuf.message import DecodeError
-
-from coprocess.api.held import HeldHeaders, HeldRequest
-from coprocess.api.moments import HookType
-from coprocess.errors import BadMessage, CoprocessError, HandlerFailed, UnknownHook
-from coprocess.gateways.envoy import dynamic_metadata, encoding, guard
-from coprocess.gateways.envoy.call import Around, Traffic
+from coprocess.errors import CoprocessError, HandlerFailed, Status
+from coprocess.gateways.envoy.call import Around, Traffic, TrafficCall
 from coprocess.gateways.envoy.chain import Chain
-from coprocess.gateways.envoy.messages import Fields, name_of, request_of
-from coprocess.gateways.envoy.wire import CheckRequest
+from coprocess.gateways.envoy.check_reply import denied, refused, reply_of
+from coprocess.gateways.envoy.checked import NO_BODY, open_check
+from coprocess.gateways.envoy.skimmed import attributes_of, items_of
 from coprocess.loading.lifetime import Lifetime
-from coprocess.runtime.answers import Answer, failure_answer
+from coprocess.runtime.answers import error_answer, failure_answer
 from coprocess.runtime.chained import NO_STEPS, PAUSE, Steps
-
-if TYPE_CHECKING:
-    from coprocess.gateways.envoy.wire import AttributeContext
-
-#: google.rpc.Code.
-_OK, _PERMISSION_DENIED, _UNAUTHENTICATED = 0, 7, 16
-_UNAUTHORIZED = 401
+from coprocess.transport.engine import Metadata, Rpc
 
 
 class Check:
     """Answers one CheckRequest: `take` gives the steps, and when they are through, `reply` the answer."""
 
-    __slots__ = (
-        "_around",
-        "_find_chain",
-        "_max_headers",
-        "_method",
-        "_refusal",
-        "_traffic",
-        "chain",
-        "lifetime",
-    )
+    __slots__ = ("_around", "_find_chain", "_max_headers", "_refusal", "_traffic")
 
     def __init__(
         self,
@@ -52,31 +35,33 @@ class Check:
         self._find_chain = find_chain
         self._around = around
         self._max_headers = max_headers
-        #: Of the request; None: it has not come so far.
-        self.lifetime: Lifetime | None = None
-        self.chain: Chain | None = None
         self._traffic: Traffic | None = None
-        self._method = ""
         #: The reply, where it is given before the steps are through.
         self._refusal = b""
 
+    @property
+    def lifetime(self) -> Lifetime | None:
+        """Of the request; None: it has not come so far, or leaves nothing for its end."""
+        return None if self._traffic is None else self._traffic.lifetime
+
+    @property
+    def chain(self) -> Chain | None:
+        return None if self._traffic is None else self._traffic.chain
+
     def take(self, message: bytes) -> Steps:
         """The steps. Raises BadMessage."""
+        attributes = attributes_of(message)
         try:
-            asked = CheckRequest.FromString(message)
-        except DecodeError:
-            raise BadMessage("not an envoy.service.auth.v3.CheckRequest") from None
-        attributes = asked.attributes
-        try:
-            said = attributes.context_extensions
-            chain = self._find_chain({key: said[key] for key in said}, "")
-            traffic = self._traffic = self._open(attributes, chain)
-            self._method = traffic.request.method
-            self.chain, self.lifetime = traffic.chain, traffic.lifetime
+            chain = self._find_chain(items_of(attributes.context_extensions), "")
+            traffic = open_check(attributes, chain, self._around, self._max_headers)
         except CoprocessError as error:
-            # An RPC error would let the request in where the filter's failure mode allows it.
-            self._refusal = _refused(error)
+            self._refusal = refused(error)
             return NO_STEPS
+        return self.begin(traffic)
+
+    def begin(self, traffic: Traffic) -> Steps:
+        """The same for what is open already."""
+        self._traffic = traffic
         if traffic.chain.reads_request or traffic.chain.chooses:
             return self._checked(traffic.before_upstream())
         return traffic.before_upstream()
@@ -86,177 +71,104 @@ class Check:
         try:
             for need in steps:
                 if need is PAUSE:
-                    raise HandlerFailed(_NO_BODY)
+                    raise HandlerFailed(NO_BODY)
                 yield need
         except CoprocessError as error:
-            self._refusal = _refused(error)
+            self._refusal = refused(error)
 
     def reply(self) -> bytes:
         """A serialized CheckResponse, which is never empty."""
         traffic = self._traffic
         if traffic is None or self._refusal:
             return self._refusal
+        return reply_of(traffic)
+
+
+class CheckCall(TrafficCall):
+    """The one handler of a Check. Its reply is that of the Check, whatever becomes of it."""
+
+    __slots__ = ()
+
+    def finish(self) -> bytes:
+        if self.timed_out:
+            return UNDECIDED  # It was answered: whatever its handler did is nobody's any more.
+        traffic = self._exchange
+        traffic.answer = answer = self.handlers_answer
+        if answer is not None:
+            if answer.is_rejection:
+                traffic.tell_rejection()
+        elif traffic.admit():
+            self.rpc = AfterLimits(self, self.rpc)
+            return UNDECIDED
+        return reply_of(traffic)
+
+    def ask_limits(self, rpc: Rpc) -> None:
+        """Ask for rate and quota in a thread that may block, and answer there."""
+        self._exchange.in_thread(lambda: self._answer_by_limits(rpc))
+
+    def _answer_by_limits(self, rpc: Rpc) -> None:
+        traffic = self._exchange
         try:
-            answer = traffic.answer
-            if answer is None:
-                return _allowed(traffic, self._method)
-            return _denied(answer, traffic)
-        except HandlerFailed as error:
-            return _denied(traffic.fail(error), traffic)
+            traffic.ask_limits()
+            reply = reply_of(traffic)
+        except Exception:  # noqa: BLE001 - nobody else would answer
+            reply = UNDECIDED
+        rpc.respond(reply)
 
-    def _open(self, attributes: AttributeContext, chain: Chain) -> Traffic:
-        if chain.of_checks is None:
-            chain.of_checks = _only_checks(chain)
-        chain = chain.of_checks
-        http = attributes.request.http
-        body = _Body(http)
-        traffic = Traffic(_request(http, body, self._max_headers), chain, self._around)
-        traffic.has_body = chain.reads_request and body.is_whole
-        context = attributes.metadata_context
-        if context.filter_metadata:
-            traffic.metadata_source = lambda: dynamic_metadata.read_metadata(context)
-        return traffic
+    def unchanged(self) -> None:
+        """There is none: a handler of CustomKeyCheck never fails open."""
+
+    def refused(self, status: int, message: str, headers: Any = ()) -> bytes:
+        return denied(error_answer(status, message, headers), self._exchange)
+
+    def fail(self, status: Status, message: str) -> None:
+        # An RPC error would let the request in where the filter's failure mode allows it.
+        self._exchange.failure_text = message
+        self.rpc.respond(denied(failure_answer(status), self._exchange))
 
 
-def _request(http: AttributeContext.HttpRequest, body: _Body, max_headers: int) -> HeldRequest:
-    """The request, as the attributes have it. Raises BadMessage."""
-    values, headers = http.header_map.headers, http.headers
-    if (count := max(len(values), len(headers))) > max_headers:
-        raise BadMessage(f"{count} headers: max_headers is {max_headers}")
-    if values:
-        body.headers = fields = Fields(values)
-        return request_of(fields, body.read)
-    pairs = [(name_of(name), value) for name, value in headers.items() if name[:1] != ":"]
-    if "Host" not in (name for name, _ in pairs):
-        pairs.insert(0, ("Host", http.host))
-    body.headers = held = HeldHeaders(pairs)
-    return HeldRequest(http.method, http.path, held, scheme=http.scheme or "http", body_source=body.read)
+#: Of a call whose reply is still to be found. It closes, should it ever go out.
+UNDECIDED = refused(CoprocessError("nobody has decided"))
 
 
-class _Body:
-    """What came of the body. It does not know its request, which knows it."""
+class AfterLimits(Rpc):
+    """The Rpc of a Check whose caller has a rate or a quota: the store is asked before it is answered."""
 
-    headers: HeldHeaders
+    __slots__ = ("_call", "_rpc")
 
-    def __init__(self, http: AttributeContext.HttpRequest) -> None:
-        self._http = http
+    def __init__(self, call: CheckCall, rpc: Rpc) -> None:
+        self._rpc = rpc
+        #: None once it is over: the two know each other, and a cycle would be the collector's.
+        self._call: CheckCall | None = call
+        self.method, self.payload = rpc.method, rpc.payload
 
-    @cached_property
-    def _came(self) -> bytes:
-        return self._http.raw_body or self._http.body.encode()
+    def respond(self, reply: bytes) -> None:
+        call, self._call = self._call, None
+        if reply is not UNDECIDED:
+            self._rpc.respond(reply)
+        elif call is not None:
+            rpc = self._rpc
+            call.ask_limits(rpc)
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether all of it is here. Without a length, none at all may also be a filter that sends none."""
-        headers = self.headers
-        if headers.get(_PARTIAL, "false") == "true":
-            return False
-        is_empty = headers.get("Content-Length", "") in ("", "0") and "Transfer-Encoding" not in headers
-        return bool(self._came) or is_empty
+    def fail(self, status: Status, message: str) -> None:
+        self._call = None
+        self._rpc.fail(status, message)
 
-    def read(self) -> bytes:
-        if not self.is_whole:
-            raise RuntimeError(_NO_BODY)
-        return self._came
+    def on_cancel(self, callback: Callable[[], None]) -> None:
+        self._rpc.on_cancel(callback)
 
+    def may_block(self) -> None:
+        self._rpc.may_block()
 
-def _only_checks(chain: Chain) -> Chain:
-    """Raises UnknownHook."""
-    others = [moment.name for moment, _ in chain.before if moment is not HookType.CustomKeyCheck]
-    if chain.route.names is not None and (others or chain.after):
-        there = ", ".join([*others, *(["Response"] if chain.after else [])])
-        raise UnknownHook(f"ext_authz runs handlers of CustomKeyCheck only, and {there} are named")
-    kept = tuple(each for each in chain.before if each[0] is HookType.CustomKeyCheck)
-    if not kept:
-        raise UnknownHook(
-            "nothing is to run: no handler of CustomKeyCheck is loaded for this route, or named"
-        )
-    if len(kept) == len(chain.before):
-        return chain
-    return replace(chain, before=kept, after=())
+    def metadata(self) -> Metadata:
+        return self._rpc.metadata()
 
+    def time_allowed_s(self) -> float | None:
+        return self._rpc.time_allowed_s()
 
-def _allowed(traffic: Traffic, method: str) -> bytes:
-    request = traffic.request
-    if request.has_new_body:
-        raise HandlerFailed("replaced the body: ext_authz cannot. Expected: ext_proc, for such a handler")
-    content, edits = b"", 0
-    if request.method != method:
-        content += encoding.set_text_header(b":method", guard.method_bytes(request.method), _HEADERS)
-    if request.has_new_path or request.has_new_query:
-        content += encoding.set_text_header(b":path", guard.target_of(request).encode(), _HEADERS)
-    headers = request.headers
-    edited = headers.edited
-    for name in sorted(edited) if len(edited) > 1 else edited:
-        key = guard.handlers_name(name)
-        if key is None:
-            continue
-        edits += 1
-        values = headers.getall(name)
-        if not values:
-            content += encoding.field(_HEADERS_TO_REMOVE, key)
-            continue
-        # One line: of several with one name, Envoy takes the last.
-        value = values[0]
-        if len(values) > 1:
-            value = (_COOKIE_SEPARATOR if name == "Cookie" else ", ").join(values)
-        content += encoding.set_text_header(key, _text(guard.value_bytes(name, value)), _HEADERS)
-    if edits > guard.MAX_EDITS:
-        raise HandlerFailed(f"left {edits} header edits: this gateway takes {guard.MAX_EDITS}")
-    return _reply(_OK, "", encoding.field(_OK_RESPONSE, content), traffic)
+    def held_up_s(self) -> float:
+        return self._rpc.held_up_s()
 
-
-def _denied(answer: Answer, traffic: Traffic | None, text: str = "") -> bytes:
-    content = encoding.field(1, encoding.number_field(1, guard.status(answer.status)))
-    for name, value in guard.answer_headers(answer.headers):
-        # Without `append`: with it, Envoy drops it. Each is a line.
-        content += encoding.set_text_header(name, _text(value), _HEADERS)
-    if answer.status not in guard.BODYLESS and answer.body:
-        content += encoding.field(3, _text(answer.body))
-    code = _UNAUTHENTICATED if answer.status == _UNAUTHORIZED else _PERMISSION_DENIED
-    if traffic is not None:
-        text = traffic.failure_text
-    return _reply(code, text, encoding.field(_DENIED_RESPONSE, content), traffic)
-
-
-def _refused(error: CoprocessError) -> bytes:
-    return _denied(failure_answer(error.status), None, str(error))
-
-
-def _reply(code: int, text: str, answer: bytes, traffic: Traffic | None) -> bytes:
-    """A CheckResponse. Its status is always there: an empty reply lets in."""
-    if code == _OK and not text:
-        reply = _STATUS_OK + answer
-    else:
-        status = encoding.number_field(1, code)
-        if text:
-            status += encoding.field(2, guard.details(text).encode())
-        reply = encoding.field(1, status) + answer
-    if traffic is None:
-        return reply
-    session = traffic.session if traffic.has_session else None
-    told = dynamic_metadata.encoded(traffic.known_metadata, {}, session, is_new=True)
-    return reply + encoding.field(_DYNAMIC_METADATA, told) if told else reply
-
-
-def _text(value: bytes) -> bytes:
-    """`value`, where it is UTF-8: ext_authz takes nothing else. Raises HandlerFailed."""
-    try:
-        value.decode()
-    except UnicodeDecodeError:
-        raise HandlerFailed("left bytes that are not UTF-8: ext_authz takes text only") from None
-    return value
-
-
-# Fields of CheckResponse, and of OkHttpResponse.
-_DENIED_RESPONSE, _OK_RESPONSE, _DYNAMIC_METADATA = 2, 3, 4
-#: In both answers.
-_HEADERS = 2
-_HEADERS_TO_REMOVE = 5
-#: CheckResponse.status, which must be there.
-_STATUS_OK = encoding.field(1, b"")
-_PARTIAL = "X-Envoy-Auth-Partial-Body"
-_COOKIE_SEPARATOR = "; "
-_NO_BODY = (
-    "reads a body, and Envoy sent none, or a part. Expected: with_request_body in the filter, large enough"
-)
+    def __getattr__(self, name: str) -> Any:
+        """What traces calls asks its own Rpc for more."""
+        return getattr(self._rpc, name)

@@ -129,17 +129,14 @@ class Exchange(StreamedBodies):
         if ready is not None:
             self._ready = None
             return ready
-        side = self._side
-        traffic = self._traffic
+        side, traffic = self._side, self._traffic
         assert traffic is not None  # noqa: S101 - its steps have run
         if side.steps is not None:
             if traffic.awaits_body and traffic.answer is None:
                 return self._ask_for_body(side)
             side.steps = None
-        if side is self._request:
-            replies = self._end_request(traffic, side)
-        else:
-            replies = self._end_response(traffic, side)
+        is_request = side is self._request
+        replies = self._end_request(traffic, side) if is_request else self._end_response(traffic, side)
         if side.ends_with_trailers and not self._is_answered:
             replies.append(encoding.EMPTY[side.trailers_kind])
         return replies
@@ -209,7 +206,7 @@ class Exchange(StreamedBodies):
         assert self.chain is not None  # noqa: S101 - `take` has seen to it
         chain = self.chain
         if side.mode == FULL_DUPLEX:
-            side.pieces = []
+            side.want_pieces()
             return []  # It comes of itself. The headers' reply waits for it, as edits would be dropped later.
         if side.mode != BUFFERED:
             if chain.overrides is False:
@@ -255,7 +252,8 @@ class Exchange(StreamedBodies):
             # As below, sooner: nearly all are so.
             if not chain.after:
                 self.is_done = True
-            return [encoding.reply_with_edits(kind, mutation, self._dynamic_metadata(traffic))]
+            metadata = b"" if traffic.tells_nothing else self._dynamic_metadata(traffic)
+            return [encoding.reply_with_edits(kind, mutation, metadata)]
         edits, is_moved = guard.request_edits(request, self._method, side.fields.encoded)
         if side.stream is not None and (written := side.stream.local_body) is not None:
             request.body = written
@@ -326,7 +324,8 @@ class Exchange(StreamedBodies):
             and (mutation := guard.small_mutation(response.headers, side.fields.encoded)) is not None
         ):
             self.is_done = True  # As in `_pass_request`.
-            return [encoding.reply_with_edits(kind, mutation, self._dynamic_metadata(traffic))]
+            metadata = b"" if traffic.tells_nothing else self._dynamic_metadata(traffic)
+            return [encoding.reply_with_edits(kind, mutation, metadata)]
         edits = guard.response_edits(response, self._status, side.fields.encoded)
         if side.stream is not None and (written := side.stream.local_body) is not None:
             response.body = written
@@ -361,8 +360,7 @@ class Exchange(StreamedBodies):
                 self._ready = [encoding.EMPTY[kind]]
             return NO_STEPS
         if side.pieces is not None:
-            side.take_piece(content, self._max_body_bytes)
-            if side.is_too_large:
+            if not side.take_piece(content, self._max_body_bytes):
                 self._ready = [self._too_large(side, side.size)]
                 return NO_STEPS
             if not body.end_of_stream:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
@@ -13,10 +14,14 @@ from coprocess.api.context import CallContext
 from coprocess.api.held import HeldSession
 from coprocess.api.moments import HookType
 from coprocess.errors import CoprocessError, ShuttingDown
+from coprocess.gateways.envoy.call import Traffic
 from coprocess.gateways.envoy.chain import Chain, Chains, chain_of, check_chains
-from coprocess.gateways.envoy.check import Check
+from coprocess.gateways.envoy.check import Check, CheckCall
+from coprocess.gateways.envoy.check_reply import refused
+from coprocess.gateways.envoy.checked import open_check
 from coprocess.gateways.envoy.exchange import Exchange
 from coprocess.gateways.envoy.route import PREFIX, Route, route_of
+from coprocess.gateways.envoy.skimmed import attributes_of, items_of
 from coprocess.gateways.envoy.stream import EnvoyStream, refuse
 from coprocess.gateways.envoy.wire import CHECK, PROCESS, ProcessingRequest
 from coprocess.loading.hooks import Hook, HookTable
@@ -173,9 +178,37 @@ class EnvoyGateway(Gateway, Streaming):
 
     def check(self, service: Service, rpc: Rpc) -> None:
         """Answer a Check of ext_authz."""
+        since_s = time.monotonic()
         self.service = service
-        check = Check(self.chain, self, self._options.max_headers)
-        steps = check.take(rpc.payload)
+        attributes = attributes_of(rpc.payload)
+        said = tuple(attributes.context_extensions)
+        try:
+            chain = self._kept.get(said) or self._chain_of_check(said)
+            traffic = open_check(attributes, chain, self, self._options.max_headers)
+        except CoprocessError as error:
+            rpc.respond(refused(error))
+            return
+        hook = traffic.chain.one_check
+        if hook is not None:
+            service.take(CheckCall(hook, traffic), rpc, since_s)
+        elif service.async_calls.is_read_here():
+            # A sync handler would hold up all async ones.
+            service.in_thread(lambda: self._check_in_steps(service, rpc, traffic))
+        else:
+            self._check_in_steps(service, rpc, traffic)
+
+    def _chain_of_check(self, said: tuple[bytes, ...]) -> Chain:
+        """Keep the chain by the bytes that a route says, too: they are there before anything is read."""
+        kept = self._kept
+        chain = self.chain(items_of(said), "")
+        if len(kept) >= _MAX_KEPT:
+            kept.clear()
+        kept[said] = chain
+        return chain
+
+    def _check_in_steps(self, service: Service, rpc: Rpc, traffic: Traffic) -> None:
+        check = Check(self.chain, self)
+        steps = check.begin(traffic)
         on_end = None if check.lifetime is None else partial(self._ended_check, check)
         UnaryChain(service, rpc, check.reply, on_end).run(steps)
 
@@ -220,6 +253,10 @@ class EnvoyGateway(Gateway, Streaming):
             text = str(error) if isinstance(error, CoprocessError) else f"{type(error).__name__}: {error}"
             log.error("a rate or quota could not be kept: the request is refused", reason=text)
             return "unknown"
+
+    def in_thread(self, task: Callable[[], None]) -> None:
+        if self.service is not None:
+            self.service.in_thread(task)
 
     def open_local_event(self, name: str, payload: str, caller: CallContext | None) -> HeldEventCall:
         spec = HeldSpec("", "", {}) if caller is None else HeldSpec(caller.api_id, caller.org_id, {})

@@ -28,7 +28,6 @@ class Side:
         "fields",
         "has_come",
         "is_override",
-        "is_too_large",
         "mode",
         "pieces",
         "pieces_over",
@@ -45,6 +44,17 @@ class Side:
     body_name: Literal["request_body", "response_body"]
     trailers_name: str
 
+    #: Of `pieces`, together.
+    size: int
+
+    # From where a handler has the body in pieces.
+
+    #: Of the reply that went before them.
+    sent_headers: bytes
+    #: Whether one has come; and whether the handler is through.
+    has_come: bool
+    pieces_over: bool
+
     def __init__(self, mode: int = NONE) -> None:
         self.fields = _NO_FIELDS
         #: As the filter has it.
@@ -54,16 +64,11 @@ class Side:
         self.body: bytes | None = None
         #: What has come of a body in FULL_DUPLEX_STREAMED mode, while all of it is wanted.
         self.pieces: list[bytes] | None = None
-        self.size = 0
         #: What a handler has of a body that passes in pieces.
         self.stream: Pieces | None = None
-        #: Of the reply that went before the pieces.
-        self.sent_headers = b""
-        self.is_too_large = self.ends_with_trailers = False
+        self.ends_with_trailers = False
         #: Whether another mode was asked for.
         self.is_override = False
-        #: Whether a piece has come; and whether the handler that has the body in pieces is through.
-        self.has_come = self.pieces_over = False
         #: What still comes is not sent on: a handler has replaced it.
         self.drops_rest = False
 
@@ -78,11 +83,16 @@ class Side:
             raise RuntimeError(self.why_no_body or _NOT_KEPT)
         return self.body
 
-    def take_piece(self, piece: bytes, max_bytes: int) -> None:
+    def want_pieces(self) -> None:
+        """Keep what comes, until it is the whole body."""
+        self.pieces, self.size = [], 0
+
+    def take_piece(self, piece: bytes, max_bytes: int) -> bool:
+        """Whether it is not too much."""
         assert self.pieces is not None  # noqa: S101 - the caller has looked
         self.pieces.append(piece)
         self.size += len(piece)
-        self.is_too_large = self.size > max_bytes
+        return self.size <= max_bytes
 
     def headers_of_pieces(self, edits: guard.Edits) -> bytes:
         """The start of a CommonResponse. Of what passes in pieces, nobody knows the length beforehand."""

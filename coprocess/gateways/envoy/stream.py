@@ -20,7 +20,7 @@ from coprocess.gateways.envoy.exchange import Exchange
 from coprocess.gateways.envoy.pieces import Waiter
 from coprocess.runtime.chained import NO_STEPS, Chain
 from coprocess.runtime.service import Service
-from coprocess.transport.engine import BidiRpc, Metadata
+from coprocess.transport.engine import BidiRpc, HandlersLoop, Metadata
 
 log = structlog.get_logger("coprocess")
 
@@ -83,18 +83,31 @@ class EnvoyStream(Chain):
 
     # It notes only: see NotingHandler.
     def _received(self, message: bytes) -> None:
-        waiter = None
         # Not `with`: it takes twice as long, and each message comes by.
         self._lock.acquire()
-        try:
-            is_next = False
+        is_next = not (self._is_busy or self._is_over)
+        if is_next:
+            self._is_busy = True
+            self._message = message
+        self._lock.release()
+        # Without the lock: that of an engine may be held by who waits for it.
+        if is_next:
+            self._rpc.in_turn(self._take)
+        else:
+            self._received_early(message)
+
+    def _received_early(self, message: bytes) -> None:
+        """Before the one in front was answered; by now it may be."""
+        waiter = None
+        with self._lock:
             if self._is_over:
                 return
-            if self._waiter is not None:
-                waiter, self._waiter = self._waiter, None
-            elif not self._is_busy:
-                is_next = self._is_busy = True
+            is_next = not self._is_busy
+            if is_next:
+                self._is_busy = True
                 self._message = message
+            elif self._waiter is not None:
+                waiter, self._waiter = self._waiter, None
             else:
                 if self._inbox is None:
                     self._inbox = deque()
@@ -102,11 +115,8 @@ class EnvoyStream(Chain):
                 self._inbox_bytes += len(message)
                 if self._inbox_bytes <= _MAX_INBOX_BYTES:
                     return
-        finally:
-            self._lock.release()
-        # Without the lock: that of an engine may be held by who waits for it.
         if is_next:
-            self._rpc.in_thread(self._take)
+            self._rpc.in_turn(self._take)
         elif waiter is not None:
             waiter(message)
         else:
@@ -151,12 +161,18 @@ class EnvoyStream(Chain):
     # In a thread.
 
     def _take(self) -> None:
+        loop = self._service.async_calls.loop
+        # There, all async handlers would wait for what blocks.
+        may_block = loop is None or not loop.is_reading or loop.thread_id != threading.get_ident()
+        if len(self._message) > _LARGE_BYTES:
+            if not may_block:
+                self._rpc.in_thread(self._take)
+                return
+            self._rpc.may_block()
         message, self._message = self._message, b""
         if self._is_over:
             self._on_end(self)
             return
-        if len(message) > _LARGE_BYTES:
-            self._rpc.may_block()
         if self._waited_s:
             self._waited_s = 0.0
         try:
@@ -165,7 +181,7 @@ class EnvoyStream(Chain):
             self.through(error)
             return
         del message  # It may be large, and handlers need room.
-        self.go_on()
+        self.go_on(may_block)
 
     def through(self, error: Exception | None) -> None:
         exchange = self._exchange
@@ -181,8 +197,9 @@ class EnvoyStream(Chain):
             if exchange.is_done and replies:
                 self._finish(replies)
                 return
+            send = self._rpc.send
             for reply in replies:
-                if not self._rpc.send(reply):
+                if not send(reply):
                     self._abort(Status.RESOURCE_EXHAUSTED, _NOT_TAKEN)
                     break
             self._next()
@@ -203,20 +220,21 @@ class EnvoyStream(Chain):
         self._lock.release()
         if not was_over:
             rpc = self._rpc
-            for reply in replies[:-1]:
-                if not rpc.send(reply):
-                    break
-            else:
-                if rpc.finish(replies[-1]):
-                    self._on_end(self)
-                    return
-            rpc.end(Status.RESOURCE_EXHAUSTED, _NOT_TAKEN)
+            last = replies.pop()
+            are_sent = not replies or all(map(rpc.send, replies))
+            if not (are_sent and rpc.finish(last)):
+                rpc.end(Status.RESOURCE_EXHAUSTED, _NOT_TAKEN)
         self._on_end(self)
 
     def _next(self) -> None:
-        following = None
         is_done = self._exchange.is_done
         self._lock.acquire()
+        if not (is_done or self._is_over or self._inbox or self._is_half_closed):
+            # Nearly always.
+            self._is_busy = False
+            self._lock.release()
+            return
+        following = None
         was_over = self._is_over
         if not (was_over or is_done):
             if self._inbox:
@@ -224,9 +242,6 @@ class EnvoyStream(Chain):
                 self._inbox_bytes -= len(following)
             else:
                 self._is_busy = False
-                if not self._is_half_closed:
-                    self._lock.release()
-                    return
         if following is None:
             self._is_over = True
         self._lock.release()
@@ -237,7 +252,7 @@ class EnvoyStream(Chain):
             self._on_end(self)
         else:
             self._message = following
-            self._rpc.in_thread(self._take)
+            self._rpc.in_turn(self._take)
 
     # A Wire's: for a handler that runs.
 
@@ -285,6 +300,9 @@ class EnvoyStream(Chain):
 
     def may_block(self) -> None:
         self._rpc.may_block()
+
+    def runs_on(self, loop: HandlersLoop) -> None:
+        self._rpc.runs_on(loop)
 
 
 _NOT_TAKEN = "the replies are too large, or are not read"

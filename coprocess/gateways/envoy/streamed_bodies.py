@@ -44,6 +44,7 @@ class StreamedBodies(Answering):
             raise RuntimeError(side.why_no_body)
         if side.stream is not None or not self._is_streaming(side):
             raise RuntimeError("the body passes once. Expected: one stream(), in the last handler")
+        side.has_come, side.pieces_over, side.sent_headers = False, False, b""
         side.stream = Pieces(side, wire, begin, replace=replace, wait_s=PIECE_TIMEOUT_S)
         return side.stream
 

@@ -1,4 +1,4 @@
-"""A server's end of one HTTP/2 connection (RFC 9113), without I/O: bytes in, events and bytes out."""
+"""A server's end of one HTTP/2 connection (RFC 9113), without I/O: what bytes mean is told to a Receiver."""
 
 from __future__ import annotations
 
@@ -22,22 +22,16 @@ from coprocess.transport.http2.frames import (
     StreamFailure,
 )
 from coprocess.transport.http2.limits import Limits
-from coprocess.transport.http2.streams import (
-    ConnectionClosed,
-    DataReceived,
-    Event,
-    PingAcknowledged,
-    RequestReceived,
-    Stream,
-    StreamReset,
-)
+from coprocess.transport.http2.streams import Receiver, Stream
 
 
 class Connection(ConnectionLife):
     """Feed it with `receive`; write what `sending.take` gives, at the start and after each use."""
 
-    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__(limits, clock)
+    def __init__(
+        self, limits: Limits, receiver: Receiver, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__(limits, receiver, clock)
         #: There are more frames: others should have their turn first.
         self.is_behind = False
         self._fields = FieldDecoder(limits.max_metadata_bytes)
@@ -51,6 +45,8 @@ class Connection(ConnectionLife):
         #: Where a window is less, it is restored.
         self._half_connection_window = limits.connection_window >> 1
         self._half_stream_window = limits.stream_window >> 1
+        #: With content of a longer frame, a window may have to be restored.
+        self._longest_first = min(frames.SMALLEST_MAX_FRAME, self._half_stream_window)
         #: SETTINGS of ours that have no ACK yet.
         self._unacknowledged = 0
         #: Whether the last of them said SETTINGS_HEADER_TABLE_SIZE 0.
@@ -95,49 +91,48 @@ class Connection(ConnectionLife):
 
     # Receiving.
 
-    def receive(self, data: bytes) -> list[Event]:
-        """Take what the peer sent, in whatever pieces.
+    def receive(self, data: bytes) -> ConnectionFailure | None:
+        """Take what the peer sent, in whatever pieces. What has ended the connection; None: it goes on.
 
         Where `is_behind` is set then, it is to be called again, also with nothing.
         """
         if self.is_closed:
-            return []
-        events = self._events = []
+            return None
         try:
             self._receive(data)
         except ConnectionFailure as failure:
+            # Nothing more is read. A GOAWAY that says why is in the data to send.
             self.close(failure)
-            events.append(ConnectionClosed(failure))
-        return events
+            return failure
+        return None
 
     def _receive(self, data: bytes) -> None:
         buffer = self._buffer + data if self._buffer else data
         position, end = 0, len(buffer)
         if not self._has_preface:
-            start = buffer[: len(frames.PREFACE)]
-            if not frames.PREFACE.startswith(start):
+            begin = buffer[: len(frames.PREFACE)]
+            if not frames.PREFACE.startswith(begin):
                 raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "not HTTP/2: no connection preface")
-            if len(start) < len(frames.PREFACE):
+            if len(begin) < len(frames.PREFACE):
                 self._buffer = buffer
                 return
             self._has_preface = True
-            position = len(start)
-        unpack, receive_by_type = frames.FRAME_START.unpack_from, self._receive_by_type
-        last_start = end - frames.FRAME_HEADER_BYTES
+            position = len(begin)
+        unpack, receive_by_type = _FRAME_START, self._receive_by_type
+        last_start = end - _HEADER_BYTES
         self.is_behind = False
         for _ in range(FRAMES_AT_ONCE):
             if position > last_start:
                 break
-            length, flags, stream_id = unpack(buffer, position)
-            kind = length & _KIND
-            length >>= 8
-            if length > _LONGEST_FRAME:  # We announce no other (§4.2).
+            length_and_kind, flags, stream_id = unpack(buffer, position)
+            if length_and_kind > _LONGEST_FRAME:  # We announce no other (§4.2).
                 raise ConnectionFailure(ErrorCode.FRAME_SIZE_ERROR, "a frame over SETTINGS_MAX_FRAME_SIZE")
-            start_of_payload = position + _HEADER_BYTES
-            end_of_payload = start_of_payload + length
-            if end_of_payload > end:
+            start = position + _HEADER_BYTES
+            after = start + (length_and_kind >> 8)
+            if after > end:
                 break
-            position = end_of_payload
+            position = after
+            kind = length_and_kind & _KIND
             stream_id &= _STREAM_ID
             if self._expected is not None and self._expected != (kind, stream_id):
                 raise ConnectionFailure(
@@ -146,40 +141,45 @@ class Connection(ConnectionLife):
             if kind > _LAST_KIND:
                 self._idle_frames.spend()  # §5.5: frames of unknown types are ignored.
                 continue
-            if kind == frames.HEADERS and flags == END_HEADERS:
-                block = buffer[start_of_payload:position]
-                if end_of_call := self._receive_call(stream_id, block, buffer, position, end):
-                    position = end_of_call
+            if kind == _HEADERS and flags == END_HEADERS and position <= last_start:
+                block = buffer[start:after]
+                if end_of_content := self._receive_with_content(stream_id, block, buffer, position, end):
+                    position = end_of_content
                     continue
             try:
-                receive_by_type[kind](flags, stream_id, buffer[start_of_payload:position])
+                receive_by_type[kind](flags, stream_id, buffer[start:after])
             except StreamFailure as failure:
                 self._fail(stream_id, failure)
         else:
             self.is_behind = True
         self._buffer = buffer[position:] if position < end else b""
+        # Once for all of a read: nothing is written before.
+        if self._receive_window < self._half_connection_window:
+            self._restore_connection_window()
 
-    def _receive_call(self, stream_id: int, block: bytes, buffer: bytes, position: int, end: int) -> int:
-        """A request as most are: a block that was seen before, and its whole content in the frame behind it.
+    def _receive_with_content(
+        self, stream_id: int, block: bytes, buffer: bytes, position: int, end: int
+    ) -> int:
+        """A request as most begin: a block that was seen before, and content in the frame behind it.
 
         Where that ends; 0: it is no such request, and is received frame by frame, which comes to the same.
         """
         fields = self._fields.seen.get(block)
-        start = position + frames.FRAME_HEADER_BYTES
-        if fields is None or fields.content_length is not None or start > end or not self._is_table_refused:
-            return 0
-        length: int
-        high, length, kind, flags, data_id = frames.FRAME_HEADER.unpack_from(buffer, position)
+        length_and_kind: int
+        length_and_kind, flags, data_id = _FRAME_START(buffer, position)
+        length = length_and_kind >> 8
+        start = position + _HEADER_BYTES
+        after = start + length
         ids, limits = self._ids, self.limits
         if (
-            kind != frames.DATA
-            or flags != END_STREAM
+            fields is None
             or data_id != stream_id
-            or high
-            or start + length > end
-            or length > frames.SMALLEST_MAX_FRAME
-            or length > limits.stream_window
-            or length > self._receive_window
+            or flags > END_STREAM
+            or length_and_kind & _KIND  # Of another type than DATA.
+            or after > end
+            or not 0 < length <= self._longest_first
+            or fields.content_length is not None
+            or not self._is_table_refused
             or not ids.highest < stream_id <= ids.last
             or not stream_id & 1
             or len(self.streams) >= limits.max_concurrent_streams
@@ -187,41 +187,36 @@ class Connection(ConnectionLife):
             return 0
         ids.highest = stream_id
         self._receive_window -= length
-        if self._receive_window < self._half_connection_window:
-            self._restore_connection_window()
-        stream = Stream(stream_id, fields, limits.stream_window - length, self.sending.initial_window)
-        stream.remote_closed = True
+        window, ended = limits.stream_window - length, flags == END_STREAM
+        stream = Stream(stream_id, fields, window, self.sending.initial_window, ended)
         self.streams[stream_id] = stream
-        self._events.append(RequestReceived(stream, True, buffer[start : start + length]))
-        return start + length
+        self._receiver.on_request(stream, buffer[start:after], ended)
+        return after
 
     def _receive_data(self, flags: int, stream_id: int, payload: bytes) -> None:
         """§6.1. The whole frame counts in the windows, padding too."""
         length = len(payload)
         self._receive_window -= length
-        if self._receive_window < self._half_connection_window:
-            self._restore_connection_window()
         stream = self.streams.get(stream_id)
         if stream is None or stream.remote_closed:
             self._refuse_frame(stream_id, stream)
             return
         if flags & PADDED:
             payload = frames.strip_padding(payload)
-        stream.receive_window -= length
-        if stream.receive_window < 0:
+        left = stream.receive_window = stream.receive_window - length
+        if left < 0:
             raise StreamFailure(ErrorCode.FLOW_CONTROL_ERROR, "more DATA than the stream's window")
-        if flags & END_STREAM:
+        ended = flags & END_STREAM != 0
+        if ended:
             stream.remote_closed = True
         elif not payload:
             self._idle_frames.spend()
-        elif stream.receive_window < self._half_stream_window:
-            self.sending.control(
-                frames.window_update(stream_id, self.limits.stream_window - stream.receive_window)
-            )
+        elif left < self._half_stream_window:
+            self.sending.control(frames.window_update(stream_id, self.limits.stream_window - left))
             stream.receive_window = self.limits.stream_window
         if stream.content_left is not None:
             self._count_content(stream, len(payload))
-        self._events.append(DataReceived(stream, payload, stream.remote_closed))
+        self._receiver.on_data(stream, payload, ended)
 
     def _restore_connection_window(self) -> None:
         if self._receive_window < 0:
@@ -285,15 +280,14 @@ class Connection(ConnectionLife):
         limits = self.limits
         if len(self.streams) >= limits.max_concurrent_streams:
             raise StreamFailure(ErrorCode.REFUSED_STREAM, "more streams than SETTINGS_MAX_CONCURRENT_STREAMS")
-        stream = Stream(stream_id, fields, limits.stream_window, self.sending.initial_window)
+        ended = flags & END_STREAM != 0
+        stream = Stream(stream_id, fields, limits.stream_window, self.sending.initial_window, ended)
         if not self._is_table_refused and stream_id > _CALLS_WITH_TABLE:
             self._refuse_table()
-        ended = flags & END_STREAM != 0
-        stream.remote_closed = ended
         if fields.content_length is not None:
             self._count_content(stream, 0)
         self.streams[stream_id] = stream
-        self._events.append(RequestReceived(stream, ended))
+        self._receiver.on_request(stream, b"", ended)
 
     def _refuse_table(self) -> None:
         """Ask for blocks that are the same each time: not at once, as few calls are not worth it."""
@@ -312,7 +306,7 @@ class Connection(ConnectionLife):
         stream.remote_closed = True
         if stream.content_left is not None:
             self._count_content(stream, 0)
-        self._events.append(DataReceived(stream, b"", True))
+        self._receiver.on_data(stream, b"", True)
 
     def _refuse_frame(self, stream_id: int, stream: Stream | None) -> None:
         """DATA, or a second field section, on a stream that takes none (§5.1)."""
@@ -345,7 +339,7 @@ class Connection(ConnectionLife):
             self._ids.check_not_idle(stream_id)
             return
         self._close_stream(stream)
-        self._events.append(StreamReset(stream))
+        self._receiver.on_reset(stream)
 
     def _receive_settings(self, flags: int, stream_id: int, payload: bytes) -> None:
         """§6.5."""
@@ -398,7 +392,7 @@ class Connection(ConnectionLife):
         if len(payload) != _PING_BYTES:
             raise ConnectionFailure(ErrorCode.FRAME_SIZE_ERROR, "PING has 8 bytes")
         if flags & ACK:
-            self._events.append(PingAcknowledged(payload))
+            self._receiver.on_ping(payload)
         else:
             self.sending.control(frames.frame(frames.PING, ACK, 0, payload))
 
@@ -434,8 +428,9 @@ class Connection(ConnectionLife):
 
 
 # Of this module: each frame looks for them.
-_HEADER_BYTES, _LONGEST_FRAME = frames.FRAME_HEADER_BYTES, frames.SMALLEST_MAX_FRAME
-_STREAM_ID, _KIND, _LAST_KIND = LOWER_31_BITS, 0xFF, frames.CONTINUATION
+_HEADER_BYTES, _LONGEST_FRAME = frames.FRAME_HEADER_BYTES, frames.SMALLEST_MAX_FRAME << 8 | 0xFF
+_STREAM_ID, _KIND, _LAST_KIND, _HEADERS = LOWER_31_BITS, 0xFF, frames.CONTINUATION, frames.HEADERS
+_FRAME_START = frames.FRAME_START.unpack_from
 #: Taken from one peer before the loop turns to the others.
 FRAMES_AT_ONCE = 128
 _PRIORITY_BYTES = 5

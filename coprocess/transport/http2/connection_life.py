@@ -9,30 +9,30 @@ from coprocess.transport.http2.frames import ConnectionFailure, ErrorCode, Strea
 from coprocess.transport.http2.limits import IdleFrames, Limits
 from coprocess.transport.http2.sending import Sending
 from coprocess.transport.http2.stream_ids import StreamIds
-from coprocess.transport.http2.streams import Event, Stream, StreamReset
+from coprocess.transport.http2.streams import Receiver, Stream
 
 
 class ConnectionLife:
     """What a connection is, apart from what it receives."""
 
-    def __init__(self, limits: Limits, clock: Callable[[], float]) -> None:
+    def __init__(self, limits: Limits, receiver: Receiver, clock: Callable[[], float]) -> None:
         self.limits = limits
         #: Open and half-closed (remote), by their identifier, oldest first.
         self.streams: dict[int, Stream] = {}
         self.is_closed = False
         #: What the layer above holds for streams (`Stream.held_bytes`).
         self.held_bytes = 0
-        self._idle_frames = IdleFrames(limits, clock)
-        self.sending = Sending(self._local_end, self._idle_frames.earn)
-        self._events: list[Event] = []
+        self.sending = Sending(self._local_end)
+        self._idle_frames = IdleFrames(limits, self.sending.take_useful, clock)
+        self._receiver = receiver
         self._ids = StreamIds()
 
     def _local_end(self, stream: Stream) -> None:
         """We have sent END_STREAM. A request that is still coming is of no more use (§8.1)."""
-        self._idle_frames.earn()
         if not stream.remote_closed:
             self.sending.control(_RESET % stream.id.to_bytes(4, "big"))
             self._ids.ignore(stream.id)
+        stream.call = None  # It knows its stream: a cycle for each call would be the collector's.
         self._close_stream(stream)
 
     def _close_stream(self, stream: Stream) -> None:
@@ -53,7 +53,7 @@ class ConnectionLife:
         self._send_reset(stream_id, failure.code)
         if stream is not None:
             self._close_stream(stream)
-            self._events.append(StreamReset(stream))
+            self._receiver.on_reset(stream)
 
     def _send_reset(self, stream_id: int, code: int) -> None:
         self.sending.control(frames.rst_stream(stream_id, code))

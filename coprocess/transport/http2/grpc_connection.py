@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from struct import Struct
 from typing import Any, Protocol
 
 from coprocess.errors import Status
 from coprocess.transport.http2 import grpc_wire
 from coprocess.transport.http2.connection import Connection
-from coprocess.transport.http2.frames import ConnectionFailure, ErrorCode
+from coprocess.transport.http2.frames import ErrorCode
 from coprocess.transport.http2.grpc_wire import (
     PREFIX_BYTES,
     MessageReader,
@@ -20,14 +21,7 @@ from coprocess.transport.http2.grpc_wire import (
 )
 from coprocess.transport.http2.limits import Limits
 from coprocess.transport.http2.sending import NO_TRAILERS
-from coprocess.transport.http2.streams import (
-    ConnectionClosed,
-    DataReceived,
-    PingAcknowledged,
-    RequestReceived,
-    Stream,
-    StreamReset,
-)
+from coprocess.transport.http2.streams import Stream
 
 
 class Call(Protocol):
@@ -77,13 +71,14 @@ class Service:
 class _CallRequest(Request):
     """With the method, found once for all calls with the same header fields."""
 
-    __slots__ = ("target",)
+    __slots__ = ("begin", "open")
 
-    target: Method
+    begin: Callable[[GrpcConnection, Stream, Request, bytes, bool], Call] | None
+    open: Callable[[GrpcConnection, Stream, Request], StreamCall] | None
 
 
 class GrpcConnection:
-    """Feed it with `receive`, and answer what the methods are given; all in one thread."""
+    """Feed it with `receive`, and answer what the methods are given; all in one thread. It is a Receiver."""
 
     def __init__(
         self,
@@ -96,34 +91,19 @@ class GrpcConnection:
 
         `on_ping` is told of PINGs that the peer acknowledges, and `on_output` of answers that a timer gave.
         """
-        self.http = Connection(service.limits)
+        self.http = Connection(service.limits, self)
+        self.receive = self.http.receive
+        self._sending = self.http.sending
         self.owner = owner
-        self._on_ping = on_ping
+        self.on_ping = on_ping
         self._on_output = on_output
         self._service = service
         self._max_bytes = service.limits.max_message_bytes
         self._max_held_bytes = service.limits.max_held_bytes
         self._max_unsent_bytes = service.limits.max_unsent_bytes
         self._max_unsent_stream_bytes = service.limits.max_unsent_stream_bytes
-
-    def receive(self, data: bytes) -> ConnectionFailure | None:
-        """What ended the connection; None: it goes on."""
-        failure = None
-        for event in self.http.receive(data):
-            kind = type(event)
-            if kind is DataReceived:
-                self._on_data(event.stream, event.data, event.ended)  # type: ignore[union-attr]  # kind says so
-            elif kind is RequestReceived:
-                self._on_request(event.stream, event.ended, event.data)  # type: ignore[union-attr]  # as above
-            elif isinstance(event, StreamReset):
-                if event.stream.call is not None:
-                    event.stream.call.cancelled()
-                    event.stream.call = None  # As in `respond`.
-            elif isinstance(event, PingAcknowledged):
-                self._on_ping(event.payload)
-            elif isinstance(event, ConnectionClosed):
-                failure = event.failure
-        return failure
+        #: Since when the content of requests is awaited, by their stream, as far as `drop_overdue` has seen.
+        self._awaited_since_s: dict[int, float] = {}
 
     def lost(self) -> None:
         """The transport is gone: nobody waits for answers any more."""
@@ -136,41 +116,56 @@ class GrpcConnection:
 
         Their time runs from when this is called first.
         """
-        found = False
-        for stream in list(self.http.streams.values()):
-            if stream.call is None and not stream.remote_closed:
-                stream.awaited_since_s = stream.awaited_since_s or now_s
-                if now_s - stream.awaited_since_s > self._service.limits.request_timeout_s:
-                    self.http.reset(stream, ErrorCode.CANCEL)
-                    found = True
-        return found
+        since_s = self._awaited_since_s
+        awaited = [
+            each for each in self.http.streams.values() if each.call is None and not each.remote_closed
+        ]
+        self._awaited_since_s = {each.id: since_s.get(each.id, now_s) for each in awaited}
+        limit_s = self._service.limits.request_timeout_s
+        overdue = [each for each in awaited if now_s - self._awaited_since_s[each.id] > limit_s]
+        for stream in overdue:
+            self.http.reset(stream, ErrorCode.CANCEL)
+        return bool(overdue)
 
     def give_up(self, text: str) -> None:
         """End the calls that are left."""
         for stream in list(self.http.streams.values()):
-            self.end(stream, Status.UNAVAILABLE, text)
-            if not stream.is_closed:
-                self.http.reset(stream, ErrorCode.CANCEL)
-            if stream.call is not None:
-                stream.call.cancelled()
+            self._end_for_nobody(stream, Status.UNAVAILABLE, text)
 
     # Requests.
 
-    def _on_request(self, stream: Stream, ended: bool, data: bytes) -> None:
+    def on_request(self, stream: Stream, data: bytes, ended: bool) -> None:
         fields = stream.fields
         request = fields.request
         if request is None:
             request = fields.request = self._parse(stream)
-        if isinstance(request, Refused):
-            self._refuse(stream, request)
+        if type(request) is not _CallRequest:
+            if isinstance(request, Refused):
+                self._refuse(stream, request)
+            elif ended:
+                self._answer_http(stream, request)
             return
-        if type(request) is _CallRequest:
-            if request.timeout_s is not None:
-                stream.timer = self._service.call_later(request.timeout_s, self._expire, stream)
-            if request.target.open is not None:
-                stream.call = request.target.open(self, stream, request)
-        if ended:
-            self._on_data(stream, data, True)
+        if request.timeout_s is not None:
+            stream.timer = self._service.call_later(request.timeout_s, self._expire, stream)
+        if request.open is not None:
+            stream.call = request.open(self, stream, request)
+        elif ended and len(data) >= PREFIX_BYTES and request.begin is not None:
+            is_compressed, size = _PREFIX(data)
+            http = self.http
+            held_bytes = http.held_bytes + len(data)
+            if (
+                not is_compressed
+                and size == len(data) - PREFIX_BYTES
+                and size <= self._max_bytes
+                and held_bytes <= self._max_held_bytes
+            ):
+                # One uncompressed message in one frame. As `_hold`, in place: nearly each call comes by.
+                stream.held_bytes = len(data)
+                http.held_bytes = held_bytes
+                stream.call = request.begin(self, stream, request, data[PREFIX_BYTES:], False)
+                return
+        if data or ended:
+            self.on_data(stream, data, ended)
 
     def _parse(self, stream: Stream) -> Request | Refused | NotGrpc:
         try:
@@ -178,7 +173,7 @@ class GrpcConnection:
             target = self._service.methods.get(request.method)
             if target is None:
                 raise Refused(Status.UNIMPLEMENTED, f"no method {request.method[:_MAX_SHOWN]}")
-            request.target = target
+            request.begin, request.open = target.begin, target.open
             grpc_wire.check_encoding(request.encoding)
             if stream.fields.is_too_large:
                 raise Refused(Status.RESOURCE_EXHAUSTED, "the metadata is larger than the limit")
@@ -186,64 +181,47 @@ class GrpcConnection:
             return refused
         return request
 
-    def _on_data(self, stream: Stream, data: bytes, ended: bool) -> None:
-        if stream.is_closed:
-            return  # It was answered by what was read just before.
+    def on_data(self, stream: Stream, data: bytes, ended: bool) -> None:
+        call, reader = stream.call, stream.reader
+        try:
+            if call is None:
+                self._gather(stream, data, ended)
+                return
+            if reader is None or not reader.held_bytes:
+                # One uncompressed message in one frame, or none: nearly all are so.
+                if len(data) >= PREFIX_BYTES:
+                    is_compressed, size = _PREFIX(data)
+                    if not is_compressed and size == len(data) - PREFIX_BYTES and size <= self._max_bytes:
+                        call.received(data[PREFIX_BYTES:])
+                        if ended:
+                            call.half_closed()
+                        return
+                elif not data and ended:
+                    call.half_closed()
+                    return
+            self._pass_on(stream, call, data, ended)
+        except Refused as refused:
+            self._refuse(stream, refused)
+
+    def _gather(self, stream: Stream, data: bytes, ended: bool) -> None:
+        """The one message of a call, in pieces."""
         request = stream.fields.request
         if type(request) is not _CallRequest:
             if ended:
                 self._answer_http(stream, request)
             return
-        begin = request.target.begin
-        try:
-            if begin is not None:
-                if (
-                    ended
-                    and stream.reader is None
-                    and len(data) >= PREFIX_BYTES
-                    and int.from_bytes(data[:PREFIX_BYTES], "big")
-                    == len(data) - PREFIX_BYTES
-                    <= self._max_bytes
-                ):
-                    # One uncompressed message in one frame. As `_hold`, in place: each call comes by.
-                    http = self.http
-                    stream.held_bytes = len(data)
-                    http.held_bytes += len(data)
-                    if http.held_bytes > self._max_held_bytes:
-                        raise _too_much_held()
-                    stream.call = begin(self, stream, request, data[PREFIX_BYTES:], False)
-                    return
-                self._gather(stream, data)
-                if ended:
-                    is_compressed, message = stream.reader.end()
-                    stream.call = begin(self, stream, request, message, is_compressed)
-            else:
-                self._pass_on(stream, request, data, ended)
-        except Refused as refused:
-            self._refuse(stream, refused)
-
-    def _gather(self, stream: Stream, data: bytes) -> None:
-        """A message that comes in pieces."""
         reader = stream.reader
         if reader is None:
             reader = stream.reader = _OneMessage(self._max_bytes)
         reader.take(data)
         self._hold(stream, reader.held_bytes)
+        if ended and request.begin is not None:
+            is_compressed, message = reader.end()
+            stream.call = request.begin(self, stream, request, message, is_compressed)
 
-    def _pass_on(self, stream: Stream, request: _CallRequest, data: bytes, ended: bool) -> None:
-        """Messages one by one."""
+    def _pass_on(self, stream: Stream, call: StreamCall, data: bytes, ended: bool) -> None:
+        """Messages one by one, whatever their pieces."""
         reader: MessageReader | None = stream.reader
-        if (reader is None or not reader.held_bytes) and (
-            # One uncompressed message in one frame.
-            int.from_bytes(data[:PREFIX_BYTES], "big") == len(data) - PREFIX_BYTES <= self._max_bytes
-        ):
-            stream.call.received(data[PREFIX_BYTES:])
-            if ended:
-                stream.call.half_closed()
-            return
-        if not data and ended and reader is None:
-            stream.call.half_closed()
-            return
         if reader is None:
             reader = stream.reader = MessageReader(self._max_bytes)
         elif not ended and reader.keep(data):
@@ -251,15 +229,20 @@ class GrpcConnection:
             return
         for is_compressed, message in reader.feed(data):
             if is_compressed:
-                message = grpc_wire.decompress(request.encoding, message, self._max_bytes)
-            stream.call.received(message)
+                message = grpc_wire.decompress(stream.fields.request.encoding, message, self._max_bytes)
+            call.received(message)
             if stream.is_closed:
                 return
         self._hold(stream, reader.held_bytes)
         if ended:
             if reader.held_bytes:
                 raise Refused(Status.INTERNAL, "the last message is not whole")
-            stream.call.half_closed()
+            call.half_closed()
+
+    def on_reset(self, stream: Stream) -> None:
+        if stream.call is not None:
+            stream.call.cancelled()
+            stream.call = None  # It knows its stream, as it does where that ends well.
 
     def _hold(self, stream: Stream, size_bytes: int) -> None:
         """Count what is kept for a stream until it is closed."""
@@ -272,13 +255,14 @@ class GrpcConnection:
     def _refuse(self, stream: Stream, refused: Refused) -> None:
         if refused.status == Status.RESOURCE_EXHAUSTED:
             self._service.refused_calls += 1
+        call = stream.call
         self.end(stream, refused.status, refused.message)
-        if stream.call is not None:
-            stream.call.cancelled()
+        if call is not None:
+            call.cancelled()
 
     def _answer_http(self, stream: Stream, refused: NotGrpc) -> None:
         headers, text = grpc_wire.http_response(refused.http_status, refused.text)
-        sending = self.http.sending
+        sending = self._sending
         sending.headers(stream, headers)
         sending.data(stream, text)
         sending.trailers(stream, NO_TRAILERS)
@@ -286,57 +270,55 @@ class GrpcConnection:
     def _expire(self, stream: Stream) -> None:
         """Its deadline has passed."""
         if not stream.is_closed:
-            self.end(stream, Status.DEADLINE_EXCEEDED, "the deadline has passed")
-            if not stream.is_closed:  # Its answer waits for a client that does not read.
-                self.http.reset(stream, ErrorCode.CANCEL)
-            if stream.call is not None:
-                stream.call.cancelled()
+            self._end_for_nobody(stream, Status.DEADLINE_EXCEEDED, "the deadline has passed")
             self._on_output()
+
+    def _end_for_nobody(self, stream: Stream, status: Status, text: str) -> None:
+        call = stream.call
+        self.end(stream, status, text)
+        if not stream.is_closed:  # Its answer waits for a client that does not read.
+            self.http.reset(stream, ErrorCode.CANCEL)
+        if call is not None:
+            call.cancelled()
 
     # Answers. Those of a call that has ended do nothing.
 
     def respond(self, stream: Stream, message: bytes) -> None:
         """The one message of a call, and its end."""
-        if stream.is_closed or stream.is_answered:
+        if stream.is_answered or stream.is_closed:
             return
-        if self.http.sending.unsent_bytes > self._max_unsent_bytes:
+        sending = self._sending
+        if sending.unsent_bytes > self._max_unsent_bytes:
             self.end(stream, Status.RESOURCE_EXHAUSTED, "the client does not read its replies")
             return
-        self._answer(stream, message)
-
-    def _answer(self, stream: Stream, message: bytes) -> None:
         stream.is_answered = True
-        headers = None if stream.has_headers_sent else grpc_wire.RESPONSE_HEADERS
-        head = b"\0" + len(message).to_bytes(4, "big")
-        self.http.sending.answer(stream, headers, head, message, grpc_wire.OK_TRAILERS)
-        if stream.is_closed:
-            stream.call = None  # It knows its stream: a cycle for each call would be the collector's.
+        sending.message(stream, None if stream.has_headers_sent else _HEADERS, message, _OK)
 
     def begin(self, stream: Stream, metadata: SentMetadata) -> None:
         """Send the header fields, before all messages; done by `send` where it was not."""
         if not (stream.has_headers_sent or stream.is_closed or stream.is_answered):
             block = grpc_wire.response_headers(metadata)
             stream.has_headers_sent = True
-            self.http.sending.headers(stream, block)
+            self._sending.headers(stream, block)
 
     def send(self, stream: Stream, message: bytes) -> bool:
         """One of many messages. False where the call is over, or its client does not read."""
         # One goes out in any case, however large.
-        if stream.is_closed or stream.is_answered or stream.unsent_bytes >= self._max_unsent_stream_bytes:
+        if stream.is_answered or stream.is_closed or stream.unsent_bytes >= self._max_unsent_stream_bytes:
             return False
         headers = None
         if not stream.has_headers_sent:
-            stream.has_headers_sent, headers = True, grpc_wire.RESPONSE_HEADERS
-        head = b"\0" + len(message).to_bytes(4, "big")
-        self.http.sending.answer(stream, headers, head, message, None)
+            stream.has_headers_sent, headers = True, _HEADERS
+        self._sending.message(stream, headers, message, None)
         return True
 
     def finish(self, stream: Stream, message: bytes) -> bool:
         """The last of many messages, and the end of the call. False, without the end, as `send`."""
         # What waits for others of the connection is no reason to keep it back, as it is in `respond`.
-        if stream.is_closed or stream.is_answered or stream.unsent_bytes >= self._max_unsent_stream_bytes:
+        if stream.is_answered or stream.is_closed or stream.unsent_bytes >= self._max_unsent_stream_bytes:
             return False
-        self._answer(stream, message)
+        stream.is_answered = True
+        self._sending.message(stream, None if stream.has_headers_sent else _HEADERS, message, _OK)
         return True
 
     def end(
@@ -352,16 +334,14 @@ class GrpcConnection:
             return
         stream.is_answered = True
         if stream.has_headers_sent and not (status or message or details or metadata):
-            block = grpc_wire.OK_TRAILERS
+            block = _OK
         else:
             block = grpc_wire.trailers(status, message, details, metadata, only=not stream.has_headers_sent)
-        self.http.sending.trailers(stream, block)
+        self._sending.trailers(stream, block)
 
     def end_with(self, stream: Stream, ending: tuple[int, str, bytes, SentMetadata]) -> None:
         """The same, as whoever has the call ends it."""
         self.end(stream, *ending)
-        if stream.is_closed:
-            stream.call = None  # As in `respond`.
 
 
 def _too_much_held() -> Refused:
@@ -397,3 +377,7 @@ class _OneMessage:
 
 
 _MAX_SHOWN = 200
+# Of this module: each call looks for them.
+_HEADERS, _OK = grpc_wire.RESPONSE_HEADERS, grpc_wire.OK_TRAILERS
+#: The compressed-flag and the length.
+_PREFIX = Struct(">BL").unpack_from

@@ -56,10 +56,14 @@ class IdleFrames:
     frames.
     """
 
-    __slots__ = ("_clock", "_last_s", "_left", "_limits")
+    __slots__ = ("_clock", "_earned", "_last_s", "_left", "_limits")
 
-    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, limits: Limits, earned: Callable[[], int], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`earned` gives how many calls were answered since it was asked last."""
         self._limits = limits
+        self._earned = earned
         self._left = float(limits.idle_frames)
         self._clock = clock
         self._last_s = clock()
@@ -70,14 +74,10 @@ class IdleFrames:
         if self._left < 0:
             now_s = self._clock()
             earned = (now_s - self._last_s) * self._limits.idle_frames_per_s
+            earned += self._earned() * self._limits.idle_frames_per_call
             self._left = min(self._left + earned, self._limits.idle_frames)
             self._last_s = now_s
             if self._left < 0:
                 raise ConnectionFailure(
                     ErrorCode.ENHANCE_YOUR_CALM, "too many frames that bring nothing forward"
                 )
-
-    def earn(self) -> None:
-        """A call was answered."""
-        if self._left < self._limits.idle_frames:
-            self._left += self._limits.idle_frames_per_call

@@ -142,11 +142,10 @@ class Http2Protocol:
     def write(self) -> None:
         """Write what there is, in one go; not while more is read, as that ends with it."""
         self.is_dirty = False
-        if self.is_reading or self.is_gone or self.is_closing or not self._is_secured:
+        if self.is_reading or self.is_closing or (self._tls is not None and not self._tls.is_ready):
             return
         sending = self._sending
-        data = sending.take()
-        while data:
+        while data := sending.take():
             if self._tls is not None:
                 try:
                     self._tls.encrypt(data)
@@ -155,10 +154,9 @@ class Http2Protocol:
                     return
                 data = self._tls.take()
             self._write_raw(data)
-            if not sending.has_more:
+            if not sending.ready:
                 break
             sending.pump()
-            data = sending.take()
         if self._unwritten_bytes > _MAX_BUFFER_BYTES:
             self.abort()  # Answers without content, and frames of control, that nobody reads.
 
@@ -267,7 +265,11 @@ class Http2Protocol:
 
     def _ping_acknowledged(self, payload: bytes) -> None:
         if payload == _END_PING:
-            self.second_step()
+            # After what was read with it: nothing is closed meanwhile.
+            self._server.call_later(0.0, self._end_acknowledged, None)
+
+    def _end_acknowledged(self, nothing: Any) -> None:
+        self.second_step()
 
     def second_step(self) -> None:
         if not self.is_ended:

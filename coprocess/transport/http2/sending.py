@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from struct import Struct
 
 from coprocess.transport.http2 import frames
 from coprocess.transport.http2.frames import ConnectionFailure, ErrorCode, StreamFailure
@@ -16,13 +17,18 @@ BATCH_BYTES = 1024 * 1024
 class Block:
     """An encoded field section that uses no dynamic table, so that it is the same for every stream."""
 
-    __slots__ = ("data", "ending_prefix", "prefix")
+    __slots__ = ("data", "ending_prefix", "pack", "pack_with_message", "prefix")
 
     def __init__(self, data: bytes) -> None:
         self.data = data
         #: A HEADERS frame's first bytes, up to the stream's identifier; and with END_STREAM.
         self.prefix = frames.frame(frames.HEADERS, frames.END_HEADERS, 0, data)[:5]
         self.ending_prefix = frames.frame(frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, 0, data)[:5]
+        size = len(data)
+        #: Make the frame, of one of them, the stream's identifier and `data`; the second with what
+        #: `_MESSAGE_START` has behind it. One piece is written sooner than many.
+        self.pack = Struct(f">5sL{size}s").pack
+        self.pack_with_message = Struct(f">5sL{size}sLBLBL").pack
 
 
 #: In the place of trailers: the stream ends with its DATA.
@@ -30,14 +36,15 @@ NO_TRAILERS = Block(b"")
 
 
 class Sending:
-    """`ended` is told of each stream that has sent its END_STREAM, `useful` of each DATA frame of use."""
+    """`ended` is told of each stream that has sent its END_STREAM."""
 
-    def __init__(self, ended: Callable[[Stream], None], useful: Callable[[], None]) -> None:
+    def __init__(self, ended: Callable[[Stream], None]) -> None:
         self._ended = ended
-        self._useful = useful
+        #: Answers, and DATA frames of use, since `take_useful`.
+        self._useful = 0
         self._output: list[bytes | memoryview] = []
         #: Streams with DATA and a window of their own, in turn.
-        self._ready: deque[Stream] = deque()
+        self.ready: deque[Stream] = deque()
         self.window = frames.FIRST_WINDOW
         # The peer's settings.
         self.initial_window = frames.FIRST_WINDOW
@@ -59,10 +66,9 @@ class Sending:
             self._room = BATCH_BYTES
         return data
 
-    @property
-    def has_more(self) -> bool:
-        """Whether there is DATA that only waits for `take`."""
-        return bool(self._ready) and self.window > 0 and self._is_writable
+    def take_useful(self) -> int:
+        useful, self._useful = self._useful, 0
+        return useful
 
     def set_writable(self, is_writable: bool) -> None:
         """Whether the transport takes more DATA: all other frames it must take."""
@@ -73,14 +79,13 @@ class Sending:
     def control(self, frame: bytes) -> None:
         self._output.append(frame)
 
-    def answer(
-        self, stream: Stream, headers: Block | None, head: bytes, data: bytes, trailers: Block | None
-    ) -> None:
-        """`head` and `data` as DATA, behind the header fields and before the trailers, where these are given.
+    def message(self, stream: Stream, headers: Block | None, message: bytes, trailers: Block | None) -> None:
+        """DATA with one message of gRPC, behind the header fields and before the trailers, where given.
 
         With both it is a whole response; without trailers, more is to come.
         """
-        length = len(head) + len(data)
+        size = len(message)
+        length = size + _MESSAGE_PREFIX_BYTES
         if (
             length > self.max_frame
             or length > self.window
@@ -90,37 +95,36 @@ class Sending:
         ):
             if headers is not None:
                 self.headers(stream, headers)
-            # It may be large: a copy of its start is enough to put the head before it.
-            first = self.max_frame - len(head)
-            self.data(stream, head + data[:first])
-            self.data(stream, memoryview(data)[first:])
+            # It may be large: a copy of its start is enough to put the prefix before it.
+            first = self.max_frame - _MESSAGE_PREFIX_BYTES
+            self.data(stream, b"\0" + size.to_bytes(4, "big") + message[:first])
+            self.data(stream, memoryview(message)[first:])
             if trailers is not None:
                 self.trailers(stream, trailers)
             return
         self.window -= length
         self._room -= length
-        stream_id = stream.id.to_bytes(4, "big")
-        output = self._output
-        if headers is not None:
-            output += (headers.prefix, stream_id, headers.data)
-        # DATA without flags.
-        output += (length.to_bytes(3, "big"), b"\0\0", stream_id, head, data)
-        if trailers is not None:
-            output += (trailers.ending_prefix, stream_id, trailers.data)
-            self._ended(stream)
+        self._useful += 1
+        stream_id = stream.id
+        if headers is None:
+            start = _MESSAGE_START.pack(length << 8, 0, stream_id, 0, size)
         else:
+            start = headers.pack_with_message(
+                headers.prefix, stream_id, headers.data, length << 8, 0, stream_id, 0, size
+            )
+        if trailers is None:
             stream.send_window -= length
-            self._useful()
+            self._output += (start, message)
+            return
+        end = trailers.pack(trailers.ending_prefix, stream_id, trailers.data)
+        self._output += (start, message, end)
+        self._ended(stream)
 
-    def headers(self, stream: Stream, block: Block, *, ending: bool = False) -> None:
-        flags = frames.END_STREAM if ending else 0
+    def headers(self, stream: Stream, block: Block) -> None:
         if len(block.data) <= self.max_frame:
-            prefix = block.ending_prefix if ending else block.prefix
-            self._output += (prefix, stream.id.to_bytes(4, "big"), block.data)
+            self._output.append(block.pack(block.prefix, stream.id, block.data))
         else:
-            self._large_headers(stream, block.data, flags)
-        if ending:
-            self._ended(stream)
+            self._large_headers(stream, block.data, 0)
 
     def _large_headers(self, stream: Stream, block: bytes, flags: int) -> None:
         """HEADERS and CONTINUATION (§6.10)."""
@@ -144,11 +148,12 @@ class Sending:
                 # Most are small, and go out at once.
                 self.window -= length
                 self._room -= length
+                self._useful += 1
                 stream.send_window -= length
-                self._output += (length.to_bytes(3, "big"), b"\0\0", stream.id.to_bytes(4, "big"), data)
-                self._useful()
+                self._output += (frames.FRAME_START.pack(length << 8, 0, stream.id), data)
                 return
-            stream.outgoing = deque()
+            if stream.outgoing is None:
+                stream.outgoing, stream.trailers, stream.is_ready = deque(), None, False
         stream.outgoing.append(data)
         stream.unsent_bytes += length
         self.unsent_bytes += length
@@ -159,11 +164,15 @@ class Sending:
         """After the DATA that waits."""
         if stream.outgoing:
             stream.trailers = block
-        elif block is NO_TRAILERS:
+            return
+        if block is NO_TRAILERS:
             self._output.append(frames.frame(frames.DATA, frames.END_STREAM, stream.id))
-            self._ended(stream)
+        elif len(block.data) <= self.max_frame:
+            self._output.append(block.pack(block.ending_prefix, stream.id, block.data))
         else:
-            self.headers(stream, block, ending=True)
+            self._large_headers(stream, block.data, frames.END_STREAM)
+        self._useful += 1
+        self._ended(stream)
 
     def forget(self, stream: Stream) -> None:
         """Drop what a stream has waiting."""
@@ -200,11 +209,11 @@ class Sending:
     def _make_ready(self, stream: Stream) -> None:
         if stream.outgoing and stream.send_window > 0 and not stream.is_ready:
             stream.is_ready = True
-            self._ready.append(stream)
+            self.ready.append(stream)
 
     def pump(self) -> None:
         """Send DATA, a frame of each stream in turn, as far as windows and the transport allow."""
-        ready = self._ready
+        ready = self.ready
         while ready and self.window > 0 and self._room > 0:
             stream = ready.popleft()
             stream.is_ready = False
@@ -217,19 +226,14 @@ class Sending:
                 rest = memoryview(chunk)
                 chunk = rest[:length]
                 outgoing.appendleft(rest[length:])
-            self._output += (
-                length.to_bytes(3, "big"),
-                b"\0\0",
-                stream.id.to_bytes(4, "big"),
-                chunk,
-            )
+            self._output += (frames.FRAME_START.pack(length << 8, 0, stream.id), chunk)
             self.window -= length
             self._room -= length
             self.unsent_bytes -= length
             stream.send_window -= length
             stream.unsent_bytes -= length
             if length >= _USEFUL_BYTES or not isinstance(chunk, memoryview):
-                self._useful()  # Not where the peer lets out byte by byte what it could take at once.
+                self._useful += 1  # Not where the peer lets out byte by byte what it could take at once.
             if outgoing:
                 self._make_ready(stream)
             elif stream.trailers is not None:
@@ -237,3 +241,6 @@ class Sending:
 
 
 _USEFUL_BYTES = 1024
+#: Of DATA: its length and type, flags, the stream's identifier; then the message's prefix.
+_MESSAGE_START = Struct(">LBLBL")
+_MESSAGE_PREFIX_BYTES = 5

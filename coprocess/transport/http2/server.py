@@ -296,7 +296,6 @@ class Server:
         act: Callable[[Any, Any], Any],
         stream: Any,
         value: Any,
-        *,
         at_once: bool = False,
         may_wait: bool = False,
     ) -> Any:
@@ -305,8 +304,8 @@ class Server:
         `at_once`: also by the thread that polls, which else writes it with what it answers next.
         """
         # Not `with`: it takes twice as long, and each answer comes by.
-        if not self.lock.acquire(blocking=False):
-            if may_wait and self.polling_thread not in (0, threading.get_ident()):
+        if not self.lock.acquire(False):
+            if may_wait and self.polling_thread not in (0, _get_ident()):
                 self.call_back(partial(self.answer, connection, act, stream, value))
                 return None
             self.lock.acquire()
@@ -315,7 +314,7 @@ class Server:
             if not connection.is_dirty:  # As `write_later`.
                 connection.is_dirty = True
                 self._dirty.append(connection)
-            if threading.get_ident() == self.polling_thread:
+            if _get_ident() == self.polling_thread:
                 if at_once and not self._runs_callbacks:
                     self.flush()
             elif not self._is_held():
@@ -369,6 +368,10 @@ class Server:
 
 
 def _nothing(events: int) -> None: ...
+
+
+# Of this module: each answer looks for it.
+_get_ident = threading.get_ident
 
 
 #: An answer of an async handler is held back for so long at most, but for the time between two looks.

@@ -1,0 +1,151 @@
+"""Replies to a Check: what handlers left goes out by the guard's rules, and no reply is empty. No I/O."""
+
+from __future__ import annotations
+
+import functools
+
+from coprocess.api.held import HeldRequest
+from coprocess.errors import CoprocessError, HandlerFailed
+from coprocess.gateways.envoy import dynamic_metadata, encoding, guard
+from coprocess.gateways.envoy.call import Traffic
+from coprocess.gateways.envoy.dynamic_metadata import SESSION_NAMESPACE, TOKEN
+from coprocess.runtime.answers import Answer, failure_answer
+
+#: google.rpc.Code.
+_OK, _PERMISSION_DENIED, _UNAUTHENTICATED = 0, 7, 16
+_UNAUTHORIZED = 401
+
+
+def reply_of(traffic: Traffic) -> bytes:
+    """The reply once all handlers are through."""
+    answer = traffic.answer
+    try:
+        return _allowed(traffic) if answer is None else denied(answer, traffic)
+    except HandlerFailed as error:
+        return denied(traffic.fail(error), traffic)
+    except UnicodeEncodeError:
+        return denied(traffic.fail(HandlerFailed("left metadata, or a session, that is not UTF-8")), traffic)
+
+
+def _allowed(traffic: Traffic) -> bytes:
+    request, method = traffic.request, traffic.method
+    if request.has_new_body:
+        raise HandlerFailed("replaced the body: ext_authz cannot. Expected: ext_proc, for such a handler")
+    replaced = request.headers.replaced
+    if replaced is None or len(replaced) > 1 or request.has_new_line(method):
+        return _STATUS_OK + encoding.field(_OK_RESPONSE, _edits(request, method)) + _told(traffic)
+    # What most leave: a header, and who calls.
+    for name, value in replaced.items():
+        key = guard.handlers_name(name)
+        if key is not None:
+            # What `value_bytes` does for nearly all, sooner.
+            is_plain = value.isascii() and value.isprintable()
+            sent = value.encode() if is_plain else _text(guard.value_bytes(name, value))
+            return _head_of_allowed(key, len(sent)) + sent + _told(traffic)
+    return _ALLOWED + _told(traffic)
+
+
+def _edits(request: HeldRequest, method: str) -> bytes:
+    """What is edited of a request, as an OkHttpResponse."""
+    content, edits = b"", 0
+    if request.method != method:
+        content += encoding.set_text_header(b":method", guard.method_bytes(request.method), _HEADERS)
+    if request.has_new_path or request.has_new_query:
+        content += encoding.set_text_header(b":path", guard.target_of(request).encode(), _HEADERS)
+    headers = request.headers
+    edited = headers.edited
+    for name in sorted(edited) if len(edited) > 1 else edited:
+        key = guard.handlers_name(name)
+        if key is None:
+            continue
+        edits += 1
+        values = headers.getall(name)
+        if not values:
+            content += encoding.field(_HEADERS_TO_REMOVE, key)
+            continue
+        # One line: of several with one name, Envoy takes the last.
+        value = values[0]
+        if len(values) > 1:
+            value = (_COOKIE_SEPARATOR if name == "Cookie" else ", ").join(values)
+        content += encoding.set_text_header(key, _text(guard.value_bytes(name, value)), _HEADERS)
+    if edits > guard.MAX_EDITS:
+        raise HandlerFailed(f"left {edits} header edits: this gateway takes {guard.MAX_EDITS}")
+    return content
+
+
+def denied(answer: Answer, traffic: Traffic | None, text: str = "") -> bytes:
+    """Raises HandlerFailed where `answer` cannot go out."""
+    content = encoding.field(1, encoding.number_field(1, guard.status(answer.status)))
+    for name, value in guard.answer_headers(answer.headers):
+        # Without `append`: with it, Envoy drops it. Each is a line.
+        content += encoding.set_text_header(name, _text(value), _HEADERS)
+    if answer.status not in guard.BODYLESS and answer.body:
+        content += encoding.field(3, _text(answer.body))
+    status = encoding.number_field(
+        1, _UNAUTHENTICATED if answer.status == _UNAUTHORIZED else _PERMISSION_DENIED
+    )
+    if traffic is not None:
+        text = traffic.failure_text
+    if text:
+        status += encoding.field(2, guard.details(text).encode())
+    reply = encoding.field(1, status) + encoding.field(_DENIED_RESPONSE, content)
+    if traffic is None:
+        return reply
+    try:
+        return reply + _told(traffic)
+    except UnicodeEncodeError:
+        return reply  # The denial is what matters.
+
+
+def refused(error: CoprocessError) -> bytes:
+    """The reply where no handler ran. An RPC error would let in, where the filter allows that."""
+    return denied(failure_answer(error.status), None, str(error))
+
+
+def _told(traffic: Traffic) -> bytes:
+    """The dynamic metadata of a reply."""
+    metadata, session = traffic._metadata, traffic._session
+    if session is not None:
+        if not session.token:
+            session = None
+        elif metadata is None and session.is_bare:
+            token = session.token.encode()
+            return _head_of_token(len(token)) + token
+    if session is None and metadata is None:
+        return b""
+    told = dynamic_metadata.encoded(metadata, {}, session, is_new=True)
+    return encoding.field(_DYNAMIC_METADATA, told) if told else b""
+
+
+def _text(value: bytes) -> bytes:
+    """`value`, where it is UTF-8: ext_authz takes nothing else. Raises HandlerFailed."""
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        raise HandlerFailed("left bytes that are not UTF-8: ext_authz takes text only") from None
+    return value
+
+
+# Fields of CheckResponse, and of OkHttpResponse.
+_DENIED_RESPONSE, _OK_RESPONSE, _DYNAMIC_METADATA = 2, 3, 4
+#: In both answers.
+_HEADERS = 2
+_HEADERS_TO_REMOVE = 5
+_COOKIE_SEPARATOR = "; "
+#: CheckResponse.status, which must be there.
+_STATUS_OK = encoding.field(1, b"")
+_ALLOWED = _STATUS_OK + encoding.field(_OK_RESPONSE, b"")
+
+
+@functools.lru_cache(maxsize=4096)
+def _head_of_allowed(name: bytes, size: int) -> bytes:
+    """What stands before the value, of that size, in a reply that allows, and sets one header."""
+    header = encoding.set_text_header(name, bytes(size), _HEADERS)
+    return (_STATUS_OK + encoding.field(_OK_RESPONSE, header))[: -size or None]
+
+
+@functools.lru_cache(maxsize=256)
+def _head_of_token(size: int) -> bytes:
+    """What stands before the token, of that size, in the dynamic metadata of a caller who has only that."""
+    struct = encoding.struct_of_one(SESSION_NAMESPACE, TOKEN, "-" * size)
+    return encoding.field(_DYNAMIC_METADATA, struct)[: -size or None]

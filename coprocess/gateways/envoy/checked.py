@@ -1,0 +1,188 @@
+"""What is to be checked: the request that a CheckRequest has, and the chain of its route. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from google.protobuf.message import DecodeError
+
+from coprocess.api.held import HeldHeaders, HeldRequest
+from coprocess.api.moments import HookType
+from coprocess.api.unread import NO_EDITS, UnreadRequest
+from coprocess.errors import BadMessage, HandlerFailed, UnknownHook
+from coprocess.gateways.envoy import dynamic_metadata
+from coprocess.gateways.envoy.call import Around, Traffic
+from coprocess.gateways.envoy.chain import Chain
+from coprocess.gateways.envoy.messages import Fields, name_of, request_of
+from coprocess.gateways.envoy.skimmed import Attributes, Http, items_of
+from coprocess.gateways.envoy.wire import HeaderMap, Metadata
+
+if TYPE_CHECKING:
+    from coprocess.gateways.envoy.wire import HeaderValue
+
+
+def open_check(attributes: Attributes, chain: Chain, around: Around, max_headers: int) -> Traffic:
+    """`chain` is that of the route, with all its moments. Raises BadMessage, UnknownHook, HandlerFailed."""
+    if chain.of_checks is None:
+        chain.of_checks = _only_checks(chain)
+    chain = chain.of_checks
+    http = attributes.request.http
+    request = _request(http, max_headers)
+    traffic = Traffic(request, chain, around)
+    traffic.method = request._method
+    if chain.reads_request:
+        traffic.has_body = _Body(http, traffic.request.headers).is_whole
+        if chain.one_check is not None and not traffic.has_body:
+            raise HandlerFailed(NO_BODY)
+    context = attributes.metadata_context
+    if context:
+        traffic.metadata_source = lambda: dynamic_metadata.read_metadata(Metadata.FromString(context))
+    return traffic
+
+
+def _only_checks(chain: Chain) -> Chain:
+    """Raises UnknownHook."""
+    others = [moment.name for moment, _ in chain.before if moment is not HookType.CustomKeyCheck]
+    if chain.route.names is not None and (others or chain.after):
+        there = ", ".join([*others, *(["Response"] if chain.after else [])])
+        raise UnknownHook(f"ext_authz runs handlers of CustomKeyCheck only, and {there} are named")
+    kept = tuple(each for each in chain.before if each[0] is HookType.CustomKeyCheck)
+    if not kept:
+        raise UnknownHook(
+            "nothing is to run: no handler of CustomKeyCheck is loaded for this route, or named"
+        )
+    checks = replace(chain, before=kept, after=())
+    ((_, steps),) = kept
+    if len(steps) == 1 and not checks.has_end:
+        checks.one_check = steps[0].hook
+    return checks
+
+
+def _request(http: Http, max_headers: int) -> HeldRequest:
+    """The request, as the attributes have it. Raises BadMessage."""
+    header_map = http.header_map
+    if header_map:
+        fields = _UnreadFields(header_map)
+        if len(header_map) > _SMALLEST_HEADER_BYTES * max_headers and len(fields._all) > max_headers:
+            raise _too_many(len(fields._all), max_headers)
+        if method := http.method:
+            return _UnreadRequest(http, method, fields)
+        return request_of(fields, _Body(http, fields).read)
+    headers = http.headers
+    if len(headers) > max_headers:
+        raise _too_many(len(headers), max_headers)
+    pairs = [(name_of(name), value) for name, value in items_of(headers).items() if name[:1] != ":"]
+    if "Host" not in (name for name, _ in pairs):
+        pairs.insert(0, ("Host", http.host))
+    held = HeldHeaders(pairs)
+    return HeldRequest(
+        http.method, http.path, held, scheme=http.scheme or "http", body_source=_Body(http, held).read
+    )
+
+
+class _UnreadFields(Fields):
+    """Those of a HeaderMap that nobody has read so far."""
+
+    __slots__ = ("_raw", "_values_of_raw")
+
+    def __init__(self, raw: bytes) -> None:
+        # As the base class does.
+        self.replaced, self._set_now = NO_EDITS, None
+        self.encoded = None
+        self._raw = raw
+        self._values_of_raw: Sequence[HeaderValue] | None = None
+
+    @property
+    def _all(self) -> Sequence[HeaderValue]:  # type: ignore[override]  # a slot there
+        values = self._values_of_raw
+        if values is None:
+            try:
+                values = self._values_of_raw = HeaderMap.FromString(self._raw).headers
+            except DecodeError:
+                raise BadMessage("the header_map of a CheckRequest is none") from None
+        return values
+
+
+def _too_many(count: int, max_headers: int) -> BadMessage:
+    return BadMessage(f"{count} headers: max_headers is {max_headers}")
+
+
+class _UnreadRequest(UnreadRequest):
+    """As the filter sends it that was told to send raw headers."""
+
+    if not TYPE_CHECKING:
+        __slots__ = ("_http",)
+
+    def __init__(self, http: Http, method: str, fields: Fields) -> None:
+        # As the base class does.
+        self._http = http
+        self._method = method
+        self._headers = fields
+        self._read_path = self._read_query = self._query = self._target = self._body = self.open_stream = None
+        self.has_new_body = self.has_new_path = self._has_body_of_handler = False
+
+    @property
+    def target(self) -> str:
+        target = self._target
+        if target is None:
+            target = self._http.path
+            if not target or "!" in target:
+                # It stands for a byte that `path` cannot hold, or for itself.
+                target = self._pseudo(":path")
+            self._target = target
+        return target
+
+    def _pseudo(self, name: str) -> str:
+        fields: Fields = self._headers  # type: ignore[assignment]  # set above
+        return fields.pseudo().get(name, "")
+
+    def _path_that_came(self) -> str:
+        return self.target.partition("?")[0]
+
+    def _query_that_came(self) -> str:
+        return self.target.partition("?")[2]
+
+    def _scheme_that_came(self) -> str:
+        return self._pseudo(":scheme") or "http"
+
+    if not TYPE_CHECKING:  # It is an attribute of the base class.
+
+        @property
+        def _body_source(self) -> Callable[[], bytes]:
+            return _Body(self._http, self._headers).read
+
+
+class _Body:
+    """What came of the body. It does not know its request, which knows it."""
+
+    __slots__ = ("_headers", "_http")
+
+    def __init__(self, http: Http, headers: HeldHeaders) -> None:
+        self._http = http
+        self._headers = headers
+
+    def _came(self) -> bytes:
+        return self._http.raw_body or self._http.body
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of it is here. Without a length, none at all may also be a filter that sends none."""
+        headers = self._headers
+        if headers.get(_PARTIAL, "false") == "true":
+            return False
+        is_empty = headers.get("Content-Length", "") in ("", "0") and "Transfer-Encoding" not in headers
+        return is_empty or bool(self._came())
+
+    def read(self) -> bytes:
+        if not self.is_whole:
+            raise RuntimeError(NO_BODY)
+        return self._came()
+
+
+_SMALLEST_HEADER_BYTES = 2
+_PARTIAL = "X-Envoy-Auth-Partial-Body"
+NO_BODY = (
+    "reads a body, and Envoy sent none, or a part. Expected: with_request_body in the filter, large enough"
+)
