@@ -346,9 +346,8 @@ class Service:
             state = call.gate
             call.deadline_s = now_s + state.timeout_s
             self._running[me] = call
-            Context().run(self._run, call)
+            now_s = Context().run(self._run, call)
             self._running.pop(me, None)
-            now_s = time.monotonic()
             call = state.leave(call, now_s - call.since_s)
 
     def _has_turn(self, call: Call) -> bool:

@@ -115,6 +115,12 @@ class WorkerThreads(Generic[Task]):
     def can_grow(self) -> bool:
         return self._alive < self._maximum
 
+    @property
+    def are_all_taken(self) -> bool:
+        """Whether all run a task, and none can be started now."""
+        is_full = self._alive >= self._maximum or self in _short
+        return is_full and len(self._busy) + self._spare >= self._alive
+
     def mark_busy(self, thread_id: int) -> None:
         """Of a thread that runs a task within `take`; to be followed by `grow`."""
         self._busy.add(thread_id)

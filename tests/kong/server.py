@@ -58,13 +58,15 @@ def serving(
     *,
     follows_another: bool = False,
     max_message_bytes: int = 2**24,
+    max_threads: int = 256,
 ) -> Iterator[Served]:
     """Serve the plugin `source`, written to a file of its own in `folder`; it loads without a problem."""
     path = folder / f"plugin_{next(_numbers)}.py"
     path.write_text(textwrap.dedent(source))
     options = options or PluginOptions(name="p")
     gateway = plugin_server([path], options, follows_another=follows_another)
-    with serving_gateway(gateway, path.with_suffix(".socket"), service_options, max_message_bytes) as served:
+    socket_path = path.with_suffix(".socket")
+    with serving_gateway(gateway, socket_path, service_options, max_message_bytes, max_threads) as served:
         yield served
 
 
@@ -74,6 +76,7 @@ def serving_gateway(
     path: Path,
     service_options: ServiceOptions | None = None,
     max_message_bytes: int = 2**24,
+    max_threads: int = 256,
 ) -> Iterator[Served]:
     assert gateway.load is not None
     assert gateway.engine is not None
@@ -88,7 +91,7 @@ def serving_gateway(
         EngineOptions(
             max_message_bytes=max_message_bytes,
             min_threads=4,
-            max_threads=256,
+            max_threads=max_threads,
             max_concurrent_streams=1,
             max_metadata_bytes=1,
         )

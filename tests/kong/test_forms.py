@@ -407,6 +407,25 @@ def test_a_package_that_is_run_by_its_name(tmp_path: Path) -> None:
     assert "loaded" in ran.stderr
 
 
+def test_what_a_plugin_imports_from_a_package_elsewhere_may_name_kong_pdk(tmp_path: Path) -> None:
+    """Once, kong_pdk was there for the plugin's own folder alone, where none was installed."""
+    package = tmp_path / "gateway"
+    (package / "plugins").mkdir(parents=True)
+    (package / "base.py").write_text(
+        "import kong_pdk.pdk.kong as kong\n"
+        "from kong_pdk.exception import PDKException\n"
+        "class Base:\n"
+        " def __init__(self, config): ...\n"
+        " def access(self, k: kong.kong): k.response.exit(200, b'ok', None)\n"
+    )
+    file = package / "plugins" / "auth.py"
+    file.write_text("from gateway.base import Base\nclass Plugin(Base): ...\n")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    words = [sys.executable, "-m", "coprocess", "kong", "dump", str(file)]
+    ran = subprocess.run(words, capture_output=True, env=environment, cwd="/", text=True, check=True)
+    assert [(each["Name"], each["Phases"]) for each in json.loads(ran.stdout)] == [("auth", ["access"])]
+
+
 MAIN_BLOCK = """
 from kong_pdk.cli import start_dedicated_server
 

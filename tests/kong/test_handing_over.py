@@ -65,8 +65,9 @@ class Connection:
 class Engine:
     def __init__(self) -> None:
         self.events: dict[int, Any] = {}
+        self.late = self
 
-    def wait_for_step(self, event: Any, may_wait: Any) -> Any:
+    def wait(self, event: Any, may_wait: Any) -> Any:
         raise InterruptedError
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import select
 import socket
 import threading
 from pathlib import Path
@@ -11,8 +12,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from coprocess.gateways.kong import engine as engine_module
-from coprocess.gateways.kong import wire
+from coprocess.gateways.kong import late_steps, wire
 from coprocess.gateways.kong.connection import Connection
 from coprocess.gateways.kong.plugin import PluginOptions
 from coprocess.runtime.service import ServiceOptions
@@ -337,6 +337,87 @@ def test_calls_at_one_time_take_turns_and_the_connection_is_served_on(tmp_path: 
                 assert asked["Args"] == [403, "no"]
 
 
+WITHOUT_PAUSE = {
+    "a thread, at the end": """
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+pool = ThreadPoolExecutor(1)
+
+class Plugin:
+    def __init__(self, config): ...
+
+    def access(self, kong):
+        def ask():
+            while True:
+                kong.request.get_header("b")
+                asked.set()
+
+        asked = threading.Event()
+        pool.submit(ask)
+        asked.wait()
+""",
+    "a thread, as the phase asks": """
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+pool = ThreadPoolExecutor(1)
+
+class Plugin:
+    def __init__(self, config): ...
+
+    def access(self, kong):
+        def ask():
+            while True:
+                kong.request.get_header("b")
+                asked.set()
+
+        asked = threading.Event()
+        pool.submit(ask)
+        asked.wait()
+        for _ in range(3):
+            kong.request.get_header("a")
+""",
+    "a task": """
+import asyncio
+
+class Plugin:
+    def __init__(self, config): ...
+
+    async def access(self, kong):
+        async def ask():
+            while True:
+                await kong.request.get_header("b")
+
+        task = asyncio.create_task(ask())
+        await asyncio.sleep(0)
+        for _ in range(3):
+            await kong.request.get_header("a")
+""",
+}
+
+
+@pytest.mark.parametrize("what", WITHOUT_PAUSE)
+def test_what_asks_without_pause_holds_up_neither_the_phase_nor_its_end(tmp_path: Path, what: str) -> None:
+    """Once, the phase came to nothing until its time was over, or was refused at its end."""
+    with serving(tmp_path, WITHOUT_PAUSE[what]) as served:
+        kong = served.connect()
+        instance = kong.start()
+        for _ in range(5):
+            assert {method for method, _ in kong.run(instance)} == {"kong.request.get_header"}
+        served.wait_idle()
+
+
+def test_what_is_told_at_the_end_waits_for_no_thread_that_asks_without_pause(tmp_path: Path) -> None:
+    source = WITHOUT_PAUSE["a thread, at the end"] + "        __import__('logging').warning('end')\n"
+    with serving(tmp_path, source, PluginOptions(name="p", tells_kong=True)) as served:
+        kong = served.connect()
+        calls = kong.run(kong.start())
+        assert calls[-1] == ("kong.log.warn", ["p: end"])
+        assert {method for method, _ in calls[:-1]} == {"kong.request.get_header"}
+        served.wait_idle()
+
+
 def test_code_after_exit_runs_up_to_its_next_call(tmp_path: Path) -> None:
     marker = tmp_path / "marker"
     body = f"""
@@ -377,6 +458,52 @@ def test_a_plugin_that_hangs_is_answered_for_and_holds_up_nobody(tmp_path: Path)
         go_on.touch()
         until(went_on.exists)
         assert hanging.run(instance, get_header="ok")
+
+
+@pytest.mark.parametrize(("timeout_s", "most_queued_s"), [(1000.0, 0.5), (1.0, 2.5)])
+def test_what_comes_while_all_threads_hang_is_refused_and_all_recovers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, timeout_s: float, most_queued_s: float
+) -> None:
+    """Once, it waited until one was free: without end, where as many hung as may be given up."""
+    monkeypatch.setattr("coprocess.gateways.kong.overdue._MOST_QUEUED_S", most_queued_s)
+    go_on = tmp_path / "go_on"
+    body = f"""
+        from pathlib import Path
+        while self.config and not Path({str(go_on)!r}).exists():
+            time.sleep(0.01)
+    """
+    options = ServiceOptions(timeout_s=timeout_s, concurrency=1024, owns_process=False)
+    with serving(tmp_path, plugin(body), service_options=options, max_threads=4) as served:
+        kong = served.connect()
+        hangs, passes = kong.start('{"hangs": true}'), kong.start()
+        hanging = [served.connect() for _ in range(12)]
+        until(lambda: not served.engine._threads.busy)
+        for each in hanging:
+            each.send(wire.HANDLE_EVENT, {"InstanceId": hangs, "EventName": "access"})
+        answers: list[Any] = []
+        left = {each.socket: each for each in hanging}
+        ends = timeout_s < 1000
+        while len(answers) < (12 if ends else 8):
+            readable = select.select(list(left), [], [], 20)[0]
+            assert readable
+            answers += [left.pop(each).answer().result["Data"] for each in readable]
+        assert answers == [{"Method": REFUSED[0], "Args": REFUSED[1]}] * len(answers)
+        if ends:
+            # Those that are given up, those that take their place, and those for which there is none.
+            until(lambda: served.engine.abandoned_thread_count == 4)
+        else:
+            late = kong.send(wire.START_INSTANCE, {"Name": "p", "Config": "{}"})
+            answer = kong.answer()
+            assert (answer.id, answer.error) == (late, "the plugin server is overloaded")
+            assert kong.run(passes) == [REFUSED]
+        served.engine._overdue.most_queued_s = 60
+        for state in served.service.states:
+            state.timeout_s = 60
+        go_on.touch()
+        assert [each.answer().result["Data"] for each in left.values()] == ["ret"] * len(left)
+        until(lambda: not served.engine.abandoned_thread_count)
+        assert [each.run(passes) for each in [kong, *hanging]] == [[]] * 13
+        served.wait_idle()
 
 
 def test_text_that_is_no_utf8_reaches_the_plugin_and_goes_back(tmp_path: Path) -> None:
@@ -439,12 +566,12 @@ def test_events_whose_step_never_comes_give_their_threads_back(tmp_path: Path) -
             kong.event(instance)
         kong.close()
         served.wait_idle()
-        assert served.engine.lost_events == 300
+        assert served.engine.late.lost_events == 300
         assert served.engine.thread_count < 40
 
 
 def test_uploads_that_break_off_are_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_module, "_MOST_WAITING", 10)
+    monkeypatch.setattr(late_steps, "_MOST_WAITING", 10)
     with serving(tmp_path, plugin("kong.request.get_raw_body()")) as served:
         kong = served.connect()
         instance = kong.start()

@@ -115,6 +115,7 @@ def body(code: str) -> str:
         (f"{INIT}raise ValueError('ouch')\ndef access(self, kong): pass", "plugin-raised", 500),
         ("def access(self, kong):\n    kong.request.get_header(5)", "pdk-raised", 500),
         ("def access(self, kong):\n    kong.response.get_status()", "pdk-raised", 500),
+        ("def access(self, kong):\n    kong.service.set_tls_cert_key('a', 'b')", "pdk-raised", 500),
         ("def log(self, kong):\n    kong.request.get_method()", "pdk-raised", 200),
         (f"{ACCESS}kong.response.exit(405, None, {{'Allow': 'GET'}})", "exit-loses-headers", 405),
         ("def access(self, kong):\n    kong.response.set_status(201)", "status-not-kept", 200),
@@ -186,6 +187,19 @@ def test_bytes_that_are_no_utf8_reach_the_plugin(tmp_path: Path) -> None:
     assert trial.ok
     assert trial.exchange.response is not None
     assert trial.exchange.response.headers.get(b"X-Seen") == b"'\\udce9'"
+
+
+def test_a_path_is_sent_in_the_bytes_that_were_typed(tmp_path: Path) -> None:
+    """Once, what Latin-1 has was one byte of it, and all else was no target."""
+    path = tmp_path / "plugin.py"
+    path.write_text(
+        body(
+            "def access(self, kong):\n    kong.response.exit(200, ascii(kong.request.get_query_arg('q')[0]))"
+        )
+    )
+    result = CliRunner().invoke(app, ["kong", "try", str(path), "GET", "/?q=é€", "--json"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["response"]["body"] == ascii("é€")
 
 
 def test_without_its_server_a_known_instance_lets_requests_by_and_that_is_told(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import socket
 import threading
 from collections.abc import Callable
@@ -48,6 +50,7 @@ _DEFAULT_SOCKET = "python_pluginserver.sock"
 _CONCURRENCY = 1024
 _SHUTDOWN_S = 5.0
 _LOOK_S = 0.5
+_DESCRIPTORS = 65536
 _FLUSH_S = 2.0
 
 
@@ -246,6 +249,7 @@ def _run(settings: Settings, make: Callable[[], App], *, outlive: bool) -> None:
     from coprocess.process import logs
 
     logs.configure(settings.log_format, settings.log_level, in_background=True)
+    _allow_connections()
     status = 1
     try:
         app = make()
@@ -256,6 +260,15 @@ def _run(settings: Settings, make: Callable[[], App], *, outlive: bool) -> None:
     finally:
         logs.flush(_FLUSH_S)
         bound_exit(status)
+
+
+def _allow_connections() -> None:
+    """Let it have as many as the system allows: Kong keeps some hundreds open for each of its workers."""
+    least, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if most == resource.RLIM_INFINITY else min(most, _DESCRIPTORS)
+    if least != resource.RLIM_INFINITY and least < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def _follow_parent(app: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable
 from contextlib import ExitStack, redirect_stdout
@@ -115,9 +116,9 @@ class _Attempt(Attempt):
             stack.callback(kong.close)
             with captured_streams():
                 asked = self.asked
-                trial = kong.request(
-                    asked.method, asked.target, asked.headers, asked.body, scheme=self.scheme
-                )
+                # As a client sends what is typed: its bytes.
+                target = os.fsencode(asked.target).decode("latin-1")
+                trial = kong.request(asked.method, target, asked.headers, asked.body, scheme=self.scheme)
         self._show(trial)
         return trial.ok
 

@@ -10,20 +10,31 @@ from typing import Any, Final
 
 from coprocess.gateways.kong import wire
 from coprocess.gateways.kong.connection import Connection
-from coprocess.gateways.kong.event import CLIENT_WAIT_S, TURN_S, Event, EventEnded
+from coprocess.gateways.kong.event import CLIENT_WAIT_S, Event
 from coprocess.gateways.kong.methods import Method
+from coprocess.gateways.kong.turns import TURN_S, EventEnded
 
 #: What is larger is sent by a thread: Kong may be slow to take it.
 _LARGE_BYTES: Final = 32 * 1024
 
 
-async def ask(event: Event, method: Method, arguments: tuple[Any, ...]) -> Any:
-    """As `Event.ask`, from a task."""
-    await settled(event)
+async def ask(event: Event, method: Method, arguments: tuple[Any, ...], *, is_last: bool) -> Any:
+    """As `Event.ask_async`."""
+    turns = event.turns_of_tasks
+    if turns is None:
+        return await _ask(event, method, arguments)
+    async with turns:
+        await settled(event)
+        if event.is_closed_to_others and not is_last:
+            raise EventEnded
+        return await _ask(event, method, arguments)
+
+
+async def _ask(event: Event, method: Method, arguments: tuple[Any, ...]) -> Any:
     frame = event.begin_asking(method, arguments)
     loop = asyncio.get_running_loop()
     steps = _Steps(loop, event.engine.resume_at_once)
-    with event.engine.expecting(event, steps.put):
+    with event.engine.late.expecting(event, steps.put):
         connection = event.connection
         try:
             if len(frame) > _LARGE_BYTES:
@@ -37,16 +48,16 @@ async def ask(event: Event, method: Method, arguments: tuple[Any, ...]) -> Any:
         except (OSError, wire.FrameError) as error:
             came = error
         if came is not None and not isinstance(came, tuple):
-            event.engine.let_go(event, came)
+            event.engine.late.let_go(event, came)
             came = await _wait(event, steps.came) if method.may_wait else None
         if came is None:
-            event.engine.lose(event)
+            event.engine.late.lose(event)
             raise EventEnded
         return event.take_step(*came)
 
 
 async def settled(event: Event) -> None:
-    """Until no other task of the event asks Kong: they take turns."""
+    """Until no other task of the event asks Kong."""
     while event.is_asking:  # noqa: ASYNC110 - it is set by threads, and seldom waited for
         await asyncio.sleep(TURN_S)
 

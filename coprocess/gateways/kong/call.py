@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from coprocess.api.context import current_call
 from coprocess.gateways.kong import wire
-from coprocess.gateways.kong.event import RETURN, Event, failure_data, pack_exit
+from coprocess.gateways.kong.answers import RETURN, failure_data, pack_exit
+from coprocess.gateways.kong.event import Event
 from coprocess.gateways.kong.instances import Instance
 from coprocess.runtime.call import Call
 from coprocess.runtime.forked import end_child, origin
@@ -55,11 +56,11 @@ class PluginCall(_EventCall):
         try:
             self.hook.function(instance, event)
         except BaseException as error:  # noqa: BLE001 - as in `Call.run`
+            current_call.reset(token)  # What is logged now knows the call. Else its context ends with it.
             return self._ended_by(error)
         finally:
             if origin.call is self:
                 end_child()
-            current_call.reset(token)
         return RETURN
 
     async def run_async(self) -> bytes:

@@ -12,20 +12,21 @@ import queue
 import socket
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from threading import get_ident
 from typing import Any
 
 import structlog
 from msgpack import unpackb
 
+from coprocess.errors import Overloaded
 from coprocess.gateways.kong import kept, wire
+from coprocess.gateways.kong.answers import failure_data
 from coprocess.gateways.kong.balance import Balance
 from coprocess.gateways.kong.connection import CHUNK_BYTES, Connection
-from coprocess.gateways.kong.event import CLIENT_WAIT_S, Event, EventEnded, failure_data
+from coprocess.gateways.kong.event import Event
 from coprocess.gateways.kong.known import LONGEST_KNOWN_BYTES, KnownEvents
+from coprocess.gateways.kong.late_steps import LateSteps
+from coprocess.gateways.kong.overdue import Overdue, Task
 from coprocess.gateways.kong.poller import Poller
 from coprocess.gateways.kong.preemption import Crowd
 from coprocess.gateways.kong.sharing import Share, listen_at, take
@@ -36,18 +37,10 @@ log = structlog.get_logger("coprocess")
 
 #: Threads that serve a connection, and wait for its next event; others are watched by the poller.
 _MOST_KEPT = 64
-#: How long a step is waited for where Kong waits for nobody.
-_STEP_WAIT_S = 30.0
-#: Events that wait so; beyond, the oldest is given up.
-_MOST_WAITING = 200
 _FIRST_ID = 2**16
 #: More threads than that hold up each other.
 _CROWD = 4
 _ANSWERED = frozenset((wire.START_INSTANCE, wire.CLOSE_INSTANCE, wire.HANDLE_EVENT))
-
-#: A connection, and the value that has come on it; None: to be read.
-_Task = tuple[Connection, Any]
-_Inbox = queue.SimpleQueue[_Task | None]
 
 
 class KongEngine(Engine):
@@ -62,10 +55,11 @@ class KongEngine(Engine):
         self._greeting = greeting
         self._share = share
         self._max_frame_bytes = options.max_message_bytes
-        self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
-        self._threads: WorkerThreads[_Task] = WorkerThreads(
+        self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._threads: WorkerThreads[Task] = WorkerThreads(
             "kong", self._tasks.get, self._serve, minimum=options.min_threads, maximum=options.max_threads
         )
+        self._overdue = Overdue(self._tasks, lambda: self._threads.are_all_taken, self._refuse_overdue)
         self._crowd = Crowd()
         self._poller = Poller(self.resume_at_once, self._accepted)
         self._listening: list[socket.socket] = []
@@ -76,9 +70,7 @@ class KongEngine(Engine):
         self._ids = itertools.count(
             _FIRST_ID if share is None else share.first_id(_FIRST_ID), 1 if share is None else share.count
         )
-        #: Of events that wait for a step that comes by another thread, the oldest first.
-        self._inboxes: OrderedDict[int, Callable[[Any], None]] = OrderedDict()
-        self._inbox_lock = threading.Lock()
+        self.late = LateSteps(self.events, self)
         #: By their ids.
         self._keeping: set[int] = set()
         self.known = KnownEvents()
@@ -87,8 +79,6 @@ class KongEngine(Engine):
         #: As a worker, once it is started.
         self._balance: Balance | None = None
         self._is_stopped = False
-        #: Events whose step never came.
-        self.lost_events = 0
 
     # As an engine.
 
@@ -99,6 +89,7 @@ class KongEngine(Engine):
     def start(self, methods: Methods) -> None:
         self.use(methods)
         self._threads.start()
+        self._overdue.start()
         if self._share is None:
             for listening in self._listening:
                 self._poller.listen(listening)
@@ -121,6 +112,7 @@ class KongEngine(Engine):
 
     def stop(self) -> None:
         self._is_stopped = True
+        self._overdue.stop()
         if self._balance is not None:
             self._balance.stop()
         for listening in self._listening:
@@ -142,7 +134,7 @@ class KongEngine(Engine):
                 if task is None:
                     ends += 1
                 else:
-                    self._close(task[0])
+                    self.close(task[0])
         for _ in range(ends):
             self._tasks.put(None)
 
@@ -152,7 +144,7 @@ class KongEngine(Engine):
 
     @property
     def lost_requests(self) -> int:
-        return self.lost_events + kept.requests.lost
+        return self.late.lost_events + kept.requests.lost
 
     @property
     def thread_count(self) -> int:
@@ -196,21 +188,23 @@ class KongEngine(Engine):
 
     def resume_at_once(self, connection: Connection, value: Any = None) -> None:
         """As `resume`, where something has come, or `value` has been read."""
+        self._overdue.since_s[connection] = time.monotonic()
         self._tasks.put((connection, value))
         if self._is_stopped:
             self._close_left()
 
-    def _serve(self, task: _Task) -> None:
+    def _serve(self, task: Task) -> None:
         """Read and answer on one connection, until it goes to other hands."""
         connection: Connection | None
         connection, value = task
+        self._overdue.since_s.pop(connection, None)
         keeping = self._keeping
         me = get_ident()
         keeping.add(me)
         is_crowd = self._crowd.is_told
         try:
             if value is not None:
-                connection = self._handle(connection, value, me)
+                connection = self._handle(connection, value, me, may_give=False)
             while connection is not None:
                 count = len(keeping)
                 if (count > _CROWD) is not is_crowd:
@@ -239,36 +233,41 @@ class KongEngine(Engine):
             self.resume(connection)
             return None
         except wire.FrameError as error:
-            self._refuse_frame(connection, error)
+            self.refuse_frame(connection, error)
             return None
         except OSError:
-            self._close(connection)
+            self.close(connection)
             return None
-        return self._handle_event(connection, b"\x94\x01" + data[2:end], argument, me)
+        return self._handle_event(connection, b"\x94\x01" + data[2:end], argument, me, True)
 
-    def _close(self, connection: Connection) -> None:
+    def close(self, connection: Connection) -> None:
         connection.close()
         self._connections.discard(connection)
-        self._give_up_awaited(connection)
+        self.late.give_up_awaited(connection)
 
-    def _refuse_frame(self, connection: Connection, error: wire.FrameError) -> None:
+    def refuse_frame(self, connection: Connection, error: wire.FrameError) -> None:
         """Answer what is no message, so that Kong does not let the request by: an error that is no text."""
         self._refused += 1
         log.warning("refused", reason=str(error))
         with contextlib.suppress(OSError):
             connection.send(wire.pack_answer(error.message_id or 0, None, {"error": "not a message of Kong"}))
-        self._close(connection)
+        self.close(connection)
 
-    def _handle(self, connection: Connection, value: Any, me: int) -> Connection | None:
-        """Answer a request, or have it answered: the connection, where this thread goes on with it."""
+    def _handle(
+        self, connection: Connection, value: Any, me: int, *, may_give: bool = True
+    ) -> Connection | None:
+        """Answer a request, or have it answered: the connection, where this thread goes on with it.
+
+        `may_give`: whether another worker may. Not of what another has given, as it is to be run here.
+        """
         try:
             message_id, method, argument = wire.parts_of(value)
             if connection.awaits is not None:
-                self._give_up_awaited(connection, argument)
+                self.late.give_up_awaited(connection, argument)
             if method.startswith(wire.STEP):
                 return self._deliver(connection, message_id, argument, value)
         except wire.FrameError as error:
-            self._refuse_frame(connection, error)
+            self.refuse_frame(connection, error)
             return None
         if method not in _ANSWERED:
             text = f"{method[:100]!r} is no method of a plugin server"
@@ -276,14 +275,21 @@ class KongEngine(Engine):
             return self._answer(connection, wire.pack_answer(message_id, None, {"error": text}))
         head = wire.pack_head(message_id)
         if method == wire.HANDLE_EVENT:
-            return self._handle_event(connection, head, argument, me)
+            return self._handle_event(connection, head, argument, me, may_give)
         event = Event(self, connection, method, head, argument, me)
         self._methods.unary[method](event)
         return event.release()
 
-    def _handle_event(self, connection: Connection, head: bytes, argument: Any, me: int) -> Connection | None:
+    def _handle_event(
+        self, connection: Connection, head: bytes, argument: Any, me: int, may_give: bool
+    ) -> Connection | None:
         balance = self._balance
-        if balance is not None and balance.gives and self._give_event(connection, head, argument):
+        if (
+            balance is not None
+            and balance.gives
+            and may_give
+            and self._give_event(connection, head, argument)
+        ):
             return None
         event_id = next(self._ids)
         event = self.events[event_id] = Event(
@@ -294,11 +300,38 @@ class KongEngine(Engine):
             return None if event.detached else event.connection
         return event.release()
 
+    def _refuse_overdue(self, connection: Connection, value: Any) -> None:
+        """Answer what has come, as no thread is there to run it. Steps are taken: they end what hangs."""
+        me = get_ident()
+        goes_on: Connection | None = connection
+        try:
+            value = connection.receive() if value is None else value
+            message_id, method, argument = wire.parts_of(value)
+            if method in _ANSWERED:
+                self.late.give_up_awaited(connection)
+                self._refused += 1
+                event_id = next(self._ids) if method == wire.HANDLE_EVENT else None
+                event = Event(self, connection, method, wire.pack_head(message_id), argument, me, event_id)
+                event.thread = me
+                event.phase = str(argument.get("EventName")) if isinstance(argument, dict) else ""
+                event.fail(Overloaded.status, "the plugin server is overloaded")
+            else:
+                goes_on = self._handle(connection, value, me)
+        except BlockingIOError:
+            pass
+        except wire.FrameError as error:
+            return self.refuse_frame(connection, error)
+        except OSError:
+            return self.close(connection)
+        if goes_on is not None:
+            self.resume(goes_on)
+        return None
+
     def _answer(self, connection: Connection, frame: bytes) -> Connection | None:
         try:
             connection.send(frame)
         except OSError:
-            self._close(connection)
+            self.close(connection)
             return None
         return connection
 
@@ -308,18 +341,11 @@ class KongEngine(Engine):
         self, connection: Connection, message_id: int, argument: Any, value: Any
     ) -> Connection | None:
         event_id = argument.get("EventId") if isinstance(argument, dict) else None
-        until_s = time.monotonic() + 1
-        while type(event_id) is int:
-            with self._inbox_lock:
-                put = self._inboxes.get(event_id)
-                if put is not None:
-                    put((connection, value))
-                    return None
-            if event_id not in self.events or time.monotonic() > until_s:
-                if self._give_to_owner(event_id, connection, value):
-                    return None
-                break
-            time.sleep(0.005)  # It waits on another connection, and turns to its inbox soon.
+        if type(event_id) is int and (
+            self.late.deliver(event_id, (connection, value))
+            or self._give_to_owner(event_id, connection, value)
+        ):
+            return None
         # Of an event whose time was over, or of a server before this one: it must not go on unguarded.
         frame = (
             b"\x94\x01"
@@ -352,100 +378,6 @@ class KongEngine(Engine):
         connection.socket.close()  # Not shut down: the other has it.
         self._connections.discard(connection)
         return True
-
-    def wait_for_step(self, event: Event, *, may_wait: bool) -> _Task:
-        """Let go of the event's connection, and wait for the step wherever it comes. Raises EventEnded."""
-        connection = event.connection
-        if not may_wait:
-            connection.awaits = event.id
-        return self._wait(event, CLIENT_WAIT_S if may_wait else _STEP_WAIT_S, lambda: self.resume(connection))
-
-    def step_after(self, event: Event, came: Any, *, may_wait: bool) -> _Task:
-        """As `wait_for_step`, where something else came: a value, or an error. Raises EventEnded."""
-        if may_wait:
-            return self._wait(event, CLIENT_WAIT_S, lambda: self.let_go(event, came))
-        # Kong waits in none of the other calls: it has ended this event, for an error in Lua.
-        self.let_go(event, came)
-        self.lose(event)
-        raise EventEnded
-
-    @contextmanager
-    def expecting(self, event: Event, put: Callable[[Any], None]) -> Iterator[None]:
-        """Meanwhile, `put` gets what other threads read for the event: a task, or None where it is over."""
-        assert event.id is not None  # noqa: S101 - only events ask
-        self._inboxes[event.id] = put
-        try:
-            yield
-        finally:
-            with self._inbox_lock:
-                self._inboxes.pop(event.id, None)
-
-    def let_go(self, event: Event, came: Any) -> None:
-        """Give away the event's connection, on which something else came: a value, or an error."""
-        event.detached = True
-        if isinstance(came, wire.FrameError):
-            self._refuse_frame(event.connection, came)
-        elif isinstance(came, OSError):
-            self._close(event.connection)
-        elif came is not None:
-            self.resume_at_once(event.connection, came)
-
-    def _wait(self, event: Event, limit_s: float, let_go: Any) -> _Task:
-        assert event.id is not None  # noqa: S101 - only events ask
-        inbox: _Inbox = queue.SimpleQueue()
-        event.detached = True
-        self._inboxes[event.id] = inbox.put
-        since_s = event.waits_since_s = time.monotonic()
-        let_go()
-        self._give_up_oldest()
-        try:
-            came = inbox.get(timeout=limit_s)
-        except queue.Empty:
-            came = None
-        with self._inbox_lock:
-            self._inboxes.pop(event.id, None)
-        self._pass_on(inbox)
-        event.waited_s += time.monotonic() - since_s
-        event.waits_since_s = None
-        if came is None:
-            self.lose(event)
-            raise EventEnded
-        return came
-
-    def lose(self, event: Event) -> None:
-        if not event.is_over:
-            event.is_over = True
-            self.lost_events += 1
-        if event.id is not None:
-            self.events.pop(event.id, None)
-
-    def _give_up_oldest(self) -> None:
-        oldest = None
-        with self._inbox_lock:
-            if len(self._inboxes) > _MOST_WAITING:
-                _, oldest = self._inboxes.popitem(last=False)
-        if oldest is not None:
-            oldest(None)
-
-    def wake(self, event_id: int) -> None:
-        """End an event's waiting for its step."""
-        put = self._inboxes.get(event_id)
-        if put is not None:
-            put(None)
-
-    def _pass_on(self, inbox: _Inbox) -> None:
-        """What came when nobody waited any more: it is answered as of an event that is over."""
-        with contextlib.suppress(queue.Empty):
-            while True:
-                left = inbox.get_nowait()
-                if left is not None:
-                    self.resume_at_once(*left)
-
-    def _give_up_awaited(self, connection: Connection, argument: Any = None) -> None:
-        """Something else came where a step should have: its event is lost."""
-        event_id, connection.awaits = connection.awaits, None
-        if event_id is not None and not (isinstance(argument, dict) and argument.get("EventId") == event_id):
-            self.wake(event_id)
 
 
 def server_greeting(pid: int) -> bytes:

@@ -6,6 +6,7 @@ plugin, which makes a PDK call of it or the end of the event, or the watchdog, w
 
 from __future__ import annotations
 
+import threading
 import time
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final
@@ -13,12 +14,25 @@ from typing import TYPE_CHECKING, Any, Final
 from coprocess.bounded import repr_of
 from coprocess.errors import Status
 from coprocess.gateways.kong import wire
+from coprocess.gateways.kong.answers import UNSENDABLE, StepFailed, failure_data, unsendable
 from coprocess.gateways.kong.connection import CHUNK_BYTES, Connection
 from coprocess.gateways.kong.methods import Method
-from coprocess.gateways.kong.wire import ID_ENDS, STEP_OF_NOTHING, STEP_OF_NOTHING_BYTES, pack_head, pack_tail
+from coprocess.gateways.kong.turns import TURN_S, EventEnded, Turns
+from coprocess.gateways.kong.wire import (
+    HEAD,
+    ID_ENDS,
+    PACK_HEAD,
+    PACK_TAIL,
+    STEP_OF_NOTHING,
+    STEP_OF_NOTHING_BYTES,
+    TAIL,
+    pack_head,
+    pack_tail,
+)
 from coprocess.transport.engine import Metadata, Rpc
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
 
     from coprocess.gateways.kong.engine import KongEngine
@@ -28,38 +42,12 @@ CLIENT_WAIT_S: Final = 120.0
 #: How long such a call is waited for where it was asked, before another thread watches for the step.
 _MAY_WAIT_S: Final = 0.02
 
-#: What packing raises.
-_UNSENDABLE: Final = (TypeError, ValueError, OverflowError, RecursionError)
 _VALUES: Final = wire.STEPS - {wire.STEP_ERROR}
 
-#: Between looks at whether Kong has answered another thread, or task, of the same event.
-TURN_S: Final = 0.001
-
 _DATA: Final = b"\xc0\x82\xa4Data"
-RETURN: Final = wire.pack(wire.RETURN)
-#: What Kong itself says of failures within it.
-_FAILURE_TEXT: Final = "An unexpected error occurred"
 
-
-class EventEnded(BaseException):
-    """The event is over: its plugin's code ends here. No Exception, so that no plugin takes it for one."""
-
-
-def pack_exit(status: int, body: Any, headers: Any = None) -> bytes:
-    """What ends a request with an answer to its client."""
-    arguments = (status, body) if headers is None else (status, body, headers)
-    return wire.pack({"Method": "kong.response.exit", "Args": arguments})
-
-
-_FAILED: Final = pack_exit(500, {"message": _FAILURE_TEXT})
-
-
-def failure_data(phase: str) -> bytes:
-    """What ends an event that failed: it refuses the request, where there is one that can be refused.
-
-    In certificate and preread, exit raises in Kong, which ends the connection: that refuses, too.
-    """
-    return RETURN if phase == "log" else _FAILED
+#: Held for a moment, where one of two threads is to be the first: seldom enough to be one for all events.
+_lock: Final = threading.Lock()
 
 
 class Event(Rpc):
@@ -67,9 +55,10 @@ class Event(Rpc):
 
     __slots__ = (
         "_head",
-        "_held",
+        "_is_released",
         "_owed",
         "_tail",
+        "_turns",
         "argument",
         "connection",
         "detached",
@@ -100,7 +89,7 @@ class Event(Rpc):
         """
         self.phase = ""
         self.thread: int | None = None
-        #: Of an async phase that waits for its step: as `_owed`, for whoever reads it.
+        #: Of an async phase that has asked: as `_owed`, for whoever reads its step; empty while nobody does.
         self.reading: list[bool] | None = None
         #: Nothing that its code does counts any more.
         self.is_over = False
@@ -116,12 +105,17 @@ class Event(Rpc):
         self.argument = argument
         self.id = event_id
         #: What all answers of an event end with.
-        self._tail = b"" if event_id is None else pack_tail(event_id)
+        if event_id is None:
+            self._tail = b""
+        else:
+            self._tail = pack_tail(event_id) if event_id >> 32 else PACK_TAIL(TAIL, event_id)
         self.reader = reader
         self._owed = [True]
-        #: For an event that its reader does not run: taken by the reader when it leaves, and by who ends the
+        #: Has what is owed, where it is there.
+        self._turns: Turns | None = None
+        #: For an event that its reader does not run: set by the reader when it leaves, or by who ends the
         #: event. Whoever comes second has the connection.
-        self._held = [True]
+        self._is_released = False
 
     @property
     def payload(self) -> Any:  # type: ignore[override]  # the gateway opens calls from the event itself
@@ -131,14 +125,12 @@ class Event(Rpc):
 
     def ask(self, method: Method, arguments: tuple[Any, ...]) -> Any:
         """Have Kong run `method`: what it gives. Raises EventEnded where there is no event any more."""
-        owed = self._owed
-        if not owed:
-            self.wait_for_turn()
+        owed = self._owed or self._shared_turns().wait(self)
         connection = self.connection
         try:
             packed = connection.pack(arguments)
-        except _UNSENDABLE as error:
-            raise _unsendable(method.name, arguments, error) from None
+        except UNSENDABLE as error:
+            raise unsendable(method.name, arguments, error) from None
         try:
             owed.pop()
         except IndexError:  # Another thread was faster.
@@ -165,25 +157,25 @@ class Event(Rpc):
             elif method.is_terminal:
                 return self.end_by_call()
             elif not connection.has_something(_MAY_WAIT_S):
-                return self.take_step(*self.engine.wait_for_step(self, may_wait=True))
+                return self.take_step(*self.engine.late.wait(self, may_wait=True))
             else:
                 value = connection.receive()
         except BlockingIOError:
-            return self.take_step(*self.engine.wait_for_step(self, may_wait=method.may_wait))
+            return self.take_step(*self.engine.late.wait(self, may_wait=method.may_wait))
         except (OSError, wire.FrameError) as error:
-            return self.take_step(*self.engine.step_after(self, error, may_wait=method.may_wait))
+            return self.take_step(*self.engine.late.wait_after(self, error, may_wait=method.may_wait))
         try:
             kind, message_id, step, (argument,) = value
             if argument["EventId"] == self.id and kind == 0 and type(message_id) is type(kind) is int:
                 if step in _VALUES and not self.is_over:
-                    self._head = pack_head(message_id)
+                    self._head = pack_head(message_id) if message_id >> 32 else PACK_HEAD(HEAD, message_id)
                     owed.append(True)
                     return argument.get("Data")
                 if step.startswith(wire.STEP):
                     return self.take_step(connection, value)
         except (TypeError, ValueError, KeyError, AttributeError):
             pass
-        return self.take_step(*self.engine.step_after(self, value, may_wait=method.may_wait))
+        return self.take_step(*self.engine.late.wait_after(self, value, may_wait=method.may_wait))
 
     def end_by_call(self) -> None:
         """Give the connection away after a call that ends the event: its code may go on, for long."""
@@ -192,34 +184,58 @@ class Event(Rpc):
             self.engine.events.pop(self.id, None)
         self.engine.resume_at_once(self.connection)
 
-    async def ask_async(self, method: Method, arguments: tuple[Any, ...]) -> Any:
-        """As `ask`, on an event loop."""
+    async def ask_async(self, method: Method, arguments: tuple[Any, ...], *, is_last: bool = False) -> Any:
+        """As `ask`, on an event loop. `is_last`: also where the event is closed to others."""
         from coprocess.gateways.kong.async_steps import ask
 
-        return await ask(self, method, arguments)
+        return await ask(self, method, arguments, is_last=is_last)
 
     @property
     def is_asking(self) -> bool:
         """Whether Kong is asked now, so that nobody may ask, or answer."""
-        return not self._owed and not self.is_over
+        return not self._all_owed and not self.is_over
 
-    def wait_for_turn(self) -> None:
-        """Until Kong waits for this event: its code may ask from several threads. Raises EventEnded."""
-        while self.is_asking:
-            time.sleep(TURN_S)
-        if self.is_over:
-            raise EventEnded  # The connection is another's by now.
+    @property
+    def _all_owed(self) -> list[bool]:
+        return self._owed if self._turns is None else self._turns.owed
+
+    def _shared_turns(self) -> Turns:
+        with _lock:
+            if self._turns is None:
+                self._turns, self._owed = Turns(self._owed), []
+            return self._turns
+
+    @property
+    def turns_of_tasks(self) -> asyncio.Lock | None:
+        """To be held by who asks; None: nobody else does."""
+        if self._turns is None and not self.is_asking:
+            return None
+        return self._shared_turns().of_tasks
+
+    @property
+    def is_closed_to_others(self) -> bool:
+        return self._turns is not None and self._turns.is_closed
+
+    def close_to_others(self) -> None:
+        """Have its end wait for no more than the call that is on its way: those after it raise EventEnded.
+
+        For the thread, or the task, of the phase itself, which may ask still.
+        """
+        self._shared_turns().is_closed = True
 
     def begin_asking(self, method: Method, arguments: tuple[Any, ...]) -> bytes:
         """Take over the answer that is owed: the frame to be sent for it. Raises TypeError, EventEnded."""
-        if not self._owed:
+        if self.reading is None:
+            self.reading = []
+        owed = self._all_owed
+        if not owed:
             raise EventEnded  # The connection is another's by now.
         try:
             packed = self.connection.pack(arguments)
-        except _UNSENDABLE as error:
-            raise _unsendable(method.name, arguments, error) from None
+        except UNSENDABLE as error:
+            raise unsendable(method.name, arguments, error) from None
         try:
-            self._owed.pop()
+            owed.pop()
         except IndexError:
             raise EventEnded from None
         return b"".join((self._head, method.head, packed, self._tail))
@@ -238,7 +254,7 @@ class Event(Rpc):
             # Its time was over meanwhile, and Kong asks now.
             self._send(b"".join((self._head, _DATA, failure_data(self.phase), self._tail)))
             raise EventEnded
-        self._owed.append(True)
+        self._all_owed.append(True)
         data = request.argument.get("Data")
         if request.method == wire.STEP_ERROR:
             raise StepFailed(data if isinstance(data, str) else repr_of(data, 500))
@@ -250,12 +266,16 @@ class Event(Rpc):
         try:
             self._owed.pop()
         except IndexError:
-            self._end_unasked()
-            return
+            if not self._take_last():
+                self._end_unasked()
+                return
+            if self.is_over:
+                reply = failure_data(self.phase)
         try:
-            self.connection.send(
-                b"".join((self._head, b"\xc0" if self.id is None else _DATA, reply, self._tail))
-            )
+            connection = self.connection
+            frame = b"".join((self._head, b"\xc0" if self.id is None else _DATA, reply, self._tail))
+            if (sent := connection.write(frame)) != len(frame):
+                connection.send_rest(frame, sent)
         except OSError:
             # Who holds it finds out.
             self.connection.end()
@@ -265,6 +285,21 @@ class Event(Rpc):
             self.engine.events.pop(self.id, None)
         else:
             self._finish()
+
+    def _take_last(self) -> bool:
+        """Take the answer that is owed where others of its threads ask, or its phase is at its end."""
+        waits = self.reading is None and not self.is_over and get_ident() == self.thread
+        if waits:
+            self.close_to_others()
+        while True:
+            try:
+                self._all_owed.pop()
+            except IndexError:
+                if not waits or self.is_over:
+                    return False
+                time.sleep(TURN_S)
+            else:
+                return True
 
     def fail(self, status: Status, message: str) -> None:
         if self.method != wire.HANDLE_EVENT:
@@ -304,10 +339,13 @@ class Event(Rpc):
                 return
         elif thread == self.reader:
             return
-        try:
-            self._held.pop()
-        except IndexError:
+        if self._is_second():
             self.engine.resume(self.connection)
+
+    def _is_second(self) -> bool:
+        with _lock:
+            was_released, self._is_released = self._is_released, True
+            return was_released
 
     def _end_unasked(self) -> None:
         """End an event that owes no answer now: it has exited, is lost, or waits for a step."""
@@ -324,7 +362,7 @@ class Event(Rpc):
                     # The loop does not read now, as it is blocked: the step is another's to answer.
                     self.detached = True
                     self.engine.resume(self.connection)
-            self.engine.wake(self.id)
+            self.engine.late.wake(self.id)
             return
         if not was_over:
             self.detached = True
@@ -336,11 +374,7 @@ class Event(Rpc):
         """For its reader, when the handler has returned: the connection, where it is to go on with that."""
         if self.thread == self.reader:
             return None if self.detached else self.connection
-        try:
-            self._held.pop()
-        except IndexError:
-            return self.connection
-        return None
+        return self.connection if self._is_second() else None
 
     def may_block(self) -> None:
         """After the last answer, the connection goes to another thread: Kong's next event is not held up.
@@ -363,20 +397,3 @@ class Event(Rpc):
     def held_up_s(self) -> float:
         since_s = self.waits_since_s
         return self.waited_s + (0.0 if since_s is None else time.monotonic() - since_s)
-
-
-class StepFailed(Exception):
-    """Kong tells of an error instead of what the call gives."""
-
-
-def _unsendable(method: str, arguments: tuple[Any, ...], error: BaseException) -> TypeError:
-    for number, argument in enumerate(arguments, 1):
-        try:
-            wire.pack(argument)
-        except _UNSENDABLE as its:
-            return TypeError(
-                f"{method}: argument {number}, {repr_of(argument, 100)} ({type(argument).__name__}), cannot "
-                f"be sent to Kong: {its}. Expected: text, bytes, numbers of 64 bits, booleans, None, lists "
-                "and dicts of these"
-            )
-    return TypeError(f"{method}: its arguments cannot be sent to Kong: {error}")

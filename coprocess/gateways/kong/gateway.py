@@ -34,6 +34,16 @@ class KongGateway(Gateway):
         self.instances = instances
 
     @property
+    def table(self) -> HookTable:
+        return self._table
+
+    @table.setter
+    def table(self, table: HookTable) -> None:
+        self._table = table
+        #: By the plugin's name and the phase, as events name them: nothing is looked up twice for those.
+        self._hooks = {(hook.name, hook.type.name): hook for hook in table if hook.type.name in _PHASES}
+
+    @property
     def methods(self) -> Mapping[str, Opener]:
         opened: dict[str, Any] = {
             wire.START_INSTANCE: self._start,
@@ -49,10 +59,10 @@ class KongGateway(Gateway):
             event.phase = phase
             instance = self.instances.find(instance_id)
             if instance is not None:
-                # The most frequent way of all: nothing is looked up twice.
-                hook = self.table.find(_PHASES[phase], instance.plugin_name)
+                hook = self._hooks.get((instance.plugin_name, phase))
                 if hook is not None:
                     return PluginCall(hook, event, instance)
+            asked = _PHASES[phase]
         except (KeyError, TypeError):
             raise BadMessage(
                 f"not an event: {repr_of(argument, 200)}. Expected: InstanceId, EventName"
@@ -60,7 +70,7 @@ class KongGateway(Gateway):
         if instance is None:
             event.refuse_instance(instance_id)
             raise UnknownInstance(f"no plugin instance #{repr_of(instance_id, 40)}: Kong starts it anew")
-        return PluginCall(self.table.choose(_PHASES[phase], instance.plugin_name), event, instance)
+        return PluginCall(self.table.choose(asked, instance.plugin_name), event, instance)
 
     def _start(self, event: Event) -> Call:
         name, config = config_of(event.argument)

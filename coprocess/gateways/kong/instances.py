@@ -73,7 +73,8 @@ class Instances:
     def find(self, instance_id: Any) -> Instance | None:
         try:
             instance = self._by_id[instance_id]
-            self._by_id.move_to_end(instance_id)
+            if len(self._by_id) > MOST_INSTANCES // 2:  # Else it does not matter yet which was used when.
+                self._by_id.move_to_end(instance_id)
         except (KeyError, TypeError):
             return None
         return instance

@@ -16,12 +16,16 @@ from typing import Any, Final
 
 import structlog
 
+from coprocess.api.context import current_call
 from coprocess.api.held import HeldHeaders
 from coprocess.api.moments import HookType
 from coprocess.errors import ConfigError
 from coprocess.gateways.kong import kept
 from coprocess.gateways.kong.asked import AskedRequest, AskedResponse
+from coprocess.gateways.kong.call import PluginCall
+from coprocess.gateways.kong.elsewhere import run_elsewhere
 from coprocess.gateways.kong.home import NATIVE
+from coprocess.gateways.kong.sharing import Share
 from coprocess.loading.body_use import hook_attributes
 from coprocess.loading.hooks import Hook, HookTable
 from coprocess.loading.loader import Loaded, Problem
@@ -71,6 +75,8 @@ class NativePlugin:
     name = ""
     #: How long a request may take from its access to its response phase.
     keep_s = kept.DEFAULT_KEEP_S
+    #: Where it is one of several workers.
+    share: Share | None = None
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         named = {key: config[key] for key in (*NAMES, "events") if config.get(key) is not None}
@@ -113,6 +119,8 @@ class NativePlugin:
         if not exchange.chain.after:
             return ""
         key = secrets.token_hex(8)
+        if self.share is not None:
+            key += f"-{self.share.number}"
         kong.ctx.shared.set(self._key, key)
         return key
 
@@ -121,17 +129,29 @@ class NativePlugin:
         if not (adapter.chain.after or len(kept.requests)):
             return
         # Also where there is nothing here to be run: the access phase may have had another configuration.
-        found = kept.requests.take(str(kong.ctx.shared.get(self._key)))
+        key = str(kong.ctx.shared.get(self._key))
+        found = kept.requests.take(key)
         if found is not None:
             plugin, exchange = found
             plugin._after_upstream(kong, exchange)
             return
-        if not adapter.chain.after:
+        if not adapter.chain.after or self._is_run_elsewhere(key):
             return
         # Another plugin has answered before this one had the request.
         exchange = _Exchange(AskedRequest(kong), adapter.spec, adapter.chain)
         adapter.began(exchange)
         self._after_upstream(kong, exchange)
+
+    def _is_run_elsewhere(self, key: str) -> bool:
+        """Have the worker run this phase that has had the access phase: it has the request, and its state."""
+        share, call = self.share, current_call.get()
+        worker = key.rpartition("-")[2]
+        if share is None or not isinstance(call, PluginCall) or not worker.isdecimal():
+            return False
+        number = int(worker)
+        if number == share.number or number >= share.count:
+            return False
+        return run_elsewhere(call.event, share, number)
 
     def _after_upstream(self, kong: Any, exchange: _Exchange) -> None:
         adapter = self._adapter
@@ -225,17 +245,19 @@ def native_class(
     app_config: Mapping[str, Any] | None = None,
     limits_store: str | None = None,
     keep_s: float = kept.DEFAULT_KEEP_S,
+    share: Share | None = None,
 ) -> type[NativePlugin]:
     """The plugin of the handlers in `folders`, with the phases that they need.
 
-    `limits_store`: where rate and quota are counted; None: in this process. `keep_s`: as of NativePlugin.
+    `limits_store`: where rate and quota are counted; None: in this process. `keep_s`, `share`: as of
+    NativePlugin.
 
     Raises LoadError for handlers that cannot be loaded. They are open until the class is closed.
     """
     adapter = Adapter(NATIVE, list(folders), _Host, app_config=app_config, store=limits_store)
     adapter.open(None)
     moments = {hook.type for hook in adapter.gateway.table}
-    names: dict[str, Any] = {"adapter": adapter, "name": name, "keep_s": keep_s}
+    names: dict[str, Any] = {"adapter": adapter, "name": name, "keep_s": keep_s, "share": share}
     names["access"] = NativePlugin._access
     if HookType.Response in moments:
         names["response"] = NativePlugin._response

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
-from coprocess.gateways.kong.event import StepFailed
+from coprocess.gateways.kong.answers import StepFailed
 from coprocess.gateways.kong.methods import Method
 
 Ask = Callable[[Method, tuple[Any, ...]], Any]

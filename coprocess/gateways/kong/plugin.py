@@ -18,11 +18,12 @@ from coprocess.api.declarations import Limits
 from coprocess.api.functions import Source, is_async, source_of
 from coprocess.bounded import repr_of
 from coprocess.errors import HandlerError
-from coprocess.gateways.kong.event import Event, EventEnded
+from coprocess.gateways.kong.event import Event
 from coprocess.gateways.kong.instances import Instance
 from coprocess.gateways.kong.pdk import kong_class
 from coprocess.gateways.kong.phases import PLUGIN_PHASES, Phase
 from coprocess.gateways.kong.telling import async_telling, telling
+from coprocess.gateways.kong.turns import EventEnded
 from coprocess.loading.hooks import Hook, Plan
 
 #: Kong runs them in its own process only: where it is told of one, requests die. So it is told of none.
@@ -140,11 +141,7 @@ def _phase(plugin_class: type, name: str, kong: Callable[[Any], Any]) -> Callabl
             made = instance.made
             if made is None or made[0] is not plugin_class:
                 made = instance.make(plugin_class)
-            try:
-                getattr(made[1], name)(kong((event.ask,)))
-            finally:
-                if event.is_asking:
-                    event.wait_for_turn()  # What it left to other threads asks still.
+            getattr(made[1], name)(kong((event.ask,)))
         except EventEnded:
             pass
 
@@ -159,7 +156,9 @@ def _async_phase(plugin_class: type, name: str, kong: Callable[[Any], Any]) -> C
             try:
                 await getattr(instance.object_of(plugin_class), name)(kong((event.ask_async,)))
             finally:
-                await settled(event)
+                if event.is_asking:
+                    event.close_to_others()
+                    await settled(event)
 
     return run
 

@@ -13,6 +13,9 @@ class Crowd(threading.local):
     One of many whose answer from Kong has come does not push another from the processor, which has the
     interpreter's lock, only to wait for that: two changes of threads for nothing. One of few does, as others'
     processes would keep it waiting.
+
+    Of 16 connections on one core, an event took 19 % less of it so (six pairs of runs, each with less), and
+    threads changed 4.7 times, not 8.
     """
 
     #: None: the thread has told nothing yet.

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 from coprocess.errors import CoprocessError, HandlerError, LoadError
-from coprocess.gateways.kong import kept, native
+from coprocess.gateways.kong import kept, native, stand_in
 from coprocess.gateways.kong.engine import KongEngine, server_greeting
 from coprocess.gateways.kong.gateway import KongGateway
 from coprocess.gateways.kong.home import HOME
@@ -48,6 +48,7 @@ def load_plugins(
         plugins.append(plugin)
         return found
 
+    stand_in.offer()
     loaded = load_files(paths, HOME, hooks)
     loaded.left_out += [*left_out, *(text for plugin in plugins for text in plugin.never_run)]
     return loaded, plugins
@@ -67,7 +68,9 @@ def handlers_server(
     `limits_store` gives where rate and quota are counted, when it serves; None: in this process. `keep_s`:
     how long a request may take from its access to its response phase.
     """
-    return _server(lambda: load_handlers(folders, name, limits_store(), keep_s)[0], follows_another, share)
+    return _server(
+        lambda: load_handlers(folders, name, limits_store(), keep_s, share)[0], follows_another, share
+    )
 
 
 def load_handlers(
@@ -75,11 +78,12 @@ def load_handlers(
     name: str,
     limits_store: str | None = None,
     keep_s: float = kept.DEFAULT_KEEP_S,
+    share: Share | None = None,
 ) -> tuple[Loaded, Plugin | None]:
     """The plugin of native handlers; None where they cannot be loaded, which is a problem then."""
     roots = [folder.resolve() for folder in folders]
     try:
-        made = native.native_class(roots, name, limits_store=limits_store, keep_s=keep_s)
+        made = native.native_class(roots, name, limits_store=limits_store, keep_s=keep_s, share=share)
     except CoprocessError as error:
         return Loaded(HookTable(), [Problem(roots[0], str(error))], roots=roots), None
     plugin = Plugin(name, made, roots[0], native.VERSION, native.PRIORITY, native.SCHEMA)

@@ -14,8 +14,10 @@ from typing import Any, Final
 
 from coprocess.bounded import cut
 from coprocess.error_text import name_of
-from coprocess.gateways.kong.event import Event, EventEnded, StepFailed
+from coprocess.gateways.kong.answers import StepFailed
+from coprocess.gateways.kong.event import Event
 from coprocess.gateways.kong.methods import Method
+from coprocess.gateways.kong.turns import EventEnded
 from coprocess.text import printable
 
 #: Of one event; what it logs beyond stands on standard error alone, as all of it does.
@@ -74,12 +76,19 @@ class _Telling:
     def is_asking(self) -> bool:
         return self._event.is_asking
 
-    def wait_for_turn(self) -> None:
-        self._event.wait_for_turn()
+    def close_to_others(self) -> None:
+        self._event.close_to_others()
 
     async def ask_async(self, method: Method, arguments: tuple[Any, ...]) -> Any:
         await self.tell_async()
         return await self._event.ask_async(method, arguments)
+
+    def tell_last(self) -> None:
+        """At the end of the phase."""
+        if self.lines:
+            self._event.close_to_others()
+            with suppress(EventEnded):
+                self.tell()
 
     def tell(self) -> None:
         while self.lines:
@@ -87,11 +96,17 @@ class _Telling:
             with suppress(StepFailed):
                 self._event.ask(method, (self._told(text),))
 
-    async def tell_async(self) -> None:
+    async def tell_last_async(self) -> None:
+        if self.lines:
+            self._event.close_to_others()
+            with suppress(EventEnded):
+                await self.tell_async(is_last=True)
+
+    async def tell_async(self, *, is_last: bool = False) -> None:
         while self.lines:
             method, text = self.lines.pop(0)
             with suppress(StepFailed):
-                await self._event.ask_async(method, (self._told(text),))
+                await self._event.ask_async(method, (self._told(text),), is_last=is_last)
 
     def fail(self, phase: str, error: Exception) -> None:
         """By the type alone: an exception's text is for the server's own log."""
@@ -117,8 +132,7 @@ def telling(
             telling.fail(phase, error)
             raise
         finally:
-            with suppress(EventEnded):
-                telling.tell()
+            telling.tell_last()
 
     return tells
 
@@ -138,7 +152,6 @@ def async_telling(
             telling.fail(phase, error)
             raise
         finally:
-            with suppress(EventEnded):
-                await telling.tell_async()
+            await telling.tell_last_async()
 
     return tells

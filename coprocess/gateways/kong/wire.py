@@ -227,18 +227,26 @@ def pack(value: Any) -> bytes:
 
 def pack_head(message_id: int) -> bytes:
     """What an answer begins with: that it is one, and its id."""
-    try:
-        return b"\x94\x01\xce" + message_id.to_bytes(4, "big")
-    except OverflowError:  # No number of 32 bits, as Kong's are.
+    if message_id >> 32:  # No number of 32 bits, as Kong's are.
         return b"\x94\x01" + pack(message_id)
+    return PACK_HEAD(HEAD, message_id)
+
+
+#: As `pack_head`, of `HEAD` and an id of 32 bits, in one call.
+PACK_HEAD: Final = struct.Struct(">3sI").pack
+HEAD: Final = b"\x94\x01\xce"
 
 
 def pack_tail(event_id: int) -> bytes:
     """What an answer of an event ends with: the id that Kong echoes."""
-    try:
-        return b"\xa7EventId\xce" + event_id.to_bytes(4, "big")
-    except OverflowError:  # After four thousand million events.
+    if event_id >> 32:  # After four thousand million events.
         return b"\xa7EventId" + pack(event_id)
+    return PACK_TAIL(TAIL, event_id)
+
+
+#: As `pack_tail`, of `TAIL` and an id of 32 bits, in one call.
+PACK_TAIL: Final = struct.Struct(">9sI").pack
+TAIL: Final = b"\xa7EventId\xce"
 
 
 def packer() -> Callable[[Any], bytes]:

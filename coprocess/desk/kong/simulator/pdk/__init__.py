@@ -22,7 +22,10 @@ _OTHERS = (
     *("kong.version_num", "kong.plugins", "kong.default_workspace", "kong.timer", "kong.rpc"),
 )
 #: PDK functions that a real Kong has.
-_NOT_SIMULATED = ("kong.jwe.", "kong.table.", "kong.tracing.", "kong.websocket.", "kong.enterprise_edition.")
+_NOT_SIMULATED = (
+    *("kong.jwe.", "kong.table.", "kong.tracing.", "kong.websocket.", "kong.enterprise_edition."),
+    *("kong.vault.flush", "kong.vault.update"),
+)
 #: Tables that hold the functions.
 _TABLES = frozenset(
     b".".join(name.split(b".")[:length]) for name in METHODS for length in range(1, name.count(b".") + 1)

@@ -212,6 +212,17 @@ def set_tls_verify_depth(x: Exchange, depth: Any = None) -> Any:
     return True
 
 
+@pdk("service.set_tls_cert_key", (R, A, P))
+def set_tls_cert_key(x: Exchange, chain: Any = None, key: Any = None) -> Any:
+    # What Lua code has parsed, which no plugin server can pass.
+    raise LuaError("chain must be a parsed cdata object")
+
+
+@pdk("service.set_tls_verify_store", (R, A, P))
+def set_tls_verify_store(x: Exchange, store: Any = None) -> Any:
+    raise LuaError("argument must be a resty.openssl.x509.store object")
+
+
 @pdk("service.set_target_retry_callback", ())
 def set_target_retry_callback(x: Exchange, callback: Any = None) -> Any:
     raise LuaError(f"bad argument: expected a function, got {type_name(callback)}")
