@@ -279,7 +279,9 @@ class Http2Protocol:
             self.close_if_done()
 
     def close_if_done(self) -> None:
-        if self.is_ended and not self.grpc.http.streams:
+        # While it reads nothing is written, and an answer that was given just before would be lost. The next
+        # flush calls again.
+        if self.is_ended and not self.grpc.http.streams and not self.is_reading:
             self.write()
             self.close()
 
