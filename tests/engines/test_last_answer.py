@@ -1,0 +1,72 @@
+"""An answer that is given just before the client acknowledges the end of its connection."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from typing import Any
+
+from hpack import Encoder
+
+from coprocess.transport.http2 import frames
+from coprocess.transport.http2.grpc_connection import Method
+from coprocess.transport.http2.limits import Limits
+from coprocess.transport.http2.server import Server
+from tests.server import PATIENCE_S
+
+PATH = "/test/Call"
+
+
+class _Call:
+    def cancelled(self) -> None: ...
+
+
+def test_an_answer_that_waits_to_be_written_when_the_last_ping_comes_is_not_lost() -> None:
+    """A front loses none of its workers' answers at its end: they come by the same poll as that PING."""
+    begun: list[tuple[Any, Any]] = []
+
+    def begin(connection: Any, stream: Any, *_: object) -> _Call:
+        begun.append((connection.owner, stream))
+        return _Call()
+
+    server = Server({PATH: Method(begin=begin)}, Limits())
+    server.open()
+    with socket.create_server(("127.0.0.1", 0)) as bound, socket.create_connection(bound.getsockname()) as us:
+        us.settimeout(PATIENCE_S)
+        with server.lock:
+            server._add(bound.accept()[0], None)
+        block = Encoder().encode(
+            [
+                (":method", "POST"),
+                (":scheme", "http"),
+                (":path", PATH),
+                (":authority", "test"),
+                ("content-type", "application/grpc"),
+                ("te", "trailers"),
+            ]
+        )
+        headers = frames.frame(frames.HEADERS, 0x4, 1, block)
+        data = frames.frame(frames.DATA, 0x1, 1, b"\0\0\0\0\4call")
+        us.sendall(frames.PREFACE + frames.frame(frames.SETTINGS, 0, 0) + headers + data)
+        until_s = time.monotonic() + PATIENCE_S
+        while not begun and time.monotonic() < until_s:
+            server.poll(0.01)
+        connection, stream = begun[0]
+        with server.lock:
+            connection.begin_end(time.monotonic() + PATIENCE_S)
+            connection.respond(stream, b"the answer")
+            server.write_later(connection)
+        # By one poll: what was answered just before is written with it.
+        us.sendall(frames.frame(frames.PING, 0x1, 0, b"the end?"))
+        came, us_is_open = b"", True
+        us.setblocking(False)
+        while us_is_open and time.monotonic() < until_s:
+            server.poll(0.01)
+            with server.lock, contextlib.suppress(BlockingIOError):
+                server.flush()
+                data = us.recv(65536)
+                came, us_is_open = came + data, bool(data)
+        assert not us_is_open
+        assert b"the answer" in came
+    server.close()
