@@ -441,6 +441,7 @@ class Service:
                 self._end_overdue()
                 self._limited_log.end_window()
                 self.async_calls.tick()
+                self.streaming.end_overdue(time.monotonic())
                 start_missing()
             except Exception as error:  # noqa: BLE001 - without this thread, no call would be ended any more
                 log.error("the watchdog failed", exception=format_error(error))
@@ -475,9 +476,12 @@ class Service:
                 ("not replaced",),
                 "a thread that hangs cannot be replaced: as many hang as may, or none can be started",
             )
-        self._failures.time_out(call)
-        if following is not None:
-            self._own_tasks.put(following)
+        try:
+            self._failures.time_out(call)
+        finally:
+            # It has its place, whatever becomes of the answer.
+            if following is not None:
+                self._own_tasks.put(following)
 
     # Events of this service's own handlers.
 

@@ -20,11 +20,16 @@ def reply_of(traffic: Traffic) -> bytes:
     """The reply once all handlers are through."""
     answer = traffic.answer
     try:
-        return _allowed(traffic) if answer is None else denied(answer, traffic)
+        if answer is None:
+            return _allowed(traffic)
+        if traffic.is_failed:
+            return denied(answer, None, traffic.failure_text)
+        return denied(answer, traffic)
     except HandlerFailed as error:
-        return denied(traffic.fail(error), traffic)
+        failure = error
     except UnicodeEncodeError:
-        return denied(traffic.fail(HandlerFailed("left metadata, or a session, that is not UTF-8")), traffic)
+        failure = HandlerFailed("left metadata, or a session, that is not UTF-8")
+    return denied(traffic.fail(failure), None, traffic.failure_text)
 
 
 def _allowed(traffic: Traffic) -> bytes:
@@ -74,7 +79,10 @@ def _edits(request: HeldRequest, method: str) -> bytes:
 
 
 def denied(answer: Answer, traffic: Traffic | None, text: str = "") -> bytes:
-    """Raises HandlerFailed where `answer` cannot go out."""
+    """Raises HandlerFailed where `answer` cannot go out.
+
+    `traffic` None: no metadata is told. So it is of failures: a handler that overruns may edit that still.
+    """
     content = encoding.field(1, encoding.number_field(1, guard.status(answer.status)))
     for name, value in guard.answer_headers(answer.headers):
         # Without `append`: with it, Envoy drops it. Each is a line.
@@ -93,8 +101,8 @@ def denied(answer: Answer, traffic: Traffic | None, text: str = "") -> bytes:
         return reply
     try:
         return reply + _told(traffic)
-    except UnicodeEncodeError:
-        return reply  # The denial is what matters.
+    except Exception:  # noqa: BLE001 - the denial is what matters
+        return reply
 
 
 def refused(error: CoprocessError) -> bytes:
