@@ -203,6 +203,10 @@ class Service:
             error = CoprocessError(f"internal error: {type(error).__name__}")
         self._failures.tell_refused(error)
 
+    def tell_failed(self, hook: Hook, api_id: str, error: HandlerFailed) -> None:
+        """Log, and count, that what a handler left cannot go out, as is seen only after its call."""
+        self._failures.tell_failed(self.state_of(hook), api_id, error)
+
     @staticmethod
     def drop(call: Call) -> None:
         """End a call that waits, as nobody waits for it."""

@@ -13,6 +13,7 @@ from coprocess.errors import HandlerFailed
 from coprocess.gateways.envoy import guard
 from coprocess.gateways.envoy.chain import Chain, Step
 from coprocess.gateways.envoy.dynamic_metadata import TOKEN
+from coprocess.loading.hooks import Hook
 from coprocess.loading.lifetime import Lifetime
 from coprocess.runtime import admission
 from coprocess.runtime.admission import Refusal
@@ -33,6 +34,9 @@ class Around(Protocol):
 
     def limited(self, session: HeldSession, api_id: str) -> str:
         """`rate` or `quota` where that is exceeded, `unknown` where nobody can tell, or empty. It blocks."""
+
+    def tell_failed(self, hook: Hook, api_id: str, error: HandlerFailed) -> None:
+        """Log, and count, that what `hook` left cannot go out."""
 
     def answer_by_limits(self, traffic: Traffic, rpc: Rpc, limit_s: float | None) -> None:
         """Answer a Check once rate and quota were asked for; None: within the time of all handlers."""
@@ -89,6 +93,7 @@ class Traffic(HeldExchange):
         "has_body",
         "is_failed",
         "is_replaced",
+        "last_hook",
         "lifetime",
         "metadata_source",
         "method",
@@ -113,6 +118,8 @@ class Traffic(HeldExchange):
         self.answer: Answer | None = None
         #: Why an answer was given, for access logs; empty: the answer says it.
         self.failure_text = ""
+        #: Whose handler ran last: what is left then is counted as its failure, where it cannot go out.
+        self.last_hook: Hook | None = None
         #: Whether `answer` is that of a failure, and not a handler's.
         self.is_failed = False
         #: Whether a handler of Response has put another response in the place of the upstream's.
@@ -191,6 +198,7 @@ class Traffic(HeldExchange):
     def _is_ended_by(self, call: EnvoyCall) -> bool:
         """Take over what came of `call`, with what access logs are told: whether it ends the request here."""
         failure = call.failure
+        self.last_hook = call.hook
         if failure is not None:
             self.failure_text = failure[1]
         answer = self.answer = self.settle(call, failure)
@@ -204,6 +212,8 @@ class Traffic(HeldExchange):
     def fail(self, error: HandlerFailed) -> Answer:
         """The answer where what handlers left cannot go out."""
         self.failure_text = str(error)
+        if self.last_hook is not None:
+            self._around.tell_failed(self.last_hook, self.spec.api_id, error)
         return failure_answer(error.status)
 
     def _admits(self) -> bool:

@@ -131,6 +131,7 @@ class CheckCall(TrafficCall):
         if self.timed_out:
             return UNDECIDED  # It was answered: whatever its handler did is nobody's any more.
         traffic = self._exchange
+        traffic.last_hook = self.hook
         traffic.answer = answer = self.handlers_answer
         if answer is not None:
             if answer.is_rejection:

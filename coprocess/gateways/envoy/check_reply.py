@@ -9,6 +9,7 @@ from coprocess.errors import CoprocessError, HandlerFailed
 from coprocess.gateways.envoy import dynamic_metadata, encoding, guard
 from coprocess.gateways.envoy.call import Traffic
 from coprocess.gateways.envoy.dynamic_metadata import SESSION_NAMESPACE, TOKEN
+from coprocess.gateways.envoy.messages import Fields
 from coprocess.runtime.answers import Answer, failure_answer
 
 #: google.rpc.Code.
@@ -45,7 +46,7 @@ def _allowed(traffic: Traffic) -> bytes:
         if key is not None:
             # What `value_bytes` does for nearly all, sooner.
             is_plain = value.isascii() and value.isprintable()
-            sent = value.encode() if is_plain else _text(guard.value_bytes(name, value))
+            sent = value.encode() if is_plain else _text(_value_bytes(request, name, value))
             return _head_of_allowed(key, len(sent)) + sent + _told(traffic)
     return _ALLOWED + _told(traffic)
 
@@ -69,13 +70,18 @@ def _edits(request: HeldRequest, method: str) -> bytes:
             content += encoding.field(_HEADERS_TO_REMOVE, key)
             continue
         # One line: of several with one name, Envoy takes the last.
-        value = values[0]
-        if len(values) > 1:
-            value = (_COOKIE_SEPARATOR if name == "Cookie" else ", ").join(values)
-        content += encoding.set_text_header(key, _text(guard.value_bytes(name, value)), _HEADERS)
+        separator = _COOKIE_SEPARATOR if name == "Cookie" else b", "
+        line = separator.join([_value_bytes(request, name, value) for value in values])
+        content += encoding.set_text_header(key, _text(line), _HEADERS)
     if edits > guard.MAX_EDITS:
         raise HandlerFailed(f"left {edits} header edits: this gateway takes {guard.MAX_EDITS}")
     return content
+
+
+def _value_bytes(request: HeldRequest, name: str, value: str) -> bytes:
+    """Of a value that came as other bytes than UTF-8: those bytes."""
+    headers = request.headers
+    return guard.value_bytes(name, value, headers.encoded if isinstance(headers, Fields) else None)
 
 
 def denied(answer: Answer, traffic: Traffic | None, text: str = "") -> bytes:
@@ -139,7 +145,7 @@ _DENIED_RESPONSE, _OK_RESPONSE, _DYNAMIC_METADATA = 2, 3, 4
 #: In both answers.
 _HEADERS = 2
 _HEADERS_TO_REMOVE = 5
-_COOKIE_SEPARATOR = "; "
+_COOKIE_SEPARATOR = b"; "
 #: CheckResponse.status, which must be there.
 _STATUS_OK = encoding.field(1, b"")
 _ALLOWED = _STATUS_OK + encoding.field(_OK_RESPONSE, b"")

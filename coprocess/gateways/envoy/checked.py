@@ -36,8 +36,8 @@ def open_check(attributes: Attributes, chain: Chain, around: Around, max_headers
         traffic.has_body = _Body(http, request._headers, request._method).is_whole
         if chain.one_check is not None and not traffic.has_body:
             raise HandlerFailed(NO_BODY)
-    context = attributes.metadata_context
-    if context:
+    if attributes.metadata_context:
+        context = b"".join(attributes.metadata_context)
         traffic.metadata_source = lambda: dynamic_metadata.read_metadata(Metadata.FromString(context))
     return traffic
 
@@ -62,7 +62,8 @@ def _only_checks(chain: Chain) -> Chain:
 
 def _request(http: Http, max_headers: int) -> HeldRequest:
     """The request, as the attributes have it. Raises BadMessage."""
-    header_map = http.header_map
+    parts = http.header_map
+    header_map = parts[0] if len(parts) == 1 else b"".join(parts)
     if header_map:
         fields = _UnreadFields(header_map, http)
         if len(header_map) > _SMALLEST_HEADER_BYTES * max_headers and len(fields._all) > max_headers:

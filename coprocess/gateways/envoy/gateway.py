@@ -13,7 +13,7 @@ import structlog
 from coprocess.api.context import CallContext
 from coprocess.api.held import HeldSession
 from coprocess.api.moments import HookType
-from coprocess.errors import CoprocessError, ShuttingDown
+from coprocess.errors import CoprocessError, HandlerFailed, ShuttingDown
 from coprocess.gateways.envoy.call import Traffic
 from coprocess.gateways.envoy.chain import Chain, Chains, chain_of, check_chains
 from coprocess.gateways.envoy.check import Check, CheckCall, CheckChain
@@ -253,6 +253,10 @@ class EnvoyGateway(Gateway, Streaming):
             text = str(error) if isinstance(error, CoprocessError) else f"{type(error).__name__}: {error}"
             log.error("a rate or quota could not be kept: the request is refused", reason=text)
             return "unknown"
+
+    def tell_failed(self, hook: Hook, api_id: str, error: HandlerFailed) -> None:
+        if self.service is not None:
+            self.service.tell_failed(hook, api_id, error)
 
     def answer_by_limits(self, traffic: Traffic, rpc: Rpc, limit_s: float | None) -> None:
         service = self.service
