@@ -18,6 +18,7 @@ from coprocess.gateways.envoy.call import Traffic
 from coprocess.gateways.envoy.chain import Chain, Chains, chain_of, check_chains
 from coprocess.gateways.envoy.check import Check, CheckCall, CheckChain
 from coprocess.gateways.envoy.checked import open_check
+from coprocess.gateways.envoy.early_messages import MOST_BYTES_OF_ALL, EarlyBytes
 from coprocess.gateways.envoy.exchange import Exchange
 from coprocess.gateways.envoy.limit_asks import LimitAsks, closed
 from coprocess.gateways.envoy.route import PREFIX, Route, route_of
@@ -68,6 +69,7 @@ class EnvoyGateway(Gateway, Streaming):
         self._table = table
         self._streams: set[EnvoyStream] = set()
         self._asks = LimitAsks()
+        self._early_bytes = EarlyBytes(MOST_BYTES_OF_ALL)
         #: Those that are being ended.
         self._checks: set[Check] = set()
         self.service: Service | None = None
@@ -117,7 +119,7 @@ class EnvoyGateway(Gateway, Streaming):
         known = self._known.get(id(metadata))
         find_chain = self._finder(metadata) if known is None or known[0] is not metadata else known[1]
         exchange = Exchange(find_chain, self, options.max_body_bytes, options.max_headers)
-        self._streams.add(EnvoyStream(service, rpc, exchange, self._ended))
+        self._streams.add(EnvoyStream(service, rpc, exchange, self._ended, self._early_bytes))
 
     def _finder(self, metadata: Metadata) -> FindChain:
         """Finds the chain that the metadata says. Calls of one route share a list, on the http2 engine."""
@@ -142,6 +144,7 @@ class EnvoyGateway(Gateway, Streaming):
         return find_chain
 
     def _ended(self, stream: EnvoyStream) -> None:
+        stream.let_go()
         lifetime = stream.exchange.lifetime
         if lifetime is None:
             self._streams.discard(stream)
