@@ -18,6 +18,7 @@ from coprocess.api.declarations import Limits
 from coprocess.api.functions import Source, is_async, source_of
 from coprocess.bounded import repr_of
 from coprocess.errors import HandlerError
+from coprocess.gateways.kong.awaited import AwaitedCalls
 from coprocess.gateways.kong.event import Event
 from coprocess.gateways.kong.instances import Instance
 from coprocess.gateways.kong.pdk import kong_class
@@ -152,10 +153,13 @@ def _async_phase(plugin_class: type, name: str, kong: Callable[[Any], Any]) -> C
     async def run(instance: Any, event: Event) -> None:
         from coprocess.gateways.kong.async_steps import settled
 
+        calls = AwaitedCalls(event.ask_async)
         with contextlib.suppress(EventEnded):
             try:
-                await getattr(instance.object_of(plugin_class), name)(kong((event.ask_async,)))
+                await getattr(instance.object_of(plugin_class), name)(kong((calls,)))
+                await calls.expect_begun()
             finally:
+                calls.close()
                 if event.is_asking:
                     event.close_to_others()
                     await settled(event)
