@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from coprocess.gateways.kong import late_steps, wire
+from coprocess.gateways.kong import late_steps, pdk, wire
 from coprocess.gateways.kong.connection import Connection
 from coprocess.gateways.kong.plugin import PluginOptions
 from coprocess.runtime.service import ServiceOptions
@@ -733,6 +733,34 @@ def test_an_instance_that_cannot_be_started_is_an_error(tmp_path: Path, argument
         kong.send(wire.START_INSTANCE, argument)
         assert isinstance(kong.answer().error, str)
         assert kong.run(kong.start()) == []
+
+
+def test_an_unknown_plugin_and_phase_are_named(tmp_path: Path) -> None:
+    """Once, they were a hook of type 210, and no event."""
+    with serving(tmp_path, plugin("pass")) as served:
+        kong = served.connect()
+        instance = kong.start()
+        kong.send(wire.START_INSTANCE, {"Name": "nosuch", "Config": "{}"})
+        assert kong.answer().error == "no plugin 'nosuch'; there are: p"
+        for phase, told in (
+            ("acess", "'acess' is no phase"),
+            ("rewrite", "the plugin 'p' has no phase rewrite"),
+        ):
+            with capture_logs() as logs:
+                kong.event(instance, phase)
+            assert any(told in str(entry.get("reason")) for entry in logs), logs
+
+
+def test_the_nearest_of_an_unknown_name_is_looked_for_once(tmp_path: Path) -> None:
+    """Once, each request looked for it, which took 6 ms and more."""
+    with serving(tmp_path, plugin("kong.request.get_hedr('x')")) as served:
+        kong = served.connect()
+        instance = kong.start()
+        kong.run(instance)
+        looked_for = pdk._unknown.cache_info().misses
+        kong.run(instance)
+        assert pdk._unknown.cache_info().misses == looked_for
+        assert pdk._unknown.cache_info().maxsize == 256
 
 
 def test_an_unknown_method_is_an_error(tmp_path: Path) -> None:

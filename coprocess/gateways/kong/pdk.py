@@ -16,6 +16,8 @@ from coprocess.gateways.kong.methods import Method
 
 Ask = Callable[[Method, tuple[Any, ...]], Any]
 
+#: So many names that no function has are known, with the nearest: to find that one takes long.
+_MOST_UNKNOWN: Final = 256
 _LOG_LEVELS = "alert crit debug deprecation emerg err info notice warn"
 #: By namespace, the functions in it.
 FUNCTIONS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -227,6 +229,7 @@ def _call_python(self: Namespace, method: str, *args: Any) -> Any:
 _UNCHECKED = {"lua": _call_lua, "python": _call_python, "async": _call_python}
 
 
+@functools.lru_cache(_MOST_UNKNOWN)
 def _unknown(path: str, name: str) -> str:
     wanted = f"{path}.{name}"
     known = [*METHODS, *FUNCTIONS]

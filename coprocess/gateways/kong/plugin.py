@@ -23,8 +23,10 @@ from coprocess.gateways.kong.event import Event
 from coprocess.gateways.kong.instances import Instance
 from coprocess.gateways.kong.pdk import kong_class
 from coprocess.gateways.kong.phases import PLUGIN_PHASES, Phase
+from coprocess.gateways.kong.schema import schema_problems
 from coprocess.gateways.kong.telling import async_telling, telling
 from coprocess.gateways.kong.turns import EventEnded
+from coprocess.gateways.kong.unpacked import unpacked_calls
 from coprocess.loading.hooks import Hook, Plan
 
 #: Kong runs them in its own process only: where it is told of one, requests die. So it is told of none.
@@ -32,6 +34,8 @@ _KONGS_OWN: Final = ("init_worker", "header_filter", "body_filter", "configure")
 _VERSION: Final = re.compile(r"\d+\.\d+\.\d+(\.\d+)?([-+].*)?")
 #: Where a file says none: without one, Kong does not start.
 _DEFAULT_VERSION: Final = "0.0.0"
+#: That are told of one schema.
+_MOST_PROBLEMS: Final = 5
 _START: Final = "start_dedicated_server"
 
 
@@ -223,6 +227,7 @@ def plugin_of(module: ModuleType, path: Path, options: PluginOptions) -> Plugin:
         tells_kong=options.tells_kong,
         redact=options.redact,
     )
+    _expect_values(path)
     if not plugin.phases and plugin.never_run:
         raise HandlerError(
             f"{plugin.never_run[0]}. Expected: any of {', '.join(each.name for each in PLUGIN_PHASES)}"
@@ -233,6 +238,19 @@ def plugin_of(module: ModuleType, path: Path, options: PluginOptions) -> Plugin:
             f"{', '.join(each.name for each in PLUGIN_PHASES)}"
         )
     return plugin
+
+
+def _expect_values(path: Path) -> None:
+    """Raises HandlerError where an async phase takes a value for (value, err)."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return
+    for name, line in unpacked_calls(tree):
+        raise HandlerError(
+            f"{path}:{line}: {name} is unpacked. In an async phase it gives the value alone, and raises. "
+            f"Expected: value = await {name}(…)"
+        )
 
 
 def _take_main_block(module: ModuleType, path: Path) -> None:
@@ -298,6 +316,8 @@ def _schema(value: Any, path: Path) -> list[Any]:
                 f"{path}: Schema has {repr_of(each, 60)}. Expected: fields of one name each, as "
                 '{"message": {"type": "string"}}'
             )
+    if problems := list(schema_problems(fields)):
+        raise HandlerError(f"{path}: {'; '.join(problems[:_MOST_PROBLEMS])}. Kong does not start with that")
     return fields
 
 

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 from coprocess.bounded import repr_of
 from coprocess.desk.kong.simulator.dump import PluginInfo
-from coprocess.desk.kong.simulator.schema import configured
 from coprocess.errors import ConfigError
+from coprocess.gateways.kong.schema import configured
 
 WORKSPACE = "0dc6f45b-8f8d-40d2-a504-473544ee190b"
 _HTTP = ("grpc", "grpcs", "http", "https")
