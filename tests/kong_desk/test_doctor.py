@@ -26,6 +26,7 @@ GOOD = """
             kong.response.set_header("X", host)
 """
 MIXED = GOOD + "        if not kong.request.get_method():\n                pass\n"
+COMMAND = GOOD.replace("host, err =", "host =").replace("kong.response", "_, err = kong.response")
 MISSPELT = GOOD.replace("access", "rewrite") + "\n        def acess(self, kong): ...\n"
 AWAITED = GOOD.replace("def access", "async def access").replace("= kong.request", "= await kong.request")
 DUMP = {
@@ -127,6 +128,7 @@ ROUTE = {"url": "http://a", "routes": [{"paths": ["/"], "plugins": [{"name": "he
         ("style-mixed", {"code": MIXED}, "get_method"),
         ("style-wrong", {"code": GOOD.replace("host, err =", "host =")}, "taken as a value"),
         ("style-wrong", {"flags": "--no-lua-style"}, "--no-lua-style"),
+        ("style-mixed", {"code": COMMAND, "flags": "--no-lua-style"}, "kong.response.set_header in line 9"),
         ("style-wrong", {"code": AWAITED}, "In an async phase it is the value alone"),
         ("config-refused", {"declarative": {"services": [{"nam": 1}]}, "printed": ""}, "services"),
         ("config-refused", {"declarative": configured({"other": 1})}, "unknown field"),

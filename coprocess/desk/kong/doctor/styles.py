@@ -10,12 +10,13 @@ from pathlib import Path
 
 from coprocess.desk.kong.simulator.pdk import METHODS
 from coprocess.errors import ConfigError
+from coprocess.gateways.kong.methods import TERMINAL
 from coprocess.gateways.kong.unpacked import unpacked_calls
 
 _PHASES = frozenset(("certificate", "rewrite", "access", "response", "preread", "log"))
 #: How alike a name is that is taken for a phase's.
 _ALIKE = 0.8
-#: Calls whose result is of no interest: what plugins do with it tells nothing.
+#: Calls whose result is of no interest: but where they unpack it, what plugins do with it tells nothing.
 _COMMANDS = (".set_", ".add_", ".clear_", ".log.", ".exit", ".error", ".enable_", ".disable_")
 
 
@@ -95,19 +96,29 @@ def _use(call: ast.Call, parents: dict[ast.AST, ast.AST]) -> Iterator[Use]:
     if name is None:
         return
     method = f"kong.{name.partition('.')[2]}"
-    if method.encode() not in METHODS or any(part in method for part in _COMMANDS):
+    if method.encode() not in METHODS:
         return
     parent = parents.get(call)
     if isinstance(parent, ast.Expr):
         return
     if isinstance(parent, ast.Await):
         return
+    if any(part in method for part in _COMMANDS):
+        if _is_unpacked(parent) and method not in TERMINAL:
+            yield Use(method, call.lineno, is_pair=True)
+        return
     yield Use(method, call.lineno, _is_pair(call, parent))
+
+
+def _is_unpacked(parent: ast.AST | None) -> bool:
+    return isinstance(parent, ast.Assign) and any(
+        isinstance(target, (ast.Tuple, ast.List)) for target in parent.targets
+    )
 
 
 def _is_pair(call: ast.Call, parent: ast.AST | None) -> bool:
     if isinstance(parent, ast.Assign):
-        return any(isinstance(target, (ast.Tuple, ast.List)) for target in parent.targets) or all(
+        return _is_unpacked(parent) or all(
             isinstance(target, ast.Name) and target.id in ("result", "pair") for target in parent.targets
         )
     if isinstance(parent, ast.Subscript) and parent.value is call:

@@ -264,7 +264,9 @@ class _Loading:
             raise ConfigError(f"{place}: name: required field missing")
         info = self.plugins.get(name)
         if info is None and name not in BUNDLED:
-            raise ConfigError(f"{place}: plugin {name!r} is not one that is simulated")
+            raise ConfigError(
+                f"{place}: plugin {name!r} is not one that is simulated. Expected: its file, too: --with FILE"
+            )
         config = entry.get("config") or {}
         if info is not None and not info.has_config:
             if config:
