@@ -373,39 +373,77 @@ class HeldResponse(_HeldBody, Response, metaclass=Constructed):
         return f"<Response {self.status}>"
 
 
+def _expect_number(what: str, value: Any) -> float:
+    if not isinstance(value, (int, float)):
+        raise wrong_type(what, "a number", value)
+    if value != value:  # NaN, which limits nothing.
+        raise ValueError(f"{what} is a number, not NaN")
+    return value
+
+
+def _expect_bool(what: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise wrong_type(what, "a bool", value)
+    return value
+
+
+def _checked(name: str, check: Callable[[str, Any], Any]) -> property:
+    """An attribute that is checked when it is assigned. To read it costs as little as a slot."""
+    slot, what = f"_{name}", f"session.{name}"
+
+    def assign(session: HeldSession, value: Any) -> None:
+        setattr(session, slot, check(what, value))
+
+    return property(attrgetter(slot), assign)
+
+
 class HeldSession(Session):
     """The caller, in memory: false until `allow` made it, or something was set."""
 
     if not TYPE_CHECKING:
         __slots__ = (
+            "_alias",
+            "_expires",
+            "_is_inactive",
             "_metadata",
+            "_org_id",
+            "_per",
+            "_quota_max",
+            "_quota_remaining",
+            "_quota_renewal_rate",
+            "_quota_renews",
+            "_rate",
             "_tags",
-            "alias",
-            "expires",
-            "is_inactive",
-            "org_id",
-            "per",
-            "quota_max",
-            "quota_remaining",
-            "quota_renewal_rate",
-            "quota_renews",
-            "rate",
-            "token",
+            "_token",
         )
 
     def __init__(self) -> None:
-        #: Names the caller: equal tokens share rate and quota. Empty: nobody is known.
-        self.token = ""
+        self._token = ""
         # Made when they are asked for: most callers are named, and no more.
         self._metadata: TextMap | None = None
         self._tags: TextList | None = None
-        self.rate = self.per = 0.0
-        self.quota_max = self.quota_remaining = self.quota_renews = self.quota_renewal_rate = 0
-        self.expires = 0
-        self.alias = self.org_id = ""
-        self.is_inactive = False
+        self._rate = self._per = 0.0
+        self._quota_max = self._quota_remaining = self._quota_renews = self._quota_renewal_rate = 0
+        self._expires = 0
+        self._alias = self._org_id = ""
+        self._is_inactive = False
+
+    #: Names the caller: equal tokens share rate and quota. Empty: nobody is known.
+    token: str
 
     if not TYPE_CHECKING:  # They are attributes of the base class to type checkers.
+        # What a handler leaves goes to gateways and stores: of a wrong type, it fails here, by its name.
+        token = _checked("token", expect_text)
+        alias = _checked("alias", expect_text)
+        org_id = _checked("org_id", expect_text)
+        rate = _checked("rate", _expect_number)
+        per = _checked("per", _expect_number)
+        quota_max = _checked("quota_max", expect_int)
+        quota_remaining = _checked("quota_remaining", expect_int)
+        quota_renews = _checked("quota_renews", expect_int)
+        quota_renewal_rate = _checked("quota_renewal_rate", expect_int)
+        expires = _checked("expires", expect_int)
+        is_inactive = _checked("is_inactive", _expect_bool)
 
         @property
         def metadata(self) -> MutableMapping[str, str]:
@@ -433,10 +471,10 @@ class HeldSession(Session):
     @property
     def is_bare(self) -> bool:
         """Whether it holds a token, and nothing else that says who calls."""
-        return not (self.alias or self._metadata or self._tags)
+        return not (self._alias or self._metadata or self._tags)
 
     def __bool__(self) -> bool:
-        return bool(self.token)
+        return bool(self._token)
 
     def allow(
         self,
@@ -475,7 +513,7 @@ class HeldSession(Session):
         if added:
             self.tags.extend(added)
         # Last: what raises admits nobody.
-        self.token = token
+        self._token = token
 
     @property
     def is_expired(self) -> bool:

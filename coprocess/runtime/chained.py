@@ -217,8 +217,9 @@ class Chain:
             self.go_on()
 
     def _go_on_after(self, work: Work) -> None:
-        self.may_block()
-        work()
+        if not self._is_cancelled:  # Else it would be done for nobody.
+            self.may_block()
+            work()
         self.go_on()
 
     def take(self, call: StepCall) -> bool:

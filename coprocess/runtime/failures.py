@@ -13,7 +13,7 @@ from coprocess.api.body_stream import BodyCut
 from coprocess.error_text import format_error, is_not_ours, name_of, text_of
 from coprocess.errors import CoprocessError, HandlerFailed, Overloaded, ShuttingDown, TimedOut
 from coprocess.runtime.call import Call
-from coprocess.runtime.hook_state import label_of
+from coprocess.runtime.hook_state import HookState, label_of
 from coprocess.text import printable
 
 if TYPE_CHECKING:
@@ -68,6 +68,19 @@ class Failures:
                 status=error.status.name,
                 **more,
             )
+
+    def tell_failed(self, gate: HookState[Call], api_id: str, error: HandlerFailed) -> None:
+        """Log and count what a handler left, and cannot go out: its call has ended, and was no failure."""
+        hook = gate.hook
+        gate.counts_of(api_id).failed += 1
+        self._limited_log.write(
+            "error",
+            ("failed later", label_of(hook)),
+            f'{hook.type.name} hook "{hook.name}" {safe_text(error)}',
+            hook=hook.name,
+            hook_type=hook.type.name,
+            api_id=api_id,
+        )
 
     def fail(self, call: Call, error: HandlerFailed) -> None:
         """Answer a call whose handler failed."""

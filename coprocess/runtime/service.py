@@ -203,6 +203,10 @@ class Service:
             error = CoprocessError(f"internal error: {type(error).__name__}")
         self._failures.tell_refused(error)
 
+    def tell_failed(self, hook: Hook, api_id: str, error: HandlerFailed) -> None:
+        """Log, and count, that what a handler left cannot go out, as is seen only after its call."""
+        self._failures.tell_failed(self.state_of(hook), api_id, error)
+
     @staticmethod
     def drop(call: Call) -> None:
         """End a call that waits, as nobody waits for it."""
@@ -441,6 +445,7 @@ class Service:
                 self._end_overdue()
                 self._limited_log.end_window()
                 self.async_calls.tick()
+                self.streaming.end_overdue(time.monotonic())
                 start_missing()
             except Exception as error:  # noqa: BLE001 - without this thread, no call would be ended any more
                 log.error("the watchdog failed", exception=format_error(error))
@@ -475,9 +480,12 @@ class Service:
                 ("not replaced",),
                 "a thread that hangs cannot be replaced: as many hang as may, or none can be started",
             )
-        self._failures.time_out(call)
-        if following is not None:
-            self._own_tasks.put(following)
+        try:
+            self._failures.time_out(call)
+        finally:
+            # It has its place, whatever becomes of the answer.
+            if following is not None:
+                self._own_tasks.put(following)
 
     # Events of this service's own handlers.
 

@@ -32,8 +32,11 @@ class Streaming:
 
     @property
     def open_streams(self) -> int:
-        """Calls of `bidi_methods` that are not over."""
+        """Calls of `bidi_methods` that are not over, and others that no gate of a hook holds."""
         return 0
+
+    def end_overdue(self, now_s: float) -> None:
+        """End what waits too long for something else than a handler. Called by the watchdog; never raises."""
 
     def holds(self, hook: Hook) -> bool:
         """Whether calls of `hook` may come of a stream that is open."""

@@ -70,6 +70,10 @@ class _Both(Gateway, Streaming):
     def open_streams(self) -> int:
         return sum(gateway.open_streams for gateway in self._streaming)
 
+    def end_overdue(self, now_s: float) -> None:
+        for gateway in self._streaming:
+            gateway.end_overdue(now_s)
+
     def holds(self, hook: Hook) -> bool:
         return any(gateway.holds(hook) for gateway in self._streaming)
 

@@ -243,6 +243,11 @@ class Http2Bidi(BidiRpc):
         self.task = task
         self._engine.put_task(self)
 
+    def run(self) -> None:
+        """What was put by `in_turn`; it is kept no longer, as it knows this call."""
+        task, self.task = self.task, _nothing
+        task()
+
     def may_block(self) -> None:
         self._engine.may_block()
 
@@ -316,7 +321,8 @@ class Http2Bidi(BidiRpc):
 
     def _forget_callbacks(self) -> None:
         """Nobody is told any more. They know this call: a cycle for each would be the collector's."""
-        self.on_message, self.on_half_close, self.task = _ignore, _nothing, _nothing
+        # But for its task: whoever waits to run sees that it is over, and ends what it is part of.
+        self.on_message, self.on_half_close = _ignore, _nothing
 
     def _receive(self, message: bytes) -> None:
         if self._is_ended:
@@ -424,7 +430,7 @@ class Http2Engine(Engine):
     def _run(self, rpc: _Task) -> None:
         # By its type: `isinstance` of an abstract class takes long where it says no.
         if type(rpc) is Http2Bidi:
-            rpc.task()
+            rpc.run()
             return
         if type(rpc) is not Http2Rpc and type(rpc) is not Http2Stream:
             rpc()  # type: ignore[operator]  # it is no call
@@ -446,7 +452,7 @@ class Http2Engine(Engine):
         if type(task) is Http2Bidi:
             if task.method not in self._loop_methods:
                 return False
-            task.task()
+            task.run()
             return True
         if (
             type(task) is not Http2Rpc

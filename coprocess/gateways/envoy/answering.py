@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from coprocess.errors import HandlerFailed, Status
@@ -66,7 +67,11 @@ class Answering:
             mutation = guard.answer_mutation(failed.headers)
         if status in guard.BODYLESS:
             body = b""
-        metadata = b"" if traffic is None else self._dynamic_metadata(traffic)
+        metadata = b""
+        if traffic is not None:
+            # A handler that overruns may edit it still: the answer is what matters.
+            with suppress(Exception):
+                metadata = self._dynamic_metadata(traffic)
         return encoding.immediate(status, mutation, body, guard.details(text), metadata)
 
     # Metadata.

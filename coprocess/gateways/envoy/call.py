@@ -13,12 +13,14 @@ from coprocess.errors import HandlerFailed
 from coprocess.gateways.envoy import guard
 from coprocess.gateways.envoy.chain import Chain, Step
 from coprocess.gateways.envoy.dynamic_metadata import TOKEN
+from coprocess.loading.hooks import Hook
 from coprocess.loading.lifetime import Lifetime
 from coprocess.runtime import admission
 from coprocess.runtime.admission import Refusal
 from coprocess.runtime.answers import Answer, failure_answer
 from coprocess.runtime.chained import PAUSE, StepCall, Steps
 from coprocess.runtime.held_call import HeldCall, HeldExchange
+from coprocess.transport.engine import Rpc
 
 # An enum's members are looked up each time.
 _KEY_CHECK, _POST = HookType.CustomKeyCheck, HookType.Post
@@ -33,8 +35,11 @@ class Around(Protocol):
     def limited(self, session: HeldSession, api_id: str) -> str:
         """`rate` or `quota` where that is exceeded, `unknown` where nobody can tell, or empty. It blocks."""
 
-    def in_thread(self, task: Callable[[], None]) -> None:
-        """Run `task`, which never raises, in a thread that may block."""
+    def tell_failed(self, hook: Hook, api_id: str, error: HandlerFailed) -> None:
+        """Log, and count, that what `hook` left cannot go out."""
+
+    def answer_by_limits(self, traffic: Traffic, rpc: Rpc, limit_s: float | None) -> None:
+        """Answer a Check once rate and quota were asked for; None: within the time of all handlers."""
 
 
 class TrafficCall(HeldCall):
@@ -86,7 +91,9 @@ class Traffic(HeldExchange):
         "chain",
         "failure_text",
         "has_body",
+        "is_failed",
         "is_replaced",
+        "last_hook",
         "lifetime",
         "metadata_source",
         "method",
@@ -111,6 +118,10 @@ class Traffic(HeldExchange):
         self.answer: Answer | None = None
         #: Why an answer was given, for access logs; empty: the answer says it.
         self.failure_text = ""
+        #: Whose handler ran last: what is left then is counted as its failure, where it cannot go out.
+        self.last_hook: Hook | None = None
+        #: Whether `answer` is that of a failure, and not a handler's.
+        self.is_failed = False
         #: Whether a handler of Response has put another response in the place of the upstream's.
         self.is_replaced = False
 
@@ -187,11 +198,13 @@ class Traffic(HeldExchange):
     def _is_ended_by(self, call: EnvoyCall) -> bool:
         """Take over what came of `call`, with what access logs are told: whether it ends the request here."""
         failure = call.failure
+        self.last_hook = call.hook
         if failure is not None:
             self.failure_text = failure[1]
         answer = self.answer = self.settle(call, failure)
         if answer is None:
             return False
+        self.is_failed = answer is not call.handlers_answer
         if answer.is_rejection and call.hook.type is not HookType.Response:
             self.tell_rejection()
         return True
@@ -199,6 +212,8 @@ class Traffic(HeldExchange):
     def fail(self, error: HandlerFailed) -> Answer:
         """The answer where what handlers left cannot go out."""
         self.failure_text = str(error)
+        if self.last_hook is not None:
+            self._around.tell_failed(self.last_hook, self.spec.api_id, error)
         return failure_answer(error.status)
 
     def _admits(self) -> bool:
@@ -222,9 +237,9 @@ class Traffic(HeldExchange):
         `answer`, where that refuses.
         """
         session = self._session
-        if session is not None and session.token and self._metadata is None:
+        if session is not None and session._token and self._metadata is None:
             # As most do: named by its token, which no other handler looks for in `session.metadata`.
-            if not (session.is_inactive or session.expires or session.rate or session.quota_max):
+            if not (session._is_inactive or session._expires or session._rate or session._quota_max):
                 return False
         elif not self._admits():
             self._refuse(admission.refusal_of_nobody())
@@ -238,9 +253,9 @@ class Traffic(HeldExchange):
         if refusal is not None:
             self._refuse(refusal)
 
-    def in_thread(self, task: Callable[[], None]) -> None:
-        """As that of the service."""
-        self._around.in_thread(task)
+    def answer_by_limits(self, rpc: Rpc, limit_s: float | None) -> None:
+        """As that of what is around it."""
+        self._around.answer_by_limits(self, rpc, limit_s)
 
     def tell_rejection(self) -> None:
         self._tell("AuthFailure", "Auth Failure")

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import structlog
+
+from coprocess.error_text import format_error
 from coprocess.errors import CoprocessError, HandlerFailed, Status
 from coprocess.gateways.envoy.call import Around, Traffic, TrafficCall
 from coprocess.gateways.envoy.chain import Chain
@@ -17,14 +20,17 @@ from coprocess.gateways.envoy.checked import NO_BODY, open_check
 from coprocess.gateways.envoy.skimmed import attributes_of, items_of
 from coprocess.loading.lifetime import Lifetime
 from coprocess.runtime.answers import error_answer, failure_answer
-from coprocess.runtime.chained import NO_STEPS, PAUSE, Steps
+from coprocess.runtime.chained import NO_STEPS, PAUSE, StepCall, Steps, UnaryChain
+from coprocess.runtime.service import Service
 from coprocess.transport.engine import Metadata, Rpc
+
+log = structlog.get_logger("coprocess")
 
 
 class Check:
     """Answers one CheckRequest: `take` gives the steps, and when they are through, `reply` the answer."""
 
-    __slots__ = ("_around", "_find_chain", "_max_headers", "_refusal", "_traffic")
+    __slots__ = ("_around", "_find_chain", "_max_headers", "_refusal", "_traffic", "asks_limits")
 
     def __init__(
         self,
@@ -38,6 +44,8 @@ class Check:
         self._traffic: Traffic | None = None
         #: The reply, where it is given before the steps are through.
         self._refusal = b""
+        #: Whether the steps have ended before the store is asked for rate and quota, as `begin` was told.
+        self.asks_limits = False
 
     @property
     def lifetime(self) -> Lifetime | None:
@@ -59,29 +67,59 @@ class Check:
             return NO_STEPS
         return self.begin(traffic)
 
-    def begin(self, traffic: Traffic) -> Steps:
-        """The same for what is open already."""
+    def begin(self, traffic: Traffic, *, leaves_limits: bool = False) -> Steps:
+        """The same for what is open already. `leaves_limits`: it is the caller that asks for them."""
         self._traffic = traffic
-        if traffic.chain.reads_request or traffic.chain.chooses:
-            return self._checked(traffic.before_upstream())
-        return traffic.before_upstream()
+        return self._checked(traffic.before_upstream(), leaves_limits)
 
-    def _checked(self, steps: Steps) -> Steps:
-        """The same, where they may raise, or want a body that does not come any more."""
+    def _checked(self, steps: Steps, leaves_limits: bool) -> Steps:
+        """The same. They may raise, or want a body that does not come any more."""
         try:
             for need in steps:
                 if need is PAUSE:
                     raise HandlerFailed(NO_BODY)
+                if leaves_limits and not isinstance(need, StepCall):
+                    self.asks_limits = True  # The last of them.
+                    return
                 yield need
         except CoprocessError as error:
             self._refusal = refused(error)
+        except Exception as error:  # noqa: BLE001 - an RPC error might let in
+            self._refusal = _undecided(error)
+
+    def ask_limits(self, rpc: Rpc) -> None:
+        """As that of a CheckCall."""
+        assert self._traffic is not None  # noqa: S101 - its steps have ended
+        self._traffic.answer_by_limits(rpc, None)
 
     def reply(self) -> bytes:
-        """A serialized CheckResponse, which is never empty."""
+        """A serialized CheckResponse, which is never empty. Never raises."""
         traffic = self._traffic
-        if traffic is None or self._refusal:
-            return self._refusal
-        return reply_of(traffic)
+        try:
+            return self._refusal if traffic is None or self._refusal else reply_of(traffic)
+        except Exception as error:  # noqa: BLE001 - an RPC error might let in
+            return _undecided(error)
+
+
+class CheckChain(UnaryChain):
+    """A Check in steps. Whatever becomes of it, its reply is a CheckResponse."""
+
+    __slots__ = ("_check",)
+
+    def __init__(self, service: Service, rpc: Rpc, check: Check, on_end: Callable[[], None] | None) -> None:
+        super().__init__(service, rpc, check.reply, on_end)
+        self._check = check
+
+    def through(self, error: Exception | None) -> None:
+        check = self._check
+        if error is not None:
+            self.rpc.respond(_undecided(error))
+            self.stopped()
+        elif check.asks_limits:
+            check.ask_limits(self.rpc)
+            self.stopped()
+        else:
+            super().through(None)
 
 
 class CheckCall(TrafficCall):
@@ -93,6 +131,7 @@ class CheckCall(TrafficCall):
         if self.timed_out:
             return UNDECIDED  # It was answered: whatever its handler did is nobody's any more.
         traffic = self._exchange
+        traffic.last_hook = self.hook
         traffic.answer = answer = self.handlers_answer
         if answer is not None:
             if answer.is_rejection:
@@ -103,32 +142,33 @@ class CheckCall(TrafficCall):
         return reply_of(traffic)
 
     def ask_limits(self, rpc: Rpc) -> None:
-        """Ask for rate and quota in a thread that may block, and answer there."""
-        self._exchange.in_thread(lambda: self._answer_by_limits(rpc))
-
-    def _answer_by_limits(self, rpc: Rpc) -> None:
-        traffic = self._exchange
-        try:
-            traffic.ask_limits()
-            reply = reply_of(traffic)
-        except Exception:  # noqa: BLE001 - nobody else would answer
-            reply = UNDECIDED
-        rpc.respond(reply)
+        """Answer `rpc` once rate and quota were asked for, in a thread that may block."""
+        self._exchange.answer_by_limits(rpc, self.gate.timeout_s)
 
     def unchanged(self) -> None:
         """There is none: a handler of CustomKeyCheck never fails open."""
 
     def refused(self, status: int, message: str, headers: Any = ()) -> bytes:
-        return denied(error_answer(status, message, headers), self._exchange)
+        return denied(error_answer(status, message, headers), None)
 
     def fail(self, status: Status, message: str) -> None:
         # An RPC error would let the request in where the filter's failure mode allows it.
-        self._exchange.failure_text = message
-        self.rpc.respond(denied(failure_answer(status), self._exchange))
+        try:
+            reply = denied(failure_answer(status), None, message)
+        except Exception as error:  # noqa: BLE001 - nobody else would answer
+            reply = _undecided(error)
+        self.rpc.respond(reply)
 
 
 #: Of a call whose reply is still to be found. It closes, should it ever go out.
 UNDECIDED = refused(CoprocessError("nobody has decided"))
+_CLOSED = refused(CoprocessError("internal error"))
+
+
+def _undecided(error: Exception) -> bytes:
+    """The reply where `error` came of this code."""
+    log.error("a Check could not be answered by its handlers", exception=format_error(error))
+    return _CLOSED
 
 
 class AfterLimits(Rpc):

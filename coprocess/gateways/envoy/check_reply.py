@@ -9,6 +9,7 @@ from coprocess.errors import CoprocessError, HandlerFailed
 from coprocess.gateways.envoy import dynamic_metadata, encoding, guard
 from coprocess.gateways.envoy.call import Traffic
 from coprocess.gateways.envoy.dynamic_metadata import SESSION_NAMESPACE, TOKEN
+from coprocess.gateways.envoy.messages import Fields
 from coprocess.runtime.answers import Answer, failure_answer
 
 #: google.rpc.Code.
@@ -20,11 +21,16 @@ def reply_of(traffic: Traffic) -> bytes:
     """The reply once all handlers are through."""
     answer = traffic.answer
     try:
-        return _allowed(traffic) if answer is None else denied(answer, traffic)
+        if answer is None:
+            return _allowed(traffic)
+        if traffic.is_failed:
+            return denied(answer, None, traffic.failure_text)
+        return denied(answer, traffic)
     except HandlerFailed as error:
-        return denied(traffic.fail(error), traffic)
+        failure = error
     except UnicodeEncodeError:
-        return denied(traffic.fail(HandlerFailed("left metadata, or a session, that is not UTF-8")), traffic)
+        failure = HandlerFailed("left metadata, or a session, that is not UTF-8")
+    return denied(traffic.fail(failure), None, traffic.failure_text)
 
 
 def _allowed(traffic: Traffic) -> bytes:
@@ -40,7 +46,7 @@ def _allowed(traffic: Traffic) -> bytes:
         if key is not None:
             # What `value_bytes` does for nearly all, sooner.
             is_plain = value.isascii() and value.isprintable()
-            sent = value.encode() if is_plain else _text(guard.value_bytes(name, value))
+            sent = value.encode() if is_plain else _text(_value_bytes(request, name, value))
             return _head_of_allowed(key, len(sent)) + sent + _told(traffic)
     return _ALLOWED + _told(traffic)
 
@@ -64,17 +70,25 @@ def _edits(request: HeldRequest, method: str) -> bytes:
             content += encoding.field(_HEADERS_TO_REMOVE, key)
             continue
         # One line: of several with one name, Envoy takes the last.
-        value = values[0]
-        if len(values) > 1:
-            value = (_COOKIE_SEPARATOR if name == "Cookie" else ", ").join(values)
-        content += encoding.set_text_header(key, _text(guard.value_bytes(name, value)), _HEADERS)
+        separator = _COOKIE_SEPARATOR if name == "Cookie" else b", "
+        line = separator.join([_value_bytes(request, name, value) for value in values])
+        content += encoding.set_text_header(key, _text(line), _HEADERS)
     if edits > guard.MAX_EDITS:
         raise HandlerFailed(f"left {edits} header edits: this gateway takes {guard.MAX_EDITS}")
     return content
 
 
+def _value_bytes(request: HeldRequest, name: str, value: str) -> bytes:
+    """Of a value that came as other bytes than UTF-8: those bytes."""
+    headers = request.headers
+    return guard.value_bytes(name, value, headers.encoded if isinstance(headers, Fields) else None)
+
+
 def denied(answer: Answer, traffic: Traffic | None, text: str = "") -> bytes:
-    """Raises HandlerFailed where `answer` cannot go out."""
+    """Raises HandlerFailed where `answer` cannot go out.
+
+    `traffic` None: no metadata is told. So it is of failures: a handler that overruns may edit that still.
+    """
     content = encoding.field(1, encoding.number_field(1, guard.status(answer.status)))
     for name, value in guard.answer_headers(answer.headers):
         # Without `append`: with it, Envoy drops it. Each is a line.
@@ -93,8 +107,8 @@ def denied(answer: Answer, traffic: Traffic | None, text: str = "") -> bytes:
         return reply
     try:
         return reply + _told(traffic)
-    except UnicodeEncodeError:
-        return reply  # The denial is what matters.
+    except Exception:  # noqa: BLE001 - the denial is what matters
+        return reply
 
 
 def refused(error: CoprocessError) -> bytes:
@@ -131,7 +145,7 @@ _DENIED_RESPONSE, _OK_RESPONSE, _DYNAMIC_METADATA = 2, 3, 4
 #: In both answers.
 _HEADERS = 2
 _HEADERS_TO_REMOVE = 5
-_COOKIE_SEPARATOR = "; "
+_COOKIE_SEPARATOR = b"; "
 #: CheckResponse.status, which must be there.
 _STATUS_OK = encoding.field(1, b"")
 _ALLOWED = _STATUS_OK + encoding.field(_OK_RESPONSE, b"")

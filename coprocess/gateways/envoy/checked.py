@@ -33,11 +33,11 @@ def open_check(attributes: Attributes, chain: Chain, around: Around, max_headers
     traffic = Traffic(request, chain, around)
     traffic.method = request._method
     if chain.reads_request:
-        traffic.has_body = _Body(http, traffic.request.headers).is_whole
+        traffic.has_body = _Body(http, request._headers, request._method).is_whole
         if chain.one_check is not None and not traffic.has_body:
             raise HandlerFailed(NO_BODY)
-    context = attributes.metadata_context
-    if context:
+    if attributes.metadata_context:
+        context = b"".join(attributes.metadata_context)
         traffic.metadata_source = lambda: dynamic_metadata.read_metadata(Metadata.FromString(context))
     return traffic
 
@@ -62,14 +62,18 @@ def _only_checks(chain: Chain) -> Chain:
 
 def _request(http: Http, max_headers: int) -> HeldRequest:
     """The request, as the attributes have it. Raises BadMessage."""
-    header_map = http.header_map
+    parts = http.header_map
+    header_map = parts[0] if len(parts) == 1 else b"".join(parts)
     if header_map:
-        fields = _UnreadFields(header_map)
+        fields = _UnreadFields(header_map, http)
         if len(header_map) > _SMALLEST_HEADER_BYTES * max_headers and len(fields._all) > max_headers:
             raise _too_many(len(fields._all), max_headers)
         if method := http.method:
             return _UnreadRequest(http, method, fields)
-        return request_of(fields, _Body(http, fields).read)
+        body = _Body(http, fields, "")
+        request = request_of(fields, body.read)
+        body.method = request._method
+        return request
     headers = http.headers
     if len(headers) > max_headers:
         raise _too_many(len(headers), max_headers)
@@ -77,21 +81,21 @@ def _request(http: Http, max_headers: int) -> HeldRequest:
     if "Host" not in (name for name, _ in pairs):
         pairs.insert(0, ("Host", http.host))
     held = HeldHeaders(pairs)
-    return HeldRequest(
-        http.method, http.path, held, scheme=http.scheme or "http", body_source=_Body(http, held).read
-    )
+    body = _Body(http, held, http.method)
+    return HeldRequest(http.method, http.path, held, scheme=http.scheme or "http", body_source=body.read)
 
 
 class _UnreadFields(Fields):
     """Those of a HeaderMap that nobody has read so far."""
 
-    __slots__ = ("_raw", "_values_of_raw")
+    __slots__ = ("_http", "_raw", "_values_of_raw")
 
-    def __init__(self, raw: bytes) -> None:
+    def __init__(self, raw: bytes, http: Http) -> None:
         # As the base class does.
         self.replaced, self._set_now = NO_EDITS, None
         self.encoded = None
         self._raw = raw
+        self._http = http
         self._values_of_raw: Sequence[HeaderValue] | None = None
 
     @property
@@ -103,6 +107,13 @@ class _UnreadFields(Fields):
             except DecodeError:
                 raise BadMessage("the header_map of a CheckRequest is none") from None
         return values
+
+    def _all_that_came(self) -> list[tuple[str, str]]:
+        pairs = super()._all_that_came()
+        # A filter with `allowed_headers` hides what they do not name, and tells it apart.
+        if (host := self._http.host) and not any(name == "Host" for name, _ in pairs):
+            pairs.insert(0, ("Host", host))
+        return pairs
 
 
 def _too_many(count: int, max_headers: int) -> BadMessage:
@@ -129,8 +140,9 @@ class _UnreadRequest(UnreadRequest):
         if target is None:
             target = self._http.path
             if not target or "!" in target:
-                # It stands for a byte that `path` cannot hold, or for itself.
-                target = self._pseudo(":path")
+                # It stands for a byte that `path` cannot hold, or for itself. Where the filter hides `:path`,
+                # as `allowed_headers` make it, nothing says which.
+                target = self._pseudo(":path") or target
             self._target = target
         return target
 
@@ -145,35 +157,46 @@ class _UnreadRequest(UnreadRequest):
         return self.target.partition("?")[2]
 
     def _scheme_that_came(self) -> str:
-        return self._pseudo(":scheme") or "http"
+        return self._pseudo(":scheme") or self._http.scheme or "http"
 
     if not TYPE_CHECKING:  # It is an attribute of the base class.
 
         @property
         def _body_source(self) -> Callable[[], bytes]:
-            return _Body(self._http, self._headers).read
+            return _Body(self._http, self._headers, self._http.method).read
 
 
 class _Body:
     """What came of the body. It does not know its request, which knows it."""
 
-    __slots__ = ("_headers", "_http")
+    __slots__ = ("_headers", "_http", "method")
 
-    def __init__(self, http: Http, headers: HeldHeaders) -> None:
+    def __init__(self, http: Http, headers: HeldHeaders, method: str) -> None:
         self._http = http
         self._headers = headers
+        #: As it came.
+        self.method = method
 
     def _came(self) -> bytes:
         return self._http.raw_body or self._http.body
 
     @property
     def is_whole(self) -> bool:
-        """Whether all of it is here. Without a length, none at all may also be a filter that sends none."""
+        """Whether all of it is here.
+
+        A filter that sends bodies says of each whether it is a part; a client may say so, too. Where nothing
+        came, and there is no length, there may be none, or one that Envoy does not send: `Transfer-Encoding`
+        it takes away.
+        """
         headers = self._headers
-        if headers.get(_PARTIAL, "false") == "true":
+        if any(value != "false" for value in headers.getall(_PARTIAL)):
             return False
-        is_empty = headers.get("Content-Length", "") in ("", "0") and "Transfer-Encoding" not in headers
-        return is_empty or bool(self._came())
+        if self._came():
+            return True
+        length = headers.get("Content-Length", "")
+        if length or "Transfer-Encoding" in headers:
+            return length == "0"
+        return self.method in _WITHOUT_BODY
 
     def read(self) -> bytes:
         if not self.is_whole:
@@ -183,6 +206,8 @@ class _Body:
 
 _SMALLEST_HEADER_BYTES = 2
 _PARTIAL = "X-Envoy-Auth-Partial-Body"
+#: To a body of these HTTP gives no meaning, and their clients tell no length where there is none.
+_WITHOUT_BODY = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "TRACE"})
 NO_BODY = (
     "reads a body, and Envoy sent none, or a part. Expected: with_request_body in the filter, large enough"
 )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf import json_format
 
 from coprocess.api.held import HeldSession
+from coprocess.errors import HandlerFailed
 from coprocess.gateways.envoy import encoding
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ def read_metadata(metadata: Metadata) -> dict[str, str]:
         if namespace == SESSION_NAMESPACE:
             continue  # Of a filter before this one: who calls is for our own handlers to say.
         for key, value in struct.fields.items():
-            found[prefix + key] = _text(value)
+            if prefix or key != TOKEN:  # As above: a caller is named by it.
+                found[prefix + key] = _text(value)
     return found
 
 
@@ -70,9 +72,19 @@ def encoded(
 ) -> bytes:
     """A serialized Struct of both namespaces; empty where there is nothing to tell.
 
+    Raises HandlerFailed for what is not UTF-8.
     `told` is what of `metadata` was told before, or came, and is brought up to date. The session is told
     where it `is_new`.
     """
+    try:
+        return _encoded(metadata, told, session, is_new=is_new)
+    except UnicodeEncodeError:
+        raise HandlerFailed("left metadata, or a session, that is not UTF-8") from None
+
+
+def _encoded(
+    metadata: Mapping[str, str] | None, told: dict[str, str], session: HeldSession | None, *, is_new: bool
+) -> bytes:
     if metadata is None and session is not None and is_new:
         entries = session_entries(session)
         if len(entries) == 1:

@@ -13,13 +13,14 @@ import structlog
 from coprocess.api.context import CallContext
 from coprocess.api.held import HeldSession
 from coprocess.api.moments import HookType
-from coprocess.errors import CoprocessError, ShuttingDown
+from coprocess.errors import CoprocessError, HandlerFailed, ShuttingDown
 from coprocess.gateways.envoy.call import Traffic
 from coprocess.gateways.envoy.chain import Chain, Chains, chain_of, check_chains
-from coprocess.gateways.envoy.check import Check, CheckCall
-from coprocess.gateways.envoy.check_reply import refused
+from coprocess.gateways.envoy.check import Check, CheckCall, CheckChain
 from coprocess.gateways.envoy.checked import open_check
+from coprocess.gateways.envoy.early_messages import MOST_BYTES_OF_ALL, EarlyBytes
 from coprocess.gateways.envoy.exchange import Exchange
+from coprocess.gateways.envoy.limit_asks import LimitAsks, closed
 from coprocess.gateways.envoy.route import PREFIX, Route, route_of
 from coprocess.gateways.envoy.skimmed import attributes_of, items_of
 from coprocess.gateways.envoy.stream import EnvoyStream, refuse
@@ -27,7 +28,6 @@ from coprocess.gateways.envoy.wire import CHECK, PROCESS, ProcessingRequest
 from coprocess.loading.hooks import Hook, HookTable
 from coprocess.loading.lifetime import Lifetime
 from coprocess.runtime.around.ending import InThread, run_now
-from coprocess.runtime.chained import UnaryChain
 from coprocess.runtime.gateway import Gateway, Opener
 from coprocess.runtime.held_event import HeldEventCall, event_of, message_of
 from coprocess.runtime.held_spec import HeldSpec
@@ -68,6 +68,8 @@ class EnvoyGateway(Gateway, Streaming):
         self._checked: Chains | None = None
         self._table = table
         self._streams: set[EnvoyStream] = set()
+        self._asks = LimitAsks()
+        self._early_bytes = EarlyBytes(MOST_BYTES_OF_ALL)
         #: Those that are being ended.
         self._checks: set[Check] = set()
         self.service: Service | None = None
@@ -117,7 +119,7 @@ class EnvoyGateway(Gateway, Streaming):
         known = self._known.get(id(metadata))
         find_chain = self._finder(metadata) if known is None or known[0] is not metadata else known[1]
         exchange = Exchange(find_chain, self, options.max_body_bytes, options.max_headers)
-        self._streams.add(EnvoyStream(service, rpc, exchange, self._ended))
+        self._streams.add(EnvoyStream(service, rpc, exchange, self._ended, self._early_bytes))
 
     def _finder(self, metadata: Metadata) -> FindChain:
         """Finds the chain that the metadata says. Calls of one route share a list, on the http2 engine."""
@@ -142,6 +144,7 @@ class EnvoyGateway(Gateway, Streaming):
         return find_chain
 
     def _ended(self, stream: EnvoyStream) -> None:
+        stream.let_go()
         lifetime = stream.exchange.lifetime
         if lifetime is None:
             self._streams.discard(stream)
@@ -167,7 +170,7 @@ class EnvoyGateway(Gateway, Streaming):
 
     @property
     def open_streams(self) -> int:
-        return len(self._streams)
+        return len(self._streams) + len(self._asks)
 
     def holds(self, hook: Hook) -> bool:
         chains = [stream.exchange.chain for stream in list(self._streams)]
@@ -180,13 +183,13 @@ class EnvoyGateway(Gateway, Streaming):
         """Answer a Check of ext_authz."""
         since_s = time.monotonic()
         self.service = service
-        attributes = attributes_of(rpc.payload)
-        said = tuple(attributes.context_extensions)
         try:
+            attributes = attributes_of(rpc.payload)
+            said = tuple(attributes.context_extensions)
             chain = self._kept.get(said) or self._chain_of_check(said)
             traffic = open_check(attributes, chain, self, self._options.max_headers)
-        except CoprocessError as error:
-            rpc.respond(refused(error))
+        except Exception as error:  # noqa: BLE001 - an RPC error might let in
+            rpc.respond(closed(service, error))
             return
         hook = traffic.chain.one_check
         if hook is not None:
@@ -208,9 +211,9 @@ class EnvoyGateway(Gateway, Streaming):
 
     def _check_in_steps(self, service: Service, rpc: Rpc, traffic: Traffic) -> None:
         check = Check(self.chain, self)
-        steps = check.begin(traffic)
+        steps = check.begin(traffic, leaves_limits=True)
         on_end = None if check.lifetime is None else partial(self._ended_check, check)
-        UnaryChain(service, rpc, check.reply, on_end).run(steps)
+        CheckChain(service, rpc, check, on_end).run(steps)
 
     def _ended_check(self, check: Check) -> None:
         self._checks.add(check)
@@ -254,9 +257,18 @@ class EnvoyGateway(Gateway, Streaming):
             log.error("a rate or quota could not be kept: the request is refused", reason=text)
             return "unknown"
 
-    def in_thread(self, task: Callable[[], None]) -> None:
+    def tell_failed(self, hook: Hook, api_id: str, error: HandlerFailed) -> None:
         if self.service is not None:
-            self.service.in_thread(task)
+            self.service.tell_failed(hook, api_id, error)
+
+    def answer_by_limits(self, traffic: Traffic, rpc: Rpc, limit_s: float | None) -> None:
+        service = self.service
+        assert service is not None  # noqa: S101 - it has taken the Check
+        self._asks.ask(service, traffic, rpc, service.options.timeout_s if limit_s is None else limit_s)
+
+    def end_overdue(self, now_s: float) -> None:
+        if self.service is not None and self._asks:
+            self._asks.end_overdue(self.service, now_s)
 
     def open_local_event(self, name: str, payload: str, caller: CallContext | None) -> HeldEventCall:
         spec = HeldSpec("", "", {}) if caller is None else HeldSpec(caller.api_id, caller.org_id, {})

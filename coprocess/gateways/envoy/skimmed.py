@@ -27,8 +27,8 @@ class Http(Protocol):
     raw_body: bytes
     #: Entries of a map.
     headers: Sequence[bytes]
-    #: A HeaderMap.
-    header_map: bytes
+    #: Parts of a HeaderMap: where a message has a field twice, the two are one.
+    header_map: Sequence[bytes]
 
 
 class _Request(Protocol):
@@ -41,8 +41,8 @@ class Attributes(Protocol):
     request: _Request
     #: Entries of a map.
     context_extensions: Sequence[bytes]
-    #: A Metadata.
-    metadata_context: bytes
+    #: Parts of a Metadata.
+    metadata_context: Sequence[bytes]
 
 
 _TEXT, _BYTES = (
@@ -61,7 +61,7 @@ MESSAGES: dict[str, list[tuple[str, int, Any, Any]]] = {
     "Attributes": [
         ("request", 4, "Request", _ONE),
         ("context_extensions", 10, _BYTES, _MANY),
-        ("metadata_context", 11, _BYTES, _ONE),
+        ("metadata_context", 11, _BYTES, _MANY),
     ],
     "Request": [("http", 2, "Http", _ONE)],
     "Http": [
@@ -72,7 +72,7 @@ MESSAGES: dict[str, list[tuple[str, int, Any, Any]]] = {
         ("scheme", 6, _TEXT, _ONE),
         ("body", 11, _BYTES, _ONE),
         ("raw_body", 12, _BYTES, _ONE),
-        ("header_map", 13, _BYTES, _ONE),
+        ("header_map", 13, _BYTES, _MANY),
     ],
     "Entry": [("key", 1, _TEXT, _ONE), ("value", 2, _TEXT, _ONE)],
 }

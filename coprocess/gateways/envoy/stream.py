@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 
@@ -16,6 +15,7 @@ import structlog
 
 from coprocess.api.body_stream import BodyCut
 from coprocess.errors import CoprocessError, Status
+from coprocess.gateways.envoy.early_messages import EarlyBytes, EarlyMessages
 from coprocess.gateways.envoy.exchange import Exchange
 from coprocess.gateways.envoy.pieces import Waiter
 from coprocess.runtime.chained import NO_STEPS, Chain
@@ -24,8 +24,6 @@ from coprocess.transport.engine import BidiRpc, HandlersLoop, Metadata
 
 log = structlog.get_logger("coprocess")
 
-#: Messages that came before the one in front was answered, together.
-_MAX_INBOX_BYTES = 16 << 20
 #: Reading a message of that size takes long already.
 _LARGE_BYTES = 128 * 1024
 
@@ -35,9 +33,9 @@ class EnvoyStream(Chain):
 
     # Slots: an attribute of the class is looked up each time.
     __slots__ = (
+        "_early",
+        "_early_bytes",
         "_exchange",
-        "_inbox",
-        "_inbox_bytes",
         "_is_busy",
         "_is_half_closed",
         "_is_over",
@@ -51,7 +49,12 @@ class EnvoyStream(Chain):
     )
 
     def __init__(
-        self, service: Service, rpc: BidiRpc, exchange: Exchange, on_end: Callable[[EnvoyStream], None]
+        self,
+        service: Service,
+        rpc: BidiRpc,
+        exchange: Exchange,
+        on_end: Callable[[EnvoyStream], None],
+        early_bytes: EarlyBytes,
     ) -> None:
         # Not by the base class's, as each request makes one.
         self._service, self.method = service, rpc.method
@@ -60,8 +63,8 @@ class EnvoyStream(Chain):
         self._exchange = exchange
         self._on_end = on_end
         self._lock = threading.Lock()
-        self._inbox: deque[bytes] | None = None
-        self._inbox_bytes = 0
+        self._early: EarlyMessages | None = None
+        self._early_bytes = early_bytes
         #: Whether a message is being taken, and which. What follows is changed under the lock.
         self._is_busy = False
         self._message = b""
@@ -108,13 +111,8 @@ class EnvoyStream(Chain):
                 self._message = message
             elif self._waiter is not None:
                 waiter, self._waiter = self._waiter, None
-            else:
-                if self._inbox is None:
-                    self._inbox = deque()
-                self._inbox.append(message)
-                self._inbox_bytes += len(message)
-                if self._inbox_bytes <= _MAX_INBOX_BYTES:
-                    return
+            elif self._keep_early().put(message):
+                return
         if is_next:
             self._rpc.in_turn(self._take)
         elif waiter is not None:
@@ -147,6 +145,8 @@ class EnvoyStream(Chain):
             was_over, self._is_over = self._is_over, True
             waiter, self._waiter = self._waiter, None
             is_busy = self._is_busy
+            if self._early is not None:
+                self._early.clear()  # Nobody takes them any more.
         if waiter is not None:
             waiter(None)
         if not (was_over or is_busy):
@@ -229,7 +229,7 @@ class EnvoyStream(Chain):
     def _next(self) -> None:
         is_done = self._exchange.is_done
         self._lock.acquire()
-        if not (is_done or self._is_over or self._inbox or self._is_half_closed):
+        if not (is_done or self._is_over or self._early or self._is_half_closed):
             # Nearly always.
             self._is_busy = False
             self._lock.release()
@@ -237,9 +237,8 @@ class EnvoyStream(Chain):
         following = None
         was_over = self._is_over
         if not (was_over or is_done):
-            if self._inbox:
-                following = self._inbox.popleft()
-                self._inbox_bytes -= len(following)
+            if self._early:
+                following = self._early.take()
             else:
                 self._is_busy = False
         if following is None:
@@ -263,9 +262,8 @@ class EnvoyStream(Chain):
     def ask(self, waiter: Waiter) -> None:
         message = None
         with self._lock:
-            if self._inbox:
-                message = self._inbox.popleft()
-                self._inbox_bytes -= len(message)
+            if self._early:
+                message = self._early.take()
             elif not (self._is_over or self._is_half_closed):
                 self._waiter = waiter
                 return
@@ -273,10 +271,20 @@ class EnvoyStream(Chain):
 
     def give_back(self, message: bytes) -> None:
         with self._lock:
-            if self._inbox is None:
-                self._inbox = deque()
-            self._inbox.appendleft(message)
-            self._inbox_bytes += len(message)
+            self._keep_early().put_first(message)
+
+    def _keep_early(self) -> EarlyMessages:
+        """With the lock. Most streams have none."""
+        early = self._early
+        if early is None:
+            early = self._early = EarlyMessages(self._early_bytes)
+        return early
+
+    def let_go(self) -> None:
+        """At its end: of what nobody takes any more."""
+        if self._early is not None:
+            with self._lock:
+                self._early.clear()
 
     def wait(self, *, begins: bool) -> None:
         now_s = time.monotonic()

@@ -351,7 +351,8 @@ class Connection(ConnectionLife):
                 raise ConnectionFailure(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS with ACK is empty")
             if self._expected is not None:
                 raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "the first SETTINGS has no ACK")
-            self._unacknowledged -= 1
+            # Of one that nobody asked for, the RFC says nothing.
+            self._unacknowledged = max(0, self._unacknowledged - 1)
             if self._is_table_refused and self._unacknowledged == 0:
                 self._fields.forbid_table()
             return

@@ -110,6 +110,7 @@ class GrpcConnection:
         for stream in self.http.abandon():
             if stream.call is not None:
                 stream.call.cancelled()
+                stream.call = None  # They know each other: a cycle would be the collector's.
 
     def drop_overdue(self, now_s: float) -> bool:
         """Give up requests whose content does not come, also those of no call; whether there were any.

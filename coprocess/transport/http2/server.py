@@ -174,6 +174,8 @@ class Server:
         with self.lock:
             if not self._is_open:
                 return False
+            if self.callbacks:
+                return True
             next_s = self._timers.next_s()
             return (next_s is not None and next_s < time.monotonic()) or self._poller.is_ready()
 
