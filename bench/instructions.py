@@ -211,7 +211,7 @@ def kong_event() -> Step:
     """The access phase of a plugin that asks two things."""
     folder = Path(tempfile.mkdtemp())
     (folder / "bench.py").write_text(textwrap.dedent(kong.PLUGIN))
-    registration = plugin_server([folder / "bench.py"], PluginOptions(), follows_another=False)
+    registration = plugin_server([folder / "bench.py"], PluginOptions())
     gateway = registration.make(registration.load().table, GatewayOptions())
     engine = registration.engine(OPTIONS)
     engine.listen(f"unix:{folder}/kong")

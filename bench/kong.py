@@ -92,11 +92,12 @@ class Load:
 
     def __init__(self, path: Path, connections: int, phase: str, data: bytes) -> None:
         self.sockets = [socket.socket(socket.AF_UNIX) for _ in range(connections)]
+        start = wire.pack_request(1, wire.START_INSTANCE, {"Name": "bench", "Config": "{}"})
         for each in self.sockets:
             each.connect(str(path))
-        first = self.sockets[0]
-        first.sendall(wire.pack_request(1, wire.START_INSTANCE, {"Name": "bench", "Config": "{}"}))
-        instance = self._answer(first)[3]["Id"]
+            each.sendall(start)
+            # On each, as a server may say first who it is.
+            instance = self._answer(each)[3]["Id"]
         event = {"InstanceId": instance, "EventName": phase}
         self.event = wire.pack_request(1, wire.HANDLE_EVENT, event)[3:]
         self.step = wire.pack_as_kong(wire.STEP) + b"\x91\x82\xa7EventId"

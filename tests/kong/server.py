@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import socket
 import textwrap
 import time
@@ -38,6 +39,7 @@ class Served:
         connected.connect(str(self.path))
         connected.settimeout(PATIENCE_S)
         self.kongs.append(Kong(connected))
+        self.kongs[-1].take_greeting()
         return self.kongs[-1]
 
     def wait_idle(self) -> None:
@@ -56,7 +58,6 @@ def serving(
     options: PluginOptions | None = None,
     service_options: ServiceOptions | None = None,
     *,
-    follows_another: bool = False,
     max_message_bytes: int = 2**24,
     max_threads: int = 256,
 ) -> Iterator[Served]:
@@ -64,7 +65,7 @@ def serving(
     path = folder / f"plugin_{next(_numbers)}.py"
     path.write_text(textwrap.dedent(source))
     options = options or PluginOptions(name="p")
-    gateway = plugin_server([path], options, follows_another=follows_another)
+    gateway = plugin_server([path], options)
     socket_path = path.with_suffix(".socket")
     with serving_gateway(gateway, socket_path, service_options, max_message_bytes, max_threads) as served:
         yield served
@@ -140,8 +141,14 @@ class Kong:
             self.values += self.reader.feed(data)
         return self.values.pop(0)
 
+    def take_greeting(self) -> None:
+        """The server says who it is on each new connection, before all else."""
+        assert wire.message_of(self.receive()) == wire.Notification(wire.SERVER_PID, os.getpid())
+
     def answer(self) -> wire.Answer:
         message = wire.message_of(self.receive())
+        if isinstance(message, wire.Notification):  # Of a server in another process, who it is.
+            message = wire.message_of(self.receive())
         assert isinstance(message, wire.Answer)
         return message
 

@@ -196,6 +196,12 @@ def test_what_starts_python_otherwise_is_left_as_it_was(tmp_path: Path) -> None:
         assert ran.stdout == f"its own sitecustomize\n{out}\n"
 
 
+#: Once, these loaded, and Kong did not start with them.
+SCHEMA = "Schema = ({{'a': {{{}}}}},)\nclass Plugin:\n def access(self, kong): pass"
+#: Once, a header of two letters was unpacked.
+UNPACKED = "class Plugin:\n async def access(self, kong):\n  v, e = await kong.request.get_header('x')"
+
+
 @pytest.mark.parametrize(
     ("source", "says"),
     [
@@ -206,6 +212,10 @@ def test_what_starts_python_otherwise_is_left_as_it_was(tmp_path: Path) -> None:
         ("version = 1.0\nclass Plugin:\n def access(self, kong): pass", 'Expected: text as "1.0.0"'),
         ("priority = '1'\nclass Plugin:\n def access(self, kong): pass", "Expected: a whole number"),
         ("Schema = {'a': 1}\nclass Plugin:\n def access(self, kong): pass", "Expected: a list or tuple"),
+        (SCHEMA.format('"typ": "string"'), "Schema.a: unknown attribute 'typ'; Schema.a: has no type"),
+        (SCHEMA.format('"type": "text"'), "Schema.a: unknown type 'text'"),
+        (SCHEMA.format('"type": "string", "default": 1'), "Schema.a: the default 1 is no string"),
+        (UNPACKED, "p.py:3: kong.request.get_header is unpacked"),
         ("import nowhere_to_be_found", "ModuleNotFoundError"),
         ("def (", "SyntaxError"),
     ],

@@ -447,7 +447,7 @@ from coprocess.gateways.kong.registration import plugin_server
 
 def main():
     path = Path(sys.argv[3])
-    with serving_gateway(plugin_server([path], PluginOptions(), follows_another=False), Path("s")) as served:
+    with serving_gateway(plugin_server([path], PluginOptions()), Path("s")) as served:
         kong = served.connect()
         print(kong.run(kong.start("{}", "p")))
 

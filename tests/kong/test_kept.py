@@ -55,7 +55,7 @@ def handlers(tmp_path: Path, keep_s: float = 600) -> Iterator[tuple[Served, Path
     folder.mkdir()
     file = folder / "all.py"
     file.write_text(textwrap.dedent(HANDLERS))
-    gateway = handlers_server([folder], "coprocess", follows_another=False, keep_s=keep_s)
+    gateway = handlers_server([folder], "coprocess", keep_s=keep_s)
     with serving_gateway(gateway, tmp_path / "s.socket") as served:
         yield served, file
 

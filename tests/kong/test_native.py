@@ -125,7 +125,7 @@ def handlers(tmp_path: Path) -> Iterator[Served]:
     folder = tmp_path / "handlers"
     folder.mkdir()
     (folder / "all.py").write_text(textwrap.dedent(HANDLERS))
-    gateway = handlers_server([folder], "coprocess", follows_another=False)
+    gateway = handlers_server([folder], "coprocess")
     with serving_gateway(gateway, tmp_path / "s.socket") as served:
         yield served
 

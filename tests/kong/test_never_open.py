@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import select
 import socket
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from coprocess.gateways.kong import late_steps, wire
+from coprocess.gateways.kong import late_steps, pdk, wire
 from coprocess.gateways.kong.connection import Connection
 from coprocess.gateways.kong.plugin import PluginOptions
 from coprocess.runtime.service import ServiceOptions
@@ -621,12 +622,21 @@ def test_an_instance_that_is_not_known_is_started_anew(tmp_path: Path) -> None:
 
 
 def test_a_server_after_another_gives_other_ids_and_says_who_it_is(tmp_path: Path) -> None:
-    with serving(tmp_path, plugin("pass"), follows_another=True) as served:
-        kong = served.connect()
-        assert isinstance(wire.message_of(kong.receive()), wire.Notification)
-        assert kong.start() > 1000
-        kong.send(wire.HANDLE_EVENT, {"InstanceId": 0, "EventName": "access"})
-        assert "no plugin instance" in kong.answer().error
+    """Once, both counted from 0: an event of before ran with another's configuration."""
+    known: list[tuple[int, int]] = []
+    for _ in range(2):
+        # `connect` expects that the server says who it is.
+        with serving(tmp_path, plugin("kong.request.get_path()")) as served:
+            kong = served.connect()
+            own = kong.start()
+            for instance, event_id in known:
+                kong.send(wire.HANDLE_EVENT, {"InstanceId": instance, "EventName": "access"})
+                assert "no plugin instance" in kong.answer().error
+                assert event_id not in served.engine.events
+            known.append((own, kong.event(own)["EventId"]))
+    ((instance, event_id), (other_instance, other_event_id)) = known
+    assert instance != other_instance
+    assert event_id != other_event_id
 
 
 def test_instances_have_their_own_configuration_until_they_are_closed(tmp_path: Path) -> None:
@@ -634,12 +644,12 @@ def test_instances_have_their_own_configuration_until_they_are_closed(tmp_path: 
     with serving(tmp_path, source) as served:
         kong = served.connect()
         one, two = kong.start('{"a": "1"}'), kong.start('{"a": "2"}')
-        assert (one, two) == (0, 1)
+        assert one != two
         assert kong.run(one)[0][1] == ["x", "1"]
         assert kong.run(two)[0][1] == ["x", "2"]
         assert kong.run(one)[0][1] == ["x", "1!"]
         closed = kong.ask(wire.CLOSE_INSTANCE, one)
-        assert closed == {"Name": "p", "Id": 0, "Config": {"a": "1"}}
+        assert closed == {"Name": "p", "Id": one, "Config": {"a": "1"}}
         kong.send(wire.HANDLE_EVENT, {"InstanceId": one, "EventName": "access"})
         assert "no plugin instance" in kong.answer().error
 
@@ -649,10 +659,11 @@ def test_instances_that_kong_forgot_are_let_go(tmp_path: Path, monkeypatch: pyte
     with serving(tmp_path, plugin("pass")) as served:
         kong = served.connect()
         first = kong.start()
+        forgotten = kong.start()
         for _ in range(30):
             kong.start()
             kong.run(first)
-        kong.send(wire.HANDLE_EVENT, {"InstanceId": 5, "EventName": "access"})
+        kong.send(wire.HANDLE_EVENT, {"InstanceId": forgotten, "EventName": "access"})
         assert "no plugin instance" in kong.answer().error
 
 
@@ -699,7 +710,9 @@ def test_what_is_no_message_is_answered_so_that_kong_refuses_the_request(tmp_pat
 def test_an_event_that_is_none_refuses_the_request(tmp_path: Path, method: str, argument: Any) -> None:
     with serving(tmp_path, plugin("pass")) as served:
         kong = served.connect()
-        kong.start()
+        own = kong.start()
+        if isinstance(argument, dict) and "InstanceId" in argument:
+            argument = {**argument, "InstanceId": own}
         assert kong.ask(method, argument)["Data"] == {"Method": REFUSED[0], "Args": REFUSED[1]}
 
 
@@ -720,6 +733,34 @@ def test_an_instance_that_cannot_be_started_is_an_error(tmp_path: Path, argument
         kong.send(wire.START_INSTANCE, argument)
         assert isinstance(kong.answer().error, str)
         assert kong.run(kong.start()) == []
+
+
+def test_an_unknown_plugin_and_phase_are_named(tmp_path: Path) -> None:
+    """Once, they were a hook of type 210, and no event."""
+    with serving(tmp_path, plugin("pass")) as served:
+        kong = served.connect()
+        instance = kong.start()
+        kong.send(wire.START_INSTANCE, {"Name": "nosuch", "Config": "{}"})
+        assert kong.answer().error == "no plugin 'nosuch'; there are: p"
+        for phase, told in (
+            ("acess", "'acess' is no phase"),
+            ("rewrite", "the plugin 'p' has no phase rewrite"),
+        ):
+            with capture_logs() as logs:
+                kong.event(instance, phase)
+            assert any(told in str(entry.get("reason")) for entry in logs), logs
+
+
+def test_the_nearest_of_an_unknown_name_is_looked_for_once(tmp_path: Path) -> None:
+    """Once, each request looked for it, which took 6 ms and more."""
+    with serving(tmp_path, plugin("kong.request.get_hedr('x')")) as served:
+        kong = served.connect()
+        instance = kong.start()
+        kong.run(instance)
+        looked_for = pdk._unknown.cache_info().misses
+        kong.run(instance)
+        assert pdk._unknown.cache_info().misses == looked_for
+        assert pdk._unknown.cache_info().maxsize == 256
 
 
 def test_an_unknown_method_is_an_error(tmp_path: Path) -> None:
@@ -855,6 +896,46 @@ def test_async_phases(tmp_path: Path) -> None:
             ]
             assert len(kong.run(instance, get_header="large")[-2][1][1]) == 300_000
         served.wait_idle()
+
+
+@pytest.mark.filterwarnings("error")  # That a coroutine was never awaited is told by us, and not by Python.
+@pytest.mark.parametrize("tells_kong", [False, True])
+@pytest.mark.parametrize(
+    ("body", "refused_for"),
+    [
+        ("kong.response.exit(401, 'no')", "kong.response.exit"),
+        ("self.kept = kong.request.get_header('x')", "kong.request.get_header"),
+        ("await kong.request.get_path(); kong.log.err('x')", "kong.log.err"),
+        ("kong.call('kong.request.get_path')", "kong.request.get_path"),
+        ("await asyncio.gather(kong.request.get_path(), kong.request.get_method())", ""),
+        ("await asyncio.create_task(kong.request.get_path())", ""),
+        ("self.kept = asyncio.create_task(kong.request.get_path())", ""),
+        ("asyncio.create_task(kong.request.get_path()).cancel()", ""),
+    ],
+)
+def test_an_async_call_that_is_not_awaited_refuses_the_request(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], body: str, refused_for: str, tells_kong: bool
+) -> None:
+    """Once, an exit without await let the request by."""
+    source = f"""
+import asyncio
+class Plugin:
+    def __init__(self, config): ...
+    async def access(self, kong):
+        {body}
+"""
+    with serving(tmp_path, source, PluginOptions(name="p", tells_kong=tells_kong)) as served:
+        kong = served.connect()
+        instance = kong.start()
+        calls = kong.run(instance)
+        gc.collect()
+        assert (calls[-1:] == [REFUSED]) is bool(refused_for), calls
+        served.wait_idle()
+    logged = capsys.readouterr().out
+    if refused_for:
+        assert f'access hook "p" failed: {refused_for} was not awaited' in logged
+    else:
+        assert "not awaited" not in logged
 
 
 def test_async_phases_wait_beside_each_other(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,8 +41,10 @@ def differences(case: Any, folder: Path) -> Iterator[str]:
         servers: dict[str, Served] = {}
         ends: dict[str, contextlib.ExitStack] = {}
         kongs: dict[tuple[str, int], Kong] = {}
-        #: By the recorded ones, which mean nothing to Kong: events that are refused have one here, too.
+        #: By the recorded ones, which mean nothing to Kong. Events that are refused have one here, too, and
+        #: instances have those by which none of a server before is meant, where kong-pdk counts from 0.
         event_ids: dict[Any, Any] = {}
+        instance_ids: dict[Any, Any] = {}
         for frame in case["frames"]:
             name = frame["name"]
             key, raw = (name, frame["conn"]), frame.get("raw")
@@ -68,7 +71,7 @@ def differences(case: Any, folder: Path) -> Iterator[str]:
                 if raw is not None:
                     return  # It was cut.
             elif frame["dir"] == "kong>py":
-                kongs[key].socket.sendall(with_id_of(base64.b64decode(raw), event_ids))
+                kongs[key].socket.sendall(with_ids_of(base64.b64decode(raw), event_ids, instance_ids))
             else:
                 (expected,) = wire.Reader().feed(base64.b64decode(raw))
                 try:
@@ -78,6 +81,8 @@ def differences(case: Any, folder: Path) -> Iterator[str]:
                     return
                 if event_id_of(expected) is not None and event_id_of(got) is not None:
                     event_ids[event_id_of(expected)] = event_id_of(got)
+                if is_instance(expected) and is_instance(got):
+                    instance_ids[expected[-1]["Id"]] = got[-1]["Id"]
                 if compared(got) != compared(expected):
                     yield f"{got} instead of {expected}"
                     return
@@ -100,23 +105,32 @@ def event_id_of(answer: Any) -> Any:
     return answer[-1].get("EventId") if isinstance(answer[-1], dict) else None
 
 
-def with_id_of(raw: bytes, event_ids: dict[Any, Any]) -> bytes:
-    """A frame of Kong's, with the id that this server gave to its event."""
+def is_instance(answer: Any) -> bool:
+    return isinstance(answer[-1], dict) and "Id" in answer[-1]
+
+
+def with_ids_of(raw: bytes, event_ids: dict[Any, Any], instance_ids: dict[Any, Any]) -> bytes:
+    """A frame of Kong's, with the ids that this server gave to its event and its instance."""
     message = wire.Reader().feed(raw)[0]
     argument = message[3][0] if len(message) == 4 and message[3] else None
-    if not isinstance(argument, dict) or "EventId" not in argument:
+    if message[2] == wire.CLOSE_INSTANCE and argument in instance_ids:
+        message[3][0] = instance_ids[argument]
+    elif isinstance(argument, dict) and argument.get("EventId") in event_ids:
+        argument["EventId"] = event_ids[argument["EventId"]]
+    elif isinstance(argument, dict) and argument.get("InstanceId") in instance_ids:
+        argument["InstanceId"] = instance_ids[argument["InstanceId"]]
+    else:
         return raw
-    recorded = argument["EventId"]
-    if event_ids.get(recorded, recorded) == recorded:
-        return raw
-    argument["EventId"] = event_ids[recorded]
     return wire.pack_as_kong(message)
 
 
 def compared(message: Any) -> Any:
     if isinstance(message[-1], dict):
-        left_out = ("StartTime", "EventId")
+        left_out = ("StartTime", "EventId", "Id")
         return [*message[:-1], {key: value for key, value in message[-1].items() if key not in left_out}]
+    if len(message) == 4 and isinstance(message[2], str):
+        # Its number is the server's own.
+        return [*message[:2], re.sub(r"(no plugin instance #)\d+", r"\1", message[2]), *message[3:]]
     return message
 
 

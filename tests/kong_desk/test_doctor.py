@@ -26,6 +26,9 @@ GOOD = """
             kong.response.set_header("X", host)
 """
 MIXED = GOOD + "        if not kong.request.get_method():\n                pass\n"
+COMMAND = GOOD.replace("host, err =", "host =").replace("kong.response", "_, err = kong.response")
+MISSPELT = GOOD.replace("access", "rewrite") + "\n        def acess(self, kong): ...\n"
+AWAITED = GOOD.replace("def access", "async def access").replace("= kong.request", "= await kong.request")
 DUMP = {
     "Name": "hello",
     "Phases": ["access"],
@@ -105,6 +108,8 @@ ROUTE = {"url": "http://a", "routes": [{"paths": ["/"], "plugins": [{"name": "he
         ("conf-environment", {"flags": "--config ~/x"}, "uses ~"),
         ("conf-not-enabled", {"conf": {"plugins": "bundled"}}, "lacks 'hello'"),
         ("conf-not-enabled", {"conf": {"plugins": "bundled,Hello"}}, "calls itself 'hello'"),
+        ("conf-not-enabled", {"conf": {"plugins": "bundled,hello,ghost"}}, "lists 'ghost', of which"),
+        ("conf-not-enabled", {"conf": {"plugins": "cors,ghost"}, "printed": ""}, "lists 'ghost', of which"),
         ("conf-socket", {"conf": {"pluginserver_hello_socket": "/other/x.sock"}}, "/other/x.sock"),
         ("conf-socket", {"conf": {"pluginserver_hello_socket": f"/{'x' * 120}.sock"}}, "107 is the most"),
         ("conf-socket", {"flags": "--socket-name other"}, "/other"),
@@ -115,6 +120,7 @@ ROUTE = {"url": "http://a", "routes": [{"paths": ["/"], "plugins": [{"name": "he
         ("dump-refused", {"dump": {**DUMP, "Version": "1"}}, "Version is '1'"),
         ("dump-refused", {"printed": "{}"}, "expected a list with one plugin"),
         ("phase-never-runs", {"dump": {**DUMP, "Phases": ["acces"]}}, "no phase that Kong knows"),
+        ("phase-never-runs", {"code": MISSPELT}, "acess is no phase of Kong's. Did you mean access?"),
         ("phase-never-runs", {"dump": REWRITE, "declarative": {"services": [ROUTE]}}, "rewrite"),
         ("phase-never-runs", {"dump": {**DUMP, "Phases": ["preread"]}}, "its protocols lack tcp"),
         ("phase-fatal", {"dump": {**DUMP, "Phases": ["access", "init_worker"]}}, "init_worker"),
@@ -122,6 +128,9 @@ ROUTE = {"url": "http://a", "routes": [{"paths": ["/"], "plugins": [{"name": "he
         ("style-mixed", {"code": MIXED}, "get_method"),
         ("style-wrong", {"code": GOOD.replace("host, err =", "host =")}, "taken as a value"),
         ("style-wrong", {"flags": "--no-lua-style"}, "--no-lua-style"),
+        ("style-mixed", {"code": COMMAND, "flags": "--no-lua-style"}, "kong.response.set_header in line 9"),
+        ("style-wrong", {"code": AWAITED}, "In an async phase it is the value alone"),
+        ("config-refused", {"declarative": {"services": [{"nam": 1}]}, "printed": ""}, "services"),
         ("config-refused", {"declarative": configured({"other": 1})}, "unknown field"),
         ("config-refused", {"declarative": configured({"message": 5})}, "got a number"),
         ("config-unused", {"declarative": configured({"allow": ["a"]}, "acl")}, "nowhere"),
@@ -132,6 +141,34 @@ def test_it_finds(project: Examine, rule: str, changes: dict[str, object], told:
     assert found, project(**changes)
     assert any(told in finding.problem for finding in found), found
     assert all(finding.effect and finding.remedy for finding in found)
+
+
+@pytest.mark.parametrize(
+    ("command", "rule", "remedy"),
+    [
+        (f"{sys.executable} -c 'import nowhere_to_be_found'", "dump-broken", "Install it"),
+        ("/bin/sh -c 'nowhere_to_be_found x'", "dump-broken", "absolute path"),
+        ("nowhere_to_be_found", "conf-command", "absolute path"),
+        ("/bin/sh -c 'exit 3'", "dump-broken", "Run query_cmd yourself"),
+    ],
+)
+def test_a_query_command_that_cannot_run_is_told_once_with_what_helps(
+    project: Examine, command: str, rule: str, remedy: str
+) -> None:
+    """Once, all were told to print nothing, and one that is not found was told twice."""
+    (found,) = project(conf={"pluginserver_hello_query_cmd": command})
+    assert found.rule == rule
+    assert remedy in found.remedy
+
+
+def test_plugins_of_a_folder_are_read(project: Examine, tmp_path: Path) -> None:
+    folder = tmp_path / "plugins"
+    folder.mkdir()
+    (folder / "hello.py").write_text(textwrap.dedent(GOOD))
+    command = f"{SERVE} -d {folder} -p {tmp_path} --socket-name hello.socket --no-lua-style"
+    (found,) = project(conf={"pluginserver_hello_start_cmd": command})
+    assert found.rule == "style-wrong"
+    assert str(folder / "hello.py") in str(found)
 
 
 def test_a_script_without_its_executable_bit_or_first_line(project: Examine, tmp_path: Path) -> None:

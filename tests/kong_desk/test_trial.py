@@ -172,6 +172,23 @@ def test_a_declarative_configuration_in_yaml(tmp_path: Path) -> None:
     assert not other["runs"]
 
 
+def test_plugins_beside_that_the_configuration_names_are_taken(tmp_path: Path) -> None:
+    """Once, they had to be given by --with, and nothing said so."""
+    plugin = "class Plugin:\n    def __init__(self, config): ...\n    def access(self, kong): ...\n"
+    for name in ("first", "second", "third"):
+        (tmp_path / f"{name}.py").write_text(plugin)
+    arguments = ["kong", "try", str(tmp_path / "first.py"), "GET", "/", "--json", "--declarative"]
+    document = tmp_path / "kong.json"
+    service = {"url": "http://a", "routes": [{"paths": ["/"]}]}
+    document.write_text(
+        json.dumps({"services": [service], "plugins": [{"name": "first"}, {"name": "third"}]})
+    )
+    trial = json.loads(CliRunner().invoke(app, [*arguments, str(document)]).stdout)
+    assert {run["plugin"] for run in trial["runs"]} == {"first", "third"}
+    document.write_text(json.dumps({"services": [service], "plugins": [{"name": "fourth"}]}))
+    assert "--with FILE" in str(CliRunner().invoke(app, [*arguments, str(document)]).exception)
+
+
 def test_bytes_that_are_no_utf8_reach_the_plugin(tmp_path: Path) -> None:
     path = tmp_path / "plugin.py"
     path.write_text(

@@ -207,14 +207,12 @@ def serve(
     if "data_dir" not in settings.model_fields_set:
         # Kong starts it in a folder that may be nobody's to write to.
         settings = settings.model_copy(update={"data_dir": prefix.absolute() / settings.data_dir})
-    follows_another = any(path.exists() for path in sockets)
     share = None if shared_folder is None else Share(shared_folder, worker_number, settings.workers)
     if handlers:
         served = name or HANDLERS_NAME
         gateway = handlers_server(
             handlers,
             served,
-            follows_another=follows_another,
             share=share,
             limits_store=store.library_url,
             keep_s=keep_s,
@@ -222,9 +220,7 @@ def serve(
     else:
         # One of several workers tells what is left out.
         left_out = files.left_out if worker_number == 0 else []
-        gateway = plugin_server(
-            paths, options, follows_another=follows_another, share=share, left_out=left_out
-        )
+        gateway = plugin_server(paths, options, share=share, left_out=left_out)
     _run(settings, lambda: _app(settings, gateway, worker_fd, worker_number), outlive=outlive_parent)
 
 

@@ -28,6 +28,7 @@ from coprocess.cli.attempt import (
     named_files,
 )
 from coprocess.errors import ConfigError
+from coprocess.gateways.kong.plugin import has_plugin, name_in
 
 if TYPE_CHECKING:
     from coprocess.desk.kong.trial import Trial
@@ -56,7 +57,8 @@ def try_(
         typer.Option(
             "--declarative",
             metavar="FILE",
-            help="Kong's declarative configuration, JSON or YAML. Default: the plugin on everything.",
+            help="Kong's declarative configuration, JSON or YAML; plugins that it names, and that lie beside "
+            "PLUGIN.py, are taken, too. Default: the plugin on everything.",
         ),
     ] = None,
     upstream: UpstreamUrl = None,
@@ -87,6 +89,15 @@ def try_(
     attempt.go(watch=watch)
 
 
+def _beside(given: list[Path], names: set[str]) -> list[Path]:
+    """Plugins of these names that lie beside the one that is given first, and are not given."""
+    if not names or not given[0].is_file():
+        return []
+    known = {name_in(path) for path in given if path.is_file()}
+    beside = [path for path in sorted(given[0].parent.glob("*.py")) if has_plugin(path)]
+    return [path for path in beside if name_in(path) in names - known]
+
+
 @dataclass(frozen=True, slots=True)
 class _Attempt(Attempt):
     plugins: list[Path]
@@ -96,15 +107,16 @@ class _Attempt(Attempt):
     lua_style: bool
 
     def run(self) -> bool:
-        from coprocess.desk.kong.declarative import read_declarative
+        from coprocess.desk.kong.declarative import plugins_named, read_declarative
         from coprocess.desk.kong.trial import TrialKong, plugin_servers
         from coprocess.desk.output import captured_streams
 
         document = read_declarative(self.declarative) if self.declarative else None
         config = self._config()
+        plugins = [*self.plugins, *_beside(self.plugins, plugins_named(document))]
         with ExitStack() as stack:
             with redirect_stdout(sys.stderr):
-                servers = stack.enter_context(plugin_servers(self.plugins, lua_style=self.lua_style))
+                servers = stack.enter_context(plugin_servers(plugins, lua_style=self.lua_style))
             first = next(iter(servers.infos))
             configs = {} if config is None else {first: config}
             kong = TrialKong(

@@ -37,3 +37,17 @@ def parse_declarative(text: str, path: Path) -> Any:
         mark = getattr(error, "problem_mark", None)
         place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise ConfigError(f"{path}: not YAML: {getattr(error, 'problem', None) or error}{place}") from None
+
+
+def plugins_named(document: Any) -> set[str]:
+    """Plugins that a declarative configuration names."""
+    found: set[str] = set()
+    if isinstance(document, dict):
+        for name, value in document.items():
+            if name == "plugins" and isinstance(value, list):
+                found |= {str(each.get("name")) for each in value if isinstance(each, dict)}
+            found |= plugins_named(value)
+    elif isinstance(document, list):
+        for each in document:
+            found |= plugins_named(each)
+    return found

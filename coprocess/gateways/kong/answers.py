@@ -19,6 +19,10 @@ class StepFailed(Exception):
     """Kong tells of an error instead of what the call gives."""
 
 
+class PDKException(Exception):
+    """A PDK call failed, where errors are raised and not returned."""
+
+
 def pack_exit(status: int, body: Any, headers: Any = None) -> bytes:
     """What ends a request with an answer to its client."""
     arguments = (status, body) if headers is None else (status, body, headers)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import queue
+import secrets
 import socket
 import threading
 import time
@@ -67,8 +68,10 @@ class KongEngine(Engine):
         #: By id: those that are not over.
         self.events: dict[int, Event] = {}
         # From where on Kong sends each id back in the bytes that went to it.
+        # By chance, as Kong may send a step of an event of a server before this one.
+        first = _FIRST_ID + secrets.randbelow(2**26)
         self._ids = itertools.count(
-            _FIRST_ID if share is None else share.first_id(_FIRST_ID), 1 if share is None else share.count
+            first if share is None else share.first_id(first), 1 if share is None else share.count
         )
         self.late = LateSteps(self.events, self)
         #: By their ids.

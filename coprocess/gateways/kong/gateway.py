@@ -13,9 +13,10 @@ from coprocess.gateways.kong.call import CloseCall, InstanceCall, PluginCall
 from coprocess.gateways.kong.event import Event
 from coprocess.gateways.kong.instances import Instances, config_of
 from coprocess.gateways.kong.phases import Phase
-from coprocess.loading.hooks import HookTable
+from coprocess.loading.hooks import Hook, HookTable
 from coprocess.runtime.call import Call
 from coprocess.runtime.gateway import Gateway, Opener
+from coprocess.text import printable
 
 
 class UnknownInstance(UnknownHook):
@@ -64,27 +65,44 @@ class KongGateway(Gateway):
                     return PluginCall(hook, event, instance)
             asked = _PHASES[phase]
         except (KeyError, TypeError):
-            raise BadMessage(
-                f"not an event: {repr_of(argument, 200)}. Expected: InstanceId, EventName"
-            ) from None
+            raise BadMessage(_what_is_wrong(argument)) from None
         if instance is None:
             event.refuse_instance(instance_id)
             raise UnknownInstance(f"no plugin instance #{repr_of(instance_id, 40)}: Kong starts it anew")
-        return PluginCall(self.table.choose(asked, instance.plugin_name), event, instance)
+        return PluginCall(self._hook(asked, instance.plugin_name), event, instance)
 
     def _start(self, event: Event) -> Call:
         name, config = config_of(event.argument)
-        return InstanceCall(self.table.choose(Phase.start, name), event, self.instances, name, config)
+        return InstanceCall(self._hook(Phase.start, name), event, self.instances, name, config)
 
     def _close(self, event: Event) -> Call:
         instance = self.instances.close(event.argument)
         if instance is None:
             event.refuse_instance(event.argument)
             raise UnknownInstance(f"no plugin instance #{repr_of(event.argument, 40)}")
-        return CloseCall(self.table.choose(Phase.start, instance.plugin_name), event, instance)
+        return CloseCall(self._hook(Phase.start, instance.plugin_name), event, instance)
+
+    def _hook(self, phase: Phase, plugin_name: str) -> Hook:
+        """Raises UnknownHook in the words of Kong's users."""
+        try:
+            return self.table.choose(phase, plugin_name)
+        except UnknownHook:
+            names = sorted({hook.name for hook in self.table})
+        name = repr_of(plugin_name, 100)
+        if plugin_name in names:
+            raise UnknownHook(printable(f"the plugin {name} has no phase {phase.name}"))
+        there_are = f"there are: {', '.join(names)}" if names else "none is loaded"
+        raise UnknownHook(printable(f"no plugin {name}; {there_are}"))
 
     def open_local_event(self, name: str, payload: str, caller: CallContext | None) -> Call:
         raise UnknownHook(f"no event {name!r}: plugins of Kong take none")
+
+
+def _what_is_wrong(argument: Any) -> str:
+    """Of what is no event of ours."""
+    if isinstance(argument, dict) and "InstanceId" in argument and "EventName" in argument:
+        return f"{repr_of(argument['EventName'], 100)} is no phase. Expected: one of {', '.join(_PHASES)}"
+    return f"not an event: {repr_of(argument, 200)}. Expected: InstanceId, EventName"
 
 
 _PHASES: Mapping[str, Phase] = {phase.name: phase for phase in Phase if phase is not Phase.start}

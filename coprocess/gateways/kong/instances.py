@@ -49,7 +49,7 @@ class Instances:
     """All that Kong has started and not closed."""
 
     def __init__(self, first_id: int = 0) -> None:
-        """`first_id`: so that those of a server before this one are not mistaken for these."""
+        """`first_id`: one by which those of a server before this one are not mistaken for these."""
         self._ids = itertools.count(first_id)
         self._by_id: OrderedDict[Any, Instance] = OrderedDict()
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 import difflib
 import functools
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from coprocess.gateways.kong.answers import StepFailed
+from coprocess.gateways.kong.answers import PDKException, StepFailed
 from coprocess.gateways.kong.methods import Method
 
 Ask = Callable[[Method, tuple[Any, ...]], Any]
 
+#: So many names that no function has are known, with the nearest: to find that one takes long.
+_MOST_UNKNOWN: Final = 256
 _LOG_LEVELS = "alert crit debug deprecation emerg err info notice warn"
 #: By namespace, the functions in it.
 FUNCTIONS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -76,10 +78,6 @@ FUNCTIONS: Final[Mapping[str, tuple[str, ...]]] = {
 METHODS: Final = frozenset(
     f"{namespace}.{name}" for namespace, functions in FUNCTIONS.items() for name in functions
 ) | {"kong.log"}
-
-
-class PDKException(Exception):
-    """A PDK call failed, where errors are raised and not returned."""
 
 
 def _is_none(namespace: object) -> Any:
@@ -193,7 +191,7 @@ def _made(method: Method, style: str) -> Callable[..., Any]:
     elif style == "async":
 
         def call(self: Namespace, *args: Any) -> Any:
-            return _asked(method, self[0](method, args))
+            return self[0](method, args)  # As `AwaitedCalls` does it.
 
     else:
 
@@ -228,16 +226,10 @@ def _call_python(self: Namespace, method: str, *args: Any) -> Any:
     return self[0](Method(method), args)
 
 
-async def _asked(method: Method, asked: Awaitable[Any]) -> Any:
-    try:
-        return await asked
-    except StepFailed as error:
-        raise PDKException(f"exception from {method.name}: {error}") from None
-
-
 _UNCHECKED = {"lua": _call_lua, "python": _call_python, "async": _call_python}
 
 
+@functools.lru_cache(_MOST_UNKNOWN)
 def _unknown(path: str, name: str) -> str:
     wanted = f"{path}.{name}"
     known = [*METHODS, *FUNCTIONS]

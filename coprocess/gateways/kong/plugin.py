@@ -18,12 +18,15 @@ from coprocess.api.declarations import Limits
 from coprocess.api.functions import Source, is_async, source_of
 from coprocess.bounded import repr_of
 from coprocess.errors import HandlerError
+from coprocess.gateways.kong.awaited import AwaitedCalls
 from coprocess.gateways.kong.event import Event
 from coprocess.gateways.kong.instances import Instance
 from coprocess.gateways.kong.pdk import kong_class
 from coprocess.gateways.kong.phases import PLUGIN_PHASES, Phase
+from coprocess.gateways.kong.schema import schema_problems
 from coprocess.gateways.kong.telling import async_telling, telling
 from coprocess.gateways.kong.turns import EventEnded
+from coprocess.gateways.kong.unpacked import unpacked_calls
 from coprocess.loading.hooks import Hook, Plan
 
 #: Kong runs them in its own process only: where it is told of one, requests die. So it is told of none.
@@ -31,6 +34,8 @@ _KONGS_OWN: Final = ("init_worker", "header_filter", "body_filter", "configure")
 _VERSION: Final = re.compile(r"\d+\.\d+\.\d+(\.\d+)?([-+].*)?")
 #: Where a file says none: without one, Kong does not start.
 _DEFAULT_VERSION: Final = "0.0.0"
+#: That are told of one schema.
+_MOST_PROBLEMS: Final = 5
 _START: Final = "start_dedicated_server"
 
 
@@ -152,10 +157,13 @@ def _async_phase(plugin_class: type, name: str, kong: Callable[[Any], Any]) -> C
     async def run(instance: Any, event: Event) -> None:
         from coprocess.gateways.kong.async_steps import settled
 
+        calls = AwaitedCalls(event.ask_async)
         with contextlib.suppress(EventEnded):
             try:
-                await getattr(instance.object_of(plugin_class), name)(kong((event.ask_async,)))
+                await getattr(instance.object_of(plugin_class), name)(kong((calls,)))
+                await calls.expect_begun()
             finally:
+                calls.close()
                 if event.is_asking:
                     event.close_to_others()
                     await settled(event)
@@ -219,6 +227,7 @@ def plugin_of(module: ModuleType, path: Path, options: PluginOptions) -> Plugin:
         tells_kong=options.tells_kong,
         redact=options.redact,
     )
+    _expect_values(path)
     if not plugin.phases and plugin.never_run:
         raise HandlerError(
             f"{plugin.never_run[0]}. Expected: any of {', '.join(each.name for each in PLUGIN_PHASES)}"
@@ -229,6 +238,19 @@ def plugin_of(module: ModuleType, path: Path, options: PluginOptions) -> Plugin:
             f"{', '.join(each.name for each in PLUGIN_PHASES)}"
         )
     return plugin
+
+
+def _expect_values(path: Path) -> None:
+    """Raises HandlerError where an async phase takes a value for (value, err)."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return
+    for name, line in unpacked_calls(tree):
+        raise HandlerError(
+            f"{path}:{line}: {name} is unpacked. In an async phase it gives the value alone, and raises. "
+            f"Expected: value = await {name}(…)"
+        )
 
 
 def _take_main_block(module: ModuleType, path: Path) -> None:
@@ -294,6 +316,8 @@ def _schema(value: Any, path: Path) -> list[Any]:
                 f"{path}: Schema has {repr_of(each, 60)}. Expected: fields of one name each, as "
                 '{"message": {"type": "string"}}'
             )
+    if problems := list(schema_problems(fields)):
+        raise HandlerError(f"{path}: {'; '.join(problems[:_MOST_PROBLEMS])}. Kong does not start with that")
     return fields
 
 

@@ -58,7 +58,6 @@ def handlers_server(
     folders: Sequence[Path],
     name: str,
     *,
-    follows_another: bool,
     share: Share | None = None,
     limits_store: Callable[[], str | None] = lambda: None,
     keep_s: float = kept.DEFAULT_KEEP_S,
@@ -68,9 +67,7 @@ def handlers_server(
     `limits_store` gives where rate and quota are counted, when it serves; None: in this process. `keep_s`:
     how long a request may take from its access to its response phase.
     """
-    return _server(
-        lambda: load_handlers(folders, name, limits_store(), keep_s, share)[0], follows_another, share
-    )
+    return _server(lambda: load_handlers(folders, name, limits_store(), keep_s, share)[0], share)
 
 
 def load_handlers(
@@ -94,27 +91,26 @@ def plugin_server(
     paths: Sequence[Path],
     options: PluginOptions,
     *,
-    follows_another: bool,
     share: Share | None = None,
     left_out: Sequence[str] = (),
 ) -> Registration:
     """A plugin server of the plugins in `paths`, which are loaded anew with each reload.
 
-    `follows_another`: Kong may know instances by ids that a server before this one gave. `share`: this is
-    one of several processes.
+    `share`: this is one of several processes.
     """
-    return _server(lambda: load_plugins(paths, options, left_out)[0], follows_another, share)
+    return _server(lambda: load_plugins(paths, options, left_out)[0], share)
 
 
-def _server(load: Callable[[], Loaded], follows_another: bool, share: Share | None) -> Registration:
+def _server(load: Callable[[], Loaded], share: Share | None) -> Registration:
     if share is not None:
         instances: Instances = SharedInstances(share.folder)
         # The same of all workers, and of those that take the place of one.
         greeting = server_greeting(os.getppid())
     else:
-        # Kong counts in floats: below 2^53 they are exact. No two starts on one socket give the same ids.
-        instances = Instances(secrets.randbelow(2**30) << 20 if follows_another else 0)
-        greeting = server_greeting(os.getpid()) if follows_another else b""
+        # Kong may know instances of a server before this one, and none but Kong can tell: so no two starts
+        # give the same ids. Kong counts in floats: below 2^53 they are exact.
+        instances = Instances(secrets.randbelow(2**30) << 20)
+        greeting = server_greeting(os.getpid())
 
     def make(table: HookTable, _: GatewayOptions) -> KongGateway:
         return KongGateway(table, instances)

@@ -10,6 +10,19 @@ from coprocess.errors import ConfigError
 
 _SETTING = re.compile(r"\s*([A-Za-z0-9_.-]+)\s*=\s*(.*)")
 DEFAULT_PREFIX = "/usr/local/kong"
+#: What `plugins` may list that comes with Kong 3.9 itself.
+KONGS_OWN = frozenset(
+    {
+        *("bundled", "off", "acl", "acme", "ai-prompt-decorator", "ai-prompt-guard", "ai-prompt-template"),
+        *("ai-proxy", "ai-request-transformer", "ai-response-transformer", "aws-lambda", "azure-functions"),
+        *("basic-auth", "bot-detection", "correlation-id", "cors", "datadog", "file-log", "grpc-gateway"),
+        *("grpc-web", "hmac-auth", "http-log", "ip-restriction", "jwt", "key-auth", "ldap-auth", "loggly"),
+        *("oauth2", "opentelemetry", "post-function", "pre-function", "prometheus", "proxy-cache"),
+        *("rate-limiting", "redirect", "request-size-limiting", "request-termination"),
+        *("request-transformer", "response-ratelimiting", "response-transformer", "session"),
+        *("standard-webhooks", "statsd", "syslog", "tcp-log", "udp-log", "zipkin"),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)

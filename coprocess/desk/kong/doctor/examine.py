@@ -7,22 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from coprocess.desk.findings import FileFinding, Severity
-from coprocess.desk.kong.declarative import read_declarative
+from coprocess.desk.kong.declarative import plugins_named, read_declarative
 from coprocess.desk.kong.doctor.commands import (
     environment_findings,
+    plugins_of,
     program_of,
     program_problem,
     remedy_of,
     served_sockets,
     words_of,
 )
-from coprocess.desk.kong.doctor.conf import Conf, PluginServer, read_conf
+from coprocess.desk.kong.doctor.conf import KONGS_OWN, Conf, PluginServer, read_conf
 from coprocess.desk.kong.doctor.findings import NO_START, finding
 from coprocess.desk.kong.doctor.query import phase_findings, queried
 from coprocess.desk.kong.doctor.styles import PluginCode, read_code
 from coprocess.desk.kong.simulator.dump import PluginInfo
 from coprocess.desk.kong.simulator.entities import load_entities
 from coprocess.errors import ConfigError
+from coprocess.gateways.kong.plugin import name_in
 
 #: Longer ones do not fit in a unix address.
 _LONGEST_SOCKET = 107
@@ -46,8 +48,8 @@ class _Examination:
         self.run = run
         self.files: dict[Path, PluginServer | None] = dict.fromkeys(plugins)
         self.infos: dict[str, PluginInfo] = {}
-        #: Whether all servers have told of their plugin.
-        self.all_known = True
+        #: Plugins of servers that have not told of them, by what their files and kong.conf call them.
+        self.untold: list[str] = []
 
     def found(self) -> Iterator[FileFinding]:
         if self.conf_path is not None:
@@ -55,7 +57,6 @@ class _Examination:
                 conf = read_conf(self.conf_path)
             except ConfigError as error:
                 yield finding("conf-unreadable", self.conf_path, 0, f"{error}.", NO_START, "Mend the file.")
-                self.all_known = False
             else:
                 yield from self._conf(conf)
         for path, server in self.files.items():
@@ -114,25 +115,27 @@ class _Examination:
                 f"Set {server.key}_start_cmd, or see that the server runs.",
                 Severity.WARNING,
             )
+        cannot_run = False
         for what, command in (("query_cmd", server.query_cmd), ("start_cmd", server.start_cmd)):
             if command:
-                yield from self._command(server, what, command)
+                told = list(self._command(server, what, command))
+                yield from told
+                cannot_run = cannot_run or (bool(told) and what == "query_cmd")
         yield from self._socket(server)
         info: PluginInfo | None = None
         if server.query_cmd and self.run:
             for outcome in queried(server):
-                if isinstance(outcome, FileFinding):
-                    yield outcome
-                else:
+                if not isinstance(outcome, FileFinding):
                     info = outcome
-        if info is None:
-            self.all_known = False
-        else:
+                elif not (cannot_run and outcome.rule == "dump-broken"):  # Else it is told.
+                    yield outcome
+        if info is not None:
             self.infos[info.name] = info
             yield from phase_findings(server, info)
-        for word in words_of(server.start_cmd):
-            if word.endswith(".py") and Path(word).is_file():
-                self.files[Path(word)] = server
+        files = plugins_of(words_of(server.start_cmd))
+        self.files.update(dict.fromkeys(files, server))
+        if info is None:
+            self.untold += [name_in(path) for path in files] or [server.name]
 
     def _command(self, server: PluginServer, what: str, command: str) -> Iterator[FileFinding]:
         path, line = server.conf.path, server.line(what)
@@ -196,19 +199,28 @@ class _Examination:
                     "Kong does not know the plugin: a configuration that uses it is refused.",
                     f"Write plugins = {', '.join([*enabled, name])}.",
                 )
-        if not self.all_known:
-            return
+        known = [*self.infos, *self.untold]
         for name in enabled:
-            # Kong's own plugins have names that nobody here can list.
-            near = name not in self.infos and any(_alike(name, other) for other in self.infos)
-            if near:
+            if name in known:
+                continue
+            if any(_alike(name, other) for other in known):
                 yield finding(
                     "conf-not-enabled",
                     conf.path,
                     line,
-                    f"plugins lists {name!r}, and the plugin calls itself {_nearest(name, self.infos)!r}.",
+                    f"plugins lists {name!r}, and the plugin calls itself {_nearest(name, known)!r}.",
                     f"{NO_START} It says: enabled but not installed.",
                     "Use one name, to the letter.",
+                )
+            elif name not in KONGS_OWN and conf.servers:
+                yield finding(
+                    "conf-not-enabled",
+                    conf.path,
+                    line,
+                    f"plugins lists {name!r}, of which no server tells, and which is none of Kong's own.",
+                    f"{NO_START} It says: enabled but not installed. A plugin in Lua may be installed there.",
+                    f"Leave {name!r} out, or have a server tell of it: pluginserver_names and its query_cmd.",
+                    Severity.WARNING,
                 )
 
     # Code
@@ -221,6 +233,25 @@ class _Examination:
                 "plugin-broken", path, 0, f"{error}.", "Its server does not start.", "Mend the file."
             )
             return
+        for name, line, phase in code.misspelt:
+            yield finding(
+                "phase-never-runs",
+                path,
+                line,
+                f"{name} is no phase of Kong's. Did you mean {phase}?",
+                "Kong never runs it, and says nothing.",
+                f"Name it {phase}, or otherwise than a phase.",
+                Severity.WARNING,
+            )
+        for method, line in code.unpacked:
+            yield finding(
+                "style-wrong",
+                path,
+                line,
+                f"{method} is taken as (value, err). In an async phase it is the value alone.",
+                "The plugin does not load.",
+                f"Write value = await {method}(…): it raises where Kong tells of an error.",
+            )
         command = server.start_cmd if server else ""
         yield from _styles(
             code, no_lua_style="--no-lua-style" in words_of(command), has_command=bool(command)
@@ -234,9 +265,7 @@ class _Examination:
         except ConfigError as error:
             yield finding("config-refused", path, 0, f"{error}.", NO_START, "Mend the file.")
             return
-        used = _used(document)
-        if not self.infos:
-            return
+        used = plugins_named(document)
         others = {name: PluginInfo(name, (), 0, "0.0.0", []) for name in used}
         known = others | self.infos
         try:
@@ -326,20 +355,6 @@ def _styles(code: PluginCode, *, no_lua_style: bool, has_command: bool) -> Itera
             "It raises, or takes the first two letters of a text.",
             "Take the value alone, or leave out --no-lua-style.",
         )
-
-
-def _used(document: Any) -> set[str]:
-    """Plugins that a declarative configuration names."""
-    found: set[str] = set()
-    if isinstance(document, dict):
-        for name, value in document.items():
-            if name == "plugins" and isinstance(value, list):
-                found |= {str(each.get("name")) for each in value if isinstance(each, dict)}
-            found |= _used(value)
-    elif isinstance(document, list):
-        for each in document:
-            found |= _used(each)
-    return found
 
 
 def _without_configs(document: Any, known: set[str]) -> Any:

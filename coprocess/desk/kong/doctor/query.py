@@ -14,6 +14,8 @@ from coprocess.desk.kong.simulator.dump import PHASES, PluginInfo, read_dump
 from coprocess.errors import ConfigError
 
 _QUERY_LIMIT_S = 20.0
+#: What `sh` ends with where it cannot run a command, or does not find it.
+_NOT_RUN = (126, 127)
 
 
 def queried(server: PluginServer) -> Iterator[FileFinding | PluginInfo]:
@@ -44,11 +46,23 @@ def queried(server: PluginServer) -> Iterator[FileFinding | PluginInfo]:
         remedy = (
             "Mend what the plugin says of itself."
             if rule == "dump-refused"
-            else "Print nothing on standard output at import; `coprocess kong dump` keeps it clean."
+            else _remedy(run.returncode, text, said)
         )
         yield finding(rule, path, line, f"{server.name}: {error}.{more}", NO_START, remedy)
         return
     yield info
+
+
+def _remedy(status: int, text: str, said: list[str]) -> str:
+    """Of what is no JSON."""
+    last = said[-1] if said else ""
+    if "ModuleNotFoundError" in last:
+        return "Install it for the Python that query_cmd runs, or name another: /path/to/venv/bin/python …"
+    if status in _NOT_RUN or "not found" in last:
+        return "Write the absolute path of a program that is there; `coprocess kong conf PLUGIN.py` does."
+    if status and not text.strip():
+        return "Run query_cmd yourself, and mend what it tells of."
+    return "Print nothing on standard output at import; `coprocess kong dump` keeps it clean."
 
 
 def _is_json(text: str) -> bool:

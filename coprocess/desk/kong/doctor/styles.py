@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import ast
+import difflib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from coprocess.desk.kong.simulator.pdk import METHODS
 from coprocess.errors import ConfigError
+from coprocess.gateways.kong.methods import TERMINAL
+from coprocess.gateways.kong.unpacked import unpacked_calls
 
-_PHASES = ("certificate", "rewrite", "access", "response", "preread", "log")
-#: Calls whose result is of no interest: what plugins do with it tells nothing.
+_PHASES = frozenset(("certificate", "rewrite", "access", "response", "preread", "log"))
+#: How alike a name is that is taken for a phase's.
+_ALIKE = 0.8
+#: Calls whose result is of no interest: but where they unpack it, what plugins do with it tells nothing.
 _COMMANDS = (".set_", ".add_", ".clear_", ".log.", ".exit", ".error", ".enable_", ".disable_")
 
 
@@ -34,6 +39,10 @@ class PluginCode:
     uses: list[Use]
     #: Whether a phase is `async def`: its calls are awaited, and give values.
     is_async: bool = False
+    #: Calls of async phases that are taken for pairs, each with its line.
+    unpacked: list[tuple[str, int]] = field(default_factory=list)
+    #: Methods whose names are nearly those of phases: name, line, and the phase.
+    misspelt: list[tuple[str, int, str]] = field(default_factory=list)
 
     @property
     def pairs(self) -> list[Use]:
@@ -54,7 +63,7 @@ def read_code(path: Path) -> PluginCode:
         line = f"{error.lineno}: " if isinstance(error, SyntaxError) and error.lineno else ""
         raise ConfigError(f"{path}:{line}{error.args[0] if error.args else error}") from None
     parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
-    code = PluginCode(path, [], [])
+    code = PluginCode(path, [], [], unpacked=list(unpacked_calls(tree)))
     for node in ast.walk(tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name in _PHASES:
             if isinstance(parents.get(node), ast.ClassDef):
@@ -62,7 +71,24 @@ def read_code(path: Path) -> PluginCode:
                 code.is_async = code.is_async or isinstance(node, ast.AsyncFunctionDef)
         elif isinstance(node, ast.Call):
             code.uses += _use(node, parents)
+        elif isinstance(node, ast.ClassDef) and (node.name == "Plugin" or _methods(node).keys() & _PHASES):
+            code.misspelt += _misspelt(_methods(node))
     return code
+
+
+def _methods(plugin: ast.ClassDef) -> dict[str, int]:
+    """With their lines."""
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return {node.name: node.lineno for node in plugin.body if isinstance(node, functions)}
+
+
+def _misspelt(methods: dict[str, int]) -> Iterator[tuple[str, int, str]]:
+    left = _PHASES - methods.keys()
+    for name, line in methods.items():
+        if name.startswith("_") or name in _PHASES:
+            continue
+        if near := difflib.get_close_matches(name.lower(), left, 1, _ALIKE):
+            yield name, line, near[0]
 
 
 def _use(call: ast.Call, parents: dict[ast.AST, ast.AST]) -> Iterator[Use]:
@@ -70,19 +96,29 @@ def _use(call: ast.Call, parents: dict[ast.AST, ast.AST]) -> Iterator[Use]:
     if name is None:
         return
     method = f"kong.{name.partition('.')[2]}"
-    if method.encode() not in METHODS or any(part in method for part in _COMMANDS):
+    if method.encode() not in METHODS:
         return
     parent = parents.get(call)
     if isinstance(parent, ast.Expr):
         return
     if isinstance(parent, ast.Await):
         return
+    if any(part in method for part in _COMMANDS):
+        if _is_unpacked(parent) and method not in TERMINAL:
+            yield Use(method, call.lineno, is_pair=True)
+        return
     yield Use(method, call.lineno, _is_pair(call, parent))
+
+
+def _is_unpacked(parent: ast.AST | None) -> bool:
+    return isinstance(parent, ast.Assign) and any(
+        isinstance(target, (ast.Tuple, ast.List)) for target in parent.targets
+    )
 
 
 def _is_pair(call: ast.Call, parent: ast.AST | None) -> bool:
     if isinstance(parent, ast.Assign):
-        return any(isinstance(target, (ast.Tuple, ast.List)) for target in parent.targets) or all(
+        return _is_unpacked(parent) or all(
             isinstance(target, ast.Name) and target.id in ("result", "pair") for target in parent.targets
         )
     if isinstance(parent, ast.Subscript) and parent.value is call:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from coprocess.bounded import repr_of
-from coprocess.desk.kong.simulator.schema import schema_problems
 from coprocess.errors import ConfigError
+from coprocess.gateways.kong.schema import schema_problems
 
 PHASES = ("certificate", "rewrite", "access", "response", "preread", "log")
 #: A plugin server that says it has one of these ends every request without an answer.

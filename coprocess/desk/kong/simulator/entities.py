@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 from coprocess.bounded import repr_of
 from coprocess.desk.kong.simulator.dump import PluginInfo
-from coprocess.desk.kong.simulator.schema import configured
 from coprocess.errors import ConfigError
+from coprocess.gateways.kong.schema import configured
 
 WORKSPACE = "0dc6f45b-8f8d-40d2-a504-473544ee190b"
 _HTTP = ("grpc", "grpcs", "http", "https")
@@ -264,7 +264,9 @@ class _Loading:
             raise ConfigError(f"{place}: name: required field missing")
         info = self.plugins.get(name)
         if info is None and name not in BUNDLED:
-            raise ConfigError(f"{place}: plugin {name!r} is not one that is simulated")
+            raise ConfigError(
+                f"{place}: plugin {name!r} is not one that is simulated. Expected: its file, too: --with FILE"
+            )
         config = entry.get("config") or {}
         if info is not None and not info.has_config:
             if config:

@@ -132,10 +132,10 @@ def _serving(
         # Native handlers: one plugin, whose configuration names the chain.
         loaded, native = load_handlers([path], path.name)
         plugins = [native] if native is not None else []
-        registration = handlers_server([path], path.name, follows_another=False)
+        registration = handlers_server([path], path.name)
     else:
         loaded, plugins = load_plugins([path], options)
-        registration = plugin_server([path], options, follows_another=False)
+        registration = plugin_server([path], options)
     with ExitStack() as stack:
         stack.callback(loaded.forget)
         if loaded.problems:

@@ -12,12 +12,12 @@ from coprocess.desk.kong.simulator.entities import Entities, load_entities
 from coprocess.desk.kong.simulator.exchange import Exchange, Facts
 from coprocess.desk.kong.simulator.gateway import Kong
 from coprocess.desk.kong.simulator.http import ClientRequest, Headers
-from coprocess.desk.kong.simulator.schema import configured
 from coprocess.desk.kong.trial.driver import TIMEOUT_S, Driver
 from coprocess.desk.kong.trial.findings import Finding, find
 from coprocess.desk.kong.trial.server import PhaseRun, PluginServers
 from coprocess.desk.kong.trial.upstream import as_upstream
 from coprocess.errors import ConfigError
+from coprocess.gateways.kong.schema import configured
 
 _SERVICE = "http://upstream.test"
 

@@ -1,6 +1,6 @@
 """What kong-pdk raises."""
 
-from coprocess.gateways.kong.pdk import PDKException as PDKException
+from coprocess.gateways.kong.answers import PDKException as PDKException
 
 
 class PluginServerException(Exception):

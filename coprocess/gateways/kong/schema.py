@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import re
-import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +17,15 @@ ATTRIBUTES = frozenset(
         *("abstract", "reference", "on_delete", "eq", "ne", "gt", "between", "len_eq", "len_min", "len_max"),
         *("match", "match_none", "match_all", "match_any", "not_match", "one_of", "not_one_of", "contains"),
         *("is_regex", "starts_with", "uuid", "timestamp", "timezone", "elements", "keys", "values"),
-        *("fields", "entity_checks", "shorthand_fields", "referenceable", "encrypted", "immutable", "err"),
+        *(
+            "fields",
+            "entity_checks",
+            "shorthands",
+            "shorthand_fields",
+            "unique_across_ws",
+            "generate_admin_api",
+        ),
+        *("referenceable", "encrypted", "immutable", "err"),
         *("custom_validator", "mutually_exclusive_subsets", "deprecation", "json_schema", "transformations"),
         *("legacy", "transient", "endpoint_key", "dict_key", "prefix_ws", "hostname", "computed"),
     }
@@ -226,6 +233,8 @@ def _text_limits(definition: dict[str, Any], value: str) -> Iterator[str]:
     if isinstance(get("starts_with"), str) and not value.startswith(definition["starts_with"]):
         yield f"should start with: {definition['starts_with']}"
     if get("uuid"):
+        import uuid
+
         try:
             uuid.UUID(value)
         except ValueError:
