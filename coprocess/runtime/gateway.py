@@ -37,6 +37,9 @@ class Gateway(ABC):
 
     #: Whether its calls ask it for something while they run: while one waits for that, another computes.
     is_asked_meanwhile: bool = False
+    #: How long a call may wait for a place in its hook, where the gateway goes on without an answer that
+    #: comes too late.
+    most_queued_s: float | None = None
     #: Starts coroutines on the loop that async handlers run on, where that is not the service's.
     spawn: Callable[[Coroutine[Any, Any, Any]], Future[Any]] | None = None
 

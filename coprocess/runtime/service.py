@@ -352,7 +352,10 @@ class Service:
             self._running[me] = call
             now_s = Context().run(self._run, call)
             self._running.pop(me, None)
-            call = state.leave(call, now_s - call.since_s)
+            following = state.leave(call, now_s - call.since_s)
+            if following is not None:
+                call.rpc.may_block()  # What came by is read on meanwhile.
+            call = following
 
     def _has_turn(self, call: Call) -> bool:
         """Whether a call that computes may do so now. Else it waits for its turn."""
@@ -443,12 +446,23 @@ class Service:
         while not self._stopped.wait(_WATCH_INTERVAL_S):
             try:
                 self._end_overdue()
+                if self.gateway.most_queued_s is not None:
+                    self._refuse_queued(time.monotonic() - self.gateway.most_queued_s)
                 self._limited_log.end_window()
                 self.async_calls.tick()
                 self.streaming.end_overdue(time.monotonic())
                 start_missing()
             except Exception as error:  # noqa: BLE001 - without this thread, no call would be ended any more
                 log.error("the watchdog failed", exception=format_error(error))
+
+    def _refuse_queued(self, since_s: float) -> None:
+        """Refuse what has waited for a place since then, or longer."""
+        for state in self.states:
+            for call in list(state.queue):
+                if call.since_s > since_s or not state.drop(call):
+                    break  # Those behind it came later, or it runs at this moment.
+                call.counts.shed += 1
+                self._failures.shed(call)
 
     def _end_overdue(self) -> None:
         """End sync calls that take too long: their thread is given up, and another takes its place."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections import deque
 from typing import Any, Final
 
 from coprocess.gateways.kong import wire
 from coprocess.gateways.kong.connection import Connection
 from coprocess.gateways.kong.event import CLIENT_WAIT_S, Event
+from coprocess.gateways.kong.late_steps import Came
 from coprocess.gateways.kong.methods import Method
 from coprocess.gateways.kong.turns import TURN_S, EventEnded
 
@@ -33,27 +34,22 @@ async def ask(event: Event, method: Method, arguments: tuple[Any, ...], *, is_la
 async def _ask(event: Event, method: Method, arguments: tuple[Any, ...]) -> Any:
     frame = event.begin_asking(method, arguments)
     loop = asyncio.get_running_loop()
-    steps = _Steps(loop, event.engine.resume_at_once)
-    with event.engine.late.expecting(event, steps.put):
-        connection = event.connection
+    asked = _Asked(event, method, loop)
+    if len(frame) > _LARGE_BYTES:
         try:
-            if len(frame) > _LARGE_BYTES:
-                await loop.run_in_executor(None, connection.send, frame)
-            else:
-                connection.send(frame)
-            if method.is_terminal:
-                event.end_by_call()
-                return None
-            came = await _read(event, steps, loop, may_wait=method.may_wait)
-        except (OSError, wire.FrameError) as error:
-            came = error
-        if came is not None and not isinstance(came, tuple):
-            event.engine.late.let_go(event, came)
-            came = await _wait(event, steps.came) if method.may_wait else None
-        if came is None:
-            event.engine.late.lose(event)
-            raise EventEnded
-        return event.take_step(*came)
+            sending = loop.run_in_executor(None, event.connection.send, frame)
+        except RuntimeError as error:  # The process ends.
+            asked.sent(error)
+        else:
+            sending.add_done_callback(lambda done: asked.sent(done.exception()))
+    else:
+        try:
+            event.connection.send(frame)
+        except OSError as error:
+            asked.sent(error)
+        else:
+            asked.sent()
+    return await asked.outcome
 
 
 async def settled(event: Event) -> None:
@@ -62,76 +58,171 @@ async def settled(event: Event) -> None:
         await asyncio.sleep(TURN_S)
 
 
-class _Steps:
-    """What comes for a task: a connection and the step that came on it; None: nothing will."""
+class _Asked:
+    """What Kong is asked for a task. Its step is taken as it comes, also where the task was cancelled.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, pass_on: Callable[[Connection, Any], None]) -> None:
+    Else nobody would answer Kong: a step that has been read is nobody else's. All of it runs on the loop,
+    but for `put`.
+    """
+
+    def __init__(self, event: Event, method: Method, loop: asyncio.AbstractEventLoop) -> None:
+        self._event = event
+        self._method = method
         self._loop = loop
-        self._pass_on = pass_on
-        self.came: asyncio.Future[Any] = loop.create_future()
+        #: What Kong gives. Who waits for it may leave.
+        self.outcome: asyncio.Future[Any] = loop.create_future()
+        self._connection = event.connection
+        #: By way of other threads, and not taken.
+        self._came: deque[Came] = deque()
+        # Taken by whoever reads next: this loop, or who ends the event, as the loop may be blocked.
+        self._held: list[bool] = []
+        self._is_reading = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._since_s = 0.0
+        self._is_done = False
+        if not method.is_terminal:
+            event.engine.late.expect(event, self.put, may_wait=method.may_wait)
 
-    def put(self, came: Any) -> None:
-        """From any thread."""
-        with contextlib.suppress(RuntimeError):  # The loop is closed.
-            self._loop.call_soon_threadsafe(self.set, came)
-
-    def set(self, came: Any) -> None:
-        if not self.came.done():
-            self.came.set_result(came)
-        elif isinstance(came, tuple):
-            self._pass_on(*came)
-
-
-async def _wait(event: Event, came: asyncio.Future[Any]) -> Any:
-    """What comes in the time that a client may take, which is not the event's own; else None."""
-    event.waits_since_s = since_s = time.monotonic()
-    try:
-        async with asyncio.timeout(CLIENT_WAIT_S):
-            return await asyncio.shield(came)
-    except TimeoutError:
-        return None
-    finally:
-        event.waited_s += time.monotonic() - since_s
-        event.waits_since_s = None
-
-
-async def _read(event: Event, steps: _Steps, loop: asyncio.AbstractEventLoop, *, may_wait: bool) -> Any:
-    """The step and its connection; or what came instead, a value or an error; None: the event is over."""
-    connection = event.connection
-    # Taken by whoever reads next: this loop, or the watchdog, when the loop is blocked.
-    event.reading = reading = [True]
-    came: asyncio.Future[Any] = loop.create_future()
-
-    def read() -> None:
-        try:
-            reading.pop()
-        except IndexError:
-            loop.remove_reader(connection.socket)
+    def sent(self, error: BaseException | None = None) -> None:
+        """The frame has been sent; or not, for `error`."""
+        event = self._event
+        if self._method.is_terminal and error is None:
+            event.end_by_call()
+            self._end(None)
+            return
+        if self._is_done:  # The step has come by another connection.
+            event.engine.resume(self._connection)
+            return
+        if self._method.may_wait:
+            self._since_s = event.waits_since_s = time.monotonic()
+            self._timer = self._loop.call_later(CLIENT_WAIT_S, self._give_up)
+        if error is not None:
+            self._go_on_without(error if isinstance(error, OSError) else OSError(str(error)))
+            return
+        self._held.append(True)
+        event.reading = self._held
+        if event.is_over:  # Who ended it may not have seen that.
+            self._let_go()
+            self._give_up()
             return
         try:
-            value = connection.receive_now()
+            self._loop.add_reader(self._connection.socket, self._read)
+            self._is_reading = True
+        except (OSError, ValueError):  # It is closed.
+            self._go_on_without(OSError("closed"))
+            return
+        if self._connection.values:
+            self._read()
+
+    def put(self, came: Came | None) -> None:
+        """From any thread: a step that came by another way; None: none will."""
+        if came is not None:
+            self._came.append(came)
+        try:
+            self._loop.call_soon_threadsafe(self._give_up if came is None else self._arrived)
+        except RuntimeError:  # The loop is closed.
+            self._event.engine.late.lose(self._event)
+        if self._event.is_over:
+            # The loop may be blocked, for long: what it has not taken is answered here.
+            with contextlib.suppress(IndexError, EventEnded):
+                self._event.take_step(*self._came.popleft())
+
+    def _arrived(self) -> None:
+        try:
+            came = self._came.popleft()
+        except IndexError:  # Answered by another thread, as the event is over.
+            self._give_up()
+            return
+        self._let_go(but=came[0])
+        self._take(*came)
+
+    def _read(self) -> None:
+        try:
+            self._held.pop()
+        except IndexError:
+            self._stop_reading()
+            return
+        try:
+            value = self._connection.receive_now()
         except BlockingIOError:
-            reading.append(True)
+            self._held.append(True)
+            if self._event.is_over:  # Who ended it has not seen that.
+                self._let_go()
+                self._give_up()
             return
         except (OSError, wire.FrameError) as error:
-            value = error
-        loop.remove_reader(connection.socket)
-        if not came.done():
-            came.set_result((connection, value) if event.is_own_step(value) else value)
+            self._go_on_without(error)
+            return
+        self._stop_reading()
+        if self._event.is_own_step(value):
+            self._take(self._connection, value)
+        else:
+            self._go_on_without(value)
 
-    def put(done: asyncio.Future[Any]) -> None:
-        if not came.done() and not done.cancelled():
-            came.set_result(done.result())
+    def _go_on_without(self, came: Any) -> None:
+        """Without the connection, on which something else came: a value, or an error."""
+        if self._held:
+            self._held.pop()
+        self._stop_reading()
+        self._event.engine.late.let_go(self._event, came)
+        if not self._method.may_wait:
+            # Kong has ended this event, for an error in Lua.
+            self._give_up()
 
-    # By another thread, where Kong took another connection.
-    steps.came.add_done_callback(put)
-    loop.add_reader(connection.socket, read)
-    if connection.values:
-        read()
-    try:
-        return await (_wait(event, came) if may_wait else came)
-    finally:
+    def _let_go(self, but: Connection | None = None) -> None:
+        """Give the connection to others, where it is held still, and is not the one that goes on."""
+        try:
+            self._held.pop()
+        except IndexError:
+            return
+        self._stop_reading()
+        if self._connection is not but:
+            self._event.engine.resume(self._connection)
+
+    def _stop_reading(self) -> None:
+        if not self._is_reading:
+            return
+        self._is_reading = False
         with contextlib.suppress(OSError, ValueError):
-            loop.remove_reader(connection.socket)
+            self._loop.remove_reader(self._connection.socket)
             # Loops take it that they are not; threads wait on theirs.
-            connection.socket.setblocking(True)
+            self._connection.socket.setblocking(True)
+
+    def _take(self, connection: Connection, value: Any) -> None:
+        if self._is_done:
+            self._event.engine.resume_at_once(connection, value)
+            return
+        self._forget()
+        try:
+            given = self._event.take_step(connection, value)
+        except BaseException as error:  # noqa: BLE001 - for who asked
+            self._end(error)
+        else:
+            self._end(None, given)
+
+    def _give_up(self) -> None:
+        """No step will come, or its time is over: unless one has come at this moment."""
+        if self._is_done or self._came:
+            return
+        self._let_go()
+        self._forget()
+        self._event.engine.late.lose(self._event)
+        self._end(EventEnded())
+
+    def _forget(self) -> None:
+        self._is_done = True
+        event = self._event
+        event.engine.late.forget(event)
+        self._stop_reading()
+        if self._timer is not None:
+            self._timer.cancel()
+            event.waited_s += time.monotonic() - self._since_s
+            event.waits_since_s = None
+
+    def _end(self, error: BaseException | None, given: Any = None) -> None:
+        if self.outcome.done():  # Who asked has left.
+            return
+        if error is None:
+            self.outcome.set_result(given)
+        else:
+            self.outcome.set_exception(error)

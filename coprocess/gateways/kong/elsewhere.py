@@ -24,7 +24,7 @@ def run_elsewhere(event: Event, share: Share, worker: int) -> bool:
     False where it takes no event, as it has ended. Raises WorkerLost, EventEnded.
     """
     ours, theirs = socket.socketpair()
-    connection = Connection(ours, wire.DEFAULT_MAX_FRAME_BYTES)
+    connection = Connection(ours, event.engine.max_frame_bytes)
     try:
         with theirs:
             if not share.give(worker, theirs, [wire.REQUEST, 0, wire.HANDLE_EVENT, [event.argument]]):

@@ -55,7 +55,7 @@ class KongEngine(Engine):
         """`greeting` is sent on a new connection before the first answer; `share`: this is a worker."""
         self._greeting = greeting
         self._share = share
-        self._max_frame_bytes = options.max_message_bytes
+        self.max_frame_bytes = options.max_message_bytes
         self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._threads: WorkerThreads[Task] = WorkerThreads(
             "kong", self._tasks.get, self._serve, minimum=options.min_threads, maximum=options.max_threads
@@ -164,7 +164,7 @@ class KongEngine(Engine):
         while not self._is_stopped:
             try:
                 with listening.accept()[0] as from_other:
-                    taken = take(from_other)
+                    taken = take(from_other, self.max_frame_bytes)
                 if taken is not None:
                     connected, value = taken
                     connection = self._accepted(connected, is_new=value is None)
@@ -178,7 +178,7 @@ class KongEngine(Engine):
                     time.sleep(0.05)
 
     def _accepted(self, connected: socket.socket, *, is_new: bool = True) -> Connection:
-        connection = Connection(connected, self._max_frame_bytes)
+        connection = Connection(connected, self.max_frame_bytes)
         self._connections.add(connection)
         if self._greeting and is_new:
             with contextlib.suppress(OSError):
@@ -201,7 +201,7 @@ class KongEngine(Engine):
         connection: Connection | None
         connection, value = task
         self._overdue.since_s.pop(connection, None)
-        keeping = self._keeping
+        keeping, waiting = self._keeping, self._overdue.since_s
         me = get_ident()
         keeping.add(me)
         is_crowd = self._crowd.is_told
@@ -216,6 +216,10 @@ class KongEngine(Engine):
                     self.resume(connection)
                     return
                 connection = self._serve_next(connection, me)
+                if waiting and connection is not None and self._threads.are_all_taken:
+                    # Others have waited longer: it has its turn after them.
+                    self.resume(connection)
+                    return
         finally:
             keeping.discard(me)
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from coprocess.bounded import repr_of
 from coprocess.errors import Status
@@ -146,13 +147,13 @@ class Event(Rpc):
                     value = connection.receive()
                 else:
                     data = connection.read(CHUNK_BYTES)
-                    if len(data) <= STEP_OF_NOTHING_BYTES and not self.is_over:
+                    if len(data) <= STEP_OF_NOTHING_BYTES:
                         # Half of all calls give nothing, and to read a value takes long.
                         end = ID_ENDS.get(data[:3], 0)
                         if end and data[end:] == STEP_OF_NOTHING + self._tail:
                             self._head = b"\x94\x01" + data[2:end]
                             owed.append(True)
-                            return None
+                            return self._refuse_step(owed) if self.is_over else None
                     value = connection.value_of(data)
             elif method.is_terminal:
                 return self.end_by_call()
@@ -167,10 +168,10 @@ class Event(Rpc):
         try:
             kind, message_id, step, (argument,) = value
             if argument["EventId"] == self.id and kind == 0 and type(message_id) is type(kind) is int:
-                if step in _VALUES and not self.is_over:
+                if step in _VALUES:
                     self._head = pack_head(message_id) if message_id >> 32 else PACK_HEAD(HEAD, message_id)
                     owed.append(True)
-                    return argument.get("Data")
+                    return self._refuse_step(owed) if self.is_over else argument.get("Data")
                 if step.startswith(wire.STEP):
                     return self.take_step(connection, value)
         except (TypeError, ValueError, KeyError, AttributeError):
@@ -250,15 +251,31 @@ class Event(Rpc):
         """Go on with the step that came, on `connection`."""
         request = wire.request_of(value)
         self.connection, self._head, self.detached = connection, pack_head(request.id), False
+        owed = self._all_owed
+        owed.append(True)
         if self.is_over:
-            # Its time was over meanwhile, and Kong asks now.
-            self._send(b"".join((self._head, _DATA, failure_data(self.phase), self._tail)))
-            raise EventEnded
-        self._all_owed.append(True)
+            self._refuse_step(owed)
         data = request.argument.get("Data")
         if request.method == wire.STEP_ERROR:
             raise StepFailed(data if isinstance(data, str) else repr_of(data, 500))
         return data
+
+    def _refuse_step(self, owed: list[bool]) -> NoReturn:
+        """Answer a step that came when the event was over. Raises EventEnded.
+
+        Asked for once it is owed: so this sees the end, or who ends it sees what is owed.
+        """
+        try:
+            owed.pop()
+        except IndexError:  # Who has ended it answers.
+            raise EventEnded from None
+        connection = self.connection
+        self._send(b"".join((self._head, _DATA, failure_data(self.phase), self._tail)))
+        self.detached = True
+        if self.id is not None:
+            self.engine.events.pop(self.id, None)
+        self.engine.resume(connection)
+        raise EventEnded
 
     # What the service does.
 
@@ -352,23 +369,28 @@ class Event(Rpc):
         was_over, self.is_over = self.is_over, True
         if self.id is None:
             return
-        if get_ident() != self.thread:
-            if self.reading:
-                try:
-                    self.reading.pop()
-                except IndexError:
-                    pass
-                else:
-                    # The loop does not read now, as it is blocked: the step is another's to answer.
-                    self.detached = True
-                    self.engine.resume(self.connection)
-            self.engine.late.wake(self.id)
-            return
         if not was_over:
+            try:
+                self._all_owed.pop()
+            except IndexError:
+                pass
+            else:  # Its step came at this moment.
+                self._send(b"".join((self._head, _DATA, failure_data(self.phase), self._tail)))
+                self._finish()
+                return
+        # Where the loop reads, it may be blocked, or end: the step is another's to answer.
+        is_taken = False
+        if self.reading:
+            with suppress(IndexError):
+                is_taken = self.reading.pop()
+        if is_taken or get_ident() == self.thread:
+            # Who waits for the step goes on with the connection.
             self.detached = True
-        self.engine.events.pop(self.id, None)
-        if self.thread != self.reader and not self.detached:
+        self.engine.late.wake(self.id)
+        if is_taken:
             self.engine.resume(self.connection)
+        if get_ident() == self.thread:
+            self.engine.events.pop(self.id, None)
 
     def release(self) -> Connection | None:
         """For its reader, when the handler has returned: the connection, where it is to go on with that."""

@@ -27,6 +27,8 @@ class KongGateway(Gateway):
     name = "kong"
     # Events wait for Kong at each call of the PDK.
     is_asked_meanwhile = True
+    # Kong waits for 60 s: for a thread (`overdue`), for this, and for the phase.
+    most_queued_s = 10.0
 
     METHODS = (wire.START_INSTANCE, wire.CLOSE_INSTANCE, wire.HANDLE_EVENT)
 

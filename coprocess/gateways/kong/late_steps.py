@@ -7,8 +7,7 @@ import queue
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from coprocess.gateways.kong import wire
@@ -18,8 +17,10 @@ from coprocess.gateways.kong.turns import EventEnded
 
 #: How long a step is waited for where Kong waits for nobody.
 _STEP_WAIT_S = 30.0
-#: Events that wait so; beyond, the oldest is given up.
+#: Events that wait for a client, each with a thread; beyond, the oldest is given up.
 _MOST_WAITING = 200
+#: As above, of async phases, which have no thread: half of those that run at one time.
+_MOST_TASKS_WAITING = 2048
 #: Between looks at whether an event that waits on another connection has turned to its inbox.
 _LOOK_S = 0.005
 _MOST_LOOKING_S = 1.0
@@ -48,8 +49,10 @@ class LateSteps:
         """`events`: by id, those that are not over."""
         self._events = events
         self._hands = hands
-        #: The oldest first.
-        self._inboxes: OrderedDict[int, Callable[[Any], None]] = OrderedDict()
+        self._inboxes: dict[int, Callable[[Any], None]] = {}
+        #: Those of them that wait for a client, the oldest first: in threads, and in tasks.
+        self._in_threads: OrderedDict[int, None] = OrderedDict()
+        self._in_tasks: OrderedDict[int, None] = OrderedDict()
         self._lock = threading.Lock()
         #: Events whose step never came.
         self.lost_events = 0
@@ -89,27 +92,38 @@ class LateSteps:
         if not may_wait:
             connection.awaits = event.id
         limit_s = CLIENT_WAIT_S if may_wait else _STEP_WAIT_S
-        return self._wait(event, limit_s, lambda: self._hands.resume(connection))
+        came = self._wait(event, limit_s, lambda: self._hands.resume(connection), may_wait=may_wait)
+        if connection.awaits == event.id:  # The step came by another.
+            connection.awaits = None
+        return came
 
     def wait_after(self, event: Event, came: Any, *, may_wait: bool) -> Came:
         """As `wait`, where something else came: a value, or an error. Raises EventEnded."""
         if may_wait:
-            return self._wait(event, CLIENT_WAIT_S, lambda: self.let_go(event, came))
+            return self._wait(event, CLIENT_WAIT_S, lambda: self.let_go(event, came), may_wait=True)
         # Kong waits in none of the other calls: it has ended this event, for an error in Lua.
         self.let_go(event, came)
         self.lose(event)
         raise EventEnded
 
-    @contextmanager
-    def expecting(self, event: Event, put: Callable[[Any], None]) -> Iterator[None]:
-        """Meanwhile, `put` gets what other threads read for the event: `Came`, or None where it is over."""
+    def expect(
+        self, event: Event, put: Callable[[Came | None], None], *, may_wait: bool, is_task: bool = True
+    ) -> None:
+        """Until `forget`, `put` gets what other threads read for the event; None: it is over, or given up."""
         assert event.id is not None  # noqa: S101 - only events ask
         self._inboxes[event.id] = put
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._inboxes.pop(event.id, None)
+        if may_wait:
+            waiting, most = (
+                (self._in_tasks, _MOST_TASKS_WAITING) if is_task else (self._in_threads, _MOST_WAITING)
+            )
+            self._give_up_oldest(event.id, waiting, most)
+
+    def forget(self, event: Event) -> None:
+        assert event.id is not None  # noqa: S101 - as above
+        with self._lock:
+            self._inboxes.pop(event.id, None)
+            self._in_threads.pop(event.id, None)
+            self._in_tasks.pop(event.id, None)
 
     def let_go(self, event: Event, came: Any) -> None:
         """Give away the event's connection, on which something else came: a value, or an error."""
@@ -128,17 +142,19 @@ class LateSteps:
         if event.id is not None:
             self._events.pop(event.id, None)
 
-    def _wait(self, event: Event, limit_s: float, let_go: Callable[[], None]) -> Came:
+    def _wait(self, event: Event, limit_s: float, let_go: Callable[[], None], *, may_wait: bool) -> Came:
         inbox: _Inbox = queue.SimpleQueue()
         event.detached = True
-        with self.expecting(event, inbox.put):
+        self.expect(event, inbox.put, may_wait=may_wait, is_task=False)
+        try:
             since_s = event.waits_since_s = time.monotonic()
             let_go()
-            self._give_up_oldest()
             try:
                 came = inbox.get(timeout=limit_s)
             except queue.Empty:
                 came = None
+        finally:
+            self.forget(event)
         self._pass_on(inbox)
         event.waited_s += time.monotonic() - since_s
         event.waits_since_s = None
@@ -147,13 +163,14 @@ class LateSteps:
             raise EventEnded
         return came
 
-    def _give_up_oldest(self) -> None:
+    def _give_up_oldest(self, event_id: int, waiting: OrderedDict[int, None], most: int) -> None:
         oldest = None
         with self._lock:
-            if len(self._inboxes) > _MOST_WAITING:
-                _, oldest = self._inboxes.popitem(last=False)
+            waiting[event_id] = None
+            if len(waiting) > most:
+                oldest, _ = waiting.popitem(last=False)
         if oldest is not None:
-            oldest(None)
+            self.wake(oldest)
 
     def _pass_on(self, inbox: _Inbox) -> None:
         """What came when nobody waited any more: it is answered as of an event that is over."""

@@ -19,7 +19,8 @@ import structlog
 from coprocess.api.context import current_call
 from coprocess.api.held import HeldHeaders
 from coprocess.api.moments import HookType
-from coprocess.errors import ConfigError
+from coprocess.bounded import repr_of
+from coprocess.errors import BadMessage, ConfigError
 from coprocess.gateways.kong import kept
 from coprocess.gateways.kong.asked import AskedRequest, AskedResponse
 from coprocess.gateways.kong.call import PluginCall
@@ -52,6 +53,8 @@ SCHEMA: Final[list[Any]] = [
 #: The event that the log phase fires, with what Kong would log as its meta.
 LOG_EVENT: Final = "Log"
 
+#: Of a worker's number.
+_MOST_DIGITS: Final = 9
 #: For the resources to open, and for each async step at the end of a request.
 _OPEN_S: Final = 30.0
 _END_S: Final = 30.0
@@ -148,6 +151,11 @@ class NativePlugin:
         worker = key.rpartition("-")[2]
         if share is None or not isinstance(call, PluginCall) or not worker.isdecimal():
             return False
+        if len(worker) > _MOST_DIGITS:
+            raise BadMessage(
+                f"{self._key} in kong.ctx.shared is {repr_of(key, 40)}. "
+                "Expected: what the access phase has set"
+            )
         number = int(worker)
         if number == share.number or number >= share.count:
             return False

@@ -54,8 +54,8 @@ class Overdue:
     def _run(self) -> None:
         while not self._stopped.wait(_LOOK_S):
             try:
-                while self._are_all_taken() and self._is_one_overdue():
-                    self._refuse_next()
+                while self._are_all_taken() and self._is_one_overdue() and self._refuse_next():
+                    pass
                 self._log.end_window()
             except Exception:  # The others are to be answered, too.
                 log.exception("what waits for a thread could not be refused")
@@ -66,20 +66,20 @@ class Overdue:
         except (StopIteration, RuntimeError):  # None waits, or one was taken at this moment.
             return False
 
-    def _refuse_next(self) -> None:
-        """Refuse the one that has waited longest, where a thread has not taken it meanwhile."""
+    def _refuse_next(self) -> bool:
+        """Refuse the one that has waited longest. False where a thread has taken it meanwhile."""
         try:
             task = self._tasks.get_nowait()
         except queue.Empty:
-            return
+            return False
         if task is None:  # For a thread, to end.
             self._tasks.put(None)
-            return
+            return False
         connection, value = task
         since_s = self.since_s.get(connection, 0.0)
         if time.monotonic() - since_s < self.most_queued_s:
             self._tasks.put(task)
-            return
+            return False
         self.since_s.pop(connection, None)
         self._log.write(
             "error",
@@ -88,3 +88,4 @@ class Overdue:
             waited_s=self.most_queued_s,
         )
         self._refuse(connection, value)
+        return not self._stopped.is_set()

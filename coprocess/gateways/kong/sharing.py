@@ -93,10 +93,12 @@ def _give(path: Path, connected: socket.socket, came: bytes = b"") -> bool:
             return False
 
 
-def take(from_other: socket.socket) -> tuple[socket.socket, Any] | None:
+def take(
+    from_other: socket.socket, max_frame_bytes: int = wire.DEFAULT_MAX_FRAME_BYTES
+) -> tuple[socket.socket, Any] | None:
     """What `_give` sends: the connection, and what has come on it; None: nothing has, as it is new.
 
-    None where the other process ended meanwhile.
+    None where the other process ended meanwhile, or sends what is no value: it has the connection then.
     """
     from_other.settimeout(_SEND_WAIT_S)
     connected: socket.socket | None = None
@@ -106,10 +108,11 @@ def take(from_other: socket.socket) -> tuple[socket.socket, Any] | None:
             return None
         connected = socket.socket(fileno=descriptors[0])
         came = b"".join(iter(lambda: from_other.recv(65536), b""))
+        value = wire.Reader(max_frame_bytes).feed(came)[0] if came else None
         with contextlib.suppress(OSError):
             # Where nobody hears it, the other waits no more, and has closed its own: it is this one's alone.
             from_other.sendall(_TAKEN)
-        return connected, wire.Reader().feed(came)[0] if came else None
+        return connected, value
     except (OSError, IndexError, wire.FrameError):
         if connected is not None:
             connected.close()
