@@ -386,7 +386,8 @@ class Stream:
 
     def __init__(self, server: Server, connections: int) -> None:
         self._kongs = [server.connect() for _ in range(connections)]
-        instance = instance_of(self._kongs[0])
+        # On each connection, as the server says first who it is.
+        instance = [instance_of(kong) for kong in self._kongs][-1]
         self._event = wire.pack_request(7, wire.HANDLE_EVENT, {"InstanceId": instance, "EventName": "access"})
         self._head = wire.pack_request(7, wire.STEP, {})[:-2] + b"\x91\x82\xa7EventId"
 
