@@ -47,8 +47,7 @@ BENCH = Path(__file__).resolve().parent
 TOGETHER = 32
 WARM_UP, FEW, MANY = 8, 8, 40
 
-DATA, HEADERS, SETTINGS, WINDOW_UPDATE = 0, 1, 4, 8
-END_STREAM, END_HEADERS, ACK = 1, 4, 1
+_WINDOW_BYTES = 1 << 30
 
 OPTIONS = EngineOptions(
     max_message_bytes=4 << 20,
@@ -77,25 +76,24 @@ def opening(path: str, message: bytes, *fields: tuple[str, str], ends: bool) -> 
     usual += [("content-type", "application/grpc"), ("user-agent", "grpc-go/1.77.0"), ("te", "trailers")]
     block = encoder.encode([*usual, *fields], huffman=False)
     further = more(message, ends=ends)
-    return lambda stream: frames.frame(HEADERS, END_HEADERS, stream, block) + further(stream)
+    return lambda stream: frames.frame(frames.HEADERS, frames.END_HEADERS, stream, block) + further(stream)
 
 
 def more(message: bytes, *, ends: bool = False) -> Callable[[int], bytes]:
     """A further message."""
     body = b"\0" + len(message).to_bytes(4, "big") + message
-    return lambda stream: frames.frame(DATA, END_STREAM if ends else 0, stream, body)
+    return lambda stream: frames.frame(frames.DATA, frames.END_STREAM if ends else 0, stream, body)
 
 
 def over_http2(methods: Methods, parts: Parts) -> Step:
-    path = tempfile.mkdtemp() + "/http2"
+    path = f"{tempfile.mkdtemp()}/http2"
     engine = Http2Engine(OPTIONS)
     engine.listen(f"unix:{path}")
     engine.start(methods)
     client = socket.socket(socket.AF_UNIX)
     client.connect(path)
-    client.sendall(frames.PREFACE + frames.frame(SETTINGS, 0, 0, b"\0\4" + (1 << 30).to_bytes(4, "big")))
-    client.sendall(frames.frame(WINDOW_UPDATE, 0, 0, (1 << 30).to_bytes(4, "big")))
-    client.sendall(frames.frame(SETTINGS, ACK, 0))
+    client.sendall(frames.PREFACE + frames.settings({frames.Setting.INITIAL_WINDOW_SIZE: _WINDOW_BYTES}))
+    client.sendall(frames.window_update(0, _WINDOW_BYTES) + frames.SETTINGS_ACK)
     next_stream, rest = 1, b""
 
     def wait_for(*, ends: bool) -> None:
@@ -103,12 +101,12 @@ def over_http2(methods: Methods, parts: Parts) -> Step:
         messages = ended = 0
         while (ended if ends else messages) < TOGETHER:
             came, at = rest + client.recv(1 << 20), 0
-            while len(came) - at >= 9:
-                end = at + 9 + int.from_bytes(came[at : at + 3], "big")
+            while len(came) - at >= frames.FRAME_HEADER_BYTES:
+                end = at + frames.FRAME_HEADER_BYTES + int.from_bytes(came[at : at + 3], "big")
                 if end > len(came):
                     break
-                messages += came[at + 3] == DATA
-                ended += came[at + 4] == END_STREAM | END_HEADERS
+                messages += came[at + 3] == frames.DATA
+                ended += came[at + 4] == frames.END_STREAM | frames.END_HEADERS
                 at = end
             rest = came[at:]
             if ended > messages:
@@ -136,9 +134,8 @@ def bare_call() -> Step:
     def answer(rpc: Rpc) -> None:
         rpc.respond(rpc.payload)
 
-    return over_http2(
-        Methods(unary={"/bench.Bare/Call": answer}), [opening("/bench.Bare/Call", b"x" * 100, ends=True)]
-    )
+    path = "/bench.Bare/Call"
+    return over_http2(Methods(unary={path: answer}), [opening(path, b"x" * 100, ends=True)])
 
 
 def bare_stream() -> Step:

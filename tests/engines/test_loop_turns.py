@@ -16,11 +16,11 @@ import pytest
 
 from coprocess import Event, Pre, trigger_event
 from coprocess.loading.hooks import HookTable
-from coprocess.runtime import loop as loop_module
 from coprocess.runtime.service import ServiceOptions
 from coprocess.transport.http2.loop_turn import LoopTurn
 from coprocess.transport.http2.turns import Turns
 from coprocess.transport.http2_engine import Http2Engine
+from tests.event_loops import KINDS, use_loops_of
 from tests.objects import make_object, make_request, table_of
 from tests.server import PATIENCE_S, Server, error_of, serving, until
 from tests.service.hooks import stamped
@@ -28,12 +28,9 @@ from tests.service.hooks import stamped
 SEEN: ContextVar[str] = ContextVar("SEEN", default="nothing")
 
 
-@pytest.fixture(params=["uvloop", "asyncio"], autouse=True)
+@pytest.fixture(params=KINDS, autouse=True)
 def each_loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.param == "asyncio":
-        monkeypatch.setattr(loop_module, "_new_event_loop", asyncio.SelectorEventLoop)
-    else:
-        pytest.importorskip("uvloop")
+    use_loops_of(request.param, monkeypatch)
 
 
 def turns(server: Server) -> Turns[Any]:

@@ -19,7 +19,6 @@ from tests.envoy.world import Running, serving
 from tests.http2.peer import CALL, START, data, headers, message
 from tests.server import PATIENCE_S, until
 
-CANCEL = 8
 REQUEST = wire.ProcessingRequest(
     request_headers=wire.HttpHeaders(headers=header_map(GET), end_of_stream=True)
 ).SerializeToString()
@@ -90,7 +89,7 @@ def test_a_stream_is_ended_that_is_reset_with_its_first_message(suffix: str) -> 
         for number in range(100):
             stream = 2 * number + 1
             sent = opening(stream, f"before{suffix}") + data(stream, message(REQUEST))
-            client.sendall(sent + frames.rst_stream(stream, CANCEL))
+            client.sendall(sent + frames.rst_stream(stream, frames.ErrorCode.CANCEL))
         until(lambda: is_idle(running))
     assert handlers.begun == handlers.ended
 
@@ -105,7 +104,9 @@ def test_a_stream_is_ended_that_is_reset_with_a_later_message(suffix: str) -> No
                 opening(stream, f"before{suffix}", f"after{suffix}") + data(stream, message(REQUEST))
             )
             until(lambda number=number: handlers.begun > number)  # type: ignore[misc]
-            client.sendall(data(stream, message(RESPONSE)) + frames.rst_stream(stream, CANCEL))
+            client.sendall(
+                data(stream, message(RESPONSE)) + frames.rst_stream(stream, frames.ErrorCode.CANCEL)
+            )
         until(lambda: is_idle(running) and handlers.ended == 20)
         assert running.service.drain(PATIENCE_S)
 

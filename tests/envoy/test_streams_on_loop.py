@@ -11,21 +11,18 @@ from typing import Any
 import pytest
 
 from coprocess import Post, Pre, Response
-from coprocess.runtime import loop as loop_module
 from coprocess.transport.http2.loop_turn import LoopTurn
 from coprocess.transport.http2_engine import Http2Engine
 from tests.envoy.call import Call
 from tests.envoy.drive import GET
 from tests.envoy.world import Running, serving
+from tests.event_loops import KINDS, use_loops_of
 from tests.server import PATIENCE_S, Client, until
 
 
-@pytest.fixture(params=["uvloop", "asyncio"], autouse=True)
+@pytest.fixture(params=KINDS, autouse=True)
 def each_loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.param == "asyncio":
-        monkeypatch.setattr(loop_module, "_new_event_loop", asyncio.SelectorEventLoop)
-    else:
-        pytest.importorskip("uvloop")
+    use_loops_of(request.param, monkeypatch)
 
 
 class Handlers:

@@ -338,44 +338,30 @@ def test_calls_at_one_time_take_turns_and_the_connection_is_served_on(tmp_path: 
                 assert asked["Args"] == [403, "no"]
 
 
+#: The phase leaves it at work.
+A_THREAD_WITHOUT_PAUSE = """
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+pool = ThreadPoolExecutor(1)
+
+class Plugin:
+    def __init__(self, config): ...
+
+    def access(self, kong):
+        def ask():
+            while True:
+                kong.request.get_header("b")
+                asked.set()
+
+        asked = threading.Event()
+        pool.submit(ask)
+        asked.wait()
+"""
 WITHOUT_PAUSE = {
-    "a thread, at the end": """
-import threading
-from concurrent.futures import ThreadPoolExecutor
-
-pool = ThreadPoolExecutor(1)
-
-class Plugin:
-    def __init__(self, config): ...
-
-    def access(self, kong):
-        def ask():
-            while True:
-                kong.request.get_header("b")
-                asked.set()
-
-        asked = threading.Event()
-        pool.submit(ask)
-        asked.wait()
-""",
-    "a thread, as the phase asks": """
-import threading
-from concurrent.futures import ThreadPoolExecutor
-
-pool = ThreadPoolExecutor(1)
-
-class Plugin:
-    def __init__(self, config): ...
-
-    def access(self, kong):
-        def ask():
-            while True:
-                kong.request.get_header("b")
-                asked.set()
-
-        asked = threading.Event()
-        pool.submit(ask)
-        asked.wait()
+    "a thread, at the end": A_THREAD_WITHOUT_PAUSE,
+    "a thread, as the phase asks": A_THREAD_WITHOUT_PAUSE
+    + """\
         for _ in range(3):
             kong.request.get_header("a")
 """,
@@ -410,7 +396,7 @@ def test_what_asks_without_pause_holds_up_neither_the_phase_nor_its_end(tmp_path
 
 
 def test_what_is_told_at_the_end_waits_for_no_thread_that_asks_without_pause(tmp_path: Path) -> None:
-    source = WITHOUT_PAUSE["a thread, at the end"] + "        __import__('logging').warning('end')\n"
+    source = A_THREAD_WITHOUT_PAUSE + "        __import__('logging').warning('end')\n"
     with serving(tmp_path, source, PluginOptions(name="p", tells_kong=True)) as served:
         kong = served.connect()
         calls = kong.run(kong.start())

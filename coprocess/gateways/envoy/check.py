@@ -187,8 +187,7 @@ class AfterLimits(Rpc):
         if reply is not UNDECIDED:
             self._rpc.respond(reply)
         elif call is not None:
-            rpc = self._rpc
-            call.ask_limits(rpc)
+            call.ask_limits(self._rpc)
 
     def fail(self, status: Status, message: str) -> None:
         self._call = None
