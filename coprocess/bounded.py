@@ -48,6 +48,15 @@ def repr_of(value: object, longest: int) -> str:
     return cut(shown if is_shown else _repr(shown), longest)
 
 
+def form_of(value: object) -> str:
+    """The kind of `value`, and its size, where it may be a secret: `a str of 12`."""
+    kind = type(value).__name__[:100]
+    if kind == "NoneType":
+        return "None"
+    size = f" of {len(value)}" if isinstance(value, str | bytes | bytearray | Mapping | list | tuple) else ""
+    return f"{'an' if kind[:1].lower() in 'aeiou' else 'a'} {kind}{size}"
+
+
 def _repr(value: object) -> str:
     try:
         return repr(value)
