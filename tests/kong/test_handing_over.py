@@ -58,8 +58,8 @@ class Connection:
         self.written.append(frame)
         return len(frame)
 
-    def wait(self, wait_ms: int) -> list[Any]:
-        return []
+    def read(self, size: int) -> bytes:
+        raise BlockingIOError
 
 
 class Engine:

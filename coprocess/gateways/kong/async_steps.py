@@ -188,6 +188,8 @@ class _Asked:
         self._is_reading = False
         with contextlib.suppress(OSError, ValueError):
             self._loop.remove_reader(self._connection.socket)
+            # Loops take it that they are not; threads wait on theirs.
+            self._connection.socket.setblocking(True)
 
     def _take(self, connection: Connection, value: Any) -> None:
         if self._is_done:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
+import struct
 import time
 from collections import deque
 from typing import Any
@@ -13,8 +14,8 @@ from msgpack import unpackb
 
 from coprocess.gateways.kong.wire import STEP, Reader, no_extension, packer
 
-#: How long one read waits, in milliseconds.
-READ_WAIT_MS = 200
+#: How long one read waits. The kernel sees to it, which costs no call of its own.
+READ_WAIT_S = 0.2
 #: Kong reads what it asked for at once: who does not take it for so long is gone.
 _SEND_WAIT_S = 15.0
 #: For the whole of a frame: it reads on for so long at a time, at most.
@@ -33,24 +34,18 @@ class ConnectionLost(OSError):
 
 
 class Connection:
-    """Read by one thread at a time: whoever holds it. Frames are sent by whoever owes the answer.
+    """Read by one thread at a time: whoever holds it. Frames are sent by whoever owes the answer."""
 
-    Its socket never blocks: who is to wait, polls. In a read that blocks, a thread wakes also when Kong has
-    read what was sent to it, only to wait again: so an event took a sixth more of the processor.
-    """
-
-    __slots__ = ("_reader", "awaits", "is_within", "pack", "read", "socket", "values", "wait", "write")
+    __slots__ = ("_reader", "awaits", "is_within", "pack", "read", "socket", "values", "write")
 
     def __init__(self, connected: socket.socket, max_frame_bytes: int) -> None:
-        connected.setblocking(False)
+        connected.setblocking(True)
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(READ_WAIT_S))
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(_SEND_WAIT_S))
         self.socket = connected
-        poll = select.poll()
-        poll.register(connected, select.POLLIN)
-        #: Wait so many milliseconds at most: true where there is something to read then.
-        self.wait = poll.poll
-        #: As a socket's `recv`, without any waiting.
+        #: As a socket's `recv`.
         self.read = connected.recv
-        #: As a socket's `send`, without any waiting: it may take a part alone, or nothing. See `send`.
+        #: As a socket's `send`: it may take a part alone. See `send`.
         self.write = connected.send
         self._reader = Reader(max_frame_bytes)
         #: Whether a part of a value has come, and the rest has not.
@@ -70,12 +65,7 @@ class Connection:
         """
         if self.values:
             return self.values.popleft()
-        return self.value_of(self._read(CHUNK_BYTES))
-
-    def _read(self, count: int) -> bytes:
-        if not self.wait(READ_WAIT_MS):
-            raise BlockingIOError
-        return self.read(count)
+        return self.value_of(self.read(CHUNK_BYTES))
 
     def value_of(self, data: bytes) -> Any:
         """As `receive`, where `data` has been read."""
@@ -88,7 +78,7 @@ class Connection:
             until_s = until_s or now_s + _PIECES_S
             if now_s > until_s:
                 raise BlockingIOError
-            data = self._read(_LARGE_CHUNK_BYTES)
+            data = self.read(_LARGE_CHUNK_BYTES)
 
     def _first_of(self, data: bytes) -> Any:
         """The value that `data` completes; None: it does not."""
@@ -112,7 +102,7 @@ class Connection:
         """As `receive`, without any waiting."""
         if self.values:
             return self.values.popleft()
-        value = self._first_of(self.read(_LARGE_CHUNK_BYTES))
+        value = self._first_of(self.socket.recv(_LARGE_CHUNK_BYTES, socket.MSG_DONTWAIT))
         if value is None:
             raise BlockingIOError
         return value
@@ -122,34 +112,31 @@ class Connection:
         if self.values or self.is_within:
             return False
         try:
-            came = self.read(_HEAD_BYTES, socket.MSG_PEEK)
+            came = self.socket.recv(_HEAD_BYTES, socket.MSG_DONTWAIT | socket.MSG_PEEK)
         except OSError:
             return False
         return STEP.encode() in came
 
     def has_something(self, wait_s: float) -> bool:
         """Whether `receive` would give something, or has begun to, within that time."""
-        return bool(self.values or self.wait(wait_s * 1000))
+        if self.values:
+            return True
+        poll = select.poll()
+        poll.register(self.socket, select.POLLIN)
+        return bool(poll.poll(wait_s * 1000))
 
     def send(self, frame: bytes) -> None:
         """Raises OSError where the other side is gone, or does not read."""
-        try:
-            sent = self.write(frame)
-        except BlockingIOError:
-            sent = 0
-        if sent != len(frame):
+        if (sent := self.write(frame)) != len(frame):
             self.send_rest(frame, sent)
 
     def send_rest(self, frame: bytes, sent: int) -> None:
         """As `send`, where so many bytes have been sent."""
         rest, until_s = memoryview(frame)[sent:], time.monotonic() + _SEND_S
-        poll = select.poll()
-        poll.register(self.socket, select.POLLOUT)
         while rest:
-            if not poll.poll(_SEND_WAIT_S * 1000) or time.monotonic() > until_s:
+            if time.monotonic() > until_s:
                 raise ConnectionLost("Kong does not read")
-            with contextlib.suppress(BlockingIOError):
-                rest = rest[self.write(rest) :]
+            rest = rest[self.write(rest) :]
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
@@ -160,3 +147,8 @@ class Connection:
         """As `close`, for whoever does not hold it: the holder finds it gone."""
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)
+
+
+def _timeval(seconds: float) -> bytes:
+    whole = int(seconds)
+    return struct.pack("ll", whole, int((seconds - whole) * 1e6))

@@ -23,7 +23,7 @@ from coprocess.errors import Overloaded
 from coprocess.gateways.kong import kept, wire
 from coprocess.gateways.kong.answers import failure_data
 from coprocess.gateways.kong.balance import Balance
-from coprocess.gateways.kong.connection import CHUNK_BYTES, READ_WAIT_MS, Connection
+from coprocess.gateways.kong.connection import CHUNK_BYTES, Connection
 from coprocess.gateways.kong.event import Event
 from coprocess.gateways.kong.known import LONGEST_KNOWN_BYTES, KnownEvents
 from coprocess.gateways.kong.late_steps import LateSteps
@@ -248,9 +248,6 @@ class KongEngine(Engine):
         try:
             if connection.values or connection.is_within:
                 return self._handle(connection, connection.receive(), me)
-            if not connection.wait(READ_WAIT_MS):
-                self.resume(connection)
-                return None
             data = connection.read(CHUNK_BYTES)
             end = wire.ID_ENDS.get(data[:3], LONGEST_KNOWN_BYTES)
             argument = self.known.get(data[end:])
@@ -282,7 +279,7 @@ class KongEngine(Engine):
         frame = wire.pack_answer(error.message_id or 0, None, {"error": "not a message of Kong"})
         with contextlib.suppress(OSError):
             # Nobody waits for who sends that, and does not read.
-            connection.write(frame)
+            connection.socket.send(frame, socket.MSG_DONTWAIT)
         self.close(connection)
 
     def _handle(

@@ -16,7 +16,7 @@ from coprocess.bounded import repr_of
 from coprocess.errors import Status
 from coprocess.gateways.kong import wire
 from coprocess.gateways.kong.answers import UNSENDABLE, StepFailed, failure_data, unsendable
-from coprocess.gateways.kong.connection import CHUNK_BYTES, READ_WAIT_MS, Connection
+from coprocess.gateways.kong.connection import CHUNK_BYTES, Connection
 from coprocess.gateways.kong.methods import Method
 from coprocess.gateways.kong.turns import TURN_S, EventEnded, Turns
 from coprocess.gateways.kong.wire import (
@@ -140,11 +140,7 @@ class Event(Rpc):
         connection = self.connection
         try:
             frame = b"".join((self._head, method.head, packed, self._tail))
-            try:
-                sent = connection.write(frame)
-            except BlockingIOError:
-                sent = 0
-            if sent != len(frame):
+            if (sent := connection.write(frame)) != len(frame):
                 connection.send_rest(frame, sent)
         except OSError as error:  # It is not sent, or in part alone: no step comes.
             return self.take_step(*self.engine.late.wait_after(self, error, may_wait=False))
@@ -152,8 +148,6 @@ class Event(Rpc):
             if method.is_usual:
                 if connection.values or connection.is_within:
                     value = connection.receive()
-                elif not connection.wait(READ_WAIT_MS):
-                    raise BlockingIOError
                 else:
                     data = connection.read(CHUNK_BYTES)
                     if len(data) <= STEP_OF_NOTHING_BYTES:
@@ -300,11 +294,7 @@ class Event(Rpc):
         try:
             connection = self.connection
             frame = b"".join((self._head, b"\xc0" if self.id is None else _DATA, reply, self._tail))
-            try:
-                sent = connection.write(frame)
-            except BlockingIOError:
-                sent = 0
-            if sent != len(frame):
+            if (sent := connection.write(frame)) != len(frame):
                 connection.send_rest(frame, sent)
         except OSError:
             # Who holds it finds out.
