@@ -285,7 +285,8 @@ class Front:
 
     def drain(self, timeout_s: float) -> bool:
         """Refuse new calls and wait for those in flight. False where some still run after `timeout_s`."""
-        self._draining = True
+        with self._poller.lock:  # After that, none is taken where it is read.
+            self._draining, self._left = True, 0
         return wait_until_idle(lambda: self.in_flight, timeout_s)
 
     def stop(self, timeout_s: float) -> None:
