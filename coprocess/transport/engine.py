@@ -236,7 +236,7 @@ class Methods:
     server_streaming: Mapping[str, ServerStreamingHandler] = field(default_factory=dict)
     #: With many messages each way.
     bidi: Mapping[str, BidiHandler] = field(default_factory=dict)
-    #: Who takes calls of a unary method before its handler, in an engine that has a `poller`.
+    #: What takes calls of a unary method before its handler, in an engine that has a `poller`.
     relays: Mapping[str, Relay] = field(default_factory=dict)
 
     def __or__(self, other: Methods) -> Methods:
