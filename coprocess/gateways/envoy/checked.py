@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 from google.protobuf.message import DecodeError
 
 from coprocess.api.held import HeldHeaders, HeldRequest
+from coprocess.api.http import canonical_name
 from coprocess.api.moments import HookType
 from coprocess.api.unread import NO_EDITS, UnreadRequest
 from coprocess.errors import BadMessage, HandlerFailed, UnknownHook
 from coprocess.gateways.envoy import dynamic_metadata
 from coprocess.gateways.envoy.call import Around, Traffic
 from coprocess.gateways.envoy.chain import Chain
-from coprocess.gateways.envoy.messages import Fields, name_of, request_of
+from coprocess.gateways.envoy.messages import Fields, request_of
 from coprocess.gateways.envoy.skimmed import Attributes, Http, items_of
 from coprocess.gateways.envoy.wire import HeaderMap, Metadata
 
@@ -77,7 +78,7 @@ def _request(http: Http, max_headers: int) -> HeldRequest:
     headers = http.headers
     if len(headers) > max_headers:
         raise _too_many(len(headers), max_headers)
-    pairs = [(name_of(name), value) for name, value in items_of(headers).items() if name[:1] != ":"]
+    pairs = [(canonical_name(name), value) for name, value in items_of(headers).items() if name[:1] != ":"]
     if "Host" not in (name for name, _ in pairs):
         pairs.insert(0, ("Host", http.host))
     held = HeldHeaders(pairs)
