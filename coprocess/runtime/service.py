@@ -39,7 +39,7 @@ from coprocess.runtime.idle import wait_until_idle
 from coprocess.runtime.local_event import LocalEvent
 from coprocess.runtime.log_limit import LimitedLog
 from coprocess.runtime.pace import QUICK_S, Used, computed
-from coprocess.runtime.streaming import NO_STREAMS, ChainedHandler, Streaming
+from coprocess.runtime.streaming import NO_STREAMS, Streaming
 from coprocess.transport.engine import Methods, NotingHandler, Rpc
 from coprocess.transport.workers import WorkerThreads, start_missing
 
@@ -134,9 +134,10 @@ class Service:
         return Methods(
             unary={
                 **dict.fromkeys(self._openers, self.handle),
-                **{path: partial(self._handle_chained, handler) for path, handler in chained.items()},
+                **{path: partial(handler, self) for path, handler in chained.items()},
             },
             bidi={path: NotingHandler(partial(handler, self)) for path, handler in bidi.items()},
+            failed=self.streaming.failed_replies,
         )
 
     def handle(self, rpc: Rpc) -> None:
@@ -180,14 +181,6 @@ class Service:
         else:
             # Else it would run, some time, for a client that is gone.
             rpc.on_cancel(lambda: self.drop(call))
-
-    def _handle_chained(self, handler: ChainedHandler, rpc: Rpc) -> None:
-        try:
-            if self._draining:
-                raise ShuttingDown("the service is shutting down")
-            handler(self, rpc)
-        except Exception as error:  # noqa: BLE001 - as in `handle`
-            self.refuse(rpc, error)
 
     def refuse(self, rpc: Rpc, error: Exception) -> None:
         """Answer a call that reaches no handler."""

@@ -526,6 +526,7 @@ class Http2Engine(Engine):
         self._methods = methods
         self._handlers = {**methods.unary, **methods.server_streaming}
         self._relays = methods.relays
+        self._server.service.failed = methods.failed
 
     def replace_thread(self, thread_id: int) -> bool:
         return self._threads is not None and self._threads.replace(thread_id)

@@ -15,7 +15,7 @@ from coprocess.api.unread import NO_EDITS, UnreadRequest
 from coprocess.errors import BadMessage, HandlerFailed, UnknownHook
 from coprocess.gateways.envoy import dynamic_metadata
 from coprocess.gateways.envoy.call import Around, Traffic
-from coprocess.gateways.envoy.chain import Chain
+from coprocess.gateways.envoy.chain import Chain, hooks_of
 from coprocess.gateways.envoy.messages import Fields, request_of
 from coprocess.gateways.envoy.skimmed import Attributes, Http, items_of
 from coprocess.gateways.envoy.wire import HeaderMap, Metadata
@@ -54,8 +54,8 @@ def _only_checks(chain: Chain) -> Chain:
         raise UnknownHook(
             "nothing is to run: no handler of CustomKeyCheck is loaded for this route, or named"
         )
-    checks = replace(chain, before=kept, after=())
     ((_, steps),) = kept
+    checks = replace(chain, before=kept, after=(), later=hooks_of(chain.table, steps))
     if len(steps) == 1 and not checks.has_end:
         checks.one_check = steps[0].hook
     return checks

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -16,11 +15,13 @@ from coprocess.api.moments import HookType
 from coprocess.errors import CoprocessError, HandlerFailed, ShuttingDown
 from coprocess.gateways.envoy.call import Traffic
 from coprocess.gateways.envoy.chain import Chain, Chains, chain_of, check_chains
-from coprocess.gateways.envoy.check import Check, CheckCall, CheckChain
+from coprocess.gateways.envoy.check import CheckCall
+from coprocess.gateways.envoy.check_reply import closed, failed_reply
+from coprocess.gateways.envoy.check_steps import CheckChain, WaitingChecks
 from coprocess.gateways.envoy.checked import open_check
 from coprocess.gateways.envoy.early_messages import MOST_BYTES_OF_ALL, EarlyBytes
 from coprocess.gateways.envoy.exchange import Exchange
-from coprocess.gateways.envoy.limit_asks import LimitAsks, closed
+from coprocess.gateways.envoy.limit_asks import LimitAsks
 from coprocess.gateways.envoy.route import PREFIX, Route, route_of
 from coprocess.gateways.envoy.skimmed import attributes_of, items_of
 from coprocess.gateways.envoy.stream import EnvoyStream, refuse
@@ -37,7 +38,7 @@ from coprocess.runtime.streaming import ChainedHandler, StreamHandler, Streaming
 
 if TYPE_CHECKING:
     from coprocess.runtime.service import Service
-    from coprocess.transport.engine import BidiRpc, Metadata, Rpc
+    from coprocess.transport.engine import BidiRpc, FailedReply, Metadata, Rpc
 
 #: Keys and values.
 Said = tuple[tuple[str, object], ...]
@@ -70,8 +71,9 @@ class EnvoyGateway(Gateway, Streaming):
         self._streams: set[EnvoyStream] = set()
         self._asks = LimitAsks()
         self._early_bytes = EarlyBytes(MOST_BYTES_OF_ALL)
-        #: Those that are being ended.
-        self._checks: set[Check] = set()
+        #: Those in steps, until they are ended.
+        self._checks: set[CheckChain] = set()
+        self._waiting = WaitingChecks()
         self.service: Service | None = None
         self._ending = InThread(self, _END_S)
         self._limiter: Limiter | None = None
@@ -102,6 +104,10 @@ class EnvoyGateway(Gateway, Streaming):
     @property
     def chained_methods(self) -> Mapping[str, ChainedHandler]:
         return {CHECK: self.check}
+
+    @property
+    def failed_replies(self) -> Mapping[str, FailedReply]:
+        return {CHECK: failed_reply}
 
     @property
     def bidi_methods(self) -> Mapping[str, StreamHandler]:
@@ -170,12 +176,13 @@ class EnvoyGateway(Gateway, Streaming):
 
     @property
     def open_streams(self) -> int:
-        return len(self._streams) + len(self._asks)
+        return len(self._streams) + len(self._asks) + len(self._checks)
 
     def holds(self, hook: Hook) -> bool:
         chains = [stream.exchange.chain for stream in list(self._streams)]
-        chains += [check.chain for check in list(self._checks)]
-        return any(chain is not None and hook in chain.later for chain in chains)
+        return any(chain is not None and hook in chain.later for chain in chains) or any(
+            check.holds(hook) for check in list(self._checks)
+        )
 
     # Checks.
 
@@ -184,21 +191,19 @@ class EnvoyGateway(Gateway, Streaming):
         since_s = time.monotonic()
         self.service = service
         try:
+            if service.is_draining:
+                raise ShuttingDown("the service is shutting down")
             attributes = attributes_of(rpc.payload)
             said = tuple(attributes.context_extensions)
             chain = self._kept.get(said) or self._chain_of_check(said)
             traffic = open_check(attributes, chain, self, self._options.max_headers)
+            hook = traffic.chain.one_check
+            if hook is not None:
+                service.take(CheckCall(hook, traffic), rpc, since_s)
+            else:
+                self._check_in_steps(service, rpc, traffic)
         except Exception as error:  # noqa: BLE001 - an RPC error might let in
             rpc.respond(closed(service, error))
-            return
-        hook = traffic.chain.one_check
-        if hook is not None:
-            service.take(CheckCall(hook, traffic), rpc, since_s)
-        elif service.async_calls.is_read_here():
-            # A sync handler would hold up all async ones.
-            service.in_thread(lambda: self._check_in_steps(service, rpc, traffic))
-        else:
-            self._check_in_steps(service, rpc, traffic)
 
     def _chain_of_check(self, said: tuple[bytes, ...]) -> Chain:
         """Keep the chain by the bytes that a route says, too: they are there before anything is read."""
@@ -210,13 +215,15 @@ class EnvoyGateway(Gateway, Streaming):
         return chain
 
     def _check_in_steps(self, service: Service, rpc: Rpc, traffic: Traffic) -> None:
-        check = Check(self.chain, self)
-        steps = check.begin(traffic, leaves_limits=True)
-        on_end = None if check.lifetime is None else partial(self._ended_check, check)
-        CheckChain(service, rpc, check, on_end).run(steps)
-
-    def _ended_check(self, check: Check) -> None:
+        check = CheckChain(service, rpc, traffic, self._waiting, self._ended_check)
         self._checks.add(check)
+        if service.async_calls.is_read_here():
+            # A sync handler would hold up all async ones.
+            check.in_thread(check.begin)
+        else:
+            check.begin()
+
+    def _ended_check(self, check: CheckChain) -> None:
         self.end(check.lifetime, lambda: self._checks.discard(check))
 
     # Of both.
@@ -269,6 +276,8 @@ class EnvoyGateway(Gateway, Streaming):
     def end_overdue(self, now_s: float) -> None:
         if self.service is not None and self._asks:
             self._asks.end_overdue(self.service, now_s)
+        if self._waiting:
+            self._waiting.end_overdue(now_s)
 
     def open_local_event(self, name: str, payload: str, caller: CallContext | None) -> HeldEventCall:
         spec = HeldSpec("", "", {}) if caller is None else HeldSpec(caller.api_id, caller.org_id, {})
