@@ -90,7 +90,10 @@ class CheckChain(Chain):
         return hook in self._check.traffic.chain.later
 
     def begin(self) -> None:
-        self.run(self._check.steps(leaves_limits=True))
+        try:
+            self.run(self._check.steps(leaves_limits=True))
+        except Exception as error:  # noqa: BLE001 - nobody else would answer
+            self.refuse(error)
 
     def refuse(self, error: Exception) -> None:
         """End it before its steps are through."""

@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from google.protobuf.message import DecodeError
-
 from coprocess.api.held import HeldHeaders, HeldRequest
 from coprocess.api.http import canonical_name
 from coprocess.api.moments import HookType
@@ -17,7 +15,7 @@ from coprocess.gateways.envoy import dynamic_metadata
 from coprocess.gateways.envoy.call import Around, Traffic
 from coprocess.gateways.envoy.chain import Chain, hooks_of
 from coprocess.gateways.envoy.messages import Fields, request_of
-from coprocess.gateways.envoy.skimmed import Attributes, Http, items_of
+from coprocess.gateways.envoy.skimmed import Attributes, Http, items_of, merged
 from coprocess.gateways.envoy.wire import HeaderMap, Metadata
 
 if TYPE_CHECKING:
@@ -38,8 +36,8 @@ def open_check(attributes: Attributes, chain: Chain, around: Around, max_headers
         if chain.one_check is not None and not traffic.has_body:
             raise HandlerFailed(NO_BODY)
     if attributes.metadata_context:
-        context = b"".join(attributes.metadata_context)
-        traffic.metadata_source = lambda: dynamic_metadata.read_metadata(Metadata.FromString(context))
+        context = attributes.metadata_context
+        traffic.metadata_source = lambda: dynamic_metadata.read_metadata(merged(Metadata, context))
     return traffic
 
 
@@ -64,10 +62,10 @@ def _only_checks(chain: Chain) -> Chain:
 def _request(http: Http, max_headers: int) -> HeldRequest:
     """The request, as the attributes have it. Raises BadMessage."""
     parts = http.header_map
-    header_map = parts[0] if len(parts) == 1 else b"".join(parts)
-    if header_map:
-        fields = _UnreadFields(header_map, http)
-        if len(header_map) > _SMALLEST_HEADER_BYTES * max_headers and len(fields._all) > max_headers:
+    size = len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
+    if size:
+        fields = _UnreadFields(http)
+        if size > _SMALLEST_HEADER_BYTES * max_headers and len(fields._all) > max_headers:
             raise _too_many(len(fields._all), max_headers)
         if method := http.method:
             return _UnreadRequest(http, method, fields)
@@ -75,6 +73,9 @@ def _request(http: Http, max_headers: int) -> HeldRequest:
         request = request_of(fields, body.read)
         body.method = request._method
         return request
+    if not http.method:
+        # As of a connection, whose filter is another: a handler would see a request with nothing in it.
+        raise BadMessage("no HTTP request: expected one with a method")
     headers = http.headers
     if len(headers) > max_headers:
         raise _too_many(len(headers), max_headers)
@@ -89,13 +90,12 @@ def _request(http: Http, max_headers: int) -> HeldRequest:
 class _UnreadFields(Fields):
     """Those of a HeaderMap that nobody has read so far."""
 
-    __slots__ = ("_http", "_raw", "_values_of_raw")
+    __slots__ = ("_http", "_values_of_raw")
 
-    def __init__(self, raw: bytes, http: Http) -> None:
+    def __init__(self, http: Http) -> None:
         # As the base class does.
         self.replaced, self._set_now = NO_EDITS, None
         self.encoded = None
-        self._raw = raw
         self._http = http
         self._values_of_raw: Sequence[HeaderValue] | None = None
 
@@ -103,10 +103,7 @@ class _UnreadFields(Fields):
     def _all(self) -> Sequence[HeaderValue]:  # type: ignore[override]  # a slot there
         values = self._values_of_raw
         if values is None:
-            try:
-                values = self._values_of_raw = HeaderMap.FromString(self._raw).headers
-            except DecodeError:
-                raise BadMessage("the header_map of a CheckRequest is none") from None
+            values = self._values_of_raw = merged(HeaderMap, self._http.header_map).headers
         return values
 
     def _all_that_came(self) -> list[tuple[str, str]]:

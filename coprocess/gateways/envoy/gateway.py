@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
@@ -77,6 +78,7 @@ class EnvoyGateway(Gateway, Streaming):
         self.service: Service | None = None
         self._ending = InThread(self, _END_S)
         self._limiter: Limiter | None = None
+        self._limiter_lock = threading.Lock()
 
     # Not a property of the base class, which declares an attribute.
     @property
@@ -255,14 +257,18 @@ class EnvoyGateway(Gateway, Streaming):
 
     def limited(self, session: HeldSession, api_id: str) -> str:
         try:
-            limiter = self._limiter
-            if limiter is None:
-                limiter = self._limiter = Limiter(self._options.limits_store())
+            limiter = self._limiter or self._make_limiter()
             return limiter.exceeded(session, api_id)
         except Exception as error:  # noqa: BLE001 - whatever fails lets nobody pass
             text = str(error) if isinstance(error, CoprocessError) else f"{type(error).__name__}: {error}"
             log.error("a rate or quota could not be kept: the request is refused", reason=text)
             return "unknown"
+
+    def _make_limiter(self) -> Limiter:
+        with self._limiter_lock:  # Of two, each would count apart.
+            if self._limiter is None:
+                self._limiter = Limiter(self._options.limits_store())
+            return self._limiter
 
     def tell_failed(self, hook: Hook, api_id: str, error: HandlerFailed) -> None:
         if self.service is not None:
