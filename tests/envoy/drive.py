@@ -136,10 +136,11 @@ class Told:
 def check(*handlers: Callable[..., Any], request: wire.CheckRequest) -> wire.CheckResponse:
     gateway = EnvoyGateway(table_of(*handlers), GatewayOptions())
     told = Told()
-    attributes = attributes_of(request.SerializeToString())
+    message = request.SerializeToString()
+    attributes = attributes_of(message)
     try:
         chain = gateway.chain(items_of(attributes.context_extensions), "")
-        check = Check(open_check(attributes, chain, gateway, 1000), told)
+        check = Check(open_check(attributes, chain, gateway, 1000, len(message)), told)
     except CoprocessError as error:
         raw = closed(told, error)
     else:

@@ -39,8 +39,9 @@ def _allowed(traffic: Traffic) -> bytes:
     request, method = traffic.request, traffic.method
     if request.has_new_body:
         raise HandlerFailed("replaced the body: ext_authz cannot. Expected: ext_proc, for such a handler")
-    replaced = request.headers.replaced
-    if replaced is None or len(replaced) > 1 or request.has_new_line(method):
+    replaced, query = request._headers.replaced, request._query
+    has_new_line = request.has_new_path or request._method != method
+    if has_new_line or (query is not None and query.is_edited) or replaced is None or len(replaced) > 1:
         return _STATUS_OK + encoding.field(_OK_RESPONSE, _edits(request, method)) + _told(traffic)
     # What most leave: a header, and who calls.
     for name, value in replaced.items():
@@ -139,10 +140,10 @@ def _told(traffic: Traffic) -> bytes:
     """The dynamic metadata of a reply."""
     metadata, session = traffic._metadata, traffic._session
     if session is not None:
-        if not session.token:
+        if not session._token:
             session = None
-        elif metadata is None and session.is_bare:
-            token = session.token.encode()
+        elif metadata is None and not (session._alias or session._metadata or session._tags):
+            token = session._token.encode()
             return _head_of_token(len(token)) + token
     if session is None and metadata is None:
         return b""

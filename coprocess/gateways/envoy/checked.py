@@ -17,27 +17,56 @@ from coprocess.gateways.envoy.chain import Chain, hooks_of
 from coprocess.gateways.envoy.messages import Fields, request_of
 from coprocess.gateways.envoy.skimmed import Attributes, Http, items_of, merged
 from coprocess.gateways.envoy.wire import HeaderMap, Metadata
+from coprocess.loading.lifetime import Lifetime
 
 if TYPE_CHECKING:
     from coprocess.gateways.envoy.wire import HeaderValue
 
 
-def open_check(attributes: Attributes, chain: Chain, around: Around, max_headers: int) -> Traffic:
-    """`chain` is that of the route, with all its moments. Raises BadMessage, UnknownHook, HandlerFailed."""
+class CheckTraffic(Traffic):
+    """The request of a Check. Of its metadata nothing is looked at before somebody asks."""
+
+    __slots__ = ("_attributes",)
+
+    def __init__(self, request: HeldRequest, chain: Chain, around: Around, attributes: Attributes) -> None:
+        # Not by the base class's: what only streams have is left out.
+        self.request, self.response, self.spec = request, None, chain.spec
+        self._session = self._state = self._metadata = self.answer = self.last_hook = None
+        self.chain, self._around = chain, around
+        self.lifetime = Lifetime() if chain.has_end else None
+        self.has_body = self.is_failed = False
+        self.failure_text = ""
+        self.method = request._method
+        self._attributes = attributes
+
+    def metadata_source(self) -> dict[str, str]:  # A slot there.
+        return dynamic_metadata.read_metadata(merged(Metadata, self._attributes.metadata_context))
+
+
+def open_check(
+    attributes: Attributes, chain: Chain, around: Around, max_headers: int, size_bytes: int
+) -> CheckTraffic:
+    """Of a message of that size. `chain` is that of the route, with all its moments.
+
+    Raises BadMessage, UnknownHook, HandlerFailed.
+    """
     if chain.of_checks is None:
         chain.of_checks = _only_checks(chain)
     chain = chain.of_checks
     http = attributes.request.http
-    request = _request(http, max_headers)
-    traffic = Traffic(request, chain, around)
-    traffic.method = request._method
+    if http.header_map:
+        fields = _UnreadFields(http)
+        if size_bytes > _SMALLEST_HEADER_BYTES * max_headers and len(fields._all) > max_headers:
+            raise _too_many(len(fields._all), max_headers)
+        method = http.method
+        request = _UnreadRequest(http, method, fields) if method else _request_without_line(http, fields)
+    else:
+        request = _request_of_map(http, max_headers)
+    traffic = CheckTraffic(request, chain, around, attributes)
     if chain.reads_request:
         traffic.has_body = _Body(http, request._headers, request._method).is_whole
         if chain.one_check is not None and not traffic.has_body:
             raise HandlerFailed(NO_BODY)
-    if attributes.metadata_context:
-        context = attributes.metadata_context
-        traffic.metadata_source = lambda: dynamic_metadata.read_metadata(merged(Metadata, context))
     return traffic
 
 
@@ -59,21 +88,18 @@ def _only_checks(chain: Chain) -> Chain:
     return checks
 
 
-def _request(http: Http, max_headers: int) -> HeldRequest:
-    """The request, as the attributes have it. Raises BadMessage."""
-    parts = http.header_map
-    size = len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
-    if size:
-        fields = _UnreadFields(http)
-        if size > _SMALLEST_HEADER_BYTES * max_headers and len(fields._all) > max_headers:
-            raise _too_many(len(fields._all), max_headers)
-        if method := http.method:
-            return _UnreadRequest(http, method, fields)
-        body = _Body(http, fields, "")
-        request = request_of(fields, body.read)
-        body.method = request._method
-        return request
-    if not http.method:
+def _request_without_line(http: Http, fields: Fields) -> HeldRequest:
+    """The same where the filter tells path and method among the headers only. Raises BadMessage."""
+    body = _Body(http, fields, "")
+    request = request_of(fields, body.read)
+    body.method = request._method
+    return request
+
+
+def _request_of_map(http: Http, max_headers: int) -> HeldRequest:
+    """The same where the filter sends no raw headers. Raises BadMessage."""
+    method = http.method
+    if not method:
         # As of a connection, whose filter is another: a handler would see a request with nothing in it.
         raise BadMessage("no HTTP request: expected one with a method")
     headers = http.headers
@@ -83,8 +109,8 @@ def _request(http: Http, max_headers: int) -> HeldRequest:
     if "Host" not in (name for name, _ in pairs):
         pairs.insert(0, ("Host", http.host))
     held = HeldHeaders(pairs)
-    body = _Body(http, held, http.method)
-    return HeldRequest(http.method, http.path, held, scheme=http.scheme or "http", body_source=body.read)
+    body = _Body(http, held, method)
+    return HeldRequest(method, http.path, held, scheme=http.scheme or "http", body_source=body.read)
 
 
 class _UnreadFields(Fields):
