@@ -13,6 +13,7 @@ import pytest
 from coprocess import CustomKeyCheck, respond
 from coprocess.gateways.envoy import check_steps, wire
 from coprocess.loading.hooks import HookTable
+from coprocess.transport import http2_engine
 from coprocess.transport.engines import EngineChoice
 from tests.envoy.drive import GET
 from tests.envoy.test_check import Asked, asking, code_of, in_steps, reply_to, request_of
@@ -199,7 +200,8 @@ def test_what_the_engine_refuses_is_a_denial() -> None:
         assert ask(client) == 0
 
 
-def test_what_is_given_up_at_a_stop_is_denied() -> None:
+def test_what_is_given_up_at_a_stop_is_denied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http2_engine, "_FLUSH_S", 0.1)
     is_in, goes_on = threading.Event(), threading.Event()
 
     @CustomKeyCheck
