@@ -54,14 +54,11 @@ def open_check(
         chain.of_checks = _only_checks(chain)
     chain = chain.of_checks
     http = attributes.request.http
-    if http.header_map:
-        fields = _UnreadFields(http)
-        if size_bytes > _SMALLEST_HEADER_BYTES * max_headers and len(fields._all) > max_headers:
-            raise _too_many(len(fields._all), max_headers)
-        method = http.method
-        request = _UnreadRequest(http, method, fields) if method else _request_without_line(http, fields)
-    else:
-        request = _request_of_map(http, max_headers)
+    fields = _UnreadFields(http)
+    if size_bytes > _SMALLEST_HEADER_BYTES * max_headers and fields.count > max_headers:
+        raise BadMessage(f"{fields.count} headers: max_headers is {max_headers}")
+    method = http.method
+    request = _UnreadRequest(http, method, fields) if method else _request_without_line(http, fields)
     traffic = CheckTraffic(request, chain, around, attributes)
     if chain.reads_request:
         traffic.has_body = _Body(http, request._headers, request._method).is_whole
@@ -89,32 +86,18 @@ def _only_checks(chain: Chain) -> Chain:
 
 
 def _request_without_line(http: Http, fields: Fields) -> HeldRequest:
-    """The same where the filter tells path and method among the headers only. Raises BadMessage."""
+    """Where only the headers tell path and method. Raises BadMessage, also where nothing does.
+
+    So it is with the filter of connections: a handler would see a request with nothing in it.
+    """
     body = _Body(http, fields, "")
     request = request_of(fields, body.read)
     body.method = request._method
     return request
 
 
-def _request_of_map(http: Http, max_headers: int) -> HeldRequest:
-    """The same where the filter sends no raw headers. Raises BadMessage."""
-    method = http.method
-    if not method:
-        # As of a connection, whose filter is another: a handler would see a request with nothing in it.
-        raise BadMessage("no HTTP request: expected one with a method")
-    headers = http.headers
-    if len(headers) > max_headers:
-        raise _too_many(len(headers), max_headers)
-    pairs = [(canonical_name(name), value) for name, value in items_of(headers).items() if name[:1] != ":"]
-    if "Host" not in (name for name, _ in pairs):
-        pairs.insert(0, ("Host", http.host))
-    held = HeldHeaders(pairs)
-    body = _Body(http, held, method)
-    return HeldRequest(method, http.path, held, scheme=http.scheme or "http", body_source=body.read)
-
-
 class _UnreadFields(Fields):
-    """Those of a HeaderMap that nobody has read so far."""
+    """Those of a HeaderMap, or of a map, that nobody has read so far."""
 
     __slots__ = ("_http", "_values_of_raw")
 
@@ -132,20 +115,25 @@ class _UnreadFields(Fields):
             values = self._values_of_raw = merged(HeaderMap, self._http.header_map).headers
         return values
 
+    @property
+    def count(self) -> int:
+        return len(self._all) or len(self._http.headers)
+
     def _all_that_came(self) -> list[tuple[str, str]]:
-        pairs = super()._all_that_came()
+        if self._all:
+            pairs = super()._all_that_came()
+        else:
+            # A filter that was not told to send raw headers.
+            came = items_of(self._http.headers)
+            pairs = [(canonical_name(name), value) for name, value in came.items() if name[:1] != ":"]
         # A filter with `allowed_headers` hides what they do not name, and tells it apart.
         if (host := self._http.host) and not any(name == "Host" for name, _ in pairs):
             pairs.insert(0, ("Host", host))
         return pairs
 
 
-def _too_many(count: int, max_headers: int) -> BadMessage:
-    return BadMessage(f"{count} headers: max_headers is {max_headers}")
-
-
 class _UnreadRequest(UnreadRequest):
-    """As the filter sends it that was told to send raw headers."""
+    """As the filter sends it."""
 
     if not TYPE_CHECKING:
         __slots__ = ("_http",)
