@@ -521,6 +521,7 @@ class Http2Engine(Engine):
             if path in methods.unary:
                 relay = methods.relays.get(path)
                 method.begin = self._begin if relay is None else relay(self._begin)
+        self._server.service.failed = methods.failed
 
     def replace_thread(self, thread_id: int) -> bool:
         return self._threads is not None and self._threads.replace(thread_id)

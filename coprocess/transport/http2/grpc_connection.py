@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from struct import Struct
 from typing import Any, Protocol
@@ -70,6 +70,8 @@ class Service:
     limits: Limits
     #: Calls `callback` after so many seconds.
     call_later: Callable[[float, Callable[[Stream], None], Stream], Timer]
+    #: By method: what says as a reply how a call has failed.
+    failed: Mapping[str, Callable[[Status, str], bytes]] = field(default_factory=dict)
     #: Calls whose message was too large.
     refused_calls: int = field(default=0)
 
@@ -341,6 +343,12 @@ class GrpcConnection:
         if stream.is_closed or stream.is_answered:
             return
         stream.is_answered = True
+        if status and self._service.failed:
+            # Of what its fields say, as those may be what is wrong.
+            method = dict(stream.fields.fields)[b":path"].decode("latin-1")
+            if (failed := self._service.failed.get(method)) is not None:
+                self._sending.message(stream, _HEADERS, failed(Status(status), message), _OK)
+                return
         if stream.has_headers_sent and not (status or message or details or metadata):
             block = _OK
         else:
