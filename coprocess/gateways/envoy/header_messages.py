@@ -7,6 +7,8 @@ be read as a whole.
 from __future__ import annotations
 
 import functools
+from struct import Struct
+from struct import error as StructError
 from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
@@ -33,26 +35,27 @@ def header_message(message: bytes, tag: int) -> tuple[bytes, bool, Beside] | Non
     None: it is another message, or says more: of metadata, say.
     """
     try:
-        if message[0] != tag:
-            return None
-        size, at = message[1], 2
-        if size & _GOES_ON:
-            more, at = message[2], 3
-            if more & _GOES_ON:
-                return None
-            size += (more << 7) - _GOES_ON
-        end = at + size
-        if message[at] != _FIRST_FIELD:
-            return None
-        size, at = message[at + 1], at + 2
-        if size & _GOES_ON:
-            more, at = message[at], at + 1
-            if more & _GOES_ON:
-                return None
-            size += (more << 7) - _GOES_ON
-    except IndexError:
+        kind, size, second, third, fourth, fifth = _START(message)
+    except StructError:
         return None
-    map_end = at + size
+    if kind != tag:
+        return None
+    if size < _GOES_ON:
+        first, size_of_map, more, at = second, third, fourth, 4
+    elif second < _GOES_ON:
+        first, size_of_map, more, at = third, fourth, fifth, 5
+        size += (second << 7) - _GOES_ON + 1
+    else:
+        return None
+    end = 2 + size
+    if size_of_map >= _GOES_ON:
+        if more >= _GOES_ON:
+            return None
+        size_of_map += (more << 7) - _GOES_ON
+        at += 1
+    if first != _FIRST_FIELD:
+        return None
+    map_end = at + size_of_map
     if end > len(message) or (map_end != end and message[map_end:end] != _END_OF_STREAM):
         return None
     rest = message[end:]
@@ -119,6 +122,8 @@ _METHOD_KEY = b"\x0a\x07:method\x1a"
 _ENTRY_BYTES = 2
 _STATUSES = {_header(b":status", b"%d" % status): status for status in range(100, 600)}
 _STATUS_BYTES = len(_header(b":status", b"200"))
+#: The tag and the length of the headers; the tag and the length of their map.
+_START = Struct("6B").unpack_from
 #: Of a length: another byte follows.
 _GOES_ON = 0x80
 #: The tag of field 1, where that is a message: HttpHeaders.headers.

@@ -21,7 +21,7 @@ from coprocess.gateways.envoy.header_messages import (
     method_in,
     status_in,
 )
-from coprocess.gateways.envoy.messages import Fields, UnreadFields, UnreadLine
+from coprocess.gateways.envoy.messages import Fields, UnreadFields, UnreadLine, unread
 from coprocess.gateways.envoy.side import RequestSide, ResponseSide, Side
 from coprocess.loading.hooks import Hook
 
@@ -71,6 +71,7 @@ class HeadersOnly(Traffic):
         "beside",
         "came",
         "hooks",
+        "is_last",
         "is_response_whole",
         "is_whole",
         "response_came",
@@ -86,6 +87,8 @@ class HeadersOnly(Traffic):
     is_response_whole: bool
     #: As it came.
     status: int
+    #: Whether the stream needs no more than the reply that is owed.
+    is_last: bool
     #: What is still to be run; None: that is for steps to say.
     hooks: Iterator[Hook] | None
     #: The call that has begun last, and may run still.
@@ -103,20 +106,17 @@ class HeadersOnly(Traffic):
         if status is None:
             return False
         response = _Response()
-        self.response_came = response.came = response._headers = UnreadFields(header_map, max_headers)
+        self.response_came = response.came = response._headers = unread(
+            UnreadFields(), header_map, max_headers
+        )
         self.status = response._status = status
         self.is_response_whole = response.is_whole = ends or self.method == "HEAD" or status in guard.BODYLESS
         response._body = response.open_stream = None
         response.has_new_body = response._has_body_of_handler = False
-        self.response = response
+        self.response, self.is_last = response, True
         after = self.chain.plain_after
         self.hooks = None if after is None else iter(after)
         return True
-
-    @property
-    def is_last(self) -> bool:
-        """Whether the stream needs no more than the reply that is owed."""
-        return self.response_came is not None or not self.chain.after
 
     def reply(self) -> bytes | None:
         """The reply once the handlers of a message are through. None: there is more to it.
@@ -155,7 +155,7 @@ def headers_only(
     if method is None or not chain.wants_headers_only:
         return None
     request = _Request()
-    fields = request._headers = UnreadFields(header_map, max_headers)
+    fields = request._headers = unread(UnreadFields(), header_map, max_headers)
     request._method = method
     request.is_whole = is_whole
     request._read_path = request._read_query = request._query = request._target = None
@@ -164,6 +164,7 @@ def headers_only(
     traffic = HeadersOnly(request, chain, around)
     traffic.method, traffic.came, traffic.is_whole, traffic.beside = method, fields, is_whole, beside
     traffic.response_came = traffic.begun = None
+    traffic.is_last = not chain.after
     before = chain.plain_before
     traffic.hooks = None if before is None else iter(before)
     return traffic

@@ -17,7 +17,7 @@ import structlog
 from coprocess.api.body_stream import BodyCut
 from coprocess.errors import CoprocessError, HandlerFailed, Status
 from coprocess.gateways.envoy import call as traffic_of
-from coprocess.gateways.envoy.call import EnvoyCall, Traffic
+from coprocess.gateways.envoy.call import Traffic, envoy_call
 from coprocess.gateways.envoy.early_messages import EarlyBytes, EarlyMessages
 from coprocess.gateways.envoy.exchange import Exchange
 from coprocess.gateways.envoy.headers_only import ChainOfRoute, HeadersOnly, headers_only
@@ -236,7 +236,7 @@ class EnvoyStream(Chain):
                 for hook in hooks:
                     if self._is_cancelled:
                         break
-                    call = traffic.begun = EnvoyCall(hook, traffic)
+                    call = traffic.begun = envoy_call(hook, traffic)
                     if not (may_block or hook.is_async):
                         self.in_thread(partial(self._go_on_with, call))
                         return
