@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -162,7 +163,7 @@ def test_a_handler_that_blocks_the_loop_holds_up_no_other_hook(name: str) -> Non
 def test_what_is_no_call_may_block_the_loop_while_the_watcher_sleeps() -> None:
     handlers = Handlers()
     with read_on_loop(handlers) as server:
-        until(lambda: turns(server)._is_watcher_asleep)
+        until(lambda: time.monotonic() > turns(server)._alarm.again_s + 0.5)
 
         async def block() -> None:
             handlers.wait()

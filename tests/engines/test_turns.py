@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from coprocess.api.moments import HookType
+from coprocess.transport.alarm import Alarm, SleepingAlarm, make_alarm
 from coprocess.transport.engine import Rpc
 from coprocess.transport.engines import EngineChoice
 from tests.engines.hooks import bare
@@ -59,7 +60,11 @@ def test_calls_are_answered_beside_those_that_block(first: Callable[[Rpc], None]
         assert [call.result() for call in slow] == [b"block"] * (most - 1)
 
 
-def test_a_hook_that_is_slow_now_and_then_holds_up_nobody() -> None:
+@pytest.mark.parametrize("alarm", [make_alarm, SleepingAlarm])
+def test_a_hook_that_is_slow_now_and_then_holds_up_nobody(
+    alarm: Callable[[float], Alarm], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coprocess.transport.http2.turns.make_alarm", alarm)
     release = threading.Event()
     calls = 0
 

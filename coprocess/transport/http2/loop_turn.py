@@ -14,6 +14,7 @@ from typing import Generic, Protocol, TypeVar
 
 import structlog
 
+from coprocess.transport.alarm import Alarm
 from coprocess.transport.engine import HandlersLoop
 from coprocess.transport.http2.server import Server
 
@@ -39,9 +40,6 @@ class Lender(Protocol):
     def left(self) -> None:
         """The loop watches the poller no more."""
 
-    def watch_closely(self) -> None:
-        """A task is begun."""
-
 
 class LoopTurn(Generic[Task]):
     """A loop's time as the one that polls; it may come again and again."""
@@ -53,13 +51,18 @@ class LoopTurn(Generic[Task]):
         lender: Lender,
         tasks: deque[Task],
         run: Callable[[Task], bool],
+        alarm: Alarm,
     ) -> None:
-        """`run` begins a task. False where that may not run on a loop: it is left for a thread."""
+        """`run` begins a task. False where that may not run on a loop: it is left for a thread.
+
+        `alarm` is put off with each look, and with each task.
+        """
         self.loop = loop
         self._server = server
         self._lender = lender
         self._tasks = tasks
         self._run = run
+        self._alarm = alarm
         #: As a thread's turn has them.
         self.thread_id = loop.thread_id or 0
         self.since_s = 0.0
@@ -95,14 +98,11 @@ class LoopTurn(Generic[Task]):
             self.is_attached = False
 
     def is_late(self) -> bool:
-        """Whether the loop has done nothing since this was called last, though there was something to do."""
+        """Whether there was something to do when this was called last, and nothing is done since."""
         before, self._progress = self._progress, (self._looks, self._server.flushes, self.loop.current)
-        # First: what there is to do is asked for with the lock, which the loop needs for each look.
-        if before != self._progress or not self._server.is_due():
-            self._was_due = False
-            return False
-        was_due, self._was_due = self._was_due, True
-        return was_due
+        # After that: what there is to do is asked for with the lock, which the loop needs for each look.
+        was_due, self._was_due = self._was_due, self._server.is_due()
+        return was_due and self._was_due and before == self._progress
 
     # On the loop.
 
@@ -116,7 +116,10 @@ class LoopTurn(Generic[Task]):
     def _look(self) -> None:
         """Poll, and begin the tasks that come."""
         server, lender, tasks, run, now = self._server, self._lender, self._tasks, self._run, time.monotonic
+        alarm = self._alarm
         self._looks += 1
+        if (now_s := now()) >= alarm.again_s:
+            alarm.put_off(now_s)
         with server.lock:
             if not self._is_mine():
                 return
@@ -125,12 +128,13 @@ class LoopTurn(Generic[Task]):
         server.poll(0.0)
         self.is_polling = False
         if tasks:
-            lender.watch_closely()
             since_s = now()
             until_s = since_s + _IN_A_ROW_S
             self.loop.is_reading = True
             while since_s < until_s:
                 self.since_s = since_s
+                if since_s >= alarm.again_s:
+                    alarm.put_off(since_s)
                 try:
                     task = tasks.popleft()
                 except IndexError:

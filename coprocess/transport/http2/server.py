@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import structlog
 
+from coprocess.transport.alarm import Alarm
 from coprocess.transport.http2.grpc_connection import Method, Service
 from coprocess.transport.http2.limits import Limits
 from coprocess.transport.http2.polling import make_poller
@@ -59,8 +60,8 @@ class Server:
         #: The event loop whose answers wait for the end of its turn, and until when they do.
         self._holding: asyncio.AbstractEventLoop | None = None
         self._held_until_s = 0.0
-        #: Whether somebody calls `flush_held` again and again: set with the lock.
-        self.is_watched = False
+        #: Whoever waits for it calls `flush_held` when it rings. None: nobody does.
+        self.alarm: Alarm | None = None
         #: The thread whose answers are written together, when it polls next; 0: none.
         self.polling_thread = 0
         self._runs_callbacks = False
@@ -331,21 +332,20 @@ class Server:
         At the end of the loop's turn, or by whoever calls `flush_held`, where a handler takes long.
         """
         loop = asyncio._get_running_loop()  # The public one raises where there is none, as nearly always.
-        if loop is None or not self.is_watched:
+        alarm = self.alarm
+        if loop is None or alarm is None:
             return False
         if self._holding is not loop:
             loop.call_soon(self._let_go)
-            self._holding, self._held_until_s = loop, time.monotonic() + _HELD_S
+            self._holding = loop
+            # Not put off: what it is to ring for may go on.
+            if (now_s := time.monotonic()) >= alarm.rings_s:
+                alarm.put_off(now_s)
         return True
 
-    @property
-    def holds(self) -> bool:
-        """Whether answers are held back."""
-        return self._holding is not None
-
     def flush_held(self) -> None:
-        """Write the answers that were held back for long enough."""
-        if self._holding is not None and time.monotonic() > self._held_until_s:
+        """Write the answers that are held back."""
+        if self._holding is not None:
             self._let_go()
 
     def _let_go(self) -> None:
@@ -376,8 +376,6 @@ def _nothing(events: int) -> None: ...
 _get_ident = threading.get_ident
 
 
-#: An answer of an async handler is held back for so long at most, but for the time between two looks.
-_HELD_S = 0.0005
 _BACKLOG = 1024
 _ACCEPTED_AT_ONCE = 64
 _ACCEPT_PAUSE_S = 1.0

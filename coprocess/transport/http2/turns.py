@@ -1,7 +1,8 @@
 """Threads that take turns at polling: the one that polls also runs quick handlers, without a hand-over.
 
 When its handler takes longer, another thread goes on polling: because the handler's layer says so
-(`may_block`), or because the watcher sees it. The thread with the handler is an ordinary one from then on.
+(`may_block`), or because the watcher sees it, whom an alarm wakes that each task puts off. The thread with
+the handler is an ordinary one from then on.
 
 Where all calls run on an event loop (`runs_on`), that loop polls, until it has a call of another kind, or
 is blocked.
@@ -17,6 +18,7 @@ from typing import Generic, TypeVar
 
 import structlog
 
+from coprocess.transport.alarm import Alarm, SilentAlarm, make_alarm
 from coprocess.transport.engine import HandlersLoop
 from coprocess.transport.http2.loop_turn import LoopTurn
 from coprocess.transport.http2.server import Server
@@ -70,14 +72,13 @@ class Turns(Generic[Task]):
         #: They come without the lock, and are taken with it.
         self._idle: list[tuple[_Turn, threading.Lock]] = []
         self.is_stopped = False
-        self._alarm = threading.Lock()
-        self._alarm.acquire()
-        self._is_watcher_asleep = False
+        #: Rings where a task takes long. Each that begins puts it off.
+        self._alarm: Alarm = SilentAlarm()
 
     def start(self, threads: WorkerThreads[Task]) -> None:
         """`threads` are those that call `take`."""
         self._threads = threads
-        self._server.is_watched = True
+        self._alarm = self._server.alarm = make_alarm(_ALARM_S)
         threading.Thread(target=self._watch, name="http2-watcher", daemon=True).start()
 
     def put(self, task: Task) -> None:
@@ -139,7 +140,7 @@ class Turns(Generic[Task]):
     def _poll(self, turn: _Turn) -> Task | None:
         """Poll, and run what comes, until another thread does, or it is stopped."""
         server, tasks, run, now = self._server, self.tasks, self._run, time.monotonic
-        told, in_a_row = self._told, 0
+        alarm, told, in_a_row = self._alarm, self._told, 0
         while True:
             with self._lock:
                 if self._turn is not turn:
@@ -154,12 +155,12 @@ class Turns(Generic[Task]):
             server.poll(timeout_s)
             if not (tasks and may_run):
                 continue
-            if self._is_watcher_asleep:
-                self._wake_watcher()
             since_s = now()
             until_s = since_s + _IN_A_ROW_S
             while since_s < until_s:
                 turn.since_s = since_s
+                if since_s >= alarm.again_s:
+                    alarm.put_off(since_s)
                 try:
                     task = tasks.popleft()
                 except IndexError:
@@ -232,7 +233,7 @@ class Turns(Generic[Task]):
             return
         lent = self._loop_turn
         if lent is None or lent.loop is not loop:
-            lent = LoopTurn(loop, self._server, self, self.tasks, self._run_on_loop)
+            lent = LoopTurn(loop, self._server, self, self.tasks, self._run_on_loop, self._alarm)
             self._loop_turn = lent
         with self._lock:
             # Attached still: the loop is blocked, or was a moment ago.
@@ -264,59 +265,48 @@ class Turns(Generic[Task]):
         if self.is_stopped and self._turn is None:
             self._server.close()  # `stop` could not wait for it.
 
-    def watch_closely(self) -> None:
-        if self._is_watcher_asleep:
-            self._wake_watcher()
+    # The watcher.
 
     def _watch(self) -> None:
-        quiet = 0
+        alarm = self._alarm
         while not self.is_stopped:
-            time.sleep(_TICK_S)
-            if self._server.holds:
-                self._server.flush_held()
+            # Others may hand to a loop what blocks it, and put off nothing.
+            has_rung = alarm.wait(_DOZE_S if type(self._turn) is LoopTurn else None)
+            self._server.flush_held()
             turn = self._turn
-            since_s = 0.0 if turn is None else turn.since_s
-            if turn is None or not since_s:
-                if type(turn) is LoopTurn and turn.is_late():
-                    self.take_back(turn)
-                quiet += 1
-                if quiet > _QUIET_TICKS:
-                    quiet = self._sleep()
+            if turn is None:
                 continue
-            quiet = 0
-            if time.monotonic() - since_s > _LONG_S and turn.since_s == since_s:
-                # The machine may have stopped for a moment: then the task is over soon.
-                time.sleep(_AGAIN_S)
-                if turn.since_s == since_s:
-                    self._pass_on(turn)
+            if since_s := turn.since_s:
+                self._watch_task(turn, since_s)
+            elif type(turn) is LoopTurn and not self._will_ring():
+                self._watch_loop(turn, _QUIET_TICKS if has_rung else _TICKS_UNTIL_LATE)
+        alarm.close()
 
-    def _sleep(self) -> int:
-        """Until there is a task. How many ticks of quiet there were since it woke up."""
-        lent = self._turn
-        if isinstance(lent, LoopTurn) and lent.loop.has_tasks:
+    def _will_ring(self) -> bool:
+        return time.monotonic() < self._alarm.rings_s
+
+    def _watch_task(self, turn: _Turn | LoopTurn[Task], since_s: float) -> None:
+        """Of `turn`, as long as it goes on: have another poll."""
+        while self._turn is turn and turn.since_s == since_s and not self.is_stopped:
+            is_long = time.monotonic() - since_s > _LONG_S
+            # Also then: the machine may have stopped for a moment, and the task is over soon.
+            time.sleep(_AGAIN_S)
+            if is_long and turn.since_s == since_s:
+                self._pass_on(turn)
+
+    def _watch_loop(self, lent: LoopTurn[Task], ticks: int) -> None:
+        """It has begun nothing for a moment: it has nothing to do, or is blocked."""
+        for _ in range(ticks):
+            if lent.is_late():
+                return self.take_back(lent)
+            time.sleep(_TICK_S)
+            self._server.flush_held()
+            # It is at it again, and has put off the alarm.
+            if self._turn is not lent or self.is_stopped or self._will_ring():
+                return None
+        if lent.loop.has_tasks:
             self.take_back(lent)  # What goes on there may block it, and nobody would see.
-        with self._lock:
-            # A task that was taken just now is watched.
-            if self.is_stopped or self.tasks or (self._turn is not None and self._turn.since_s):
-                return 0
-            if self._server.holds:
-                return 0
-            self._is_watcher_asleep = True
-            self._server.is_watched = False
-            is_lent = isinstance(self._turn, LoopTurn)
-        if self._alarm.acquire(timeout=_DOZE_S if is_lent else -1):
-            return 0
-        # Others may have handed to the loop what blocks it.
-        self._wake_watcher()
-        self._alarm.acquire()
-        return _QUIET_TICKS - _TICKS_UNTIL_LATE
-
-    def _wake_watcher(self) -> None:
-        with self._lock:
-            if self._is_watcher_asleep:
-                self._is_watcher_asleep = False
-                self._server.is_watched = True
-                self._alarm.release()
+        return None
 
     def stop(self, timeout_s: float) -> bool:
         """Whether nobody polls any more."""
@@ -324,7 +314,7 @@ class Turns(Generic[Task]):
             self.is_stopped = True
             while self._idle:
                 self._idle.pop()[1].release()
-        self._wake_watcher()
+        self._alarm.put_off(time.monotonic())
         until_s = time.monotonic() + timeout_s
         while self._turn is not None and time.monotonic() < until_s:
             self._server.wake()
@@ -336,17 +326,19 @@ class Turns(Generic[Task]):
 def _nothing() -> None: ...
 
 
-#: A handler that takes longer goes on beside the polling, from the next tick on.
+#: The watcher looks so long after the alarm was put off last, and tasks put it off once that is half over.
+_ALARM_S = 0.0012
+#: A task that takes longer goes on beside the polling, once the watcher sees it.
 _LONG_S = 0.0003
 _AGAIN_S = 0.0003
-_TICK_S = 0.0012
-#: The watcher sleeps after so many ticks without a task.
-_QUIET_TICKS = 64
 #: Tasks, one after the other, before new ones are looked for.
 _IN_A_ROW_S = 0.001
 _STOP_INTERVAL_S = 0.001
 #: Calls in a row that all go to one loop, until that polls.
 _CALLS_UNTIL_LENT = 16
-#: The watcher of a loop that polls looks that often, where nothing is begun.
+#: The watcher looks at a loop that polls so often, where it begins nothing.
+_TICK_S = 0.0012
+#: From then on it looks seldom.
+_QUIET_TICKS = 64
 _DOZE_S = 0.1
 _TICKS_UNTIL_LATE = 2
