@@ -42,6 +42,9 @@ Work = Callable[[], None]
 
 # Of this module: each call looks for them.
 _now_s, _get_ident = time.monotonic, threading.get_ident
+_SHORTEST_S = DURATION_BUCKETS_S[0]
+#: No StepCall has one of its own.
+_run = Call.run
 _rpc_of: Any = Call.__dict__["rpc"]
 
 
@@ -261,7 +264,7 @@ class Chain:
         context = Context()
         is_over = True
         try:
-            context.run(call.run)
+            context.run(_run, call)
         except Exception as error:  # noqa: BLE001 - else its place would stay taken for ever
             is_over = False
             context.run(self._fail, call, error)
@@ -277,7 +280,7 @@ class Chain:
         except KeyError:
             pass  # The watchdog has ended it, and counted it.
         else:
-            counts.durations[bisect_left(DURATION_BUCKETS_S, ran_s)] += 1
+            counts.durations[0 if ran_s <= _SHORTEST_S else bisect_left(DURATION_BUCKETS_S, ran_s)] += 1
             counts.duration_sum_s += ran_s
             if gate.queue:
                 following = gate.following()

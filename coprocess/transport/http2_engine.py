@@ -230,8 +230,8 @@ class Http2Bidi(BidiRpc):
         if not engine.answer(self._protocol, self._protocol.finish, self._stream, message):
             return False
         self._is_ended = True
-        self._forget_callbacks()
-        self._cancellation = None
+        # As `_forget_callbacks`, in place.
+        self.on_message, self.on_half_close, self._cancellation = _ignore, _nothing, None
         return True
 
     def on_loop(self, task: Callable[[], None]) -> None:

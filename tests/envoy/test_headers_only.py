@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from typing import Any
+
+import pytest
 
 from coprocess import CustomKeyCheck, Post, PostKeyAuth, Pre, Reject, Response, respond
 from coprocess.gateways.envoy import wire
 from coprocess.gateways.envoy.gateway import EnvoyGateway
+from coprocess.gateways.envoy.header_messages import REQUEST, RESPONSE, header_message, method_in
 from coprocess.gateways.envoy.headers_only import HeadersOnly
 from coprocess.runtime.registration import GatewayOptions
-from tests.envoy.drive import GET, OK, Pairs, Stream, header_map
+from tests.envoy.call import Call
+from tests.envoy.drive import GET, OK, Pairs, Stream, edits, header_map
 from tests.envoy.served_stream import ServedStream
-from tests.envoy.world import table_of
+from tests.envoy.world import serving, table_of
+from tests.server import Client, until
 
 Message = wire.ProcessingRequest
 
@@ -261,3 +267,75 @@ def test_both_ways_give_the_same_replies() -> None:
                 break
         assert served.service.in_flight == (0 if served.is_done else 1)
     assert shorter > 80
+
+
+def test_a_message_is_taken_apart_as_it_is_read() -> None:
+    body = Message(request_body=wire.HttpBody(body=b"x")).SerializeToString()
+    # About where a length takes another byte.
+    for size in (0, 60, *range(10, 100), *range(16_200, 16_400), 70_000):
+        for end in (False, True):
+            found = wire.HttpHeaders(headers=header_map([*GET[:1], ("x-any", "x" * size)]), end_of_stream=end)
+            raw = Message(request_headers=found).SerializeToString()
+            expected = found.headers.SerializeToString(), end, (0, 0, "")
+            apart = header_message(raw, REQUEST)
+            # A longer one is read as a whole.
+            assert apart == (expected if found.ByteSize() < 16_384 else None)
+            assert header_message(raw, RESPONSE) is None
+            assert header_message(raw[:-1], REQUEST) is None
+            assert header_message(raw + raw, REQUEST) is None
+            assert header_message(raw + body, REQUEST) is None
+
+
+def test_what_is_too_short_is_no_message_with_headers() -> None:
+    for length in range(8):
+        assert header_message(b"\x12\x06\x0a\x80\x80\x01\x00"[:length], REQUEST) is None
+
+
+def test_the_method_is_found_wherever_it_stands() -> None:
+    for method, expected in (("GET", "GET"), ("OPTIONS", "OPTIONS"), ("PURGE", None), ("", None)):
+        for pairs in (
+            [(":method", method), *GET[:2]],
+            [(":path", "/" + "x" * 300), ("x", ""), (":method", method)],
+        ):
+            assert method_in(header_map(pairs).SerializeToString()) == expected
+    assert method_in(header_map(GET[:2]).SerializeToString()) is None
+    assert method_in(header_map([("x-any", "x:method\x1a\x03GET"), ("y", "z")]).SerializeToString()) is None
+    assert method_in(b"\x0a\x07:method\x1a\x03GET") is None
+    assert method_in(header_map([(":method", "GET")]).SerializeToString()[:-4]) is None
+
+
+def test_headers_that_are_none_fail_the_handler_that_reads_them() -> None:
+    """As nobody else reads them: Envoy writes no such."""
+    whole = Message(request_headers=wire.HttpHeaders(headers=header_map([*GET, ("x-any", "1")])))
+    raw = whole.SerializeToString().replace(b"x-any", b"x-\xffny")
+    served = ServedStream(EnvoyGateway(table_of(sets), GatewayOptions()))
+    (reply,) = map(wire.ProcessingResponse.FromString, served.send(raw))
+    assert reply.immediate_response.status.code == 500
+    assert served.is_done
+
+
+@pytest.mark.parametrize("names", ["quick,waits,quick", "waits", "quick,quick"])
+def test_async_handlers_take_their_turn_among_others(names: str) -> None:
+    ran: list[str] = []
+
+    @Pre
+    def quick(request: Any) -> None:
+        ran.append("quick")
+        request.headers["X-Ran"] = str(len(ran))
+
+    @Pre
+    async def waits() -> None:
+        await asyncio.sleep(0.001)
+        ran.append("waits")
+
+    with serving(quick, waits, looks) as running, Client(running.address) as client:
+        for _ in range(3):
+            ran.clear()
+            call = Call(client.channel, pre=names, response="looks")
+            reply = call.request().request_headers
+            last = names.rpartition("quick")[0].count(",") + 1
+            assert edits(reply.response) == ([("x-ran", b"%d" % last, False)] if "quick" in names else [])
+            assert ran == names.split(",")
+            assert call.response().response_headers == wire.HeadersResponse()
+            assert call.end() == []
+        until(lambda: running.gateway.open_streams == running.service.in_flight == 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Protocol
 
-from coprocess.api.held import Bare, HeldRequest, HeldSession
+from coprocess.api.held import HeldRequest, HeldSession
 from coprocess.api.messages import Reject, Reply
 from coprocess.api.moments import HookType
 from coprocess.api.texts import TextMap
@@ -74,23 +74,10 @@ class TrafficCall(HeldCall):
             self._exchange.is_replaced = True
 
 
-class EnvoyCall(Bare, TrafficCall, StepCall):
-    """One of several. `envoy_call` makes one."""
+class EnvoyCall(TrafficCall, StepCall):
+    """One of several."""
 
     __slots__ = ()
-
-
-def envoy_call(hook: Hook, traffic: Traffic) -> EnvoyCall:
-    """As the constructor of a HeldCall."""
-    call = EnvoyCall()
-    call.hook = hook
-    call._exchange = traffic
-    call.api_id = traffic.spec.api_id  # type: ignore[misc]  # it is to be set here only
-    call.request, call.response = traffic.request, traffic.response
-    call.handlers_answer, call.answer = None, OPEN
-    if hook.limits.on_error == "open":
-        call.keep_as_it_is()
-    return call
 
 
 class Traffic(HeldExchange):
@@ -157,7 +144,7 @@ class Traffic(HeldExchange):
         """Raises UnknownHook."""
         chain = self.chain
         hook = chain.table.choose(step.moment, step.name, chain.route.api_id, headers=self.request.headers)
-        return envoy_call(hook, self)
+        return EnvoyCall(hook, self)
 
     @property
     def tells_nothing(self) -> bool:
@@ -185,7 +172,7 @@ class Traffic(HeldExchange):
                 if step.uses_body and not self.has_body:
                     self.awaits_body = True
                     yield PAUSE
-                call = envoy_call(step.hook, self) if step.hook is not None else self._chosen_call(step)
+                call = EnvoyCall(step.hook, self) if step.hook is not None else self._chosen_call(step)
                 yield call
                 if self.is_ended_by(call):
                     return
@@ -203,7 +190,7 @@ class Traffic(HeldExchange):
             if step.uses_body and not self.has_body:
                 self.awaits_body = True
                 yield PAUSE
-            call = envoy_call(step.hook, self) if step.hook is not None else self._chosen_call(step)
+            call = EnvoyCall(step.hook, self) if step.hook is not None else self._chosen_call(step)
             yield call
             if self.is_ended_by(call):
                 return

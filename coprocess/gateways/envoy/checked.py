@@ -19,7 +19,6 @@ from coprocess.gateways.envoy.messages import (
     name_of,
     refuse_too_many,
     request_of,
-    unread,
 )
 from coprocess.gateways.envoy.skimmed import Attributes, Http, items_of
 from coprocess.gateways.envoy.wire import Metadata
@@ -67,7 +66,7 @@ def _request(http: Http, max_headers: int) -> HeldRequest:
     parts = http.header_map
     header_map = parts[0] if len(parts) == 1 else b"".join(parts)
     if header_map:
-        fields = unread(_CheckedFields(), header_map, max_headers)
+        fields = _CheckedFields(header_map, max_headers)
         fields._http = http
         if method := http.method:
             return _UnreadRequest(http, method, fields)

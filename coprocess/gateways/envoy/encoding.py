@@ -103,7 +103,7 @@ def reply(kind: int, common: bytes, dynamic_metadata: bytes = b"", mode: bytes =
             return _REPLY % (kind << 3 | 2, size + 2, size, common)
     answer = field(kind, field(1, common) if common else b"")
     if dynamic_metadata:
-        answer += field(_DYNAMIC_METADATA, dynamic_metadata)
+        answer += metadata(dynamic_metadata)
     if mode:
         answer += field(_MODE_OVERRIDE, mode)
     return answer
@@ -119,11 +119,16 @@ def before_value(kind: int, name: bytes, size: int) -> bytes:
     return whole[: -size - len(AFTER_VALUE)]
 
 
+def metadata(struct: bytes) -> bytes:
+    """Dynamic metadata: what may stand behind any reply."""
+    return field(_DYNAMIC_METADATA, struct)
+
+
 def reply_with_body(kind: int, common: bytes, body: bytes, rest: bytes, dynamic_metadata: bytes) -> bytes:
     """The same with a `body_mutation` between the two."""
     inner = _head(1, len(body))
     mutation = _head(3, len(inner) + len(body))
-    after = field(_DYNAMIC_METADATA, dynamic_metadata) if dynamic_metadata else b""
+    after = metadata(dynamic_metadata) if dynamic_metadata else b""
     return _nested((common, mutation, inner, body, rest), (1, kind), after)
 
 
@@ -162,7 +167,7 @@ def immediate(
     if details:
         content += field(5, details.encode())
     answer = field(IMMEDIATE, content)
-    return answer + field(_DYNAMIC_METADATA, dynamic_metadata) if dynamic_metadata else answer
+    return answer + metadata(dynamic_metadata) if dynamic_metadata else answer
 
 
 @functools.lru_cache(maxsize=64)

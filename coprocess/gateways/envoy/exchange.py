@@ -155,6 +155,7 @@ class Exchange(StreamedBodies):
     def go_on_from(self, before: HeadersOnly) -> None:
         """Take over a stream, where its next message is to be taken, or the last one to be answered."""
         self.chain, self._traffic, self._method = before.chain, before, before.method
+        self._is_session_told = before.is_session_told
         self._request.mode, self._response_mode, _ = before.beside
         self._request.begin(before.came, is_whole=before.is_whole)
         self._kind = REQUEST_HEADERS

@@ -96,9 +96,9 @@ def method_in(header_map: bytes) -> str | None:
     What stands before its name is in no name or value: Envoy lets no line break into them.
     """
     at = header_map.find(_METHOD_KEY)
-    if at < _ENTRY_BYTES:
+    value = at + _METHOD_KEY_BYTES
+    if at < _ENTRY_BYTES or value >= len(header_map):
         return None
-    value = at + len(_METHOD_KEY)
     return _METHODS.get(header_map[at - _ENTRY_BYTES : value + 1 + header_map[value]])
 
 
@@ -119,7 +119,7 @@ _METHODS = {
 }
 #: Its name as the key of an entry, up to the length of the value, and what stands before that.
 _METHOD_KEY = b"\x0a\x07:method\x1a"
-_ENTRY_BYTES = 2
+_METHOD_KEY_BYTES, _ENTRY_BYTES = len(_METHOD_KEY), 2
 _STATUSES = {_header(b":status", b"%d" % status): status for status in range(100, 600)}
 _STATUS_BYTES = len(_header(b":status", b"200"))
 #: The tag and the length of the headers; the tag and the length of their map.

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from coprocess.api.held import Bare, HeldResponse
-from coprocess.gateways.envoy import encoding, guard
+from coprocess.gateways.envoy import dynamic_metadata, encoding, guard
 from coprocess.gateways.envoy.call import Around, EnvoyCall, Traffic
 from coprocess.gateways.envoy.chain import Chain
 from coprocess.gateways.envoy.header_messages import (
@@ -21,7 +21,7 @@ from coprocess.gateways.envoy.header_messages import (
     method_in,
     status_in,
 )
-from coprocess.gateways.envoy.messages import Fields, UnreadFields, UnreadLine, unread
+from coprocess.gateways.envoy.messages import Fields, UnreadFields, UnreadLine
 from coprocess.gateways.envoy.side import RequestSide, ResponseSide, Side
 from coprocess.loading.hooks import Hook
 
@@ -73,6 +73,7 @@ class HeadersOnly(Traffic):
         "hooks",
         "is_last",
         "is_response_whole",
+        "is_session_told",
         "is_whole",
         "response_came",
         "status",
@@ -87,6 +88,8 @@ class HeadersOnly(Traffic):
     is_response_whole: bool
     #: As it came.
     status: int
+    #: Whether Envoy was told who calls.
+    is_session_told: bool
     #: Whether the stream needs no more than the reply that is owed.
     is_last: bool
     #: What is still to be run; None: that is for steps to say.
@@ -106,9 +109,7 @@ class HeadersOnly(Traffic):
         if status is None:
             return False
         response = _Response()
-        self.response_came = response.came = response._headers = unread(
-            UnreadFields(), header_map, max_headers
-        )
+        self.response_came = response.came = response._headers = UnreadFields(header_map, max_headers)
         self.status = response._status = status
         self.is_response_whole = response.is_whole = ends or self.method == "HEAD" or status in guard.BODYLESS
         response._body = response.open_stream = None
@@ -123,23 +124,25 @@ class HeadersOnly(Traffic):
 
         Raises HandlerFailed for what cannot go out.
         """
-        if (
-            self.answer is not None
-            or self._session is not None
-            or self._metadata is not None
-            or self.is_replaced
-        ):
+        if self.answer is not None or self._metadata is not None or self.is_replaced:
             return None
         fields = self.response_came
         if fields is None:
             request = self.request
             if request.has_new_body or request.has_new_line(self.method):
                 return None
-            return guard.small_reply(encoding.REQUEST_HEADERS, request._headers, self.came.encoded)
-        response = self.response
-        if response is None or response.has_new_body or response._status != self.status:
-            return None
-        return guard.small_reply(encoding.RESPONSE_HEADERS, response._headers, fields.encoded)
+            reply = guard.small_reply(encoding.REQUEST_HEADERS, request._headers, self.came.encoded)
+        else:
+            response = self.response
+            if response is None or response.has_new_body or response._status != self.status:
+                return None
+            reply = guard.small_reply(encoding.RESPONSE_HEADERS, response._headers, fields.encoded)
+        session = self._session
+        if session is None or self.is_session_told or reply is None or not session:
+            return reply
+        metadata = dynamic_metadata.encoded(None, {}, session, is_new=True)
+        self.is_session_told = True
+        return reply + encoding.metadata(metadata)
 
 
 def headers_only(
@@ -155,7 +158,7 @@ def headers_only(
     if method is None or not chain.wants_headers_only:
         return None
     request = _Request()
-    fields = request._headers = unread(UnreadFields(), header_map, max_headers)
+    fields = request._headers = UnreadFields(header_map, max_headers)
     request._method = method
     request.is_whole = is_whole
     request._read_path = request._read_query = request._query = request._target = None
@@ -164,7 +167,7 @@ def headers_only(
     traffic = HeadersOnly(request, chain, around)
     traffic.method, traffic.came, traffic.is_whole, traffic.beside = method, fields, is_whole, beside
     traffic.response_came = traffic.begun = None
-    traffic.is_last = not chain.after
+    traffic.is_last, traffic.is_session_told = not chain.after, False
     before = chain.plain_before
     traffic.hooks = None if before is None else iter(before)
     return traffic

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
 
-from coprocess.api.held import Bare, HeldHeaders, HeldRequest, HeldResponse
+from coprocess.api.held import HeldHeaders, HeldRequest, HeldResponse
 from coprocess.api.http import canonical_name
 from coprocess.api.unread import NO_EDITS, UnreadHeaders, UnreadRequest
 from coprocess.errors import BadMessage
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from coprocess.gateways.envoy.wire import HeaderValue
 
 BodySource = Callable[[], bytes]
-Unread = TypeVar("Unread", bound="UnreadFields")
 
 name_of = functools.lru_cache(maxsize=4096)(canonical_name)
 
@@ -74,14 +73,20 @@ class Fields(UnreadHeaders):
         return pairs
 
 
-class UnreadFields(Bare, Fields):
+class UnreadFields(Fields):
     """Those of a HeaderMap that nobody has read so far."""
 
     __slots__ = ("_raw", "_values_of_raw")
 
-    _raw: bytes
-    #: None: nobody has.
-    _values_of_raw: Sequence[HeaderValue] | None
+    def __init__(self, raw: bytes, max_headers: int) -> None:
+        """Raises BadMessage for more than `max_headers`."""
+        # As the base class does.
+        self.replaced = NO_EDITS
+        self._set_now = self.encoded = None
+        self._raw = raw
+        self._values_of_raw: Sequence[HeaderValue] | None = None
+        if len(raw) > _SMALLEST_HEADER_BYTES * max_headers:
+            refuse_too_many(len(self._all), max_headers)
 
     @property
     def _all(self) -> Sequence[HeaderValue]:  # type: ignore[override]  # a slot there
@@ -92,16 +97,6 @@ class UnreadFields(Bare, Fields):
             except DecodeError:
                 raise BadMessage("headers that are no HeaderMap") from None
         return values
-
-
-def unread(fields: Unread, raw: bytes, max_headers: int) -> Unread:
-    """`fields`, which are new, of that HeaderMap. Raises BadMessage for more than `max_headers`."""
-    fields.replaced = NO_EDITS
-    fields._set_now = fields.encoded = fields._values_of_raw = None
-    fields._raw = raw
-    if len(raw) > _SMALLEST_HEADER_BYTES * max_headers:
-        refuse_too_many(len(fields._all), max_headers)
-    return fields
 
 
 def refuse_too_many(count: int, max_headers: int) -> None:

@@ -17,7 +17,7 @@ import structlog
 from coprocess.api.body_stream import BodyCut
 from coprocess.errors import CoprocessError, HandlerFailed, Status
 from coprocess.gateways.envoy import call as traffic_of
-from coprocess.gateways.envoy.call import Traffic, envoy_call
+from coprocess.gateways.envoy.call import EnvoyCall, Traffic
 from coprocess.gateways.envoy.early_messages import EarlyBytes, EarlyMessages
 from coprocess.gateways.envoy.exchange import Exchange
 from coprocess.gateways.envoy.headers_only import ChainOfRoute, HeadersOnly, headers_only
@@ -26,6 +26,8 @@ from coprocess.runtime.chained import NO_STEPS, Chain, Steps
 from coprocess.runtime.service import Service
 from coprocess.transport.engine import BidiRpc, HandlersLoop, Metadata
 
+# Of this module: each stream looks for it.
+_new_lock = threading.Lock
 log = structlog.get_logger("coprocess")
 
 #: Reading a message of that size takes long already.
@@ -76,7 +78,7 @@ class EnvoyStream(Chain):
         #: One of the two, once its first message has come: the second where there is more to it.
         self._headers_only: HeadersOnly | None = None
         self._exchange: Exchange | None = None
-        self._lock = threading.Lock()
+        self._lock = _new_lock()
         self._early: EarlyMessages | None = None
         #: Whether a message is being taken, and which. What follows is changed under the lock.
         self._is_busy = False
@@ -236,7 +238,7 @@ class EnvoyStream(Chain):
                 for hook in hooks:
                     if self._is_cancelled:
                         break
-                    call = traffic.begun = envoy_call(hook, traffic)
+                    call = traffic.begun = EnvoyCall(hook, traffic)
                     if not (may_block or hook.is_async):
                         self.in_thread(partial(self._go_on_with, call))
                         return
