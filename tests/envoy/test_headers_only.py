@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from coprocess import CustomKeyCheck, Post, PostKeyAuth, Pre, Reject, Response, respond
-from coprocess.gateways.envoy import wire
+from coprocess.gateways.envoy import headers_only, wire
 from coprocess.gateways.envoy.gateway import EnvoyGateway
 from coprocess.gateways.envoy.header_messages import REQUEST, RESPONSE, header_message, method_in
 from coprocess.gateways.envoy.headers_only import HeadersOnly
+from coprocess.gateways.envoy.messages import UnreadFields
 from coprocess.runtime.registration import GatewayOptions
 from tests.envoy.call import Call
 from tests.envoy.drive import GET, OK, Pairs, Stream, edits, header_map
@@ -339,3 +340,26 @@ def test_async_handlers_take_their_turn_among_others(names: str) -> None:
             assert call.response().response_headers == wire.HeadersResponse()
             assert call.end() == []
         until(lambda: running.gateway.open_streams == running.service.in_flight == 0)
+
+
+def test_a_reload_knows_the_chain_of_a_stream_from_when_it_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would close what the handlers need, while their request is read."""
+    gateway = EnvoyGateway(table_of(sets, looks), GatewayOptions())
+    (hook,) = (each for each in gateway.table if each.name == "looks")
+    held: list[bool] = []
+
+    def read(raw: bytes, max_headers: int) -> UnreadFields:
+        held.append(gateway.holds(hook))
+        return UnreadFields(raw, max_headers)
+
+    monkeypatch.setattr(headers_only, "UnreadFields", read)
+    served = ServedStream(gateway)
+    assert not gateway.holds(hook)
+    served.send(Message(request_headers=wire.HttpHeaders(headers=header_map(GET))).SerializeToString())
+    assert held == [True]
+    # Nobody asked for a body: an Exchange answers it.
+    served.send(Message(request_body=wire.HttpBody(body=b"x")).SerializeToString())
+    assert gateway.holds(hook)
+    served.send(Message(response_headers=wire.HttpHeaders(headers=header_map(OK))).SerializeToString())
+    assert served.is_done
+    assert not gateway.holds(hook)

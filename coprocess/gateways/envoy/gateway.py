@@ -179,8 +179,7 @@ class EnvoyGateway(Gateway, Streaming):
         return len(self._streams) + len(self._asks)
 
     def holds(self, hook: Hook) -> bool:
-        traffic = [stream.traffic for stream in list(self._streams)]
-        chains = [None if each is None else each.chain for each in traffic]
+        chains = [stream.chain for stream in list(self._streams)]
         chains += [check.chain for check in list(self._checks)]
         return any(chain is not None and hook in chain.later for chain in chains)
 

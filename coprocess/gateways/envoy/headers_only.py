@@ -7,7 +7,7 @@ Each message is answered at once, and most handlers leave a header or nothing. W
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from coprocess.api.held import Bare, HeldResponse
 from coprocess.gateways.envoy import dynamic_metadata, encoding, guard
@@ -145,15 +145,23 @@ class HeadersOnly(Traffic):
         return reply + encoding.metadata(metadata)
 
 
-def headers_only(
-    message: bytes, chain_of_route: ChainOfRoute, around: Around, max_headers: int
-) -> HeadersOnly | None:
-    """What the first message of a stream begins. None: an Exchange is to take it. Raises CoprocessError."""
+class Finding(Protocol):
+    """A stream that has not begun."""
+
+    chain: Chain | None
+    chain_of_route: ChainOfRoute
+
+
+def headers_only(message: bytes, stream: Finding, around: Around, max_headers: int) -> HeadersOnly | None:
+    """What the first message of a stream begins, whose chain is found so.
+
+    None: an Exchange is to take it. Raises CoprocessError.
+    """
     found = header_message(message, REQUEST)
     if found is None:
         return None
     header_map, is_whole, beside = found
-    chain = chain_of_route(beside.route_name)
+    chain = stream.chain = stream.chain_of_route(beside.route_name)
     method = method_in(header_map)
     if method is None or not chain.wants_headers_only:
         return None

@@ -18,11 +18,13 @@ from coprocess.api.body_stream import BodyCut
 from coprocess.errors import CoprocessError, HandlerFailed, Status
 from coprocess.gateways.envoy import call as traffic_of
 from coprocess.gateways.envoy.call import EnvoyCall, Traffic
+from coprocess.gateways.envoy.chain import Chain
 from coprocess.gateways.envoy.early_messages import EarlyBytes, EarlyMessages
 from coprocess.gateways.envoy.exchange import Exchange
 from coprocess.gateways.envoy.headers_only import ChainOfRoute, HeadersOnly, headers_only
 from coprocess.gateways.envoy.pieces import Waiter
-from coprocess.runtime.chained import NO_STEPS, Chain, Steps
+from coprocess.runtime import chained
+from coprocess.runtime.chained import NO_STEPS, Steps
 from coprocess.runtime.service import Service
 from coprocess.transport.engine import BidiRpc, HandlersLoop, Metadata
 
@@ -47,13 +49,12 @@ class Around(traffic_of.Around, Protocol):
         """Told once."""
 
 
-class EnvoyStream(Chain):
+class EnvoyStream(chained.Chain):
     """Ends itself, and tells so."""
 
     # Slots: an attribute of the class is looked up each time.
     __slots__ = (
         "_around",
-        "_chain_of_route",
         "_early",
         "_exchange",
         "_headers_only",
@@ -66,6 +67,8 @@ class EnvoyStream(Chain):
         "_waited_s",
         "_waiter",
         "_waits_since_s",
+        "chain",
+        "chain_of_route",
     )
 
     def __init__(self, service: Service, rpc: BidiRpc, chain_of_route: ChainOfRoute, around: Around) -> None:
@@ -73,7 +76,9 @@ class EnvoyStream(Chain):
         self._service, self.method = service, rpc.method
         self._steps, self._begun, self._current, self._is_cancelled = NO_STEPS, [], None, False
         self._rpc = rpc
-        self._chain_of_route = chain_of_route
+        self.chain_of_route = chain_of_route
+        #: Set as soon as it is found: a reload asks for it.
+        self.chain: Chain | None = None
         self._around = around
         #: One of the two, once its first message has come: the second where there is more to it.
         self._headers_only: HeadersOnly | None = None
@@ -205,7 +210,7 @@ class EnvoyStream(Chain):
         if self._exchange is None:
             around = self._around
             if traffic is None:
-                traffic = headers_only(message, self._chain_of_route, around, around.max_headers)
+                traffic = headers_only(message, self, around, around.max_headers)
                 if traffic is not None:
                     self._headers_only = traffic
                     return NO_STEPS if traffic.hooks is not None else traffic.before_upstream()
@@ -217,12 +222,15 @@ class EnvoyStream(Chain):
         """What can take, and answer, all messages."""
         exchange = self._exchange
         if exchange is None:
-            exchange = self._around.new_exchange(self._chain_of_route)
-            traffic, self._headers_only = self._headers_only, None
-            if traffic is not None:
-                exchange.go_on_from(traffic)
-            self._exchange = exchange
+            exchange = self._around.new_exchange(self._find_chain)
+            if self._headers_only is not None:
+                exchange.go_on_from(self._headers_only)
+            self._exchange, self._headers_only = exchange, None
         return exchange
+
+    def _find_chain(self, route_name: str) -> Chain:
+        chain = self.chain = self.chain_of_route(route_name)
+        return chain
 
     def go_on(self, may_block: bool = True) -> None:
         traffic = self._headers_only
