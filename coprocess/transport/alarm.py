@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import select
 import sys
 import threading
 import time
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Alarm(Protocol):
@@ -16,7 +15,8 @@ class Alarm(Protocol):
 
     #: time.monotonic() when it rings, or has rung.
     rings_s: float
-    #: From when on it is to be put off again. Before, that would be for little.
+    #: From when on it is to be put off again. Before, that would be for little. Always, once it has rung: who
+    #: looked at the clock before, and was held up, puts it off nevertheless.
     again_s: float
 
     def put_off(self, now_s: float) -> None:
@@ -69,13 +69,15 @@ class SleepingAlarm:
         until_s = float("inf") if timeout_s is None else time.monotonic() + timeout_s
         while self._is_set.wait(timeout_s):
             now_s = time.monotonic()
-            if now_s < self.rings_s:
+            rings_s = self.rings_s
+            if now_s < rings_s:
                 if now_s >= until_s:
                     break
-                time.sleep(min(self.rings_s, until_s) - now_s)
+                time.sleep(min(rings_s, until_s) - now_s)
                 continue
             self._is_set.clear()
             if now_s >= self.rings_s:
+                self.again_s = 0.0
                 return True
             self._is_set.set()  # Put off just now.
         return False
@@ -93,14 +95,17 @@ class TimerAlarm:
 
     def __init__(self, delay_s: float) -> None:
         """OSError where the system has none, or gives no more."""
-        if _library is None:
+        if _timer is None:
             raise OSError("there is no timerfd")
-        self._descriptor: int = _library.timerfd_create(time.CLOCK_MONOTONIC, os.O_CLOEXEC | os.O_NONBLOCK)
+        library, make_times = _timer
+        self._descriptor: int = library.timerfd_create(time.CLOCK_MONOTONIC, os.O_CLOEXEC | os.O_NONBLOCK)
         if self._descriptor < 0:
-            raise OSError(ctypes.get_errno(), "timerfd_create")
-        self._set_time = _library.timerfd_settime
-        self._times = _Times((0, 0), divmod(int(delay_s * 1e9), 1_000_000_000))
-        self._times_at = ctypes.byref(self._times)
+            raise OSError("there is no timerfd more")
+        self._set_time = library.timerfd_settime
+        if self._set_time(self._descriptor, 0, make_times(), None):
+            os.close(self._descriptor)
+            raise OSError("a timerfd cannot be set")
+        self._times = make_times((0, 0), divmod(int(delay_s * 1e9), 1_000_000_000))
         self._delay_s = delay_s
         self.rings_s = self.again_s = 0.0
         self._poll = select.poll()
@@ -113,7 +118,7 @@ class TimerAlarm:
         self.again_s = now_s + self._delay_s / 2
         with self._lock:  # Else it could be closed now, and the number be another file's.
             if not self._is_closed:
-                self._set_time(self._descriptor, 0, self._times_at, None)
+                self._set_time(self._descriptor, 0, self._times, None)
 
     def wait(self, timeout_s: float | None = None) -> bool:
         while self._poll.poll(None if timeout_s is None else timeout_s * 1000):
@@ -121,6 +126,7 @@ class TimerAlarm:
                 os.read(self._descriptor, 8)
             except BlockingIOError:  # Put off just now.
                 continue
+            self.again_s = 0.0
             return True
         return False
 
@@ -130,21 +136,33 @@ class TimerAlarm:
             os.close(self._descriptor)
 
 
-class _Times(ctypes.Structure):
-    """`struct itimerspec`, in seconds and nanoseconds: how often it rings again, and when it rings first."""
+def _load() -> tuple[Any, Any] | None:
+    """The C library, where it has a timerfd, and its `struct itimerspec`.
 
-    _fields_ = (("again", ctypes.c_long * 2), ("first", ctypes.c_long * 2))
-
-
-def _load() -> ctypes.PyDLL | None:
-    """The C library, where it has a timerfd, and its times are as above.
-
-    With the interpreter's lock held, as its calls take less than giving that up. Those of `os` do give it up.
+    It is called with the interpreter's lock held, as its calls take less than giving that up, as `os` does.
     """
+    try:
+        import ctypes
+    except ImportError:  # Python can be built without.
+        return None
     if sys.platform != "linux" or ctypes.sizeof(ctypes.c_long) != 8:
         return None
-    library = ctypes.PyDLL(None, use_errno=True)
-    return library if hasattr(library, "timerfd_create") else None
+    library = ctypes.PyDLL(None)
+    if not hasattr(library, "timerfd_create"):
+        return None
+
+    class Times(ctypes.Structure):
+        """How often it rings again, and when it rings first, in seconds and nanoseconds."""
+
+        _fields_ = (("again", ctypes.c_long * 2), ("first", ctypes.c_long * 2))
+
+    library.timerfd_settime.argtypes = [
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.POINTER(Times),
+        ctypes.c_void_p,
+    ]
+    return library, Times
 
 
-_library = _load()
+_timer = _load()

@@ -55,7 +55,7 @@ class LoopTurn(Generic[Task]):
     ) -> None:
         """`run` begins a task. False where that may not run on a loop: it is left for a thread.
 
-        `alarm` is put off with each look, and with each task.
+        `alarm` is put off with each task.
         """
         self.loop = loop
         self._server = server
@@ -118,8 +118,6 @@ class LoopTurn(Generic[Task]):
         server, lender, tasks, run, now = self._server, self._lender, self._tasks, self._run, time.monotonic
         alarm = self._alarm
         self._looks += 1
-        if (now_s := now()) >= alarm.again_s:
-            alarm.put_off(now_s)
         with server.lock:
             if not self._is_mine():
                 return

@@ -57,9 +57,8 @@ class Server:
         self.behind: list[Http2Protocol] = []
         #: Code of others, which is run without the lock, in this order, by the thread that polls.
         self.callbacks: deque[Callable[[], None]] = deque()
-        #: The event loop whose answers wait for the end of its turn, and until when they do.
+        #: The event loop whose answers wait for the end of its turn.
         self._holding: asyncio.AbstractEventLoop | None = None
-        self._held_until_s = 0.0
         #: Whoever waits for it calls `flush_held` when it rings. None: nobody does.
         self.alarm: Alarm | None = None
         #: The thread whose answers are written together, when it polls next; 0: none.

@@ -76,7 +76,7 @@ class Turns(Generic[Task]):
         self._alarm: Alarm = SilentAlarm()
 
     def start(self, threads: WorkerThreads[Task]) -> None:
-        """`threads` are those that call `take`."""
+        """Before the first `take`. `threads` are those that call it."""
         self._threads = threads
         self._alarm = self._server.alarm = make_alarm(_ALARM_S)
         threading.Thread(target=self._watch, name="http2-watcher", daemon=True).start()
