@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from google.protobuf.message import DecodeError
+
 from coprocess.api.held import HeldHeaders, HeldRequest
 from coprocess.api.moments import HookType
-from coprocess.errors import HandlerFailed, UnknownHook
+from coprocess.api.unread import NO_EDITS, UnreadRequest
+from coprocess.errors import BadMessage, HandlerFailed, UnknownHook
 from coprocess.gateways.envoy import dynamic_metadata
 from coprocess.gateways.envoy.call import Around, Traffic
 from coprocess.gateways.envoy.chain import Chain
-from coprocess.gateways.envoy.messages import (
-    Fields,
-    UnreadFields,
-    UnreadLine,
-    name_of,
-    refuse_too_many,
-    request_of,
-)
+from coprocess.gateways.envoy.messages import Fields, name_of, request_of
 from coprocess.gateways.envoy.skimmed import Attributes, Http, items_of
-from coprocess.gateways.envoy.wire import Metadata
+from coprocess.gateways.envoy.wire import HeaderMap, Metadata
+
+if TYPE_CHECKING:
+    from coprocess.gateways.envoy.wire import HeaderValue
 
 
 def open_check(attributes: Attributes, chain: Chain, around: Around, max_headers: int) -> Traffic:
@@ -66,8 +65,9 @@ def _request(http: Http, max_headers: int) -> HeldRequest:
     parts = http.header_map
     header_map = parts[0] if len(parts) == 1 else b"".join(parts)
     if header_map:
-        fields = _CheckedFields(header_map, max_headers)
-        fields._http = http
+        fields = _UnreadFields(header_map, http)
+        if len(header_map) > _SMALLEST_HEADER_BYTES * max_headers and len(fields._all) > max_headers:
+            raise _too_many(len(fields._all), max_headers)
         if method := http.method:
             return _UnreadRequest(http, method, fields)
         body = _Body(http, fields, "")
@@ -75,7 +75,8 @@ def _request(http: Http, max_headers: int) -> HeldRequest:
         body.method = request._method
         return request
     headers = http.headers
-    refuse_too_many(len(headers), max_headers)
+    if len(headers) > max_headers:
+        raise _too_many(len(headers), max_headers)
     pairs = [(name_of(name), value) for name, value in items_of(headers).items() if name[:1] != ":"]
     if "Host" not in (name for name, _ in pairs):
         pairs.insert(0, ("Host", http.host))
@@ -84,12 +85,28 @@ def _request(http: Http, max_headers: int) -> HeldRequest:
     return HeldRequest(http.method, http.path, held, scheme=http.scheme or "http", body_source=body.read)
 
 
-class _CheckedFields(UnreadFields):
-    """Those of a HeaderMap, and what the filter tells beside it."""
+class _UnreadFields(Fields):
+    """Those of a HeaderMap that nobody has read so far."""
 
-    __slots__ = ("_http",)
+    __slots__ = ("_http", "_raw", "_values_of_raw")
 
-    _http: Http
+    def __init__(self, raw: bytes, http: Http) -> None:
+        # As the base class does.
+        self.replaced, self._set_now = NO_EDITS, None
+        self.encoded = None
+        self._raw = raw
+        self._http = http
+        self._values_of_raw: Sequence[HeaderValue] | None = None
+
+    @property
+    def _all(self) -> Sequence[HeaderValue]:  # type: ignore[override]  # a slot there
+        values = self._values_of_raw
+        if values is None:
+            try:
+                values = self._values_of_raw = HeaderMap.FromString(self._raw).headers
+            except DecodeError:
+                raise BadMessage("the header_map of a CheckRequest is none") from None
+        return values
 
     def _all_that_came(self) -> list[tuple[str, str]]:
         pairs = super()._all_that_came()
@@ -99,7 +116,11 @@ class _CheckedFields(UnreadFields):
         return pairs
 
 
-class _UnreadRequest(UnreadLine):
+def _too_many(count: int, max_headers: int) -> BadMessage:
+    return BadMessage(f"{count} headers: max_headers is {max_headers}")
+
+
+class _UnreadRequest(UnreadRequest):
     """As the filter sends it that was told to send raw headers."""
 
     if not TYPE_CHECKING:
@@ -124,6 +145,16 @@ class _UnreadRequest(UnreadLine):
                 target = self._pseudo(":path") or target
             self._target = target
         return target
+
+    def _pseudo(self, name: str) -> str:
+        fields: Fields = self._headers  # type: ignore[assignment]  # set above
+        return fields.pseudo().get(name, "")
+
+    def _path_that_came(self) -> str:
+        return self.target.partition("?")[0]
+
+    def _query_that_came(self) -> str:
+        return self.target.partition("?")[2]
 
     def _scheme_that_came(self) -> str:
         return self._pseudo(":scheme") or self._http.scheme or "http"
@@ -173,6 +204,7 @@ class _Body:
         return self._came()
 
 
+_SMALLEST_HEADER_BYTES = 2
 _PARTIAL = "X-Envoy-Auth-Partial-Body"
 #: To a body of these HTTP gives no meaning, and their clients tell no length where there is none.
 _WITHOUT_BODY = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "TRACE"})
