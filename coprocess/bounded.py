@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 #: Characters of one text, or of one value with all that is in it.
 LONGEST_VALUE = 16_384
@@ -46,6 +46,15 @@ def repr_of(value: object, longest: int) -> str:
     shown = bounded(value, longest)
     is_shown = isinstance(shown, str) and not isinstance(value, str)
     return cut(shown if is_shown else _repr(shown), longest)
+
+
+def form_of(value: object) -> str:
+    """The kind of `value`, and its size, where it may be a secret: `a str of 12`."""
+    kind = type(value).__name__[:100]
+    if kind == "NoneType":
+        return "None"
+    size = f" of {len(value)}" if isinstance(value, str | bytes | bytearray | Mapping | list | tuple) else ""
+    return f"{'an' if kind[:1].lower() in 'aeiou' else 'a'} {kind}{size}"
 
 
 def _repr(value: object) -> str:
@@ -122,3 +131,32 @@ def _set_of(kept: list[Any], value: Any) -> Any:
         return type(value)(kept)
     except TypeError:
         return kept
+
+
+Name = TypeVar("Name", str, bytes)
+Made = TypeVar("Made")
+
+#: Of names that strangers choose: so many, and no longer, are kept.
+MOST_NAMES, LONGEST_NAME = 4096, 64
+
+
+class _ByName(dict[Any, Any]):
+    """Its `__getitem__` is quicker than a function, and than `lru_cache`, which keeps long names, too."""
+
+    def __init__(self, make: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, name: Any) -> Any:
+        made = self._make(name)
+        if len(name) <= LONGEST_NAME:
+            if len(self) >= MOST_NAMES:
+                self.clear()
+            self[name] = made
+        return made
+
+
+def kept_by_name(make: Callable[[Name], Made]) -> Callable[[Name], Made]:
+    """Decorates a function of a name: what it gives is kept, in bounded memory whatever names come."""
+    found: Callable[[Name], Made] = _ByName(make).__getitem__
+    return found

@@ -60,7 +60,7 @@ def test_frames_come_out_as_they_went_in_however_they_are_cut() -> None:
                 continue
             # In parts, as metadata and deadline are.
             with sender.server.lock:
-                assert sender.link.put((HEAD.pack(len(body), call_id, kind) + body[:5], body[5:]))
+                assert sender.link.put(call_id, kind, body[5:], body[:5])
             sender.server.wake()
         assert [receiver.frame() for _ in frames] == frames
         sender.link.end()

@@ -313,19 +313,33 @@ def test_a_call_that_is_passed_on_where_it_is_read_ends_as_one_that_a_thread_pas
 
 def test_calls_of_one_read_go_to_a_quick_worker_together_and_else_to_the_one_with_the_fewest() -> None:
     front = Front([], [METHOD], silence_s=1.0)
-    workers = [SimpleNamespace(number=number, ready=True, at_once=1, outstanding=[]) for number in range(2)]
-    poller = SimpleNamespace(flushes=0)
+    found: list[int] = []
+
+    class Worker(SimpleNamespace):
+        def put(self, call_id: int, kind: int, message: bytes, before: bytes) -> bool:
+            self.link.is_dirty = True
+            found.append(self.number)
+            return True
+
+    workers = [
+        Worker(number=number, ready=True, at_once=1, outstanding={}, link=SimpleNamespace(is_dirty=False))
+        for number in range(2)
+    ]
     inside: Any = front
-    inside._workers, inside._poller = workers, poller
+    inside._workers = workers
+    to_a_thread: Any = object()
+    begin: Any = front.methods.relays[METHOD](lambda *call: to_a_thread)
+    connection, request = SimpleNamespace(owner=None), SimpleNamespace(timeout_s=None)
+
+    def begun(count: int) -> list[Any]:
+        """What has the calls of the next read."""
+        for worker in workers:
+            worker.link.is_dirty = False
+        return [begin(connection, SimpleNamespace(), request, b"", False) for _ in range(count)]
 
     def chosen(count: int) -> list[int]:
-        """Of the next read."""
-        poller.flushes += 1
-        found = []
-        for _ in range(count):
-            worker: Any = front._choose_for_read()
-            worker.outstanding.append(None)
-            found.append(worker.number)
+        found.clear()
+        begun(count)
         return found
 
     assert chosen(4) == [0, 1, 0, 1]
@@ -337,5 +351,4 @@ def test_calls_of_one_read_go_to_a_quick_worker_together_and_else_to_the_one_wit
     workers[1].ready = False
     assert chosen(2) == [0, 0]
     workers[0].ready = False
-    poller.flushes += 1
-    assert front._choose_for_read() is None
+    assert begun(2) == [to_a_thread] * 2

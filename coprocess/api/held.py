@@ -305,11 +305,6 @@ class HeldRequest(_HeldBody, Request):
     def has_new_query(self) -> bool:
         return self._query is not None and self._query.is_edited
 
-    def has_new_line(self, method: str) -> bool:
-        """Whether path, query or method are others than came. It came with `method`."""
-        query = self._query
-        return self.has_new_path or self._method != method or (query is not None and query.is_edited)
-
     def __repr__(self) -> str:
         return f"<Request {self.method} {self.url}>"
 
@@ -467,11 +462,6 @@ class HeldSession(Session):
         @tags.setter
         def tags(self, tags: Iterable[str]) -> None:
             self._tags = TextList(texts("session.tags", tags), "session.tags")
-
-    @property
-    def is_bare(self) -> bool:
-        """Whether it holds a token, and nothing else that says who calls."""
-        return not (self._alias or self._metadata or self._tags)
 
     def __bool__(self) -> bool:
         return bool(self._token)

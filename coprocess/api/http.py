@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
@@ -12,6 +11,7 @@ from urllib.parse import parse_qsl
 
 from multidict import CIMultiDict, MultiDict
 
+from coprocess.bounded import kept_by_name
 from coprocess.errors import BadMessage
 from coprocess.expected import expect_text, wrong_type
 
@@ -26,7 +26,7 @@ def is_token(text: str) -> bool:
     return bool(text) and _TOKEN_CHARACTERS.issuperset(text)
 
 
-@functools.lru_cache(maxsize=4096)
+@kept_by_name
 def canonical_name(name: str) -> str:
     """`x-request-id` → `X-Request-Id`, the spelling in which gateways write header names.
 
@@ -37,7 +37,7 @@ def canonical_name(name: str) -> str:
     return "-".join(part[:1].upper() + part[1:].lower() for part in name.split("-"))
 
 
-@functools.lru_cache(maxsize=4096)
+@kept_by_name
 def header_name(name: str) -> str:
     """The canonical spelling of a name that is to be sent.
 

@@ -189,7 +189,8 @@ class App:
             self._start_admin(service, engine, reloader, at_end)
             start_events = self._listen_for_events(service, at_end)
             # Health answers from here on: not serving.
-            engine.start(self._with_traces(self._held.methods) | self._always)
+            failed = Methods(failed=service.streaming.failed_replies)
+            engine.start(self._with_traces(self._held.methods) | failed | self._always)
             at_end.callback(engine.stop)
             at_end.callback(self.health.close)
             store.configure(

@@ -19,13 +19,15 @@ import structlog
 
 from coprocess.errors import Status
 from coprocess.process.restarts import MANY, Restarts
-from coprocess.process.worker_process import WorkerProcess
+from coprocess.process.worker_process import MAX_OUTSTANDING, WorkerProcess
 from coprocess.runtime.idle import wait_until_idle
 from coprocess.transport.engine import Methods, Rpc
 from coprocess.transport.frame_link import polling_server
+from coprocess.transport.http2.grpc_connection import Begin, Call, GrpcConnection
+from coprocess.transport.http2.grpc_wire import Request
 from coprocess.transport.http2.server import Server
+from coprocess.transport.http2.streams import Stream
 from coprocess.transport.pipe import pack_call
-from coprocess.transport.relayed import RelayedCall
 from coprocess.transport.trace_context import trace_context_of
 
 log = structlog.get_logger("coprocess")
@@ -67,9 +69,9 @@ class Front:
             relays={path: partial(self._relay, index) for path, index in self._indexes.items()},
         )
         self._ids = itertools.count(1)
-        #: The worker of the calls that are read now, until it has so many.
+        #: The worker of the calls that are read now, and how many more of them it gets.
         self._chosen: WorkerProcess | None = None
-        self._chosen_until = self._chosen_at = 0
+        self._left = 0
         self._stop_polling: Callable[[], None] = lambda: None
         self._workers: list[WorkerProcess] = []
         self._restarts = [Restarts() for _ in sockets]
@@ -221,39 +223,50 @@ class Front:
                 return
         self._refuse(rpc, "no worker process can take the call")
 
-    def _relay(self, method: int, call: RelayedCall, message: bytes) -> bool:
-        """A Relay: the same for a call that is passed on where it is read. False: as above, in a thread."""
-        worker = self._choose_for_read()
-        if worker is None or self._draining:
-            return False
-        request, kind, before = call.request, method, b""
-        if request.timeout_s is not None or self._pass_trace_context:
-            metadata = trace_context_of(request.metadata) if self._pass_trace_context else ()
-            kind, before = pack_call(method, request.timeout_s, metadata)
-        call.taker, call.call_id = worker, next(self._ids)
-        return worker.take(call, call.call_id, kind, message, before)
+    def _relay(self, method: int, begin_else: Begin) -> Begin:
+        """A Relay: the same for a call that is passed on where it is read."""
+        next_id, has_context = self._ids.__next__, self._pass_trace_context
+
+        def begin(
+            connection: GrpcConnection, stream: Stream, request: Request, message: bytes, is_compressed: bool
+        ) -> Call:
+            worker = self._chosen if self._left else None
+            # Those that came with the last read are on their way.
+            if worker is None or not worker.link.is_dirty:
+                worker = self._choose_for_read()
+            if worker is None or is_compressed:
+                return begin_else(connection, stream, request, message, is_compressed)
+            kind, before = method, b""
+            if has_context or request.timeout_s is not None:
+                metadata = trace_context_of(request.metadata) if has_context else ()
+                kind, before = pack_call(method, request.timeout_s, metadata)
+            call_id = stream.call_id = next_id()
+            stream.owner = connection.owner
+            # As `take`, in place: nearly each call comes by.
+            if not worker.put(call_id, kind, message, before):
+                return begin_else(connection, stream, request, message, is_compressed)
+            worker.outstanding[call_id] = stream
+            self._left -= 1
+            return worker
+
+        return begin
 
     def _choose_for_read(self) -> WorkerProcess | None:
         """As `_choose`, but for several calls that were read at one time, where the worker is quick.
 
         It gets as many as it answered by its last write, up to a limit: to wake two for half each is dear.
-        With the poller's lock, which is held while all of a read is taken.
+        With the poller's lock, which is held while all of a read is taken. None also while it drains.
         """
-        worker, flushes = self._chosen, self._poller.flushes
-        if worker is None or len(worker.outstanding) >= self._chosen_until or flushes != self._chosen_at:
-            worker = self._chosen = self._choose()
-            if worker is not None:
-                self._chosen_at = flushes
-                at_once = min(max(worker.at_once, 1), _MOST_TOGETHER)
-                self._chosen_until = len(worker.outstanding) + at_once
+        worker = self._chosen = None if self._draining else self._choose()
+        self._left = 0 if worker is None else min(max(worker.at_once, 1), _MOST_TOGETHER)
         return worker
 
     def _choose(self) -> WorkerProcess | None:
-        """The worker with the fewest calls. None: all are silent."""
-        best, fewest = None, 0
+        """The worker with the fewest calls. None: all are silent, or have too many."""
+        best, fewest = None, MAX_OUTSTANDING
         for worker in self._workers:
             calls = len(worker.outstanding)
-            if worker.ready and (best is None or calls < fewest):
+            if calls < fewest and worker.ready:
                 best, fewest = worker, calls
         return best
 
@@ -272,7 +285,8 @@ class Front:
 
     def drain(self, timeout_s: float) -> bool:
         """Refuse new calls and wait for those in flight. False where some still run after `timeout_s`."""
-        self._draining = True
+        with self._poller.lock:  # After that, none is taken where it is read.
+            self._draining, self._left = True, 0
         return wait_until_idle(lambda: self.in_flight, timeout_s)
 
     def stop(self, timeout_s: float) -> None:

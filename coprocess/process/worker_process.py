@@ -10,14 +10,14 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import structlog
 
 from coprocess.errors import Status
 from coprocess.transport.engine import Rpc
-from coprocess.transport.frame_link import HEAD, Frame, FrameLink
+from coprocess.transport.frame_link import Frame, FrameLink
 from coprocess.transport.http2.server import Server
+from coprocess.transport.http2.streams import Stream
 from coprocess.transport.pipe import (
     BEAT,
     BEAT_BODY,
@@ -28,37 +28,29 @@ from coprocess.transport.pipe import (
     SERVING,
     pack_call,
 )
+from coprocess.transport.relayed import end_relayed
 
 log = structlog.get_logger("coprocess")
 
 #: More than a worker's hooks could run and queue: only one that does not read any more gets there.
-_MAX_OUTSTANDING = 16_384
+MAX_OUTSTANDING = 16_384
 #: A worker that is heard of twice a second, and was not for so long, gets calls only where no other can.
 _SILENT_S = 2.0
 #: For what is left to do in a process that has closed its socket, or was killed.
 _END_S = 5.0
 
 
-class Unanswered(Protocol):
-    def answer(self, status: int, body: bytes) -> None:
-        """With the server's lock: a reply, or a status other than OK and its message."""
-
-
 class _HandedOver:
     """A call that came by an engine's thread: it is answered without the lock, which its engine may want."""
 
-    __slots__ = ("_rpc", "_server", "is_over")
+    __slots__ = ("_rpc", "is_over")
 
-    def __init__(self, rpc: Rpc, server: Server) -> None:
+    def __init__(self, rpc: Rpc) -> None:
         self._rpc = rpc
         #: Nobody waits for its answer.
         self.is_over = False
-        self._server = server
 
     def answer(self, status: int, body: bytes) -> None:
-        self._server.callbacks.append(partial(self._answer, status, body))
-
-    def _answer(self, status: int, body: bytes) -> None:
         if status == OK:
             self._rpc.respond(body)
         else:
@@ -99,8 +91,8 @@ class WorkerProcess:
         self.settled = threading.Event()
         #: Calls that it answered by its last write.
         self.at_once = 1
-        #: Changed with the server's lock.
-        self.outstanding: dict[int, Unanswered] = {}
+        #: Changed with the server's lock. A stream: a call that is relayed.
+        self.outstanding: dict[int, Stream | _HandedOver] = {}
         #: Why it was killed; empty: it was not.
         self.killed = ""
         self._server = server
@@ -129,11 +121,13 @@ class WorkerProcess:
             except BaseException:
                 ours.close()
                 raise
-        self._link = FrameLink(server, ours, self._receive, self._lose_calls)
+        self.link = FrameLink(server, ours, self._receive, self._lose_calls)
+        #: Its link's; once it is gone, one that takes nothing.
+        self.put: Callable[[int, int, bytes, bytes], bool] = self.link.put
         try:
             threading.Thread(target=self._wait, name=f"worker-{number}-end", daemon=True).start()
         except BaseException:
-            self._link.close()
+            self.link.close()
             self.process.kill()
             raise
 
@@ -141,7 +135,7 @@ class WorkerProcess:
         self.process.wait()
         self._ended.set()
         # Its end of the socket may be open still, in a process that it had forked.
-        self._link.end()
+        self.link.end()
         # Where nobody polls any more.
         if not self.over.wait(_END_S):
             self._lose_calls()
@@ -149,10 +143,10 @@ class WorkerProcess:
     def send(self, call_id: int, method: int, rpc: Rpc, metadata: Sequence[tuple[str, str]]) -> bool:
         """Pass a call on, with some of its metadata. False where the worker is gone or does not keep up."""
         kind, before = pack_call(method, rpc.time_allowed_s(), metadata)
-        call = _HandedOver(rpc, self._server)
+        call = _HandedOver(rpc)
         rpc.on_cancel(lambda: self._cancel(call_id, call))
         taken: bool = self._server.answer(
-            self._link,
+            self.link,
             lambda frame, call: self.take(call, *frame),
             (call_id, kind, rpc.payload, before),
             call,
@@ -164,36 +158,54 @@ class WorkerProcess:
     def _cancel(self, call_id: int, call: _HandedOver) -> None:
         with self._lock:
             call.is_over = True
-            self.give_up(call_id)
+            self._give_up(call_id)
         self._server.wake()  # It is written before the next poll.
 
     # With the server's lock.
 
-    def take(self, call: Unanswered, call_id: int, kind: int, message: bytes, before: bytes) -> bool:
+    def take(
+        self, call: Stream | _HandedOver, call_id: int, kind: int, message: bytes, before: bytes
+    ) -> bool:
         """Pass a call on. False where the worker is gone or does not keep up."""
         outstanding = self.outstanding
-        head = HEAD.pack(len(before) + len(message), call_id, kind)
-        if self._gone or len(outstanding) >= _MAX_OUTSTANDING or not self._link.put((head + before, message)):
+        if len(outstanding) >= MAX_OUTSTANDING or not self.put(call_id, kind, message, before):
             return False
         outstanding[call_id] = call
         return True
 
-    def give_up(self, call_id: int) -> None:
+    def cancelled(self, stream: Stream) -> None:
+        """Nobody waits any more for the answer of a call that was relayed; perhaps it was given."""
+        self._give_up(stream.call_id)
+
+    def _give_up(self, call_id: int) -> None:
         # It stays with the calls that the worker has until that answers: the handler may run on, and a worker
         # that hangs would seem to be the idlest of all.
         if call_id in self.outstanding:
-            self._link.put((HEAD.pack(0, call_id, CANCEL), b""), keep=True)
+            self.link.put(call_id, CANCEL, b"", keep=True)
 
     def _receive(self, frames: list[Frame]) -> None:
-        outstanding = self.outstanding
+        outstanding, server = self.outstanding, self._server
         self._frames_heard += len(frames)
         self.at_once = len(frames)
         for call_id, kind, body in frames:
             call = outstanding.pop(call_id, None)
-            if call is not None:
-                call.answer(kind, body)
+            if type(call) is Stream and kind == OK:
+                # As `_end`, in place: nearly each answer comes by.
+                connection = call.owner
+                connection.respond(call, body)
+                if not connection.is_dirty:
+                    server.write_later(connection)
+            elif call is not None:
+                self._end(call, kind, body)
             else:
-                self._server.callbacks.append(partial(self._take_notice, kind, body))
+                server.callbacks.append(partial(self._take_notice, kind, body))
+
+    def _end(self, call: Stream | _HandedOver, status: int, body: bytes) -> None:
+        """Answer a call with a reply, or with a status other than OK and its message."""
+        if isinstance(call, _HandedOver):
+            self._server.callbacks.append(partial(call.answer, status, body))
+        else:
+            end_relayed(self._server, call, status, body)
 
     def _lose_calls(self) -> None:
         """It is gone: those that it had fail."""
@@ -201,9 +213,10 @@ class WorkerProcess:
             return
         with self._lock:
             self._gone, self.ready, self.started = True, False, False
+            self.put = _put_nothing
             lost, self.outstanding = self.outstanding, {}
             for call in lost.values():
-                call.answer(Status.UNAVAILABLE, b"the worker process ended")
+                self._end(call, Status.UNAVAILABLE, b"the worker process ended")
         self._server.wake()  # They are told before the next poll.
         self.settled.set()
         self._changed()
@@ -251,7 +264,7 @@ class WorkerProcess:
             return
         self._silent_s = self._silent_s + passed_s if is_silent else 0.0
         self._become_ready(self._silent_s <= _SILENT_S)
-        read, unread = self._link.read_and_unread_bytes()
+        read, unread = self.link.read_and_unread_bytes()
         self._unread_s = self._unread_s + passed_s if unread and read == self._read_bytes_before else 0.0
         self._read_bytes_before = read
         if self._silent_s > silence_s:
@@ -274,7 +287,7 @@ class WorkerProcess:
         log.error("a worker process hangs: it is killed", worker=self.number, because=why)
         self.process.kill()
         # Its calls end now, also where the kernel takes its time.
-        self._link.end()
+        self.link.end()
 
     def signal(self, number: int) -> None:
         """Send a signal, now or when it has started: before, it would end the process."""
@@ -291,7 +304,7 @@ class WorkerProcess:
                 self.process.terminate()
         elif not self.ready:
             self.process.kill()  # It is silent.
-        self._link.end()
+        self.link.end()
 
     def end_within(self, timeout_s: float) -> None:
         """Wait for its end, and kill it where that takes longer."""
@@ -301,9 +314,13 @@ class WorkerProcess:
 
     def clear_up(self) -> int | None:
         """See that the process ends, once its calls are `over`. Its exit status; None: it has not ended."""
-        self._link.close()
+        self.link.close()
         self.end_within(_END_S)
         return self.process.returncode
+
+
+def _put_nothing(call_id: int, kind: int, body: bytes, before: bytes) -> bool:
+    return False
 
 
 def _own_command() -> list[str]:

@@ -219,8 +219,11 @@ class Chain:
             self.through(error)
 
     def _go_on_with(self, call: StepCall) -> None:
-        if self._call(call):
-            self.go_on()
+        if self._is_cancelled:
+            self._steps = NO_STEPS  # Else it would run for nobody.
+        elif not self._call(call):
+            return
+        self.go_on()
 
     def _go_on_after(self, work: Work) -> None:
         if not self._is_cancelled:  # Else it would be done for nobody.
@@ -343,57 +346,3 @@ class Chain:
         current = self._current
         if current is not None:
             current.cancel()
-
-
-class UnaryChain(Chain):
-    """A unary Rpc. `answer`, called when the steps are through, gives its reply.
-
-    That its client has left matters where a call runs elsewhere, or waits: then that is asked for.
-    """
-
-    __slots__ = ("_answer", "_is_told", "_on_end", "rpc")
-
-    def __init__(
-        self, service: Service, rpc: Rpc, answer: Callable[[], bytes], on_end: Callable[[], None] | None
-    ) -> None:
-        """`on_end` is called when the steps are through, or were cancelled, from any thread."""
-        super().__init__(service, rpc.method)
-        self._answer = answer
-        self._on_end = on_end
-        self.rpc = rpc
-        self._is_told = False
-
-    def _call_otherwise(self, call: StepCall, gate: HookState[Call]) -> bool:
-        if not self._is_told:
-            self._is_told = True
-            self.rpc.on_cancel(self.cancel)
-        return super()._call_otherwise(call, gate)
-
-    def metadata(self) -> Metadata:
-        return self.rpc.metadata()
-
-    def time_allowed_s(self) -> float | None:
-        return self.rpc.time_allowed_s()
-
-    def in_thread(self, task: Callable[[], None]) -> None:
-        self._service.in_thread(task)
-
-    def may_block(self) -> None:
-        self.rpc.may_block()
-
-    def through(self, error: Exception | None) -> None:
-        reply = b""
-        if error is None:
-            try:
-                reply = self._answer()
-            except Exception as raised:  # noqa: BLE001 - as one of the steps
-                error = raised
-        if error is None:
-            self.rpc.respond(reply)
-        else:
-            self._service.refuse(self.rpc, error)
-        self.stopped()
-
-    def stopped(self) -> None:
-        if self._on_end is not None:
-            self._on_end()

@@ -110,8 +110,11 @@ class HeldCall(Call):
 
     @property
     def session(self) -> HeldSession:
-        session = self._exchange._session
-        return self._exchange.session if session is None else session
+        exchange = self._exchange
+        session = exchange._session
+        if session is None:  # As the exchange makes it, sooner.
+            session = exchange._session = HeldSession()
+        return session
 
     @property
     def metadata(self) -> MutableMapping[str, str]:

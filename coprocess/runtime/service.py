@@ -39,7 +39,7 @@ from coprocess.runtime.idle import wait_until_idle
 from coprocess.runtime.local_event import LocalEvent
 from coprocess.runtime.log_limit import LimitedLog
 from coprocess.runtime.pace import QUICK_S, Used, computed
-from coprocess.runtime.streaming import NO_STREAMS, ChainedHandler, Streaming
+from coprocess.runtime.streaming import NO_STREAMS, Streaming
 from coprocess.transport.engine import Methods, NotingHandler, Rpc
 from coprocess.transport.workers import WorkerThreads, start_missing
 
@@ -94,7 +94,8 @@ class Service:
         self._states_lock = threading.Lock()
         #: Calls of sync hooks, by the thread that runs them.
         self._running: dict[int, Call] = {}
-        self._draining = False
+        #: Whether new calls are refused.
+        self.is_draining = False
         self._stopped = threading.Event()
         # Threads for calls that no engine's thread runs: local events, and what waited behind a call
         # that hangs.
@@ -134,16 +135,17 @@ class Service:
         return Methods(
             unary={
                 **dict.fromkeys(self._openers, self.handle),
-                **{path: partial(self._handle_chained, handler) for path, handler in chained.items()},
+                **{path: partial(handler, self) for path, handler in chained.items()},
             },
             bidi={path: NotingHandler(partial(handler, self)) for path, handler in bidi.items()},
+            failed=self.streaming.failed_replies,
         )
 
     def handle(self, rpc: Rpc) -> None:
         """Run the call that `rpc` asks for; answer it now or, where it must wait, later."""
         since_s = time.monotonic()
         try:
-            if self._draining:
+            if self.is_draining:
                 raise ShuttingDown("the service is shutting down")
             call = self._openers[rpc.method](rpc.payload)
         except Exception as error:  # noqa: BLE001 - an engine's thread must not end
@@ -180,14 +182,6 @@ class Service:
         else:
             # Else it would run, some time, for a client that is gone.
             rpc.on_cancel(lambda: self.drop(call))
-
-    def _handle_chained(self, handler: ChainedHandler, rpc: Rpc) -> None:
-        try:
-            if self._draining:
-                raise ShuttingDown("the service is shutting down")
-            handler(self, rpc)
-        except Exception as error:  # noqa: BLE001 - as in `handle`
-            self.refuse(rpc, error)
 
     def refuse(self, rpc: Rpc, error: Exception) -> None:
         """Answer a call that reaches no handler."""
@@ -247,11 +241,6 @@ class Service:
     def traced(self, rpc: Rpc) -> Rpc:
         """`rpc`, which came by no engine, such that its call is traced where calls are."""
         return rpc if self.tracing is None else self.tracing.of(rpc)
-
-    @property
-    def is_draining(self) -> bool:
-        """Whether new calls are refused."""
-        return self._draining
 
     def _begin(self, first: Call, now_s: float, *, in_turn: bool = False) -> None:
         """Run an admitted call and, after it, those that waited for its place, or its turn.
@@ -526,7 +515,7 @@ class Service:
         Raises CoprocessError where it is refused; the service counts and logs that.
         """
         try:
-            if self._draining:
+            if self.is_draining:
                 raise ShuttingDown("the service is shutting down")
             call = open_call()
             if not self._start_event(call):
@@ -613,7 +602,7 @@ class Service:
 
     def drain(self, timeout_s: float) -> bool:
         """Refuse new calls and wait for those in flight. False where some still run after `timeout_s`."""
-        self._draining = True
+        self.is_draining = True
         return wait_until_idle(lambda: self.in_flight, timeout_s)
 
     def stop(self, timeout_s: float) -> None:

@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from coprocess.loading.hooks import Hook
-from coprocess.transport.engine import BidiRpc, Rpc
+from coprocess.transport.engine import BidiRpc, FailedReply, Rpc
 
 if TYPE_CHECKING:
     from coprocess.runtime.service import Service
 
 #: Answers a unary call, or begins a stream, with the calls that a service runs for it: see `runtime.chained`.
+#: It never raises, and refuses what comes while the service is draining.
 ChainedHandler = Callable[["Service", Rpc], None]
 #: The second is a NotingHandler's.
 StreamHandler = Callable[["Service", BidiRpc], None]
@@ -28,6 +29,11 @@ class Streaming:
     @property
     def bidi_methods(self) -> Mapping[str, StreamHandler]:
         """Its methods with many messages each way, by path."""
+        return {}
+
+    @property
+    def failed_replies(self) -> Mapping[str, FailedReply]:
+        """As that of Methods."""
         return {}
 
     @property

@@ -10,6 +10,7 @@ from coprocess.runtime.call import Call
 from coprocess.runtime.gateway import Gateway, Opener
 from coprocess.runtime.registration import GatewayOptions, Registration
 from coprocess.runtime.streaming import ChainedHandler, StreamHandler, Streaming
+from coprocess.transport.engine import FailedReply
 
 
 def together(first: Registration, second: Registration) -> Registration:
@@ -65,6 +66,10 @@ class _Both(Gateway, Streaming):
     @property
     def bidi_methods(self) -> Mapping[str, StreamHandler]:
         return {path: each for gateway in self._streaming for path, each in gateway.bidi_methods.items()}
+
+    @property
+    def failed_replies(self) -> Mapping[str, FailedReply]:
+        return {path: each for gateway in self._streaming for path, each in gateway.failed_replies.items()}
 
     @property
     def open_streams(self) -> int:

@@ -204,6 +204,8 @@ class BidiRpc(ABC):
         """As an Rpc's."""
 
 
+#: Says as a reply what a status and a message say. It never raises, and does not block.
+FailedReply = Callable[[Status, str], bytes]
 #: What an engine calls for each call, in one of its threads. It answers now or later, and never raises.
 Handler = Callable[[Rpc], None]
 #: The same for a call with many replies.
@@ -236,8 +238,10 @@ class Methods:
     server_streaming: Mapping[str, ServerStreamingHandler] = field(default_factory=dict)
     #: With many messages each way.
     bidi: Mapping[str, BidiHandler] = field(default_factory=dict)
-    #: Who takes calls of a unary method before its handler, in an engine that has a `poller`.
+    #: What takes calls of a unary method before its handler, in an engine that has a `poller`.
     relays: Mapping[str, Relay] = field(default_factory=dict)
+    #: Of unary methods whose clients may take an error for a yes: their calls end with such a reply instead.
+    failed: Mapping[str, FailedReply] = field(default_factory=dict)
 
     def __or__(self, other: Methods) -> Methods:
         """Both tables' rows; the other's where both have one."""
@@ -246,6 +250,7 @@ class Methods:
             {**self.server_streaming, **other.server_streaming},
             {**self.bidi, **other.bidi},
             {**self.relays, **other.relays},
+            {**self.failed, **other.failed},
         )
 
     def __iter__(self) -> Iterator[str]:

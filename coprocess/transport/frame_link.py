@@ -52,8 +52,12 @@ class FrameLink:
         self._rest = bytearray()
         self._missing_until = 0
         self._unsent: list[bytes | memoryview] = []
-        self._unsent_bytes = self._sent_bytes = 0
+        #: Of what waits since the socket took no more.
+        self._unsent_bytes = 0
+        self._sent_bytes = 0
         self._is_full = self._is_over = False
+        #: Either of the two: each frame looks for it.
+        self._is_blocked = False
         #: In the server's list of those that have something to write.
         self.is_dirty = False
         connected.setblocking(False)
@@ -67,8 +71,14 @@ class FrameLink:
         A frame is taken, whatever its size, where nothing waits; with `keep`, in any case. `at_once`: also by
         the thread that polls, which else sends it with what comes before its next poll.
         """
-        frame = (HEAD.pack(len(body), call_id, kind), body)
-        taken: bool = self._server.answer(self, self.put, frame, keep, at_once=at_once)
+        server = self._server
+        server.lock.acquire()  # As in Server.answer.
+        try:
+            taken = self.put(call_id, kind, body, b"", keep)
+            if at_once or _get_ident() != server.polling_thread:
+                server.flush_answers()
+        finally:
+            server.lock.release()
         return taken
 
     def end(self) -> None:
@@ -90,21 +100,26 @@ class FrameLink:
             # Not every platform tells.
             with contextlib.suppress(OSError):
                 (in_kernel,) = _INT.unpack(fcntl.ioctl(self._socket, termios.TIOCOUTQ, bytes(_INT.size)))
-            return self._sent_bytes - in_kernel, in_kernel + self._unsent_bytes
+            return self._sent_bytes - in_kernel, in_kernel + sum(map(len, self._unsent))
 
     # With the server's lock.
 
-    def put(self, frame: tuple[bytes, bytes], keep: bool = False) -> bool:
-        """As `send`, without writing: the head, to which the body's start may be added, and the body."""
-        if self._is_over:
+    def put(self, call_id: int, kind: int, body: bytes, before: bytes = b"", keep: bool = False) -> bool:
+        """As `send`, without writing. `before` is the body's start, where that is in two parts."""
+        size = len(before) + len(body)
+        if self._is_blocked and not self._may_wait(HEAD.size + size, keep):
             return False
-        unsent_bytes = self._unsent_bytes + len(frame[0]) + len(frame[1])
-        if unsent_bytes > MAX_UNSENT_BYTES and self._unsent_bytes and not keep:
-            return False
-        self._unsent += frame
-        self._unsent_bytes = unsent_bytes
+        head = _PACK_HEAD(size, call_id, kind)
+        self._unsent += (head + before if before else head, body)
         if not self.is_dirty:
             self._server.write_later(self)
+        return True
+
+    def _may_wait(self, size_bytes: int, keep: bool) -> bool:
+        """Whether so much more is kept for a side that does not keep up."""
+        if self._is_over or (self._unsent_bytes + size_bytes > MAX_UNSENT_BYTES and not keep):
+            return False
+        self._unsent_bytes += size_bytes
         return True
 
     def ready(self, events: int) -> None:
@@ -123,34 +138,38 @@ class FrameLink:
 
     def _send_unsent(self) -> None:
         unsent = self._unsent
+        unsent_bytes = sum(map(len, unsent))
         while unsent:
-            if len(unsent) > 1 and self._unsent_bytes <= _COPIED_BYTES:
-                unsent[:] = [b"".join(unsent)]
             try:
-                if len(unsent) == 1:
-                    sent = self._socket.send(unsent[0])
+                if unsent_bytes <= _COPIED_BYTES:
+                    sent = self._socket.send(b"".join(unsent))
                 else:
                     sent = self._socket.sendmsg(islice(unsent, _MOST_PARTS))
             except (BlockingIOError, InterruptedError):
+                self._unsent_bytes = unsent_bytes
                 self._wait_for_room(True)
                 return
             except OSError:  # Reading finds that it is over.
-                self._forget_unsent()
+                unsent.clear()
                 return
             self._sent_bytes += sent
-            self._unsent_bytes -= sent
+            unsent_bytes -= sent
+            if not unsent_bytes:
+                unsent.clear()
+                break
             done = 0
-            while done < len(unsent) and sent >= len(unsent[done]):
+            while sent >= len(unsent[done]):
                 sent -= len(unsent[done])
                 done += 1
             del unsent[:done]
             if sent:
                 unsent[0] = memoryview(unsent[0])[sent:]
-        self._wait_for_room(False)
+        if self._is_full:
+            self._wait_for_room(False)
 
     def _wait_for_room(self, is_full: bool) -> None:
         if is_full != self._is_full:
-            self._is_full = is_full
+            self._is_full = self._is_blocked = is_full
             events = selectors.EVENT_READ | (selectors.EVENT_WRITE if is_full else 0)
             self._server.watch_other(self._socket, self.ready, events)
 
@@ -181,15 +200,15 @@ class FrameLink:
             data = bytes(rest)
             rest.clear()
         frames: list[Frame] = []
-        begin, length, unpack = 0, len(data), HEAD.unpack_from
-        start = _HEAD_BYTES
+        append, unpack, head_bytes = frames.append, _UNPACK_HEAD, HEAD.size
+        begin, start, length = 0, head_bytes, len(data)
         while start <= length:
             size, call_id, kind = unpack(data, begin)
             end = start + size
             if end > length:
                 break
-            frames.append((call_id, kind, data[start:end]))
-            begin, start = end, end + _HEAD_BYTES
+            append((call_id, kind, data[start:end]))
+            begin, start = end, end + head_bytes
         if begin < length:
             rest += data[begin:]
             self._missing_until = (start if start > length else end) - begin
@@ -197,13 +216,9 @@ class FrameLink:
 
     def _finish(self) -> None:
         if not self._is_over:
-            self._is_over = True
+            self._is_over = self._is_blocked = True
             self._server.watch_other(self._socket, None)
-            self._forget_unsent()
-
-    def _forget_unsent(self) -> None:
-        self._unsent.clear()
-        self._unsent_bytes = 0
+            self._unsent.clear()
 
 
 def polling_server(name: str) -> tuple[Server, Callable[[], None]]:
@@ -232,7 +247,8 @@ def polling_server(name: str) -> tuple[Server, Callable[[], None]]:
     return server, stop
 
 
-_HEAD_BYTES = HEAD.size
+# Of this module: each frame looks for them.
+_PACK_HEAD, _UNPACK_HEAD, _get_ident = HEAD.pack, HEAD.unpack_from, threading.get_ident
 #: Up to here, one copy of it costs less than to send it in parts.
 _COPIED_BYTES = 64 * 1024
 _READ_BYTES = 64 * 1024

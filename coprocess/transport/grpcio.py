@@ -17,6 +17,7 @@ from coprocess.errors import Status
 from coprocess.transport.engine import (
     Engine,
     EngineOptions,
+    FailedReply,
     ListenError,
     Metadata,
     Methods,
@@ -31,7 +32,7 @@ from coprocess.transport.workers import WorkerThreads
 class GrpcioRpc(Rpc):
     """A call that is answered from any thread: none waits for the answer."""
 
-    __slots__ = ("_answered", "_came_s", "_context", "_lock", "_max_reply_bytes", "_send")
+    __slots__ = ("_answered", "_came_s", "_context", "_lock", "_max_reply_bytes", "_send", "failed")
 
     def __init__(
         self,
@@ -49,6 +50,8 @@ class GrpcioRpc(Rpc):
         self._lock = threading.Lock()
         self._came_s = time.monotonic()
         self._answered = False
+        #: That of its method.
+        self.failed: FailedReply | None = None
 
     def respond(self, reply: bytes) -> None:
         if len(reply) > self._max_reply_bytes:
@@ -57,7 +60,11 @@ class GrpcioRpc(Rpc):
             self._end(reply)
 
     def fail(self, status: Status, message: str) -> None:
-        if self._is_first():
+        if not self._is_first():
+            return
+        if self.failed is not None:
+            self._end(self.failed(status, message))
+        else:
             self._context.set_code(CODES[status])
             self._context.set_details(message)
             self._end(None)
@@ -249,6 +256,7 @@ class GrpcioEngine(Engine):
                 unsent.add(rpc)
                 if not context.add_callback(partial(unsent.discard, rpc)):
                     unsent.discard(rpc)
+            rpc.failed = self._methods.failed.get(method)
             # Looked up with each call, as `use` may have changed it.
             if isinstance(rpc, GrpcioStream):
                 self._methods.server_streaming[method](rpc)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -33,7 +33,6 @@ from coprocess.transport.http2.protocol import Http2Protocol
 from coprocess.transport.http2.server import Server
 from coprocess.transport.http2.streams import Stream
 from coprocess.transport.http2.turns import Turns
-from coprocess.transport.relayed import Relay, RelayedCall
 from coprocess.transport.workers import WorkerThreads
 
 
@@ -122,7 +121,7 @@ class Http2Rpc(Rpc):
         if self.is_over and not self._is_answered:
             cancellation.tell()
 
-    def cancelled(self) -> None:
+    def cancelled(self, stream: Stream) -> None:
         """With the server's lock, which no callback may be run with."""
         self.is_over = True
         cancellation = self._cancellation
@@ -308,7 +307,7 @@ class Http2Bidi(BidiRpc):
     def half_closed(self) -> None:
         self._engine.callbacks.append(self._receive_end)
 
-    def cancelled(self) -> None:
+    def cancelled(self, stream: Stream) -> None:
         self._engine.callbacks.append(self._tell_cancelled)
 
     def _tell_cancelled(self) -> None:
@@ -393,7 +392,6 @@ class Http2Engine(Engine):
         self._methods = Methods()
         #: Of methods with one message, whatever their kind of reply: every call looks here.
         self._handlers: dict[str, Callable[[Any], None]] = {}
-        self._relays: Mapping[str, Relay] = {}
         #: Methods whose handlers have said that they run on a loop, or elsewhere where they may not.
         self._loop_methods: set[str] = set()
         self._threads: WorkerThreads[_Task] | None = None
@@ -405,14 +403,8 @@ class Http2Engine(Engine):
         request: Request,
         message: bytes,
         is_compressed: bool,
-    ) -> Http2Rpc | RelayedCall:
+    ) -> Http2Rpc:
         """A call with one message and one reply."""
-        if self._relays and not is_compressed:
-            relay = self._relays.get(request.method)
-            if relay is not None:
-                call = RelayedCall(self._server, connection.owner, stream, request)
-                if relay(call, message):
-                    return call
         rpc = Http2Rpc(self, connection.owner, stream, request, message, is_compressed)
         self.tasks.append(rpc)
         return rpc
@@ -505,9 +497,9 @@ class Http2Engine(Engine):
         self._server.listen(bound, tls.server_context() if tls is not None else None)
 
     def start(self, methods: Methods) -> None:
-        self.use(methods)
         for path in methods.unary:
             self._beginnings[path] = Method(begin=self._begin)
+        self.use(methods)
         for path in methods.server_streaming:
             self._beginnings[path] = Method(begin=self._begin_stream)
         for path in methods.bidi:
@@ -527,7 +519,11 @@ class Http2Engine(Engine):
     def use(self, methods: Methods) -> None:
         self._methods = methods
         self._handlers = {**methods.unary, **methods.server_streaming}
-        self._relays = methods.relays
+        for path, method in self._beginnings.items():
+            if path in methods.unary:
+                relay = methods.relays.get(path)
+                method.begin = self._begin if relay is None else relay(self._begin)
+        self._server.service.failed = methods.failed
 
     def replace_thread(self, thread_id: int) -> bool:
         return self._threads is not None and self._threads.replace(thread_id)

@@ -20,7 +20,7 @@ from functools import partial
 from coprocess.errors import Status
 from coprocess.transport.cancellations import Cancellations
 from coprocess.transport.engine import Engine, EngineOptions, Metadata, Methods, Rpc, too_large
-from coprocess.transport.frame_link import HEAD, Frame, FrameLink
+from coprocess.transport.frame_link import Frame, FrameLink
 from coprocess.transport.http2.limits import Limits
 from coprocess.transport.http2.server import Server
 from coprocess.transport.http2.turns import Turns
@@ -141,6 +141,7 @@ class PipeEngine(Engine):
         self._tasks = self._turns.tasks
         self.may_block = self._turns.may_block
         self._link = FrameLink(self._server, connected, self._receive, self._front_is_gone)
+        self._send = self._link.send
         self._threads: WorkerThreads[_PipeRpc] | None = None
         self._on_end: Callable[[], None] = lambda: None
         self._is_announced = False
@@ -231,10 +232,10 @@ class PipeEngine(Engine):
             self._methods.unary[rpc.method](rpc)
 
     def answer(self, call_id: int, kind: int, body: bytes) -> None:
-        self.cancels.pop(call_id, None)
+        if self.cancels:
+            self.cancels.pop(call_id, None)
         # Where no more calls came with it, it waits for nothing else.
-        frame = (HEAD.pack(len(body), call_id, kind), body)
-        self._server.answer(self._link, self._link.put, frame, True, at_once=not self._tasks)
+        self._send(call_id, kind, body, keep=True, at_once=not self._tasks)
 
     def replace_thread(self, thread_id: int) -> bool:
         return self._threads is not None and self._threads.replace(thread_id)

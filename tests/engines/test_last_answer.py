@@ -19,7 +19,7 @@ PATH = "/test/Call"
 
 
 class _Call:
-    def cancelled(self) -> None: ...
+    def cancelled(self, stream: object) -> None: ...
 
 
 def test_an_answer_that_waits_to_be_written_when_the_last_ping_comes_is_not_lost() -> None:

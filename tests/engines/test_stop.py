@@ -61,7 +61,7 @@ def test_new_calls_are_refused_while_it_stops(server: Server, handlers: Handlers
     handlers.wait_until_started(1)
     stopping = threading.Thread(target=server.stop)
     stopping.start()
-    until(lambda: server.service._draining)
+    until(lambda: server.service.is_draining)
     code, text = fails(lambda: server.client.dispatch(make_object(hook_name="stamp")))
     assert (code, text) == (grpc.StatusCode.UNAVAILABLE, "the service is shutting down")
     handlers.release.set()

@@ -8,9 +8,12 @@ from typing import Any
 
 from coprocess.errors import CoprocessError, HandlerFailed
 from coprocess.gateways.envoy import wire
-from coprocess.gateways.envoy.check import Check
+from coprocess.gateways.envoy.check_reply import closed
+from coprocess.gateways.envoy.check_steps import Check
+from coprocess.gateways.envoy.checked import open_check
 from coprocess.gateways.envoy.exchange import Exchange
 from coprocess.gateways.envoy.gateway import EnvoyGateway
+from coprocess.gateways.envoy.skimmed import attributes_of, items_of
 from coprocess.runtime.call import Call
 from coprocess.runtime.chained import StepCall, Steps
 from coprocess.runtime.in_process_rpc import InProcessRpc
@@ -123,11 +126,26 @@ def edits(common: wire.CommonResponse) -> list[tuple[str, bytes, bool]]:
     return found
 
 
+class Told:
+    """Takes what is told of refusals."""
+
+    def tell_refused(self, error: Exception) -> None:
+        pass
+
+
 def check(*handlers: Callable[..., Any], request: wire.CheckRequest) -> wire.CheckResponse:
     gateway = EnvoyGateway(table_of(*handlers), GatewayOptions())
-    checked = Check(gateway.chain, gateway)
-    run(checked.take(request.SerializeToString()))
-    raw = checked.reply()
+    told = Told()
+    message = request.SerializeToString()
+    attributes = attributes_of(message)
+    try:
+        chain = gateway.chain(items_of(attributes.context_extensions), "")
+        check = Check(open_check(attributes, chain, gateway, 1000, len(message)), told)
+    except CoprocessError as error:
+        raw = closed(told, error)
+    else:
+        run(check.steps())
+        raw = check.reply()
     assert raw, "an empty reply lets the request in"
     reply = wire.CheckResponse.FromString(raw)
     assert reply.HasField("status")

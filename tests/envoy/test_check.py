@@ -98,6 +98,7 @@ def request_of(
     http = request.attributes.request.http
     http.method, http.path = method, path
     if not raw:
+        http.ClearField("header_map")
         http.host, http.scheme = "example.test", "https"
         http.headers.update({name: str(value) for name, value in headers})
     return request

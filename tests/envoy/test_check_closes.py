@@ -6,18 +6,19 @@ import itertools
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
-from coprocess import CustomKeyCheck, Reject
+from coprocess import CustomKeyCheck, Reject, respond
 from coprocess.gateways.envoy import limit_asks
 from coprocess.gateways.envoy.check_reply import denied
 from coprocess.runtime.answers import error_answer
 from coprocess.runtime.in_process_rpc import ThreadRpc
-from tests.envoy.drive import GET, Pairs
+from tests.envoy.drive import GET, Pairs, Stream
 from tests.envoy.test_check import Asked, asking, begin_elsewhere, code_of, in_steps, reply_to, request_of
 from tests.server import PATIENCE_S, until
 
@@ -391,3 +392,52 @@ def test_a_field_in_two_pieces_is_one() -> None:
     with asking(check_key) as asked:
         assert code_of(asked.ask(raw)) == 0
         assert seen == ["a", "b", "a", "b"]
+
+
+def test_the_first_two_who_have_a_quota_are_counted_together() -> None:
+    """Each made a limiter of its own, and passed."""
+    both_are_in = threading.Barrier(2)
+
+    def store() -> None:
+        with suppress(threading.BrokenBarrierError):
+            both_are_in.wait(0.5)
+
+    @CustomKeyCheck
+    def check_key(session: Any) -> None:
+        session.allow("token", quota_max=1)
+
+    with asking(check_key) as asked:
+        asked.gateway._options = replace(asked.gateway._options, limits_store=store)
+        rpcs = [asked.begin(request_of()) for _ in range(2)]
+        assert sorted(code_of(reply_to(rpc)) for rpc in rpcs) == [0, 403]
+
+
+def test_what_is_no_http_request_closes() -> None:
+    """As the filter of connections sends it: a handler that refuses some paths let it in."""
+
+    @CustomKeyCheck
+    def check_key(request: Any, session: Any) -> None:
+        if request.path.startswith("/admin"):
+            raise Reject(403, "no")
+        session.allow("token")
+
+    with asked_both_ways(check_key) as ways:
+        for asked in ways:
+            for raw in (b"", b"\x0a\x00", b"\x0a\x02\x22\x00"):
+                assert code_of(asked.ask(raw)) == 500
+
+
+def test_an_answer_of_a_stream_that_cannot_go_out_is_counted_as_a_failure() -> None:
+    @CustomKeyCheck
+    def check_key() -> Any:
+        return respond(403, "no", headers=[(f"x-{number}", "1") for number in range(101)])
+
+    failed: list[str] = []
+    stream = Stream(check_key)
+
+    def tell_failed(hook: Any, api_id: str, error: Exception) -> None:
+        failed.append(str(error))
+
+    stream.gateway.tell_failed = tell_failed  # type: ignore[method-assign]  # in its place
+    assert stream.request().immediate_response.status.code == 500
+    assert failed == ["responded with 101 headers: this gateway takes 100"]

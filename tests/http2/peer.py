@@ -301,7 +301,7 @@ class EchoCall:
     is_compressed: bool
     is_cancelled: bool = False
 
-    def cancelled(self) -> None:
+    def cancelled(self, stream: Stream) -> None:
         self.is_cancelled = True
 
 
@@ -319,5 +319,5 @@ class EchoStream:
     def half_closed(self) -> None:
         self.is_half_closed = True
 
-    def cancelled(self) -> None:
+    def cancelled(self, stream: Stream) -> None:
         self.is_cancelled = True

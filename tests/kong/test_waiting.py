@@ -107,6 +107,7 @@ class Plugin:
     with serving(tmp_path, source, service_options=options) as served:
         first, second = served.connect(), served.connect()
         one, two = first.start('{"until": "one"}'), second.start('{"until": "two"}')
+        served.wait_idle()  # Of the starts, too: they are answered before they end.
         first.send(wire.HANDLE_EVENT, {"InstanceId": one, "EventName": "access"})
         until(lambda: served.service.in_flight == 1)
         second.send(wire.HANDLE_EVENT, {"InstanceId": two, "EventName": "access"})

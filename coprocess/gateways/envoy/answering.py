@@ -62,7 +62,7 @@ class Answering:
             mutation = guard.answer_mutation(answer.headers)
         except HandlerFailed as error:
             text = str(error)
-            failed = error_answer(500, "Middleware error")
+            failed = error_answer(500, "Middleware error") if traffic is None else traffic.fail(error)
             status, body = failed.status, failed.body
             mutation = guard.answer_mutation(failed.headers)
         if status in guard.BODYLESS:

@@ -41,7 +41,8 @@ class Chain:
     table: HookTable
     #: All `@Event` functions.
     listeners: tuple[str, ...] = ()
-    #: Those of Response, which a stream needs after its request is through; all, where `has_end`.
+    #: Those of Response, which a stream needs after its request is through; all, where `has_end`, or of a
+    #: Check.
     later: frozenset[Hook] = field(default_factory=frozenset)
     #: Whether any handler leaves something for the end of the stream.
     has_end: bool = False
@@ -105,7 +106,7 @@ def chain_of(table: HookTable, route: Route, chains: Chains) -> Chain:
     _check_streams(by_moment[HookType.Response])
     spec = HeldSpec(api_id, route.org_id, route.config)
     after = tuple(by_moment[HookType.Response])
-    running = _hooks(table, [step for steps in by_moment.values() for step in steps])
+    running = hooks_of(table, [step for steps in by_moment.values() for step in steps])
     has_end = any(hook.is_of_request for hook in running)
     return Chain(
         before=tuple((moment, tuple(by_moment[moment])) for moment in REQUEST_MOMENTS if by_moment[moment]),
@@ -114,12 +115,12 @@ def chain_of(table: HookTable, route: Route, chains: Chains) -> Chain:
         route=route,
         table=table,
         listeners=tuple(_all_names(table, HookType.Event, api_id)),
-        later=running if has_end else _hooks(table, after),
+        later=running if has_end else hooks_of(table, after),
         has_end=has_end,
     )
 
 
-def _hooks(table: HookTable, steps: Iterable[Step]) -> frozenset[Hook]:
+def hooks_of(table: HookTable, steps: Iterable[Step]) -> frozenset[Hook]:
     """What the steps may run."""
     return frozenset(
         hook

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+from typing import Protocol
 
 from coprocess.api.held import HeldRequest
-from coprocess.errors import CoprocessError, HandlerFailed
+from coprocess.bounded import LONGEST_NAME
+from coprocess.errors import CoprocessError, HandlerFailed, Status
 from coprocess.gateways.envoy import dynamic_metadata, encoding, guard
 from coprocess.gateways.envoy.call import Traffic
 from coprocess.gateways.envoy.dynamic_metadata import SESSION_NAMESPACE, TOKEN
@@ -37,8 +39,9 @@ def _allowed(traffic: Traffic) -> bytes:
     request, method = traffic.request, traffic.method
     if request.has_new_body:
         raise HandlerFailed("replaced the body: ext_authz cannot. Expected: ext_proc, for such a handler")
-    replaced = request.headers.replaced
-    if replaced is None or len(replaced) > 1 or request.has_new_line(method):
+    replaced, query = request._headers.replaced, request._query
+    has_new_line = request.has_new_path or request._method != method
+    if has_new_line or (query is not None and query.is_edited) or replaced is None or len(replaced) > 1:
         return _STATUS_OK + encoding.field(_OK_RESPONSE, _edits(request, method)) + _told(traffic)
     # What most leave: a header, and who calls.
     for name, value in replaced.items():
@@ -47,7 +50,8 @@ def _allowed(traffic: Traffic) -> bytes:
             # What `value_bytes` does for nearly all, sooner.
             is_plain = value.isascii() and value.isprintable()
             sent = value.encode() if is_plain else _text(_value_bytes(request, name, value))
-            return _head_of_allowed(key, len(sent)) + sent + _told(traffic)
+            head = _kept_head_of_allowed if len(key) <= LONGEST_NAME else _head_of_allowed
+            return head(key, len(sent)) + sent + _told(traffic)
     return _ALLOWED + _told(traffic)
 
 
@@ -111,19 +115,35 @@ def denied(answer: Answer, traffic: Traffic | None, text: str = "") -> bytes:
         return reply
 
 
+def failed_reply(status: Status, message: str) -> bytes:
+    """The reply in place of an RPC error: that would let in, where the filter's failure mode allows it."""
+    return denied(failure_answer(status), None, message)
+
+
 def refused(error: CoprocessError) -> bytes:
-    """The reply where no handler ran. An RPC error would let in, where the filter allows that."""
-    return denied(failure_answer(error.status), None, str(error))
+    """The reply where no handler ran."""
+    return failed_reply(error.status, str(error))
+
+
+class Tells(Protocol):
+    def tell_refused(self, error: Exception) -> None:
+        """Log, and count, that a request is refused for `error`."""
+
+
+def closed(tells: Tells, error: Exception) -> bytes:
+    """The same where `error` may be of this code's making: it is told, and says nothing to the client."""
+    tells.tell_refused(error)
+    return refused(error if isinstance(error, CoprocessError) else CoprocessError("internal error"))
 
 
 def _told(traffic: Traffic) -> bytes:
     """The dynamic metadata of a reply."""
     metadata, session = traffic._metadata, traffic._session
     if session is not None:
-        if not session.token:
+        if not session._token:
             session = None
-        elif metadata is None and session.is_bare:
-            token = session.token.encode()
+        elif metadata is None and not (session._alias or session._metadata or session._tags):
+            token = session._token.encode()
             return _head_of_token(len(token)) + token
     if session is None and metadata is None:
         return b""
@@ -151,11 +171,13 @@ _STATUS_OK = encoding.field(1, b"")
 _ALLOWED = _STATUS_OK + encoding.field(_OK_RESPONSE, b"")
 
 
-@functools.lru_cache(maxsize=4096)
 def _head_of_allowed(name: bytes, size: int) -> bytes:
     """What stands before the value, of that size, in a reply that allows, and sets one header."""
     header = encoding.set_text_header(name, bytes(size), _HEADERS)
     return (_STATUS_OK + encoding.field(_OK_RESPONSE, header))[: -size or None]
+
+
+_kept_head_of_allowed = functools.lru_cache(maxsize=4096)(_head_of_allowed)
 
 
 @functools.lru_cache(maxsize=256)

@@ -6,39 +6,64 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from google.protobuf.message import DecodeError
-
 from coprocess.api.held import HeldHeaders, HeldRequest
+from coprocess.api.http import canonical_name
 from coprocess.api.moments import HookType
 from coprocess.api.unread import NO_EDITS, UnreadRequest
 from coprocess.errors import BadMessage, HandlerFailed, UnknownHook
 from coprocess.gateways.envoy import dynamic_metadata
 from coprocess.gateways.envoy.call import Around, Traffic
-from coprocess.gateways.envoy.chain import Chain
-from coprocess.gateways.envoy.messages import Fields, name_of, request_of
-from coprocess.gateways.envoy.skimmed import Attributes, Http, items_of
+from coprocess.gateways.envoy.chain import Chain, hooks_of
+from coprocess.gateways.envoy.messages import Fields, request_of
+from coprocess.gateways.envoy.skimmed import Attributes, Http, items_of, merged
 from coprocess.gateways.envoy.wire import HeaderMap, Metadata
+from coprocess.loading.lifetime import Lifetime
 
 if TYPE_CHECKING:
     from coprocess.gateways.envoy.wire import HeaderValue
 
 
-def open_check(attributes: Attributes, chain: Chain, around: Around, max_headers: int) -> Traffic:
-    """`chain` is that of the route, with all its moments. Raises BadMessage, UnknownHook, HandlerFailed."""
+class CheckTraffic(Traffic):
+    """The request of a Check. Of its metadata nothing is looked at before somebody asks."""
+
+    __slots__ = ("_attributes",)
+
+    def __init__(self, request: HeldRequest, chain: Chain, around: Around, attributes: Attributes) -> None:
+        # Not by the base class's: what only streams have is left out.
+        self.request, self.response, self.spec = request, None, chain.spec
+        self._session = self._state = self._metadata = self.answer = self.last_hook = None
+        self.chain, self._around = chain, around
+        self.lifetime = Lifetime() if chain.has_end else None
+        self.has_body = self.is_failed = False
+        self.failure_text = ""
+        self.method = request._method
+        self._attributes = attributes
+
+    def metadata_source(self) -> dict[str, str]:  # A slot there.
+        return dynamic_metadata.read_metadata(merged(Metadata, self._attributes.metadata_context))
+
+
+def open_check(
+    attributes: Attributes, chain: Chain, around: Around, max_headers: int, size_bytes: int
+) -> CheckTraffic:
+    """Of a message of that size. `chain` is that of the route, with all its moments.
+
+    Raises BadMessage, UnknownHook, HandlerFailed.
+    """
     if chain.of_checks is None:
         chain.of_checks = _only_checks(chain)
     chain = chain.of_checks
     http = attributes.request.http
-    request = _request(http, max_headers)
-    traffic = Traffic(request, chain, around)
-    traffic.method = request._method
+    fields = _UnreadFields(http)
+    if size_bytes > _SMALLEST_HEADER_BYTES * max_headers and fields.count > max_headers:
+        raise BadMessage(f"{fields.count} headers: max_headers is {max_headers}")
+    method = http.method
+    request = _UnreadRequest(http, method, fields) if method else _request_without_line(http, fields)
+    traffic = CheckTraffic(request, chain, around, attributes)
     if chain.reads_request:
         traffic.has_body = _Body(http, request._headers, request._method).is_whole
         if chain.one_check is not None and not traffic.has_body:
             raise HandlerFailed(NO_BODY)
-    if attributes.metadata_context:
-        context = b"".join(attributes.metadata_context)
-        traffic.metadata_source = lambda: dynamic_metadata.read_metadata(Metadata.FromString(context))
     return traffic
 
 
@@ -53,48 +78,33 @@ def _only_checks(chain: Chain) -> Chain:
         raise UnknownHook(
             "nothing is to run: no handler of CustomKeyCheck is loaded for this route, or named"
         )
-    checks = replace(chain, before=kept, after=())
     ((_, steps),) = kept
+    checks = replace(chain, before=kept, after=(), later=hooks_of(chain.table, steps))
     if len(steps) == 1 and not checks.has_end:
         checks.one_check = steps[0].hook
     return checks
 
 
-def _request(http: Http, max_headers: int) -> HeldRequest:
-    """The request, as the attributes have it. Raises BadMessage."""
-    parts = http.header_map
-    header_map = parts[0] if len(parts) == 1 else b"".join(parts)
-    if header_map:
-        fields = _UnreadFields(header_map, http)
-        if len(header_map) > _SMALLEST_HEADER_BYTES * max_headers and len(fields._all) > max_headers:
-            raise _too_many(len(fields._all), max_headers)
-        if method := http.method:
-            return _UnreadRequest(http, method, fields)
-        body = _Body(http, fields, "")
-        request = request_of(fields, body.read)
-        body.method = request._method
-        return request
-    headers = http.headers
-    if len(headers) > max_headers:
-        raise _too_many(len(headers), max_headers)
-    pairs = [(name_of(name), value) for name, value in items_of(headers).items() if name[:1] != ":"]
-    if "Host" not in (name for name, _ in pairs):
-        pairs.insert(0, ("Host", http.host))
-    held = HeldHeaders(pairs)
-    body = _Body(http, held, http.method)
-    return HeldRequest(http.method, http.path, held, scheme=http.scheme or "http", body_source=body.read)
+def _request_without_line(http: Http, fields: Fields) -> HeldRequest:
+    """Where only the headers tell path and method. Raises BadMessage, also where nothing does.
+
+    So it is with the filter of connections: a handler would see a request with nothing in it.
+    """
+    body = _Body(http, fields, "")
+    request = request_of(fields, body.read)
+    body.method = request._method
+    return request
 
 
 class _UnreadFields(Fields):
-    """Those of a HeaderMap that nobody has read so far."""
+    """Those of a HeaderMap, or of a map, that nobody has read so far."""
 
-    __slots__ = ("_http", "_raw", "_values_of_raw")
+    __slots__ = ("_http", "_values_of_raw")
 
-    def __init__(self, raw: bytes, http: Http) -> None:
+    def __init__(self, http: Http) -> None:
         # As the base class does.
         self.replaced, self._set_now = NO_EDITS, None
         self.encoded = None
-        self._raw = raw
         self._http = http
         self._values_of_raw: Sequence[HeaderValue] | None = None
 
@@ -102,26 +112,28 @@ class _UnreadFields(Fields):
     def _all(self) -> Sequence[HeaderValue]:  # type: ignore[override]  # a slot there
         values = self._values_of_raw
         if values is None:
-            try:
-                values = self._values_of_raw = HeaderMap.FromString(self._raw).headers
-            except DecodeError:
-                raise BadMessage("the header_map of a CheckRequest is none") from None
+            values = self._values_of_raw = merged(HeaderMap, self._http.header_map).headers
         return values
 
+    @property
+    def count(self) -> int:
+        return len(self._all) or len(self._http.headers)
+
     def _all_that_came(self) -> list[tuple[str, str]]:
-        pairs = super()._all_that_came()
+        if self._all:
+            pairs = super()._all_that_came()
+        else:
+            # A filter that was not told to send raw headers.
+            came = items_of(self._http.headers)
+            pairs = [(canonical_name(name), value) for name, value in came.items() if name[:1] != ":"]
         # A filter with `allowed_headers` hides what they do not name, and tells it apart.
         if (host := self._http.host) and not any(name == "Host" for name, _ in pairs):
             pairs.insert(0, ("Host", host))
         return pairs
 
 
-def _too_many(count: int, max_headers: int) -> BadMessage:
-    return BadMessage(f"{count} headers: max_headers is {max_headers}")
-
-
 class _UnreadRequest(UnreadRequest):
-    """As the filter sends it that was told to send raw headers."""
+    """As the filter sends it."""
 
     if not TYPE_CHECKING:
         __slots__ = ("_http",)

@@ -9,6 +9,8 @@ import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from coprocess.bounded import kept_by_name
+
 #: The fields of ProcessingResponse.
 REQUEST_HEADERS, RESPONSE_HEADERS, REQUEST_BODY, RESPONSE_BODY = 1, 2, 3, 4
 REQUEST_TRAILERS, RESPONSE_TRAILERS, IMMEDIATE = 5, 6, 7
@@ -207,7 +209,7 @@ def struct_of_one(namespace: str, name: str, text: str) -> bytes:
     return field(1, head + field(2, field(5, field(1, entry))))
 
 
-@functools.lru_cache(maxsize=256)
+@kept_by_name
 def _entry_name(name: str) -> bytes:
     return field(1, name.encode())
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import structlog
@@ -16,13 +16,15 @@ from coprocess.api.moments import HookType
 from coprocess.errors import CoprocessError, HandlerFailed, ShuttingDown
 from coprocess.gateways.envoy.call import Traffic
 from coprocess.gateways.envoy.chain import Chain, Chains, chain_of, check_chains
-from coprocess.gateways.envoy.check import Check, CheckCall, CheckChain
+from coprocess.gateways.envoy.check import CheckCall
+from coprocess.gateways.envoy.check_reply import closed, failed_reply
+from coprocess.gateways.envoy.check_steps import CheckChain, WaitingChecks
 from coprocess.gateways.envoy.checked import open_check
 from coprocess.gateways.envoy.early_messages import MOST_BYTES_OF_ALL, EarlyBytes
 from coprocess.gateways.envoy.exchange import Exchange
 from coprocess.gateways.envoy.header_messages import route_name
 from coprocess.gateways.envoy.headers_only import ChainOfRoute
-from coprocess.gateways.envoy.limit_asks import LimitAsks, closed
+from coprocess.gateways.envoy.limit_asks import LimitAsks
 from coprocess.gateways.envoy.route import PREFIX, Route, route_of
 from coprocess.gateways.envoy.skimmed import attributes_of, items_of
 from coprocess.gateways.envoy.stream import EnvoyStream, refuse
@@ -39,7 +41,7 @@ from coprocess.runtime.streaming import ChainedHandler, StreamHandler, Streaming
 
 if TYPE_CHECKING:
     from coprocess.runtime.service import Service
-    from coprocess.transport.engine import BidiRpc, Metadata, Rpc
+    from coprocess.transport.engine import BidiRpc, FailedReply, Metadata, Rpc
 
 #: Keys and values.
 Said = tuple[tuple[str, object], ...]
@@ -70,11 +72,13 @@ class EnvoyGateway(Gateway, Streaming):
         self._streams: set[EnvoyStream] = set()
         self._asks = LimitAsks()
         self.early_bytes = EarlyBytes(MOST_BYTES_OF_ALL)
-        #: Those that are being ended.
-        self._checks: set[Check] = set()
+        #: Those in steps, until they are ended.
+        self._checks: set[CheckChain] = set()
+        self._waiting = WaitingChecks()
         self.service: Service | None = None
         self._ending = InThread(self, _END_S)
         self._limiter: Limiter | None = None
+        self._limiter_lock = threading.Lock()
 
     # Not a property of the base class, which declares an attribute.
     @property
@@ -102,6 +106,10 @@ class EnvoyGateway(Gateway, Streaming):
     @property
     def chained_methods(self) -> Mapping[str, ChainedHandler]:
         return {CHECK: self.check}
+
+    @property
+    def failed_replies(self) -> Mapping[str, FailedReply]:
+        return {CHECK: failed_reply}
 
     @property
     def bidi_methods(self) -> Mapping[str, StreamHandler]:
@@ -176,12 +184,13 @@ class EnvoyGateway(Gateway, Streaming):
 
     @property
     def open_streams(self) -> int:
-        return len(self._streams) + len(self._asks)
+        return len(self._streams) + len(self._asks) + len(self._checks)
 
     def holds(self, hook: Hook) -> bool:
         chains = [stream.chain for stream in list(self._streams)]
-        chains += [check.chain for check in list(self._checks)]
-        return any(chain is not None and hook in chain.later for chain in chains)
+        return any(chain is not None and hook in chain.later for chain in chains) or any(
+            check.holds(hook) for check in list(self._checks)
+        )
 
     # Checks.
 
@@ -190,39 +199,42 @@ class EnvoyGateway(Gateway, Streaming):
         since_s = time.monotonic()
         self.service = service
         try:
-            attributes = attributes_of(rpc.payload)
-            said = tuple(attributes.context_extensions)
-            chain = self._kept.get(said) or self._chain_of_check(said)
-            traffic = open_check(attributes, chain, self, self._options.max_headers)
+            if service.is_draining:
+                raise ShuttingDown("the service is shutting down")
+            message = rpc.payload
+            attributes = attributes_of(message)
+            extensions = attributes.context_extensions
+            # To go through them takes longer than to read the message: most routes say one.
+            said = extensions[0] if len(extensions) == 1 else tuple(extensions)
+            chain = self._kept.get(said) or self._chain_of_check(said, extensions)
+            traffic = open_check(attributes, chain, self, self._options.max_headers, len(message))
+            hook = traffic.chain.one_check
+            if hook is not None:
+                service.take(CheckCall(hook, traffic), rpc, since_s)
+            else:
+                self._check_in_steps(service, rpc, traffic)
         except Exception as error:  # noqa: BLE001 - an RPC error might let in
             rpc.respond(closed(service, error))
-            return
-        hook = traffic.chain.one_check
-        if hook is not None:
-            service.take(CheckCall(hook, traffic), rpc, since_s)
-        elif service.async_calls.is_read_here():
-            # A sync handler would hold up all async ones.
-            service.in_thread(lambda: self._check_in_steps(service, rpc, traffic))
-        else:
-            self._check_in_steps(service, rpc, traffic)
 
-    def _chain_of_check(self, said: tuple[bytes, ...]) -> Chain:
+    def _chain_of_check(self, said: object, extensions: Sequence[bytes]) -> Chain:
         """Keep the chain by the bytes that a route says, too: they are there before anything is read."""
         kept = self._kept
-        chain = self.chain(items_of(said), "")
+        chain = self.chain(items_of(extensions), "")
         if len(kept) >= _MAX_KEPT:
             kept.clear()
         kept[said] = chain
         return chain
 
     def _check_in_steps(self, service: Service, rpc: Rpc, traffic: Traffic) -> None:
-        check = Check(self.chain, self)
-        steps = check.begin(traffic, leaves_limits=True)
-        on_end = None if check.lifetime is None else partial(self._ended_check, check)
-        CheckChain(service, rpc, check, on_end).run(steps)
-
-    def _ended_check(self, check: Check) -> None:
+        check = CheckChain(service, rpc, traffic, self._waiting, self._ended_check)
         self._checks.add(check)
+        if service.async_calls.is_read_here():
+            # A sync handler would hold up all async ones.
+            check.in_thread(check.begin)
+        else:
+            check.begin()
+
+    def _ended_check(self, check: CheckChain) -> None:
         self.end(check.lifetime, lambda: self._checks.discard(check))
 
     # Of both.
@@ -254,14 +266,18 @@ class EnvoyGateway(Gateway, Streaming):
 
     def limited(self, session: HeldSession, api_id: str) -> str:
         try:
-            limiter = self._limiter
-            if limiter is None:
-                limiter = self._limiter = Limiter(self._options.limits_store())
+            limiter = self._limiter or self._make_limiter()
             return limiter.exceeded(session, api_id)
         except Exception as error:  # noqa: BLE001 - whatever fails lets nobody pass
             text = str(error) if isinstance(error, CoprocessError) else f"{type(error).__name__}: {error}"
             log.error("a rate or quota could not be kept: the request is refused", reason=text)
             return "unknown"
+
+    def _make_limiter(self) -> Limiter:
+        with self._limiter_lock:  # Of two, each would count apart.
+            if self._limiter is None:
+                self._limiter = Limiter(self._options.limits_store())
+            return self._limiter
 
     def tell_failed(self, hook: Hook, api_id: str, error: HandlerFailed) -> None:
         if self.service is not None:
@@ -275,6 +291,8 @@ class EnvoyGateway(Gateway, Streaming):
     def end_overdue(self, now_s: float) -> None:
         if self.service is not None and self._asks:
             self._asks.end_overdue(self.service, now_s)
+        if self._waiting:
+            self._waiting.end_overdue(now_s)
 
     def open_local_event(self, name: str, payload: str, caller: CallContext | None) -> HeldEventCall:
         spec = HeldSpec("", "", {}) if caller is None else HeldSpec(caller.api_id, caller.org_id, {})

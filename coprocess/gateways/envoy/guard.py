@@ -6,12 +6,12 @@ out; the rest fails the request.
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Iterable, Mapping
 
 from coprocess.api.held import HeldHeaders, HeldRequest, HeldResponse
 from coprocess.api.http import canonical_name, is_token
+from coprocess.bounded import kept_by_name
 from coprocess.errors import HandlerFailed
 from coprocess.gateways.envoy import encoding
 
@@ -47,7 +47,7 @@ def status(code: int) -> int:
     return code
 
 
-@functools.lru_cache(maxsize=4096)
+@kept_by_name
 def name_bytes(name: str) -> bytes:
     """A header's name as it is sent. Raises HandlerFailed: an empty one breaks the upstream's connection."""
     if not is_token(name):
@@ -55,7 +55,7 @@ def name_bytes(name: str) -> bytes:
     return name.lower().encode()
 
 
-@functools.lru_cache(maxsize=4096)
+@kept_by_name
 def handlers_name(name: str) -> bytes | None:
     """The same; None where it is not a handler's to say."""
     return None if canonical_name(name) in NOT_FOR_HANDLERS else name_bytes(name)

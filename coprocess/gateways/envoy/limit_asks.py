@@ -11,9 +11,9 @@ from functools import partial
 import structlog
 
 from coprocess.error_text import format_error
-from coprocess.errors import CoprocessError, Overloaded, Status, TimedOut
+from coprocess.errors import Overloaded, Status, TimedOut
 from coprocess.gateways.envoy.call import Traffic
-from coprocess.gateways.envoy.check_reply import refused, reply_of
+from coprocess.gateways.envoy.check_reply import closed, reply_of
 from coprocess.runtime.service import Service
 from coprocess.transport.engine import Rpc
 
@@ -60,12 +60,13 @@ class LimitAsks:
             self._open.discard(ask)
             _refuse(service, rpc, Overloaded("too many requests wait for their rate or quota"))
             return
-        # Else the store would count a request that nobody waits for.
-        rpc.on_cancel(partial(self._cancelled, ask))
         with self._lock:
             self._waiting.append(ask)
             is_thread_wanted = self._threads < _MAX_THREADS
             self._threads += is_thread_wanted
+        # Else the store would count a request that nobody waits for. After it is in: one that was cancelled
+        # before would stay in the line.
+        rpc.on_cancel(partial(self._cancelled, ask))
         if is_thread_wanted:
             service.in_thread(partial(self._run, service))
 
@@ -129,9 +130,3 @@ class LimitAsks:
 
 def _refuse(service: Service, rpc: Rpc, error: Exception) -> None:
     rpc.respond(closed(service, error))
-
-
-def closed(service: Service, error: Exception) -> bytes:
-    """The reply where `error` came of this code: it is told, and closes. An RPC error might let in."""
-    service.tell_refused(error)
-    return refused(error if isinstance(error, CoprocessError) else CoprocessError("internal error"))

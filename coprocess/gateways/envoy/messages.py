@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
     from coprocess.gateways.envoy.wire import HeaderValue
 
 BodySource = Callable[[], bytes]
-
-name_of = functools.lru_cache(maxsize=4096)(canonical_name)
 
 
 class Fields(UnreadHeaders):
@@ -67,7 +64,7 @@ class Fields(UnreadHeaders):
         for each in self._all:
             key = each.key
             if key[:1] != ":":
-                pairs.append((name_of(key), self._text(each)))
+                pairs.append((canonical_name(key), self._text(each)))
             elif key == ":authority":
                 pairs.append(("Host", self._text(each)))
         return pairs

@@ -7,10 +7,10 @@ what its chain is known by.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from coprocess.errors import BadMessage
 
@@ -55,6 +55,7 @@ _ONE, _MANY = (
     descriptor_pb2.FieldDescriptorProto.LABEL_REPEATED,
 )
 _PACKAGE = "coprocess.envoy"
+_Message = TypeVar("_Message", bound=Message)
 #: By message: name, number, type and label. The numbers are those of `proto/envoy`.
 MESSAGES: dict[str, list[tuple[str, int, Any, Any]]] = {
     "Check": [("attributes", 1, "Attributes", _ONE)],
@@ -121,3 +122,14 @@ def items_of(entries: Sequence[bytes]) -> dict[str, str]:
         return {entry.key: entry.value for entry in map(_entry_of, entries)}
     except DecodeError:
         raise BadMessage("a map of a CheckRequest is none of texts") from None
+
+
+def merged(kind: type[_Message], parts: Sequence[bytes]) -> _Message:
+    """What the parts are together, each of them a message of its own. Raises BadMessage."""
+    try:
+        whole = kind.FromString(parts[0]) if parts else kind()
+        for part in parts[1:]:
+            whole.MergeFromString(part)
+    except DecodeError:
+        raise BadMessage(f"the {kind.DESCRIPTOR.name} of a CheckRequest is none") from None
+    return whole

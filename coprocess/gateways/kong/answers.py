@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from coprocess.bounded import repr_of
+from coprocess.bounded import form_of
 from coprocess.gateways.kong import wire
 
 RETURN: Final = wire.pack(wire.RETURN)
@@ -47,8 +47,7 @@ def unsendable(method: str, arguments: tuple[Any, ...], error: BaseException) ->
             wire.pack(argument)
         except UNSENDABLE as its:
             return TypeError(
-                f"{method}: argument {number}, {repr_of(argument, 100)} ({type(argument).__name__}), cannot "
-                f"be sent to Kong: {its}. Expected: text, bytes, numbers of 64 bits, booleans, None, lists "
-                "and dicts of these"
+                f"{method}: argument {number}, {form_of(argument)}, cannot be sent to Kong: {its}. Expected: "
+                "text, bytes, numbers of 64 bits, booleans, None, lists and dicts of these"
             )
     return TypeError(f"{method}: its arguments cannot be sent to Kong: {error}")

@@ -90,15 +90,18 @@ class _Asked:
             event.end_by_call()
             self._end(None)
             return
-        if self._is_done:  # The step has come by another connection.
+        if error is not None:  # It is not sent, or in part alone: no step comes.
+            event.engine.close(self._connection)
+            if not self._is_done:
+                event.detached = True
+                self._give_up()
+            return
+        if self._is_done:  # The step has come by another connection, or the event is over.
             event.engine.resume(self._connection)
             return
         if self._method.may_wait:
             self._since_s = event.waits_since_s = time.monotonic()
             self._timer = self._loop.call_later(CLIENT_WAIT_S, self._give_up)
-        if error is not None:
-            self._go_on_without(error if isinstance(error, OSError) else OSError(str(error)))
-            return
         self._held.append(True)
         event.reading = self._held
         if event.is_over:  # Who ended it may not have seen that.

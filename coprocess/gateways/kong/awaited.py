@@ -39,7 +39,7 @@ class AwaitedCalls:
         """At the end of a phase's code. Raises HandlerFailed where it has not awaited a call."""
         if self._not_begun:
             await asyncio.sleep(0)  # Tasks that are made, and are to begin, begin.
-        for method, made in self._not_begun.values():
+        for method, made in list(self._not_begun.values()):
             if getcoroutinestate(made) == CORO_CREATED:  # Else its task was cancelled.
                 raise HandlerFailed(
                     f"failed: {method.name} was not awaited. Expected: await {method.name}(…)"

@@ -6,20 +6,27 @@ import contextlib
 import select
 import socket
 import struct
+import time
 from collections import deque
 from typing import Any
 
 from msgpack import unpackb
 
-from coprocess.gateways.kong.wire import Reader, no_extension, packer
+from coprocess.gateways.kong.wire import STEP, Reader, no_extension, packer
 
 #: How long one read waits. The kernel sees to it, which costs no call of its own.
 READ_WAIT_S = 0.2
 #: Kong reads what it asked for at once: who does not take it for so long is gone.
 _SEND_WAIT_S = 15.0
+#: For the whole of a frame: it reads on for so long at a time, at most.
+_SEND_S = 60.0
+#: How long a value that comes in pieces is read at one go: whoever sends bit by bit keeps no thread.
+_PIECES_S = 1.0
 #: Nearly every message is smaller. Room for more takes longer to make than the message to read.
 CHUNK_BYTES = 4096
 _LARGE_CHUNK_BYTES = 2**18
+#: In so many, the method of a request stands.
+_HEAD_BYTES = 32
 
 
 class ConnectionLost(OSError):
@@ -53,8 +60,8 @@ class Connection:
     def receive(self) -> Any:
         """The next value.
 
-        Raises BlockingIOError where none comes for a while, FrameError for what is none, and OSError where
-        the connection is gone.
+        Raises BlockingIOError where none comes for a while, or not all of it, FrameError for what is none,
+        and OSError where the connection is gone.
         """
         if self.values:
             return self.values.popleft()
@@ -62,6 +69,19 @@ class Connection:
 
     def value_of(self, data: bytes) -> Any:
         """As `receive`, where `data` has been read."""
+        until_s = 0.0
+        while True:
+            value = self._first_of(data)
+            if value is not None:
+                return value
+            now_s = time.monotonic()
+            until_s = until_s or now_s + _PIECES_S
+            if now_s > until_s:
+                raise BlockingIOError
+            data = self.read(_LARGE_CHUNK_BYTES)
+
+    def _first_of(self, data: bytes) -> Any:
+        """The value that `data` completes; None: it does not."""
         if not self.is_within:
             try:
                 # Nearly always one read is one value, of UTF-8 and with text for keys: what is not is read
@@ -72,15 +92,8 @@ class Connection:
             else:
                 if value is not None:
                     return value
-        while True:
-            if not data:
-                raise ConnectionLost("closed by Kong")
-            value = self._next_of(data)
-            if value is not None:
-                return value
-            data = self.read(_LARGE_CHUNK_BYTES)
-
-    def _next_of(self, data: bytes) -> Any:
+        if not data:
+            raise ConnectionLost("closed by Kong")
         value = self._reader.next_of(data, self.values)
         self.is_within = self._reader.is_within
         return value
@@ -89,13 +102,20 @@ class Connection:
         """As `receive`, without any waiting."""
         if self.values:
             return self.values.popleft()
-        data = self.socket.recv(_LARGE_CHUNK_BYTES, socket.MSG_DONTWAIT)
-        if not data:
-            raise ConnectionLost("closed by Kong")
-        value = self._next_of(data)
+        value = self._first_of(self.socket.recv(_LARGE_CHUNK_BYTES, socket.MSG_DONTWAIT))
         if value is None:
             raise BlockingIOError
         return value
+
+    def begins_step(self) -> bool:
+        """Whether what has come, and is not read, begins as a step does."""
+        if self.values or self.is_within:
+            return False
+        try:
+            came = self.socket.recv(_HEAD_BYTES, socket.MSG_DONTWAIT | socket.MSG_PEEK)
+        except OSError:
+            return False
+        return STEP.encode() in came
 
     def has_something(self, wait_s: float) -> bool:
         """Whether `receive` would give something, or has begun to, within that time."""
@@ -112,8 +132,10 @@ class Connection:
 
     def send_rest(self, frame: bytes, sent: int) -> None:
         """As `send`, where so many bytes have been sent."""
-        rest = memoryview(frame)[sent:]
+        rest, until_s = memoryview(frame)[sent:], time.monotonic() + _SEND_S
         while rest:
+            if time.monotonic() > until_s:
+                raise ConnectionLost("Kong does not read")
             rest = rest[self.write(rest) :]
 
     def close(self) -> None:

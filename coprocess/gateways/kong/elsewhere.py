@@ -45,7 +45,7 @@ def _answer_all(event: Event, connection: Connection) -> None:
     while True:
         message = wire.message_of(_received(event, connection))
         if not isinstance(message, wire.Answer) or message.error is not None:
-            raise ValueError(f"it answered {message}")
+            raise ValueError("it answered with an error")
         asked, event_id = message.result["Data"], message.result["EventId"]
         if asked == wire.RETURN:
             return

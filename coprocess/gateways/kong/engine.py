@@ -62,7 +62,7 @@ class KongEngine(Engine):
         )
         self._overdue = Overdue(self._tasks, lambda: self._threads.are_all_taken, self._refuse_overdue)
         self._crowd = Crowd()
-        self._poller = Poller(self.resume_at_once, self._accepted)
+        self._poller = Poller(self._is_ready, self._accepted)
         self._listening: list[socket.socket] = []
         self._methods = Methods()
         #: By id: those that are not over.
@@ -196,6 +196,26 @@ class KongEngine(Engine):
         if self._is_stopped:
             self._close_left()
 
+    def _is_ready(self, connection: Connection) -> None:
+        """Something has come on a connection that nobody reads.
+
+        A step is given to its event here, where it is awaited: all threads may wait for theirs.
+        """
+        if connection.awaits is None and not (self._threads.are_all_taken and connection.begins_step()):
+            self.resume_at_once(connection)
+            return
+        try:
+            value = connection.receive_now()
+        except BlockingIOError:
+            self.resume(connection)
+        except wire.FrameError as error:
+            self.refuse_frame(connection, error)
+        except OSError:
+            self.close(connection)
+        else:
+            if not self.late.deliver_awaited(connection, value):
+                self.resume_at_once(connection, value)
+
     def _serve(self, task: Task) -> None:
         """Read and answer on one connection, until it goes to other hands."""
         connection: Connection | None
@@ -256,8 +276,10 @@ class KongEngine(Engine):
         """Answer what is no message, so that Kong does not let the request by: an error that is no text."""
         self._refused += 1
         log.warning("refused", reason=str(error))
+        frame = wire.pack_answer(error.message_id or 0, None, {"error": "not a message of Kong"})
         with contextlib.suppress(OSError):
-            connection.send(wire.pack_answer(error.message_id or 0, None, {"error": "not a message of Kong"}))
+            # Nobody waits for who sends that, and does not read.
+            connection.socket.send(frame, socket.MSG_DONTWAIT)
         self.close(connection)
 
     def _handle(

@@ -142,6 +142,9 @@ class Event(Rpc):
             frame = b"".join((self._head, method.head, packed, self._tail))
             if (sent := connection.write(frame)) != len(frame):
                 connection.send_rest(frame, sent)
+        except OSError as error:  # It is not sent, or in part alone: no step comes.
+            return self.take_step(*self.engine.late.wait_after(self, error, may_wait=False))
+        try:
             if method.is_usual:
                 if connection.values or connection.is_within:
                     value = connection.receive()
@@ -418,4 +421,7 @@ class Event(Rpc):
 
     def held_up_s(self) -> float:
         since_s = self.waits_since_s
-        return self.waited_s + (0.0 if since_s is None else time.monotonic() - since_s)
+        if since_s is None:
+            return self.waited_s
+        # Who waits ends that itself, unless its loop is blocked.
+        return self.waited_s + min(time.monotonic() - since_s, CLIENT_WAIT_S)

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from coprocess.api.context import CallContext
-from coprocess.bounded import repr_of
+from coprocess.bounded import form_of, repr_of
 from coprocess.errors import BadMessage, UnknownHook
 from coprocess.gateways.kong import wire
 from coprocess.gateways.kong.call import CloseCall, InstanceCall, PluginCall
 from coprocess.gateways.kong.event import Event
 from coprocess.gateways.kong.instances import Instances, config_of
+from coprocess.gateways.kong.overdue import MOST_QUEUED_S
 from coprocess.gateways.kong.phases import Phase
 from coprocess.loading.hooks import Hook, HookTable
 from coprocess.runtime.call import Call
@@ -27,8 +28,7 @@ class KongGateway(Gateway):
     name = "kong"
     # Events wait for Kong at each call of the PDK.
     is_asked_meanwhile = True
-    # Kong waits for 60 s: for a thread (`overdue`), for this, and for the phase.
-    most_queued_s = 10.0
+    most_queued_s = MOST_QUEUED_S
 
     METHODS = (wire.START_INSTANCE, wire.CLOSE_INSTANCE, wire.HANDLE_EVENT)
 
@@ -104,7 +104,7 @@ def _what_is_wrong(argument: Any) -> str:
     """Of what is no event of ours."""
     if isinstance(argument, dict) and "InstanceId" in argument and "EventName" in argument:
         return f"{repr_of(argument['EventName'], 100)} is no phase. Expected: one of {', '.join(_PHASES)}"
-    return f"not an event: {repr_of(argument, 200)}. Expected: InstanceId, EventName"
+    return f"not an event: {form_of(argument)}. Expected: InstanceId, EventName"
 
 
 _PHASES: Mapping[str, Phase] = {phase.name: phase for phase in Phase if phase is not Phase.start}

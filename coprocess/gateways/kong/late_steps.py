@@ -72,6 +72,25 @@ class LateSteps:
                 return False
             time.sleep(_LOOK_S)  # It waits on another connection, and turns to its inbox soon.
 
+    def deliver_awaited(self, connection: Connection, value: Any) -> bool:
+        """Give a step to its event, where that waits for it at this moment. False for all else."""
+        try:
+            _, method, argument = wire.parts_of(value)
+            event_id = argument["EventId"]
+        except (wire.FrameError, TypeError, KeyError):
+            return False
+        if not method.startswith(wire.STEP) or type(event_id) is not int:
+            return False
+        with self._lock:
+            put = self._inboxes.get(event_id)
+            if put is None:
+                return False
+            is_awaited, connection.awaits = connection.awaits, None
+            put((connection, value))
+        if is_awaited not in (None, event_id):
+            self.wake(is_awaited)
+        return True
+
     def wake(self, event_id: int) -> None:
         """End an event's waiting for its step."""
         put = self._inboxes.get(event_id)
@@ -149,6 +168,8 @@ class LateSteps:
         try:
             since_s = event.waits_since_s = time.monotonic()
             let_go()
+            if event.is_over:  # Who ended it may not have found the inbox.
+                inbox.put(None)
             try:
                 came = inbox.get(timeout=limit_s)
             except queue.Empty:

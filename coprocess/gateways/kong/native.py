@@ -19,7 +19,7 @@ import structlog
 from coprocess.api.context import current_call
 from coprocess.api.held import HeldHeaders
 from coprocess.api.moments import HookType
-from coprocess.bounded import repr_of
+from coprocess.bounded import form_of
 from coprocess.errors import BadMessage, ConfigError
 from coprocess.gateways.kong import kept
 from coprocess.gateways.kong.asked import AskedRequest, AskedResponse
@@ -153,8 +153,7 @@ class NativePlugin:
             return False
         if len(worker) > _MOST_DIGITS:
             raise BadMessage(
-                f"{self._key} in kong.ctx.shared is {repr_of(key, 40)}. "
-                "Expected: what the access phase has set"
+                f"{self._key} in kong.ctx.shared is {form_of(key)}. Expected: what the access phase has set"
             )
         number = int(worker)
         if number == share.number or number >= share.count:

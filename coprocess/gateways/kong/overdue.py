@@ -18,8 +18,8 @@ log = structlog.get_logger("coprocess")
 #: A connection, and what has come on it; None: it is to be read.
 Task = tuple[Connection, object]
 
-#: Kong waits for 60 s, and a phase may take 30 of these.
-_MOST_QUEUED_S: Final = 10.0
+#: Kong waits for 60 s, and a phase may take 30 of these: for a thread, and then for a place, so long each.
+MOST_QUEUED_S: Final = 10.0
 _LOOK_S: Final = 0.25
 
 
@@ -41,7 +41,7 @@ class Overdue:
         self._refuse = refuse
         #: Since when each task waits, by time.monotonic(), the oldest first. Kept by who puts and takes.
         self.since_s: dict[Connection, float] = {}
-        self.most_queued_s = _MOST_QUEUED_S
+        self.most_queued_s = MOST_QUEUED_S
         self._stopped = threading.Event()
         self._log = LimitedLog(log)
 

@@ -167,7 +167,7 @@ def _type_problems(definition: dict[str, Any], value: Any) -> Iterator[str]:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     fits = {
         "string": isinstance(value, str),
-        "integer": is_number and float(value).is_integer(),
+        "integer": is_number and (isinstance(value, int) or value.is_integer()),
         "number": is_number,
         "boolean": isinstance(value, bool),
         "array": isinstance(value, (list, tuple)),
@@ -243,11 +243,11 @@ def _text_limits(definition: dict[str, Any], value: str) -> Iterator[str]:
         try:
             re.compile(value)
         except re.error:
-            yield f"not a valid regex: {value}"
+            yield "not a valid regex"
     if isinstance(get("match"), str) and _matches(definition["match"], value) is False:
-        yield f"invalid value: {value}"
+        yield f"invalid value. Expected: one that matches {definition['match']}"
     if isinstance(get("not_match"), str) and _matches(definition["not_match"], value):
-        yield f"invalid value: {value}"
+        yield f"invalid value. Expected: one that does not match {definition['not_match']}"
 
 
 _CLASSES = {"a": "A-Za-z", "d": "0-9", "l": "a-z", "u": "A-Z", "w": "A-Za-z0-9", "x": "A-Fa-f0-9"}

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 import msgpack
 
-from coprocess.bounded import repr_of
+from coprocess.bounded import form_of, repr_of
 from coprocess.errors import BadMessage
 
 REQUEST, ANSWER, NOTIFICATION = 0, 1, 2
@@ -30,6 +30,7 @@ STEPS = frozenset(
     STEP + kind
     for kind in ("", "MultiMap", "Consumer", "Credential", "Route", "Service", "MemoryStats", "Error")
 )
+_METHODS = STEPS | {START_INSTANCE, CLOSE_INSTANCE, HANDLE_EVENT}
 SERVER_PID = "serverPid"
 #: What ends an event, in the place of a call.
 RETURN = "ret"
@@ -202,7 +203,8 @@ def _no_request(value: Any) -> FrameError:
         return FrameError(f"not a request: its type is {_shown(kind)}. Expected: {REQUEST}", message_id)
     if not isinstance(method, str):
         return FrameError(f"not the method of a request: {_shown(method)}. Expected: text", message_id)
-    return FrameError(f"{_shown(method)} came with {_shown(arguments)}. Expected: one argument", message_id)
+    shown = repr_of(method, 100) if method in _METHODS else _shown(method)
+    return FrameError(f"{shown} came with {_shown(arguments)}. Expected: one argument", message_id)
 
 
 def message_of(value: Any) -> Answer | Notification:
@@ -216,7 +218,8 @@ def message_of(value: Any) -> Answer | Notification:
 
 
 def _shown(value: Any) -> str:
-    return repr_of(value, 100)
+    # Others may see what is told, and in what came may be a consumer's secrets.
+    return str(value) if isinstance(value, int) and abs(value) < 2**64 else form_of(value)
 
 
 def pack(value: Any) -> bytes:

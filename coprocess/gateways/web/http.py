@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Collection, Iterable, MutableMapping, Set
 from typing import TYPE_CHECKING, AnyStr
 
@@ -10,6 +9,7 @@ from coprocess.api.held import Bare, HeldHeaders, HeldRequest, HeldResponse, Hel
 from coprocess.api.http import canonical_name
 from coprocess.api.state import State
 from coprocess.api.unread import NO_EDITS, UnreadHeaders
+from coprocess.bounded import kept_by_name
 from coprocess.runtime.answers import Answer, error_answer
 from coprocess.runtime.held_call import HeldExchange
 
@@ -68,18 +68,18 @@ def text_of(value: bytes) -> str:
         return value.decode("latin-1")
 
 
-@functools.lru_cache(maxsize=4096)
+@kept_by_name
 def name_of(name: bytes) -> str:
     """A header's name in the spelling of gateways."""
     return canonical_name(name.decode("latin-1"))
 
 
-@functools.lru_cache(maxsize=4096)
+@kept_by_name
 def _sent(name: str) -> bytes:
     return name.lower().encode("latin-1")
 
 
-@functools.lru_cache(maxsize=4096)
+@kept_by_name
 def _sent_edit(name: str) -> bytes:
     """As `_sent`; empty where an edit does not count."""
     return b"" if name in FRAMING else _sent(name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import io
 from collections.abc import Callable, Collection, Iterable
 from http import HTTPStatus
@@ -12,6 +11,7 @@ from urllib.parse import quote, unquote_to_bytes
 from coprocess.api.held import Bare, HeldResponse
 from coprocess.api.http import canonical_name
 from coprocess.api.unread import NO_EDITS, UnreadHeaders, UnreadRequest
+from coprocess.bounded import kept_by_name
 from coprocess.gateways.web.http import (
     FRAMING,
     Caller,
@@ -177,14 +177,14 @@ def _native(value: str) -> str:
     return value if value.isascii() else value.encode().decode("latin-1")
 
 
-@functools.lru_cache(maxsize=4096)
+@kept_by_name
 def _key_of(name: str) -> str:
     """Where `environ` has the header `name`."""
     key = name.upper().replace("-", "_")
     return key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"
 
 
-@functools.lru_cache(maxsize=4096)
+@kept_by_name
 def _name_of(key: str) -> str:
     """The header that `environ` has under `key`; empty: it is none."""
     name = canonical_name(key.removeprefix("HTTP_").replace("_", "-"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from struct import Struct
 from typing import Any, Protocol
@@ -27,8 +27,13 @@ from coprocess.transport.http2.streams import Stream
 class Call(Protocol):
     """What `Method.begin` gives."""
 
-    def cancelled(self) -> None:
+    def cancelled(self, stream: Stream) -> None:
         """The peer gave up, or its deadline passed; perhaps after the answer was given."""
+
+
+#: How a call with one message begins: its stream, what the header fields say, the message, and whether that
+#: is compressed.
+Begin = Callable[["GrpcConnection", Stream, Request, bytes, bool], Call]
 
 
 class StreamCall(Call, Protocol):
@@ -45,14 +50,15 @@ class Timer(Protocol):
     def cancel(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Method:
     """One of the two: `begin` takes calls with one message, once it is there; `open` those with many.
 
-    `begin` also gets whether the message is compressed: unpacking takes time, and is left to it.
+    `begin` also gets whether the message is compressed: unpacking takes time, and is left to it. Another one
+    may be set at any time.
     """
 
-    begin: Callable[[GrpcConnection, Stream, Request, bytes, bool], Call] | None = None
+    begin: Begin | None = None
     open: Callable[[GrpcConnection, Stream, Request], StreamCall] | None = None
 
 
@@ -64,6 +70,8 @@ class Service:
     limits: Limits
     #: Calls `callback` after so many seconds.
     call_later: Callable[[float, Callable[[Stream], None], Stream], Timer]
+    #: By method: what says as a reply how a call has failed.
+    failed: Mapping[str, Callable[[Status, str], bytes]] = field(default_factory=dict)
     #: Calls whose message was too large.
     refused_calls: int = field(default=0)
 
@@ -71,10 +79,9 @@ class Service:
 class _CallRequest(Request):
     """With the method, found once for all calls with the same header fields."""
 
-    __slots__ = ("begin", "open")
+    __slots__ = ("target",)
 
-    begin: Callable[[GrpcConnection, Stream, Request, bytes, bool], Call] | None
-    open: Callable[[GrpcConnection, Stream, Request], StreamCall] | None
+    target: Method
 
 
 class GrpcConnection:
@@ -109,7 +116,7 @@ class GrpcConnection:
         """The transport is gone: nobody waits for answers any more."""
         for stream in self.http.abandon():
             if stream.call is not None:
-                stream.call.cancelled()
+                stream.call.cancelled(stream)
                 stream.call = None  # They know each other: a cycle would be the collector's.
 
     def drop_overdue(self, now_s: float) -> bool:
@@ -148,14 +155,15 @@ class GrpcConnection:
             return
         if request.timeout_s is not None:
             stream.timer = self._service.call_later(request.timeout_s, self._expire, stream)
-        if request.open is not None:
-            call = stream.call = request.open(self, stream, request)
+        target = request.target
+        if target.open is not None:
+            call = stream.call = target.open(self, stream, request)
             size = len(data) - PREFIX_BYTES
             if 0 <= size <= self._max_bytes and not ended and _PREFIX(data) == (0, size):
                 # As `on_data`, in place: nearly all begin so.
                 call.received(data[PREFIX_BYTES:])
                 return
-        elif ended and len(data) >= PREFIX_BYTES and request.begin is not None:
+        elif ended and len(data) >= PREFIX_BYTES and target.begin is not None:
             is_compressed, size = _PREFIX(data)
             http = self.http
             held_bytes = http.held_bytes + len(data)
@@ -168,7 +176,7 @@ class GrpcConnection:
                 # One uncompressed message in one frame. As `_hold`, in place: nearly each call comes by.
                 stream.held_bytes = len(data)
                 http.held_bytes = held_bytes
-                stream.call = request.begin(self, stream, request, data[PREFIX_BYTES:], False)
+                stream.call = target.begin(self, stream, request, data[PREFIX_BYTES:], False)
                 return
         if data or ended:
             self.on_data(stream, data, ended)
@@ -179,7 +187,7 @@ class GrpcConnection:
             target = self._service.methods.get(request.method)
             if target is None:
                 raise Refused(Status.UNIMPLEMENTED, f"no method {request.method[:_MAX_SHOWN]}")
-            request.begin, request.open = target.begin, target.open
+            request.target = target
             grpc_wire.check_encoding(request.encoding)
             if stream.fields.is_too_large:
                 raise Refused(Status.RESOURCE_EXHAUSTED, "the metadata is larger than the limit")
@@ -221,9 +229,10 @@ class GrpcConnection:
             reader = stream.reader = _OneMessage(self._max_bytes)
         reader.take(data)
         self._hold(stream, reader.held_bytes)
-        if ended and request.begin is not None:
+        begin = request.target.begin
+        if ended and begin is not None:
             is_compressed, message = reader.end()
-            stream.call = request.begin(self, stream, request, message, is_compressed)
+            stream.call = begin(self, stream, request, message, is_compressed)
 
     def _pass_on(self, stream: Stream, call: StreamCall, data: bytes, ended: bool) -> None:
         """Messages one by one, whatever their pieces."""
@@ -247,7 +256,7 @@ class GrpcConnection:
 
     def on_reset(self, stream: Stream) -> None:
         if stream.call is not None:
-            stream.call.cancelled()
+            stream.call.cancelled(stream)
             stream.call = None  # It knows its stream, as it does where that ends well.
 
     def _hold(self, stream: Stream, size_bytes: int) -> None:
@@ -264,7 +273,7 @@ class GrpcConnection:
         call = stream.call
         self.end(stream, refused.status, refused.message)
         if call is not None:
-            call.cancelled()
+            call.cancelled(stream)
 
     def _answer_http(self, stream: Stream, refused: NotGrpc) -> None:
         headers, text = grpc_wire.http_response(refused.http_status, refused.text)
@@ -285,7 +294,7 @@ class GrpcConnection:
         if not stream.is_closed:  # Its answer waits for a client that does not read.
             self.http.reset(stream, ErrorCode.CANCEL)
         if call is not None:
-            call.cancelled()
+            call.cancelled(stream)
 
     # Answers. Those of a call that has ended do nothing.
 
@@ -339,6 +348,12 @@ class GrpcConnection:
         if stream.is_closed or stream.is_answered:
             return
         stream.is_answered = True
+        if status and self._service.failed:
+            # Of what its fields say, as those may be what is wrong.
+            method = dict(stream.fields.fields)[b":path"].decode("latin-1")
+            if (failed := self._service.failed.get(method)) is not None:
+                self._sending.message(stream, _HEADERS, failed(Status(status), message), _OK)
+                return
         if stream.has_headers_sent and not (status or message or details or metadata):
             block = _OK
         else:

@@ -316,11 +316,8 @@ class Server:
             if not connection.is_dirty:  # As `write_later`.
                 connection.is_dirty = True
                 self._dirty.append(connection)
-            if _get_ident() == self.polling_thread:
-                if at_once and not self._runs_callbacks:
-                    self.flush()
-            elif not self._is_held():
-                self.flush()
+            if at_once or _get_ident() != self.polling_thread:
+                self.flush_answers()
         finally:
             self.lock.release()
         return result
@@ -357,6 +354,14 @@ class Server:
         if not connection.is_dirty:
             connection.is_dirty = True
             self._dirty.append(connection)
+
+    def flush_answers(self) -> None:
+        """Write what was answered, where this thread does not write it later anyway. With the lock."""
+        if _get_ident() == self.polling_thread:
+            if not self._runs_callbacks:
+                self.flush()
+        elif not self._is_held():
+            self.flush()
 
     def flush(self) -> None:
         """Write what was answered. With the lock."""

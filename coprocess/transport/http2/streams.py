@@ -17,6 +17,7 @@ class Stream:
     # Slots: an attribute that only the class has is looked up each time.
     __slots__ = (
         "call",
+        "call_id",
         "content_left",
         "fields",
         "has_headers_sent",
@@ -26,6 +27,7 @@ class Stream:
         "is_closed",
         "is_ready",
         "outgoing",
+        "owner",
         "reader",
         "receive_window",
         "remote_closed",
@@ -39,6 +41,9 @@ class Stream:
     trailers: Block | None
     #: Whether it is among those that wait for the connection's window only.
     is_ready: bool
+    # Of one that goes to another process: its number there, and its connection, an Http2Protocol.
+    call_id: int
+    owner: Any
 
     def __init__(
         self,
