@@ -287,6 +287,16 @@ def test_a_message_is_taken_apart_as_it_is_read() -> None:
             assert header_message(raw + body, REQUEST) is None
 
 
+def test_the_phase_may_stand_last_as_clients_in_go_write_it() -> None:
+    """Once, all of their streams went the longer way."""
+    headers = b"\x12\x11\x0a\x0f\x0a\x0d\x0a\x07:method\x1a\x02GO"
+    for beside in (b"", b"\x42\x00", b"\x5a\x00", b"\x42\x00\x5a\x00"):
+        apart = header_message(beside + headers, REQUEST)
+        assert apart is not None
+        assert apart == header_message(headers + beside, REQUEST) == header_message(headers, REQUEST)
+    assert header_message(b"\x42\x00\x5a\x00", REQUEST) is None
+
+
 def test_what_is_too_short_is_no_message_with_headers() -> None:
     for length in range(8):
         assert header_message(b"\x12\x06\x0a\x80\x80\x01\x00"[:length], REQUEST) is None

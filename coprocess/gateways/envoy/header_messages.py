@@ -34,6 +34,12 @@ def header_message(message: bytes, tag: int) -> tuple[bytes, bool, Beside] | Non
 
     None: it is another message, or says more: of metadata, say.
     """
+    if message[:1] in _TAGS_BESIDE:
+        # Go writes the phase last. In which order fields stand means nothing.
+        for empty in _EMPTY_BESIDE:
+            if message.startswith(empty):
+                message = message[len(empty) :] + empty
+                break
     try:
         kind, size, second, third, fourth, fifth = _START(message)
     except StructError:
@@ -122,6 +128,9 @@ _METHOD_KEY = b"\x0a\x07:method\x1a"
 _METHOD_KEY_BYTES, _ENTRY_BYTES = len(_METHOD_KEY), 2
 _STATUSES = {_header(b":status", b"%d" % status): status for status in range(100, 600)}
 _STATUS_BYTES = len(_header(b":status", b"200"))
+#: An empty metadata_context, an empty protocol_config, or both.
+_EMPTY_BESIDE = (b"\x42\x00\x5a\x00", b"\x42\x00", b"\x5a\x00")
+_TAGS_BESIDE = frozenset((b"\x42", b"\x5a"))
 #: The tag and the length of the headers; the tag and the length of their map.
 _START = Struct("6B").unpack_from
 #: Of a length: another byte follows.

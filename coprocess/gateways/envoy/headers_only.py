@@ -129,7 +129,12 @@ class HeadersOnly(Traffic):
         fields = self.response_came
         if fields is None:
             request = self.request
-            if request.has_new_body or request.has_new_line(self.method):
+            if (
+                request.has_new_body
+                or request.has_new_path
+                or request.has_new_query
+                or request._method != self.method
+            ):
                 return None
             reply = guard.small_reply(encoding.REQUEST_HEADERS, request._headers, self.came.encoded)
         else:
