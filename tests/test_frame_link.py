@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import selectors
 import socket
 import threading
 from collections.abc import Iterator
@@ -159,3 +160,22 @@ def test_a_worker_tells_that_its_calls_find_no_thread(monkeypatch: pytest.Monkey
         finally:
             release.set()
             worker.stop()
+
+
+def test_a_link_that_is_closed_while_it_waits_for_room_is_not_watched_again() -> None:
+    """Whoever polls may have been told of its room before: it is another's, who waits for the lock."""
+    ours, theirs = socket.socketpair()
+    server = Server({}, Limits())
+    server.open()
+    link = FrameLink(server, ours, lambda frames: None, lambda: None)
+    try:
+        while not link._is_full:
+            assert link.send(1, 0, bytes(2**20))
+        link.close()
+        with server.lock:
+            link.ready(selectors.EVENT_WRITE)
+        assert not link.send(2, 0, b"nobody reads it")
+    finally:
+        link.close()
+        theirs.close()
+        server.close()

@@ -123,7 +123,7 @@ class FrameLink:
         return True
 
     def ready(self, events: int) -> None:
-        if events & selectors.EVENT_WRITE and self._is_full:
+        if events & selectors.EVENT_WRITE and self._is_full and not self._is_over:
             self._send_unsent()
         if events & selectors.EVENT_READ and not self._is_over:
             self._read()

@@ -179,3 +179,24 @@ def test_threads_come_and_go_while_the_lock_is_held(most: int) -> None:
         finally:
             over.set()
             holding.join()
+
+
+def test_a_fault_while_it_polls_leaves_somebody_to_poll() -> None:
+    def handler(rpc: Rpc) -> None:
+        rpc.respond(rpc.payload)
+
+    failed = threading.Event()
+
+    def fail(nothing: object) -> None:
+        failed.set()
+        raise RuntimeError("a fault of ours")
+
+    with bare(HTTP2, handler, min_threads=1, max_threads=2) as (client, engine):
+        assert client.raw(b"before", timeout=PATIENCE_S) == b"before"
+        server = engine.poller
+        assert server is not None
+        with server.lock:
+            server.call_later(0.0, fail, None)
+        server.wake()
+        assert failed.wait(PATIENCE_S)
+        assert client.raw(b"after", timeout=PATIENCE_S) == b"after"

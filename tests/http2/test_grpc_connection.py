@@ -385,3 +385,14 @@ def test_a_large_answer_is_whole() -> None:
     echo.grpc.respond(echo.calls[0].stream, reply)
     echo.send(b"")
     assert echo.response(1).content == message(reply)
+
+
+def test_a_request_without_a_path_is_given_up_where_methods_say_by_a_reply_how_they_fail() -> None:
+    """CONNECT has none; to look for it ended the polling."""
+    echo = Echo()
+    echo.service.failed = {"/test.Echo/Unary": lambda status, text: b"closed"}
+    echo.send(headers(1, [(b":method", b"CONNECT"), (b":authority", b"x")]) + headers(3, CALL))
+    echo.grpc.give_up("the end")
+    echo.peer.read()
+    assert echo.response(1).ended
+    assert (echo.response(3).content, echo.response(3).ended) == (message(b"closed"), True)

@@ -112,7 +112,11 @@ class Turns(Generic[Task]):
             if self._turn is not turn:
                 wake.acquire()
             if self._turn is turn:
-                return self._poll(turn)
+                try:
+                    return self._poll(turn)
+                except BaseException:  # It is logged by whoever called this, and calls again.
+                    self._give_up(turn)
+                    raise
 
     def _is_waiting(self, place: tuple[_Turn, threading.Lock]) -> bool:
         """Whether a thread has its place among those with nothing to do. False: it has the lock instead.
@@ -131,6 +135,12 @@ class Turns(Generic[Task]):
             return True
         self._idle.remove(place)
         return False
+
+    def _give_up(self, turn: _Turn) -> None:
+        """Polling failed: whoever comes first goes on. Nobody would, were it the turn of `turn` still."""
+        with self._lock:
+            if self._turn is turn:
+                self.end()
 
     @property
     def _may_run(self) -> bool:
