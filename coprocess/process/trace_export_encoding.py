@@ -43,7 +43,10 @@ def _encode(span: CallSpan) -> bytes | None:
     if span.events or context.trace_state:
         return None
     try:
-        attributes = [_attribute(key, value) for key, value in span.attributes.items()]
+        attributes = [
+            _attribute(key, value) if _is_long(value) else _kept_attribute(key, value)
+            for key, value in span.attributes.items()
+        ]
     except (TypeError, ValueError):  # A number beyond 64 bits, a list, or what protobuf does not take.
         return None
     is_remote = parent is not None and parent.is_remote
@@ -62,7 +65,6 @@ def _encode(span: CallSpan) -> bytes | None:
     return _SPANS + _varint(len(data)) + data
 
 
-@lru_cache(maxsize=4096, typed=True)
 def _attribute(key: str, value: object) -> bytes:
     """Raises TypeError where it is none of the plain kinds."""
     match value:
@@ -77,6 +79,17 @@ def _attribute(key: str, value: object) -> bytes:
         case _:
             raise TypeError(type(value).__name__)
     return trace_pb2.Span(attributes=[KeyValue(key=key, value=encoded)]).SerializeToString()
+
+
+_kept_attribute = lru_cache(maxsize=4096, typed=True)(_attribute)
+
+
+def _is_long(value: object) -> bool:
+    """Strangers choose what paths say: that is not kept, however long it is."""
+    return isinstance(value, str) and len(value) > _LONGEST_KEPT
+
+
+_LONGEST_KEPT = 256
 
 
 @lru_cache(maxsize=1024)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from coprocess.errors import HandlerFailed, Status
 from coprocess.runtime import prints
 from coprocess.runtime.call import Call
 from coprocess.runtime.held_call import HeldCall
-from coprocess.runtime.hook_state import HookState
+from coprocess.runtime.hook_state import DURATION_BUCKETS_S, HookState
 from coprocess.runtime.in_process_rpc import InProcessRpc
 from coprocess.runtime.pace import QUICK_S
 from coprocess.runtime.service import Service
@@ -39,6 +40,11 @@ PAUSE = _Pause()
 #: Something that blocks, other than a handler. It never raises, and keeps what it finds.
 Work = Callable[[], None]
 
+# Of this module: each call looks for them.
+_now_s, _get_ident = time.monotonic, threading.get_ident
+_SHORTEST_S = DURATION_BUCKETS_S[0]
+#: No StepCall has one of its own.
+_run = Call.run
 _rpc_of: Any = Call.__dict__["rpc"]
 
 
@@ -244,32 +250,45 @@ class Chain:
         pace = gate.pace
         if hook.is_async or pace.apart or pace.doubt or service.tracing is not None:
             return self._call_otherwise(call, gate)
+        # As the gate's `enter`, and the service's `run_here`, in place: each handler of a request comes by.
+        api_id, inside = call.api_id, gate.inside
+        call.counts = counts = gate.counts.get(api_id) or gate.counts_of(api_id)
+        inside.add(call)
+        if len(inside) > gate.concurrency:
+            inside.discard(call)
+            return self._call_otherwise(call, gate)
         call.gate = gate
-        call.since_s = began_s = time.monotonic()
+        call.since_s = began_s = _now_s()
         call.deadline_s = began_s + gate.timeout_s
         call.timed_out = False
-        if not gate.enter(call):
-            return self._call_otherwise(call, gate)
-        # As the service's `run_here`, in place: each handler of a request comes by.
-        me = call.owner = threading.get_ident()
+        me = call.owner = _get_ident()
         service._running[me] = call
         # In a context of its own: what a handler sets there is no other call's.
         context = Context()
         is_over = True
         try:
-            context.run(call.run)
+            context.run(_run, call)
         except Exception as error:  # noqa: BLE001 - else its place would stay taken for ever
             is_over = False
             context.run(self._fail, call, error)
         if prints.has_printed:
             context.run(prints.end_line)
         service._running.pop(me, None)
-        ran_s = time.monotonic() - began_s
+        ran_s = _now_s() - began_s
         if ran_s > QUICK_S:
             pace.took(ran_s, None)
-        following = gate.leave(call, ran_s)
-        if following is not None:
-            service.begin_elsewhere(following)
+        # As the gate's `leave`.
+        try:
+            inside.remove(call)
+        except KeyError:
+            pass  # The watchdog has ended it, and counted it.
+        else:
+            counts.durations[0 if ran_s <= _SHORTEST_S else bisect_left(DURATION_BUCKETS_S, ran_s)] += 1
+            counts.duration_sum_s += ran_s
+            if gate.queue:
+                following = gate.following()
+                if following is not None:
+                    service.begin_elsewhere(following)
         if is_over:
             # As `take`.
             try:

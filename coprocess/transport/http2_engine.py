@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -228,8 +229,8 @@ class Http2Bidi(BidiRpc):
         if not engine.answer(self._protocol, self._protocol.finish, self._stream, message):
             return False
         self._is_ended = True
-        self._forget_callbacks()
-        self._cancellation = None
+        # As `_forget_callbacks`, in place.
+        self.on_message, self.on_half_close, self._cancellation = _ignore, _nothing, None
         return True
 
     def on_loop(self, task: Callable[[], None]) -> None:
@@ -240,12 +241,11 @@ class Http2Bidi(BidiRpc):
 
     def in_turn(self, task: Callable[[], None]) -> None:
         self.task = task
-        self._engine.put_task(self)
-
-    def run(self) -> None:
-        """What was put by `in_turn`; it is kept no longer, as it knows this call."""
-        task, self.task = self.task, _nothing
-        task()
+        engine = self._engine
+        if _get_ident() == engine._server.polling_thread:
+            engine.tasks.append(self)  # As `Turns.put`, in place.
+        else:
+            engine.put_task(self)
 
     def may_block(self) -> None:
         self._engine.may_block()
@@ -422,7 +422,9 @@ class Http2Engine(Engine):
     def _run(self, rpc: _Task) -> None:
         # By its type: `isinstance` of an abstract class takes long where it says no.
         if type(rpc) is Http2Bidi:
-            rpc.run()
+            # It is kept no longer, as it knows this call.
+            task, rpc.task = rpc.task, _nothing
+            task()
             return
         if type(rpc) is not Http2Rpc and type(rpc) is not Http2Stream:
             rpc()  # type: ignore[operator]  # it is no call
@@ -444,7 +446,7 @@ class Http2Engine(Engine):
         if type(task) is Http2Bidi:
             if task.method not in self._loop_methods:
                 return False
-            task.run()
+            self._run(task)
             return True
         if (
             type(task) is not Http2Rpc
@@ -565,6 +567,8 @@ def _ignore(message: bytes) -> None: ...
 def _nothing() -> None: ...
 
 
+# Of this module: each message looks for it.
+_get_ident = threading.get_ident
 log = structlog.get_logger("coprocess")
 
 #: Reading a message of that size takes long already.

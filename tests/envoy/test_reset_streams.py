@@ -129,7 +129,7 @@ def test_messages_behind_a_busy_one_are_bounded_and_let_go(
     monkeypatch.setattr(early_messages, "MOST_BYTES", 100_000)
     handlers = Handlers()
     with serving(*handlers.all()) as running, connected(running) as client:
-        kept = running.gateway._early_bytes
+        kept = running.gateway.early_bytes
         client.sendall(opening(1, "waits") + data(1, message(REQUEST)))
         until(lambda: running.gateway.open_streams == 1)
         sent = message(early) * (15_000 // len(message(early)))

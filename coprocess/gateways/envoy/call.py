@@ -19,7 +19,7 @@ from coprocess.runtime import admission
 from coprocess.runtime.admission import Refusal
 from coprocess.runtime.answers import Answer, failure_answer
 from coprocess.runtime.chained import PAUSE, StepCall, Steps
-from coprocess.runtime.held_call import HeldCall, HeldExchange
+from coprocess.runtime.held_call import OPEN, HeldCall, HeldExchange
 from coprocess.transport.engine import Rpc
 
 # An enum's members are looked up each time.
@@ -174,7 +174,7 @@ class Traffic(HeldExchange):
                     yield PAUSE
                 call = EnvoyCall(step.hook, self) if step.hook is not None else self._chosen_call(step)
                 yield call
-                if self._is_ended_by(call):
+                if self.is_ended_by(call):
                     return
             if moment is _KEY_CHECK:
                 if not self._admits():
@@ -192,13 +192,20 @@ class Traffic(HeldExchange):
                 yield PAUSE
             call = EnvoyCall(step.hook, self) if step.hook is not None else self._chosen_call(step)
             yield call
-            if self._is_ended_by(call):
+            if self.is_ended_by(call):
                 return
 
-    def _is_ended_by(self, call: EnvoyCall) -> bool:
+    def is_ended_by(self, call: EnvoyCall) -> bool:
         """Take over what came of `call`, with what access logs are told: whether it ends the request here."""
         failure = call.failure
         self.last_hook = call.hook
+        if failure is None and call.answer is OPEN and call.handlers_answer is None:
+            # As by `settle`, sooner: nearly all end so.
+            edited = call.request if call.response is None else call.response
+            if edited._has_body_of_handler or edited._headers._set_now is not None:
+                edited.next_call()
+            self.answer = None
+            return False
         if failure is not None:
             self.failure_text = failure[1]
         answer = self.answer = self.settle(call, failure)

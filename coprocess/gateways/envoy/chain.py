@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from coprocess.api.moments import HookType
@@ -54,6 +54,11 @@ class Chain:
     #: Whether a handler may read the request's body, or the response's.
     reads_request: bool = field(init=False)
     reads_response: bool = field(init=False)
+    #: Whether a stream of this chain may be one of HeadersOnly.
+    wants_headers_only: bool = field(init=False)
+    #: The hooks before the upstream, and after it, where nothing is to be done but to run them; else None.
+    plain_before: tuple[Hook, ...] | None = field(init=False)
+    plain_after: tuple[Hook, ...] | None = field(init=False)
     #: Whether the request's headers choose between versions of a handler: they may find none.
     chooses: bool = field(init=False)
     #: The same for ext_authz; None: nobody has asked yet.
@@ -67,6 +72,17 @@ class Chain:
         self.reads_request = any(step.uses_body for _, steps in self.before for step in steps)
         self.chooses = any(step.hook is None for _, steps in self.before for step in steps)
         self.reads_response = any(step.uses_body for step in self.after)
+        self.wants_headers_only = not (self.streams or self.reads_request or self.reads_response)
+        is_checked = any(moment is HookType.CustomKeyCheck for moment, _ in self.before)
+        self.plain_before = (
+            None if is_checked else _plain([step for _, steps in self.before for step in steps])
+        )
+        self.plain_after = _plain(self.after)
+
+
+def _plain(steps: Sequence[Step]) -> tuple[Hook, ...] | None:
+    hooks = tuple(step.hook for step in steps if step.hook is not None)
+    return hooks if len(hooks) == len(steps) else None
 
 
 def chain_of(table: HookTable, route: Route, chains: Chains) -> Chain:

@@ -25,7 +25,8 @@ _LONGEST_SMALL = 0x7F
 # HeaderValueOption: append_action OVERWRITE_IF_EXISTS_OR_ADD, and append {value: true}.
 _SET = b"\x18\x02"
 _ADD = b"\x12\x02\x08\x01"
-
+AFTER_VALUE = _SET
+LONGEST_KEPT_NAME = 64
 
 #: An entry: its header, in that its name and its value; and what is beside the header.
 _ENTRY = b"%c%c\x0a%c\x0a%c%b\x1a%c%b%b"
@@ -33,9 +34,8 @@ _ENTRY = b"%c%c\x0a%c\x0a%c%b\x1a%c%b%b"
 _ONE_TEXT = b"\x0a%c%b\x12%c\x2a%c\x0a%c%b\x12%c\x1a%c%b"
 #: A HeaderValueOption with a name and a `value`.
 _TEXT_ENTRY = b"%c%c\x0a%c\x0a%c%b\x12%c%b"
-#: An answer with a CommonResponse; and one with that of a HeaderMutation.
+#: An answer with a CommonResponse.
 _REPLY = b"%c%c\x0a%c%b"
-_REPLY_WITH_EDITS = b"%c%c\x0a%c\x12%c%b"
 
 # Of fields by number and by length: made once, as each reply has a dozen.
 _SMALL_HEADS = [
@@ -105,25 +105,32 @@ def reply(kind: int, common: bytes, dynamic_metadata: bytes = b"", mode: bytes =
             return _REPLY % (kind << 3 | 2, size + 2, size, common)
     answer = field(kind, field(1, common) if common else b"")
     if dynamic_metadata:
-        answer += field(_DYNAMIC_METADATA, dynamic_metadata)
+        answer += metadata(dynamic_metadata)
     if mode:
         answer += field(_MODE_OVERRIDE, mode)
     return answer
 
 
-def reply_with_edits(kind: int, mutation: bytes, dynamic_metadata: bytes = b"") -> bytes:
-    """The same with a HeaderMutation, where there is one."""
-    size = len(mutation)
-    if not size or dynamic_metadata or size > _LONGEST_SMALL - 4:
-        return reply(kind, field(2, mutation) if size else b"", dynamic_metadata)
-    return _REPLY_WITH_EDITS % (kind << 3 | 2, size + 4, size + 2, size, mutation)
+@functools.lru_cache(maxsize=4096)
+def before_value(kind: int, name: bytes, size: int) -> bytes:
+    """Of a reply that sets this header, and does no more: what stands before the value, of that size.
+
+    Behind it stands AFTER_VALUE. For names up to LONGEST_KEPT_NAME.
+    """
+    whole = reply(kind, field(2, set_header(name, bytes(size))))
+    return whole[: -size - len(AFTER_VALUE)]
+
+
+def metadata(struct: bytes) -> bytes:
+    """Dynamic metadata: what may stand behind any reply."""
+    return field(_DYNAMIC_METADATA, struct)
 
 
 def reply_with_body(kind: int, common: bytes, body: bytes, rest: bytes, dynamic_metadata: bytes) -> bytes:
     """The same with a `body_mutation` between the two."""
     inner = _head(1, len(body))
     mutation = _head(3, len(inner) + len(body))
-    after = field(_DYNAMIC_METADATA, dynamic_metadata) if dynamic_metadata else b""
+    after = metadata(dynamic_metadata) if dynamic_metadata else b""
     return _nested((common, mutation, inner, body, rest), (1, kind), after)
 
 
@@ -162,7 +169,7 @@ def immediate(
     if details:
         content += field(5, details.encode())
     answer = field(IMMEDIATE, content)
-    return answer + field(_DYNAMIC_METADATA, dynamic_metadata) if dynamic_metadata else answer
+    return answer + metadata(dynamic_metadata) if dynamic_metadata else answer
 
 
 @functools.lru_cache(maxsize=64)

@@ -18,7 +18,8 @@ from coprocess.errors import BadMessage, CoprocessError, HandlerFailed, Status
 from coprocess.gateways.envoy import encoding, guard
 from coprocess.gateways.envoy.call import Around, Traffic
 from coprocess.gateways.envoy.chain import Chain
-from coprocess.gateways.envoy.messages import Fields, no_request, request_of, response_of
+from coprocess.gateways.envoy.headers_only import HeadersOnly
+from coprocess.gateways.envoy.messages import Fields, no_request, refuse_too_many, request_of, response_of
 from coprocess.gateways.envoy.pieces import NO_REQUEST, Wire
 from coprocess.gateways.envoy.side import (
     BUFFERED,
@@ -33,7 +34,6 @@ from coprocess.gateways.envoy.side import (
 )
 from coprocess.gateways.envoy.streamed_bodies import NO_OVERRIDE, SEND, StreamedBodies
 from coprocess.gateways.envoy.wire import ProcessingRequest
-from coprocess.loading.lifetime import Lifetime
 from coprocess.runtime.answers import Answer, failure_answer
 from coprocess.runtime.chained import NO_STEPS, Steps
 
@@ -152,6 +152,18 @@ class Exchange(StreamedBodies):
             self._response_mode = mode
         return chain
 
+    def go_on_from(self, before: HeadersOnly) -> None:
+        """Take over a stream, where its next message is to be taken, or the last one to be answered."""
+        self.chain, self._traffic, self._method = before.chain, before, before.method
+        self._is_session_told = before.is_session_told
+        self._request.mode, self._response_mode, _ = before.beside
+        self._request.begin(before.came, is_whole=before.is_whole)
+        self._kind = REQUEST_HEADERS
+        if before.response_came is not None:
+            self._status, self._kind = before.status, RESPONSE_HEADERS
+            self._side = self._of_response()
+            self._side.begin(before.response_came, is_whole=before.is_response_whole)
+
     def _of_response(self) -> ResponseSide:
         side = self._response
         if side is None:
@@ -167,28 +179,26 @@ class Exchange(StreamedBodies):
 
     def _fields(self, headers: HttpHeaders) -> Fields:
         values = headers.headers.headers
-        if len(values) > self._max_headers:
-            raise BadMessage(f"{len(values)} headers: max_headers is {self._max_headers}")
+        refuse_too_many(len(values), self._max_headers)
         return Fields(values)
 
     @property
-    def lifetime(self) -> Lifetime | None:
-        """What ends with the stream; None: nothing does."""
-        return None if self._traffic is None else self._traffic.lifetime
+    def traffic(self) -> Traffic | None:
+        """None: no request, or response, has come."""
+        return self._traffic
 
     # The request.
 
     def _on_request_headers(self, asked: ProcessingRequest, chain: Chain) -> Steps:
         headers: HttpHeaders = asked.request_headers
         side = self._request
-        fields = side.fields = self._fields(headers)
+        fields = self._fields(headers)
+        side.begin(fields, is_whole=headers.end_of_stream)
         request = request_of(fields, side.read)
         self._method = request.method
         traffic = self._traffic = Traffic(request, chain, self._around)
         if (context := asked.metadata_context).filter_metadata:
             self._read_metadata(context, traffic)
-        if headers.end_of_stream:
-            side.body = b""
         if self._wire is not None:
             request.open_stream = partial(self._open_stream, side, self._wire, self._begin_request)
         self._kind = REQUEST_HEADERS
@@ -241,19 +251,6 @@ class Exchange(StreamedBodies):
 
     def _pass_request(self, traffic: Traffic, side: Side, kind: int) -> Replies:
         request, chain = traffic.request, traffic.chain
-        if (
-            kind == REQUEST_HEADERS
-            and side.mode != FULL_DUPLEX
-            and side.stream is None
-            and not (request.has_new_body or request.has_new_path or request.has_new_query)
-            and request.method == self._method
-            and (mutation := guard.small_mutation(request.headers, side.fields.encoded)) is not None
-        ):
-            # As below, sooner: nearly all are so.
-            if not chain.after:
-                self.is_done = True
-            metadata = b"" if traffic.tells_nothing else self._dynamic_metadata(traffic)
-            return [encoding.reply_with_edits(kind, mutation, metadata)]
         edits, is_moved = guard.request_edits(request, self._method, side.fields.encoded)
         if side.stream is not None and (written := side.stream.local_body) is not None:
             request.body = written
@@ -283,11 +280,11 @@ class Exchange(StreamedBodies):
             self._ready = [encoding.EMPTY[RESPONSE_HEADERS]]
             return NO_STEPS
         side = self._side = self._of_response()
-        fields = side.fields = self._fields(headers)
+        fields = self._fields(headers)
         response = traffic.response = response_of(fields, side.read)
         status = self._status = response.status
-        if headers.end_of_stream or self._method == "HEAD" or status in guard.BODYLESS:
-            side.body = b""
+        is_whole = headers.end_of_stream or self._method == "HEAD" or status in guard.BODYLESS
+        side.begin(fields, is_whole=is_whole)
         if self._wire is not None:
             response.open_stream = partial(self._open_stream, side, self._wire, self._begin_response)
         self._kind = RESPONSE_HEADERS
@@ -315,17 +312,6 @@ class Exchange(StreamedBodies):
         if traffic.is_replaced:
             answer = Answer(response.status, response.headers.pairs(), response.raw_body)
             return [self._answer(answer, traffic)]
-        if (
-            kind == RESPONSE_HEADERS
-            and side.mode != FULL_DUPLEX
-            and side.stream is None
-            and not response.has_new_body
-            and response.status == self._status
-            and (mutation := guard.small_mutation(response.headers, side.fields.encoded)) is not None
-        ):
-            self.is_done = True  # As in `_pass_request`.
-            metadata = b"" if traffic.tells_nothing else self._dynamic_metadata(traffic)
-            return [encoding.reply_with_edits(kind, mutation, metadata)]
         edits = guard.response_edits(response, self._status, side.fields.encoded)
         if side.stream is not None and (written := side.stream.local_body) is not None:
             response.body = written

@@ -22,11 +22,13 @@ from coprocess.gateways.envoy.check_steps import CheckChain, WaitingChecks
 from coprocess.gateways.envoy.checked import open_check
 from coprocess.gateways.envoy.early_messages import MOST_BYTES_OF_ALL, EarlyBytes
 from coprocess.gateways.envoy.exchange import Exchange
+from coprocess.gateways.envoy.header_messages import route_name
+from coprocess.gateways.envoy.headers_only import ChainOfRoute
 from coprocess.gateways.envoy.limit_asks import LimitAsks
 from coprocess.gateways.envoy.route import PREFIX, Route, route_of
 from coprocess.gateways.envoy.skimmed import attributes_of, items_of
 from coprocess.gateways.envoy.stream import EnvoyStream, refuse
-from coprocess.gateways.envoy.wire import CHECK, PROCESS, ProcessingRequest
+from coprocess.gateways.envoy.wire import CHECK, PROCESS
 from coprocess.loading.hooks import Hook, HookTable
 from coprocess.loading.lifetime import Lifetime
 from coprocess.runtime.around.ending import InThread, run_now
@@ -43,7 +45,6 @@ if TYPE_CHECKING:
 
 #: Keys and values.
 Said = tuple[tuple[str, object], ...]
-FindChain = Callable[[ProcessingRequest], Chain]
 
 log = structlog.get_logger("coprocess")
 
@@ -51,8 +52,6 @@ log = structlog.get_logger("coprocess")
 _END_S = 5.0
 #: Routes whose chains are kept ready.
 _MAX_KEPT = 1024
-_ATTRIBUTES = "envoy.filters.http.ext_proc"
-_ROUTE_NAME = "xds.route_name"
 
 
 class EnvoyGateway(Gateway, Streaming):
@@ -62,16 +61,17 @@ class EnvoyGateway(Gateway, Streaming):
 
     def __init__(self, table: HookTable, options: GatewayOptions) -> None:
         self._options = options
+        self.max_headers = options.max_headers
         self._kept: dict[object, Chain] = {}
         #: By the metadata's identity, which is that of a list as long as that is held here.
-        self._known: dict[int, tuple[Metadata, FindChain]] = {}
+        self._known: dict[int, tuple[Metadata, ChainOfRoute]] = {}
         self._chains: Chains = {}
         #: Those that `check_table` was content with, for the table that is to come.
         self._checked: Chains | None = None
         self._table = table
         self._streams: set[EnvoyStream] = set()
         self._asks = LimitAsks()
-        self._early_bytes = EarlyBytes(MOST_BYTES_OF_ALL)
+        self.early_bytes = EarlyBytes(MOST_BYTES_OF_ALL)
         #: Those in steps, until they are ended.
         self._checks: set[CheckChain] = set()
         self._waiting = WaitingChecks()
@@ -123,23 +123,22 @@ class EnvoyGateway(Gateway, Streaming):
         if service.is_draining:
             refuse(rpc, ShuttingDown("the service is shutting down"))
             return
-        options, metadata = self._options, rpc.metadata()
+        metadata = rpc.metadata()
         known = self._known.get(id(metadata))
-        find_chain = self._finder(metadata) if known is None or known[0] is not metadata else known[1]
-        exchange = Exchange(find_chain, self, options.max_body_bytes, options.max_headers)
-        self._streams.add(EnvoyStream(service, rpc, exchange, self._ended, self._early_bytes))
+        finder = self._finder(metadata) if known is None or known[0] is not metadata else known[1]
+        self._streams.add(EnvoyStream(service, rpc, finder, self))
 
-    def _finder(self, metadata: Metadata) -> FindChain:
+    def _finder(self, metadata: Metadata) -> ChainOfRoute:
         """Finds the chain that the metadata says. Calls of one route share a list, on the http2 engine."""
         said: Said = tuple({key: value for key, value in metadata if key.startswith(PREFIX)}.items())
 
         #: The last chain, of those that were kept then: to find it, all that was said is compared.
         last: tuple[object, Chain] | None = None
 
-        def find_chain(first: ProcessingRequest) -> Chain:
+        def chain_of_route(name: str) -> Chain:
             nonlocal last
-            if first.attributes:
-                return self._chain(said, _route_name(first))
+            if name:
+                return self._chain(said, name)
             kept = self._kept
             if last is None or last[0] is not kept or len(kept) > _MAX_KEPT:
                 last = kept, self._chain(said, "")
@@ -148,12 +147,19 @@ class EnvoyGateway(Gateway, Streaming):
         known = self._known
         if len(known) >= _MAX_KEPT:
             known.clear()
-        known[id(metadata)] = metadata, find_chain
-        return find_chain
+        known[id(metadata)] = metadata, chain_of_route
+        return chain_of_route
 
-    def _ended(self, stream: EnvoyStream) -> None:
+    def new_exchange(self, chain_of_route: ChainOfRoute) -> Exchange:
+        options = self._options
+        return Exchange(
+            lambda first: chain_of_route(route_name(first)), self, options.max_body_bytes, options.max_headers
+        )
+
+    def ended(self, stream: EnvoyStream) -> None:
         stream.let_go()
-        lifetime = stream.exchange.lifetime
+        traffic = stream.traffic
+        lifetime = None if traffic is None else traffic.lifetime
         if lifetime is None:
             self._streams.discard(stream)
             return
@@ -181,7 +187,7 @@ class EnvoyGateway(Gateway, Streaming):
         return len(self._streams) + len(self._asks) + len(self._checks)
 
     def holds(self, hook: Hook) -> bool:
-        chains = [stream.exchange.chain for stream in list(self._streams)]
+        chains = [stream.chain for stream in list(self._streams)]
         return any(chain is not None and hook in chain.later for chain in chains) or any(
             check.holds(hook) for check in list(self._checks)
         )
@@ -293,14 +299,6 @@ class EnvoyGateway(Gateway, Streaming):
         version = None if caller is None else caller.version
         hook = self._table.choose(HookType.Event, name, spec.api_id, version=version)
         return HeldEventCall(hook, event_of(name, payload, spec), spec)
-
-
-def _route_name(first: ProcessingRequest) -> str:
-    attributes = first.attributes
-    if _ATTRIBUTES not in attributes:
-        return ""
-    fields = attributes[_ATTRIBUTES].fields
-    return fields[_ROUTE_NAME].string_value if _ROUTE_NAME in fields else ""
 
 
 def _with_api_id(route: Route, api_id: str) -> Route:

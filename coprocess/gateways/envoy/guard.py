@@ -126,21 +126,27 @@ class Edits:
         return edits + encoding.remove_headers(self._removed) if self._removed else edits
 
 
-def small_mutation(headers: HeldHeaders, encoded: Mapping[str, bytes] | None) -> bytes | None:
-    """The HeaderMutation of headers of which one was set, or none: what `Edits` gives, sooner.
+def small_reply(kind: int, headers: HeldHeaders, encoded: Mapping[str, bytes] | None) -> bytes | None:
+    """The reply of that kind where one header was set, or none: as by `Edits`, sooner.
 
-    None: more was edited.
+    None: there is more to it. Raises HandlerFailed.
     """
     replaced = headers.replaced
     if not replaced:
-        return b"" if replaced is not None else None
+        return encoding.EMPTY[kind] if replaced is not None else None
     if len(replaced) > 1:
         return None
     for name, value in replaced.items():
         key = handlers_name(name)
-        if key is not None:
-            return encoding.set_header(key, value_bytes(name, value, encoded))
-    return b""
+        if key is None:
+            return encoding.EMPTY[kind]
+        if len(key) > encoding.LONGEST_KEPT_NAME:
+            return None
+        # What `value_bytes` does for nearly all, sooner.
+        is_plain = value.isascii() and value.isprintable()
+        sent = value.encode() if is_plain else value_bytes(name, value, encoded)
+        return encoding.before_value(kind, key, len(sent)) + sent + encoding.AFTER_VALUE
+    return None
 
 
 def request_edits(

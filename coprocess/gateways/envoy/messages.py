@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from google.protobuf.message import DecodeError
+
 from coprocess.api.held import HeldHeaders, HeldRequest, HeldResponse
 from coprocess.api.http import canonical_name
-from coprocess.api.unread import NO_EDITS, UnreadHeaders
+from coprocess.api.unread import NO_EDITS, UnreadHeaders, UnreadRequest
 from coprocess.errors import BadMessage
+from coprocess.gateways.envoy.wire import HeaderMap
 
 if TYPE_CHECKING:
     from coprocess.gateways.envoy.wire import HeaderValue
@@ -67,6 +70,70 @@ class Fields(UnreadHeaders):
         return pairs
 
 
+class UnreadFields(Fields):
+    """Those of a HeaderMap that nobody has read so far."""
+
+    __slots__ = ("_raw", "_values_of_raw")
+
+    def __init__(self, raw: bytes, max_headers: int) -> None:
+        """Raises BadMessage for more than `max_headers`."""
+        # As the base class does.
+        self.replaced = NO_EDITS
+        self._set_now = self.encoded = None
+        self._raw = raw
+        self._values_of_raw: Sequence[HeaderValue] | None = None
+        if len(raw) > _SMALLEST_HEADER_BYTES * max_headers:
+            refuse_too_many(len(self._all), max_headers)
+
+    @property
+    def _all(self) -> Sequence[HeaderValue]:  # type: ignore[override]  # a slot there
+        values = self._values_of_raw
+        if values is None:
+            try:
+                values = self._values_of_raw = HeaderMap.FromString(self._raw).headers
+            except DecodeError:
+                raise BadMessage("headers that are no HeaderMap") from None
+        return values
+
+
+def refuse_too_many(count: int, max_headers: int) -> None:
+    """Raises BadMessage where it is."""
+    if count > max_headers:
+        raise BadMessage(f"{count} headers: max_headers is {max_headers}")
+
+
+class UnreadLine(UnreadRequest):
+    """A request whose line is read from its headers, when somebody asks."""
+
+    if not TYPE_CHECKING:
+        __slots__ = ()
+
+    def _pseudo(self, name: str) -> str | None:
+        fields: Fields = self._headers  # type: ignore[assignment]  # as its maker sets it
+        for each in fields.first(_PSEUDO_OF_REQUEST):
+            if each.key == name:
+                return fields._text(each)
+        return fields.pseudo().get(name)
+
+    @property
+    def target(self) -> str:
+        target = self._target
+        if target is None:
+            # CONNECT has no path.
+            target = self._target = self._pseudo(":path") or ""
+        return target
+
+    def _path_that_came(self) -> str:
+        return self.target.partition("?")[0]
+
+    def _query_that_came(self) -> str:
+        return self.target.partition("?")[2]
+
+    def _scheme_that_came(self) -> str:
+        scheme = self._pseudo(":scheme")
+        return "http" if scheme is None else scheme
+
+
 def request_of(fields: Fields, body_source: BodySource) -> HeldRequest:
     """Raises BadMessage."""
     method, target, scheme = "", None, ""
@@ -114,3 +181,4 @@ def response_of(fields: Fields, body_source: BodySource) -> HeldResponse:
 #: Method, scheme, authority and path.
 _PSEUDO_OF_REQUEST = 4
 _STATUS_DIGITS = 3
+_SMALLEST_HEADER_BYTES = 2

@@ -77,6 +77,12 @@ class Side:
         """Why no body is to be read, whether there is one or not; empty: there may be one."""
         raise NotImplementedError
 
+    def begin(self, fields: Fields, *, is_whole: bool) -> None:
+        """Its headers have come. `is_whole`: there is no body."""
+        self.fields = fields
+        if is_whole:
+            self.body = b""
+
     def read(self) -> bytes:
         """The body, for a handler."""
         if self.body is None:

@@ -10,61 +10,81 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Protocol
 
 import structlog
 
 from coprocess.api.body_stream import BodyCut
-from coprocess.errors import CoprocessError, Status
+from coprocess.errors import CoprocessError, HandlerFailed, Status
+from coprocess.gateways.envoy import call as traffic_of
+from coprocess.gateways.envoy.call import EnvoyCall, Traffic
+from coprocess.gateways.envoy.chain import Chain
 from coprocess.gateways.envoy.early_messages import EarlyBytes, EarlyMessages
 from coprocess.gateways.envoy.exchange import Exchange
+from coprocess.gateways.envoy.headers_only import ChainOfRoute, HeadersOnly, headers_only
 from coprocess.gateways.envoy.pieces import Waiter
-from coprocess.runtime.chained import NO_STEPS, Chain
+from coprocess.runtime import chained
+from coprocess.runtime.chained import NO_STEPS, Steps
 from coprocess.runtime.service import Service
 from coprocess.transport.engine import BidiRpc, HandlersLoop, Metadata
 
+# Of this module: each stream looks for it.
+_new_lock = threading.Lock
 log = structlog.get_logger("coprocess")
 
 #: Reading a message of that size takes long already.
 _LARGE_BYTES = 128 * 1024
 
 
-class EnvoyStream(Chain):
-    """Ends itself; `on_end` is then called, once."""
+class Around(traffic_of.Around, Protocol):
+    """What streams need of the gateway."""
+
+    early_bytes: EarlyBytes
+    max_headers: int
+
+    def new_exchange(self, chain_of_route: ChainOfRoute) -> Exchange:
+        """For a stream that has not begun."""
+
+    def ended(self, stream: EnvoyStream) -> None:
+        """Told once."""
+
+
+class EnvoyStream(chained.Chain):
+    """Ends itself, and tells so."""
 
     # Slots: an attribute of the class is looked up each time.
     __slots__ = (
+        "_around",
         "_early",
-        "_early_bytes",
         "_exchange",
+        "_headers_only",
         "_is_busy",
         "_is_half_closed",
         "_is_over",
         "_lock",
         "_message",
-        "_on_end",
         "_rpc",
         "_waited_s",
         "_waiter",
         "_waits_since_s",
+        "chain",
+        "chain_of_route",
     )
 
-    def __init__(
-        self,
-        service: Service,
-        rpc: BidiRpc,
-        exchange: Exchange,
-        on_end: Callable[[EnvoyStream], None],
-        early_bytes: EarlyBytes,
-    ) -> None:
+    def __init__(self, service: Service, rpc: BidiRpc, chain_of_route: ChainOfRoute, around: Around) -> None:
         # Not by the base class's, as each request makes one.
         self._service, self.method = service, rpc.method
         self._steps, self._begun, self._current, self._is_cancelled = NO_STEPS, [], None, False
         self._rpc = rpc
-        self._exchange = exchange
-        self._on_end = on_end
-        self._lock = threading.Lock()
+        self.chain_of_route = chain_of_route
+        #: Set as soon as it is found: a reload asks for it.
+        self.chain: Chain | None = None
+        self._around = around
+        #: One of the two, once its first message has come: the second where there is more to it.
+        self._headers_only: HeadersOnly | None = None
+        self._exchange: Exchange | None = None
+        self._lock = _new_lock()
         self._early: EarlyMessages | None = None
-        self._early_bytes = early_bytes
         #: Whether a message is being taken, and which. What follows is changed under the lock.
         self._is_busy = False
         self._message = b""
@@ -79,8 +99,9 @@ class EnvoyStream(Chain):
         rpc.on_cancel(self._cancelled)
 
     @property
-    def exchange(self) -> Exchange:
-        return self._exchange
+    def traffic(self) -> Traffic | None:
+        """None: nothing of a request, or response, has come."""
+        return self._headers_only if self._exchange is None else self._exchange.traffic
 
     # The engine's, on its loop.
 
@@ -133,7 +154,7 @@ class EnvoyStream(Chain):
             return
         # All that came is answered.
         self._rpc.end()
-        self._on_end(self)
+        self._around.ended(self)
 
     def _cancelled(self) -> None:
         if self._close():
@@ -150,7 +171,7 @@ class EnvoyStream(Chain):
         if waiter is not None:
             waiter(None)
         if not (was_over or is_busy):
-            self._on_end(self)
+            self._around.ended(self)
         return not was_over
 
     def _abort(self, status: Status, text: str) -> None:
@@ -171,21 +192,93 @@ class EnvoyStream(Chain):
             self._rpc.may_block()
         message, self._message = self._message, b""
         if self._is_over:
-            self._on_end(self)
+            self._around.ended(self)
             return
         if self._waited_s:
             self._waited_s = 0.0
         try:
-            self._steps = self._exchange.take(message, self)
+            self._steps = self._steps_for(message)
         except Exception as error:  # noqa: BLE001 - answered there
             self.through(error)
             return
         del message  # It may be large, and handlers need room.
         self.go_on(may_block)
 
-    def through(self, error: Exception | None) -> None:
+    def _steps_for(self, message: bytes) -> Steps:
+        """Its steps; none, where there are hooks to be run. Raises CoprocessError."""
+        traffic = self._headers_only
+        if self._exchange is None:
+            around = self._around
+            if traffic is None:
+                traffic = headers_only(message, self, around, around.max_headers)
+                if traffic is not None:
+                    self._headers_only = traffic
+                    return NO_STEPS if traffic.hooks is not None else traffic.before_upstream()
+            elif traffic.take_response(message, around.max_headers):
+                return NO_STEPS if traffic.hooks is not None else traffic.after_upstream()
+        return self._general().take(message, self)
+
+    def _general(self) -> Exchange:
+        """What can take, and answer, all messages."""
         exchange = self._exchange
+        if exchange is None:
+            exchange = self._around.new_exchange(self._find_chain)
+            if self._headers_only is not None:
+                exchange.go_on_from(self._headers_only)
+            self._exchange, self._headers_only = exchange, None
+        return exchange
+
+    def _find_chain(self, route_name: str) -> Chain:
+        chain = self.chain = self.chain_of_route(route_name)
+        return chain
+
+    def go_on(self, may_block: bool = True) -> None:
+        traffic = self._headers_only
+        hooks = None if traffic is None else traffic.hooks
+        if traffic is None or hooks is None:
+            super().go_on(may_block)
+            return
+        # As there, without steps.
+        error = None
         try:
+            call = traffic.begun  # It has ended elsewhere.
+            if call is None or not traffic.is_ended_by(call):
+                for hook in hooks:
+                    if self._is_cancelled:
+                        break
+                    call = traffic.begun = EnvoyCall(hook, traffic)
+                    if not (may_block or hook.is_async):
+                        self.in_thread(partial(self._go_on_with, call))
+                        return
+                    if not self._call(call):
+                        return
+                    if traffic.is_ended_by(call):
+                        break
+        except Exception as raised:  # noqa: BLE001 - passed on
+            error = raised
+        self._current = traffic.begun = None
+        if self._is_cancelled:
+            self.stopped()
+        else:
+            self.through(error)
+
+    def through(self, error: Exception | None) -> None:
+        traffic = self._headers_only
+        try:
+            if error is None and traffic is not None:
+                try:
+                    reply = traffic.reply()
+                except HandlerFailed:
+                    reply = None  # It is the Exchange that says so.
+                if reply is not None:
+                    if traffic.is_last:
+                        self._finish(reply)
+                    elif self._rpc.send(reply):
+                        self._next(False)
+                    else:
+                        self._not_taken()
+                    return
+            exchange = self._general()
             if error is None:
                 try:
                     replies = exchange.replies()
@@ -194,40 +287,38 @@ class EnvoyStream(Chain):
             if error is not None:
                 self._service.tell_refused(error)
                 replies = [exchange.refusal(error)]
-            if exchange.is_done and replies:
-                self._finish(replies)
-                return
-            send = self._rpc.send
-            for reply in replies:
-                if not send(reply):
-                    self._abort(Status.RESOURCE_EXHAUSTED, _NOT_TAKEN)
-                    break
-            self._next()
+            is_done = exchange.is_done
+            last = replies.pop() if is_done and replies else None
+            if not all(map(self._rpc.send, replies)):
+                self._not_taken()
+            elif last is None:
+                self._next(is_done)
+            else:
+                self._finish(last)
         except Exception:  # Ended with OK, it would let the request pass.
             log.exception("a message of a stream could not be answered")
             self._abort(Status.INTERNAL, "internal error")
             # Also where `_finish` had begun: of two ends, the first counts.
             self._rpc.end(Status.INTERNAL, "internal error")
-            self._on_end(self)
+            self._around.ended(self)
 
     def stopped(self) -> None:
-        self._on_end(self)
+        self._around.ended(self)
 
-    def _finish(self, replies: list[bytes]) -> None:
+    def _finish(self, last: bytes) -> None:
         """Nothing is owed then, and nothing that could come matters."""
         self._lock.acquire()
         was_over, self._is_over = self._is_over, True
         self._lock.release()
-        if not was_over:
-            rpc = self._rpc
-            last = replies.pop()
-            are_sent = not replies or all(map(rpc.send, replies))
-            if not (are_sent and rpc.finish(last)):
-                rpc.end(Status.RESOURCE_EXHAUSTED, _NOT_TAKEN)
-        self._on_end(self)
+        if not (was_over or self._rpc.finish(last)):
+            self._rpc.end(Status.RESOURCE_EXHAUSTED, _NOT_TAKEN)
+        self._around.ended(self)
 
-    def _next(self) -> None:
-        is_done = self._exchange.is_done
+    def _not_taken(self) -> None:
+        self._abort(Status.RESOURCE_EXHAUSTED, _NOT_TAKEN)
+        self._next(False)
+
+    def _next(self, is_done: bool) -> None:
         self._lock.acquire()
         if not (is_done or self._is_over or self._early or self._is_half_closed):
             # Nearly always.
@@ -248,7 +339,7 @@ class EnvoyStream(Chain):
             if not was_over:
                 # Nothing is owed, and nothing that could come matters.
                 self._rpc.end()
-            self._on_end(self)
+            self._around.ended(self)
         else:
             self._message = following
             self._rpc.in_turn(self._take)
@@ -277,7 +368,7 @@ class EnvoyStream(Chain):
         """With the lock. Most streams have none."""
         early = self._early
         if early is None:
-            early = self._early = EarlyMessages(self._early_bytes)
+            early = self._early = EarlyMessages(self._around.early_bytes)
         return early
 
     def let_go(self) -> None:

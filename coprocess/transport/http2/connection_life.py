@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from struct import Struct
 
 from coprocess.transport.http2 import frames
 from coprocess.transport.http2.frames import ConnectionFailure, ErrorCode, StreamFailure
@@ -30,7 +31,7 @@ class ConnectionLife:
     def _local_end(self, stream: Stream) -> None:
         """We have sent END_STREAM. A request that is still coming is of no more use (§8.1)."""
         if not stream.remote_closed:
-            self.sending.control(_RESET % stream.id.to_bytes(4, "big"))
+            self.sending.control(_RESET(_RESET_START, stream.id, 0))
             self._ids.ignore(stream.id)
         stream.call = None  # It knows its stream: a cycle for each call would be the collector's.
         self._close_stream(stream)
@@ -99,4 +100,4 @@ class ConnectionLife:
 
 
 #: Of a stream that has ended well.
-_RESET = b"\0\0\x04\x03\0%b\0\0\0\0"
+_RESET, _RESET_START = Struct(">5sLL").pack, b"\0\0\x04\x03\0"

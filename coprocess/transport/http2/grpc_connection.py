@@ -157,7 +157,12 @@ class GrpcConnection:
             stream.timer = self._service.call_later(request.timeout_s, self._expire, stream)
         target = request.target
         if target.open is not None:
-            stream.call = target.open(self, stream, request)
+            call = stream.call = target.open(self, stream, request)
+            size = len(data) - PREFIX_BYTES
+            if 0 <= size <= self._max_bytes and not ended and _PREFIX(data) == (0, size):
+                # As `on_data`, in place: nearly all begin so.
+                call.received(data[PREFIX_BYTES:])
+                return
         elif ended and len(data) >= PREFIX_BYTES and target.begin is not None:
             is_compressed, size = _PREFIX(data)
             http = self.http

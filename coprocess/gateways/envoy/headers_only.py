@@ -1,0 +1,186 @@
+"""A stream whose handlers want headers, and no body: what most are, and the shortest way for them. No I/O.
+
+Each message is answered at once, and most handlers leave a header or nothing. Where there is more to it, an
+`Exchange` takes over, before a message or before a reply, and has the stream from then on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Protocol
+
+from coprocess.api.held import Bare, HeldResponse
+from coprocess.gateways.envoy import dynamic_metadata, encoding, guard
+from coprocess.gateways.envoy.call import Around, EnvoyCall, Traffic
+from coprocess.gateways.envoy.chain import Chain
+from coprocess.gateways.envoy.header_messages import (
+    REQUEST,
+    RESPONSE,
+    Beside,
+    header_message,
+    method_in,
+    status_in,
+)
+from coprocess.gateways.envoy.messages import Fields, UnreadFields, UnreadLine
+from coprocess.gateways.envoy.side import RequestSide, ResponseSide, Side
+from coprocess.loading.hooks import Hook
+
+#: The chain of a stream, by the name of its route as its first message tells it. Raises CoprocessError.
+ChainOfRoute = Callable[[str], Chain]
+BodySource = Callable[[], bytes]
+
+
+class _Request(Bare, UnreadLine):
+    """It tells of its body whether there is none, and no more."""
+
+    #: Whether that is so.
+    is_whole: bool
+
+    if not TYPE_CHECKING:
+        __slots__ = ("is_whole",)
+
+        @property
+        def _body_source(self) -> BodySource:
+            return _body_source(RequestSide(), self._headers, self.is_whole)
+
+
+class _Response(Bare, HeldResponse):
+    """As the request."""
+
+    came: UnreadFields
+    is_whole: bool
+
+    if not TYPE_CHECKING:
+        __slots__ = ("came", "is_whole")
+
+        @property
+        def _body_source(self) -> BodySource:
+            return _body_source(ResponseSide(), self.came, self.is_whole)
+
+
+def _body_source(side: Side, fields: Fields, is_whole: bool) -> BodySource:
+    side.begin(fields, is_whole=is_whole)
+    return side.read
+
+
+class HeadersOnly(Traffic):
+    """Its request, and its response, once that has come."""
+
+    __slots__ = (
+        "begun",
+        "beside",
+        "came",
+        "hooks",
+        "is_last",
+        "is_response_whole",
+        "is_session_told",
+        "is_whole",
+        "response_came",
+        "status",
+    )
+
+    beside: Beside
+    #: Of the request: its fields, and whether no body follows.
+    came: UnreadFields
+    is_whole: bool
+    #: The same of the response; None: nothing of it has come.
+    response_came: UnreadFields | None
+    is_response_whole: bool
+    #: As it came.
+    status: int
+    #: Whether Envoy was told who calls.
+    is_session_told: bool
+    #: Whether the stream needs no more than the reply that is owed.
+    is_last: bool
+    #: What is still to be run; None: that is for steps to say.
+    hooks: Iterator[Hook] | None
+    #: The call that has begun last, and may run still.
+    begun: EnvoyCall | None
+
+    def take_response(self, message: bytes, max_headers: int) -> bool:
+        """False: it is none, or not as most are. Raises CoprocessError."""
+        if self.response_came is not None:
+            return False
+        found = header_message(message, RESPONSE)
+        if found is None:
+            return False
+        header_map, ends, _ = found
+        status = status_in(header_map)
+        if status is None:
+            return False
+        response = _Response()
+        self.response_came = response.came = response._headers = UnreadFields(header_map, max_headers)
+        self.status = response._status = status
+        self.is_response_whole = response.is_whole = ends or self.method == "HEAD" or status in guard.BODYLESS
+        response._body = response.open_stream = None
+        response.has_new_body = response._has_body_of_handler = False
+        self.response, self.is_last = response, True
+        after = self.chain.plain_after
+        self.hooks = None if after is None else iter(after)
+        return True
+
+    def reply(self) -> bytes | None:
+        """The reply once the handlers of a message are through. None: there is more to it.
+
+        Raises HandlerFailed for what cannot go out.
+        """
+        if self.answer is not None or self._metadata is not None or self.is_replaced:
+            return None
+        fields = self.response_came
+        if fields is None:
+            request = self.request
+            if (
+                request.has_new_body
+                or request.has_new_path
+                or request.has_new_query
+                or request._method != self.method
+            ):
+                return None
+            reply = guard.small_reply(encoding.REQUEST_HEADERS, request._headers, self.came.encoded)
+        else:
+            response = self.response
+            if response is None or response.has_new_body or response._status != self.status:
+                return None
+            reply = guard.small_reply(encoding.RESPONSE_HEADERS, response._headers, fields.encoded)
+        session = self._session
+        if session is None or self.is_session_told or reply is None or not session:
+            return reply
+        metadata = dynamic_metadata.encoded(None, {}, session, is_new=True)
+        self.is_session_told = True
+        return reply + encoding.metadata(metadata)
+
+
+class Finding(Protocol):
+    """A stream that has not begun."""
+
+    chain: Chain | None
+    chain_of_route: ChainOfRoute
+
+
+def headers_only(message: bytes, stream: Finding, around: Around, max_headers: int) -> HeadersOnly | None:
+    """What the first message of a stream begins, whose chain is found so.
+
+    None: an Exchange is to take it. Raises CoprocessError.
+    """
+    found = header_message(message, REQUEST)
+    if found is None:
+        return None
+    header_map, is_whole, beside = found
+    chain = stream.chain = stream.chain_of_route(beside.route_name)
+    method = method_in(header_map)
+    if method is None or not chain.wants_headers_only:
+        return None
+    request = _Request()
+    fields = request._headers = UnreadFields(header_map, max_headers)
+    request._method = method
+    request.is_whole = is_whole
+    request._read_path = request._read_query = request._query = request._target = None
+    request._body = request.open_stream = None
+    request.has_new_body = request.has_new_path = request._has_body_of_handler = False
+    traffic = HeadersOnly(request, chain, around)
+    traffic.method, traffic.came, traffic.is_whole, traffic.beside = method, fields, is_whole, beside
+    traffic.response_came = traffic.begun = None
+    traffic.is_last, traffic.is_session_told = not chain.after, False
+    before = chain.plain_before
+    traffic.hooks = None if before is None else iter(before)
+    return traffic
