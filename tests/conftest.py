@@ -27,6 +27,9 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Where a shell runs the tests in the background; the processes that they start would ignore it, too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    # nohup's: what tests start would not end by it.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 #: Loads folders of handlers; their modules are forgotten when the test ends.
 Load = Callable[..., loader.Loaded]

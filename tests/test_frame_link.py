@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import selectors
 import socket
 import threading
 from collections.abc import Iterator
@@ -125,6 +126,22 @@ def test_frames_that_nobody_can_take_end_their_link_and_no_polling() -> None:
         link.close()
         theirs.close()
         stop()
+
+
+def test_room_that_is_told_with_a_link_that_was_closed_meanwhile_opens_it_for_no_frame() -> None:
+    """The poll ended with an error, and what was sent next was lost without a word."""
+    ours, theirs = socket.socketpair()
+    server = Server({}, Limits())
+    server.open()
+    link = FrameLink(server, ours, lambda frames: None, lambda: None)
+    with theirs:
+        while not link._is_full:
+            assert link.send(1, 0, bytes(65536))
+        link.close()
+        with server.lock:
+            link.ready(selectors.EVENT_WRITE)  # As a poll found it just before.
+        assert not link.send(2, 0, b"lost", keep=True)
+    server.close()
 
 
 def test_a_worker_tells_that_its_calls_find_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:

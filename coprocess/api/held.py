@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, MutableSequence
 from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,23 @@ class Bare:
         __init__ = object.__init__
 
 
-class HeldHeaders(MultiHeaders):
+class Copied:
+    """Python's `copy` does as its own: where slots are properties of a derived class, it could do nothing."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def copy(self) -> Any:
+        """A twin that later edits do not reach."""
+
+    def __copy__(self) -> Any:
+        return self.copy()
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return self.copy()
+
+
+class HeldHeaders(Copied, MultiHeaders):
     """Headers with all their values, which know what was edited."""
 
     __slots__ = ("_set_now", "edited")
@@ -118,7 +135,7 @@ def _no_body() -> bytes:
     return b""
 
 
-class _HeldBody:
+class _HeldBody(Copied):
     """Headers and body, as a request and a response hold them."""
 
     if not TYPE_CHECKING:  # The slots are those of the classes that derive from it.

@@ -123,9 +123,11 @@ class FrameLink:
         return True
 
     def ready(self, events: int) -> None:
+        if self._is_over:
+            return  # It was closed while this was on its way.
         if events & selectors.EVENT_WRITE and self._is_full:
             self._send_unsent()
-        if events & selectors.EVENT_READ and not self._is_over:
+        if events & selectors.EVENT_READ:
             self._read()
 
     def write(self) -> None:

@@ -199,7 +199,7 @@ class GrpcioEngine(Engine):
         self._executor = _WorkerExecutor(options)
         self._methods = Methods()
         #: Calls whose answer has not left.
-        self._unsent: set[Rpc] = set()
+        self._unsent: set[GrpcioRpc] = set()
         self._bidis: set[GrpcioBidi] = set()
         self._server = grpc.server(
             # grpcio takes any executor; its stubs say ThreadPoolExecutor.
@@ -252,11 +252,11 @@ class GrpcioEngine(Engine):
             payload: bytes, context: grpc.ServicerContext, send: Callable[[bytes | None], None]
         ) -> None:
             rpc = kind(method, payload, context, send, max_reply_bytes)
+            rpc.failed = self._methods.failed.get(method)
             if kind is GrpcioRpc:
                 unsent.add(rpc)
                 if not context.add_callback(partial(unsent.discard, rpc)):
                     unsent.discard(rpc)
-            rpc.failed = self._methods.failed.get(method)
             # Looked up with each call, as `use` may have changed it.
             if isinstance(rpc, GrpcioStream):
                 self._methods.server_streaming[method](rpc)
@@ -317,11 +317,20 @@ class GrpcioEngine(Engine):
     def stop(self) -> None:
         # Answers that were just given are still on their way. grpcio could wait for them itself, but
         # meanwhile it would cancel new calls without a word, instead of having them refused.
-        unsent, until_s = self._unsent.copy(), time.monotonic() + _FLUSH_S
-        while not unsent.isdisjoint(self._unsent) and time.monotonic() < until_s:
-            time.sleep(_FLUSH_INTERVAL_S)
+        self._flush(self._unsent.copy())
+        # grpcio would end these with an error, too.
+        given_up = {rpc for rpc in self._unsent.copy() if rpc.failed is not None}
+        for rpc in given_up:
+            rpc.fail(Status.UNAVAILABLE, "the service is shutting down")
+        self._flush(given_up)
         self._server.stop(None).wait(_STOP_TIMEOUT_S)
         self._executor.shutdown()
+
+    def _flush(self, unsent: set[GrpcioRpc]) -> None:
+        """Wait until their answers have left, up to a limit."""
+        until_s = time.monotonic() + _FLUSH_S
+        while not unsent.isdisjoint(self._unsent) and time.monotonic() < until_s:
+            time.sleep(_FLUSH_INTERVAL_S)
 
     @property
     def thread_count(self) -> int:

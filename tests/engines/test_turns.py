@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,8 @@ from coprocess.api.moments import HookType
 from coprocess.transport.alarm import Alarm, SleepingAlarm, make_alarm
 from coprocess.transport.engine import Rpc
 from coprocess.transport.engines import EngineChoice
+from coprocess.transport.http2.limits import Limits
+from coprocess.transport.http2.server import Server
 from tests.engines.hooks import bare
 from tests.objects import hook_table, make_object
 from tests.server import PATIENCE_S, serving, until
@@ -179,3 +182,51 @@ def test_threads_come_and_go_while_the_lock_is_held(most: int) -> None:
         finally:
             over.set()
             holding.join()
+
+
+def test_a_fault_while_it_polls_leaves_somebody_to_poll() -> None:
+    def handler(rpc: Rpc) -> None:
+        rpc.respond(rpc.payload)
+
+    failed = threading.Event()
+
+    def fail(nothing: object) -> None:
+        failed.set()
+        raise RuntimeError("a fault of ours")
+
+    with bare(HTTP2, handler, min_threads=1, max_threads=2) as (client, engine):
+        assert client.raw(b"before", timeout=PATIENCE_S) == b"before"
+        server = engine.poller
+        assert server is not None
+        with server.lock:
+            server.call_later(0.0, fail, None)
+        server.wake()
+        assert failed.wait(PATIENCE_S)
+        assert client.raw(b"after", timeout=PATIENCE_S) == b"after"
+
+
+def test_a_connection_that_cannot_be_looked_after_ends_and_the_others_are_looked_after() -> None:
+    server = Server({}, Limits())
+    found: list[str] = []
+
+    class Connection:
+        def __init__(self, is_broken: bool) -> None:
+            self.is_broken = is_broken
+
+        def look(self, now_s: float) -> None:
+            if self.is_broken:
+                raise RuntimeError("a fault of ours")
+            found.append("looked after")
+
+        def abort(self) -> None:
+            found.append("ended")
+
+    inside: Any = server
+    # An order is not promised: the broken ones come first, last, or both.
+    inside._connections = {Connection(is_broken) for is_broken in (True, False, True)}
+    next_s = server._timers.next_s()
+    assert next_s is not None
+    for _ in range(2):
+        server._timers.run_due(next_s)
+        next_s = max(timer.when_s for timer in server._timers._heap)
+    assert sorted(found) == ["ended"] * 4 + ["looked after"] * 2

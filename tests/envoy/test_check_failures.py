@@ -13,7 +13,7 @@ import pytest
 from coprocess import CustomKeyCheck, respond
 from coprocess.gateways.envoy import check_steps, wire
 from coprocess.loading.hooks import HookTable
-from coprocess.transport import http2_engine
+from coprocess.transport import grpcio, http2_engine
 from coprocess.transport.engines import EngineChoice
 from tests.envoy.drive import GET
 from tests.envoy.test_check import Asked, asking, code_of, in_steps, reply_to, request_of
@@ -200,8 +200,10 @@ def test_what_the_engine_refuses_is_a_denial() -> None:
         assert ask(client) == 0
 
 
-def test_what_is_given_up_at_a_stop_is_denied(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http2_engine, "_FLUSH_S", 0.1)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_what_is_given_up_at_a_stop_is_denied(engine: EngineChoice, monkeypatch: pytest.MonkeyPatch) -> None:
+    """grpcio ended it with an error."""
+    monkeypatch.setattr(http2_engine if engine == "http2" else grpcio, "_FLUSH_S", 0.1)
     is_in, goes_on = threading.Event(), threading.Event()
 
     @CustomKeyCheck
@@ -210,7 +212,7 @@ def test_what_is_given_up_at_a_stop_is_denied(monkeypatch: pytest.MonkeyPatch) -
         goes_on.wait(PATIENCE_S)
         session.allow("token")
 
-    with serving(hangs) as running, Client(running.address) as client:
+    with serving(hangs, engine=engine) as running, Client(running.address) as client:
         call: Any = client.channel.unary_unary(wire.CHECK)
         future = call.future(request_of().SerializeToString(), timeout=PATIENCE_S)
         assert is_in.wait(PATIENCE_S)

@@ -373,3 +373,24 @@ def test_a_reload_knows_the_chain_of_a_stream_from_when_it_is_found(monkeypatch:
     served.send(Message(response_headers=wire.HttpHeaders(headers=header_map(OK))).SerializeToString())
     assert served.is_done
     assert not gateway.holds(hook)
+
+
+def test_what_cannot_be_written_ends_with_an_answer_and_not_with_an_error() -> None:
+    """An RPC error lets the request by, where the filter's failure mode allows it."""
+
+    class Odd(str):
+        __slots__ = ()
+
+        def isascii(self) -> bool:
+            raise RuntimeError("a secret")
+
+    @Pre
+    def sets_what_is_odd(request: Any) -> None:
+        request.headers["X-Odd"] = Odd("value")
+
+    stream = ServedStream(EnvoyGateway(table_of(sets_what_is_odd), GatewayOptions()))
+    headers = wire.HttpHeaders(headers=header_map(GET), end_of_stream=True)
+    (raw,) = stream.send(Message(request_headers=headers).SerializeToString())
+    assert wire.ProcessingResponse.FromString(raw).immediate_response.status.code == 500
+    assert b"a secret" not in raw
+    assert stream.rpc.ended == (None, "")

@@ -385,3 +385,14 @@ def test_a_large_answer_is_whole() -> None:
     echo.grpc.respond(echo.calls[0].stream, reply)
     echo.send(b"")
     assert echo.response(1).content == message(reply)
+
+
+def test_calls_are_given_up_beside_a_request_without_a_path() -> None:
+    """CONNECT has none: those behind it had no answer, and neither had those of other connections."""
+    echo = Echo()
+    echo.service.failed = {"/test.Echo/Unary": lambda status, text: f"{status.name}: {text}".encode()}
+    echo.send(headers(1, [(b":method", b"CONNECT"), (b":authority", b"example.test")]) + call(3))
+    echo.grpc.give_up("it stops")
+    echo.peer.read()
+    response = echo.response(3)
+    assert (response.content, response.status) == (message(b"UNAVAILABLE: it stops"), 0)

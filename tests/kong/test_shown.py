@@ -8,7 +8,8 @@ import pytest
 
 from coprocess.gateways.kong import wire
 from coprocess.gateways.kong.answers import unsendable
-from coprocess.gateways.kong.gateway import KongGateway
+from coprocess.gateways.kong.event import Event
+from coprocess.gateways.kong.gateway import KongGateway, UnknownInstance
 from coprocess.gateways.kong.instances import Instances
 from coprocess.gateways.kong.schema import configured
 from coprocess.loading.hooks import HookTable
@@ -62,6 +63,27 @@ def test_what_is_no_event_is_told_without_its_values(argument: Any) -> None:
     with pytest.raises(Exception, match=r"not an event: a.*Expected: InstanceId, EventName") as caught:
         gateway.methods[wire.HANDLE_EVENT](event)
     assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("instance_id", [SECRET, {"Config": SECRET}, [SECRET]])
+def test_what_is_no_instance_is_told_without_its_value(instance_id: Any) -> None:
+    """Once, as many as 40 characters of it stood in the log, and in Kong's."""
+    told: list[str] = []
+
+    class Asked(Event):
+        def _answer_error(self, message: str) -> None:
+            told.append(message)
+
+    nobody: Any = None
+    argument = {"InstanceId": instance_id, "EventName": "access"}
+    gateway = KongGateway(HookTable(), Instances())
+    for method, given in ((wire.HANDLE_EVENT, argument), (wire.CLOSE_INSTANCE, instance_id)):
+        event: Any = Asked(nobody, nobody, method, b"", given, 0)
+        with pytest.raises(UnknownInstance, match="no plugin instance #a") as caught:
+            gateway.methods[method](event)
+        told.append(str(caught.value))
+    assert len(told) == 4
+    assert all("no plugin instance #a" in each and SECRET not in each for each in told)
 
 
 @pytest.mark.parametrize(

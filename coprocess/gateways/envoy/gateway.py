@@ -52,6 +52,8 @@ log = structlog.get_logger("coprocess")
 _END_S = 5.0
 #: Routes whose chains are kept ready.
 _MAX_KEPT = 1024
+#: Characters of what such a route says. What says more is looked up each time: strangers may say anything.
+_LONGEST_KEPT = 16_384
 
 
 class EnvoyGateway(Gateway, Streaming):
@@ -220,9 +222,10 @@ class EnvoyGateway(Gateway, Streaming):
         """Keep the chain by the bytes that a route says, too: they are there before anything is read."""
         kept = self._kept
         chain = self.chain(items_of(extensions), "")
-        if len(kept) >= _MAX_KEPT:
-            kept.clear()
-        kept[said] = chain
+        if sum(map(len, extensions)) <= _LONGEST_KEPT:
+            if len(kept) >= _MAX_KEPT:
+                kept.clear()
+            kept[said] = chain
         return chain
 
     def _check_in_steps(self, service: Service, rpc: Rpc, traffic: Traffic) -> None:
@@ -252,9 +255,13 @@ class EnvoyGateway(Gateway, Streaming):
             if not route.api_id and default_api_id:
                 route = _with_api_id(route, default_api_id)
             chain = chain_of(self._table, route, self._chains)
-            if len(kept) >= _MAX_KEPT:
-                kept.clear()
-            kept[key] = chain
+            if (
+                len(default_api_id) + sum(len(name) + len(str(value)) for name, value in said)
+                <= _LONGEST_KEPT
+            ):
+                if len(kept) >= _MAX_KEPT:
+                    kept.clear()
+                kept[key] = chain
         return chain
 
     def fire(self, chain: Chain, event: str, message: str, about: Mapping[str, str]) -> None:

@@ -97,10 +97,12 @@ def route_name(first: ProcessingRequest) -> str:
 
 
 def method_in(header_map: bytes) -> str | None:
-    """The method, where it is one of HTTP's own.
+    """The method, where it is one of HTTP's own, and its name stands nowhere else.
 
     What stands before its name is in no name or value: Envoy lets no line break into them.
     """
+    if header_map.count(_METHOD_NAME) != 1:
+        return None
     at = header_map.find(_METHOD_KEY)
     value = at + _METHOD_KEY_BYTES
     if at < _ENTRY_BYTES or value >= len(header_map):
@@ -124,7 +126,8 @@ _METHODS = {
     for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
 }
 #: Its name as the key of an entry, up to the length of the value, and what stands before that.
-_METHOD_KEY = b"\x0a\x07:method\x1a"
+_METHOD_NAME = b":method"
+_METHOD_KEY = b"\x0a\x07" + _METHOD_NAME + b"\x1a"
 _METHOD_KEY_BYTES, _ENTRY_BYTES = len(_METHOD_KEY), 2
 _STATUSES = {_header(b":status", b"%d" % status): status for status in range(100, 600)}
 _STATUS_BYTES = len(_header(b":status", b"200"))

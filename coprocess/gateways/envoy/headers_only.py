@@ -122,7 +122,7 @@ class HeadersOnly(Traffic):
     def reply(self) -> bytes | None:
         """The reply once the handlers of a message are through. None: there is more to it.
 
-        Raises HandlerFailed for what cannot go out.
+        Raises for what cannot go out.
         """
         if self.answer is not None or self._metadata is not None or self.is_replaced:
             return None

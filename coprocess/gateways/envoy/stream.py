@@ -15,7 +15,7 @@ from typing import Protocol
 import structlog
 
 from coprocess.api.body_stream import BodyCut
-from coprocess.errors import CoprocessError, HandlerFailed, Status
+from coprocess.errors import CoprocessError, Status
 from coprocess.gateways.envoy import call as traffic_of
 from coprocess.gateways.envoy.call import EnvoyCall, Traffic
 from coprocess.gateways.envoy.chain import Chain
@@ -268,8 +268,8 @@ class EnvoyStream(chained.Chain):
             if error is None and traffic is not None:
                 try:
                     reply = traffic.reply()
-                except HandlerFailed:
-                    reply = None  # It is the Exchange that says so.
+                except Exception:  # noqa: BLE001 - the Exchange finds it, too, and says so
+                    reply = None
                 if reply is not None:
                     if traffic.is_last:
                         self._finish(reply)

@@ -138,6 +138,18 @@ class Connection:
                 raise ConnectionLost("Kong does not read")
             rest = rest[self.write(rest) :]
 
+    def send_now(self, frame: bytes) -> None:
+        """Send what the other side has room for, as it has read all before it; else end the connection.
+
+        For threads that others wait for.
+        """
+        try:
+            is_sent = self.socket.send(frame, socket.MSG_DONTWAIT) == len(frame)
+        except OSError:
+            is_sent = False
+        if not is_sent:
+            self.end()
+
     def close(self) -> None:
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)

@@ -201,7 +201,9 @@ class KongEngine(Engine):
 
         A step is given to its event here, where it is awaited: all threads may wait for theirs.
         """
-        if connection.awaits is None and not (self._threads.are_all_taken and connection.begins_step()):
+        # What is queued may take the threads that are left.
+        is_full = bool(self._overdue.since_s) or self._threads.are_all_taken
+        if connection.awaits is None and not (is_full and (connection.is_within or connection.begins_step())):
             self.resume_at_once(connection)
             return
         try:
@@ -277,9 +279,7 @@ class KongEngine(Engine):
         self._refused += 1
         log.warning("refused", reason=str(error))
         frame = wire.pack_answer(error.message_id or 0, None, {"error": "not a message of Kong"})
-        with contextlib.suppress(OSError):
-            # Nobody waits for who sends that, and does not read.
-            connection.socket.send(frame, socket.MSG_DONTWAIT)
+        connection.send_now(frame)
         self.close(connection)
 
     def _handle(
@@ -334,7 +334,7 @@ class KongEngine(Engine):
         me = get_ident()
         goes_on: Connection | None = connection
         try:
-            value = connection.receive() if value is None else value
+            value = connection.receive_now() if value is None else value
             message_id, method, argument = wire.parts_of(value)
             if method in _ANSWERED:
                 self.late.give_up_awaited(connection)

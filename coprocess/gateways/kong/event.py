@@ -12,7 +12,7 @@ from contextlib import suppress
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from coprocess.bounded import repr_of
+from coprocess.bounded import form_of
 from coprocess.errors import Status
 from coprocess.gateways.kong import wire
 from coprocess.gateways.kong.answers import UNSENDABLE, StepFailed, failure_data, unsendable
@@ -29,6 +29,7 @@ from coprocess.gateways.kong.wire import (
     TAIL,
     pack_head,
     pack_tail,
+    shown,
 )
 from coprocess.transport.engine import Metadata, Rpc
 
@@ -260,7 +261,7 @@ class Event(Rpc):
             self._refuse_step(owed)
         data = request.argument.get("Data")
         if request.method == wire.STEP_ERROR:
-            raise StepFailed(data if isinstance(data, str) else repr_of(data, 500))
+            raise StepFailed(data if isinstance(data, str) else form_of(data))
         return data
 
     def _refuse_step(self, owed: list[bool]) -> NoReturn:
@@ -273,7 +274,7 @@ class Event(Rpc):
         except IndexError:  # Who has ended it answers.
             raise EventEnded from None
         connection = self.connection
-        self._send(b"".join((self._head, _DATA, failure_data(self.phase), self._tail)))
+        connection.send_now(b"".join((self._head, _DATA, failure_data(self.phase), self._tail)))
         self.detached = True
         if self.id is not None:
             self.engine.events.pop(self.id, None)
@@ -329,7 +330,7 @@ class Event(Rpc):
 
     def refuse_instance(self, instance_id: object) -> None:
         """Have Kong start its instances anew, and ask again."""
-        self._answer_error(f"no plugin instance #{repr_of(instance_id, 40)}")
+        self._answer_error(f"no plugin instance #{shown(instance_id)}")
 
     def _answer_error(self, message: str) -> None:
         try:
@@ -378,7 +379,7 @@ class Event(Rpc):
             except IndexError:
                 pass
             else:  # Its step came at this moment.
-                self._send(b"".join((self._head, _DATA, failure_data(self.phase), self._tail)))
+                self.connection.send_now(b"".join((self._head, _DATA, failure_data(self.phase), self._tail)))
                 self._finish()
                 return
         # Where the loop reads, it may be blocked, or end: the step is another's to answer.

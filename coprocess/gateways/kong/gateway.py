@@ -70,7 +70,7 @@ class KongGateway(Gateway):
             raise BadMessage(_what_is_wrong(argument)) from None
         if instance is None:
             event.refuse_instance(instance_id)
-            raise UnknownInstance(f"no plugin instance #{repr_of(instance_id, 40)}: Kong starts it anew")
+            raise UnknownInstance(f"no plugin instance #{wire.shown(instance_id)}: Kong starts it anew")
         return PluginCall(self._hook(asked, instance.plugin_name), event, instance)
 
     def _start(self, event: Event) -> Call:
@@ -81,7 +81,7 @@ class KongGateway(Gateway):
         instance = self.instances.close(event.argument)
         if instance is None:
             event.refuse_instance(event.argument)
-            raise UnknownInstance(f"no plugin instance #{repr_of(event.argument, 40)}")
+            raise UnknownInstance(f"no plugin instance #{wire.shown(event.argument)}")
         return CloseCall(self._hook(Phase.start, instance.plugin_name), event, instance)
 
     def _hook(self, phase: Phase, plugin_name: str) -> Hook:

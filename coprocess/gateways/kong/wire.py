@@ -195,16 +195,16 @@ STEP_OF_NOTHING_BYTES: Final = 7 + len(STEP_OF_NOTHING) + 13
 
 def _no_request(value: Any) -> FrameError:
     if not isinstance(value, list) or len(value) != 4:
-        return FrameError(f"not a request: {_shown(value)}. Expected: [0, id, method, [argument]]")
+        return FrameError(f"not a request: {shown(value)}. Expected: [0, id, method, [argument]]")
     kind, message_id, method, arguments = value
     if type(message_id) is not int:
-        return FrameError(f"not the id of a request: {_shown(message_id)}. Expected: an integer")
+        return FrameError(f"not the id of a request: {shown(message_id)}. Expected: an integer")
     if type(kind) is not int or kind != REQUEST:
-        return FrameError(f"not a request: its type is {_shown(kind)}. Expected: {REQUEST}", message_id)
+        return FrameError(f"not a request: its type is {shown(kind)}. Expected: {REQUEST}", message_id)
     if not isinstance(method, str):
-        return FrameError(f"not the method of a request: {_shown(method)}. Expected: text", message_id)
-    shown = repr_of(method, 100) if method in _METHODS else _shown(method)
-    return FrameError(f"{shown} came with {_shown(arguments)}. Expected: one argument", message_id)
+        return FrameError(f"not the method of a request: {shown(method)}. Expected: text", message_id)
+    named = repr_of(method, 100) if method in _METHODS else shown(method)
+    return FrameError(f"{named} came with {shown(arguments)}. Expected: one argument", message_id)
 
 
 def message_of(value: Any) -> Answer | Notification:
@@ -214,11 +214,11 @@ def message_of(value: Any) -> Answer | Notification:
             return Notification(value[1], value[2])
         if len(value) >= 3 and value[0] == ANSWER:
             return Answer(value[1], value[2], value[3] if len(value) > 3 else None)
-    raise FrameError(f"neither an answer nor a notification: {_shown(value)}")
+    raise FrameError(f"neither an answer nor a notification: {shown(value)}")
 
 
-def _shown(value: Any) -> str:
-    # Others may see what is told, and in what came may be a consumer's secrets.
+def shown(value: Any) -> str:
+    """What errors tell of a value that came: others may see it, and a consumer's secrets may be in it."""
     return str(value) if isinstance(value, int) and abs(value) < 2**64 else form_of(value)
 
 

@@ -349,8 +349,8 @@ class GrpcConnection:
             return
         stream.is_answered = True
         if status and self._service.failed:
-            # Of what its fields say, as those may be what is wrong.
-            method = dict(stream.fields.fields)[b":path"].decode("latin-1")
+            # Of what its fields say, as those may be what is wrong. CONNECT has no path.
+            method = dict(stream.fields.fields).get(b":path", b"").decode("latin-1")
             if (failed := self._service.failed.get(method)) is not None:
                 self._sending.message(stream, _HEADERS, failed(Status(status), message), _OK)
                 return

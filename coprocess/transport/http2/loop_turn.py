@@ -123,8 +123,10 @@ class LoopTurn(Generic[Task]):
                 return
             self.is_polling = True
             server.polling_thread = self.thread_id
-        server.poll(0.0)
-        self.is_polling = False
+        try:
+            server.poll(0.0)
+        finally:  # Else nobody could take it back where that fails.
+            self.is_polling = False
         if tasks:
             since_s = now()
             until_s = since_s + _IN_A_ROW_S

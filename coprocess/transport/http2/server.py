@@ -285,10 +285,14 @@ class Server:
         self._poller.remove(bound)
 
     def _look(self, nothing: Any) -> None:
+        self.call_later(_LOOK_INTERVAL_S, self._look, None)
         now_s = self.now_s = time.monotonic()
         for connection in list(self._connections):
-            connection.look(now_s)
-        self.call_later(_LOOK_INTERVAL_S, self._look, None)
+            try:
+                connection.look(now_s)
+            except Exception:  # A fault of ours ends one connection, and no other.
+                log.exception("a connection failed")
+                connection.abort()
 
     # Answers.
 

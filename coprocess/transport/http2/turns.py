@@ -112,7 +112,11 @@ class Turns(Generic[Task]):
             if self._turn is not turn:
                 wake.acquire()
             if self._turn is turn:
-                return self._poll(turn)
+                try:
+                    return self._poll(turn)
+                except BaseException:  # It is logged by whoever called this, and calls again.
+                    self._give_up(turn)
+                    raise
 
     def _is_waiting(self, place: tuple[_Turn, threading.Lock]) -> bool:
         """Whether a thread has its place among those with nothing to do. False: it has the lock instead.
@@ -131,6 +135,12 @@ class Turns(Generic[Task]):
             return True
         self._idle.remove(place)
         return False
+
+    def _give_up(self, turn: _Turn) -> None:
+        """Polling failed: whoever comes first goes on. Nobody would, were it the turn of `turn` still."""
+        with self._lock:
+            if self._turn is turn:
+                self.end()
 
     @property
     def _may_run(self) -> bool:
@@ -278,7 +288,8 @@ class Turns(Generic[Task]):
                 continue
             if since_s := turn.since_s:
                 self._watch_task(turn, since_s)
-            elif type(turn) is LoopTurn and not self._will_ring():
+            # Also after a task of its: it may be blocked by what comes then.
+            if type(turn) is LoopTurn and self._turn is turn and not self._will_ring():
                 self._watch_loop(turn, _QUIET_TICKS if has_rung else _TICKS_UNTIL_LATE)
         alarm.close()
 

@@ -1,0 +1,164 @@
+"""The poller gives steps to the events that wait for them, and nothing that it does waits for Kong."""
+
+from __future__ import annotations
+
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from coprocess.gateways.kong import connection as connections
+from coprocess.gateways.kong import wire
+from coprocess.runtime.service import ServiceOptions
+from coprocess.transport.workers import WorkerThreads
+from tests.kong.server import Kong, Served, serving
+from tests.server import until
+
+LONG = ServiceOptions(timeout_s=100, concurrency=1024, owns_process=False)
+REFUSED = {"Method": "kong.response.exit", "Args": [500, {"message": "An unexpected error occurred"}]}
+READS_BODY = """
+class Plugin:
+    def __init__(self, config): ...
+
+    def access(self, kong):
+        kong.request.get_raw_body()
+"""
+
+
+def waiting(served: Served, instance: object, count: int) -> list[tuple[Kong, int]]:
+    """Events that wait for their step away from their connection, each with its id."""
+    before = len(served.engine.late._inboxes)
+    found = []
+    for _ in range(count):
+        kong = served.connect()
+        found.append((kong, kong.event(instance)["EventId"]))
+    until(lambda: len(served.engine.late._inboxes) == before + count)
+    return found
+
+
+def test_a_step_of_an_event_that_is_over_waits_for_no_room_on_its_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, who refused it held all other late steps up until Kong read."""
+    monkeypatch.setattr(connections, "_SEND_WAIT_S", 1000.0)
+    go_on, blocks = tmp_path / "go_on", tmp_path / "blocks"
+    source = f"""
+import asyncio
+import time
+from pathlib import Path
+
+def block():
+    Path({str(blocks)!r}).touch()
+    while not Path({str(go_on)!r}).exists():
+        time.sleep(0.01)
+
+class Plugin:
+    def __init__(self, config): ...
+
+    async def access(self, kong):
+        asyncio.get_running_loop().call_later(0.01, block)
+        await kong.request.get_method()
+
+    def response(self, kong):
+        kong.request.get_raw_body()
+"""
+    with serving(tmp_path, source, service_options=LONG) as served:
+        kong, third = served.connect(), served.connect()
+        instance = kong.start()
+        before = set(served.engine._connections)
+        other = served.connect()
+        (full,) = served.engine._connections - before
+        asked = kong.event(instance)
+        until(blocks.exists)
+        try:
+            for calls in (served.service._running.values(), served.service.async_calls._calls):
+                for call in list(calls):
+                    call.deadline_s = 0.0
+            (event,) = served.engine.events.values()
+            until(lambda: event.is_over)
+            with suppress(BlockingIOError):
+                while True:
+                    full.socket.send(b"x" * 4096, socket.MSG_DONTWAIT)
+            # As one that an event had waited on, so that the poller itself reads.
+            full.awaits = 1
+            other.send(wire.STEP, {"EventId": asked["EventId"]})
+            until(lambda: full not in served.engine._connections)
+            upload = third.event(instance, "response")
+            until(lambda: upload["EventId"] in served.engine.late._inboxes)
+            assert third.step(upload["EventId"], b"x")["Data"] == "ret"
+        finally:
+            go_on.touch()
+        served.wait_idle()
+
+
+def test_a_step_that_comes_in_pieces_while_all_threads_wait_is_taken(tmp_path: Path) -> None:
+    """Once, its second piece waited for a thread behind those that waited for it."""
+    with serving(tmp_path, READS_BODY, max_threads=4, service_options=LONG) as served:
+        served.engine._overdue.most_queued_s = 1000
+        instance = served.connect().start()
+        uploads = waiting(served, instance, 4)
+        with ThreadPoolExecutor(4) as pool:
+            taken = [pool.submit(kong.step, event_id, b"x" * 1_000_000) for kong, event_id in uploads]
+            assert [each.result()["Data"] for each in taken] == ["ret"] * 4
+        served.wait_idle()
+
+
+def test_a_step_that_comes_as_the_last_thread_is_taken_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, it stood behind the events that came before it, and none of them ended."""
+    with serving(tmp_path, READS_BODY, max_threads=4, service_options=LONG) as served:
+        served.engine._overdue.most_queued_s = 1000
+        instance = served.connect().start()
+        uploads = waiting(served, instance, 4)
+        # As it is told to who asks before one of those that are queued has taken the last.
+        monkeypatch.setattr(WorkerThreads, "are_all_taken", False)
+        queued = served.connect()
+        queued.send(wire.HANDLE_EVENT, {"InstanceId": instance, "EventName": "access"})
+        until(lambda: bool(served.engine._overdue.since_s))
+        assert [kong.step(event_id, b"x")["Data"] for kong, event_id in uploads] == ["ret"] * 4
+        assert queued.step(queued.answer().result["EventId"], b"x")["Data"] == "ret"
+        served.wait_idle()
+
+
+def test_who_refuses_what_is_overdue_waits_for_no_rest_of_a_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, each connection with half a message held up those behind it by as long as a read waits."""
+    go_on = tmp_path / "go_on"
+    source = f"""
+import time
+from pathlib import Path
+
+class Plugin:
+    def __init__(self, config): ...
+
+    def access(self, kong):
+        while not Path({str(go_on)!r}).exists():
+            time.sleep(0.01)
+"""
+    with serving(tmp_path, source, max_threads=4, service_options=LONG) as served:
+        with monkeypatch.context() as patched:
+            patched.setattr(connections, "READ_WAIT_S", 1000.0)
+            slow = served.connect()
+        *hanging, kong = [served.connect() for _ in range(5)]
+        instance = kong.start()
+        try:
+            event = {"InstanceId": instance, "EventName": "access"}
+            for each in hanging:
+                each.send(wire.HANDLE_EVENT, event)
+            until(lambda: served.service.in_flight == 4)
+            frame = wire.pack_request(1, wire.HANDLE_EVENT, event)
+            slow.socket.sendall(frame[:-5])
+            until(lambda: len(served.engine._overdue.since_s) == 1)
+            served.engine._overdue.most_queued_s = 0.1
+            assert kong.event(instance)["Data"] == REFUSED
+            slow.socket.sendall(frame[-5:])
+            assert slow.answer().result["Data"] == REFUSED
+        finally:
+            served.engine._overdue.most_queued_s = 1000
+            go_on.touch()
+        assert [each.answer().result["Data"] for each in hanging] == ["ret"] * 4
+        served.wait_idle()
