@@ -322,10 +322,6 @@ class HeldRequest(_HeldBody, Request):
     def has_new_query(self) -> bool:
         return self._query is not None and self._query.is_edited
 
-    def has_new_line(self, method: str) -> bool:
-        """Whether path, query or method are others than came. It came with `method`."""
-        return self.has_new_path or self._method != method or self.has_new_query
-
     def __repr__(self) -> str:
         return f"<Request {self.method} {self.url}>"
 
