@@ -65,7 +65,7 @@ Parts = Sequence[Callable[[int], bytes]]
 def lift_time_limits() -> None:
     """Valgrind makes all fifty times slower: what is quick must be taken for quick."""
     pace.QUICK_S = service.QUICK_S = chained.QUICK_S = in_process.BLOCKS_S = 1e9
-    turns._LONG_S = turns._IN_A_ROW_S = loop_turn._IN_A_ROW_S = 1e9
+    turns._LONG_S = turns._IN_A_ROW_S = loop_turn._IN_A_ROW_S = turns._ALARM_S = 1e9
 
 
 def opening(path: str, message: bytes, *fields: tuple[str, str], ends: bool) -> Callable[[int], bytes]:
