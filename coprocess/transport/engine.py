@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from asyncio import TimerHandle
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -202,6 +203,12 @@ class BidiRpc(ABC):
     @abstractmethod
     def time_allowed_s(self) -> float | None:
         """As an Rpc's."""
+
+
+def wait_until_s(rpc: Rpc, limit_s: float) -> float:
+    """As time.monotonic(), when `limit_s` from now are over, or sooner where the client allows less."""
+    allowed_s = rpc.time_allowed_s()
+    return time.monotonic() + (limit_s if allowed_s is None else min(limit_s, allowed_s))
 
 
 #: Says as a reply what a status and a message say. It never raises, and does not block.

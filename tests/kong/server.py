@@ -163,6 +163,10 @@ class Kong:
     def start(self, config: str = "{}", name: str = "p") -> Any:
         return self.ask(wire.START_INSTANCE, {"Name": name, "Config": config})["Id"]
 
+    def begin(self, instance: Any, phase: str = "access") -> None:
+        """Begin an event, and wait for nothing."""
+        self.send(wire.HANDLE_EVENT, {"InstanceId": instance, "EventName": phase})
+
     def event(self, instance: Any, phase: str = "access") -> Any:
         return self.ask(wire.HANDLE_EVENT, {"InstanceId": instance, "EventName": phase})
 

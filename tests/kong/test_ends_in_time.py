@@ -63,7 +63,7 @@ def test_a_call_that_is_half_sent_ends_its_connection(
     with serving(tmp_path, source, service_options=LONG) as served:
         kong, other = served.connect(), served.connect()
         instance = kong.start()
-        kong.send(wire.HANDLE_EVENT, {"InstanceId": instance, "EventName": "access"})
+        kong.begin(instance)
         until(lambda: bool(select.select([kong.socket], [], [], 0)[0]))
         until(lambda: len(served.engine._connections) == 1)
         assert 0 < read_to_the_end(kong) < 4_000_000
@@ -81,7 +81,7 @@ def test_a_call_that_is_half_sent_when_its_time_is_over_ends_its_connection(
     with serving(tmp_path, source, service_options=LONG) as served:
         kong = served.connect()
         instance = kong.start()
-        kong.send(wire.HANDLE_EVENT, {"InstanceId": instance, "EventName": "access"})
+        kong.begin(instance)
         until(lambda: bool(select.select([kong.socket], [], [], 0)[0]))
         (event,) = served.engine.events.values()
         end_all(served)
@@ -159,7 +159,7 @@ def test_steps_that_come_while_all_threads_wait_for_steps_are_taken(tmp_path: Pa
         kongs = [served.connect() for _ in range(40)]
         instance = kongs[0].start('{"asks": true}')
         for kong in kongs:
-            kong.send(wire.HANDLE_EVENT, {"InstanceId": instance, "EventName": "access"})
+            kong.begin(instance)
         until(lambda: len(served.engine.late._inboxes) == 4)
         left = {kong.socket: kong for kong in kongs}
         while left:

@@ -466,7 +466,7 @@ def test_what_comes_while_all_threads_hang_is_refused_and_all_recovers(
         hanging = [served.connect() for _ in range(12)]
         until(lambda: not served.engine._threads.busy)
         for each in hanging:
-            each.send(wire.HANDLE_EVENT, {"InstanceId": hangs, "EventName": "access"})
+            each.begin(hangs)
         answers: list[Any] = []
         left = {each.socket: each for each in hanging}
         ends = timeout_s < 1000
@@ -601,7 +601,7 @@ def test_an_instance_that_is_not_known_is_started_anew(tmp_path: Path) -> None:
     with serving(tmp_path, plugin("pass")) as served:
         kong = served.connect()
         for instance in (7, "x", None, [1], {"a": 1}):
-            kong.send(wire.HANDLE_EVENT, {"InstanceId": instance, "EventName": "access"})
+            kong.begin(instance)
             answer = kong.answer()
             assert "no plugin instance" in answer.error
         assert kong.run(kong.start()) == []
@@ -616,7 +616,7 @@ def test_a_server_after_another_gives_other_ids_and_says_who_it_is(tmp_path: Pat
             kong = served.connect()
             own = kong.start()
             for instance, event_id in known:
-                kong.send(wire.HANDLE_EVENT, {"InstanceId": instance, "EventName": "access"})
+                kong.begin(instance)
                 assert "no plugin instance" in kong.answer().error
                 assert event_id not in served.engine.events
             known.append((own, kong.event(own)["EventId"]))
@@ -636,7 +636,7 @@ def test_instances_have_their_own_configuration_until_they_are_closed(tmp_path: 
         assert kong.run(one)[0][1] == ["x", "1!"]
         closed = kong.ask(wire.CLOSE_INSTANCE, one)
         assert closed == {"Name": "p", "Id": one, "Config": {"a": "1"}}
-        kong.send(wire.HANDLE_EVENT, {"InstanceId": one, "EventName": "access"})
+        kong.begin(one)
         assert "no plugin instance" in kong.answer().error
 
 
@@ -649,7 +649,7 @@ def test_instances_that_kong_forgot_are_let_go(tmp_path: Path, monkeypatch: pyte
         for _ in range(30):
             kong.start()
             kong.run(first)
-        kong.send(wire.HANDLE_EVENT, {"InstanceId": forgotten, "EventName": "access"})
+        kong.begin(forgotten)
         assert "no plugin instance" in kong.answer().error
 
 
@@ -830,7 +830,7 @@ def test_a_thousand_connections(tmp_path: Path) -> None:
         kongs = [served.connect() for _ in range(300)]
         instance = kongs[0].start()
         for kong in kongs:
-            kong.send(wire.HANDLE_EVENT, {"InstanceId": instance, "EventName": "access"})
+            kong.begin(instance)
         for kong in kongs:
             assert kong.step(kong.answer().result["EventId"], "GET")["Data"] == "ret"
         served.wait_idle()

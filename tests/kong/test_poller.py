@@ -116,7 +116,7 @@ def test_a_step_that_comes_as_the_last_thread_is_taken_is_taken(
         # As it is told to who asks before one of those that are queued has taken the last.
         monkeypatch.setattr(WorkerThreads, "are_all_taken", False)
         queued = served.connect()
-        queued.send(wire.HANDLE_EVENT, {"InstanceId": instance, "EventName": "access"})
+        queued.begin(instance)
         until(lambda: bool(served.engine._overdue.since_s))
         assert [kong.step(event_id, b"x")["Data"] for kong, event_id in uploads] == ["ret"] * 4
         assert queued.step(queued.answer().result["EventId"], b"x")["Data"] == "ret"

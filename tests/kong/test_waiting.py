@@ -108,9 +108,9 @@ class Plugin:
         first, second = served.connect(), served.connect()
         one, two = first.start('{"until": "one"}'), second.start('{"until": "two"}')
         served.wait_idle()  # Of the starts, too: they are answered before they end.
-        first.send(wire.HANDLE_EVENT, {"InstanceId": one, "EventName": "access"})
+        first.begin(one)
         until(lambda: served.service.in_flight == 1)
-        second.send(wire.HANDLE_EVENT, {"InstanceId": two, "EventName": "access"})
+        second.begin(two)
         until(lambda: served.service.in_flight == 2)
         (tmp_path / "one").touch()
         assert first.answer().result["Data"] == "ret"

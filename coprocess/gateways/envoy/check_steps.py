@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 
 from coprocess.errors import HandlerFailed, Overloaded, Status, TimedOut
@@ -16,7 +15,7 @@ from coprocess.runtime.call import Call
 from coprocess.runtime.chained import PAUSE, Chain, StepCall, Steps
 from coprocess.runtime.hook_state import HookState
 from coprocess.runtime.service import Service
-from coprocess.transport.engine import Metadata, Rpc
+from coprocess.transport.engine import Metadata, Rpc, wait_until_s
 
 #: Checks that wait for a thread: beyond them, one is refused.
 MAX_WAITING = 1024
@@ -116,11 +115,8 @@ class CheckChain(Chain):
         return self.rpc.time_allowed_s()
 
     def in_thread(self, task: Callable[[], None]) -> None:
-        limit_s = self._service.options.timeout_s
-        allowed_s = self.rpc.time_allowed_s()
-        if allowed_s is not None:
-            limit_s = min(limit_s, allowed_s)
-        if self._waiting.put(self._service, self, task, time.monotonic() + limit_s):
+        service = self._service
+        if self._waiting.put(service, self, task, wait_until_s(self.rpc, service.options.timeout_s)):
             # After it is in: where it was cancelled before, this says so.
             self._tell_when_cancelled()
         else:

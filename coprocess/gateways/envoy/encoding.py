@@ -26,7 +26,6 @@ _LONGEST_SMALL = 0x7F
 _SET = b"\x18\x02"
 _ADD = b"\x12\x02\x08\x01"
 AFTER_VALUE = _SET
-LONGEST_KEPT_NAME = 64
 
 #: An entry: its header, in that its name and its value; and what is beside the header.
 _ENTRY = b"%c%c\x0a%c\x0a%c%b\x1a%c%b%b"
@@ -115,7 +114,7 @@ def reply(kind: int, common: bytes, dynamic_metadata: bytes = b"", mode: bytes =
 def before_value(kind: int, name: bytes, size: int) -> bytes:
     """Of a reply that sets this header, and does no more: what stands before the value, of that size.
 
-    Behind it stands AFTER_VALUE. For names up to LONGEST_KEPT_NAME.
+    Behind it stands AFTER_VALUE. For names up to LONGEST_NAME.
     """
     whole = reply(kind, field(2, set_header(name, bytes(size))))
     return whole[: -size - len(AFTER_VALUE)]

@@ -220,13 +220,16 @@ class EnvoyGateway(Gateway, Streaming):
 
     def _chain_of_check(self, said: object, extensions: Sequence[bytes]) -> Chain:
         """Keep the chain by the bytes that a route says, too: they are there before anything is read."""
-        kept = self._kept
         chain = self.chain(items_of(extensions), "")
-        if sum(map(len, extensions)) <= _LONGEST_KEPT:
-            if len(kept) >= _MAX_KEPT:
-                kept.clear()
-            kept[said] = chain
+        self._keep(said, chain, sum(map(len, extensions)))
         return chain
+
+    def _keep(self, said: object, chain: Chain, size: int) -> None:
+        """For the next that says so, in that many characters."""
+        if size <= _LONGEST_KEPT:
+            if len(self._kept) >= _MAX_KEPT:
+                self._kept.clear()
+            self._kept[said] = chain
 
     def _check_in_steps(self, service: Service, rpc: Rpc, traffic: Traffic) -> None:
         check = CheckChain(service, rpc, traffic, self._waiting, self._ended_check)
@@ -255,13 +258,8 @@ class EnvoyGateway(Gateway, Streaming):
             if not route.api_id and default_api_id:
                 route = _with_api_id(route, default_api_id)
             chain = chain_of(self._table, route, self._chains)
-            if (
-                len(default_api_id) + sum(len(name) + len(str(value)) for name, value in said)
-                <= _LONGEST_KEPT
-            ):
-                if len(kept) >= _MAX_KEPT:
-                    kept.clear()
-                kept[key] = chain
+            size = len(default_api_id) + sum(len(name) + len(str(value)) for name, value in said)
+            self._keep(key, chain, size)
         return chain
 
     def fire(self, chain: Chain, event: str, message: str, about: Mapping[str, str]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from coprocess.api.held import HeldHeaders, HeldRequest, HeldResponse
 from coprocess.api.http import canonical_name, is_token
-from coprocess.bounded import kept_by_name
+from coprocess.bounded import LONGEST_NAME, kept_by_name
 from coprocess.errors import HandlerFailed
 from coprocess.gateways.envoy import encoding
 
@@ -140,7 +140,7 @@ def small_reply(kind: int, headers: HeldHeaders, encoded: Mapping[str, bytes] | 
         key = handlers_name(name)
         if key is None:
             return encoding.EMPTY[kind]
-        if len(key) > encoding.LONGEST_KEPT_NAME:
+        if len(key) > LONGEST_NAME:
             return None
         # What `value_bytes` does for nearly all, sooner.
         is_plain = value.isascii() and value.isprintable()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from contextlib import suppress
 from functools import partial
@@ -15,7 +14,7 @@ from coprocess.errors import Overloaded, Status, TimedOut
 from coprocess.gateways.envoy.call import Traffic
 from coprocess.gateways.envoy.check_reply import closed, reply_of
 from coprocess.runtime.service import Service
-from coprocess.transport.engine import Rpc
+from coprocess.transport.engine import Rpc, wait_until_s
 
 log = structlog.get_logger("coprocess")
 
@@ -51,10 +50,7 @@ class LimitAsks:
 
     def ask(self, service: Service, traffic: Traffic, rpc: Rpc, limit_s: float) -> None:
         """Answer `rpc` once the store has said whether rate or quota is exceeded, within `limit_s`."""
-        allowed_s = rpc.time_allowed_s()
-        if allowed_s is not None:
-            limit_s = min(limit_s, allowed_s)
-        ask = _Ask(traffic, rpc, time.monotonic() + limit_s)
+        ask = _Ask(traffic, rpc, wait_until_s(rpc, limit_s))
         self._open.add(ask)
         if len(self._open) > MAX_ASKS:
             self._open.discard(ask)

@@ -264,6 +264,10 @@ class Event(Rpc):
             raise StepFailed(data if isinstance(data, str) else form_of(data))
         return data
 
+    def _refuse_now(self, connection: Connection) -> None:
+        """Answer the step that is owed, without waiting for Kong to read."""
+        connection.send_now(b"".join((self._head, _DATA, failure_data(self.phase), self._tail)))
+
     def _refuse_step(self, owed: list[bool]) -> NoReturn:
         """Answer a step that came when the event was over. Raises EventEnded.
 
@@ -274,7 +278,7 @@ class Event(Rpc):
         except IndexError:  # Who has ended it answers.
             raise EventEnded from None
         connection = self.connection
-        connection.send_now(b"".join((self._head, _DATA, failure_data(self.phase), self._tail)))
+        self._refuse_now(connection)
         self.detached = True
         if self.id is not None:
             self.engine.events.pop(self.id, None)
@@ -379,7 +383,7 @@ class Event(Rpc):
             except IndexError:
                 pass
             else:  # Its step came at this moment.
-                self.connection.send_now(b"".join((self._head, _DATA, failure_data(self.phase), self._tail)))
+                self._refuse_now(self.connection)
                 self._finish()
                 return
         # Where the loop reads, it may be blocked, or end: the step is another's to answer.
