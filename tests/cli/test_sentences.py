@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import re
-import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
@@ -16,6 +14,7 @@ import pytest
 
 from coprocess.cli.app import main
 from coprocess.desk.tyk import importer
+from tests import fork_server, forked
 from tests.cli.commands import GOOD, Command
 from tests.loading import write
 from tests.objects import RECORDINGS
@@ -262,14 +261,6 @@ def test_an_error_that_nobody_thought_of_is_a_sentence(
 # Folders and files that one may not read, or write
 
 
-def _without_roots_rights() -> None:
-    """Root may read and write whatever it wants, but for these two capabilities."""
-    if os.geteuid() == 0:
-        libc = ctypes.CDLL(None)
-        for capability in (1, 2):  # DAC_OVERRIDE, DAC_READ_SEARCH
-            libc.prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
-
-
 @pytest.mark.skipif(sys.platform != "linux" and os.geteuid() == 0, reason="root has no rights taken there")
 @pytest.mark.parametrize(
     ("line", "closed", "mode"),
@@ -296,14 +287,14 @@ def test_missing_permissions(line: tuple[str, ...], closed: str, mode: int, tmp_
     (tmp_path / "demo").mkdir()
     (tmp_path / closed).chmod(mode)
     try:
-        done = subprocess.run(
+        done = forked.run(
             [sys.executable, "-m", "coprocess", *line],
             cwd=tmp_path,
             capture_output=True,
             text=True,
             check=False,
             timeout=PATIENCE_S,
-            preexec_fn=_without_roots_rights,
+            preexec_fn=fork_server.without_roots_rights,
         )
     finally:
         (tmp_path / closed).chmod(0o700)
