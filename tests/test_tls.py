@@ -190,16 +190,19 @@ def test_call_and_try_speak_tls(handlers: Path, pki: dict[str, Certificate], tmp
     client = [f"--tls-cert={pki['client'].cert}", f"--tls-key={pki['client'].key}"]
     ca = f"--tls-ca={pki['first-ca'].cert}"
 
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str, real_start: bool = False) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "coprocess", *arguments, "--address", service.address]
-        # Real starts: gRPC is told to be silent before it is imported.
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        return forked.run(
+            command, cwd=tmp_path, capture_output=True, text=True, check=False, real_start=real_start
+        )
 
     flags = [*tls_flags(pki["server"]), f"--tls-client-ca={pki['first-ca'].cert}"]
     with ServeProcess(handlers, *flags) as service:
         called = run("call", "Pre", "stamp", ca, *client)
         tried = run("try", "GET", "/", ca, *client)
-        plain, unknown = run("call", "Pre", "stamp"), run("call", "Pre", "stamp", "--tls", *client)
+        plain = run("call", "Pre", "stamp")
+        # gRPC is told to be silent before it is imported.
+        unknown = run("call", "Pre", "stamp", "--tls", *client, real_start=True)
 
     assert "+ request.set_headers.X-Stamp: secure" in called.stdout, called.stderr
     assert "+ request.set_headers.X-Stamp: secure" in tried.stdout, tried.stderr

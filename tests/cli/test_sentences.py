@@ -27,6 +27,7 @@ RunHere = Callable[..., tuple[int, str, str]]
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> RunHere:
     """A command in this process, in `tmp_path`: status, output, errors."""
     monkeypatch.chdir(tmp_path)
+    forked.instead(importer, monkeypatch)
 
     def run(*arguments: str | Path) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["coprocess", *map(str, arguments)])

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from coprocess.gateways.kong import wire
+from tests import forked
 from tests.kong.server import Kong
 from tests.kong.test_commands import KONG, connect, open_kongs
 
@@ -50,7 +51,7 @@ class Server:
         handlers.mkdir()
         (handlers / "all.py").write_text(HANDLERS)
         words = [*KONG, "serve", "--handlers", str(handlers), "-p", str(folder), "--workers", "2"]
-        self.process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+        self.process = forked.Process(words, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
 
     def connect(self) -> Kong:
         kong = connect(self.path, self.process)
