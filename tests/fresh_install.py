@@ -89,17 +89,33 @@ def make_environment(folder: Path, wheel: Path, names: Iterable[str]) -> Path:
     return python
 
 
+#: First what our modules import of others, where there are many commands: it takes most of their time. A
+#: command ends by os._exit: to take all modules apart takes as long as many a command.
 _RUN_MANY = """
-import json, os, sys
+import atexit, json, os, sys
+commands = json.loads(sys.argv[1])
+if len(commands) > 5:
+    os.environ["GRPC_VERBOSITY"] = "NONE"  # As commands set it, before they import grpc.
+    import grpc_health.v1.health_pb2_grpc, grpc_reflection.v1alpha.reflection_pb2_grpc, hpack, multidict
+    import prometheus_client, pydantic_settings, redis.asyncio.cluster, structlog, typer, uvloop, watchfiles
 from coprocess.cli import main
-for number, arguments in enumerate(json.loads(sys.argv[1])):
+for number, arguments in enumerate(commands):
     child = os.fork()
     if not child:
         for stream, name in ((1, "out"), (2, "err")):
             os.dup2(os.open(f"{sys.argv[2]}/{number}.{name}", os.O_WRONLY | os.O_CREAT, 0o600), stream)
         sys.argv = ["coprocess", *arguments]
-        main()
-        sys.exit(0)
+        status = 0
+        try:
+            main()
+        except SystemExit as ended:
+            status = ended.code or 0
+        if isinstance(status, int):
+            atexit._run_exitfuncs()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+        sys.exit(status)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
