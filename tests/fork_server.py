@@ -91,6 +91,8 @@ class Channel:
 class Process(subprocess.Popen[Any]):
     """As subprocess.Popen, but a copy where `channel_for` says of which server."""
 
+    #: `pass_fds` are sockets of a .socket unit.
+    as_systemd = False
     _told: socket.socket | None = None
 
     def channel_for(self, words: list[str], environment: dict[str, str]) -> Channel | None:
@@ -113,7 +115,9 @@ class Process(subprocess.Popen[Any]):
             "env": environment,
             "group": os.getpgrp() if ask["process_group"] < 0 else ask["process_group"],
             "session": bool(ask["start_new_session"]),
-            "pass_fds": pass_fds,
+            # As systemd does, where that is asked for: from descriptor 3 on, and told of in variables.
+            "pass_fds": list(range(3, 3 + len(pass_fds))) if self.as_systemd else pass_fds,
+            "as_systemd": self.as_systemd,
             "rights": ask["preexec_fn"] is None,
         }
         given = [number if stream < 0 else stream for number, stream in enumerate(streams)]
@@ -270,6 +274,10 @@ def become(asked: Asked, descriptors: list[int]) -> None:
     os.chdir(asked["cwd"])
     os.environ.clear()
     os.environ.update(asked["env"])
+    if asked["as_systemd"]:
+        count, pid = str(len(asked["pass_fds"])), str(os.getpid())
+        os.environ.pop("NOTIFY_SOCKET", None)
+        os.environ.update(LISTEN_FDS=count, LISTEN_PID=pid, LISTEN_FDNAMES="one:two")
     _renew_streams()
     if not asked["rights"]:
         without_roots_rights()

@@ -86,6 +86,12 @@ class Process(fork_server.Process):
         return channel if _read_once(environment) == channel.environment else None
 
 
+class Activated(Process):
+    """By systemd, which passes it `pass_fds`. There is no real start of it."""
+
+    as_systemd = True
+
+
 def instead(module: types.ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """What `module` starts by subprocess.Popen is a copy, too, where it can be."""
     monkeypatch.setattr(module, "subprocess", types.SimpleNamespace(**vars(subprocess) | {"Popen": Process}))

@@ -26,7 +26,8 @@ class ServeProcess:
     """Runs inside `with`, on free ports. Unless `flags` say else, its store is one that nobody contacts.
 
     `lines` are its log entries so far. `prefix`: a command that runs it. `real_start`: no copy of a
-    process that has imported all already. `pass_fds`: descriptors that it inherits, after such a start.
+    process that has imported all already. `pass_fds`: descriptors that it inherits: as they are after such a
+    start, and as systemd passes sockets to a copy.
     """
 
     def __init__(
@@ -41,7 +42,8 @@ class ServeProcess:
         pass_fds: Sequence[int] = (),
     ) -> None:
         self._prefix = prefix
-        self._popen = partial(subprocess.Popen, pass_fds=pass_fds) if real_start else forked.Process
+        start = subprocess.Popen if real_start else forked.Activated if pass_fds else forked.Process
+        self._popen = partial(start, pass_fds=pass_fds)
         self.lines: list[Line] = []
         self._flags = [f"--handlers={handlers}", f"--listen={listen}", *flags]
         if admin is not None and not any(flag.startswith("--admin") for flag in flags):

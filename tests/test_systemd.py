@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -161,8 +162,7 @@ def test_without_a_listener_it_serves_all_the_same(
 PASSES_SOCKETS = """
 import fcntl, os, sys
 given, command = sys.argv[1].split(","), sys.argv[2:]
-files = [int(each) if int(each) >= 0 else os.open(os.devnull, os.O_RDWR) for each in given]
-copies = [fcntl.fcntl(each, fcntl.F_DUPFD, 100) for each in files]
+copies = [fcntl.fcntl(int(each), fcntl.F_DUPFD, 100) for each in given]
 for number, copy in enumerate(copies):
     os.dup2(copy, 3 + number, inheritable=True)
 os.environ.update(LISTEN_FDS=str(len(given)), LISTEN_PID=str(os.getpid()), LISTEN_FDNAMES="one:two")
@@ -170,15 +170,21 @@ os.execv(command[0], command)
 """
 
 
-def activated(handlers: Path, *sockets: socket.socket | None, flags: Sequence[str] = ()) -> ServeProcess:
+@contextmanager
+def activated(
+    handlers: Path, *sockets: socket.socket | None, flags: Sequence[str] = (), real_start: bool = False
+) -> Iterator[ServeProcess]:
     """A service that is passed these; None: no socket."""
-    for each in sockets:
-        if each is not None:
-            each.set_inheritable(True)
-    given = ",".join(str(-1 if each is None else each.fileno()) for each in sockets)
-    prefix = ("env", "-u", "NOTIFY_SOCKET", sys.executable, "-c", PASSES_SOCKETS, given)
-    inherited = [each.fileno() for each in sockets if each is not None]
-    return ServeProcess(handlers, *flags, prefix=prefix, real_start=True, wait=False, pass_fds=inherited)
+    with open(os.devnull, "rb") as nothing:
+        given = [(nothing if each is None else each).fileno() for each in sockets]
+        prefix: tuple[str, ...] = ()
+        if real_start or "REAL_STARTS" in os.environ:
+            numbers = ",".join(map(str, given))
+            prefix = ("env", "-u", "NOTIFY_SOCKET", sys.executable, "-c", PASSES_SOCKETS, numbers)
+        with ServeProcess(
+            handlers, *flags, prefix=prefix, real_start=bool(prefix), wait=False, pass_fds=given
+        ) as service:
+            yield service
 
 
 @pytest.fixture
@@ -194,7 +200,8 @@ def held(tmp_path: Path) -> Iterator[list[socket.socket]]:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_sockets_that_are_passed_are_served(handlers: Path, held: list[socket.socket], workers: int) -> None:
-    with activated(handlers, *held, flags=[f"--workers={workers}"]) as service:
+    flags = [f"--workers={workers}"]
+    with activated(handlers, *held, flags=flags, real_start=workers > 1) as service:
         service.wait_for("serving")
         addresses = [f"127.0.0.1:{held[0].getsockname()[1]}", f"unix:{held[1].getsockname()}"]
         assert service.logged("listening")["listen"] == addresses
