@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,18 +30,23 @@ def free_port() -> int:
 
 
 @contextmanager
-def served(told: Path, port: int, *command: str) -> Iterator[str]:
+def served(told: Path, port: int, *command: str, pass_fds: Sequence[int] = ()) -> Iterator[str]:
     """Run a server until the end of `with`, at which it is asked to stop, and does."""
     env = {**os.environ, "WEB_TOLD": str(told), "PYTHONPATH": str(PROGRAMS)}
     process = subprocess.Popen(
-        [sys.executable, "-m", *command], env=env, cwd=told.parent, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", *command],
+        env=env,
+        cwd=told.parent,
+        stderr=subprocess.PIPE,
+        text=True,
+        pass_fds=pass_fds,
     )
     url = f"http://127.0.0.1:{port}"
     try:
         for _ in range(int(PATIENCE_S / 0.05)):
             assert process.poll() is None, process.stderr and process.stderr.read()
             try:
-                httpx.get(f"{url}/nothing")
+                httpx.get(f"{url}/nothing", timeout=PATIENCE_S)
                 break
             except httpx.TransportError:
                 threading.Event().wait(0.05)
@@ -53,6 +58,16 @@ def served(told: Path, port: int, *command: str) -> Iterator[str]:
         process.communicate()
 
 
+@contextmanager
+def served_from_a_socket(told: Path, *command: str) -> Iterator[str]:
+    """As `served`, on a port that is open from the start, so that nobody else takes it. `{}`: the socket."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        number = listener.fileno()
+        flags = [word.replace("{}", str(number)) for word in command]
+        with served(told, listener.getsockname()[1], *flags, pass_fds=[number]) as url:
+            yield url
+
+
 def processes(told: Path, what: str) -> list[str]:
     return sorted(line.split()[1] for line in told.read_text().splitlines() if line.startswith(what))
 
@@ -60,10 +75,10 @@ def processes(told: Path, what: str) -> list[str]:
 @pytest.mark.parametrize("preload", [True, False])
 def test_django_under_gunicorn(tmp_path: Path, preload: bool) -> None:
     """Each worker opens resources of its own, also where the handlers were loaded before the fork."""
-    told, port = tmp_path / "told", free_port()
-    flags = ["--workers=2", "--threads=2", f"--bind=127.0.0.1:{port}", "--log-level=error"]
+    told = tmp_path / "told"
+    flags = ["--workers=2", "--threads=2", "--bind=fd://{}", "--log-level=error"]
     flags += ["--preload"] if preload else []
-    with served(told, port, "gunicorn", *flags, "shop:site") as url:
+    with served_from_a_socket(told, "gunicorn", *flags, "shop:site") as url:
         for number in range(100):
             answer = httpx.post(f"{url}/show", content=b"body", headers={"Authorization": "k"})
             assert (answer.status_code, answer.text) == (200, "ann body")
@@ -93,9 +108,9 @@ def test_fastapi_under_granian(tmp_path: Path) -> None:
 
 
 def test_django_by_asgi_under_uvicorn(tmp_path: Path) -> None:
-    told, port = tmp_path / "told", free_port()
-    flags = ["--host=127.0.0.1", f"--port={port}", "--log-level=error", "--lifespan=auto"]
-    with served(told, port, "uvicorn", *flags, "shop:django_asgi") as url:
+    told = tmp_path / "told"
+    flags = ["--fd={}", "--log-level=error", "--lifespan=auto"]
+    with served_from_a_socket(told, "uvicorn", *flags, "shop:django_asgi") as url:
         answer = httpx.post(f"{url}/show", content=b"body", headers={"Authorization": "k"})
         assert (answer.status_code, answer.text) == (200, "ann body")
         assert answer.headers["X-Pid"] == answer.headers["X-Own"] == processes(told, "open")[0]
