@@ -12,18 +12,9 @@ from types import TracebackType
 
 from coprocess.store.embedded import find_binary
 from tests import killed_with_us
+from tests.free_ports import free_port
 
 START_TIMEOUT_S = 20.0
-
-
-def free_port() -> int:
-    """A loopback port that was free a moment ago and, plus 10000, leaves room for a cluster bus."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-        if port < 55000:
-            return port
 
 
 class ValkeyProcess:

@@ -7,13 +7,12 @@ import http.client
 import importlib.util
 import json
 import os
-import socket
 import subprocess
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import MappingProxyType
@@ -28,6 +27,7 @@ from coprocess.runtime.service import Service, ServiceOptions
 from coprocess.transport.engine import Engine
 from coprocess.transport.engines import EngineChoice, make_engine
 from coprocess.transport.tls import TlsFiles
+from tests.free_ports import free_ports
 from tests.server import PATIENCE_S, engine_options
 
 Json = dict[str, Any]
@@ -221,7 +221,7 @@ class Envoy:
         listeners: Mapping[str, Listener],
         more_clusters: Sequence[Json] = (),
     ) -> None:
-        self._admin, dead, *free = _free_ports(len(listeners) + 2)
+        self._admin, dead, *free = free_ports(len(listeners) + 2)
         self.ports = dict(zip(listeners, free, strict=True))
         host, _, port = service.rpartition(":")
         clusters = [
@@ -335,15 +335,6 @@ class Answered(NamedTuple):
 def sent(answered: Answered, name: str) -> list[str]:
     """The values of a header that reached the upstream."""
     return [value for key, value in answered.upstream["headers"] if key == name]
-
-
-def _free_ports(count: int) -> list[int]:
-    """All different: one port given back at once is given again, now and then."""
-    with ExitStack() as held:
-        probes = [held.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 def _address(host: str, port: int) -> Json:

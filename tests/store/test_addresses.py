@@ -10,6 +10,7 @@ import pytest
 
 from coprocess.errors import ConfigError
 from coprocess.store import Store, parse_url
+from tests.free_ports import free_port
 from tests.store.stores import (
     PASSWORD,
     PASSWORD_IN_URL,
@@ -20,7 +21,7 @@ from tests.store.stores import (
     use_all_operations,
     use_all_operations_async,
 )
-from tests.valkey import ValkeyProcess, free_port
+from tests.valkey import ValkeyProcess
 
 
 @pytest.mark.parametrize("scheme", ["redis", "rediss", "redis+cluster", "redis+sentinel"])

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from coprocess.errors import StoreError
+from tests.free_ports import free_port
 from tests.store.stores import (
     DEADLINE_BOUND_S,
     assert_fails_in_time,
@@ -18,7 +19,7 @@ from tests.store.stores import (
     use_all_operations,
     use_all_operations_async,
 )
-from tests.valkey import ValkeyProcess, free_port
+from tests.valkey import ValkeyProcess
 
 
 def test_a_cluster(tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ import pytest
 from coprocess.errors import ConfigError
 from coprocess.process.trace_export import TraceExport
 from tests.collector import Collector
+from tests.free_ports import free_port
 from tests.objects import make_object
 from tests.serve_process import ServeProcess, write
 from tests.server import PATIENCE_S
 from tests.tracing.service import new_trace
-from tests.valkey import free_port
 
 SHORT = """
 import sys

@@ -12,7 +12,8 @@ import pytest
 import coprocess
 from coprocess import CustomKeyCheck
 from coprocess.wsgi import Middleware
-from tests.valkey import ValkeyProcess, free_port
+from tests.free_ports import free_port
+from tests.valkey import ValkeyProcess
 from tests.web.servers import wsgiref_at
 
 
