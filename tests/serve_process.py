@@ -46,7 +46,7 @@ class ServeProcess:
         self._popen = partial(start, pass_fds=pass_fds)
         self.lines: list[Line] = []
         self._flags = [f"--handlers={handlers}", f"--listen={listen}", *flags]
-        if admin is not None and not any(flag.startswith("--admin") for flag in flags):
+        if admin is not None and not any(flag.partition("=")[0] == "--admin" for flag in flags):
             self._flags.append(f"--admin={admin}")
         if not any(flag.startswith(("--redis", "--data-dir")) for flag in flags):
             self._flags.append("--redis=redis://127.0.0.1:1/0")

@@ -67,4 +67,4 @@ def test_a_client_whose_time_is_over_has_not_failed(tmp_path: Path) -> None:
     with pytest.raises(subprocess.TimeoutExpired):
         interop.complaint_of([str(_client(tmp_path, "exec sleep 600"))], left_s=0.1)
     with pytest.raises(subprocess.TimeoutExpired):
-        interop.ask(GRPC_GO, _client(tmp_path, "exit 0"), _NOBODY, within_s=0.0)
+        interop.ask(GRPC_GO, _client(tmp_path, "exec sleep 600"), _NOBODY, within_s=0.0)
