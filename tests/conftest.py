@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import importlib
 import os
 import re
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -79,6 +82,31 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     files = [collection_path] + ([shared] if shared != Path(__file__) and shared.exists() else [])
     is_left_out = collection_path.name in _LONG or any(_STARTS.search(file.read_text()) for file in files)
     return True if is_left_out else None
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Of several processes each imports first what the others do not.
+
+    On a new checkout all would else compile the same module at the same time, one after the other.
+    """
+    given = getattr(session.config, "workerinput", None)
+    if given is None or session.config.getoption("--quick"):
+        return
+    root = Path(__file__).parent
+    found = [path for each in session.config.args for path in Path(each).resolve().glob("**/test_*.py")]
+    names = [
+        ".".join(path.relative_to(root.parent).with_suffix("").parts)
+        for path in sorted(found)
+        if path.is_relative_to(root) and "programs" not in path.parts
+    ]
+    number, count = int(given["workerid"].removeprefix("gw")), given["workercount"]
+    first = len(names) * number // count
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name in names[first : len(names) * (number + 1) // count]:
+            # What is wrong with it, the collection tells; it may also be for another system.
+            with contextlib.suppress(Exception, pytest.skip.Exception):
+                importlib.import_module(name)
 
 
 def pytest_collection_finish() -> None:
