@@ -44,7 +44,7 @@ def test_only_the_last_calls_are_remembered() -> None:
     assert told == [0]
     cancels.when_over(1, lambda: told.append(1))
     assert told == [0, 1]
-    assert len(cancels._over) == _REMEMBERED
+    assert len(cancels.over) == _REMEMBERED
 
 
 def test_threads_that_hear_of_ends_at_one_time_do_not_fail() -> None:
@@ -69,4 +69,4 @@ def test_threads_that_hear_of_ends_at_one_time_do_not_fail() -> None:
     finally:
         sys.setswitchinterval(interval_s)
     assert failed == []
-    assert len(cancels._over) == _REMEMBERED
+    assert len(cancels.over) == _REMEMBERED

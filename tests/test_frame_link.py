@@ -11,12 +11,13 @@ from contextlib import contextmanager
 
 import pytest
 
+from coprocess.errors import Status
 from coprocess.transport import pipe
 from coprocess.transport.engine import Methods, Rpc
 from coprocess.transport.frame_link import HEAD, Frame, FrameLink, polling_server
 from coprocess.transport.http2.limits import Limits
 from coprocess.transport.http2.server import Server
-from coprocess.transport.pipe import BEAT, BEAT_BODY, CANCEL, PipeEngine
+from coprocess.transport.pipe import BEAT, BEAT_BODY, CANCEL, OK, PipeEngine
 from tests.server import PATIENCE_S, engine_options, until
 
 
@@ -126,6 +127,97 @@ def test_frames_that_nobody_can_take_end_their_link_and_no_polling() -> None:
         link.close()
         theirs.close()
         stop()
+
+
+def test_a_call_that_is_given_up_while_it_waits_for_a_thread_is_not_run() -> None:
+    """Once, it was run for nobody, and those behind it waited."""
+    began, release = threading.Event(), threading.Event()
+    ran: list[bytes] = []
+    ours, theirs = socket.socketpair()
+
+    def handler(rpc: Rpc) -> None:
+        ran.append(rpc.payload)
+        began.set()
+        release.wait(PATIENCE_S)
+        rpc.respond(rpc.payload)
+
+    worker = PipeEngine(theirs, ["/test/Call"], engine_options(min_threads=1, max_threads=1))
+    with side(ours) as front:
+        worker.start(Methods(unary={"/test/Call": handler}))
+        try:
+            assert front.link.send(1, 0, b"runs")
+            assert began.wait(PATIENCE_S)
+            assert front.link.send(2, 0, b"is given up")
+            assert front.link.send(3, 0, b"waits")
+            assert front.link.send(2, CANCEL, b"")
+            until(lambda: 2 in worker.cancels.over)
+            release.set()
+            # The front keeps a call until it is answered.
+            answers = {call_id: (kind, body) for call_id, kind, body in (front.frame() for _ in range(3))}
+            assert answers == {
+                1: (OK, b"runs"),
+                2: (Status.CANCELLED, b"the client gave up"),
+                3: (OK, b"waits"),
+            }
+            assert ran == [b"runs", b"waits"]
+        finally:
+            release.set()
+            worker.stop()
+
+
+class Broken:
+    """What has something to write, and cannot."""
+
+    def __init__(self) -> None:
+        self.is_dirty = False
+        self.calls: list[str] = []
+
+    def write(self) -> None:
+        self.is_dirty = False
+        self.calls.append("write")
+        raise RuntimeError("a fault of ours")
+
+    def close_if_done(self) -> None:
+        self.calls.append("close_if_done")
+
+    def abort(self) -> None:
+        self.calls.append("abort")
+        raise RuntimeError("another fault of ours")
+
+
+def test_who_cannot_write_ends_alone_and_the_others_are_written() -> None:
+    """Once, those behind it were written never more: they were taken for some that are to be."""
+    ours, theirs = socket.socketpair()
+    server = Server({}, Limits())
+    server.open()
+    link = FrameLink(server, ours, lambda frames: None, lambda: None)
+    broken = Broken()
+    try:
+        with server.lock:
+            server.write_later(broken)
+            assert link.put(1, 0, b"whole")
+            server.flush()
+        theirs.settimeout(PATIENCE_S)
+        assert theirs.recv(100) == HEAD.pack(5, 1, 0) + b"whole"
+        assert broken.calls == ["write", "abort"]
+    finally:
+        link.close()
+        theirs.close()
+        server.close()
+
+
+def test_a_link_that_cannot_write_ends_and_whoever_has_calls_on_it_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail() -> None:
+        raise MemoryError
+
+    ours, theirs = socket.socketpair()
+    with side(theirs), side(ours) as broken:
+        monkeypatch.setattr(broken.link, "_send_unsent", fail)
+        broken.link.send(1, 0, b"x")
+        assert broken.is_over.wait(PATIENCE_S)
+        assert not broken.link.send(2, 0, b"nobody reads it")
 
 
 def test_room_that_is_told_with_a_link_that_was_closed_meanwhile_opens_it_for_no_frame() -> None:

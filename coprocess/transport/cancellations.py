@@ -24,28 +24,28 @@ class Cancellations(dict[int, Callable[[], None]]):
     def __init__(self) -> None:
         super().__init__()
         #: The last calls that were over, in order: somebody may want to know later.
-        self._over: dict[int, None] = {}
+        self.over: dict[int, None] = {}
         self._lock = threading.Lock()
 
     def when_over(self, call_id: int, callback: Callable[[], None]) -> None:
         """Call back once, from the thread that hears of it; now, where the call was over before."""
         self[call_id] = callback
         # After it is in, so that of two threads, at least one sees what the other did.
-        if call_id in self._over and self.pop(call_id, None) is not None:
+        if call_id in self.over and self.pop(call_id, None) is not None:
             callback()
 
     def is_over(self, call_id: int) -> None:
         """Call back whoever wants to know."""
         with self._lock:  # Several threads hear of such ends at one time.
-            self._over[call_id] = None
-            if len(self._over) > _REMEMBERED:
-                del self._over[next(iter(self._over))]
+            self.over[call_id] = None
+            if len(self.over) > _REMEMBERED:
+                del self.over[next(iter(self.over))]
         if (callback := self.pop(call_id, None)) is not None:
             callback()
 
     def all_are_over(self) -> None:
         """As `is_over`, for each call there is, and will be."""
         with self._lock:
-            self._over = _All()
+            self.over = _All()
         for call_id in list(self):
             self.is_over(call_id)

@@ -125,10 +125,13 @@ class FrameLink:
     def ready(self, events: int) -> None:
         if self._is_over:
             return  # It was closed while this was on its way.
-        if events & selectors.EVENT_WRITE and self._is_full:
-            self._send_unsent()
-        if events & selectors.EVENT_READ:
-            self._read()
+        try:
+            if events & selectors.EVENT_WRITE and self._is_full:
+                self._send_unsent()
+            if events & selectors.EVENT_READ:
+                self._read()
+        except Exception:  # noqa: BLE001 - it is logged there
+            self._server.end_failed(self)
 
     def write(self) -> None:
         self.is_dirty = False
@@ -137,6 +140,12 @@ class FrameLink:
 
     def close_if_done(self) -> None:
         """Only its owner closes it."""
+
+    def abort(self) -> None:
+        """Nothing is handed over any more, and whoever has calls on it is told, as after a fault of ours."""
+        if not self._is_over:
+            self._finish()
+            self._server.callbacks.append(self._ended)
 
     def _send_unsent(self) -> None:
         unsent = self._unsent
@@ -186,12 +195,11 @@ class FrameLink:
             try:
                 if frames := self._frames_of(data):
                     self._received(frames)
-            except Exception:  # A fault of ours ends one link, and whoever has calls on it is told.
+            except Exception:
                 log.exception("frames could not be taken")
             else:
                 return
-        self._finish()
-        self._server.callbacks.append(self._ended)
+        self.abort()
 
     def _frames_of(self, data: bytes) -> list[Frame]:
         rest = self._rest

@@ -228,8 +228,12 @@ class PipeEngine(Engine):
         self._on_end()
 
     def _run(self, rpc: _PipeRpc) -> None:
-        if rpc.method:
-            self._methods.unary[rpc.method](rpc)
+        if not rpc.method:
+            return
+        if rpc._call_id in self.cancels.over:
+            rpc.fail(Status.CANCELLED, "the client gave up")  # While it waited for a thread.
+            return
+        self._methods.unary[rpc.method](rpc)
 
     def answer(self, call_id: int, kind: int, body: bytes) -> None:
         if self.cancels:

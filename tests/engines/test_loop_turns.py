@@ -405,3 +405,31 @@ def test_a_service_whose_loop_reads_calls_ends_well(is_blocked: bool) -> None:
         handlers.release.set()
         # Nothing is closed that the loop still watches.
         until(lambda: not turns(server)._server._is_open)
+
+
+def test_a_fault_while_a_loop_polls_has_a_thread_poll(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, what was answered there was not written until something else was to be done."""
+    failed = threading.Event()
+    with read_on_loop(Handlers()) as server:
+        polled = turns(server)._server
+        poll = polled.poll
+
+        def fail(timeout_s: float) -> None:
+            if not failed.is_set() and is_read_on_loop(server):
+                failed.set()
+                raise RuntimeError("a fault of ours")
+            poll(timeout_s)
+
+        taken_back: list[object] = []
+        take_back = Turns.take_back
+
+        def tells(self: Turns[Any], turn: object) -> None:
+            take_back(self, turn)
+            taken_back.append(self._turn is not turn)
+
+        monkeypatch.setattr(Turns, "take_back", tells)
+        monkeypatch.setattr(turns(server), "_watch_loop", lambda lent, ticks: None)
+        monkeypatch.setattr(polled, "poll", fail)
+        stamped(server, "quick")
+        assert failed.is_set()
+        assert taken_back[0]

@@ -230,3 +230,33 @@ def test_a_connection_that_cannot_be_looked_after_ends_and_the_others_are_looked
         server._timers.run_due(next_s)
         next_s = max(timer.when_s for timer in server._timers._heap)
     assert sorted(found) == ["ended"] * 4 + ["looked after"] * 2
+
+
+def test_a_fault_as_the_watcher_looks_leaves_it_watching(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, nobody polled any more while a handler took long, which had not said that it may."""
+    release = threading.Event()
+
+    def handler(rpc: Rpc) -> None:
+        if rpc.payload == b"hangs":
+            release.wait(PATIENCE_S)
+        rpc.respond(rpc.payload)
+
+    failed = threading.Event()
+
+    def fail() -> None:
+        failed.set()
+        raise RuntimeError("a fault of ours")
+
+    with bare(HTTP2, handler, min_threads=2, max_threads=4) as (client, engine):
+        server = engine.poller
+        assert server is not None
+        with monkeypatch.context() as patched:
+            patched.setattr(server, "flush_held", fail)
+            assert client.raw(b"quick", timeout=PATIENCE_S) == b"quick"
+            assert failed.wait(PATIENCE_S)
+        hangs = client.raw.future(b"hangs", timeout=PATIENCE_S)
+        try:
+            assert client.raw(b"beside", timeout=PATIENCE_S) == b"beside"
+        finally:
+            release.set()
+        assert hangs.result() == b"hangs"

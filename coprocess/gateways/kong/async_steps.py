@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections import deque
 from typing import Any, Final
@@ -37,18 +38,13 @@ async def _ask(event: Event, method: Method, arguments: tuple[Any, ...]) -> Any:
     asked = _Asked(event, method, loop)
     if len(frame) > _LARGE_BYTES:
         try:
-            sending = loop.run_in_executor(None, event.connection.send, frame)
-        except RuntimeError as error:  # The process ends.
-            asked.sent(error)
-        else:
-            sending.add_done_callback(lambda done: asked.sent(done.exception()))
+            # Not one of the loop's own: the plugin's code may have them all, for long.
+            threading.Thread(target=asked.send_apart, args=(frame,), name="kong-send", daemon=True).start()
+        except RuntimeError as error:  # There can be no more.
+            asked.is_sent(error)
+            asked.go_on(error)
     else:
-        try:
-            event.connection.send(frame)
-        except OSError as error:
-            asked.sent(error)
-        else:
-            asked.sent()
+        asked.go_on(asked.send(frame))
     return await asked.outcome
 
 
@@ -62,7 +58,7 @@ class _Asked:
     """What Kong is asked for a task. Its step is taken as it comes, also where the task was cancelled.
 
     Else nobody would answer Kong: a step that has been read is nobody else's. All of it runs on the loop,
-    but for `put`.
+    but for `put`, and what sends.
     """
 
     def __init__(self, event: Event, method: Method, loop: asyncio.AbstractEventLoop) -> None:
@@ -76,6 +72,7 @@ class _Asked:
         self._came: deque[Came] = deque()
         # Taken by whoever reads next: this loop, or who ends the event, as the loop may be blocked.
         self._held: list[bool] = []
+        event.reading = self._held
         self._is_reading = False
         self._timer: asyncio.TimerHandle | None = None
         self._since_s = 0.0
@@ -83,36 +80,64 @@ class _Asked:
         if not method.is_terminal:
             event.engine.late.expect(event, self.put, may_wait=method.may_wait)
 
-    def sent(self, error: BaseException | None = None) -> None:
-        """The frame has been sent; or not, for `error`."""
+    # From any thread.
+
+    def send_apart(self, frame: bytes) -> None:
+        failed = self.send(frame)
+        with contextlib.suppress(RuntimeError):  # The loop is closed: its events are ended.
+            self._loop.call_soon_threadsafe(self.go_on, failed)
+
+    def send(self, frame: bytes) -> OSError | None:
+        """Where it is not sent, or in part alone: why."""
+        failed: OSError | None = None
+        try:
+            self._connection.send(frame)
+        except OSError as error:
+            failed = error
+        self.is_sent(failed)
+        return failed
+
+    def is_sent(self, failed: Exception | None) -> None:
+        """Let others have the connection from now on, as the loop may be blocked."""
         event = self._event
-        if self._method.is_terminal and error is None:
+        if failed is not None:  # No step comes.
+            event.engine.close(self._connection)
+        elif self._method.is_terminal:
             event.end_by_call()
+        else:
+            self._held.append(True)
+            if event.is_over or self._is_done:  # Who ended it, or took its step, may not have seen that.
+                with contextlib.suppress(IndexError):
+                    self._held.pop()
+                    event.engine.resume(self._connection)
+
+    # On the loop.
+
+    def go_on(self, failed: Exception | None) -> None:
+        """After `is_sent`."""
+        event = self._event
+        if self._is_done:  # The step has come by another connection, or the event is over.
+            return
+        if failed is not None:
+            event.detached = True
+            self._give_up()
+            return
+        if self._method.is_terminal:
             self._end(None)
             return
-        if error is not None:  # It is not sent, or in part alone: no step comes.
-            event.engine.close(self._connection)
-            if not self._is_done:
-                event.detached = True
-                self._give_up()
-            return
-        if self._is_done:  # The step has come by another connection, or the event is over.
-            event.engine.resume(self._connection)
+        if event.is_over:
+            self._give_up()
             return
         if self._method.may_wait:
             self._since_s = event.waits_since_s = time.monotonic()
             self._timer = self._loop.call_later(CLIENT_WAIT_S, self._give_up)
-        self._held.append(True)
-        event.reading = self._held
-        if event.is_over:  # Who ended it may not have seen that.
-            self._let_go()
-            self._give_up()
-            return
         try:
             self._loop.add_reader(self._connection.socket, self._read)
             self._is_reading = True
         except (OSError, ValueError):  # It is closed.
-            self._go_on_without(OSError("closed"))
+            with contextlib.suppress(IndexError):  # Who has ended the event finds that, too.
+                self._held.pop()
+                self._go_on_without(OSError("closed"))
             return
         if self._connection.values:
             self._read()
@@ -164,8 +189,6 @@ class _Asked:
 
     def _go_on_without(self, came: Any) -> None:
         """Without the connection, on which something else came: a value, or an error."""
-        if self._held:
-            self._held.pop()
         self._stop_reading()
         self._event.engine.late.let_go(self._event, came)
         if not self._method.may_wait:
@@ -214,6 +237,8 @@ class _Asked:
 
     def _forget(self) -> None:
         self._is_done = True
+        if self._held:  # It has been sent at this moment.
+            self._let_go()
         event = self._event
         event.engine.late.forget(event)
         self._stop_reading()

@@ -172,7 +172,7 @@ class KongEngine(Engine):
                         self.resume(connection)
                     else:
                         self.resume_at_once(connection, value)
-            except OSError as error:
+            except Exception as error:  # noqa: BLE001 - without this thread, this worker would get none
                 if not self._is_stopped:
                     log.error("a connection could not be taken", reason=str(error))
                     time.sleep(0.05)
@@ -201,6 +201,12 @@ class KongEngine(Engine):
 
         A step is given to its event here, where it is awaited: all threads may wait for theirs.
         """
+        try:
+            self._take_ready(connection)
+        except Exception:  # noqa: BLE001 - else nobody would read it any more
+            self._end_failed(connection)
+
+    def _take_ready(self, connection: Connection) -> None:
         # What is queued may take the threads that are left.
         is_full = bool(self._overdue.since_s) or self._threads.are_all_taken
         if connection.awaits is None and not (is_full and (connection.is_within or connection.begins_step())):
@@ -242,6 +248,9 @@ class KongEngine(Engine):
                     # Others have waited longer: it has its turn after them.
                     self.resume(connection)
                     return
+        except Exception:  # noqa: BLE001 - as above
+            if connection is not None:
+                self._end_failed(connection)
         finally:
             keeping.discard(me)
 
@@ -281,6 +290,11 @@ class KongEngine(Engine):
         frame = wire.pack_answer(error.message_id or 0, None, {"error": "not a message of Kong"})
         connection.send_now(frame)
         self.close(connection)
+
+    def _end_failed(self, connection: Connection) -> None:
+        """End a connection after a fault of ours: Kong would wait for 60 s, and let the request by."""
+        log.exception("a connection failed")
+        self.refuse_frame(connection, wire.FrameError("internal error"))
 
     def _handle(
         self, connection: Connection, value: Any, me: int, *, may_give: bool = True
@@ -352,6 +366,8 @@ class KongEngine(Engine):
             return self.refuse_frame(connection, error)
         except OSError:
             return self.close(connection)
+        except Exception:  # noqa: BLE001 - as in `_is_ready`
+            return self._end_failed(connection)
         if goes_on is not None:
             self.resume(goes_on)
         return None

@@ -396,6 +396,8 @@ class Event(Rpc):
             self.detached = True
         self.engine.late.wake(self.id)
         if is_taken:
+            with suppress(OSError):  # Its loop may have made it another kind, and be blocked for long.
+                self.connection.socket.setblocking(True)
             self.engine.resume(self.connection)
         if get_ident() == self.thread:
             self.engine.events.pop(self.id, None)

@@ -25,7 +25,7 @@ class Poller:
     def __init__(
         self, on_ready: Callable[[Connection], None], on_accept: Callable[[socket.socket], Connection]
     ) -> None:
-        """`on_accept` makes a connection of a socket; it is watched at once."""
+        """`on_ready` never raises. `on_accept` makes a connection of a socket; it is watched at once."""
         self._on_ready = on_ready
         self._on_accept = on_accept
         self._selector = selectors.DefaultSelector()
@@ -74,9 +74,10 @@ class Poller:
     def _run(self) -> None:
         while not self._is_stopped:
             try:
+                # First: who gave them has woken this thread, which may have failed since.
+                self._watch_added()
                 for key, _ in self._selector.select():
                     self._take(key)
-                self._watch_added()
             except Exception:  # Without this thread, Kong would wait in vain.
                 log.exception("the connections could not be watched")
         for key in list(self._selector.get_map().values()):

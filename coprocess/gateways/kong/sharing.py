@@ -20,6 +20,7 @@ from typing import Any
 import structlog
 
 from coprocess.gateways.kong import wire
+from coprocess.gateways.kong.answers import UNSENDABLE
 from coprocess.gateways.kong.balance import Loads
 from coprocess.gateways.kong.instances import Instance, Instances
 from coprocess.transport.engine import EngineWithoutHandlers, ListenError, Methods
@@ -67,7 +68,11 @@ class Share:
 
     def give(self, owner: int, connected: socket.socket, value: Any) -> bool:
         """Give a connection, and what has come on it, to another worker. False where that takes none."""
-        return _give(_place(self.folder, owner), connected, wire.pack(value))
+        try:
+            came = wire.pack(value)
+        except UNSENDABLE:  # Some releases of msgpack read what is nested deeper than they write.
+            return False
+        return _give(_place(self.folder, owner), connected, came)
 
 
 def _place(folder: Path, number: int) -> Path:
@@ -75,8 +80,12 @@ def _place(folder: Path, number: int) -> Path:
 
 
 def _give(path: Path, connected: socket.socket, came: bytes = b"") -> bool:
-    """False where the other process does not take it, as it ends."""
-    with socket.socket(socket.AF_UNIX) as other:
+    """False where the other process does not take it, as it ends; or where no more files may be open here."""
+    try:
+        other = socket.socket(socket.AF_UNIX)
+    except OSError:
+        return False
+    with other:
         other.settimeout(_SEND_WAIT_S)
         try:
             other.connect(str(path))

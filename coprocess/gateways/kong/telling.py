@@ -91,8 +91,8 @@ class _Telling:
                 self.tell()
 
     def tell(self) -> None:
-        while self.lines:
-            method, text = self.lines.pop(0)
+        while self.lines and (line := self._next_line()) is not None:
+            method, text = line
             with suppress(StepFailed):
                 self._event.ask(method, (self._told(text),))
 
@@ -103,10 +103,16 @@ class _Telling:
                 await self.tell_async(is_last=True)
 
     async def tell_async(self, *, is_last: bool = False) -> None:
-        while self.lines:
-            method, text = self.lines.pop(0)
+        while self.lines and (line := self._next_line()) is not None:
+            method, text = line
             with suppress(StepFailed):
                 await self._event.ask_async(method, (self._told(text),), is_last=is_last)
+
+    def _next_line(self) -> tuple[Method, str] | None:
+        try:
+            return self.lines.pop(0)
+        except IndexError:  # Another thread of the phase tells it.
+            return None
 
     def fail(self, phase: str, error: Exception) -> None:
         """By the type alone: an exception's text is for the server's own log."""

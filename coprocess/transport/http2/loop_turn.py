@@ -125,8 +125,11 @@ class LoopTurn(Generic[Task]):
             server.polling_thread = self.thread_id
         try:
             server.poll(0.0)
-        finally:  # Else nobody could take it back where that fails.
+        except BaseException:  # The loop tells of it; what is answered waits for nobody.
             self.is_polling = False
+            lender.take_back(self)
+            raise
+        self.is_polling = False
         if tasks:
             since_s = now()
             until_s = since_s + _IN_A_ROW_S

@@ -65,10 +65,13 @@ class Http2Protocol:
     # The selector's.
 
     def ready(self, events: int) -> None:
-        if events & selectors.EVENT_WRITE and self._unwritten:
-            self._write_rest()
-        if events & selectors.EVENT_READ and not self.is_behind and not self.is_gone:
-            self._read()
+        try:
+            if events & selectors.EVENT_WRITE and self._unwritten:
+                self._write_rest()
+            if events & selectors.EVENT_READ and not self.is_behind and not self.is_gone:
+                self._read()
+        except Exception:  # noqa: BLE001 - it is logged there
+            self._server.end_failed(self)
 
     def _read(self) -> None:
         try:

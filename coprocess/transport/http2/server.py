@@ -39,6 +39,8 @@ class Writer(Protocol):
 
     def close_if_done(self) -> None: ...
 
+    def abort(self) -> None: ...
+
 
 class Server:
     """Its life: `listen` once or more, `poll` again and again, perhaps `drain`, `stop`."""
@@ -201,7 +203,10 @@ class Server:
             if self.behind:
                 behind, self.behind = self.behind, []
                 for connection in behind:
-                    connection.catch_up()
+                    try:
+                        connection.catch_up()
+                    except Exception:  # noqa: BLE001 - it is logged there
+                        self.end_failed(connection)
             self._timers.run_due(time.monotonic())
         if self.callbacks:
             self.run_callbacks()
@@ -290,9 +295,17 @@ class Server:
         for connection in list(self._connections):
             try:
                 connection.look(now_s)
-            except Exception:  # A fault of ours ends one connection, and no other.
-                log.exception("a connection failed")
-                connection.abort()
+            except Exception:  # noqa: BLE001 - it is logged there
+                self.end_failed(connection)
+
+    def end_failed(self, connection: Writer) -> None:
+        """A fault of ours ends one connection, and no other."""
+        log.exception("a connection failed")
+        try:
+            connection.abort()
+        except Exception:
+            log.exception("a connection could not be ended")
+        self.wake()  # Who has calls on it is told before the next poll.
 
     # Answers.
 
@@ -373,8 +386,11 @@ class Server:
             self.flushes += 1
             dirty, self._dirty = self._dirty, []
             for connection in dirty:
-                connection.write()
-                connection.close_if_done()
+                try:
+                    connection.write()
+                    connection.close_if_done()
+                except Exception:  # noqa: BLE001 - it is logged there
+                    self.end_failed(connection)
 
 
 def _nothing(events: int) -> None: ...

@@ -278,20 +278,25 @@ class Turns(Generic[Task]):
     # The watcher.
 
     def _watch(self) -> None:
-        alarm = self._alarm
         while not self.is_stopped:
             # Others may hand to a loop what blocks it, and put off nothing.
-            has_rung = alarm.wait(_DOZE_S if type(self._turn) is LoopTurn else None)
-            self._server.flush_held()
-            turn = self._turn
-            if turn is None:
-                continue
-            if since_s := turn.since_s:
-                self._watch_task(turn, since_s)
-            # Also after a task of its: it may be blocked by what comes then.
-            if type(turn) is LoopTurn and self._turn is turn and not self._will_ring():
-                self._watch_loop(turn, _QUIET_TICKS if has_rung else _TICKS_UNTIL_LATE)
-        alarm.close()
+            has_rung = self._alarm.wait(_DOZE_S if type(self._turn) is LoopTurn else None)
+            try:
+                self._look_at_turn(has_rung)
+            except Exception:  # Without this thread, all would wait for a task that hangs.
+                log.exception("who polls could not be watched")
+        self._alarm.close()
+
+    def _look_at_turn(self, has_rung: bool) -> None:
+        self._server.flush_held()
+        turn = self._turn
+        if turn is None:
+            return
+        if since_s := turn.since_s:
+            self._watch_task(turn, since_s)
+        # Also after a task of its: it may be blocked by what comes then.
+        if type(turn) is LoopTurn and self._turn is turn and not self._will_ring():
+            self._watch_loop(turn, _QUIET_TICKS if has_rung else _TICKS_UNTIL_LATE)
 
     def _will_ring(self) -> bool:
         return time.monotonic() < self._alarm.rings_s
