@@ -316,7 +316,12 @@ class Exchange(StreamedBodies):
         if side.stream is not None and (written := side.stream.local_body) is not None:
             response.body = written
         body: bytes | None = None
-        if response.has_new_body and not self._is_bodyless(response):
+        if self._is_bodyless(response):
+            if side.body != b"":
+                body = b""  # Else what comes would go out: to the client it is another response.
+        elif self._status in guard.BODYLESS and "Content-Length" in side.fields and not response.has_new_body:
+            body = b""  # Else the client would wait for one of that length.
+        elif response.has_new_body:
             body = response.raw_body
             if side.why_no_body:
                 raise HandlerFailed("replaced the body of a response that is a stream")

@@ -81,6 +81,8 @@ class StreamedBodies(Answering):
 
     def _response_headers(self, traffic: Traffic, side: Side) -> bytes:
         assert traffic.response is not None  # noqa: S101 - its headers came
+        if traffic.response.status in guard.BODYLESS:
+            raise HandlerFailed("left a status that has no body, and lets one pass in pieces")
         return side.headers_of_pieces(
             guard.response_edits(traffic.response, self._status, side.fields.encoded)
         )
