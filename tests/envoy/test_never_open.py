@@ -7,13 +7,15 @@ from typing import Any
 import pytest
 
 from coprocess import CustomKeyCheck, Post, Pre, Response
-from coprocess.gateways.envoy import gateway as gateway_module
 from coprocess.gateways.envoy import wire
+from coprocess.gateways.envoy.chain import chain_of
 from coprocess.gateways.envoy.gateway import EnvoyGateway
 from coprocess.runtime.registration import GatewayOptions
-from tests.envoy.drive import GET, POST, Stream, check, check_request, edits, header_map
+from tests.envoy.call import Call
+from tests.envoy.drive import GET, OK, POST, Stream, check, check_request, edits, header_map
 from tests.envoy.served_stream import ServedStream
-from tests.envoy.world import table_of
+from tests.envoy.world import serving, table_of
+from tests.server import Client
 
 Message = wire.ProcessingRequest
 
@@ -36,7 +38,6 @@ def test_a_chain_that_was_looked_up_during_a_reload_does_not_stay(
 
     gateway = EnvoyGateway(table_of(before), GatewayOptions())
     new = table_of(after)
-    chain_of = gateway_module.chain_of
 
     def reloaded_meanwhile(*given: Any) -> Any:
         found = chain_of(*given)
@@ -46,7 +47,7 @@ def test_a_chain_that_was_looked_up_during_a_reload_does_not_stay(
     def looked_up() -> Any:
         return gateway._chain_of_check(b"", []) if is_check else gateway.chain({}, "")
 
-    monkeypatch.setattr(gateway_module, "chain_of", reloaded_meanwhile)
+    monkeypatch.setattr("coprocess.gateways.envoy.gateway.chain_of", reloaded_meanwhile)
     looked_up()
     monkeypatch.undo()
     assert looked_up().table is new
@@ -156,3 +157,138 @@ def test_a_method_whose_answer_has_another_form_closes(came: str, left: str) -> 
     pairs = [(":method", came), *GET[:2]]
     assert immediate_of(Stream(changes).request(pairs)) == 500
     assert check(changes_too, request=check_request(pairs)).denied_response.status.code == 500
+
+
+# Routes that a client could shut, or get by, while nobody knows what Envoy makes of `mode_override`.
+
+
+@Post
+def reads(request: Any) -> None:
+    request.headers["X-Length"] = str(len(request.raw_body))
+
+
+@Post
+def scans(request: Any) -> None:
+    list(request.stream())
+
+
+@Response
+def reads_late(response: Any) -> None:
+    response.body = response.raw_body.upper()
+
+
+@Response(body=False)
+def looks() -> None: ...
+
+
+TRAILERS = Message(request_trailers=wire.HttpTrailers())
+UPSTREAMS = ("x-envoy-upstream-service-time", "1")
+
+
+def is_served(gateway: EnvoyGateway) -> bool:
+    """Whether a request gets as far as to be asked for its body, or its first piece."""
+    return immediate_of(Stream(gateway=gateway).request(POST, end=False)) == 0
+
+
+@pytest.mark.parametrize("status", [400, 408, 413])
+def test_a_body_that_envoy_refuses_shuts_its_route_for_nobody_else(status: int) -> None:
+    """Of one that is too large, Envoy told as of any response: all that came later was refused."""
+    gateway = EnvoyGateway(table_of(reads), GatewayOptions())
+    for _ in range(5):
+        stream = Stream(gateway=gateway)
+        stream.request(POST, end=False)
+        assert immediate_of(stream.response([(":status", str(status)), ("content-length", "17")])) == status
+        assert is_served(gateway)
+
+
+@pytest.mark.parametrize("more", [[], [UPSTREAMS]])
+def test_a_response_without_the_body_of_its_request_shuts_the_route(more: list[tuple[str, str]]) -> None:
+    gateway = EnvoyGateway(table_of(reads), GatewayOptions())
+    stream = Stream(gateway=gateway)
+    stream.request(POST, end=False)
+    assert immediate_of(stream.response([(":status", "413" if more else "200"), *more])) == 500
+    assert not is_served(gateway)
+
+
+def send(served: ServedStream, message: wire.ProcessingRequest) -> list[wire.ProcessingResponse]:
+    return [wire.ProcessingResponse.FromString(each) for each in served.send(message.SerializeToString())]
+
+
+def ask(pairs: Any = POST) -> wire.ProcessingRequest:
+    return Message(request_headers=wire.HttpHeaders(headers=header_map(pairs)))
+
+
+def answer(pairs: Any = OK) -> wire.ProcessingRequest:
+    return Message(response_headers=wire.HttpHeaders(headers=header_map(pairs)))
+
+
+def test_an_upstream_that_does_not_wait_for_a_body_in_pieces_shuts_its_route_for_nobody_else() -> None:
+    """A client needs only hold its body back: with one answer that came so, all was refused for good."""
+    with serving(scans, looks) as running, Client(running.address) as client:
+        early = Call(client.channel)
+        early.request(POST, end=False)
+        assert immediate_of(early.response()) == 500
+        early.end()
+        well = Call(client.channel)
+        well.request(POST, end=False)
+        assert well.request_body(b"12345").WhichOneof("response") == "request_body"
+        well.end()
+        for _ in range(5):  # Now that is known to work.
+            early = Call(client.channel)
+            assert early.request(POST, end=False).mode_override.request_body_mode
+            assert immediate_of(early.response()) == 500
+            early.end()
+
+
+@pytest.mark.parametrize("of_response", [False, True])
+def test_a_body_that_never_comes_is_told_of_and_at_last_shuts_the_route(*, of_response: bool) -> None:
+    """Where Envoy drops the override, what was to be read passed in silence, for ever."""
+    gateway = EnvoyGateway(table_of(reads_late if of_response else reads), GatewayOptions())
+
+    def ends(*, well: bool) -> bool:
+        served = ServedStream(gateway)
+        replies = send(served, ask(GET if of_response else POST))
+        if of_response:
+            replies = send(served, answer())
+        if well and of_response:
+            send(served, Message(response_body=wire.HttpBody(body=b"12345", end_of_stream=True)))
+        elif well:
+            send(served, Message(request_body=wire.HttpBody(body=b"12345", end_of_stream=True)))
+        served.rpc.cancel()
+        assert well or served.service.refused_calls == 1
+        return bool(replies[-1].mode_override.ByteSize())
+
+    assert [ends(well=False) for _ in range(4)] == [True, True, True, False]
+    gateway.table = table_of(reads_late if of_response else reads)
+    assert ends(well=True)
+    with pytest.raises(AssertionError):  # Nothing is told then: it is the client that has left.
+        ends(well=False)
+    assert all(ends(well=True) for _ in range(5))
+
+
+@Post
+def peeks(request: Any) -> None:
+    assert not request.raw_body
+
+
+@pytest.mark.parametrize("handler", [peeks, scans])
+def test_trailers_are_no_empty_body_where_envoy_may_have_let_one_pass(handler: Any) -> None:
+    """A filter may ask for trailers itself, and drop the override: handlers saw an empty body."""
+    served = ServedStream(EnvoyGateway(table_of(handler), GatewayOptions()))
+    if handler is scans:
+        served = ServedStream(EnvoyGateway(table_of(handler), GatewayOptions()))
+        asking = served.rpc.send
+        messages = [TRAILERS.SerializeToString()]
+
+        def sent(message: bytes) -> bool:
+            taken = asking(message)
+            if messages:  # While the handler waits.
+                served.rpc.on_message(messages.pop())
+            return taken
+
+        served.rpc.send = sent  # type: ignore[method-assign]  # a part of Envoy
+        (*_, reply) = send(served, ask())
+    else:
+        send(served, ask())
+        (reply,) = send(served, TRAILERS)
+    assert immediate_of(reply) == 500

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from coprocess.api.moments import HookType
 from coprocess.errors import ConfigError, UnknownHook
+from coprocess.gateways.envoy.overrides import Overrides
 from coprocess.gateways.envoy.route import Route
 from coprocess.loading.body_use import hook_uses_body, streams_body
 from coprocess.loading.chains import REQUEST_MOMENTS, names_by_order, of_api
@@ -45,8 +46,7 @@ class Chain:
     hooks: frozenset[Hook] = field(default_factory=frozenset)
     #: Whether any handler leaves something for the end of the stream.
     has_end: bool = False
-    #: Whether Envoy was seen to do as `mode_override` says: None: not yet.
-    overrides: bool | None = None
+    overrides: Overrides = field(default_factory=Overrides)
 
     #: Whether a handler has a body in pieces.
     streams: bool = field(init=False)

@@ -303,7 +303,7 @@ class EnvoyGateway(Gateway, Streaming):
 def _keep(kept: dict[object, Chain], said: object, chain: Chain, size: int) -> None:
     """For the next that says so, in that many characters.
 
-    `kept` is what the gateway had before `chain` was looked up: a reload since then has put another in its place.
+    `kept` is what the gateway had before `chain` was looked up: a reload since then has another.
     """
     if size <= _LONGEST_KEPT:
         if len(kept) >= _MAX_KEPT:

@@ -69,9 +69,7 @@ def method_bytes(method: str, came: str) -> bytes:
     if not is_token(method):
         raise HandlerFailed("left a method that HTTP does not allow")
     if not _BY_THEMSELVES.isdisjoint((method, came)):
-        raise HandlerFailed(
-            f"made {came} a {method}: whether a body answers it is another thing to the client than to the upstream"
-        )
+        raise HandlerFailed(f"made {came} a {method}: to the client, their answers have different forms")
     return method.encode()
 
 

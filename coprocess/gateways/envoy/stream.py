@@ -15,7 +15,7 @@ from typing import Protocol
 import structlog
 
 from coprocess.api.body_stream import BodyCut
-from coprocess.errors import CoprocessError, Status
+from coprocess.errors import CoprocessError, HandlerFailed, Status
 from coprocess.gateways.envoy import call as traffic_of
 from coprocess.gateways.envoy.call import EnvoyCall, Traffic
 from coprocess.gateways.envoy.chain import Chain
@@ -23,6 +23,7 @@ from coprocess.gateways.envoy.early_messages import EarlyBytes, EarlyMessages
 from coprocess.gateways.envoy.exchange import Exchange
 from coprocess.gateways.envoy.headers_only import ChainOfRoute, HeadersOnly, headers_only
 from coprocess.gateways.envoy.pieces import Waiter
+from coprocess.gateways.envoy.streamed_bodies import NO_OVERRIDE
 from coprocess.runtime import chained
 from coprocess.runtime.chained import NO_STEPS, Steps
 from coprocess.runtime.service import Service
@@ -373,6 +374,8 @@ class EnvoyStream(chained.Chain):
 
     def let_go(self) -> None:
         """At its end: of what nobody takes any more."""
+        if self._exchange is not None and self._exchange.is_left_waiting():
+            self._service.tell_refused(HandlerFailed(f"left waiting for a body: {NO_OVERRIDE}"))
         if self._early is not None:
             with self._lock:
                 self._early.clear()

@@ -61,7 +61,7 @@ class StreamedBodies(Answering):
             raise HandlerFailed("asks for a body in pieces, and BUFFERED_PARTIAL sends the first part only")
         if side.mode != NONE:
             return b""
-        if self.chain.overrides is False:
+        if self.chain.overrides.are_dropped:
             raise HandlerFailed(NO_OVERRIDE)
         side.is_override = True
         if side is not self._request:
@@ -102,8 +102,34 @@ class StreamedBodies(Answering):
         side.sent_headers = headers
         return [encoding.reply(side.headers_kind, headers, self._dynamic_metadata(self._traffic), mode)]
 
+    def _judge_override(self, side: Side, *, has_come: bool) -> None:
+        """Envoy was asked for a body, and what came is one, or trailers. Raises HandlerFailed.
+
+        Trailers alone end a body that is empty, or that Envoy has let pass: a filter may have them itself.
+        """
+        assert self.chain is not None  # noqa: S101 - there is a message
+        overrides = self.chain.overrides
+        if has_come:
+            overrides.works = True
+        elif not overrides.works:
+            overrides.doubt()
+            raise HandlerFailed(NO_OVERRIDE)
+
+    def is_left_waiting(self) -> bool:
+        """At the end. Whether Envoy was asked for a body that has not come: it may have passed."""
+        chain = self.chain
+        if chain is None or self._is_answered or chain.overrides.works is not None:
+            return False
+        sides: tuple[Side | None, ...] = (self._request, self._response)
+        is_waiting = any(side is not None and side.is_override and side.waits for side in sides)
+        if is_waiting:
+            chain.overrides.doubt()
+        return is_waiting
+
     def _end_pieces(self, stream: Pieces, headers: bytes, traffic: Traffic) -> Replies:
         side = stream.side
+        if side.is_override:
+            self._judge_override(side, has_come=side.has_come)
         message = traffic.request if side is self._request else traffic.response
         if headers != side.sent_headers or (message is not None and message.has_new_body):
             raise HandlerFailed("edited what was sent when the first piece of the body was asked for")
@@ -117,7 +143,7 @@ class StreamedBodies(Answering):
         assert self.chain is not None  # noqa: S101 - there is a message
         assert self._traffic is not None  # noqa: S101 - as above
         if side.is_override and not side.has_come:
-            self.chain.overrides = False
+            self.chain.overrides.doubt()
             return self._traffic.fail(HandlerFailed(NO_OVERRIDE))
         self._traffic.failure_text = ""
         return None
