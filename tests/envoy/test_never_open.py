@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -292,3 +293,68 @@ def test_trailers_are_no_empty_body_where_envoy_may_have_let_one_pass(handler: A
         send(served, ask())
         (reply,) = send(served, TRAILERS)
     assert immediate_of(reply) == 500
+
+
+def test_a_body_of_a_response_whose_headers_are_not_sent_closes() -> None:
+    """With `response_header_mode: SKIP`, it passed without its handlers."""
+    for message in (
+        Message(response_body=wire.HttpBody(body=b"12345", end_of_stream=True)),
+        Message(response_trailers=wire.HttpTrailers()),
+    ):
+        for begins in (True, False):
+            stream = Stream(looks)
+            if begins:
+                stream.request()
+            reply = stream.one(message)
+            assert immediate_of(reply) == 500
+            assert "expected response_header_mode SEND" in reply.immediate_response.details
+
+
+@pytest.mark.parametrize("mode", [1, 4])
+def test_a_body_that_is_replaced_in_part_does_not_pass_where_its_handler_fails_open(mode: int) -> None:
+    """The upstream took what was written so far for the whole."""
+
+    @Post(on_error="open")
+    def breaks(request: Any) -> None:
+        body = request.stream(replace=True)
+        for piece in body:
+            if piece == b"two":
+                raise ValueError
+            body.write(piece.upper())
+
+    @Post(on_error="open")
+    def looks_on(request: Any) -> None:
+        if next(request.stream()) == b"one":
+            raise ValueError
+
+    for handler in (breaks, looks_on):
+        with serving(handler) as running, Client(running.address) as client:
+            call = Call(client.channel)
+            config = wire.ProtocolConfiguration(request_body_mode=mode)  # type: ignore[arg-type]  # its number
+            first = ask()
+            first.protocol_config.CopyFrom(config)
+            assert call.ask(first).WhichOneof("response") == "request_headers"
+            for piece in (b"one", b"two"):
+                reply = call.ask(Message(request_body=wire.HttpBody(body=piece)))
+                if handler is breaks and piece == b"two":
+                    assert immediate_of(reply) == 500
+                else:
+                    assert reply.WhichOneof("response") == "request_body"
+            call.end()
+
+
+def test_who_gives_up_a_piece_has_no_body_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next one went to it all the same, and had no reply."""
+    monkeypatch.setattr("coprocess.gateways.envoy.streamed_bodies.PIECE_TIMEOUT_S", 0.3)
+
+    @Post
+    def gives_up(request: Any) -> None:
+        with suppress(ConnectionError):
+            list(request.stream())
+
+    with serving(gives_up) as running, Client(running.address) as client:
+        call = Call(client.channel)
+        call.request(POST, end=False)
+        call.ask(Message(request_body=wire.HttpBody(body=b"one")))
+        assert immediate_of(next(call.replies)) == 500
+        call.end()

@@ -118,6 +118,8 @@ class Exchange(StreamedBodies):
             return self._on_body(self._request, asked.request_body)
         if kind == "request_trailers":
             return self._on_trailers(self._request)
+        if kind in ("response_body", "response_trailers") and chain.after and self._response is None:
+            raise HandlerFailed("was not sent the response's headers: expected response_header_mode SEND")
         if kind == "response_body":
             return self._on_body(self._of_response(), asked.response_body)
         if kind == "response_trailers":

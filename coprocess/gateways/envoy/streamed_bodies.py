@@ -133,6 +133,11 @@ class StreamedBodies(Answering):
         message = traffic.request if side is self._request else traffic.response
         if headers != side.sent_headers or (message is not None and message.has_new_body):
             raise HandlerFailed("edited what was sent when the first piece of the body was asked for")
+        if stream.is_waiting:
+            raise HandlerFailed("gave up a piece of the body that it had asked for")
+        if stream.is_replaced and message is not None and message.open_stream is None:
+            # A copy of what came, as the handler failed open.
+            raise HandlerFailed("failed, and had replaced a part of the body: the rest alone is no body")
         replies = stream.end()
         if stream.is_whole and (side is not self._request or not traffic.chain.after):
             self.is_done = True
