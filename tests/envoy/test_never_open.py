@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import suppress
 from typing import Any
 
@@ -16,7 +17,7 @@ from tests.envoy.call import Call
 from tests.envoy.drive import GET, OK, POST, Stream, check, check_request, edits, header_map
 from tests.envoy.served_stream import ServedStream
 from tests.envoy.world import serving, table_of
-from tests.server import Client
+from tests.server import PATIENCE_S, Client
 
 Message = wire.ProcessingRequest
 
@@ -358,3 +359,68 @@ def test_who_gives_up_a_piece_has_no_body_pass(monkeypatch: pytest.MonkeyPatch) 
         call.ask(Message(request_body=wire.HttpBody(body=b"one")))
         assert immediate_of(next(call.replies)) == 500
         call.end()
+
+
+# Errors of a stream let requests pass where the filter has `failure_mode_allow`.
+
+
+@pytest.mark.parametrize("engine", ["http2", "grpcio"])
+def test_a_stop_answers_the_streams_that_it_gives_up(engine: Any) -> None:
+    """Also one that waits for its upstream: its response would pass without its handlers."""
+    is_in, goes_on = threading.Event(), threading.Event()
+
+    @Pre
+    def hangs(request: Any) -> None:
+        if "X-Hang" in request.headers:
+            is_in.set()
+            goes_on.wait(PATIENCE_S)
+
+    with serving(hangs, looks, engine=engine) as running, Client(running.address) as client:
+        waits, runs = Call(client.channel), Call(client.channel)
+        assert immediate_of(waits.request()) == 0
+        told: list[int] = []
+        asks = threading.Thread(
+            target=lambda: told.append(immediate_of(runs.request([*GET, ("x-hang", "1")])))
+        )
+        asks.start()
+        assert is_in.wait(PATIENCE_S)
+        assert not running.service.drain(0.05)
+        asks.join(PATIENCE_S)
+        assert told == [503]
+        assert immediate_of(next(waits.replies)) == 503
+        goes_on.set()
+
+
+def test_more_messages_than_are_taken_are_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("coprocess.gateways.envoy.early_messages.MOST_BYTES", 1000)
+    body = Message(request_body=wire.HttpBody(body=bytes(1000))).SerializeToString()
+
+    @Pre
+    def floods(request: Any) -> None:
+        served.rpc.on_message(body)
+
+    gateway = EnvoyGateway(table_of(floods, looks), GatewayOptions())
+    served = ServedStream(gateway)
+    (reply,) = send(served, ask())
+    assert immediate_of(reply) == 503
+    assert served.rpc.ended == (None, "")
+    assert not gateway.open_streams
+    assert not gateway.early_bytes.kept_bytes
+
+
+def test_what_fails_while_a_refusal_is_made_is_an_answer_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    @Pre
+    def fails() -> None:
+        raise ValueError
+
+    def breaks(*given: Any) -> Any:
+        raise ArithmeticError
+
+    monkeypatch.setattr("coprocess.gateways.envoy.exchange.Exchange.replies", breaks)
+    monkeypatch.setattr("coprocess.gateways.envoy.exchange.Exchange.refusal", breaks)
+    gateway = EnvoyGateway(table_of(fails), GatewayOptions())
+    served = ServedStream(gateway)
+    (reply,) = send(served, ask())
+    assert immediate_of(reply) == 500
+    assert served.rpc.ended == (None, "")
+    assert not gateway.open_streams

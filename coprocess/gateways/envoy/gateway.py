@@ -188,6 +188,10 @@ class EnvoyGateway(Gateway, Streaming):
     def open_streams(self) -> int:
         return len(self._streams) + len(self._asks) + len(self._checks)
 
+    def give_up(self) -> None:
+        for stream in list(self._streams):
+            stream.give_up()
+
     def holds(self, hook: Hook) -> bool:
         chains = [stream.chain for stream in list(self._streams)]
         return any(chain is not None and hook in chain.hooks for chain in chains) or any(
