@@ -424,3 +424,13 @@ def test_what_fails_while_a_refusal_is_made_is_an_answer_too(monkeypatch: pytest
     assert immediate_of(reply) == 500
     assert served.rpc.ended == (None, "")
     assert not gateway.open_streams
+
+
+def test_a_message_that_the_engine_refuses_is_answered() -> None:
+    """A client chooses how large a body is: with it, it chose whether handlers saw the request."""
+    with serving(reads, looks) as running, Client(running.address) as client:
+        call = Call(client.channel)
+        call.request(POST, end=False)
+        body = wire.HttpBody(body=bytes((16 << 20) + 1), end_of_stream=True)
+        assert immediate_of(call.ask(Message(request_body=body))) == 503
+        assert call.end() == []

@@ -27,7 +27,7 @@ from coprocess.gateways.envoy.headers_only import ChainOfRoute
 from coprocess.gateways.envoy.limit_asks import LimitAsks
 from coprocess.gateways.envoy.route import PREFIX, Route, route_of
 from coprocess.gateways.envoy.skimmed import attributes_of, items_of
-from coprocess.gateways.envoy.stream import EnvoyStream, refuse
+from coprocess.gateways.envoy.stream import EnvoyStream, refusal, refuse
 from coprocess.gateways.envoy.wire import CHECK, PROCESS
 from coprocess.loading.hooks import Hook, HookTable
 from coprocess.loading.lifetime import Lifetime
@@ -111,7 +111,7 @@ class EnvoyGateway(Gateway, Streaming):
 
     @property
     def failed_replies(self) -> Mapping[str, FailedReply]:
-        return {CHECK: failed_reply}
+        return {CHECK: failed_reply, PROCESS: refusal}
 
     @property
     def bidi_methods(self) -> Mapping[str, StreamHandler]:

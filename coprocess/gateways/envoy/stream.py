@@ -188,8 +188,7 @@ class EnvoyStream(chained.Chain):
     def _refuse(self, status: Status, text: str) -> None:
         """End it with an answer: an error lets the request pass where the filter's failure mode allows it."""
         if self._close():
-            reply = encoding.immediate(*_refusal(status), guard.details(text))
-            if not self._rpc.finish(reply):
+            if not self._rpc.finish(refusal(status, text)):
                 self._rpc.end(status, text)
             self.cancel()
 
@@ -426,9 +425,11 @@ class EnvoyStream(chained.Chain):
         self._rpc.runs_on(loop)
 
 
-def _refusal(status: Status) -> tuple[int, bytes, bytes]:
+def refusal(status: Status, text: str) -> bytes:
+    """The reply in place of an error."""
     answer = failure_answer(status)
-    return answer.status, guard.answer_mutation(answer.headers), answer.body
+    mutation = guard.answer_mutation(answer.headers)
+    return encoding.immediate(answer.status, mutation, answer.body, guard.details(text))
 
 
 _NOT_TAKEN = "the replies are too large, or are not read"
