@@ -173,6 +173,23 @@ def test_a_method_that_comes_twice_is_read_as_a_whole() -> None:
     assert seen == ["GET"]
 
 
+def test_a_path_that_comes_twice_is_the_first_on_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    @Pre
+    def sees(request: Any) -> None:
+        seen.append(f"{request.path} {request.scheme}")
+
+    twice: Pairs = [*GET, (":path", "/b"), (":scheme", "https"), (":path", "/c")]
+    gateway = EnvoyGateway(table_of(sees), GatewayOptions())
+    for pairs in (twice, [twice[1], *twice]):
+        ServedStream(gateway).send(asked(pairs))
+    monkeypatch.setattr(stream, "headers_only", lambda *arguments: None)
+    for pairs in (twice, [twice[4], *twice], [twice[1], *twice]):
+        ServedStream(gateway).send(asked(pairs))
+    assert seen == ["/a http"] * 3 + ["/b http", "/a http"]
+
+
 class Unusual(str):
     """A text of a handler's own."""
 
