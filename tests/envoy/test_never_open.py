@@ -101,6 +101,11 @@ def test_a_status_without_a_body_lets_none_of_the_upstreams_pass(status: int) ->
     assert common.status == wire.CommonResponse.CONTINUE_AND_REPLACE
     assert common.body_mutation.clear_body
     assert edits(common) == [(":status", str(status).encode(), False), ("content-length", b"0", False)]
+    stream = Stream(hides, response_mode=4)
+    stream.request()
+    stream.response()
+    (reply,) = stream.response_body(b"HTTP/1.1 200 OK")
+    assert not reply.response_body.response.body_mutation.streamed_response.body
     stream = Stream(empties)
     stream.request()
     stream.response()

@@ -330,7 +330,8 @@ class Exchange(StreamedBodies):
         body: bytes | None = None
         if self._is_bodyless(response):
             if side.body != b"":
-                body = b""  # Else what comes would go out: to the client it is another response.
+                # Else what comes would go out: to the client it is another response.
+                body, side.drops_rest = b"", True
         elif self._status in guard.BODYLESS and "Content-Length" in side.fields and not response.has_new_body:
             body = b""  # Else the client would wait for one of that length.
         elif response.has_new_body:
