@@ -603,7 +603,10 @@ class Service:
     def drain(self, timeout_s: float) -> bool:
         """Refuse new calls and wait for those in flight. False where some still run after `timeout_s`."""
         self.is_draining = True
-        return wait_until_idle(lambda: self.in_flight, timeout_s)
+        is_idle = wait_until_idle(lambda: self.in_flight, timeout_s)
+        if not is_idle:
+            self.streaming.give_up()
+        return is_idle
 
     def stop(self, timeout_s: float) -> None:
         """End the service's own threads, once the events that handlers triggered have run."""

@@ -44,6 +44,9 @@ class Streaming:
     def end_overdue(self, now_s: float) -> None:
         """End what waits too long for something else than a handler. Called by the watchdog; never raises."""
 
+    def give_up(self) -> None:
+        """Answer what is open: the service stops, and waits no longer. From any thread; never raises."""
+
     def holds(self, hook: Hook) -> bool:
         """Whether calls of `hook` may come of a stream that is open."""
         return False

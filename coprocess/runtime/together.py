@@ -79,6 +79,10 @@ class _Both(Gateway, Streaming):
         for gateway in self._streaming:
             gateway.end_overdue(now_s)
 
+    def give_up(self) -> None:
+        for gateway in self._streaming:
+            gateway.give_up()
+
     def holds(self, hook: Hook) -> bool:
         return any(gateway.holds(hook) for gateway in self._streaming)
 

@@ -247,7 +247,8 @@ class Methods:
     bidi: Mapping[str, BidiHandler] = field(default_factory=dict)
     #: What takes calls of a unary method before its handler, in an engine that has a `poller`.
     relays: Mapping[str, Relay] = field(default_factory=dict)
-    #: Of unary methods whose clients may take an error for a yes: their calls end with such a reply instead.
+    #: Of methods whose clients may take an error for a yes: their calls end with such a reply instead; those
+    #: with many messages where an engine that can refuses one.
     failed: Mapping[str, FailedReply] = field(default_factory=dict)
 
     def __or__(self, other: Methods) -> Methods:

@@ -6,6 +6,7 @@ import base64
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
@@ -114,6 +115,16 @@ def other_status(response: Any) -> None:
 
 
 @Response
+def emptied(response: Any) -> None:
+    response.status = 204
+
+
+@Pre
+def gets(request: Any) -> None:
+    request.method = "GET"
+
+
+@Response
 def broken(response: Any) -> None:
     raise RuntimeError("no")
 
@@ -133,6 +144,8 @@ HANDLERS = (
     loud,
     hide,
     other_status,
+    emptied,
+    gets,
     broken,
 )
 OVERRIDE = {"allow_mode_override": True}
@@ -182,6 +195,8 @@ LISTENERS = {
     ),
     "hide": response("hide"),
     "status": response("other_status"),
+    "emptied": response("emptied"),
+    "gets": Listener([ext_proc({"x-coprocess-pre": "gets"}, mutation_rules={"allow_all_routing": True})]),
     "broken": response("broken", failure_mode_allow=True),
     "authz": Listener([ext_authz()]),
     "two": Listener([ext_proc({"x-coprocess-response": "stamp"}), ext_proc({"x-coprocess-post": "answer"})]),
@@ -320,6 +335,18 @@ def test_a_response_is_replaced(world: World) -> None:
     assert (answered.status, answered.body, answered.header("x-new")) == (203, b"hidden", "1")
     assert answered.header("content-type") in (None, "text/plain")
     assert world.request("status").status == 202
+
+
+@pytest.mark.parametrize(("listener", "method", "status"), [("emptied", "GET", 204), ("gets", "HEAD", 500)])
+def test_no_body_is_read_as_the_next_response(world: World, listener: str, method: str, status: int) -> None:
+    """The upstream said what stood in that."""
+    asked = '{"body": "HTTP/1.1 299 Forged\\r\\ncontent-length: 0\\r\\n\\r\\n"}'
+    request = f"{method} /a HTTP/1.1\r\nHost: x\r\nX-Answer: {asked}\r\n"
+    both = f"{request}\r\n{request}Connection: close\r\n\r\n".encode()
+    with socket.create_connection(("127.0.0.1", world.envoy.ports[listener]), PATIENCE_S) as client:
+        client.sendall(both)
+        came = b"".join(iter(partial(client.recv, 4096), b""))
+    assert came.count(b"HTTP/1.1 ") == came.count(b"HTTP/1.1 %d" % status) == 2
 
 
 def test_a_response_hook_that_fails_closes(world: World) -> None:

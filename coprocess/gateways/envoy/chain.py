@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from coprocess.api.moments import HookType
 from coprocess.errors import ConfigError, UnknownHook
+from coprocess.gateways.envoy.overrides import Overrides
 from coprocess.gateways.envoy.route import Route
 from coprocess.loading.body_use import hook_uses_body, streams_body
 from coprocess.loading.chains import REQUEST_MOMENTS, names_by_order, of_api
@@ -41,13 +42,11 @@ class Chain:
     table: HookTable
     #: All `@Event` functions.
     listeners: tuple[str, ...] = ()
-    #: Those of Response, which a stream needs after its request is through; all, where `has_end`, or of a
-    #: Check.
-    later: frozenset[Hook] = field(default_factory=frozenset)
+    #: All that may run. A stream needs them until it ends: those behind a body that is to come, too.
+    hooks: frozenset[Hook] = field(default_factory=frozenset)
     #: Whether any handler leaves something for the end of the stream.
     has_end: bool = False
-    #: Whether Envoy was seen to do as `mode_override` says: None: not yet.
-    overrides: bool | None = None
+    overrides: Overrides = field(default_factory=Overrides)
 
     #: Whether a handler has a body in pieces.
     streams: bool = field(init=False)
@@ -107,7 +106,6 @@ def chain_of(table: HookTable, route: Route, chains: Chains) -> Chain:
     spec = HeldSpec(api_id, route.org_id, route.config)
     after = tuple(by_moment[HookType.Response])
     running = hooks_of(table, [step for steps in by_moment.values() for step in steps])
-    has_end = any(hook.is_of_request for hook in running)
     return Chain(
         before=tuple((moment, tuple(by_moment[moment])) for moment in REQUEST_MOMENTS if by_moment[moment]),
         after=after,
@@ -115,8 +113,8 @@ def chain_of(table: HookTable, route: Route, chains: Chains) -> Chain:
         route=route,
         table=table,
         listeners=tuple(_all_names(table, HookType.Event, api_id)),
-        later=running if has_end else hooks_of(table, after),
-        has_end=has_end,
+        hooks=running,
+        has_end=any(hook.is_of_request for hook in running),
     )
 
 

@@ -59,7 +59,7 @@ def _edits(request: HeldRequest, method: str) -> bytes:
     """What is edited of a request, as an OkHttpResponse."""
     content, edits = b"", 0
     if request.method != method:
-        content += encoding.set_text_header(b":method", guard.method_bytes(request.method), _HEADERS)
+        content += encoding.set_text_header(b":method", guard.method_bytes(request.method, method), _HEADERS)
     if request.has_new_path or request.has_new_query:
         content += encoding.set_text_header(b":path", guard.target_of(request).encode(), _HEADERS)
     headers = request.headers

@@ -86,7 +86,7 @@ class CheckChain(Chain):
 
     def holds(self, hook: Hook) -> bool:
         """Whether a call of `hook` may come."""
-        return hook in self._check.traffic.chain.later
+        return hook in self._check.traffic.chain.hooks
 
     def begin(self) -> None:
         try:

@@ -79,7 +79,7 @@ def _only_checks(chain: Chain) -> Chain:
             "nothing is to run: no handler of CustomKeyCheck is loaded for this route, or named"
         )
     ((_, steps),) = kept
-    checks = replace(chain, before=kept, after=(), later=hooks_of(chain.table, steps))
+    checks = replace(chain, before=kept, after=(), hooks=hooks_of(chain.table, steps))
     if len(steps) == 1 and not checks.has_end:
         checks.one_check = steps[0].hook
     return checks

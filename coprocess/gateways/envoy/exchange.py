@@ -20,6 +20,7 @@ from coprocess.gateways.envoy.call import Around, Traffic
 from coprocess.gateways.envoy.chain import Chain
 from coprocess.gateways.envoy.headers_only import HeadersOnly
 from coprocess.gateways.envoy.messages import Fields, no_request, refuse_too_many, request_of, response_of
+from coprocess.gateways.envoy.overrides import envoys_own
 from coprocess.gateways.envoy.pieces import NO_REQUEST, Wire
 from coprocess.gateways.envoy.side import (
     BUFFERED,
@@ -34,7 +35,7 @@ from coprocess.gateways.envoy.side import (
 )
 from coprocess.gateways.envoy.streamed_bodies import NO_OVERRIDE, SEND, StreamedBodies
 from coprocess.gateways.envoy.wire import ProcessingRequest
-from coprocess.runtime.answers import Answer, failure_answer
+from coprocess.runtime.answers import Answer, error_answer, failure_answer
 from coprocess.runtime.chained import NO_STEPS, Steps
 
 if TYPE_CHECKING:
@@ -117,6 +118,8 @@ class Exchange(StreamedBodies):
             return self._on_body(self._request, asked.request_body)
         if kind == "request_trailers":
             return self._on_trailers(self._request)
+        if kind in ("response_body", "response_trailers") and chain.after and self._response is None:
+            raise HandlerFailed("was not sent the response's headers: expected response_header_mode SEND")
         if kind == "response_body":
             return self._on_body(self._of_response(), asked.response_body)
         if kind == "response_trailers":
@@ -219,7 +222,7 @@ class Exchange(StreamedBodies):
             side.want_pieces()
             return []  # It comes of itself. The headers' reply waits for it, as edits would be dropped later.
         if side.mode != BUFFERED:
-            if chain.overrides is False:
+            if chain.overrides.are_dropped:
                 raise HandlerFailed(NO_OVERRIDE)
             side.is_override = True
         # Trailers too: where they follow no body at all, Envoy would send nothing, and go on.
@@ -272,9 +275,8 @@ class Exchange(StreamedBodies):
     def _on_response_headers(self, headers: HttpHeaders, chain: Chain, traffic: Traffic) -> Steps:
         if self._request.steps is not None:
             # Envoy went on without the body: what handlers wanted with it was not done.
-            if self._request.is_override:
-                chain.overrides = False
-            raise HandlerFailed(NO_OVERRIDE)
+            self._ready = [self._without_body(headers, chain)]
+            return NO_STEPS
         if not chain.after:
             self.is_done = True
             self._ready = [encoding.EMPTY[RESPONSE_HEADERS]]
@@ -294,6 +296,16 @@ class Exchange(StreamedBodies):
             traffic.awaits_body = False
             side.steps = steps
         return steps
+
+    def _without_body(self, headers: HttpHeaders, chain: Chain) -> bytes:
+        """The reply to a response that comes before the body of its request. Raises HandlerFailed."""
+        fields = self._fields(headers)
+        status = response_of(fields, bytes).status
+        if text := envoys_own(status, fields):
+            return self._immediate(error_answer(status, text), "Envoy took no body for the handlers")
+        if self._request.is_override:
+            chain.overrides.judge(status, fields)
+        raise HandlerFailed(NO_OVERRIDE)
 
     def _end_response(self, traffic: Traffic, side: Side) -> Replies:
         answer = traffic.answer
@@ -316,7 +328,13 @@ class Exchange(StreamedBodies):
         if side.stream is not None and (written := side.stream.local_body) is not None:
             response.body = written
         body: bytes | None = None
-        if response.has_new_body and not self._is_bodyless(response):
+        if self._is_bodyless(response):
+            if side.body != b"":
+                # Else what comes would go out: to the client it is another response.
+                body, side.drops_rest = b"", True
+        elif self._status in guard.BODYLESS and "Content-Length" in side.fields and not response.has_new_body:
+            body = b""  # Else the client would wait for one of that length.
+        elif response.has_new_body:
             body = response.raw_body
             if side.why_no_body:
                 raise HandlerFailed("replaced the body of a response that is a stream")
@@ -356,12 +374,12 @@ class Exchange(StreamedBodies):
         if not body.end_of_stream and (side.mode in (STREAMED, BUFFERED_PARTIAL)):
             # A piece of it, and Envoy wants each piece answered before the whole is there.
             if side.is_override and side.mode == STREAMED and self.chain is not None:
-                self.chain.overrides = False
+                self.chain.overrides.works = False
                 raise HandlerFailed(NO_OVERRIDE)
             self._ready = [self._too_large(side, len(content))]
             return NO_STEPS
-        if side.is_override and self.chain is not None:
-            self.chain.overrides = True
+        if side.is_override:
+            self._judge_override(side, has_come=True)
         if len(content) > self._max_body_bytes:
             self._ready = [self._too_large(side, len(content))]
             return NO_STEPS
@@ -387,6 +405,8 @@ class Exchange(StreamedBodies):
             # They end the body, in this mode.
             side.ends_with_trailers = True
             return self._with_body(side, b"".join(side.pieces), side.headers_kind)
+        if side.is_override:
+            self._judge_override(side, has_come=False)
         # There was no body at all.
         return self._with_body(side, b"", kind)
 

@@ -27,7 +27,7 @@ from coprocess.gateways.envoy.headers_only import ChainOfRoute
 from coprocess.gateways.envoy.limit_asks import LimitAsks
 from coprocess.gateways.envoy.route import PREFIX, Route, route_of
 from coprocess.gateways.envoy.skimmed import attributes_of, items_of
-from coprocess.gateways.envoy.stream import EnvoyStream, refuse
+from coprocess.gateways.envoy.stream import EnvoyStream, refusal, refuse
 from coprocess.gateways.envoy.wire import CHECK, PROCESS
 from coprocess.loading.hooks import Hook, HookTable
 from coprocess.loading.lifetime import Lifetime
@@ -111,7 +111,7 @@ class EnvoyGateway(Gateway, Streaming):
 
     @property
     def failed_replies(self) -> Mapping[str, FailedReply]:
-        return {CHECK: failed_reply}
+        return {CHECK: failed_reply, PROCESS: refusal}
 
     @property
     def bidi_methods(self) -> Mapping[str, StreamHandler]:
@@ -188,9 +188,13 @@ class EnvoyGateway(Gateway, Streaming):
     def open_streams(self) -> int:
         return len(self._streams) + len(self._asks) + len(self._checks)
 
+    def give_up(self) -> None:
+        for stream in list(self._streams):
+            stream.give_up()
+
     def holds(self, hook: Hook) -> bool:
         chains = [stream.chain for stream in list(self._streams)]
-        return any(chain is not None and hook in chain.later for chain in chains) or any(
+        return any(chain is not None and hook in chain.hooks for chain in chains) or any(
             check.holds(hook) for check in list(self._checks)
         )
 
@@ -220,16 +224,10 @@ class EnvoyGateway(Gateway, Streaming):
 
     def _chain_of_check(self, said: object, extensions: Sequence[bytes]) -> Chain:
         """Keep the chain by the bytes that a route says, too: they are there before anything is read."""
+        kept = self._kept
         chain = self.chain(items_of(extensions), "")
-        self._keep(said, chain, sum(map(len, extensions)))
+        _keep(kept, said, chain, sum(map(len, extensions)))
         return chain
-
-    def _keep(self, said: object, chain: Chain, size: int) -> None:
-        """For the next that says so, in that many characters."""
-        if size <= _LONGEST_KEPT:
-            if len(self._kept) >= _MAX_KEPT:
-                self._kept.clear()
-            self._kept[said] = chain
 
     def _check_in_steps(self, service: Service, rpc: Rpc, traffic: Traffic) -> None:
         check = CheckChain(service, rpc, traffic, self._waiting, self._ended_check)
@@ -259,7 +257,7 @@ class EnvoyGateway(Gateway, Streaming):
                 route = _with_api_id(route, default_api_id)
             chain = chain_of(self._table, route, self._chains)
             size = len(default_api_id) + sum(len(name) + len(str(value)) for name, value in said)
-            self._keep(key, chain, size)
+            _keep(kept, key, chain, size)
         return chain
 
     def fire(self, chain: Chain, event: str, message: str, about: Mapping[str, str]) -> None:
@@ -304,6 +302,17 @@ class EnvoyGateway(Gateway, Streaming):
         version = None if caller is None else caller.version
         hook = self._table.choose(HookType.Event, name, spec.api_id, version=version)
         return HeldEventCall(hook, event_of(name, payload, spec), spec)
+
+
+def _keep(kept: dict[object, Chain], said: object, chain: Chain, size: int) -> None:
+    """For the next that says so, in that many characters.
+
+    `kept` is what the gateway had before `chain` was looked up: a reload since then has another.
+    """
+    if size <= _LONGEST_KEPT:
+        if len(kept) >= _MAX_KEPT:
+            kept.clear()
+        kept[said] = chain
 
 
 def _with_api_id(route: Route, api_id: str) -> Route:

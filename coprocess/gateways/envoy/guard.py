@@ -33,6 +33,9 @@ MAX_EDITS = 100
 LOWEST_STATUS, HIGHEST_STATUS = 200, 599
 #: Answers with these have no body: Envoy would send one of a wrong length.
 BODYLESS = frozenset({204, 205, 304})
+_SWITCHING = 101
+#: Envoy sends the client what it gets for another method: a body to who asked for none is the next response.
+_BY_THEMSELVES = frozenset({"CONNECT", "HEAD"})
 
 _HARMFUL = re.compile(rb"[\x00\r\n]").search
 _TARGET = re.compile(r"[!-~]+").fullmatch
@@ -61,10 +64,12 @@ def handlers_name(name: str) -> bytes | None:
     return None if canonical_name(name) in NOT_FOR_HANDLERS else name_bytes(name)
 
 
-def method_bytes(method: str) -> bytes:
-    """Raises HandlerFailed."""
+def method_bytes(method: str, came: str) -> bytes:
+    """Of a request that came with another one. Raises HandlerFailed."""
     if not is_token(method):
         raise HandlerFailed("left a method that HTTP does not allow")
+    if not _BY_THEMSELVES.isdisjoint((method, came)):
+        raise HandlerFailed(f"made {came} a {method}: to the client, their answers have different forms")
     return method.encode()
 
 
@@ -155,7 +160,7 @@ def request_edits(
     """The edits of a request that came with `method`, and whether they may lead to another route."""
     edits, is_moved = Edits(), False
     if request.method != method:
-        edits.set(b":method", method_bytes(request.method))
+        edits.set(b":method", method_bytes(request.method, method))
         is_moved = True
     if request.has_new_path or request.has_new_query:
         edits.set(b":path", target_of(request).encode())
@@ -177,6 +182,8 @@ def target_of(request: HeldRequest) -> str:
 def response_edits(response: HeldResponse, came: int, encoded: Mapping[str, bytes] | None) -> Edits:
     edits = Edits()
     if response.status != came:
+        if came == _SWITCHING:
+            raise HandlerFailed("left another status for an upgrade: what follows is no response")
         edits.set(b":status", b"%d" % status(response.status))
     if response.headers.edited:
         edits.take(response.headers, encoded)

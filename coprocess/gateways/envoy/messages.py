@@ -48,8 +48,12 @@ class Fields(UnreadHeaders):
         return self._all[:count]
 
     def pseudo(self) -> dict[str, str]:
-        """All pseudo-header fields, also those behind others."""
-        return {each.key: self._text(each) for each in self._all if each.key[:1] == ":"}
+        """All pseudo-header fields, also those behind others. Of one that comes twice, the first counts."""
+        found: dict[str, str] = {}
+        for each in self._all:
+            if each.key[:1] == ":":
+                found.setdefault(each.key, self._text(each))
+        return found
 
     def first_that_came(self, name: str) -> str | None:
         """The first value that came with this name, which is in lower case; None: none did."""
@@ -136,20 +140,22 @@ class UnreadLine(UnreadRequest):
 
 def request_of(fields: Fields, body_source: BodySource) -> HeldRequest:
     """Raises BadMessage."""
-    method, target, scheme = "", None, ""
+    method = target = scheme = None
     try:
         # They come first, all or nearly all: then nothing else is looked at.
         for each in fields.first(_PSEUDO_OF_REQUEST):
             key = each.key
             if key == ":path":
-                target = each.raw_value.decode() or each.value
+                if target is None:
+                    target = each.raw_value.decode() or each.value
             elif key == ":method":
-                method = each.raw_value.decode() or each.value
-            elif key == ":scheme":
+                if method is None:
+                    method = each.raw_value.decode() or each.value
+            elif key == ":scheme" and scheme is None:
                 scheme = each.raw_value.decode() or each.value
     except UnicodeDecodeError:
         target = None
-    if not method or target is None or not scheme:
+    if method is None or target is None or scheme is None:
         pseudo = fields.pseudo()
         try:
             method = pseudo[":method"]

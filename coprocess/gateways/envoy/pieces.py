@@ -69,6 +69,8 @@ class Pieces(BodyStream):
         self._owes_trailers = False
         #: The upstream has answered before that.
         self.is_cut = False
+        #: A piece was asked for, and has not come.
+        self.is_waiting = False
 
     def write(self, data: bytes) -> None:
         if not self.is_replaced:
@@ -132,9 +134,11 @@ class Pieces(BodyStream):
             replies = self._replies(is_last=False)
         for reply in replies:
             self._wire.send_now(reply)
+        self.is_waiting = True
 
     def _take(self, message: bytes | None) -> bytes:
         """The piece that came; empty where none did."""
+        self.is_waiting = False
         if message is None:
             raise BodyCut("the client left before the end of the body")
         side = self.side

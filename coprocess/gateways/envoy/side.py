@@ -89,6 +89,12 @@ class Side:
             raise RuntimeError(self.why_no_body or _NOT_KEPT)
         return self.body
 
+    @property
+    def waits(self) -> bool:
+        """Whether handlers wait for a body of which nothing has come."""
+        stream = self.stream
+        return self.steps is not None or (stream is not None and stream.has_begun and not self.has_come)
+
     def want_pieces(self) -> None:
         """Keep what comes, until it is the whole body."""
         self.pieces, self.size = [], 0

@@ -9,21 +9,25 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Protocol
 
 import structlog
 
 from coprocess.api.body_stream import BodyCut
-from coprocess.errors import CoprocessError, Status
+from coprocess.errors import CoprocessError, HandlerFailed, Status
 from coprocess.gateways.envoy import call as traffic_of
+from coprocess.gateways.envoy import encoding, guard
 from coprocess.gateways.envoy.call import EnvoyCall, Traffic
 from coprocess.gateways.envoy.chain import Chain
 from coprocess.gateways.envoy.early_messages import EarlyBytes, EarlyMessages
 from coprocess.gateways.envoy.exchange import Exchange
 from coprocess.gateways.envoy.headers_only import ChainOfRoute, HeadersOnly, headers_only
 from coprocess.gateways.envoy.pieces import Waiter
+from coprocess.gateways.envoy.streamed_bodies import NO_OVERRIDE
 from coprocess.runtime import chained
+from coprocess.runtime.answers import failure_answer
 from coprocess.runtime.chained import NO_STEPS, Steps
 from coprocess.runtime.service import Service
 from coprocess.transport.engine import BidiRpc, HandlersLoop, Metadata
@@ -139,7 +143,7 @@ class EnvoyStream(chained.Chain):
         elif waiter is not None:
             waiter(message)
         else:
-            self._rpc.on_loop(partial(self._abort, Status.RESOURCE_EXHAUSTED, "more came than is taken"))
+            self._rpc.on_loop(partial(self._refuse, Status.RESOURCE_EXHAUSTED, "more came than is taken"))
 
     def _half_closed(self) -> None:
         with self._lock:
@@ -173,6 +177,20 @@ class EnvoyStream(chained.Chain):
         if not (was_over or is_busy):
             self._around.ended(self)
         return not was_over
+
+    def give_up(self) -> None:
+        """Whatever it waits for. From any thread; never raises."""
+        try:
+            self._refuse(Status.UNAVAILABLE, "the service is shutting down")
+        except Exception:
+            log.exception("a stream could not be given up")
+
+    def _refuse(self, status: Status, text: str) -> None:
+        """End it with an answer: an error lets the request pass where the filter's failure mode allows it."""
+        if self._close():
+            if not self._rpc.finish(refusal(status, text)):
+                self._rpc.end(status, text)
+            self.cancel()
 
     def _abort(self, status: Status, text: str) -> None:
         if self._close():
@@ -297,7 +315,8 @@ class EnvoyStream(chained.Chain):
                 self._finish(last)
         except Exception:  # Ended with OK, it would let the request pass.
             log.exception("a message of a stream could not be answered")
-            self._abort(Status.INTERNAL, "internal error")
+            with suppress(Exception):
+                self._refuse(Status.INTERNAL, "internal error")
             # Also where `_finish` had begun: of two ends, the first counts.
             self._rpc.end(Status.INTERNAL, "internal error")
             self._around.ended(self)
@@ -373,6 +392,8 @@ class EnvoyStream(chained.Chain):
 
     def let_go(self) -> None:
         """At its end: of what nobody takes any more."""
+        if self._exchange is not None and self._exchange.is_left_waiting():
+            self._service.tell_refused(HandlerFailed(f"left waiting for a body: {NO_OVERRIDE}"))
         if self._early is not None:
             with self._lock:
                 self._early.clear()
@@ -402,6 +423,13 @@ class EnvoyStream(chained.Chain):
 
     def runs_on(self, loop: HandlersLoop) -> None:
         self._rpc.runs_on(loop)
+
+
+def refusal(status: Status, text: str) -> bytes:
+    """The reply in place of an error."""
+    answer = failure_answer(status)
+    mutation = guard.answer_mutation(answer.headers)
+    return encoding.immediate(answer.status, mutation, answer.body, guard.details(text))
 
 
 _NOT_TAKEN = "the replies are too large, or are not read"

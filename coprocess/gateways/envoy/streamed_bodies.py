@@ -61,7 +61,7 @@ class StreamedBodies(Answering):
             raise HandlerFailed("asks for a body in pieces, and BUFFERED_PARTIAL sends the first part only")
         if side.mode != NONE:
             return b""
-        if self.chain.overrides is False:
+        if self.chain.overrides.are_dropped:
             raise HandlerFailed(NO_OVERRIDE)
         side.is_override = True
         if side is not self._request:
@@ -81,6 +81,8 @@ class StreamedBodies(Answering):
 
     def _response_headers(self, traffic: Traffic, side: Side) -> bytes:
         assert traffic.response is not None  # noqa: S101 - its headers came
+        if traffic.response.status in guard.BODYLESS:
+            raise HandlerFailed("left a status that has no body, and lets one pass in pieces")
         return side.headers_of_pieces(
             guard.response_edits(traffic.response, self._status, side.fields.encoded)
         )
@@ -100,11 +102,42 @@ class StreamedBodies(Answering):
         side.sent_headers = headers
         return [encoding.reply(side.headers_kind, headers, self._dynamic_metadata(self._traffic), mode)]
 
+    def _judge_override(self, side: Side, *, has_come: bool) -> None:
+        """Envoy was asked for a body, and what came is one, or trailers. Raises HandlerFailed.
+
+        Trailers alone end a body that is empty, or that Envoy has let pass: a filter may have them itself.
+        """
+        assert self.chain is not None  # noqa: S101 - there is a message
+        overrides = self.chain.overrides
+        if has_come:
+            overrides.works = True
+        elif not overrides.works:
+            overrides.doubt()
+            raise HandlerFailed(NO_OVERRIDE)
+
+    def is_left_waiting(self) -> bool:
+        """At the end. Whether Envoy was asked for a body that has not come: it may have passed."""
+        chain = self.chain
+        if chain is None or self._is_answered or chain.overrides.works is not None:
+            return False
+        sides: tuple[Side | None, ...] = (self._request, self._response)
+        is_waiting = any(side is not None and side.is_override and side.waits for side in sides)
+        if is_waiting:
+            chain.overrides.doubt()
+        return is_waiting
+
     def _end_pieces(self, stream: Pieces, headers: bytes, traffic: Traffic) -> Replies:
         side = stream.side
+        if side.is_override:
+            self._judge_override(side, has_come=side.has_come)
         message = traffic.request if side is self._request else traffic.response
         if headers != side.sent_headers or (message is not None and message.has_new_body):
             raise HandlerFailed("edited what was sent when the first piece of the body was asked for")
+        if stream.is_waiting:
+            raise HandlerFailed("gave up a piece of the body that it had asked for")
+        if stream.is_replaced and message is not None and message.open_stream is None:
+            # A copy of what came, as the handler failed open.
+            raise HandlerFailed("failed, and had replaced a part of the body: the rest alone is no body")
         replies = stream.end()
         if stream.is_whole and (side is not self._request or not traffic.chain.after):
             self.is_done = True
@@ -115,7 +148,7 @@ class StreamedBodies(Answering):
         assert self.chain is not None  # noqa: S101 - there is a message
         assert self._traffic is not None  # noqa: S101 - as above
         if side.is_override and not side.has_come:
-            self.chain.overrides = False
+            self.chain.overrides.doubt()
             return self._traffic.fail(HandlerFailed(NO_OVERRIDE))
         self._traffic.failure_text = ""
         return None

@@ -70,7 +70,7 @@ class Service:
     limits: Limits
     #: Calls `callback` after so many seconds.
     call_later: Callable[[float, Callable[[Stream], None], Stream], Timer]
-    #: By method: what says as a reply how a call has failed.
+    #: By method: what says as a reply how a call has failed; of many messages, that one was refused.
     failed: Mapping[str, Callable[[Status, str], bytes]] = field(default_factory=dict)
     #: Calls whose message was too large.
     refused_calls: int = field(default=0)
@@ -271,9 +271,16 @@ class GrpcConnection:
         if refused.status == Status.RESOURCE_EXHAUSTED:
             self._service.refused_calls += 1
         call = stream.call
-        self.end(stream, refused.status, refused.message)
+        failed = self._failed_reply(stream) if call is not None and _is_of_many(stream) else None
+        if failed is None or not self.finish(stream, failed(Status(refused.status), refused.message)):
+            self.end(stream, refused.status, refused.message)
         if call is not None:
             call.cancelled(stream)
+
+    def _failed_reply(self, stream: Stream) -> Callable[[Status, str], bytes] | None:
+        """Of what its fields say, as those may be what is wrong. CONNECT has no path."""
+        method = dict(stream.fields.fields).get(b":path", b"").decode("latin-1")
+        return self._service.failed.get(method)
 
     def _answer_http(self, stream: Stream, refused: NotGrpc) -> None:
         headers, text = grpc_wire.http_response(refused.http_status, refused.text)
@@ -348,10 +355,10 @@ class GrpcConnection:
         if stream.is_closed or stream.is_answered:
             return
         stream.is_answered = True
-        if status and self._service.failed:
-            # Of what its fields say, as those may be what is wrong. CONNECT has no path.
-            method = dict(stream.fields.fields).get(b":path", b"").decode("latin-1")
-            if (failed := self._service.failed.get(method)) is not None:
+        # Of many messages, whoever has the call says how it ends, and what is a reply to whom.
+        if status and self._service.failed and not _is_of_many(stream):
+            failed = self._failed_reply(stream)
+            if failed is not None:
                 self._sending.message(stream, _HEADERS, failed(Status(status), message), _OK)
                 return
         if stream.has_headers_sent and not (status or message or details or metadata):
@@ -363,6 +370,12 @@ class GrpcConnection:
     def end_with(self, stream: Stream, ending: tuple[int, str, bytes, SentMetadata]) -> None:
         """The same, as whoever has the call ends it."""
         self.end(stream, *ending)
+
+
+def _is_of_many(stream: Stream) -> bool:
+    """Whether its method is one with many messages."""
+    request = stream.fields.request
+    return type(request) is _CallRequest and request.target.open is not None
 
 
 def _too_much_held() -> Refused:
