@@ -557,6 +557,12 @@ def test_broken_files(project: Path) -> None:
     assert "[envoy-handler-broken]" in result.stdout
 
 
+def test_a_file_that_cannot_be_read_is_not_said_to_have_no_filter(project: Path) -> None:
+    (project / "envoy.yaml").write_text("a: [1\nb: }")
+
+    assert "envoy-no-filter" not in run("doctor").stdout
+
+
 def test_place_of_a_finding(project: Path) -> None:
     text = printed("--form", "static", "--chain", "plain").replace(
         "message_timeout: 6s", "message_timeout: 100ms"

@@ -182,6 +182,17 @@ def test_a_script_without_its_executable_bit_or_first_line(project: Examine, tmp
     assert any("/no/python, which is not there" in finding.problem for finding in project(conf=command))
 
 
+def test_a_version_that_kong_refuses_is_told_from_the_code_alone(tmp_path: Path) -> None:
+    """The doctor said that there is no error, and the plugin did not load."""
+    path = tmp_path / "hello.py"
+    path.write_text(textwrap.dedent(GOOD).replace('"1.0.0"', '"0.1"'))
+
+    result = CliRunner().invoke(app, ["kong", "doctor", str(path)])
+
+    assert result.exit_code == 1
+    assert "version is '0.1'" in result.output
+
+
 def test_values_are_right_with_no_lua_style_and_async(project: Examine) -> None:
     code = GOOD.replace("host, err =", "host =")
     assert project(code=code, flags="--no-lua-style") == []

@@ -87,4 +87,4 @@ def test_a_project_with_kong_plugins(pytester: pytest.Pytester, monkeypatch: pyt
     pytester.makepyfile(TESTS)
     result = pytester.runpytest("-p", "no:cacheprovider", "-p", "coprocess", "-p", "anyio")
     result.assert_outcomes(passed=4, errors=2)
-    result.stdout.fnmatch_lines(["*config.greting: unknown field*", "*none.py*no such file*"])
+    result.stdout.fnmatch_lines(["*unknown field, at config.greting*", "*none.py*no such file*"])

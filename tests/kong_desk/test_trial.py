@@ -13,7 +13,8 @@ from typer.testing import CliRunner, Result
 
 from coprocess.cli.app import app
 from coprocess.desk.kong.trial import Trial, TrialKong, plugin_servers
-from coprocess.errors import ConfigError
+from coprocess.errors import ConfigError, CoprocessError
+from coprocess.process.redaction import redact_text
 
 
 def tried(folder: Path, code: str, *arguments: str) -> Result:
@@ -79,9 +80,9 @@ def test_one_that_is_refused_as_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["GET", "/"], "config.key: required field missing"),
-        (["GET", "/", "--config", '{"key": 5}'], "config.key: expected a string, got a number"),
-        (["GET", "/", "--config", '{"key": "k", "x": 1}'], "config.x: unknown field"),
+        (["GET", "/"], "required field missing, at config.key"),
+        (["GET", "/", "--config", '{"key": 5}'], "expected a string, got a number, at config.key"),
+        (["GET", "/", "--config", '{"key": "k", "x": 1}'], "unknown field, at config.x"),
         (["GET", "/", "--config", "{"], "--config: not JSON"),
         (["GET", "no-slash", "--config", '{"key": "k"}'], "begins with a slash"),
         (["GET", "/", "--config", '{"key": "k"}', "--upstream", "99"], "--upstream 99"),
@@ -90,6 +91,35 @@ def test_one_that_is_refused_as_text(tmp_path: Path) -> None:
 def test_what_kong_refuses_is_told(tmp_path: Path, arguments: list[str], told: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(told)):
         CliRunner().invoke(app, ["kong", "try", _written(tmp_path), *arguments], catch_exceptions=False)
+
+
+def test_what_kong_refuses_of_a_secret_field_is_not_redacted(tmp_path: Path) -> None:
+    """It was "config.secret: [redacted] field missing": the text of the error was taken for the secret."""
+    path = Path(_written(tmp_path))
+    path.write_text(path.read_text().replace('"key"', '"secret"'))
+    with pytest.raises(ConfigError) as refused:
+        CliRunner().invoke(app, ["kong", "try", str(path), "GET", "/"], catch_exceptions=False)
+    assert "required field missing, at config.secret" in redact_text(str(refused.value))
+
+
+def test_a_folder_in_the_place_of_a_plugin_is_named_as_one(tmp_path: Path) -> None:
+    """It was told that there is no such file."""
+    with pytest.raises(CoprocessError, match=r"a folder\. Expected: a plugin's Python file"):
+        CliRunner().invoke(app, ["kong", "conf", str(tmp_path)], catch_exceptions=False)
+
+
+def test_an_attribute_set_on_shared_names_set(tmp_path: Path) -> None:
+    """It was "object has no attribute 'user'", as if it could have one."""
+    code = """
+    class Plugin:
+        def __init__(self, config): ...
+
+        def access(self, kong):
+            kong.ctx.shared.user = 1
+    """
+    result = tried(tmp_path, code, "GET", "/")
+    assert result.exit_code == 1
+    assert "kong.ctx.shared.user cannot be set. Expected: kong.ctx.shared.set('user', …)" in result.output
 
 
 def _written(folder: Path) -> str:

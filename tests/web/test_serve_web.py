@@ -201,6 +201,15 @@ def test_what_is_wrong_is_told_at_start(folder: Path, flags: list[str], expected
     assert expected in str(service.lines)
 
 
+def test_an_app_that_raises_is_told_without_how_python_imports(folder: Path) -> None:
+    """Seven frames of importlib stood before the app's own line."""
+    (folder / "broken.py").write_text("1 / 0\n")
+    with ServeProcess(folder / "handlers", "--web=broken:app", wait=False) as service:
+        assert service.process.wait(30) == 1
+    assert "broken.py" in str(service.lines)
+    assert "importlib" not in str(service.lines)
+
+
 def test_websockets_are_served(tmp_path: Path) -> None:
     """Once, no extra brought what they need: the handshake was answered as a plain request."""
     (tmp_path / "handlers").mkdir()

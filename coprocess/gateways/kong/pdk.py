@@ -101,6 +101,14 @@ class Namespace(tuple[Ask]):
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(_unknown(self._path, name))
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        try:
+            super().__setattr__(name, value)
+        except AttributeError:
+            has_set = "set" in FUNCTIONS.get(self._path, ())
+            hint = f". Expected: {self._path}.set({name!r}, …)" if has_set else ""
+            raise AttributeError(f"{self._path}.{name} cannot be set{hint}") from None
+
     def __repr__(self) -> str:
         return f"<{self._path}>"
 

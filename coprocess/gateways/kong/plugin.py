@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from coprocess.api.declarations import Limits
 from coprocess.api.functions import Source, is_async, source_of
@@ -276,10 +276,15 @@ def _text(value: Any, what: str) -> str:
     return value
 
 
+def is_version(value: Any) -> TypeGuard[str]:
+    """Whether Kong starts with it."""
+    return isinstance(value, str) and _VERSION.fullmatch(value) is not None
+
+
 def _version(value: Any, path: Path) -> str:
     if value is None:
         return _DEFAULT_VERSION
-    if not isinstance(value, str) or not _VERSION.fullmatch(value):
+    if not is_version(value):
         raise HandlerError(
             f"{path}: version is {repr_of(value, 60)}, with which Kong does not start. Expected: text as "
             '"1.0.0"'

@@ -31,6 +31,8 @@ def load_plugins(
     Raises LoadError where one is not there.
     """
     for path in paths:
+        if path.is_dir():
+            raise LoadError(f"{path}: a folder. Expected: a plugin's Python file")
         if not path.is_file():
             raise LoadError(f"{path}: no such file. Expected: a plugin's Python file")
         if path.suffix != ".py":

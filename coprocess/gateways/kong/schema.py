@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from coprocess.bounded import repr_of
@@ -98,6 +98,15 @@ def configured(fields: Any, config: Any) -> tuple[dict[str, Any], list[str]]:
         return {}, [f"config: expected a record, got {_kind(config)}"]
     filled = _filled(fields, config)
     return filled, list(_record_problems(fields, filled, "config"))
+
+
+def as_text(problems: Iterable[str]) -> str:
+    """What `configured` told, each with its field at the end.
+
+    What stands behind `secret: ` is redacted, and of an error that would be a word of its text.
+    """
+    parts = (problem.partition(": ") for problem in problems)
+    return "; ".join(f"{what}, at {place}" for place, _, what in parts)
 
 
 def _entries(fields: Any) -> list[tuple[str, dict[str, Any]]]:

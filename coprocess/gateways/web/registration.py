@@ -25,6 +25,8 @@ from coprocess.runtime.service import Service
 from coprocess.runtime.session_limits import Limiter
 from coprocess.transport.engine import Engine, EngineOptions
 
+#: Python's own code that imports.
+_IMPORTING = (importlib.__file__, "<frozen importlib")
 _KEYS = {moment: key for key, moment in MOMENT_OF_KEY.items()}
 
 
@@ -147,12 +149,17 @@ def _import(name: str) -> Any:
             raise LoadError(f"web: the module {module_name} has no {path!r}")
         found = getattr(found, part)
     if not callable(found):
-        raise LoadError(f"web: {name} is a {type(found).__name__}. Expected: a WSGI or ASGI app")
+        raise LoadError(f"web: {name} is of type {type(found).__name__}. Expected: a WSGI or ASGI app")
     return found
 
 
 def _failed(module_name: str, error: Exception) -> LoadError:
-    return LoadError(f"web: the module {module_name} was not imported:\n{format_error(error, is_not_ours)}")
+    return LoadError(f"web: the module {module_name} was not imported:\n{format_error(error, _is_shown)}")
+
+
+def _is_shown(filename: str) -> bool:
+    """Not how Python imports: who looks for the mistake in the app has no use for it."""
+    return is_not_ours(filename) and not filename.startswith(_IMPORTING)
 
 
 def _is_asgi(app: Any) -> bool:

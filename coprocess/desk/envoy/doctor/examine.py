@@ -46,6 +46,7 @@ def examine(paths: Iterable[Path], service: Service) -> tuple[list[FileFinding],
     Raises ConfigError for a path that does not exist.
     """
     findings = [_of_problem(problem) for problem in service.loaded.problems]
+    broken: list[FileFinding] = []
     documents: list[YamlDocument] = []
     files = [file for path in paths for file in _files(path)]
     for file in files:
@@ -54,9 +55,11 @@ def examine(paths: Iterable[Path], service: Service) -> tuple[list[FileFinding],
         except ConfigError as error:
             if "PyYAML" in str(error):
                 raise
-            findings.append(_broken(file, str(error)))
+            broken.append(_broken(file, str(error)))
+    findings += broken
     filters = [*filters_in(documents), *policy_filters(documents)]
-    if not filters and files:
+    # Of a file that cannot be read, nobody knows whether it has one.
+    if not filters and files and not broken:
         findings.append(_no_filter(files[0]))
     findings += _of_uses(uses_of(filters, documents), service)
     findings += check_services(filters, documents, service.listen, has_tls=service.has_tls)

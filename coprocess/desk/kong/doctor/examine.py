@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from coprocess.bounded import repr_of
 from coprocess.desk.findings import FileFinding, Severity
 from coprocess.desk.kong.declarative import plugins_named, read_declarative
 from coprocess.desk.kong.doctor.commands import (
@@ -24,7 +25,7 @@ from coprocess.desk.kong.doctor.styles import PluginCode, read_code
 from coprocess.desk.kong.simulator.dump import PluginInfo
 from coprocess.desk.kong.simulator.entities import load_entities
 from coprocess.errors import ConfigError
-from coprocess.gateways.kong.plugin import name_in
+from coprocess.gateways.kong.plugin import is_version, name_in
 
 #: Longer ones do not fit in a unix address.
 _LONGEST_SOCKET = 107
@@ -243,6 +244,16 @@ class _Examination:
                 f"Name it {phase}, or otherwise than a phase.",
                 Severity.WARNING,
             )
+        for version, line in code.versions:
+            if version is not None and not is_version(version):
+                yield finding(
+                    "dump-refused",
+                    path,
+                    line,
+                    f"version is {repr_of(version, 60)}.",
+                    "The plugin does not load, as Kong does not start with such a version.",
+                    'Write text as "1.0.0".',
+                )
         for method, line in code.unpacked:
             yield finding(
                 "style-wrong",

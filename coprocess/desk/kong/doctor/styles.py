@@ -43,6 +43,8 @@ class PluginCode:
     unpacked: list[tuple[str, int]] = field(default_factory=list)
     #: Methods whose names are nearly those of phases: name, line, and the phase.
     misspelt: list[tuple[str, int, str]] = field(default_factory=list)
+    #: What is written as `version = …`, each with its line.
+    versions: list[tuple[object, int]] = field(default_factory=list)
 
     @property
     def pairs(self) -> list[Use]:
@@ -73,7 +75,16 @@ def read_code(path: Path) -> PluginCode:
             code.uses += _use(node, parents)
         elif isinstance(node, ast.ClassDef) and (node.name == "Plugin" or _methods(node).keys() & _PHASES):
             code.misspelt += _misspelt(_methods(node))
+    code.versions += _versions(tree)
     return code
+
+
+def _versions(tree: ast.Module) -> Iterator[tuple[object, int]]:
+    for node in tree.body:
+        if not isinstance(node, ast.Assign) or not isinstance(node.value, ast.Constant):
+            continue
+        if any(isinstance(target, ast.Name) and target.id == "version" for target in node.targets):
+            yield node.value.value, node.lineno
 
 
 def _methods(plugin: ast.ClassDef) -> dict[str, int]:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from coprocess.bounded import repr_of
 from coprocess.desk.kong.simulator.dump import PluginInfo
 from coprocess.errors import ConfigError
-from coprocess.gateways.kong.schema import configured
+from coprocess.gateways.kong.schema import as_text, configured
 
 WORKSPACE = "0dc6f45b-8f8d-40d2-a504-473544ee190b"
 _HTTP = ("grpc", "grpcs", "http", "https")
@@ -274,7 +274,7 @@ class _Loading:
         elif info is not None:
             config, problems = configured(info.fields, entry.get("config"))
             if problems:
-                raise ConfigError(f"{place}: {'; '.join(problems)}")
+                raise ConfigError(f"{place}: {as_text(problems)}")
         if entry.get("enabled") is False:
             return
         self.count += 1

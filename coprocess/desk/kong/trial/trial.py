@@ -17,7 +17,7 @@ from coprocess.desk.kong.trial.findings import Finding, find
 from coprocess.desk.kong.trial.server import PhaseRun, PluginServers
 from coprocess.desk.kong.trial.upstream import as_upstream
 from coprocess.errors import ConfigError
-from coprocess.gateways.kong.schema import configured
+from coprocess.gateways.kong.schema import as_text, configured
 
 _SERVICE = "http://upstream.test"
 
@@ -119,7 +119,7 @@ class TrialKong:
             raise ConfigError(f"there is no plugin {name!r}. There are: {', '.join(self._servers.infos)}")
         filled, problems = configured(info.fields, config)
         if problems:
-            raise ConfigError(f"Kong refuses the configuration of {name!r}: {'; '.join(problems)}")
+            raise ConfigError(f"Kong refuses the configuration of {name!r} ({as_text(problems)})")
         for entity in self.kong.entities.plugins:
             if entity.name == name:
                 entity.config = filled
@@ -139,7 +139,7 @@ def default_declarative(servers: PluginServers, configs: Mapping[str, Any]) -> d
     for name, info in servers.infos.items():
         _, problems = configured(info.fields, configs.get(name))
         if problems:
-            raise ConfigError(f"Kong refuses the configuration of {name!r}: {'; '.join(problems)}")
+            raise ConfigError(f"Kong refuses the configuration of {name!r} ({as_text(problems)})")
         plugins.append({"name": name, "config": configs.get(name)})
     return {
         "services": [{"name": "upstream", "url": _SERVICE, "routes": [{"name": "all", "paths": ["/"]}]}],
