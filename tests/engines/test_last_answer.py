@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import threading
 import time
 from typing import Any
 
@@ -13,13 +14,28 @@ from coprocess.transport.http2 import frames
 from coprocess.transport.http2.grpc_connection import Method
 from coprocess.transport.http2.limits import Limits
 from coprocess.transport.http2.server import Server
-from tests.server import PATIENCE_S
+from tests.server import PATIENCE_S, until
 
 PATH = "/test/Call"
 
 
 class _Call:
     def cancelled(self, stream: object) -> None: ...
+
+
+def _call() -> bytes:
+    block = Encoder().encode(
+        [
+            (":method", "POST"),
+            (":scheme", "http"),
+            (":path", PATH),
+            (":authority", "test"),
+            ("content-type", "application/grpc"),
+            ("te", "trailers"),
+        ]
+    )
+    headers = frames.frame(frames.HEADERS, 0x4, 1, block)
+    return headers + frames.frame(frames.DATA, 0x1, 1, b"\0\0\0\0\4call")
 
 
 def test_an_answer_that_waits_to_be_written_when_the_last_ping_comes_is_not_lost() -> None:
@@ -36,19 +52,7 @@ def test_an_answer_that_waits_to_be_written_when_the_last_ping_comes_is_not_lost
         us.settimeout(PATIENCE_S)
         with server.lock:
             server._add(bound.accept()[0], None)
-        block = Encoder().encode(
-            [
-                (":method", "POST"),
-                (":scheme", "http"),
-                (":path", PATH),
-                (":authority", "test"),
-                ("content-type", "application/grpc"),
-                ("te", "trailers"),
-            ]
-        )
-        headers = frames.frame(frames.HEADERS, 0x4, 1, block)
-        data = frames.frame(frames.DATA, 0x1, 1, b"\0\0\0\0\4call")
-        us.sendall(frames.PREFACE + frames.frame(frames.SETTINGS, 0, 0) + headers + data)
+        us.sendall(frames.PREFACE + frames.frame(frames.SETTINGS, 0, 0) + _call())
         until_s = time.monotonic() + PATIENCE_S
         while not begun and time.monotonic() < until_s:
             server.poll(0.01)
@@ -70,3 +74,49 @@ def test_an_answer_that_waits_to_be_written_when_the_last_ping_comes_is_not_lost
         assert not us_is_open
         assert b"the answer" in came
     server.close()
+
+
+def test_large_answers_that_clients_still_read_as_it_stops_are_not_lost() -> None:
+    """Once, all was closed as soon as it was written: what a client sent while it read reset the rest."""
+    size = 3_000_000
+    calls: list[tuple[Any, Any]] = []
+
+    def begin(connection: Any, stream: Any, *_: object) -> _Call:
+        calls.append((connection.owner, stream))
+        return _Call()
+
+    server = Server({PATH: Method(begin=begin)}, Limits())
+    server.open()
+    stop = threading.Event()
+
+    def poll() -> None:
+        while not stop.is_set():
+            server.poll(0.01)
+
+    polling = threading.Thread(target=poll)
+    with socket.create_server(("127.0.0.1", 0)) as bound, socket.create_connection(bound.getsockname()) as us:
+        us.settimeout(PATIENCE_S)
+        with server.lock:
+            server._add(bound.accept()[0], None)
+        polling.start()
+        try:
+            us.sendall(frames.PREFACE + frames.settings({frames.Setting.INITIAL_WINDOW_SIZE: 1 << 30}))
+            us.sendall(frames.window_update(0, 1 << 30) + _call())
+            until(lambda: bool(calls))
+            [(connection, stream)] = calls
+            server.answer(connection, connection.respond, stream, bytes(size))
+            stopping = threading.Thread(target=server.stop, args=(1.0,))
+            stopping.start()
+            came = 0
+            # As whoever reads it: a little at a time, with word of the room there is.
+            while data := us.recv(16_384):
+                came += len(data)
+                time.sleep(0.002)
+                with contextlib.suppress(BrokenPipeError):
+                    us.sendall(frames.window_update(0, 1))
+            stopping.join()
+        finally:
+            stop.set()
+            polling.join()
+            server.close()
+    assert came > size

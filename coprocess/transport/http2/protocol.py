@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from coprocess.transport.http2 import sockets
 from coprocess.transport.http2.frames import ConnectionFailure, ErrorCode
 from coprocess.transport.http2.grpc_connection import GrpcConnection
 from coprocess.transport.http2.tls_filter import TlsFilter
@@ -211,7 +212,7 @@ class Http2Protocol:
         self._unread_since_s = 0.0
         self._server.watch(self._socket, self, selectors.EVENT_READ)
         if self.is_closing:
-            self.abort()
+            self._say_end()
             return
         if self._is_paused:
             self._is_paused = False
@@ -226,21 +227,43 @@ class Http2Protocol:
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Once all is written."""
+        """Once the peer has all that is written."""
         if self.is_gone or self.is_closing:
             return
         self.is_closing = True
         if self._tls is not None:
             self._tls.end()
             self._write_raw(self._tls.take())
-        if self._unwritten:
-            # A peer that does not read would keep it open.
-            self._server.call_later(_LAST_WRITE_S, self._abort_late, None)
-        else:
+        if not self._unwritten:
+            self._say_end()
+        if not self.is_gone:
+            until_s = time.monotonic() + _LONGEST_END_S
+            self._server.call_later(_LAST_WRITE_S, self._look_at_end, (self.left_bytes, until_s))
+
+    def _say_end(self) -> None:
+        """All is written. It is read on until the peer has it: what that sends would reset the rest."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+        self.close_if_delivered()
+
+    def close_if_delivered(self) -> None:
+        if self.is_closing and not self.is_gone and not self.left_bytes:
             self.abort()
 
-    def _abort_late(self, nothing: Any) -> None:
-        self.abort()
+    def _look_at_end(self, before: tuple[int, float]) -> None:
+        """A peer that does not read would keep it open. `before`: what was left, and until when it may be."""
+        left, until_s = self.left_bytes, before[1]
+        if not left or left >= before[0] or time.monotonic() > until_s:
+            self.abort()
+        else:
+            self._server.call_later(_LAST_WRITE_S, self._look_at_end, (left, until_s))
+
+    @property
+    def left_bytes(self) -> int:
+        """What the peer's system does not have yet."""
+        if self.is_gone:
+            return 0
+        return self._unwritten_bytes + self._sending.unsent_bytes + sockets.undelivered_bytes(self._socket)
 
     def abort(self) -> None:
         if not self.is_gone:
@@ -348,6 +371,7 @@ _END_PING = b"the end?"
 _LIFE_PING = b"alive?  "
 _END_PING_S = 1.0
 _LAST_WRITE_S = 1.0
+_LONGEST_END_S = 10.0
 _HANDSHAKE_S = 10.0
 _READ_BYTES = 64 * 1024
 _LONGER_READ_BYTES = 256 * 1024

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import selectors
 import socket
 import ssl
@@ -133,9 +134,12 @@ class Server:
     def stop(self, timeout_s: float) -> None:
         """Take no more calls, end those that are left within `timeout_s`, and close all connections.
 
-        Where it was polled, somebody must go on with that until then.
+        Answers that were given before are waited for a little longer, as long as clients read them. Where it
+        was polled, somebody must go on with that until then.
         """
         until_s = time.monotonic() + timeout_s
+        most_s = until_s + _LONGEST_READ_S
+        least_left: float = math.inf
         with self.lock:
             if self._is_stopping:
                 return
@@ -146,6 +150,10 @@ class Server:
             with self.lock:
                 for connection in list(self._connections):
                     connection.close_if_done()
+                    connection.close_if_delivered()
+                left = sum(connection.left_bytes for connection in self._connections)
+            if left < least_left:
+                least_left, until_s = left, min(most_s, time.monotonic() + timeout_s)
         with self.lock:
             for connection in list(self._connections):
                 connection.give_up()
@@ -160,6 +168,8 @@ class Server:
         self.run_callbacks()
         with self.lock:
             if self._is_open:
+                for connection in list(self._connections):
+                    connection.abort()
                 self._is_open = False
                 self._poller.close()
                 self._wake_reader.close()
@@ -405,5 +415,7 @@ _ACCEPTED_AT_ONCE = 64
 _ACCEPT_PAUSE_S = 1.0
 _LOOK_INTERVAL_S = 1.0
 _STOP_INTERVAL_S = 0.002
+#: Clients that read their answers have so long for it.
+_LONGEST_READ_S = 5.0
 #: A peer that does not acknowledge the first GOAWAY in that time gets the second.
 _LAST_ID_S = 0.25

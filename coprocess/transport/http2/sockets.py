@@ -1,8 +1,11 @@
-"""Sockets that are bound to an address."""
+"""Sockets that are bound to an address, and what of a connection's the peer's system does not have yet."""
 
 from __future__ import annotations
 
+import fcntl
 import socket
+import sys
+import termios
 
 
 def unix_socket(path: str) -> socket.socket:
@@ -44,6 +47,14 @@ def tcp_sockets(address: str) -> list[socket.socket]:
             each.close()
         raise
     return bound
+
+
+def undelivered_bytes(connected: socket.socket) -> int:
+    """What was written and not acknowledged; 0 also where the system does not tell."""
+    try:
+        return int.from_bytes(fcntl.ioctl(connected, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+    except OSError:
+        return 0
 
 
 _HIGHEST_PORT = 65_535
