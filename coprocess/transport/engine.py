@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from mypy_extensions import mypyc_attr
+
 from coprocess.errors import CoprocessError, Status
 
 if TYPE_CHECKING:
@@ -61,6 +63,7 @@ class HandlersLoop(Protocol):
     def remove_reader(self, descriptor: int, /) -> object: ...
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Rpc(ABC):
     """One unary call that waits for its answer. The first answer counts; later ones do nothing."""
 
@@ -68,7 +71,8 @@ class Rpc(ABC):
 
     #: As on the wire: `/coprocess.Dispatcher/Dispatch`.
     method: str
-    payload: bytes
+    #: The serialized message. Of an engine that has no such, what its gateway opens calls from.
+    payload: Any
 
     @abstractmethod
     def respond(self, reply: bytes) -> None:
@@ -121,6 +125,7 @@ class StreamRpc(Rpc):
         """
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class BidiRpc(ABC):
     """One call whose messages come one by one, and are answered by as many as one likes.
 
@@ -284,6 +289,7 @@ class EngineOptions:
     connection_limits: Limits | None = None
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Engine(ABC):
     """A server, of gRPC or a gateway's own protocol. Its life: `listen` once or more, `start`, `stop`.
 
@@ -368,6 +374,7 @@ class Engine(ABC):
         """Threads that were given up, and hang still."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class EngineWithoutHandlers(Engine):
     """One that runs no handler itself: what it serves is others' to run, so it has no threads for them."""
 

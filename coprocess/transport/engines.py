@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Literal
 
 from coprocess.transport.engine import Engine, EngineOptions
@@ -26,3 +27,9 @@ def make_engine(choice: EngineChoice, options: EngineOptions) -> tuple[Engine, s
     from coprocess.transport.http2_engine import Http2Engine
 
     return Http2Engine(options), reason
+
+
+def is_compiled() -> bool:
+    """Whether the http2 engine is that of a compiled wheel (hatch_build.py). Nothing is loaded for that."""
+    spec = find_spec("coprocess.transport.http2_engine")
+    return spec is not None and not str(spec.origin).endswith(".py")

@@ -21,7 +21,6 @@ from coprocess.transport.engine import (
     Metadata,
     Methods,
     NotingHandler,
-    Rpc,
     StreamRpc,
     too_large,
 )
@@ -61,8 +60,8 @@ class _Cancellation:
             self.tell()
 
 
-class Http2Rpc(Rpc):
-    """A call with one message. Which answer is the first is decided with the server's lock."""
+class Http2Rpc(StreamRpc):
+    """A call with one message, and one reply. Which answer is the first is decided with the server's lock."""
 
     __slots__ = (
         "_cancellation",
@@ -105,6 +104,15 @@ class Http2Rpc(Rpc):
         protocol = self._protocol
         # Where no more calls came with it, its client waits for nothing else.
         engine.answer(protocol, protocol.respond, self._stream, reply, not engine.tasks, True)
+
+    def send(self, reply: bytes) -> bool:
+        # Here, and not where there are many: so each class has one base, as it must where it is compiled.
+        engine = self._engine
+        if len(reply) > engine.max_message_bytes:
+            text = too_large("reply", len(reply), engine.max_message_bytes)
+            self.fail(Status.RESOURCE_EXHAUSTED, text)
+            return False
+        return engine.send(self._protocol, self._stream, reply)
 
     def fail(self, status: Status, message: str) -> None:
         self._is_answered = True
@@ -156,18 +164,10 @@ class Http2Rpc(Rpc):
         return True
 
 
-class Http2Stream(Http2Rpc, StreamRpc):
+class Http2Stream(Http2Rpc):
     """A call with one message and many replies."""
 
     __slots__ = ()
-
-    def send(self, reply: bytes) -> bool:
-        engine = self._engine
-        if len(reply) > engine.max_message_bytes:
-            text = too_large("reply", len(reply), engine.max_message_bytes)
-            self.fail(Status.RESOURCE_EXHAUSTED, text)
-            return False
-        return engine.send(self._protocol, self._stream, reply)
 
     def respond(self, reply: bytes) -> None:
         if not self.send(reply):
@@ -384,7 +384,7 @@ class Http2Engine(Engine):
         self._server = Server(self._beginnings, limits)
         self.answer = self._server.answer
         self.callbacks = self._server.callbacks
-        self._turns: Turns[_Task] = Turns(self._server, self._run, _no_call(), self._run_on_loop)
+        self._turns: Turns[_Task] = Turns(self._server, self._run, _nothing, self._run_on_loop)
         self.tasks = self._turns.tasks
         self.may_block = self._turns.may_block
         self.put_task = self._turns.put
@@ -545,12 +545,6 @@ class Http2Engine(Engine):
     @property
     def abandoned_thread_count(self) -> int:
         return 0 if self._threads is None else self._threads.abandoned
-
-
-def _no_call() -> Http2Rpc:
-    rpc = Http2Rpc.__new__(Http2Rpc)
-    rpc.is_over = True
-    return rpc
 
 
 def _both(first: Callable[[], None], second: Callable[[], None]) -> Callable[[], None]:

@@ -236,8 +236,8 @@ def pieces_make_no_difference(source: Source) -> None:
     whole, pieces = Recorded(LIMITS), Recorded(LIMITS)
     expected = receive(whole, raw)
     assert receive_in_pieces(pieces, raw, sizes) == expected
-    assert pieces.sending.take() == whole.sending.take()
-    assert pieces.streams.keys() == whole.streams.keys()
+    assert pieces.connection.sending.take() == whole.connection.sending.take()
+    assert pieces.connection.streams.keys() == whole.connection.streams.keys()
 
 
 _MOST_MOVES = 60

@@ -139,23 +139,23 @@ class Recorder:
         self.events.append(PingAcknowledged(payload))
 
 
-class Recorded(Connection):
-    """A Connection whose `events` are what it has told of so far."""
+class Recorded:
+    """A Connection, and what it tells of."""
 
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
         self._recorder = Recorder()
-        super().__init__(limits, self._recorder, clock)
+        self.connection = Connection(limits, self._recorder, clock)
 
     def events_of(self, raw: bytes) -> list[Event]:
         """What comes of `raw`, as far as it is taken at once."""
         events: list[Event] = []
         self._recorder.events = events
-        failure = self.receive(raw)
+        failure = self.connection.receive(raw)
         return events if failure is None else [*events, ConnectionClosed(failure)]
 
     def all_events_of(self, raw: bytes) -> list[Event]:
         events = self.events_of(raw)
-        while self.is_behind:
+        while self.connection.is_behind:
             events += self.events_of(b"")
         return events
 
@@ -163,8 +163,9 @@ class Recorded(Connection):
 class Peer:
     """A client of a `Connection`, or of a `GrpcConnection`, in this process."""
 
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
+    def __init__(self, connection: Connection | Recorded) -> None:
+        self._recorded = connection if isinstance(connection, Recorded) else None
+        self.connection = connection.connection if isinstance(connection, Recorded) else connection
         self.decoder = Decoder()
         self.frames: list[Frame] = []
         self.responses: dict[int, Response] = {}
@@ -197,8 +198,8 @@ class Peer:
 
     def send(self, raw: bytes) -> list[Event]:
         """As a server reads it; what came back is read."""
-        assert isinstance(self.connection, Recorded)
-        events = self.connection.all_events_of(raw)
+        assert self._recorded is not None
+        events = self._recorded.all_events_of(raw)
         self.read()
         return events
 

@@ -499,11 +499,11 @@ def test_a_header_list_that_unpacks_to_too_much_ends_the_connection() -> None:
 
 def test_frames_are_taken_in_turns() -> None:
     """128 at once: the loop turns to others before it takes more."""
-    connection = Recorded(Limits())
-    events = connection.events_of(START + b"".join(call(number) for number in range(1, 2001, 2)))
-    assert connection.is_behind
+    recorded = Recorded(Limits())
+    events = recorded.events_of(START + b"".join(call(number) for number in range(1, 2001, 2)))
+    assert recorded.connection.is_behind
     assert len(events) < 300
-    events += Peer(connection).send(b"")
+    events += Peer(recorded).send(b"")
     contents = [event.data for event in events if isinstance(event, RequestReceived | DataReceived)]
     assert [each for each in contents if each] == [message(b"hello")] * 1000
 

@@ -54,8 +54,8 @@ def test_pieces_make_no_difference(raw: bytes, sizes: list[int]) -> None:
     whole, pieces = Recorded(LIMITS), Recorded(LIMITS)
     expected = receive(whole, raw)
     assert receive_in_pieces(pieces, raw, sizes) == expected
-    assert pieces.sending.take() == whole.sending.take()
-    assert pieces.streams.keys() == whole.streams.keys()
+    assert pieces.connection.sending.take() == whole.connection.sending.take()
+    assert pieces.connection.streams.keys() == whole.connection.streams.keys()
 
 
 @given(streams_of_bytes)
@@ -79,9 +79,11 @@ def test_nothing_is_raised_and_the_books_are_right(raw: bytes) -> None:
 @given(st.binary(max_size=200))
 @settings(max_examples=200 * TIMES, deadline=None)
 def test_garbage_is_a_connection_error_or_is_waited_for(raw: bytes) -> None:
-    connection = Recorded(LIMITS)
-    events = connection.events_of(frames.PREFACE[: len(raw) % 25] + raw)
-    assert all(isinstance(event, ConnectionClosed) for event in events[-1:]) or not connection.is_closed
+    recorded = Recorded(LIMITS)
+    events = recorded.events_of(frames.PREFACE[: len(raw) % 25] + raw)
+    assert (
+        all(isinstance(event, ConnectionClosed) for event in events[-1:]) or not recorded.connection.is_closed
+    )
 
 
 @given(st.lists(payloads, max_size=8), st.lists(st.integers(1, 30), min_size=1, max_size=10))

@@ -120,8 +120,8 @@ class Event(Rpc):
         self._is_released = False
 
     @property
-    def payload(self) -> Any:  # type: ignore[override]  # the gateway opens calls from the event itself
-        return self
+    def payload(self) -> Any:
+        return self  # The gateway opens calls from the event itself.
 
     # What plugins do.
 

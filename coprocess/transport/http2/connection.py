@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Final
 
 from coprocess.transport.http2 import frames
 from coprocess.transport.http2.connection_life import ConnectionLife
@@ -429,16 +430,20 @@ class Connection(ConnectionLife):
 
 
 # Of this module: each frame looks for them.
-_HEADER_BYTES, _LONGEST_FRAME = frames.FRAME_HEADER_BYTES, frames.SMALLEST_MAX_FRAME << 8 | 0xFF
-_STREAM_ID, _KIND, _LAST_KIND, _HEADERS = LOWER_31_BITS, 0xFF, frames.CONTINUATION, frames.HEADERS
+_HEADER_BYTES: Final = frames.FRAME_HEADER_BYTES
+_LONGEST_FRAME: Final = frames.SMALLEST_MAX_FRAME << 8 | 0xFF
+_STREAM_ID: Final = LOWER_31_BITS
+_KIND: Final = 0xFF
+_LAST_KIND: Final = frames.CONTINUATION
+_HEADERS: Final = frames.HEADERS
 _FRAME_START = frames.FRAME_START.unpack_from
 #: Taken from one peer before the loop turns to the others.
-FRAMES_AT_ONCE = 128
-_PRIORITY_BYTES = 5
-_CODE_BYTES = 4
-_SETTING_BYTES = 6
-_PING_BYTES = 8
-_GOAWAY_BYTES = 8
-_STREAMS_PER_FRAME = 64
+FRAMES_AT_ONCE: Final = 128
+_PRIORITY_BYTES: Final = 5
+_CODE_BYTES: Final = 4
+_SETTING_BYTES: Final = 6
+_PING_BYTES: Final = 8
+_GOAWAY_BYTES: Final = 8
+_STREAMS_PER_FRAME: Final = 64
 #: In stream identifiers, of which every second is a call.
-_CALLS_WITH_TABLE = 16
+_CALLS_WITH_TABLE: Final = 16

@@ -4,33 +4,43 @@ from __future__ import annotations
 
 import struct
 from enum import IntEnum
+from typing import Final
 
 #: What a client sends first (§3.4).
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 #: Length in two parts (24 bits), type, flags, stream identifier.
 FRAME_HEADER = struct.Struct(">BHBBL")
-FRAME_HEADER_BYTES = 9
+FRAME_HEADER_BYTES: Final = 9
 #: The same to be read: the length and, in the lowest byte, the type; flags, stream identifier.
 FRAME_START = struct.Struct(">LBL")
 #: The highest bit of a stream identifier and of an increment is reserved.
-LOWER_31_BITS = 0x7FFF_FFFF
-MAX_WINDOW = LOWER_31_BITS
-MAX_STREAM_ID = LOWER_31_BITS
+LOWER_31_BITS: Final = 0x7FFF_FFFF
+MAX_WINDOW: Final = LOWER_31_BITS
+MAX_STREAM_ID: Final = LOWER_31_BITS
 #: Windows before any SETTINGS (§6.9.2).
-FIRST_WINDOW = 65_535
-SMALLEST_MAX_FRAME = 16_384
-LARGEST_MAX_FRAME = 16_777_215
+FIRST_WINDOW: Final = 65_535
+SMALLEST_MAX_FRAME: Final = 16_384
+LARGEST_MAX_FRAME: Final = 16_777_215
 
-DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = (
-    range(10)
-)
+# Types (§6). Each with its number: where this is compiled, that stands in its place.
+DATA: Final = 0x0
+HEADERS: Final = 0x1
+PRIORITY: Final = 0x2
+RST_STREAM: Final = 0x3
+SETTINGS: Final = 0x4
+PUSH_PROMISE: Final = 0x5
+PING: Final = 0x6
+GOAWAY: Final = 0x7
+WINDOW_UPDATE: Final = 0x8
+CONTINUATION: Final = 0x9
 
 # Flags.
-END_STREAM = ACK = 0x1
-END_HEADERS = 0x4
-PADDED = 0x8
-WITH_PRIORITY = 0x20
+END_STREAM: Final = 0x1
+ACK: Final = 0x1
+END_HEADERS: Final = 0x4
+PADDED: Final = 0x8
+WITH_PRIORITY: Final = 0x20
 
 
 class ErrorCode(IntEnum):
@@ -120,4 +130,4 @@ SETTINGS_ACK = frame(SETTINGS, ACK, 0)
 
 _SETTING = struct.Struct(">HL")
 _GOAWAY = struct.Struct(">LL")
-_MAX_REASON_BYTES = 200
+_MAX_REASON_BYTES: Final = 200

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from struct import Struct
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from coprocess.errors import Status
 from coprocess.transport.http2 import grpc_wire
@@ -410,7 +410,7 @@ class _OneMessage:
         return self._is_compressed, self._message
 
 
-_MAX_SHOWN = 200
+_MAX_SHOWN: Final = 200
 # Of this module: each call looks for them.
 _HEADERS, _OK = grpc_wire.RESPONSE_HEADERS, grpc_wire.OK_TRAILERS
 #: The compressed-flag and the length.

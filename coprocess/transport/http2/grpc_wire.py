@@ -11,6 +11,7 @@ import re
 import zlib
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import Final
 
 from hpack import Encoder
 
@@ -21,7 +22,7 @@ from coprocess.transport.http2.sending import Block
 Metadata = list[tuple[str, str | bytes]]
 SentMetadata = tuple[tuple[str, str | bytes], ...]
 
-PREFIX_BYTES = 5
+PREFIX_BYTES: Final = 5
 
 
 class Refused(Exception):

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from struct import Struct
+from typing import Final
 
 from coprocess.transport.http2 import frames
 from coprocess.transport.http2.frames import ConnectionFailure, ErrorCode, StreamFailure
 from coprocess.transport.http2.streams import Stream
 
 #: DATA bytes that are handed to the transport at one time: it says afterwards whether the peer reads them.
-BATCH_BYTES = 1024 * 1024
+BATCH_BYTES: Final = 1024 * 1024
 
 
 class Block:
@@ -240,7 +241,7 @@ class Sending:
                 self.trailers(stream, stream.trailers)
 
 
-_USEFUL_BYTES = 1024
+_USEFUL_BYTES: Final = 1024
 #: Of DATA: its length and type, flags, the stream's identifier; then the message's prefix.
 _MESSAGE_START = Struct(">LBLBL")
-_MESSAGE_PREFIX_BYTES = 5
+_MESSAGE_PREFIX_BYTES: Final = 5

@@ -43,7 +43,8 @@ class TlsFilter:
         """Raises ssl.SSLError."""
         view = memoryview(data)
         while view:
-            view = view[self._tls.write(view) :]
+            written = self._tls.write(view)  # Not within the slice: mypyc 2.4 would call it twice.
+            view = view[written:]
 
     def take(self) -> bytes:
         return self._outgoing.read()

@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import structlog
 
@@ -61,8 +61,9 @@ class Turns(Generic[Task]):
         #: None: nothing can take over from the thread that polls.
         self._threads: WorkerThreads[Task] | None = None
         self.tasks: deque[Task] = deque()
-        #: None: whoever comes first. Changed with the server's lock.
-        self._turn: _Turn | LoopTurn[Task] | None = None
+        #: A _Turn, or a LoopTurn; None: whoever comes first. Changed with the server's lock.
+        # Any, as others change it: it is not still what it was found to be, which a compiler would rely on.
+        self._turn: Any = None
         self._run_on_loop = run_on_loop
         #: The loop that tasks have told of last, its turn, and how many have.
         self._loop: HandlersLoop | None = None
@@ -194,7 +195,7 @@ class Turns(Generic[Task]):
 
     def may_block(self) -> None:
         """Called by a task that may take long: where its thread polls, another does from now on."""
-        turn = self._turn
+        turn: _Turn | LoopTurn[Task] | None = self._turn
         if turn is not None and turn.thread_id == threading.get_ident():
             self._pass_on(turn)
 
@@ -289,7 +290,7 @@ class Turns(Generic[Task]):
 
     def _look_at_turn(self, has_rung: bool) -> None:
         self._server.flush_held()
-        turn = self._turn
+        turn: _Turn | LoopTurn[Task] | None = self._turn
         if turn is None:
             return
         if since_s := turn.since_s:

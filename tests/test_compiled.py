@@ -1,0 +1,43 @@
+"""What wheels have compiled: `make test-compiled` runs the tests on it, and these need no compiler."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from coprocess import __version__
+from coprocess.transport.engines import is_compiled
+from hatch_build import COMPILED
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted(path for pattern in COMPILED for path in ROOT.glob(pattern))
+
+
+@pytest.mark.parametrize("pattern", COMPILED)
+def test_what_is_to_be_compiled_is_there(pattern: str) -> None:
+    assert list(ROOT.glob(pattern))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=[path.stem for path in SOURCES])
+def test_nothing_is_called_twice_within_a_slice(path: Path) -> None:
+    """Once, compiled, all that went out over TLS went out twice: mypyc 2.4 makes a slice's bounds again."""
+    found = [
+        ast.unparse(each)
+        for each in ast.walk(ast.parse(path.read_text()))
+        if isinstance(each, ast.Slice)
+        for call in ast.walk(each)
+        # `len` may be called as often as one likes.
+        if isinstance(call, ast.Call) and ast.unparse(call.func) != "len"
+    ]
+    assert not found
+
+
+def test_the_version_says_whether_the_engine_is_compiled() -> None:
+    words = [sys.executable, "-m", "coprocess", "version"]
+    told = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()[0]
+    how = "compiled" if is_compiled() else "in Python"
+    assert told == f"coprocess {__version__}, the http2 engine {how}"
