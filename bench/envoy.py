@@ -21,19 +21,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from load import COMPILED, free_address
+
 BENCH = Path(__file__).resolve().parent
 SERVER_CORE, LOAD_CORE = "0", "1"
 
 
-def free_address() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
-
-
-def ours(address: str, *flags: str) -> list[str]:
+def ours(address: str, *flags: str, is_compiled: bool = False) -> list[str]:
     handlers = BENCH / "handlers" / "envoy"
     return [
+        *(["env", "-C", str(COMPILED)] if is_compiled else []),
         *(sys.executable, "-m", "coprocess", "serve", "--envoy", f"--handlers={handlers}"),
         *(f"--listen={address}", "--admin=off", "--redis=redis://127.0.0.1:1/0", "--log-level=error", *flags),
     ]
@@ -114,7 +111,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--held", type=int, default=1000)
     parser.add_argument("--in-flight", type=int, default=32)
-    parser.add_argument("--engines", default="http2")
+    parser.add_argument("--engines", default="http2,compiled", help="also grpcio")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON, at the end")
     options = parser.parse_args()
     told = sys.stderr if options.json else sys.stdout
@@ -127,7 +124,12 @@ def main() -> None:
         for _ in range(options.rounds):
             for name in ("go", *options.engines.split(",")):
                 address = free_address()
-                command = [program, "serve", address] if name == "go" else ours(address, f"--engine={name}")
+                if name == "go":
+                    command = [program, "serve", address]
+                elif name == "compiled":
+                    command = ours(address, is_compiled=True)
+                else:
+                    command = ours(address, f"--engine={name}")
                 with running(command, address) as pid:
                     for what in ("streams", "checks", *(["bare"] if name == "go" else [])):
                         found = measure(program, pid, address, what, options.in_flight, options.seconds)

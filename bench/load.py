@@ -20,6 +20,8 @@ from pathlib import Path
 BENCH = Path(__file__).resolve().parent
 PEERS = BENCH / "peers"
 HANDLERS = BENCH / "handlers"
+#: Where `make bench` leaves the project with its http2 engine compiled.
+COMPILED = BENCH.parent / "build" / "compiled"
 
 
 def free_address() -> str:
@@ -32,10 +34,16 @@ _WITHOUT_UVLOOP = "import sys; sys.modules['uvloop'] = None; import coprocess.cl
 
 
 def serve_command(
-    handlers: Path | str, *flags: str, address: str = "{addr}", data_dir: str, uvloop: bool = True
+    handlers: Path | str,
+    *flags: str,
+    address: str = "{addr}",
+    data_dir: str,
+    uvloop: bool = True,
+    is_compiled: bool = False,
 ) -> str:
     """Ours, as a user starts it: the default configuration, with its output thrown away."""
-    words = [sys.executable, *(["-m", "coprocess"] if uvloop else ["-c", _WITHOUT_UVLOOP])]
+    words = ["env", "-C", str(COMPILED)] if is_compiled else []
+    words += [sys.executable, *(["-m", "coprocess"] if uvloop else ["-c", _WITHOUT_UVLOOP])]
     words += ["serve", "--listen", address, "--handlers", str(handlers)]
     words += ["--data-dir", data_dir, "--admin", "127.0.0.1:0", *flags]
     return shlex.join(words).replace("'{addr}'", "{addr}")

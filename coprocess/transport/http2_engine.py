@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from collections.abc import Callable
@@ -483,8 +484,7 @@ class Http2Engine(Engine):
             else:
                 bound = sockets.tcp_sockets(address)
         except (OSError, ValueError) as error:
-            reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
-            raise ListenError(f"cannot listen on {address}: {reason}") from None
+            raise ListenError(f"cannot listen on {address}: {_reason(error)}") from None
         for each in bound:
             self.listen_on(each)
         if address.startswith("unix:"):
@@ -545,6 +545,14 @@ class Http2Engine(Engine):
     @property
     def abandoned_thread_count(self) -> int:
         return 0 if self._threads is None else self._threads.abandoned
+
+
+def _reason(error: OSError | ValueError) -> str:
+    if not isinstance(error, OSError):
+        return str(error)
+    if isinstance(error, socket.gaierror) or not error.errno:
+        return error.strerror or str(error)
+    return os.strerror(error.errno)  # Its own text may have the address once more.
 
 
 def _both(first: Callable[[], None], second: Callable[[], None]) -> Callable[[], None]:
