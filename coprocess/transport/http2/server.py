@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import selectors
 import socket
 import ssl
+import sys
 import threading
 import time
 from collections import deque
@@ -139,7 +139,7 @@ class Server:
         """
         until_s = time.monotonic() + timeout_s
         most_s = until_s + _LONGEST_READ_S
-        least_left: float = math.inf
+        least_left = sys.maxsize
         with self.lock:
             if self._is_stopping:
                 return
