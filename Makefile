@@ -99,7 +99,7 @@ lock: $(READY) ## renew requirements/ from pyproject.toml (needs uv)
 	requirements/lock
 
 clean: ## remove what make made
-	rm -rf .venv .venv-3.* .venv-envoy-* .coprocess .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-3.* .venv-envoy-* .coprocess .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 
 bench: $(COMPILED_IN)/.ready ## measure beside the peers, and renew the figures in docs/ (needs Go and two cores)
 	$(BIN)/python bench/run.py

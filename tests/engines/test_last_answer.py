@@ -38,8 +38,8 @@ def _call() -> bytes:
     return headers + frames.frame(frames.DATA, 0x1, 1, b"\0\0\0\0\4call")
 
 
-def test_an_answer_that_waits_to_be_written_when_the_last_ping_comes_is_not_lost() -> None:
-    """A front loses none of its workers' answers at its end: they come by the same poll as that PING."""
+def _opened() -> tuple[Server, list[tuple[Any, Any]]]:
+    """A server, and the calls that it has begun: of each, its connection and stream."""
     begun: list[tuple[Any, Any]] = []
 
     def begin(connection: Any, stream: Any, *_: object) -> _Call:
@@ -48,6 +48,12 @@ def test_an_answer_that_waits_to_be_written_when_the_last_ping_comes_is_not_lost
 
     server = Server({PATH: Method(begin=begin)}, Limits())
     server.open()
+    return server, begun
+
+
+def test_an_answer_that_waits_to_be_written_when_the_last_ping_comes_is_not_lost() -> None:
+    """A front loses none of its workers' answers at its end: they come by the same poll as that PING."""
+    server, begun = _opened()
     with socket.create_server(("127.0.0.1", 0)) as bound, socket.create_connection(bound.getsockname()) as us:
         us.settimeout(PATIENCE_S)
         with server.lock:
@@ -79,14 +85,7 @@ def test_an_answer_that_waits_to_be_written_when_the_last_ping_comes_is_not_lost
 def test_large_answers_that_clients_still_read_as_it_stops_are_not_lost() -> None:
     """Once, all was closed as soon as it was written: what a client sent while it read reset the rest."""
     size = 3_000_000
-    calls: list[tuple[Any, Any]] = []
-
-    def begin(connection: Any, stream: Any, *_: object) -> _Call:
-        calls.append((connection.owner, stream))
-        return _Call()
-
-    server = Server({PATH: Method(begin=begin)}, Limits())
-    server.open()
+    server, calls = _opened()
     stop = threading.Event()
 
     def poll() -> None:

@@ -184,3 +184,26 @@ class Kong:
                 break
             result = self.step(result["EventId"], gives.get(method.rpartition(".")[2]))
         return calls
+
+
+def blocking(folder: Path, access: str) -> tuple[str, Path, Path]:
+    """A plugin, whose `block` blocks until the second file is there, after it has made the first."""
+    blocks, go_on = folder / "blocks", folder / "go_on"
+    source = f"""
+import asyncio
+import time
+from pathlib import Path
+
+def block():
+    Path({str(blocks)!r}).touch()
+    while not Path({str(go_on)!r}).exists():
+        time.sleep(0.01)
+
+class Plugin:
+    def __init__(self, config): ...
+
+    async def access(self, kong):
+        loop = asyncio.get_running_loop()
+        {access}
+"""
+    return source, blocks, go_on

@@ -27,7 +27,7 @@ from coprocess.gateways.kong.turns import EventEnded
 from coprocess.runtime.service import ServiceOptions
 from coprocess.transport.engine import Methods
 from tests.event_loops import KINDS, use_loops_of
-from tests.kong.server import PATIENCE_S, Served, serving
+from tests.kong.server import PATIENCE_S, Served, blocking, serving
 from tests.server import until
 
 LONG = ServiceOptions(timeout_s=100, concurrency=1024, owns_process=False)
@@ -169,29 +169,6 @@ def overdue(served: Served) -> None:
     for call in list(served.service.async_calls._calls):
         call.deadline_s = 0.0
     until(lambda: not served.service.async_calls._calls)
-
-
-def blocking(folder: Path, access: str) -> tuple[str, Path, Path]:
-    """A plugin, whose `block` blocks until the second file is there, after it has made the first."""
-    blocks, go_on = folder / "blocks", folder / "go_on"
-    source = f"""
-import asyncio
-import time
-from pathlib import Path
-
-def block():
-    Path({str(blocks)!r}).touch()
-    while not Path({str(go_on)!r}).exists():
-        time.sleep(0.01)
-
-class Plugin:
-    def __init__(self, config): ...
-
-    async def access(self, kong):
-        loop = asyncio.get_running_loop()
-        {access}
-"""
-    return source, blocks, go_on
 
 
 def test_a_large_call_goes_out_while_the_plugins_code_has_all_threads_of_its_loop(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from coprocess.gateways.kong import connection as connections
 from coprocess.gateways.kong import wire
 from coprocess.runtime.service import ServiceOptions
 from coprocess.transport.workers import WorkerThreads
-from tests.kong.server import Kong, Served, serving
+from tests.kong.server import Kong, Served, blocking, serving
 from tests.server import until
 
 LONG = ServiceOptions(timeout_s=100, concurrency=1024, owns_process=False)
@@ -43,27 +43,14 @@ def test_a_step_of_an_event_that_is_over_waits_for_no_room_on_its_connection(
 ) -> None:
     """Once, who refused it held all other late steps up until Kong read."""
     monkeypatch.setattr(connections, "_SEND_WAIT_S", 1000.0)
-    go_on, blocks = tmp_path / "go_on", tmp_path / "blocks"
-    source = f"""
-import asyncio
-import time
-from pathlib import Path
-
-def block():
-    Path({str(blocks)!r}).touch()
-    while not Path({str(go_on)!r}).exists():
-        time.sleep(0.01)
-
-class Plugin:
-    def __init__(self, config): ...
-
-    async def access(self, kong):
-        asyncio.get_running_loop().call_later(0.01, block)
+    source, blocks, go_on = blocking(
+        tmp_path,
+        """loop.call_later(0.01, block)
         await kong.request.get_method()
 
     def response(self, kong):
-        kong.request.get_raw_body()
-"""
+        kong.request.get_raw_body()""",
+    )
     with serving(tmp_path, source, service_options=LONG) as served:
         kong, third = served.connect(), served.connect()
         instance = kong.start()
