@@ -1,4 +1,4 @@
-"""Text of others, made harmless for a terminal, a log and a status."""
+"""Text of others, made harmless for a terminal, a log and a status; and numbers of things in words."""
 
 from __future__ import annotations
 
@@ -49,3 +49,8 @@ def _escaped(found: re.Match[str]) -> str:
         return character
     units = character.encode("utf-16-be", "surrogatepass")
     return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 recording`, `2 recordings`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

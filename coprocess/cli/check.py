@@ -17,7 +17,7 @@ from coprocess.loading.hooks import Hook
 from coprocess.loading.loader import Loaded, Problem
 from coprocess.process.route_settings import load_routes
 from coprocess.process.settings_loading import load_settings
-from coprocess.text import block, indented, printable
+from coprocess.text import block, counted, indented, printable
 
 
 def check(handlers: Handlers = None, config: Config = None) -> None:
@@ -38,8 +38,8 @@ def check(handlers: Handlers = None, config: Config = None) -> None:
         typer.echo(f"warning: {indented(warning)}", err=True)
     if not len(loaded.table):
         typer.echo("no handlers found", err=True)
-    counts = [_count(len(lines) - 1, "hook"), _count(len(loaded.problems), "problem")]
-    counts += [_count(len(warnings), "warning")] if warnings else []
+    counts = [counted(len(lines) - 1, "hook"), counted(len(loaded.problems), "problem")]
+    counts += [counted(len(warnings), "warning")] if warnings else []
     typer.echo(", ".join(counts), err=True)
     if loaded.problems or not len(loaded.table):
         raise typer.Exit(1)
@@ -53,10 +53,6 @@ def _only_the_second_time(first: Loaded, second: Loaded) -> list[str]:
     kept = {(hook.type, hook.name, hook.version) for hook in second.table}
     lost = [hook for hook in first.table if (hook.type, hook.name, hook.version) not in kept]
     return [f"every reload loses the hook {hook}: it is declared the first time only" for hook in lost]
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def problem_lines(problems: Iterable[Problem]) -> Iterator[str]:

@@ -9,8 +9,8 @@ import typer
 
 from coprocess.cli.findings import AsJson, Sarif, tell_findings
 from coprocess.cli.options import Config, Handlers
-from coprocess.cli.output import counted
 from coprocess.process.settings_loading import load_settings
+from coprocess.text import counted
 
 _DEFAULT_CONF = Path("tyk.conf")
 _DEFAULT_APIS = Path("apis")

@@ -12,11 +12,10 @@ from coprocess.cli import envoy_try
 from coprocess.cli.envoy_loading import loaded_handlers
 from coprocess.cli.findings import AsJson, Sarif, tell_findings
 from coprocess.cli.options import Config, Handlers
-from coprocess.cli.output import counted
 from coprocess.cli.replay import Recordings, recording_files, tell_replay
 from coprocess.errors import ConfigError
 from coprocess.process.settings_loading import load_settings
-from coprocess.text import indented
+from coprocess.text import counted, indented
 
 _DEFAULT_FILE = Path("envoy.yaml")
 

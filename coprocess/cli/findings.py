@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coprocess.cli.output import counted, print_json
+from coprocess.cli.output import print_json
 from coprocess.cli.trial_text import from_here
 from coprocess.errors import ConfigError
+from coprocess.text import counted
 
 if TYPE_CHECKING:
     from coprocess.desk.findings import FileFinding

@@ -33,8 +33,3 @@ def body_as_json(body: bytes) -> dict[str, str | None]:
         return {"body": body.decode(), "body_base64": None}
     except UnicodeDecodeError:
         return {"body": None, "body_base64": base64.b64encode(body).decode()}
-
-
-def counted(number: int, noun: str) -> str:
-    """`1 recording`, `2 recordings`."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coprocess.cli.output import counted
 from coprocess.errors import ConfigError
+from coprocess.text import counted
 
 if TYPE_CHECKING:
     from coprocess.desk.replay import ReplayReport

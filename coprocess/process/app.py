@@ -39,6 +39,7 @@ from coprocess.process.systemd import address_of, take_service_manager, take_soc
 from coprocess.runtime.registration import GatewayOptions, Registration
 from coprocess.runtime.service import Service, ServiceOptions
 from coprocess.store import Observer, store
+from coprocess.text import counted
 from coprocess.transport import listeners
 from coprocess.transport.engine import Engine, EngineOptions, Handler, ListenError, Methods
 from coprocess.transport.engines import make_engine
@@ -224,7 +225,9 @@ class App:
             with watch_load.watching():
                 is_good = reloader.first()
             if not is_good and not settings.reload:
-                raise LoadError(f"{_counted(reloader.problems)} with handlers, and strict is on")
+                raise LoadError(
+                    f"{counted(len(reloader.problems), 'problem')} with handlers, and strict is on"
+                )
             self._tell(
                 "listening", listen=addresses, engine=engine.name, because=reason, store=store.describe()
             )
@@ -527,16 +530,12 @@ _LAST_EXPORT_S = 3.0
 _LAST_LOG_S = 0.5
 
 
-def _counted(problems: Sequence[object]) -> str:
-    return "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-
-
 def _status(reloader: Reloader) -> str:
     """One line for people, of what is served."""
     last, hooks = reloader.last, len(reloader.loaded.table)
     if last is not None and not last.succeeded:
         return f"the last reload failed; {hooks} hooks of before it"
-    status = f"{hooks} hooks, {_counted(reloader.problems)} with handlers"
+    status = f"{hooks} hooks, {counted(len(reloader.problems), 'problem')} with handlers"
     return status if reloader.rolled_back is None else f"rolled back ({reloader.rolled_back}): {status}"
 
 

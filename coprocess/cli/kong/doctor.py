@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from coprocess.cli.findings import AsJson, Sarif, tell_findings
-from coprocess.cli.output import counted
 from coprocess.errors import ConfigError
+from coprocess.text import counted
 
 _CONF = Path("kong.conf")
 _DECLARATIVE = ("kong.yml", "kong.yaml", "kong.json")
