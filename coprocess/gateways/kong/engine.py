@@ -29,7 +29,7 @@ from coprocess.gateways.kong.known import LONGEST_KNOWN_BYTES, KnownEvents
 from coprocess.gateways.kong.late_steps import LateSteps
 from coprocess.gateways.kong.overdue import Overdue, Task
 from coprocess.gateways.kong.poller import Poller
-from coprocess.gateways.kong.preemption import Crowd
+from coprocess.gateways.kong.preemption import TURN_REQUESTS, Crowd, give_way
 from coprocess.gateways.kong.sharing import Share, listen_at, take
 from coprocess.transport.engine import Engine, EngineOptions, Methods
 from coprocess.transport.workers import WorkerThreads
@@ -233,6 +233,7 @@ class KongEngine(Engine):
         me = get_ident()
         keeping.add(me)
         is_crowd = self._crowd.is_told
+        in_a_row = 0
         try:
             if value is not None:
                 connection = self._handle(connection, value, me, may_give=False)
@@ -244,6 +245,11 @@ class KongEngine(Engine):
                     self.resume(connection)
                     return
                 connection = self._serve_next(connection, me)
+                if is_crowd:
+                    in_a_row += 1
+                    if in_a_row == TURN_REQUESTS:
+                        in_a_row = 0
+                        give_way()
                 if waiting and connection is not None and self._threads.are_all_taken:
                     # Others have waited longer: it has its turn after them.
                     self.resume(connection)
