@@ -38,7 +38,8 @@ from coprocess.gateways.tyk.wire import DISPATCH
 from coprocess.loading.loader import load
 from coprocess.runtime import chained, in_process, pace, service
 from coprocess.runtime.registration import GatewayOptions, Registration
-from coprocess.runtime.service import Service, ServiceOptions
+from coprocess.runtime.service import Service
+from coprocess.runtime.service_options import ServiceOptions
 from coprocess.transport.engine import EngineOptions, Methods, Rpc
 from coprocess.transport.http2 import frames, loop_turn, turns
 from coprocess.transport.http2_engine import Http2Engine

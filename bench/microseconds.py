@@ -23,7 +23,8 @@ from coprocess.gateways.tyk.dispatcher import Dispatcher
 from coprocess.gateways.tyk.wire import DISPATCH, Object
 from coprocess.loading.declared import hooks_of
 from coprocess.loading.hooks import HookTable
-from coprocess.runtime.service import Service, ServiceOptions
+from coprocess.runtime.service import Service
+from coprocess.runtime.service_options import ServiceOptions
 from coprocess.transport.engine import Metadata, Rpc
 
 CALLS, ROUNDS = 20_000, 7

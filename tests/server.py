@@ -13,7 +13,8 @@ import pytest
 from coprocess.gateways.tyk.dispatcher import Dispatcher
 from coprocess.gateways.tyk.wire import DISPATCH, DISPATCH_EVENT, Event, Object
 from coprocess.loading.hooks import HookTable
-from coprocess.runtime.service import Service, ServiceOptions
+from coprocess.runtime.service import Service
+from coprocess.runtime.service_options import ServiceOptions
 from coprocess.transport.engine import Engine, EngineOptions
 from coprocess.transport.engines import EngineChoice, make_engine
 

@@ -25,7 +25,8 @@ from coprocess.process.admin import AdminPages
 from coprocess.process.admin_client import ask
 from coprocess.process.admin_http import AdminServer
 from coprocess.process.reload import Outcome, Reloader, Rollback, RollbackTo
-from coprocess.runtime.service import Service, ServiceOptions
+from coprocess.runtime.service import Service
+from coprocess.runtime.service_options import ServiceOptions
 from coprocess.transport.health import Health
 from tests.serve_process import ServeProcess, stamping, write
 from tests.server import PATIENCE_S, until

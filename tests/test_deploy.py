@@ -25,7 +25,8 @@ from coprocess.process.config import PREFIX, Settings
 from coprocess.process.metrics import ServiceCollector, StoreCounts, make_registry
 from coprocess.process.reload import Reloader
 from coprocess.process.settings_loading import load_settings
-from coprocess.runtime.service import Service, ServiceOptions
+from coprocess.runtime.service import Service
+from coprocess.runtime.service_options import ServiceOptions
 from coprocess.transport.engines import make_engine
 from coprocess.transport.health import Health
 from tests.fresh_install import command_names

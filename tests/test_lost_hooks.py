@@ -14,7 +14,8 @@ from coprocess.gateways.tyk.home import HOME
 from coprocess.loading import loader
 from coprocess.loading.hooks import HookTable
 from coprocess.process.reload import Reloader
-from coprocess.runtime.service import Service, ServiceOptions
+from coprocess.runtime.service import Service
+from coprocess.runtime.service_options import ServiceOptions
 from tests.serve_process import ServeProcess, stamping, write
 from tests.test_reload import BROKEN, run_reload, stamp_of
 

@@ -19,7 +19,7 @@ from coprocess.gateways.tyk.home import HOME
 from coprocess.gateways.tyk.wire import Object
 from coprocess.loading import loader
 from coprocess.process.config import Settings
-from coprocess.runtime.service import ServiceOptions
+from coprocess.runtime.service_options import ServiceOptions
 from coprocess.testing.dispatch import Dispatch
 from tests.loading import good, write
 from tests.objects import make_object

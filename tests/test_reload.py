@@ -24,7 +24,8 @@ from coprocess.loading import loader
 from coprocess.loading.hooks import HookTable
 from coprocess.loading.scoped_imports import NAMESPACE
 from coprocess.process.reload import Reloader
-from coprocess.runtime.service import Service, ServiceOptions
+from coprocess.runtime.service import Service
+from coprocess.runtime.service_options import ServiceOptions
 from tests import forked
 from tests.objects import make_object
 from tests.serve_process import ServeProcess, stamping, write
@@ -187,7 +188,7 @@ def test_counts_go_on_over_reloads(server: Server, handlers: Path) -> None:
     stamp_of(server.client)
     while True:
         # The last call is counted just after its answer.
-        totals = server.service.totals()
+        totals = server.service.gates.totals()
         if sum(totals["Pre", "stamp", "", "api"].durations) == 4:
             break
     assert list(totals) == [("Pre", "stamp", "", "api")]

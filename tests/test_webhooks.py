@@ -24,7 +24,7 @@ from coprocess.loading.hooks import HookTable
 from coprocess.process.config import Settings
 from coprocess.process.settings_loading import load_settings
 from coprocess.process.webhooks import listen_for_webhooks
-from coprocess.runtime.service import ServiceOptions
+from coprocess.runtime.service_options import ServiceOptions
 from coprocess.transport.listeners import SocketAccess
 from tests.objects import hook_table
 from tests.serve_process import ServeProcess
@@ -246,7 +246,7 @@ def test_an_event_is_accepted_before_it_runs_and_shed_where_too_many_wait() -> N
             assert (status, json.loads(text)["error"]) == (503, 'Event hook "on_event" is overloaded')
             go_on.set()
             until(lambda: server.service.in_flight == 0)
-            (counts,) = server.service.totals().values()
+            (counts,) = server.service.gates.totals().values()
             assert (sum(counts.durations), counts.shed) == (2, 1)
             assert server.service.drain(PATIENCE_S)
             assert hooks.send(MESSAGE)[0] == 503

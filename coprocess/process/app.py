@@ -37,7 +37,8 @@ from coprocess.process.settled_files import SettledLoad
 from coprocess.process.store_watch import StoreWatch
 from coprocess.process.systemd import address_of, take_service_manager, take_sockets
 from coprocess.runtime.registration import GatewayOptions, Registration
-from coprocess.runtime.service import Service, ServiceOptions
+from coprocess.runtime.service import Service
+from coprocess.runtime.service_options import ServiceOptions
 from coprocess.store import Observer, store
 from coprocess.text import counted
 from coprocess.transport import listeners

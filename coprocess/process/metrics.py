@@ -165,7 +165,7 @@ class ServiceCollector(Collector):
             "Calls that ended badly: the handler failed, or took too long; or shed, as the hook was full.",
             labels=(*_CALL_LABELS, "reason"),
         )
-        for label, counts in _bounded(self._service.totals()).items():
+        for label, counts in _bounded(self._service.gates.totals()).items():
             durations.add_metric(
                 label, _cumulative(DURATION_BUCKETS_S, counts.durations), counts.duration_sum_s
             )
@@ -188,7 +188,7 @@ class ServiceCollector(Collector):
         running = GaugeMetricFamily("coprocess_calls_in_flight", "Calls that run now.", labels=_HOOK_LABELS)
         queued = GaugeMetricFamily("coprocess_calls_queued", "Calls that wait now.", labels=_HOOK_LABELS)
         loads: dict[HookLabel, tuple[int, int]] = {}
-        for state in self._service.states:
+        for state in self._service.gates.states:
             # Two states have one label while a reload replaces one by the other.
             before = loads.get(label_of(state.hook), (0, 0))
             loads[label_of(state.hook)] = (before[0] + state.running, before[1] + len(state.queue))

@@ -66,7 +66,7 @@ class Webhooks:
             raise BadMessage(f"webhook: {sentence}")
 
         with suppress(CoprocessError):
-            self._service.take_event(refuse)
+            self._service.events.take(refuse)
         return status, sentence
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
@@ -91,7 +91,7 @@ class Webhooks:
         about = {key: values[0] for key, values in query.items()}
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         try:
-            self._service.take_event(lambda: self._service.gateway.open_webhook(name, body, about))
+            self._service.events.take(lambda: self._service.gateway.open_webhook(name, body, about))
         except UnknownHook as error:
             return _NOT_FOUND, _told(error)
         except (Overloaded, ShuttingDown) as error:

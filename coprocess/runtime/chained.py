@@ -242,7 +242,7 @@ class Chain:
     def _call(self, call: StepCall) -> bool:
         """Run `call`. False: another thread ends it, and goes on."""
         service, hook = self._service, call.hook
-        gate = service.gates.get(hook) or service.state_of(hook)
+        gate = service.gates[hook]
         call.chain = self
         call.failure = None
         begun = self._begun
@@ -262,7 +262,7 @@ class Chain:
         call.deadline_s = began_s + gate.timeout_s
         call.timed_out = False
         me = call.owner = _get_ident()
-        service._running[me] = call
+        service.running[me] = call
         # In a context of its own: what a handler sets there is no other call's.
         context = Context()
         is_over = True
@@ -273,7 +273,7 @@ class Chain:
             context.run(self._fail, call, error)
         if prints.has_printed:
             context.run(prints.end_line)
-        service._running.pop(me, None)
+        service.running.pop(me, None)
         ran_s = _now_s() - began_s
         if ran_s > QUICK_S:
             pace.took(ran_s, None)

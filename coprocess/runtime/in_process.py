@@ -63,7 +63,7 @@ class InProcess:
         Cancelling this cancels an async handler, while which waits `watching` is entered.
         """
         service, hook = self._service, call.hook
-        state = call.gate = service.gates.get(hook) or service.state_of(hook)
+        state = call.gate = service.gates[hook]
         if not hook.is_async or service.tracing is not None or self.is_closed:
             return self._begin_otherwise(call, watching)
         call.failure = None
@@ -274,7 +274,7 @@ class InProcess:
     def call(self, call: Call) -> None:
         """Run `call`, and return when it has ended."""
         service, hook = self._service, call.hook
-        state = call.gate = service.gates.get(hook) or service.state_of(hook)
+        state = call.gate = service.gates[hook]
         if not (hook.is_async or service.tracing is not None or self.is_closed):
             call.failure = None
             # As in `begin`.

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextvars import Context
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,52 +18,29 @@ import structlog
 
 from coprocess.api import context
 from coprocess.error_text import format_error
-from coprocess.errors import CoprocessError, HandlerFailed, Overloaded, ShuttingDown, Status
+from coprocess.errors import CoprocessError, HandlerFailed, ShuttingDown, Status
 from coprocess.loading.hooks import Hook, HookTable
 from coprocess.runtime import prints
 from coprocess.runtime.async_calls import AsyncCalls
 from coprocess.runtime.call import Call
 from coprocess.runtime.computing import ComputingLine
-from coprocess.runtime.failures import Failures, safe_text
+from coprocess.runtime.failures import Failures
+from coprocess.runtime.gates import Gates
 from coprocess.runtime.gateway import Gateway
-from coprocess.runtime.hook_state import (
-    ApiLabels,
-    CallLabel,
-    HookCounts,
-    HookState,
-    add_up,
-    label_of,
-)
 from coprocess.runtime.idle import wait_until_idle
-from coprocess.runtime.local_event import LocalEvent
+from coprocess.runtime.local_events import LocalEvents
 from coprocess.runtime.log_limit import LimitedLog
 from coprocess.runtime.pace import QUICK_S, Used, computed
+from coprocess.runtime.service_options import ServiceOptions
 from coprocess.runtime.streaming import NO_STREAMS, Streaming
+from coprocess.runtime.watchdog import WATCH_INTERVAL_S, Watchdog
 from coprocess.transport.engine import Methods, NotingHandler, Rpc
-from coprocess.transport.workers import WorkerThreads, start_missing
+from coprocess.transport.workers import WorkerThreads
 
 if TYPE_CHECKING:
     from coprocess.runtime.tracing import CallTracing
 
 log = structlog.get_logger("coprocess")
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceOptions:
-    """The defaults for hooks that say nothing themselves, and what failure means."""
-
-    timeout_s: float = 30.0
-    #: Calls of one sync hook that run at one time.
-    concurrency: int = 64
-    #: Calls of one async hook that run at one time.
-    async_concurrency: int = 4096
-    #: Calls of one hook that wait.
-    queue_size: int = 256
-    #: What a client sees when a hook fails closed; None: the gateway's own error.
-    failure_status: int | None = None
-    failure_headers: tuple[tuple[str, str], ...] = ()
-    #: Whether this is the process's own service, which takes events that no call of another's triggers.
-    owns_process: bool = True
 
 
 class Service:
@@ -79,24 +55,18 @@ class Service:
         self.options = options
         self.replace_thread: Callable[[int], bool] = lambda thread_id: False
         # For what callers can cause by the thousand.
-        self._limited_log = LimitedLog(logger)
-        self._failures = Failures(self._limited_log, options.failure_status, options.failure_headers)
+        self.limited_log = LimitedLog(logger)
+        self._failures = Failures(self.limited_log, options.failure_status, options.failure_headers)
         #: What traces the calls; None: nothing does. Set by `use_tracing`.
         self.tracing: CallTracing | None = None
         self.async_calls = AsyncCalls(
-            self._failures, self._limited_log, tick_s=_WATCH_INTERVAL_S, timeout_s=options.timeout_s
+            self._failures, self.limited_log, tick_s=WATCH_INTERVAL_S, timeout_s=options.timeout_s
         )
-        #: The gates of hooks that have been called. For reading; `state_of` makes those that lack.
-        self.gates: dict[Hook, HookState[Call]] = {}
-        #: Counts of hooks that a reload has replaced.
-        self._dropped: dict[CallLabel, HookCounts] = {}
-        self._api_labels = ApiLabels()
-        self._states_lock = threading.Lock()
+        self.gates = Gates(options, takes_turns=not gateway.is_asked_meanwhile)
         #: Calls of sync hooks, by the thread that runs them.
-        self._running: dict[int, Call] = {}
+        self.running: dict[int, Call] = {}
         #: Whether new calls are refused.
         self.is_draining = False
-        self._stopped = threading.Event()
         # Threads for calls that no engine's thread runs: local events, and what waited behind a call
         # that hangs.
         self._own_tasks: queue.SimpleQueue[Call | Callable[[], None] | None] = queue.SimpleQueue()
@@ -107,15 +77,16 @@ class Service:
         self._line: ComputingLine[Call] = ComputingLine(
             self._start_in_turn, owns_process=options.owns_process
         )
-        self._local_events: set[Rpc] = set()
-        self._watchdog = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        #: Events of this service's own handlers.
+        self.events = LocalEvents(self)
+        self.watchdog = Watchdog(self)
 
     def start(self) -> None:
         if self.options.owns_process:
-            context.set_event_sink(self.trigger_event)
+            context.set_event_sink(self.events.trigger)
         self._own_threads.start()
         self._line.start()
-        self._watchdog.start()
+        self.watchdog.start()
 
     def use_tracing(self, tracing: CallTracing) -> None:
         """Trace the calls from now on. Each Rpc must come through its `traced` then."""
@@ -151,7 +122,7 @@ class Service:
         except Exception as error:  # noqa: BLE001 - an engine's thread must not end
             self.refuse(rpc, error)
             return
-        state = self.gates.get(call.hook) or self._new_state(call.hook)
+        state = self.gates[call.hook]
         call.arrive(rpc, state, since_s)
         admitted = state.enter(call) or state.wait(call)
         if admitted:
@@ -165,7 +136,7 @@ class Service:
     def take(self, call: Call, rpc: Rpc, since_s: float) -> None:
         """Run the call that `rpc`, which came at `since_s`, asks for: now or, where it must wait, later."""
         # As `handle`, in place: it is what all calls of other gateways come by.
-        state = self.gates.get(call.hook) or self._new_state(call.hook)
+        state = self.gates[call.hook]
         call.arrive(rpc, state, since_s)
         admitted = state.enter(call) or state.wait(call)
         if admitted:
@@ -199,7 +170,7 @@ class Service:
 
     def tell_failed(self, hook: Hook, api_id: str, error: HandlerFailed) -> None:
         """Log, and count, that what a handler left cannot go out, as is seen only after its call."""
-        self._failures.tell_failed(self.state_of(hook), api_id, error)
+        self._failures.tell_failed(self.gates[hook], api_id, error)
 
     @staticmethod
     def drop(call: Call) -> None:
@@ -213,9 +184,13 @@ class Service:
         else:
             task()
 
-    def in_thread(self, task: Callable[[], None]) -> None:
-        """Run `task`, which never raises, in a thread of the service's own."""
+    def in_thread(self, task: Call | Callable[[], None]) -> None:
+        """Run an admitted call, or a task, which never raises, in a thread of the service's own."""
         self._own_tasks.put(task)
+
+    def replace(self, thread_id: int) -> bool:
+        """Have another thread in the place of one that hangs. False where that cannot be."""
+        return self._own_threads.replace(thread_id) or self.replace_thread(thread_id)
 
     def run_here(self, call: Call) -> None:
         """Run an admitted call of a sync hook in this thread. What waited for its place begins elsewhere."""
@@ -228,9 +203,9 @@ class Service:
         began_s = time.monotonic()
         call.deadline_s = began_s + state.timeout_s
         me = threading.get_ident()
-        self._running[me] = call
+        self.running[me] = call
         ran_s = Context().run(self._run, call) - began_s
-        self._running.pop(me, None)
+        self.running.pop(me, None)
         now_s = time.monotonic()
         if not is_apart and (pace.doubt or ran_s > QUICK_S):
             pace.took(ran_s, before)
@@ -266,10 +241,10 @@ class Service:
         # As `_run_in_row`, of one that needs no watching: nearly all calls come by.
         first.deadline_s = now_s + state.timeout_s
         me = threading.get_ident()
-        self._running[me] = first
+        self.running[me] = first
         # In a context of its own: what a handler sets there is no other call's.
         ran_s = Context().run(self._run, first) - now_s
-        self._running.pop(me, None)
+        self.running.pop(me, None)
         now_s = time.monotonic()
         if ran_s > QUICK_S:
             pace.took(ran_s, None)
@@ -311,9 +286,9 @@ class Service:
             state, began_s = call.gate, now_s
             computed_before = computed() if (is_apart or in_turn) and state.pace.asks_clocks() else None
             call.deadline_s = now_s + state.timeout_s
-            self._running[me] = call
+            self.running[me] = call
             ran_s = Context().run(self._run, call) - began_s
-            self._running.pop(me, None)
+            self.running.pop(me, None)
             is_given_up = in_turn and not state.holds(call)
             now_s = time.monotonic()
             if computed_before is not None:
@@ -338,9 +313,9 @@ class Service:
         while call is not None:
             state = call.gate
             call.deadline_s = now_s + state.timeout_s
-            self._running[me] = call
+            self.running[me] = call
             now_s = Context().run(self._run, call)
-            self._running.pop(me, None)
+            self.running.pop(me, None)
             following = state.leave(call, now_s - call.since_s)
             if following is not None:
                 call.rpc.may_block()  # What came by is read on meanwhile.
@@ -412,135 +387,6 @@ class Service:
     def failures(self) -> Failures:
         return self._failures
 
-    def state_of(self, hook: Hook) -> HookState[Call]:
-        return self.gates.get(hook) or self._new_state(hook)
-
-    def _new_state(self, hook: Hook) -> HookState[Call]:
-        limits, options = hook.limits, self.options
-        default = options.async_concurrency if hook.is_async else options.concurrency
-        state: HookState[Call] = HookState(
-            hook,
-            self._api_labels,
-            concurrency=limits.concurrency or default,
-            queue_size=options.queue_size,
-            timeout_s=limits.timeout_s or options.timeout_s,
-            on_error=limits.on_error or "closed",
-            takes_turns=not self._is_asked_meanwhile,
-        )
-        with self._states_lock:
-            return self.gates.setdefault(hook, state)
-
-    def _watch(self) -> None:
-        """What must be looked after at all times."""
-        while not self._stopped.wait(_WATCH_INTERVAL_S):
-            try:
-                self._end_overdue()
-                if self.gateway.most_queued_s is not None:
-                    self._refuse_queued(time.monotonic() - self.gateway.most_queued_s)
-                self._limited_log.end_window()
-                self.async_calls.tick()
-                self.streaming.end_overdue(time.monotonic())
-                start_missing()
-            except Exception as error:  # noqa: BLE001 - without this thread, no call would be ended any more
-                log.error("the watchdog failed", exception=format_error(error))
-
-    def _refuse_queued(self, since_s: float) -> None:
-        """Refuse what has waited for a place since then, or longer."""
-        for state in self.states:
-            for call in list(state.queue):
-                if call.since_s > since_s or not state.drop(call):
-                    break  # Those behind it came later, or it runs at this moment.
-                call.counts.shed += 1
-                self._failures.shed(call)
-
-    def _end_overdue(self) -> None:
-        """End sync calls that take too long: their thread is given up, and another takes its place."""
-        now_s = time.monotonic()
-        for thread_id, call in list(self._running.items()):
-            # Asked for here, and not when each call begins: few have a handler that is still running.
-            allowed_s = call.rpc.time_allowed_s()
-            if allowed_s is not None:
-                call.deadline_s = min(call.deadline_s, call.since_s + allowed_s)
-            if now_s > call.deadline_s and now_s > call.deadline_s + call.rpc.held_up_s():
-                try:
-                    self._abandon(thread_id, call)
-                except Exception as error:  # noqa: BLE001 - the others' time is over, too
-                    log.error("a call that takes too long could not be ended", exception=format_error(error))
-
-    def _abandon(self, thread_id: int, call: Call) -> None:
-        if not call.gate.holds(call):
-            return
-        following: Call | None = None
-        # Where as many hang as may, the call is answered, but its place in the hook stays taken.
-        if self._own_threads.replace(thread_id) or self.replace_thread(thread_id):
-            # It stays in `_running` until its thread takes it out, which may run another call by now.
-            ended, following = call.gate.cut_off(call, time.monotonic() - call.since_s)
-            if not ended:
-                return  # At this moment, in time. Another thread in the place of its own does no harm.
-        elif not call.timed_out:  # Told once, though it is tried again and again.
-            self._limited_log.write(
-                "error",
-                ("not replaced",),
-                "a thread that hangs cannot be replaced: as many hang as may, or none can be started",
-            )
-        try:
-            self._failures.time_out(call)
-        finally:
-            # It has its place, whatever becomes of the answer.
-            if following is not None:
-                self._own_tasks.put(following)
-
-    # Events of this service's own handlers.
-
-    def trigger_event(self, name: str, payload: str) -> None:
-        """Run the `@Event` function `name`, apart from the caller. What goes wrong is logged."""
-        caller = context.current_call.get()
-        try:
-            call = self.gateway.open_local_event(name, payload, caller)
-        except CoprocessError as error:
-            reason = safe_text(error)
-            log.error("an event was triggered that no handler takes", triggered=name, reason=reason)
-            return
-        if not self._start_event(call):
-            self._limited_log.write(
-                "error",
-                ("lost event", label_of(call.hook)),
-                "too many events wait for their handler: one is lost",
-                triggered=name,
-            )
-
-    def take_event(self, open_call: Callable[[], Call]) -> None:
-        """Run the event that `open_call` opens, apart from the caller, who comes by no engine.
-
-        Raises CoprocessError where it is refused; the service counts and logs that.
-        """
-        try:
-            if self.is_draining:
-                raise ShuttingDown("the service is shutting down")
-            call = open_call()
-            if not self._start_event(call):
-                raise Overloaded(f'{call.hook.type.name} hook "{call.hook.name}" is overloaded')
-        except CoprocessError as error:
-            self._failures.refuse(self._event_rpc(), error)
-            raise
-
-    def _event_rpc(self) -> Rpc:
-        rpc = LocalEvent(self._local_events)
-        return rpc if self.tracing is None else self.tracing.local_event(rpc)
-
-    def _start_event(self, call: Call) -> bool:
-        """False where too many wait for the handler already."""
-        state = self.state_of(call.hook)
-        rpc = self._event_rpc()
-        call.arrive(rpc, state, time.monotonic())
-        admitted = state.enter(call) or state.wait(call)
-        if admitted is None:
-            rpc.fail(Overloaded.status, "too many events wait for their handler")
-            return False
-        if admitted:
-            self.begin_elsewhere(call)
-        return True
-
     # Reload and shutdown.
 
     def use(self, table: HookTable) -> None:
@@ -564,20 +410,7 @@ class Service:
 
         To be repeated after a swap, until the old hooks are gone: their last calls end, and may begin, later.
         """
-        table = set(self.gateway.table)
-        with self._states_lock:
-            for hook in set(self.gates) - table:
-                state = self.gates[hook]
-                if not state.has_calls:
-                    del self.gates[hook]
-                    for label, counts in state.counted:
-                        self._dropped.setdefault(label, HookCounts()).add(counts)
-
-    def totals(self) -> dict[CallLabel, HookCounts]:
-        """What was counted since the start, also for hooks that are gone."""
-        with self._states_lock:
-            states = self.gates.values()
-            return add_up([*self._dropped.items(), *(each for state in states for each in state.counted)])
+        self.gates.drop_idle(set(self.gateway.table))
 
     @property
     def refused_calls(self) -> int:
@@ -590,14 +423,9 @@ class Service:
         return self._own_threads.abandoned
 
     @property
-    def states(self) -> list[HookState[Call]]:
-        with self._states_lock:
-            return list(self.gates.values())
-
-    @property
     def in_flight(self) -> int:
         """Calls that run or wait, and streams that are between two of them."""
-        calls = sum(state.in_flight for state in self.states)
+        calls = sum(state.in_flight for state in self.gates.states)
         return max(calls, self.streaming.open_streams)
 
     def drain(self, timeout_s: float) -> bool:
@@ -610,18 +438,16 @@ class Service:
 
     def stop(self, timeout_s: float) -> None:
         """End the service's own threads, once the events that handlers triggered have run."""
-        self._stopped.set()
+        self.watchdog.stop()
         self._line.stop()
         if self.options.owns_process:
             context.set_event_sink(None)
         until_s = time.monotonic() + timeout_s
-        while self._local_events and time.monotonic() < until_s:
-            time.sleep(0.005)
+        self.events.wait(until_s)
         for _ in range(self._own_threads.count):
             self._own_tasks.put(None)
         self.async_calls.stop(max(0.0, until_s - time.monotonic()))
-        self._limited_log.end_window(now=True)
+        self.limited_log.end_window(now=True)
 
 
-_WATCH_INTERVAL_S = 0.05
 _OWN_THREADS = 64

@@ -17,7 +17,7 @@ import pytest
 
 from coprocess import Event, Pre, trigger_event
 from coprocess.loading.hooks import HookTable
-from coprocess.runtime.service import ServiceOptions
+from coprocess.runtime.service_options import ServiceOptions
 from coprocess.transport.engines import is_compiled
 from coprocess.transport.http2.loop_turn import LoopTurn
 from coprocess.transport.http2.turns import Turns

@@ -100,14 +100,14 @@ def test_a_slow_hook_is_known_and_a_quick_one_again() -> None:
 
         def is_slow() -> bool:
             server.client.dispatch(make_object())
-            return server.service.states[0].pace.apart > 0
+            return server.service.gates.states[0].pace.apart > 0
 
-        until(lambda: server.service.states[0].pace.doubt > 0 if is_slow() else False)
+        until(lambda: server.service.gates.states[0].pace.doubt > 0 if is_slow() else False)
         release.set()
 
         def is_quick() -> bool:
             server.client.dispatch(make_object())
-            pace = server.service.states[0].pace
+            pace = server.service.gates.states[0].pace
             return pace.apart == pace.doubt == 0
 
         until(is_quick)

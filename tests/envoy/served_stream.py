@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from coprocess.errors import Status
 from coprocess.gateways.envoy import wire
 from coprocess.gateways.envoy.gateway import EnvoyGateway
-from coprocess.runtime.service import Service, ServiceOptions
+from coprocess.runtime.service import Service
+from coprocess.runtime.service_options import ServiceOptions
 from coprocess.transport.engine import BidiRpc, Metadata
 
 

@@ -22,7 +22,8 @@ from coprocess.gateways.envoy.gateway import EnvoyGateway
 from coprocess.process.tracing import CallTracing
 from coprocess.runtime.in_process_rpc import ThreadRpc
 from coprocess.runtime.registration import GatewayOptions
-from coprocess.runtime.service import Service, ServiceOptions
+from coprocess.runtime.service import Service
+from coprocess.runtime.service_options import ServiceOptions
 from tests.envoy.drive import GET, Pairs, check_request
 from tests.envoy.world import serving, table_of
 from tests.server import PATIENCE_S, Client, until
@@ -48,7 +49,7 @@ class Asked(NamedTuple):
         """How calls ended, by hook and API."""
         return sorted(
             (*label, sum(each.durations), each.failed, each.timed_out, each.shed)
-            for label, each in self.service.totals().items()
+            for label, each in self.service.gates.totals().items()
         )
 
 
@@ -214,7 +215,7 @@ def test_it_ends_the_same_way_in_steps(is_async: bool) -> None:
         in_steps(steps)
 
         def events_of(asked: Asked) -> list[str]:
-            until(lambda: not asked.service.in_flight and not asked.service._local_events)
+            until(lambda: not asked.service.in_flight and not asked.service.events.has_unfinished)
             found, told[:] = list(told), []
             return found
 
@@ -247,7 +248,7 @@ def test_what_overruns_closes_and_what_it_does_later_is_nobodys() -> None:
     with asking(check_key) as asked:
         assert code_of(reply_to(begin_elsewhere(asked))) == 500
         go_on.set()
-        until(lambda: bool(ended) and not asked.service._running)
+        until(lambda: bool(ended) and not asked.service.running)
         assert asked.counts() == [("CustomKeyCheck", "check_key", "", "", 1, 0, 1, 0)]
 
 

@@ -83,7 +83,7 @@ def test_one_that_waits_for_a_thread_behind_an_async_one_is_in_flight() -> None:
         asked.service.in_thread = tasks.append  # type: ignore[method-assign,assignment]  # in its place
         rpc = begin(asked)
         until(lambda: bool(tasks))
-        until(lambda: not any(state.in_flight for state in asked.service.states))
+        until(lambda: not any(state.in_flight for state in asked.service.gates.states))
         assert asked.service.in_flight == 1
         tasks.pop()()
         assert code_of(reply_to(rpc)) == 0

@@ -24,7 +24,7 @@ from coprocess.loading.home import Home
 from coprocess.loading.objects import load_objects
 from coprocess.process.settings_loading import load_settings
 from coprocess.runtime.registration import GatewayOptions
-from coprocess.runtime.service import ServiceOptions
+from coprocess.runtime.service_options import ServiceOptions
 from tests.envoy.drive import GET, OK, POST, Pairs, edits, header_map
 from tests.envoy.world import Running, serving, table_of
 from tests.server import PATIENCE_S, Client, until
@@ -332,7 +332,7 @@ def test_a_body_that_is_cut_is_no_failure_of_its_handler(*, is_async: bool) -> N
         leaving.replies.cancel()
         until(lambda: not running.gateway.open_streams)
         until(lambda: not running.service.in_flight)
-        assert not any(counts.failed for counts in running.service.totals().values())
+        assert not any(counts.failed for counts in running.service.gates.totals().values())
     assert not any(entry["log_level"] == "error" for entry in logged)
     # Of the one that left, an async handler is cancelled.
     assert [entry["event"] for entry in logged].count("a body ended before its handler had all of it") >= 1

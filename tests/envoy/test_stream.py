@@ -14,7 +14,7 @@ import pytest
 from coprocess import CustomKeyCheck, Post, Pre, Response
 from coprocess.gateways.envoy import wire
 from coprocess.runtime import failures
-from coprocess.runtime.service import ServiceOptions
+from coprocess.runtime.service_options import ServiceOptions
 from tests.envoy.call import Call
 from tests.envoy.drive import GET, check_request
 from tests.envoy.world import serving
@@ -67,7 +67,7 @@ def test_a_quick_handler_that_overruns_or_fails_at_last_is_answered_for_as_the_f
             assert len(ran) == 1
             assert ran != ["watchdog"]
         go_on.set()
-        gates = {gate.hook.name: gate for gate in running.service.states}
+        gates = {gate.hook.name: gate for gate in running.service.gates.states}
         until(lambda: not gates["sometimes"].in_flight)
         (_, counts), *others = gates["sometimes"].counted
         assert not others
@@ -212,7 +212,7 @@ def test_a_quick_handler_runs_where_messages_are_read_and_a_slow_one_apart() -> 
         def is_read_and_run_by_one() -> bool:
             # The first call is tried apart, and so is what the machine had no time for.
             Call(client.channel).request()
-            (state,) = running.service.states
+            (state,) = running.service.gates.states
             return len(threads) > 7 and len(set(threads[-6:])) == 1 and state.pace.apart == 0
 
         until(is_read_and_run_by_one)
@@ -308,5 +308,5 @@ def test_what_fails_while_a_failure_is_answered_keeps_no_place(monkeypatch: pyte
             call = Call(client.channel)
             assert call.request().immediate_response.status.code == 500
             call.end()
-        until(lambda: [len(state.inside) for state in running.service.states] == [0])
-        assert running.service._running == {}
+        until(lambda: [len(state.inside) for state in running.service.gates.states] == [0])
+        assert running.service.running == {}

@@ -23,7 +23,8 @@ from coprocess.gateways.envoy.home import HOME
 from coprocess.loading.hooks import HookTable
 from coprocess.loading.objects import load_objects
 from coprocess.runtime.registration import GatewayOptions
-from coprocess.runtime.service import Service, ServiceOptions
+from coprocess.runtime.service import Service
+from coprocess.runtime.service_options import ServiceOptions
 from coprocess.transport.engine import Engine
 from coprocess.transport.engines import EngineChoice, make_engine
 from coprocess.transport.tls import TlsFiles

@@ -17,7 +17,8 @@ from coprocess.gateways.kong.engine import KongEngine
 from coprocess.gateways.kong.plugin import PluginOptions
 from coprocess.gateways.kong.registration import plugin_server
 from coprocess.runtime.registration import GatewayOptions, Registration
-from coprocess.runtime.service import Service, ServiceOptions
+from coprocess.runtime.service import Service
+from coprocess.runtime.service_options import ServiceOptions
 from coprocess.transport import listeners
 from coprocess.transport.engine import EngineOptions
 

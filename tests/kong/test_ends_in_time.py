@@ -15,7 +15,7 @@ from coprocess.gateways.kong import connection as connections
 from coprocess.gateways.kong import late_steps, wire
 from coprocess.gateways.kong.event import CLIENT_WAIT_S
 from coprocess.gateways.kong.late_steps import LateSteps
-from coprocess.runtime.service import ServiceOptions
+from coprocess.runtime.service_options import ServiceOptions
 from tests.kong.server import PATIENCE_S, Kong, Served, serving
 from tests.server import until
 
@@ -40,7 +40,7 @@ class Plugin:
 
 def end_all(served: Served) -> None:
     """As the watchdog does it when their time is over."""
-    for calls in (served.service._running.values(), served.service.async_calls._calls):
+    for calls in (served.service.running.values(), served.service.async_calls._calls):
         for call in list(calls):
             call.deadline_s = 0.0
 

@@ -24,7 +24,7 @@ from coprocess.gateways.kong.poller import Poller
 from coprocess.gateways.kong.sharing import Front, Share
 from coprocess.gateways.kong.telling import _Telling
 from coprocess.gateways.kong.turns import EventEnded
-from coprocess.runtime.service import ServiceOptions
+from coprocess.runtime.service_options import ServiceOptions
 from coprocess.transport.engine import Methods
 from tests.event_loops import KINDS, use_loops_of
 from tests.kong.server import PATIENCE_S, Served, blocking, serving

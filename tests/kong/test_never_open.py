@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from coprocess.gateways.kong import late_steps, pdk, wire
 from coprocess.gateways.kong.connection import Connection
 from coprocess.gateways.kong.plugin import PluginOptions
-from coprocess.runtime.service import ServiceOptions
+from coprocess.runtime.service_options import ServiceOptions
 from tests.kong.server import serving
 from tests.server import until
 
@@ -484,7 +484,7 @@ def test_what_comes_while_all_threads_hang_is_refused_and_all_recovers(
             assert (answer.id, answer.error) == (late, "the plugin server is overloaded")
             assert kong.run(passes) == [REFUSED]
         served.engine._overdue.most_queued_s = 60
-        for state in served.service.states:
+        for state in served.service.gates.states:
             state.timeout_s = 60
         go_on.touch()
         assert [each.answer().result["Data"] for each in left.values()] == ["ret"] * len(left)

@@ -11,7 +11,7 @@ import pytest
 
 from coprocess.gateways.kong import connection as connections
 from coprocess.gateways.kong import wire
-from coprocess.runtime.service import ServiceOptions
+from coprocess.runtime.service_options import ServiceOptions
 from coprocess.transport.workers import WorkerThreads
 from tests.kong.server import Kong, Served, blocking, serving
 from tests.server import until
@@ -60,7 +60,7 @@ def test_a_step_of_an_event_that_is_over_waits_for_no_room_on_its_connection(
         asked = kong.event(instance)
         until(blocks.exists)
         try:
-            for calls in (served.service._running.values(), served.service.async_calls._calls):
+            for calls in (served.service.running.values(), served.service.async_calls._calls):
                 for call in list(calls):
                     call.deadline_s = 0.0
             (event,) = served.engine.events.values()

@@ -11,7 +11,7 @@ import pytest
 from coprocess.gateways.kong import event as events
 from coprocess.gateways.kong import late_steps, wire
 from coprocess.gateways.kong.late_steps import LateSteps
-from coprocess.runtime.service import ServiceOptions
+from coprocess.runtime.service_options import ServiceOptions
 from tests.kong.server import serving
 from tests.server import until
 
@@ -118,7 +118,7 @@ class Plugin:
         (event,) = served.engine.events.values()
 
         def packs_late(head: Any, message_id: int) -> bytes:
-            for call in list(served.service._running.values()):
+            for call in list(served.service.running.values()):
                 call.deadline_s = 0.0
             until(lambda: event.is_over)
             return wire.pack_head(message_id)

@@ -22,7 +22,7 @@ from coprocess.gateways.kong.gateway import KongGateway
 from coprocess.gateways.kong.native import NativePlugin
 from coprocess.gateways.kong.overdue import Overdue
 from coprocess.gateways.kong.sharing import Share
-from coprocess.runtime.service import ServiceOptions
+from coprocess.runtime.service_options import ServiceOptions
 from tests.kong.server import serving
 from tests.server import until
 
@@ -52,7 +52,7 @@ class Plugin:
         assert uploads.step(upload["EventId"], b"x")["Data"] == "ret"
         assert other.step(other.event(instance)["EventId"], b"x")["Data"] == "ret"
         served.wait_idle()
-        assert sum(counts.shed for counts in served.service.totals().values()) == 2
+        assert sum(counts.shed for counts in served.service.gates.totals().values()) == 2
 
 
 def test_busy_connections_leave_a_thread_to_others(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from tests.server import PATIENCE_S, Server
 
 
 def state_of(server: Server, name: str) -> HookState[Call]:
-    (state,) = [state for state in server.service.states if state.hook.name == name]
+    (state,) = [state for state in server.service.gates.states if state.hook.name == name]
     return state
 
 

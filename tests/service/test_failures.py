@@ -13,7 +13,7 @@ import pytest
 from coprocess import CustomKeyCheck, Pre
 from coprocess.api.moments import HookType
 from coprocess.gateways.tyk.wire import Object
-from coprocess.runtime.service import ServiceOptions
+from coprocess.runtime.service_options import ServiceOptions
 from coprocess.transport.engines import EngineChoice
 from tests.objects import hook_table, make_object, table_of
 from tests.server import PATIENCE_S, error_of, fails, serving, until

@@ -12,7 +12,8 @@ from coprocess.api.moments import HookType
 from coprocess.gateways.tyk.dispatcher import Dispatcher
 from coprocess.loading.hooks import HookTable
 from coprocess.runtime.failures import safe_text
-from coprocess.runtime.service import Service, ServiceOptions
+from coprocess.runtime.service import Service
+from coprocess.runtime.service_options import ServiceOptions
 from coprocess.transport.engines import EngineChoice
 from tests.objects import hook_table, make_object, table_of
 from tests.server import fails, serving

@@ -63,7 +63,7 @@ def test_a_reload_under_load_fails_no_call(engine: EngineChoice) -> None:
         until(lambda: server.service.in_flight == 0)
         server.service.use(versioned(40))
         # Nothing is kept of hooks that are gone.
-        assert [state.hook.name for state in server.service.states] == []
+        assert [state.hook.name for state in server.service.gates.states] == []
 
 
 def test_calls_that_run_or_wait_end_on_the_old_handlers(

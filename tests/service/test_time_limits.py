@@ -13,7 +13,8 @@ from structlog.testing import capture_logs
 
 from coprocess.api.moments import HookType
 from coprocess.gateways.tyk.dispatcher import Dispatcher
-from coprocess.runtime.service import Service, ServiceOptions
+from coprocess.runtime.service import Service
+from coprocess.runtime.service_options import ServiceOptions
 from coprocess.transport.engines import EngineChoice
 from tests.objects import hook_table, make_object
 from tests.server import PATIENCE_S, error_of, fails, serving, until
@@ -73,8 +74,8 @@ def test_the_time_in_the_queue_is_part_of_what_the_client_allows(
         time.sleep(0.3)  # In the queue.
         go_on.release()
         assert began.acquire(timeout=PATIENCE_S)
-        (second,) = server.service._running.values()
-        server.service._end_overdue()
+        (second,) = server.service.running.values()
+        server.service.watchdog.end_overdue()
         allowed_s = second.rpc.time_allowed_s()
         assert allowed_s is not None
         assert second.deadline_s == pytest.approx(second.since_s + allowed_s, abs=0.1)
@@ -197,21 +198,21 @@ def test_a_call_that_begins_while_the_thread_before_it_is_replaced_stays_watched
     dispatcher = Dispatcher(hook_table(HookType.Pre, lambda request: None))
     service = Service(dispatcher, ServiceOptions(concurrency=1))
     first, second = (dispatcher.open_dispatch(make_object().SerializeToString()) for _ in range(2))
-    gate = service.state_of(first.hook)
+    gate = service.gates[first.hook]
     for call in (first, second):
         call.gate, call.since_s, call.timed_out = gate, 0.0, False
     assert gate.enter(first)
     assert gate.wait(second) is False
     me = 7
-    service._running[me] = first
+    service.running[me] = first
 
     def replace(thread_id: int) -> bool:
         # Meanwhile, the thread ends the one, and goes on with the next.
-        assert gate.leave(service._running.pop(thread_id), 0.0) is second
-        service._running[thread_id] = second
+        assert gate.leave(service.running.pop(thread_id), 0.0) is second
+        service.running[thread_id] = second
         return True
 
     monkeypatch.setattr(service._own_threads, "replace", replace)
-    service._abandon(me, first)
-    assert service._running == {me: second}
+    service.watchdog.abandon(me, first)
+    assert service.running == {me: second}
     assert gate.holds(second)

@@ -700,4 +700,4 @@ def test_a_failure_that_cannot_be_told_gives_its_place_back(
 
 
 def _states_of(around: Any) -> Any:
-    return around.adapter.service.states
+    return around.adapter.service.gates.states

@@ -265,7 +265,7 @@ class EnvoyGateway(Gateway, Streaming):
             return
         payload = json.dumps({"message": message_of(event, {"Message": message, "Origin": "", **about})})
         for name in chain.listeners:
-            self.service.trigger_event(name, payload)
+            self.service.events.trigger(name, payload)
 
     def limited(self, session: HeldSession, api_id: str) -> str:
         try:

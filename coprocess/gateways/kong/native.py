@@ -199,7 +199,7 @@ class NativePlugin:
             {"message": message_of(LOG_EVENT, meta if isinstance(meta, dict) else {})}, default=str
         )
         for name in listeners:
-            service.trigger_event(name, payload)
+            service.events.trigger(name, payload)
 
     def _drive(self, steps: Steps, exchange: _Exchange) -> None:
         adapter = self._adapter

@@ -20,7 +20,8 @@ from coprocess.loading.resources import Spawn
 from coprocess.runtime.around.gateway import AroundGateway
 from coprocess.runtime.around.steps import Requests
 from coprocess.runtime.held_spec import HeldSpec
-from coprocess.runtime.service import Service, ServiceOptions
+from coprocess.runtime.service import Service
+from coprocess.runtime.service_options import ServiceOptions
 from coprocess.runtime.session_limits import Limiter
 
 log = structlog.get_logger("coprocess")

@@ -103,7 +103,7 @@ class Requests:
 
     def use(self, service: Service) -> None:
         """Run handlers by `service` from now on."""
-        self.spec.event_sink = service.trigger_event
+        self.spec.event_sink = service.events.trigger
         self.service, self.calls = service, InProcess(service)
         self.is_open = True
 
@@ -260,4 +260,4 @@ class Requests:
         }
         payload = json.dumps({"message": message_of(event_type, meta)})
         for name in listeners:
-            self.service.trigger_event(name, payload)
+            self.service.events.trigger(name, payload)

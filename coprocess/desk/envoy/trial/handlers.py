@@ -16,7 +16,8 @@ from coprocess.gateways.envoy.wire import CHECK, PROCESS
 from coprocess.loading.hooks import HookTable
 from coprocess.loading.loader import Loaded, Problem
 from coprocess.runtime.registration import GatewayOptions
-from coprocess.runtime.service import Service, ServiceOptions
+from coprocess.runtime.service import Service
+from coprocess.runtime.service_options import ServiceOptions
 from coprocess.store import store
 from coprocess.transport.engine import BidiRpc, Metadata, Rpc
 

@@ -26,7 +26,8 @@ from coprocess.gateways.kong.registration import (
 )
 from coprocess.loading.hooks import Hook, HookTable
 from coprocess.runtime.registration import GatewayOptions
-from coprocess.runtime.service import Service, ServiceOptions
+from coprocess.runtime.service import Service
+from coprocess.runtime.service_options import ServiceOptions
 from coprocess.transport import listeners
 from coprocess.transport.engine import EngineOptions
 

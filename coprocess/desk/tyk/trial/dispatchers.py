@@ -25,7 +25,8 @@ from coprocess.loading.hooks import Hook, HookTable
 from coprocess.loading.loader import Loaded, Problem
 from coprocess.runtime.call import Call
 from coprocess.runtime.in_process import InProcess
-from coprocess.runtime.service import Service, ServiceOptions
+from coprocess.runtime.service import Service
+from coprocess.runtime.service_options import ServiceOptions
 from coprocess.store import store
 
 if TYPE_CHECKING:
