@@ -15,7 +15,7 @@ import pytest
 
 from coprocess.errors import ConfigError
 from coprocess.gateways.tyk.wire import DISPATCH, Object
-from coprocess.process.app import engine_options
+from coprocess.process.options import engine_options
 from coprocess.process.settings_loading import load_settings
 from coprocess.transport.engines import make_engine
 from tests import forked

@@ -134,7 +134,8 @@ def _run(
         import socket
 
         from coprocess.process import forks
-        from coprocess.process.app import App, engine_options
+        from coprocess.process.app import App
+        from coprocess.process.options import engine_options
         from coprocess.transport.pipe import PipeEngine
 
         forks.keep_descriptor_from_children(worker_fd)

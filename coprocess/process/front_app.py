@@ -12,9 +12,10 @@ import structlog
 
 from coprocess.errors import ConfigError, LoadError
 from coprocess.process import extras
-from coprocess.process.app import STOP_TIMEOUT_S, TICK_S, App, engine_options
+from coprocess.process.app import STOP_TIMEOUT_S, TICK_S, App
 from coprocess.process.config import OFF, OWN
 from coprocess.process.front import Front
+from coprocess.process.options import engine_options
 from coprocess.transport.engine import Engine
 from coprocess.transport.engines import make_engine
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from coprocess.process.app import connection_limits
 from coprocess.process.config import Settings
+from coprocess.process.options import connection_limits
 from coprocess.transport.engines import EngineChoice, make_engine
 from coprocess.transport.http2.limits import Limits
 from tests.server import engine_options

@@ -226,7 +226,8 @@ def serve(
 
 def _app(settings: Settings, gateway: Registration, worker_fd: int | None, worker_number: int) -> App:
     if worker_fd is not None:
-        from coprocess.process.app import App, engine_options
+        from coprocess.process.app import App
+        from coprocess.process.options import engine_options
         from coprocess.transport.pipe import PipeEngine
 
         forks.keep_descriptor_from_children(worker_fd)
