@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, settings
 
 from coprocess.gateways.tyk.home import HOME
 from coprocess.loading import loader
+from coprocess.loading.loaded import Loaded
 from coprocess.transport.engines import EngineChoice
 from tests.server import ENGINES
 
@@ -35,7 +36,7 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 #: Loads folders of handlers; their modules are forgotten when the test ends.
-Load = Callable[..., loader.Loaded]
+Load = Callable[..., Loaded]
 
 
 # A loaded machine is no fault: what hangs, pytest's own time limit ends.
@@ -129,9 +130,9 @@ def _no_settings_of_the_shell(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def load() -> Iterator[Load]:
-    results: list[loader.Loaded] = []
+    results: list[Loaded] = []
 
-    def load(*folders: Path) -> loader.Loaded:
+    def load(*folders: Path) -> Loaded:
         results.append(loader.load(folders, HOME))
         return results[-1]
 

@@ -11,7 +11,7 @@ from coprocess.api.moments import HookType
 from coprocess.gateways.tyk.dispatcher import Dispatcher
 from coprocess.gateways.tyk.wire import Object
 from coprocess.loading.hooks import Hook, HookTable
-from coprocess.loading.loader import Loaded
+from coprocess.loading.loaded import Loaded
 from tests.objects import event_json, make_object
 
 #: Each folder within is what a user might have, for one purpose.

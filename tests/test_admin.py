@@ -19,7 +19,7 @@ from structlog.testing import capture_logs
 
 from coprocess.gateways.tyk.dispatcher import Dispatcher
 from coprocess.loading.hooks import HookTable
-from coprocess.loading.loader import Loaded
+from coprocess.loading.loaded import Loaded
 from coprocess.process import admin_http
 from coprocess.process.admin import AdminPages
 from coprocess.process.admin_client import ask

@@ -19,7 +19,7 @@ from coprocess.cli.app import app
 from coprocess.gateways.tyk.dispatcher import Dispatcher
 from coprocess.gateways.tyk.wire import SERVICE
 from coprocess.loading.hooks import HookTable
-from coprocess.loading.loader import Loaded
+from coprocess.loading.loaded import Loaded
 from coprocess.process.admin import AdminPages
 from coprocess.process.config import PREFIX, Settings
 from coprocess.process.metrics import ServiceCollector, StoreCounts, make_registry

@@ -15,7 +15,7 @@ import pytest
 from coprocess.gateways.tyk.home import HOME
 from coprocess.loading import loader
 from coprocess.loading.handler_modules import NAMESPACE
-from coprocess.loading.loader import Loaded
+from coprocess.loading.loaded import Loaded
 from coprocess.loading.routes import Route
 from tests.conftest import Load
 from tests.loading import global_of, good, reply_of, set_headers, the_hook, write

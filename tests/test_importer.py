@@ -16,6 +16,7 @@ from coprocess.desk.tyk.importer import inspect_bundle, write_import
 from coprocess.errors import ConfigError
 from coprocess.gateways.tyk.home import HOME
 from coprocess.loading import loader
+from coprocess.loading.handler_files import bundle_names
 from coprocess.process.config import Settings
 from tests import forked
 
@@ -220,4 +221,4 @@ def test_the_written_handlers_are_loaded_as_a_bundle(tmp_path: Path) -> None:
     loaded = loader.load([tmp_path / "out" / "handlers"], HOME)
     (hook,) = loaded.table
     loaded.forget()
-    assert hook.bundle == loader.bundle_names("plug")
+    assert hook.bundle == bundle_names("plug")

@@ -12,8 +12,8 @@ import pytest
 
 from coprocess.api.moments import HookType
 from coprocess.errors import LoadError, UnknownHook
+from coprocess.loading.handler_files import bundle_names, module_paths
 from coprocess.loading.hooks import HookTable
-from coprocess.loading.loader import bundle_names, module_paths
 from tests.conftest import Load
 from tests.loading import good, hook_names, problem_of, program, reply_of, set_headers, the_hook, write
 

@@ -18,6 +18,7 @@ from coprocess.errors import CoprocessError
 from coprocess.gateways.tyk.home import HOME
 from coprocess.gateways.tyk.wire import Object
 from coprocess.loading import loader
+from coprocess.loading.loaded import Loaded
 from coprocess.process.config import Settings
 from coprocess.runtime.service_options import ServiceOptions
 from coprocess.testing.dispatch import Dispatch
@@ -146,7 +147,7 @@ def sent_to(hook: str) -> bytes:
 
 
 @contextmanager
-def loaded(homes: Homes) -> Iterator[loader.Loaded]:
+def loaded(homes: Homes) -> Iterator[Loaded]:
     found = loader.load([homes.folder], HOME)
     good(found)
     yield found

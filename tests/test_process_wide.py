@@ -17,7 +17,7 @@ from google.protobuf import descriptor_pool
 
 from coprocess.gateways.tyk.home import HOME
 from coprocess.loading import loader
-from coprocess.loading.loader import Loaded
+from coprocess.loading.loaded import Loaded
 from coprocess.loading.routes import Route
 from tests.conftest import Load
 from tests.loading import global_of, good, problem_of, reply_of, set_headers, the_hook, write

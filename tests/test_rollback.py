@@ -17,6 +17,7 @@ import pytest
 
 from coprocess.gateways.tyk.home import HOME
 from coprocess.loading import loader
+from coprocess.loading.loaded import Loaded
 from coprocess.process.reload import Reloader, RollbackTo
 from coprocess.process.route_settings import load_routes
 from tests import forked
@@ -44,7 +45,7 @@ class Project:
         self.settings.write_text(routes)
 
     def reloader(self, server: Server) -> Reloader:
-        def load() -> loader.Loaded:
+        def load() -> Loaded:
             return loader.load([self.handlers], HOME, load_routes(self.settings))
 
         return Reloader(load, server.service, strict=False)
@@ -131,7 +132,7 @@ def test_what_was_asked_for_is_done_or_nothing(project: Project, server: Server)
 
 
 def test_a_failed_start_is_nothing_to_go_back_to(project: Project, server: Server) -> None:
-    def load() -> loader.Loaded:
+    def load() -> Loaded:
         return loader.load([project.handlers], HOME)
 
     write(project.handlers, a="broken it is")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from coprocess.desk.tyk.importer import inspect_bundle
-from coprocess.loading.loader import Loaded
+from coprocess.loading.loaded import Loaded
 from tests.conftest import Load
 from tests.loading import good, reply_of, set_headers, write
 

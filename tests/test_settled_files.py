@@ -13,7 +13,7 @@ import pytest
 
 from coprocess.errors import LoadError
 from coprocess.loading.hooks import HookTable
-from coprocess.loading.loader import Loaded
+from coprocess.loading.loaded import Loaded
 from coprocess.process import settled_files
 from coprocess.process.config import Settings
 from coprocess.process.places import Places

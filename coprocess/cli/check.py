@@ -14,7 +14,7 @@ from coprocess.desk.tyk.missing_modules import missing_module, remedy_for
 from coprocess.gateways.tyk.home import HOME
 from coprocess.loading import loader
 from coprocess.loading.hooks import Hook
-from coprocess.loading.loader import Loaded, Problem
+from coprocess.loading.loaded import Loaded, Problem
 from coprocess.process.route_settings import load_routes
 from coprocess.process.settings_loading import load_settings
 from coprocess.text import block, counted, indented, printable

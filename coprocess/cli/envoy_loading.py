@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from coprocess.process.config import Settings
 
 if TYPE_CHECKING:
-    from coprocess.loading.loader import Loaded
+    from coprocess.loading.loaded import Loaded
 
 
 def loaded_handlers(settings: Settings, config: Path | None) -> Loaded:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from coprocess.desk.envoy.simulator import EnvoyConfig
     from coprocess.desk.envoy.trial import Trial
     from coprocess.gateways.envoy.chain import Chains
-    from coprocess.loading.loader import Loaded
+    from coprocess.loading.loaded import Loaded
 
 _DEFAULT_FILE = Path("envoy.yaml")
 

@@ -35,7 +35,7 @@ from coprocess.process.settings_loading import load_settings
 
 if TYPE_CHECKING:
     from coprocess.desk.tyk.trial import ClientTls, Trial
-    from coprocess.loading.loader import Loaded
+    from coprocess.loading.loaded import Loaded
 
 
 def try_(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from coprocess.desk.findings import Catalogue, FileFinding, Severity
-from coprocess.loading.loader import Problem
+from coprocess.loading.loaded import Problem
 
 
 def not_loaded(rules: Catalogue, rule: str, problem: Problem, effect: str) -> FileFinding:

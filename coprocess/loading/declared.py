@@ -1,9 +1,14 @@
-"""From declarations to hooks."""
+"""From declarations to hooks, and the declarations of a folder's modules."""
 
 from __future__ import annotations
 
-from coprocess.api.declarations import Declaration
-from coprocess.api.functions import is_async
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
+
+from coprocess.api.declarations import MARK, Declaration
+from coprocess.api.functions import bare_wraps, is_async
 from coprocess.api.moments import HookType
 from coprocess.loading.home import ANYWHERE, Home
 from coprocess.loading.hooks import Hook, Plan
@@ -55,3 +60,51 @@ def _plan(declaration: Declaration, hook_type: HookType, lifecycle: Lifecycle | 
         return plan
     resources = () if lifecycle is None else lifecycle.resources.all
     return native_plan(function, hook_type, source, home, resources)
+
+
+def outermost(declaration: Declaration) -> Declaration:
+    """`declaration`, of the function with the decorators that stand above the one that declared it.
+
+    Else a check that a user wrapped around a handler would silently not run.
+    """
+    function = declaration.function
+    bound = declaration.namespace.get(getattr(function, "__name__", ""))
+    if bound is None or bound is function or not _wraps(bound, function):
+        return declaration
+    return replace(declaration, function=bound)
+
+
+def _wraps(outer: Any, inner: Callable[..., Any]) -> bool:
+    """Whether `outer` is a wrapper of `inner`, made with functools.wraps or, where that shows, without."""
+    seen: list[Any] = []
+    while outer is not None and not any(outer is each for each in seen):
+        seen.append(outer)
+        if outer is inner:
+            return True
+        if (wrapped := bare_wraps(outer)) is not None:
+            outer = wrapped
+            continue
+        cells = getattr(outer, "__closure__", None) or ()
+        wrapped = getattr(outer, "__wrapped__", None)
+        if wrapped is None:
+            return any(_content(cell) is inner for cell in cells)
+        outer = wrapped
+    return False
+
+
+def _content(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # Empty.
+        return None
+
+
+def marked(modules: Iterable[ModuleType]) -> Iterable[Declaration]:
+    """Declarations of functions that a module has but did not define, as from a library."""
+    for module in modules:
+        for value in list(vars(module).values()):
+            try:
+                marks = vars(value).get(MARK, ())
+            except TypeError:
+                continue
+            yield from marks if isinstance(marks, list) else ()

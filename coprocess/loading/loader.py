@@ -7,30 +7,27 @@ says. What is wrong is kept as a problem, and the rest is loaded all the same.
 
 from __future__ import annotations
 
-import hashlib
-import logging
 import os
 import re
-import traceback
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from coprocess.api.app import App
-from coprocess.api.declarations import MARK, Declaration, collecting
-from coprocess.api.functions import bare_wraps
+from coprocess.api.declarations import collecting
 from coprocess.api.moments import HookType
-from coprocess.error_text import format_error, is_not_ours, text_of
 from coprocess.errors import HandlerError, LoadError
-from coprocess.loading import handler_modules, process_state
-from coprocess.loading.declared import hooks_of
+from coprocess.loading import process_state
+from coprocess.loading.declared import hooks_of, marked, outermost
+from coprocess.loading.handler_files import bundle_names, is_hidden, module_name, module_paths
 from coprocess.loading.home import Home
 from coprocess.loading.hooks import DuplicateHandler, Hook, HookTable
 from coprocess.loading.lifecycle import Lifecycle
-from coprocess.loading.manifest import MANIFEST as MANIFEST
+from coprocess.loading.load_errors import problem_of
+from coprocess.loading.loaded import Loaded, Problem
 from coprocess.loading.manifest import (
+    MANIFEST,
     bundle_folders,
     declares_hooks,
     entries,
@@ -38,91 +35,13 @@ from coprocess.loading.manifest import (
     listed_files,
     manifests,
 )
-from coprocess.loading.resources import ResourceError, Spawn
 from coprocess.loading.routes import Route, RoutedTable
-from coprocess.loading.scoped_imports import OUR_NAME, ImportScope, has_run, search_folders
-from coprocess.loading.scoped_imports import VENDOR as VENDOR
+from coprocess.loading.scoped_imports import OUR_NAME, ImportScope, search_folders
 
 _DECORATORS = ("Hook", *HookType.__members__)
 
 #: The modules whose code runs now, the innermost last; for who has to say what hangs.
 now_loading: list[Path] = []
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Why something was not loaded."""
-
-    path: Path
-    text: str
-    #: Of the handler code, where that raised; else empty.
-    traceback: str = ""
-    #: Further files whose hooks are not served because of it.
-    also: tuple[Path, ...] = ()
-
-    def __str__(self) -> str:
-        return self.text
-
-
-@dataclass(slots=True)
-class Loaded:
-    """What loading gave. `table` holds what is good; `problems` tells of the rest."""
-
-    table: HookTable
-    problems: list[Problem] = field(default_factory=list)
-    files: list[Path] = field(default_factory=list)
-    #: Not run, though they declare hooks: each with the reason.
-    left_out: list[str] = field(default_factory=list)
-    #: The folders, with no link in their paths: those of the default version, then those of the routes.
-    roots: list[Path] = field(default_factory=list)
-    #: What files changed in the process while they loaded, a sentence each; see `process_state`.
-    notes: list[str] = field(default_factory=list)
-    _scopes: list[ImportScope] = field(default_factory=list)
-    lifecycles: list[Lifecycle] = field(default_factory=list)
-    #: The scopes of each version; empty: all are the default's.
-    _by_version: dict[str, list[ImportScope]] = field(default_factory=dict)
-
-    def open(self, spawn: Spawn, timeout_s: float) -> None:
-        """Open the resources. Handlers whose resources do not open are a problem, and not in `table`."""
-        for lifecycle in self.lifecycles:
-            try:
-                lifecycle.open(spawn, timeout_s)
-            except ResourceError as error:
-                self.problems.append(Problem(lifecycle.app.source.path, str(error)))
-                self.table = self.table.without(lifecycle.app)
-
-    def close(self, timeout_s: float) -> None:
-        """Close the resources that are open. To be called when the last call has ended."""
-        self.closing()(timeout_s)
-
-    def closing(self) -> Callable[[float], None]:
-        """What closes the resources that are open now, and no others; it holds none of the handlers."""
-        closing = [each.resources.take_open() for each in reversed(self.lifecycles)]
-
-        def close(timeout_s: float) -> None:
-            for each in closing:
-                each.close(timeout_s)
-
-        return close
-
-    def modules(self, version: str = "") -> list[ModuleType]:
-        """The modules of handler code that are loaded for a route of that name, or for none."""
-        scopes = self._by_version.get(version, self._scopes if not version else [])
-        return [module for scope in scopes for module in scope.modules()]
-
-    def renewed(self) -> Loaded:
-        """The same handlers, as other hooks: calls of these here can be told from theirs."""
-        return replace(self, table=self.table.renewed())
-
-    def serve(self) -> None:
-        """From now on the names of handler modules mean these."""
-        for scope in self._scopes:
-            handler_modules.serve(scope)
-
-    def forget(self) -> None:
-        """Let go of the modules, when another table has taken over."""
-        for scope in self._scopes:
-            scope.forget()
 
 
 def load(folders: Iterable[Path], home: Home, routes: Sequence[Route] = ()) -> Loaded:
@@ -239,7 +158,7 @@ class _Loading:
             return
         self._modules(folder, frozenset(), folder)
         for bundle in bundle_folders(folder):
-            if not _is_hidden(bundle):
+            if not is_hidden(bundle):
                 self._modules(bundle, bundle_names(bundle.name), folder)
 
     def _modules(self, folder: Path, bundle: frozenset[str], served: Path) -> None:
@@ -250,7 +169,7 @@ class _Loading:
         known = len(self._problems)
         with collecting(f"{scope.package}.") as collected:
             for path in paths:
-                name = _module_name(path.relative_to(folder))
+                name = module_name(path.relative_to(folder))
                 # Else it is a copy of what the driver offers, for tests or editors: nobody imports it here.
                 if name not in self._home.aliases:
                     self._module(scope, path, name)
@@ -259,7 +178,7 @@ class _Loading:
         # What a module declared before it failed is not served.
         good = {id(vars(module)) for module in modules}
         declarations = [declaration for declaration in collected if id(declaration.namespace) in good]
-        declarations += dict.fromkeys(_marked(modules))  # Several modules may have one function.
+        declarations += dict.fromkeys(marked(modules))  # Several modules may have one function.
         # Without what an App declares around them, handlers could let requests by.
         failed = [problem.path for problem in self._problems[known:]]
         has_app = any(isinstance(value, App) for module in modules for value in vars(module).values())
@@ -278,7 +197,7 @@ class _Loading:
             return
         for declaration in declarations:
             try:
-                declaration = _outermost(declaration)
+                declaration = outermost(declaration)
                 self._hooks += hooks_of(declaration, bundle, self._version, lifecycle, self._home)
             except HandlerError as error:
                 self._problems.append(Problem(declaration.source.path, str(error)))
@@ -364,7 +283,7 @@ class _Loading:
         except KeyboardInterrupt:  # Somebody at a terminal.
             raise
         except BaseException as error:  # noqa: BLE001 - user code may raise anything, SystemExit too
-            self._problems.append(_problem_of(path, error))
+            self._problems.append(problem_of(path, error))
         finally:
             now_loading.remove(path)
         self._notes += [f"{path}: {sentence}" for sentence in told]
@@ -430,150 +349,3 @@ def same_only_once(hooks: Sequence[Hook]) -> list[Hook]:
     for hook in hooks:
         seen.setdefault((hook.type, hook.name, hook.api_id, hook.bundle, id(hook.handler)), hook)
     return list(seen.values())
-
-
-def module_paths(folder: Path) -> list[Path]:
-    """The modules (files) and packages (folders with `__init__.py`) that lie directly in `folder`.
-
-    Tests, and scripts of tools, are none of them. Their names need not be identifiers: a gateway finds
-    handlers by the functions' names.
-    """
-    modules = [path for path in folder.glob("*.py") if path.stem != "__init__" and path.is_file()]
-    # A pipe would be read for ever.
-    packages = [path.parent for path in folder.glob("*/__init__.py") if path.is_file()]
-    packages = [path for path in packages if path.name != VENDOR and not manifests(path)]
-    return sorted(path for path in (*modules, *packages) if not _is_hidden(path) and not is_left_out(path))
-
-
-def _is_hidden(path: Path) -> bool:
-    # Editors' locks and other systems' side files (.#name.py, ._name.py), and mounted volumes' own folders.
-    return path.name.startswith(".")
-
-
-def _module_name(path: Path) -> str:
-    """The dotted name of the module at a path within its folder."""
-    return ".".join((*path.parts[:-1], path.name.removesuffix(".py")))
-
-
-def bundle_names(folder_name: str) -> frozenset[str]:
-    """What a gateway may call the bundle in a folder of that name: md5, as hex, of the bundle's name.
-
-    Gateways unpack bundles into folders that have this name already.
-    """
-    hashes = (
-        hashlib.md5(name.encode(), usedforsecurity=False).hexdigest()
-        for name in (folder_name, f"{folder_name}.zip")
-    )
-    return frozenset((folder_name, *hashes))
-
-
-def _outermost(declaration: Declaration) -> Declaration:
-    """`declaration`, of the function with the decorators that stand above the one that declared it.
-
-    Else a check that a user wrapped around a handler would silently not run.
-    """
-    function = declaration.function
-    bound = declaration.namespace.get(getattr(function, "__name__", ""))
-    if bound is None or bound is function or not _wraps(bound, function):
-        return declaration
-    return replace(declaration, function=bound)
-
-
-def _wraps(outer: Any, inner: Callable[..., Any]) -> bool:
-    """Whether `outer` is a wrapper of `inner`, made with functools.wraps or, where that shows, without."""
-    seen: list[Any] = []
-    while outer is not None and not any(outer is each for each in seen):
-        seen.append(outer)
-        if outer is inner:
-            return True
-        if (wrapped := bare_wraps(outer)) is not None:
-            outer = wrapped
-            continue
-        cells = getattr(outer, "__closure__", None) or ()
-        wrapped = getattr(outer, "__wrapped__", None)
-        if wrapped is None:
-            return any(_content(cell) is inner for cell in cells)
-        outer = wrapped
-    return False
-
-
-def _content(cell: Any) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:  # Empty.
-        return None
-
-
-def _marked(modules: Iterable[ModuleType]) -> Iterable[Declaration]:
-    """Declarations of functions that a module has but did not define, as from a library."""
-    for module in modules:
-        for value in list(vars(module).values()):
-            try:
-                marks = vars(value).get(MARK, ())
-            except TypeError:
-                continue
-            yield from marks if isinstance(marks, list) else ()
-
-
-def _problem_of(path: Path, error: BaseException) -> Problem:
-    if isinstance(error, HandlerError):
-        return Problem(path, str(error))
-    if isinstance(error, SyntaxError) and error.filename:
-        return Problem(path, f"{error.filename}:{error.lineno or 0}: SyntaxError: {error.msg}")
-    if not _is_raised_in(path, error):
-        if isinstance(error, OSError) and error.filename in (str(path), str(path / "__init__.py")):
-            return Problem(path, f"{error.filename}: cannot be read: {error.strerror}")
-        # It cannot be compiled: no code of the user's has run.
-        return Problem(path, f"{path}: {type(error).__name__}: {text_of(error)}")
-    return Problem(
-        path,
-        f"{_where(path, error)}: {type(error).__name__}: {text_of(error)}{_once_only(path, error)}",
-        traceback=format_error(error, _is_of_handlers) + "\n",
-    )
-
-
-def _is_of_handlers(filename: str) -> bool:
-    """Whether a frame says something to those who wrote the module: how it is imported does not."""
-    shows_all = logging.getLogger("coprocess").isEnabledFor(logging.DEBUG)
-    return shows_all or (is_not_ours(filename) and not filename.startswith("<frozen importlib"))
-
-
-def _is_raised_in(path: Path, error: BaseException) -> bool:
-    return any(
-        Path(frame.filename).is_relative_to(path) for frame in traceback.extract_tb(error.__traceback__)
-    )
-
-
-def _once_only(path: Path, error: BaseException) -> str:
-    """What helps where code fails that could be loaded before: it may do what a process can do once."""
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if Path(frame.filename).is_relative_to(path.parent):
-            ran_before = has_run(frame.filename)
-            break
-    else:
-        return ""
-    if (hint := _ONCE_ONLY.get(text_of(error))) is not None:
-        return f". {hint}"
-    if not ran_before or (isinstance(error, ImportError) and error.name is not None):
-        return ""
-    return (
-        ". This code has been loaded before in this process, as it is now. If what it does is for the whole "
-        "process, it can be done once only: restart the service, or let the code ask first whether it is done"
-    )
-
-
-#: By the text of the error.
-_ONCE_ONLY = {
-    "context has already been set": (
-        "The start method is one for the whole process, and was set before, as by the load before. "
-        'Restart the service, or have the code use multiprocessing.get_context("…"), which sets nothing'
-    ),
-}
-
-
-def _where(path: Path, error: BaseException) -> str:
-    """The place in `path`, a file or a package, from which `error` came."""
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if Path(frame.filename).is_relative_to(path):
-            return f"{frame.filename}:{frame.lineno}"
-    return str(path)

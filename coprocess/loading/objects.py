@@ -13,7 +13,8 @@ from coprocess.loading.declared import hooks_of
 from coprocess.loading.home import Home
 from coprocess.loading.hooks import HookTable
 from coprocess.loading.lifecycle import Lifecycle
-from coprocess.loading.loader import Loaded, same_only_once
+from coprocess.loading.loaded import Loaded
+from coprocess.loading.loader import same_only_once
 
 
 def load_objects(objects: Iterable[Any], home: Home) -> Loaded:

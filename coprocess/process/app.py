@@ -23,6 +23,7 @@ from coprocess.addresses import find_owner
 from coprocess.errors import ConfigError, LoadError
 from coprocess.loading import foreign_patches, loader
 from coprocess.loading.hooks import HookTable
+from coprocess.loading.loaded import Loaded
 from coprocess.loading.log_state import LogState
 from coprocess.process import extras, forks, logs, redaction
 from coprocess.process.config import OFF, Settings
@@ -144,7 +145,7 @@ class App:
         self._engine = engine
         load = self.gateway.load or (lambda: self._places.load(self.gateway.home))
 
-        def load_what_fits() -> loader.Loaded:
+        def load_what_fits() -> Loaded:
             loaded = load()
             try:
                 made.check_table(loaded.table)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from coprocess.loading.hooks import Hook
-from coprocess.loading.loader import Loaded
+from coprocess.loading.loaded import Loaded
 
 #: A path by its folder's place among those that are loaded, and by what comes below: the same file, also
 #: where the folder is a link that was switched.

@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable
 
 from coprocess.loading.hooks import Hook
-from coprocess.loading.loader import Loaded
+from coprocess.loading.loaded import Loaded
 from coprocess.loading.resources import Spawn
 from coprocess.runtime.service import Service
 

@@ -8,6 +8,7 @@ from coprocess.api.app import configuring
 from coprocess.errors import LoadError
 from coprocess.loading import loader
 from coprocess.loading.home import Home
+from coprocess.loading.loaded import Loaded
 from coprocess.process.app_settings import load_app_settings
 from coprocess.process.chain_settings import Chains, load_chains
 from coprocess.process.config import CONFIG_FILE, DEFAULT_FOLDERS, Settings
@@ -51,7 +52,7 @@ class Places:
         """Those of the settings file as it is now. Raises ConfigError where one is wrong."""
         return load_chains(self._given_file, self._base)
 
-    def load(self, home: Home) -> loader.Loaded:
+    def load(self, home: Home) -> Loaded:
         """Load the folders, and those of the routes in the settings file as it is now.
 
         Raises LoadError where a folder does not exist, ConfigError where a route is wrong.

@@ -18,7 +18,7 @@ import structlog
 
 from coprocess.errors import CoprocessError
 from coprocess.loading.hooks import Hook, HookTable
-from coprocess.loading.loader import Loaded, Problem
+from coprocess.loading.loaded import Loaded, Problem
 from coprocess.loading.resources import Spawn
 from coprocess.loading.routes import RoutedTable
 from coprocess.loading.scoped_imports import NAMESPACE

@@ -12,7 +12,7 @@ from pathlib import Path
 import structlog
 
 from coprocess.errors import CoprocessError, LoadError
-from coprocess.loading.loader import Loaded
+from coprocess.loading.loaded import Loaded
 
 log = structlog.get_logger("coprocess")
 

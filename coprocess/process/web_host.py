@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from coprocess.loading.loader import Loaded, Problem
+from coprocess.loading.loaded import Loaded, Problem
 from coprocess.loading.resources import Spawn
 from coprocess.process import extras
 from coprocess.process.file_watch import FileWatch

@@ -9,7 +9,7 @@ from pathlib import Path
 from coprocess.api.moments import HookType
 from coprocess.loading.home import Home
 from coprocess.loading.hooks import HookTable
-from coprocess.loading.loader import Loaded
+from coprocess.loading.loaded import Loaded
 from coprocess.runtime.gateway import Gateway
 from coprocess.transport.engine import Engine, EngineOptions
 

@@ -19,7 +19,7 @@ from coprocess.desk.tyk.trial import (
     Trial,
     as_upstream,
 )
-from coprocess.loading.loader import Loaded
+from coprocess.loading.loaded import Loaded
 from coprocess.testing.readable import Readable, summary
 from coprocess.testing.store import TrialStore
 from coprocess.testing.verbs import Verbs

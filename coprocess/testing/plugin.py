@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from coprocess.desk.tyk.simulator import ApiDefinition
     from coprocess.desk.tyk.trial import InProcessDispatcher
     from coprocess.loading.home import Home
-    from coprocess.loading.loader import Loaded
+    from coprocess.loading.loaded import Loaded
     from coprocess.testing.dispatch import Dispatch
     from coprocess.testing.envoy import Envoy
     from coprocess.testing.gateway import Gateway

@@ -23,7 +23,7 @@ from coprocess.errors import LoadError
 from coprocess.gateways.tyk.home import HOME
 from coprocess.loading import loader
 from coprocess.loading.hooks import Hook
-from coprocess.loading.loader import MANIFEST
+from coprocess.loading.manifest import MANIFEST
 
 
 def build(

@@ -37,7 +37,7 @@ from coprocess.desk.tyk.importer_structure import server_concerns, state_concern
 from coprocess.desk.tyk.missing_modules import REMEDY, missing_module
 from coprocess.errors import ConfigError
 from coprocess.loading.hooks import Hook, Plan
-from coprocess.loading.loader import MANIFEST
+from coprocess.loading.manifest import MANIFEST
 from coprocess.text import printable
 
 #: How long the plugin's modules may take to load.

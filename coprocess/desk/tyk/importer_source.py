@@ -18,9 +18,8 @@ from coprocess.gateways.tyk.compat import ALIASES
 from coprocess.gateways.tyk.compat.gateway import TykGateway
 from coprocess.gateways.tyk.compat.request import TykCoProcessRequest
 from coprocess.gateways.tyk.wire import MiniRequestObject
-from coprocess.loading.loader import VENDOR
 from coprocess.loading.manifest import is_of_tests
-from coprocess.loading.scoped_imports import search_folders
+from coprocess.loading.scoped_imports import VENDOR, search_folders
 
 #: What Python 2 called it → what it is called now.
 _PYTHON_2_MODULES = {

@@ -29,7 +29,7 @@ from coprocess.gateways.kong.home import NATIVE
 from coprocess.gateways.kong.sharing import Share
 from coprocess.loading.body_use import hook_attributes
 from coprocess.loading.hooks import Hook, HookTable
-from coprocess.loading.loader import Loaded, Problem
+from coprocess.loading.loaded import Loaded, Problem
 from coprocess.loading.resources import Spawn
 from coprocess.runtime.around.adapter import Adapter
 from coprocess.runtime.around.ending import InThread, run_now

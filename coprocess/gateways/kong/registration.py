@@ -17,7 +17,8 @@ from coprocess.gateways.kong.instances import Instances
 from coprocess.gateways.kong.plugin import Plugin, PluginOptions, plugin_of
 from coprocess.gateways.kong.sharing import Front, Share, SharedInstances
 from coprocess.loading.hooks import Hook, HookTable
-from coprocess.loading.loader import Loaded, Problem, load_files
+from coprocess.loading.loaded import Loaded, Problem
+from coprocess.loading.loader import load_files
 from coprocess.runtime.registration import GatewayOptions, Registration
 
 

@@ -14,7 +14,8 @@ from coprocess.api.app import configuring
 from coprocess.errors import ConfigError, LoadError
 from coprocess.loading.home import Home
 from coprocess.loading.hooks import HookTable
-from coprocess.loading.loader import Loaded, Problem, load
+from coprocess.loading.loaded import Loaded, Problem
+from coprocess.loading.loader import load
 from coprocess.loading.objects import load_objects
 from coprocess.loading.resources import Spawn
 from coprocess.runtime.around.gateway import AroundGateway

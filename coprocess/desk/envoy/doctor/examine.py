@@ -22,7 +22,7 @@ from coprocess.desk.not_loaded import not_loaded
 from coprocess.errors import BadMessage, ConfigError, CoprocessError, UnknownHook
 from coprocess.gateways.envoy.chain import Chain, Chains, chain_of
 from coprocess.gateways.envoy.route import PREFIX, Route, route_of
-from coprocess.loading.loader import Loaded, Problem
+from coprocess.loading.loaded import Loaded, Problem
 
 _SUFFIXES = (".yaml", ".yml", ".json")
 

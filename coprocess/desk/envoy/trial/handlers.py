@@ -14,7 +14,7 @@ from coprocess.gateways.envoy.chain import Chains
 from coprocess.gateways.envoy.gateway import EnvoyGateway
 from coprocess.gateways.envoy.wire import CHECK, PROCESS
 from coprocess.loading.hooks import HookTable
-from coprocess.loading.loader import Loaded, Problem
+from coprocess.loading.loaded import Loaded, Problem
 from coprocess.runtime.registration import GatewayOptions
 from coprocess.runtime.service import Service
 from coprocess.runtime.service_options import ServiceOptions

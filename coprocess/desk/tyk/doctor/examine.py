@@ -14,7 +14,7 @@ from coprocess.desk.tyk.doctor.project import Project
 from coprocess.desk.tyk.doctor.rules import RULES
 from coprocess.desk.tyk.doctor.webhooks import check_api_webhooks, check_conf_webhooks
 from coprocess.errors import ConfigError
-from coprocess.loading.loader import Problem
+from coprocess.loading.loaded import Problem
 
 
 def examine(project: Project) -> list[FileFinding]:

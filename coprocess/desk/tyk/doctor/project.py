@@ -16,7 +16,9 @@ from coprocess.desk.tyk.doctor.rules import RULES
 from coprocess.errors import ConfigError
 from coprocess.gateways.tyk.home import HOME
 from coprocess.loading import loader
-from coprocess.loading.loader import MANIFEST, Loaded
+from coprocess.loading.handler_files import module_paths
+from coprocess.loading.loaded import Loaded
+from coprocess.loading.manifest import MANIFEST
 from coprocess.process.config import Settings
 
 _API_NOT_LOADED = "The gateway does not load this API: requests to its path get 404."
@@ -87,7 +89,7 @@ def read_project(
     for manifest in manifests:
         path = manifest.bundle.path
         known = any(path.resolve().is_relative_to(folder.resolve()) for folder in folders)
-        if path.is_dir() and not known and loader.module_paths(path):
+        if path.is_dir() and not known and module_paths(path):
             folders.append(path)
     project = Project(settings, loader.load(folders, HOME), findings=findings, bundles=manifests)
     if conf is not None:

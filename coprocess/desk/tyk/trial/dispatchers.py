@@ -22,7 +22,7 @@ from coprocess.gateways.tyk.event import TykEvent, parse_event
 from coprocess.gateways.tyk.request_state import RequestStates, StatefulCall
 from coprocess.gateways.tyk.wire import DISPATCH, DISPATCH_EVENT, Event, Object
 from coprocess.loading.hooks import Hook, HookTable
-from coprocess.loading.loader import Loaded, Problem
+from coprocess.loading.loaded import Loaded, Problem
 from coprocess.runtime.call import Call
 from coprocess.runtime.in_process import InProcess
 from coprocess.runtime.service import Service
