@@ -435,3 +435,30 @@ def test_a_fault_while_a_loop_polls_has_a_thread_poll(monkeypatch: pytest.Monkey
         stamped(server, "quick")
         assert failed.is_set()
         assert taken_back[0]
+
+
+@pytest.mark.skipif(is_compiled(), reason="a compiled class takes no method from outside")
+def test_what_else_is_on_the_loop_has_its_turn_where_calls_follow_each_other_closely(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with read_on_loop(Handlers()) as server:
+        polled = turns(server)._server
+        loop = server.service.async_calls.loop
+        assert loop is not None
+        has_run = threading.Event()
+        finds = 0
+
+        def find_soon(timeout_s: float) -> bool:
+            nonlocal finds
+            finds += not has_run.is_set()
+            return finds < 10_000
+
+        monkeypatch.setattr(polled, "find_soon", find_soon)
+        stamped(server, "quick")
+        finds = 0
+        loop.call_soon(has_run.set)
+        assert has_run.wait(PATIENCE_S)
+        # Of a millisecond, there are some hundred.
+        assert finds < 5_000
+        monkeypatch.undo()
+        assert stamped(server, "quick")

@@ -114,13 +114,27 @@ class LoopTurn(Generic[Task]):
         self._look()
 
     def _look(self) -> None:
-        """Poll, and begin the tasks that come."""
+        """Poll, and begin the tasks that come; a few times, where more comes soon."""
+        until_s = time.monotonic() + _IN_A_ROW_S
+        while True:
+            timeout_s = self._poll()
+            if timeout_s is None:
+                return
+            if not timeout_s or self.loop.has_tasks or not self._server.find_soon(timeout_s):
+                break
+            if time.monotonic() > until_s:
+                timeout_s = 0.0
+                break
+        self._look_after(timeout_s)
+
+    def _poll(self) -> float | None:
+        """How long it may wait then. None: it polls no more."""
         server, lender, tasks, run, now = self._server, self._lender, self._tasks, self._run, time.monotonic
         alarm = self._alarm
         self._looks += 1
         with server.lock:
             if not self._is_mine():
-                return
+                return None
             self.is_polling = True
             server.polling_thread = self.thread_id
         try:
@@ -160,13 +174,9 @@ class LoopTurn(Generic[Task]):
         with server.lock:
             self.since_s = 0.0
             if not self._is_mine():
-                return
+                return None
             server.polling_thread = 0
-            timeout_s = server.prepare(wait=not tasks)
-        if timeout_s:
-            self._look_after(timeout_s)
-        else:
-            self._look_after(0.0)
+            return server.prepare(wait=not tasks)
 
     def _look_after(self, timeout_s: float) -> None:
         when_s = time.monotonic() + timeout_s

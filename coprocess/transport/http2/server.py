@@ -26,6 +26,7 @@ from coprocess.transport.http2.grpc_connection import Method, Service
 from coprocess.transport.http2.limits import Limits
 from coprocess.transport.http2.polling import make_poller
 from coprocess.transport.http2.protocol import Http2Protocol
+from coprocess.transport.http2.spinning import Spinning
 from coprocess.transport.http2.timers import Timers
 
 log = structlog.get_logger("coprocess")
@@ -82,6 +83,7 @@ class Server:
             return
         self._is_open = True
         self._poller = make_poller()
+        self._spinning = Spinning(self._poller.is_ready)
         self._wake_reader, self._wake_writer = socket.socketpair()
         for end in (self._wake_reader, self._wake_writer):
             end.setblocking(False)
@@ -203,9 +205,17 @@ class Server:
         # After that is said, so that of two threads, at least one sees what the other did.
         return 0.0 if self.callbacks else timeout_s
 
+    def find_soon(self, timeout_s: float) -> bool:
+        """Whether there is something to poll before it is worth to sleep. False: who polls may sleep now.
+
+        Called without the lock by who polls, where no other thread has work: it would take the interpreter.
+        """
+        return self._spinning.find(timeout_s)
+
     def poll(self, timeout_s: float) -> None:
         """Do what sockets and timers ask for. Called without the lock, by one thread at a time."""
         found = self._poller.poll(timeout_s)
+        self._spinning.woke()
         with self.lock:
             self._is_awake = True
             for ready, events in found:

@@ -148,6 +148,16 @@ class Turns(Generic[Task]):
         """Whether the thread that polls may run tasks."""
         return bool(self._idle) or (self._threads is not None and self._threads.can_grow)
 
+    @property
+    def _is_alone(self) -> bool:
+        """Whether the thread that polls is the only one with work."""
+        threads, loop = self._threads, self._loop
+        return (
+            threads is not None
+            and len(self._idle) + 1 >= threads.count
+            and (loop is None or not loop.has_tasks)
+        )
+
     def _poll(self, turn: _Turn) -> Task | None:
         """Poll, and run what comes, until another thread does, or it is stopped."""
         server, tasks, run, now = self._server, self.tasks, self._run, time.monotonic
@@ -163,6 +173,9 @@ class Turns(Generic[Task]):
                 # Somebody must be there to go on with polling. Else the next thread that is free takes them.
                 may_run = self._may_run
                 timeout_s = server.prepare(wait=not (tasks and may_run))
+                is_alone = self._is_alone
+            if timeout_s and is_alone and server.find_soon(timeout_s):
+                timeout_s = 0.0
             server.poll(timeout_s)
             if not (tasks and may_run):
                 continue
