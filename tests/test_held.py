@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coprocess import Request, Response, respond
-from coprocess.api.held import HeldHeaders, HeldRequest, HeldResponse, HeldSession
+from coprocess.api.held import HeldHeaders, HeldRequest, HeldResponse
+from coprocess.api.held_session import HeldSession
 from coprocess.api.http import canonical_name
 from coprocess.gateways.web.http import raw_headers
 from coprocess.gateways.web.wsgi_messages import environ_headers, native_headers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from coprocess.api.held import HeldSession
+from coprocess.api.held_session import HeldSession
 from coprocess.errors import Status
 from coprocess.runtime.answers import Answer, error_answer, failure_answer
 

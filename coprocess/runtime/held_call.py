@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, MutableMapping
 from typing import Any
 
-from coprocess.api.held import HeldHeaders, HeldRequest, HeldResponse, HeldSession
+from coprocess.api.held import HeldHeaders, HeldRequest, HeldResponse
+from coprocess.api.held_session import HeldSession
 from coprocess.api.messages import Reject, Reply
 from coprocess.api.moments import HookType
 from coprocess.api.state import State

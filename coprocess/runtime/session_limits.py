@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from coprocess.api.held import HeldSession
+from coprocess.api.held_session import HeldSession
 from coprocess.errors import ConfigError
 
 #: A quota that never renews: the longest time that the store keeps a count.

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Protocol
 
-from coprocess.api.held import HeldRequest, HeldSession
+from coprocess.api.held import HeldRequest
+from coprocess.api.held_session import HeldSession
 from coprocess.api.messages import Reject, Reply
 from coprocess.api.moments import HookType
 from coprocess.api.texts import TextMap

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf import json_format
 
-from coprocess.api.held import HeldSession
+from coprocess.api.held_session import HeldSession
 from coprocess.errors import HandlerFailed
 from coprocess.gateways.envoy import encoding
 

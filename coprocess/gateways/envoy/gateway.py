@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from coprocess.api.context import CallContext
-from coprocess.api.held import HeldSession
+from coprocess.api.held_session import HeldSession
 from coprocess.api.moments import HookType
 from coprocess.errors import CoprocessError, HandlerFailed, ShuttingDown
 from coprocess.gateways.envoy.call import Traffic

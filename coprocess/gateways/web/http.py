@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, MutableMapping, Set
 from typing import TYPE_CHECKING, AnyStr
 
-from coprocess.api.held import Bare, HeldHeaders, HeldRequest, HeldResponse, HeldSession
+from coprocess.api.held import Bare, HeldHeaders, HeldRequest, HeldResponse
+from coprocess.api.held_session import HeldSession
 from coprocess.api.http import canonical_name
 from coprocess.api.state import State
 from coprocess.api.unread import NO_EDITS, UnreadHeaders

@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 
-from coprocess.api.held import HeldSession
+from coprocess.api.held_session import HeldSession
 from coprocess.api.moments import HookType
 from coprocess.errors import CoprocessError, Status
 from coprocess.loading.hooks import Hook
