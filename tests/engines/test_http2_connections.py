@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,8 @@ from coprocess.transport.engine import Rpc
 from coprocess.transport.http2 import frames, server
 from coprocess.transport.http2.frames import ErrorCode
 from coprocess.transport.http2.limits import Limits
+from coprocess.transport.http2.protocol import Http2Protocol
+from coprocess.transport.http2.server import Server
 from coprocess.transport.http2_engine import Http2Engine
 from tests.engines.hooks import methods, tcp_connection
 from tests.http2.peer import CALL, START, Fields, Frame, headers, message
@@ -61,6 +64,28 @@ def test_what_was_begun_must_end_in_time(sent: bytes) -> None:
     with limited(frame_timeout_s=0.1) as address, tcp_connection(address) as connection:
         connection.sendall(sent)
         assert goaways(connection)[-1][1] == ErrorCode.PROTOCOL_ERROR
+
+
+def test_a_peer_that_sends_without_a_pause_is_within_a_frame_whenever_one_looks() -> None:
+    """Each frame has its time, and not all of them together."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        engine = Server({}, Limits(frame_timeout_s=30, keepalive_s=0))
+        engine.open()
+        connection = Http2Protocol(engine, ours, None)
+        ping = frames.frame(frames.PING, 0, 0, bytes(8))
+        now_s = time.monotonic()
+        connection.receive(START + ping[:5])
+        for _ in range(10):
+            now_s += 20
+            connection.look(now_s)
+            connection.receive(ping[5:] + ping[:5])
+        assert not connection.is_closing
+        connection.look(now_s + 20)
+        connection.look(now_s + 51)  # Nothing came meanwhile.
+        assert connection.is_closing
+        connection.abort()
+        engine.close()
 
 
 def test_a_message_that_does_not_come_is_not_waited_for() -> None:

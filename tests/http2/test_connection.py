@@ -270,11 +270,11 @@ def test_a_field_section_in_pieces() -> None:
     section = block(CALL)
     raw = frame(1, frames.END_STREAM, 1, section[:5]) + frame(9, 0, 1, section[5:9])
     assert peer.send(raw) == []
-    assert peer.connection.awaits_rest
+    assert peer.connection.awaits_rest_of is not None
     (event,) = peer.send(frame(9, frames.END_HEADERS, 1, section[9:]))
     assert isinstance(event, RequestReceived)
     assert (event.ended, event.stream.fields.fields) == (True, CALL)
-    assert not peer.connection.awaits_rest
+    assert peer.connection.awaits_rest_of is None
 
 
 def test_ping_and_settings_are_acknowledged() -> None:
@@ -552,7 +552,7 @@ def test_a_call_in_one_read_comes_to_the_same_as_one_in_pieces(raw: bytes, is_en
         sent = [(each.kind, each.flags, each.stream_id, each.payload) for each in peer.frames]
         # What a connection that has failed took before is of no matter.
         state = (connection._receive_window, windows, connection._ids.highest)
-        return connection.is_closed, found, sent, state, connection.awaits_rest
+        return connection.is_closed, found, sent, state, connection.awaits_rest_of is None
 
     assert outcome([raw]) == outcome([raw[at : at + 1] for at in range(len(raw))])
 

@@ -38,6 +38,8 @@ class Connection(ConnectionLife):
         self._fields = FieldDecoder(limits.max_metadata_bytes)
         #: What came of a frame that is not whole yet.
         self._buffer = b""
+        #: How many such frames there were.
+        self._begun = 0
         self._has_preface = False
         #: The frame that must come next: its type and stream.
         self._expected: tuple[int, int] | None = (frames.SETTINGS, 0)
@@ -86,9 +88,14 @@ class Connection(ConnectionLife):
         return self._has_preface and self._expected != (frames.SETTINGS, 0)
 
     @property
-    def awaits_rest(self) -> bool:
-        """Whether the peer has begun what it must end: the preface, a frame, or a field section."""
-        return bool(self._buffer) or self._expected is not None
+    def awaits_rest_of(self) -> object:
+        """What the peer has begun and must end: the preface, a frame, or a field section. None: nothing.
+
+        It is the same object as long as it is the same one, and another for the next.
+        """
+        if self._expected is not None:
+            return self._expected
+        return self._begun if self._buffer else None
 
     # Receiving.
 
@@ -153,7 +160,11 @@ class Connection(ConnectionLife):
                 self._fail(stream_id, failure)
         else:
             self.is_behind = True
-        self._buffer = buffer[position:] if position < end else b""
+        if position < end:
+            self._buffer = buffer[position:]
+            self._begun += position > 0
+        else:
+            self._buffer = b""
         # Once for all of a read: nothing is written before.
         if self._receive_window < self._half_connection_window:
             self._restore_connection_window()

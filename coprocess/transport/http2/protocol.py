@@ -53,6 +53,8 @@ class Http2Protocol:
         self._began_s = self._heard_s = self._idle_since_s = now_s
         #: Since when what must be read, or must come, did not.
         self._unread_since_s = self._awaits_since_s = 0.0
+        #: What must come.
+        self._awaits_rest_of: object = None
         self._pinged_s = 0.0
         #: When GOAWAY was announced, and when calls are given up for it.
         self._ending_s = self._give_up_s = 0.0
@@ -326,10 +328,10 @@ class Http2Protocol:
             if now_s - self._began_s > _HANDSHAKE_S:
                 self.abort()
             return
-        if not http.awaits_rest:
-            self._awaits_since_s = 0.0
-        elif not self._awaits_since_s:
-            self._awaits_since_s = now_s
+        rest_of = http.awaits_rest_of
+        if rest_of is None or rest_of != self._awaits_rest_of:
+            # Another than before: who sends without a pause is nearly always within a frame.
+            self._awaits_rest_of, self._awaits_since_s = rest_of, now_s
         elif _is_over(now_s, self._awaits_since_s, limits.frame_timeout_s):
             self.fail(ErrorCode.PROTOCOL_ERROR, "a frame did not end in time")
             return
