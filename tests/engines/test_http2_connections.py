@@ -188,6 +188,18 @@ def test_a_peer_that_reads_nothing_is_gone() -> None:
         connection.close()
 
 
+def test_calls_of_a_peer_that_gives_no_window_are_given_up() -> None:
+    """It answers each PING, and would keep them for ever."""
+    with limited(unread_timeout_s=0.1) as address, tcp_connection(address) as connection:
+        connection.sendall(frames.PREFACE + frames.settings({frames.Setting.INITIAL_WINDOW_SIZE: 0}))
+        connection.sendall(headers(1, METHOD_CALL) + frames.frame(frames.DATA, 1, 1, message(b"hello")))
+        reset = next(frame for frame in read_frames(connection) if frame.kind == frames.RST_STREAM)
+        assert (reset.stream_id, int.from_bytes(reset.payload, "big")) == (1, ErrorCode.CANCEL)
+        # The connection goes on.
+        connection.sendall(frames.frame(frames.PING, 0, 0, bytes(8)))
+        assert next(read_frames(connection)).kind == frames.PING
+
+
 def test_an_inherited_socket() -> None:
     bound = socket.create_server(("127.0.0.1", 0))
     engine = Http2Engine(engine_options())

@@ -55,6 +55,9 @@ class Http2Protocol:
         self._unread_since_s = self._awaits_since_s = 0.0
         #: What must come.
         self._awaits_rest_of: object = None
+        #: Since when DATA waits for a window, and what of such had been sent then.
+        self._windowless_since_s = 0.0
+        self._late_frames_before = 0
         self._pinged_s = 0.0
         #: When GOAWAY was announced, and when calls are given up for it.
         self._ending_s = self._give_up_s = 0.0
@@ -338,6 +341,7 @@ class Http2Protocol:
         if self._unread_since_s and _is_over(now_s, self._unread_since_s, limits.unread_timeout_s):
             self.abort()
             return
+        self._look_at_windows(now_s)
         if http.streams:
             self._idle_since_s = now_s
             if limits.request_timeout_s and self.grpc.drop_overdue(now_s):
@@ -353,6 +357,16 @@ class Http2Protocol:
             self.close_if_done()
             if now_s > self._give_up_s:
                 self.give_up()
+
+    def _look_at_windows(self, now_s: float) -> None:
+        """A peer may also read nothing by giving no window."""
+        sending = self._sending
+        is_waiting = sending.unsent_bytes and not self._unwritten
+        if not is_waiting or sending.late_frames != self._late_frames_before:
+            self._windowless_since_s, self._late_frames_before = now_s, sending.late_frames
+        elif _is_over(now_s, self._windowless_since_s, self._limits.unread_timeout_s):
+            self.grpc.drop_unread()
+            self.write()
 
     def _look_at_life(self, now_s: float) -> None:
         limits = self._limits

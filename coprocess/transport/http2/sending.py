@@ -55,6 +55,8 @@ class Sending:
         self._is_writable = True
         #: DATA that waits, of all streams.
         self.unsent_bytes = 0
+        #: How many frames of what had waited were sent.
+        self.late_frames = 0
 
     def take(self) -> bytes:
         """What is to be written now."""
@@ -230,6 +232,7 @@ class Sending:
             self._output += (frames.FRAME_START.pack(length << 8, 0, stream.id), chunk)
             self.window -= length
             self._room -= length
+            self.late_frames += 1
             self.unsent_bytes -= length
             stream.send_window -= length
             stream.unsent_bytes -= length
