@@ -6,6 +6,7 @@ import struct
 
 import pytest
 
+from coprocess.errors import Status
 from coprocess.transport.http2 import frames
 from coprocess.transport.http2.frames import ErrorCode, Setting
 from coprocess.transport.http2.frames import ErrorCode as E
@@ -18,6 +19,7 @@ from tests.http2.peer import (
     START,
     ConnectionClosed,
     DataReceived,
+    Echo,
     Event,
     Fields,
     Frame,
@@ -372,6 +374,28 @@ def frames_of(peer: Peer, stream_id: int) -> list[Frame]:
 
 
 # The end of the connection.
+
+
+@pytest.mark.parametrize("size", [0, 4095])
+def test_a_peer_that_gives_a_smaller_table_is_told_that_it_is_so(size: int) -> None:
+    """At the start of the next field section, and of no other; else that is an error for it (§4.3.1)."""
+    echo = Echo()
+    echo.send(frames.settings({Setting.HEADER_TABLE_SIZE: size, Setting.MAX_FRAME_SIZE: 20_000}))
+    echo.peer.decoder.max_allowed_table_size = size
+    echo.send(call(1) + call(3))
+    echo.respond(0, b"hello")
+    echo.fail(1, Status.INTERNAL, "no")
+    assert echo.response(1).content == message(b"hello")
+    assert [echo.response(1).status, echo.response(3).status] == [0, Status.INTERNAL]
+    blocks = [each.payload for each in echo.peer.frames if each.kind == frames.HEADERS]
+    assert [each[:1] == b"\x20" for each in blocks] == [True, False, False]
+
+
+def test_a_large_table_needs_no_word() -> None:
+    echo = Echo()
+    echo.send(frames.settings({Setting.HEADER_TABLE_SIZE: 65_536}) + call(1))
+    echo.respond(0, b"hello")
+    assert not any(each.payload.startswith(b"\x20") for each in echo.peer.frames)
 
 
 def test_goaway_in_two_steps_loses_no_call() -> None:

@@ -377,7 +377,7 @@ class Connection(ConnectionLife):
         self.sending.pump()  # After the ACK: it tells from where on the new windows hold.
 
     def _change_setting(self, setting: int, value: int) -> None:
-        """§6.5.2. Those that are not named here do not concern a server that neither pushes nor indexes."""
+        """§6.5.2. Those that are not named here do not concern a server that does not push."""
         if setting == Setting.ENABLE_PUSH and value > 1:
             raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "SETTINGS_ENABLE_PUSH is 0 or 1")
         if setting == Setting.INITIAL_WINDOW_SIZE:
@@ -391,7 +391,9 @@ class Connection(ConnectionLife):
         elif setting == Setting.MAX_FRAME_SIZE:
             if not frames.SMALLEST_MAX_FRAME <= value <= frames.LARGEST_MAX_FRAME:
                 raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "SETTINGS_MAX_FRAME_SIZE out of range")
-            self.sending.max_frame = value
+            self.sending.change_max_frame(value)
+        elif setting == Setting.HEADER_TABLE_SIZE:
+            self.sending.change_table_size(value)
 
     def _receive_push_promise(self, flags: int, stream_id: int, payload: bytes) -> None:
         """§8.4."""

@@ -139,7 +139,9 @@ class GrpcConnection:
         """Give up calls whose answers the peer does not read."""
         for stream in list(self.http.streams.values()):
             if stream.outgoing:
-                self._end_for_nobody(stream, Status.RESOURCE_EXHAUSTED, "the client does not read its replies")
+                self._end_for_nobody(
+                    stream, Status.RESOURCE_EXHAUSTED, "the client does not read its replies"
+                )
 
     def give_up(self, text: str) -> None:
         """End the calls that are left."""
