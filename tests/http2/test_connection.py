@@ -251,6 +251,15 @@ def test_what_was_on_its_way_to_a_stream_that_we_reset_is_ignored() -> None:
     assert not peer.connection.is_closed
 
 
+def test_what_was_on_its_way_to_many_streams_that_we_reset_is_ignored() -> None:
+    """All that may be open at one time, as where each is refused by its header fields."""
+    count = 2000
+    peer = started(Limits(max_concurrent_streams=count))
+    peer.send(b"".join(headers(2 * number + 1, with_field(b"X", b"y")) for number in range(count)))
+    assert peer.send(b"".join(data(2 * number + 1, b"x", ends=True) for number in range(count))) == []
+    assert not peer.connection.is_closed
+
+
 def test_frames_of_unknown_types_and_unknown_settings_are_ignored() -> None:
     peer = started()
     assert peer.send(frame(0x42, 0xFF, 77, b"x") + frame(4, 0, 0, struct.pack(">HL", 0x99, 5))) == []

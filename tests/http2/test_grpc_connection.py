@@ -11,7 +11,13 @@ import pytest
 from coprocess.errors import Status
 from coprocess.transport.http2 import frames
 from coprocess.transport.http2.frames import ErrorCode, Setting
-from coprocess.transport.http2.grpc_wire import Refused, decompress, parse_timeout, percent_encode
+from coprocess.transport.http2.grpc_wire import (
+    Refused,
+    decompress,
+    parse_timeout,
+    percent_encode,
+    response_headers,
+)
 from coprocess.transport.http2.limits import Limits
 from tests.http2.peer import CALL, PSEUDO, STREAM_CALL, Echo, Fields, call, data, headers, message
 
@@ -119,6 +125,14 @@ def test_what_is_no_call_is_answered_as_http(fields: Fields, http_status: int) -
     assert (response.content[:8], response.ended) == (b"expected", True)
 
 
+def test_a_head_request_gets_no_content() -> None:
+    echo = Echo()
+    echo.send(headers(1, [(b":method", b"HEAD"), *CALL[1:]], ends=True))
+    response = echo.response(1)
+    assert dict(response.fields)[b":status"] == b"405"
+    assert (response.content, response.ended) == (b"", True)
+
+
 @pytest.mark.parametrize(
     "kind", [b"application/grpc+proto", b"application/grpc;charset=utf-8", b"application/GRPC"]
 )
@@ -136,12 +150,13 @@ def test_metadata() -> None:
         (b"a", b"1"),
         (b"a", b"2"),
         (b"x-bin", padded + b"," + bare),
-        (b"y-bin", b"!"),
+        (b"y-bin", b"!"),  # No base64: left out.
+        (b"z-bin", b"AA!A"),
         (b"grpc-timeout", b"1S"),
     ]
     echo.send(call(1, fields=[*CALL, (b"user-agent", b"me"), *sent]))
     both = [("x-bin", raw + b"!")] * 2
-    assert [pair for pair in echo.calls[0].request.metadata if pair[0] != "y-bin"] == [
+    assert echo.calls[0].request.metadata == [
         ("user-agent", "me"),
         ("a", "1"),
         ("a", "2"),
@@ -259,7 +274,13 @@ def test_a_failure_is_trailers_only() -> None:
 
 def test_percent_encoding() -> None:
     assert percent_encode("plain ~!") == b"plain ~!"
+    # A field that begins or ends with a space is malformed.
+    assert percent_encode("  space ") == b"%20 space%20"
     assert percent_encode("%\0\x7f\ud800") == b"%25%00%7F?"
+
+
+def test_metadata_that_is_sent_begins_and_ends_with_no_space() -> None:
+    assert response_headers((("a", " b c "),)).data == response_headers((("a", "b c"),)).data
 
 
 def test_an_unknown_encoding() -> None:

@@ -293,6 +293,9 @@ class GrpcConnection:
     def _answer_http(self, stream: Stream, refused: NotGrpc) -> None:
         headers, text = grpc_wire.http_response(refused.http_status, refused.text)
         sending = self._sending
+        if refused.is_head:
+            sending.trailers(stream, headers)
+            return
         sending.headers(stream, headers)
         sending.data(stream, text)
         sending.trailers(stream, NO_TRAILERS)
