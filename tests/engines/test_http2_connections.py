@@ -18,9 +18,9 @@ from coprocess.transport.http2.frames import ErrorCode
 from coprocess.transport.http2.limits import Limits
 from coprocess.transport.http2.protocol import Http2Protocol
 from coprocess.transport.http2.server import Server
-from coprocess.transport.http2_engine import Http2Engine
+from coprocess.transport.http2_engine import Http2Engine, Http2Rpc
 from tests.engines.hooks import methods, tcp_connection
-from tests.http2.peer import CALL, START, Fields, Frame, headers, message
+from tests.http2.peer import CALL, START, Fields, Frame, call, headers, message
 from tests.server import PATIENCE_S, Client, engine_options, until
 
 METHOD_CALL: Fields = [*CALL[:2], (b":path", b"/coprocess.Dispatcher/Dispatch"), *CALL[3:]]
@@ -198,6 +198,39 @@ def test_calls_of_a_peer_that_gives_no_window_are_given_up() -> None:
         # The connection goes on.
         connection.sendall(frames.frame(frames.PING, 0, 0, bytes(8)))
         assert next(read_frames(connection)).kind == frames.PING
+
+
+def test_messages_of_calls_that_are_given_up_are_not_kept_until_a_thread_is_free() -> None:
+    """What a connection holds is bounded, and these were counted no more."""
+    began, release, size = threading.Event(), threading.Event(), 1_000_000
+
+    def wait(rpc: Rpc) -> None:
+        began.set()
+        release.wait(PATIENCE_S)
+        rpc.respond(b"")
+
+    engine = Http2Engine(engine_options(min_threads=1, max_threads=1))
+    address = engine.listen("127.0.0.1:0")
+    engine.start(methods(wait))
+    raw = message(bytes(size))
+    pieces = [raw[at : at + 16_384] for at in range(0, len(raw), 16_384)]
+    try:
+        with tcp_connection(address) as connection:
+            connection.sendall(START + call(1, b"", METHOD_CALL))
+            assert began.wait(PATIENCE_S)
+            for number in range(3, 101, 2):
+                connection.sendall(headers(number, METHOD_CALL))
+                for piece in pieces:
+                    ends = frames.END_STREAM if piece is pieces[-1] else 0
+                    connection.sendall(frames.frame(frames.DATA, ends, number, piece))
+                connection.sendall(frames.rst_stream(number, ErrorCode.CANCEL))
+            connection.sendall(frames.frame(frames.PING, 0, 0, bytes(8)))
+            next(frame for frame in read_frames(connection) if frame.kind == frames.PING)
+            # All have come.
+            assert len([task for task in engine.tasks if isinstance(task, Http2Rpc)]) < 20
+    finally:
+        release.set()
+        engine.stop()
 
 
 def test_an_inherited_socket() -> None:

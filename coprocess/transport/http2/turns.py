@@ -10,6 +10,7 @@ is blocked.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -90,6 +91,21 @@ class Turns(Generic[Task]):
         with self._lock:
             self.tasks.append(task)
         self._server.wake()
+
+    def drop(self, is_over: Callable[[Task], bool]) -> list[Task]:
+        """Take out what waits and need not be run any more; what that was. With the lock.
+
+        Not the first: how long that waits tells whether all threads hang.
+        """
+        tasks = self.tasks
+        kept: list[Task] = []
+        dropped: list[Task] = []
+        with contextlib.suppress(IndexError):  # Others may take some meanwhile.
+            for _ in range(len(tasks)):
+                task = tasks.popleft()
+                (dropped if kept and is_over(task) else kept).append(task)
+        tasks.extendleft(reversed(kept))
+        return dropped
 
     def take(self) -> Task | None:
         """Wait for a task. None: there will be no more."""
