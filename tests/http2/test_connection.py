@@ -17,6 +17,7 @@ from tests.http2.peer import (
     CALL,
     PSEUDO,
     START,
+    STREAM_CALL,
     ConnectionClosed,
     DataReceived,
     Echo,
@@ -125,6 +126,14 @@ CONNECTION_ERRORS = {
     "broken HPACK": (frame(1, frames.END_HEADERS, 1, b"\xff\xff\xff\xff\xff\xff"), E.COMPRESSION_ERROR),
     "an unknown index": (frame(1, frames.END_HEADERS, 1, b"\xbe"), E.COMPRESSION_ERROR),
     "a table that is too large": (frame(1, frames.END_HEADERS, 1, b"\x3f\xe2\x1f"), E.COMPRESSION_ERROR),
+    "more than two sizes of the table": (
+        frame(1, frames.END_HEADERS, 1, b"\x20\x3f\xe1\x1f\x20" + block(CALL)),
+        E.COMPRESSION_ERROR,
+    ),
+    "a size of the table after a field": (
+        frame(1, frames.END_HEADERS, 1, block(CALL) + b"\x20"),
+        E.COMPRESSION_ERROR,
+    ),
     "something between HEADERS and CONTINUATION": (
         headers(1, CALL, flags=0) + frame(6, 0, 0, bytes(8)),
         E.PROTOCOL_ERROR,
@@ -539,6 +548,30 @@ def test_frames_are_taken_in_turns() -> None:
     events += Peer(recorded).send(b"")
     contents = [event.data for event in events if isinstance(event, RequestReceived | DataReceived)]
     assert [each for each in contents if each] == [message(b"hello")] * 1000
+
+
+MANY_FIELDS = [*CALL, *[(b"a", b"")] * 300]
+LABORIOUS = {
+    "fields": b"".join(
+        headers(number, [*MANY_FIELDS, (b"b", b"%d" % number)], ends=True) for number in range(3, 9, 2)
+    ),
+    "malformed fields": b"".join(
+        headers(number, [*MANY_FIELDS, (b"B", b"%d" % number)], ends=True) for number in range(3, 9, 2)
+    ),
+    "settings": 3 * frame(4, 0, 0, 300 * struct.pack(">HL", Setting.MAX_FRAME_SIZE, 16_384)),
+    "messages": 3 * data(1, 300 * message(b"")),
+}
+
+
+@pytest.mark.parametrize("raw", LABORIOUS.values(), ids=LABORIOUS)
+def test_few_frames_of_much_work_are_taken_at_once(raw: bytes) -> None:
+    echo, ping = Echo(), frame(6, 0, 0, bytes(8))
+    echo.send(headers(1, STREAM_CALL))
+    echo.grpc.receive(raw + ping)
+    assert echo.grpc.http.is_behind
+    assert frames.PING not in [each.kind for each in echo.peer.read()]
+    echo.send(b"")
+    assert echo.peer.frames[-1].kind == frames.PING
 
 
 LIMITED = Limits(max_concurrent_streams=13, connection_window=70_000, stream_window=1000)

@@ -35,7 +35,8 @@ class Connection(ConnectionLife):
         super().__init__(limits, receiver, clock)
         #: There are more frames: others should have their turn first.
         self.is_behind = False
-        self._fields = FieldDecoder(limits.max_metadata_bytes)
+        self._effort = 0
+        self._fields = FieldDecoder(limits.max_metadata_bytes, self.count_effort)
         #: What came of a frame that is not whole yet.
         self._buffer = b""
         #: How many such frames there were.
@@ -158,6 +159,8 @@ class Connection(ConnectionLife):
                 receive_by_type[kind](flags, stream_id, buffer[start:after])
             except StreamFailure as failure:
                 self._fail(stream_id, failure)
+            if self.is_behind:
+                break
         else:
             self.is_behind = True
         if position < end:
@@ -168,6 +171,13 @@ class Connection(ConnectionLife):
         # Once for all of a read: nothing is written before.
         if self._receive_window < self._half_connection_window:
             self._restore_connection_window()
+
+    def count_effort(self, steps: int) -> None:
+        """Of a frame with many steps: not as many of them are taken at once as of others."""
+        self._effort += steps
+        if self._effort > _STEPS_AT_ONCE:
+            self._effort = 0
+            self.is_behind = True
 
     def _receive_with_content(
         self, stream_id: int, block: bytes, buffer: bytes, position: int, end: int
@@ -371,8 +381,10 @@ class Connection(ConnectionLife):
         if len(payload) % _SETTING_BYTES:
             raise ConnectionFailure(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS has 6 bytes for each setting")
         self._expected = None
-        for setting, value in frames.parse_settings(payload):
+        settings = frames.parse_settings(payload)
+        for setting, value in settings:
             self._change_setting(setting, value)
+        self.count_effort(len(settings))
         self.sending.control(frames.SETTINGS_ACK)
         self.sending.pump()  # After the ACK: it tells from where on the new windows hold.
 
@@ -452,6 +464,8 @@ _HEADERS: Final = frames.HEADERS
 _FRAME_START = frames.FRAME_START.unpack_from
 #: Taken from one peer before the loop turns to the others.
 FRAMES_AT_ONCE: Final = 128
+#: Fields that are decoded, settings, and messages within a frame: so many take a millisecond or two.
+_STEPS_AT_ONCE: Final = 512
 _PRIORITY_BYTES: Final = 5
 _CODE_BYTES: Final = 4
 _SETTING_BYTES: Final = 6

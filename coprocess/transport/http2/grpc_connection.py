@@ -250,12 +250,15 @@ class GrpcConnection:
         elif not ended and reader.keep(data):
             self._hold(stream, reader.held_bytes)
             return
+        messages = 0
         for is_compressed, message in reader.feed(data):
+            messages += 1
             if is_compressed:
                 message = grpc_wire.decompress(stream.fields.request.encoding, message, self._max_bytes)
             call.received(message)
             if stream.is_closed:
                 return
+        self.http.count_effort(messages)
         self._hold(stream, reader.held_bytes)
         if ended:
             if reader.held_bytes:
