@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import selectors
 import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -15,12 +16,13 @@ from hpack import Decoder
 from coprocess.transport.engine import Rpc
 from coprocess.transport.http2 import frames, server
 from coprocess.transport.http2.frames import ErrorCode
+from coprocess.transport.http2.grpc_connection import Method
 from coprocess.transport.http2.limits import Limits
 from coprocess.transport.http2.protocol import Http2Protocol
 from coprocess.transport.http2.server import Server
 from coprocess.transport.http2_engine import Http2Engine, Http2Rpc
 from tests.engines.hooks import methods, tcp_connection
-from tests.http2.peer import CALL, START, Fields, Frame, call, headers, message
+from tests.http2.peer import CALL, START, EchoCall, Fields, Frame, call, headers, message
 from tests.server import PATIENCE_S, Client, engine_options, until
 
 METHOD_CALL: Fields = [*CALL[:2], (b":path", b"/coprocess.Dispatcher/Dispatch"), *CALL[3:]]
@@ -231,6 +233,40 @@ def test_messages_of_calls_that_are_given_up_are_not_kept_until_a_thread_is_free
     finally:
         release.set()
         engine.stop()
+
+
+def test_calls_of_a_connection_that_failed_end_with_it() -> None:
+    """Once, they went on while its last bytes waited to be read, up to 10 s: nobody could be answered."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        methods = {"/test.Echo/Unary": Method(begin=lambda grpc, stream, *others: EchoCall(stream, *others))}
+        engine = Server(methods, Limits())
+        engine.open()
+        engine._poller.add(ours, selectors.EVENT_READ, lambda events: None)
+        connection = Http2Protocol(engine, ours, None)
+        connection.receive(START + call(1))
+        with suppress(BlockingIOError):
+            while ours.send(bytes(65_536)):
+                pass  # It reads nothing.
+        echo = connection.grpc.http.streams[1].call
+        connection.receive(frames.frame(frames.PING, 0, 1, bytes(8)))
+        assert not connection.is_gone
+        assert echo.is_cancelled
+        connection.abort()
+        engine.close()
+
+
+def test_a_connection_that_comes_as_the_service_drains_is_no_fault(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    engine = Server({}, Limits())
+    bound = socket.create_server(("127.0.0.1", 0))
+    engine.listen(bound)
+    engine.drain(1.0)
+    engine._accept(bound, None)  # It was on its way.
+    assert "cannot be accepted" not in str(capsys.readouterr())
+    engine.close()
 
 
 def test_an_inherited_socket() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -15,7 +18,9 @@ from coprocess.transport.engine import Rpc
 from coprocess.transport.engines import EngineChoice, is_compiled
 from coprocess.transport.http2.limits import Limits
 from coprocess.transport.http2.server import Server
-from tests.engines.hooks import bare
+from coprocess.transport.http2.turns import Turns, _Turn
+from tests.engines.hooks import bare, tcp_connection
+from tests.http2.peer import START
 from tests.objects import hook_table, make_object
 from tests.server import PATIENCE_S, serving, until
 
@@ -203,6 +208,52 @@ def test_a_fault_while_it_polls_leaves_somebody_to_poll() -> None:
         server.wake()
         assert failed.wait(PATIENCE_S)
         assert client.raw(b"after", timeout=PATIENCE_S) == b"after"
+
+
+def test_a_task_that_another_takes_meanwhile_is_waited_for_no_longer() -> None:
+    """Who polls takes tasks without the lock: there may be none any more for who saw one."""
+
+    class JustTaken(deque[Any]):
+        def __bool__(self) -> bool:
+            return True
+
+    engine = Server({}, Limits())
+    turns: Turns[Any] = Turns(engine, _nothing, None)
+    turns.tasks = JustTaken()
+    turns._turn = _Turn(0)  # Another polls.
+    taken: list[Any] = []
+    thread = threading.Thread(target=lambda: taken.append(turns.take()), daemon=True)
+    thread.start()
+    until(lambda: turns._idle)
+    turns._turn = None
+    turns.stop(PATIENCE_S)
+    thread.join(PATIENCE_S)
+    assert taken == [None]
+
+
+def test_a_connection_that_cannot_be_read_ends_and_the_others_go_on() -> None:
+    class Broken(socket.socket):
+        def recv(self, *arguments: Any) -> bytes:
+            raise RuntimeError("a fault of ours")
+
+    def handler(rpc: Rpc) -> None:
+        rpc.respond(rpc.payload)
+
+    with (
+        bare(HTTP2, handler) as (client, engine),
+        tcp_connection(client.address) as connection,
+    ):
+        inside: Any = engine.poller
+        connection.sendall(START)
+        connection.recv(1)
+        with inside.lock:
+            (broken,) = inside._connections
+            broken._socket = Broken(fileno=broken._socket.detach())
+        connection.sendall(b"x")
+        with suppress(ConnectionResetError):
+            while connection.recv(1024):
+                pass
+        assert client.raw(b"beside", timeout=PATIENCE_S) == b"beside"
 
 
 @pytest.mark.skipif(is_compiled(), reason="a compiled class takes no fault from outside")

@@ -236,6 +236,7 @@ class Http2Protocol:
         if self.is_gone or self.is_closing:
             return
         self.is_closing = True
+        self.grpc.lost()  # Nothing more is written for calls, where any are left.
         if self._tls is not None:
             self._tls.end()
             self._write_raw(self._tls.take())

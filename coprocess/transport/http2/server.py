@@ -267,6 +267,8 @@ class Server:
 
     def _accept(self, bound: socket.socket, tls: ssl.SSLContext | None) -> None:
         for _ in range(_ACCEPTED_AT_ONCE):
+            if self._is_draining:
+                return  # It was closed while this was on its way.
             try:
                 accepted, _address = bound.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -277,7 +279,7 @@ class Server:
                 self._poller.remove(bound)
                 self.call_later(_ACCEPT_PAUSE_S, self._listen_again, (bound, tls))
                 return
-            if self._is_draining or len(self._connections) >= self._max_connections:
+            if len(self._connections) >= self._max_connections:
                 accepted.close()
                 continue
             try:

@@ -120,8 +120,8 @@ class Turns(Generic[Task]):
                         self._turn = turn
                         self._server.polling_thread = turn.thread_id
                     # Else the one that polls runs them: two would only wait for each other.
-                    elif self.tasks and not self._may_run and type(self._turn) is _Turn:
-                        return self.tasks.popleft()
+                    elif not self._may_run and type(self._turn) is _Turn and (found := self._pop()):
+                        return found[0]
                     else:
                         self._idle.append(place)
                 finally:
@@ -134,6 +134,13 @@ class Turns(Generic[Task]):
                 except BaseException:  # It is logged by whoever called this, and calls again.
                     self._give_up(turn)
                     raise
+
+    def _pop(self) -> list[Task]:
+        """A task, where there is one: who polls may be at the last just now."""
+        try:
+            return [self.tasks.popleft()]
+        except IndexError:
+            return []
 
     def _is_waiting(self, place: tuple[_Turn, threading.Lock]) -> bool:
         """Whether a thread has its place among those with nothing to do. False: it has the lock instead.
