@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import threading
 import time
@@ -73,13 +74,12 @@ def test_a_hook_that_is_slow_now_and_then_holds_up_nobody(
     alarm: Callable[[float], Alarm], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("coprocess.transport.http2.turns.make_alarm", alarm)
-    release = threading.Event()
-    calls = 0
+    release, has_begun = threading.Event(), threading.Event()
+    numbers = itertools.count(1)  # On a busy machine several threads count.
 
     def handler() -> None:
-        nonlocal calls
-        calls += 1
-        if calls == 100:
+        if next(numbers) == 100:
+            has_begun.set()
             release.wait(PATIENCE_S)
 
     with serving(hook_table(HookType.Pre, handler), engine=HTTP2) as server:
@@ -87,7 +87,7 @@ def test_a_hook_that_is_slow_now_and_then_holds_up_nobody(
         for call in started:
             assert call.result(timeout=PATIENCE_S)
         slow = server.client.future(make_object())
-        until(lambda: calls == 100)
+        assert has_begun.wait(PATIENCE_S)
         for _ in range(100):
             assert server.client.dispatch(make_object())
         assert not slow.done()
