@@ -224,7 +224,7 @@ def test_a_task_that_another_takes_meanwhile_is_waited_for_no_longer() -> None:
     taken: list[Any] = []
     thread = threading.Thread(target=lambda: taken.append(turns.take()), daemon=True)
     thread.start()
-    until(lambda: turns._idle)
+    until(lambda: bool(turns._idle))
     turns._turn = None
     turns.stop(PATIENCE_S)
     thread.join(PATIENCE_S)
