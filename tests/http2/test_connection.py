@@ -394,6 +394,22 @@ def frames_of(peer: Peer, stream_id: int) -> list[Frame]:
 # The end of the connection.
 
 
+def test_streams_that_are_forgotten_while_they_wait_for_the_connections_window_are_not_kept() -> None:
+    echo = Echo()
+    echo.send(call(1))
+    echo.respond(0, bytes(65_530))  # All of the window.
+    for number in range(1, 1001):
+        echo.send(call(2 * number + 1))
+        echo.respond(number, b"hello")
+        if number % 100:
+            echo.send(frames.rst_stream(2 * number + 1, E.CANCEL))
+    assert len(echo.grpc.http.sending.ready) < 200
+    echo.send(frames.window_update(0, 65_535))
+    answered = [echo.response(200 * number + 1).content for number in range(1, 11)]
+    assert answered == [message(b"hello")] * 10
+    assert echo.grpc.http.sending.unsent_bytes == 0
+
+
 @pytest.mark.parametrize("size", [0, 4095])
 def test_a_peer_that_gives_a_smaller_table_is_told_that_it_is_so(size: int) -> None:
     """At the start of the next field section, and of no other; else that is an error for it (§4.3.1)."""

@@ -19,7 +19,7 @@ from coprocess.transport.http2.grpc_wire import (
     response_headers,
 )
 from coprocess.transport.http2.limits import Limits
-from tests.http2.peer import CALL, PSEUDO, STREAM_CALL, Echo, Fields, call, data, headers, message
+from tests.http2.peer import CALL, METHOD, PSEUDO, STREAM_CALL, Echo, Fields, call, data, headers, message
 
 SMALL = Limits(max_message_bytes=100, max_metadata_bytes=1000)
 
@@ -86,6 +86,17 @@ def test_a_message_that_is_too_large_is_refused_at_its_prefix() -> None:
     response = echo.response(1)
     assert (response.status, response.reset) == (Status.RESOURCE_EXHAUSTED, ErrorCode.NO_ERROR)
     assert dict(response.fields)[b"grpc-message"] == b"the message is larger than the limit: 101 of 100 bytes"
+
+
+def test_a_call_that_was_refused_does_not_begin_while_its_answer_waits_for_a_window() -> None:
+    echo = Echo(SMALL)
+    echo.service.failed = {METHOD: lambda status, text: b"denied"}
+    echo.send(frames.settings({Setting.INITIAL_WINDOW_SIZE: 0}))
+    echo.send(headers(1, CALL) + data(1, message(bytes(101))[:5]))
+    echo.send(data(1, message(b"hello"), ends=True))
+    assert echo.calls == []
+    echo.send(frames.window_update(1, 1000))
+    assert echo.response(1).content == message(b"denied")
 
 
 def test_what_calls_hold_together_is_bounded() -> None:

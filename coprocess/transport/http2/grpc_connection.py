@@ -232,6 +232,8 @@ class GrpcConnection:
             if ended:
                 self._answer_http(stream, request)
             return
+        if stream.is_answered:
+            return  # It was refused, and its answer waits for a window.
         reader = stream.reader
         if reader is None:
             reader = stream.reader = _OneMessage(self._max_bytes)

@@ -44,8 +44,9 @@ class Sending:
         #: Answers, and DATA frames of use, since `take_useful`.
         self._useful = 0
         self._output: list[bytes | memoryview] = []
-        #: Streams with DATA and a window of their own, in turn.
+        #: Streams with DATA and a window of their own, in turn; perhaps some that were forgotten since.
         self.ready: deque[Stream] = deque()
+        self._forgotten = 0
         self.window = frames.FIRST_WINDOW
         # The peer's settings.
         self.initial_window = frames.FIRST_WINDOW
@@ -189,6 +190,15 @@ class Sending:
             stream.outgoing.clear()
             self.unsent_bytes -= stream.unsent_bytes
             stream.unsent_bytes = 0
+            if stream.is_ready:
+                self._drop_forgotten()
+
+    def _drop_forgotten(self) -> None:
+        """One more was forgotten. They would be many, where the peer gives the connection no window."""
+        self._forgotten += 1
+        if self._forgotten > _FEW and self._forgotten > len(self.ready) >> 1:
+            self.ready = deque(stream for stream in self.ready if stream.outgoing)
+            self._forgotten = 0
 
     def widen(self, stream: Stream | None, increment: int) -> None:
         """WINDOW_UPDATE, of a stream or of the connection (§6.9.1)."""
@@ -239,7 +249,10 @@ class Sending:
             stream = ready.popleft()
             stream.is_ready = False
             outgoing = stream.outgoing
-            if not outgoing or stream.send_window <= 0:
+            if not outgoing:
+                self._forgotten -= 1
+                continue
+            if stream.send_window <= 0:
                 continue
             chunk = outgoing.popleft()
             length = min(len(chunk), self.max_frame, self.window, stream.send_window, self._room)
@@ -263,6 +276,7 @@ class Sending:
 
 
 _USEFUL_BYTES: Final = 1024
+_FEW: Final = 64
 _FIRST_TABLE_SIZE: Final = 4096
 #: A "Dynamic Table Size Update" to 0 (RFC 7541 §6.3), as nothing is ever put into the table.
 _NO_TABLE: Final = b"\x20"
