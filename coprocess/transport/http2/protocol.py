@@ -80,6 +80,9 @@ class Http2Protocol:
             self._server.end_failed(self)
 
     def _read(self) -> None:
+        tls = self._tls
+        if tls is not None and not tls.is_ready and not self._server.may_shake_hands():
+            return  # It is told again that there is something to read.
         try:
             data = self._socket.recv(self._read_bytes)
         except (BlockingIOError, InterruptedError):
@@ -94,8 +97,8 @@ class Http2Protocol:
         self._read_bytes = _READ_BYTES if len(data) < _READ_BYTES else _LONGER_READ_BYTES
         if self.is_closing:
             return  # Read all the same, that the peer's last bytes do not reset what it is told.
-        if self._tls is not None:
-            self._receive_secured(self._tls, data)
+        if tls is not None:
+            self._receive_secured(tls, data)
         else:
             self.receive(data)
 

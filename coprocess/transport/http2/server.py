@@ -69,6 +69,8 @@ class Server:
         self._runs_callbacks = False
         #: How often answers were written.
         self.flushes = 0
+        #: Since sockets were asked last.
+        self._handshakes = 0
         self._is_open = False
         self._is_awake = False
         #: time.monotonic(), as of the last second or so.
@@ -208,6 +210,7 @@ class Server:
         found = self._poller.poll(timeout_s)
         with self.lock:
             self._is_awake = True
+            self._handshakes = 0
             for ready, events in found:
                 ready(events)
             if self.behind:
@@ -296,6 +299,11 @@ class Server:
         self._connections.add(connection)
         self.watch(accepted, connection, selectors.EVENT_READ)
         connection.write()
+
+    def may_shake_hands(self) -> bool:
+        """Whether a connection may read of its TLS handshake, which takes long, before others had a turn."""
+        self._handshakes += 1
+        return self._handshakes <= _HANDSHAKES_AT_ONCE
 
     def remove(self, connection: Http2Protocol, bound: socket.socket) -> None:
         self._connections.discard(connection)
@@ -415,6 +423,8 @@ _get_ident = threading.get_ident
 _BACKLOG = 1024
 _ACCEPTED_AT_ONCE = 64
 _ACCEPT_PAUSE_S = 1.0
+#: Each takes a millisecond or two.
+_HANDSHAKES_AT_ONCE = 4
 _LOOK_INTERVAL_S = 1.0
 _STOP_INTERVAL_S = 0.002
 #: Clients that read their answers have so long for it.
