@@ -18,8 +18,10 @@ from coprocess.transport.alarm import Alarm, SleepingAlarm, make_alarm
 from coprocess.transport.engine import Rpc
 from coprocess.transport.engines import EngineChoice, is_compiled
 from coprocess.transport.http2.limits import Limits
+from coprocess.transport.http2.loop_turn import LoopTurn
 from coprocess.transport.http2.server import Server
 from coprocess.transport.http2.turns import Turns, _Turn
+from coprocess.transport.workers import WorkerThreads
 from tests.engines.hooks import bare, tcp_connection
 from tests.http2.peer import START
 from tests.objects import hook_table, make_object
@@ -229,6 +231,36 @@ def test_a_task_that_another_takes_meanwhile_is_waited_for_no_longer() -> None:
     turns.stop(PATIENCE_S)
     thread.join(PATIENCE_S)
     assert taken == [None]
+
+
+def test_a_loop_that_is_blocked_as_it_is_given_the_turn_is_found_so() -> None:
+    """Also where the watcher has looked just before: it sleeps until the next task."""
+
+    class Blocked:
+        thread_id = 1
+        is_reading = False
+        current = None
+        has_tasks = True
+
+        def __init__(self) -> None:
+            self.on_end: list[Callable[[], None]] = []
+
+        def call_soon(self, callback: Callable[..., object], *arguments: Any) -> bool:
+            return True
+
+    engine = Server({}, Limits())
+    engine.open()
+    turns: Turns[Any] = Turns(engine, _nothing, None)
+    turns.start(WorkerThreads("test", turns.take, _nothing, minimum=1, maximum=1))
+    loop: Any = Blocked()
+    turns.runs_on(loop)
+    turns._turn = turn = _Turn(0)
+    turns._lend(turn)
+    assert isinstance(turns._turn, LoopTurn)
+    engine.callbacks.append(lambda: None)
+    until(lambda: not isinstance(turns._turn, LoopTurn))
+    turns.stop(PATIENCE_S)
+    engine.close()
 
 
 def test_a_connection_that_cannot_be_read_ends_and_the_others_go_on() -> None:

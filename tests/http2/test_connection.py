@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import struct
 
 import pytest
@@ -576,13 +577,14 @@ LABORIOUS = {
     ),
     "settings": 3 * frame(4, 0, 0, 300 * struct.pack(">HL", Setting.MAX_FRAME_SIZE, 16_384)),
     "messages": 3 * data(1, 300 * message(b"")),
+    "much that is compressed": data(1, message(gzip.compress(bytes(1_000_000)), compressed=True)),
 }
 
 
 @pytest.mark.parametrize("raw", LABORIOUS.values(), ids=LABORIOUS)
 def test_few_frames_of_much_work_are_taken_at_once(raw: bytes) -> None:
     echo, ping = Echo(), frame(6, 0, 0, bytes(8))
-    echo.send(headers(1, STREAM_CALL))
+    echo.send(headers(1, [*STREAM_CALL, (b"grpc-encoding", b"gzip")]))
     echo.grpc.receive(raw + ping)
     assert echo.grpc.http.is_behind
     assert frames.PING not in [each.kind for each in echo.peer.read()]

@@ -252,15 +252,16 @@ class GrpcConnection:
         elif not ended and reader.keep(data):
             self._hold(stream, reader.held_bytes)
             return
-        messages = 0
+        effort = 0
         for is_compressed, message in reader.feed(data):
-            messages += 1
+            effort += 1
             if is_compressed:
                 message = grpc_wire.decompress(stream.fields.request.encoding, message, self._max_bytes)
+                effort += len(message) // _BYTES_UNPACKED_PER_STEP
             call.received(message)
             if stream.is_closed:
                 return
-        self.http.count_effort(messages)
+        self.http.count_effort(effort)
         self._hold(stream, reader.held_bytes)
         if ended:
             if reader.held_bytes:
@@ -427,6 +428,8 @@ class _OneMessage:
 
 
 _MAX_SHOWN: Final = 200
+#: In the time that another message takes.
+_BYTES_UNPACKED_PER_STEP: Final = 1024
 # Of this module: each call looks for them.
 _HEADERS, _OK = grpc_wire.RESPONSE_HEADERS, grpc_wire.OK_TRAILERS
 #: The compressed-flag and the length.

@@ -278,6 +278,9 @@ class Turns(Generic[Task]):
             lent.is_over = False
         if not lent.lend():
             self.take_back(lent)
+            return
+        # It may have rung just before, and the loop be blocked: nobody would see that.
+        self._alarm.put_off(time.monotonic())
 
     def holds(self, turn: object) -> bool:
         return self._turn is turn
