@@ -14,12 +14,14 @@ import pytest
 from hpack import Decoder
 
 from coprocess.transport.engine import Rpc
-from coprocess.transport.http2 import frames, server
+from coprocess.transport.http2 import frames, protocol, server
 from coprocess.transport.http2.frames import ErrorCode
-from coprocess.transport.http2.grpc_connection import Method
+from coprocess.transport.http2.grpc_connection import Call, GrpcConnection, Method
+from coprocess.transport.http2.grpc_wire import Request
 from coprocess.transport.http2.limits import Limits
 from coprocess.transport.http2.protocol import Http2Protocol
 from coprocess.transport.http2.server import Server
+from coprocess.transport.http2.streams import Stream
 from coprocess.transport.http2_engine import Http2Engine, Http2Rpc
 from tests.engines.hooks import methods, tcp_connection
 from tests.http2.peer import CALL, START, EchoCall, Fields, Frame, call, headers, message
@@ -257,7 +259,56 @@ def test_calls_of_a_connection_that_failed_end_with_it() -> None:
         engine.close()
 
 
-def test_a_connection_that_comes_as_the_service_drains_is_no_fault(
+def test_the_first_call_of_a_connection_is_not_lost_as_it_drains(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, the connection was reset where its preface had not been read."""
+    # By whoever polls, once the call is read.
+    monkeypatch.setattr(server, "_LAST_ID_S", PATIENCE_S)
+    monkeypatch.setattr(protocol, "_END_PING_S", 0.0)
+
+    def answer(grpc: GrpcConnection, stream: Stream, request: Request, payload: bytes, packed: bool) -> Call:
+        grpc.respond(stream, payload)
+        return EchoCall(stream, request, payload, packed)
+
+    engine = Server({"/test.Echo/Unary": Method(begin=answer)}, Limits())
+    bound = socket.create_server(("127.0.0.1", 0))
+    engine.listen(bound)
+    with socket.create_connection(bound.getsockname(), PATIENCE_S) as connection:
+
+        def is_accepted() -> bool:
+            engine.poll(0.0)
+            return len(engine._connections) == 1
+
+        until(is_accepted)
+        connection.sendall(START + call(1))
+        drains = threading.Thread(target=engine.drain, args=(PATIENCE_S,), daemon=True)
+        drains.start()
+
+        def is_over() -> bool:
+            with engine.lock:
+                engine.prepare(wait=False)
+            engine.poll(0.0)
+            return not engine._connections and not drains.is_alive()
+
+        until(is_over)
+        found = list(read_frames(connection))
+    assert [frame.payload for frame in found if frame.kind == frames.DATA] == [message(b"hello")]
+    assert [frame.payload[:4] for frame in found if frame.kind == frames.GOAWAY][-1] == bytes((0, 0, 0, 1))
+    engine.close()
+
+
+def test_a_ping_that_nobody_sent_is_acknowledged_for_nothing() -> None:
+    with limited() as address, tcp_connection(address) as connection:
+        connection.sendall(START + frames.frame(frames.PING, frames.ACK, 0, b"the end?"))
+        connection.sendall(call(1, b"hello", METHOD_CALL))
+        found = []
+        for frame in read_frames(connection):
+            found.append(frame.kind)
+            if frame.kind == frames.DATA:
+                break
+        assert frames.GOAWAY not in found
+
+
+def test_a_connection_that_comes_as_it_drains_is_no_fault(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     engine = Server({}, Limits())

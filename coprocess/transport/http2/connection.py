@@ -84,11 +84,6 @@ class Connection(ConnectionLife):
             self.sending.control(frames.window_update(0, increment))
 
     @property
-    def is_open(self) -> bool:
-        """Whether the peer has sent its preface and SETTINGS."""
-        return self._has_preface and self._expected != (frames.SETTINGS, 0)
-
-    @property
     def awaits_rest_of(self) -> object:
         """What the peer has begun and must end: the preface, a frame, or a field section. None: nothing.
 

@@ -290,16 +290,13 @@ class Http2Protocol:
     def begin_end(self, give_up_s: float) -> None:
         """GOAWAY in two steps, so that no call is lost that is on its way; then close (§6.8)."""
         if not self._ending_s and not self.is_closing:
-            if not self.grpc.http.is_open:
-                self.abort()
-                return
             self._ending_s, self._give_up_s = time.monotonic(), give_up_s
             self.grpc.http.announce_end()
             self.grpc.http.ping(_END_PING)
             self.write()
 
     def _ping_acknowledged(self, payload: bytes) -> None:
-        if payload == _END_PING:
+        if payload == _END_PING and self._ending_s:
             # After what was read with it: nothing is closed meanwhile.
             self._server.call_later(0.0, self._end_acknowledged, None)
 
