@@ -145,7 +145,13 @@ def test_a_head_request_gets_no_content() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [b"application/grpc+proto", b"application/grpc;charset=utf-8", b"application/GRPC"]
+    "kind",
+    [
+        b"application/grpc+proto",
+        b"application/grpc;charset=utf-8",
+        b"application/grpc ; a=b",
+        b"application/GRPC",
+    ],
 )
 def test_content_types(kind: bytes) -> None:
     echo = Echo()

@@ -266,7 +266,7 @@ _METHOD_NOT_ALLOWED = 405
 _IS_METADATA_NAME = re.compile(r"[0-9a-z_.\-]+").fullmatch
 _IS_METADATA_VALUE = re.compile(rb"[ -~]*").fullmatch
 # Other message formats than protobuf ("+json") would be taken for it.
-_IS_GRPC = re.compile(rb"application/grpc(?:\+proto)?(?:;.*)?").fullmatch
+_IS_GRPC = re.compile(rb"application/grpc(?:\+proto)?(?:[ \t]*;.*)?").fullmatch
 _IS_TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])").fullmatch
 _UNITS_S = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 _OF_PROTOCOL = frozenset(
