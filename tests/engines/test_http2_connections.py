@@ -204,6 +204,25 @@ def test_calls_of_a_peer_that_gives_no_window_are_given_up() -> None:
         assert next(read_frames(connection)).kind == frames.PING
 
 
+def test_an_answer_that_waits_for_a_window_on_a_young_connection_is_kept() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        engine = Server({}, Limits(unread_timeout_s=60))
+        engine.open()
+        connection = Http2Protocol(engine, ours, None)
+        no_window = frames.settings({frames.Setting.INITIAL_WINDOW_SIZE: 0})
+        # Of no method: answered as HTTP is, with content.
+        connection.receive(frames.PREFACE + no_window + headers(1, [*CALL[:3]], ends=True))
+        now_s = time.monotonic()
+        for after_s in (1, 2, 59):
+            connection.look(now_s + after_s)
+        kept = list(connection.grpc.http.streams)
+        connection.look(now_s + 120)
+        assert (kept, list(connection.grpc.http.streams)) == ([1], [])
+        connection.abort()
+        engine.close()
+
+
 def test_messages_of_calls_that_are_given_up_are_not_kept_until_a_thread_is_free() -> None:
     """What a connection holds is bounded, and these were counted no more."""
     began, release, size = threading.Event(), threading.Event(), 1_000_000

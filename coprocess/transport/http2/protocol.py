@@ -56,7 +56,7 @@ class Http2Protocol:
         #: What must come.
         self._awaits_rest_of: object = None
         #: Since when DATA waits for a window, and what of such had been sent then.
-        self._windowless_since_s = 0.0
+        self._windowless_since_s = now_s
         self._late_frames_before = 0
         self._pinged_s = 0.0
         #: When GOAWAY was announced, and when calls are given up for it.
