@@ -11,6 +11,14 @@ import threading
 from coprocess.transport.engine import BidiRpc, EngineOptions, Methods
 from coprocess.transport.http2_engine import Http2Engine
 
+OPTIONS = EngineOptions(
+    max_message_bytes=4 << 20,
+    min_threads=2,
+    max_threads=4,
+    max_concurrent_streams=1000,
+    max_metadata_bytes=16_384,
+)
+
 
 def echo(rpc: BidiRpc) -> None:
     def answer(message: bytes) -> None:
@@ -20,15 +28,7 @@ def echo(rpc: BidiRpc) -> None:
 
 
 def main() -> None:
-    engine = Http2Engine(
-        EngineOptions(
-            max_message_bytes=4 << 20,
-            min_threads=1,
-            max_threads=4,
-            max_concurrent_streams=1000,
-            max_metadata_bytes=16_384,
-        )
-    )
+    engine = Http2Engine(OPTIONS)
     engine.listen(sys.argv[1])
     engine.start(Methods(bidi={"/bench.Bare/Stream": echo}))
     threading.Event().wait()

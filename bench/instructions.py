@@ -24,7 +24,7 @@ from pathlib import Path
 
 import kong
 import web
-from bare_stream import echo
+from bare_stream import OPTIONS, echo
 from hpack import Encoder
 from objects import pre_object
 
@@ -40,7 +40,7 @@ from coprocess.runtime import chained, in_process, pace, service
 from coprocess.runtime.registration import GatewayOptions, Registration
 from coprocess.runtime.service import Service
 from coprocess.runtime.service_options import ServiceOptions
-from coprocess.transport.engine import EngineOptions, Methods, Rpc
+from coprocess.transport.engine import Methods, Rpc
 from coprocess.transport.http2 import frames, loop_turn, turns
 from coprocess.transport.http2_engine import Http2Engine
 
@@ -50,13 +50,6 @@ WARM_UP, FEW, MANY = 8, 8, 40
 
 _WINDOW_BYTES = 1 << 30
 
-OPTIONS = EngineOptions(
-    max_message_bytes=4 << 20,
-    min_threads=2,
-    max_threads=4,
-    max_concurrent_streams=1000,
-    max_metadata_bytes=16_384,
-)
 #: Makes so many calls at one time.
 Step = Callable[[], None]
 #: What a client sends for a stream, part by part, each once the one before is answered.

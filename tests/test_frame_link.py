@@ -165,6 +165,34 @@ def test_a_call_that_is_given_up_while_it_waits_for_a_thread_is_not_run() -> Non
             worker.stop()
 
 
+def test_calls_that_are_given_up_are_not_kept_until_a_thread_is_free() -> None:
+    """All threads may be busy for long, and each call may have a large message."""
+    began, release = threading.Event(), threading.Event()
+    ours, theirs = socket.socketpair()
+
+    def handler(rpc: Rpc) -> None:
+        began.set()
+        release.wait(PATIENCE_S)
+        rpc.respond(rpc.payload)
+
+    worker = PipeEngine(theirs, ["/test/Call"], engine_options(min_threads=1, max_threads=1))
+    with side(ours) as front:
+        worker.start(Methods(unary={"/test/Call": handler}))
+        try:
+            assert front.link.send(1, 0, b"runs")
+            assert began.wait(PATIENCE_S)
+            assert front.link.send(2, 0, b"waits")
+            for number in range(3, 35):
+                assert front.link.send(number, 0, b"is given up")
+                assert front.link.send(number, CANCEL, b"")
+            answers = [front.frame() for _ in range(32)]
+            assert {(kind, body) for _, kind, body in answers} == {(Status.CANCELLED, b"the client gave up")}
+            assert {call_id for call_id, _, _ in answers} == set(range(3, 35))
+        finally:
+            release.set()
+            worker.stop()
+
+
 class Broken:
     """What has something to write, and cannot."""
 

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
+import socket
+import ssl
 import subprocess
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import grpc
@@ -18,10 +23,13 @@ from coprocess.gateways.tyk.wire import DISPATCH, Object
 from coprocess.process.options import engine_options
 from coprocess.process.settings_loading import load_settings
 from coprocess.transport.engines import make_engine
+from coprocess.transport.http2.limits import Limits
+from coprocess.transport.http2.server import Server
+from coprocess.transport.tls import TlsFiles
 from tests import forked
 from tests.objects import make_object
 from tests.serve_process import ServeProcess, stamping, write
-from tests.server import PATIENCE_S
+from tests.server import PATIENCE_S, until
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates")
 
@@ -112,6 +120,36 @@ def test_tls_also_on_a_public_address(handlers: Path, pki: dict[str, Certificate
             plain: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(DISPATCH)
             with pytest.raises(grpc.RpcError):
                 plain(b"", timeout=PATIENCE_S)
+
+
+def test_handshakes_of_many_at_one_time_leave_others_their_turn(pki: dict[str, Certificate]) -> None:
+    """Once, all were made before any other connection was looked at."""
+    tls = TlsFiles(pki["server"].cert, pki["server"].key).server_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    incoming, hello = ssl.MemoryBIO(), ssl.MemoryBIO()
+    with pytest.raises(ssl.SSLWantReadError):
+        context.wrap_bio(incoming, hello, server_hostname="localhost").do_handshake()
+    first = hello.read()
+    with ExitStack() as at_end:
+        server = Server({}, Limits())
+        at_end.callback(server.close)
+        bound = at_end.enter_context(socket.create_server(("127.0.0.1", 0)))
+        server.listen(bound, tls)
+        clients = [
+            at_end.enter_context(socket.create_connection(bound.getsockname(), PATIENCE_S)) for _ in range(20)
+        ]
+        for client in clients:
+            client.sendall(first)
+        answered: list[int] = []
+
+        def are_all_answered() -> bool:
+            server.poll(0.0)
+            readable, _, _ = select.select(clients, [], [], 0)
+            answered.append(len(readable))
+            return len(readable) == len(clients)
+
+        until(are_all_answered)
+        assert max(after - before for before, after in pairwise([0, *answered])) <= 4
 
 
 @with_tls

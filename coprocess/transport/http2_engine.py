@@ -134,8 +134,10 @@ class Http2Rpc(StreamRpc):
         """With the server's lock, which no callback may be run with."""
         self.is_over = True
         cancellation = self._cancellation
-        if not self._is_answered and cancellation is not None:
-            self._engine.callbacks.append(cancellation.tell)
+        if not self._is_answered:
+            if cancellation is not None:
+                self._engine.callbacks.append(cancellation.tell)
+            self._engine.given_up(self)
 
     def metadata(self) -> Metadata:
         metadata: Metadata = self._stream.fields.request.metadata
@@ -396,6 +398,8 @@ class Http2Engine(Engine):
         #: Methods whose handlers have said that they run on a loop, or elsewhere where they may not.
         self._loop_methods: set[str] = set()
         self._threads: WorkerThreads[_Task] | None = None
+        #: Of calls that were given up: perhaps they wait for a thread, and are kept until then.
+        self._given_up_bytes = 0
 
     def _begin(
         self,
@@ -437,6 +441,13 @@ class Http2Engine(Engine):
             if rpc.is_compressed and not rpc.unpack():
                 return
         self._handlers[rpc.method](rpc)
+
+    def given_up(self, rpc: Http2Rpc) -> None:
+        """See that those that wait for a thread do not become too many. With the server's lock."""
+        self._given_up_bytes += len(rpc.payload) + _CALL_BYTES
+        if self._given_up_bytes > _MOST_GIVEN_UP_BYTES:
+            self._given_up_bytes = 0
+            self._turns.drop(_is_over)
 
     def runs_on(self, path: str, loop: HandlersLoop) -> None:
         self._loop_methods.add(path)
@@ -563,6 +574,10 @@ def _both(first: Callable[[], None], second: Callable[[], None]) -> Callable[[],
     return call
 
 
+def _is_over(task: _Task) -> bool:
+    return isinstance(task, Http2Rpc) and task.is_over
+
+
 def _ignore(message: bytes) -> None: ...
 
 
@@ -575,5 +590,8 @@ log = structlog.get_logger("coprocess")
 
 #: Reading a message of that size takes long already.
 _LARGE_BYTES = 128 * 1024
+#: What a call takes beside its message.
+_CALL_BYTES = 1024
+_MOST_GIVEN_UP_BYTES = 16 * 1024 * 1024
 _FLUSH_S = 1.0
 _DRAIN_MARGIN_S = 10.0

@@ -145,6 +145,8 @@ class PipeEngine(Engine):
         self._threads: WorkerThreads[_PipeRpc] | None = None
         self._on_end: Callable[[], None] = lambda: None
         self._is_announced = False
+        #: Calls, perhaps among those that wait for a thread.
+        self._given_up = 0
         self._stopped = threading.Event()
         #: The longest time limit of the hooks, for the front.
         self.longest_limit_s: Callable[[], float] = lambda: 0.0
@@ -208,7 +210,7 @@ class PipeEngine(Engine):
                 continue
             if kind == CANCEL:
                 # It calls back, and the server's lock is held here.
-                self._server.callbacks.append(partial(self.cancels.is_over, call_id))
+                self._server.callbacks.append(partial(self._give_up, call_id))
                 continue
             metadata: Metadata = ()
             allowed_s: float | None = None
@@ -221,6 +223,23 @@ class PipeEngine(Engine):
                 metadata, body = unpack_metadata(body)
             tasks.append(_PipeRpc(self, call_id, paths[kind], body, metadata, allowed_s))
 
+    def _give_up(self, call_id: int) -> None:
+        """Nobody waits for a call any more. Those that wait for a thread do not become too many."""
+        self.cancels.is_over(call_id)
+        self._given_up += 1
+        if self._given_up < _MOST_GIVEN_UP:
+            return
+        self._given_up = 0
+        over = self.cancels.over
+        with self._server.lock:
+            dropped = self._turns.drop(lambda rpc: rpc._call_id in over)
+        for rpc in dropped:
+            self._refuse_given_up(rpc)
+
+    @staticmethod
+    def _refuse_given_up(rpc: _PipeRpc) -> None:
+        rpc.fail(Status.CANCELLED, "the client gave up")
+
     def _front_is_gone(self) -> None:
         self._stopped.set()
         # Its clients are, too: nothing is left to drain for, but where it wants no more of this worker.
@@ -231,7 +250,7 @@ class PipeEngine(Engine):
         if not rpc.method:
             return
         if rpc._call_id in self.cancels.over:
-            rpc.fail(Status.CANCELLED, "the client gave up")  # While it waited for a thread.
+            self._refuse_given_up(rpc)  # While it waited for a thread.
             return
         self._methods.unary[rpc.method](rpc)
 
@@ -265,4 +284,6 @@ def _no_call(engine: PipeEngine) -> _PipeRpc:
     return _PipeRpc(engine, 0, "", b"", (), None)
 
 
+#: Each may have a large message.
+_MOST_GIVEN_UP = 16
 _FLUSH_S = 1.0

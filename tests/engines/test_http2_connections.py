@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import selectors
 import socket
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
 from hpack import Decoder
 
 from coprocess.transport.engine import Rpc
-from coprocess.transport.http2 import frames, server
+from coprocess.transport.http2 import frames, protocol, server
 from coprocess.transport.http2.frames import ErrorCode
+from coprocess.transport.http2.grpc_connection import Call, GrpcConnection, Method
+from coprocess.transport.http2.grpc_wire import Request
 from coprocess.transport.http2.limits import Limits
-from coprocess.transport.http2_engine import Http2Engine
+from coprocess.transport.http2.protocol import Http2Protocol
+from coprocess.transport.http2.server import Server
+from coprocess.transport.http2.streams import Stream
+from coprocess.transport.http2_engine import Http2Engine, Http2Rpc
 from tests.engines.hooks import methods, tcp_connection
-from tests.http2.peer import CALL, START, Fields, Frame, headers, message
+from tests.http2.peer import CALL, START, EchoCall, Fields, Frame, call, headers, message
 from tests.server import PATIENCE_S, Client, engine_options, until
 
 METHOD_CALL: Fields = [*CALL[:2], (b":path", b"/coprocess.Dispatcher/Dispatch"), *CALL[3:]]
@@ -61,6 +68,28 @@ def test_what_was_begun_must_end_in_time(sent: bytes) -> None:
     with limited(frame_timeout_s=0.1) as address, tcp_connection(address) as connection:
         connection.sendall(sent)
         assert goaways(connection)[-1][1] == ErrorCode.PROTOCOL_ERROR
+
+
+def test_a_peer_that_sends_without_a_pause_is_within_a_frame_whenever_one_looks() -> None:
+    """Each frame has its time, and not all of them together."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        engine = Server({}, Limits(frame_timeout_s=30, keepalive_s=0))
+        engine.open()
+        connection = Http2Protocol(engine, ours, None)
+        ping = frames.frame(frames.PING, 0, 0, bytes(8))
+        now_s = time.monotonic()
+        connection.receive(START + ping[:5])
+        for _ in range(10):
+            now_s += 20
+            connection.look(now_s)
+            connection.receive(ping[5:] + ping[:5])
+        was_closing = connection.is_closing
+        connection.look(now_s + 20)
+        connection.look(now_s + 51)  # Nothing came meanwhile.
+        assert (was_closing, connection.is_closing) == (False, True)
+        connection.abort()
+        engine.close()
 
 
 def test_a_message_that_does_not_come_is_not_waited_for() -> None:
@@ -161,6 +190,153 @@ def test_a_peer_that_reads_nothing_is_gone() -> None:
 
         until(is_gone)
         connection.close()
+
+
+def test_calls_of_a_peer_that_gives_no_window_are_given_up() -> None:
+    """It answers each PING, and would keep them for ever."""
+    with limited(unread_timeout_s=0.1) as address, tcp_connection(address) as connection:
+        connection.sendall(frames.PREFACE + frames.settings({frames.Setting.INITIAL_WINDOW_SIZE: 0}))
+        connection.sendall(headers(1, METHOD_CALL) + frames.frame(frames.DATA, 1, 1, message(b"hello")))
+        reset = next(frame for frame in read_frames(connection) if frame.kind == frames.RST_STREAM)
+        assert (reset.stream_id, int.from_bytes(reset.payload, "big")) == (1, ErrorCode.CANCEL)
+        # The connection goes on.
+        connection.sendall(frames.frame(frames.PING, 0, 0, bytes(8)))
+        assert next(read_frames(connection)).kind == frames.PING
+
+
+def test_an_answer_that_waits_for_a_window_on_a_young_connection_is_kept() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        engine = Server({}, Limits(unread_timeout_s=60))
+        engine.open()
+        connection = Http2Protocol(engine, ours, None)
+        no_window = frames.settings({frames.Setting.INITIAL_WINDOW_SIZE: 0})
+        # Of no method: answered as HTTP is, with content.
+        connection.receive(frames.PREFACE + no_window + headers(1, [*CALL[:3]], ends=True))
+        now_s = time.monotonic()
+        for after_s in (1, 2, 59):
+            connection.look(now_s + after_s)
+        kept = list(connection.grpc.http.streams)
+        connection.look(now_s + 120)
+        assert (kept, list(connection.grpc.http.streams)) == ([1], [])
+        connection.abort()
+        engine.close()
+
+
+def test_messages_of_calls_that_are_given_up_are_not_kept_until_a_thread_is_free() -> None:
+    """What a connection holds is bounded, and these were counted no more."""
+    began, release, size = threading.Event(), threading.Event(), 1_000_000
+
+    def wait(rpc: Rpc) -> None:
+        began.set()
+        release.wait(PATIENCE_S)
+        rpc.respond(b"")
+
+    engine = Http2Engine(engine_options(min_threads=1, max_threads=1))
+    address = engine.listen("127.0.0.1:0")
+    engine.start(methods(wait))
+    raw = message(bytes(size))
+    pieces = [raw[at : at + 16_384] for at in range(0, len(raw), 16_384)]
+    try:
+        with tcp_connection(address) as connection:
+            connection.sendall(START + call(1, b"", METHOD_CALL))
+            assert began.wait(PATIENCE_S)
+            for number in range(3, 101, 2):
+                connection.sendall(headers(number, METHOD_CALL))
+                for piece in pieces:
+                    ends = frames.END_STREAM if piece is pieces[-1] else 0
+                    connection.sendall(frames.frame(frames.DATA, ends, number, piece))
+                connection.sendall(frames.rst_stream(number, ErrorCode.CANCEL))
+            connection.sendall(frames.frame(frames.PING, 0, 0, bytes(8)))
+            next(frame for frame in read_frames(connection) if frame.kind == frames.PING)
+            # All have come.
+            assert len([task for task in engine.tasks if isinstance(task, Http2Rpc)]) < 20
+    finally:
+        release.set()
+        engine.stop()
+
+
+def test_calls_of_a_connection_that_failed_end_with_it() -> None:
+    """Once, they went on while its last bytes waited to be read, up to 10 s: nobody could be answered."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        methods = {"/test.Echo/Unary": Method(begin=lambda grpc, stream, *others: EchoCall(stream, *others))}
+        engine = Server(methods, Limits())
+        engine.open()
+        engine._poller.add(ours, selectors.EVENT_READ, lambda events: None)
+        connection = Http2Protocol(engine, ours, None)
+        connection.receive(START + call(1))
+        with suppress(BlockingIOError):
+            while ours.send(bytes(65_536)):
+                pass  # It reads nothing.
+        echo = connection.grpc.http.streams[1].call
+        connection.receive(frames.frame(frames.PING, 0, 1, bytes(8)))
+        assert not connection.is_gone
+        assert echo.is_cancelled
+        connection.abort()
+        engine.close()
+
+
+def test_the_first_call_of_a_connection_is_not_lost_as_it_drains(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, the connection was reset where its preface had not been read."""
+    # By whoever polls, once the call is read.
+    monkeypatch.setattr(server, "_LAST_ID_S", PATIENCE_S)
+    monkeypatch.setattr(protocol, "_END_PING_S", 0.0)
+
+    def answer(grpc: GrpcConnection, stream: Stream, request: Request, payload: bytes, packed: bool) -> Call:
+        grpc.respond(stream, payload)
+        return EchoCall(stream, request, payload, packed)
+
+    engine = Server({"/test.Echo/Unary": Method(begin=answer)}, Limits())
+    bound = socket.create_server(("127.0.0.1", 0))
+    engine.listen(bound)
+    with socket.create_connection(bound.getsockname(), PATIENCE_S) as connection:
+
+        def is_accepted() -> bool:
+            engine.poll(0.0)
+            return len(engine._connections) == 1
+
+        until(is_accepted)
+        connection.sendall(START + call(1))
+        drains = threading.Thread(target=engine.drain, args=(PATIENCE_S,), daemon=True)
+        drains.start()
+
+        def is_over() -> bool:
+            with engine.lock:
+                engine.prepare(wait=False)
+            engine.poll(0.0)
+            return not engine._connections and not drains.is_alive()
+
+        until(is_over)
+        found = list(read_frames(connection))
+    assert [frame.payload for frame in found if frame.kind == frames.DATA] == [message(b"hello")]
+    assert [frame.payload[:4] for frame in found if frame.kind == frames.GOAWAY][-1] == bytes((0, 0, 0, 1))
+    engine.close()
+
+
+def test_a_ping_that_nobody_sent_is_acknowledged_for_nothing() -> None:
+    with limited() as address, tcp_connection(address) as connection:
+        connection.sendall(START + frames.frame(frames.PING, frames.ACK, 0, b"the end?"))
+        connection.sendall(call(1, b"hello", METHOD_CALL))
+        found = []
+        for frame in read_frames(connection):
+            found.append(frame.kind)
+            if frame.kind == frames.DATA:
+                break
+        assert frames.GOAWAY not in found
+
+
+def test_a_connection_that_comes_as_it_drains_is_no_fault(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    engine = Server({}, Limits())
+    bound = socket.create_server(("127.0.0.1", 0))
+    engine.listen(bound)
+    engine.drain(1.0)
+    engine._accept(bound, None)  # It was on its way.
+    assert "cannot be accepted" not in str(capsys.readouterr())
+    engine.close()
 
 
 def test_an_inherited_socket() -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -14,8 +18,12 @@ from coprocess.transport.alarm import Alarm, SleepingAlarm, make_alarm
 from coprocess.transport.engine import Rpc
 from coprocess.transport.engines import EngineChoice, is_compiled
 from coprocess.transport.http2.limits import Limits
+from coprocess.transport.http2.loop_turn import LoopTurn
 from coprocess.transport.http2.server import Server
-from tests.engines.hooks import bare
+from coprocess.transport.http2.turns import Turns, _Turn
+from coprocess.transport.workers import WorkerThreads
+from tests.engines.hooks import bare, tcp_connection
+from tests.http2.peer import START
 from tests.objects import hook_table, make_object
 from tests.server import PATIENCE_S, serving, until
 
@@ -68,13 +76,12 @@ def test_a_hook_that_is_slow_now_and_then_holds_up_nobody(
     alarm: Callable[[float], Alarm], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("coprocess.transport.http2.turns.make_alarm", alarm)
-    release = threading.Event()
-    calls = 0
+    release, has_begun = threading.Event(), threading.Event()
+    numbers = itertools.count(1)  # On a busy machine several threads count.
 
     def handler() -> None:
-        nonlocal calls
-        calls += 1
-        if calls == 100:
+        if next(numbers) == 100:
+            has_begun.set()
             release.wait(PATIENCE_S)
 
     with serving(hook_table(HookType.Pre, handler), engine=HTTP2) as server:
@@ -82,7 +89,7 @@ def test_a_hook_that_is_slow_now_and_then_holds_up_nobody(
         for call in started:
             assert call.result(timeout=PATIENCE_S)
         slow = server.client.future(make_object())
-        until(lambda: calls == 100)
+        assert has_begun.wait(PATIENCE_S)
         for _ in range(100):
             assert server.client.dispatch(make_object())
         assert not slow.done()
@@ -203,6 +210,82 @@ def test_a_fault_while_it_polls_leaves_somebody_to_poll() -> None:
         server.wake()
         assert failed.wait(PATIENCE_S)
         assert client.raw(b"after", timeout=PATIENCE_S) == b"after"
+
+
+def test_a_task_that_another_takes_meanwhile_is_waited_for_no_longer() -> None:
+    """Who polls takes tasks without the lock: there may be none any more for who saw one."""
+
+    class JustTaken(deque[Any]):
+        def __bool__(self) -> bool:
+            return True
+
+    engine = Server({}, Limits())
+    turns: Turns[Any] = Turns(engine, _nothing, None)
+    turns.tasks = JustTaken()
+    turns._turn = _Turn(0)  # Another polls.
+    taken: list[Any] = []
+    thread = threading.Thread(target=lambda: taken.append(turns.take()), daemon=True)
+    thread.start()
+    until(lambda: bool(turns._idle))
+    turns._turn = None
+    turns.stop(PATIENCE_S)
+    thread.join(PATIENCE_S)
+    assert taken == [None]
+
+
+def test_a_loop_that_is_blocked_as_it_is_given_the_turn_is_found_so() -> None:
+    """Also where the watcher has looked just before: it sleeps until the next task."""
+
+    class Blocked:
+        thread_id = 1
+        is_reading = False
+        current = None
+        has_tasks = True
+
+        def __init__(self) -> None:
+            self.on_end: list[Callable[[], None]] = []
+
+        def call_soon(self, callback: Callable[..., object], *arguments: Any) -> bool:
+            return True
+
+    engine = Server({}, Limits())
+    engine.open()
+    turns: Turns[Any] = Turns(engine, _nothing, None)
+    turns.start(WorkerThreads("test", turns.take, _nothing, minimum=1, maximum=1))
+    loop: Any = Blocked()
+    turns.runs_on(loop)
+    turns._turn = turn = _Turn(0)
+    turns._lend(turn)
+    assert isinstance(turns._turn, LoopTurn)
+    engine.callbacks.append(lambda: None)
+    until(lambda: not isinstance(turns._turn, LoopTurn))
+    turns.stop(PATIENCE_S)
+    engine.close()
+
+
+def test_a_connection_that_cannot_be_read_ends_and_the_others_go_on() -> None:
+    class Broken(socket.socket):
+        def recv(self, *arguments: Any) -> bytes:
+            raise RuntimeError("a fault of ours")
+
+    def handler(rpc: Rpc) -> None:
+        rpc.respond(rpc.payload)
+
+    with (
+        bare(HTTP2, handler) as (client, engine),
+        tcp_connection(client.address) as connection,
+    ):
+        inside: Any = engine.poller
+        connection.sendall(START)
+        connection.recv(1)
+        with inside.lock:
+            (broken,) = inside._connections
+            broken._socket = Broken(fileno=broken._socket.detach())
+        connection.sendall(b"x")
+        with suppress(ConnectionResetError):
+            while connection.recv(1024):
+                pass
+        assert client.raw(b"beside", timeout=PATIENCE_S) == b"beside"
 
 
 @pytest.mark.skipif(is_compiled(), reason="a compiled class takes no fault from outside")

@@ -212,7 +212,7 @@ class _Play:
         choice = self._source.number()
         if choice == 1:
             http.announce_end()
-        elif choice == 2 and http.is_open:
+        elif choice == 2:
             http.end()
         elif choice == 3:
             self._echo.grpc.give_up("over")
@@ -220,6 +220,8 @@ class _Play:
             self._echo.grpc.drop_overdue(1e9)
         elif choice == 5:
             http.sending.set_writable(bool(self._source.below(2)))
+        elif choice == 6:
+            self._echo.grpc.drop_unread()
 
 
 def pieces_make_no_difference(source: Source) -> None:

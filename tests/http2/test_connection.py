@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import struct
 
 import pytest
 
+from coprocess.errors import Status
 from coprocess.transport.http2 import frames
 from coprocess.transport.http2.frames import ErrorCode, Setting
 from coprocess.transport.http2.frames import ErrorCode as E
@@ -16,8 +18,10 @@ from tests.http2.peer import (
     CALL,
     PSEUDO,
     START,
+    STREAM_CALL,
     ConnectionClosed,
     DataReceived,
+    Echo,
     Event,
     Fields,
     Frame,
@@ -123,6 +127,14 @@ CONNECTION_ERRORS = {
     "broken HPACK": (frame(1, frames.END_HEADERS, 1, b"\xff\xff\xff\xff\xff\xff"), E.COMPRESSION_ERROR),
     "an unknown index": (frame(1, frames.END_HEADERS, 1, b"\xbe"), E.COMPRESSION_ERROR),
     "a table that is too large": (frame(1, frames.END_HEADERS, 1, b"\x3f\xe2\x1f"), E.COMPRESSION_ERROR),
+    "more than two sizes of the table": (
+        frame(1, frames.END_HEADERS, 1, b"\x20\x3f\xe1\x1f\x20" + block(CALL)),
+        E.COMPRESSION_ERROR,
+    ),
+    "a size of the table after a field": (
+        frame(1, frames.END_HEADERS, 1, block(CALL) + b"\x20"),
+        E.COMPRESSION_ERROR,
+    ),
     "something between HEADERS and CONTINUATION": (
         headers(1, CALL, flags=0) + frame(6, 0, 0, bytes(8)),
         E.PROTOCOL_ERROR,
@@ -249,6 +261,15 @@ def test_what_was_on_its_way_to_a_stream_that_we_reset_is_ignored() -> None:
     assert not peer.connection.is_closed
 
 
+def test_what_was_on_its_way_to_many_streams_that_we_reset_is_ignored() -> None:
+    """All that may be open at one time, as where each is refused by its header fields."""
+    count = 2000
+    peer = started(Limits(max_concurrent_streams=count))
+    peer.send(b"".join(headers(2 * number + 1, with_field(b"X", b"y")) for number in range(count)))
+    assert peer.send(b"".join(data(2 * number + 1, b"x", ends=True) for number in range(count))) == []
+    assert not peer.connection.is_closed
+
+
 def test_frames_of_unknown_types_and_unknown_settings_are_ignored() -> None:
     peer = started()
     assert peer.send(frame(0x42, 0xFF, 77, b"x") + frame(4, 0, 0, struct.pack(">HL", 0x99, 5))) == []
@@ -270,11 +291,11 @@ def test_a_field_section_in_pieces() -> None:
     section = block(CALL)
     raw = frame(1, frames.END_STREAM, 1, section[:5]) + frame(9, 0, 1, section[5:9])
     assert peer.send(raw) == []
-    assert peer.connection.awaits_rest
+    assert peer.connection.awaits_rest_of is not None
     (event,) = peer.send(frame(9, frames.END_HEADERS, 1, section[9:]))
     assert isinstance(event, RequestReceived)
     assert (event.ended, event.stream.fields.fields) == (True, CALL)
-    assert not peer.connection.awaits_rest
+    assert peer.connection.awaits_rest_of is None
 
 
 def test_ping_and_settings_are_acknowledged() -> None:
@@ -372,6 +393,44 @@ def frames_of(peer: Peer, stream_id: int) -> list[Frame]:
 
 
 # The end of the connection.
+
+
+def test_streams_that_are_forgotten_while_they_wait_for_the_connections_window_are_not_kept() -> None:
+    echo = Echo()
+    echo.send(call(1))
+    echo.respond(0, bytes(65_530))  # All of the window.
+    for number in range(1, 1001):
+        echo.send(call(2 * number + 1))
+        echo.respond(number, b"hello")
+        if number % 100:
+            echo.send(frames.rst_stream(2 * number + 1, E.CANCEL))
+    assert len(echo.grpc.http.sending.ready) < 200
+    echo.send(frames.window_update(0, 65_535))
+    answered = [echo.response(200 * number + 1).content for number in range(1, 11)]
+    assert answered == [message(b"hello")] * 10
+    assert echo.grpc.http.sending.unsent_bytes == 0
+
+
+@pytest.mark.parametrize("size", [0, 4095])
+def test_a_peer_that_gives_a_smaller_table_is_told_that_it_is_so(size: int) -> None:
+    """At the start of the next field section, and of no other; else that is an error for it (§4.3.1)."""
+    echo = Echo()
+    echo.send(frames.settings({Setting.HEADER_TABLE_SIZE: size, Setting.MAX_FRAME_SIZE: 20_000}))
+    echo.peer.decoder.max_allowed_table_size = size
+    echo.send(call(1) + call(3))
+    echo.respond(0, b"hello")
+    echo.fail(1, Status.INTERNAL, "no")
+    assert echo.response(1).content == message(b"hello")
+    assert [echo.response(1).status, echo.response(3).status] == [0, Status.INTERNAL]
+    blocks = [each.payload for each in echo.peer.frames if each.kind == frames.HEADERS]
+    assert [each[:1] == b"\x20" for each in blocks] == [True, False, False]
+
+
+def test_a_large_table_needs_no_word() -> None:
+    echo = Echo()
+    echo.send(frames.settings({Setting.HEADER_TABLE_SIZE: 65_536}) + call(1))
+    echo.respond(0, b"hello")
+    assert not any(each.payload.startswith(b"\x20") for each in echo.peer.frames)
 
 
 def test_goaway_in_two_steps_loses_no_call() -> None:
@@ -508,6 +567,31 @@ def test_frames_are_taken_in_turns() -> None:
     assert [each for each in contents if each] == [message(b"hello")] * 1000
 
 
+MANY_FIELDS = [*CALL, *[(b"a", b"")] * 300]
+LABORIOUS = {
+    "fields": b"".join(
+        headers(number, [*MANY_FIELDS, (b"b", b"%d" % number)], ends=True) for number in range(3, 9, 2)
+    ),
+    "malformed fields": b"".join(
+        headers(number, [*MANY_FIELDS, (b"B", b"%d" % number)], ends=True) for number in range(3, 9, 2)
+    ),
+    "settings": 3 * frame(4, 0, 0, 300 * struct.pack(">HL", Setting.MAX_FRAME_SIZE, 16_384)),
+    "messages": 3 * data(1, 300 * message(b"")),
+    "much that is compressed": data(1, message(gzip.compress(bytes(1_000_000)), compressed=True)),
+}
+
+
+@pytest.mark.parametrize("raw", LABORIOUS.values(), ids=LABORIOUS)
+def test_few_frames_of_much_work_are_taken_at_once(raw: bytes) -> None:
+    echo, ping = Echo(), frame(6, 0, 0, bytes(8))
+    echo.send(headers(1, [*STREAM_CALL, (b"grpc-encoding", b"gzip")]))
+    echo.grpc.receive(raw + ping)
+    assert echo.grpc.http.is_behind
+    assert frames.PING not in [each.kind for each in echo.peer.read()]
+    echo.send(b"")
+    assert echo.peer.frames[-1].kind == frames.PING
+
+
 LIMITED = Limits(max_concurrent_streams=13, connection_window=70_000, stream_window=1000)
 #: What may come after ten calls, in one read.
 REQUESTS = {
@@ -552,7 +636,7 @@ def test_a_call_in_one_read_comes_to_the_same_as_one_in_pieces(raw: bytes, is_en
         sent = [(each.kind, each.flags, each.stream_id, each.payload) for each in peer.frames]
         # What a connection that has failed took before is of no matter.
         state = (connection._receive_window, windows, connection._ids.highest)
-        return connection.is_closed, found, sent, state, connection.awaits_rest
+        return connection.is_closed, found, sent, state, connection.awaits_rest_of is None
 
     assert outcome([raw]) == outcome([raw[at : at + 1] for at in range(len(raw))])
 

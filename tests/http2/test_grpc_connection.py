@@ -11,9 +11,15 @@ import pytest
 from coprocess.errors import Status
 from coprocess.transport.http2 import frames
 from coprocess.transport.http2.frames import ErrorCode, Setting
-from coprocess.transport.http2.grpc_wire import Refused, decompress, parse_timeout, percent_encode
+from coprocess.transport.http2.grpc_wire import (
+    Refused,
+    decompress,
+    parse_timeout,
+    percent_encode,
+    response_headers,
+)
 from coprocess.transport.http2.limits import Limits
-from tests.http2.peer import CALL, PSEUDO, STREAM_CALL, Echo, Fields, call, data, headers, message
+from tests.http2.peer import CALL, METHOD, PSEUDO, STREAM_CALL, Echo, Fields, call, data, headers, message
 
 SMALL = Limits(max_message_bytes=100, max_metadata_bytes=1000)
 
@@ -82,6 +88,17 @@ def test_a_message_that_is_too_large_is_refused_at_its_prefix() -> None:
     assert dict(response.fields)[b"grpc-message"] == b"the message is larger than the limit: 101 of 100 bytes"
 
 
+def test_a_call_that_was_refused_does_not_begin_while_its_answer_waits_for_a_window() -> None:
+    echo = Echo(SMALL)
+    echo.service.failed = {METHOD: lambda status, text: b"denied"}
+    echo.send(frames.settings({Setting.INITIAL_WINDOW_SIZE: 0}))
+    echo.send(headers(1, CALL) + data(1, message(bytes(101))[:5]))
+    echo.send(data(1, message(b"hello"), ends=True))
+    assert echo.calls == []
+    echo.send(frames.window_update(1, 1000))
+    assert echo.response(1).content == message(b"denied")
+
+
 def test_what_calls_hold_together_is_bounded() -> None:
     echo = Echo(Limits(max_held_bytes=1000))
     for number in (1, 3, 5):
@@ -119,8 +136,22 @@ def test_what_is_no_call_is_answered_as_http(fields: Fields, http_status: int) -
     assert (response.content[:8], response.ended) == (b"expected", True)
 
 
+def test_a_head_request_gets_no_content() -> None:
+    echo = Echo()
+    echo.send(headers(1, [(b":method", b"HEAD"), *CALL[1:]], ends=True))
+    response = echo.response(1)
+    assert dict(response.fields)[b":status"] == b"405"
+    assert (response.content, response.ended) == (b"", True)
+
+
 @pytest.mark.parametrize(
-    "kind", [b"application/grpc+proto", b"application/grpc;charset=utf-8", b"application/GRPC"]
+    "kind",
+    [
+        b"application/grpc+proto",
+        b"application/grpc;charset=utf-8",
+        b"application/grpc ; a=b",
+        b"application/GRPC",
+    ],
 )
 def test_content_types(kind: bytes) -> None:
     echo = Echo()
@@ -136,12 +167,13 @@ def test_metadata() -> None:
         (b"a", b"1"),
         (b"a", b"2"),
         (b"x-bin", padded + b"," + bare),
-        (b"y-bin", b"!"),
+        (b"y-bin", b"!"),  # No base64: left out.
+        (b"z-bin", b"AA!A"),
         (b"grpc-timeout", b"1S"),
     ]
     echo.send(call(1, fields=[*CALL, (b"user-agent", b"me"), *sent]))
     both = [("x-bin", raw + b"!")] * 2
-    assert [pair for pair in echo.calls[0].request.metadata if pair[0] != "y-bin"] == [
+    assert echo.calls[0].request.metadata == [
         ("user-agent", "me"),
         ("a", "1"),
         ("a", "2"),
@@ -259,7 +291,13 @@ def test_a_failure_is_trailers_only() -> None:
 
 def test_percent_encoding() -> None:
     assert percent_encode("plain ~!") == b"plain ~!"
+    # A field that begins or ends with a space is malformed.
+    assert percent_encode("  space ") == b"%20 space%20"
     assert percent_encode("%\0\x7f\ud800") == b"%25%00%7F?"
+
+
+def test_metadata_that_is_sent_begins_and_ends_with_no_space() -> None:
+    assert response_headers((("a", " b c "),)).data == response_headers((("a", "b c"),)).data
 
 
 def test_an_unknown_encoding() -> None:

@@ -35,9 +35,12 @@ class Connection(ConnectionLife):
         super().__init__(limits, receiver, clock)
         #: There are more frames: others should have their turn first.
         self.is_behind = False
-        self._fields = FieldDecoder(limits.max_metadata_bytes)
+        self._effort = 0
+        self._fields = FieldDecoder(limits.max_metadata_bytes, self.count_effort)
         #: What came of a frame that is not whole yet.
         self._buffer = b""
+        #: How many such frames there were.
+        self._begun = 0
         self._has_preface = False
         #: The frame that must come next: its type and stream.
         self._expected: tuple[int, int] | None = (frames.SETTINGS, 0)
@@ -81,14 +84,14 @@ class Connection(ConnectionLife):
             self.sending.control(frames.window_update(0, increment))
 
     @property
-    def is_open(self) -> bool:
-        """Whether the peer has sent its preface and SETTINGS."""
-        return self._has_preface and self._expected != (frames.SETTINGS, 0)
+    def awaits_rest_of(self) -> object:
+        """What the peer has begun and must end: the preface, a frame, or a field section. None: nothing.
 
-    @property
-    def awaits_rest(self) -> bool:
-        """Whether the peer has begun what it must end: the preface, a frame, or a field section."""
-        return bool(self._buffer) or self._expected is not None
+        It is the same object as long as it is the same one, and another for the next.
+        """
+        if self._expected is not None:
+            return self._expected
+        return self._begun if self._buffer else None
 
     # Receiving.
 
@@ -151,12 +154,25 @@ class Connection(ConnectionLife):
                 receive_by_type[kind](flags, stream_id, buffer[start:after])
             except StreamFailure as failure:
                 self._fail(stream_id, failure)
+            if self.is_behind:
+                break
         else:
             self.is_behind = True
-        self._buffer = buffer[position:] if position < end else b""
+        if position < end:
+            self._buffer = buffer[position:]
+            self._begun += position > 0
+        else:
+            self._buffer = b""
         # Once for all of a read: nothing is written before.
         if self._receive_window < self._half_connection_window:
             self._restore_connection_window()
+
+    def count_effort(self, steps: int) -> None:
+        """Of a frame with many steps: not as many of them are taken at once as of others."""
+        self._effort += steps
+        if self._effort > _STEPS_AT_ONCE:
+            self._effort = 0
+            self.is_behind = True
 
     def _receive_with_content(
         self, stream_id: int, block: bytes, buffer: bytes, position: int, end: int
@@ -360,13 +376,15 @@ class Connection(ConnectionLife):
         if len(payload) % _SETTING_BYTES:
             raise ConnectionFailure(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS has 6 bytes for each setting")
         self._expected = None
-        for setting, value in frames.parse_settings(payload):
+        settings = frames.parse_settings(payload)
+        for setting, value in settings:
             self._change_setting(setting, value)
+        self.count_effort(len(settings))
         self.sending.control(frames.SETTINGS_ACK)
         self.sending.pump()  # After the ACK: it tells from where on the new windows hold.
 
     def _change_setting(self, setting: int, value: int) -> None:
-        """§6.5.2. Those that are not named here do not concern a server that neither pushes nor indexes."""
+        """§6.5.2. Those that are not named here do not concern a server that does not push."""
         if setting == Setting.ENABLE_PUSH and value > 1:
             raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "SETTINGS_ENABLE_PUSH is 0 or 1")
         if setting == Setting.INITIAL_WINDOW_SIZE:
@@ -380,7 +398,9 @@ class Connection(ConnectionLife):
         elif setting == Setting.MAX_FRAME_SIZE:
             if not frames.SMALLEST_MAX_FRAME <= value <= frames.LARGEST_MAX_FRAME:
                 raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "SETTINGS_MAX_FRAME_SIZE out of range")
-            self.sending.max_frame = value
+            self.sending.change_max_frame(value)
+        elif setting == Setting.HEADER_TABLE_SIZE:
+            self.sending.change_table_size(value)
 
     def _receive_push_promise(self, flags: int, stream_id: int, payload: bytes) -> None:
         """§8.4."""
@@ -439,6 +459,8 @@ _HEADERS: Final = frames.HEADERS
 _FRAME_START = frames.FRAME_START.unpack_from
 #: Taken from one peer before the loop turns to the others.
 FRAMES_AT_ONCE: Final = 128
+#: Fields that are decoded, settings, and messages within a frame: so many take a millisecond or two.
+_STEPS_AT_ONCE: Final = 512
 _PRIORITY_BYTES: Final = 5
 _CODE_BYTES: Final = 4
 _SETTING_BYTES: Final = 6

@@ -26,7 +26,7 @@ class ConnectionLife:
         self.sending = Sending(self._local_end)
         self._idle_frames = IdleFrames(limits, self.sending.take_useful, clock)
         self._receiver = receiver
-        self._ids = StreamIds()
+        self._ids = StreamIds(limits.max_concurrent_streams)
 
     def _local_end(self, stream: Stream) -> None:
         """We have sent END_STREAM. A request that is still coming is of no more use (§8.1)."""

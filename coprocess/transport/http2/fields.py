@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 from hpack import Decoder, HPACKError, OversizedHeaderListError
@@ -36,8 +37,10 @@ class FieldDecoder:
     to call, as a deadline, their table would change all the time: so a peer is soon told to have none.
     """
 
-    def __init__(self, max_list_bytes: int) -> None:
+    def __init__(self, max_list_bytes: int, count_effort: Callable[[int], None]) -> None:
+        """`count_effort` is told how many fields were decoded."""
         self._max_list_bytes = max_list_bytes
+        self._count_effort = count_effort
         self._decoder = Decoder(max_header_list_size=max_block_bytes(max_list_bytes))
         self._decoder.header_table = self._table = _WatchedTable()
         #: Whether the last block left the table as it was.
@@ -77,6 +80,10 @@ class FieldDecoder:
             self._decode(block)
 
     def _decode(self, block: bytes) -> list[Field]:
+        if _HAS_MANY_UPDATES(block):
+            raise ConnectionFailure(
+                ErrorCode.COMPRESSION_ERROR, "a block with many changes of the table's size"
+            )
         table = self._table
         before = table.maxsize, len(table.dynamic_entries)
         table.has_grown = False
@@ -92,6 +99,7 @@ class FieldDecoder:
         self._is_same_again = not table.has_grown and before == (table.maxsize, len(table.dynamic_entries))
         if not self._is_same_again:
             self.seen.clear()
+        self._count_effort(len(fields))
         return fields
 
 
@@ -164,6 +172,8 @@ _OF_CONNECTIONS = frozenset(
 # §8.2.1: visible ASCII but for upper case letters and the colon.
 _IS_NAME = re.compile(rb"[!-9;-@\[-~]+").fullmatch
 _IS_NO_VALUE = re.compile(rb"[\0\r\n]|\A[ \t]|[ \t]\Z").search
+# RFC 7541 §4.2: two at most, of which each takes its time.
+_HAS_MANY_UPDATES = re.compile(rb"(?:[\x20-\x3e]|\x3f[\x80-\xff]*[\0-\x7f]){3}").match
 _MAX_DIGITS = 18
 _FIELD_OVERHEAD = 32
 # Of 1 KiB each at most, with what was made of them: some 200 KiB for a connection.

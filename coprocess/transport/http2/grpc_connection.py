@@ -135,6 +135,14 @@ class GrpcConnection:
             self.http.reset(stream, ErrorCode.CANCEL)
         return bool(overdue)
 
+    def drop_unread(self) -> None:
+        """Give up calls whose answers the peer does not read."""
+        for stream in list(self.http.streams.values()):
+            if stream.outgoing:
+                self._end_for_nobody(
+                    stream, Status.RESOURCE_EXHAUSTED, "the client does not read its replies"
+                )
+
     def give_up(self, text: str) -> None:
         """End the calls that are left."""
         for stream in list(self.http.streams.values()):
@@ -224,6 +232,8 @@ class GrpcConnection:
             if ended:
                 self._answer_http(stream, request)
             return
+        if stream.is_answered:
+            return  # It was refused, and its answer waits for a window.
         reader = stream.reader
         if reader is None:
             reader = stream.reader = _OneMessage(self._max_bytes)
@@ -242,12 +252,16 @@ class GrpcConnection:
         elif not ended and reader.keep(data):
             self._hold(stream, reader.held_bytes)
             return
+        effort = 0
         for is_compressed, message in reader.feed(data):
+            effort += 1
             if is_compressed:
                 message = grpc_wire.decompress(stream.fields.request.encoding, message, self._max_bytes)
+                effort += len(message) // _BYTES_UNPACKED_PER_STEP
             call.received(message)
             if stream.is_closed:
                 return
+        self.http.count_effort(effort)
         self._hold(stream, reader.held_bytes)
         if ended:
             if reader.held_bytes:
@@ -285,6 +299,9 @@ class GrpcConnection:
     def _answer_http(self, stream: Stream, refused: NotGrpc) -> None:
         headers, text = grpc_wire.http_response(refused.http_status, refused.text)
         sending = self._sending
+        if refused.is_head:
+            sending.trailers(stream, headers)
+            return
         sending.headers(stream, headers)
         sending.data(stream, text)
         sending.trailers(stream, NO_TRAILERS)
@@ -411,6 +428,8 @@ class _OneMessage:
 
 
 _MAX_SHOWN: Final = 200
+#: In the time that another message takes.
+_BYTES_UNPACKED_PER_STEP: Final = 1024
 # Of this module: each call looks for them.
 _HEADERS, _OK = grpc_wire.RESPONSE_HEADERS, grpc_wire.OK_TRAILERS
 #: The compressed-flag and the length.

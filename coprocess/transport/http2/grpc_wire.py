@@ -37,10 +37,12 @@ class Refused(Exception):
 class NotGrpc(Exception):
     """The request is no call, and is answered as HTTP is."""
 
-    def __init__(self, http_status: int, text: str) -> None:
+    def __init__(self, http_status: int, text: str, *, is_head: bool = False) -> None:
+        """`is_head`: the answer has no content (RFC 9110 §9.3.2)."""
         super().__init__(text)
         self.http_status = http_status
         self.text = text
+        self.is_head = is_head
 
 
 class Request:
@@ -52,7 +54,7 @@ class Request:
         """Raises NotGrpc and Refused."""
         named = dict(fields)
         if named[b":method"] != b"POST":
-            raise NotGrpc(405, "expected POST")
+            raise NotGrpc(405, "expected POST", is_head=named[b":method"] == b"HEAD")
         content_type = named.get(b"content-type", b"")
         if not _IS_GRPC(content_type.lower()):
             raise NotGrpc(415, "expected content-type application/grpc")
@@ -96,7 +98,7 @@ def parse_binary(value: bytes) -> Iterator[bytes]:
     for part in value.split(b","):
         text = part.strip()
         try:
-            yield base64.b64decode(text + b"=" * (-len(text) % 4))
+            yield base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
         except binascii.Error:
             continue  # Nothing that one could show a handler.
 
@@ -231,12 +233,16 @@ def _encode_metadata(metadata: SentMetadata) -> list[Field]:
         encoded = base64.b64encode(value).rstrip(b"=") if isinstance(value, bytes) else value.encode("ascii")
         if not _IS_METADATA_VALUE(encoded):
             raise ValueError(f"metadata {name!r}: expected printable ASCII")
-        fields.append((name.encode("ascii"), encoded))
+        # Space around it is not of the value, and would make the field malformed (RFC 9113 §8.2.1).
+        fields.append((name.encode("ascii"), encoded.strip(b" ")))
     return fields
 
 
 def percent_encode(text: str) -> bytes:
-    """ "Percent-Encoded": printable ASCII as it is, but for the percent sign."""
+    """ "Percent-Encoded": printable ASCII as it is, but for the percent sign, and for space around it.
+
+    A field value may not begin or end with a space (RFC 9113 §8.2.1).
+    """
     return _TO_ENCODE(lambda match: b"%%%02X" % match[0][0], text.encode("utf-8", "replace"))
 
 
@@ -260,7 +266,7 @@ _METHOD_NOT_ALLOWED = 405
 _IS_METADATA_NAME = re.compile(r"[0-9a-z_.\-]+").fullmatch
 _IS_METADATA_VALUE = re.compile(rb"[ -~]*").fullmatch
 # Other message formats than protobuf ("+json") would be taken for it.
-_IS_GRPC = re.compile(rb"application/grpc(?:\+proto)?(?:;.*)?").fullmatch
+_IS_GRPC = re.compile(rb"application/grpc(?:\+proto)?(?:[ \t]*;.*)?").fullmatch
 _IS_TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])").fullmatch
 _UNITS_S = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 _OF_PROTOCOL = frozenset(
@@ -268,7 +274,7 @@ _OF_PROTOCOL = frozenset(
 )
 # For zlib: gzip's format and zlib's, each with the largest window.
 _WINDOW_BITS = {"gzip": 31, "deflate": 15}
-_TO_ENCODE = re.compile(rb"[^ -$&-~]").sub
+_TO_ENCODE = re.compile(rb"[^ -$&-~]|\A | \Z").sub
 _HEADERS: list[Field] = [(b":status", b"200"), (b"content-type", b"application/grpc")]
 RESPONSE_HEADERS = make_block(_HEADERS)
 OK_TRAILERS = trailers(0, "", b"", (), only=False)

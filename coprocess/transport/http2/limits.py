@@ -36,7 +36,7 @@ class Limits:
     frame_timeout_s: float = 30.0
     #: From a unary call's headers to the end of its message.
     request_timeout_s: float = 120.0
-    #: Without a byte being read by a peer that has answers waiting.
+    #: Without a byte being read, or let out by a window, of a peer that has answers waiting.
     unread_timeout_s: float = 60.0
     #: Without a byte from the peer, until it is asked for a sign of life; and until that must be there.
     keepalive_s: float = 300.0

@@ -53,6 +53,11 @@ class Http2Protocol:
         self._began_s = self._heard_s = self._idle_since_s = now_s
         #: Since when what must be read, or must come, did not.
         self._unread_since_s = self._awaits_since_s = 0.0
+        #: What must come.
+        self._awaits_rest_of: object = None
+        #: Since when DATA waits for a window, and what of such had been sent then.
+        self._windowless_since_s = now_s
+        self._late_frames_before = 0
         self._pinged_s = 0.0
         #: When GOAWAY was announced, and when calls are given up for it.
         self._ending_s = self._give_up_s = 0.0
@@ -75,6 +80,9 @@ class Http2Protocol:
             self._server.end_failed(self)
 
     def _read(self) -> None:
+        tls = self._tls
+        if tls is not None and not tls.is_ready and not self._server.may_shake_hands():
+            return  # It is told again that there is something to read.
         try:
             data = self._socket.recv(self._read_bytes)
         except (BlockingIOError, InterruptedError):
@@ -89,8 +97,8 @@ class Http2Protocol:
         self._read_bytes = _READ_BYTES if len(data) < _READ_BYTES else _LONGER_READ_BYTES
         if self.is_closing:
             return  # Read all the same, that the peer's last bytes do not reset what it is told.
-        if self._tls is not None:
-            self._receive_secured(self._tls, data)
+        if tls is not None:
+            self._receive_secured(tls, data)
         else:
             self.receive(data)
 
@@ -231,6 +239,7 @@ class Http2Protocol:
         if self.is_gone or self.is_closing:
             return
         self.is_closing = True
+        self.grpc.lost()  # Nothing more is written for calls, where any are left.
         if self._tls is not None:
             self._tls.end()
             self._write_raw(self._tls.take())
@@ -281,16 +290,13 @@ class Http2Protocol:
     def begin_end(self, give_up_s: float) -> None:
         """GOAWAY in two steps, so that no call is lost that is on its way; then close (§6.8)."""
         if not self._ending_s and not self.is_closing:
-            if not self.grpc.http.is_open:
-                self.abort()
-                return
             self._ending_s, self._give_up_s = time.monotonic(), give_up_s
             self.grpc.http.announce_end()
             self.grpc.http.ping(_END_PING)
             self.write()
 
     def _ping_acknowledged(self, payload: bytes) -> None:
-        if payload == _END_PING:
+        if payload == _END_PING and self._ending_s:
             # After what was read with it: nothing is closed meanwhile.
             self._server.call_later(0.0, self._end_acknowledged, None)
 
@@ -326,16 +332,17 @@ class Http2Protocol:
             if now_s - self._began_s > _HANDSHAKE_S:
                 self.abort()
             return
-        if not http.awaits_rest:
-            self._awaits_since_s = 0.0
-        elif not self._awaits_since_s:
-            self._awaits_since_s = now_s
+        rest_of = http.awaits_rest_of
+        if rest_of is None or rest_of != self._awaits_rest_of:
+            # Another than before: who sends without a pause is nearly always within a frame.
+            self._awaits_rest_of, self._awaits_since_s = rest_of, now_s
         elif _is_over(now_s, self._awaits_since_s, limits.frame_timeout_s):
             self.fail(ErrorCode.PROTOCOL_ERROR, "a frame did not end in time")
             return
         if self._unread_since_s and _is_over(now_s, self._unread_since_s, limits.unread_timeout_s):
             self.abort()
             return
+        self._look_at_windows(now_s)
         if http.streams:
             self._idle_since_s = now_s
             if limits.request_timeout_s and self.grpc.drop_overdue(now_s):
@@ -351,6 +358,16 @@ class Http2Protocol:
             self.close_if_done()
             if now_s > self._give_up_s:
                 self.give_up()
+
+    def _look_at_windows(self, now_s: float) -> None:
+        """A peer may also read nothing by giving no window."""
+        sending = self._sending
+        is_waiting = sending.unsent_bytes and not self._unwritten
+        if not is_waiting or sending.late_frames != self._late_frames_before:
+            self._windowless_since_s, self._late_frames_before = now_s, sending.late_frames
+        elif _is_over(now_s, self._windowless_since_s, self._limits.unread_timeout_s):
+            self.grpc.drop_unread()
+            self.write()
 
     def _look_at_life(self, now_s: float) -> None:
         limits = self._limits

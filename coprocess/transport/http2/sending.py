@@ -44,17 +44,23 @@ class Sending:
         #: Answers, and DATA frames of use, since `take_useful`.
         self._useful = 0
         self._output: list[bytes | memoryview] = []
-        #: Streams with DATA and a window of their own, in turn.
+        #: Streams with DATA and a window of their own, in turn; perhaps some that were forgotten since.
         self.ready: deque[Stream] = deque()
+        self._forgotten = 0
         self.window = frames.FIRST_WINDOW
         # The peer's settings.
         self.initial_window = frames.FIRST_WINDOW
         self.max_frame = frames.SMALLEST_MAX_FRAME
+        #: What is sent in one piece at most; -1: the next field section must begin with `_NO_TABLE`.
+        self._longest_at_once = self.max_frame
+        self._table_size = _FIRST_TABLE_SIZE
         #: DATA bytes that may still go into the output.
         self._room = BATCH_BYTES
         self._is_writable = True
         #: DATA that waits, of all streams.
         self.unsent_bytes = 0
+        #: How many frames of what had waited were sent.
+        self.late_frames = 0
 
     def take(self) -> bytes:
         """What is to be written now."""
@@ -88,7 +94,7 @@ class Sending:
         size = len(message)
         length = size + _MESSAGE_PREFIX_BYTES
         if (
-            length > self.max_frame
+            length > self._longest_at_once
             or length > self.window
             or length > stream.send_window
             or length > self._room
@@ -122,13 +128,16 @@ class Sending:
         self._ended(stream)
 
     def headers(self, stream: Stream, block: Block) -> None:
-        if len(block.data) <= self.max_frame:
+        if len(block.data) <= self._longest_at_once:
             self._output.append(block.pack(block.prefix, stream.id, block.data))
         else:
             self._large_headers(stream, block.data, 0)
 
     def _large_headers(self, stream: Stream, block: bytes, flags: int) -> None:
         """HEADERS and CONTINUATION (§6.10)."""
+        if self._longest_at_once < 0:
+            self._longest_at_once = self.max_frame
+            block = _NO_TABLE + block
         kind = frames.HEADERS
         while len(block) > self.max_frame:
             self._output.append(frames.frame(kind, flags, stream.id, block[: self.max_frame]))
@@ -141,7 +150,7 @@ class Sending:
             return
         if not stream.outgoing:
             if (
-                length <= self.max_frame
+                length <= self._longest_at_once
                 and length <= self.window
                 and length <= stream.send_window
                 and length <= self._room
@@ -168,7 +177,7 @@ class Sending:
             return
         if block is NO_TRAILERS:
             self._output.append(frames.frame(frames.DATA, frames.END_STREAM, stream.id))
-        elif len(block.data) <= self.max_frame:
+        elif len(block.data) <= self._longest_at_once:
             self._output.append(block.pack(block.ending_prefix, stream.id, block.data))
         else:
             self._large_headers(stream, block.data, frames.END_STREAM)
@@ -181,6 +190,15 @@ class Sending:
             stream.outgoing.clear()
             self.unsent_bytes -= stream.unsent_bytes
             stream.unsent_bytes = 0
+            if stream.is_ready:
+                self._drop_forgotten()
+
+    def _drop_forgotten(self) -> None:
+        """One more was forgotten. They would be many, where the peer gives the connection no window."""
+        self._forgotten += 1
+        if self._forgotten > _FEW and self._forgotten > len(self.ready) >> 1:
+            self.ready = deque(stream for stream in self.ready if stream.outgoing)
+            self._forgotten = 0
 
     def widen(self, stream: Stream | None, increment: int) -> None:
         """WINDOW_UPDATE, of a stream or of the connection (§6.9.1)."""
@@ -194,6 +212,18 @@ class Sending:
             stream.send_window += increment
             self._make_ready(stream)
         self.pump()
+
+    def change_max_frame(self, size: int) -> None:
+        """SETTINGS_MAX_FRAME_SIZE."""
+        self.max_frame = size
+        if self._longest_at_once >= 0:
+            self._longest_at_once = size
+
+    def change_table_size(self, size: int) -> None:
+        """SETTINGS_HEADER_TABLE_SIZE. Who gives less than before must be told that it is so (§4.3.1)."""
+        if size < self._table_size:
+            self._longest_at_once = -1
+        self._table_size = size
 
     def change_initial_window(self, size: int, streams: list[Stream]) -> None:
         """SETTINGS_INITIAL_WINDOW_SIZE changes the windows of open streams, too (§6.9.2).
@@ -219,7 +249,10 @@ class Sending:
             stream = ready.popleft()
             stream.is_ready = False
             outgoing = stream.outgoing
-            if not outgoing or stream.send_window <= 0:
+            if not outgoing:
+                self._forgotten -= 1
+                continue
+            if stream.send_window <= 0:
                 continue
             chunk = outgoing.popleft()
             length = min(len(chunk), self.max_frame, self.window, stream.send_window, self._room)
@@ -230,6 +263,7 @@ class Sending:
             self._output += (frames.FRAME_START.pack(length << 8, 0, stream.id), chunk)
             self.window -= length
             self._room -= length
+            self.late_frames += 1
             self.unsent_bytes -= length
             stream.send_window -= length
             stream.unsent_bytes -= length
@@ -242,6 +276,10 @@ class Sending:
 
 
 _USEFUL_BYTES: Final = 1024
+_FEW: Final = 64
+_FIRST_TABLE_SIZE: Final = 4096
+#: A "Dynamic Table Size Update" to 0 (RFC 7541 §6.3), as nothing is ever put into the table.
+_NO_TABLE: Final = b"\x20"
 #: Of DATA: its length and type, flags, the stream's identifier; then the message's prefix.
 _MESSAGE_START = Struct(">LBLBL")
 _MESSAGE_PREFIX_BYTES: Final = 5

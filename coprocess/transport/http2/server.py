@@ -70,6 +70,8 @@ class Server:
         self._runs_callbacks = False
         #: How often answers were written.
         self.flushes = 0
+        #: Since sockets were asked last.
+        self._handshakes = 0
         self._is_open = False
         self._is_awake = False
         #: time.monotonic(), as of the last second or so.
@@ -218,6 +220,7 @@ class Server:
         self._spinning.woke()
         with self.lock:
             self._is_awake = True
+            self._handshakes = 0
             for ready, events in found:
                 ready(events)
             if self.behind:
@@ -277,6 +280,8 @@ class Server:
 
     def _accept(self, bound: socket.socket, tls: ssl.SSLContext | None) -> None:
         for _ in range(_ACCEPTED_AT_ONCE):
+            if self._is_draining:
+                return  # It was closed while this was on its way.
             try:
                 accepted, _address = bound.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -287,7 +292,7 @@ class Server:
                 self._poller.remove(bound)
                 self.call_later(_ACCEPT_PAUSE_S, self._listen_again, (bound, tls))
                 return
-            if self._is_draining or len(self._connections) >= self._max_connections:
+            if len(self._connections) >= self._max_connections:
                 accepted.close()
                 continue
             try:
@@ -304,6 +309,11 @@ class Server:
         self._connections.add(connection)
         self.watch(accepted, connection, selectors.EVENT_READ)
         connection.write()
+
+    def may_shake_hands(self) -> bool:
+        """Whether a connection may read of its TLS handshake, which takes long, before others had a turn."""
+        self._handshakes += 1
+        return self._handshakes <= _HANDSHAKES_AT_ONCE
 
     def remove(self, connection: Http2Protocol, bound: socket.socket) -> None:
         self._connections.discard(connection)
@@ -423,6 +433,8 @@ _get_ident = threading.get_ident
 _BACKLOG = 1024
 _ACCEPTED_AT_ONCE = 64
 _ACCEPT_PAUSE_S = 1.0
+#: Each takes a millisecond or two.
+_HANDSHAKES_AT_ONCE = 4
 _LOOK_INTERVAL_S = 1.0
 _STOP_INTERVAL_S = 0.002
 #: Clients that read their answers have so long for it.

@@ -11,15 +11,17 @@ from coprocess.transport.http2.frames import ConnectionFailure, ErrorCode
 class StreamIds:
     """Of one connection; how many are remembered is bounded."""
 
-    __slots__ = ("_closed", "_ignored", "closed", "highest", "last")
+    __slots__ = ("_closed", "_ignored", "_most_ignored", "closed", "highest", "last")
 
-    def __init__(self) -> None:
+    def __init__(self, max_concurrent_streams: int) -> None:
         #: That the peer has opened.
         self.highest = 0
         #: Streams above are not accepted any more: a GOAWAY said so.
         self.last = frames.MAX_STREAM_ID
         #: Closed by us, so that the peer may still send on them for a while.
         self._ignored: dict[int, None] = {}
+        # All that are open at one time may be closed by us, and the peer not have heard of it yet.
+        self._most_ignored = max(max_concurrent_streams, _REMEMBERED)
         #: Those closed last.
         self._closed: deque[int] = deque(maxlen=_REMEMBERED)
         #: To be called with each.
@@ -33,7 +35,7 @@ class StreamIds:
     def ignore(self, stream_id: int) -> None:
         """Have late frames on it pass."""
         self._ignored[stream_id] = None
-        if len(self._ignored) > _REMEMBERED:
+        if len(self._ignored) > self._most_ignored:
             del self._ignored[next(iter(self._ignored))]
 
     def check_not_idle(self, stream_id: int) -> None:

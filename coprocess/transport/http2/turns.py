@@ -10,6 +10,7 @@ is blocked.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -91,6 +92,21 @@ class Turns(Generic[Task]):
             self.tasks.append(task)
         self._server.wake()
 
+    def drop(self, is_over: Callable[[Task], bool]) -> list[Task]:
+        """Take out what waits and need not be run any more; what that was. With the lock.
+
+        Not the first: how long that waits tells whether all threads hang.
+        """
+        tasks = self.tasks
+        kept: list[Task] = []
+        dropped: list[Task] = []
+        with contextlib.suppress(IndexError):  # Others may take some meanwhile.
+            for _ in range(len(tasks)):
+                task = tasks.popleft()
+                (dropped if kept and is_over(task) else kept).append(task)
+        tasks.extendleft(reversed(kept))
+        return dropped
+
     def take(self) -> Task | None:
         """Wait for a task. None: there will be no more."""
         turn, wake = place = _Turn(threading.get_ident()), threading.Lock()
@@ -104,8 +120,8 @@ class Turns(Generic[Task]):
                         self._turn = turn
                         self._server.polling_thread = turn.thread_id
                     # Else the one that polls runs them: two would only wait for each other.
-                    elif self.tasks and not self._may_run and type(self._turn) is _Turn:
-                        return self.tasks.popleft()
+                    elif not self._may_run and type(self._turn) is _Turn and (found := self._pop()):
+                        return found[0]
                     else:
                         self._idle.append(place)
                 finally:
@@ -118,6 +134,13 @@ class Turns(Generic[Task]):
                 except BaseException:  # It is logged by whoever called this, and calls again.
                     self._give_up(turn)
                     raise
+
+    def _pop(self) -> list[Task]:
+        """A task, where there is one: who polls may be at the last just now."""
+        try:
+            return [self.tasks.popleft()]
+        except IndexError:
+            return []
 
     def _is_waiting(self, place: tuple[_Turn, threading.Lock]) -> bool:
         """Whether a thread has its place among those with nothing to do. False: it has the lock instead.
@@ -268,6 +291,9 @@ class Turns(Generic[Task]):
             lent.is_over = False
         if not lent.lend():
             self.take_back(lent)
+            return
+        # It may have rung just before, and the loop be blocked: nobody would see that.
+        self._alarm.put_off(time.monotonic())
 
     def holds(self, turn: object) -> bool:
         return self._turn is turn
