@@ -211,8 +211,8 @@ def test_a_loop_that_has_ended_is_replaced(engine: EngineChoice, release: thread
         assert stamped(server, "stamp") == "stamped"
         loop = loop_of(server)
         waits = server.client.future(make_object(hook_name="waits"))
-        # In flight is not enough: it could be handed over when the loop is replaced, and wait on the next. Nor
-        # that somebody has a task: the call before may still.
+        # In flight is not enough: it could be handed over when the loop is replaced, and wait on the next.
+        # Nor that somebody has a task: the call before may still.
         until(lambda: any(isinstance(owner, Call) and owner.hook_name == "waits" for owner in loop.owners))
         loop._is_over = True
         loop.call_soon(loop._loop.stop)
