@@ -97,6 +97,51 @@ class Plugin:
         for _ in range(2):
             assert kong.run(instance)[-1] == REFUSED
         served.wait_idle()
-    assert any("the kong of a request that has ended" in str(entry["event"]) for entry in logs)
+    assert any("the kong of a" in str(entry) for entry in logs)
 
 
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_the_kong_of_another_request_that_runs_is_no_way_by(tmp_path: Path, kind: str) -> None:
+    """Once, the other request was refused, and this one passed."""
+    waits = "await " if kind == "async def" else ""
+    source = f"""
+class Plugin:
+    def __init__(self, config): ...
+
+    {kind} rewrite(self, kong):
+        self.kong = kong
+        {waits}kong.request.get_header("x")
+
+    {kind} access(self, kong):
+        {waits}self.kong.response.exit(403, "no")
+"""
+    with capture_logs() as logs, serving(tmp_path, source) as served:
+        one, other = served.connect(), served.connect()
+        instance = one.start()
+        asked = one.event(instance, "rewrite")
+        assert other.run(instance) == [REFUSED]
+        assert one.step(asked["EventId"])["Data"] == "ret"
+        served.wait_idle()
+    assert any("the kong of another request" in str(entry.get("exception")) for entry in logs)
+
+
+def test_threads_of_a_phase_ask_for_it_with_and_without_its_context(tmp_path: Path) -> None:
+    source = """
+import contextvars
+from concurrent.futures import ThreadPoolExecutor
+
+pool = ThreadPoolExecutor(2)
+
+class Plugin:
+    def __init__(self, config): ...
+
+    def access(self, kong):
+        within = contextvars.copy_context()
+        pool.submit(within.run, kong.request.get_header, "a").result()
+        pool.submit(kong.request.get_header, "b").result()
+"""
+    with serving(tmp_path, source) as served:
+        kong = served.connect()
+        instance = kong.start()
+        for _ in range(3):
+            assert [arguments for _, arguments in kong.run(instance)] == [["a"], ["b"]]

@@ -185,7 +185,7 @@ def _ignore(call: Any, result: Any) -> None:
 
 
 def _expect_over(event: Event) -> None:
-    """Raises HandlerFailed where code was ended, and not by its own event: it has not said all that it would."""
+    """Raises HandlerFailed where code was ended, and not by its own event: it would have done more."""
     if not event.is_over:
         raise HandlerFailed(
             "failed: it asked the kong of a request that has ended. Expected: the kong that the phase is "
@@ -194,7 +194,7 @@ def _expect_over(event: Event) -> None:
 
 
 def _expect_run(result: Any) -> None:
-    """Raises HandlerFailed where a phase returned code that nobody will run, as a check that it was to make."""
+    """Raises HandlerFailed where a phase returned code, as of a check, that nobody will run."""
     if not (inspect.isawaitable(result) or inspect.isgenerator(result) or inspect.isasyncgen(result)):
         return
     if inspect.iscoroutine(result):
