@@ -21,6 +21,7 @@ from coprocess.errors import HandlerError, HandlerFailed
 from coprocess.gateways.kong.awaited import AwaitedCalls
 from coprocess.gateways.kong.event import Event
 from coprocess.gateways.kong.instances import Instance
+from coprocess.gateways.kong.overdue import MOST_TIMEOUT_S
 from coprocess.gateways.kong.pdk import kong_class
 from coprocess.gateways.kong.phases import PLUGIN_PHASES, Phase
 from coprocess.gateways.kong.schema import schema_problems
@@ -274,9 +275,7 @@ def plugin_of(module: ModuleType, path: Path, options: PluginOptions) -> Plugin:
 
 def _expect_values(path: Path) -> None:
     """Raises HandlerError where an async phase takes a value for (value, err)."""
-    try:
-        tree = ast.parse(path.read_bytes())
-    except (OSError, SyntaxError, ValueError):
+    if (tree := parsed(path)) is None:
         return
     for name, line in unpacked_calls(tree):
         raise HandlerError(
@@ -344,8 +343,8 @@ def _schema(value: Any, path: Path) -> list[Any]:
             '({"message": {"type": "string"}},)'
         )
     try:
-        fields: list[Any] = json.loads(json.dumps(value))
-    except (TypeError, ValueError) as error:
+        fields: list[Any] = json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
         raise HandlerError(f"{path}: Schema cannot be told to Kong as JSON: {error}") from None
     for each in fields:
         if not isinstance(each, dict) or len(each) != 1:
@@ -366,10 +365,23 @@ def _limits(plugin_class: type, names: dict[str, Any], path: Path, options: Plug
     if on_error not in (None, "open", "closed"):
         raise HandlerError(f"{path}: on_error is {repr_of(on_error, 60)}. Expected: open or closed")
     if timeout_s is not None and (
-        isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or timeout_s <= 0
+        isinstance(timeout_s, bool)
+        or not isinstance(timeout_s, int | float)
+        or not 0 < timeout_s <= MOST_TIMEOUT_S
     ):
-        raise HandlerError(f"{path}: timeout_s is {repr_of(timeout_s, 60)}. Expected: seconds, more than 0")
+        raise HandlerError(
+            f"{path}: timeout_s is {repr_of(timeout_s, 60)}. Expected: seconds, more than 0, and no more "
+            f"than {MOST_TIMEOUT_S:g}: Kong lets a request by for which it has waited 60 s"
+        )
     return Limits(on_error=on_error, timeout_s=timeout_s)
+
+
+def parsed(path: Path) -> ast.Module | None:
+    """The code of a file; None: it is none, or nested too deep to be read, as loading tells."""
+    try:
+        return ast.parse(path.read_bytes()) if path.is_file() else None
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
 
 
 def name_in(path: Path) -> str:
@@ -383,9 +395,7 @@ def has_plugin(path: Path) -> bool:
 
     True also where it cannot be read: loading tells why.
     """
-    try:
-        tree = ast.parse(path.read_bytes())
-    except (OSError, SyntaxError, ValueError):
+    if (tree := parsed(path)) is None:
         return True
     return any(
         (isinstance(node, ast.ClassDef) and node.name == "Plugin")
@@ -402,9 +412,7 @@ _KEYWORDS: Final = {"_version": "version", "_priority": "priority", "_schema": "
 
 def _started(path: Path, names: dict[str, Any]) -> dict[str, Any]:
     """What the file passes to start_dedicated_server, which is not run when it is loaded."""
-    try:
-        tree = ast.parse(path.read_bytes())
-    except (OSError, SyntaxError, ValueError):
+    if (tree := parsed(path)) is None:
         return {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and _called(node) == _START:

@@ -64,6 +64,8 @@ def read_code(path: Path) -> PluginCode:
     except (SyntaxError, ValueError) as error:
         line = f"{error.lineno}: " if isinstance(error, SyntaxError) and error.lineno else ""
         raise ConfigError(f"{path}:{line}{error.args[0] if error.args else error}") from None
+    except (RecursionError, MemoryError):  # What the parser raises for it.
+        raise ConfigError(f"{path}: it is nested too deep") from None
     parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
     code = PluginCode(path, [], [], unpacked=list(unpacked_calls(tree)))
     for node in ast.walk(tree):
