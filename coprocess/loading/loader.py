@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import re
+import signal
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -196,6 +197,11 @@ def _readable(path: Path) -> Path:
 _LONGEST_SHOWN = 200
 
 
+def _is_raised_by_signal() -> bool:
+    """Whether Ctrl-C raises KeyboardInterrupt here: a service takes it otherwise, so that code alone does."""
+    return signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 class _Names:
     """The names of scopes: those of the load before, and of other processes with the same folders."""
 
@@ -361,9 +367,10 @@ class _Loading:
         try:
             with process_state.kept() as told:
                 scope.load(name)
-        except KeyboardInterrupt:  # Somebody at a terminal.
-            raise
-        except BaseException as error:  # noqa: BLE001 - user code may raise anything, SystemExit too
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) and _is_raised_by_signal():
+                raise
+            # User code may raise anything, SystemExit too.
             self._problems.append(_problem_of(path, error))
         finally:
             now_loading.remove(path)
