@@ -62,7 +62,7 @@ class KongEngine(Engine):
         )
         self._overdue = Overdue(self._tasks, lambda: self._threads.are_all_taken, self._refuse_overdue)
         self._crowd = Crowd()
-        self._poller = Poller(self._is_ready, self._accepted)
+        self._poller = Poller(self._is_ready, self._accepted, self.close)
         self._listening: list[socket.socket] = []
         self._methods = Methods()
         #: By id: those that are not over.
@@ -361,7 +361,6 @@ class KongEngine(Engine):
                 self._refused += 1
                 event_id = next(self._ids) if method == wire.HANDLE_EVENT else None
                 event = Event(self, connection, method, wire.pack_head(message_id), argument, me, event_id)
-                event.thread = me
                 event.phase = str(argument.get("EventName")) if isinstance(argument, dict) else ""
                 event.fail(Overloaded.status, "the plugin server is overloaded")
             else:
@@ -378,12 +377,8 @@ class KongEngine(Engine):
             self.resume(goes_on)
         return None
 
-    def _answer(self, connection: Connection, frame: bytes) -> Connection | None:
-        try:
-            connection.send(frame)
-        except OSError:
-            self.close(connection)
-            return None
+    def _answer(self, connection: Connection, frame: bytes) -> Connection:
+        connection.send_now(frame)
         return connection
 
     # Steps that come by another way than they usually do.

@@ -312,14 +312,7 @@ class Event(Rpc):
                 return
             if self.is_over:
                 reply = failure_data(self.phase)
-        try:
-            connection = self.connection
-            frame = b"".join((self._head, b"\xc0" if self.id is None else _DATA, reply, self._tail))
-            if (sent := connection.write(frame)) != len(frame):
-                connection.send_rest(frame, sent)
-        except OSError:
-            # Who holds it finds out.
-            self.connection.end()
+        self._send(b"".join((self._head, b"\xc0" if self.id is None else _DATA, reply, self._tail)))
         if self.id is not None and self.thread == self.reader == get_ident():
             # As below, for nearly all.
             self.is_over = True
@@ -361,10 +354,16 @@ class Event(Rpc):
         self._finish()
 
     def _send(self, frame: bytes) -> None:
+        connection = self.connection
+        if get_ident() != self.thread:
+            # Of who answers in its place, as the watchdog, for which others wait.
+            connection.send_now(frame)
+            return
         try:
-            self.connection.send(frame)
-        except OSError:  # As in `respond`.
-            self.connection.end()
+            connection.send(frame)
+        except OSError:
+            # Who holds it finds out.
+            connection.end()
 
     def _finish(self) -> None:
         """The last answer is sent: give the connection to who goes on with it."""
