@@ -23,6 +23,7 @@ from coprocess.errors import Overloaded
 from coprocess.gateways.kong import kept, wire
 from coprocess.gateways.kong.answers import failure_data
 from coprocess.gateways.kong.balance import Balance
+from coprocess.gateways.kong.children import keep_from_children
 from coprocess.gateways.kong.connection import CHUNK_BYTES, Connection
 from coprocess.gateways.kong.event import Event
 from coprocess.gateways.kong.known import LONGEST_KNOWN_BYTES, KnownEvents
@@ -78,10 +79,16 @@ class KongEngine(Engine):
         self._keeping: set[int] = set()
         self.known = KnownEvents()
         self._connections: set[Connection] = set()
+        # Kept, as a bound method is made anew each time.
+        self._own_sockets = self._sockets
+        keep_from_children(self._own_sockets)
         self._refused = 0
         #: As a worker, once it is started.
         self._balance: Balance | None = None
         self._is_stopped = False
+
+    def _sockets(self) -> list[socket.socket]:
+        return [*self._listening, *(connection.socket for connection in self._connections)]
 
     # As an engine.
 
