@@ -1,4 +1,4 @@
-"""What processes that plugins fork must not keep: Kong's connections. They would speak there for their parent.
+"""What processes that plugins fork do not keep: Kong's connections. They would answer for their parent.
 
 They are the server's by no path: it listens beside its own, and workers are given theirs.
 """
