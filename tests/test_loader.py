@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -159,6 +160,22 @@ def test_bad_file_does_not_stop_the_others(load: Load, tmp_path: Path, case: str
     assert hook_names(loaded.table) == ["Pre after", "Pre before"]
     assert problem_of(loaded).startswith(f"{tmp_path}/{expected}")
     assert loaded.problems[0].path == tmp_path / "bad.py"
+
+
+def test_a_service_goes_on_where_a_file_raises_what_ctrl_c_does(load: Load, tmp_path: Path) -> None:
+    """Once, a reload of it ended the process."""
+    write(tmp_path, {"a.py": handler("before"), "bad.py": "raise KeyboardInterrupt\n"})
+    with pytest.raises(KeyboardInterrupt):
+        load(tmp_path)  # Here, Ctrl-C may have raised it.
+
+    kept = signal.signal(signal.SIGINT, lambda number, frame: None)
+    try:
+        loaded = load(tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, kept)
+
+    assert hook_names(loaded.table) == ["Pre before"]
+    assert problem_of(loaded).startswith(f"{tmp_path}/bad.py:1: KeyboardInterrupt")
 
 
 def test_problem_of_running_code_has_its_traceback(load: Load, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from coprocess.process import restarts, worker_process
 from coprocess.process.front import Front
 from coprocess.process.restarts import Restarts
 from coprocess.transport.engine import Metadata, Methods, Rpc
+from coprocess.transport.http2.grpc_connection import GrpcConnection
 from coprocess.transport.http2_engine import Http2Engine
 from tests.server import PATIENCE_S, engine_options
 from tests.test_front import eventually
@@ -309,6 +310,46 @@ def test_a_call_that_is_passed_on_where_it_is_read_ends_as_one_that_a_thread_pas
             assert end() == (grpc.StatusCode.UNAVAILABLE, "the service is shutting down")
     finally:
         engine.stop()
+
+
+def test_a_fault_in_one_answer_ends_its_connection_alone(told: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, the worker whose answer it was was given up, with all of its calls, and that call had no end."""
+    engine = Http2Engine(engine_options())
+    address = engine.listen("127.0.0.1:0")
+    engine.start(Methods(unary={METHOD: lambda rpc: rpc.fail(Status.UNAVAILABLE, "not yet")}))
+    respond, failed = GrpcConnection.respond, list[Any]()
+
+    def fails_once(connection: Any, *arguments: Any) -> None:
+        if not failed:
+            failed.append(connection)
+            raise RuntimeError("a fault of ours")
+        respond(connection, *arguments)
+
+    try:
+        with running(told, engine=engine) as front, grpc.insecure_channel(address) as channel:
+            engine.use(Methods(unary={METHOD: front.handle}, relays=front.methods.relays))
+            method: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(METHOD)
+            before = [worker.process.pid for worker in front._workers]
+            monkeypatch.setattr(GrpcConnection, "respond", fails_once)
+            call: Any = method.future(b"x", timeout=5)
+            call.exception()
+            assert failed
+            assert call.code() is grpc.StatusCode.UNAVAILABLE
+            assert method(b"x", timeout=PATIENCE_S, wait_for_ready=True) in (b"0", b"1")
+            assert [worker.process.pid for worker in front._workers] == before
+            assert front.in_flight == 0
+    finally:
+        engine.stop()
+
+
+def test_a_fault_in_the_end_of_a_lost_call_keeps_no_other_from_its_own(told: Path) -> None:
+    aborted: list[bool] = []
+    stream: Any = SimpleNamespace(owner=SimpleNamespace(is_dirty=True, abort=lambda: aborted.append(True)))
+    with running(told) as front:
+        worker = front._workers[0]
+        with worker._lock:
+            worker._end(stream, Status.UNAVAILABLE, b"the worker process ended")
+    assert aborted
 
 
 def test_calls_of_one_read_go_to_a_quick_worker_together_and_else_to_the_one_with_the_fewest() -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from coprocess.cli.ending import bound_exit
 from coprocess.cli.options import Config, Handlers, describe
 from coprocess.errors import CoprocessError
 from coprocess.process.config import Settings
@@ -160,15 +158,6 @@ def _run(
         App(settings, gateway=gateway, config_file=config, reread=reread).run()
 
 
-def bound_exit(status: int) -> None:
-    """End the process soon, also where a handler's thread, or a log that nobody reads, would keep it."""
-    timer = threading.Timer(_EXIT_TIMEOUT_S, os._exit, (status,))
-    timer.daemon = True
-    with contextlib.suppress(RuntimeError):  # No thread can be started now.
-        timer.start()
-
-
 # For a log that somebody reads.
 _FLUSH_S = 2.0
-_EXIT_TIMEOUT_S = 5.0
 _NO_SETTINGS = ("config", "worker_fd", "worker_number", "worker_address")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -113,6 +114,11 @@ def _readable(path: Path) -> Path:
 
 
 _LONGEST_SHOWN = 200
+
+
+def _is_raised_by_signal() -> bool:
+    """Whether Ctrl-C raises KeyboardInterrupt here: a service takes it otherwise, so that code alone does."""
+    return signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 class _Names:
@@ -280,9 +286,10 @@ class _Loading:
         try:
             with process_state.kept() as told:
                 scope.load(name)
-        except KeyboardInterrupt:  # Somebody at a terminal.
-            raise
-        except BaseException as error:  # noqa: BLE001 - user code may raise anything, SystemExit too
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) and _is_raised_by_signal():
+                raise
+            # User code may raise anything, SystemExit too.
             self._problems.append(problem_of(path, error))
         finally:
             now_loading.remove(path)

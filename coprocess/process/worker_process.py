@@ -192,9 +192,12 @@ class WorkerProcess:
             if type(call) is Stream and kind == OK:
                 # As `_end`, in place: nearly each answer comes by.
                 connection = call.owner
-                connection.respond(call, body)
-                if not connection.is_dirty:
-                    server.write_later(connection)
+                try:
+                    connection.respond(call, body)
+                    if not connection.is_dirty:
+                        server.write_later(connection)
+                except Exception:  # noqa: BLE001 - it is logged there
+                    server.end_failed(connection)
             elif call is not None:
                 self._end(call, kind, body)
             else:
@@ -204,8 +207,11 @@ class WorkerProcess:
         """Answer a call with a reply, or with a status other than OK and its message."""
         if isinstance(call, _HandedOver):
             self._server.callbacks.append(partial(call.answer, status, body))
-        else:
+            return
+        try:
             end_relayed(self._server, call, status, body)
+        except Exception:  # noqa: BLE001 - it is logged there; the others are answered
+            self._server.end_failed(call.owner)
 
     def _lose_calls(self) -> None:
         """It is gone: those that it had fail."""

@@ -112,7 +112,7 @@ class Kong(Verbs[KongResult]):
     ) -> None:
         self._servers = servers
         self._upstream = upstream
-        self._kong = TrialKong(servers, upstream, configs=configs, declarative=declarative)
+        self._kong = TrialKong(servers, upstream, configs=configs, declarative=declarative, may_lack=True)
 
     @property
     def plugins(self) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
@@ -115,7 +115,7 @@ def _loaded(request: pytest.FixtureRequest, home: Home) -> Loaded:
         with configuring(load_app_settings(base=root)):
             loaded = loader.load(folders, home, load_routes(base=root))
     except CoprocessError as error:
-        pytest.fail(str(error), pytrace=False)
+        _fail(error)
     if loaded.problems:
         texts = [problem.traceback or str(problem) for problem in loaded.problems]
         pytest.fail("handlers could not be loaded:\n" + "\n".join(texts), pytrace=False)
@@ -157,7 +157,7 @@ def gateway(
         upstream = _marked(request).get("upstream")
         return Gateway(definition, _coprocess_dispatcher, upstream, _coprocess_handlers, tested)
     except (CoprocessError, TypeError) as error:
-        pytest.fail(str(error), pytrace=False)
+        _fail(error)
 
 
 @pytest.fixture
@@ -191,7 +191,7 @@ def envoy(request: pytest.FixtureRequest) -> Iterator[Envoy]:
 
             yield Envoy(server, config, _marked(request).get("upstream"))
     except (CoprocessError, TypeError) as error:
-        pytest.fail(str(error), pytrace=False)
+        _fail(error)
     finally:
         loaded.forget()
 
@@ -217,7 +217,7 @@ def kong(request: pytest.FixtureRequest) -> Iterator[Kong]:
                 declarative=_declarative(request, options.get("declarative")),
             )
         except (CoprocessError, TypeError, ValueError) as error:
-            pytest.fail(str(error), pytrace=False)
+            _fail(error)
         stack.callback(made.close)
         yield made
 
@@ -228,6 +228,11 @@ def dispatch(_coprocess_dispatcher: InProcessDispatcher) -> Dispatch:
     from coprocess.testing.dispatch import Dispatch
 
     return Dispatch(_coprocess_dispatcher)
+
+
+def _fail(error: Exception) -> NoReturn:
+    """Fail the test with the text alone, and say it once."""
+    raise pytest.fail.Exception(str(error), pytrace=False) from None
 
 
 def _marked(request: pytest.FixtureRequest) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from coprocess.gateways.kong.plugin import PluginOptions
+from coprocess.desk.kong.doctor import examine
+from coprocess.gateways.kong.plugin import PluginOptions, has_plugin, name_in
 from coprocess.gateways.kong.registration import load_plugins
 from coprocess.gateways.kong.stand_in import PATH
 from tests import forked
@@ -202,6 +203,20 @@ SCHEMA = "Schema = ({{'a': {{{}}}}},)\nclass Plugin:\n def access(self, kong): p
 UNPACKED = "class Plugin:\n async def access(self, kong):\n  v, e = await kong.request.get_header('x')"
 
 
+#: Once, these ended the server before it listened.
+DEEP = f"x = {'-' * 20_000}1\nclass Plugin:\n def access(self, kong): pass"
+LOOKED_AT = """
+class Asked(type):
+    def __getattr__(cls, name):
+        raise RuntimeError("not now")
+
+class Plugin(metaclass=Asked):
+    def access(self, kong): ...
+"""
+#: Once, Kong let a request by before its time was over.
+TIMED = "timeout_s = {}\nclass Plugin:\n def access(self, kong): pass"
+
+
 @pytest.mark.parametrize(
     ("source", "says"),
     [
@@ -216,7 +231,14 @@ UNPACKED = "class Plugin:\n async def access(self, kong):\n  v, e = await kong.r
         (SCHEMA.format('"type": "text"'), "Schema.a: unknown type 'text'"),
         (SCHEMA.format('"type": "string", "default": 1'), "Schema.a: the default 1 is no string"),
         (UNPACKED, "p.py:3: kong.request.get_header is unpacked"),
+        (SCHEMA.format('"type": "number", "default": float("nan")'), "cannot be told to Kong as JSON"),
         ("import nowhere_to_be_found", "ModuleNotFoundError"),
+        (DEEP, "Error"),  # Which one, Python's version says.
+        (LOOKED_AT, "it raised RuntimeError when it was looked at: not now"),
+        ("class Plugin:\n access = 5", "p.py:1: Plugin.access cannot be called with kong"),
+        (TIMED.format("100"), "timeout_s is 100. Expected: seconds, more than 0, and no more than 40"),
+        (TIMED.format("float('nan')"), "timeout_s is nan. Expected: seconds"),
+        (TIMED.format("float('inf')"), "timeout_s is inf. Expected: seconds"),
         ("def (", "SyntaxError"),
     ],
 )
@@ -230,6 +252,15 @@ def test_what_kong_would_not_start_with_is_told(tmp_path: Path, source: str, say
     assert str(path) in str(problem)
 
 
+def test_what_is_nested_too_deep_has_the_name_of_its_file_and_is_told_by_the_doctor(tmp_path: Path) -> None:
+    """Once, the server ended for it."""
+    path = tmp_path / "p.py"
+    path.write_text(DEEP)
+    assert name_in(path) == "p"
+    assert has_plugin(path)
+    assert {each.rule for each in examine(None, None, [path])} <= {"plugin-broken"}
+
+
 def test_a_dump_that_fails_prints_nothing_for_kong(tmp_path: Path) -> None:
     path = tmp_path / "p.py"
     path.write_text("class Plugin: pass")
@@ -237,6 +268,41 @@ def test_a_dump_that_fails_prints_nothing_for_kong(tmp_path: Path) -> None:
     assert ran.returncode == 1
     assert ran.stdout == ""
     assert "has no phase" in ran.stderr
+
+
+def test_a_dump_ends_beside_a_thread_that_does_not(tmp_path: Path) -> None:
+    path = tmp_path / "p.py"
+    path.write_text(f"import threading\nthreading.Thread(target=threading.Event().wait).start()\n{GOOD}")
+    ran = subprocess.run([*KONG, "dump", str(path)], capture_output=True, timeout=60, check=True)
+    assert json.loads(ran.stdout)[0]["Name"] == "p"
+    path.write_text("import threading\nthreading.Thread(target=threading.Event().wait).start()")
+    ran = subprocess.run([*KONG, "dump", str(path)], capture_output=True, timeout=60, check=False)
+    assert ran.returncode == 1
+    assert ran.stdout == b""
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["conf", "p.py", "--flags", "'"], '--flags "\'": No closing quotation. Expected: words as in a'),
+        (["conf", "p.py", "--name", "a b"], "the plugin's name is 'a b', which kong.conf cannot have"),
+        (["conf", "p.py", "--handlers", "."], "--handlers go not together"),
+        (["dump", "p.py", "--handlers", "."], "--handlers go not together"),
+        (["serve", "p.py", "--handlers", "."], "--handlers go not together"),
+        (["serve", "-d", ".", "--handlers", "."], "--handlers go not together"),
+        (["serve", "--handlers", ".", "--on-error", "open"], "--on-error goes with plugins"),
+        (["serve", "p.py", "--on-error", "maybe"], "--on-error 'maybe'. Expected: open or closed"),
+        (["serve", "p.py", "-p", ".", "--timeout-s", "60"], "timeout_s is 60. Expected: 40 at most"),
+        (["serve", "p.py", "-p", ".", "--timeout-s", "nan"], "--timeout-s"),
+    ],
+)
+def test_what_a_command_cannot_do_is_told(tmp_path: Path, words: list[str], says: str) -> None:
+    """Once, some were left out of account, and some ended with a fault of ours."""
+    (tmp_path / "p.py").write_text(GOOD)
+    ran = forked.run([*KONG, *words], capture_output=True, text=True, check=False, cwd=tmp_path, timeout=60)
+    assert ran.returncode == 1
+    assert says in ran.stderr
+    assert "fault of coprocess" not in ran.stderr
 
 
 def test_a_folder_of_plugins_may_hold_what_they_import(tmp_path: Path) -> None:

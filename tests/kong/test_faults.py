@@ -75,7 +75,7 @@ def test_connections_that_are_given_as_the_poller_fails_are_watched() -> None:
         connected.close()
         raise RuntimeError("a fault of ours")
 
-    poller = Poller(on_ready, on_accept)
+    poller = Poller(on_ready, on_accept, Connection.close)
     ours, theirs = socket.socketpair()
     with socket.socket(socket.AF_UNIX) as listening, socket.socket(socket.AF_UNIX) as comes, theirs:
         listening.bind(b"\0" + os.urandom(8).hex().encode())

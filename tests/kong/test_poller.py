@@ -149,3 +149,81 @@ class Plugin:
             go_on.touch()
         assert [each.answer().result["Data"] for each in hanging] == ["ret"] * 4
         served.wait_idle()
+
+
+def fill(full: socket.socket) -> None:
+    """Leave no room for what is sent next."""
+    for size in (2**16, 1):
+        with suppress(BlockingIOError):
+            while True:
+                full.send(b"x" * size, socket.MSG_DONTWAIT)
+
+
+def test_a_time_limit_is_kept_beside_one_whose_client_does_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, the watchdog waited until there was room for its answer."""
+    monkeypatch.setattr(connections, "_SEND_WAIT_S", 1000.0)
+    go_on = tmp_path / "go_on"
+    source = f"""
+import time
+from pathlib import Path
+
+class Plugin:
+    def __init__(self, config): ...
+
+    def access(self, kong):
+        while not Path({str(go_on)!r}).exists():
+            time.sleep(0.01)
+"""
+    short = ServiceOptions(timeout_s=0.5, concurrency=1024, owns_process=False)
+    with serving(tmp_path, source, service_options=short) as served:
+        deaf, other = served.connect(), served.connect()
+        instance = deaf.start()
+        deaf.begin(instance)
+        until(lambda: len(served.engine.events) == 1)
+        (event,) = served.engine.events.values()
+        fill(event.connection.socket)
+        other.begin(instance)
+        assert other.answer().result["Data"] == REFUSED
+        go_on.touch()
+        served.wait_idle()
+
+
+def test_what_is_refused_as_no_thread_takes_it_waits_for_no_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, the others that were to be refused waited with it."""
+    monkeypatch.setattr(connections, "_SEND_WAIT_S", 1000.0)
+    with serving(tmp_path, READS_BODY, service_options=LONG) as served, ThreadPoolExecutor(1) as pool:
+        instance = served.connect().start()
+        for method, argument in (
+            (wire.HANDLE_EVENT, {"InstanceId": instance, "EventName": "access"}),
+            (wire.START_INSTANCE, {"Name": "p", "Config": "{}"}),
+            ("plugin.Unknown", {}),
+            (wire.STEP, {"EventId": 1}),
+        ):
+            ours, theirs = socket.socketpair()
+            with theirs:
+                full = connections.Connection(ours, 2**20)
+                fill(ours)
+                value = [wire.REQUEST, 1, method, [argument]]
+                pool.submit(served.engine._refuse_overdue, full, value).result(20)
+
+
+def test_a_connection_that_cannot_be_watched_is_kept_no_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(*arguments: object) -> None:
+        raise OSError
+
+    with serving(tmp_path, READS_BODY, service_options=LONG) as served:
+        served.connect()
+        watched = served.engine._poller._selector.get_map()
+        until(lambda: len(watched) == 3)  # It, what listens, and what wakes.
+        with monkeypatch.context() as patched:
+            patched.setattr(served.engine._poller._selector, "register", refuses)
+            kong = served.connect()
+            with pytest.raises(EOFError):
+                kong.receive()
+        until(lambda: len(served.engine._connections) == 1)

@@ -193,6 +193,23 @@ def test_a_version_that_kong_refuses_is_told_from_the_code_alone(tmp_path: Path)
     assert "version is '0.1'" in result.output
 
 
+def test_a_phase_that_yields_is_told_from_the_code_alone(tmp_path: Path) -> None:
+    path = tmp_path / "p.py"
+    path.write_text(
+        "class Plugin:\n"
+        "    def access(self, kong):\n"
+        "        def each():\n"
+        "            yield 1\n"
+        "        return list(each()) and None\n"
+        "    async def log(self, kong):\n"
+        "        if kong:\n"
+        "            yield\n"
+    )
+    (found,) = examine(None, None, [path])
+    assert (found.rule, found.line) == ("phase-never-runs", 6)
+    assert "log yields" in found.problem
+
+
 def test_values_are_right_with_no_lua_style_and_async(project: Examine) -> None:
     code = GOOD.replace("host, err =", "host =")
     assert project(code=code, flags="--no-lua-style") == []

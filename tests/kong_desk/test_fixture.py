@@ -87,4 +87,59 @@ def test_a_project_with_kong_plugins(pytester: pytest.Pytester, monkeypatch: pyt
     pytester.makepyfile(TESTS)
     result = pytester.runpytest("-p", "no:cacheprovider", "-p", "coprocess", "-p", "anyio")
     result.assert_outcomes(passed=4, errors=2)
+    assert "During handling" not in result.stdout.str()
     result.stdout.fnmatch_lines(["*unknown field, at config.greting*", "*none.py*no such file*"])
+
+
+NEEDS = """
+Schema = [{"key": {"type": "string", "required": True}}]
+
+class Plugin:
+    def __init__(self, config):
+        self.key = config["key"]
+
+    def access(self, kong):
+        if kong.request.get_header("X-Key")[0] != self.key:
+            kong.response.exit(401)
+"""
+TESTS_OF_NEEDS = """
+import pytest
+
+from coprocess.testing import Kong
+
+
+def test_configured(kong: Kong) -> None:
+    kong.configure({"key": "k"})
+    assert kong.get("/").status == 401
+    assert kong.get("/", headers={"X-Key": "k"}).ok
+
+
+def test_forgotten(kong: Kong) -> None:
+    kong.get("/")
+
+
+def test_refused(kong: Kong) -> None:
+    kong.configure({"key": 5})
+
+
+@pytest.mark.coprocess(config={})
+def test_marked_as_empty(kong: Kong) -> None: ...
+"""
+
+
+def test_a_plugin_that_needs_a_configuration_may_be_given_it_in_the_test(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, each of its tests failed before it began, and nothing said what was expected."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    (pytester.mkdir("plugins") / "needs.py").write_text(NEEDS)
+    pytester.makepyfile(TESTS_OF_NEEDS)
+    result = pytester.runpytest("-p", "no:cacheprovider", "-p", "coprocess", "-p", "anyio")
+    result.assert_outcomes(passed=1, failed=2, errors=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*(required field missing, at config.key)*",
+            "*(required field missing, at config.key). Expected: kong.configure({…}), or config={…} of the*",
+            "*(expected a string, got a number, at config.key)*",
+        ]
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Annotated
 
 import typer
 
+from coprocess.bounded import repr_of
 from coprocess.cli.kong.plugins import (
     PREFIX,
     Handlers,
     Name,
     PluginFile,
+    expect_one_kind,
     plugin_files,
     read_handlers,
     read_plugins,
@@ -22,6 +25,8 @@ from coprocess.cli.kong.plugins import (
 from coprocess.errors import ConfigError
 from coprocess.gateways.kong.plugin import Plugin, PluginOptions
 
+#: A part of settings' names there, where a list has commas.
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
 #: What start_cmd does not get of who starts Kong, and code may need.
 _VARIABLES = (
     "PATH",
@@ -54,8 +59,11 @@ def conf(
     ] = "",
 ) -> None:
     """Print the block of kong.conf that starts the plugin here, with absolute paths."""
-    if handlers and plugin:
-        raise ConfigError("PLUGIN.py and --handlers go not together. Expected: one of them")
+    expect_one_kind(handlers, plugin)
+    try:
+        words = shlex.split(flags)
+    except ValueError as error:
+        raise ConfigError(f"--flags {flags!r}: {error}. Expected: words as in a shell") from None
     if handlers:
         found = read_handlers(handlers, name)
         what = [word for folder in handlers for word in ("--handlers", str(folder.resolve()))]
@@ -63,13 +71,21 @@ def conf(
         files = plugin_files(plugin, None)
         (found,) = read_plugins(files, PluginOptions(name=name))
         what = [str(files.paths[0].resolve())]
-    typer.echo(kong_conf(found, what, prefix, env or [], flags, name))
+    typer.echo(kong_conf(found, what, prefix, env or [], words, name))
 
 
 def kong_conf(
-    plugin: Plugin, what: list[str], prefix: Path, variables: list[str], flags: str, name: str | None
+    plugin: Plugin, what: list[str], prefix: Path, variables: list[str], flags: list[str], name: str | None
 ) -> str:
-    """`what` names it on the command line. Raises ConfigError for a variable that is not set."""
+    """`what` names it on the command line.
+
+    Raises ConfigError for a variable that is not set, and a name that kong.conf cannot have.
+    """
+    if not _NAME.fullmatch(plugin.name):
+        raise ConfigError(
+            f"the plugin's name is {repr_of(plugin.name, 60)}, which kong.conf cannot have. Expected: "
+            "letters, digits, - and _; --name says another"
+        )
     missing = [each for each in variables if each not in os.environ]
     if missing:
         raise ConfigError(f"--env {missing[0]}: it is not set here. Expected: a variable with a value")
@@ -77,7 +93,7 @@ def kong_conf(
     words = [sys.executable, "-m", "coprocess", "kong"]
     named = ["--name", name] if name else []
     serve = ["/usr/bin/env", *(f"{key}={value}" for key, value in values.items()), *words, "serve"]
-    serve += [*what, "-p", str(prefix), *named, *shlex.split(flags)]
+    serve += [*what, "-p", str(prefix), *named, *flags]
     query = [*words, "dump", *what, *named]
     key = f"pluginserver_{plugin.name.lower().replace('-', '_')}"
     return "\n".join(

@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from coprocess.cli.ending import bound_exit
 from coprocess.errors import ConfigError, LoadError
 from coprocess.gateways.kong.plugin import Plugin, PluginOptions, has_plugin, name_in
 from coprocess.gateways.kong.registration import load_handlers, load_plugins
@@ -59,6 +60,12 @@ def read_handlers(folders: Sequence[Path], name: str | None) -> Plugin:
     if plugin is None:
         raise LoadError("\n".join(map(str, loaded.problems)))
     return plugin
+
+
+def expect_one_kind(handlers: Sequence[Path] | None, *plugins: Path | None) -> None:
+    """Raises ConfigError where plugins are named beside native handlers: they would not be served."""
+    if handlers and any(plugins):
+        raise ConfigError("PLUGIN.py, or -d, and --handlers go not together. Expected: one of them")
 
 
 def plugin_files(file: Path | None, folder: Path | None) -> PluginFiles:
@@ -117,9 +124,15 @@ def dump_plugins(read: Callable[[], list[Plugin]]) -> None:
     if own is None:
         own = os.dup(1)
         os.dup2(2, 1)
-    text = json.dumps([each.info() for each in read()])
-    with open(own, "w", closefd=False) as out:
-        out.write(text)
+    status = 1
+    try:
+        text = json.dumps([each.info() for each in read()])
+        with open(own, "w", closefd=False) as out:
+            out.write(text)
+        status = 0
+    finally:
+        # Kong waits for it, and a plugin's thread may never end.
+        bound_exit(status)
 
 
 @contextmanager

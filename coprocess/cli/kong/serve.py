@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from coprocess.cli.ending import bound_exit
 from coprocess.cli.kong.plugins import (
     HANDLERS_NAME,
     PREFIX,
@@ -22,14 +23,15 @@ from coprocess.cli.kong.plugins import (
     PluginFile,
     PluginFiles,
     dump_plugins,
+    expect_one_kind,
     plugin_files,
     read_handlers,
     read_plugins,
 )
 from coprocess.cli.options import Config
-from coprocess.cli.serve import bound_exit
 from coprocess.errors import ConfigError
 from coprocess.gateways.kong.kept import DEFAULT_KEEP_S
+from coprocess.gateways.kong.overdue import MOST_TIMEOUT_S
 from coprocess.gateways.kong.plugin import PluginOptions, name_in
 from coprocess.gateways.kong.registration import handlers_server, plugin_server
 from coprocess.gateways.kong.sharing import Share
@@ -161,6 +163,13 @@ def serve(
     """Serve Kong's Python plugins, until Kong stops or reloads."""
     if gevent and multiprocessing:
         raise ConfigError("-g and -m go not together. Expected: one of them, or none")
+    expect_one_kind(handlers, plugin, directory)
+    if handlers and on_error:
+        raise ConfigError(
+            "--on-error goes with plugins; each handler says its own: @Pre(on_error=…). Expected: one of them"
+        )
+    if on_error not in (None, "open", "closed"):
+        raise ConfigError(f"--on-error {on_error!r}. Expected: open or closed")
     if handlers and tell_kong:
         raise ConfigError("--tell-kong goes with plugins, not with --handlers. Expected: one of them")
     files = PluginFiles([]) if handlers else plugin_files(plugin, directory)
@@ -204,6 +213,11 @@ def serve(
         "log_level": "debug" if verbose else None,
     }
     settings = load_settings(flags, config)
+    if settings.timeout_s > MOST_TIMEOUT_S:
+        raise ConfigError(
+            f"timeout_s is {settings.timeout_s:g}. Expected: {MOST_TIMEOUT_S:g} at most: Kong lets a request "
+            "by for which it has waited 60 s"
+        )
     if "data_dir" not in settings.model_fields_set:
         # Kong starts it in a folder that may be nobody's to write to.
         settings = settings.model_copy(update={"data_dir": prefix.absolute() / settings.data_dir})

@@ -23,6 +23,7 @@ from coprocess.errors import Overloaded
 from coprocess.gateways.kong import kept, wire
 from coprocess.gateways.kong.answers import failure_data
 from coprocess.gateways.kong.balance import Balance
+from coprocess.gateways.kong.children import keep_from_children
 from coprocess.gateways.kong.connection import CHUNK_BYTES, Connection
 from coprocess.gateways.kong.event import Event
 from coprocess.gateways.kong.known import LONGEST_KNOWN_BYTES, KnownEvents
@@ -62,7 +63,7 @@ class KongEngine(Engine):
         )
         self._overdue = Overdue(self._tasks, lambda: self._threads.are_all_taken, self._refuse_overdue)
         self._crowd = Crowd()
-        self._poller = Poller(self._is_ready, self._accepted)
+        self._poller = Poller(self._is_ready, self._accepted, self.close)
         self._listening: list[socket.socket] = []
         self._methods = Methods()
         #: By id: those that are not over.
@@ -78,10 +79,16 @@ class KongEngine(Engine):
         self._keeping: set[int] = set()
         self.known = KnownEvents()
         self._connections: set[Connection] = set()
+        # Kept, as a bound method is made anew each time.
+        self._own_sockets = self._sockets
+        keep_from_children(self._own_sockets)
         self._refused = 0
         #: As a worker, once it is started.
         self._balance: Balance | None = None
         self._is_stopped = False
+
+    def _sockets(self) -> list[socket.socket]:
+        return [*self._listening, *(connection.socket for connection in self._connections)]
 
     # As an engine.
 
@@ -361,7 +368,6 @@ class KongEngine(Engine):
                 self._refused += 1
                 event_id = next(self._ids) if method == wire.HANDLE_EVENT else None
                 event = Event(self, connection, method, wire.pack_head(message_id), argument, me, event_id)
-                event.thread = me
                 event.phase = str(argument.get("EventName")) if isinstance(argument, dict) else ""
                 event.fail(Overloaded.status, "the plugin server is overloaded")
             else:
@@ -378,12 +384,8 @@ class KongEngine(Engine):
             self.resume(goes_on)
         return None
 
-    def _answer(self, connection: Connection, frame: bytes) -> Connection | None:
-        try:
-            connection.send(frame)
-        except OSError:
-            self.close(connection)
-            return None
+    def _answer(self, connection: Connection, frame: bytes) -> Connection:
+        connection.send_now(frame)
         return connection
 
     # Steps that come by another way than they usually do.

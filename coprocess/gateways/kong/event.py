@@ -12,6 +12,7 @@ from contextlib import suppress
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+from coprocess.api.context import current_call
 from coprocess.bounded import form_of
 from coprocess.errors import Status
 from coprocess.gateways.kong import wire
@@ -127,6 +128,8 @@ class Event(Rpc):
 
     def ask(self, method: Method, arguments: tuple[Any, ...]) -> Any:
         """Have Kong run `method`: what it gives. Raises EventEnded where there is no event any more."""
+        if get_ident() != self.thread:
+            self._expect_own()
         owed = self._owed or self._shared_turns().wait(self)
         connection = self.connection
         try:
@@ -191,9 +194,22 @@ class Event(Rpc):
 
     async def ask_async(self, method: Method, arguments: tuple[Any, ...], *, is_last: bool = False) -> Any:
         """As `ask`, on an event loop. `is_last`: also where the event is closed to others."""
+        self._expect_own()
         from coprocess.gateways.kong.async_steps import ask
 
         return await ask(self, method, arguments, is_last=is_last)
+
+    def _expect_own(self) -> None:
+        """Raises RuntimeError in the code of another event: what that asks for, its own request would lack.
+
+        Threads of no event may be anybody's.
+        """
+        event = getattr(current_call.get(), "event", None)
+        if event is not self and isinstance(event, Event):
+            raise RuntimeError(
+                "the kong of another request was asked. Expected: the kong that the phase is called with, "
+                "and not one that was kept"
+            )
 
     @property
     def is_asking(self) -> bool:
@@ -296,14 +312,7 @@ class Event(Rpc):
                 return
             if self.is_over:
                 reply = failure_data(self.phase)
-        try:
-            connection = self.connection
-            frame = b"".join((self._head, b"\xc0" if self.id is None else _DATA, reply, self._tail))
-            if (sent := connection.write(frame)) != len(frame):
-                connection.send_rest(frame, sent)
-        except OSError:
-            # Who holds it finds out.
-            self.connection.end()
+        self._send(b"".join((self._head, b"\xc0" if self.id is None else _DATA, reply, self._tail)))
         if self.id is not None and self.thread == self.reader == get_ident():
             # As below, for nearly all.
             self.is_over = True
@@ -345,10 +354,16 @@ class Event(Rpc):
         self._finish()
 
     def _send(self, frame: bytes) -> None:
+        connection = self.connection
+        if get_ident() != self.thread:
+            # Of who answers in its place, as the watchdog, for which others wait.
+            connection.send_now(frame)
+            return
         try:
-            self.connection.send(frame)
-        except OSError:  # As in `respond`.
-            self.connection.end()
+            connection.send(frame)
+        except OSError:
+            # Who holds it finds out.
+            connection.end()
 
     def _finish(self) -> None:
         """The last answer is sent: give the connection to who goes on with it."""

@@ -18,8 +18,11 @@ log = structlog.get_logger("coprocess")
 #: A connection, and what has come on it; None: it is to be read.
 Task = tuple[Connection, object]
 
-#: Kong waits for 60 s, and a phase may take 30 of these: for a thread, and then for a place, so long each.
+#: Kong waits for 60 s, and a phase takes 30 of these, unless told otherwise: for a thread, and then for a
+#: place, so long each.
 MOST_QUEUED_S: Final = 10.0
+#: So a phase that may take longer could outlast Kong, which lets the request by then.
+MOST_TIMEOUT_S: Final = 60.0 - 2 * MOST_QUEUED_S
 _LOOK_S: Final = 0.25
 
 

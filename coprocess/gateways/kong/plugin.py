@@ -16,11 +16,12 @@ from typing import Any, Final, TypeGuard
 
 from coprocess.api.declarations import Limits
 from coprocess.api.functions import Source, is_async, source_of
-from coprocess.bounded import repr_of
-from coprocess.errors import HandlerError
+from coprocess.bounded import form_of, repr_of
+from coprocess.errors import HandlerError, HandlerFailed
 from coprocess.gateways.kong.awaited import AwaitedCalls
 from coprocess.gateways.kong.event import Event
 from coprocess.gateways.kong.instances import Instance
+from coprocess.gateways.kong.overdue import MOST_TIMEOUT_S
 from coprocess.gateways.kong.pdk import kong_class
 from coprocess.gateways.kong.phases import PLUGIN_PHASES, Phase
 from coprocess.gateways.kong.schema import schema_problems
@@ -28,6 +29,7 @@ from coprocess.gateways.kong.telling import async_telling, telling
 from coprocess.gateways.kong.turns import EventEnded
 from coprocess.gateways.kong.unpacked import unpacked_calls
 from coprocess.loading.hooks import Hook, Plan
+from coprocess.loading.plan import refuse_generator
 
 #: Kong runs them in its own process only: where it is told of one, requests die. So it is told of none.
 _KONGS_OWN: Final = ("init_worker", "header_filter", "body_filter", "configure")
@@ -109,7 +111,9 @@ class Plugin:
     def _hook(self, phase: Phase, lua_style: bool) -> Hook:
         method = getattr(self.plugin_class, phase.name)
         runs_async = is_async(method)
-        _expect_one_argument(self.plugin_class, phase.name)
+        source = _source(method, self.path)
+        _expect_one_argument(self.plugin_class, phase.name, source)
+        refuse_generator(method, source)
         style = "async" if runs_async else "lua" if lua_style else "python"
         made: Callable[..., Any] = (_async_phase if runs_async else _phase)(
             self.plugin_class, phase.name, kong_class(style)
@@ -146,9 +150,12 @@ def _phase(plugin_class: type, name: str, kong: Callable[[Any], Any]) -> Callabl
             made = instance.made
             if made is None or made[0] is not plugin_class:
                 made = instance.make(plugin_class)
-            getattr(made[1], name)(kong((event.ask,)))
+            result = getattr(made[1], name)(kong((event.ask,)))
         except EventEnded:
-            pass
+            _expect_over(event)
+        else:
+            if result is not None:
+                _expect_run(result)
 
     return run
 
@@ -158,15 +165,18 @@ def _async_phase(plugin_class: type, name: str, kong: Callable[[Any], Any]) -> C
         from coprocess.gateways.kong.async_steps import settled
 
         calls = AwaitedCalls(event.ask_async)
-        with contextlib.suppress(EventEnded):
+        try:
             try:
-                await getattr(instance.object_of(plugin_class), name)(kong((calls,)))
+                result = await getattr(instance.object_of(plugin_class), name)(kong((calls,)))
                 await calls.expect_begun()
+                _expect_run(result)
             finally:
                 calls.close()
                 if event.is_asking:
                     event.close_to_others()
                     await settled(event)
+        except EventEnded:
+            _expect_over(event)
 
     return run
 
@@ -175,7 +185,28 @@ def _ignore(call: Any, result: Any) -> None:
     """What a phase returns means nothing, as with kong-pdk."""
 
 
-def _expect_one_argument(plugin_class: type, name: str) -> None:
+def _expect_over(event: Event) -> None:
+    """Raises HandlerFailed where code was ended, and not by its own event: it would have done more."""
+    if not event.is_over:
+        raise HandlerFailed(
+            "failed: it asked the kong of a request that has ended. Expected: the kong that the phase is "
+            "called with, and not one that was kept"
+        )
+
+
+def _expect_run(result: Any) -> None:
+    """Raises HandlerFailed where a phase returned code, as of a check, that nobody will run."""
+    if not (inspect.isawaitable(result) or inspect.isgenerator(result) or inspect.isasyncgen(result)):
+        return
+    if inspect.iscoroutine(result):
+        result.close()
+    raise HandlerFailed(
+        f"failed: it returned {form_of(result)}, whose code nobody runs. Expected: a phase that runs all of "
+        "it, as async def with await (a decorator around one should use functools.wraps)"
+    )
+
+
+def _expect_one_argument(plugin_class: type, name: str, source: Source) -> None:
     """Raises HandlerError where the phase cannot be called with `kong` alone."""
     written = inspect.getattr_static(plugin_class, name)
     # An object that can be called is called as it is.
@@ -187,7 +218,7 @@ def _expect_one_argument(plugin_class: type, name: str) -> None:
         inspect.signature(method).bind(*bound, None)
     except (TypeError, ValueError) as error:
         raise HandlerError(
-            f"{source_of(method)}: {plugin_class.__name__}.{name} cannot be called with kong: {error}. "
+            f"{source}: {plugin_class.__name__}.{name} cannot be called with kong: {error}. "
             f"Expected: def {name}(self, kong)"
         ) from None
 
@@ -198,7 +229,9 @@ def _source(written: Any, path: Path) -> Source:
             return Source(path, inspect.getsourcelines(written)[1])
         except (OSError, TypeError):
             return Source(path, 1)
-    return source_of(written)
+    found = source_of(written)
+    # What is no function is written somewhere in the file.
+    return found if found.line else Source(path, 1)
 
 
 def plugin_of(module: ModuleType, path: Path, options: PluginOptions) -> Plugin:
@@ -242,9 +275,7 @@ def plugin_of(module: ModuleType, path: Path, options: PluginOptions) -> Plugin:
 
 def _expect_values(path: Path) -> None:
     """Raises HandlerError where an async phase takes a value for (value, err)."""
-    try:
-        tree = ast.parse(path.read_bytes())
-    except (OSError, SyntaxError, ValueError):
+    if (tree := parsed(path)) is None:
         return
     for name, line in unpacked_calls(tree):
         raise HandlerError(
@@ -312,8 +343,8 @@ def _schema(value: Any, path: Path) -> list[Any]:
             '({"message": {"type": "string"}},)'
         )
     try:
-        fields: list[Any] = json.loads(json.dumps(value))
-    except (TypeError, ValueError) as error:
+        fields: list[Any] = json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
         raise HandlerError(f"{path}: Schema cannot be told to Kong as JSON: {error}") from None
     for each in fields:
         if not isinstance(each, dict) or len(each) != 1:
@@ -334,10 +365,23 @@ def _limits(plugin_class: type, names: dict[str, Any], path: Path, options: Plug
     if on_error not in (None, "open", "closed"):
         raise HandlerError(f"{path}: on_error is {repr_of(on_error, 60)}. Expected: open or closed")
     if timeout_s is not None and (
-        isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or timeout_s <= 0
+        isinstance(timeout_s, bool)
+        or not isinstance(timeout_s, int | float)
+        or not 0 < timeout_s <= MOST_TIMEOUT_S
     ):
-        raise HandlerError(f"{path}: timeout_s is {repr_of(timeout_s, 60)}. Expected: seconds, more than 0")
+        raise HandlerError(
+            f"{path}: timeout_s is {repr_of(timeout_s, 60)}. Expected: seconds, more than 0, and no more "
+            f"than {MOST_TIMEOUT_S:g}: Kong lets a request by for which it has waited 60 s"
+        )
     return Limits(on_error=on_error, timeout_s=timeout_s)
+
+
+def parsed(path: Path) -> ast.Module | None:
+    """The code of a file; None: it is none, or nested too deep to be read, as loading tells."""
+    try:
+        return ast.parse(path.read_bytes()) if path.is_file() else None
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
 
 
 def name_in(path: Path) -> str:
@@ -351,9 +395,7 @@ def has_plugin(path: Path) -> bool:
 
     True also where it cannot be read: loading tells why.
     """
-    try:
-        tree = ast.parse(path.read_bytes())
-    except (OSError, SyntaxError, ValueError):
+    if (tree := parsed(path)) is None:
         return True
     return any(
         (isinstance(node, ast.ClassDef) and node.name == "Plugin")
@@ -370,9 +412,7 @@ _KEYWORDS: Final = {"_version": "version", "_priority": "priority", "_schema": "
 
 def _started(path: Path, names: dict[str, Any]) -> dict[str, Any]:
     """What the file passes to start_dedicated_server, which is not run when it is loaded."""
-    try:
-        tree = ast.parse(path.read_bytes())
-    except (OSError, SyntaxError, ValueError):
+    if (tree := parsed(path)) is None:
         return {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and _called(node) == _START:

@@ -23,11 +23,18 @@ class Poller:
     """`on_ready` is called with each connection that was given (`add`), once something has come on it."""
 
     def __init__(
-        self, on_ready: Callable[[Connection], None], on_accept: Callable[[socket.socket], Connection]
+        self,
+        on_ready: Callable[[Connection], None],
+        on_accept: Callable[[socket.socket], Connection],
+        close: Callable[[Connection], None],
     ) -> None:
-        """`on_ready` never raises. `on_accept` makes a connection of a socket; it is watched at once."""
+        """`on_ready` never raises. `on_accept` makes a connection of a socket; it is watched at once.
+
+        `close` is called with one that cannot be watched.
+        """
         self._on_ready = on_ready
         self._on_accept = on_accept
+        self._close = close
         self._selector = selectors.DefaultSelector()
         self._added: deque[Connection] = deque()
         self._wakes, self._woken = socket.socketpair()
@@ -69,7 +76,7 @@ class Poller:
     def _close_added(self) -> None:
         with contextlib.suppress(IndexError):  # Another thread does the same.
             while True:
-                self._added.popleft().close()
+                self._close(self._added.popleft())
 
     def _run(self) -> None:
         while not self._is_stopped:
@@ -122,4 +129,4 @@ class Poller:
         try:
             self._selector.register(connection.socket, selectors.EVENT_READ, connection)
         except (ValueError, KeyError, OSError):
-            connection.close()
+            self._close(connection)

@@ -76,6 +76,10 @@ class _Telling:
     def is_asking(self) -> bool:
         return self._event.is_asking
 
+    @property
+    def is_over(self) -> bool:
+        return self._event.is_over
+
     def close_to_others(self) -> None:
         self._event.close_to_others()
 

@@ -254,6 +254,15 @@ class _Examination:
                     "The plugin does not load, as Kong does not start with such a version.",
                     'Write text as "1.0.0".',
                 )
+        for phase, line in code.yielding:
+            yield finding(
+                "phase-never-runs",
+                path,
+                line,
+                f"{phase} yields: a call of it runs none of its code.",
+                "The plugin does not load.",
+                "Have it return; yield in a function of its own that it goes through.",
+            )
         for method, line in code.unpacked:
             yield finding(
                 "style-wrong",

@@ -41,6 +41,8 @@ class PluginCode:
     is_async: bool = False
     #: Calls of async phases that are taken for pairs, each with its line.
     unpacked: list[tuple[str, int]] = field(default_factory=list)
+    #: Phases that yield, each with its line.
+    yielding: list[tuple[str, int]] = field(default_factory=list)
     #: Methods whose names are nearly those of phases: name, line, and the phase.
     misspelt: list[tuple[str, int, str]] = field(default_factory=list)
     #: What is written as `version = …`, each with its line.
@@ -64,12 +66,16 @@ def read_code(path: Path) -> PluginCode:
     except (SyntaxError, ValueError) as error:
         line = f"{error.lineno}: " if isinstance(error, SyntaxError) and error.lineno else ""
         raise ConfigError(f"{path}:{line}{error.args[0] if error.args else error}") from None
+    except (RecursionError, MemoryError):  # What the parser raises for it.
+        raise ConfigError(f"{path}: it is nested too deep") from None
     parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
     code = PluginCode(path, [], [], unpacked=list(unpacked_calls(tree)))
     for node in ast.walk(tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name in _PHASES:
             if isinstance(parents.get(node), ast.ClassDef):
                 code.phases.append(node.name)
+                if _yields(node):
+                    code.yielding.append((node.name, node.lineno))
                 code.is_async = code.is_async or isinstance(node, ast.AsyncFunctionDef)
         elif isinstance(node, ast.Call):
             code.uses += _use(node, parents)
@@ -77,6 +83,18 @@ def read_code(path: Path) -> PluginCode:
             code.misspelt += _misspelt(_methods(node))
     code.versions += _versions(tree)
     return code
+
+
+def _yields(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    """Whether a call of it runs none of its code. Functions within it are others."""
+    nodes: list[ast.AST] = list(function.body)
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.Yield | ast.YieldFrom):
+            return True
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef):
+            nodes += ast.iter_child_nodes(node)
+    return False
 
 
 def _versions(tree: ast.Module) -> Iterator[tuple[object, int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from coprocess.desk.kong.simulator.entities import Entities, load_entities
@@ -57,22 +57,32 @@ class TrialKong:
         declarative: Any = None,
         facts: Facts | None = None,
         timeout_s: float = TIMEOUT_S,
+        may_lack: bool = False,
     ) -> None:
         """`configs`: plugin → its configuration; `declarative`: Kong's whole configuration instead.
 
-        Without the latter every plugin is put on everything, and all goes to one service. Raises ConfigError
-        for what Kong would refuse.
+        Without the latter every plugin is put on everything, and all goes to one service. `may_lack`: plugins
+        that need a configuration may be given one by `configure`, before the first request.
+
+        Raises ConfigError for what Kong would refuse.
         """
         self._servers = servers
+        #: Plugins that need a configuration, and have none yet: with what Kong says of them.
+        self._lacking: dict[str, str] = {}
         if declarative is None:
-            declarative = default_declarative(servers, configs or {})
+            declarative = default_declarative(servers, configs or {}, self._lacking if may_lack else None)
         self.kong = Kong(self._entities(declarative), facts or _facts())
         #: Whom an auth plugin of Kong's has found, as a Lua table; None: nobody.
         self.caller: Any = None
         self._driver = Driver(servers.sockets, as_upstream(upstream), timeout_s=timeout_s)
 
     def _entities(self, declarative: Any) -> Entities:
-        return load_entities(declarative, self._servers.infos)
+        infos = self._servers.infos
+        unchecked = {name: replace(infos[name], fields=[]) for name in self._lacking}
+        entities = load_entities(declarative, {**infos, **unchecked})
+        for entity in entities.plugins:
+            entity.info = infos.get(entity.name)
+        return entities
 
     @property
     def upstream(self) -> Any:
@@ -91,7 +101,12 @@ class TrialKong:
         *,
         scheme: str = "http",
     ) -> Trial:
-        """Send one request. Header text holds one character a byte. Raises ConfigError for no target."""
+        """Send one request. Header text holds one character a byte.
+
+        Raises ConfigError for no target, and where a plugin lacks its configuration.
+        """
+        for text in self._lacking.values():
+            raise ConfigError(f"{text}. Expected: kong.configure({{…}}), or config={{…}} of the marker")
         if not target.startswith("/") or any(ord(each) <= 0x20 or ord(each) > 0xFF for each in target):
             raise ConfigError(f"{target!r} is no target of a request: it begins with a slash, without blanks")
         lines = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
@@ -120,6 +135,7 @@ class TrialKong:
         filled, problems = configured(info.fields, config)
         if problems:
             raise ConfigError(f"Kong refuses the configuration of {name!r} ({as_text(problems)})")
+        self._lacking.pop(name, None)
         for entity in self.kong.entities.plugins:
             if entity.name == name:
                 entity.config = filled
@@ -129,8 +145,13 @@ class TrialKong:
         self._driver.close()
 
 
-def default_declarative(servers: PluginServers, configs: Mapping[str, Any]) -> dict[str, Any]:
-    """Every plugin on everything, and one service that takes all. Raises ConfigError."""
+def default_declarative(
+    servers: PluginServers, configs: Mapping[str, Any], lacking: dict[str, str] | None
+) -> dict[str, Any]:
+    """Every plugin on everything, and one service that takes all. Raises ConfigError.
+
+    `lacking` takes plugins that have no configuration and need one; None: that is an error.
+    """
     plugins = []
     for name in configs:
         if name not in servers.infos:
@@ -139,7 +160,10 @@ def default_declarative(servers: PluginServers, configs: Mapping[str, Any]) -> d
     for name, info in servers.infos.items():
         _, problems = configured(info.fields, configs.get(name))
         if problems:
-            raise ConfigError(f"Kong refuses the configuration of {name!r} ({as_text(problems)})")
+            text = f"Kong refuses the configuration of {name!r} ({as_text(problems)})"
+            if lacking is None or name in configs:
+                raise ConfigError(text)
+            lacking[name] = text
         plugins.append({"name": name, "config": configs.get(name)})
     return {
         "services": [{"name": "upstream", "url": _SERVICE, "routes": [{"name": "all", "paths": ["/"]}]}],
