@@ -247,7 +247,7 @@ def test_trailers_without_a_body_do_not_pass_by_the_handlers() -> None:
         return respond(403) if not request.body else None
 
     stream = Stream(handler)
-    stream.gateway.chain({}, "").overrides.works = True
+    stream.gateway.chain({}, "").overrides_of(0, 0).works = True
     asked = stream.request(POST, end=False)
     assert asked.mode_override.request_trailer_mode == wire.ProcessingMode.SEND
     reply = stream.one(wire.ProcessingRequest(request_trailers=wire.HttpTrailers()))

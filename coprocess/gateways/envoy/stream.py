@@ -192,11 +192,6 @@ class EnvoyStream(chained.Chain):
                 self._rpc.end(status, text)
             self.cancel()
 
-    def _abort(self, status: Status, text: str) -> None:
-        if self._close():
-            self._rpc.end(status, text)
-            self.cancel()
-
     # In a thread.
 
     def _take(self) -> None:
@@ -330,11 +325,11 @@ class EnvoyStream(chained.Chain):
         was_over, self._is_over = self._is_over, True
         self._lock.release()
         if not (was_over or self._rpc.finish(last)):
-            self._rpc.end(Status.RESOURCE_EXHAUSTED, _NOT_TAKEN)
+            self._rpc.fail(Status.RESOURCE_EXHAUSTED, _NOT_TAKEN)
         self._around.ended(self)
 
     def _not_taken(self) -> None:
-        self._abort(Status.RESOURCE_EXHAUSTED, _NOT_TAKEN)
+        self._refuse(Status.RESOURCE_EXHAUSTED, _NOT_TAKEN)
         self._next(False)
 
     def _next(self, is_done: bool) -> None:
@@ -436,5 +431,5 @@ _NOT_TAKEN = "the replies are too large, or are not read"
 
 
 def refuse(rpc: BidiRpc, error: CoprocessError) -> None:
-    """End a stream that is not taken: its client may try another service."""
-    rpc.on_loop(partial(rpc.end, error.status, str(error)))
+    """End a stream that is not taken."""
+    rpc.on_loop(partial(rpc.fail, error.status, str(error)))
