@@ -271,6 +271,8 @@ class Exchange(StreamedBodies):
                 raise HandlerFailed(
                     "replaced a body that is not a handler's: of a gRPC call, or after an upgrade"
                 )
+            if not body and side.body == b"":
+                body = None  # Envoy would announce one, in chunks.
         rest = encoding.CLEAR_ROUTE_CACHE if is_moved and chain.route.clears_route_cache else b""
         replies = side.replies(kind, edits, body, rest, self._dynamic_metadata(traffic))
         if not chain.after and side.mode != FULL_DUPLEX:
@@ -347,6 +349,8 @@ class Exchange(StreamedBodies):
             self._check_size(body)
             if side.why_no_body:
                 raise HandlerFailed("replaced the body of a response that is a stream")
+            if not body and side.body == b"" and self._status not in guard.BODYLESS:
+                body = None  # As of a request.
         replies = side.replies(kind, edits, body, b"", self._dynamic_metadata(traffic))
         if side.mode != FULL_DUPLEX:
             self.is_done = True
