@@ -20,7 +20,7 @@ from coprocess.transport.engines import EngineChoice, make_engine
 from coprocess.transport.held_calls import Held
 from coprocess.transport.http2.limits import Limits
 from tests.envoy.call import Call
-from tests.envoy.drive import POST, check_request
+from tests.envoy.drive import OK, POST, check_request, header_map
 from tests.envoy.world import serving
 from tests.serve_process import ServeProcess, write
 from tests.server import ENGINES, PATIENCE_S, Client, engine_options, until
@@ -36,6 +36,16 @@ def sets(request: Any) -> None:
 
 @Response
 def looks() -> None: ...
+
+
+@Post
+def doubles(request: Any) -> None:
+    request.body = request.raw_body * 2
+
+
+@Response
+def reads_late(response: Any) -> None:
+    response.body = response.raw_body.upper()
 
 
 def status_of(reply: wire.ProcessingResponse) -> int:
@@ -164,12 +174,26 @@ def test_what_breaks_as_a_stream_begins_is_answered(
         assert status_of(Call(client.channel).request()) == 500
 
 
+@on_both
+@pytest.mark.parametrize("is_response", [False, True])
+def test_a_stream_that_ends_within_a_body_does_not_end_well(
+    engine: EngineChoice, *, is_response: bool
+) -> None:
+    """In FULL_DUPLEX_STREAMED mode, the headers wait for their reply as long as the body comes."""
+    handler = reads_late if is_response else doubles
+    with serving(handler, engine=engine) as running, Client(running.address) as client:
+        call = Call(client.channel)
+        if is_response:
+            first = Message(response_headers=wire.HttpHeaders(headers=header_map(OK)))
+            first.protocol_config.response_body_mode = wire.ProcessingMode.FULL_DUPLEX_STREAMED
+        else:
+            first = Message(request_headers=wire.HttpHeaders(headers=header_map(POST)))
+            first.protocol_config.request_body_mode = wire.ProcessingMode.FULL_DUPLEX_STREAMED
+        call._asks.put(first)
+        assert [status_of(reply) for reply in call.end()] == [500]
+
+
 # Replies that no engine sends.
-
-
-@Post
-def doubles(request: Any) -> None:
-    request.body = request.raw_body * 2
 
 
 @Post

@@ -193,6 +193,13 @@ class Exchange(StreamedBodies):
         return Fields(values)
 
     @property
+    def owes_reply(self) -> bool:
+        """Whether a message has none yet, as more of a body is to come in FULL_DUPLEX_STREAMED mode."""
+        response = self._response
+        is_open = self._request.pieces is not None or (response is not None and response.pieces is not None)
+        return is_open and not self.is_done
+
+    @property
     def traffic(self) -> Traffic | None:
         """None: no request, or response, has come."""
         return self._traffic

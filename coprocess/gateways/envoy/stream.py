@@ -157,7 +157,7 @@ class EnvoyStream(chained.Chain):
         if not is_last:
             return
         # All that came is answered.
-        self._rpc.end()
+        self._end()
         self._around.ended(self)
 
     def _cancelled(self) -> None:
@@ -196,7 +196,7 @@ class EnvoyStream(chained.Chain):
 
     def _take(self) -> None:
         loop = self._service.async_calls.loop
-        # There, all async handlers would wait for what blocks.
+        # There, all async handlers would wait for what blocks. As `is_read_here`, in place.
         may_block = loop is None or not loop.is_reading or loop.thread_id != threading.get_ident()
         if len(self._message) > _LARGE_BYTES:
             if not may_block:
@@ -352,11 +352,18 @@ class EnvoyStream(chained.Chain):
         if following is None:
             if not was_over:
                 # Nothing is owed, and nothing that could come matters.
-                self._rpc.end()
+                self._end()
             self._around.ended(self)
         else:
             self._message = following
             self._rpc.in_turn(self._take)
+
+    def _end(self) -> None:
+        exchange = self._exchange
+        if exchange is not None and exchange.owes_reply:
+            self._rpc.fail(Status.INTERNAL, "the stream ended before the body did")
+        else:
+            self._rpc.end()
 
     # A Wire's: for a handler that runs.
 
