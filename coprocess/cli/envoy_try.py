@@ -131,12 +131,15 @@ class _Attempt(Attempt):
         from coprocess.desk.envoy.trial import config_in, config_of
         from coprocess.desk.envoy.wanted import wanted_of
 
-        path = self.envoy
-        if path is None and not self.chain and not self.authz and _DEFAULT_FILE.is_file():
-            path = _DEFAULT_FILE
-        if path is not None:
+        if (path := self._file()) is not None:
             return config_in(path, self.asked.host)
         return config_of(wanted_of(settings, loaded.table, chains, self.chain, is_authz=self.authz))
+
+    def _file(self) -> Path | None:
+        """Envoy's configuration; None: it is made."""
+        if self.envoy is not None or self.chain or self.authz or not _DEFAULT_FILE.is_file():
+            return self.envoy
+        return _DEFAULT_FILE
 
     def _show(self, trial: Trial) -> None:
         from coprocess.cli.envoy_text import TrialText, trial_as_dict
@@ -146,4 +149,5 @@ class _Attempt(Attempt):
 
     def watched(self) -> tuple[Iterable[Path], Iterable[Path]]:
         settings = load_settings({"handlers": self.handlers}, self.config)
-        return settings.folders, [self.envoy] if self.envoy is not None else []
+        file = self._file()
+        return settings.folders, [file] if file is not None else []

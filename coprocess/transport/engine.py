@@ -201,6 +201,10 @@ class BidiRpc(ABC):
         `details` are a serialized `google.rpc.Status`. Raises ValueError for metadata that is none.
         """
 
+    def fail(self, status: Status, message: str) -> None:
+        """End the call badly, from any thread: by the reply that stands for it (`Methods.failed`), if any."""
+        self.end(status, message)
+
     @abstractmethod
     def metadata(self) -> Metadata:
         """As an Rpc's."""
@@ -253,7 +257,7 @@ class Methods:
     #: What takes calls of a unary method before its handler, in an engine that has a `poller`.
     relays: Mapping[str, Relay] = field(default_factory=dict)
     #: Of methods whose clients may take an error for a yes: their calls end with such a reply instead; those
-    #: with many messages where an engine that can refuses one.
+    #: with many messages where they are ended by `fail`, or by the engine itself.
     failed: Mapping[str, FailedReply] = field(default_factory=dict)
 
     def __or__(self, other: Methods) -> Methods:

@@ -279,10 +279,11 @@ class GrpcioEngine(Engine):
             messages: Iterator[bytes], context: grpc.ServicerContext, send: Callable[[bytes | None], None]
         ) -> None:
             rpc = GrpcioBidi(method, messages, context, send, max_reply_bytes, submit)
+            rpc.failed = self._methods.failed.get(method)
             open_streams.add(rpc)
             if len(open_streams) > _MAX_BIDIS or not context.add_callback(partial(open_streams.discard, rpc)):
                 open_streams.discard(rpc)
-                rpc.end(Status.RESOURCE_EXHAUSTED, "too many streams are open")
+                rpc.fail(Status.RESOURCE_EXHAUSTED, "too many streams are open")
                 return
             rpc.start(self._methods.bidi[method])
 
@@ -317,19 +318,22 @@ class GrpcioEngine(Engine):
     def stop(self) -> None:
         # Answers that were just given are still on their way. grpcio could wait for them itself, but
         # meanwhile it would cancel new calls without a word, instead of having them refused.
-        self._flush(self._unsent.copy())
+        self._flush({*self._unsent.copy()})
         # grpcio would end these with an error, too.
-        given_up = {rpc for rpc in self._unsent.copy() if rpc.failed is not None}
+        open_calls: set[GrpcioRpc | GrpcioBidi] = {*self._unsent.copy(), *self._bidis.copy()}
+        given_up = {rpc for rpc in open_calls if rpc.failed is not None}
         for rpc in given_up:
             rpc.fail(Status.UNAVAILABLE, "the service is shutting down")
         self._flush(given_up)
         self._server.stop(None).wait(_STOP_TIMEOUT_S)
         self._executor.shutdown()
 
-    def _flush(self, unsent: set[GrpcioRpc]) -> None:
+    def _flush(self, calls: set[GrpcioRpc | GrpcioBidi]) -> None:
         """Wait until their answers have left, up to a limit."""
         until_s = time.monotonic() + _FLUSH_S
-        while not unsent.isdisjoint(self._unsent) and time.monotonic() < until_s:
+        while time.monotonic() < until_s:
+            if calls.isdisjoint(self._unsent) and calls.isdisjoint(self._bidis):
+                return
             time.sleep(_FLUSH_INTERVAL_S)
 
     @property

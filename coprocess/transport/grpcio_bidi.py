@@ -11,7 +11,7 @@ import grpc
 import structlog
 
 from coprocess.errors import Status
-from coprocess.transport.engine import BidiHandler, BidiRpc, Metadata, too_large
+from coprocess.transport.engine import BidiHandler, BidiRpc, FailedReply, Metadata, too_large
 
 log = structlog.get_logger("coprocess")
 _MAX_UNREAD = 256
@@ -47,6 +47,8 @@ class GrpcioBidi(BidiRpc):
         self._outgoing: deque[bytes | None] = deque()
         self._is_sending = False
         self._is_ended = False
+        #: That of its method.
+        self.failed: FailedReply | None = None
 
     def start(self, handler: BidiHandler) -> None:
         """Call the handler, and read."""
@@ -65,7 +67,7 @@ class GrpcioBidi(BidiRpc):
         except Exception:
             if self._context.is_active():
                 log.exception("a stream's callback failed", method=self.method)
-                self.end(Status.INTERNAL, "internal error")
+                self.fail(Status.INTERNAL, "internal error")
 
     def on_loop(self, task: Callable[[], None]) -> None:
         with self._telling:
@@ -87,7 +89,7 @@ class GrpcioBidi(BidiRpc):
 
     def send(self, message: bytes) -> bool:
         if len(message) > self._max_reply_bytes:
-            self.end(Status.RESOURCE_EXHAUSTED, too_large("reply", len(message), self._max_reply_bytes))
+            self.fail(Status.RESOURCE_EXHAUSTED, too_large("reply", len(message), self._max_reply_bytes))
             return False
         if self._is_ended or not self._context.is_active() or len(self._outgoing) >= _MAX_UNREAD:
             return False
@@ -112,6 +114,13 @@ class GrpcioBidi(BidiRpc):
         if trailing:
             self._context.set_trailing_metadata(tuple(trailing))
         self._put(None)
+
+    def fail(self, status: Status, message: str) -> None:
+        if self.failed is not None:
+            reply = self.failed(status, message)
+            if len(reply) <= self._max_reply_bytes and self.finish(reply):
+                return
+        self.end(status, message)
 
     def _put(self, message: bytes | None) -> None:
         with self._lock:

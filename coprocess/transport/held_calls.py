@@ -10,9 +10,11 @@ import threading
 from collections.abc import Iterable
 
 from coprocess.errors import Status
-from coprocess.transport.engine import BidiRpc, Methods, Rpc
+from coprocess.transport.engine import BidiHandler, BidiRpc, Methods, Rpc
 
 _MAX_HELD = 256
+#: Of streams' messages.
+_MAX_HELD_BYTES = 64 << 20
 
 
 class HeldCalls:
@@ -61,10 +63,6 @@ class HeldCalls:
             except RuntimeError:
                 rpc.fail(Status.UNAVAILABLE, "no thread can be started")
 
-    def refuse(self) -> None:
-        """End all that waits and all that comes, until `pass_on`."""
-        self.pass_on(Methods())
-
 
 class HeldStreams:
     """The same for calls with many messages: told on the engine's loop, and taken there."""
@@ -73,6 +71,8 @@ class HeldStreams:
         self._lock = threading.Lock()
         #: With the messages that came, in their order; None: the client's last is among them.
         self._held: dict[BidiRpc, list[bytes | None]] = {}
+        #: Of all those messages.
+        self._held_bytes = 0
         self._methods: Methods | None = None
 
     def take(self, rpc: BidiRpc) -> None:
@@ -81,27 +81,38 @@ class HeldStreams:
             methods = self._methods
             if methods is None and len(self._held) < _MAX_HELD:
                 came = self._held[rpc] = []
-                rpc.on_message = came.append
+                rpc.on_message = lambda message: self._keep(rpc, came, message)
                 rpc.on_half_close = lambda: came.append(None)
                 rpc.on_cancel(lambda: self._drop(rpc))
                 return
-        (refuse_stream if methods is None else methods.bidi[rpc.method])(rpc)
+        _handler_of(methods, rpc)(rpc)
+
+    def _keep(self, rpc: BidiRpc, came: list[bytes | None], message: bytes) -> None:
+        came.append(message)
+        with self._lock:
+            self._held_bytes += len(message)
+            is_too_much = self._held_bytes > _MAX_HELD_BYTES
+        if is_too_much:
+            rpc.on_message = lambda message: None
+            self._drop(rpc)
+            _refuse_stream(rpc)
 
     def _drop(self, rpc: BidiRpc) -> None:
         with self._lock:
-            self._held.pop(rpc, None)
+            came = self._held.pop(rpc, ())
+            self._held_bytes -= sum(len(message or b"") for message in came)
 
     def pass_on(self, methods: Methods) -> None:
         """As HeldCalls'."""
         with self._lock:
             self._methods = methods
-            held, self._held = self._held, {}
+            held, self._held, self._held_bytes = self._held, {}, 0
         for rpc, came in held.items():
             rpc.on_loop(lambda rpc=rpc, came=came: self._begin(methods, rpc, came))  # type: ignore[misc]  # its defaults
 
     @staticmethod
     def _begin(methods: Methods, rpc: BidiRpc, came: list[bytes | None]) -> None:
-        methods.bidi[rpc.method](rpc)
+        _handler_of(methods, rpc)(rpc)
         for message in came:
             if message is None:
                 rpc.on_half_close()
@@ -126,13 +137,20 @@ class Held:
         self._streams.pass_on(methods)
 
     def refuse(self) -> None:
-        """End all unary calls that wait, and all that come, until `pass_on`."""
-        self._calls.refuse()
+        """End all that waits and all that comes, until `pass_on`."""
+        self.pass_on(Methods())
 
 
-def refuse_stream(rpc: BidiRpc) -> None:
-    rpc.end(Status.UNAVAILABLE, "the service is starting")
+def _handler_of(methods: Methods | None, rpc: BidiRpc) -> BidiHandler:
+    return _refuse_stream if methods is None else methods.bidi.get(rpc.method, _refuse_stream)
+
+
+def _refuse_stream(rpc: BidiRpc) -> None:
+    rpc.fail(Status.UNAVAILABLE, _STARTING)
 
 
 def refuse_call(rpc: Rpc) -> None:
-    rpc.fail(Status.UNAVAILABLE, "the service is starting")
+    rpc.fail(Status.UNAVAILABLE, _STARTING)
+
+
+_STARTING = "the service is starting"

@@ -17,6 +17,7 @@ from coprocess.transport.engine import (
     BidiRpc,
     Engine,
     EngineOptions,
+    FailedReply,
     HandlersLoop,
     ListenError,
     Metadata,
@@ -219,7 +220,7 @@ class Http2Bidi(BidiRpc):
             return False
         engine = self._engine
         if len(message) > engine.max_message_bytes:
-            self.end(Status.RESOURCE_EXHAUSTED, too_large("reply", len(message), engine.max_message_bytes))
+            self.fail(Status.RESOURCE_EXHAUSTED, too_large("reply", len(message), engine.max_message_bytes))
             return False
         protocol = self._protocol
         is_taken: bool = engine.answer(protocol, protocol.send, self._stream, message)
@@ -275,6 +276,15 @@ class Http2Bidi(BidiRpc):
         self._engine.answer(self._protocol, self._protocol.end, self._stream, ending)
         self._forget_callbacks()
         self._cancellation = None
+
+    def fail(self, status: Status, message: str) -> None:
+        engine = self._engine
+        failed = engine.failed_reply_of(self.method)
+        if failed is not None:
+            reply = failed(status, message)
+            if len(reply) <= engine.max_message_bytes and self.finish(reply):
+                return
+        self.end(status, message)
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
         first = self._cancellation
@@ -355,7 +365,7 @@ class Http2Bidi(BidiRpc):
     def _break(self) -> None:
         log.exception("a stream's callback failed", method=self.method)
         cancellation = self._cancellation
-        self.end(Status.INTERNAL, "internal error")
+        self.fail(Status.INTERNAL, "internal error")
         if cancellation is not None:
             cancellation()
 
@@ -474,6 +484,10 @@ class Http2Engine(Engine):
     def send(self, protocol: Http2Protocol, stream: Stream, message: bytes) -> bool:
         """One of many messages. False where the call is over, or its client does not read."""
         return bool(self.answer(protocol, protocol.send, stream, message))
+
+    def failed_reply_of(self, path: str) -> FailedReply | None:
+        """As of `Methods.failed`."""
+        return self._methods.failed.get(path)
 
     def refuse(self, rpc: Http2Rpc, refused: Refused) -> None:
         if refused.status == Status.RESOURCE_EXHAUSTED:

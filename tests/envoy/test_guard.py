@@ -192,6 +192,22 @@ def test_a_body_where_there_was_none_goes_with_continue_and_replace() -> None:
     assert common.body_mutation.body == b"new"
 
 
+def test_nothing_in_the_place_of_no_body_is_none() -> None:
+    """Envoy announced a body in chunks: upstreams refuse a GET that has one."""
+
+    @Post
+    def empties(request: Any) -> None:
+        request.body = b""
+
+    @Response
+    def empties_too(response: Any) -> None:
+        response.body = b""
+
+    stream = Stream(empties, empties_too)
+    assert not stream.request().request_headers.response.HasField("body_mutation")
+    assert not stream.response(end=True).response_headers.response.HasField("body_mutation")
+
+
 def test_a_body_that_another_filter_did_not_send_closes_and_is_remembered() -> None:
     """`mode_override` is dropped in silence where the filter does not allow it."""
 
@@ -247,7 +263,7 @@ def test_trailers_without_a_body_do_not_pass_by_the_handlers() -> None:
         return respond(403) if not request.body else None
 
     stream = Stream(handler)
-    stream.gateway.chain({}, "").overrides.works = True
+    stream.gateway.chain({}, "").overrides_of(0, 0).works = True
     asked = stream.request(POST, end=False)
     assert asked.mode_override.request_trailer_mode == wire.ProcessingMode.SEND
     reply = stream.one(wire.ProcessingRequest(request_trailers=wire.HttpTrailers()))

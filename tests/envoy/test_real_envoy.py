@@ -84,6 +84,11 @@ def shout(request: Any) -> None:
 
 
 @Post
+def grows(request: Any) -> None:
+    request.body = request.raw_body * 40
+
+
+@Post
 def made(request: Any) -> None:
     request.body = b"made here"
 
@@ -138,6 +143,7 @@ HANDLERS = (
     new_path,
     framing,
     shout,
+    grows,
     made,
     only_if_asked,
     answer,
@@ -175,7 +181,9 @@ LISTENERS = {
     "path": post("new_path"),
     "framing": post("framing"),
     "body": post("shout", **OVERRIDE),
-    "body without override": post("shout"),
+    "body without override": Listener(
+        [ext_proc({"x-coprocess-post": "shout", "x-coprocess-api-id": "other"})]
+    ),
     "body buffered": post(
         "shout", processing_mode={"request_body_mode": "BUFFERED", "request_trailer_mode": "SEND"}
     ),
@@ -184,6 +192,7 @@ LISTENERS = {
         "shout",
         processing_mode={"request_body_mode": "FULL_DUPLEX_STREAMED", "request_trailer_mode": "SEND"},
     ),
+    "grows": post("grows", failure_mode_allow=True, **OVERRIDE),
     "made": post("made", **OVERRIDE),
     "peek": post("only_if_asked", **OVERRIDE),
     "answer": post("answer"),
@@ -302,6 +311,31 @@ def test_trailers_after_an_empty_body_do_not_pass_by_the_handlers(world: World, 
         client.sendall(head + b"0\r\nx-trailer: 1\r\n\r\n")
         # What the handler edits cannot be sent any more.
         assert client.recv(12) == b"HTTP/1.1 500"
+    assert len(world.upstream.requests) == before
+
+
+def test_trailers_shut_no_route_whose_filter_streams(world: World) -> None:
+    head = b"POST /p HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+    before = len(world.upstream.requests)
+    for _ in range(4):
+        with socket.create_connection(
+            ("127.0.0.1", world.envoy.ports["body streamed"]), PATIENCE_S
+        ) as client:
+            client.sendall(head + b"2\r\nhi\r\n0\r\nx-trailer: 1\r\n\r\n")
+            assert client.recv(12) == b"HTTP/1.1 500"
+    assert len(world.upstream.requests) == before
+    assert world.request("body streamed", "POST", body=b"hi").status == 200
+
+
+def test_what_no_engine_sends_closes_under_failure_mode_allow(world: World) -> None:
+    """What came of the client reached the upstream, as no reply came."""
+    before = len(world.upstream.requests)
+    assert world.request("grows", "POST", body=b"x" * 500_000).status == 500
+    world.running.service.is_draining = True
+    try:
+        assert world.request("lenient", headers={"Authorization": "k"}).status == 503
+    finally:
+        world.running.service.is_draining = False
     assert len(world.upstream.requests) == before
 
 

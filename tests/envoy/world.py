@@ -27,6 +27,7 @@ from coprocess.runtime.service import Service
 from coprocess.runtime.service_options import ServiceOptions
 from coprocess.transport.engine import Engine
 from coprocess.transport.engines import EngineChoice, make_engine
+from coprocess.transport.http2.limits import Limits
 from coprocess.transport.tls import TlsFiles
 from tests.free_ports import free_ports
 from tests.server import PATIENCE_S, engine_options
@@ -54,13 +55,14 @@ def serving(
     address: str = "127.0.0.1:0",
     options: ServiceOptions | None = None,
     tls: TlsFiles | None = None,
+    limits: Limits | None = None,
     **gateway_options: Any,
 ) -> Iterator[Running]:
     gateway = EnvoyGateway(table_of(*handlers), GatewayOptions(**gateway_options))
     service = Service(gateway, options or ServiceOptions(timeout_s=PATIENCE_S))
     running, _ = make_engine(
         engine,
-        engine_options(max_message_bytes=16 << 20, tls=tls),
+        engine_options(max_message_bytes=16 << 20, tls=tls, connection_limits=limits),
     )
     service.replace_thread = running.replace_thread
     bound = running.listen(address)

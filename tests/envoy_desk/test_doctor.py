@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 from coprocess.cli.app import app
 from coprocess.desk.envoy.doctor import RULES
 from coprocess.desk.envoy.doctor.header_use import HeaderUse, header_use
+from coprocess.desk.envoy.yaml_files import walk
 
 ROOT = Path(__file__).parents[2]
 HANDLERS = """
@@ -595,6 +596,25 @@ def test_gateway_policy(project: Path) -> None:
     rules = found(project / "envoy.yaml")
 
     assert rules["envoy-failure-open"] == rules["envoy-body-not-sent"] == "error"
+
+
+@pytest.mark.parametrize("name", ["odd: 'one' # \" {x}", "true", "No", "12", "1e3", "- a", "&a", "ü"])
+@pytest.mark.parametrize("form", ["parts", "static", "istio"])
+@pytest.mark.parametrize("authz", [False, True])
+def test_a_chain_of_any_name_is_printed_as_a_text(
+    project: Path, form: str, name: str, *, authz: bool
+) -> None:
+    """Some were no YAML, and others a number, which Envoy does not take."""
+    with (project / "coprocess.toml").open("a") as settings:
+        settings.write(f'[chains.{json.dumps(name, ensure_ascii=False)}]\nauth_check = "auth"\n')
+    text = printed("--form", form, "--chain", name, *(["--authz"] if authz else []))
+    said: list[Any] = [
+        found.get("value", found.get("x-coprocess-chain"))
+        for document in yaml.safe_load_all(text)
+        for _, found in walk(document)
+        if found.get("key") == "x-coprocess-chain" or "x-coprocess-chain" in found
+    ]
+    assert said == [name]
 
 
 def test_policies_name_no_chain(project: Path) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from coprocess import scaffold
 from coprocess.cli.app import app
+from coprocess.cli.attempt import Asked
+from coprocess.cli.envoy_try import _Attempt
 from tests import forked
 
 HANDLERS = """
@@ -93,6 +96,19 @@ def test_a_file_that_is_not_simulated(project: Path) -> None:
 
     assert result.exit_code == 1
     assert "message_timeouts: the simulated Envoy does not know this field" in str(result.exception)
+
+
+def test_watch_sees_the_file_that_is_taken_where_none_is_named(project: Path) -> None:
+    def watched(**given: Any) -> list[Path]:
+        options = {"chain": "", "authz": False, "envoy": None, "handlers": None, "config": None, **given}
+        asked = Asked.of("GET", "/", None, None, None, None)
+        return list(_Attempt(asked, False, False, **options).watched()[1])
+
+    assert watched() == []
+    (project / "envoy.yaml").write_text("")
+    assert watched() == [Path("envoy.yaml")]
+    assert watched(chain="x") == []
+    assert watched(envoy=Path("other.yaml")) == [Path("other.yaml")]
 
 
 def test_chain_and_file_do_not_go_together(project: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from textwrap import indent
@@ -45,7 +47,7 @@ def processor(wanted: Wanted, cluster: str = CLUSTER) -> str:
             "    # typed_per_filter_config, by overrides.grpc_initial_metadata.\n"
             "    initial_metadata:\n"
             f"    - key: {CHAIN}\n"
-            f"      value: {wanted.chain}\n"
+            f"      value: {_scalar(wanted.chain)}\n"
         )
     override = (
         "  # The service asks for a body where a handler reads it.\n  allow_mode_override: true\n"
@@ -132,7 +134,7 @@ load_assignment:
 
 def _address(address: str) -> str:
     if address.startswith("unix:"):
-        return f"pipe:\n  path: {address.removeprefix('unix:')}\n"
+        return f"pipe:\n  path: {_scalar(address.removeprefix('unix:'))}\n"
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
     # Where the service listens on all addresses, Envoy still needs one.
@@ -156,7 +158,7 @@ envoy.filters.http.ext_authz:
   "@type": type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute
   check_settings:
     context_extensions:
-      {CHAIN}: {wanted.chain}
+      {CHAIN}: {_scalar(wanted.chain)}
 """
 
 
@@ -337,6 +339,17 @@ def _port(wanted: Wanted) -> str:
 
 def _wait(wanted: Wanted) -> str:
     return f"{math.floor(wanted.timeout_s) + 1}s"
+
+
+def _scalar(text: str) -> str:
+    """As YAML writes a text: in quotes where it would be read as another one, or as no text."""
+    is_plain = _IS_PLAIN(text) and text.lower() not in _WORDS
+    return text if is_plain else json.dumps(text, ensure_ascii=False)
+
+
+_IS_PLAIN = re.compile(r"[A-Za-z_/][\w./-]*", re.ASCII).fullmatch
+#: What YAML reads as no text.
+_WORDS = frozenset({"false", "n", "no", "null", "off", "on", "true", "y", "yes"})
 
 
 def _item(text: str) -> str:

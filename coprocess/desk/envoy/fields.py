@@ -24,6 +24,16 @@ def snake(name: str) -> str:
     return _CAMEL.sub(lambda match: f"_{match[1].lower()}", name)
 
 
+def list_of(value: Any) -> list[Any]:
+    """`value`; empty where it is no list: whoever looks through a file takes what there is."""
+    return value if isinstance(value, list) else []
+
+
+def object_of(value: Any) -> dict[str, Any]:
+    """The same of an object."""
+    return value if isinstance(value, dict) else {}
+
+
 class Fields:
     """One message of the configuration. `where` is its place, for errors, which are ConfigError."""
 

@@ -14,6 +14,8 @@ from coprocess.errors import ConfigError
 Where = tuple[str | int, ...]
 _MAX_BYTES = 32 << 20
 _MAX_DEPTH = 200
+#: Aliases make many of a few bytes.
+_MAX_VALUES = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +62,15 @@ def read_yaml(path: Path) -> list[YamlDocument]:
         raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from None
     if len(content) > _MAX_BYTES:
         raise ConfigError(f"{path}: larger than {_MAX_BYTES} bytes")
+    if path.suffix == ".json":
+        content = content.replace(b"\t", b" ")  # YAML takes none, and within JSON's texts there is none.
     try:
         nodes = list(yaml.compose_all(content, Loader=yaml.SafeLoader))
         return [_document(path, node) for node in nodes if node is not None]
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f":{mark.line + 1}:{mark.column + 1}" if mark is not None else ""
-        problem = getattr(error, "problem", None) or "not to be read"
+        problem = getattr(error, "problem", None) or str(error).partition("\n")[0] or "not to be read"
         raise ConfigError(f"{path}{place}: not YAML: {problem}") from None
     except (UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: not YAML: {error}") from None
@@ -89,7 +93,9 @@ def _value(
     import yaml
 
     if len(where) > _MAX_DEPTH:
-        raise yaml.YAMLError("nested too deeply")
+        raise yaml.YAMLError(f"nested more than {_MAX_DEPTH} levels deep, or by an alias within itself")
+    if len(places) > _MAX_VALUES:
+        raise yaml.YAMLError(f"more than {_MAX_VALUES} values, aliases counted")
     places[where] = (node.start_mark.line + 1, node.start_mark.column + 1)
     if isinstance(node, yaml.MappingNode):
         found: dict[str, Any] = {}

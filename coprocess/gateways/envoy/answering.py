@@ -21,6 +21,7 @@ class Answering:
     __slots__ = (
         "_is_answered",
         "_is_session_told",
+        "_max_body_bytes",
         "_request",
         "_response",
         "_response_mode",
@@ -32,6 +33,7 @@ class Answering:
     is_done: bool
     _is_answered: bool
     _is_session_told: bool
+    _max_body_bytes: int
     _request: RequestSide
     #: None: nothing of it has come.
     _response: ResponseSide | None
@@ -47,6 +49,11 @@ class Answering:
             answer = failure_answer(Status.INTERNAL)
         return self._immediate(answer, f"a body of {size_bytes} bytes or more is too large for its handlers")
 
+    def _check_size(self, body: bytes) -> None:
+        """Raises HandlerFailed for what is more than a message may have: no engine sends it."""
+        if len(body) > self._max_body_bytes:
+            raise HandlerFailed(f"left a body of {len(body)} bytes: the limit is {self._max_body_bytes}")
+
     def _answer(self, answer: Answer, traffic: Traffic) -> bytes:
         """An answer in the upstream's place, or in its response's."""
         return self._immediate(answer, traffic.failure_text, traffic)
@@ -59,6 +66,8 @@ class Answering:
         status, body = answer.status, answer.body
         try:
             guard.status(status)
+            if traffic is not None:
+                self._check_size(body)
             mutation = guard.answer_mutation(answer.headers)
         except HandlerFailed as error:
             text = str(error)

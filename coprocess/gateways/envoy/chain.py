@@ -46,7 +46,8 @@ class Chain:
     hooks: frozenset[Hook] = field(default_factory=frozenset)
     #: Whether any handler leaves something for the end of the stream.
     has_end: bool = False
-    overrides: Overrides = field(default_factory=Overrides)
+    #: By the body modes of the filter: see `overrides_of`.
+    _overrides: dict[tuple[int, int], Overrides] = field(init=False, default_factory=dict)
 
     #: Whether a handler has a body in pieces.
     streams: bool = field(init=False)
@@ -77,6 +78,11 @@ class Chain:
             None if is_checked else _plain([step for _, steps in self.before for step in steps])
         )
         self.plain_after = _plain(self.after)
+
+    def overrides_of(self, request_mode: int, response_mode: int) -> Overrides:
+        """Of filters with these body modes: one of others may allow what this one does not."""
+        modes = request_mode, response_mode
+        return self._overrides.get(modes) or self._overrides.setdefault(modes, Overrides())
 
 
 def _plain(steps: Sequence[Step]) -> tuple[Hook, ...] | None:

@@ -19,15 +19,20 @@ from coprocess.gateways.envoy import encoding, guard
 from coprocess.gateways.envoy.call import Around, Traffic
 from coprocess.gateways.envoy.chain import Chain
 from coprocess.gateways.envoy.headers_only import HeadersOnly
-from coprocess.gateways.envoy.messages import Fields, no_request, refuse_too_many, request_of, response_of
+from coprocess.gateways.envoy.messages import (
+    Fields,
+    content_length,
+    no_request,
+    refuse_too_many,
+    request_of,
+    response_of,
+)
 from coprocess.gateways.envoy.overrides import envoys_own
 from coprocess.gateways.envoy.pieces import NO_REQUEST, Wire
 from coprocess.gateways.envoy.side import (
     BUFFERED,
-    BUFFERED_PARTIAL,
     FULL_DUPLEX,
     NONE,
-    STREAMED,
     Replies,
     RequestSide,
     ResponseSide,
@@ -51,7 +56,6 @@ class Exchange(StreamedBodies):
         "_around",
         "_find_chain",
         "_kind",
-        "_max_body_bytes",
         "_max_headers",
         "_ready",
         "_side",
@@ -77,6 +81,7 @@ class Exchange(StreamedBodies):
         self._max_body_bytes = max_body_bytes
         self._max_headers = max_headers
         self.chain: Chain | None = None
+        self._overrides = None
         self._traffic: Traffic | None = None
         self._method = ""
         self._status = 0
@@ -153,6 +158,7 @@ class Exchange(StreamedBodies):
             self._request.mode = mode
         if (mode := config.response_body_mode) != NONE:
             self._response_mode = mode
+        self._overrides = chain.overrides_of(self._request.mode, self._response_mode)
         return chain
 
     def go_on_from(self, before: HeadersOnly) -> None:
@@ -160,6 +166,7 @@ class Exchange(StreamedBodies):
         self.chain, self._traffic, self._method = before.chain, before, before.method
         self._is_session_told = before.is_session_told
         self._request.mode, self._response_mode, _ = before.beside
+        self._overrides = before.chain.overrides_of(self._request.mode, self._response_mode)
         self._request.begin(before.came, is_whole=before.is_whole)
         self._kind = REQUEST_HEADERS
         if before.response_came is not None:
@@ -186,6 +193,13 @@ class Exchange(StreamedBodies):
         return Fields(values)
 
     @property
+    def owes_reply(self) -> bool:
+        """Whether a message has none yet, as more of a body is to come in FULL_DUPLEX_STREAMED mode."""
+        response = self._response
+        is_open = self._request.pieces is not None or (response is not None and response.pieces is not None)
+        return is_open and not self.is_done
+
+    @property
     def traffic(self) -> Traffic | None:
         """None: no request, or response, has come."""
         return self._traffic
@@ -209,7 +223,7 @@ class Exchange(StreamedBodies):
         if chain.reads_request:
             if side.body is not None or side.why_no_body:
                 traffic.has_body = True
-            elif (size := _content_length(fields)) > self._max_body_bytes:
+            elif (size := content_length(fields) or 0) > self._max_body_bytes:
                 self._ready = [self._too_large(side, size)]
                 return NO_STEPS
             side.steps = steps
@@ -222,8 +236,7 @@ class Exchange(StreamedBodies):
             side.want_pieces()
             return []  # It comes of itself. The headers' reply waits for it, as edits would be dropped later.
         if side.mode != BUFFERED:
-            if chain.overrides.are_dropped:
-                raise HandlerFailed(NO_OVERRIDE)
+            self._check_override()
             side.is_override = True
         # Trailers too: where they follow no body at all, Envoy would send nothing, and go on.
         if side is self._request:
@@ -260,10 +273,13 @@ class Exchange(StreamedBodies):
         body: bytes | None = None
         if request.has_new_body:
             body = request.raw_body
+            self._check_size(body)
             if side.why_no_body:
                 raise HandlerFailed(
                     "replaced a body that is not a handler's: of a gRPC call, or after an upgrade"
                 )
+            if not body and side.body == b"":
+                body = None  # Envoy would announce one, in chunks.
         rest = encoding.CLEAR_ROUTE_CACHE if is_moved and chain.route.clears_route_cache else b""
         replies = side.replies(kind, edits, body, rest, self._dynamic_metadata(traffic))
         if not chain.after and side.mode != FULL_DUPLEX:
@@ -275,7 +291,7 @@ class Exchange(StreamedBodies):
     def _on_response_headers(self, headers: HttpHeaders, chain: Chain, traffic: Traffic) -> Steps:
         if self._request.steps is not None:
             # Envoy went on without the body: what handlers wanted with it was not done.
-            self._ready = [self._without_body(headers, chain)]
+            self._ready = [self._without_body(headers)]
             return NO_STEPS
         if not chain.after:
             self.is_done = True
@@ -297,14 +313,15 @@ class Exchange(StreamedBodies):
             side.steps = steps
         return steps
 
-    def _without_body(self, headers: HttpHeaders, chain: Chain) -> bytes:
+    def _without_body(self, headers: HttpHeaders) -> bytes:
         """The reply to a response that comes before the body of its request. Raises HandlerFailed."""
         fields = self._fields(headers)
         status = response_of(fields, bytes).status
         if text := envoys_own(status, fields):
             return self._immediate(error_answer(status, text), "Envoy took no body for the handlers")
         if self._request.is_override:
-            chain.overrides.judge(status, fields)
+            assert self._overrides is not None  # noqa: S101 - there is a chain
+            self._overrides.judge(status, fields)
         raise HandlerFailed(NO_OVERRIDE)
 
     def _end_response(self, traffic: Traffic, side: Side) -> Replies:
@@ -336,8 +353,11 @@ class Exchange(StreamedBodies):
             body = b""  # Else the client would wait for one of that length.
         elif response.has_new_body:
             body = response.raw_body
+            self._check_size(body)
             if side.why_no_body:
                 raise HandlerFailed("replaced the body of a response that is a stream")
+            if not body and side.body == b"" and self._status not in guard.BODYLESS:
+                body = None  # As of a request.
         replies = side.replies(kind, edits, body, b"", self._dynamic_metadata(traffic))
         if side.mode != FULL_DUPLEX:
             self.is_done = True
@@ -371,11 +391,7 @@ class Exchange(StreamedBodies):
                 self._ready = []
                 return NO_STEPS
             return self._with_body(side, b"".join(side.pieces), side.headers_kind)
-        if not body.end_of_stream and (side.mode in (STREAMED, BUFFERED_PARTIAL)):
-            # A piece of it, and Envoy wants each piece answered before the whole is there.
-            if side.is_override and side.mode == STREAMED and self.chain is not None:
-                self.chain.overrides.works = False
-                raise HandlerFailed(NO_OVERRIDE)
+        if not (body.end_of_stream or side.mode in (NONE, BUFFERED) or self._is_whole(side, len(content))):
             self._ready = [self._too_large(side, len(content))]
             return NO_STEPS
         if side.is_override:
@@ -409,8 +425,3 @@ class Exchange(StreamedBodies):
             self._judge_override(side, has_come=False)
         # There was no body at all.
         return self._with_body(side, b"", kind)
-
-
-def _content_length(fields: Fields) -> int:
-    text = fields.get("Content-Length", "")
-    return int(text) if text.isascii() and text.isdecimal() else 0

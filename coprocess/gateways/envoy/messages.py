@@ -138,6 +138,12 @@ class UnreadLine(UnreadRequest):
         return "http" if scheme is None else scheme
 
 
+def content_length(fields: Fields) -> int | None:
+    """As it came, whatever a handler has edited; None: no length came."""
+    text = fields.first_that_came("content-length") or ""
+    return int(text) if len(text) <= _LONGEST_LENGTH and text.isascii() and text.isdecimal() else None
+
+
 def request_of(fields: Fields, body_source: BodySource) -> HeldRequest:
     """Raises BadMessage."""
     method = target = scheme = None
@@ -187,4 +193,6 @@ def response_of(fields: Fields, body_source: BodySource) -> HeldResponse:
 #: Method, scheme, authority and path.
 _PSEUDO_OF_REQUEST = 4
 _STATUS_DIGITS = 3
+#: In digits: more take long to read.
+_LONGEST_LENGTH = 19
 _SMALLEST_HEADER_BYTES = 2

@@ -157,7 +157,7 @@ class EnvoyStream(chained.Chain):
         if not is_last:
             return
         # All that came is answered.
-        self._rpc.end()
+        self._end()
         self._around.ended(self)
 
     def _cancelled(self) -> None:
@@ -192,16 +192,11 @@ class EnvoyStream(chained.Chain):
                 self._rpc.end(status, text)
             self.cancel()
 
-    def _abort(self, status: Status, text: str) -> None:
-        if self._close():
-            self._rpc.end(status, text)
-            self.cancel()
-
     # In a thread.
 
     def _take(self) -> None:
         loop = self._service.async_calls.loop
-        # There, all async handlers would wait for what blocks.
+        # There, all async handlers would wait for what blocks. As `is_read_here`, in place.
         may_block = loop is None or not loop.is_reading or loop.thread_id != threading.get_ident()
         if len(self._message) > _LARGE_BYTES:
             if not may_block:
@@ -330,11 +325,11 @@ class EnvoyStream(chained.Chain):
         was_over, self._is_over = self._is_over, True
         self._lock.release()
         if not (was_over or self._rpc.finish(last)):
-            self._rpc.end(Status.RESOURCE_EXHAUSTED, _NOT_TAKEN)
+            self._rpc.fail(Status.RESOURCE_EXHAUSTED, _NOT_TAKEN)
         self._around.ended(self)
 
     def _not_taken(self) -> None:
-        self._abort(Status.RESOURCE_EXHAUSTED, _NOT_TAKEN)
+        self._refuse(Status.RESOURCE_EXHAUSTED, _NOT_TAKEN)
         self._next(False)
 
     def _next(self, is_done: bool) -> None:
@@ -357,11 +352,18 @@ class EnvoyStream(chained.Chain):
         if following is None:
             if not was_over:
                 # Nothing is owed, and nothing that could come matters.
-                self._rpc.end()
+                self._end()
             self._around.ended(self)
         else:
             self._message = following
             self._rpc.in_turn(self._take)
+
+    def _end(self) -> None:
+        exchange = self._exchange
+        if exchange is not None and exchange.owes_reply:
+            self._rpc.fail(Status.INTERNAL, "the stream ended before the body did")
+        else:
+            self._rpc.end()
 
     # A Wire's: for a handler that runs.
 
@@ -436,5 +438,5 @@ _NOT_TAKEN = "the replies are too large, or are not read"
 
 
 def refuse(rpc: BidiRpc, error: CoprocessError) -> None:
-    """End a stream that is not taken: its client may try another service."""
-    rpc.on_loop(partial(rpc.end, error.status, str(error)))
+    """End a stream that is not taken."""
+    rpc.on_loop(partial(rpc.fail, error.status, str(error)))

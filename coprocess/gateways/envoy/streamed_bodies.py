@@ -9,6 +9,8 @@ from coprocess.gateways.envoy import encoding, guard
 from coprocess.gateways.envoy.answering import Answering
 from coprocess.gateways.envoy.call import Traffic
 from coprocess.gateways.envoy.chain import Chain
+from coprocess.gateways.envoy.messages import content_length
+from coprocess.gateways.envoy.overrides import Overrides
 from coprocess.gateways.envoy.pieces import Pieces, Wire
 from coprocess.gateways.envoy.side import (
     BUFFERED_PARTIAL,
@@ -27,14 +29,21 @@ NO_OVERRIDE = (
     "reads a body, and Envoy sends none. Expected: allow_mode_override: true in the filter, "
     "or body modes BUFFERED"
 )
+#: The same of one of which that is not sure.
+IN_PIECES = (
+    "reads a body, and Envoy sent a part, or one with trailers behind. Expected: another body mode in the "
+    "filter than STREAMED"
+)
 
 
 class StreamedBodies(Answering):
     """A part of `Exchange`, which sets the attributes."""
 
-    __slots__ = ("_method", "_status", "_traffic", "chain")
+    __slots__ = ("_method", "_overrides", "_status", "_traffic", "chain")
 
     chain: Chain | None
+    #: None as `chain` is.
+    _overrides: Overrides | None
     _traffic: Traffic | None
     _method: str
     _status: int
@@ -61,8 +70,7 @@ class StreamedBodies(Answering):
             raise HandlerFailed("asks for a body in pieces, and BUFFERED_PARTIAL sends the first part only")
         if side.mode != NONE:
             return b""
-        if self.chain.overrides.are_dropped:
-            raise HandlerFailed(NO_OVERRIDE)
+        self._check_override()
         side.is_override = True
         if side is not self._request:
             return encoding.mode(response_body=STREAMED, response_trailers=SEND)
@@ -102,28 +110,52 @@ class StreamedBodies(Answering):
         side.sent_headers = headers
         return [encoding.reply(side.headers_kind, headers, self._dynamic_metadata(self._traffic), mode)]
 
+    def _check_override(self) -> None:
+        """Raises HandlerFailed where to ask for a body is in vain."""
+        assert self._overrides is not None  # noqa: S101 - there is a message
+        if self._overrides.are_dropped:
+            raise HandlerFailed(NO_OVERRIDE)
+
     def _judge_override(self, side: Side, *, has_come: bool) -> None:
         """Envoy was asked for a body, and what came is one, or trailers. Raises HandlerFailed.
 
         Trailers alone end a body that is empty, or that Envoy has let pass: a filter may have them itself.
         """
-        assert self.chain is not None  # noqa: S101 - there is a message
-        overrides = self.chain.overrides
+        overrides = self._overrides
+        assert overrides is not None  # noqa: S101 - there is a message
         if has_come:
             overrides.works = True
         elif not overrides.works:
             overrides.doubt()
             raise HandlerFailed(NO_OVERRIDE)
 
+    def _is_whole(self, side: Side, came_bytes: int) -> bool:
+        """Whether it is all of a body, whose end a filter that sends parts has not told.
+
+        It is a part, or trailers follow. Any client can send those: a route must not be shut by it. Raises
+        HandlerFailed where nobody knows, and for a part; False: for one of a body that is too large.
+        """
+        assert self._overrides is not None  # noqa: S101 - there is a message
+        told = content_length(side.fields)
+        if told == came_bytes:
+            return True
+        if side.mode == BUFFERED_PARTIAL:
+            return False
+        if told is not None and told > came_bytes:
+            self._overrides.works = False
+            raise HandlerFailed(NO_OVERRIDE)
+        self._overrides.doubt()
+        raise HandlerFailed(IN_PIECES)
+
     def is_left_waiting(self) -> bool:
         """At the end. Whether Envoy was asked for a body that has not come: it may have passed."""
-        chain = self.chain
-        if chain is None or self._is_answered or chain.overrides.works is not None:
+        overrides = self._overrides
+        if overrides is None or self._is_answered or overrides.works is not None:
             return False
         sides: tuple[Side | None, ...] = (self._request, self._response)
         is_waiting = any(side is not None and side.is_override and side.waits for side in sides)
         if is_waiting:
-            chain.overrides.doubt()
+            overrides.doubt()
         return is_waiting
 
     def _end_pieces(self, stream: Pieces, headers: bytes, traffic: Traffic) -> Replies:
@@ -145,10 +177,10 @@ class StreamedBodies(Answering):
 
     def _cut(self, side: Side) -> Answer | None:
         """What the end of a body is that came too early: the upstream's answer counts, where it is one."""
-        assert self.chain is not None  # noqa: S101 - there is a message
+        assert self._overrides is not None  # noqa: S101 - there is a message
         assert self._traffic is not None  # noqa: S101 - as above
         if side.is_override and not side.has_come:
-            self.chain.overrides.doubt()
+            self._overrides.doubt()
             return self._traffic.fail(HandlerFailed(NO_OVERRIDE))
         self._traffic.failure_text = ""
         return None

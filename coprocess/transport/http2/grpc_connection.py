@@ -285,11 +285,16 @@ class GrpcConnection:
         if refused.status == Status.RESOURCE_EXHAUSTED:
             self._service.refused_calls += 1
         call = stream.call
-        failed = self._failed_reply(stream) if call is not None and _is_of_many(stream) else None
-        if failed is None or not self.finish(stream, failed(Status(refused.status), refused.message)):
-            self.end(stream, refused.status, refused.message)
+        self._fail(stream, refused.status, refused.message)
         if call is not None:
             call.cancelled(stream)
+
+    def _fail(self, stream: Stream, status: int, text: str) -> None:
+        """End a call badly, that whoever has it does not end."""
+        is_of_many = stream.call is not None and _is_of_many(stream)
+        failed = self._failed_reply(stream) if is_of_many else None
+        if failed is None or not self.finish(stream, failed(Status(status), text)):
+            self.end(stream, status, text)
 
     def _failed_reply(self, stream: Stream) -> Callable[[Status, str], bytes] | None:
         """Of what its fields say, as those may be what is wrong. CONNECT has no path."""
@@ -314,7 +319,7 @@ class GrpcConnection:
 
     def _end_for_nobody(self, stream: Stream, status: Status, text: str) -> None:
         call = stream.call
-        self.end(stream, status, text)
+        self._fail(stream, status, text)
         if not stream.is_closed:  # Its answer waits for a client that does not read.
             self.http.reset(stream, ErrorCode.CANCEL)
         if call is not None:

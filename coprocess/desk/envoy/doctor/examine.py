@@ -16,6 +16,7 @@ from coprocess.desk.envoy.doctor.header_rules import check_header_rules
 from coprocess.desk.envoy.doctor.judged import Judged
 from coprocess.desk.envoy.doctor.policies import policy_filters
 from coprocess.desk.envoy.doctor.processors import check_processor
+from coprocess.desk.envoy.fields import list_of
 from coprocess.desk.envoy.yaml_files import YamlDocument, read_yaml, walk
 from coprocess.desk.findings import FileFinding, Severity
 from coprocess.desk.not_loaded import not_loaded
@@ -174,7 +175,7 @@ def _named(use: Use, rule: str, text: str, effect: str) -> FileFinding:
 
 def _keys_as_headers(document: YamlDocument) -> Iterator[FileFinding]:
     for where, value in walk(document.value):
-        for index, entry in enumerate(value.get("request_headers_to_add") or []):
+        for index, entry in enumerate(list_of(value.get("request_headers_to_add"))):
             key = dig(entry, "header", "key")
             if isinstance(key, str) and key.lower().startswith(PREFIX):
                 place = (*where, "request_headers_to_add", index)

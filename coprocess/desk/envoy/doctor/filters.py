@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from coprocess.desk.envoy.fields import list_of, object_of
 from coprocess.desk.envoy.yaml_files import Where, YamlDocument, walk
 
 _PREFIX = "type.googleapis.com/"
@@ -139,9 +140,8 @@ def _is_in_routes(where: Where) -> bool:
 
 
 def _overrides(document: YamlDocument, where: Where, value: Any) -> list[Override]:
-    per_filter = value.get("typed_per_filter_config") if isinstance(value, dict) else None
     found = []
-    for name, config in (per_filter or {}).items() if isinstance(per_filter, dict) else ():
+    for name, config in object_of(object_of(value).get("typed_per_filter_config")).items():
         place: Where = (*where, "typed_per_filter_config", name)
         if isinstance(config, dict) and isinstance(config.get("config"), dict):
             config, place = config["config"], (*place, "config")
@@ -160,8 +160,8 @@ def _use(each: Filter, overrides: list[Override]) -> Use:
         if each.kind == PROC:
             said.update(_metadata(inner.get("grpc_initial_metadata")))
         else:
-            extensions = inner.get("context_extensions")
-            said.update({str(key): str(value) for key, value in (extensions or {}).items()})
+            extensions = object_of(inner.get("context_extensions"))
+            said.update({str(key): str(value) for key, value in extensions.items()})
         for name in _OVERRIDDEN:
             if inner.get(name) is not None:
                 settings[name] = inner[name]
@@ -183,7 +183,7 @@ def _use(each: Filter, overrides: list[Override]) -> Use:
 def _metadata(entries: Any) -> dict[str, str]:
     return {
         str(entry.get("key", "")): str(entry.get("value", ""))
-        for entry in entries or []
+        for entry in list_of(entries)
         if isinstance(entry, dict)
     }
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from coprocess.desk.envoy.doctor.filters import AUTHZ, PROC, Filter, dig
+from coprocess.desk.envoy.fields import list_of, object_of
 from coprocess.desk.envoy.yaml_files import YamlDocument
 
 #: Envoy Gateway's own: the policy has no field for it.
@@ -23,7 +24,7 @@ def policy_filters(documents: list[YamlDocument]) -> Iterator[Filter]:
         kind = document.value.get("kind") if isinstance(document.value, dict) else None
         if kind == "EnvoyExtensionPolicy":
             entries = dig(document.value, "spec", "ext_proc")
-            for index, entry in enumerate(entries if isinstance(entries, list) else []):
+            for index, entry in enumerate(list_of(entries)):
                 if isinstance(entry, dict):
                     name = f"{dig(document.value, 'metadata', 'name')}[{index}]"
                     yield Filter(PROC, name, document, ("spec", "ext_proc", index), _processor(entry))
@@ -34,16 +35,16 @@ def policy_filters(documents: list[YamlDocument]) -> Iterator[Filter]:
 
 
 def _processor(entry: dict[str, Any]) -> dict[str, Any]:
-    given = entry.get("processing_mode") or {}
+    given = object_of(entry.get("processing_mode"))
     mode = {}
     for direction in ("request", "response"):
-        part = given.get(direction) if isinstance(given, dict) else None
+        part = given.get(direction)
         mode[f"{direction}_header_mode"] = "SKIP" if part is None else "SEND"
         body = part.get("body") if isinstance(part, dict) else None
         mode[f"{direction}_body_mode"] = _BODY_MODES.get(str(body), "NONE")
         if body == "FullDuplexStreamed":
             mode[f"{direction}_trailer_mode"] = "SEND"
-    writable = dig(entry, "metadata", "writable_namespaces") or []
+    writable = list_of(dig(entry, "metadata", "writable_namespaces"))
     return {
         "processing_mode": mode,
         "failure_mode_allow": entry.get("fail_open") is True,

@@ -8,7 +8,7 @@ from typing import Any
 
 from coprocess.desk.envoy.doctor.filters import Use, dig
 from coprocess.desk.envoy.doctor.judged import Judged, finding_at, route_is_cleared, seconds
-from coprocess.desk.envoy.fields import Fields
+from coprocess.desk.envoy.fields import Fields, list_of
 from coprocess.desk.envoy.simulator.filter_config import BODY_MODES, ProcessingMode
 from coprocess.desk.findings import FileFinding, Severity
 from coprocess.errors import ConfigError
@@ -295,7 +295,7 @@ def _switches(judged: Judged) -> Iterator[FileFinding]:
 def _namespaces(judged: Judged) -> Iterator[FileFinding]:
     if not judged.before:
         return
-    named = dig(judged.use.settings, "metadata_options", "receiving_namespaces", "untyped") or []
+    named = list_of(dig(judged.use.settings, "metadata_options", "receiving_namespaces", "untyped"))
     wanted = [NAMESPACE, *([SESSION_NAMESPACE] if judged.authenticates else [])]
     missing = [name for name in wanted if name not in named]
     if missing:

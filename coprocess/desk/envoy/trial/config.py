@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from coprocess.desk.envoy.configuration import CLUSTER, Wanted
+from coprocess.desk.envoy.fields import list_of
 from coprocess.desk.envoy.simulator.config import EnvoyConfig
 from coprocess.desk.envoy.yaml_files import YamlDocument, read_yaml, walk
 from coprocess.errors import ConfigError
@@ -81,11 +82,11 @@ def config_in(path: Path, host: str = "") -> EnvoyConfig:
 def _parts(
     document: YamlDocument, where: tuple[str | int, ...], manager: dict[str, Any], host: str
 ) -> dict[str, Any]:
-    hosts = [each for each in manager["route_config"].get("virtual_hosts") or [] if isinstance(each, dict)]
+    hosts = [each for each in list_of(manager["route_config"].get("virtual_hosts")) if isinstance(each, dict)]
     if not hosts:
         raise ConfigError(f"{document.path}: route_config has no virtual_hosts")
-    chosen = next((each for each in hosts if host in (each.get("domains") or [])), None)
-    chosen = chosen or next((each for each in hosts if "*" in (each.get("domains") or [])), hosts[0])
+    chosen = next((each for each in hosts if host in list_of(each.get("domains"))), None)
+    chosen = chosen or next((each for each in hosts if "*" in list_of(each.get("domains"))), hosts[0])
     parts: dict[str, Any] = {
         "http_filters": manager["http_filters"],
         "routes": chosen.get("routes") or [],
