@@ -234,6 +234,6 @@ def test_a_body_that_is_too_large_is_its_handlers_failure() -> None:
         assert status_of(reply) == 500
         assert reply.immediate_response.details == "left a body of 120 bytes: the limit is 100"
         (hook,) = running.gateway.table
-        ((_, counts),) = running.service.state_of(hook).counts.items()
+        ((_, counts),) = running.service.gates[hook].counts.items()
         assert counts.failed == 1
         assert call.end() == []
