@@ -46,6 +46,14 @@ class Commands(TyperGroup):
         names: dict[str, Any] = dict.fromkeys(self.modules)
         self.commands = {**names, **self.commands}
 
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            # typer has pydantic read a choice, and shows pydantic's words with its own.
+            error.message = error.message.removeprefix("Value error, ")
+            raise
+
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in self.modules:
             return super().get_command(ctx, cmd_name)

@@ -245,6 +245,84 @@ def test_arguments_that_cannot_be_taken(line: tuple[str | Path, ...], here: RunH
     assert output + errors
 
 
+@pytest.mark.parametrize(
+    ("request_line", "says"),
+    [
+        (("G T", "/"), "'G T' is no method. Expected: GET, POST or another word of HTTP"),
+        (("GET", "/a b"), "'/a b' is no path: it has a blank or a control character"),
+        (("GET", "/", "-H", "X Y: 1"), "--header 'X Y: 1': 'X Y' is no name of a header"),
+        (("GET", "/", "-H", "X: 1\r\nY: 2"), "a value has no line breaks"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("command", ["try", "call", "kong try", "envoy try"])
+def test_a_request_that_no_client_sends_reaches_no_handler(
+    command: str, request_line: tuple[str, ...], says: str, here: RunHere, tmp_path: Path
+) -> None:
+    write(tmp_path, {"handlers/a.py": GOOD})
+    method, path, *more = request_line
+    line = {
+        "try": ("try", method, path),
+        "call": ("call", "Pre", "works", "-X", method, "--url", path),
+        "kong try": ("kong", "try", "handlers", method, path),
+        "envoy try": ("envoy", "try", method, path),
+    }[command]
+
+    status, output, errors = here(*line, *more)
+
+    assert (status, output) == (1, "")
+    assert says in errors
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (
+            ("kong", "serve", "gone.py", "-p", "gone"),
+            "gone.py: no such file. Expected: a plugin's Python file",
+        ),
+        (("kong", "serve", "p.py", "--handlers", "handlers"), "PLUGIN.py and --handlers go not together"),
+        (("kong", "dump", "-d", ".", "--handlers", "handlers"), "-d DIR and --handlers go not together"),
+        (("kong", "serve", "-d", "gone"), "-d gone: no such folder"),
+    ],
+    ids=str,
+)
+def test_which_plugin_is_meant(line: tuple[str, ...], says: str, here: RunHere, tmp_path: Path) -> None:
+    write(tmp_path, {"handlers/a.py": GOOD, "p.py": "class Plugin: pass\n"})
+
+    status, output, errors = here(*line)
+
+    assert (status, output) == (1, "")
+    assert errors.startswith(f"coprocess: {says}")
+
+
+@pytest.mark.parametrize(
+    "line", [("kong", "replay"), ("envoy", "replay"), ("replay", "--apis", ".")], ids=lambda line: line[0]
+)
+@pytest.mark.parametrize("content", [b"\xff", b"{", b"[]", b"{}", b'{"name": 5}'], ids=str)
+def test_a_recording_that_is_none_is_named_once(
+    line: tuple[str, ...], content: bytes, here: RunHere, tmp_path: Path
+) -> None:
+    (tmp_path / "x.json").write_bytes(content)
+
+    status, output, _ = here(*line, "x.json")
+
+    assert status == 1
+    problem = output.splitlines()[0]
+    assert problem.count("x.json") == 1
+    assert "Error: " not in problem, "a type of Python's tells nothing here"
+
+
+@pytest.mark.parametrize(
+    "line", [("new", "x", "--gateway", "y"), ("envoy", "config", "--form", "y")], ids=lambda line: line[0]
+)
+def test_a_choice_that_is_none_is_told_in_our_words(line: tuple[str, ...], here: RunHere) -> None:
+    status, _, errors = here(*line)
+
+    assert status == 2
+    assert "': 'y' is not one of '" in errors
+
+
 def test_an_error_that_nobody_thought_of_is_a_sentence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

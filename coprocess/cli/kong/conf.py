@@ -15,6 +15,7 @@ from coprocess.cli.kong.plugins import (
     Handlers,
     Name,
     PluginFile,
+    expect_handlers_alone,
     plugin_files,
     read_handlers,
     read_plugins,
@@ -54,8 +55,7 @@ def conf(
     ] = "",
 ) -> None:
     """Print the block of kong.conf that starts the plugin here, with absolute paths."""
-    if handlers and plugin:
-        raise ConfigError("PLUGIN.py and --handlers go not together. Expected: one of them")
+    expect_handlers_alone(plugin, None, handlers)
     if handlers:
         found = read_handlers(handlers, name)
         what = [word for folder in handlers for word in ("--handlers", str(folder.resolve()))]

@@ -22,6 +22,7 @@ from coprocess.cli.kong.plugins import (
     PluginFile,
     PluginFiles,
     dump_plugins,
+    expect_handlers_alone,
     plugin_files,
     read_handlers,
     read_plugins,
@@ -31,7 +32,7 @@ from coprocess.cli.serve import bound_exit
 from coprocess.errors import ConfigError
 from coprocess.gateways.kong.kept import DEFAULT_KEEP_S
 from coprocess.gateways.kong.plugin import PluginOptions, name_in
-from coprocess.gateways.kong.registration import handlers_server, plugin_server
+from coprocess.gateways.kong.registration import expect_files, handlers_server, plugin_server
 from coprocess.gateways.kong.sharing import Share
 from coprocess.process import forks
 from coprocess.process.config import Settings
@@ -163,6 +164,7 @@ def serve(
         raise ConfigError("-g and -m go not together. Expected: one of them, or none")
     if handlers and tell_kong:
         raise ConfigError("--tell-kong goes with plugins, not with --handlers. Expected: one of them")
+    expect_handlers_alone(plugin, directory, handlers)
     files = PluginFiles([]) if handlers else plugin_files(plugin, directory)
     paths = files.paths
     options = PluginOptions(
@@ -176,6 +178,8 @@ def serve(
         dump_plugins(lambda: [read_handlers(handlers, name)] if handlers else read_plugins(files, options))
         return
     open_standard_streams()
+    # Before the prefix: who names a wrong file is told of that, wherever Kong is.
+    expect_files(paths)
     if not prefix.is_dir():
         raise ConfigError(f"-p {prefix}: no such folder. Expected: Kong's prefix, where the socket goes")
     if socket_name not in (None, _DEFAULT_SOCKET):
