@@ -483,3 +483,25 @@ def test_a_folder_of_somebody_else_is_refused(data_dir: Path, monkeypatch: pytes
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
     with pytest.raises(ConfigError, match="belongs to user"):
         EmbeddedValkey(data_dir).start()
+
+
+def test_a_start_that_fails_shows_its_own_log_and_no_earlier_one(tmp_path: Path) -> None:
+    folder = tmp_path / "valkey"
+    broken = folder / "appendonlydir"
+    broken.mkdir(parents=True)
+    (broken / "appendonly.aof.manifest").write_text("nonsense\n")
+    (folder / "valkey.log").write_text("a line of another day\n")
+    with pytest.raises(StoreError, match="manifest") as error:
+        EmbeddedValkey(tmp_path).start()
+    assert "another day" not in str(error.value)
+
+
+def test_a_full_disk_is_named_where_not_even_a_log_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = os.statvfs_result((4096, 4096, 16, 0, 0, 16, 0, 0, 0, 255))
+    # By its module: `coprocess.store` is the store.
+    monkeypatch.setattr(sys.modules[EmbeddedValkey.__module__], "find_binary", lambda: Path("/bin/false"))
+    monkeypatch.setattr(os, "statvfs", lambda _: full)
+    with pytest.raises(StoreError, match=f"no space is left on the disk of {tmp_path}/valkey"):
+        EmbeddedValkey(tmp_path).start()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
+import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
@@ -382,6 +384,60 @@ def test_missing_permissions(line: tuple[str, ...], closed: str, mode: int, tmp_
     assert done.returncode in (1, 2), (done.stdout, done.stderr)
     assert "Traceback" not in done.stderr
     assert re.search("ermission denied|not readable", done.stdout + done.stderr)
+
+
+@pytest.mark.parametrize("line", [("serve",), ("check",), ("try", "GET", "/")], ids=lambda line: line[0])
+def test_a_working_folder_that_is_gone(line: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    words = [sys.executable, "-m", "coprocess", *line]
+
+    done = subprocess.run(
+        ["/bin/sh", "-c", 'cd gone && rmdir ../gone && exec "$@"', "sh", *words],
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=PATIENCE_S,
+    )  # fmt: skip
+
+    assert done.returncode == 1
+    [said] = done.stderr.splitlines()
+    assert said.startswith("coprocess: the working folder cannot be told: No such file or directory")
+
+
+def test_a_service_that_may_open_too_few_files_names_the_limit(tmp_path: Path) -> None:
+    write(tmp_path, {"handlers/a.py": GOOD})
+    words = [sys.executable, "-m", "coprocess", "serve", "--listen", "127.0.0.1:0", "--admin", "off"]
+
+    done = subprocess.run(
+        ["/bin/sh", "-c", 'ulimit -n 8 && exec "$@"', "sh", *words],
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=PATIENCE_S,
+    )  # fmt: skip
+
+    assert done.returncode == 1
+    assert "coprocess: the service cannot start: too many open files" in done.stderr
+    assert "ulimit -n, which is 8" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (MemoryError(), "there is no memory left"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "there is no memory left"),
+        (OSError(errno.ENFILE, "Too many open files in system"), "too many open files"),
+        (RuntimeError("can't start new thread"), "can't start new thread. Expected: limits"),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("line", [("serve",), ("kong", "serve")], ids=lambda line: line[0])
+def test_a_service_without_room_to_start_says_so(
+    line: tuple[str, ...], error: Exception, says: str, here: RunHere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails() -> None:
+        raise error
+
+    monkeypatch.setattr("coprocess.cli.app.app", fails)
+
+    status, _, errors = here(*line)
+
+    assert status == 1
+    assert errors.startswith(f"coprocess: the service cannot start: {says}")
 
 
 def test_a_terminal_that_cannot_show_a_character(coprocess: Command, tmp_path: Path) -> None:
