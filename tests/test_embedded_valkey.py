@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -243,6 +244,23 @@ def test_the_server_of_a_killed_service_is_stopped_where_none_follows(data_dir: 
         wait_until(lambda: not is_alive(pid))
     with embedded_store(data_dir) as store:
         assert store.get("k") == b"v"
+
+
+def test_the_server_of_a_killed_service_is_stopped_though_its_folder_was_removed(data_dir: Path) -> None:
+    """Its socket was gone, and so nobody could tell it to stop: it stayed for ever."""
+    code = "import sys; from coprocess.store import last_user as l; l.watch(*sys.argv[1:], 1, 0.1)"
+    with another_service(data_dir) as service:
+        service.ask("set k v")
+        pid = server_pid(data_dir)
+        places = [str(data_dir / "valkey"), str(EmbeddedValkey(data_dir).socket_path)]
+        (data_dir / "valkey" / "watch.lock").touch(0o600)
+        with subprocess.Popen([sys.executable, "-c", code, *places]) as watching:
+            wait_until(lambda: is_held(data_dir / "valkey" / "watch.lock"))
+            time.sleep(0.2)  # It has looked once.
+            service.kill()
+            shutil.rmtree(data_dir / "valkey")
+            assert watching.wait(PATIENCE_S) == 0
+        wait_until(lambda: not is_alive(pid))
 
 
 def is_held(lock: Path) -> bool:
