@@ -109,7 +109,8 @@ judges: $(READY) ## h2spec, connectconformance, clients by grpc-go and tonic, on
 	$(BIN)/python -m tests.judges
 
 fuzz: $(READY) ## the http2 engine's properties, each with 200 times as many examples as in the tests
-	FUZZ_TIMES=200 $(BIN)/python -m pytest tests/http2/test_connection_properties.py tests/fuzz
+	FUZZ_TIMES=200 $(BIN)/python -m pytest --timeout 3600 -o faulthandler_timeout=3660 \
+		tests/http2/test_connection_properties.py tests/fuzz
 
 $(FUZZER_IN)/.ready: $(READY) requirements/fuzz.txt
 	@rm -rf $(FUZZER_IN) && mkdir $(FUZZER_IN)

@@ -52,5 +52,6 @@ def _escaped(found: re.Match[str]) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """`1 recording`, `2 recordings`."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    """`1 recording`, `2 recordings`, `2 addresses`."""
+    more = "es" if noun.endswith("s") else "s"
+    return f"{number} {noun}{'' if number == 1 else more}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -245,6 +246,23 @@ def test_the_server_of_a_killed_service_is_stopped_where_none_follows(data_dir: 
         assert store.get("k") == b"v"
 
 
+def test_the_server_of_a_killed_service_is_stopped_though_its_folder_was_removed(data_dir: Path) -> None:
+    """Its socket was gone, and so nobody could tell it to stop: it stayed for ever."""
+    code = "import sys; from coprocess.store import last_user as l; l.watch(*sys.argv[1:], 1, 0.1)"
+    with another_service(data_dir) as service:
+        service.ask("set k v")
+        pid = server_pid(data_dir)
+        places = [str(data_dir / "valkey"), str(EmbeddedValkey(data_dir).socket_path)]
+        (data_dir / "valkey" / "watch.lock").touch(0o600)
+        with subprocess.Popen([sys.executable, "-c", code, *places]) as watching:
+            wait_until(lambda: is_held(data_dir / "valkey" / "watch.lock"))
+            time.sleep(0.2)  # It has looked once.
+            service.kill()
+            shutil.rmtree(data_dir / "valkey")
+            assert watching.wait(PATIENCE_S) == 0
+        wait_until(lambda: not is_alive(pid))
+
+
 def is_held(lock: Path) -> bool:
     with lock.open() as file:
         try:
@@ -483,3 +501,25 @@ def test_a_folder_of_somebody_else_is_refused(data_dir: Path, monkeypatch: pytes
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
     with pytest.raises(ConfigError, match="belongs to user"):
         EmbeddedValkey(data_dir).start()
+
+
+def test_a_start_that_fails_shows_its_own_log_and_no_earlier_one(tmp_path: Path) -> None:
+    folder = tmp_path / "valkey"
+    broken = folder / "appendonlydir"
+    broken.mkdir(parents=True)
+    (broken / "appendonly.aof.manifest").write_text("nonsense\n")
+    (folder / "valkey.log").write_text("a line of another day\n")
+    with pytest.raises(StoreError, match="manifest") as error:
+        EmbeddedValkey(tmp_path).start()
+    assert "another day" not in str(error.value)
+
+
+def test_a_full_disk_is_named_where_not_even_a_log_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = os.statvfs_result((4096, 4096, 16, 0, 0, 16, 0, 0, 0, 255))
+    # By its module: `coprocess.store` is the store.
+    monkeypatch.setattr(sys.modules[EmbeddedValkey.__module__], "find_binary", lambda: Path("/bin/false"))
+    monkeypatch.setattr(os, "statvfs", lambda _: full)
+    with pytest.raises(StoreError, match=f"no space is left on the disk of {tmp_path}/valkey"):
+        EmbeddedValkey(tmp_path).start()

@@ -218,6 +218,27 @@ def test_wrong_settings_are_one_clear_line(
         assert line["event"].startswith("coprocess: tls_cert ")
 
 
+def test_call_says_which_side_speaks_tls(handlers: Path, pki: dict[str, Certificate], tmp_path: Path) -> None:
+    def refused(*arguments: str) -> str:
+        command = [sys.executable, "-m", "coprocess", "call", "Pre", "stamp", *arguments]
+        done = forked.run(
+            [*command, "--address", service.address],
+            cwd=tmp_path, capture_output=True, text=True, check=False, real_start=True,
+        )  # fmt: skip
+        assert done.returncode == 1
+        return str(done.stderr)
+
+    with ServeProcess(
+        handlers, *tls_flags(pki["server"]), f"--tls-client-ca={pki['first-ca'].cert}"
+    ) as service:
+        assert refused().endswith("; the server speaks TLS. Expected: --tls, or --tls-ca FILE\n")
+        assert refused("--tls").endswith("is not trusted. Expected: --tls-ca FILE, with its authority\n")
+        nobody = refused(f"--tls-ca={pki['first-ca'].cert}")
+        assert nobody.endswith("the server asks who calls. Expected: --tls-cert and --tls-key\n")
+    with ServeProcess(handlers) as service:
+        assert "the server speaks plaintext. Expected: none of the options --tls" in refused("--tls")
+
+
 def test_call_and_try_speak_tls(handlers: Path, pki: dict[str, Certificate], tmp_path: Path) -> None:
     definition = {
         "name": "x", "api_id": "x", "org_id": "o", "use_keyless": True,

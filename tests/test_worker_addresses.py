@@ -156,7 +156,7 @@ def test_envoy_is_served_by_workers_with_addresses_of_their_own(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("listen", "workers", "told"),
     [
-        (["127.0.0.1:5555"], 2, "listen has 1 addresses, and workers is 2"),
+        (["127.0.0.1:5555"], 2, "listen has 1 address, and workers is 2"),
         (["127.0.0.1:5555", "127.0.0.2:5555"], 1, "listen has 2 addresses, and workers is 1"),
         (["127.0.0.1:5555", "127.0.0.1:5555"], 2, "listen has 127.0.0.1:5555 twice"),
     ],

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import io
+import os
+import resource
 import sys
 from collections.abc import Mapping
 from typing import Annotated, Any, NoReturn
@@ -12,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from coprocess.cli.output import make_output_harmless
-from coprocess.errors import CoprocessError
+from coprocess.errors import ConfigError, CoprocessError
 from coprocess.text import printable
 
 #: The commands' modules in this package, and what is the command there, in the order of the manual.
@@ -45,6 +48,14 @@ class Commands(TyperGroup):
         # Their names, for the list and for what is meant by a name that is none.
         names: dict[str, Any] = dict.fromkeys(self.modules)
         self.commands = {**names, **self.commands}
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            # typer has pydantic read a choice, and shows pydantic's words with its own.
+            error.message = error.message.removeprefix("Value error, ")
+            raise
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in self.modules:
@@ -120,13 +131,39 @@ def main() -> None:
     if not serves:
         make_output_harmless()
     try:
+        _expect_working_folder()
         app()
     except CoprocessError as error:
         _end(str(error))
     except Exception as error:  # - whatever it is, the user of a command is told in a sentence
+        if limit := _limit_of(error):
+            _end(f"{'the service cannot start: ' if serves else ''}{limit}")
         if sys.flags.dev_mode or serves:
             raise
         _end(_sentence(error))
+
+
+def _expect_working_folder() -> None:
+    """Raises ConfigError where it was deleted: nothing in it would be found, and no command says why."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise ConfigError(
+            f"the working folder cannot be told: {error.strerror}. Expected: one that is there"
+        ) from None
+
+
+def _limit_of(error: Exception) -> str:
+    """A sentence on the limit of the system's that `error` comes of; empty where it comes of none."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number in (errno.EMFILE, errno.ENFILE):
+        least = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return f"too many open files. Expected: a limit that allows them (ulimit -n, which is {least})"
+    if isinstance(error, MemoryError) or number == errno.ENOMEM:
+        return "there is no memory left. Expected: limits that allow it (ulimit -v, memory.max)"
+    if isinstance(error, RuntimeError) and ("start new thread" in str(error) or "no thread" in str(error)):
+        return f"{error}. Expected: limits that allow it (ulimit -u, pids.max, ulimit -v)"
+    return ""
 
 
 def _end(text: str) -> NoReturn:

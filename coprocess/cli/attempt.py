@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import typer
 
+from coprocess.api.http import is_token
 from coprocess.cli.output import print_json
 from coprocess.errors import ConfigError, CoprocessError
 from coprocess.text import indented
@@ -73,7 +74,8 @@ class Asked:
     ) -> Asked:
         """Of a URL that was pasted whole, the host is a header. Raises ConfigError."""
         target, host = _request_target(path)
-        pairs = [_request_header(line) for line in headers or []]
+        pairs = [request_header(line) for line in headers or []]
+        expect_request_line(method, target)
         if host and not any(name.lower() == "host" for name, _ in pairs):
             pairs.append(("Host", host))
         return cls(method.upper(), target, pairs, data, upstream_url, upstream_body)
@@ -209,9 +211,24 @@ def _bytes_of(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def _request_header(line: str) -> tuple[str, str]:
-    """`NAME: VALUE`. Raises ConfigError."""
+def expect_request_line(method: str, target: str) -> None:
+    """Raises ConfigError for what no client sends, and every gateway refuses before its hooks."""
+    if not is_token(method):
+        raise ConfigError(f"{method!r} is no method. Expected: GET, POST or another word of HTTP")
+    if any(each <= " " or each == "\x7f" for each in target):
+        raise ConfigError(
+            f"{target!r} is no path: it has a blank or a control character. Expected: %20 and the like"
+        )
+
+
+def request_header(line: str) -> tuple[str, str]:
+    """`NAME: VALUE`. Raises ConfigError for what is no header of HTTP."""
     name, colon, value = line.partition(":")
-    if not colon or not name.strip():
+    name, value = name.strip(), value.strip()
+    if not colon or not name:
         raise ConfigError(f"--header {line!r}: expected NAME: VALUE")
-    return name.strip(), _bytes_of(value.strip()).decode("latin-1")
+    if not is_token(name):
+        raise ConfigError(f"--header {line!r}: {name!r} is no name of a header")
+    if any(each in value for each in "\r\n\0"):
+        raise ConfigError(f"--header {line!r}: a value has no line breaks and no null characters")
+    return name, _bytes_of(value).decode("latin-1")

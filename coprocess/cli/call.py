@@ -14,6 +14,7 @@ from google.protobuf.json_format import ParseDict, ParseError
 from coprocess.addresses import normal_address
 from coprocess.api.app import configuring
 from coprocess.api.http import canonical_name
+from coprocess.cli.attempt import expect_request_line, request_header
 from coprocess.cli.options import Address, Config, Handlers, Tls, TlsCa, TlsCert, TlsKey, TlsName, client_tls
 from coprocess.desk.json_files import parse_json, read_json, read_text
 from coprocess.desk.tyk.bundle import checksum
@@ -119,12 +120,8 @@ def _from_flags(
 ) -> Object:
     if hook_type not in TYPES:
         raise ConfigError(f"{hook_type!r} is no hook type. Expected: {', '.join(TYPES)}")
-    pairs = []
-    for line in headers:
-        key, colon, value = line.partition(":")
-        if not colon:
-            raise ConfigError(f"--header {line!r}: expected NAME: VALUE")
-        pairs.append((canonical_name(key.strip()), value.strip()))
+    pairs = [(canonical_name(name), value) for name, value in map(request_header, headers)]
+    expect_request_line(method, url)
     try:
         request = received(method, url, pairs, data.encode())
     except ValueError as error:

@@ -15,6 +15,7 @@ from coprocess.gateways.tyk.home import HOME
 from coprocess.loading import loader
 from coprocess.loading.hooks import Hook
 from coprocess.loading.loaded import Loaded, Problem
+from coprocess.process.config import DEFAULT_FOLDERS
 from coprocess.process.route_settings import load_routes
 from coprocess.process.settings_loading import load_settings
 from coprocess.text import block, counted, indented, printable
@@ -37,7 +38,9 @@ def check(handlers: Handlers = None, config: Config = None) -> None:
     for warning in warnings:
         typer.echo(f"warning: {indented(warning)}", err=True)
     if not len(loaded.table):
-        typer.echo("no handlers found", err=True)
+        folders = ", ".join(map(str, settings.folders or DEFAULT_FOLDERS))
+        there = "" if settings.folders else ": no such folders here. Expected: one of them, or --handlers DIR"
+        typer.echo(f"no handlers found in {folders}{there}", err=True)
     counts = [counted(len(lines) - 1, "hook"), counted(len(loaded.problems), "problem")]
     counts += [counted(len(warnings), "warning")] if warnings else []
     typer.echo(", ".join(counts), err=True)

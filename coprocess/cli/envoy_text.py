@@ -165,7 +165,7 @@ def trial_as_dict(trial: Trial) -> dict[str, Any]:
         "method": trial.method,
         "target": trial.target,
         "route": exchange.route_name or None,
-        "hooks": [_hook(run) for run in trial.hooks],
+        "hooks": [run.as_dict() for run in trial.hooks],
         "calls": [
             {
                 "service": call.service,
@@ -186,18 +186,6 @@ def trial_as_dict(trial: Trial) -> dict[str, Any]:
         "metadata": exchange.dynamic_metadata,
         "findings": [finding.as_dict() for finding in trial.findings],
         "ok": trial.ok,
-    }
-
-
-def _hook(run: HookRun) -> dict[str, Any]:
-    return {
-        "type": run.type,
-        "name": run.name,
-        "source": str(run.source) if run.source else None,
-        "error": run.error,
-        "traceback": run.traceback,
-        "output": run.output,
-        "ms": round(run.seconds * 1000, 3),
     }
 
 

@@ -10,7 +10,6 @@ import typer
 
 from coprocess.cli.ending import bound_exit
 from coprocess.cli.options import Config, Handlers, describe
-from coprocess.errors import CoprocessError
 from coprocess.process.config import Settings
 from coprocess.process.log_writer import open_standard_streams
 from coprocess.process.settings_loading import load_settings
@@ -105,13 +104,6 @@ def serve(
     try:
         _run(settings, config, reread, worker_fd, worker_number, worker_address)
         status = 0
-    except RuntimeError as error:
-        if "start new thread" not in str(error) and "no thread" not in str(error):
-            raise
-        raise CoprocessError(
-            f"the service cannot start: {error}. Expected: limits of processes and memory that allow it "
-            "(ulimit -u, pids.max, ulimit -v)"
-        ) from None
     finally:
         logs.flush(_FLUSH_S)
         bound_exit(status)

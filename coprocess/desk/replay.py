@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from coprocess.errors import ConfigError
 
@@ -28,8 +29,15 @@ class ReplayReport:
         return "\n".join([*self.problems, *(f"left out: {each}" for each in self.left_out), summary])
 
 
-def in_words(error: Exception, told: tuple[type[Exception], ...] = ()) -> str:
-    """Why a recording cannot be read. Those of `told` say it themselves, as ConfigError and ValueError do."""
+def in_words(error: Exception, path: Path | None = None, told: tuple[type[Exception], ...] = ()) -> str:
+    """Why a recording cannot be read. Those of `told` say it themselves, as ConfigError and ValueError do.
+
+    `path` is the recording's, where the caller names it already.
+    """
     if isinstance(error, (ConfigError, ValueError, *told)):
-        return str(error)
+        return str(error).removeprefix(f"{path}: ")
+    if isinstance(error, KeyError):
+        return f"it has no {error}"
+    if isinstance(error, (TypeError, AttributeError)):
+        return "it has not the form of a recording"
     return f"{type(error).__name__}: {error}"

@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from coprocess.addresses import find_owner, is_local, normal_address
 from coprocess.errors import ConfigError
 from coprocess.store import parse_url
+from coprocess.text import counted
 
 PREFIX = "COPROCESS_"
 #: Of variables that are an App's settings.
@@ -369,7 +370,8 @@ class Settings(BaseSettings):
             return self
         if len(self.listen) != self.workers:
             raise ValueError(
-                f"worker_listen own: listen has {len(self.listen)} addresses, and workers is {self.workers}. "
+                f"worker_listen own: listen has {counted(len(self.listen), 'address')}, "
+                f"and workers is {self.workers}. "
                 "Expected: as many addresses as workers, so that each has its own"
             )
         fixed = [address for address in self.listen if not address.endswith(":0")]

@@ -18,5 +18,6 @@ def need_tracing() -> None:
             found = None
         if found is None:
             raise ConfigError(
-                f"traces otlp: {name} is not installed. Expected: pip install coprocess[otel], or traces off"
+                f"traces otlp: {name} is not installed. "
+                'Expected: pip install "coprocess[otel]", or traces off'
             )

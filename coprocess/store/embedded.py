@@ -93,6 +93,8 @@ class EmbeddedValkey:
         self._owner_pid = os.getpid()
         self._revive_turn = threading.Lock()
         self._next_revive = 0.0
+        #: How long the log was before the last start from here.
+        self._logged_bytes = 0
 
     @property
     def pid(self) -> int | None:
@@ -218,8 +220,7 @@ class EmbeddedValkey:
         while not self._answers(deadline):
             if _try_lock(self._folder / "server.lock"):
                 raise StoreError(
-                    f"the embedded Valkey server ended at start; {USE_A_SERVER_HINT}; "
-                    f"end of {self._folder / 'valkey.log'}:\n{self._log_tail()}"
+                    f"the embedded Valkey server ended at start; {USE_A_SERVER_HINT}; {self._why_ended()}"
                 )
             if time.monotonic() > deadline:
                 raise StoreError(
@@ -274,6 +275,7 @@ class EmbeddedValkey:
         }
         arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
         with log_path.open("ab") as log:
+            self._logged_bytes = log.tell()
             # Returns as soon as the server has detached; whether it lives then is seen from server.lock.
             subprocess.run(  # noqa: S603 - our own binary with our own arguments
                 [str(find_binary()), *arguments],
@@ -307,11 +309,20 @@ class EmbeddedValkey:
         facts = dict(line.split(":", 1) for line in lines if ":" in line)
         return facts.get("valkey_version", "unknown")
 
-    def _log_tail(self) -> str:
+    def _why_ended(self) -> str:
+        """What its log says of its last start, and not of others before; or that it could not write one."""
+        path = self._folder / "valkey.log"
         try:
-            return (self._folder / "valkey.log").read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace")
-        except OSError:
-            return "(no log)"
+            with path.open("rb") as log:
+                log.seek(self._logged_bytes)
+                said = log.read()[-LOG_TAIL_BYTES:].decode(errors="replace").strip()
+            if said:
+                return f"end of {path}:\n{said}"
+            if not os.statvfs(self._folder).f_bavail:
+                return f"no space is left on the disk of {self._folder}"
+        except OSError as error:
+            return f"{path} cannot be read: {error.strerror}"
+        return f"{path} says nothing of it"
 
 
 def _try_lock(path: Path) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import socket
 import sys
 import time
@@ -32,8 +33,11 @@ def watch(folder: str, socket_path: str, grace_s: float = GRACE_S, look_s: float
     own, users, deciding, server = map(opened, ("watch.lock", "users.lock", "start.lock", "server.lock"))
     if not _takes(own):
         return
+    pid: int | None = None
     unused_since_s: float | None = None
     while True:
+        with suppress(OSError, ValueError):  # The folder may be removed, and the server would live on.
+            pid = _pid_of_server(folder)
         # While somebody starts or stops the server, or looks whether it runs, these locks are his.
         if _takes(deciding):
             try:
@@ -45,11 +49,22 @@ def watch(folder: str, socket_path: str, grace_s: float = GRACE_S, look_s: float
                     unused_since_s = time.monotonic()
                 elif time.monotonic() - unused_since_s >= grace_s:
                     with suppress(OSError):
-                        _shut_down(socket_path)
+                        try:
+                            _shut_down(socket_path)
+                        except OSError:
+                            # The socket was removed with the folder. The server lives, as its lock is held.
+                            if pid is not None:
+                                os.kill(pid, signal.SIGTERM)
                     return
             finally:
                 fcntl.flock(deciding, fcntl.LOCK_UN)
         time.sleep(look_s)
+
+
+def _pid_of_server(folder: str) -> int:
+    """Raises OSError, ValueError where its file is gone, or is just being written."""
+    with open(f"{folder}/valkey.pid") as file:
+        return int(file.read())
 
 
 def _takes(lock: int) -> bool:

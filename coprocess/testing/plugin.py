@@ -200,8 +200,12 @@ def envoy(request: pytest.FixtureRequest) -> Iterator[Envoy]:
 def kong(request: pytest.FixtureRequest) -> Iterator[Kong]:
     """A simulated Kong before the project's Kong plugins: `kong.get("/x", headers={…})`."""
     from coprocess.desk.kong.trial import plugin_servers
+    from coprocess.errors import ConfigError
     from coprocess.testing.kong import Kong, only
 
+    # As for `envoy`.
+    with suppress(ConfigError):
+        request.getfixturevalue("_coprocess_store")
     options = _marked(request)
     with ExitStack() as stack:
         try:

@@ -489,16 +489,19 @@ def mixed(folder: Path, seconds: float, *, strict: bool) -> Figures:
 
     def raises(kong: Kong) -> None:
         do = chosen.choice(list(KINDS))
-        assert end_of(kong, instance_of(kong, do)) == KINDS[do], do
+        end = end_of(kong, instance_of(kong, do))
+        assert end == KINDS[do], f"{do}: {end}"
 
     def orphan(kong: Kong) -> None:
         kong.event(instance_of(kong), "rewrite")
 
     def closes(kong: Kong) -> None:
         instance = instance_of(kong)
-        assert end_of(kong, instance) == "ret"
+        end = end_of(kong, instance)
+        assert end == "ret", f"instance {instance}: {end}"
         kong.ask(wire.CLOSE_INSTANCE, instance)
-        assert "no plugin instance" in end_of(kong, instance)
+        end = end_of(kong, instance)
+        assert "no plugin instance" in end, f"instance {instance}, closed: {end}"
 
     def sends_nonsense(kong: Kong) -> None:
         kong.socket.sendall(_hostile_frame(chosen, 0))

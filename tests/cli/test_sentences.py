@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
+import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
@@ -245,6 +247,84 @@ def test_arguments_that_cannot_be_taken(line: tuple[str | Path, ...], here: RunH
     assert output + errors
 
 
+@pytest.mark.parametrize(
+    ("request_line", "says"),
+    [
+        (("G T", "/"), "'G T' is no method. Expected: GET, POST or another word of HTTP"),
+        (("GET", "/a b"), "'/a b' is no path: it has a blank or a control character"),
+        (("GET", "/", "-H", "X Y: 1"), "--header 'X Y: 1': 'X Y' is no name of a header"),
+        (("GET", "/", "-H", "X: 1\r\nY: 2"), "a value has no line breaks"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("command", ["try", "call", "kong try", "envoy try"])
+def test_a_request_that_no_client_sends_reaches_no_handler(
+    command: str, request_line: tuple[str, ...], says: str, here: RunHere, tmp_path: Path
+) -> None:
+    write(tmp_path, {"handlers/a.py": GOOD})
+    method, path, *more = request_line
+    line = {
+        "try": ("try", method, path),
+        "call": ("call", "Pre", "works", "-X", method, "--url", path),
+        "kong try": ("kong", "try", "handlers", method, path),
+        "envoy try": ("envoy", "try", method, path),
+    }[command]
+
+    status, output, errors = here(*line, *more)
+
+    assert (status, output) == (1, "")
+    assert says in errors
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (
+            ("kong", "serve", "gone.py", "-p", "gone"),
+            "gone.py: no such file. Expected: a plugin's Python file",
+        ),
+        (("kong", "serve", "p.py", "--handlers", "handlers"), "PLUGIN.py and --handlers go not together"),
+        (("kong", "dump", "-d", ".", "--handlers", "handlers"), "-d DIR and --handlers go not together"),
+        (("kong", "serve", "-d", "gone"), "-d gone: no such folder"),
+    ],
+    ids=str,
+)
+def test_which_plugin_is_meant(line: tuple[str, ...], says: str, here: RunHere, tmp_path: Path) -> None:
+    write(tmp_path, {"handlers/a.py": GOOD, "p.py": "class Plugin: pass\n"})
+
+    status, output, errors = here(*line)
+
+    assert (status, output) == (1, "")
+    assert errors.startswith(f"coprocess: {says}")
+
+
+@pytest.mark.parametrize(
+    "line", [("kong", "replay"), ("envoy", "replay"), ("replay", "--apis", ".")], ids=lambda line: line[0]
+)
+@pytest.mark.parametrize("content", [b"\xff", b"{", b"[]", b"{}", b'{"name": 5}'], ids=str)
+def test_a_recording_that_is_none_is_named_once(
+    line: tuple[str, ...], content: bytes, here: RunHere, tmp_path: Path
+) -> None:
+    (tmp_path / "x.json").write_bytes(content)
+
+    status, output, _ = here(*line, "x.json")
+
+    assert status == 1
+    problem = output.splitlines()[0]
+    assert problem.count("x.json") == 1
+    assert "Error: " not in problem, "a type of Python's tells nothing here"
+
+
+@pytest.mark.parametrize(
+    "line", [("new", "x", "--gateway", "y"), ("envoy", "config", "--form", "y")], ids=lambda line: line[0]
+)
+def test_a_choice_that_is_none_is_told_in_our_words(line: tuple[str, ...], here: RunHere) -> None:
+    status, _, errors = here(*line)
+
+    assert status == 2
+    assert "': 'y' is not one of '" in errors
+
+
 def test_an_error_that_nobody_thought_of_is_a_sentence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -304,6 +384,60 @@ def test_missing_permissions(line: tuple[str, ...], closed: str, mode: int, tmp_
     assert done.returncode in (1, 2), (done.stdout, done.stderr)
     assert "Traceback" not in done.stderr
     assert re.search("ermission denied|not readable", done.stdout + done.stderr)
+
+
+@pytest.mark.parametrize("line", [("serve",), ("check",), ("try", "GET", "/")], ids=lambda line: line[0])
+def test_a_working_folder_that_is_gone(line: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    words = [sys.executable, "-m", "coprocess", *line]
+
+    done = subprocess.run(
+        ["/bin/sh", "-c", 'cd gone && rmdir ../gone && exec "$@"', "sh", *words],
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=PATIENCE_S,
+    )  # fmt: skip
+
+    assert done.returncode == 1
+    [said] = done.stderr.splitlines()
+    assert said.startswith("coprocess: the working folder cannot be told: No such file or directory")
+
+
+def test_a_service_that_may_open_too_few_files_names_the_limit(tmp_path: Path) -> None:
+    write(tmp_path, {"handlers/a.py": GOOD})
+    words = [sys.executable, "-m", "coprocess", "serve", "--listen", "127.0.0.1:0", "--admin", "off"]
+
+    done = subprocess.run(
+        ["/bin/sh", "-c", 'ulimit -n 8 && exec "$@"', "sh", *words],
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=PATIENCE_S,
+    )  # fmt: skip
+
+    assert done.returncode == 1
+    assert "coprocess: the service cannot start: too many open files" in done.stderr
+    assert "ulimit -n, which is 8" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (MemoryError(), "there is no memory left"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "there is no memory left"),
+        (OSError(errno.ENFILE, "Too many open files in system"), "too many open files"),
+        (RuntimeError("can't start new thread"), "can't start new thread. Expected: limits"),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("line", [("serve",), ("kong", "serve")], ids=lambda line: line[0])
+def test_a_service_without_room_to_start_says_so(
+    line: tuple[str, ...], error: Exception, says: str, here: RunHere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails() -> None:
+        raise error
+
+    monkeypatch.setattr("coprocess.cli.app.app", fails)
+
+    status, _, errors = here(*line)
+
+    assert status == 1
+    assert errors.startswith(f"coprocess: the service cannot start: {says}")
 
 
 def test_a_terminal_that_cannot_show_a_character(coprocess: Command, tmp_path: Path) -> None:

@@ -195,7 +195,7 @@ def no_messages(content: dict[str, Any]) -> None:
         (unknown_body_mode, "request_body_mode: expected one of NONE, STREAMED, BUFFERED"),
         (unknown_message_field, "streams[0].messages[0]: the message has fields that are not known here"),
         (digest_of_anything, "a body of 5 bytes is given by its digest"),
-        (no_messages, "KeyError: 'messages'"),
+        (no_messages, "it has no 'messages'"),
     ],
 )
 def test_what_is_not_known_is_told(tmp_path: Path, change: Change, told: str) -> None:

@@ -286,10 +286,6 @@ def test_a_dump_ends_beside_a_thread_that_does_not(tmp_path: Path) -> None:
     [
         (["conf", "p.py", "--flags", "'"], '--flags "\'": No closing quotation. Expected: words as in a'),
         (["conf", "p.py", "--name", "a b"], "the plugin's name is 'a b', which kong.conf cannot have"),
-        (["conf", "p.py", "--handlers", "."], "--handlers go not together"),
-        (["dump", "p.py", "--handlers", "."], "--handlers go not together"),
-        (["serve", "p.py", "--handlers", "."], "--handlers go not together"),
-        (["serve", "-d", ".", "--handlers", "."], "--handlers go not together"),
         (["serve", "--handlers", ".", "--on-error", "open"], "--on-error goes with plugins"),
         (["serve", "p.py", "--on-error", "maybe"], "--on-error 'maybe'. Expected: open or closed"),
         (["serve", "p.py", "-p", ".", "--timeout-s", "60"], "timeout_s is 60. Expected: 40 at most"),

@@ -8,6 +8,7 @@ import itertools
 import os
 import socket
 import threading
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ import pytest
 from coprocess.gateways.kong import async_steps, sharing, wire
 from coprocess.gateways.kong.connection import Connection
 from coprocess.gateways.kong.event import Event
+from coprocess.gateways.kong.instances import Instance, Instances
 from coprocess.gateways.kong.late_steps import LateSteps
 from coprocess.gateways.kong.methods import Method
 from coprocess.gateways.kong.poller import Poller
@@ -277,3 +279,22 @@ def test_a_connection_that_cannot_be_watched_is_left_to_who_has_ended_the_event(
 
     with ours, theirs, asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
         runner.run(ask())
+
+
+class _Crowded(OrderedDict[Any, Any]):
+    """Another thread adds an instance as soon as somebody has begun to look through."""
+
+    def __iter__(self) -> Iterator[Any]:
+        found = super().__iter__()
+        self[object()] = None
+        return found
+
+
+def test_instances_beyond_the_bound_go_while_other_threads_start_some(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("coprocess.gateways.kong.instances.MOST_INSTANCES", 2)
+    instances = Instances()
+    instances._by_id = _Crowded()
+    started = [instances.add(Instance("p", {})) for _ in range(5)]
+    assert [instances.find(each.id) is each for each in started] == [False, False, False, True, True]

@@ -143,3 +143,43 @@ def test_a_plugin_that_needs_a_configuration_may_be_given_it_in_the_test(
             "*(expected a string, got a number, at config.key)*",
         ]
     )
+
+
+NATIVE = """
+from coprocess import Pre, Request, store
+
+@Pre
+def count(request: Request) -> None:
+    request.headers["X-Count"] = str(store.increment("count"))
+    if request.path == "/bad":
+        raise ValueError("no such key")
+"""
+
+NATIVE_TESTS = """
+import pytest
+
+from coprocess.testing import Kong
+
+
+@pytest.mark.coprocess(plugins="handlers")
+def test_counts(kong: Kong, store) -> None:
+    assert kong.get("/").upstream.headers["X-Count"] == "1"
+    assert store.get("count") == b"1"
+
+
+@pytest.mark.coprocess(plugins="handlers")
+def test_bad(kong: Kong) -> None:
+    assert kong.get("/bad").ok
+"""
+
+
+def test_native_handlers_have_a_store_and_a_failure_is_told(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    (pytester.mkdir("handlers") / "count.py").write_text(NATIVE)
+    pytester.makepyfile(NATIVE_TESTS)
+    # In a process of its own: pytester would have it import the half of this package anew.
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-p", "coprocess", "-p", "anyio")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*It raised ValueError: no such key*"])

@@ -290,3 +290,48 @@ def test_a_folder_of_native_handlers(tmp_path: Path) -> None:
     assert passed.exchange.sent is not None
     assert passed.exchange.sent.headers.get(b"X-Stamp") == b"1"
     assert passed.exchange.credential == {b"id": b"caller"}
+
+
+FAILING = """
+from coprocess import Pre, Request, store
+
+@Pre
+async def guard(request: Request) -> None:
+    print("looking")
+    raise ValueError("no such key")
+
+@Pre
+def count(request: Request) -> None:
+    request.headers["X-Count"] = str(store.increment("count"))
+"""
+
+
+def handlers_tried(folder: Path, chain: str, *arguments: str) -> Result:
+    handlers = folder / "handlers"
+    handlers.mkdir(exist_ok=True)
+    (handlers / "guard.py").write_text(FAILING)
+    config = json.dumps({"pre": [chain]})
+    return CliRunner().invoke(app, ["kong", "try", str(handlers), "GET", "/", "--config", config, *arguments])
+
+
+def test_a_native_handler_that_fails_is_shown(tmp_path: Path) -> None:
+    result = handlers_tried(tmp_path, "guard")
+    assert result.exit_code == 1
+    assert re.search(r'Pre "guard"  [\d.]+ ms  failed  \S+guard\.py:4', result.stdout)
+    assert "ValueError: no such key" in result.stdout
+    assert re.search(r"It raised ValueError: no such key \(at\s+\S+guard\.py:7\)", result.stdout)
+
+
+def test_what_an_async_native_handler_prints_is_its_own(tmp_path: Path) -> None:
+    result = handlers_tried(tmp_path, "guard", "--json")
+    trial = json.loads(result.stdout)
+    [handler] = trial["runs"][1]["handlers"]
+    assert (handler["name"], handler["output"]) == ("guard", ["looking"])
+    assert [(each["rule"], each["hook"]) for each in trial["findings"]] == [("handler-failed", "guard")]
+
+
+def test_native_handlers_have_a_store_here(tmp_path: Path) -> None:
+    result = handlers_tried(tmp_path, "count", "--json")
+    trial = json.loads(result.stdout)
+    assert trial["ok"], trial
+    assert ["X-Count", "1"] in trial["upstream"]["headers"]

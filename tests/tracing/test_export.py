@@ -95,7 +95,7 @@ def test_without_the_extra_the_start_fails_and_says_so(handlers: Path, workers: 
     with ServeProcess(handlers, "--traces=otlp", workers, wait=False, real_start=True) as service:
         assert service.wait() == 1
     assert "traces otlp: opentelemetry.sdk.trace is not installed" in service.text
-    assert "pip install coprocess[otel]" in service.text
+    assert any('pip install "coprocess[otel]"' in line["event"] for line in service.lines)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from coprocess.cli.kong.plugins import (
     Handlers,
     Name,
     PluginFile,
-    expect_one_kind,
+    expect_handlers_alone,
     plugin_files,
     read_handlers,
     read_plugins,
@@ -59,7 +59,7 @@ def conf(
     ] = "",
 ) -> None:
     """Print the block of kong.conf that starts the plugin here, with absolute paths."""
-    expect_one_kind(handlers, plugin)
+    expect_handlers_alone(plugin, None, handlers)
     try:
         words = shlex.split(flags)
     except ValueError as error:

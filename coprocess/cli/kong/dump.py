@@ -8,7 +8,7 @@ from coprocess.cli.kong.plugins import (
     Name,
     PluginFile,
     dump_plugins,
-    expect_one_kind,
+    expect_handlers_alone,
     plugin_files,
     read_handlers,
     read_plugins,
@@ -20,7 +20,7 @@ def dump(
     plugin: PluginFile = None, name: Name = None, directory: Folder = None, handlers: Handlers = None
 ) -> None:
     """Tell of the plugin as JSON, whatever it prints itself: kong.conf's query_cmd."""
-    expect_one_kind(handlers, plugin, directory)
+    expect_handlers_alone(plugin, directory, handlers)
     if handlers:
         folders = handlers
         dump_plugins(lambda: [read_handlers(folders, name)])

@@ -62,10 +62,11 @@ def read_handlers(folders: Sequence[Path], name: str | None) -> Plugin:
     return plugin
 
 
-def expect_one_kind(handlers: Sequence[Path] | None, *plugins: Path | None) -> None:
-    """Raises ConfigError where plugins are named beside native handlers: they would not be served."""
-    if handlers and any(plugins):
-        raise ConfigError("PLUGIN.py, or -d, and --handlers go not together. Expected: one of them")
+def expect_handlers_alone(file: Path | None, folder: Path | None, handlers: Sequence[Path] | None) -> None:
+    """Raises ConfigError where a plugin is named beside native handlers: it would not be served."""
+    if handlers and (file is not None or folder is not None):
+        named = "PLUGIN.py" if file is not None else "-d DIR"
+        raise ConfigError(f"{named} and --handlers go not together. Expected: one of them")
 
 
 def plugin_files(file: Path | None, folder: Path | None) -> PluginFiles:
@@ -75,6 +76,8 @@ def plugin_files(file: Path | None, folder: Path | None) -> PluginFiles:
     if file is not None:
         return PluginFiles([file])
     assert folder is not None  # noqa: S101 - one of the two is given
+    if not folder.is_dir():
+        raise ConfigError(f"-d {folder}: no such folder. Expected: one with plugins, a file each")
     found, left_out = [], []
     for path in sorted(folder.glob("*.py")):
         if not path.is_file():

@@ -23,7 +23,7 @@ from coprocess.cli.kong.plugins import (
     PluginFile,
     PluginFiles,
     dump_plugins,
-    expect_one_kind,
+    expect_handlers_alone,
     plugin_files,
     read_handlers,
     read_plugins,
@@ -33,7 +33,7 @@ from coprocess.errors import ConfigError
 from coprocess.gateways.kong.kept import DEFAULT_KEEP_S
 from coprocess.gateways.kong.overdue import MOST_TIMEOUT_S
 from coprocess.gateways.kong.plugin import PluginOptions, name_in
-from coprocess.gateways.kong.registration import handlers_server, plugin_server
+from coprocess.gateways.kong.registration import expect_files, handlers_server, plugin_server
 from coprocess.gateways.kong.sharing import Share
 from coprocess.process import forks
 from coprocess.process.config import Settings
@@ -163,7 +163,6 @@ def serve(
     """Serve Kong's Python plugins, until Kong stops or reloads."""
     if gevent and multiprocessing:
         raise ConfigError("-g and -m go not together. Expected: one of them, or none")
-    expect_one_kind(handlers, plugin, directory)
     if handlers and on_error:
         raise ConfigError(
             "--on-error goes with plugins; each handler says its own: @Pre(on_error=…). Expected: one of them"
@@ -172,6 +171,7 @@ def serve(
         raise ConfigError(f"--on-error {on_error!r}. Expected: open or closed")
     if handlers and tell_kong:
         raise ConfigError("--tell-kong goes with plugins, not with --handlers. Expected: one of them")
+    expect_handlers_alone(plugin, directory, handlers)
     files = PluginFiles([]) if handlers else plugin_files(plugin, directory)
     paths = files.paths
     options = PluginOptions(
@@ -185,6 +185,8 @@ def serve(
         dump_plugins(lambda: [read_handlers(handlers, name)] if handlers else read_plugins(files, options))
         return
     open_standard_streams()
+    # Before the prefix: who names a wrong file is told of that, wherever Kong is.
+    expect_files(paths)
     if not prefix.is_dir():
         raise ConfigError(f"-p {prefix}: no such folder. Expected: Kong's prefix, where the socket goes")
     if socket_name not in (None, _DEFAULT_SOCKET):

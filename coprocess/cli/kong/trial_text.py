@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from coprocess.bounded import repr_of
 from coprocess.cli.trial_text import TrialText as Base
+from coprocess.cli.trial_text import from_here
 from coprocess.desk.kong.simulator.lua import python
 from coprocess.desk.tracebacks import own_traceback
 
 if TYPE_CHECKING:
+    from coprocess.desk.hook_runs import HookRun
     from coprocess.desk.kong.simulator.exchange import PdkCall
     from coprocess.desk.kong.simulator.http import Headers
     from coprocess.desk.kong.trial import PhaseRun, Trial
@@ -50,12 +52,21 @@ class TrialText(Base):
         name = "__init__" if run.phase == "start" else run.phase
         yield self._bold(f"{number}. {run.plugin}  {name}") + f"  {run.seconds * 1000:.1f} ms{failed}"
         yield from self._output(run.output)
+        for hook in run.handlers:
+            yield from self._handler(hook)
         lines = [shown_call(call) for call in calls]
         if not lines and run.error is None:
             yield self._dim("     calls nothing of the PDK")
         yield from self._folded(self._cut(lines), indent=5)
         if run.error is not None:
             yield from self._traceback(own_traceback(run.error))
+
+    def _handler(self, hook: HookRun) -> Iterator[str]:
+        failed = self._style("  failed", "red") if hook.failed else ""
+        place = self._dim(from_here(hook.source))
+        yield f'     {hook.type} "{hook.name}"  {hook.seconds * 1000:.1f} ms{failed}  {place}'.rstrip()
+        yield from self._output(hook.output)
+        yield from self._traceback(hook.traceback)
 
     def _service(self, trial: Trial) -> Iterator[str]:
         sent, reply = trial.exchange.sent, trial.exchange.reply
@@ -113,6 +124,7 @@ def trial_as_dict(trial: Trial) -> dict[str, Any]:
                 "seconds": run.seconds,
                 "output": run.output,
                 "error": None if run.error is None else own_traceback(run.error),
+                "handlers": [hook.as_dict() for hook in run.handlers],
             }
             for run in trial.runs
         ],

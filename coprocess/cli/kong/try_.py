@@ -26,6 +26,7 @@ from coprocess.cli.attempt import (
     given_bytes,
     has_colour,
     named_files,
+    store_of_attempt,
 )
 from coprocess.errors import ConfigError
 from coprocess.gateways.kong.plugin import has_plugin, name_in
@@ -115,6 +116,7 @@ class _Attempt(Attempt):
         config = self._config()
         plugins = [*self.plugins, *_beside(self.plugins, plugins_named(document))]
         with ExitStack() as stack:
+            stack.enter_context(store_of_attempt(None))
             with redirect_stdout(sys.stderr):
                 servers = stack.enter_context(plugin_servers(plugins, lua_style=self.lua_style))
             first = next(iter(servers.infos))

@@ -48,7 +48,7 @@ def need_yaml() -> Any:
         import yaml
     except ModuleNotFoundError:
         raise ConfigError(
-            "PyYAML, which reads YAML, is not installed. Expected: pip install coprocess[envoy]"
+            'PyYAML, which reads YAML, is not installed. Expected: pip install "coprocess[envoy]"'
         ) from None
     return yaml
 

@@ -30,7 +30,7 @@ def parse_declarative(text: str, path: Path) -> Any:
     try:
         import yaml
     except ImportError:
-        raise ConfigError(f"{path}: YAML needs PyYAML: pip install 'coprocess[kong]'") from None
+        raise ConfigError(f'{path}: YAML needs PyYAML. Expected: pip install "coprocess[kong]"') from None
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:

@@ -61,7 +61,9 @@ class Instances:
         instance.id = self._next_id()
         self._by_id[instance.id] = instance
         while len(self._by_id) > MOST_INSTANCES:
-            self._forget(next(iter(self._by_id)))
+            # In one step: other threads add some at the same time.
+            oldest, _ = self._by_id.popitem(last=False)
+            self._forget(oldest)
         return instance
 
     def _next_id(self) -> int:

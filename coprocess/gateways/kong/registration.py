@@ -23,6 +23,17 @@ from coprocess.loading.loader import load_files
 from coprocess.runtime.registration import GatewayOptions, Registration
 
 
+def expect_files(paths: Sequence[Path]) -> None:
+    """Raises LoadError where one of the plugins' files is not there, or is none."""
+    for path in paths:
+        if path.is_dir():
+            raise LoadError(f"{path}: a folder. Expected: a plugin's Python file")
+        if not path.is_file():
+            raise LoadError(f"{path}: no such file. Expected: a plugin's Python file")
+        if path.suffix != ".py":
+            raise LoadError(f"{path}: its name does not end in .py. Expected: a plugin's Python file")
+
+
 def load_plugins(
     paths: Sequence[Path], options: PluginOptions, left_out: Sequence[str] = ()
 ) -> tuple[Loaded, list[Plugin]]:
@@ -32,13 +43,7 @@ def load_plugins(
 
     Raises LoadError where one is not there.
     """
-    for path in paths:
-        if path.is_dir():
-            raise LoadError(f"{path}: a folder. Expected: a plugin's Python file")
-        if not path.is_file():
-            raise LoadError(f"{path}: no such file. Expected: a plugin's Python file")
-        if path.suffix != ".py":
-            raise LoadError(f"{path}: its name does not end in .py. Expected: a plugin's Python file")
+    expect_files(paths)
     plugins: list[Plugin] = []
 
     def hooks(module: ModuleType, path: Path) -> list[Hook]:

@@ -31,7 +31,7 @@ def replay(recordings: Iterable[Path | str]) -> ReplayReport:
             recording = Recording(path)
             found = list(differences(recording, play(recording)))
         except _NO_RECORDING as error:
-            problems.append(f"{path.name}: cannot be replayed: {in_words(error)}")
+            problems.append(f"{path.name}: cannot be replayed: {in_words(error, path)}")
             continue
         problems += [f"{recording.name}: {text}" for text in found]
         replayed.append(recording.name)

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from coprocess.desk.envoy.simulator import ServerCall
-from coprocess.desk.envoy.trial.hooks import HookRun
 from coprocess.desk.findings import HookFinding, Severity
-from coprocess.desk.tracebacks import how_it_failed
+from coprocess.desk.hook_runs import HookRun, told
 from coprocess.gateways.envoy import wire
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ def _findings(trial: Trial) -> Iterator[Finding]:
     exchange = trial.exchange
     for run in trial.hooks:
         if run.failed:
-            yield _failed(run)
+            yield Finding(Severity.ERROR, "handler-failed", *told(run), run)
     if exchange.http_response.error:
         yield Finding(
             Severity.ERROR,
@@ -59,22 +58,6 @@ def _findings(trial: Trial) -> Iterator[Finding]:
             "Envoy answered in its place.",
             "Start the upstream; without --upstream, a simulated one answers.",
         )
-
-
-def _failed(run: HookRun) -> Finding:
-    is_open = run.hook.limits.on_error == "open"
-    return Finding(
-        Severity.ERROR,
-        "handler-failed",
-        how_it_failed(run.type, run.name, run.raised, run.error),
-        'It has on_error="open": the request went on without it.'
-        if is_open
-        else "The client gets an error, so that nobody goes round the handler.",
-        "Mend the handler: the traceback above shows the place."
-        if run.traceback
-        else "Mend the handler as the message says.",
-        run,
-    )
 
 
 def _of_call(call: ServerCall) -> Iterator[Finding]:

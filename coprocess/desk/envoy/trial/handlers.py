@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from coprocess.desk.envoy.simulator.exchange import Pairs
 from coprocess.desk.envoy.simulator.server import ProcessStream, ServerEnd, ServerEvent, ServerMessage
-from coprocess.desk.envoy.trial.hooks import HookRun, HookWatch
+from coprocess.desk.hook_runs import HookRun, HookWatch
 from coprocess.errors import Status
 from coprocess.gateways.envoy.chain import Chains
 from coprocess.gateways.envoy.gateway import EnvoyGateway

@@ -16,7 +16,7 @@ from coprocess.desk.envoy.simulator import (
 )
 from coprocess.desk.envoy.trial.findings import Finding, find
 from coprocess.desk.envoy.trial.handlers import HandlerServer
-from coprocess.desk.envoy.trial.hooks import HookRun
+from coprocess.desk.hook_runs import HookRun
 from coprocess.desk.upstreams import Upstream as PlainUpstream
 from coprocess.desk.upstreams import UpstreamRequest as PlainRequest
 

@@ -31,7 +31,8 @@ def replay(recordings: Iterable[Path | str]) -> ReplayReport:
             name = content["name"]
             found = replay_content(content)
         except _NO_RECORDING as error:
-            problems.append(f"{path.name}: cannot be replayed: {in_words(error, (NotSimulated, LuaError))}")
+            why = in_words(error, path, (NotSimulated, LuaError))
+            problems.append(f"{path.name}: cannot be replayed: {why}")
             continue
         if found is None:
             left_out.append(f"{name}: it tells of processes, which are not simulated")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from coprocess.bounded import repr_of
 from coprocess.desk import findings
 from coprocess.desk.findings import Severity
+from coprocess.desk.hook_runs import HookRun, told
 from coprocess.desk.kong.simulator.exchange import Incident, PdkCall
 from coprocess.desk.kong.simulator.lua import python
 from coprocess.desk.tracebacks import raised_at
@@ -23,20 +24,44 @@ class Finding(findings.Finding):
 
     plugin: str = ""
     phase: str = ""
+    #: The native handler that it is about.
+    hook: HookRun | None = None
 
     @property
     def about(self) -> str:
+        if self.hook is not None:
+            return f'{self.hook.type} "{self.hook.name}"'
         return " ".join(filter(None, (self.plugin, self.phase)))
 
     @property
+    def source(self) -> str:
+        return str(self.hook.source) if self.hook is not None and self.hook.source else ""
+
+    @property
     def place(self) -> dict[str, Any]:
-        return {"plugin": self.plugin, "phase": self.phase}
+        place = {"plugin": self.plugin, "phase": self.phase}
+        if self.hook is not None:
+            place |= {"hook_type": self.hook.type, "hook": self.hook.name, "source": self.source}
+        return place
 
 
 def find(trial: Trial) -> list[Finding]:
     """The errors first."""
-    found = [*_of_runs(trial), *_of_incidents(trial), *_of_calls(trial), *_of_the_way(trial)]
+    found = [
+        *_of_handlers(trial),
+        *_of_runs(trial),
+        *_of_incidents(trial),
+        *_of_calls(trial),
+        *_of_the_way(trial),
+    ]
     return sorted(dict.fromkeys(found), key=lambda finding: finding.severity.rank)
+
+
+def _of_handlers(trial: Trial) -> Iterator[Finding]:
+    for run in trial.runs:
+        for hook in run.handlers:
+            if hook.failed:
+                yield Finding(Severity.ERROR, "handler-failed", *told(hook), run.plugin, run.phase, hook)
 
 
 def _of_runs(trial: Trial) -> Iterator[Finding]:

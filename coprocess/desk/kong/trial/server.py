@@ -14,9 +14,11 @@ from typing import Any
 
 import structlog
 
+from coprocess.desk.hook_runs import HookRun, HookWatch
 from coprocess.desk.kong.simulator.dump import PluginInfo, plugin_info
 from coprocess.desk.output import collecting_output
 from coprocess.errors import LoadError
+from coprocess.gateways.kong.native import NativePlugin
 from coprocess.gateways.kong.plugin import Plugin, PluginOptions
 from coprocess.gateways.kong.registration import (
     handlers_server,
@@ -32,20 +34,34 @@ from coprocess.transport import listeners
 from coprocess.transport.engine import EngineOptions
 
 _LARGEST_BYTES = 64 * 2**20
-#: How long one trial's plugin may take to end after its answer.
+#: How long a trial's plugin may take to end after its answer, and its server to stop.
 _STOP_S = 1.0
 
 
 @dataclass(slots=True)
 class PhaseRun:
-    """One run of a phase's method, or of a plugin's `__init__` (phase `start`)."""
+    """One run of a phase's method, or of a plugin's `__init__` (phase `start`).
+
+    Kong may have its answer, and the trial its end, before the method has ended.
+    """
 
     plugin: str
     phase: str
-    output: list[str] = field(default_factory=list)
     #: What it raised.
     error: BaseException | None = None
     seconds: float = 0.0
+    parts: list[str] = field(default_factory=list)
+    #: The calls of native handlers.
+    calls: list[HookRun] = field(default_factory=list)
+
+    @property
+    def output(self) -> list[str]:
+        return "".join(self.parts).splitlines()
+
+    @property
+    def handlers(self) -> list[HookRun]:
+        """The native handlers that it ran, without those of events, which run apart."""
+        return [call for call in self.calls if call.type != "Event"]
 
 
 class PluginServers:
@@ -57,6 +73,8 @@ class PluginServers:
         self.paths: dict[str, Path] = {}
         self.modules: dict[str, ModuleType] = {}
         self.runs: list[PhaseRun] = []
+        #: Follows native handlers, which a plugin of theirs runs within its phases.
+        self.watch = HookWatch()
 
     def observed(self, hook: Hook) -> Hook:
         """`hook`, with its runs kept."""
@@ -79,15 +97,15 @@ class PluginServers:
     def _running(self, plugin: str, phase: str) -> Iterator[None]:
         run = PhaseRun(plugin, phase)
         self.runs.append(run)
+        self.watch.runs = run.calls
         started = time.perf_counter()
-        with collecting_output() as output:
+        with collecting_output() as run.parts:
             try:
                 yield
             except Exception as error:
                 run.error = error
                 raise
             finally:
-                run.output = "".join(output).splitlines()
                 run.seconds = time.perf_counter() - started
 
 
@@ -133,6 +151,8 @@ def _serving(
         # Native handlers: one plugin, whose configuration names the chain.
         loaded, native = load_handlers([path], path.name)
         plugins = [native] if native is not None else []
+        if native is not None:
+            _follow(native, servers.watch)
         registration = handlers_server([path], path.name)
     else:
         loaded, plugins = load_plugins([path], options)
@@ -172,4 +192,13 @@ def _serving(
         engine.start(service.methods)
         stack.callback(service.stop, _STOP_S)
         stack.callback(engine.stop)
+        # What has been answered may still log its failure: that is quiet as long as this is not left.
+        stack.callback(service.drain, _STOP_S)
         yield
+
+
+def _follow(plugin: Plugin, watch: HookWatch) -> None:
+    """Tell `watch` of the handlers that a plugin of native ones runs."""
+    made = plugin.plugin_class
+    if issubclass(made, NativePlugin) and made.adapter.service is not None:
+        made.adapter.service.use_tracing(watch)

@@ -118,7 +118,7 @@ def replay(recordings: Iterable[Path | str], apis_dir: Path | str) -> ReplayRepo
         try:
             recording = _Recording(path)
         except _NO_RECORDING as error:
-            problems.append(f"{path.name}: not a recording: {in_words(error)}")
+            problems.append(f"{path.name}: not a recording: {in_words(error, path)}")
             continue
         if recording.name in known:
             problems.append(f"{path.name}: a second recording named {recording.name}")

@@ -14,7 +14,7 @@ import structlog
 from coprocess.api import context
 from coprocess.desk.output import collecting_output
 from coprocess.desk.tyk.simulator import RpcError
-from coprocess.desk.tyk.trial.tls import ClientTls
+from coprocess.desk.tyk.trial.tls import ClientTls, why_not_connected
 from coprocess.errors import CoprocessError
 from coprocess.gateways.tyk.call import TykCall, TykEventCall
 from coprocess.gateways.tyk.dispatcher import Dispatcher, local_event
@@ -315,7 +315,12 @@ class GrpcDispatcher:
         try:
             reply: bytes = call(payload, timeout=self._timeout_s)
         except grpc.RpcError as error:
-            run.error = RpcError(error.code().name, error.details() or "")
+            said = error.details() or ""
+            if error.code() is grpc.StatusCode.UNAVAILABLE and (
+                why := why_not_connected(self._target, self._tls, said)
+            ):
+                said = f"{said}; {why}"
+            run.error = RpcError(error.code().name, said)
             raise run.error from None
         finally:
             run.seconds = time.perf_counter() - started

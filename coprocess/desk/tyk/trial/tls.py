@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,45 @@ class ClientTls:
 
     def options(self) -> list[tuple[str, str]]:
         return [] if self.server_name is None else [("grpc.ssl_target_name_override", self.server_name)]
+
+
+_PROBE_S = 2.0
+
+
+def why_not_connected(target: str, tls: ClientTls | None, said: str) -> str:
+    """What is wrong with TLS, of a server that could not be reached; empty where it is none of that.
+
+    `said` is gRPC's own word for it, which names no option.
+    """
+    if tls is None:
+        return "the server speaks TLS. Expected: --tls, or --tls-ca FILE" if _speaks_tls(target) else ""
+    if "WRONG_VERSION_NUMBER" in said:
+        return "the server speaks plaintext. Expected: none of the options --tls…"
+    if "CERTIFICATE_VERIFY_FAILED" in said:
+        return "the server's certificate is not trusted. Expected: --tls-ca FILE, with its authority"
+    if tls.cert is None and "Unwrap failed" in said:
+        return "the server asks who calls. Expected: --tls-cert and --tls-key"
+    return ""
+
+
+def _speaks_tls(target: str) -> bool:
+    host, _, port = target.rpartition(":")
+    if target.startswith("unix:"):
+        return False  # No service has TLS there.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    try:
+        with (
+            socket.create_connection((host.strip("[]"), int(port)), _PROBE_S) as connection,
+            context.wrap_socket(connection),
+        ):
+            return True
+    except ssl.SSLError as error:
+        # The server refuses this client, and does so in TLS.
+        return "ALERT" in (error.reason or "")
+    except OSError:
+        return False
 
 
 def _refuse() -> str:

@@ -6,18 +6,18 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from coprocess.api.functions import Source
 from coprocess.desk.output import collecting_output
-from coprocess.desk.tracebacks import own_traceback
+from coprocess.desk.tracebacks import how_it_failed, own_traceback
 from coprocess.errors import CoprocessError, HandlerFailed
 from coprocess.loading.hooks import Hook
 from coprocess.runtime.call import Call
 from coprocess.transport.engine import Rpc
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class HookRun:
     """One call of a handler."""
 
@@ -63,6 +63,31 @@ class HookRun:
     def output(self) -> list[str]:
         return "".join(self.parts).splitlines()
 
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {
+            "type": self.type,
+            "name": self.name,
+            "source": str(self.source) if self.source else None,
+            "error": self.error,
+            "traceback": self.traceback,
+            "output": self.output,
+            "ms": round(self.seconds * 1000, 3),
+        }
+
+
+def told(run: HookRun) -> tuple[str, str, str]:
+    """Of one that failed: how, what came of it, and what to do."""
+    return (
+        how_it_failed(run.type, run.name, run.raised, run.error),
+        'It has on_error="open": the request went on without it.'
+        if run.hook.limits.on_error == "open"
+        else "The client gets an error, so that nobody goes round the handler.",
+        "Mend the handler: the traceback above shows the place."
+        if run.traceback
+        else "Mend the handler as the message says.",
+    )
+
 
 class HookWatch:
     """Follows the calls of a service, in the place of its traces."""
@@ -77,7 +102,7 @@ class HookWatch:
         return rpc
 
     def request(self, method: str, api_id: str, headers: Iterable[tuple[str, str]]) -> NoReturn:
-        raise NotImplementedError("an Envoy's requests are streams")
+        raise NotImplementedError("requests are not followed, but their calls")
 
     def local_event(self, rpc: Rpc) -> Rpc:
         return rpc
