@@ -28,7 +28,7 @@ class Spinning:
         self._give_way = give_way
         #: Sleeps that were short; below 0, so many are not counted first.
         self._short_in_a_row = 0
-        #: How many are not counted the next time that another thread had use for the processor.
+        #: How many are not counted after the next look in vain.
         self._to_skip = _LEAST_TO_SKIP
         #: When it slept, by the clock; 0: it does not.
         self._since_s = 0.0
@@ -47,12 +47,9 @@ class Spinning:
                 self._give_way()
                 now_s = clock()
                 if now_s - looked_s > _TAKEN_S:
-                    # To look takes the processor from that other thread.
-                    self._short_in_a_row = -self._to_skip
-                    self._to_skip = min(_MOST_TO_SKIP, self._to_skip * 2)
-                    break
-            else:
-                self._short_in_a_row = 0
+                    break  # Another thread ran: to look takes the processor from it.
+            self._short_in_a_row = -self._to_skip
+            self._to_skip = min(_MOST_TO_SKIP, self._to_skip * 2)
         self._since_s = now_s
         return False
 
@@ -67,9 +64,9 @@ class Spinning:
         self._since_s = 0.0
 
 
-SPIN_S = 0.00006
+SPIN_S = 0.00007
 #: A sleep in whose place it might have looked: as long, and as long as it takes to be woken.
-_SHORT_S = 0.00016
+_SHORT_S = 0.00012
 _SHORT_IN_A_ROW = 4
 #: To give way takes longer where another thread has run.
 _TAKEN_S = 0.00003
