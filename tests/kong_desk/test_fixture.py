@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-import coprocess.testing.kong
-
-# pytester forgets what an inner run imports: what was there before stays.
-assert coprocess.testing.kong
+# Inner runs have processes of their own: in this one, they would have the half of the package imported anew.
 pytest_plugins = ["pytester"]
 
 PLUGIN = """
@@ -85,7 +82,7 @@ def test_a_project_with_kong_plugins(pytester: pytest.Pytester, monkeypatch: pyt
     pytester.makepyprojecttoml('[tool.pytest.ini_options]\nfilterwarnings = ["error"]\n')
     (pytester.mkdir("plugins") / "hello.py").write_text(PLUGIN)
     pytester.makepyfile(TESTS)
-    result = pytester.runpytest("-p", "no:cacheprovider", "-p", "coprocess", "-p", "anyio")
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-p", "coprocess", "-p", "anyio")
     result.assert_outcomes(passed=4, errors=2)
     assert "During handling" not in result.stdout.str()
     result.stdout.fnmatch_lines(["*unknown field, at config.greting*", "*none.py*no such file*"])
@@ -134,7 +131,7 @@ def test_a_plugin_that_needs_a_configuration_may_be_given_it_in_the_test(
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     (pytester.mkdir("plugins") / "needs.py").write_text(NEEDS)
     pytester.makepyfile(TESTS_OF_NEEDS)
-    result = pytester.runpytest("-p", "no:cacheprovider", "-p", "coprocess", "-p", "anyio")
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-p", "coprocess", "-p", "anyio")
     result.assert_outcomes(passed=1, failed=2, errors=1)
     result.stdout.fnmatch_lines(
         [
@@ -179,7 +176,6 @@ def test_native_handlers_have_a_store_and_a_failure_is_told(
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     (pytester.mkdir("handlers") / "count.py").write_text(NATIVE)
     pytester.makepyfile(NATIVE_TESTS)
-    # In a process of its own: pytester would have it import the half of this package anew.
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-p", "coprocess", "-p", "anyio")
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(["*It raised ValueError: no such key*"])

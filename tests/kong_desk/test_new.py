@@ -9,15 +9,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-import coprocess.testing.kong
 from coprocess import scaffold
 from coprocess.cli.app import app
 from coprocess.desk.kong.declarative import read_declarative
 from coprocess.desk.kong.doctor import examine
 from coprocess.desk.kong.trial import TrialKong, plugin_servers
 
-# pytester forgets what an inner run imports: what was there before stays.
-assert coprocess.testing.kong
+# Inner runs have processes of their own: in this one, they would have the half of the package imported anew.
 pytest_plugins = ["pytester"]
 
 
@@ -25,7 +23,7 @@ def test_its_own_tests_pass(pytester: pytest.Pytester, monkeypatch: pytest.Monke
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     scaffold.create("my-Guard", pytester.path, "kong")
     monkeypatch.chdir(pytester.path / "my-Guard")
-    result = pytester.runpytest(
+    result = pytester.runpytest_subprocess(
         "--rootdir", ".", "-p", "no:cacheprovider", "-p", "coprocess", "-p", "anyio", "tests"
     )
     result.assert_outcomes(passed=5)
