@@ -450,7 +450,7 @@ def test_what_else_is_on_the_loop_has_its_turn_where_calls_follow_each_other_clo
         has_run = threading.Event()
         finds = 0
 
-        def find_soon(timeout_s: float) -> bool:
+        def find_soon(timeout_s: float, calls: int) -> bool:
             nonlocal finds
             finds += not has_run.is_set()
             return finds < 10_000

@@ -12,7 +12,7 @@ SOON_S, LATE_S = SPIN_S / 2, 0.01
 #: What a look takes here, and to give way where nobody else runs.
 LOOK_S, YIELD_S = 0.000001, 0.0000005
 #: More than it takes to be sure.
-SEVERAL = 8
+SEVERAL = 20
 
 
 class World:
@@ -34,10 +34,10 @@ class World:
     def _give_way(self) -> None:
         self.now_s += self.others_take()
 
-    def wait(self, gap_s: float, timeout_s: float = 1.0) -> bool:
+    def wait(self, gap_s: float, calls: int = 1) -> bool:
         """Until something is ready after `gap_s`. Whether it looked until then."""
         self.ready_s = self.now_s + gap_s
-        has_found = self.spinning.find(timeout_s)
+        has_found = self.spinning.find(1.0, calls)
         if not has_found:
             self.now_s = max(self.now_s, self.ready_s)  # It sleeps.
         self.spinning.woke()
@@ -64,12 +64,19 @@ def test_what_comes_seldom_is_not_looked_for(world: World) -> None:
     assert not world.looks
 
 
+def test_where_several_calls_come_at_one_time_their_client_has_the_processor(world: World) -> None:
+    for _ in range(SEVERAL):
+        world.wait(SOON_S, calls=1)
+        world.wait(SOON_S, calls=2)
+    assert not world.looks
+
+
 def test_it_ends_looking_in_time_and_does_not_look_the_next_time(world: World) -> None:
     for _ in range(SEVERAL):
         world.wait(SOON_S)
     before_s = world.now_s
     world.ready_s = before_s + LATE_S
-    assert not world.spinning.find(1.0)
+    assert not world.spinning.find(1.0, 1)
     assert world.now_s - before_s <= SPIN_S + LOOK_S + YIELD_S
     world.spinning.woke()
     looks = world.looks
@@ -82,7 +89,7 @@ def test_it_looks_no_longer_than_it_was_to_wait(world: World) -> None:
         world.wait(SOON_S)
     before_s = world.now_s
     world.ready_s = before_s + LATE_S
-    assert not world.spinning.find(SPIN_S / 10)
+    assert not world.spinning.find(SPIN_S / 10, 1)
     assert world.now_s - before_s <= SPIN_S / 10 + LOOK_S + YIELD_S
 
 

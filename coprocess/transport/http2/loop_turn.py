@@ -76,6 +76,8 @@ class LoopTurn(Generic[Task]):
         self._timer: TimerHandle | None = None
         self._timer_s = 0.0
         self._looks = 0
+        #: Tasks, since it polled last.
+        self._begun = 0
         self._progress: tuple[int, int, object] | None = None
         self._was_due = False
         loop.on_end.append(self._lost)
@@ -120,7 +122,7 @@ class LoopTurn(Generic[Task]):
             timeout_s = self._poll()
             if timeout_s is None:
                 return
-            if not timeout_s or self.loop.has_tasks or not self._server.find_soon(timeout_s):
+            if not timeout_s or self.loop.has_tasks or not self._server.find_soon(timeout_s, self._begun):
                 break
             if time.monotonic() > until_s:
                 timeout_s = 0.0
@@ -132,6 +134,7 @@ class LoopTurn(Generic[Task]):
         server, lender, tasks, run, now = self._server, self._lender, self._tasks, self._run, time.monotonic
         alarm = self._alarm
         self._looks += 1
+        self._begun = 0
         with server.lock:
             if not self._is_mine():
                 return None
@@ -167,6 +170,7 @@ class LoopTurn(Generic[Task]):
                     lender.take_back(self)
                     break
                 del task
+                self._begun += 1
                 if self.is_over:
                     break
                 since_s = now()

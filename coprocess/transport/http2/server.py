@@ -207,12 +207,14 @@ class Server:
         # After that is said, so that of two threads, at least one sees what the other did.
         return 0.0 if self.callbacks else timeout_s
 
-    def find_soon(self, timeout_s: float) -> bool:
+    def find_soon(self, timeout_s: float, calls: int) -> bool:
         """Whether there is something to poll before it is worth to sleep. False: who polls may sleep now.
+
+        `calls` have come since the last time.
 
         Called without the lock by who polls, where no other thread has work: it would take the interpreter.
         """
-        return self._spinning.find(timeout_s)
+        return self._spinning.find(timeout_s, calls)
 
     def poll(self, timeout_s: float) -> None:
         """Do what sockets and timers ask for. Called without the lock, by one thread at a time."""

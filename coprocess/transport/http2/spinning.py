@@ -3,6 +3,9 @@
 A processor that slept comes back late: of calls that come one after the other, that is a fifth of what each
 waits, and to sleep and to be woken takes as much of a processor as to look for 50 µs. So whoever has slept
 shortly, several times in a row, looks for about that long before the next time.
+
+Where several calls come at one time, their client has use for the processor: with 8 in flight on two cores,
+a twentieth fewer were answered as this looked then, too.
 """
 
 from __future__ import annotations
@@ -33,10 +36,15 @@ class Spinning:
         #: When it slept, by the clock; 0: it does not.
         self._since_s = 0.0
 
-    def find(self, timeout_s: float) -> bool:
-        """Whether a socket is ready before it is worth to sleep. False: who called this sleeps now."""
+    def find(self, timeout_s: float, calls: int) -> bool:
+        """Whether a socket is ready before it is worth to sleep. False: who called this sleeps now.
+
+        `calls`: how many have come since the last sleep, or look.
+        """
         clock = self._clock
         now_s = clock()
+        if calls > 1:
+            self._short_in_a_row = min(self._short_in_a_row, 0)
         if self._short_in_a_row >= _SHORT_IN_A_ROW:
             until_s = now_s + min(SPIN_S, timeout_s)
             while now_s < until_s:
@@ -67,7 +75,7 @@ class Spinning:
 SPIN_S = 0.00007
 #: A sleep in whose place it might have looked: as long, and as long as it takes to be woken.
 _SHORT_S = 0.00012
-_SHORT_IN_A_ROW = 4
+_SHORT_IN_A_ROW = 16
 #: To give way takes longer where another thread has run.
 _TAKEN_S = 0.00003
 _LEAST_TO_SKIP, _MOST_TO_SKIP = 16, 16_384

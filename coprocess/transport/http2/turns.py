@@ -185,6 +185,7 @@ class Turns(Generic[Task]):
         """Poll, and run what comes, until another thread does, or it is stopped."""
         server, tasks, run, now = self._server, self.tasks, self._run, time.monotonic
         alarm, told, in_a_row = self._alarm, self._told, 0
+        calls = 0
         while True:
             with self._lock:
                 if self._turn is not turn:
@@ -197,8 +198,10 @@ class Turns(Generic[Task]):
                 may_run = self._may_run
                 timeout_s = server.prepare(wait=not (tasks and may_run))
                 is_alone = self._is_alone
-            if timeout_s and is_alone and server.find_soon(timeout_s):
-                timeout_s = 0.0
+            if timeout_s:
+                if is_alone and server.find_soon(timeout_s, calls):
+                    timeout_s = 0.0
+                calls = 0
             server.poll(timeout_s)
             if not (tasks and may_run):
                 continue
@@ -217,6 +220,7 @@ class Turns(Generic[Task]):
                 except BaseException:  # Nobody would poll any more.
                     log.exception("a task raised what it should have kept to itself")
                 del task
+                calls += 1
                 if self._turn is not turn:
                     return self._after
                 if told != self._told:
