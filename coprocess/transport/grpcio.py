@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, cast
@@ -318,7 +319,7 @@ class GrpcioEngine(Engine):
     def stop(self) -> None:
         # Answers that were just given are still on their way. grpcio could wait for them itself, but
         # meanwhile it would cancel new calls without a word, instead of having them refused.
-        self._flush({*self._unsent.copy()})
+        self._flush(self._unsent.copy())
         # grpcio would end these with an error, too.
         open_calls: set[GrpcioRpc | GrpcioBidi] = {*self._unsent.copy(), *self._bidis.copy()}
         given_up = {rpc for rpc in open_calls if rpc.failed is not None}
@@ -328,7 +329,7 @@ class GrpcioEngine(Engine):
         self._server.stop(None).wait(_STOP_TIMEOUT_S)
         self._executor.shutdown()
 
-    def _flush(self, calls: set[GrpcioRpc | GrpcioBidi]) -> None:
+    def _flush(self, calls: AbstractSet[GrpcioRpc | GrpcioBidi]) -> None:
         """Wait until their answers have left, up to a limit."""
         until_s = time.monotonic() + _FLUSH_S
         while time.monotonic() < until_s:

@@ -197,9 +197,8 @@ class Turns(Generic[Task]):
                 # Somebody must be there to go on with polling. Else the next thread that is free takes them.
                 may_run = self._may_run
                 timeout_s = server.prepare(wait=not (tasks and may_run))
-                is_alone = self._is_alone
             if timeout_s:
-                if is_alone and server.find_soon(timeout_s, calls):
+                if self._is_alone and server.find_soon(timeout_s, calls):
                     timeout_s = 0.0
                 calls = 0
             server.poll(timeout_s)
