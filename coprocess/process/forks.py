@@ -13,6 +13,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from coprocess.descriptors import let_go
+
 #: Where the service listens: ports, and paths of unix sockets. What is bound to one, and the connections that
 #: came there, are closed in children.
 _ports: dict[int, None] = {}
@@ -82,15 +84,8 @@ def _let_go() -> None:
 
 
 def _close_the_services() -> None:
-    nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        for name in os.listdir("/dev/fd"):
-            descriptor = int(name)
-            if descriptor in _descriptors or _is_the_services(descriptor):
-                # Replaced, not closed: whoever still has the number must not close what gets it next.
-                os.dup2(nothing, descriptor, inheritable=False)
-    finally:
-        os.close(nothing)
+    numbers = map(int, os.listdir("/dev/fd"))
+    let_go([number for number in numbers if number in _descriptors or _is_the_services(number)])
 
 
 def _is_the_services(descriptor: int) -> bool:

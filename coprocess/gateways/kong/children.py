@@ -10,6 +10,8 @@ import socket
 import weakref
 from collections.abc import Callable, Iterable
 
+from coprocess.descriptors import let_go
+
 #: What gives the sockets of each engine.
 _engines: weakref.WeakSet[Callable[[], Iterable[socket.socket]]] = weakref.WeakSet()
 _registered = False
@@ -27,12 +29,5 @@ def keep_from_children(sockets: Callable[[], Iterable[socket.socket]]) -> None:
 def _let_go() -> None:
     """In the child, before anything else runs. No lock is taken: its holder would not exist here."""
     found = {each.fileno() for sockets in list(_engines) for each in sockets()} - {-1}
-    if not found:
-        return
-    nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        for descriptor in found:
-            # Replaced, not closed: whoever still has the number must not close what gets it next.
-            os.dup2(nothing, descriptor, inheritable=False)
-    finally:
-        os.close(nothing)
+    if found:
+        let_go(found)
