@@ -27,6 +27,23 @@ class Plugin:
 """
 
 
+def hanging_until_told(folder: Path) -> tuple[str, Path]:
+    """A plugin whose sync phase hangs until the file is there."""
+    go_on = folder / "go_on"
+    source = f"""
+import time
+from pathlib import Path
+
+class Plugin:
+    def __init__(self, config): ...
+
+    def access(self, kong):
+        while not Path({str(go_on)!r}).exists():
+            time.sleep(0.01)
+"""
+    return source, go_on
+
+
 def waiting(served: Served, instance: object, count: int) -> list[tuple[Kong, int]]:
     """Events that wait for their step away from their connection, each with its id."""
     before = len(served.engine.late._inboxes)
@@ -114,18 +131,7 @@ def test_who_refuses_what_is_overdue_waits_for_no_rest_of_a_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once, each connection with half a message held up those behind it by as long as a read waits."""
-    go_on = tmp_path / "go_on"
-    source = f"""
-import time
-from pathlib import Path
-
-class Plugin:
-    def __init__(self, config): ...
-
-    def access(self, kong):
-        while not Path({str(go_on)!r}).exists():
-            time.sleep(0.01)
-"""
+    source, go_on = hanging_until_told(tmp_path)
     with serving(tmp_path, source, max_threads=4, service_options=LONG) as served:
         with monkeypatch.context() as patched:
             patched.setattr(connections, "READ_WAIT_S", 1000.0)
@@ -164,18 +170,7 @@ def test_a_time_limit_is_kept_beside_one_whose_client_does_not_read(
 ) -> None:
     """Once, the watchdog waited until there was room for its answer."""
     monkeypatch.setattr(connections, "_SEND_WAIT_S", 1000.0)
-    go_on = tmp_path / "go_on"
-    source = f"""
-import time
-from pathlib import Path
-
-class Plugin:
-    def __init__(self, config): ...
-
-    def access(self, kong):
-        while not Path({str(go_on)!r}).exists():
-            time.sleep(0.01)
-"""
+    source, go_on = hanging_until_told(tmp_path)
     short = ServiceOptions(timeout_s=0.5, concurrency=1024, owns_process=False)
     with serving(tmp_path, source, service_options=short) as served:
         deaf, other = served.connect(), served.connect()
