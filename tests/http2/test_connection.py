@@ -213,6 +213,15 @@ STREAM_ERRORS = {
     "no method": (headers(1, CALL[1:]), E.PROTOCOL_ERROR),
     "no path": (headers(1, [*PSEUDO[:2], *CALL[3:]]), E.PROTOCOL_ERROR),
     "an empty path": (headers(1, [*PSEUDO[:2], (b":path", b"")]), E.PROTOCOL_ERROR),
+    "a host that is not the authority": (
+        headers(1, [*PSEUDO, (b":authority", b"a.test"), *CALL[3:], (b"host", b"b.test")]),
+        E.PROTOCOL_ERROR,
+    ),
+    "a host with another port": (
+        headers(1, [*PSEUDO, (b":authority", b"a.test:443"), *CALL[3:], (b"host", b"a.test")]),
+        E.PROTOCOL_ERROR,
+    ),
+    "two hosts": (headers(1, [*CALL, (b"host", b"a.test"), (b"host", b"b.test")]), E.PROTOCOL_ERROR),
     "CONNECT with a path": (headers(1, [(b":method", b"CONNECT"), *CALL[1:]]), E.PROTOCOL_ERROR),
     "more than content-length": (
         headers(1, with_field(b"content-length", b"1")) + data(1, b"xx"),
@@ -250,6 +259,25 @@ def test_what_ends_the_stream_only(raw: bytes, code: ErrorCode) -> None:
     peer.send(raw)
     assert reset(peer) == code
     assert opened(peer.send(call(3))).id == 3
+
+
+@pytest.mark.parametrize(
+    ("authority", "host"),
+    [
+        (b"a.test:5555", b"a.test:5555"),
+        (b"A.test", b"a.TEST"),
+        (b"a.test:80", b"a.test"),
+        (b"a.test", b"a.test:"),
+        (b"[::1]:80", b"[::1]"),
+    ],
+)
+def test_a_host_that_is_the_authority(authority: bytes, host: bytes) -> None:
+    fields = [*PSEUDO, (b":authority", authority), *CALL[3:], (b"host", host)]
+    assert opened(started().send(headers(1, fields))).id == 1
+
+
+def test_a_host_without_an_authority() -> None:
+    assert opened(started().send(headers(1, with_field(b"host", b"a.test")))).id == 1
 
 
 def test_what_was_on_its_way_to_a_stream_that_we_reset_is_ignored() -> None:

@@ -121,6 +121,7 @@ def max_block_bytes(max_list_bytes: int) -> int:
 def check_request(fields: list[Field]) -> int | None:
     """The content-length of a request. Raises StreamFailure where it is malformed."""
     pseudo: dict[bytes, bytes] = {}
+    hosts: list[bytes] = []
     content_length = None
     is_regular = False
     for name, value in fields:
@@ -140,12 +141,28 @@ def check_request(fields: list[Field]) -> int | None:
             if not value.isdigit() or len(value) > _MAX_DIGITS or content_length not in (None, int(value)):
                 raise _malformed("content-length is not one number")
             content_length = int(value)
+        elif name == b"host":
+            hosts.append(value)
+    if hosts:
+        _check_hosts(hosts, pseudo)
     if pseudo.get(b":method") == b"CONNECT":  # §8.5
         if pseudo.keys() != {b":method", b":authority"}:
             raise _malformed("CONNECT has a method and an authority")
     elif not (pseudo.get(b":method") and pseudo.get(b":scheme") and pseudo.get(b":path")):
         raise _malformed("a request has one method, scheme and path")
     return content_length
+
+
+def _check_hosts(hosts: list[bytes], pseudo: dict[bytes, bytes]) -> None:
+    """§8.3.1: all name one entity, that of :authority. Who looks at one of them sees what others do."""
+    default_port = _DEFAULT_PORTS.get(pseudo.get(b":scheme", b""), b":")
+    named = {
+        # As RFC 3986 §6.2 compares them: by case, and the scheme's port may be left out.
+        each.lower().removesuffix(default_port).removesuffix(b":")
+        for each in (*hosts, pseudo.get(b":authority", hosts[0]))
+    }
+    if len(named) > 1:
+        raise _malformed("host and :authority are not the same")
 
 
 def _check_field(name: bytes, value: bytes) -> None:
@@ -166,6 +183,7 @@ def _malformed(reason: str) -> StreamFailure:
 
 
 _PSEUDO = frozenset((b":method", b":scheme", b":authority", b":path"))
+_DEFAULT_PORTS = {b"http": b":80", b"https": b":443"}
 _OF_CONNECTIONS = frozenset(
     (b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade")
 )
