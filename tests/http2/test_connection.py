@@ -6,6 +6,7 @@ import gzip
 import struct
 
 import pytest
+from hpack import Encoder
 
 from coprocess.errors import Status
 from coprocess.transport.http2 import frames
@@ -584,6 +585,20 @@ def test_a_header_list_that_unpacks_to_too_much_ends_the_connection() -> None:
     assert failed(peer) == E.ENHANCE_YOUR_CALM
 
 
+@pytest.mark.parametrize(
+    "fields", [[(b"a", b"")] * 1000, [(b"a", b"x" * 33_000)]], ids=["many fields", "a large one"]
+)
+def test_a_header_list_of_twice_the_limit_ends_the_connection(fields: Fields) -> None:
+    """Decoding takes so long that others would wait, and its call would fail in any case."""
+    peer = started()
+    peer.send(headers(1, [*CALL, (b"a", b"x" * 16_000)]))
+    assert peer.goaway is None
+    encoded = block([*CALL, *fields])
+    peer.send(frame(1, 0, 3, encoded[:16_000]) + frame(9, 0, 3, encoded[16_000:32_000]))
+    peer.send(frame(9, frames.END_HEADERS, 3, encoded[32_000:]))
+    assert failed(peer) == E.ENHANCE_YOUR_CALM
+
+
 def test_frames_are_taken_in_turns() -> None:
     """128 at once: the loop turns to others before it takes more."""
     recorded = Recorded(Limits())
@@ -599,6 +614,15 @@ MANY_FIELDS = [*CALL, *[(b"a", b"")] * 300]
 LABORIOUS = {
     "fields": b"".join(
         headers(number, [*MANY_FIELDS, (b"b", b"%d" % number)], ends=True) for number in range(3, 9, 2)
+    ),
+    "a large Huffman string": b"".join(
+        frame(
+            1,
+            frames.END_HEADERS,
+            number,
+            Encoder().encode([*CALL, (b"a%d" % number, b"x" * 12_000)], huffman=True),
+        )
+        for number in range(3, 9, 2)
     ),
     "malformed fields": b"".join(
         headers(number, [*MANY_FIELDS, (b"B", b"%d" % number)], ends=True) for number in range(3, 9, 2)

@@ -38,7 +38,7 @@ class FieldDecoder:
     """
 
     def __init__(self, max_list_bytes: int, count_effort: Callable[[int], None]) -> None:
-        """`count_effort` is told how many fields were decoded."""
+        """`count_effort` is told what was decoded, in fields, and bytes that take as long."""
         self._max_list_bytes = max_list_bytes
         self._count_effort = count_effort
         self._decoder = Decoder(max_header_list_size=max_block_bytes(max_list_bytes))
@@ -99,7 +99,7 @@ class FieldDecoder:
         self._is_same_again = not table.has_grown and before == (table.maxsize, len(table.dynamic_entries))
         if not self._is_same_again:
             self.seen.clear()
-        self._count_effort(len(fields))
+        self._count_effort(len(fields) + len(block) // _BYTES_PER_STEP)
         return fields
 
 
@@ -114,8 +114,11 @@ class _WatchedTable(HeaderTable):
 
 
 def max_block_bytes(max_list_bytes: int) -> int:
-    """Up to here a block is decoded, so that only its call fails; beyond, the connection does."""
-    return max(4 * max_list_bytes, 65_536)
+    """Up to here a block is decoded, so that only its call fails; beyond, the connection does.
+
+    That decoding takes time: of 32 KiB, up to 9 ms, be it a thousand small fields or a large Huffman string.
+    """
+    return max(2 * max_list_bytes, 32_768)
 
 
 def check_request(fields: list[Field]) -> int | None:
@@ -193,6 +196,8 @@ _IS_NO_VALUE = re.compile(rb"[\0\r\n]|\A[ \t]|[ \t]\Z").search
 # RFC 7541 §4.2: two at most, of which each takes its time.
 _HAS_MANY_UPDATES = re.compile(rb"(?:[\x20-\x3e]|\x3f[\x80-\xff]*[\0-\x7f]){3}").match
 _MAX_DIGITS = 18
+#: Of a Huffman string, which are decoded in the time that a field takes, or twice that.
+_BYTES_PER_STEP = 16
 _FIELD_OVERHEAD = 32
 # Of 1 KiB each at most, with what was made of them: some 200 KiB for a connection.
 _MAX_SEEN = 64
