@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from struct import Struct
 from typing import Any, Final, Protocol
@@ -252,21 +252,38 @@ class GrpcConnection:
         elif not ended and reader.keep(data):
             self._hold(stream, reader.held_bytes)
             return
-        effort = 0
-        for is_compressed, message in reader.feed(data):
-            effort += 1
-            if is_compressed:
-                message = grpc_wire.decompress(stream.fields.request.encoding, message, self._max_bytes)
-                effort += len(message) // _BYTES_UNPACKED_PER_STEP
-            call.received(message)
-            if stream.is_closed:
-                return
-        self.http.count_effort(effort)
-        self._hold(stream, reader.held_bytes)
-        if ended:
-            if reader.held_bytes:
-                raise Refused(Status.INTERNAL, "the last message is not whole")
-            call.half_closed()
+        self.http.take_steps(self._passing_on(stream, call, reader, data, ended))
+
+    def _passing_on(
+        self, stream: Stream, call: StreamCall, reader: MessageReader, data: bytes, ended: bool
+    ) -> Iterator[None]:
+        try:
+            for is_compressed, message in reader.feed(data):
+                self.http.count_effort(1)
+                if is_compressed:
+                    pieces: list[bytes] = []
+                    size = 0
+                    for piece in grpc_wire.unpack(stream.fields.request.encoding, message, self._max_bytes):
+                        pieces.append(piece)
+                        size += len(piece)
+                        self._hold(stream, size)
+                        # It may unpack to little.
+                        taken = min(len(message), grpc_wire.PIECE_BYTES)
+                        self.http.count_effort(max(len(piece), taken) // _BYTES_UNPACKED_PER_STEP)
+                        yield None
+                        if stream.is_closed:
+                            return
+                    message = b"".join(pieces)
+                call.received(message)
+                if stream.is_closed:
+                    return
+            self._hold(stream, reader.held_bytes)
+            if ended:
+                if reader.held_bytes:
+                    raise Refused(Status.INTERNAL, "the last message is not whole")
+                call.half_closed()
+        except Refused as refused:
+            self._refuse(stream, refused)
 
     def on_reset(self, stream: Stream) -> None:
         if stream.call is not None:

@@ -23,6 +23,7 @@ Metadata = list[tuple[str, str | bytes]]
 SentMetadata = tuple[tuple[str, str | bytes], ...]
 
 PREFIX_BYTES: Final = 5
+PIECE_BYTES: Final = 64 * 1024
 
 
 class Refused(Exception):
@@ -105,19 +106,34 @@ def parse_binary(value: bytes) -> Iterator[bytes]:
 
 def decompress(encoding: str, data: bytes, max_bytes: int) -> bytes:
     """Raises Refused, before more than `max_bytes` are made."""
+    return b"".join(unpack(encoding, data, max_bytes))
+
+
+def unpack(encoding: str, data: bytes, max_bytes: int) -> Iterator[bytes]:
+    """The same piece by piece: each takes and makes `PIECE_BYTES` at most, so that it takes no long."""
     window_bits = _WINDOW_BITS.get(encoding)
     if window_bits is None:
         raise Refused(Status.INTERNAL, "a compressed message, and no grpc-encoding that says how")
     inflate = zlib.decompressobj(window_bits)
-    try:
-        message = inflate.decompress(data, max_bytes + 1)
-    except zlib.error:
-        raise Refused(Status.INTERNAL, f"the message is not {encoding}") from None
-    if len(message) > max_bytes:
-        raise Refused(Status.RESOURCE_EXHAUSTED, f"the message unpacks to more than {max_bytes} bytes")
-    if not inflate.eof or inflate.unused_data:
+    taken = made = 0
+    rest = b""
+    while not inflate.eof:
+        if not rest:
+            rest = data[taken : taken + PIECE_BYTES]
+            taken += len(rest)
+        try:
+            piece = inflate.decompress(rest, PIECE_BYTES)
+        except zlib.error:
+            raise Refused(Status.INTERNAL, f"the message is not {encoding}") from None
+        if not piece and not rest:
+            break  # It ends too soon.
+        made += len(piece)
+        if made > max_bytes:
+            raise Refused(Status.RESOURCE_EXHAUSTED, f"the message unpacks to more than {max_bytes} bytes")
+        rest = inflate.unconsumed_tail
+        yield piece
+    if not inflate.eof or inflate.unused_data or taken < len(data):
         raise Refused(Status.INTERNAL, f"the message is not {encoding}")
-    return message
 
 
 def check_encoding(encoding: str) -> None:
