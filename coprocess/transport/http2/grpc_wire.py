@@ -16,6 +16,7 @@ from typing import Final
 from hpack import Encoder
 
 from coprocess.errors import Status
+from coprocess.transport.engine import too_large
 from coprocess.transport.http2.fields import Field
 from coprocess.transport.http2.sending import Block
 
@@ -190,7 +191,7 @@ class MessageReader:
             if len(data) < PREFIX_BYTES:
                 self._start, self.held_bytes = data, len(data)
                 return
-            self._is_compressed, self._missing = parse_prefix(data, self._max_bytes)
+            self._is_compressed, self._missing = _parse_prefix(data, self._max_bytes)
             self._start, self.held_bytes = b"", PREFIX_BYTES
             data = data[PREFIX_BYTES:]
             if not self._missing:
@@ -198,20 +199,15 @@ class MessageReader:
                 yield self._is_compressed, b""
 
 
-def parse_prefix(data: bytes, max_bytes: int) -> tuple[bool, int]:
+def _parse_prefix(data: bytes, max_bytes: int) -> tuple[bool, int]:
     """Whether the message that begins there is compressed, and its length. Raises Refused."""
     flag = data[0]
     length = int.from_bytes(data[1:PREFIX_BYTES], "big")
     if flag > 1:
         raise Refused(Status.INTERNAL, "malformed message: an unknown compressed-flag")
     if length > max_bytes:
-        raise too_large(length, max_bytes)
+        raise Refused(Status.RESOURCE_EXHAUSTED, too_large("message", length, max_bytes))
     return bool(flag), length
-
-
-def too_large(size_bytes: int, limit_bytes: int) -> Refused:
-    text = f"the message is larger than the limit: {size_bytes} of {limit_bytes} bytes"
-    return Refused(Status.RESOURCE_EXHAUSTED, text)
 
 
 # What is sent. No field goes into the peer's dynamic table: so a block is the same for every stream.
