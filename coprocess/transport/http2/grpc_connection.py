@@ -164,25 +164,26 @@ class GrpcConnection:
         if request.timeout_s is not None:
             stream.timer = self._service.call_later(request.timeout_s, self._expire, stream)
         target = request.target
+        length = len(data)
         if target.open is not None:
             call = stream.call = target.open(self, stream, request)
-            size = len(data) - PREFIX_BYTES
+            size = length - PREFIX_BYTES
             if 0 <= size <= self._max_bytes and not ended and _PREFIX(data) == (0, size):
                 # As `on_data`, in place: nearly all begin so.
                 call.received(data[PREFIX_BYTES:])
                 return
-        elif ended and len(data) >= PREFIX_BYTES and target.begin is not None:
+        elif ended and length >= PREFIX_BYTES and target.begin is not None:
             is_compressed, size = _PREFIX(data)
             http = self.http
-            held_bytes = http.held_bytes + len(data)
+            held_bytes = http.held_bytes + length
             if (
                 not is_compressed
-                and size == len(data) - PREFIX_BYTES
+                and size == length - PREFIX_BYTES
                 and size <= self._max_bytes
                 and held_bytes <= self._max_held_bytes
             ):
                 # One uncompressed message in one frame. As `_hold`, in place: nearly each call comes by.
-                stream.held_bytes = len(data)
+                stream.held_bytes = length
                 http.held_bytes = held_bytes
                 stream.call = target.begin(self, stream, request, data[PREFIX_BYTES:], False)
                 return
