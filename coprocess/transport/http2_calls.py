@@ -18,7 +18,7 @@ from coprocess.transport.engine import (
     StreamRpc,
     too_large,
 )
-from coprocess.transport.http2 import grpc_wire
+from coprocess.transport.http2 import grpc_messages, grpc_wire
 from coprocess.transport.http2.grpc_wire import Refused, Request
 from coprocess.transport.http2.protocol import Http2Protocol
 from coprocess.transport.http2.streams import Stream
@@ -149,7 +149,7 @@ class Http2Rpc(StreamRpc):
         """Unpack a compressed message. False where that cannot be: the call has its answer."""
         engine = self._engine
         try:
-            self.payload = grpc_wire.decompress(
+            self.payload = grpc_messages.decompress(
                 self._stream.fields.request.encoding, self.payload, engine.max_message_bytes
             )
         except Refused as refused:

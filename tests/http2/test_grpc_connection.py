@@ -10,11 +10,11 @@ import zlib
 import pytest
 
 from coprocess.errors import Status
-from coprocess.transport.http2 import frames, grpc_wire
+from coprocess.transport.http2 import frames, grpc_messages
 from coprocess.transport.http2.frames import ConnectionFailure, ErrorCode, Setting
+from coprocess.transport.http2.grpc_messages import decompress
 from coprocess.transport.http2.grpc_wire import (
     Refused,
-    decompress,
     parse_timeout,
     percent_encode,
     response_headers,
@@ -412,12 +412,12 @@ def test_a_connection_that_ends_while_a_message_is_unpacked() -> None:
 def test_unpacking_piece_by_piece_comes_to_the_same(size: int, level: int) -> None:
     for raw in (bytes(size), os.urandom(size)):
         packed = gzip.compress(raw, level)
-        pieces = list(grpc_wire.unpack("gzip", packed, size))
+        pieces = list(grpc_messages.unpack("gzip", packed, size))
         assert b"".join(pieces) == raw
-        assert max(map(len, pieces)) <= grpc_wire.PIECE_BYTES
+        assert max(map(len, pieces)) <= grpc_messages.PIECE_BYTES
         for wrong in (packed[:-1], packed + b"x", packed + packed):
             with pytest.raises(Refused):
-                list(grpc_wire.unpack("gzip", wrong, size))
+                list(grpc_messages.unpack("gzip", wrong, size))
 
 
 def test_a_stream_that_ends_within_a_message() -> None:

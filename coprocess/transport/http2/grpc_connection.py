@@ -8,17 +8,11 @@ from struct import Struct
 from typing import Any, Final, Protocol
 
 from coprocess.errors import Status
-from coprocess.transport.http2 import grpc_wire
+from coprocess.transport.http2 import grpc_messages, grpc_wire
 from coprocess.transport.http2.connection import Connection
 from coprocess.transport.http2.frames import ErrorCode
-from coprocess.transport.http2.grpc_wire import (
-    PREFIX_BYTES,
-    MessageReader,
-    NotGrpc,
-    Refused,
-    Request,
-    SentMetadata,
-)
+from coprocess.transport.http2.grpc_messages import PREFIX_BYTES, MessageReader, OneMessage
+from coprocess.transport.http2.grpc_wire import NotGrpc, Refused, Request, SentMetadata
 from coprocess.transport.http2.limits import Limits
 from coprocess.transport.http2.sending import NO_TRAILERS
 from coprocess.transport.http2.streams import Stream
@@ -197,7 +191,7 @@ class GrpcConnection:
             if target is None:
                 raise Refused(Status.UNIMPLEMENTED, f"no method {request.method[:_MAX_SHOWN]}")
             request.target = target
-            grpc_wire.check_encoding(request.encoding)
+            grpc_messages.check_encoding(request.encoding)
             if stream.fields.is_too_large:
                 raise Refused(Status.RESOURCE_EXHAUSTED, "the metadata is larger than the limit")
         except (Refused, NotGrpc) as refused:
@@ -237,7 +231,7 @@ class GrpcConnection:
             return  # It was refused, and its answer waits for a window.
         reader = stream.reader
         if reader is None:
-            reader = stream.reader = _OneMessage(self._max_bytes)
+            reader = stream.reader = OneMessage(self._max_bytes)
         reader.take(data)
         self._hold(stream, reader.held_bytes)
         begin = request.target.begin
@@ -264,12 +258,14 @@ class GrpcConnection:
                 if is_compressed:
                     pieces: list[bytes] = []
                     size = 0
-                    for piece in grpc_wire.unpack(stream.fields.request.encoding, message, self._max_bytes):
+                    for piece in grpc_messages.unpack(
+                        stream.fields.request.encoding, message, self._max_bytes
+                    ):
                         pieces.append(piece)
                         size += len(piece)
                         self._hold(stream, size)
                         # It may unpack to little.
-                        taken = min(len(message), grpc_wire.PIECE_BYTES)
+                        taken = min(len(message), grpc_messages.PIECE_BYTES)
                         self.http.count_effort(max(len(piece), taken) // _BYTES_UNPACKED_PER_STEP)
                         yield None
                         if stream.is_closed:
@@ -420,34 +416,6 @@ def _is_of_many(stream: Stream) -> bool:
 
 def _too_much_held() -> Refused:
     return Refused(Status.RESOURCE_EXHAUSTED, "the calls of this connection are too large together")
-
-
-class _OneMessage:
-    """The one message of a call, in pieces."""
-
-    __slots__ = ("_is_compressed", "_message", "_reader")
-
-    def __init__(self, max_bytes: int) -> None:
-        self._reader = MessageReader(max_bytes)
-        self._is_compressed = False
-        self._message: bytes | None = None
-
-    @property
-    def held_bytes(self) -> int:
-        return self._reader.held_bytes + len(self._message or b"")
-
-    def take(self, data: bytes) -> None:
-        for is_compressed, message in self._reader.feed(data):
-            if self._message is not None:
-                raise Refused(Status.UNIMPLEMENTED, "this method takes one message, and got more")
-            self._is_compressed, self._message = is_compressed, message
-
-    def end(self) -> tuple[bool, bytes]:
-        if self._message is None or self._reader.held_bytes:
-            if self.held_bytes:
-                raise Refused(Status.INTERNAL, "the message is not whole")
-            raise Refused(Status.UNIMPLEMENTED, "this method takes one message, and got none")
-        return self._is_compressed, self._message
 
 
 _MAX_SHOWN: Final = 200
