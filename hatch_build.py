@@ -23,6 +23,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 #: Where each call spends its time before a gateway and its handlers have it, and after.
 COMPILED = (
     "coprocess/transport/http2/[a-z]*.py",
+    "coprocess/transport/http2_calls.py",
     "coprocess/transport/http2_engine.py",
     "coprocess/transport/engine.py",
     "coprocess/transport/workers.py",

@@ -22,7 +22,9 @@ from coprocess.errors import ConfigError
 from coprocess.gateways.tyk.wire import DISPATCH, Object
 from coprocess.process.options import engine_options
 from coprocess.process.settings_loading import load_settings
+from coprocess.transport.engine import Engine
 from coprocess.transport.engines import make_engine
+from coprocess.transport.health import Health
 from coprocess.transport.http2.limits import Limits
 from coprocess.transport.http2.server import Server
 from coprocess.transport.tls import TlsFiles
@@ -162,35 +164,67 @@ def test_mutual_tls(handlers: Path, pki: dict[str, Certificate], engine: str) ->
                 call(service.address, pki["first-ca"], client)
 
 
+def put(live: Certificate, cert: Path, key: Path) -> None:
+    """Put other files in the place of those of `live`."""
+    for source, target in ((cert, live.cert), (key, live.key)):
+        fresh = target.with_suffix(".new")
+        shutil.copy(source, fresh)
+        os.replace(fresh, target)
+
+
 @with_tls
 def test_replaced_files_are_used_for_new_connections(
     handlers: Path, pki: dict[str, Certificate], tmp_path: Path, engine: str
 ) -> None:
     live = Certificate(tmp_path / "live.pem", tmp_path / "live.key")
-
-    def put(cert: Path, key: Path) -> None:
-        for source, target in ((cert, live.cert), (key, live.key)):
-            fresh = target.with_suffix(".new")
-            shutil.copy(source, fresh)
-            os.replace(fresh, target)
-
-    put(pki["server"].cert, pki["server"].key)
+    put(live, pki["server"].cert, pki["server"].key)
     with ServeProcess(handlers, f"--engine={engine}", *tls_flags(live)) as service:
         assert call(service.address, pki["first-ca"]) == "secure"
         # The certificate of one, the key of another, as in the middle of a replacement.
-        put(pki["new-server"].cert, pki["server"].key)
+        put(live, pki["new-server"].cert, pki["server"].key)
         assert call(service.address, pki["first-ca"]) == "secure"
         assert "MISMATCH" in service.wait_for("the new TLS files are not used")["reason"].upper()
-        put(pki["new-server"].cert, pki["new-server"].key)
+        put(live, pki["new-server"].cert, pki["new-server"].key)
         assert call(service.address, pki["second-ca"]) == "secure"
         service.wait_for("TLS files reloaded")
         with pytest.raises(grpc.RpcError):
             call(service.address, pki["first-ca"])
 
 
-def _make_engine(given: dict[str, str]) -> None:
+@with_tls
+def test_replaced_files_are_used_at_each_address(
+    pki: dict[str, Certificate], tmp_path: Path, engine: str
+) -> None:
+    """Once, the address that was called first had the new ones, and all others the old."""
+    live = Certificate(tmp_path / "live.pem", tmp_path / "live.key")
+    put(live, pki["server"].cert, pki["server"].key)
+    made = _make_engine({"engine": engine, "tls_cert": str(live.cert), "tls_key": str(live.key)})
+    addresses = [made.listen("127.0.0.1:0") for _ in range(2)]
+    made.start(Health(()).methods)
+    try:
+        for name in ("server", "new-server"):
+            put(live, pki[name].cert, pki[name].key)
+            expected = ssl.PEM_cert_to_DER_cert(pki[name].cert.read_text())
+            assert [shown_certificate(address) == expected for address in addresses] == [True, True], name
+    finally:
+        made.stop()
+
+
+def shown_certificate(address: str) -> bytes:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    host, port = address.split(":")
+    with (
+        socket.create_connection((host, int(port)), PATIENCE_S) as plain,
+        context.wrap_socket(plain) as secured,
+    ):
+        return secured.getpeercert(binary_form=True) or b""
+
+
+def _make_engine(given: dict[str, str]) -> Engine:
     settings = load_settings(given)
-    make_engine(settings.engine, engine_options(settings))
+    return make_engine(settings.engine, engine_options(settings))[0]
 
 
 def test_wrong_settings_are_one_clear_line(

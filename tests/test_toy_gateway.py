@@ -177,7 +177,7 @@ def test_the_toys_handlers_are_reloaded(samples: Path) -> None:
         twins = samples / "native_twins.py"
         twins.write_text(twins.read_text().replace("custom_value", "another value"))
 
-        assert running.app.request_reload("test").result(PATIENCE_S).succeeded
+        assert running.app.requests.reload("test").result(PATIENCE_S).succeeded
 
         after = running.ask(moment="Pre", name="append_header")
     assert before["headers"]["Custom_header"] == "custom_value"

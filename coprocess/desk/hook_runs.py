@@ -17,15 +17,34 @@ from coprocess.runtime.call import Call
 from coprocess.transport.engine import Rpc
 
 
+@dataclass(slots=True, eq=False, kw_only=True)
+class Run:
+    """How long something ran, and what it printed, within `measured`."""
+
+    seconds: float = 0.0
+    parts: list[str] = field(default_factory=list)
+
+    @property
+    def output(self) -> list[str]:
+        return "".join(self.parts).splitlines()
+
+    @contextmanager
+    def measured(self) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            with collecting_output() as self.parts:
+                yield
+        finally:
+            self.seconds = time.perf_counter() - started
+
+
 @dataclass(slots=True, eq=False)
-class HookRun:
+class HookRun(Run):
     """One call of a handler."""
 
     hook: Hook
     rpc: Rpc
-    seconds: float = 0.0
     failure: CoprocessError | None = None
-    parts: list[str] = field(default_factory=list)
 
     @property
     def type(self) -> str:
@@ -58,10 +77,6 @@ class HookRun:
     def traceback(self) -> list[str]:
         """Of what it raised, with its own frames only."""
         return own_traceback(self.raised) if self.raised is not None else []
-
-    @property
-    def output(self) -> list[str]:
-        return "".join(self.parts).splitlines()
 
     def as_dict(self) -> dict[str, Any]:
         """For `--json`."""
@@ -130,12 +145,9 @@ class HookWatch:
     def _followed(self, call: Call) -> Iterator[None]:
         run = HookRun(call.hook, call.rpc)
         self.runs.append(run)
-        started = time.perf_counter()
         try:
-            with collecting_output() as run.parts:
+            with run.measured():
                 yield
         except HandlerFailed as error:
             run.failure = error
             raise
-        finally:
-            run.seconds = time.perf_counter() - started

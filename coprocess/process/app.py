@@ -5,21 +5,18 @@ from __future__ import annotations
 import gc
 import itertools
 import os
-import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 
 from coprocess import early_signals
-from coprocess.addresses import find_owner
 from coprocess.errors import ConfigError, LoadError
 from coprocess.loading import foreign_patches, loader
 from coprocess.loading.hooks import HookTable
@@ -29,47 +26,30 @@ from coprocess.process import extras, forks, logs, redaction
 from coprocess.process.config import OFF, Settings
 from coprocess.process.file_watch import FileWatch
 from coprocess.process.gateways import DEFAULT
+from coprocess.process.listening import Listening
 from coprocess.process.load_watch import LoadWatch
 from coprocess.process.options import engine_options, gateway_options, reflection_methods, service_options
 from coprocess.process.places import Places
-from coprocess.process.reload import Outcome, Reloader, Rollback, RollbackTo, shares
+from coprocess.process.reload import Outcome, Reloader, Rollback, shares
+from coprocess.process.reload_requests import ReloadRequests
 from coprocess.process.restart_settings import RestartSettings
 from coprocess.process.settled_files import SettledLoad
 from coprocess.process.store_watch import StoreWatch
-from coprocess.process.systemd import address_of, take_service_manager, take_sockets
+from coprocess.process.systemd import take_service_manager, take_sockets
 from coprocess.runtime.registration import Registration
 from coprocess.runtime.service import Service
 from coprocess.store import Observer, store
 from coprocess.text import counted
-from coprocess.transport import listeners
-from coprocess.transport.engine import Engine, Handler, ListenError, Methods
+from coprocess.transport.engine import Engine, Handler, Methods
 from coprocess.transport.engines import make_engine
 from coprocess.transport.health import Health
 from coprocess.transport.held_calls import Held
 
 if TYPE_CHECKING:
-    from wsgiref.types import WSGIApplication
-
     from coprocess.process.front import Front
     from coprocess.transport.pipe import PipeEngine
 
 log = structlog.get_logger("coprocess")
-
-
-@dataclass(frozen=True, slots=True)
-class _Request:
-    """What somebody asked for: a reload, or a rollback."""
-
-    future: Future[Any]
-    #: Why a reload; empty: a rollback.
-    reason: str = ""
-    to: RollbackTo | None = None
-    #: Whether a reload may lose hooks.
-    force: bool = False
-
-    @property
-    def what(self) -> tuple[bool, RollbackTo | None, bool]:
-        return bool(self.reason), self.to, self.force
 
 
 class App:
@@ -103,27 +83,26 @@ class App:
         self._places = Places(settings, config_file)
         self._worker = worker
         self._address = address
+        listen = settings.listen if worker is None else [] if address is None else [address]
+        self._listening = Listening(settings, listen, take_sockets(), is_worker=worker is not None)
         self._quiet = quiet
         self._store_watch = StoreWatch(store, quiet=quiet)
         self._restart = RestartSettings(settings, reread or (lambda: settings))
         # The front tells when the whole service listens, serves and stops.
         self._tell = log.info if worker is None else log.debug
         self._manager = take_service_manager()
-        #: Those that systemd holds; they are in the place of the setting `listen`.
-        self._sockets = take_sockets()
         self._held = Held(gateway.methods, gateway.bidi_methods)
         self.health = Health(gateway.services)
         #: What is served from the start, whatever is loaded.
         self._always = self.health.methods | reflection_methods(settings, gateway)
         self._traced: Callable[[Handler], Handler] = lambda handler: handler
-        # What signal handlers do takes no lock: the thread they interrupt may hold it. So no Event here, and
-        # the one queue that allows it. None in it only wakes the thread that waits.
+        # What signal handlers do takes no lock: the thread they interrupt may hold it. So no Event here.
         self._stop = False
         #: Whether calls are let in.
         self._is_open = False
         self._signals = 0
         self._engine: Engine | None = None
-        self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+        self.requests = ReloadRequests()
 
     def run(self, on_ready: Callable[[list[str]], None] | None = None) -> None:
         """Serve until told to stop. `on_ready` gets the addresses.
@@ -182,9 +161,9 @@ class App:
                 self._start_tracing(service, at_end)
             # With what tracing has set up.
             log_state = LogState()
-            addresses = self._listen_everywhere(engine, self._addresses, at_end)
+            addresses = self._listening.for_gateway(engine, at_end)
             self._start_admin(service, engine, reloader, at_end)
-            start_events = self._listen_for_events(service, at_end)
+            start_events = self._listen_for_webhooks(service, at_end)
             # Health answers from here on: not serving.
             failed = Methods(failed=service.streaming.failed_replies)
             engine.start(self._with_traces(self._held.methods) | failed | self._always)
@@ -245,19 +224,7 @@ class App:
     def request_stop(self) -> None:
         self.health.stopping = True
         self._stop = True
-        self._requests.put(None)
-
-    def request_reload(self, reason: str, force: bool = False) -> Future[Outcome]:
-        """Ask for a reload, from any thread. The future is cancelled where the service stops first."""
-        future: Future[Outcome] = Future()
-        self._requests.put(_Request(future, reason, force=force))
-        return future
-
-    def request_rollback(self, to: RollbackTo | None) -> Future[Rollback]:
-        """As `request_reload`."""
-        future: Future[Rollback] = Future()
-        self._requests.put(_Request(future, to=to))
-        return future
+        self.requests.wake()
 
     def _after_lost_loop(self, reloader: Reloader) -> None:
         """Async resources lived on the loop that is lost: they open anew, on the next."""
@@ -265,7 +232,7 @@ class App:
             self._ask_reload("the event loop was given up, and resources with it")
 
     def _ask_reload(self, reason: str) -> None:
-        self.request_reload(reason)
+        self.requests.reload(reason)
 
     def _start_tracing(self, service: Service, at_end: ExitStack) -> None:
         extras.need_tracing()
@@ -294,35 +261,6 @@ class App:
         watch.start()
         return watch
 
-    @property
-    def _addresses(self) -> list[str]:
-        """Where this process listens for its gateway."""
-        if self._worker is None:
-            return self.settings.listen
-        return [] if self._address is None else [self._address]
-
-    def _listen_everywhere(self, engine: Engine, addresses: Sequence[str], at_end: ExitStack) -> list[str]:
-        if not self._sockets:
-            return [self._listen(engine, address, at_end) for address in addresses]
-        # Their paths are not for this process to remove.
-        bound = [address_of(each) for each in self._sockets]
-        for each, address in zip(self._sockets, bound, strict=True):
-            engine.listen_on(each)
-            at_end.callback(forks.keep_address_from_children(address))
-        return bound
-
-    def _listen(self, engine: Engine, address: str, at_end: ExitStack) -> str:
-        bound = listeners.listen(address, engine.listen, self._socket_access(), take_over=engine.takes_over)
-        if engine.takes_over:
-            bound = address  # It was bound beside.
-        at_end.callback(listeners.remove_socket, bound)
-        at_end.callback(forks.keep_address_from_children(bound))
-        return bound
-
-    def _socket_access(self) -> listeners.SocketAccess:
-        owner = self.settings.unix_socket_owner
-        return listeners.SocketAccess(self.settings.unix_socket_mode, *(find_owner(owner) if owner else ()))
-
     def _start_admin(self, service: Service, engine: Engine, reloader: Reloader, at_end: ExitStack) -> None:
         settings = self.settings
         if settings.admin == OFF:
@@ -339,46 +277,17 @@ class App:
             self.health,
             reloader,
             registry,
-            self.request_reload,
-            self.request_rollback,
+            self.requests.reload,
+            self.requests.roll_back,
             self._store_watch.page,
         )
-        self._serve_admin(at_end, pages)
+        self._listening.for_admin(pages, at_end)
 
-    def _listen_for_events(self, service: Service, at_end: ExitStack) -> Callable[[], None]:
-        """Listen for webhooks. What comes waits until the function that this gives is called."""
-        if self.settings.events_listen == OFF or self._quiet:
+    def _listen_for_webhooks(self, service: Service, at_end: ExitStack) -> Callable[[], None]:
+        """Gives what lets them in."""
+        if self._quiet:
             return lambda: None
-        from coprocess.process.webhooks import listen_for_webhooks
-
-        server, start = listen_for_webhooks(
-            self.settings, service, lambda: self._is_open, self._socket_access()
-        )
-        at_end.callback(server.close)
-        at_end.callback(forks.keep_address_from_children(server.address))
-        log.info("webhooks", listen=server.address)
-        return start
-
-    def _serve_admin(self, at_end: ExitStack, pages: WSGIApplication) -> None:
-        from coprocess.process.admin_http import AdminServer
-
-        settings = self.settings
-        # A worker's pages are for its front alone.
-        access = self._socket_access() if self._worker is None else listeners.SocketAccess()
-        try:
-            admin = listeners.listen(
-                settings.admin, lambda address: AdminServer(address, tuple(settings.admin_hosts)), access
-            )
-        except ListenError as error:
-            if "admin" in settings.model_fields_set:
-                raise
-            # Several services on one machine are no reason to fail, when nobody asked for this listener.
-            log.warning("the default admin address is taken: none is served", reason=str(error))
-            return
-        at_end.callback(admin.close)
-        at_end.callback(forks.keep_address_from_children(admin.address))
-        admin.start(pages)
-        self._tell("admin", listen=admin.address)
+        return self._listening.for_webhooks(service, lambda: self._is_open, at_end)
 
     def _open(self, service: Service, reloader: Reloader) -> None:
         """Let calls in."""
@@ -413,7 +322,7 @@ class App:
         """Reload when asked to, until it is time to stop."""
         while not self._stop:
             # One load, or one rollback, serves all who asked for it before it began.
-            for _, same in itertools.groupby(self._take_requests(TICK_S), lambda asked: asked.what):
+            for _, same in itertools.groupby(self.requests.take(TICK_S), lambda asked: asked.what):
                 request, *others = same
                 result: Outcome | Rollback
                 self._manager.reloading()
@@ -443,17 +352,6 @@ class App:
             if self._worker is not None:
                 self._worker.announce_ready(serving)
 
-    def _take_requests(self, timeout_s: float) -> list[_Request]:
-        taken: list[_Request] = []
-        try:
-            request = self._requests.get(timeout=timeout_s)
-            while True:
-                if request is not None:
-                    taken.append(request)
-                request = self._requests.get_nowait()
-        except queue.Empty:
-            return taken
-
     def _drain(self, service: Service | Front) -> None:
         self.health.set_serving(False)
         self._manager.stopping()
@@ -470,7 +368,7 @@ class App:
             log.warning("requests were still running", in_flight=self._engine.in_flight)
         if not service.drain(settings.shutdown_timeout_s):
             log.warning("calls were still running", in_flight=service.in_flight)
-        for request in self._take_requests(0):
+        for request in self.requests.take(0):
             request.future.cancel()
 
     def _end_while_loading(self, service: Service, at_end: ExitStack) -> None:

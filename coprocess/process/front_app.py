@@ -48,11 +48,11 @@ class FrontApp(App):
             engine, reason = self._make_engine(folder, front)
             self._engine = engine
             front.on_failure = self.request_stop
-            addresses = [] if engine is None else self._listen_everywhere(engine, settings.listen, at_end)
+            addresses = [] if engine is None else self._listening.for_gateway(engine, at_end)
             if settings.admin != OFF:
                 from coprocess.process.front_admin import FrontPages
 
-                self._serve_admin(at_end, FrontPages(self.health, sockets, front, engine))
+                self._listening.for_admin(FrontPages(self.health, sockets, front, engine), at_end)
             # A worker that takes calls itself drains as a service does, once it is told to stop.
             drain_s = settings.drain_s if engine is None else 0.0
             at_end.callback(front.stop, drain_s + settings.shutdown_timeout_s + STOP_TIMEOUT_S)
@@ -85,7 +85,7 @@ class FrontApp(App):
             if on_ready is not None:
                 on_ready(addresses)
             while not self._stop:
-                for request in self._take_requests(TICK_S):
+                for request in self.requests.take(TICK_S):
                     # Each worker tells of its own reload, in its log and at its admin pages.
                     request.future.cancel()
                     self._manager.reloading()
@@ -116,7 +116,7 @@ class FrontApp(App):
             engine = self.gateway.front_engine(folder, settings.workers, lambda: front.ready)
             return engine, "the gateway's own"
         if settings.worker_listen == OWN:
-            if self._sockets:
+            if self._listening.inherited:
                 raise ConfigError(
                     "worker_listen: own, and systemd passes sockets, which are the front's. Expected: front"
                 )

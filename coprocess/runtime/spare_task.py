@@ -97,8 +97,7 @@ class SpareTask:
         _unregister_task(self.task)
         self.task.asked = []
         self.task.is_touched = False
-        self._references = 0
-        self._references = self._unexpected_references()
+        self._references = self._count_references()
 
     def run(self, function: Callable[[Any], Result], owner: Any) -> Result:
         """Call `function(owner)` as in this task, and in its context."""
@@ -110,14 +109,20 @@ class SpareTask:
         finally:
             _leave_task(loop, task)
 
-    def _unexpected_references(self) -> int:
+    def _count_references(self) -> int:
         task = self.task
-        return getrefcount(task) + getweakrefcount(task) + getrefcount(self.context) - self._references
+        return getrefcount(task) + getweakrefcount(task) + getrefcount(self.context)
 
     @property
     def is_as_new(self) -> bool:
         """Whether what ran in it left no variable in the context, and left task and context to nobody."""
-        return not (len(self.context) > 1 or self.task.is_touched or self._unexpected_references())
+        task = self.task
+        return (
+            len(self.context) == 1
+            and not task.is_touched
+            # As `_count_references`, in place: each call asks.
+            and getrefcount(task) + getweakrefcount(task) + getrefcount(self.context) == self._references
+        )
 
     def begin(self) -> None:
         """Run its first step now. It is a task as others are, from then on."""

@@ -26,7 +26,7 @@ from coprocess.transport.engine import (
     StreamRpc,
     too_large,
 )
-from coprocess.transport.grpcio_bidi import CODES, FOREVER_S, GrpcioBidi
+from coprocess.transport.grpcio_bidi import CODES, GrpcioBidi, metadata_of, time_allowed_s
 from coprocess.transport.workers import WorkerThreads
 
 
@@ -89,13 +89,10 @@ class GrpcioRpc(Rpc):
             ended()  # It is over already: grpcio would never call back.
 
     def metadata(self) -> Metadata:
-        return [(key, value) for key, value in self._context.invocation_metadata()]
+        return metadata_of(self._context)
 
     def time_allowed_s(self) -> float | None:
-        remaining_s = self._context.time_remaining()
-        if remaining_s is None or remaining_s > FOREVER_S:
-            return None
-        return remaining_s + time.monotonic() - self._came_s
+        return time_allowed_s(self._context, self._came_s)
 
 
 class GrpcioStream(GrpcioRpc, StreamRpc):
@@ -107,7 +104,8 @@ class GrpcioStream(GrpcioRpc, StreamRpc):
         super().__init__(*arguments)
         #: None: the end.
         self._outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._context.add_callback(lambda: self._outgoing.put(None))
+        if not self._context.add_callback(lambda: self._outgoing.put(None)):
+            self._outgoing.put(None)  # It is over already, and perhaps nobody ends it.
         threading.Thread(target=self._send_outgoing, name="grpcio-stream", daemon=True).start()
 
     def send(self, reply: bytes) -> bool:
@@ -130,9 +128,6 @@ class GrpcioStream(GrpcioRpc, StreamRpc):
 _MAX_UNREAD = 16
 #: Each has a thread.
 _MAX_BIDIS = 2048
-
-
-_FOREVER_S = 10.0 * 365 * 86400
 
 
 class _SubmittedCall:
@@ -266,7 +261,6 @@ class GrpcioEngine(Engine):
 
         # As grpcio's own health service does it: else each call would keep a thread.
         behave.experimental_non_blocking = True  # type: ignore[attr-defined]  # grpcio reads it off the function
-        behave.takes_one_message = True  # type: ignore[attr-defined]  # for grpcio_shortcuts
         return behave
 
     def _bidi_behavior(self, method: str) -> Callable[..., Any]:

@@ -18,7 +18,7 @@ _MAX_UNREAD = 256
 
 CODES = {code.value[0]: code for code in grpc.StatusCode}
 #: grpcio gives the largest number there is where the client set no deadline.
-FOREVER_S = 10.0 * 365 * 86400
+_FOREVER_S = 10.0 * 365 * 86400
 
 
 class GrpcioBidi(BidiRpc):
@@ -141,10 +141,19 @@ class GrpcioBidi(BidiRpc):
             self._send_now(message)
 
     def metadata(self) -> Metadata:
-        return [(key, value) for key, value in self._context.invocation_metadata()]
+        return metadata_of(self._context)
 
     def time_allowed_s(self) -> float | None:
-        remaining_s = self._context.time_remaining()
-        if remaining_s is None or remaining_s > FOREVER_S:
-            return None
-        return remaining_s + time.monotonic() - self._came_s
+        return time_allowed_s(self._context, self._came_s)
+
+
+def metadata_of(context: grpc.ServicerContext) -> Metadata:
+    return [(key, value) for key, value in context.invocation_metadata()]
+
+
+def time_allowed_s(context: grpc.ServicerContext, came_s: float) -> float | None:
+    """Of a call that came at `came_s`, as time.monotonic()."""
+    remaining_s = context.time_remaining()
+    if remaining_s is None or remaining_s > _FOREVER_S:
+        return None
+    return remaining_s + time.monotonic() - came_s

@@ -68,7 +68,8 @@ class HeldStreams:
     """The same for calls with many messages: told on the engine's loop, and taken there."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # As HeldCalls'.
+        self._lock = threading.RLock()
         #: With the messages that came, in their order; None: the client's last is among them.
         self._held: dict[BidiRpc, list[bytes | None]] = {}
         #: Of all those messages.

@@ -4,29 +4,20 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any
-
-import structlog
 
 from coprocess.errors import Status
 from coprocess.transport.engine import (
-    BidiRpc,
     Engine,
     EngineOptions,
     FailedReply,
     HandlersLoop,
     ListenError,
-    Metadata,
     Methods,
-    NotingHandler,
-    StreamRpc,
-    too_large,
 )
-from coprocess.transport.http2 import grpc_wire, sockets
+from coprocess.transport.http2 import sockets
 from coprocess.transport.http2.grpc_connection import GrpcConnection, Method
 from coprocess.transport.http2.grpc_wire import Refused, Request
 from coprocess.transport.http2.limits import Limits
@@ -34,341 +25,8 @@ from coprocess.transport.http2.protocol import Http2Protocol
 from coprocess.transport.http2.server import Server
 from coprocess.transport.http2.streams import Stream
 from coprocess.transport.http2.turns import Turns
+from coprocess.transport.http2_calls import Http2Bidi, Http2Rpc, Http2Stream
 from coprocess.transport.workers import WorkerThreads
-
-
-class _Cancellation:
-    """What `on_cancel` asks for, told once: by whoever polls, or at once where it is over already."""
-
-    __slots__ = ("_callbacks", "_is_over")
-
-    def __init__(self) -> None:
-        self._callbacks: list[Callable[[], None]] = []
-        self._is_over = False
-
-    def tell(self) -> None:
-        self._is_over = True
-        while self._callbacks:
-            try:
-                callback = self._callbacks.pop()
-            except IndexError:  # Another thread was first.
-                return
-            callback()
-
-    def add(self, callback: Callable[[], None]) -> None:
-        self._callbacks.append(callback)
-        # After it is in, so that of two threads, at least one sees what the other did.
-        if self._is_over:
-            self.tell()
-
-
-class Http2Rpc(StreamRpc):
-    """A call with one message, and one reply. Which answer is the first is decided with the server's lock."""
-
-    __slots__ = (
-        "_cancellation",
-        "_engine",
-        "_is_answered",
-        "_protocol",
-        "_stream",
-        "is_compressed",
-        "is_over",
-    )
-
-    def __init__(
-        self,
-        engine: Http2Engine,
-        protocol: Http2Protocol,
-        stream: Stream,
-        request: Request,
-        payload: bytes,
-        is_compressed: bool,
-    ) -> None:
-        self._engine = engine
-        self._protocol = protocol
-        self._stream = stream
-        self._is_answered = False
-        self._cancellation: _Cancellation | None = None
-        self.method = request.method
-        self.payload = payload
-        self.is_compressed = is_compressed
-        #: The client waits no more.
-        self.is_over = False
-
-    def respond(self, reply: bytes) -> None:
-        engine = self._engine
-        if len(reply) > engine.max_message_bytes:
-            text = too_large("reply", len(reply), engine.max_message_bytes)
-            self.fail(Status.RESOURCE_EXHAUSTED, text)
-            return
-        self._is_answered = True
-        self._cancellation = None  # It knows whoever asked: a cycle for each call would be the collector's.
-        protocol = self._protocol
-        # Where no more calls came with it, its client waits for nothing else.
-        engine.answer(protocol, protocol.respond, self._stream, reply, not engine.tasks, True)
-
-    def send(self, reply: bytes) -> bool:
-        # Here, and not where there are many: so each class has one base, as it must where it is compiled.
-        engine = self._engine
-        if len(reply) > engine.max_message_bytes:
-            text = too_large("reply", len(reply), engine.max_message_bytes)
-            self.fail(Status.RESOURCE_EXHAUSTED, text)
-            return False
-        return engine.send(self._protocol, self._stream, reply)
-
-    def fail(self, status: Status, message: str) -> None:
-        self._is_answered = True
-        self._cancellation = None
-        ending = (status, message, b"", ())
-        self._engine.answer(self._protocol, self._protocol.end, self._stream, ending, may_wait=True)
-
-    def on_cancel(self, callback: Callable[[], None]) -> None:
-        cancellation = self._cancellation
-        if cancellation is None:
-            cancellation = self._cancellation = _Cancellation()
-        cancellation.add(callback)
-        # After it is in, so that of two threads, at least one sees what the other did.
-        if self.is_over and not self._is_answered:
-            cancellation.tell()
-
-    def cancelled(self, stream: Stream) -> None:
-        """With the server's lock, which no callback may be run with."""
-        self.is_over = True
-        cancellation = self._cancellation
-        if not self._is_answered:
-            if cancellation is not None:
-                self._engine.callbacks.append(cancellation.tell)
-            self._engine.given_up(self)
-
-    def metadata(self) -> Metadata:
-        metadata: Metadata = self._stream.fields.request.metadata
-        return metadata
-
-    def time_allowed_s(self) -> float | None:
-        timeout_s: float | None = self._stream.fields.request.timeout_s
-        return timeout_s
-
-    def may_block(self) -> None:
-        self._engine.may_block()
-
-    def runs_on(self, loop: HandlersLoop) -> None:
-        if not loop.is_reading:
-            self._engine.runs_on(self.method, loop)
-
-    def unpack(self) -> bool:
-        """Unpack a compressed message. False where that cannot be: the call has its answer."""
-        engine = self._engine
-        try:
-            self.payload = grpc_wire.decompress(
-                self._stream.fields.request.encoding, self.payload, engine.max_message_bytes
-            )
-        except Refused as refused:
-            engine.refuse(self, refused)
-            return False
-        return True
-
-
-class Http2Stream(Http2Rpc):
-    """A call with one message and many replies."""
-
-    __slots__ = ()
-
-    def respond(self, reply: bytes) -> None:
-        if not self.send(reply):
-            self.fail(Status.RESOURCE_EXHAUSTED, "the client does not read its replies")
-            return
-        self._is_answered = True
-        self._cancellation = None
-        self._engine.answer(self._protocol, self._protocol.end, self._stream, (0, "", b"", ()))
-
-
-class Http2Bidi(BidiRpc):
-    """A call whose messages come one by one."""
-
-    __slots__ = (
-        "_cancellation",
-        "_engine",
-        "_is_ended",
-        "_is_noted",
-        "_protocol",
-        "_request",
-        "_stream",
-        "task",
-    )
-
-    #: That of `in_turn`.
-    task: Callable[[], None]
-
-    def __init__(
-        self, engine: Http2Engine, protocol: Http2Protocol, stream: Stream, request: Request
-    ) -> None:
-        # All in one place, as each stream makes one.
-        self.method = request.method
-        self.on_message, self.on_half_close = _ignore, self.end
-        self._engine = engine
-        self._protocol = protocol
-        self._stream = stream
-        self._request = request
-        self._is_ended = False
-        #: Whether its messages are only noted, which may be done with the server's lock.
-        self._is_noted = False
-        #: What `on_cancel` asks for.
-        self._cancellation: Callable[[], None] | None = None
-
-    def send(self, message: bytes) -> bool:
-        if self._is_ended:
-            return False
-        engine = self._engine
-        if len(message) > engine.max_message_bytes:
-            self.fail(Status.RESOURCE_EXHAUSTED, too_large("reply", len(message), engine.max_message_bytes))
-            return False
-        protocol = self._protocol
-        is_taken: bool = engine.answer(protocol, protocol.send, self._stream, message)
-        return is_taken
-
-    def finish(self, message: bytes) -> bool:
-        engine = self._engine
-        if self._is_ended or len(message) > engine.max_message_bytes:
-            return self.send(message)
-        if not engine.answer(self._protocol, self._protocol.finish, self._stream, message):
-            return False
-        self._is_ended = True
-        # As `_forget_callbacks`, in place.
-        self.on_message, self.on_half_close, self._cancellation = _ignore, _nothing, None
-        return True
-
-    def on_loop(self, task: Callable[[], None]) -> None:
-        self._engine.call_back(partial(self._tell, task))
-
-    def in_thread(self, task: Callable[[], None]) -> None:
-        self._engine.put_task(task)
-
-    def in_turn(self, task: Callable[[], None]) -> None:
-        self.task = task
-        engine = self._engine
-        if _get_ident() == engine._server.polling_thread:
-            engine.tasks.append(self)  # As `Turns.put`, in place.
-        else:
-            engine.put_task(self)
-
-    def may_block(self) -> None:
-        self._engine.may_block()
-
-    def runs_on(self, loop: HandlersLoop) -> None:
-        if not loop.is_reading:
-            self._engine.runs_on(self.method, loop)
-
-    def begin(self, metadata: Metadata) -> None:
-        grpc_wire.response_headers(tuple(metadata))  # What cannot be sent is found here, at the caller.
-        self._engine.answer(self._protocol, self._protocol.begin, self._stream, tuple(metadata))
-
-    def end(
-        self,
-        status: Status | None = None,
-        message: str = "",
-        details: bytes = b"",
-        metadata: Metadata = (),
-    ) -> None:
-        ending = (status or 0, message, details, tuple(metadata))
-        if metadata:
-            grpc_wire.trailers(*ending, only=False)  # As above.
-        self._is_ended = True
-        self._engine.answer(self._protocol, self._protocol.end, self._stream, ending)
-        self._forget_callbacks()
-        self._cancellation = None
-
-    def fail(self, status: Status, message: str) -> None:
-        engine = self._engine
-        failed = engine.failed_reply_of(self.method)
-        if failed is not None:
-            reply = failed(status, message)
-            if len(reply) <= engine.max_message_bytes and self.finish(reply):
-                return
-        self.end(status, message)
-
-    def on_cancel(self, callback: Callable[[], None]) -> None:
-        first = self._cancellation
-        self._cancellation = callback if first is None else _both(first, callback)
-
-    def metadata(self) -> Metadata:
-        return self._request.metadata
-
-    def time_allowed_s(self) -> float | None:
-        return self._request.timeout_s
-
-    # The connection's, with the server's lock, which no callback may be run with.
-
-    def opened(self, handler: Callable[[BidiRpc], None]) -> None:
-        if type(handler) is NotingHandler:
-            try:
-                handler.begin(self)
-                self._is_noted = True
-            except Exception as error:  # noqa: BLE001 - logged there, and without the lock
-                self._engine.callbacks.append(partial(self._broken, error))
-            return
-        self._engine.callbacks.append(partial(self._tell, handler, self))
-
-    def received(self, message: bytes) -> None:
-        if not self._is_noted:
-            self._engine.callbacks.append(partial(self._receive, message))
-        elif not self._is_ended:
-            try:
-                self.on_message(message)
-            except Exception as error:  # noqa: BLE001 - as above
-                self._engine.callbacks.append(partial(self._broken, error))
-
-    def half_closed(self) -> None:
-        self._engine.callbacks.append(self._receive_end)
-
-    def cancelled(self, stream: Stream) -> None:
-        self._engine.callbacks.append(self._tell_cancelled)
-
-    def _tell_cancelled(self) -> None:
-        if not self._is_ended:
-            self._is_ended = True
-            cancellation = self._cancellation
-            if cancellation is not None:
-                cancellation()
-            self._forget_callbacks()
-
-    def _forget_callbacks(self) -> None:
-        """Nobody is told any more. They know this call: a cycle for each would be the collector's."""
-        # But for its task: whoever waits to run sees that it is over, and ends what it is part of.
-        self.on_message, self.on_half_close = _ignore, _nothing
-
-    def _receive(self, message: bytes) -> None:
-        if self._is_ended:
-            return
-        try:
-            self.on_message(message)
-        except Exception:  # noqa: BLE001 - logged there; the other calls of the connection go on
-            self._break()
-
-    def _receive_end(self) -> None:
-        self._tell(self.on_half_close)
-
-    def _tell(self, callback: Callable[..., None], *arguments: Any) -> None:
-        """Call back; what it raises ends this call."""
-        if self._is_ended:
-            return
-        try:
-            callback(*arguments)
-        except Exception:  # noqa: BLE001 - as above
-            self._break()
-
-    def _broken(self, error: Exception) -> None:
-        try:
-            raise error
-        except Exception:  # noqa: BLE001 - logged there
-            self._break()
-
-    def _break(self) -> None:
-        log.exception("a stream's callback failed", method=self.method)
-        cancellation = self._cancellation
-        self.fail(Status.INTERNAL, "internal error")
-        if cancellation is not None:
-            cancellation()
-
 
 #: For the threads: a call to be handled, a stream with a task, or what its handler wants to be done.
 _Task = Http2Rpc | Http2Bidi | Callable[[], None]
@@ -394,14 +52,14 @@ class Http2Engine(Engine):
         )
         #: How a call of each method begins, by its path.
         self._beginnings: dict[str, Method] = {}
-        self._server = Server(self._beginnings, limits)
-        self.answer = self._server.answer
-        self.callbacks = self._server.callbacks
-        self._turns: Turns[_Task] = Turns(self._server, self._run, _nothing, self._run_on_loop)
+        self.server = Server(self._beginnings, limits)
+        self.answer = self.server.answer
+        self.callbacks = self.server.callbacks
+        self._turns: Turns[_Task] = Turns(self.server, self._run, _nothing, self._run_on_loop)
         self.tasks = self._turns.tasks
         self.may_block = self._turns.may_block
         self.put_task = self._turns.put
-        self.call_back = self._server.call_back
+        self.call_back = self.server.call_back
         self._methods = Methods()
         #: Of methods with one message, whatever their kind of reply: every call looks here.
         self._handlers: dict[str, Callable[[Any], None]] = {}
@@ -491,16 +149,16 @@ class Http2Engine(Engine):
 
     def refuse(self, rpc: Http2Rpc, refused: Refused) -> None:
         if refused.status == Status.RESOURCE_EXHAUSTED:
-            self._server.service.refused_calls += 1
+            self.server.service.refused_calls += 1
         rpc.fail(refused.status, refused.message)
 
     @property
     def poller(self) -> Server:
-        return self._server
+        return self.server
 
     @property
     def refused_calls(self) -> int:
-        return self._server.service.refused_calls
+        return self.server.service.refused_calls
 
     def listen(self, address: str) -> str:
         try:
@@ -519,7 +177,7 @@ class Http2Engine(Engine):
     def listen_on(self, bound: socket.socket) -> None:
         """Serve a socket that is bound already, as one that was inherited."""
         tls = self._options.tls if bound.family != socket.AF_UNIX else None
-        self._server.listen(bound, tls.server_context() if tls is not None else None)
+        self.server.listen(bound, tls.server_context() if tls is not None else None)
 
     def start(self, methods: Methods) -> None:
         for path in methods.unary:
@@ -537,7 +195,7 @@ class Http2Engine(Engine):
             maximum=self._options.max_threads,
             spare=1,  # The one that polls.
         )
-        self._server.open()
+        self.server.open()
         self._turns.start(self._threads)
         self._threads.start()
 
@@ -548,20 +206,20 @@ class Http2Engine(Engine):
             if path in methods.unary:
                 relay = methods.relays.get(path)
                 method.begin = self._begin if relay is None else relay(self._begin)
-        self._server.service.failed = methods.failed
+        self.server.service.failed = methods.failed
 
     def replace_thread(self, thread_id: int) -> bool:
         return self._threads is not None and self._threads.replace(thread_id)
 
     def drain(self, timeout_s: float) -> bool:
         # `stop` comes first, but for a service that hangs.
-        self._server.drain(timeout_s + _DRAIN_MARGIN_S)
+        self.server.drain(timeout_s + _DRAIN_MARGIN_S)
         return True
 
     def stop(self) -> None:
-        self._server.stop(_FLUSH_S)
+        self.server.stop(_FLUSH_S)
         if self._turns.stop(_FLUSH_S):
-            self._server.close()  # Else somebody polls it still, and lets it go when the process ends.
+            self.server.close()  # Else somebody polls it still, and lets it go when the process ends.
 
     @property
     def thread_count(self) -> int:
@@ -580,27 +238,12 @@ def _reason(error: OSError | ValueError) -> str:
     return os.strerror(error.errno)  # Its own text may have the address once more.
 
 
-def _both(first: Callable[[], None], second: Callable[[], None]) -> Callable[[], None]:
-    def call() -> None:
-        first()
-        second()
-
-    return call
-
-
 def _is_over(task: _Task) -> bool:
     return isinstance(task, Http2Rpc) and task.is_over
 
 
-def _ignore(message: bytes) -> None: ...
-
-
 def _nothing() -> None: ...
 
-
-# Of this module: each message looks for it.
-_get_ident = threading.get_ident
-log = structlog.get_logger("coprocess")
 
 #: Reading a message of that size takes long already.
 _LARGE_BYTES = 128 * 1024

@@ -43,6 +43,7 @@ class Reflection:
             for reply in self._servicer.ServerReflectionInfo(iter([request]), no_context):
                 if not rpc.send(reply.SerializeToString()):
                     rpc.end(Status.RESOURCE_EXHAUSTED, "the replies are not read")
+                    return
 
         rpc.on_message = answer
 

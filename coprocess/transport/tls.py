@@ -30,26 +30,40 @@ class TlsFiles:
         self._lock = threading.Lock()
         self._stamps = self._look()
         self._contents = self._read()
+        #: How often the files were found replaced: each address asks for itself whether it has the newest.
+        self._version = 0
 
     def server_credentials(self) -> grpc.ServerCredentials:
         """Credentials that look at the files before each handshake. Connections that are open stay."""
         import grpc
 
+        used = self._version
+
+        def newer_configuration() -> grpc.ServerCertificateConfiguration | None:
+            """None, which keeps what is there, where nothing has changed, or cannot be used."""
+            nonlocal used
+            version = self._newest()
+            if version == used:
+                return None
+            configuration, used = self._configuration(), version
+            return configuration
+
         return grpc.dynamic_ssl_server_credentials(
             self._configuration(),
-            # None, which the stubs leave out, keeps what is there.
-            cast("Callable[[], grpc.ServerCertificateConfiguration]", self._newer_configuration),
+            # The stubs leave out None.
+            cast("Callable[[], grpc.ServerCertificateConfiguration]", newer_configuration),
             require_client_authentication=self._client_ca is not None,
         )
 
     def server_context(self) -> ssl.SSLContext:
         """The same for the standard library: for HTTP/2, by ALPN."""
-        current = self._http2_context()
+        used, current = self._version, self._http2_context()
 
         def use_newest(handshake: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
-            nonlocal current
-            if self._is_newer():
-                current = self._http2_context()
+            nonlocal used, current
+            version = self._newest()
+            if version != used:
+                current, used = self._http2_context(), version
             handshake.context = current
 
         # Called in each handshake, also where the client names no server.
@@ -76,24 +90,23 @@ class TlsFiles:
         cert, key, client_ca = self._contents
         return grpc.ssl_server_certificate_configuration([(key, cert)], root_certificates=client_ca)
 
-    def _newer_configuration(self) -> grpc.ServerCertificateConfiguration | None:
-        """None where nothing has changed, or what is there now cannot be used."""
-        return self._configuration() if self._is_newer() else None
-
-    def _is_newer(self) -> bool:
+    def _newest(self) -> int:
+        """The version of the files, once they were looked at."""
         with self._lock:
             stamps = self._look()
             if stamps == self._stamps:
-                return False
+                return self._version
             try:
                 self._contents = self._read()
             except ConfigError as error:
                 # Perhaps only one of the files is written yet: the next handshake looks again.
                 log.error("the new TLS files are not used", reason=str(error))
-                return False
+                return self._version
             self._stamps = stamps
+            self._version += 1
+            version = self._version
         log.info("TLS files reloaded", tls_cert=str(self._cert))
-        return True
+        return version
 
     @property
     def _paths(self) -> list[Path]:

@@ -164,7 +164,7 @@ class WorkerThreads(Generic[Task]):
         while True:
             try:
                 task = take()
-            except Exception:  # As below: a thread less would go unseen.
+            except BaseException:  # As below: a thread less would go unseen.
                 log.exception("a task could not be taken")
                 time.sleep(_PAUSE_S)
                 continue

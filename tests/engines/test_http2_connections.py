@@ -22,7 +22,8 @@ from coprocess.transport.http2.limits import Limits
 from coprocess.transport.http2.protocol import Http2Protocol
 from coprocess.transport.http2.server import Server
 from coprocess.transport.http2.streams import Stream
-from coprocess.transport.http2_engine import Http2Engine, Http2Rpc
+from coprocess.transport.http2_calls import Http2Rpc
+from coprocess.transport.http2_engine import Http2Engine
 from tests.engines.hooks import methods, tcp_connection
 from tests.http2.peer import CALL, START, EchoCall, Fields, Frame, call, headers, message
 from tests.server import PATIENCE_S, Client, engine_options, until

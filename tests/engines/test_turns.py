@@ -37,6 +37,20 @@ def _may_block(rpc: Rpc) -> None:
     rpc.may_block()
 
 
+def test_a_callback_that_exits_takes_no_thread_away() -> None:
+    """Once, its thread ended, and was counted still: after some, nobody polled any more."""
+
+    def leave() -> None:
+        raise SystemExit
+
+    engine: Any
+    with bare(HTTP2, lambda rpc: rpc.respond(b"reply"), min_threads=1, max_threads=1) as (client, engine):
+        for _ in range(5):
+            engine.call_back(leave)
+            assert client.raw(b"", timeout=PATIENCE_S) == b"reply"
+        assert engine.thread_count == 1
+
+
 @pytest.mark.parametrize("first", [_nothing, _may_block], ids=["watched", "told"])
 @pytest.mark.parametrize("most", [1, 4])
 def test_calls_are_answered_beside_those_that_block(first: Callable[[Rpc], None], most: int) -> None:

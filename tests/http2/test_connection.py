@@ -6,6 +6,7 @@ import gzip
 import struct
 
 import pytest
+from hpack import Encoder
 
 from coprocess.errors import Status
 from coprocess.transport.http2 import frames
@@ -213,6 +214,15 @@ STREAM_ERRORS = {
     "no method": (headers(1, CALL[1:]), E.PROTOCOL_ERROR),
     "no path": (headers(1, [*PSEUDO[:2], *CALL[3:]]), E.PROTOCOL_ERROR),
     "an empty path": (headers(1, [*PSEUDO[:2], (b":path", b"")]), E.PROTOCOL_ERROR),
+    "a host that is not the authority": (
+        headers(1, [*PSEUDO, (b":authority", b"a.test"), *CALL[3:], (b"host", b"b.test")]),
+        E.PROTOCOL_ERROR,
+    ),
+    "a host with another port": (
+        headers(1, [*PSEUDO, (b":authority", b"a.test:443"), *CALL[3:], (b"host", b"a.test")]),
+        E.PROTOCOL_ERROR,
+    ),
+    "two hosts": (headers(1, [*CALL, (b"host", b"a.test"), (b"host", b"b.test")]), E.PROTOCOL_ERROR),
     "CONNECT with a path": (headers(1, [(b":method", b"CONNECT"), *CALL[1:]]), E.PROTOCOL_ERROR),
     "more than content-length": (
         headers(1, with_field(b"content-length", b"1")) + data(1, b"xx"),
@@ -250,6 +260,25 @@ def test_what_ends_the_stream_only(raw: bytes, code: ErrorCode) -> None:
     peer.send(raw)
     assert reset(peer) == code
     assert opened(peer.send(call(3))).id == 3
+
+
+@pytest.mark.parametrize(
+    ("authority", "host"),
+    [
+        (b"a.test:5555", b"a.test:5555"),
+        (b"A.test", b"a.TEST"),
+        (b"a.test:80", b"a.test"),
+        (b"a.test", b"a.test:"),
+        (b"[::1]:80", b"[::1]"),
+    ],
+)
+def test_a_host_that_is_the_authority(authority: bytes, host: bytes) -> None:
+    fields = [*PSEUDO, (b":authority", authority), *CALL[3:], (b"host", host)]
+    assert opened(started().send(headers(1, fields))).id == 1
+
+
+def test_a_host_without_an_authority() -> None:
+    assert opened(started().send(headers(1, with_field(b"host", b"a.test")))).id == 1
 
 
 def test_what_was_on_its_way_to_a_stream_that_we_reset_is_ignored() -> None:
@@ -556,6 +585,20 @@ def test_a_header_list_that_unpacks_to_too_much_ends_the_connection() -> None:
     assert failed(peer) == E.ENHANCE_YOUR_CALM
 
 
+@pytest.mark.parametrize(
+    "fields", [[(b"a", b"")] * 1000, [(b"a", b"x" * 33_000)]], ids=["many fields", "a large one"]
+)
+def test_a_header_list_of_twice_the_limit_ends_the_connection(fields: Fields) -> None:
+    """Decoding takes so long that others would wait, and its call would fail in any case."""
+    peer = started()
+    peer.send(headers(1, [*CALL, (b"a", b"x" * 16_000)]))
+    assert peer.goaway is None
+    encoded = block([*CALL, *fields])
+    peer.send(frame(1, 0, 3, encoded[:16_000]) + frame(9, 0, 3, encoded[16_000:32_000]))
+    peer.send(frame(9, frames.END_HEADERS, 3, encoded[32_000:]))
+    assert failed(peer) == E.ENHANCE_YOUR_CALM
+
+
 def test_frames_are_taken_in_turns() -> None:
     """128 at once: the loop turns to others before it takes more."""
     recorded = Recorded(Limits())
@@ -571,6 +614,15 @@ MANY_FIELDS = [*CALL, *[(b"a", b"")] * 300]
 LABORIOUS = {
     "fields": b"".join(
         headers(number, [*MANY_FIELDS, (b"b", b"%d" % number)], ends=True) for number in range(3, 9, 2)
+    ),
+    "a large Huffman string": b"".join(
+        frame(
+            1,
+            frames.END_HEADERS,
+            number,
+            Encoder().encode([*CALL, (b"a%d" % number, b"x" * 12_000)], huffman=True),
+        )
+        for number in range(3, 9, 2)
     ),
     "malformed fields": b"".join(
         headers(number, [*MANY_FIELDS, (b"B", b"%d" % number)], ends=True) for number in range(3, 9, 2)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import base64
 import gzip
+import os
 import zlib
 
 import pytest
 
 from coprocess.errors import Status
-from coprocess.transport.http2 import frames
-from coprocess.transport.http2.frames import ErrorCode, Setting
+from coprocess.transport.http2 import frames, grpc_messages
+from coprocess.transport.http2.frames import ConnectionFailure, ErrorCode, Setting
+from coprocess.transport.http2.grpc_messages import decompress
 from coprocess.transport.http2.grpc_wire import (
     Refused,
-    decompress,
     parse_timeout,
     percent_encode,
     response_headers,
@@ -360,6 +361,63 @@ def test_compressed_messages_of_a_stream() -> None:
     echo.send(data(1, message(gzip.compress(bytes(101)), compressed=True)))
     assert echo.response(1).status == Status.RESOURCE_EXHAUSTED
     assert echo.streams[0].is_cancelled
+
+
+def begin_to_unpack(size: int) -> Echo:
+    """A stream whose message of so many zeros is not whole yet."""
+    echo = Echo(Limits(max_message_bytes=size))
+    large, small = message(gzip.compress(bytes(size)), compressed=True), message(b"small")
+    echo.send(headers(1, [*STREAM_CALL, (b"grpc-encoding", b"gzip")]))
+    echo.grpc.receive(data(1, large + small, ends=True) + call(3))
+    assert echo.grpc.http.is_behind
+    assert not echo.streams[0].messages
+    return echo
+
+
+def test_what_unpacks_to_much_is_unpacked_in_turns() -> None:
+    """Once, all was made at once, with the lock that all other calls need."""
+    size = 8 << 20
+    echo, turns = begin_to_unpack(size), 1
+    while echo.grpc.http.is_behind:
+        assert not echo.streams[0].messages
+        echo.grpc.receive(b"")
+        turns += 1
+    assert echo.streams[0].messages == [bytes(size), b"small"]
+    assert echo.streams[0].is_half_closed
+    assert turns > size >> 20
+    assert [each.payload for each in echo.calls] == [b"hello"]
+    assert echo.streams[0].stream.held_bytes == 0
+
+
+def test_a_call_that_ends_while_its_message_is_unpacked() -> None:
+    echo = begin_to_unpack(8 << 20)
+    echo.grpc.end(echo.streams[0].stream, 0, "")
+    echo.send(b"")
+    assert not echo.streams[0].messages
+    assert [each.payload for each in echo.calls] == [b"hello"]
+
+
+def test_a_connection_that_ends_while_a_message_is_unpacked() -> None:
+    echo = begin_to_unpack(8 << 20)
+    echo.grpc.http.close(ConnectionFailure(ErrorCode.INTERNAL_ERROR, "a test"))
+    echo.grpc.lost()
+    echo.send(b"")
+    assert echo.streams[0].is_cancelled
+    assert not echo.streams[0].messages
+    assert not echo.grpc.http.is_behind
+
+
+@pytest.mark.parametrize("size", [0, 1, 65_535, 65_536, 65_537, 300_000])
+@pytest.mark.parametrize("level", [0, 9])
+def test_unpacking_piece_by_piece_comes_to_the_same(size: int, level: int) -> None:
+    for raw in (bytes(size), os.urandom(size)):
+        packed = gzip.compress(raw, level)
+        pieces = list(grpc_messages.unpack("gzip", packed, size))
+        assert b"".join(pieces) == raw
+        assert max(map(len, pieces)) <= grpc_messages.PIECE_BYTES
+        for wrong in (packed[:-1], packed + b"x", packed + packed):
+            with pytest.raises(Refused):
+                list(grpc_messages.unpack("gzip", wrong, size))
 
 
 def test_a_stream_that_ends_within_a_message() -> None:

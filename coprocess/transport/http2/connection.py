@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from coprocess.transport.http2 import frames
@@ -36,6 +36,8 @@ class Connection(ConnectionLife):
         #: There are more frames: others should have their turn first.
         self.is_behind = False
         self._effort = 0
+        #: Of `take_steps`: those that are left.
+        self._steps: Iterator[None] | None = None
         self._fields = FieldDecoder(limits.max_metadata_bytes, self.count_effort)
         #: What came of a frame that is not whole yet.
         self._buffer = b""
@@ -125,6 +127,11 @@ class Connection(ConnectionLife):
         unpack, receive_by_type = _FRAME_START, self._receive_by_type
         last_start = end - _HEADER_BYTES
         self.is_behind = False
+        if self._steps is not None:
+            self.take_steps(self._steps)
+            if self._steps is not None:
+                self._buffer = buffer[position:]
+                return
         for _ in range(FRAMES_AT_ONCE):
             if position > last_start:
                 break
@@ -173,6 +180,17 @@ class Connection(ConnectionLife):
         if self._effort > _STEPS_AT_ONCE:
             self._effort = 0
             self.is_behind = True
+
+    def take_steps(self, steps: Iterator[None]) -> None:
+        """What the layer above makes of a frame, where that may take long: no other is taken before its end.
+
+        Those that are left are taken when `receive` is called again.
+        """
+        self._steps = steps
+        for _ in steps:
+            if self.is_behind:
+                return
+        self._steps = None
 
     def _receive_with_content(
         self, stream_id: int, block: bytes, buffer: bytes, position: int, end: int
@@ -446,6 +464,7 @@ class Connection(ConnectionLife):
             self.is_behind = False
             self._block.end()
             self._buffer = b""
+            self._steps = None
         super().close(failure)
 
 
@@ -459,7 +478,7 @@ _HEADERS: Final = frames.HEADERS
 _FRAME_START = frames.FRAME_START.unpack_from
 #: Taken from one peer before the loop turns to the others.
 FRAMES_AT_ONCE: Final = 128
-#: Fields that are decoded, settings, and messages within a frame: so many take a millisecond or two.
+#: Fields that are decoded, settings, and messages within a frame: so many take a few milliseconds at most.
 _STEPS_AT_ONCE: Final = 512
 _PRIORITY_BYTES: Final = 5
 _CODE_BYTES: Final = 4

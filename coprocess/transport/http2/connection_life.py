@@ -34,7 +34,13 @@ class ConnectionLife:
             self.sending.control(_RESET(_RESET_START, stream.id, 0))
             self._ids.ignore(stream.id)
         stream.call = None  # It knows its stream: a cycle for each call would be the collector's.
-        self._close_stream(stream)
+        # As `_close_stream`, in place, of one that has nothing waiting: each call comes by.
+        del self.streams[stream.id]
+        self._ids.closed(stream.id)
+        stream.is_closed = True
+        self.held_bytes -= stream.held_bytes
+        if stream.timer is not None:
+            stream.timer.cancel()
 
     def _close_stream(self, stream: Stream) -> None:
         del self.streams[stream.id]

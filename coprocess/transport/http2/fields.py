@@ -38,7 +38,7 @@ class FieldDecoder:
     """
 
     def __init__(self, max_list_bytes: int, count_effort: Callable[[int], None]) -> None:
-        """`count_effort` is told how many fields were decoded."""
+        """`count_effort` is told what was decoded, in fields, and bytes that take as long."""
         self._max_list_bytes = max_list_bytes
         self._count_effort = count_effort
         self._decoder = Decoder(max_header_list_size=max_block_bytes(max_list_bytes))
@@ -99,7 +99,7 @@ class FieldDecoder:
         self._is_same_again = not table.has_grown and before == (table.maxsize, len(table.dynamic_entries))
         if not self._is_same_again:
             self.seen.clear()
-        self._count_effort(len(fields))
+        self._count_effort(len(fields) + len(block) // _BYTES_PER_STEP)
         return fields
 
 
@@ -114,13 +114,17 @@ class _WatchedTable(HeaderTable):
 
 
 def max_block_bytes(max_list_bytes: int) -> int:
-    """Up to here a block is decoded, so that only its call fails; beyond, the connection does."""
-    return max(4 * max_list_bytes, 65_536)
+    """Up to here a block is decoded, so that only its call fails; beyond, the connection does.
+
+    That decoding takes time: of 32 KiB, up to 9 ms, be it a thousand small fields or a large Huffman string.
+    """
+    return max(2 * max_list_bytes, 32_768)
 
 
 def check_request(fields: list[Field]) -> int | None:
     """The content-length of a request. Raises StreamFailure where it is malformed."""
     pseudo: dict[bytes, bytes] = {}
+    hosts: list[bytes] = []
     content_length = None
     is_regular = False
     for name, value in fields:
@@ -140,12 +144,28 @@ def check_request(fields: list[Field]) -> int | None:
             if not value.isdigit() or len(value) > _MAX_DIGITS or content_length not in (None, int(value)):
                 raise _malformed("content-length is not one number")
             content_length = int(value)
+        elif name == b"host":
+            hosts.append(value)
+    if hosts:
+        _check_hosts(hosts, pseudo)
     if pseudo.get(b":method") == b"CONNECT":  # §8.5
         if pseudo.keys() != {b":method", b":authority"}:
             raise _malformed("CONNECT has a method and an authority")
     elif not (pseudo.get(b":method") and pseudo.get(b":scheme") and pseudo.get(b":path")):
         raise _malformed("a request has one method, scheme and path")
     return content_length
+
+
+def _check_hosts(hosts: list[bytes], pseudo: dict[bytes, bytes]) -> None:
+    """§8.3.1: all name one entity, that of :authority. Who looks at one of them sees what others do."""
+    default_port = _DEFAULT_PORTS.get(pseudo.get(b":scheme", b""), b":")
+    named = {
+        # As RFC 3986 §6.2 compares them: by case, and the scheme's port may be left out.
+        each.lower().removesuffix(default_port).removesuffix(b":")
+        for each in (*hosts, pseudo.get(b":authority", hosts[0]))
+    }
+    if len(named) > 1:
+        raise _malformed("host and :authority are not the same")
 
 
 def _check_field(name: bytes, value: bytes) -> None:
@@ -166,6 +186,7 @@ def _malformed(reason: str) -> StreamFailure:
 
 
 _PSEUDO = frozenset((b":method", b":scheme", b":authority", b":path"))
+_DEFAULT_PORTS = {b"http": b":80", b"https": b":443"}
 _OF_CONNECTIONS = frozenset(
     (b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade")
 )
@@ -175,6 +196,8 @@ _IS_NO_VALUE = re.compile(rb"[\0\r\n]|\A[ \t]|[ \t]\Z").search
 # RFC 7541 §4.2: two at most, of which each takes its time.
 _HAS_MANY_UPDATES = re.compile(rb"(?:[\x20-\x3e]|\x3f[\x80-\xff]*[\0-\x7f]){3}").match
 _MAX_DIGITS = 18
+#: Of a Huffman string, which are decoded in the time that a field takes, or twice that.
+_BYTES_PER_STEP = 16
 _FIELD_OVERHEAD = 32
 # Of 1 KiB each at most, with what was made of them: some 200 KiB for a connection.
 _MAX_SEEN = 64

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from struct import Struct
 from typing import Any, Final, Protocol
 
 from coprocess.errors import Status
-from coprocess.transport.http2 import grpc_wire
+from coprocess.transport.http2 import grpc_messages, grpc_wire
 from coprocess.transport.http2.connection import Connection
 from coprocess.transport.http2.frames import ErrorCode
-from coprocess.transport.http2.grpc_wire import (
-    PREFIX_BYTES,
-    MessageReader,
-    NotGrpc,
-    Refused,
-    Request,
-    SentMetadata,
-)
+from coprocess.transport.http2.grpc_messages import PREFIX_BYTES, MessageReader, OneMessage
+from coprocess.transport.http2.grpc_wire import NotGrpc, Refused, Request, SentMetadata
 from coprocess.transport.http2.limits import Limits
 from coprocess.transport.http2.sending import NO_TRAILERS
 from coprocess.transport.http2.streams import Stream
@@ -164,25 +158,26 @@ class GrpcConnection:
         if request.timeout_s is not None:
             stream.timer = self._service.call_later(request.timeout_s, self._expire, stream)
         target = request.target
+        length = len(data)
         if target.open is not None:
             call = stream.call = target.open(self, stream, request)
-            size = len(data) - PREFIX_BYTES
+            size = length - PREFIX_BYTES
             if 0 <= size <= self._max_bytes and not ended and _PREFIX(data) == (0, size):
                 # As `on_data`, in place: nearly all begin so.
                 call.received(data[PREFIX_BYTES:])
                 return
-        elif ended and len(data) >= PREFIX_BYTES and target.begin is not None:
+        elif ended and length >= PREFIX_BYTES and target.begin is not None:
             is_compressed, size = _PREFIX(data)
             http = self.http
-            held_bytes = http.held_bytes + len(data)
+            held_bytes = http.held_bytes + length
             if (
                 not is_compressed
-                and size == len(data) - PREFIX_BYTES
+                and size == length - PREFIX_BYTES
                 and size <= self._max_bytes
                 and held_bytes <= self._max_held_bytes
             ):
                 # One uncompressed message in one frame. As `_hold`, in place: nearly each call comes by.
-                stream.held_bytes = len(data)
+                stream.held_bytes = length
                 http.held_bytes = held_bytes
                 stream.call = target.begin(self, stream, request, data[PREFIX_BYTES:], False)
                 return
@@ -196,7 +191,7 @@ class GrpcConnection:
             if target is None:
                 raise Refused(Status.UNIMPLEMENTED, f"no method {request.method[:_MAX_SHOWN]}")
             request.target = target
-            grpc_wire.check_encoding(request.encoding)
+            grpc_messages.check_encoding(request.encoding)
             if stream.fields.is_too_large:
                 raise Refused(Status.RESOURCE_EXHAUSTED, "the metadata is larger than the limit")
         except (Refused, NotGrpc) as refused:
@@ -236,7 +231,7 @@ class GrpcConnection:
             return  # It was refused, and its answer waits for a window.
         reader = stream.reader
         if reader is None:
-            reader = stream.reader = _OneMessage(self._max_bytes)
+            reader = stream.reader = OneMessage(self._max_bytes)
         reader.take(data)
         self._hold(stream, reader.held_bytes)
         begin = request.target.begin
@@ -252,21 +247,40 @@ class GrpcConnection:
         elif not ended and reader.keep(data):
             self._hold(stream, reader.held_bytes)
             return
-        effort = 0
-        for is_compressed, message in reader.feed(data):
-            effort += 1
-            if is_compressed:
-                message = grpc_wire.decompress(stream.fields.request.encoding, message, self._max_bytes)
-                effort += len(message) // _BYTES_UNPACKED_PER_STEP
-            call.received(message)
-            if stream.is_closed:
-                return
-        self.http.count_effort(effort)
-        self._hold(stream, reader.held_bytes)
-        if ended:
-            if reader.held_bytes:
-                raise Refused(Status.INTERNAL, "the last message is not whole")
-            call.half_closed()
+        self.http.take_steps(self._passing_on(stream, call, reader, data, ended))
+
+    def _passing_on(
+        self, stream: Stream, call: StreamCall, reader: MessageReader, data: bytes, ended: bool
+    ) -> Iterator[None]:
+        try:
+            for is_compressed, message in reader.feed(data):
+                self.http.count_effort(1)
+                if is_compressed:
+                    pieces: list[bytes] = []
+                    size = 0
+                    for piece in grpc_messages.unpack(
+                        stream.fields.request.encoding, message, self._max_bytes
+                    ):
+                        pieces.append(piece)
+                        size += len(piece)
+                        self._hold(stream, size)
+                        # It may unpack to little.
+                        taken = min(len(message), grpc_messages.PIECE_BYTES)
+                        self.http.count_effort(max(len(piece), taken) // _BYTES_UNPACKED_PER_STEP)
+                        yield None
+                        if stream.is_closed:
+                            return
+                    message = b"".join(pieces)
+                call.received(message)
+                if stream.is_closed:
+                    return
+            self._hold(stream, reader.held_bytes)
+            if ended:
+                if reader.held_bytes:
+                    raise Refused(Status.INTERNAL, "the last message is not whole")
+                call.half_closed()
+        except Refused as refused:
+            self._refuse(stream, refused)
 
     def on_reset(self, stream: Stream) -> None:
         if stream.call is not None:
@@ -402,34 +416,6 @@ def _is_of_many(stream: Stream) -> bool:
 
 def _too_much_held() -> Refused:
     return Refused(Status.RESOURCE_EXHAUSTED, "the calls of this connection are too large together")
-
-
-class _OneMessage:
-    """The one message of a call, in pieces."""
-
-    __slots__ = ("_is_compressed", "_message", "_reader")
-
-    def __init__(self, max_bytes: int) -> None:
-        self._reader = MessageReader(max_bytes)
-        self._is_compressed = False
-        self._message: bytes | None = None
-
-    @property
-    def held_bytes(self) -> int:
-        return self._reader.held_bytes + len(self._message or b"")
-
-    def take(self, data: bytes) -> None:
-        for is_compressed, message in self._reader.feed(data):
-            if self._message is not None:
-                raise Refused(Status.UNIMPLEMENTED, "this method takes one message, and got more")
-            self._is_compressed, self._message = is_compressed, message
-
-    def end(self) -> tuple[bool, bytes]:
-        if self._message is None or self._reader.held_bytes:
-            if self.held_bytes:
-                raise Refused(Status.INTERNAL, "the message is not whole")
-            raise Refused(Status.UNIMPLEMENTED, "this method takes one message, and got none")
-        return self._is_compressed, self._message
 
 
 _MAX_SHOWN: Final = 200

@@ -1,4 +1,4 @@
-"""What gRPC says in HTTP/2's terms: requests, messages, metadata and status.
+"""What gRPC says in header fields and trailers: requests, metadata and status.
 
 In the words of https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md, whose rules are named here.
 """
@@ -8,10 +8,8 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-import zlib
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Final
 
 from hpack import Encoder
 
@@ -21,8 +19,6 @@ from coprocess.transport.http2.sending import Block
 
 Metadata = list[tuple[str, str | bytes]]
 SentMetadata = tuple[tuple[str, str | bytes], ...]
-
-PREFIX_BYTES: Final = 5
 
 
 class Refused(Exception):
@@ -103,101 +99,6 @@ def parse_binary(value: bytes) -> Iterator[bytes]:
             continue  # Nothing that one could show a handler.
 
 
-def decompress(encoding: str, data: bytes, max_bytes: int) -> bytes:
-    """Raises Refused, before more than `max_bytes` are made."""
-    window_bits = _WINDOW_BITS.get(encoding)
-    if window_bits is None:
-        raise Refused(Status.INTERNAL, "a compressed message, and no grpc-encoding that says how")
-    inflate = zlib.decompressobj(window_bits)
-    try:
-        message = inflate.decompress(data, max_bytes + 1)
-    except zlib.error:
-        raise Refused(Status.INTERNAL, f"the message is not {encoding}") from None
-    if len(message) > max_bytes:
-        raise Refused(Status.RESOURCE_EXHAUSTED, f"the message unpacks to more than {max_bytes} bytes")
-    if not inflate.eof or inflate.unused_data:
-        raise Refused(Status.INTERNAL, f"the message is not {encoding}")
-    return message
-
-
-def check_encoding(encoding: str) -> None:
-    if encoding != "identity" and encoding not in _WINDOW_BITS:
-        raise Refused(Status.UNIMPLEMENTED, "grpc-encoding: expected identity, gzip or deflate")
-
-
-class MessageReader:
-    """ "Length-Prefixed-Message"s of one stream, from DATA in whatever pieces.
-
-    Those of a message are put together once: it may be large.
-    """
-
-    __slots__ = ("_is_compressed", "_max_bytes", "_missing", "_pieces", "_start", "held_bytes")
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        #: The bytes of a prefix that is not whole.
-        self._start = b""
-        #: Of the message that has begun: bytes that are to come; 0: none has.
-        self._missing = 0
-        self._is_compressed = False
-        self._pieces: list[bytes | bytearray] = []
-        #: Of what is not whole.
-        self.held_bytes = 0
-
-    def keep(self, data: bytes) -> bool:
-        """Whether `data` is no more than a part of the message that has begun. Then it is kept."""
-        size = len(data)
-        if size >= self._missing:
-            return False
-        pieces = self._pieces
-        if size >= _SMALL_PIECE_BYTES or not pieces:
-            pieces.append(data)
-        elif type(pieces[-1]) is bytearray:
-            pieces[-1] += data  # Each by itself would take more than it holds.
-        else:
-            pieces.append(bytearray(data))
-        self._missing -= size
-        self.held_bytes += size
-        return True
-
-    def feed(self, data: bytes) -> Iterator[tuple[bool, bytes]]:
-        """Whether each message is compressed, and its bytes. Raises Refused."""
-        while not self.keep(data):
-            missing = self._missing
-            if missing:
-                message, data = b"".join((*self._pieces, data[:missing])), data[missing:]
-                self._pieces.clear()
-                self._missing = self.held_bytes = 0
-                yield self._is_compressed, message
-                continue
-            data = self._start + data
-            if len(data) < PREFIX_BYTES:
-                self._start, self.held_bytes = data, len(data)
-                return
-            self._is_compressed, self._missing = parse_prefix(data, self._max_bytes)
-            self._start, self.held_bytes = b"", PREFIX_BYTES
-            data = data[PREFIX_BYTES:]
-            if not self._missing:
-                self.held_bytes = 0
-                yield self._is_compressed, b""
-
-
-def parse_prefix(data: bytes, max_bytes: int) -> tuple[bool, int]:
-    """Whether the message that begins there is compressed, and its length. Raises Refused."""
-    flag = data[0]
-    length = int.from_bytes(data[1:PREFIX_BYTES], "big")
-    if flag > 1:
-        raise Refused(Status.INTERNAL, "malformed message: an unknown compressed-flag")
-    if length > max_bytes:
-        raise too_large(length, max_bytes)
-    return bool(flag), length
-
-
-def too_large(size_bytes: int, limit_bytes: int) -> Refused:
-    text = f"the message is larger than the limit: {size_bytes} of {limit_bytes} bytes"
-    return Refused(Status.RESOURCE_EXHAUSTED, text)
-
-
 # What is sent. No field goes into the peer's dynamic table: so a block is the same for every stream.
 
 
@@ -260,7 +161,6 @@ def http_response(http_status: int, reason: str) -> tuple[Block, bytes]:
     return make_block(fields), text
 
 
-_SMALL_PIECE_BYTES = 1024
 _ENCODER = Encoder()
 _METHOD_NOT_ALLOWED = 405
 _IS_METADATA_NAME = re.compile(r"[0-9a-z_.\-]+").fullmatch
@@ -272,8 +172,6 @@ _UNITS_S = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1
 _OF_PROTOCOL = frozenset(
     (b"te", b"content-type", b"grpc-timeout", b"grpc-encoding", b"grpc-accept-encoding", b"content-length")
 )
-# For zlib: gzip's format and zlib's, each with the largest window.
-_WINDOW_BITS = {"gzip": 31, "deflate": 15}
 _TO_ENCODE = re.compile(rb"[^ -$&-~]|\A | \Z").sub
 _HEADERS: list[Field] = [(b":status", b"200"), (b"content-type", b"application/grpc")]
 RESPONSE_HEADERS = make_block(_HEADERS)

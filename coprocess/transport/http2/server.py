@@ -248,7 +248,7 @@ class Server:
         while callbacks:
             try:
                 callbacks.popleft()()
-            except Exception:  # The others are to be told, too.
+            except BaseException:  # The others are to be told, too, and somebody is to poll.
                 log.exception("a callback failed")
         self._runs_callbacks = False
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -14,9 +13,8 @@ from typing import Any
 
 import structlog
 
-from coprocess.desk.hook_runs import HookRun, HookWatch
+from coprocess.desk.hook_runs import HookRun, HookWatch, Run
 from coprocess.desk.kong.simulator.dump import PluginInfo, plugin_info
-from coprocess.desk.output import collecting_output
 from coprocess.errors import LoadError
 from coprocess.gateways.kong.native import NativePlugin
 from coprocess.gateways.kong.plugin import Plugin, PluginOptions
@@ -38,8 +36,8 @@ _LARGEST_BYTES = 64 * 2**20
 _STOP_S = 1.0
 
 
-@dataclass(slots=True)
-class PhaseRun:
+@dataclass(slots=True, eq=False)
+class PhaseRun(Run):
     """One run of a phase's method, or of a plugin's `__init__` (phase `start`).
 
     Kong may have its answer, and the trial its end, before the method has ended.
@@ -49,14 +47,8 @@ class PhaseRun:
     phase: str
     #: What it raised.
     error: BaseException | None = None
-    seconds: float = 0.0
-    parts: list[str] = field(default_factory=list)
     #: The calls of native handlers.
     calls: list[HookRun] = field(default_factory=list)
-
-    @property
-    def output(self) -> list[str]:
-        return "".join(self.parts).splitlines()
 
     @property
     def handlers(self) -> list[HookRun]:
@@ -98,15 +90,12 @@ class PluginServers:
         run = PhaseRun(plugin, phase)
         self.runs.append(run)
         self.watch.runs = run.calls
-        started = time.perf_counter()
-        with collecting_output() as run.parts:
-            try:
+        try:
+            with run.measured():
                 yield
-            except Exception as error:
-                run.error = error
-                raise
-            finally:
-                run.seconds = time.perf_counter() - started
+        except Exception as error:
+            run.error = error
+            raise
 
 
 @contextmanager
