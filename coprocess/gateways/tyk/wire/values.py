@@ -66,17 +66,6 @@ def mend_text_maps(of: Any, pool: Any) -> None:
 
         return call
 
-    def __setitem__(self: Any, key: Any, value: Any) -> None:
-        # As `naming`, in place: each edit of a header comes by.
-        try:
-            put(self, key, value)
-        except TypeError:
-            if not is_ours(self):
-                raise
-            expect_text("a key", key)
-            expect_text(f"{key}: the value", value)
-            raise
-
     def pop_(self: Any, key: Any, default: Any = _MISSING) -> Any:
         # protobuf's own asks for the key, and then deletes what that has added.
         expect_text("a key", key)
@@ -87,7 +76,7 @@ def mend_text_maps(of: Any, pool: Any) -> None:
     # Some release may close its class: then it keeps its habits.
     with suppress(TypeError):
         text_map.__coprocess_pools__ = pools
-        text_map.__getitem__, text_map.__setitem__, text_map.pop = __getitem__, __setitem__, pop_
+        text_map.__getitem__, text_map.__setitem__, text_map.pop = __getitem__, naming(put), pop_
         text_map.__delitem__, text_map.setdefault = naming(delete), naming(put_default)
 
 
