@@ -93,6 +93,17 @@ class Connection:
         return self._dispatch(object_for(name), timeout=timeout_s)
 
 
+def test_log_entries_name_the_worker_that_wrote_them(tmp_path: Path) -> None:
+    handlers = write(tmp_path / "handlers", pid=PID)
+    with ServeProcess(handlers, "--workers=2") as serve, Connection(serve.address) as connection:
+        with pytest.raises(grpc.RpcError):
+            connection.call("broken")
+        failed = serve.wait_for('Pre hook "broken" raised RuntimeError')
+        assert failed["worker"] in (0, 1)
+        # The front's own entries are no worker's.
+        assert "worker" not in serve.logged("serving")
+
+
 def test_calls_of_one_connection_reach_all_workers(tmp_path: Path) -> None:
     handlers = write(tmp_path / "handlers", pid=PID)
     with (

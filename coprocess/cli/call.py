@@ -79,6 +79,12 @@ def call(
 
     Handlers that run here have the store of the settings or, where these name none, an empty one.
     """
+    if hook_type == "Event":
+        raise ConfigError(
+            f"an event handler is sent events, and this command sends requests. Expected: {', '.join(TYPES)}. "
+            "`coprocess try` runs the events of a request too, and in a test "
+            f'`dispatch.event("{name}", "AuthFailure", meta={{}})` sends one'
+        )
     if recording is not None:
         sent = _from_recording(recording, hook_type, name)
     else:

@@ -99,7 +99,8 @@ def serve(
 
     from coprocess.process import logs
 
-    logs.configure(settings.log_format, settings.log_level, in_background=True)
+    worker = None if worker_fd is None else worker_number
+    logs.configure(settings.log_format, settings.log_level, in_background=True, worker=worker)
     status = 1
     try:
         _run(settings, config, reread, worker_fd, worker_number, worker_address)

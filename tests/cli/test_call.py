@@ -85,6 +85,13 @@ def test_call_with_wrong_arguments(coprocess: Command, arguments: tuple[str, ...
     assert "xpected" in line
 
 
+def test_call_of_an_event_handler_says_what_sends_it_one(coprocess: Command) -> None:
+    [line] = call(coprocess, "Event", "on_something").failed()
+
+    assert "coprocess try" in line
+    assert 'dispatch.event("on_something", "AuthFailure", meta={})' in line
+
+
 def test_call_from_a_recording(coprocess: Command) -> None:
     done = call(coprocess, "CustomKeyCheck", "admit", "--recording", RECORDINGS / "auth_ok.json")
 
