@@ -196,7 +196,9 @@ def _cut_event(logger: WrappedLogger, method: str, event: EventDict) -> EventDic
 
 _MOST_LONG_FIELDS = 10
 _LONGEST_OF_MANY = 200
-_ALWAYS = frozenset({"event", "level", "logger", "timestamp", "hook", "hook_type", "api_id", "worker", "exception"})
+_ALWAYS = frozenset(
+    {"event", "level", "logger", "timestamp", "hook", "hook_type", "api_id", "worker", "exception"}
+)
 
 
 def _add_whose(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
