@@ -81,7 +81,7 @@ def call(
     """
     if hook_type == "Event":
         raise ConfigError(
-            f"an event handler is sent events, and this command sends requests. Expected: {', '.join(TYPES)}. "
+            f"an event handler takes no request, which this command sends. Expected: {', '.join(TYPES)}. "
             "`coprocess try` runs the events of a request too, and in a test "
             f'`dispatch.event("{name}", "AuthFailure", meta={{}})` sends one'
         )
