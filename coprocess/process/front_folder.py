@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+_PREFIX = "coprocess-"
+
 
 @contextmanager
 def folder_of_front() -> Iterator[Path]:
     """In the front: the folder, which is there within."""
-    with tempfile.TemporaryDirectory(prefix="coprocess-") as name:
+    with tempfile.TemporaryDirectory(prefix=_PREFIX) as name:
         lock = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -29,7 +32,7 @@ def folder_of_front() -> Iterator[Path]:
 def clearing_up_for_front(admin: str) -> Iterator[None]:
     """In a worker whose admin pages are at `admin`: where its front is gone by the end, its folder goes, too.
 
-    It is empty once the last worker has ended.
+    The last worker removes it. One that was killed as well cannot, and leaves it.
     """
     try:
         yield
@@ -44,6 +47,8 @@ def _remove_if_left(folder: Path) -> None:
     try:
         # Held, the front lives: a worker that takes the place of this one needs the folder.
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        folder.rmdir()
+        # Another worker's admin pages: it has not ended, and does this itself.
+        if folder.name.startswith(_PREFIX) and not any(folder.glob("worker-*.sock")):
+            shutil.rmtree(folder)
     finally:
         os.close(lock)

@@ -266,6 +266,7 @@ def _app(settings: Settings, gateway: Registration, worker_fd: int | None, worke
 
 def _run(settings: Settings, make: Callable[[], App], *, worker: int | None, outlive: bool) -> None:
     from coprocess.process import logs
+    from coprocess.process.front_folder import clearing_up_for_front
 
     logs.configure(settings.log_format, settings.log_level, in_background=True, worker=worker)
     _allow_connections()
@@ -274,7 +275,8 @@ def _run(settings: Settings, make: Callable[[], App], *, worker: int | None, out
         app = make()
         if not outlive:
             _follow_parent(app)
-        app.run()
+        with contextlib.nullcontext() if worker is None else clearing_up_for_front(settings.admin):
+            app.run()
         status = 0
     finally:
         logs.flush(_FLUSH_S)
