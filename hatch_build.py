@@ -29,8 +29,9 @@ COMPILED = (
     "coprocess/transport/workers.py",
     "coprocess/transport/cancellations.py",
 )
-#: What is needed for that; the last two are what those modules import.
-_NEEDED = ["mypy>=2.4,<3", "setuptools>=80", "hpack>=4.1,<5", "structlog>=25.1"]
+_COMPILERS = ["mypy>=2.4,<3", "setuptools>=80"]
+#: Of what this project depends on, those whose types the compiled modules use.
+_TYPED = ("hpack", "structlog")
 
 # Run in a process of its own: setuptools and mypyc change the one that they run in.
 _COMPILE = """
@@ -50,7 +51,10 @@ class CompiledEngine(BuildHookInterface[Any]):
     PLUGIN_NAME = "custom"
 
     def dependencies(self) -> list[str]:
-        return _NEEDED if _is_wanted() else []
+        if not _is_wanted():
+            return []
+        typed = [each for each in self.metadata.core.dependencies if each.startswith(_TYPED)]
+        return [*_COMPILERS, *typed]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         if not _is_wanted() or version == "editable":

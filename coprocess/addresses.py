@@ -41,7 +41,7 @@ def normal_address(address: str) -> str:
         raise _wrong(address, f"{port!r} is no port" if port else "no port")
     if len(port) > 5 or int(port) > _HIGHEST_PORT:
         raise _wrong(address, f"port {port} is over {_HIGHEST_PORT}")
-    if not host:
+    if not host.strip("[]"):
         raise _wrong(address, f"no host, such as 127.0.0.1:{port}")
     return f"{host}:{port}"
 

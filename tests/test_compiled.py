@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from hatchling.build import get_requires_for_build_wheel
+from packaging.requirements import Requirement
 
 from coprocess import __version__
 from coprocess.transport.engines import is_compiled
@@ -20,6 +22,18 @@ SOURCES = sorted(path for pattern in COMPILED for path in ROOT.glob(pattern))
 @pytest.mark.parametrize("pattern", COMPILED)
 def test_what_is_to_be_compiled_is_there(pattern: str) -> None:
     assert list(ROOT.glob(pattern))
+
+
+def test_the_compilers_are_asked_for_with_the_versions_that_the_project_needs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.delenv("COMPILE_COPROCESS", raising=False)
+    assert get_requires_for_build_wheel() == []
+    monkeypatch.setenv("COMPILE_COPROCESS", "1")
+    needed = [Requirement(each) for each in get_requires_for_build_wheel()]
+    assert [each.name for each in needed] == ["mypy", "setuptools", "hpack", "structlog"]
+    assert all(each.specifier for each in needed)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=[path.stem for path in SOURCES])

@@ -190,6 +190,7 @@ def test_all_errors_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         ("", ""),
         ("5555", "no port; "),
         (":5555", "no host, such as 127.0.0.1:5555; "),
+        ("[]:5555", "no host, such as 127.0.0.1:5555; "),
         ("host", "no port; "),
         ("host:", "no port; "),
         ("host:99999", "port 99999 is over 65535; "),

@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -263,6 +264,54 @@ def test_the_server_of_a_killed_service_is_stopped_though_its_folder_was_removed
         wait_until(lambda: not is_alive(pid))
 
 
+def test_a_server_whose_folder_was_removed_ends_with_its_last_user(data_dir: Path) -> None:
+    """Without a watch nobody could tell it to stop, and it stayed for ever."""
+    first, last = Store(), Store()
+    for each in (first, last):
+        each.configure(None, data_dir=data_dir)
+    pid = server_pid(data_dir)
+    shutil.rmtree(data_dir / "valkey")
+    first.close()
+    assert is_alive(pid)
+    last.close()
+    wait_until(lambda: not is_alive(pid))
+
+
+def test_a_folder_made_anew_keeps_its_new_server_when_the_old_ones_user_ends(data_dir: Path) -> None:
+    old = Store()
+    old.configure(None, data_dir=data_dir)
+    pid = server_pid(data_dir)
+    shutil.rmtree(data_dir / "valkey")
+    with embedded_store(data_dir) as new:
+        new.set("k", "v")
+        old.close()
+        wait_until(lambda: not is_alive(pid))
+        # An old server that is told to stop removes the socket of that name.
+        assert (data_dir / "valkey" / "valkey.sock").exists()
+        with another_service(data_dir) as service:
+            assert service.ask("get k") == "b'v'"
+
+
+def test_the_watch_of_a_folder_that_was_made_anew_stops_its_own_server(data_dir: Path) -> None:
+    """It stopped the new one, which was in use, and left its own for ever."""
+    code = "import sys; from coprocess.store import last_user as l; l.watch(*sys.argv[1:], 0.1, 0.05)"
+    with another_service(data_dir) as service:
+        pid = server_pid(data_dir)
+        places = [str(data_dir / "valkey"), str(EmbeddedValkey(data_dir).socket_path)]
+        (data_dir / "valkey" / "watch.lock").touch(0o600)
+        with subprocess.Popen([sys.executable, "-c", code, *places]) as watching:
+            wait_until(lambda: is_held(data_dir / "valkey" / "watch.lock"))
+            time.sleep(0.2)  # It has looked once.
+            shutil.rmtree(data_dir / "valkey")
+            with embedded_store(data_dir) as new:
+                new.set("k", "v")
+                service.kill()
+                assert watching.wait(PATIENCE_S) == 0
+                wait_until(lambda: not is_alive(pid))
+                assert is_alive(server_pid(data_dir))
+                assert (data_dir / "valkey" / "valkey.sock").exists()
+
+
 def is_held(lock: Path) -> bool:
     with lock.open() as file:
         try:
@@ -371,25 +420,109 @@ def test_a_frozen_server_is_not_replaced(data_dir: Path) -> None:
         assert server_pid(data_dir) == pid
 
 
-def test_a_long_path(tmp_path: Path) -> None:
-    data_dir = tmp_path / ("long" * 30)
+@pytest.fixture
+def long_data_dir(tmp_path: Path) -> Iterator[Path]:
+    """A data directory whose path is too long for a socket in it."""
+    folder = tmp_path / ("long" * 30)
+    yield folder
+    stop_leftover(folder)
+
+
+def socket_folder_of(data_dir: Path) -> Path:
+    server = EmbeddedValkey(data_dir)
+    server.start()
     try:
-        with embedded_store(data_dir) as store:
-            socket_path = EmbeddedValkey(data_dir)
-            socket_path.start()
-            assert len(os.fsencode(socket_path.socket_path)) < 104
-            assert stat.S_IMODE(socket_path.socket_path.parent.stat().st_mode) == 0o700
-            socket_path.close()
-            store.set("k", "v")
-            with another_service(data_dir) as service:
-                assert service.ask("get k") == "b'v'"
-                service.finish()
-        with embedded_store(data_dir) as store:
-            assert store.get("k") == b"v"
+        return server.socket_path.parent
     finally:
-        stop_leftover(data_dir)
-        with suppress(OSError):
-            (socket_path.socket_path.parent).rmdir()
+        server.close()
+
+
+def test_a_long_path(long_data_dir: Path) -> None:
+    with embedded_store(long_data_dir) as store:
+        place = EmbeddedValkey(long_data_dir)
+        place.start()
+        assert len(os.fsencode(place.socket_path)) < 104
+        assert stat.S_IMODE(place.socket_path.parent.stat().st_mode) == 0o700
+        place.close()
+        store.set("k", "v")
+        with another_service(long_data_dir) as service:
+            assert service.ask("get k") == "b'v'"
+            service.finish()
+    with embedded_store(long_data_dir) as store:
+        assert store.get("k") == b"v"
+
+
+def test_the_last_user_removes_the_folder_of_a_socket(long_data_dir: Path) -> None:
+    """Each data directory with a long path left an empty folder among the temporary ones."""
+    with embedded_store(long_data_dir):
+        place = socket_folder_of(long_data_dir)
+        assert place != long_data_dir / "valkey"
+        assert (place / "valkey.sock").exists()
+    assert not place.exists()
+
+
+def test_a_start_that_fails_leaves_no_folder_of_a_socket(
+    long_data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = socket_folder_of(long_data_dir)
+    monkeypatch.setattr("platform.machine", lambda: "mainframe")
+    with pytest.raises(ConfigError, match="no embedded Valkey server"):
+        EmbeddedValkey(long_data_dir).start()
+    assert not place.exists()
+
+
+@pytest.mark.parametrize("ends", ["the service", "the service and its server", "the service and its data"])
+def test_the_watch_removes_the_folder_of_a_socket(long_data_dir: Path, ends: str) -> None:
+    code = "import sys; from coprocess.store import last_user as l; l.watch(*sys.argv[1:], 0.1, 0.05)"
+    with another_service(long_data_dir) as service:
+        place = socket_folder_of(long_data_dir)
+        folder = long_data_dir / "valkey"
+        (folder / "watch.lock").touch(0o600)
+        words = [sys.executable, "-c", code, str(folder), str(place / "valkey.sock")]
+        with subprocess.Popen(words) as watching:
+            wait_until(lambda: is_held(folder / "watch.lock"))
+            time.sleep(0.2)  # It has looked once.
+            pid = server_pid(long_data_dir)
+            service.kill()
+            if ends == "the service and its server":
+                os.kill(pid, signal.SIGKILL)
+            elif ends == "the service and its data":
+                shutil.rmtree(long_data_dir)
+            assert watching.wait(PATIENCE_S) == 0
+    wait_until(lambda: not is_alive(pid))
+    assert not place.exists()
+
+
+def test_services_that_start_while_others_end_keep_the_folder_of_their_socket(long_data_dir: Path) -> None:
+    """The last user removes it: never from under one that starts."""
+    failures: list[BaseException] = []
+
+    def come_and_go() -> None:
+        try:
+            for _ in range(15):
+                with embedded_store(long_data_dir) as store:
+                    store.set("k", "v")
+        except Exception as error:  # noqa: BLE001 - whatever it is, a user lost its store
+            failures.append(error)
+
+    users = [threading.Thread(target=come_and_go) for _ in range(3)]
+    for each in users:
+        each.start()
+    for each in users:
+        each.join(PATIENCE_S)
+    assert failures == []
+
+
+def test_a_revived_server_has_the_folder_of_its_socket_again(long_data_dir: Path) -> None:
+    """Whoever clears the temporary folder takes one whose server is gone."""
+    server = EmbeddedValkey(long_data_dir)
+    server.start()
+    pid = server_pid(long_data_dir)
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not is_alive(pid))
+    shutil.rmtree(server.socket_path.parent)
+    wait_until(lambda: server.revive(PATIENCE_S))
+    server.close()
 
 
 def test_a_private_folder_open_to_others_is_refused(tmp_path: Path) -> None:

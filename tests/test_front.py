@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -91,6 +92,17 @@ class Connection:
 
     def call(self, name: str, timeout_s: float = PATIENCE_S) -> bytes:
         return self._dispatch(object_for(name), timeout=timeout_s)
+
+
+def test_log_entries_name_the_worker_that_wrote_them(tmp_path: Path) -> None:
+    handlers = write(tmp_path / "handlers", pid=PID)
+    with ServeProcess(handlers, "--workers=2") as serve, Connection(serve.address) as connection:
+        with pytest.raises(grpc.RpcError):
+            connection.call("broken")
+        failed = serve.wait_for('Pre hook "broken" raised RuntimeError')
+        assert failed["worker"] in (0, 1)
+        # The front's own entries are no worker's.
+        assert "worker" not in serve.logged("serving")
 
 
 def test_calls_of_one_connection_reach_all_workers(tmp_path: Path) -> None:
@@ -323,6 +335,29 @@ def test_workers_end_when_the_front_is_killed(tmp_path: Path) -> None:
         os.kill(serve.process.pid, signal.SIGKILL)
         serve.process.wait(PATIENCE_S)
         eventually(lambda: not _runs(worker))
+
+
+def test_a_front_that_is_killed_leaves_no_folder(tmp_path: Path) -> None:
+    """An empty one stayed among the temporary ones, each time."""
+    handlers = write(tmp_path / "handlers", pid=PID)
+    # Its workers are its children, and their command lines their own: not so of copies.
+    with (
+        ServeProcess(handlers, "--workers=2", real_start=True) as serve,
+        Connection(serve.address) as connection,
+    ):
+        worker = pid_of(connection.call("pid"))
+        words = ["ps", "-ww", "-o", "args=", "-p", str(worker)]
+        line = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+        found = re.search(r"--admin unix:(\S+)/worker-", line)
+        assert found is not None
+        folder = Path(found[1])
+        os.kill(worker, signal.SIGTERM)
+        serve.wait_for("a worker process ended")
+        # The front lives, and starts another: it keeps the folder.
+        eventually(lambda: "coprocess_workers_ready 2.0" in serve.http("GET", "/metrics")[1])
+        assert folder.is_dir()
+        os.kill(serve.process.pid, signal.SIGKILL)
+        eventually(lambda: not folder.exists())
 
 
 def test_a_worker_whose_front_was_killed_drains_for_nobody(tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -135,6 +138,30 @@ def test_state_that_hooks_share_is_told(top: str, first: str, second: str, name:
 )
 def test_what_hooks_do_not_share_is_not_told(top: str, first: str, second: str, tmp_path: Path) -> None:
     assert told(report_of(tmp_path, {"p.py": TWO.format(top=top, first=first, second=second)})) == []
+
+
+def test_shared_state_is_told_where_it_is_changed_first(tmp_path: Path) -> None:
+    """Which of several lines was told changed from run to run, with the hash of names."""
+    first = SHARED_BY_MANY.index("COUNT['x']")
+    line = SHARED_BY_MANY[:first].count("\n") + 1
+    plugin = make(tmp_path, {"p.py": SHARED_BY_MANY}, {"pre": [{"name": f"Hook{n}"} for n in range(6)]})
+    for seed in ("1", "2", "3", "4"):
+        ran = subprocess.run(
+            [sys.executable, "-m", "coprocess", "import", str(plugin)],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert f"p.py:{line}: COUNT is changed by" in ran.stdout
+        # All of them run, as they are: it is what they share that is told.
+        assert "no handler works" not in ran.stdout
+
+
+SHARED_BY_MANY = "from tyk.decorators import *\nCOUNT = {}\n" + "".join(
+    f"@Hook\ndef Hook{n}(request, session, spec):\n    COUNT['x'] = {n}\n    return request, session\n"
+    for n in range(6)
+)
 
 
 def test_state_on_self_is_told(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 import pytest
 import structlog
+from hpack import Encoder
 
 import coprocess
 from coprocess import Pre
@@ -186,6 +187,14 @@ def test_standard_output_is_put_back() -> None:
         assert sys.stdout.encoding == before[0].encoding
 
     assert (sys.stdout, sys.stderr) == before
+
+
+def test_debug_does_not_tell_of_each_header_of_each_call(stream: io.StringIO) -> None:
+    """Ten entries a call were of hpack's own steps, and hid those of handlers."""
+    with captured(stream, level="debug"):
+        Encoder().encode([(b"name", b"value")])
+        logging.getLogger("mine").debug("a handler's")
+    assert [entry["event"] for entry in entries(stream)] == ["a handler's"]
 
 
 def test_level_holds_for_prints_too(table: HookTable, stream: io.StringIO) -> None:

@@ -243,6 +243,8 @@ def test_sentences_stay(words: list[str], more: list[str]) -> None:
         "status_code=404&state_code=1",
         '{"code": "NOT_FOUND", "state": "open", "key": "value"}',
         "tls_key: /etc/server.key: cannot be read: Permission denied",
+        # Once, nothing was left to read of what is wrong with the flag.
+        "--tls-key: tls_cert and tls_key go together, and only one is set",
         "InvalidToken: not signed",
         "invalid token: not signed",
         "def f(token: str, password: str | None = None) -> None:",

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, TypeAlias, TypeVar, overload
 
 from coprocess.api.declarations import module_that_runs
-from coprocess.api.decorators import moment_of
+from coprocess.api.decorators import HookDecorator, moment_of
 from coprocess.api.functions import (
     Source,
     describe,
@@ -24,10 +24,13 @@ from coprocess.api.functions import (
     source_of,
     source_of_decorator,
 )
+from coprocess.api.messages import Event, Reject, Response
 from coprocess.api.moments import HookType
 from coprocess.errors import HandlerError
 
 F = TypeVar("F", bound=Callable[..., Any])
+#: What names a moment: its decorator.
+Moment: TypeAlias = HookDecorator | type[Response] | type[Event]
 Scope = Literal["app", "call"]
 
 #: What `before`, `after` and `teardown` hold for when they name no moment.
@@ -129,6 +132,12 @@ class App:
 
         return declare if function is None else declare(function)
 
+    @overload
+    def before(self, moment: Moment, /, *more: Moment) -> Callable[[F], F]: ...
+
+    @overload
+    def before(self, function: F, /) -> F: ...
+
     def before(self, *what: Any) -> Any:
         """Run a function before each handler: `@app.before`, or of some moments, `@app.before(Pre, Post)`.
 
@@ -136,6 +145,12 @@ class App:
         place.
         """
         return _around(self.befores, "before", what)
+
+    @overload
+    def after(self, moment: Moment, /, *more: Moment) -> Callable[[F], F]: ...
+
+    @overload
+    def after(self, function: F, /) -> F: ...
 
     def after(self, *what: Any) -> Any:
         """Run a function after each handler, as `before`, in reverse order of declaration.
@@ -145,6 +160,12 @@ class App:
         edited, and a returned `respond(…)` replaces it.
         """
         return _around(self.afters, "after", what)
+
+    @overload
+    def teardown(self, moment: Moment, /, *more: Moment) -> Callable[[F], F]: ...
+
+    @overload
+    def teardown(self, function: F, /) -> F: ...
 
     def teardown(self, *what: Any) -> Any:
         """Run a function at the end of each handler's call, whatever failed, in reverse order of declaration.
@@ -193,8 +214,6 @@ _FLASKS = {
 
 
 def _is_handled(error: object) -> bool:
-    from coprocess.api.messages import Reject
-
     return isinstance(error, type) and issubclass(error, Exception) and not issubclass(error, Reject)
 
 

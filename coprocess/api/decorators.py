@@ -28,7 +28,7 @@ def checked_name(function: Callable[..., Any], name: str | None, source: Source)
     return found
 
 
-class _HookDecorator:
+class HookDecorator:
     """`@Pre`, and `@Pre(name="…")`."""
 
     def __init__(self, hook_type: HookType) -> None:
@@ -138,20 +138,20 @@ def _is_number(value: object) -> bool:
 
 
 #: Before authentication.
-Pre = _HookDecorator(HookType.Pre)
+Pre = HookDecorator(HookType.Pre)
 #: Authenticates the caller: `session.allow(token=…)`, or `raise Reject(401, "…")`.
-CustomKeyCheck = _HookDecorator(HookType.CustomKeyCheck)
+CustomKeyCheck = HookDecorator(HookType.CustomKeyCheck)
 #: After authentication, before rate limit and quota.
-PostKeyAuth = _HookDecorator(HookType.PostKeyAuth)
+PostKeyAuth = HookDecorator(HookType.PostKeyAuth)
 #: The last moment before the upstream is asked.
-Post = _HookDecorator(HookType.Post)
+Post = HookDecorator(HookType.Post)
 # `@Response` and `@Event`: these names are the types of what their handlers are passed, too.
-messages.Response._decorator = _HookDecorator(HookType.Response)
-messages.Event._decorator = _HookDecorator(HookType.Event)
+messages.Response._decorator = HookDecorator(HookType.Response)
+messages.Event._decorator = HookDecorator(HookType.Event)
 
 
 def moment_of(decorator: object) -> HookType | None:
     """The moment that `Pre`, `Response` or another of these names; None where `decorator` is none of them."""
     if isinstance(decorator, type):
         decorator = decorator.__dict__.get("_decorator")
-    return decorator.moment if isinstance(decorator, _HookDecorator) else None
+    return decorator.moment if isinstance(decorator, HookDecorator) else None

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from coprocess.text import counted
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -53,7 +55,8 @@ def build(
         if isinstance(hook, dict) and "name" in hook
     ]
     signed = "signed" if manifest["signature"] else "not signed"
-    typer.echo(f"{target}: driver {driver.value}, {len(manifest['file_list'])} files, {signed}")
+    files = counted(len(manifest["file_list"]), "file")
+    typer.echo(f"{target}: driver {driver.value}, {files}, {signed}")
     typer.echo(f"hooks: {', '.join(hooks)}")
 
 

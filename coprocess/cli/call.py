@@ -14,7 +14,7 @@ from google.protobuf.json_format import ParseDict, ParseError
 from coprocess.addresses import normal_address
 from coprocess.api.app import configuring
 from coprocess.api.http import canonical_name
-from coprocess.cli.attempt import expect_request_line, request_header
+from coprocess.cli.attempt import Data, expect_request_line, given_bytes, request_header
 from coprocess.cli.options import Address, Config, Handlers, Tls, TlsCa, TlsCert, TlsKey, TlsName, client_tls
 from coprocess.desk.json_files import parse_json, read_json, read_text
 from coprocess.desk.tyk.bundle import checksum
@@ -45,9 +45,11 @@ def call(
         list[str] | None,
         typer.Option("--header", "-H", help="Header of the request, NAME: VALUE. Repeatable."),
     ] = None,
-    data: Annotated[str, typer.Option("--data", "-d", help="Body of the request.")] = "",
+    data: Data = None,
     status: Annotated[int, typer.Option("--status", help="For Response: the upstream's status.")] = 200,
-    response_data: Annotated[str, typer.Option("--response-data", help="For Response: its body.")] = "",
+    response_data: Annotated[
+        str, typer.Option("--response-data", metavar="BODY", help="For Response: its body; @FILE reads it.")
+    ] = "",
     api_id: Annotated[str, typer.Option("--api-id", help="The API that the call is of.")] = "",
     config_data: Annotated[str, typer.Option("--config-data", help="The API's config data, JSON.")] = "",
     bundle: Annotated[
@@ -79,6 +81,12 @@ def call(
 
     Handlers that run here have the store of the settings or, where these name none, an empty one.
     """
+    if hook_type == "Event":
+        raise ConfigError(
+            f"an event handler takes no request, which this command sends. Expected: {', '.join(TYPES)}. "
+            "`coprocess try` runs the events of a request too, and in a test "
+            f'`dispatch.event("{name}", "AuthFailure", meta={{}})` sends one'
+        )
     if recording is not None:
         sent = _from_recording(recording, hook_type, name)
     else:
@@ -89,8 +97,8 @@ def call(
                 method,
                 url,
                 header or [],
-                data,
-                (status, response_data),
+                given_bytes("--data", data or ""),
+                (status, given_bytes("--response-data", response_data)),
                 api_id,
                 config_data,
             )
@@ -113,8 +121,8 @@ def _from_flags(
     method: str,
     url: str,
     headers: list[str],
-    data: str,
-    response: tuple[int, str],
+    data: bytes,
+    response: tuple[int, bytes],
     api_id: str,
     config_data: str,
 ) -> Object:
@@ -123,15 +131,27 @@ def _from_flags(
     pairs = [(canonical_name(name), value) for name, value in map(request_header, headers)]
     expect_request_line(method, url)
     try:
-        request = received(method, url, pairs, data.encode())
+        request = received(method, url, pairs, data)
     except ValueError as error:
         raise ConfigError(f"no gateway takes this request: {error}") from None
     status, body = response
-    answer = GatewayResponse(status, GoHeader.received([]), body.encode())
+    if not 100 <= status <= 999:
+        raise ConfigError(f"--status {status}. Expected: a status, 100 to 999")
+    answer = GatewayResponse(status, GoHeader.received([]), body)
     sent = object_of(hook_type, name, request, response=answer, api_id=api_id)
     if config_data:
+        _expect_object(config_data)
         sent.spec["config_data"] = config_data
     return sent
+
+
+def _expect_object(config_data: str) -> None:
+    try:
+        value = parse_json(config_data)
+    except ValueError as error:
+        raise ConfigError(f"--config-data: {error}. Expected: a JSON object") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"--config-data {config_data:.80}: is no object. Expected: a JSON object")
 
 
 def _add_caller(sent: Object, bundle: str, session: str, metadata: list[str]) -> None:

@@ -21,6 +21,7 @@ _DEFAULT_FILE = Path("envoy.yaml")
 
 app = typer.Typer(
     no_args_is_help=True,
+    add_completion=False,
     rich_markup_mode=None,
     help="Envoy at the desk: handlers tried in a simulated one, its configuration printed and examined.",
 )

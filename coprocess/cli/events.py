@@ -23,6 +23,20 @@ def _events() -> None:
     """Without it, the only command would take the group's name."""
 
 
+def _expect_url(url: str) -> None:
+    from urllib.parse import urlsplit
+
+    from coprocess.errors import ConfigError
+
+    try:
+        parts = urlsplit(url)
+        whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        whole = False
+    if not whole:
+        raise ConfigError(f"--url {url}: is no URL of a server. Expected: http://HOST:PORT")
+
+
 @app.command()
 def config(
     handlers: Handlers = None,
@@ -73,6 +87,7 @@ def config(
                 "passes webhooks on to it"
             )
         url = f"http://{listen}"
+    _expect_url(url)
     loaded = loader.load(settings.folders, HOME)
     hooks = [hook for hook in loaded.table if hook.type is HookType.Event]
     if not hooks:

@@ -31,7 +31,12 @@ def import_(
     from coprocess.desk.tyk.importer import inspect_bundle, write_import
 
     found, report = inspect_bundle(bundle)
-    typer.echo(f"{report.name}: works unchanged:" if report.works else f"{report.name}: no handler works yet")
+    if report.works:
+        typer.echo(f"{report.name}: works unchanged:")
+    elif not report.loads:
+        typer.echo(f"{report.name}: no handler works yet")
+    else:
+        typer.echo(f"{report.name}:")
     for line in report.works:
         typer.echo(f"    {line}")
     if report.loads:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 from urllib.parse import quote
 
@@ -13,9 +14,16 @@ from coprocess.errors import CoprocessError
 from coprocess.process.admin_client import errors_of
 
 
+class Goal(StrEnum):
+    """What is left as it was: no route has a share; or nothing was loaded last."""
+
+    routes_off = "routes-off"
+    previous = "previous"
+
+
 def rollback(
     to: Annotated[
-        str | None,
+        Goal | None,
         typer.Option(
             "--to",
             metavar="routes-off|previous",

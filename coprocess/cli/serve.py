@@ -99,7 +99,8 @@ def serve(
 
     from coprocess.process import logs
 
-    logs.configure(settings.log_format, settings.log_level, in_background=True)
+    worker = None if worker_fd is None else worker_number
+    logs.configure(settings.log_format, settings.log_level, in_background=True, worker=worker)
     status = 1
     try:
         _run(settings, config, reread, worker_fd, worker_number, worker_address)
@@ -125,13 +126,14 @@ def _run(
 
         from coprocess.process import forks
         from coprocess.process.app import App
+        from coprocess.process.front_folder import clearing_up_for_front
         from coprocess.process.options import engine_options
         from coprocess.transport.pipe import PipeEngine
 
         forks.keep_descriptor_from_children(worker_fd)
         connected = socket.socket(fileno=worker_fd)
         pipe = PipeEngine(connected, gateway.methods, engine_options(settings))
-        App(
+        app = App(
             settings,
             pipe,
             address=worker_address,
@@ -139,7 +141,9 @@ def _run(
             config_file=config,
             reread=reread,
             quiet=worker_number > 0,
-        ).run()
+        )
+        with clearing_up_for_front(settings.admin):
+            app.run()
     elif settings.workers > 1:
         from coprocess.process.front_app import FrontApp
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +14,7 @@ from coprocess.process import extras
 from coprocess.process.app import STOP_TIMEOUT_S, TICK_S, App
 from coprocess.process.config import OFF, OWN
 from coprocess.process.front import Front
+from coprocess.process.front_folder import folder_of_front
 from coprocess.process.options import engine_options
 from coprocess.transport.engine import Engine
 from coprocess.transport.engines import make_engine
@@ -35,7 +35,7 @@ class FrontApp(App):
             extras.need_tracing()
         with ExitStack() as at_end:
             self._handle_signals(at_end)
-            folder = Path(at_end.enter_context(tempfile.TemporaryDirectory(prefix="coprocess-")))
+            folder = at_end.enter_context(folder_of_front())
             sockets = [folder / f"worker-{number}.sock" for number in range(settings.workers)]
             front = Front(
                 sockets,

@@ -25,6 +25,7 @@ from coprocess.runtime import prints
 LogFormat = Literal["auto", "text", "json"]
 
 _trace_ids: Callable[[], dict[str, str]] | None = None
+_worker: int | None = None
 
 
 def add_trace_ids(current: Callable[[], dict[str, str]] | None) -> None:
@@ -34,13 +35,21 @@ def add_trace_ids(current: Callable[[], dict[str, str]] | None) -> None:
 
 
 def configure(
-    log_format: LogFormat, level: str, stream: TextIO | None = None, *, in_background: bool = False
+    log_format: LogFormat,
+    level: str,
+    stream: TextIO | None = None,
+    *,
+    in_background: bool = False,
+    worker: int | None = None,
 ) -> None:
     """Send all logs, structlog's and the standard library's, to `stream` (default: standard error).
 
     `auto` is text on a terminal and JSON elsewhere. `in_background`: who logs does not wait until it
     is written; `flush` does. So it is with what else goes to standard output and error, then.
+    `worker`: the number of this process among several that write one log; each entry names it.
     """
+    global _worker
+    _worker = worker
     stream = stream or sys.stderr
     _writers.clear()
     if in_background:
@@ -55,7 +64,7 @@ def configure(
         structlog.stdlib.add_logger_name,
         structlog.stdlib.PositionalArgumentsFormatter(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        _add_call,
+        _add_whose,
         # What a handler has bound. After the others: it cannot pass for another hook.
         structlog.contextvars.merge_contextvars,
     ]
@@ -85,6 +94,8 @@ def configure(
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    # It tells of each header of each call what it does with its bytes.
+    logging.getLogger("hpack").setLevel(logging.INFO)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -187,10 +198,14 @@ def _cut_event(logger: WrappedLogger, method: str, event: EventDict) -> EventDic
 
 _MOST_LONG_FIELDS = 10
 _LONGEST_OF_MANY = 200
-_ALWAYS = frozenset({"event", "level", "logger", "timestamp", "hook", "hook_type", "api_id", "exception"})
+_ALWAYS = frozenset(
+    {"event", "level", "logger", "timestamp", "hook", "hook_type", "api_id", "worker", "exception"}
+)
 
 
-def _add_call(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+def _add_whose(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    if _worker is not None:
+        event.setdefault("worker", _worker)
     call = current_call.get()
     if call is not None:
         event.setdefault("hook", call.hook_name)

@@ -105,7 +105,7 @@ def _judge(name: str) -> Sensitivity:
     if any(word in _SECRET_WORDS or word.endswith(_ENDINGS) for word in spelled):
         return Sensitivity.DOUBTFUL if words[0] in _NOT_THE_THING else Sensitivity.SECRET
     if singular[-1] == "key" or singular[-2:] == ["key", "id"]:
-        before = set(singular[:-1])
+        before = {*words[:-1], *singular[:-1]}
         if before & _KEYS_TO_NOTHING:
             return Sensitivity.HARMLESS
         # `server.key` is a file.

@@ -18,6 +18,7 @@ import hashlib
 import importlib.util
 import os
 import platform
+import signal
 import socket
 import stat
 import subprocess
@@ -90,6 +91,10 @@ class EmbeddedValkey:
         self._folder = data_dir.resolve() / "valkey"
         self.socket_path = self._folder / "valkey.sock"
         self._users_fd: int | None = None
+        #: The same file, opened anew: whether others hold its lock is seen by it, when the file has no name.
+        self._probe_fd = -1
+        #: Leads to the server, when its socket has no name, or another server's has it.
+        self._held: socket.socket | None = None
         self._owner_pid = os.getpid()
         self._revive_turn = threading.Lock()
         self._next_revive = 0.0
@@ -115,15 +120,19 @@ class EmbeddedValkey:
         deadline = time.monotonic() + self._start_timeout_s
         try:
             make_private(self._folder)
-            self.socket_path = socket_path_in(self._folder)
             with self._deciding(deadline):
                 users_fd = open_lock_file(self._folder / "users.lock")
                 try:
                     # Only taken exclusively by a holder of start.lock, so this never waits.
                     fcntl.flock(users_fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                    self.socket_path = socket_path_in(self._folder)
                     self._ensure_running(deadline)
+                    self._probe_fd = open_lock_file(self._folder / "users.lock")
                 except BaseException:
                     os.close(users_fd)
+                    self._let_go_of_server()
+                    if _try_lock(self._folder / "users.lock"):
+                        self._remove_socket_folder()
                     raise
         except OSError as error:
             raise StoreError(
@@ -135,7 +144,8 @@ class EmbeddedValkey:
     def revive(self, timeout_s: float) -> bool:
         """Start the server again if it is gone. True when it answers; False when not within `timeout_s`.
 
-        Tries at most once a second in a process, and answers False at once between tries.
+        Tries at most once a second in a process, and answers False at once between tries. A folder that was
+        removed, and made anew, is not this process's any more.
         """
         if not self._revive_turn.acquire(blocking=False):
             return False
@@ -144,6 +154,8 @@ class EmbeddedValkey:
             if now < self._next_revive:
                 return False
             self._next_revive = now + REVIVE_INTERVAL_S
+            if self._users_fd is None or not self._is_in_place(self._users_fd):
+                return False
             with self._deciding(now + timeout_s):
                 self._ensure_running(now + timeout_s)
             return True
@@ -164,6 +176,11 @@ class EmbeddedValkey:
         # On failure the server stays; the next service with this data directory takes it over.
         with suppress(StoreError, OSError):
             try:
+                if not self._is_in_place(users_fd):
+                    os.close(users_fd)
+                    users_fd = -1
+                    self._kill_if_unused()
+                    return
                 with self._deciding(deadline):
                     # Closed, not unlocked: unlocking would also unlock it for workers forked from here.
                     os.close(users_fd)
@@ -173,6 +190,37 @@ class EmbeddedValkey:
             finally:
                 if users_fd >= 0:
                     os.close(users_fd)
+                os.close(self._probe_fd)
+                self._let_go_of_server()
+
+    def _is_in_place(self, users_fd: int) -> bool:
+        """Whether the folder still is the one that was joined: it may be removed, and made anew."""
+        try:
+            return os.path.samestat(os.fstat(users_fd), os.stat(self._folder / "users.lock"))
+        except OSError:
+            return False
+
+    def _kill_if_unused(self) -> None:
+        """For a server whose folder is gone: nobody can join it, and its data is gone, too.
+
+        Told to stop, it would remove a socket by its name, which may be that of the server after it.
+        """
+        if not last_user.takes(self._probe_fd) or self._held is None:
+            return
+        self._held.settimeout(1.0)
+        self._held.sendall(b"INFO server\r\n")
+        os.kill(int(_facts(self._held.recv(65536))["process_id"]), signal.SIGKILL)
+        last_user.remove_socket_folder_of_none(str(self._folder), str(self.socket_path))
+
+    def _let_go_of_server(self) -> None:
+        if self._held is not None:
+            self._held.close()
+            self._held = None
+
+    def _remove_socket_folder(self) -> None:
+        """Needs start.lock, and that nobody uses the server."""
+        if _try_lock(self._folder / "server.lock"):
+            last_user.remove_socket_folder(str(self._folder), str(self.socket_path))
 
     @contextmanager
     def _deciding(self, deadline: float) -> Iterator[None]:
@@ -200,6 +248,8 @@ class EmbeddedValkey:
     def _ensure_running(self, deadline: float) -> None:
         """Needs start.lock."""
         self._start_unless_running(deadline)
+        self._let_go_of_server()
+        self._held = _connected(self.socket_path, deadline)
         if self._fsync == "always":
             self._make_durable(deadline)
 
@@ -258,6 +308,7 @@ class EmbeddedValkey:
 
     def _launch(self, server_lock_fd: int) -> None:
         log_path = self._folder / "valkey.log"
+        socket_path_in(self._folder)  # Whoever clears the temporary folder may have removed the socket's.
         self.socket_path.unlink(missing_ok=True)
         options = {
             "port": "0",
@@ -294,6 +345,7 @@ class EmbeddedValkey:
             _ask(self.socket_path, b"SHUTDOWN", time.monotonic() + 1.0)
         while not _try_lock(self._folder / "server.lock") and time.monotonic() < deadline:
             time.sleep(POLL_INTERVAL_S)
+        self._remove_socket_folder()
 
     def _answers(self, deadline: float) -> bool:
         try:
@@ -303,11 +355,10 @@ class EmbeddedValkey:
 
     def _ask_version(self) -> str:
         try:
-            lines = _ask(self.socket_path, b"INFO server", time.monotonic() + 1.0).decode().splitlines()
+            answer = _ask(self.socket_path, b"INFO server", time.monotonic() + 1.0)
         except OSError:
             return "unknown"
-        facts = dict(line.split(":", 1) for line in lines if ":" in line)
-        return facts.get("valkey_version", "unknown")
+        return _facts(answer).get("valkey_version", "unknown")
 
     def _why_ended(self) -> str:
         """What its log says of its last start, and not of others before; or that it could not write one."""
@@ -339,17 +390,33 @@ def _try_lock(path: Path) -> bool:
 
 def _ask(socket_path: Path, command: bytes, deadline: float) -> bytes:
     """Send one command without a client library; the first part of the reply. OSError on any failure."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(max(deadline - time.monotonic(), POLL_INTERVAL_S))
-        connection.connect(str(socket_path))
+    with _connected(socket_path, deadline) as connection:
         connection.sendall(command + b"\r\n")
         return connection.recv(65536)
+
+
+def _connected(socket_path: Path, deadline: float) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.settimeout(max(deadline - time.monotonic(), POLL_INTERVAL_S))
+        connection.connect(str(socket_path))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _facts(info: bytes) -> dict[str, str]:
+    """What INFO answers, by name."""
+    lines = info.decode(errors="replace").splitlines()
+    return dict(line.split(":", 1) for line in lines if ":" in line)
 
 
 def socket_path_in(folder: Path) -> Path:
     """`valkey.sock` in `folder`, or where that is too long for a socket, in a private temporary folder.
 
     The temporary folder's name follows from `folder`, so every service with this data directory finds it.
+    Needs start.lock, as the last user removes it.
     """
     path = folder / "valkey.sock"
     if len(os.fsencode(path)) <= MAX_SOCKET_PATH_BYTES:

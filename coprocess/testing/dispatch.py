@@ -105,6 +105,11 @@ class Dispatch:
         API's config data. Raises what the handler raises; HandlerFailed where its reply means nothing,
         UnknownHook where there is none of that name.
         """
+        if hook_type == "Event":
+            raise ValueError(
+                "an event handler takes no request. Expected: "
+                f'dispatch.event("{name}", "AuthFailure", meta={{}})'
+            )
         if hook_type not in TYPES:
             raise ValueError(f"{hook_type!r} is no type of hook: expected one of {', '.join(TYPES)}")
         content = body_bytes(body) if json is None else json_module.dumps(json).encode()

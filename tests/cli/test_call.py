@@ -85,6 +85,48 @@ def test_call_with_wrong_arguments(coprocess: Command, arguments: tuple[str, ...
     assert "xpected" in line
 
 
+def test_call_of_an_event_handler_says_what_sends_it_one(coprocess: Command) -> None:
+    [line] = call(coprocess, "Event", "on_something").failed()
+
+    assert "coprocess try" in line
+    assert 'dispatch.event("on_something", "AuthFailure", meta={})' in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("Pre", "idle", "-d", "@gone"), "--data @gone: cannot be read: No such file or directory"),
+        (("Response", "less", "--response-data", "@gone"), "--response-data @gone: cannot be read"),
+        # It was told of the hook, which had not set it.
+        (("Response", "less", "--status", "42"), "--status 42. Expected: a status, 100 to 999"),
+        (("Pre", "idle", "--config-data", "{"), "--config-data: Expecting property name"),
+        (("Pre", "idle", "--config-data", "[1]"), "--config-data [1]: is no object. Expected: a JSON object"),
+    ],
+    ids=str,
+)
+def test_call_with_what_no_gateway_sends(coprocess: Command, arguments: tuple[str, ...], says: str) -> None:
+    [line] = call(coprocess, *arguments).failed()
+
+    assert line.startswith(f"coprocess: {says}")
+
+
+def test_call_reads_a_body_from_a_file(coprocess: Command, tmp_path: Path) -> None:
+    write(tmp_path, {"handlers/body.py": READS_BODY, "body.txt": "of a file"})
+
+    done = coprocess("call", "Pre", "read", "-d", "@body.txt")
+
+    assert (done.status, done.output) == (0, "+ request.set_headers.X-Body: of a file\n")
+
+
+READS_BODY = """
+from coprocess import Pre, Request
+
+@Pre
+def read(request: Request) -> None:
+    request.headers["X-Body"] = request.text
+"""
+
+
 def test_call_from_a_recording(coprocess: Command) -> None:
     done = call(coprocess, "CustomKeyCheck", "admit", "--recording", RECORDINGS / "auth_ok.json")
 

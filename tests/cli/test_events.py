@@ -135,6 +135,9 @@ def test_the_text_has_every_part_and_no_secret(coprocess: Command, project: Path
         ([], "events_listen is off"),
         (["--url=http://h", "--event=AuthFailur"], "fires no such event. Expected: AuthFailure"),
         (["--url=http://h", "--template-path=x.tmpl"], "ends in .json"),
+        (["--url=h"], "--url h: is no URL of a server. Expected: http://HOST:PORT"),
+        (["--url=ftp://h"], "--url ftp://h: is no URL of a server"),
+        (["--url=http://h:99999"], "--url http://h:99999: is no URL of a server"),
     ],
 )
 def test_what_is_wrong_is_a_sentence(coprocess: Command, project: Path, flags: list[str], says: str) -> None:

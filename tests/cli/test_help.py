@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+import pytest
+
 from coprocess import __version__
 from coprocess.process.config import Settings
 from tests.cli.commands import Command
@@ -39,6 +41,20 @@ def test_help_lists_the_commands(coprocess: Command) -> None:
     assert done.status == 0
     for name in ("serve", "check", "call", "version"):
         assert f"\n  {name} " in done.output
+
+
+@pytest.mark.parametrize("group", ["bundle", "envoy", "events", "kong"])
+def test_no_group_of_commands_offers_what_others_do_not_have(coprocess: Command, group: str) -> None:
+    """`envoy` alone offered to install completion, for itself."""
+    assert "--install-completion" not in coprocess(group, "--help").output
+
+
+def test_rollback_names_where_to(coprocess: Command) -> None:
+    """It asked the service first, and told that none answers."""
+    done = coprocess("rollback", "--to", "elsewhere")
+
+    assert done.status == 2
+    assert "'routes-off', 'previous'" in done.errors
 
 
 def test_option_that_does_not_exist(coprocess: Command) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -186,3 +187,29 @@ def test_sighup_reloads_every_worker_and_instances_stay(server: Server) -> None:
     while names != ["x-from", "x-from"]:
         names = [each.run(instance)[0][1][0] for each in kongs]
         assert time.monotonic() < until_s
+
+
+def test_a_front_that_is_killed_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short_folder: Path
+) -> None:
+    """Configurations of plugins stayed among the temporary files."""
+    monkeypatch.setenv("TMPDIR", str(short_folder))
+    server = Server(tmp_path)
+    wait_for_both(server, started(server)[1])
+    (folder,) = short_folder.iterdir()
+    assert list(folder.glob("instance-*.json"))
+    server.process.kill()
+    server.process.wait()
+    while open_kongs:
+        open_kongs.pop().close()
+    until_s = time.monotonic() + 20
+    while folder.exists():
+        assert time.monotonic() < until_s, list(folder.iterdir())
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """One whose path is short enough for the sockets in folders in it."""
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from coprocess.cli.app import app
 from coprocess.desk.findings import FileFinding
 from coprocess.desk.kong.doctor import RULES, examine
+from coprocess.errors import ConfigError
 
 GOOD = """
     Schema = ({"message": {"type": "string", "default": "hi"}},)
@@ -239,6 +240,14 @@ def test_the_command_and_its_exit_status(project: Examine, tmp_path: Path) -> No
     assert json.loads(log.read_text())["runs"][0]["results"][0]["ruleId"] == "dump-refused"
     assert json.loads(bad.stdout)["findings"][0]["rule"] == "dump-refused"
     assert CliRunner().invoke(app, ["kong", "doctor", "--conf", str(tmp_path / "none")]).exit_code == 1
+
+
+def test_a_missing_library_is_no_fault_of_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It was a finding: that Kong does not start, and that the file is to be mended."""
+    (tmp_path / "kong.yml").write_text('_format_version: "3.0"\n')
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    with pytest.raises(ConfigError, match="YAML needs PyYAML"):
+        examine(None, tmp_path / "kong.yml", [])
 
 
 def test_the_page_tells_every_rule() -> None:

@@ -47,6 +47,11 @@ def test_marker_with_another_argument(project: pytest.Pytester) -> None:
     )
 
 
+def test_an_event_handler_is_sent_events(project: pytest.Pytester) -> None:
+    code = "def test_it(dispatch): dispatch('Event', 'seen')"
+    assert 'Expected: dispatch.event("seen", "AuthFailure", meta={})' in fails(project, code)
+
+
 def test_failing_assertion_tells_what_went_wrong(project: pytest.Pytester) -> None:
     api = API | {"custom_middleware": {"driver": "grpc", "pre": [{"name": "failing"}]}}
     (project.path / "api.json").write_text(json.dumps(api))

@@ -68,9 +68,10 @@ def conf(
         found = read_handlers(handlers, name)
         what = [word for folder in handlers for word in ("--handlers", str(folder.resolve()))]
     else:
-        files = plugin_files(plugin, None)
-        (found,) = read_plugins(files, PluginOptions(name=name))
-        what = [str(files.paths[0].resolve())]
+        if plugin is None:
+            raise ConfigError("which plugin is meant? Expected: one of PLUGIN.py and --handlers DIR")
+        (found,) = read_plugins(plugin_files(plugin, None), PluginOptions(name=name))
+        what = [str(plugin.resolve())]
     typer.echo(kong_conf(found, what, prefix, env or [], words, name))
 
 

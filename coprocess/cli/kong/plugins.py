@@ -72,7 +72,7 @@ def expect_handlers_alone(file: Path | None, folder: Path | None, handlers: Sequ
 def plugin_files(file: Path | None, folder: Path | None) -> PluginFiles:
     """Raises ConfigError where there are none, or both are given."""
     if (file is None) == (folder is None):
-        raise ConfigError("which plugin is meant? Expected: one of PLUGIN.py and -d DIR")
+        raise ConfigError("which plugin is meant? Expected: one of PLUGIN.py, -d DIR and --handlers DIR")
     if file is not None:
         return PluginFiles([file])
     assert folder is not None  # noqa: S101 - one of the two is given

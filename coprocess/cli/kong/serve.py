@@ -237,7 +237,13 @@ def serve(
         # One of several workers tells what is left out.
         left_out = files.left_out if worker_number == 0 else []
         gateway = plugin_server(paths, options, share=share, left_out=left_out)
-    _run(settings, lambda: _app(settings, gateway, worker_fd, worker_number), outlive=outlive_parent)
+    worker = None if worker_fd is None else worker_number
+    _run(
+        settings,
+        lambda: _app(settings, gateway, worker_fd, worker_number),
+        worker=worker,
+        outlive=outlive_parent,
+    )
 
 
 def _app(settings: Settings, gateway: Registration, worker_fd: int | None, worker_number: int) -> App:
@@ -258,17 +264,19 @@ def _app(settings: Settings, gateway: Registration, worker_fd: int | None, worke
     return App(settings, gateway=gateway)
 
 
-def _run(settings: Settings, make: Callable[[], App], *, outlive: bool) -> None:
+def _run(settings: Settings, make: Callable[[], App], *, worker: int | None, outlive: bool) -> None:
     from coprocess.process import logs
+    from coprocess.process.front_folder import clearing_up_for_front
 
-    logs.configure(settings.log_format, settings.log_level, in_background=True)
+    logs.configure(settings.log_format, settings.log_level, in_background=True, worker=worker)
     _allow_connections()
     status = 1
     try:
         app = make()
         if not outlive:
             _follow_parent(app)
-        app.run()
+        with contextlib.nullcontext() if worker is None else clearing_up_for_front(settings.admin):
+            app.run()
         status = 0
     finally:
         logs.flush(_FLUSH_S)

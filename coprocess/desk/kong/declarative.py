@@ -9,6 +9,10 @@ from typing import Any
 from coprocess.errors import ConfigError
 
 
+class NoYaml(ConfigError):
+    """A file cannot be read for want of the library; nothing is known of the file."""
+
+
 def read_declarative(path: Path) -> Any:
     """The document. Raises ConfigError where it cannot be read; YAML needs the extra `kong`."""
     try:
@@ -30,7 +34,7 @@ def parse_declarative(text: str, path: Path) -> Any:
     try:
         import yaml
     except ImportError:
-        raise ConfigError(f'{path}: YAML needs PyYAML. Expected: pip install "coprocess[kong]"') from None
+        raise NoYaml(f'{path}: YAML needs PyYAML. Expected: pip install "coprocess[kong]"') from None
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:

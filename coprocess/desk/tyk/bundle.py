@@ -205,7 +205,9 @@ def extract(bundle: Bundle, folder: Path) -> None:
             target.write_bytes(content)
         except (OSError, ValueError) as error:  # A name that this system has not, or one of file and folder.
             reason = getattr(error, "strerror", None) or error
-            raise BundleError(f"{bundle.path}: {name!r:.80} cannot be unpacked: {reason}") from None
+            raise BundleError(
+                f"{bundle.path}: {name!r:.80} cannot be unpacked into {folder}: {reason}"
+            ) from None
 
 
 def zip_bytes(files: Mapping[str, bytes]) -> bytes:

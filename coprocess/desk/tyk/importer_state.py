@@ -57,7 +57,7 @@ def shared_between_hooks(
     """What one hook changes while another uses it. `hooks`: file, line of the function, name."""
     modules = {path: _read_module(path, tree, trees) for path, tree in trees.items()}
     found: dict[Key, Shared] = {}
-    for path, line, name in set(hooks):
+    for path, line, name in sorted(set(hooks)):
         module = modules.get(path)
         function = _function_at(trees[path], line) if module else None
         if module is None or function is None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from coprocess.bounded import repr_of
 from coprocess.desk.findings import FileFinding, Severity
-from coprocess.desk.kong.declarative import plugins_named, read_declarative
+from coprocess.desk.kong.declarative import NoYaml, plugins_named, read_declarative
 from coprocess.desk.kong.doctor.commands import (
     environment_findings,
     plugins_of,
@@ -282,6 +282,8 @@ class _Examination:
     def _declarative(self, path: Path) -> Iterator[FileFinding]:
         try:
             document = read_declarative(path)
+        except NoYaml:  # Nothing is wrong with the file.
+            raise
         except ConfigError as error:
             yield finding("config-refused", path, 0, f"{error}.", NO_START, "Mend the file.")
             return
