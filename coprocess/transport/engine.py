@@ -28,11 +28,6 @@ class ListenError(CoprocessError):
     """An address cannot be listened on. The text names it and the reason."""
 
 
-def too_large(what: str, size_bytes: int, limit_bytes: int) -> str:
-    """What a client is told of a message, or a reply, over `max_message_bytes`."""
-    return f"the {what} is larger than the limit: {size_bytes} of {limit_bytes} bytes"
-
-
 class HandlersLoop(Protocol):
     """An event loop in a thread of its own, which may read calls itself."""
 

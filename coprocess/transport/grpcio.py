@@ -24,9 +24,9 @@ from coprocess.transport.engine import (
     Methods,
     Rpc,
     StreamRpc,
-    too_large,
 )
 from coprocess.transport.grpcio_bidi import CODES, GrpcioBidi, metadata_of, time_allowed_s
+from coprocess.transport.message_limit import too_large
 from coprocess.transport.workers import WorkerThreads
 
 

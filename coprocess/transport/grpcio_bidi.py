@@ -11,7 +11,8 @@ import grpc
 import structlog
 
 from coprocess.errors import Status
-from coprocess.transport.engine import BidiHandler, BidiRpc, FailedReply, Metadata, too_large
+from coprocess.transport.engine import BidiHandler, BidiRpc, FailedReply, Metadata
+from coprocess.transport.message_limit import too_large
 
 log = structlog.get_logger("coprocess")
 _MAX_UNREAD = 256

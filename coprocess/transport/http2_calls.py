@@ -16,12 +16,12 @@ from coprocess.transport.engine import (
     Metadata,
     NotingHandler,
     StreamRpc,
-    too_large,
 )
 from coprocess.transport.http2 import grpc_messages, grpc_wire
 from coprocess.transport.http2.grpc_wire import Refused, Request
 from coprocess.transport.http2.protocol import Http2Protocol
 from coprocess.transport.http2.streams import Stream
+from coprocess.transport.message_limit import too_large
 
 if TYPE_CHECKING:
     from coprocess.transport.http2_engine import Http2Engine

@@ -19,11 +19,12 @@ from functools import partial
 
 from coprocess.errors import Status
 from coprocess.transport.cancellations import Cancellations
-from coprocess.transport.engine import Engine, EngineOptions, Metadata, Methods, Rpc, too_large
+from coprocess.transport.engine import Engine, EngineOptions, Metadata, Methods, Rpc
 from coprocess.transport.frame_link import Frame, FrameLink
 from coprocess.transport.http2.limits import Limits
 from coprocess.transport.http2.server import Server
 from coprocess.transport.http2.turns import Turns
+from coprocess.transport.message_limit import too_large
 from coprocess.transport.workers import WorkerThreads
 
 SECONDS = struct.Struct("<d")

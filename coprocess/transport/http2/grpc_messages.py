@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from coprocess.errors import Status
-from coprocess.transport.engine import too_large
 from coprocess.transport.http2.grpc_wire import Refused
+from coprocess.transport.message_limit import too_large
 
 PREFIX_BYTES: Final = 5
 #: Of what is unpacked, in and out.
