@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from coprocess.desk.kong.doctor import examine
-from coprocess.gateways.kong.plugin import PluginOptions, has_plugin, name_in
+from coprocess.gateways.kong.plugin import PluginOptions
+from coprocess.gateways.kong.plugin_file import has_plugin, name_in
 from coprocess.gateways.kong.registration import load_plugins
 from coprocess.gateways.kong.stand_in import PATH
 from tests import forked
@@ -316,8 +317,8 @@ FOLDER = {
     "helper.py": "x = 1\n",
     "_private.py": GOOD,
     "broken.py": "import nowhere_to_be_found\n" + GOOD,
-    "good-copy.py": "from good import Plugin\nfrom kong_pdk.cli import start_dedicated_server\n"
-    "def main():\n start_dedicated_server('good', Plugin)\n",
+    "good-copy.py": "from good import Plugin as One\nfrom kong_pdk.cli import start_dedicated_server\n"
+    "def main():\n start_dedicated_server('good', One)\n",
     "good.py": GOOD,
 }
 LEFT_OUT = {
@@ -455,6 +456,24 @@ def test_serve_from_start_to_stop(
     new.send_signal(signal.SIGTERM)
     assert new.wait(20) == 0
     assert not one.exists()
+
+
+@pytest.mark.parametrize("name", ["NAME", "str(NAME)"])
+def test_the_socket_is_called_as_the_plugin_that_kong_is_told_of(
+    tmp_path: Path, started: list[subprocess.Popen[bytes]], name: str
+) -> None:
+    """Once, the socket was called as the file where the call has no text: Kong found none, and let all by."""
+    path = tmp_path / "file.py"
+    path.write_text(
+        "from kong_pdk.cli import start_dedicated_server\nNAME = 'theirs'\n"
+        f"{GOOD}start_dedicated_server({name}, Plugin)\n"
+    )
+    words = [*KONG, "serve", str(path), "-p", str(tmp_path)]
+    started.append(forked.Process(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+    kong = connect(tmp_path / "theirs.socket", started[0])
+    assert kong.run(kong.start("{}", "theirs")) == []
+    started[0].send_signal(signal.SIGTERM)
+    assert started[0].wait(20) == 0
 
 
 def test_a_plugin_file_that_starts_itself(

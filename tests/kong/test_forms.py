@@ -34,6 +34,37 @@ FORMS: dict[str, tuple[str, list[Any]]] = {
         """,
         [SEEN],
     ),
+    "logs on the module of the annotations": (
+        """
+        from kong_pdk.pdk import kong
+
+        class Plugin(object):
+            def __init__(self, config):
+                try:
+                    raise OSError("nobody is there")
+                except Exception as error:
+                    kong.log.err(f"cannot connect: {error}")
+
+            def access(self, k: kong.kong):
+                kong.log.warn("no", "client")
+                k.service.request.set_header("x-seen", "1")
+        """,
+        [SEEN],
+    ),
+    "calls levels of the log as Python does": (
+        """
+        class Plugin:
+            def __init__(self, config): ...
+
+            def access(self, kong):
+                try:
+                    raise OSError("nobody is there")
+                except Exception as error:
+                    kong.log.error(error)
+                kong.log.warning("on we go")
+        """,
+        [("kong.log.err", ["nobody is there"]), ("kong.log.warn", ["on we go"])],
+    ),
     "has a phase of Lua's plugins beside its own": (
         """
         class Plugin:

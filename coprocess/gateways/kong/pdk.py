@@ -18,7 +18,16 @@ Ask = Callable[[Method, tuple[Any, ...]], Any]
 
 #: So many names that no function has are known, with the nearest: to find that one takes long.
 _MOST_UNKNOWN: Final = 256
-_LOG_LEVELS = "alert crit debug deprecation emerg err info notice warn"
+LOG_LEVELS: Final = "alert crit debug deprecation emerg err info notice warn"
+#: What Python calls Kong's levels. Kong does not know them, and loses the line: most often it is that of an
+#: `except`, and the request shall not fail for it.
+_PYTHONS_LEVELS: Final = {
+    "error": "err",
+    "exception": "err",
+    "warning": "warn",
+    "critical": "crit",
+    "fatal": "crit",
+}
 #: By namespace, the functions in it.
 FUNCTIONS: Final[Mapping[str, tuple[str, ...]]] = {
     name: tuple(functions.split())
@@ -41,7 +50,7 @@ FUNCTIONS: Final[Mapping[str, tuple[str, ...]]] = {
         "kong.enterprise_edition.jwe": "decode decrypt encrypt",
         "kong.ip": "is_trusted",
         "kong.jwe": "decode decrypt encrypt",
-        "kong.log": f"{_LOG_LEVELS} inspect serialize set_serialize_value",
+        "kong.log": f"{LOG_LEVELS} inspect serialize set_serialize_value",
         "kong.log.inspect": "off on",
         "kong.nginx": (
             "get_ctx get_statistics get_subsystem get_tls1_version_str get_var req_start_time set_ctx"
@@ -129,7 +138,7 @@ def _outside(method: Method, arguments: tuple[Any, ...]) -> Any:
     kong-pdk does nothing then; plugins log so while they are imported. Raises RuntimeError for all else.
     """
     name = method.name.removeprefix("kong.log").removeprefix(".")
-    if method.name.startswith("kong.log") and name in ("", *_LOG_LEVELS.split()):
+    if method.name.startswith("kong.log") and name in ("", *LOG_LEVELS.split()):
         level = _LEVELS.get(name, logging.INFO)
         logging.getLogger("handler.output").log(level, "%s", " ".join(map(str, arguments)))
         return None
@@ -161,6 +170,8 @@ def _make(path: str, style: str) -> Any:
     names: dict[str, Any] = {"_path": path}
     for name in FUNCTIONS.get(path, ()):
         names[name] = _function(f"{path}.{name}", style)
+    if path == "kong.log":
+        names.update({name: names[level] for name, level in _PYTHONS_LEVELS.items()})
     if path in METHODS:
         names["__call__"] = _function(path, style)
     if path == "kong":
