@@ -210,6 +210,22 @@ def test_a_phase_that_yields_is_told_from_the_code_alone(tmp_path: Path) -> None
     assert "log yields" in found.problem
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "key = kong.request.get_header('x')\n            if key and key[0]: kong.log.info(key[0])",
+        "key = kong.request.get_header('x')\n            value, problem = key",
+        "key = kong.request.get_header('x')\n            if isinstance(key, tuple): key = key[0]",
+        "kong.log.debug(f'asked for {kong.request.get_host()}{kong.request.get_path()}')",
+        "print(f'{kong.request.get_method()}')",
+        "unused = kong.request.get_method()",
+    ],
+)
+def test_a_pair_that_is_taken_apart_later_is_no_value(project: Examine, lines: str) -> None:
+    """Once, plugins that work were told to mix both styles, as an error."""
+    assert project(code=f"{GOOD}            {lines}\n") == []
+
+
 def test_values_are_right_with_no_lua_style_and_async(project: Examine) -> None:
     code = GOOD.replace("host, err =", "host =")
     assert project(code=code, flags="--no-lua-style") == []

@@ -20,6 +20,10 @@ _ALIKE = 0.8
 _COMMANDS = (".set_", ".add_", ".clear_", ".log.", ".exit", ".error", ".enable_", ".disable_")
 
 
+#: Behind what names a call is one of a log.
+_LOGS = frozenset(("log", "logger", "logging"))
+
+
 @dataclass(frozen=True, slots=True)
 class Use:
     """One call whose result is used."""
@@ -136,7 +140,9 @@ def _use(call: ast.Call, parents: dict[ast.AST, ast.AST]) -> Iterator[Use]:
         if _is_unpacked(parent) and method not in TERMINAL:
             yield Use(method, call.lineno, is_pair=True)
         return
-    yield Use(method, call.lineno, _is_pair(call, parent))
+    is_pair = _is_pair(call, parent, parents)
+    if is_pair is not None:
+        yield Use(method, call.lineno, is_pair)
 
 
 def _is_unpacked(parent: ast.AST | None) -> bool:
@@ -145,15 +151,49 @@ def _is_unpacked(parent: ast.AST | None) -> bool:
     )
 
 
-def _is_pair(call: ast.Call, parent: ast.AST | None) -> bool:
+def _is_pair(call: ast.Call, parent: ast.AST | None, parents: dict[ast.AST, ast.AST]) -> bool | None:
+    """None: the plugin takes both, or does nothing with it that would tell, as to log it."""
     if isinstance(parent, ast.Assign):
-        return _is_unpacked(parent) or all(
-            isinstance(target, ast.Name) and target.id in ("result", "pair") for target in parent.targets
-        )
+        names = [target.id for target in parent.targets if isinstance(target, ast.Name)]
+        if _is_unpacked(parent) or (len(names) == len(parent.targets) and set(names) <= {"result", "pair"}):
+            return True
+        return _is_kept_as_pair(parent, names[0], parents) if names else False
     if isinstance(parent, ast.Subscript) and parent.value is call:
-        # `[0]` of what is a list or text would be odd.
-        return isinstance(parent.slice, ast.Constant) and parent.slice.value in (0, 1)
+        return _is_half(parent)
+    if isinstance(parent, ast.FormattedValue) and _is_logged(parent, parents):
+        return None
     return isinstance(parent, ast.Starred)
+
+
+def _is_kept_as_pair(made: ast.Assign, name: str, parents: dict[ast.AST, ast.AST]) -> bool | None:
+    """Whether what has been kept under `name` is taken apart, or asked for its type, in the same function."""
+    above: ast.AST = made
+    while above in parents and not isinstance(above, ast.FunctionDef | ast.AsyncFunctionDef):
+        above = parents[above]
+    names = (node for node in ast.walk(above) if isinstance(node, ast.Name) and node.id == name)
+    uses = [(node, parents[node]) for node in names if isinstance(node.ctx, ast.Load)]
+    for node, use in uses:
+        if isinstance(use, ast.Call) and _dotted_or_name(use.func) in ("isinstance", "type"):
+            return None
+        if (isinstance(use, ast.Subscript) and use.value is node and _is_half(use)) or _is_unpacked(use):
+            return True
+    return False if uses else None
+
+
+def _is_half(subscript: ast.Subscript) -> bool:
+    """Whether it is the value, or the error, of a pair: of what is a list or text `[0]` would be odd."""
+    return isinstance(subscript.slice, ast.Constant) and subscript.slice.value in (0, 1)
+
+
+def _is_logged(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> bool:
+    while isinstance(node, ast.FormattedValue | ast.JoinedStr):
+        node = parents[node]
+    name = _dotted_or_name(node.func) if isinstance(node, ast.Call) else None
+    return name is not None and (name == "print" or any(part in _LOGS for part in name.split(".")[:-1]))
+
+
+def _dotted_or_name(node: ast.AST) -> str | None:
+    return node.id if isinstance(node, ast.Name) else _dotted(node)
 
 
 def _dotted(node: ast.AST) -> str | None:
