@@ -21,7 +21,7 @@ _MOST_UNKNOWN: Final = 256
 LOG_LEVELS: Final = "alert crit debug deprecation emerg err info notice warn"
 #: What Python calls Kong's levels. Kong does not know them, and loses the line: most often it is that of an
 #: `except`, and the request shall not fail for it.
-_PYTHONS_LEVELS: Final = {
+PYTHONS_LEVELS: Final = {
     "error": "err",
     "exception": "err",
     "warning": "warn",
@@ -108,7 +108,7 @@ class Namespace(tuple[Ask]):
     count = index = property(_is_none)
 
     def __getattr__(self, name: str) -> Any:
-        raise AttributeError(_unknown(self._path, name))
+        raise AttributeError(unknown_name(self._path, name))
 
     def __setattr__(self, name: str, value: Any) -> None:
         try:
@@ -171,7 +171,7 @@ def _make(path: str, style: str) -> Any:
     for name in FUNCTIONS.get(path, ()):
         names[name] = _function(f"{path}.{name}", style)
     if path == "kong.log":
-        names.update({name: names[level] for name, level in _PYTHONS_LEVELS.items()})
+        names.update({name: names[level] for name, level in PYTHONS_LEVELS.items()})
     if path in METHODS:
         names["__call__"] = _function(path, style)
     if path == "kong":
@@ -249,7 +249,8 @@ _UNCHECKED = {"lua": _call_lua, "python": _call_python, "async": _call_python}
 
 
 @functools.lru_cache(_MOST_UNKNOWN)
-def _unknown(path: str, name: str) -> str:
+def unknown_name(path: str, name: str) -> str:
+    """What is said of a name that is no function of the namespace `path`."""
     wanted = f"{path}.{name}"
     known = [*METHODS, *FUNCTIONS]
     near = difflib.get_close_matches(wanted, known, 1, 0.6)

@@ -255,6 +255,15 @@ class _Examination:
                     "The plugin does not load, as Kong does not start with such a version.",
                     'Write text as "1.0.0".',
                 )
+        for problem, line in code.unknown:
+            yield finding(
+                "method-unknown",
+                path,
+                line,
+                problem if problem.endswith("?") else f"{problem}.",
+                "The call raises, which refuses the request. With kong-pdk it gave None.",
+                "Write the name that is meant; kong.call asks Kong for any.",
+            )
         for phase, line in code.yielding:
             yield finding(
                 "phase-never-runs",

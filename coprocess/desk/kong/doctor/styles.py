@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from coprocess.desk.kong.doctor.unknown import unknown_calls
 from coprocess.desk.kong.simulator.pdk import METHODS
 from coprocess.errors import ConfigError
 from coprocess.gateways.kong.methods import TERMINAL
@@ -45,6 +46,8 @@ class PluginCode:
     is_async: bool = False
     #: Calls of async phases that are taken for pairs, each with its line.
     unpacked: list[tuple[str, int]] = field(default_factory=list)
+    #: What is said of calls that Kong's PDK does not have, each with its line.
+    unknown: list[tuple[str, int]] = field(default_factory=list)
     #: Phases that yield, each with its line.
     yielding: list[tuple[str, int]] = field(default_factory=list)
     #: Methods whose names are nearly those of phases: name, line, and the phase.
@@ -86,6 +89,8 @@ def read_code(path: Path) -> PluginCode:
         elif isinstance(node, ast.ClassDef) and (node.name == "Plugin" or _methods(node).keys() & _PHASES):
             code.misspelt += _misspelt(_methods(node))
     code.versions += _versions(tree)
+    if code.phases:
+        code.unknown += unknown_calls(tree, parents)
     return code
 
 
