@@ -226,6 +226,10 @@ TIMED = "timeout_s = {}\nclass Plugin:\n def access(self, kong): pass"
         ("class Plugin:\n def access(self): pass", "cannot be called with kong"),
         ("class Plugin:\n def init_worker(self, kong): pass", "Kong runs this phase in itself only"),
         ("version = 1.0\nclass Plugin:\n def access(self, kong): pass", 'Expected: text as "1.0.0"'),
+        (
+            "import not_there\nclass Plugin:\n def access(self, kong): pass",
+            f"Install it for {sys.executable}",
+        ),
         ("priority = '1'\nclass Plugin:\n def access(self, kong): pass", "Expected: a whole number"),
         ("Schema = {'a': 1}\nclass Plugin:\n def access(self, kong): pass", "Expected: a list or tuple"),
         (SCHEMA.format('"typ": "string"'), "Schema.a: unknown attribute 'typ'; Schema.a: has no type"),
@@ -233,7 +237,7 @@ TIMED = "timeout_s = {}\nclass Plugin:\n def access(self, kong): pass"
         (SCHEMA.format('"type": "string", "default": 1'), "Schema.a: the default 1 is no string"),
         (UNPACKED, "p.py:3: kong.request.get_header is unpacked"),
         (SCHEMA.format('"type": "number", "default": float("nan")'), "cannot be told to Kong as JSON"),
-        ("import nowhere_to_be_found", "ModuleNotFoundError"),
+        ("import nowhere_to_be_found", "ModuleNotFoundError: No module named"),
         (DEEP, "Error"),  # Which one, Python's version says.
         (LOOKED_AT, "it raised RuntimeError when it was looked at: not now"),
         ("class Plugin:\n access = 5", "p.py:1: Plugin.access cannot be called with kong"),
