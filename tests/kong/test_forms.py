@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from coprocess.gateways.kong import pdk
 from coprocess.gateways.kong.plugin import PluginOptions
 from coprocess.gateways.kong.registration import load_plugins
 from coprocess.gateways.kong.stand_in import PATH
@@ -403,6 +404,15 @@ def test_names_of_tuples_are_none_of_the_pdk(tmp_path: Path) -> None:
     ]
     assert "Did you mean kong.request.get_header?" in told[2][0]
     assert told[3] == ["kept", "<kong.request>"]
+
+
+def test_the_nearest_of_a_name_of_pythons_own_is_not_looked_for() -> None:
+    """Once, from Python 3.12 on, each traceback with a `kong` in it looked for one."""
+    kong = pdk.kong_class("lua")((None,))
+    before = pdk.unknown_name.cache_info().misses
+    assert not hasattr(kong.request, "__wrapped__")
+    assert not hasattr(kong.request, "__dict__")
+    assert pdk.unknown_name.cache_info().misses == before
 
 
 def test_what_only_the_phase_can_ask_is_told_where_the_class_is_asked(tmp_path: Path) -> None:

@@ -181,7 +181,7 @@ def logged(folder: Path, source: str) -> tuple[list[tuple[str, list[Any]]], str]
     return calls, "\n".join(str(entry.get("exception")) for entry in logs)
 
 
-def test_anunknown_name_name_is_told_with_the_nearest(tmp_path: Path) -> None:
+def test_an_unknown_name_is_told_with_the_nearest(tmp_path: Path) -> None:
     calls, told = logged(tmp_path, plugin("kong.request.get_heder('x')"))
     assert calls == [REFUSED]
     assert "Did you mean kong.request.get_header?" in told
@@ -721,7 +721,7 @@ def test_an_instance_that_cannot_be_started_is_an_error(tmp_path: Path, argument
         assert kong.run(kong.start()) == []
 
 
-def test_anunknown_name_plugin_and_phase_are_named(tmp_path: Path) -> None:
+def test_an_unknown_plugin_and_phase_are_named(tmp_path: Path) -> None:
     """Once, they were a hook of type 210, and no event."""
     with serving(tmp_path, plugin("pass")) as served:
         kong = served.connect()
@@ -737,7 +737,7 @@ def test_anunknown_name_plugin_and_phase_are_named(tmp_path: Path) -> None:
             assert any(told in str(entry.get("reason")) for entry in logs), logs
 
 
-def test_the_nearest_of_anunknown_name_name_is_looked_for_once(tmp_path: Path) -> None:
+def test_the_nearest_of_an_unknown_name_is_looked_for_once(tmp_path: Path) -> None:
     """Once, each request looked for it, which took 6 ms and more."""
     with serving(tmp_path, plugin("kong.request.get_hedr('x')")) as served:
         kong = served.connect()
@@ -749,7 +749,7 @@ def test_the_nearest_of_anunknown_name_name_is_looked_for_once(tmp_path: Path) -
         assert pdk.unknown_name.cache_info().maxsize == 256
 
 
-def test_anunknown_name_method_is_an_error(tmp_path: Path) -> None:
+def test_an_unknown_method_is_an_error(tmp_path: Path) -> None:
     with serving(tmp_path, plugin("pass")) as served:
         kong = served.connect()
         kong.send("plugin.GetSecrets", {})

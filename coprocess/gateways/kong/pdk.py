@@ -108,7 +108,8 @@ class Namespace(tuple[Ask]):
     count = index = property(_is_none)
 
     def __getattr__(self, name: str) -> Any:
-        raise AttributeError(unknown_name(self._path, name))
+        # Python's own names are asked for by Python, as by its tracebacks: no nearest is looked for.
+        raise AttributeError(name if name.startswith("__") else unknown_name(self._path, name))
 
     def __setattr__(self, name: str, value: Any) -> None:
         try:
