@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -547,3 +548,37 @@ def test_whole_table_runs_in_the_gateways_form(returns: HookTable) -> None:
         request=reply.request, session=SessionState(alias="someone"), metadata={"token": "t"}
     )
     assert set_headers(reply) == {"X-Edited": "1"}
+
+
+def test_what_holds_others_may_be_given_as_a_dict_or_a_list(load: Load, tmp_path: Path) -> None:
+    """Once, the driver's own sample, which rejects by a dict, failed where it meant to reject."""
+    code = """
+        from tyk.decorators import *
+        import coprocess_return_overrides_pb2 as overrides
+
+        @CustomKeyCheck
+        def ByDict(request, session, metadata, spec):
+            request.return_overrides.response_error = "gone"
+            request.return_overrides = {"response_code": 401, "headers": {"X-Why": "no key"}}
+            request.set_headers = {"X-Seen": "1"}
+            request.delete_headers = ["X-Given"]
+            return request, session, metadata
+
+        @Pre
+        def ByMessage(request, session, spec):
+            request.return_overrides = overrides.ReturnOverrides(response_code=402)
+            return request, session
+
+        @Pre
+        def ByText(request, session, spec):
+            request.delete_headers = "X-Given"
+    """
+    table = good(load(write(tmp_path, {"handlers.py": textwrap.dedent(code)})))
+    request = reply_of(table, "ByDict", HookType.CustomKeyCheck).request
+    assert (request.return_overrides.response_code, request.return_overrides.response_error) == (401, "")
+    assert dict(request.return_overrides.headers) == {"X-Why": "no key"}
+    assert (dict(request.set_headers), request.delete_headers[:]) == ({"X-Seen": "1"}, ["X-Given"])
+    assert reply_of(table, "ByMessage", HookType.Pre).request.return_overrides.response_code == 402
+    with pytest.raises(HandlerFailed) as raised:
+        reply_of(table, "ByText", HookType.Pre)
+    assert str(raised.value.__cause__).startswith("delete_headers is a dict, a list or a message, not str")

@@ -316,7 +316,14 @@ def _in_time(function: Callable[[], Any], timeout_s: float, late: Callable[[], o
         else:
             outcome.set_result(result)
 
-    threading.Thread(target=run, name="resource", daemon=True).start()
+    try:
+        threading.Thread(target=run, name="resource", daemon=True).start()
+    except RuntimeError:
+        if threading.main_thread().is_alive():
+            raise
+        # The interpreter ends: from Python 3.12 on no thread is started then, so nothing bounds this but who
+        # stops the process.
+        run()
     try:
         return _result(outcome, timeout_s)
     except _NotInTime:

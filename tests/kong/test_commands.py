@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from coprocess.desk.kong.doctor import examine
-from coprocess.gateways.kong.plugin import PluginOptions, has_plugin, name_in
+from coprocess.gateways.kong.plugin import PluginOptions
+from coprocess.gateways.kong.plugin_file import has_plugin, name_in
 from coprocess.gateways.kong.registration import load_plugins
 from coprocess.gateways.kong.stand_in import PATH
 from tests import forked
@@ -225,6 +226,10 @@ TIMED = "timeout_s = {}\nclass Plugin:\n def access(self, kong): pass"
         ("class Plugin:\n def access(self): pass", "cannot be called with kong"),
         ("class Plugin:\n def init_worker(self, kong): pass", "Kong runs this phase in itself only"),
         ("version = 1.0\nclass Plugin:\n def access(self, kong): pass", 'Expected: text as "1.0.0"'),
+        (
+            "import not_there\nclass Plugin:\n def access(self, kong): pass",
+            f"Install it for {sys.executable}",
+        ),
         ("priority = '1'\nclass Plugin:\n def access(self, kong): pass", "Expected: a whole number"),
         ("Schema = {'a': 1}\nclass Plugin:\n def access(self, kong): pass", "Expected: a list or tuple"),
         (SCHEMA.format('"typ": "string"'), "Schema.a: unknown attribute 'typ'; Schema.a: has no type"),
@@ -232,7 +237,7 @@ TIMED = "timeout_s = {}\nclass Plugin:\n def access(self, kong): pass"
         (SCHEMA.format('"type": "string", "default": 1'), "Schema.a: the default 1 is no string"),
         (UNPACKED, "p.py:3: kong.request.get_header is unpacked"),
         (SCHEMA.format('"type": "number", "default": float("nan")'), "cannot be told to Kong as JSON"),
-        ("import nowhere_to_be_found", "ModuleNotFoundError"),
+        ("import nowhere_to_be_found", "ModuleNotFoundError: No module named"),
         (DEEP, "Error"),  # Which one, Python's version says.
         (LOOKED_AT, "it raised RuntimeError when it was looked at: not now"),
         ("class Plugin:\n access = 5", "p.py:1: Plugin.access cannot be called with kong"),
@@ -316,8 +321,8 @@ FOLDER = {
     "helper.py": "x = 1\n",
     "_private.py": GOOD,
     "broken.py": "import nowhere_to_be_found\n" + GOOD,
-    "good-copy.py": "from good import Plugin\nfrom kong_pdk.cli import start_dedicated_server\n"
-    "def main():\n start_dedicated_server('good', Plugin)\n",
+    "good-copy.py": "from good import Plugin as One\nfrom kong_pdk.cli import start_dedicated_server\n"
+    "def main():\n start_dedicated_server('good', One)\n",
     "good.py": GOOD,
 }
 LEFT_OUT = {
@@ -455,6 +460,24 @@ def test_serve_from_start_to_stop(
     new.send_signal(signal.SIGTERM)
     assert new.wait(20) == 0
     assert not one.exists()
+
+
+@pytest.mark.parametrize("name", ["NAME", "str(NAME)"])
+def test_the_socket_is_called_as_the_plugin_that_kong_is_told_of(
+    tmp_path: Path, started: list[subprocess.Popen[bytes]], name: str
+) -> None:
+    """Once, the socket was called as the file where the call has no text: Kong found none, and let all by."""
+    path = tmp_path / "file.py"
+    path.write_text(
+        "from kong_pdk.cli import start_dedicated_server\nNAME = 'theirs'\n"
+        f"{GOOD}start_dedicated_server({name}, Plugin)\n"
+    )
+    words = [*KONG, "serve", str(path), "-p", str(tmp_path)]
+    started.append(forked.Process(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+    kong = connect(tmp_path / "theirs.socket", started[0])
+    assert kong.run(kong.start("{}", "theirs")) == []
+    started[0].send_signal(signal.SIGTERM)
+    assert started[0].wait(20) == 0
 
 
 def test_a_plugin_file_that_starts_itself(

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from coprocess.gateways.kong import pdk
 from coprocess.gateways.kong.plugin import PluginOptions
 from coprocess.gateways.kong.registration import load_plugins
 from coprocess.gateways.kong.stand_in import PATH
@@ -33,6 +34,37 @@ FORMS: dict[str, tuple[str, list[Any]]] = {
                 k.service.request.set_header("x-seen", "1")
         """,
         [SEEN],
+    ),
+    "logs on the module of the annotations": (
+        """
+        from kong_pdk.pdk import kong
+
+        class Plugin(object):
+            def __init__(self, config):
+                try:
+                    raise OSError("nobody is there")
+                except Exception as error:
+                    kong.log.err(f"cannot connect: {error}")
+
+            def access(self, k: kong.kong):
+                kong.log.warn("no", "client")
+                k.service.request.set_header("x-seen", "1")
+        """,
+        [SEEN],
+    ),
+    "calls levels of the log as Python does": (
+        """
+        class Plugin:
+            def __init__(self, config): ...
+
+            def access(self, kong):
+                try:
+                    raise OSError("nobody is there")
+                except Exception as error:
+                    kong.log.error(error)
+                kong.log.warning("on we go")
+        """,
+        [("kong.log.err", ["nobody is there"]), ("kong.log.warn", ["on we go"])],
     ),
     "has a phase of Lua's plugins beside its own": (
         """
@@ -372,6 +404,15 @@ def test_names_of_tuples_are_none_of_the_pdk(tmp_path: Path) -> None:
     ]
     assert "Did you mean kong.request.get_header?" in told[2][0]
     assert told[3] == ["kept", "<kong.request>"]
+
+
+def test_the_nearest_of_a_name_of_pythons_own_is_not_looked_for() -> None:
+    """Once, from Python 3.12 on, each traceback with a `kong` in it looked for one."""
+    kong = pdk.kong_class("lua")((None,))
+    before = pdk.unknown_name.cache_info().misses
+    assert not hasattr(kong.request, "__wrapped__")
+    assert not hasattr(kong.request, "__dict__")
+    assert pdk.unknown_name.cache_info().misses == before
 
 
 def test_what_only_the_phase_can_ask_is_told_where_the_class_is_asked(tmp_path: Path) -> None:

@@ -743,10 +743,10 @@ def test_the_nearest_of_an_unknown_name_is_looked_for_once(tmp_path: Path) -> No
         kong = served.connect()
         instance = kong.start()
         kong.run(instance)
-        looked_for = pdk._unknown.cache_info().misses
+        looked_for = pdk.unknown_name.cache_info().misses
         kong.run(instance)
-        assert pdk._unknown.cache_info().misses == looked_for
-        assert pdk._unknown.cache_info().maxsize == 256
+        assert pdk.unknown_name.cache_info().misses == looked_for
+        assert pdk.unknown_name.cache_info().maxsize == 256
 
 
 def test_an_unknown_method_is_an_error(tmp_path: Path) -> None:

@@ -126,6 +126,8 @@ ROUTE = {"url": "http://a", "routes": [{"paths": ["/"], "plugins": [{"name": "he
         ("phase-never-runs", {"dump": {**DUMP, "Phases": ["preread"]}}, "its protocols lack tcp"),
         ("phase-fatal", {"dump": {**DUMP, "Phases": ["access", "init_worker"]}}, "init_worker"),
         ("plugin-broken", {"code": "def ("}, "hello.py:1: "),
+        ("method-unknown", {"code": GOOD.replace("set_header", "set_heder")}, "mean kong.response."),
+        ("method-unknown", {"code": GOOD.replace("response.set", "set")}, "kong.set_header is no function"),
         ("style-mixed", {"code": MIXED}, "get_method"),
         ("style-wrong", {"code": GOOD.replace("host, err =", "host =")}, "taken as a value"),
         ("style-wrong", {"flags": "--no-lua-style"}, "--no-lua-style"),
@@ -209,6 +211,50 @@ def test_a_phase_that_yields_is_told_from_the_code_alone(tmp_path: Path) -> None
     (found,) = examine(None, None, [path])
     assert (found.rule, found.line) == ("phase-never-runs", 6)
     assert "log yields" in found.problem
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "key = kong.request.get_header('x')\n            if key and key[0]: kong.log.info(key[0])",
+        "key = kong.request.get_header('x')\n            value, problem = key",
+        "key = kong.request.get_header('x')\n            if isinstance(key, tuple): key = key[0]",
+        "kong.log.debug(f'asked for {kong.request.get_host()}{kong.request.get_path()}')",
+        "print(f'{kong.request.get_method()}')",
+        "unused = kong.request.get_method()",
+    ],
+)
+def test_a_pair_that_is_taken_apart_later_is_no_value(project: Examine, lines: str) -> None:
+    """Once, plugins that work were told to mix both styles, as an error."""
+    assert project(code=f"{GOOD}            {lines}\n") == []
+
+
+OF_ITS_OWN = """
+    import kong_pdk.pdk.kong as kong
+
+    class Plugin:
+        def access(self, kong):
+            kong.own = print
+            kong.own("x")
+            kong.log("x")
+            kong.log.error("x")
+            kong.call("kong.x.y")
+            kong.log.inspect.on()
+            kong.request.get_header("x")[0].nothing()
+
+    def helper(k):
+        k.response.anything()
+"""
+
+
+def test_what_is_no_kong_and_what_a_plugin_puts_there_are_no_unknown_methods(tmp_path: Path) -> None:
+    path = tmp_path / "hello.py"
+    path.write_text(textwrap.dedent(OF_ITS_OWN))
+    assert examine(None, None, [path]) == []
+    path.write_text(
+        textwrap.dedent(OF_ITS_OWN).replace("def access(self, kong)", "def access(self, k, kong=None)")
+    )
+    assert examine(None, None, [path]) == []
 
 
 def test_values_are_right_with_no_lua_style_and_async(project: Examine) -> None:

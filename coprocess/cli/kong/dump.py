@@ -26,4 +26,4 @@ def dump(
         dump_plugins(lambda: [read_handlers(folders, name)])
         return
     files = plugin_files(plugin, directory)
-    dump_plugins(lambda: read_plugins(files, PluginOptions(name=name)))
+    dump_plugins(lambda: read_plugins(files, PluginOptions(name=name, of_folder=files.of_folder)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,8 @@ import typer
 
 from coprocess.cli.ending import bound_exit
 from coprocess.errors import ConfigError, LoadError
-from coprocess.gateways.kong.plugin import Plugin, PluginOptions, has_plugin, name_in
+from coprocess.gateways.kong.plugin import Plugin, PluginOptions
+from coprocess.gateways.kong.plugin_file import has_plugin, name_in
 from coprocess.gateways.kong.registration import load_handlers, load_plugins
 
 PREFIX = Path("/usr/local/kong")
@@ -39,6 +41,8 @@ Handlers = Annotated[
     list[Path] | None,
     typer.Option("--handlers", metavar="DIR", help="Native handlers instead of a plugin. Repeatable."),
 ]
+#: How long a plugin may take to be loaded, where its name is asked.
+_TELLING_S = 60.0
 #: The plugin of native handlers, where nobody names it.
 HANDLERS_NAME = "coprocess"
 
@@ -94,7 +98,7 @@ def plugin_files(file: Path | None, folder: Path | None) -> PluginFiles:
             "\n".join((f"{folder}: no .py file has a Plugin. Expected: plugins, a file each", *left_out))
         )
     # Where two files say one name, the file that has it is meant, and not a copy beside it.
-    found.sort(key=lambda path: name_in(path) != path.stem)
+    found.sort(key=lambda path: name_in(path, of_folder=True) != path.stem)
     return PluginFiles(found, left_out, of_folder=True)
 
 
@@ -113,6 +117,20 @@ def read_plugins(files: PluginFiles, options: PluginOptions) -> list[Plugin]:
     for text in (*loaded.left_out, *loaded.problems):
         sys.stderr.write(f"left out: {text}\n")
     return plugins
+
+
+def told_name(path: Path) -> str:
+    """The name of a plugin whose file computes it: what the query command tells.
+
+    It runs in a process of its own, as the file may do at import what can be done once. The file's name where
+    it fails: then Kong does not start either.
+    """
+    words = [sys.executable, "-m", "coprocess", "kong", "dump", str(path)]
+    try:
+        ran = subprocess.run(words, stdout=subprocess.PIPE, check=True, timeout=_TELLING_S)  # noqa: S603
+        return str(json.loads(ran.stdout)[0]["Name"])
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return path.stem
 
 
 def dump_plugins(read: Callable[[], list[Plugin]]) -> None:

@@ -27,12 +27,14 @@ from coprocess.cli.kong.plugins import (
     plugin_files,
     read_handlers,
     read_plugins,
+    told_name,
 )
 from coprocess.cli.options import Config
 from coprocess.errors import ConfigError
 from coprocess.gateways.kong.kept import DEFAULT_KEEP_S
 from coprocess.gateways.kong.overdue import MOST_TIMEOUT_S
-from coprocess.gateways.kong.plugin import PluginOptions, name_in
+from coprocess.gateways.kong.plugin import PluginOptions
+from coprocess.gateways.kong.plugin_file import known_name
 from coprocess.gateways.kong.registration import expect_files, handlers_server, plugin_server
 from coprocess.gateways.kong.sharing import Share
 from coprocess.process import forks
@@ -176,6 +178,7 @@ def serve(
     paths = files.paths
     options = PluginOptions(
         name=name,
+        of_folder=files.of_folder,
         lua_style=not no_lua_style,
         on_error=on_error,
         tells_kong=tell_kong,
@@ -194,7 +197,10 @@ def serve(
     elif directory is not None:
         names = [_DEFAULT_SOCKET]
     else:
-        served = name or (HANDLERS_NAME if handlers else name_in(paths[0]))
+        served = name or (HANDLERS_NAME if handlers else known_name(paths[0]))
+        if served is None:
+            # A worker listens nowhere.
+            served = paths[0].stem if worker_fd is not None else told_name(paths[0])
         names = [f"{served}.socket", f"{served}.sock"]
     sockets = [(prefix / each).absolute() for each in names]
     flags: dict[str, Any] = {

@@ -29,7 +29,7 @@ from coprocess.cli.attempt import (
     store_of_attempt,
 )
 from coprocess.errors import ConfigError
-from coprocess.gateways.kong.plugin import has_plugin, name_in
+from coprocess.gateways.kong.plugin_file import has_plugin, name_in
 
 if TYPE_CHECKING:
     from coprocess.desk.kong.trial import Trial

@@ -18,7 +18,16 @@ Ask = Callable[[Method, tuple[Any, ...]], Any]
 
 #: So many names that no function has are known, with the nearest: to find that one takes long.
 _MOST_UNKNOWN: Final = 256
-_LOG_LEVELS = "alert crit debug deprecation emerg err info notice warn"
+LOG_LEVELS: Final = "alert crit debug deprecation emerg err info notice warn"
+#: What Python calls Kong's levels. Kong does not know them, and loses the line: most often it is that of an
+#: `except`, and the request shall not fail for it.
+PYTHONS_LEVELS: Final = {
+    "error": "err",
+    "exception": "err",
+    "warning": "warn",
+    "critical": "crit",
+    "fatal": "crit",
+}
 #: By namespace, the functions in it.
 FUNCTIONS: Final[Mapping[str, tuple[str, ...]]] = {
     name: tuple(functions.split())
@@ -41,7 +50,7 @@ FUNCTIONS: Final[Mapping[str, tuple[str, ...]]] = {
         "kong.enterprise_edition.jwe": "decode decrypt encrypt",
         "kong.ip": "is_trusted",
         "kong.jwe": "decode decrypt encrypt",
-        "kong.log": f"{_LOG_LEVELS} inspect serialize set_serialize_value",
+        "kong.log": f"{LOG_LEVELS} inspect serialize set_serialize_value",
         "kong.log.inspect": "off on",
         "kong.nginx": (
             "get_ctx get_statistics get_subsystem get_tls1_version_str get_var req_start_time set_ctx"
@@ -99,7 +108,8 @@ class Namespace(tuple[Ask]):
     count = index = property(_is_none)
 
     def __getattr__(self, name: str) -> Any:
-        raise AttributeError(_unknown(self._path, name))
+        # Python's own names are asked for by Python, as by its tracebacks: no nearest is looked for.
+        raise AttributeError(name if name.startswith("__") else unknown_name(self._path, name))
 
     def __setattr__(self, name: str, value: Any) -> None:
         try:
@@ -129,7 +139,7 @@ def _outside(method: Method, arguments: tuple[Any, ...]) -> Any:
     kong-pdk does nothing then; plugins log so while they are imported. Raises RuntimeError for all else.
     """
     name = method.name.removeprefix("kong.log").removeprefix(".")
-    if method.name.startswith("kong.log") and name in ("", *_LOG_LEVELS.split()):
+    if method.name.startswith("kong.log") and name in ("", *LOG_LEVELS.split()):
         level = _LEVELS.get(name, logging.INFO)
         logging.getLogger("handler.output").log(level, "%s", " ".join(map(str, arguments)))
         return None
@@ -161,6 +171,8 @@ def _make(path: str, style: str) -> Any:
     names: dict[str, Any] = {"_path": path}
     for name in FUNCTIONS.get(path, ()):
         names[name] = _function(f"{path}.{name}", style)
+    if path == "kong.log":
+        names.update({name: names[level] for name, level in PYTHONS_LEVELS.items()})
     if path in METHODS:
         names["__call__"] = _function(path, style)
     if path == "kong":
@@ -238,7 +250,8 @@ _UNCHECKED = {"lua": _call_lua, "python": _call_python, "async": _call_python}
 
 
 @functools.lru_cache(_MOST_UNKNOWN)
-def _unknown(path: str, name: str) -> str:
+def unknown_name(path: str, name: str) -> str:
+    """What is said of a name that is no function of the namespace `path`."""
     wanted = f"{path}.{name}"
     known = [*METHODS, *FUNCTIONS]
     near = difflib.get_close_matches(wanted, known, 1, 0.6)

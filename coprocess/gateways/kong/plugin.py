@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import contextlib
 import inspect
 import json
 import re
@@ -24,6 +22,7 @@ from coprocess.gateways.kong.instances import Instance
 from coprocess.gateways.kong.overdue import MOST_TIMEOUT_S
 from coprocess.gateways.kong.pdk import kong_class
 from coprocess.gateways.kong.phases import PLUGIN_PHASES, Phase
+from coprocess.gateways.kong.plugin_file import name_in, parsed, started_with
 from coprocess.gateways.kong.schema import schema_problems
 from coprocess.gateways.kong.telling import async_telling, telling
 from coprocess.gateways.kong.turns import EventEnded
@@ -38,7 +37,8 @@ _VERSION: Final = re.compile(r"\d+\.\d+\.\d+(\.\d+)?([-+].*)?")
 _DEFAULT_VERSION: Final = "0.0.0"
 #: That are told of one schema.
 _MOST_PROBLEMS: Final = 5
-_START: Final = "start_dedicated_server"
+#: What a module calls what may be passed to start_dedicated_server.
+_NAMES: Final = {"plugin": "Plugin", "version": "version", "priority": "priority", "schema": "Schema"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,9 @@ class PluginOptions:
 
     #: Instead of what the file says, or its own name.
     name: str | None = None
+    #: Whether the files are those of a folder. There a plugin is called as its file, and its module's names
+    #: count, as kong-pdk has it: many files pass the name of the example that they were copied from.
+    of_folder: bool = False
     #: Whether PDK calls give (value, err); else they give the value, and raise.
     lua_style: bool = True
     on_error: str | None = None
@@ -238,24 +241,28 @@ def plugin_of(module: ModuleType, path: Path, options: PluginOptions) -> Plugin:
     """The plugin in a module that has been loaded from `path`.
 
     What the module passes to kong-pdk's start_dedicated_server counts first, then the names Plugin, version,
-    priority and Schema. Raises HandlerError.
+    priority and Schema; in a folder the other way round. Raises HandlerError.
     """
     _take_main_block(module, path)
     names = vars(module)
-    started = _started(path, names)
-    plugin_class = started.get("plugin", names.get("Plugin"))
+    said = {key: names[name] for key, name in _NAMES.items() if name in names}
+    if options.of_folder and "plugin" in said:
+        said = {**started_with(path, names), **said, "name": path.stem}
+    else:
+        said |= started_with(path, names)
+    plugin_class = said.get("plugin")
     if not isinstance(plugin_class, type):
         raise HandlerError(
             f"{path}: {_has(plugin_class, 'Plugin')}. Expected: class Plugin, with a phase as access"
         )
-    name = options.name or started.get("name") or path.stem
+    name = options.name or said.get("name") or name_in(path)
     plugin = Plugin(
         name=_text(name, f"{path}: the plugin's name"),
         plugin_class=plugin_class,
         path=path,
-        version=_version(started.get("version", names.get("version")), path),
-        priority=_priority(started.get("priority", names.get("priority", 0)), path),
-        schema=_schema(started.get("schema", names.get("Schema", [])), path),
+        version=_version(said.get("version"), path),
+        priority=_priority(said.get("priority", 0), path),
+        schema=_schema(said.get("schema", []), path),
         limits=_limits(plugin_class, names, path, options),
         tells_kong=options.tells_kong,
         redact=options.redact,
@@ -374,60 +381,3 @@ def _limits(plugin_class: type, names: dict[str, Any], path: Path, options: Plug
             f"than {MOST_TIMEOUT_S:g}: Kong lets a request by for which it has waited 60 s"
         )
     return Limits(on_error=on_error, timeout_s=timeout_s)
-
-
-def parsed(path: Path) -> ast.Module | None:
-    """The code of a file; None: it is none, or nested too deep to be read, as loading tells."""
-    try:
-        return ast.parse(path.read_bytes()) if path.is_file() else None
-    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
-
-
-def name_in(path: Path) -> str:
-    """The name of the plugin in a file whose code is not run."""
-    name = _started(path, {}).get("name")
-    return name if isinstance(name, str) and name else path.stem
-
-
-def has_plugin(path: Path) -> bool:
-    """Whether there is a plugin in a file whose code is not run.
-
-    True also where it cannot be read: loading tells why.
-    """
-    if (tree := parsed(path)) is None:
-        return True
-    return any(
-        (isinstance(node, ast.ClassDef) and node.name == "Plugin")
-        or (isinstance(node, ast.alias) and not {"Plugin", "*"}.isdisjoint((node.name, node.asname)))
-        or (isinstance(node, ast.Name) and node.id == "Plugin" and isinstance(node.ctx, ast.Store))
-        or (isinstance(node, ast.Call) and _called(node) == _START)
-        for node in ast.walk(tree)
-    )
-
-
-_PARAMETERS: Final = ("name", "plugin", "version", "priority", "schema")
-_KEYWORDS: Final = {"_version": "version", "_priority": "priority", "_schema": "schema"}
-
-
-def _started(path: Path, names: dict[str, Any]) -> dict[str, Any]:
-    """What the file passes to start_dedicated_server, which is not run when it is loaded."""
-    if (tree := parsed(path)) is None:
-        return {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and _called(node) == _START:
-            given = dict(zip(_PARAMETERS, node.args, strict=False))
-            given |= {_KEYWORDS.get(each.arg, each.arg): each.value for each in node.keywords if each.arg}
-            found = {}
-            for name, expression in given.items():
-                # Not one that needs what only runs where the file is run itself.
-                with contextlib.suppress(Exception):
-                    code = compile(ast.Expression(expression), str(path), "eval")
-                    found[name] = eval(code, dict(names))  # noqa: S307 - an expression of the plugin's own
-            return found
-    return {}
-
-
-def _called(node: ast.Call) -> str:
-    function = node.func
-    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")

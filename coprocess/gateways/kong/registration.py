@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -65,8 +67,19 @@ def load_plugins(
 
     stand_in.offer()
     loaded = load_files(paths, HOME, hooks)
+    loaded.problems = [_with_remedy(problem) for problem in loaded.problems]
     loaded.left_out += [*left_out, *(text for plugin in plugins for text in plugin.never_run)]
     return loaded, plugins
+
+
+def _with_remedy(problem: Problem) -> Problem:
+    """Who moves from kong-pdk has what plugins import beside that, for another Python maybe."""
+    if ": ModuleNotFoundError: " not in problem.text:
+        return problem
+    text = (
+        f"{problem.text}. Install it for {sys.executable}, which loads the plugin, or name it by PYTHONPATH"
+    )
+    return replace(problem, text=text)
 
 
 def handlers_server(

@@ -12,7 +12,7 @@ from pathlib import Path
 from coprocess.desk.findings import FileFinding, Severity
 from coprocess.desk.kong.doctor.conf import DEFAULT_PREFIX, PluginServer
 from coprocess.desk.kong.doctor.findings import finding
-from coprocess.gateways.kong.plugin import has_plugin, name_in
+from coprocess.gateways.kong.plugin_file import has_plugin, known_name, name_in
 
 #: What `sh` finds commands in where there is no environment.
 _SH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -118,17 +118,29 @@ def served_sockets(words: Sequence[str]) -> list[str]:
     if name is None:
         if not files or not Path(files[0]).is_file():
             return []
-        name = name_in(Path(files[0]))
+        name = known_name(Path(files[0]))
+        if name is None:
+            return []
     return [f"{prefix}/{name}.socket", f"{prefix}/{name}.sock"]
 
 
 def plugins_of(words: Sequence[str]) -> list[Path]:
     """The plugins' files that a start command names, or that are in the folder that it names."""
     files = [Path(word) for word in words if word.endswith(".py") and Path(word).is_file()]
-    folder = _option(words, ("-d", "--plugins-directory", "-plugins-directory"))
+    folder = _folder(words)
     if folder is not None:
         files += [path for path in sorted(Path(folder).glob("*.py")) if has_plugin(path)]
     return files
+
+
+def names_of(words: Sequence[str]) -> list[str]:
+    """The names of the plugins in `plugins_of`, as far as they can be read."""
+    of_folder = _folder(words) is not None
+    return [name_in(path, of_folder=of_folder) for path in plugins_of(words)]
+
+
+def _folder(words: Sequence[str]) -> str | None:
+    return _option(words, ("-d", "--plugins-directory", "-plugins-directory"))
 
 
 def _option(words: Sequence[str], names: tuple[str, ...]) -> str | None:

@@ -11,6 +11,7 @@ from coprocess.desk.findings import FileFinding, Severity
 from coprocess.desk.kong.declarative import NoYaml, plugins_named, read_declarative
 from coprocess.desk.kong.doctor.commands import (
     environment_findings,
+    names_of,
     plugins_of,
     program_of,
     program_problem,
@@ -25,7 +26,7 @@ from coprocess.desk.kong.doctor.styles import PluginCode, read_code
 from coprocess.desk.kong.simulator.dump import PluginInfo
 from coprocess.desk.kong.simulator.entities import load_entities
 from coprocess.errors import ConfigError
-from coprocess.gateways.kong.plugin import is_version, name_in
+from coprocess.gateways.kong.plugin import is_version
 
 #: Longer ones do not fit in a unix address.
 _LONGEST_SOCKET = 107
@@ -136,7 +137,7 @@ class _Examination:
         files = plugins_of(words_of(server.start_cmd))
         self.files.update(dict.fromkeys(files, server))
         if info is None:
-            self.untold += [name_in(path) for path in files] or [server.name]
+            self.untold += names_of(words_of(server.start_cmd)) or [server.name]
 
     def _command(self, server: PluginServer, what: str, command: str) -> Iterator[FileFinding]:
         path, line = server.conf.path, server.line(what)
@@ -254,6 +255,15 @@ class _Examination:
                     "The plugin does not load, as Kong does not start with such a version.",
                     'Write text as "1.0.0".',
                 )
+        for problem, line in code.unknown:
+            yield finding(
+                "method-unknown",
+                path,
+                line,
+                problem if problem.endswith("?") else f"{problem}.",
+                "The call raises, which refuses the request. With kong-pdk it gave None.",
+                "Write the name that is meant; kong.call asks Kong for any.",
+            )
         for phase, line in code.yielding:
             yield finding(
                 "phase-never-runs",

@@ -23,6 +23,7 @@ _LOOKED_FOR = {
     "dump-refused": "Kong does not start with what the query command tells",
     "plugin-broken": "A plugin's file cannot be read as Python",
     "phase-never-runs": "A phase that Kong never runs where the plugin is put",
+    "method-unknown": "A plugin calls what Kong's PDK does not have",
     "phase-fatal": "A phase with which Kong answers no request",
     "style-mixed": "A plugin takes the results of PDK calls in both styles",
     "style-wrong": "A plugin takes the results of PDK calls in the style that its server does not have",

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from coprocess.desk.kong.doctor.unknown import unknown_calls
 from coprocess.desk.kong.simulator.pdk import METHODS
 from coprocess.errors import ConfigError
 from coprocess.gateways.kong.methods import TERMINAL
@@ -18,6 +19,10 @@ _PHASES = frozenset(("certificate", "rewrite", "access", "response", "preread", 
 _ALIKE = 0.8
 #: Calls whose result is of no interest: but where they unpack it, what plugins do with it tells nothing.
 _COMMANDS = (".set_", ".add_", ".clear_", ".log.", ".exit", ".error", ".enable_", ".disable_")
+
+
+#: Behind what names a call is one of a log.
+_LOGS = frozenset(("log", "logger", "logging"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,8 @@ class PluginCode:
     is_async: bool = False
     #: Calls of async phases that are taken for pairs, each with its line.
     unpacked: list[tuple[str, int]] = field(default_factory=list)
+    #: What is said of calls that Kong's PDK does not have, each with its line.
+    unknown: list[tuple[str, int]] = field(default_factory=list)
     #: Phases that yield, each with its line.
     yielding: list[tuple[str, int]] = field(default_factory=list)
     #: Methods whose names are nearly those of phases: name, line, and the phase.
@@ -82,6 +89,8 @@ def read_code(path: Path) -> PluginCode:
         elif isinstance(node, ast.ClassDef) and (node.name == "Plugin" or _methods(node).keys() & _PHASES):
             code.misspelt += _misspelt(_methods(node))
     code.versions += _versions(tree)
+    if code.phases:
+        code.unknown += unknown_calls(tree, parents)
     return code
 
 
@@ -136,7 +145,9 @@ def _use(call: ast.Call, parents: dict[ast.AST, ast.AST]) -> Iterator[Use]:
         if _is_unpacked(parent) and method not in TERMINAL:
             yield Use(method, call.lineno, is_pair=True)
         return
-    yield Use(method, call.lineno, _is_pair(call, parent))
+    is_pair = _is_pair(call, parent, parents)
+    if is_pair is not None:
+        yield Use(method, call.lineno, is_pair)
 
 
 def _is_unpacked(parent: ast.AST | None) -> bool:
@@ -145,15 +156,49 @@ def _is_unpacked(parent: ast.AST | None) -> bool:
     )
 
 
-def _is_pair(call: ast.Call, parent: ast.AST | None) -> bool:
+def _is_pair(call: ast.Call, parent: ast.AST | None, parents: dict[ast.AST, ast.AST]) -> bool | None:
+    """None: the plugin takes both, or does nothing with it that would tell, as to log it."""
     if isinstance(parent, ast.Assign):
-        return _is_unpacked(parent) or all(
-            isinstance(target, ast.Name) and target.id in ("result", "pair") for target in parent.targets
-        )
+        names = [target.id for target in parent.targets if isinstance(target, ast.Name)]
+        if _is_unpacked(parent) or (len(names) == len(parent.targets) and set(names) <= {"result", "pair"}):
+            return True
+        return _is_kept_as_pair(parent, names[0], parents) if names else False
     if isinstance(parent, ast.Subscript) and parent.value is call:
-        # `[0]` of what is a list or text would be odd.
-        return isinstance(parent.slice, ast.Constant) and parent.slice.value in (0, 1)
+        return _is_half(parent)
+    if isinstance(parent, ast.FormattedValue) and _is_logged(parent, parents):
+        return None
     return isinstance(parent, ast.Starred)
+
+
+def _is_kept_as_pair(made: ast.Assign, name: str, parents: dict[ast.AST, ast.AST]) -> bool | None:
+    """Whether what has been kept under `name` is taken apart, or asked for its type, in the same function."""
+    above: ast.AST = made
+    while above in parents and not isinstance(above, ast.FunctionDef | ast.AsyncFunctionDef):
+        above = parents[above]
+    names = (node for node in ast.walk(above) if isinstance(node, ast.Name) and node.id == name)
+    uses = [(node, parents[node]) for node in names if isinstance(node.ctx, ast.Load)]
+    for node, use in uses:
+        if isinstance(use, ast.Call) and _dotted_or_name(use.func) in ("isinstance", "type"):
+            return None
+        if (isinstance(use, ast.Subscript) and use.value is node and _is_half(use)) or _is_unpacked(use):
+            return True
+    return False if uses else None
+
+
+def _is_half(subscript: ast.Subscript) -> bool:
+    """Whether it is the value, or the error, of a pair: of what is a list or text `[0]` would be odd."""
+    return isinstance(subscript.slice, ast.Constant) and subscript.slice.value in (0, 1)
+
+
+def _is_logged(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> bool:
+    while isinstance(node, ast.FormattedValue | ast.JoinedStr):
+        node = parents[node]
+    name = _dotted_or_name(node.func) if isinstance(node, ast.Call) else None
+    return name is not None and (name == "print" or any(part in _LOGS for part in name.split(".")[:-1]))
+
+
+def _dotted_or_name(node: ast.AST) -> str | None:
+    return node.id if isinstance(node, ast.Name) else _dotted(node)
 
 
 def _dotted(node: ast.AST) -> str | None:

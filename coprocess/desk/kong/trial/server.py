@@ -149,7 +149,7 @@ def _serving(
     with ExitStack() as stack:
         stack.callback(loaded.forget)
         if loaded.problems:
-            texts = [problem.traceback or str(problem) for problem in loaded.problems]
+            texts = [f"{problem.traceback}{problem}" for problem in loaded.problems]
             raise LoadError("\n".join(texts))
         for plugin in plugins:
             if plugin.name in servers.infos:

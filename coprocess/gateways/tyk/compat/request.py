@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
+
+from google.protobuf.message import Message
 
 from coprocess.expected import expect_text, wrong_type
 from coprocess.gateways.tyk.request import spelling_in
@@ -11,6 +14,10 @@ from coprocess.gateways.tyk.wire import MiniRequestObject
 __all__ = ["TykCoProcessRequest"]
 
 _FIELDS = frozenset(field.name for field in MiniRequestObject.DESCRIPTOR.fields)
+#: To those that hold others, protobuf lets nobody assign.
+_HOLDING = frozenset(
+    name for name in _FIELDS if not isinstance(getattr(MiniRequestObject(), name), str | bytes | int)
+)
 
 
 class TykCoProcessRequest:
@@ -29,7 +36,15 @@ class TykCoProcessRequest:
         raise AttributeError(f"the request has no {name!r}")
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in _FIELDS:
+        if name in _HOLDING:
+            # Dicts and lists are what they were in the driver's first versions.
+            if not isinstance(value, Mapping | list | tuple | Message):
+                raise wrong_type(name, "a dict, a list or a message", value)
+            given: dict[str, Any] = {name: value}
+            made = MiniRequestObject(**given)
+            self.object.ClearField(cast(Any, name))
+            self.object.MergeFrom(made)
+        elif name in _FIELDS:
             setattr(self.object, name, value)
         else:
             object.__setattr__(self, name, value)

@@ -8,6 +8,7 @@ from types import ModuleType as _ModuleType
 from typing import Any
 
 from coprocess.gateways.kong.pdk import FUNCTIONS as _FUNCTIONS
+from coprocess.gateways.kong.pdk import LOG_LEVELS as _LOG_LEVELS
 from coprocess.gateways.kong.pdk import kong_class as _kong_class
 
 kong: Any = _kong_class("lua")
@@ -36,3 +37,6 @@ for _path in sorted({".".join(name[:end]) for name in _names for end in range(1,
         setattr(PARTS[_above] if _above in PARTS else _sys.modules[__name__], _name, _module)
         if not _above:
             globals()[f"cls_{_name}"] = _part(_path)
+# `kong.log.err(…)` on the module: kong-pdk does nothing then, and plugins say so what they cannot connect to.
+for _name in _LOG_LEVELS.split():
+    setattr(PARTS["log"], _name, getattr(kong.log, _name))
