@@ -217,6 +217,10 @@ class Plugin(metaclass=Asked):
 TIMED = "timeout_s = {}\nclass Plugin:\n def access(self, kong): pass"
 
 
+#: Once, it ended the server.
+ENDS_WHERE_IT_IS_LOOKED_AT = LOOKED_AT.replace("RuntimeError", "SystemExit")
+
+
 @pytest.mark.parametrize(
     ("source", "says"),
     [
@@ -235,6 +239,7 @@ TIMED = "timeout_s = {}\nclass Plugin:\n def access(self, kong): pass"
         ("import nowhere_to_be_found", "ModuleNotFoundError"),
         (DEEP, "Error"),  # Which one, Python's version says.
         (LOOKED_AT, "it raised RuntimeError when it was looked at: not now"),
+        (ENDS_WHERE_IT_IS_LOOKED_AT, "it raised SystemExit when it was looked at: not now"),
         ("class Plugin:\n access = 5", "p.py:1: Plugin.access cannot be called with kong"),
         (TIMED.format("100"), "timeout_s is 100. Expected: seconds, more than 0, and no more than 40"),
         (TIMED.format("float('nan')"), "timeout_s is nan. Expected: seconds"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 import inspect
 import json
 import re
@@ -17,6 +16,7 @@ from typing import Any, Final, TypeGuard
 from coprocess.api.declarations import Limits
 from coprocess.api.functions import Source, is_async, source_of
 from coprocess.bounded import form_of, repr_of
+from coprocess.error_text import is_interrupt
 from coprocess.errors import HandlerError, HandlerFailed
 from coprocess.gateways.kong.awaited import AwaitedCalls
 from coprocess.gateways.kong.event import Event
@@ -420,10 +420,13 @@ def _started(path: Path, names: dict[str, Any]) -> dict[str, Any]:
             given |= {_KEYWORDS.get(each.arg, each.arg): each.value for each in node.keywords if each.arg}
             found = {}
             for name, expression in given.items():
-                # Not one that needs what only runs where the file is run itself.
-                with contextlib.suppress(Exception):
+                try:
                     code = compile(ast.Expression(expression), str(path), "eval")
                     found[name] = eval(code, dict(names))  # noqa: S307 - an expression of the plugin's own
+                except BaseException as error:
+                    # Some need what only runs where the file is run itself.
+                    if is_interrupt(error):
+                        raise
             return found
     return {}
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
-from coprocess.error_text import name_of, text_of
 from coprocess.errors import CoprocessError, HandlerError, LoadError
 from coprocess.gateways.kong import kept, native, stand_in
 from coprocess.gateways.kong.engine import KongEngine, server_greeting
@@ -47,13 +46,7 @@ def load_plugins(
     plugins: list[Plugin] = []
 
     def hooks(module: ModuleType, path: Path) -> list[Hook]:
-        try:
-            plugin = plugin_of(module, path, options)
-        except HandlerError:
-            raise
-        except Exception as error:  # Code of the plugin's runs here, too, as that of a metaclass.
-            text = f"{path}: it raised {name_of(error)} when it was looked at: {text_of(error)}"
-            raise HandlerError(text) from error
+        plugin = plugin_of(module, path, options)
         if (first := next((each for each in plugins if each.name == plugin.name), None)) is not None:
             raise HandlerError(
                 f'{path}: a second plugin "{plugin.name}"; the first, which counts, is {first.path}. '
