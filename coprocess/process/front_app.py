@@ -61,6 +61,8 @@ class FrontApp(App):
                 at_end.callback(engine.stop)
                 at_end.callback(self.health.close)
             if not front.start(lambda: self._stop, None if engine is None else engine.poller):
+                if front.failure:
+                    raise LoadError(front.failure)
                 if self._stop:
                     log.info("stopped")
                     return
