@@ -157,6 +157,11 @@ class Front:
         """Of each worker: whether it can be asked for anything."""
         return [worker.ready for worker in self._workers]
 
+    @property
+    def pids(self) -> list[int]:
+        """Of the workers that have not ended."""
+        return [each.process.pid for each in self._workers if each.process.returncode is None]
+
     def _look_after_all(self) -> None:
         looked_s = time.monotonic()
         while not self._stopping.wait(_LOOK_INTERVAL_S):

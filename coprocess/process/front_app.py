@@ -115,7 +115,9 @@ class FrontApp(App):
         """As of `transport.engines`. None: each worker has one."""
         settings = self.settings
         if self.gateway.front_engine is not None:
-            engine = self.gateway.front_engine(folder, settings.workers, lambda: front.ready)
+            engine = self.gateway.front_engine(
+                folder, settings.workers, lambda: front.ready, lambda: front.pids
+            )
             return engine, "the gateway's own"
         if settings.worker_listen == OWN:
             if self._sockets:

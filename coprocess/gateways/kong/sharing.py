@@ -23,6 +23,7 @@ from coprocess.gateways.kong import wire
 from coprocess.gateways.kong.answers import UNSENDABLE
 from coprocess.gateways.kong.balance import Loads
 from coprocess.gateways.kong.instances import Instance, Instances
+from coprocess.gateways.kong.left_behind import LeftBehind
 from coprocess.transport.engine import EngineWithoutHandlers, ListenError, Methods
 
 log = structlog.get_logger("coprocess")
@@ -188,13 +189,20 @@ class Front(EngineWithoutHandlers):
 
     takes_over = True
 
-    def __init__(self, folder: Path, workers: int, ready: Callable[[], Sequence[bool]]) -> None:
-        """`ready` tells of each worker whether it is heard of."""
+    def __init__(
+        self,
+        folder: Path,
+        workers: int,
+        ready: Callable[[], Sequence[bool]],
+        pids: Callable[[], Sequence[int]],
+    ) -> None:
+        """`ready` tells of each worker whether it is heard of, `pids` which ones live."""
         self._folder = folder
         self._workers = workers
         self._ready = ready
         self._listening: list[socket.socket] = []
         self._stopped = threading.Event()
+        self._left_behind = LeftBehind(pids)
         self._next = 0
         self._lock = threading.Lock()
 
@@ -203,6 +211,7 @@ class Front(EngineWithoutHandlers):
         return address
 
     def start(self, methods: Methods) -> None:
+        self._left_behind.start()
         for listening in self._listening:
             threading.Thread(target=self._accept, args=(listening,), name="kong-front", daemon=True).start()
 
@@ -217,8 +226,11 @@ class Front(EngineWithoutHandlers):
                 continue
             with connected:
                 # It waits, rather than to be closed: Kong lets requests by then.
-                while not self._give_to_one(connected) and not self._stopped.wait(_PAUSE_S):
-                    pass
+                while not self._stopped.is_set():
+                    if self._give_to_one(connected):
+                        self._left_behind.keep(connected)
+                        break
+                    self._stopped.wait(_PAUSE_S)
 
     def _give_to_one(self, connected: socket.socket) -> bool:
         with self._lock:
@@ -232,6 +244,7 @@ class Front(EngineWithoutHandlers):
 
     def stop(self) -> None:
         self._stopped.set()
+        self._left_behind.stop()
         for listening in self._listening:
             with contextlib.suppress(OSError):
                 listening.shutdown(socket.SHUT_RDWR)  # Who waits for a connection is woken.
