@@ -234,6 +234,16 @@ ENDS_WHERE_IT_IS_LOOKED_AT = LOOKED_AT.replace("RuntimeError", "SystemExit")
         (SCHEMA.format('"typ": "string"'), "Schema.a: unknown attribute 'typ'; Schema.a: has no type"),
         (SCHEMA.format('"type": "text"'), "Schema.a: unknown type 'text'"),
         (SCHEMA.format('"type": "string", "default": 1'), "Schema.a: the default 1 is no string"),
+        (SCHEMA.format('"type": "string", "one_of": "x"'), "Schema.a: one_of is 'x'. Expected: a list"),
+        (
+            SCHEMA.format('"type": "number", "between": [1]'),
+            "Schema.a: between is [1]. Expected: two numbers",
+        ),
+        (SCHEMA.format('"type": "string", "required": "yes"'), "Schema.a: required is 'yes'. Expected: true"),
+        (
+            SCHEMA.format('"type": "boolean", "one_of": [True]'),
+            "Schema.a: a field of type boolean cannot have 'one_of'. Expected: one of type integer or number",
+        ),
         (UNPACKED, "p.py:3: kong.request.get_header is unpacked"),
         (SCHEMA.format('"type": "number", "default": float("nan")'), "cannot be told to Kong as JSON"),
         ("import nowhere_to_be_found", "ModuleNotFoundError"),
