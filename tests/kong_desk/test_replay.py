@@ -75,6 +75,20 @@ def test_a_frame_too_many_and_one_too_few_are_found() -> None:
     assert any("the simulated one nothing" in text for text in replay_content(case) or ())
 
 
+def test_instances_may_have_text_for_ids_also_of_two_workers() -> None:
+    """Once, a worker was taken for the other."""
+    case = content("parallel-two-workers")
+    for frame in case["frames"]:
+        message = frame.get("msg")
+        if not isinstance(message, list):
+            continue
+        argument = message[3][0] if frame["dir"] == "kong>py" else message[3]
+        for name in {"Id", "InstanceId"} & argument.keys():
+            argument[name] = f"instance {argument[name]}"
+            rewrite(frame, message)
+    assert replay_content(case) == []
+
+
 def without_last_answer(name: str) -> Any:
     case = content(name)
     last = [frame for frame in case["frames"] if frame.get("dir") == "py>kong" and frame.get("msg")][-1]

@@ -33,7 +33,7 @@ from coprocess.desk.kong.simulator.exchange import (
 from coprocess.desk.kong.simulator.exchange import Exchange as KongExchange
 from coprocess.desk.kong.simulator.gateway import Kong
 from coprocess.desk.kong.simulator.http import ClientRequest, Headers, parse_requests
-from coprocess.desk.kong.simulator.lua import LuaError, NeedMore, decode
+from coprocess.desk.kong.simulator.lua import LuaError, NeedMore, decode, from_wire
 from coprocess.desk.kong.simulator.rpc import Worker
 
 #: Kong's read timeout: whoever waited so long gives up.
@@ -263,7 +263,7 @@ class Player:
         number = expected[1]
         fitting = [each for each in self.kong.workers if each.message_ids.get(frame.plugin, 0) + 1 == number]
         argument = expected[3][0] if isinstance(expected[3], list) and expected[3] else None
-        instance = argument.get("InstanceId") if isinstance(argument, dict) else None
+        instance = from_wire(argument.get("InstanceId")) if isinstance(argument, dict) else None
         for worker in fitting:
             known = [each.id for key, each in worker.instances.items() if worker.plugins[key] == frame.plugin]
             if instance is None or instance in known:
