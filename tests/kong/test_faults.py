@@ -136,6 +136,23 @@ def test_a_front_without_a_free_file_goes_on_taking_connections(
             assert kong.recv(10) == b"greeting"
 
 
+def test_a_connection_that_no_worker_takes_is_refused_in_time(tmp_path: Path) -> None:
+    """Once, it waited for as long as no worker came, and Kong let the request by after 60 s."""
+    front = Front(tmp_path, 1, lambda: [False], list)
+    front.most_queued_s = 0.1
+    path = tmp_path / "front.socket"
+    front.listen(f"unix:{path}")
+    with socket.socket(socket.AF_UNIX) as kong:
+        front.start(Methods())
+        try:
+            kong.settimeout(PATIENCE_S)
+            kong.connect(str(path))
+            kong.sendall(b"a request")
+            assert kong.recv(10) == b"\xc1"  # No value of msgpack begins so.
+        finally:
+            front.stop()
+
+
 def test_what_cannot_be_packed_is_given_to_no_other_worker(tmp_path: Path) -> None:
     """What some releases of msgpack read, they do not write: once, its connection was left unread."""
     ours, theirs = socket.socketpair()

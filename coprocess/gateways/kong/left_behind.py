@@ -21,8 +21,6 @@ import structlog
 
 log = structlog.get_logger("coprocess")
 
-#: No value of msgpack begins so.
-_UNREADABLE: Final = b"\xc1"
 _TICK_S: Final = 0.2
 #: After a worker's end: what it was giving to another at that moment is found later.
 _LOOKS_S: Final = 10.0
@@ -37,6 +35,8 @@ class LeftBehind:
         self._pids = pids
         #: By their descriptors here, with the numbers that they have in all processes.
         self._kept: dict[int, tuple[socket.socket, int]] = {}
+        #: Those of them that are refused. They stay open until Kong closes them: it may be about to send.
+        self._refused: set[int] = set()
         self._lock = threading.Lock()
         self._is_stopped = False
 
@@ -45,7 +45,12 @@ class LeftBehind:
             self._epoll = select.epoll()
             threading.Thread(target=self._run, name="kong-left-behind", daemon=True).start()
 
-    def keep(self, connected: socket.socket) -> None:
+    def refuse(self, connected: socket.socket) -> None:
+        """No worker has taken this connection."""
+        if refuse(connected):
+            self.keep(connected, is_refused=True)
+
+    def keep(self, connected: socket.socket, *, is_refused: bool = False) -> None:
         """A worker has taken this connection."""
         if not _CAN_TELL:
             return
@@ -57,6 +62,8 @@ class LeftBehind:
                     mine.close()
                     return
                 self._kept[mine.fileno()] = mine, number
+                if is_refused:
+                    self._refused.add(mine.fileno())
                 # Asked for nothing, it still tells when both sides are closed.
                 self._epoll.register(mine.fileno(), 0)
 
@@ -87,6 +94,7 @@ class LeftBehind:
     def _let_go(self, descriptor: int) -> None:
         with self._lock:
             kept = self._kept.pop(descriptor, None)
+            self._refused.discard(descriptor)
             if kept is not None:
                 # Told, as it is open elsewhere: epoll would go on with it.
                 self._epoll.unregister(descriptor)
@@ -95,7 +103,7 @@ class LeftBehind:
     def _refuse_left(self, live: Iterable[int]) -> bool:
         """False where nobody can say which are left, as a worker is another user's: all are refused."""
         # Listed first: what comes after that has not been looked for.
-        left = list(self._kept.items())
+        left = [each for each in list(self._kept.items()) if each[0] not in self._refused]
         can_tell = True
         try:
             # Twice, as one that is given to another worker now may be seen with neither.
@@ -108,12 +116,20 @@ class LeftBehind:
             return can_tell
         log.warning("a worker left connections behind: what Kong waits for there is refused", count=len(left))
         for descriptor, (mine, _) in left:
-            with contextlib.suppress(OSError):
-                mine.send(_UNREADABLE, socket.MSG_DONTWAIT)
-            with contextlib.suppress(OSError):
-                mine.shutdown(socket.SHUT_RDWR)
-            self._let_go(descriptor)
+            self._refused.add(descriptor)
+            if not refuse(mine):  # A part of an answer is on its way: without the rest, it is none.
+                with contextlib.suppress(OSError):
+                    mine.shutdown(socket.SHUT_RDWR)
         return can_tell
+
+
+def refuse(connected: socket.socket) -> bool:
+    """Send what Kong refuses a request for, whatever it has asked. False where there is no room for it."""
+    try:
+        # No value of msgpack begins so.
+        return connected.send(b"\xc1", socket.MSG_DONTWAIT) == 1
+    except OSError:
+        return False
 
 
 def _sockets_of(pids: Iterable[int]) -> set[int]:

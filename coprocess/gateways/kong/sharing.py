@@ -13,6 +13,7 @@ import os
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from coprocess.gateways.kong.answers import UNSENDABLE
 from coprocess.gateways.kong.balance import Loads
 from coprocess.gateways.kong.instances import Instance, Instances
 from coprocess.gateways.kong.left_behind import LeftBehind
+from coprocess.gateways.kong.overdue import MOST_QUEUED_S
+from coprocess.runtime.log_limit import LimitedLog
 from coprocess.transport.engine import EngineWithoutHandlers, ListenError, Methods
 
 log = structlog.get_logger("coprocess")
@@ -203,6 +206,10 @@ class Front(EngineWithoutHandlers):
         self._listening: list[socket.socket] = []
         self._stopped = threading.Event()
         self._left_behind = LeftBehind(pids)
+        self.most_queued_s = MOST_QUEUED_S
+        #: Since when no worker takes connections.
+        self._none_since_s: float | None = None
+        self._log = LimitedLog(log)
         self._next = 0
         self._lock = threading.Lock()
 
@@ -225,12 +232,27 @@ class Front(EngineWithoutHandlers):
                     self._stopped.wait(_PAUSE_S)
                 continue
             with connected:
-                # It waits, rather than to be closed: Kong lets requests by then.
-                while not self._stopped.is_set():
-                    if self._give_to_one(connected):
-                        self._left_behind.keep(connected)
-                        break
-                    self._stopped.wait(_PAUSE_S)
+                self._give_in_time(connected)
+            self._log.end_window()
+
+    def _give_in_time(self, connected: socket.socket) -> None:
+        """It waits for a worker, rather than to be closed, and is refused in the end: Kong lets by else.
+
+        Those behind it wait no longer than the first one.
+        """
+        while not self._stopped.is_set():
+            if self._give_to_one(connected):
+                self._none_since_s = None
+                self._left_behind.keep(connected)
+                return
+            now_s = time.monotonic()
+            since_s = self._none_since_s = self._none_since_s or now_s
+            if now_s - since_s > self.most_queued_s:
+                text = "no worker takes a connection: it is refused"
+                self._log.write("error", "refused", text, waited_s=self.most_queued_s)
+                self._left_behind.refuse(connected)
+                return
+            self._stopped.wait(_PAUSE_S)
 
     def _give_to_one(self, connected: socket.socket) -> bool:
         with self._lock:
