@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from coprocess.desk.kong.doctor import examine
+from coprocess.gateways.kong import wire
 from coprocess.gateways.kong.plugin import PluginOptions, has_plugin, name_in
 from coprocess.gateways.kong.registration import load_plugins
 from coprocess.gateways.kong.stand_in import PATH
@@ -549,3 +550,50 @@ def test_a_plugin_that_cannot_be_loaded_refuses_requests(
     kong = connect(tmp_path / "p.socket", started[0])
     kong.send("plugin.StartInstance", {"Name": "p", "Config": "{}"})
     assert isinstance(kong.answer().error, str)
+
+
+LEAKING = """
+import os
+
+opened = []
+
+class Plugin:
+    def __init__(self, config): ...
+
+    def access(self, kong):
+        try:
+            while True:
+                opened.append(os.open("/dev/null", os.O_RDONLY))
+        except OSError:
+            pass
+
+    def rewrite(self, kong):
+        while opened:
+            os.close(opened.pop())
+"""
+
+
+def test_what_connects_while_no_more_files_may_be_open_is_refused(
+    tmp_path: Path, started: list[subprocess.Popen[bytes]]
+) -> None:
+    """Once, it waited: after 60 s, Kong let its request by."""
+    (tmp_path / "p.py").write_text(LEAKING)
+    words = ["sh", "-c", 'ulimit -n 200; exec "$@"', "sh", *KONG, "serve", str(tmp_path / "p.py")]
+    server = subprocess.Popen(
+        [*words, "-p", str(tmp_path)], stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+    )
+    started.append(server)
+    kong = connect(tmp_path / "p.socket", server)
+    kong.send(wire.START_INSTANCE, {"Name": "p", "Config": "{}"})
+    instance = kong.answer().result["Id"]
+    assert kong.run(instance) == []
+    for _ in range(3):
+        refused = connect(tmp_path / "p.socket", server)
+        refused.send(wire.HANDLE_EVENT, {"InstanceId": instance, "EventName": "access"})
+        with pytest.raises(wire.FrameError):  # It is no answer, for which Kong refuses the request.
+            refused.receive()
+    # What is open goes on, and all is well once there is room.
+    assert kong.run(instance, "rewrite") == []
+    served = connect(tmp_path / "p.socket", server)
+    served.send(wire.HANDLE_EVENT, {"InstanceId": instance, "EventName": "rewrite"})
+    assert served.answer().result["Data"] == "ret"

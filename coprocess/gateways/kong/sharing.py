@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import secrets
+import select
 import socket
 import threading
 import time
@@ -26,6 +27,7 @@ from coprocess.gateways.kong.balance import Loads
 from coprocess.gateways.kong.instances import Instance, Instances
 from coprocess.gateways.kong.left_behind import LeftBehind
 from coprocess.gateways.kong.overdue import MOST_QUEUED_S
+from coprocess.gateways.kong.spare import Spare
 from coprocess.runtime.log_limit import LimitedLog
 from coprocess.transport.engine import EngineWithoutHandlers, ListenError, Methods
 
@@ -223,17 +225,23 @@ class Front(EngineWithoutHandlers):
             threading.Thread(target=self._accept, args=(listening,), name="kong-front", daemon=True).start()
 
     def _accept(self, listening: socket.socket) -> None:
+        spare, comes = Spare(), select.poll()
+        comes.register(listening, select.POLLIN)
         while not self._stopped.is_set():
             try:
+                comes.poll()  # Else accept could tell of a full table before anybody comes.
                 connected, _ = listening.accept()
             except OSError as error:
                 if not self._stopped.is_set():
-                    log.error("a connection could not be taken", reason=str(error))
-                    self._stopped.wait(_PAUSE_S)
+                    text = "a connection could not be taken"
+                    self._log.write("error", "not taken", text, reason=str(error))
+                    if not spare.refuse_next(listening, error):
+                        self._stopped.wait(_PAUSE_S)
                 continue
             with connected:
                 self._give_in_time(connected)
             self._log.end_window()
+        spare.close()
 
     def _give_in_time(self, connected: socket.socket) -> None:
         """It waits for a worker, rather than to be closed, and is refused in the end: Kong lets by else.
