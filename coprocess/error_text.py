@@ -7,6 +7,7 @@ written out, and whatever reads it next (redaction, the log) has to go through a
 from __future__ import annotations
 
 import builtins
+import signal
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -52,6 +53,13 @@ def text_of(error: BaseException, longest: int = LONGEST_TEXT) -> str:
 def name_of(error: BaseException) -> str:
     """The name of its class, cut."""
     return cut(type(error).__name__, _LONGEST_NAME)
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Whether Ctrl-C may have raised `error`. A service takes it otherwise: there, code alone does."""
+    return isinstance(error, KeyboardInterrupt) and (
+        signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
 
 
 def is_not_ours(filename: str) -> bool:

@@ -40,6 +40,10 @@ if is_told("hang at start"):
     time.sleep(60)
 if is_told("end at start " + number):
     sys.exit(7)
+if is_told("be killed at start " + number):
+    if is_told("be killed once"):
+        os.unlink(os.path.join(here, "be killed at start " + number))
+    os.kill(os.getpid(), 9)
 front.sendall(head.pack(0, 0, 254))
 front.settimeout(0.1)
 while True:
@@ -244,6 +248,34 @@ def test_the_first_start_fails_where_a_worker_cannot_be_started(
     monkeypatch.setattr(worker_process, "_own_command", lambda: [str(told / "no such program")])
     front = Front([told / "0.sock"], [METHOD], silence_s=1.0)
     assert not front.start(lambda: False)
+    front.stop(1.0)
+
+
+def test_the_first_start_goes_on_where_a_worker_is_killed(told: Path) -> None:
+    """Once, the service ended."""
+    for name in ("be killed at start 0", "be killed at start 1", "be killed once"):
+        (told / name).touch()
+    with running(told) as front:
+        eventually(lambda: front.ready == [True, True])
+        assert front.restarts == 2
+        assert call(front).end()[0] is None
+
+
+def test_the_first_start_waits_for_no_worker_that_is_killed_again_and_again(told: Path) -> None:
+    (told / "be killed at start 0").touch()
+    with running(told) as front:
+        assert call(front).end() == (None, "1")
+        (told / "be killed at start 0").unlink()
+        eventually(lambda: front.ready == [True, True])
+
+
+def test_the_first_start_fails_where_every_worker_is_killed_again_and_again(told: Path) -> None:
+    for number in "01":
+        (told / f"be killed at start {number}").touch()
+    front = Front([told / "0.sock", told / "1.sock"], [METHOD], silence_s=1.0)
+    assert not front.start(lambda: False)
+    assert "5 times in a row" in front.failure
+    assert "status -9" in front.failure
     front.stop(1.0)
 
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from coprocess.cli.ending import bound_exit
 from coprocess.cli.output import make_output_harmless
 from coprocess.errors import ConfigError, CoprocessError
 from coprocess.text import printable
@@ -131,16 +132,21 @@ def main() -> None:
     if not serves:
         make_output_harmless()
     try:
-        _expect_working_folder()
-        app()
-    except CoprocessError as error:
-        _end(str(error))
-    except Exception as error:  # - whatever it is, the user of a command is told in a sentence
-        if limit := _limit_of(error):
-            _end(f"{'the service cannot start: ' if serves else ''}{limit}")
-        if sys.flags.dev_mode or serves:
-            raise
-        _end(_sentence(error))
+        try:
+            _expect_working_folder()
+            app()
+        except CoprocessError as error:
+            _end(str(error))
+        except Exception as error:  # - whatever it is, the user of a command is told in a sentence
+            if limit := _limit_of(error):
+                _end(f"{'the service cannot start: ' if serves else ''}{limit}")
+            if sys.flags.dev_mode or serves:
+                raise
+            _end(_sentence(error))
+    except SystemExit as end:
+        # A handler's thread may never end.
+        bound_exit(end.code if isinstance(end.code, int) else int(end.code is not None))
+        raise
 
 
 def _expect_working_folder() -> None:

@@ -93,11 +93,15 @@ class HookRun(Run):
 
 def told(run: HookRun) -> tuple[str, str, str]:
     """Of one that failed: how, what came of it, and what to do."""
+    if run.type == "Event":
+        effect = "Events change no request: the failure is logged, and the event is not handled again."
+    elif run.hook.limits.on_error == "open":
+        effect = 'It has on_error="open": the request went on without it.'
+    else:
+        effect = "The client gets an error, so that nobody goes round the handler."
     return (
         how_it_failed(run.type, run.name, run.raised, run.error),
-        'It has on_error="open": the request went on without it.'
-        if run.hook.limits.on_error == "open"
-        else "The client gets an error, so that nobody goes round the handler.",
+        effect,
         "Mend the handler: the traceback above shows the place."
         if run.traceback
         else "Mend the handler as the message says.",

@@ -6,10 +6,18 @@ import logging
 import traceback
 from pathlib import Path
 
-from coprocess.error_text import format_error, is_not_ours, text_of
+from coprocess.error_text import format_error, is_not_ours, name_of, text_of
 from coprocess.errors import HandlerError
 from coprocess.loading.loaded import Problem
 from coprocess.loading.scoped_imports import has_run
+
+
+def problem_of_look(path: Path, error: BaseException) -> Problem:
+    """Of a module that has run: what looking at what is in it raised."""
+    if isinstance(error, HandlerError):
+        return Problem(path, str(error))
+    text = f"{path}: it raised {name_of(error)} when it was looked at: {text_of(error)}"
+    return Problem(path, text, traceback=format_error(error, _is_of_handlers) + "\n")
 
 
 def problem_of(path: Path, error: BaseException) -> Problem:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from types import ModuleType
 from coprocess.api.app import App
 from coprocess.api.declarations import collecting
 from coprocess.api.moments import HookType
+from coprocess.error_text import is_interrupt
 from coprocess.errors import HandlerError, LoadError
 from coprocess.loading import process_state
 from coprocess.loading.declared import hooks_of, marked, outermost
@@ -25,7 +25,7 @@ from coprocess.loading.handler_files import bundle_names, is_hidden, module_name
 from coprocess.loading.home import Home
 from coprocess.loading.hooks import DuplicateHandler, Hook, HookTable
 from coprocess.loading.lifecycle import Lifecycle
-from coprocess.loading.load_errors import problem_of
+from coprocess.loading.load_errors import problem_of, problem_of_look
 from coprocess.loading.loaded import Loaded, Problem
 from coprocess.loading.manifest import (
     MANIFEST,
@@ -114,11 +114,6 @@ def _readable(path: Path) -> Path:
 
 
 _LONGEST_SHOWN = 200
-
-
-def _is_raised_by_signal() -> bool:
-    """Whether Ctrl-C raises KeyboardInterrupt here: a service takes it otherwise, so that code alone does."""
-    return signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 class _Names:
@@ -229,8 +224,11 @@ class _Loading:
                 continue  # It could not be loaded, and is a problem already.
             try:
                 self._hooks += hooks_of_module(module, path)
-            except HandlerError as error:
-                self._problems.append(Problem(path, str(error)))
+            except BaseException as error:
+                if is_interrupt(error):
+                    raise
+                # User code runs here, too, as that of a metaclass.
+                self._problems.append(problem_of_look(path, error))
 
     def _paths(self, folder: Path) -> list[Path]:
         """The modules to run; what is not run, though it looks like handlers, is told."""
@@ -287,7 +285,7 @@ class _Loading:
             with process_state.kept() as told:
                 scope.load(name)
         except BaseException as error:
-            if isinstance(error, KeyboardInterrupt) and _is_raised_by_signal():
+            if is_interrupt(error):
                 raise
             # User code may raise anything, SystemExit too.
             self._problems.append(problem_of(path, error))

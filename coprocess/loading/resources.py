@@ -17,7 +17,7 @@ import structlog
 from coprocess.api.app import App, ResourceDeclaration
 from coprocess.api.context import opening_app
 from coprocess.api.functions import describe, is_async, signature, spelled
-from coprocess.error_text import format_error, is_not_ours, text_of
+from coprocess.error_text import format_error, is_interrupt, is_not_ours, text_of
 from coprocess.errors import CoprocessError, HandlerError
 from coprocess.text import printable
 
@@ -169,7 +169,7 @@ class Resources:
                 value, close = self._opened(resource, spawn, timeout_s)
             except BaseException as error:
                 opened.close(timeout_s)
-                if isinstance(error, (KeyboardInterrupt, ResourceError)):
+                if is_interrupt(error) or isinstance(error, ResourceError):
                     raise
                 what = printable(f"{type(error).__name__}: {text_of(error)}")
                 raise ResourceError(

@@ -34,6 +34,8 @@ log = structlog.get_logger("coprocess")
 
 _START_TIMEOUT_S = 60.0
 _LOOK_INTERVAL_S = 0.5
+#: Between looks at whether a worker that was killed at the first start is there again.
+_PAUSE_S = 0.05
 #: Of the calls of one read, to one worker, while others have fewer.
 _MOST_TOGETHER = 8
 
@@ -76,6 +78,7 @@ class Front:
         self._workers: list[WorkerProcess] = []
         self._restarts = [Restarts() for _ in sockets]
         self._started = False
+        self._cannot_start = False
         self._stopping = threading.Event()
         self._start_lock = threading.Lock()
         self._draining = False
@@ -91,7 +94,9 @@ class Front:
         self.refused_calls = 0
 
     def start(self, is_stopping: Callable[[], bool], poller: Server | None = None) -> bool:
-        """Start the workers and wait until all can serve. False where one could not, or nobody wants it.
+        """Start the workers and wait until they can serve. False where one cannot, or nobody wants it.
+
+        One that is killed from outside meanwhile is started anew, and waited for only where no other serves.
 
         `poller` is what takes the calls, where it can take the workers' answers, too, in the same thread.
         """
@@ -109,15 +114,28 @@ class Front:
                 target=self._attend, args=(worker,), name=f"worker-{worker.number}", daemon=True
             ).start()
         threading.Thread(target=self._look_after_all, name="worker-watch", daemon=True).start()
-        for worker in self._workers:
-            # It has an end: see `look_after`.
-            while not worker.settled.wait(_LOOK_INTERVAL_S) and not is_stopping():
-                pass
-        self._started = all(worker.started for worker in self._workers)
+        # It has an end: see `look_after`, and `_fail_if_none_runs`.
+        while not (self._are_up or self._cannot_start or self.failure or is_stopping()):
+            starting = next((each for each in self._workers if not each.settled.is_set()), None)
+            if starting is None:
+                self._stopping.wait(_PAUSE_S)
+            else:
+                starting.settled.wait(_LOOK_INTERVAL_S)
+        self._started = self._are_up and not self._cannot_start
         if self.addresses and self._started:
             # The one that takes its place must be found where it was.
             self.addresses = [worker.address for worker in self._workers]
         return self._started
+
+    @property
+    def _are_up(self) -> bool:
+        """Whether all serve, but for those that have ended before, where others serve."""
+        if self.addresses:  # Each is one that clients know.
+            return all(worker.started for worker in self._workers)
+        return any(worker.started for worker in self._workers) and all(
+            worker.started or restarts.in_a_row
+            for worker, restarts in zip(self._workers, self._restarts, strict=True)
+        )
 
     def _new_worker(self, number: int) -> WorkerProcess:
         own = ("--worker-address", self.addresses[number]) if self.addresses else ()
@@ -139,6 +157,11 @@ class Front:
         """Of each worker: whether it can be asked for anything."""
         return [worker.ready for worker in self._workers]
 
+    @property
+    def pids(self) -> list[int]:
+        """Of the workers that have not ended."""
+        return [each.process.pid for each in self._workers if each.process.returncode is None]
+
     def _look_after_all(self) -> None:
         looked_s = time.monotonic()
         while not self._stopping.wait(_LOOK_INTERVAL_S):
@@ -158,10 +181,14 @@ class Front:
             worker = next_worker
             worker.over.wait()
             status = worker.clear_up()
-            if self._stopping.is_set() or not self._started:
+            since_s = worker.ready_since_s
+            if self._stopping.is_set():
+                return
+            if not self._started and since_s is None and not _is_killed_by_others(worker, status):
+                # It would end again, and has told why.
+                self._cannot_start = True
                 return
             self.kills += bool(worker.killed)
-            since_s = worker.ready_since_s
             served_s = 0.0 if since_s is None else time.monotonic() - since_s
             log.error("a worker process ended", worker=worker.number, exit_status=status)
             answered = worker.has_answered or (bool(self.addresses) and since_s is not None)
@@ -299,3 +326,8 @@ class Front:
         for worker in self._workers:
             worker.end_within(max(0.1, until_s - time.monotonic()))
         self._stop_polling()
+
+
+def _is_killed_by_others(worker: WorkerProcess, status: int | None) -> bool:
+    """Whether a signal has ended it that did not come from here, as where memory is short."""
+    return status is not None and status < 0 and not worker.killed

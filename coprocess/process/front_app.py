@@ -61,6 +61,8 @@ class FrontApp(App):
                 at_end.callback(engine.stop)
                 at_end.callback(self.health.close)
             if not front.start(lambda: self._stop, None if engine is None else engine.poller):
+                if front.failure:
+                    raise LoadError(front.failure)
                 if self._stop:
                     log.info("stopped")
                     return
@@ -113,7 +115,9 @@ class FrontApp(App):
         """As of `transport.engines`. None: each worker has one."""
         settings = self.settings
         if self.gateway.front_engine is not None:
-            engine = self.gateway.front_engine(folder, settings.workers, lambda: front.ready)
+            engine = self.gateway.front_engine(
+                folder, settings.workers, lambda: front.ready, lambda: front.pids
+            )
             return engine, "the gateway's own"
         if settings.worker_listen == OWN:
             if self._listening.inherited:

@@ -32,6 +32,11 @@ class GatewayOptions:
     limits_store: Callable[[], str | None] = lambda: None
 
 
+#: Makes a front of a folder, the count of its workers, and what gives of these whether each is ready, and the
+#: process ids of those that live.
+FrontEngine = Callable[[Path, int, Callable[[], Sequence[bool]], Callable[[], Sequence[int]]], Engine]
+
+
 @dataclass(frozen=True, slots=True)
 class Registration:
     """One gateway that the process can serve. Its name is its home's."""
@@ -51,10 +56,9 @@ class Registration:
     descriptors: Callable[[], Iterable[bytes]] = tuple
     #: Makes the engine, where its gateway speaks no gRPC.
     engine: Callable[[EngineOptions], Engine] | None = None
-    #: The same for the front of several workers, which then take requests by engines of their own. It is
-    #: given a folder that all of them know (as `--shared-folder`), their count, and what tells of each
-    #: whether it is ready.
-    front_engine: Callable[[Path, int, Callable[[], Sequence[bool]]], Engine] | None = None
+    #: The same for the front of several workers, which then take requests by engines of their own. All of
+    #: them know its folder (as `--shared-folder`).
+    front_engine: FrontEngine | None = None
     #: Whether it serves all handlers or none, as nobody would miss those that are not loaded.
     strict: bool = False
     #: Loads what it serves, where that is no folders of handlers. Raises CoprocessError.

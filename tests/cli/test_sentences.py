@@ -25,6 +25,12 @@ from tests.server import PATIENCE_S
 RunHere = Callable[..., tuple[int, str, str]]
 
 
+@pytest.fixture(autouse=True)
+def exit_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here, a command's end would be that of the tests."""
+    monkeypatch.setattr("coprocess.cli.app.bound_exit", lambda status: None)
+
+
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> RunHere:
     """A command in this process, in `tmp_path`: status, output, errors."""
@@ -448,3 +454,25 @@ def test_a_terminal_that_cannot_show_a_character(coprocess: Command, tmp_path: P
     done = coprocess("try", "GET", "/", env={"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"})
 
     assert done.status == 0, done.errors
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ("check", "--handlers", "handlers"),
+        ("try", "GET", "/", "--handlers", "handlers"),
+        ("kong", "try", "plugin.py", "GET", "/"),
+        ("kong", "conf", "plugin.py"),
+    ],
+    ids=" ".join,
+)
+def test_a_thread_that_never_ends_keeps_no_command(line: tuple[str, ...], tmp_path: Path) -> None:
+    """Once, each waited for it for ever, after all was told."""
+    thread = "import threading\nthreading.Thread(target=threading.Event().wait).start()\n"
+    plugin = "class Plugin:\n    def __init__(self, config): ...\n    def access(self, kong): ...\n"
+    write(tmp_path, {"handlers/a.py": thread + GOOD, "plugin.py": thread + plugin})
+    # A real start: its own end is what is tried.
+    command = [sys.executable, "-m", "coprocess", *line]
+    ran = subprocess.run(command, capture_output=True, cwd=tmp_path, timeout=60, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout

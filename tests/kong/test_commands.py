@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from coprocess.desk.kong.doctor import examine
+from coprocess.gateways.kong import wire
 from coprocess.gateways.kong.plugin import PluginOptions
 from coprocess.gateways.kong.plugin_file import has_plugin, name_in
 from coprocess.gateways.kong.registration import load_plugins
@@ -218,6 +219,10 @@ class Plugin(metaclass=Asked):
 TIMED = "timeout_s = {}\nclass Plugin:\n def access(self, kong): pass"
 
 
+#: Once, it ended the server.
+ENDS_WHERE_IT_IS_LOOKED_AT = LOOKED_AT.replace("RuntimeError", "SystemExit")
+
+
 @pytest.mark.parametrize(
     ("source", "says"),
     [
@@ -235,11 +240,22 @@ TIMED = "timeout_s = {}\nclass Plugin:\n def access(self, kong): pass"
         (SCHEMA.format('"typ": "string"'), "Schema.a: unknown attribute 'typ'; Schema.a: has no type"),
         (SCHEMA.format('"type": "text"'), "Schema.a: unknown type 'text'"),
         (SCHEMA.format('"type": "string", "default": 1'), "Schema.a: the default 1 is no string"),
+        (SCHEMA.format('"type": "string", "one_of": "x"'), "Schema.a: one_of is 'x'. Expected: a list"),
+        (
+            SCHEMA.format('"type": "number", "between": [1]'),
+            "Schema.a: between is [1]. Expected: two numbers",
+        ),
+        (SCHEMA.format('"type": "string", "required": "yes"'), "Schema.a: required is 'yes'. Expected: true"),
+        (
+            SCHEMA.format('"type": "boolean", "one_of": [True]'),
+            "Schema.a: a field of type boolean cannot have 'one_of'. Expected: one of type integer or number",
+        ),
         (UNPACKED, "p.py:3: kong.request.get_header is unpacked"),
         (SCHEMA.format('"type": "number", "default": float("nan")'), "cannot be told to Kong as JSON"),
         ("import nowhere_to_be_found", "ModuleNotFoundError: No module named"),
         (DEEP, "Error"),  # Which one, Python's version says.
         (LOOKED_AT, "it raised RuntimeError when it was looked at: not now"),
+        (ENDS_WHERE_IT_IS_LOOKED_AT, "it raised SystemExit when it was looked at: not now"),
         ("class Plugin:\n access = 5", "p.py:1: Plugin.access cannot be called with kong"),
         (TIMED.format("100"), "timeout_s is 100. Expected: seconds, more than 0, and no more than 40"),
         (TIMED.format("float('nan')"), "timeout_s is nan. Expected: seconds"),
@@ -557,3 +573,50 @@ def test_a_plugin_that_cannot_be_loaded_refuses_requests(
     kong = connect(tmp_path / "p.socket", started[0])
     kong.send("plugin.StartInstance", {"Name": "p", "Config": "{}"})
     assert isinstance(kong.answer().error, str)
+
+
+LEAKING = """
+import os
+
+opened = []
+
+class Plugin:
+    def __init__(self, config): ...
+
+    def access(self, kong):
+        try:
+            while True:
+                opened.append(os.open("/dev/null", os.O_RDONLY))
+        except OSError:
+            pass
+
+    def rewrite(self, kong):
+        while opened:
+            os.close(opened.pop())
+"""
+
+
+def test_what_connects_while_no_more_files_may_be_open_is_refused(
+    tmp_path: Path, started: list[subprocess.Popen[bytes]]
+) -> None:
+    """Once, it waited: after 60 s, Kong let its request by."""
+    (tmp_path / "p.py").write_text(LEAKING)
+    words = ["sh", "-c", 'ulimit -n 200; exec "$@"', "sh", *KONG, "serve", str(tmp_path / "p.py")]
+    server = subprocess.Popen(
+        [*words, "-p", str(tmp_path)], stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+    )
+    started.append(server)
+    kong = connect(tmp_path / "p.socket", server)
+    kong.send(wire.START_INSTANCE, {"Name": "p", "Config": "{}"})
+    instance = kong.answer().result["Id"]
+    assert kong.run(instance) == []
+    for _ in range(3):
+        refused = connect(tmp_path / "p.socket", server)
+        refused.send(wire.HANDLE_EVENT, {"InstanceId": instance, "EventName": "access"})
+        with pytest.raises(wire.FrameError):  # It is no answer, for which Kong refuses the request.
+            refused.receive()
+    # What is open goes on, and all is well once there is room.
+    assert kong.run(instance, "rewrite") == []
+    served = connect(tmp_path / "p.socket", server)
+    served.send(wire.HANDLE_EVENT, {"InstanceId": instance, "EventName": "rewrite"})
+    assert served.answer().result["Data"] == "ret"

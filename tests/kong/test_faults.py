@@ -21,6 +21,7 @@ from coprocess.gateways.kong.connection import Connection
 from coprocess.gateways.kong.event import Event
 from coprocess.gateways.kong.instances import Instance, Instances
 from coprocess.gateways.kong.late_steps import LateSteps
+from coprocess.gateways.kong.left_behind import LeftBehind
 from coprocess.gateways.kong.methods import Method
 from coprocess.gateways.kong.poller import Poller
 from coprocess.gateways.kong.sharing import Front, Share
@@ -116,7 +117,7 @@ def test_a_front_without_a_free_file_goes_on_taking_connections(
 ) -> None:
     """Once, its thread ended: what connected later waited for 60 s, and each request was let by."""
     share = Share(tmp_path, 0, 1)
-    front = Front(tmp_path, 1, lambda: [True])
+    front = Front(tmp_path, 1, lambda: [True], list)
     path = tmp_path / "front.socket"
     front.listen(f"unix:{path}")
     with share.listen() as worker, socket.socket(socket.AF_UNIX) as kong:
@@ -133,6 +134,23 @@ def test_a_front_without_a_free_file_goes_on_taking_connections(
         with taken[0] as connection:
             connection.sendall(b"greeting")
             assert kong.recv(10) == b"greeting"
+
+
+def test_a_connection_that_no_worker_takes_is_refused_in_time(tmp_path: Path) -> None:
+    """Once, it waited for as long as no worker came, and Kong let the request by after 60 s."""
+    front = Front(tmp_path, 1, lambda: [False], list)
+    front.most_queued_s = 0.1
+    path = tmp_path / "front.socket"
+    front.listen(f"unix:{path}")
+    with socket.socket(socket.AF_UNIX) as kong:
+        front.start(Methods())
+        try:
+            kong.settimeout(PATIENCE_S)
+            kong.connect(str(path))
+            kong.sendall(b"a request")
+            assert kong.recv(10) == b"\xc1"  # No value of msgpack begins so.
+        finally:
+            front.stop()
 
 
 def test_what_cannot_be_packed_is_given_to_no_other_worker(tmp_path: Path) -> None:
@@ -298,3 +316,21 @@ def test_instances_beyond_the_bound_go_while_other_threads_start_some(
     instances._by_id = _Crowded()
     started = [instances.add(Instance("p", {})) for _ in range(5)]
     assert [instances.find(each.id) is each for each in started] == [False, False, False, True, True]
+
+
+def test_a_connection_that_ends_is_kept_no_longer_for_the_case_that_its_worker_dies() -> None:
+    left_behind = LeftBehind(list)
+    left_behind.start()
+    try:
+        for ends_here in (True, False):
+            ours, theirs = socket.socketpair()
+            with ours, theirs:
+                left_behind.keep(ours)
+                assert len(left_behind._kept) == 1
+                if ends_here:
+                    ours.shutdown(socket.SHUT_RDWR)
+                else:
+                    theirs.close()
+                until(lambda: not left_behind._kept)
+    finally:
+        left_behind.stop()

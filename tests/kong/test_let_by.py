@@ -15,6 +15,13 @@ from tests.kong.test_never_open import REFUSED
 
 GUARDS = """
 import asyncio
+import functools
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+event = threading.Event()
+event.set()
+pool = ThreadPoolExecutor(1)
 
 async def check(kong):
     await kong.response.exit(403, "no")
@@ -42,6 +49,10 @@ NOT_RUN = {
     "a generator of a decorated phase": "@bare\n    def access(self, kong): yield kong.response.exit(403)",
     "an async generator": "def access(self, kong): return refusing_on_a_loop(kong)",
     "a coroutine of an async phase": "async def access(self, kong): return check(kong)",
+    "a map, which runs nothing until it is asked": "def access(self, kong): return map(print, [kong])",
+    "a function": "def access(self, kong): return kong.response.exit",
+    "a partial": "def access(self, kong): return functools.partial(kong.response.exit, 403)",
+    "a future of a thread": "def access(self, kong): return pool.submit(event.wait)",
     "a task": "async def access(self, kong): return asyncio.ensure_future(asyncio.sleep(0))",
 }
 
@@ -63,6 +74,36 @@ def test_a_phase_that_returns_code_that_has_not_run_refuses_the_request(
     assert any("whose code nobody runs" in str(entry["event"]) for entry in logs)
 
 
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
+@pytest.mark.parametrize("tells_kong", [False, True])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "def access(self, kong): check(kong)",
+        "def access(self, kong): allowed = check(kong)",
+        "def access(self, kong): return [check(kong)]",
+        "async def access(self, kong): check(kong)",
+        "async def access(self, kong): asyncio.sleep(0)",
+    ],
+)
+def test_a_coroutine_of_its_own_that_a_phase_does_not_await_refuses_the_request(
+    tmp_path: Path, body: str, tells_kong: bool
+) -> None:
+    """Once, a check that had become async def without an await let requests by."""
+    options = PluginOptions(name="p", tells_kong=tells_kong)
+    source = f"{GUARDS}    {body}\n    def rewrite(self, kong): asyncio.run(asyncio.sleep(0))\n"
+    with capture_logs() as logs, serving(tmp_path, source, options) as served:
+        kong = served.connect()
+        instance = kong.start()
+        for _ in range(2):
+            assert kong.run(instance)[-1] == REFUSED
+            assert kong.run(instance, "rewrite") == []
+        served.wait_idle()
+    name = "sleep" if "sleep" in body else "check"
+    expected = f'access hook "p" failed: {name}() was not awaited, so that its code did not run'
+    assert any(expected in str(entry["event"]) for entry in logs)
+
+
 @pytest.mark.parametrize("kind", ["def", "async def"])
 def test_a_phase_that_yields_is_told_when_it_is_loaded(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "p.py"
@@ -71,7 +112,7 @@ def test_a_phase_that_yields_is_told_when_it_is_loaded(tmp_path: Path, kind: str
     loaded.forget()
     assert not plugins
     ((problem,),) = [loaded.problems]
-    assert f"{path}:21: access() yields. Expected: a function that returns" in str(problem)
+    assert f"{path}:28: access() yields. Expected: a function that returns" in str(problem)
 
 
 @pytest.mark.parametrize("kind", ["def", "async def"])

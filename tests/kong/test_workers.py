@@ -31,6 +31,9 @@ class Plugin:
     def rewrite(self, kong):
         body = kong.request.get_raw_body()[0]
         kong.response.set_header("x-body", f"{body} {os.getpid()}")
+
+    def certificate(self, kong):
+        os._exit(3)
 """
 
 
@@ -160,12 +163,42 @@ def test_what_is_given_depends_on_who_has_how_many_and_tells_of_it(tmp_path: Pat
     assert gifts(9, 0, 9, now_s=102.0) == [None] * 3
 
 
+def expect_refused(kong: Kong) -> None:
+    """It gets bytes that are no answer: to Kong, a reason to refuse the request, as an end alone is not."""
+    with pytest.raises(wire.FrameError):
+        kong.receive()
+    kong.send(wire.CLOSE_INSTANCE, 0)  # What is sent meanwhile meets no closed connection, as that is let by.
+    kong.close()
+
+
+@pytest.mark.parametrize("how", ["it ends", "it is killed"])
+def test_a_worker_that_dies_lets_no_request_by(server: Server, how: str) -> None:
+    """Once, Kong found the connection closed, and let the request by."""
+    first, instance = started(server)
+    others = [greeted(server) for _ in range(3)]
+    victim = process_that_runs(first, instance)
+    processes = [process_that_runs(each, instance) for each in others]
+    asked = first.event(instance, "rewrite")  # It waits for Kong.
+    if how == "it ends":
+        dying = others[processes.index(victim)]
+        dying.begin(instance, "certificate")
+        expect_refused(dying)
+    else:
+        os.kill(victim, signal.SIGKILL)
+    expect_refused(first)
+    assert asked["Data"]["Method"] == "kong.request.get_raw_body"
+    # What others have stays.
+    for each, process in zip(others, processes, strict=True):
+        if process != victim:
+            assert process_that_runs(each, instance) == process
+    wait_for_both(server, instance)
+
+
 def test_what_a_killed_worker_had_goes_on_in_others(server: Server) -> None:
     kong, instance = started(server)
     pid = process_that_runs(kong, instance)
     os.kill(pid, signal.SIGKILL)
-    with pytest.raises((EOFError, ConnectionError)):
-        kong.receive()
+    expect_refused(kong)
     for _ in range(4):
         assert process_that_runs(greeted(server), instance) != pid
     wait_for_both(server, instance)

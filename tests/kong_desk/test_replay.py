@@ -75,6 +75,43 @@ def test_a_frame_too_many_and_one_too_few_are_found() -> None:
     assert any("the simulated one nothing" in text for text in replay_content(case) or ())
 
 
+def test_instances_may_have_text_for_ids_also_of_two_workers() -> None:
+    """Once, a worker was taken for the other."""
+    case = content("parallel-two-workers")
+    for frame in case["frames"]:
+        message = frame.get("msg")
+        if not isinstance(message, list):
+            continue
+        argument = message[3][0] if frame["dir"] == "kong>py" else message[3]
+        for name in {"Id", "InstanceId"} & argument.keys():
+            argument[name] = f"instance {argument[name]}"
+            rewrite(frame, message)
+    assert replay_content(case) == []
+
+
+def without_last_answer(name: str) -> Any:
+    case = content(name)
+    last = [frame for frame in case["frames"] if frame.get("dir") == "py>kong" and frame.get("msg")][-1]
+    assert last["msg"][3]["Data"] == "ret"
+    case["frames"].remove(last)
+    return case
+
+
+def test_an_answer_that_is_missing_is_told_also_where_nothing_depends_on_it(tmp_path: Path) -> None:
+    """Once, it was told where another frame came after it, only."""
+    assert replay_content(without_last_answer("req-query")) == [
+        "connection 1: the recording lacks the answer to what Kong sent last, and Kong went on before its "
+        "time was over"
+    ]
+    # A recording may end before a log phase does.
+    path = tmp_path / "case.json"
+    path.write_text(json.dumps(without_last_answer("upload-abort")))
+    report = replay([path])
+    assert report.ok
+    [left_out] = report.left_out
+    assert left_out == "upload-abort: connection 1: the recording lacks the answer to what Kong sent last"
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [

@@ -335,3 +335,17 @@ def test_native_handlers_have_a_store_here(tmp_path: Path) -> None:
     trial = json.loads(result.stdout)
     assert trial["ok"], trial
     assert ["X-Count", "1"] in trial["upstream"]["headers"]
+
+
+@pytest.mark.parametrize("function", ["def", "async def"])
+def test_a_handler_of_an_event_that_fails_is_shown(tmp_path: Path, function: str) -> None:
+    """Once, the trial said that all was well."""
+    folder = tmp_path / "handlers"
+    folder.mkdir()
+    source = f"{function} heard(event):\n    print('heard it')\n    raise RuntimeError('not now')\n"
+    (folder / "events.py").write_text(f"from coprocess import Event\n\n@Event\n{source}")
+    configuration = json.dumps({"events": {"Log": ["heard"]}})
+    result = CliRunner().invoke(app, ["kong", "try", str(folder), "GET", "/", "--config", configuration])
+    assert result.exit_code == 1
+    for text in ('✗ Event "heard"', "It raised RuntimeError: not now", "| heard it", "change no request"):
+        assert text in result.output

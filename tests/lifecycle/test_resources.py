@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +221,21 @@ def test_a_resource_that_raises_timeout_error_is_not_said_to_hang(
     loaded.open(spawn, 5)
 
     assert "did not open: TimeoutError: connect" in problem_of(loaded)
+
+
+@pytest.mark.parametrize("error", ["KeyboardInterrupt", "SystemExit"])
+def test_a_resource_that_would_end_the_process_does_not_open(
+    tmp_path: Path, load: Load, spawn: Spawn, error: str
+) -> None:
+    """Once, a KeyboardInterrupt of a resource's own ended the service."""
+    source = f"@app.resource\ndef db():\n    raise {error}('no')\n\n@Pre\ndef handle(db): ...\n"
+    loaded = load(write(tmp_path, {"handlers.py": HEAD + source}))
+    before = signal.signal(signal.SIGINT, lambda number, frame: None)  # As a service takes it.
+    try:
+        loaded.open(spawn, 5)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert f'resource "db" did not open: {error}: no' in problem_of(loaded)
 
 
 REFUSED = {

@@ -7,9 +7,11 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from types import ModuleType
+from types import AsyncGeneratorType, FunctionType, GeneratorType, MethodType, ModuleType
 from typing import Any, Final, TypeGuard
 
 from coprocess.api.declarations import Limits
@@ -26,6 +28,7 @@ from coprocess.gateways.kong.plugin_file import name_in, parsed, started_with
 from coprocess.gateways.kong.schema import schema_problems
 from coprocess.gateways.kong.telling import async_telling, telling
 from coprocess.gateways.kong.turns import EventEnded
+from coprocess.gateways.kong.unawaited import expect_awaited
 from coprocess.gateways.kong.unpacked import unpacked_calls
 from coprocess.loading.hooks import Hook, Plan
 from coprocess.loading.plan import refuse_generator
@@ -39,6 +42,11 @@ _DEFAULT_VERSION: Final = "0.0.0"
 _MOST_PROBLEMS: Final = 5
 #: What a module calls what may be passed to start_dedicated_server.
 _NAMES: Final = {"plugin": "Plugin", "version": "version", "priority": "priority", "schema": "Schema"}
+#: Beside what can be awaited: code that is yet to run, or runs beside the phase.
+_CODE: Final = (
+    *(GeneratorType, AsyncGeneratorType, map, filter),
+    *(FunctionType, MethodType, partial, Future),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +167,9 @@ def _phase(plugin_class: type, name: str, kong: Callable[[Any], Any]) -> Callabl
         else:
             if result is not None:
                 _expect_run(result)
+                result = None  # So that what is in it is thrown away now.
+            if event.unawaited is not None:
+                expect_awaited(event.unawaited)
 
     return run
 
@@ -173,6 +184,8 @@ def _async_phase(plugin_class: type, name: str, kong: Callable[[Any], Any]) -> C
                 result = await getattr(instance.object_of(plugin_class), name)(kong((calls,)))
                 await calls.expect_begun()
                 _expect_run(result)
+                result = None  # As above.
+                expect_awaited(event.unawaited)
             finally:
                 calls.close()
                 if event.is_asking:
@@ -199,7 +212,7 @@ def _expect_over(event: Event) -> None:
 
 def _expect_run(result: Any) -> None:
     """Raises HandlerFailed where a phase returned code, as of a check, that nobody will run."""
-    if not (inspect.isawaitable(result) or inspect.isgenerator(result) or inspect.isasyncgen(result)):
+    if not (inspect.isawaitable(result) or isinstance(result, _CODE)):
         return
     if inspect.iscoroutine(result):
         result.close()

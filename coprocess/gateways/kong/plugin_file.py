@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
+
+from coprocess.error_text import is_interrupt
 
 _START: Final = "start_dedicated_server"
 _PARAMETERS: Final = ("name", "plugin", "version", "priority", "schema")
@@ -59,10 +60,13 @@ def started_with(path: Path, names: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     found = {}
     for name, expression in _passed(tree).items():
-        # Not one that needs what only runs where the file is run itself.
-        with contextlib.suppress(Exception):
+        try:
             code = compile(ast.Expression(expression), str(path), "eval")
             found[name] = eval(code, dict(names))  # noqa: S307 - an expression of the plugin's own
+        except BaseException as error:
+            # Some need what only runs where the file is run itself.
+            if is_interrupt(error):
+                raise
     return found
 
 

@@ -12,6 +12,8 @@ from collections.abc import Callable
 import structlog
 
 from coprocess.gateways.kong.connection import Connection
+from coprocess.gateways.kong.spare import Spare
+from coprocess.runtime.log_limit import LimitedLog
 
 log = structlog.get_logger("coprocess")
 
@@ -42,6 +44,8 @@ class Poller:
         self._selector.register(self._woken, selectors.EVENT_READ)
         self._thread = threading.Thread(target=self._run, name="kong-poller", daemon=True)
         self._is_stopped = False
+        self._spare = Spare()
+        self._log = LimitedLog(log)
 
     def listen(self, listening: socket.socket) -> None:
         """Take what connects. Before `start`."""
@@ -83,6 +87,7 @@ class Poller:
             try:
                 # First: who gave them has woken this thread, which may have failed since.
                 self._watch_added()
+                self._log.end_window()
                 for key, _ in self._selector.select():
                     self._take(key)
             except Exception:  # Without this thread, Kong would wait in vain.
@@ -91,6 +96,7 @@ class Poller:
             if isinstance(key.data, Connection):
                 key.data.close()
         self._selector.close()
+        self._spare.close()
 
     def _take(self, key: selectors.SelectorKey) -> None:
         if isinstance(key.data, Connection):
@@ -112,8 +118,10 @@ class Poller:
                 if self._is_stopped or listening.fileno() == -1:
                     self._selector.unregister(listening)
                     return
-                log.error("a connection could not be taken", reason=str(error))
-                threading.Event().wait(_PAUSE_S)
+                self._log.write("error", "not taken", "a connection could not be taken", reason=str(error))
+                # Not the next one as well: accept tells of a full table also where nobody comes.
+                if not self._spare.refuse_next(listening, error):
+                    threading.Event().wait(_PAUSE_S)
                 return
             self._watch(self._on_accept(connected))
 

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
-from coprocess.error_text import name_of, text_of
 from coprocess.errors import CoprocessError, HandlerError, LoadError
 from coprocess.gateways.kong import kept, native, stand_in
 from coprocess.gateways.kong.engine import KongEngine, server_greeting
@@ -19,6 +18,7 @@ from coprocess.gateways.kong.home import HOME
 from coprocess.gateways.kong.instances import Instances
 from coprocess.gateways.kong.plugin import Plugin, PluginOptions, plugin_of
 from coprocess.gateways.kong.sharing import Front, Share, SharedInstances
+from coprocess.gateways.kong.unawaited import note_unawaited
 from coprocess.loading.hooks import Hook, HookTable
 from coprocess.loading.loaded import Loaded, Problem
 from coprocess.loading.loader import load_files
@@ -49,13 +49,7 @@ def load_plugins(
     plugins: list[Plugin] = []
 
     def hooks(module: ModuleType, path: Path) -> list[Hook]:
-        try:
-            plugin = plugin_of(module, path, options)
-        except HandlerError:
-            raise
-        except Exception as error:  # Code of the plugin's runs here, too, as that of a metaclass.
-            text = f"{path}: it raised {name_of(error)} when it was looked at: {text_of(error)}"
-            raise HandlerError(text) from error
+        plugin = plugin_of(module, path, options)
         if (first := next((each for each in plugins if each.name == plugin.name), None)) is not None:
             raise HandlerError(
                 f'{path}: a second plugin "{plugin.name}"; the first, which counts, is {first.path}. '
@@ -66,6 +60,7 @@ def load_plugins(
         return found
 
     stand_in.offer()
+    note_unawaited()
     loaded = load_files(paths, HOME, hooks)
     loaded.problems = [_with_remedy(problem) for problem in loaded.problems]
     loaded.left_out += [*left_out, *(text for plugin in plugins for text in plugin.never_run)]

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from coprocess.bounded import repr_of
+from coprocess.gateways.kong.schema_attributes import attribute_problems
 
 TYPES = ("string", "integer", "number", "boolean", "array", "set", "map", "record", "json", "foreign")
 #: What a field may say of itself. Kong refuses to start on any other.
@@ -69,6 +70,7 @@ def _field_problems(definition: Any, place: str) -> Iterator[str]:
     if kind not in TYPES:
         yield f"{place}: unknown type {kind!r}. Expected one of: {', '.join(TYPES)}"
         return
+    yield from (f"{place}: {problem}" for problem in attribute_problems(definition, kind))
     for needed, of in (("elements", ("array", "set")), ("keys", ("map",)), ("values", ("map",))):
         if kind not in of:
             continue

@@ -11,8 +11,10 @@ import contextlib
 import json
 import os
 import secrets
+import select
 import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,10 @@ from coprocess.gateways.kong import wire
 from coprocess.gateways.kong.answers import UNSENDABLE
 from coprocess.gateways.kong.balance import Loads
 from coprocess.gateways.kong.instances import Instance, Instances
+from coprocess.gateways.kong.left_behind import LeftBehind
+from coprocess.gateways.kong.overdue import MOST_QUEUED_S
+from coprocess.gateways.kong.spare import Spare
+from coprocess.runtime.log_limit import LimitedLog
 from coprocess.transport.engine import EngineWithoutHandlers, ListenError, Methods
 
 log = structlog.get_logger("coprocess")
@@ -188,13 +194,24 @@ class Front(EngineWithoutHandlers):
 
     takes_over = True
 
-    def __init__(self, folder: Path, workers: int, ready: Callable[[], Sequence[bool]]) -> None:
-        """`ready` tells of each worker whether it is heard of."""
+    def __init__(
+        self,
+        folder: Path,
+        workers: int,
+        ready: Callable[[], Sequence[bool]],
+        pids: Callable[[], Sequence[int]],
+    ) -> None:
+        """`ready` tells of each worker whether it is heard of, `pids` which ones live."""
         self._folder = folder
         self._workers = workers
         self._ready = ready
         self._listening: list[socket.socket] = []
         self._stopped = threading.Event()
+        self._left_behind = LeftBehind(pids)
+        self.most_queued_s = MOST_QUEUED_S
+        #: Since when no worker takes connections.
+        self._none_since_s: float | None = None
+        self._log = LimitedLog(log)
         self._next = 0
         self._lock = threading.Lock()
 
@@ -203,22 +220,47 @@ class Front(EngineWithoutHandlers):
         return address
 
     def start(self, methods: Methods) -> None:
+        self._left_behind.start()
         for listening in self._listening:
             threading.Thread(target=self._accept, args=(listening,), name="kong-front", daemon=True).start()
 
     def _accept(self, listening: socket.socket) -> None:
+        spare, comes = Spare(), select.poll()
+        comes.register(listening, select.POLLIN)
         while not self._stopped.is_set():
             try:
+                comes.poll()  # Else accept could tell of a full table before anybody comes.
                 connected, _ = listening.accept()
             except OSError as error:
                 if not self._stopped.is_set():
-                    log.error("a connection could not be taken", reason=str(error))
-                    self._stopped.wait(_PAUSE_S)
+                    text = "a connection could not be taken"
+                    self._log.write("error", "not taken", text, reason=str(error))
+                    if not spare.refuse_next(listening, error):
+                        self._stopped.wait(_PAUSE_S)
                 continue
             with connected:
-                # It waits, rather than to be closed: Kong lets requests by then.
-                while not self._give_to_one(connected) and not self._stopped.wait(_PAUSE_S):
-                    pass
+                self._give_in_time(connected)
+            self._log.end_window()
+        spare.close()
+
+    def _give_in_time(self, connected: socket.socket) -> None:
+        """It waits for a worker, rather than to be closed, and is refused in the end: Kong lets by else.
+
+        Those behind it wait no longer than the first one.
+        """
+        while not self._stopped.is_set():
+            if self._give_to_one(connected):
+                self._none_since_s = None
+                self._left_behind.keep(connected)
+                return
+            now_s = time.monotonic()
+            since_s = self._none_since_s = self._none_since_s or now_s
+            if now_s - since_s > self.most_queued_s:
+                text = "no worker takes a connection: it is refused"
+                self._log.write("error", "refused", text, waited_s=self.most_queued_s)
+                self._left_behind.refuse(connected)
+                return
+            self._stopped.wait(_PAUSE_S)
 
     def _give_to_one(self, connected: socket.socket) -> bool:
         with self._lock:
@@ -232,6 +274,7 @@ class Front(EngineWithoutHandlers):
 
     def stop(self) -> None:
         self._stopped.set()
+        self._left_behind.stop()
         for listening in self._listening:
             with contextlib.suppress(OSError):
                 listening.shutdown(socket.SHUT_RDWR)  # Who waits for a connection is woken.

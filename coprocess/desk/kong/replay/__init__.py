@@ -24,12 +24,14 @@ def replay(recordings: Iterable[Path | str]) -> ReplayReport:
     What differs from run to run (dates, latencies, ids of a run, order in maps) need not be the same, all
     else must. What cannot be read, or holds what is not simulated, is reported as a difference is.
     """
-    replayed, problems, left_out = [], [], []
+    replayed: list[str] = []
+    problems: list[str] = []
+    left_out: list[str] = []
     for path in map(Path, recordings):
         try:
             content = read_content(path)
             name = content["name"]
-            found = replay_content(content)
+            found = replay_content(content, left_out)
         except _NO_RECORDING as error:
             why = in_words(error, path, (NotSimulated, LuaError))
             problems.append(f"{path.name}: cannot be replayed: {why}")
@@ -42,12 +44,19 @@ def replay(recordings: Iterable[Path | str]) -> ReplayReport:
     return ReplayReport(tuple(replayed), tuple(problems), tuple(left_out))
 
 
-def replay_content(content: dict[str, Any]) -> list[str] | None:
-    """The differences of one recording; None where there is nothing to play."""
+def replay_content(content: dict[str, Any], left_out: list[str] | None = None) -> list[str] | None:
+    """The differences of one recording; None where there is nothing to play.
+
+    `left_out` takes what is missing, and may be, as the recording ended before it.
+    """
     from coprocess.desk.kong.replay.tables import matrix_differences, variant_differences
 
     if "frames" in content:
-        return Player(recording_of(content)).play()
+        player = Player(recording_of(content))
+        found = player.play()
+        if left_out is not None:
+            left_out += [f"{content['name']}: {text}" for text in player.notes]
+        return found
     if "calls" in content:
         return list(matrix_differences(content["calls"]))
     if "variants" in content:

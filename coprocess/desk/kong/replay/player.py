@@ -33,7 +33,7 @@ from coprocess.desk.kong.simulator.exchange import (
 from coprocess.desk.kong.simulator.exchange import Exchange as KongExchange
 from coprocess.desk.kong.simulator.gateway import Kong
 from coprocess.desk.kong.simulator.http import ClientRequest, Headers, parse_requests
-from coprocess.desk.kong.simulator.lua import LuaError, NeedMore, decode
+from coprocess.desk.kong.simulator.lua import LuaError, NeedMore, decode, from_wire
 from coprocess.desk.kong.simulator.rpc import Worker
 
 #: Kong's read timeout: whoever waited so long gives up.
@@ -47,6 +47,8 @@ class _Running:
 
     task: Task[None]
     worker: Worker
+    #: Whose requests it serves; None: what runs after an answer, as the log phase.
+    client: _Client | None = None
     body_gone: bool = False
     wait: Wait | None = None
     connection: int | None = None
@@ -68,6 +70,8 @@ class Player:
     def __init__(self, recording: Recording) -> None:
         self.recording = recording
         self.problems: list[str] = []
+        #: What is missing, perhaps as the recording ended first.
+        self.notes: list[str] = []
         entities = load_entities(recording.declarative, recording.plugins)
         ports = {service.port for service in entities.services}
         # What a set_upstream leads to is in no recording: the second service of them all.
@@ -115,12 +119,11 @@ class Player:
             x = self.kong.exchange(ClientRequest("", b"", 1.1, Headers()), worker)
             client.made.append(x)
             service = self.kong.entities.services[0]
-            self._run(self.kong.serve_stream(x, service, recorded.request), worker)
+            self._run(self.kong.serve_stream(x, service, recorded.request), worker, client)
             return
         requests = deque(parse_requests(recorded.request))
-        self._run(
-            self._requests(client, requests, worker), worker, self._is_broken_off(requests[-1], recorded)
-        )
+        body_gone = self._is_broken_off(requests[-1], recorded)
+        self._run(self._requests(client, requests, worker), worker, client, body_gone)
 
     def _is_broken_off(self, request: ClientRequest, recorded: Exchange) -> bool:
         if recorded.response == {}:
@@ -161,8 +164,10 @@ class Player:
             entity.config = own
             entity.sequence += 1
 
-    def _run(self, task: Task[None], worker: Worker, body_gone: bool = False) -> None:
-        running = _Running(task, worker, body_gone)
+    def _run(
+        self, task: Task[None], worker: Worker, client: _Client | None = None, body_gone: bool = False
+    ) -> None:
+        running = _Running(task, worker, client, body_gone)
         self.running.append(running)
         self._step(running, None)
 
@@ -258,7 +263,7 @@ class Player:
         number = expected[1]
         fitting = [each for each in self.kong.workers if each.message_ids.get(frame.plugin, 0) + 1 == number]
         argument = expected[3][0] if isinstance(expected[3], list) and expected[3] else None
-        instance = argument.get("InstanceId") if isinstance(argument, dict) else None
+        instance = from_wire(argument.get("InstanceId")) if isinstance(argument, dict) else None
         for worker in fitting:
             known = [each.id for key, each in worker.instances.items() if worker.plugins[key] == frame.plugin]
             if instance is None or instance in known:
@@ -384,9 +389,18 @@ class Player:
                 self.problems.append(f"the simulated Kong sends {shown}, Kong sent nothing")
                 self._step(sender, None, ConnectionRefusedError("the recording is at its end"))
             elif waiting is not None:
+                self._tell_unanswered(waiting)
                 self._end_of_stream(waiting)
             elif not self._wake_sleepers() and self.unstarted:
                 self._start(self.unstarted.popleft(), self.kong.workers[0])
+
+    def _tell_unanswered(self, waiting: _Running) -> None:
+        """Of what the recording has no answer for: whether Kong had one, as it went on before its time."""
+        text = f"connection {waiting.connection}: the recording lacks the answer to what Kong sent last"
+        if waiting.client is None:
+            self.notes.append(text)
+        elif waiting.client.recorded.was_answered_within(_TIMEOUT_S):
+            self.problems.append(f"{text}, and Kong went on before its time was over")
 
     # What came of it
 

@@ -72,6 +72,11 @@ class Exchange:
     is_action: bool
     raw: dict[str, Any] = field(default_factory=dict)
 
+    def was_answered_within(self, limit_s: float) -> bool:
+        """Whether the client got its answer, and in less time. False where the recording does not tell."""
+        took = self.raw.get("took")
+        return bool(self.response) and isinstance(took, int | float) and took < limit_s
+
 
 @dataclass(slots=True)
 class Recording:

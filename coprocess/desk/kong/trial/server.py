@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -34,6 +35,8 @@ from coprocess.transport.engine import EngineOptions
 _LARGEST_BYTES = 64 * 2**20
 #: How long a trial's plugin may take to end after its answer, and its server to stop.
 _STOP_S = 1.0
+#: How long a trial waits for the handlers of its events.
+_EVENTS_S = 5.0
 
 
 @dataclass(slots=True, eq=False)
@@ -47,13 +50,8 @@ class PhaseRun(Run):
     phase: str
     #: What it raised.
     error: BaseException | None = None
-    #: The calls of native handlers.
-    calls: list[HookRun] = field(default_factory=list)
-
-    @property
-    def handlers(self) -> list[HookRun]:
-        """The native handlers that it ran, without those of events, which run apart."""
-        return [call for call in self.calls if call.type != "Event"]
+    #: The native handlers that it ran, those of its events among them.
+    handlers: list[HookRun] = field(default_factory=list)
 
 
 class PluginServers:
@@ -67,6 +65,14 @@ class PluginServers:
         self.runs: list[PhaseRun] = []
         #: Follows native handlers, which a plugin of theirs runs within its phases.
         self.watch = HookWatch()
+        #: What runs these.
+        self.services: list[Service] = []
+
+    def wait_for_events(self) -> None:
+        """Until the events have been handled that were triggered, or for a bounded time."""
+        until_s = time.monotonic() + _EVENTS_S
+        for service in self.services:
+            service.events.wait(until_s)
 
     def observed(self, hook: Hook) -> Hook:
         """`hook`, with its runs kept."""
@@ -89,7 +95,7 @@ class PluginServers:
     def _running(self, plugin: str, phase: str) -> Iterator[None]:
         run = PhaseRun(plugin, phase)
         self.runs.append(run)
-        self.watch.runs = run.calls
+        self.watch.runs = run.handlers
         try:
             with run.measured():
                 yield
@@ -141,7 +147,7 @@ def _serving(
         loaded, native = load_handlers([path], path.name)
         plugins = [native] if native is not None else []
         if native is not None:
-            _follow(native, servers.watch)
+            servers.services += _followed(native, servers.watch)
         registration = handlers_server([path], path.name)
     else:
         loaded, plugins = load_plugins([path], options)
@@ -186,8 +192,9 @@ def _serving(
         yield
 
 
-def _follow(plugin: Plugin, watch: HookWatch) -> None:
-    """Tell `watch` of the handlers that a plugin of native ones runs."""
+def _followed(plugin: Plugin, watch: HookWatch) -> Iterator[Service]:
+    """What runs the native handlers of a plugin of them; it tells `watch` of each."""
     made = plugin.plugin_class
     if issubclass(made, NativePlugin) and made.adapter.service is not None:
         made.adapter.service.use_tracing(watch)
+        yield made.adapter.service

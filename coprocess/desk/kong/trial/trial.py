@@ -123,6 +123,7 @@ class TrialKong:
         started = time.perf_counter()
         self._driver.run(self.kong.serve(x))
         seconds = time.perf_counter() - started
+        self._servers.wait_for_events()
         trial = Trial(x, method, target, list(self._servers.runs), seconds)
         trial.findings = find(trial)
         return trial
