@@ -20,6 +20,7 @@ from coprocess.gateways.envoy.call import Around, Traffic
 from coprocess.gateways.envoy.chain import Chain
 from coprocess.gateways.envoy.headers_only import HeadersOnly
 from coprocess.gateways.envoy.messages import (
+    NO_HEADERS,
     Fields,
     content_length,
     no_request,
@@ -138,6 +139,8 @@ class Exchange(StreamedBodies):
             self._ready = None
             return ready
         side, traffic = self._side, self._traffic
+        if side.fields.is_broken:
+            raise BadMessage(NO_HEADERS)
         assert traffic is not None  # noqa: S101 - its steps have run
         if side.steps is not None:
             if traffic.awaits_body and traffic.answer is None:
