@@ -12,7 +12,7 @@ from coprocess.bounded import LONGEST_NAME
 from coprocess.errors import HandlerFailed
 from coprocess.gateways.envoy import encoding, guard, wire
 from coprocess.gateways.envoy.messages import Fields
-from tests.envoy.drive import GET, OK, POST, Stream, check, check_request, edits
+from tests.envoy.drive import GET, OK, POST, Stream, check, check_request, edits, header_map
 
 
 def post(edit: Callable[[Any], Any]) -> Callable[..., Any]:
@@ -279,6 +279,35 @@ def test_edits_that_trailers_cannot_carry_close() -> None:
     stream.request(POST, end=False)
     reply = stream.one(wire.ProcessingRequest(request_trailers=wire.HttpTrailers()))
     assert reply.immediate_response.status.code == 500
+
+
+def test_a_new_body_is_put_in_where_none_came_but_trailers_in_no_mode() -> None:
+    """In FULL_DUPLEX_STREAMED it is Envoy that fails, and lets the request by where its failure mode allows it."""
+
+    @Post
+    def makes(request: Any) -> None:
+        request.body = request.raw_body + b"new"
+        request.headers["X-A"] = "1"
+
+    @Post
+    def reads(request: Any) -> None:
+        request.headers["X-A"] = str(len(request.raw_body))
+
+    trailers = wire.ProcessingRequest(request_trailers=wire.HttpTrailers())
+    headers = wire.HttpHeaders(headers=header_map(POST[:4]))
+    for handler, kinds in (
+        (makes, ["immediate_response"]),
+        (reads, ["request_headers", "request_trailers"]),
+    ):
+        stream = Stream(handler, request_mode=4)
+        assert stream.send(wire.ProcessingRequest(request_headers=headers)) == []
+        assert [reply.WhichOneof("response") for reply in stream.send(trailers)] == kinds
+    # Where a piece came, there is room.
+    stream = Stream(makes, request_mode=4)
+    stream.send(wire.ProcessingRequest(request_headers=headers))
+    assert stream.body(b"", end=False) == []
+    _, piece, _ = stream.send(trailers)
+    assert piece.request_body.response.body_mutation.streamed_response.body == b"new"
 
 
 @pytest.mark.parametrize("message", [b"\xff\xff", b"", wire.ProcessingRequest().SerializeToString()])

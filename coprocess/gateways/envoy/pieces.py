@@ -14,7 +14,7 @@ from coprocess.api.body_stream import BodyCut, BodyStream
 from coprocess.errors import BadMessage, HandlerFailed
 from coprocess.expected import wrong_type
 from coprocess.gateways.envoy import encoding
-from coprocess.gateways.envoy.side import FULL_DUPLEX, Replies, Side
+from coprocess.gateways.envoy.side import FULL_DUPLEX, NO_ROOM, Replies, Side
 from coprocess.gateways.envoy.wire import ProcessingRequest
 
 if TYPE_CHECKING:
@@ -173,6 +173,8 @@ class Pieces(BodyStream):
         else:
             content = held or b""
         if side.mode == FULL_DUPLEX:
+            if content and self._owes_trailers and not side.has_come:
+                raise HandlerFailed(NO_ROOM)
             is_end = is_last and self._is_whole and not self._owes_trailers
             return [encoding.streamed(side.body_kind, content, is_end)] if content or is_end else []
         if held is None:
