@@ -282,7 +282,7 @@ def test_edits_that_trailers_cannot_carry_close() -> None:
 
 
 def test_a_new_body_is_put_in_where_none_came_but_trailers_in_no_mode() -> None:
-    """In FULL_DUPLEX_STREAMED it is Envoy that fails, and lets the request by where its failure mode allows it."""
+    """In FULL_DUPLEX_STREAMED it is Envoy that fails, and its failure mode may let the request by."""
 
     @Post
     def makes(request: Any) -> None:
@@ -308,6 +308,26 @@ def test_a_new_body_is_put_in_where_none_came_but_trailers_in_no_mode() -> None:
     assert stream.body(b"", end=False) == []
     _, piece, _ = stream.send(trailers)
     assert piece.request_body.response.body_mutation.streamed_response.body == b"new"
+
+
+def test_a_request_that_no_handler_was_shown_has_no_response() -> None:
+    """Of a filter with request_header_mode SKIP: nobody was asked whether it may pass."""
+
+    @CustomKeyCheck
+    def auth() -> None:
+        raise AssertionError("not shown")
+
+    @Response
+    def stamp(response: Any) -> None:
+        response.headers["X-A"] = "1"
+
+    passed = [*OK, ("x-envoy-upstream-service-time", "3")]
+    for handlers in ((auth,), (auth, stamp)):
+        assert Stream(*handlers).response(passed).immediate_response.status.code == 500
+        # What Envoy, or another filter, has answered; with what another service gave that.
+        for local in (OK, [(":status", "401"), *passed[1:]], [(":status", "302"), *passed[1:]]):
+            assert Stream(*handlers).response(local).WhichOneof("response") == "response_headers"
+    assert Stream(stamp).response(passed).WhichOneof("response") == "response_headers"
 
 
 @pytest.mark.parametrize("message", [b"\xff\xff", b"", wire.ProcessingRequest().SerializeToString()])

@@ -82,7 +82,7 @@ class UnreadFields(Fields):
 
     __slots__ = ("_raw", "_values_of_raw", "is_broken")
 
-    is_broken: bool  # type: ignore[misc]  # of the class there
+    is_broken: bool
 
     def __init__(self, raw: bytes, max_headers: int) -> None:
         """Raises BadMessage for more than `max_headers`."""

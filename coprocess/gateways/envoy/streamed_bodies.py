@@ -32,8 +32,9 @@ NO_OVERRIDE = (
 )
 #: The same of one of which that is not sure.
 IN_PIECES = (
-    "reads a body, and Envoy sent a part of it, or all of it before trailers: with STREAMED in the filter, both "
-    "look the same, as nothing says whether the mode_override was taken. Expected: the body mode NONE or BUFFERED"
+    "reads a body, and Envoy sent a part of it, or all of it before trailers: with STREAMED in the filter, "
+    "both look the same, as nothing says whether the mode_override was taken. Expected: the body mode NONE "
+    "or BUFFERED"
 )
 
 
@@ -65,7 +66,7 @@ class StreamedBodies(Answering):
         return steps[-1].streams
 
     def _mode_of_pieces(self, side: Side) -> bytes:
-        """What has Envoy send the body, and its trailers, if it does not do so anyway. Raises HandlerFailed."""
+        """What has Envoy send the body, and its trailers, if it does not so anyway. Raises HandlerFailed."""
         assert self.chain is not None  # noqa: S101 - there is a message
         if side.mode == BUFFERED_PARTIAL:
             raise HandlerFailed("asks for a body in pieces, and BUFFERED_PARTIAL sends the first part only")
