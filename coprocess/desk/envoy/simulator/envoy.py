@@ -308,9 +308,9 @@ class _Passage:
         if not 100 <= status <= 999:
             return HttpResponse(None, error=f"illegal status line: HTTP/1.1 {status}")
         length = headers.get("content-length") or ""
-        if length:
-            trailers = ()  # They would follow chunks.
         has_none = is_head or status < 200 or status in (204, 304)
+        if length or has_none:
+            trailers = ()  # They would follow chunks.
         if length.isdecimal() and not has_none and not response.is_tunnel:
             # A client reads as much as it is told of.
             error = "the body is shorter than its content-length" if int(length) > len(body) else None
