@@ -385,6 +385,27 @@ def test_a_piece_where_none_came_is_a_failure_that_may_let_by(*, is_lenient: boo
     assert (None if asked is None else asked.body) == (b"" if is_lenient else None)
 
 
+def test_what_has_passed_in_pieces_is_broken_off_by_an_answer_to_the_trailers() -> None:
+    answer = wire.ProcessingResponse()
+    answer.immediate_response.status.code = 403
+    both = {"request_trailers": answer, "response_trailers": answer}
+    trailers = {"request_trailer_mode": "SEND", "response_trailer_mode": "SEND"}
+    given = (("x-t", "1"),)
+    streamed = ext_proc(processing_mode={"request_body_mode": "STREAMED", **trailers})
+    exchange = run(streamed, both, method="POST", chunks=(b"a", b"b"), trailers=given)
+    asked = exchange.upstream_request
+    assert asked is not None
+    assert (asked.body, asked.trailers, asked.error is None) == (b"ab", (), False)
+
+    streamed = ext_proc(processing_mode={"response_body_mode": "STREAMED", **trailers})
+    reply = UpstreamReply(200, (("transfer-encoding", "chunked"),), b"ab", (b"a", b"b"), given)
+    got = run(streamed, both, reply=reply).http_response
+    assert (got.status, got.body, got.trailers, got.error is None) == (200, b"ab", (), False)
+
+    buffered = ext_proc(processing_mode={"request_body_mode": "BUFFERED", **trailers})
+    assert run(buffered, both, method="POST", chunks=(b"a",), trailers=given).upstream_request is None
+
+
 def test_trailers_do_not_follow_a_204() -> None:
     reply = UpstreamReply(200, (("transfer-encoding", "chunked"),), b"a", (b"a",), (("x-t", "1"),))
     exchange = run(ext_proc(), editing("response_headers", set_(":status", b"204")), reply=reply)

@@ -204,7 +204,7 @@ class _Passage:
             request = upstream_request(left, is_http2=is_grpc(left.headers))
         except Unreadable:
             return
-        self._run.exchange.upstream_request = replace(request, error="Envoy broke it off")
+        self._run.exchange.upstream_request = replace(request, trailers=(), error="Envoy broke it off")
 
     # The response.
 
@@ -271,7 +271,9 @@ class _Passage:
             if local.response_left is not None:
                 self._run.exchange.details = local.details
                 sent = self._sent(local.response_left)
-                return sent if sent.status in _BODYLESS else replace(sent, error="Envoy broke it off")
+                if sent.status in _BODYLESS:
+                    return sent
+                return replace(sent, trailers=(), error="Envoy broke it off")
             return self._sent(self._local(local), closes=self._closes(local))
         return self._sent(response, closes=self._closes(own))
 

@@ -90,12 +90,14 @@ class ExtProcFilter:
             return
         if direction == "request" and self._run.answers_next and not has_headers:
             return  # The headers are at the router by now, which waits for no body.
+        has_left = not has_headers
         try:
             self._body(direction, message, has_headers=has_headers)
+            has_left |= self._stream.mode.body(direction) == "STREAMED" and bool(message.chunks)
             if message.trailers is not None and self._stream.mode.sends_trailers(direction):
                 self._trailers(direction, message)
         except LocalReply as local:
-            if not has_headers:
+            if has_left:
                 _left(local, direction, message)
             raise
 
@@ -265,7 +267,7 @@ class ExtProcFilter:
         except LocalReply as local:
             message.chunks = done
             # A request whose body has not begun is not at the upstream yet.
-            if done or (direction == "response" and not headers_open):
+            if done or (direction == "response" and not headers_open and self._stream.saw_duplex_body):
                 _left(local, direction, message)
             raise
         if direction not in self._replaced:
