@@ -444,6 +444,33 @@ def test_a_check_sets_value_and_denies_without_append() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("came", "left", "of_check"),
+    [
+        (b"/p\xff?b=\xff&a=\xc3\xa9", b"/p\xff?a=\xc3\xa9&b=\xff&q=1", "/p%FF?a=%C3%A9&b=%FF&q=1"),
+        ("/\xe9?b=\xe9&a=%ff".encode(), "/\xe9?a=%ff&b=\xe9&q=1".encode(), "/\xe9?a=%ff&b=\xe9&q=1"),
+    ],
+)
+def test_bytes_of_a_path_or_query_that_nobody_edits_go_back_as_they_came(
+    came: bytes, left: bytes, of_check: str
+) -> None:
+    """HTTP/2 lets them through. Of a Check, which takes text only, as escapes."""
+
+    @Post
+    def handler(request: Any) -> None:
+        request.query["q"] = "1"
+
+    @CustomKeyCheck
+    def auth(request: Any, session: Any) -> None:
+        session.allow("t")
+        request.query["q"] = "1"
+
+    pairs = [GET[0], (":path", came), *GET[2:]]
+    assert edits(Stream(handler).request(pairs).request_headers.response) == [(":path", left, False)]
+    (option,) = check(auth, request=check_request(pairs)).ok_response.headers
+    assert (option.header.key, option.header.value) == (":path", of_check)
+
+
 def test_a_check_cannot_change_a_body_and_says_so() -> None:
     @CustomKeyCheck
     def handler(request: Any, session: Any) -> None:
