@@ -386,8 +386,7 @@ def test_a_piece_where_none_came_is_a_failure_that_may_let_by(*, is_lenient: boo
 
 
 def test_what_has_passed_in_pieces_is_broken_off_by_an_answer_to_the_trailers() -> None:
-    answer = wire.ProcessingResponse()
-    answer.immediate_response.status.code = 403
+    answer = answering(403)["request_headers"]
     both = {"request_trailers": answer, "response_trailers": answer}
     trailers = {"request_trailer_mode": "SEND", "response_trailer_mode": "SEND"}
     given = (("x-t", "1"),)
