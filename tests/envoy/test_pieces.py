@@ -152,6 +152,28 @@ def test_pieces_are_replaced_and_nothing_else_passes(mode: int) -> None:
         call.end()
 
 
+def test_what_is_buffered_is_whole_also_where_trailers_follow() -> None:
+    @Post
+    def shout(request: Any) -> None:
+        body = request.stream(replace=True)
+        for piece in body:
+            body.write(piece.upper())
+        body.write(b"!")
+
+    @Response
+    def last() -> None:
+        pass
+
+    with streams(shout, last) as (_, client):
+        call = Call(client, request_mode=BUFFERED)
+        call.request()
+        assert call.piece(b"hi").body_mutation.body == b"HI!"
+        call.put(request_trailers=wire.HttpTrailers())
+        assert call.next().WhichOneof("response") == "request_trailers"
+        assert call.response(end=True).WhichOneof("response") == "response_headers"
+        call.end()
+
+
 def test_nothing_is_written_where_no_piece_came_but_trailers_in_full_duplex() -> None:
     """Envoy takes none, and lets the request by where its failure mode allows it."""
 
