@@ -31,6 +31,25 @@ def test_an_edited_query_is_written_as_tyk_writes_it() -> None:
     assert came.target == "/q?b=2&a=1&a=3"
 
 
+@pytest.mark.parametrize("edit", ["set", "removed", "added"])
+def test_a_query_parameter_that_nobody_edits_goes_out_byte_for_byte(edit: str) -> None:
+    untouched = "%FF=1&%ff=2&b=%ff&b=a%20b&c&d==&e=\xc3\xa9/:@"
+    came = request(f"/q?a=1&{untouched}")
+    if edit == "set":
+        came.query["a"] = "\xff 9"
+        assert came.query_string == "a=%C3%BF+9&b=%ff&b=a%20b&c&d==&e=\xc3\xa9/:@&%FF=1&%ff=2"
+    elif edit == "removed":
+        del came.query["a"]
+        assert came.query_string == "b=%ff&b=a%20b&c&d==&e=\xc3\xa9/:@&%FF=1&%ff=2"
+    else:
+        came.query["bb"] = ""
+        assert came.query_string == "a=1&b=%ff&b=a%20b&bb=&c&d==&e=\xc3\xa9/:@&%FF=1&%ff=2"
+    assert came.copy().query_string == came.query_string
+    twin = came.copy()
+    twin.query["c"] = "x"
+    assert twin.query_string == came.query_string.replace("&c&", "&c=x&")
+
+
 def test_a_url_keeps_the_query_that_came() -> None:
     came = request("/a?x=1")
     came.url = "/b?x=1"

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlencode
+from urllib.parse import parse_qsl, quote, urlencode
 
 from multidict import CIMultiDict
 
@@ -106,27 +106,44 @@ class HeldHeaders(Copied, MultiHeaders):
 
 
 class HeldQuery(ParsedQuery):
-    """Query parameters of a query string."""
+    """Query parameters of a query string. Those that nobody edits are sent byte for byte as they came."""
 
-    __slots__ = ("is_edited",)
+    __slots__ = ("_came", "_edited", "is_edited")
 
     def __init__(self, query: str) -> None:
         super().__init__(query)
+        self._came = query
+        #: Names; and whether there are any, or were in what this is a copy of.
+        self._edited: set[str] = set()
         self.is_edited = False
 
     def __setitem__(self, name: str, value: str) -> None:
         if not isinstance(name, str):
             raise wrong_type("a query parameter's name", "text", name)
         self._values[name] = expect_text(f"query parameter {name}: the value", value)
-        self.is_edited = True
+        self._note(name)
 
     def __delitem__(self, name: str) -> None:
         del self._values[name]
+        self._note(name)
+
+    def _note(self, name: str) -> None:
+        self._edited.add(name)
         self.is_edited = True
 
     def encoded(self) -> str:
         """As a query string, its names sorted, as gateways write it."""
-        return urlencode(sorted(self._values.items(), key=itemgetter(0)))
+        edited = self._edited
+        came = [(name, piece) for name, piece in _pieces(self._came) if name not in edited]
+        left = [(name, urlencode([(name, value)])) for name, value in self._values.items() if name in edited]
+        return "&".join([piece for _, piece in sorted(came + left, key=itemgetter(0))])
+
+
+def _pieces(query: str) -> Iterator[tuple[str, str]]:
+    """Each parameter, with its name as it is read, and as it came."""
+    for piece in query.split("&"):
+        for name, _ in parse_qsl(piece, keep_blank_values=True):
+            yield name, piece
 
 
 def _no_body() -> bytes:

@@ -196,9 +196,15 @@ class BidiRpc(ABC):
         `details` are a serialized `google.rpc.Status`. Raises ValueError for metadata that is none.
         """
 
+    def failed_reply(self) -> FailedReply | None:
+        """That of its method, as `Methods.failed` has it; None: an error is one."""
+        return None
+
     def fail(self, status: Status, message: str) -> None:
-        """End the call badly, from any thread: by the reply that stands for it (`Methods.failed`), if any."""
-        self.end(status, message)
+        """End the call badly, from any thread: by the reply that stands for it, if there is one."""
+        failed = self.failed_reply()
+        if failed is None or not self.finish(failed(status, message)):
+            self.end(status, message)
 
     @abstractmethod
     def metadata(self) -> Metadata:
@@ -215,7 +221,7 @@ def wait_until_s(rpc: Rpc, limit_s: float) -> float:
     return time.monotonic() + (limit_s if allowed_s is None else min(limit_s, allowed_s))
 
 
-#: Says as a reply what a status and a message say. It never raises, and does not block.
+#: Says as a small reply what a status and a message say. It never raises, and does not block.
 FailedReply = Callable[[Status, str], bytes]
 #: What an engine calls for each call, in one of its threads. It answers now or later, and never raises.
 Handler = Callable[[Rpc], None]

@@ -116,12 +116,8 @@ class GrpcioBidi(BidiRpc):
             self._context.set_trailing_metadata(tuple(trailing))
         self._put(None)
 
-    def fail(self, status: Status, message: str) -> None:
-        if self.failed is not None:
-            reply = self.failed(status, message)
-            if len(reply) <= self._max_reply_bytes and self.finish(reply):
-                return
-        self.end(status, message)
+    def failed_reply(self) -> FailedReply | None:
+        return self.failed
 
     def _put(self, message: bytes | None) -> None:
         with self._lock:

@@ -12,6 +12,7 @@ import structlog
 from coprocess.errors import Status
 from coprocess.transport.engine import (
     BidiRpc,
+    FailedReply,
     HandlersLoop,
     Metadata,
     NotingHandler,
@@ -267,14 +268,8 @@ class Http2Bidi(BidiRpc):
         self._forget_callbacks()
         self._cancellation = None
 
-    def fail(self, status: Status, message: str) -> None:
-        engine = self._engine
-        failed = engine.failed_reply_of(self.method)
-        if failed is not None:
-            reply = failed(status, message)
-            if len(reply) <= engine.max_message_bytes and self.finish(reply):
-                return
-        self.end(status, message)
+    def failed_reply(self) -> FailedReply | None:
+        return self._engine.failed_reply_of(self.method)
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
         first = self._cancellation

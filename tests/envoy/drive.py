@@ -145,6 +145,8 @@ def check(*handlers: Callable[..., Any], request: wire.CheckRequest) -> wire.Che
         raw = closed(told, error)
     else:
         run(check.steps())
+        if check.asks_limits:
+            check.traffic.ask_limits()
         raw = check.reply()
     assert raw, "an empty reply lets the request in"
     reply = wire.CheckResponse.FromString(raw)

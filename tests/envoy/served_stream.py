@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from coprocess.errors import Status
 from coprocess.gateways.envoy import wire
 from coprocess.gateways.envoy.gateway import EnvoyGateway
+from coprocess.gateways.envoy.stream import refusal
 from coprocess.runtime.service import Service
 from coprocess.runtime.service_options import ServiceOptions
-from coprocess.transport.engine import BidiRpc, Metadata
+from coprocess.transport.engine import BidiRpc, FailedReply, Metadata
 
 
 class _Rpc(BidiRpc):
@@ -42,6 +43,9 @@ class _Rpc(BidiRpc):
         self, status: Status | None = None, message: str = "", details: bytes = b"", metadata: Metadata = ()
     ) -> None:
         self.ended = self.ended or (status, message)
+
+    def failed_reply(self) -> FailedReply | None:
+        return refusal
 
     def metadata(self) -> Metadata:
         return self._metadata

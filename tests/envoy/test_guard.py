@@ -12,7 +12,7 @@ from coprocess.bounded import LONGEST_NAME
 from coprocess.errors import HandlerFailed
 from coprocess.gateways.envoy import encoding, guard, wire
 from coprocess.gateways.envoy.messages import Fields
-from tests.envoy.drive import GET, OK, POST, Stream, check, check_request, edits
+from tests.envoy.drive import GET, OK, POST, Stream, check, check_request, edits, header_map
 
 
 def post(edit: Callable[[Any], Any]) -> Callable[..., Any]:
@@ -281,6 +281,55 @@ def test_edits_that_trailers_cannot_carry_close() -> None:
     assert reply.immediate_response.status.code == 500
 
 
+def test_a_new_body_is_put_in_where_none_came_but_trailers_in_no_mode() -> None:
+    """In FULL_DUPLEX_STREAMED it is Envoy that fails, and its failure mode may let the request by."""
+
+    @Post
+    def makes(request: Any) -> None:
+        request.body = request.raw_body + b"new"
+        request.headers["X-A"] = "1"
+
+    @Post
+    def reads(request: Any) -> None:
+        request.headers["X-A"] = str(len(request.raw_body))
+
+    trailers = wire.ProcessingRequest(request_trailers=wire.HttpTrailers())
+    headers = wire.HttpHeaders(headers=header_map(POST[:4]))
+    for handler, kinds in (
+        (makes, ["immediate_response"]),
+        (reads, ["request_headers", "request_trailers"]),
+    ):
+        stream = Stream(handler, request_mode=4)
+        assert stream.send(wire.ProcessingRequest(request_headers=headers)) == []
+        assert [reply.WhichOneof("response") for reply in stream.send(trailers)] == kinds
+    # Where a piece came, there is room.
+    stream = Stream(makes, request_mode=4)
+    stream.send(wire.ProcessingRequest(request_headers=headers))
+    assert stream.body(b"", end=False) == []
+    _, piece, _ = stream.send(trailers)
+    assert piece.request_body.response.body_mutation.streamed_response.body == b"new"
+
+
+def test_a_request_that_no_handler_was_shown_has_no_response() -> None:
+    """Of a filter with request_header_mode SKIP: nobody was asked whether it may pass."""
+
+    @CustomKeyCheck
+    def auth() -> None:
+        raise AssertionError("not shown")
+
+    @Response
+    def stamp(response: Any) -> None:
+        response.headers["X-A"] = "1"
+
+    passed = [*OK, ("x-envoy-upstream-service-time", "3")]
+    for handlers in ((auth,), (auth, stamp)):
+        assert Stream(*handlers).response(passed).immediate_response.status.code == 500
+        # What Envoy, or another filter, has answered; with what another service gave that.
+        for local in (OK, [(":status", "401"), *passed[1:]], [(":status", "302"), *passed[1:]]):
+            assert Stream(*handlers).response(local).WhichOneof("response") == "response_headers"
+    assert Stream(stamp).response(passed).WhichOneof("response") == "response_headers"
+
+
 @pytest.mark.parametrize("message", [b"\xff\xff", b"", wire.ProcessingRequest().SerializeToString()])
 def test_garbage_is_refused_and_not_let_pass(message: bytes) -> None:
     @Post
@@ -393,6 +442,33 @@ def test_a_check_sets_value_and_denies_without_append() -> None:
         ("set-cookie", False),
         ("set-cookie", False),
     ]
+
+
+@pytest.mark.parametrize(
+    ("came", "left", "of_check"),
+    [
+        (b"/p\xff?b=\xff&a=\xc3\xa9", b"/p\xff?a=\xc3\xa9&b=\xff&q=1", "/p%FF?a=%C3%A9&b=%FF&q=1"),
+        ("/\xe9?b=\xe9&a=%ff".encode(), "/\xe9?a=%ff&b=\xe9&q=1".encode(), "/\xe9?a=%ff&b=\xe9&q=1"),
+    ],
+)
+def test_bytes_of_a_path_or_query_that_nobody_edits_go_back_as_they_came(
+    came: bytes, left: bytes, of_check: str
+) -> None:
+    """HTTP/2 lets them through. Of a Check, which takes text only, as escapes."""
+
+    @Post
+    def handler(request: Any) -> None:
+        request.query["q"] = "1"
+
+    @CustomKeyCheck
+    def auth(request: Any, session: Any) -> None:
+        session.allow("t")
+        request.query["q"] = "1"
+
+    pairs = [GET[0], (":path", came), *GET[2:]]
+    assert edits(Stream(handler).request(pairs).request_headers.response) == [(":path", left, False)]
+    (option,) = check(auth, request=check_request(pairs)).ok_response.headers
+    assert (option.header.key, option.header.value) == (":path", of_check)
 
 
 def test_a_check_cannot_change_a_body_and_says_so() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from typing import Any
 
 import pytest
 
 from coprocess import CustomKeyCheck, Post, PostKeyAuth, Pre, Reject, Response, respond
-from coprocess.gateways.envoy import headers_only, wire
+from coprocess.gateways.envoy import encoding, headers_only, wire
 from coprocess.gateways.envoy.gateway import EnvoyGateway
 from coprocess.gateways.envoy.header_messages import REQUEST, RESPONSE, header_message, method_in
 from coprocess.gateways.envoy.headers_only import HeadersOnly
@@ -323,6 +324,39 @@ def test_headers_that_are_none_fail_the_handler_that_reads_them() -> None:
     (reply,) = map(wire.ProcessingResponse.FromString, served.send(raw))
     assert reply.immediate_response.status.code == 500
     assert served.is_done
+
+
+BROKEN_MAPS = {
+    REQUEST: header_map(GET).SerializeToString() + b"\x0a\x03\x0a\x01\xff",
+    RESPONSE: header_map(OK).SerializeToString() + b"\x0a\x03\x0a\x01\xff",
+}
+
+
+@pytest.mark.parametrize("name", ["opens", "swallows", "opens_after"])
+def test_headers_that_are_none_let_nothing_by_whatever_a_handler_makes_of_them(name: str) -> None:
+    @Pre(on_error="open")
+    def opens(request: Any) -> None:
+        assert request.headers["X-Any"]
+
+    @Pre
+    def swallows(request: Any) -> None:
+        with contextlib.suppress(Exception):
+            assert request.headers["X-Any"]
+        request.headers["X-One"] = "1"
+
+    @Response(on_error="open")
+    def opens_after(response: Any) -> None:
+        assert response.headers["X-Any"]
+
+    handler = {each.__name__: each for each in (opens, swallows, opens_after)}[name]
+    stream = ServedStream(EnvoyGateway(table_of(handler), GatewayOptions()))
+    kind = REQUEST
+    if name == "opens_after":
+        kind = RESPONSE
+        headers = wire.HttpHeaders(headers=header_map(GET), end_of_stream=True)
+        stream.send(Message(request_headers=headers).SerializeToString())
+    (raw,) = stream.send(encoding.field(kind >> 3, encoding.field(1, BROKEN_MAPS[kind])))
+    assert wire.ProcessingResponse.FromString(raw).immediate_response.status.code == 500
 
 
 @pytest.mark.parametrize("names", ["quick,waits,quick", "waits", "quick,quick"])

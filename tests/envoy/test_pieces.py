@@ -143,10 +143,52 @@ def test_pieces_are_replaced_and_nothing_else_passes(mode: int) -> None:
         call = Call(client, request_mode=mode)
         reply = call.request()
         assert list(reply.request_headers.response.header_mutation.remove_headers) == ["content-length"]
-        assert reply.mode_override.request_body_mode == (0 if mode else STREAMED)
+        assert reply.mode_override.request_body_mode == STREAMED
+        # Else the end of a body that trailers follow is not seen.
+        assert reply.mode_override.request_trailer_mode == 1
         assert call.piece(b"one").body_mutation.body == b"ONE"
         assert call.piece(b"drop").body_mutation.clear_body
         assert call.piece(b"two", end=True).body_mutation.body == b"TWO!"
+        call.end()
+
+
+def test_what_is_buffered_is_whole_also_where_trailers_follow() -> None:
+    @Post
+    def shout(request: Any) -> None:
+        body = request.stream(replace=True)
+        for piece in body:
+            body.write(piece.upper())
+        body.write(b"!")
+
+    @Response
+    def last() -> None:
+        pass
+
+    with streams(shout, last) as (_, client):
+        call = Call(client, request_mode=BUFFERED)
+        call.request()
+        assert call.piece(b"hi").body_mutation.body == b"HI!"
+        call.put(request_trailers=wire.HttpTrailers())
+        assert call.next().WhichOneof("response") == "request_trailers"
+        assert call.response(end=True).WhichOneof("response") == "response_headers"
+        call.end()
+
+
+def test_nothing_is_written_where_no_piece_came_but_trailers_in_full_duplex() -> None:
+    """Envoy takes none, and lets the request by where its failure mode allows it."""
+
+    @Post
+    def shout(request: Any) -> None:
+        body = request.stream(replace=True)
+        for piece in body:
+            body.write(piece)
+        body.write(b"!")
+
+    with streams(shout) as (_, client):
+        call = Call(client, request_mode=FULL_DUPLEX)
+        assert call.request().WhichOneof("response") == "request_headers"
+        call.put(request_trailers=wire.HttpTrailers())
+        assert call.next().immediate_response.status.code == 500
         call.end()
 
 

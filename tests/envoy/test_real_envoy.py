@@ -208,6 +208,7 @@ LISTENERS = {
     "gets": Listener([ext_proc({"x-coprocess-pre": "gets"}, mutation_rules={"allow_all_routing": True})]),
     "broken": response("broken", failure_mode_allow=True),
     "authz": Listener([ext_authz()]),
+    "headers skipped": Listener([ext_proc(AUTH, processing_mode={"request_header_mode": "SKIP"})]),
     "two": Listener([ext_proc({"x-coprocess-response": "stamp"}), ext_proc({"x-coprocess-post": "answer"})]),
 }
 
@@ -241,6 +242,9 @@ def test_one_stream_runs_the_moments_and_the_response(world: World) -> None:
     assert sent(answered, "x-gone") == []
     assert sent(answered, "x-caller") == ["me"]
     assert answered.upstream["target"] == "/a?b=1&q=a+b"
+    assert world.request("chain", target='/a?c=%ff|"&b=%2f&d', headers=headers).upstream["target"] == (
+        '/a?b=%2f&c=%ff|"&d&q=a+b'
+    )
     assert answered.header("x-seen") == "/a"
     assert [value for name, value in answered.headers if name == "set-cookie"] == ["a=1", "b=2"]
 
@@ -258,6 +262,10 @@ def test_nobody_named_and_failures_close_also_under_failure_mode_allow(world: Wo
     assert world.request(listener, headers={"Authorization": "broken"}).status == 500
     assert world.request(listener, headers={"Authorization": "bad"}).status == 401
     assert len(world.upstream.requests) == before
+
+
+def test_who_was_shown_to_nobody_gets_no_response(world: World) -> None:
+    assert world.request("headers skipped").status == 500
 
 
 @pytest.mark.parametrize("listener", ["unknown", "misspelt"])
@@ -315,6 +323,8 @@ def test_trailers_after_an_empty_body_do_not_pass_by_the_handlers(world: World, 
 
 
 def test_trailers_shut_no_route_whose_filter_streams(world: World) -> None:
+    # Once a body has come, none is doubted.
+    assert world.request("body streamed", "POST", body=b"hi").status == 200
     head = b"POST /p HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
     before = len(world.upstream.requests)
     for _ in range(4):

@@ -207,6 +207,7 @@ def test_both_say_the_same_of_bodies_in_pieces() -> None:
     filters["override"] = ext_proc(allow_mode_override=True, processing_mode=PROC)
     requests: list[Sent] = [
         ("POST", "/a", {"Content-Type": "text/plain"}, b"small"),
+        ("GET", "/a", {}, b""),
         ("HEAD", "/a", {}, b""),
         ("POST", "/a", {"x-answer": '{"status": 204}'}, b"small"),
     ]

@@ -187,6 +187,11 @@ def say(key: str, value: str) -> Change:
     )
 
 
+def buffers_responses(config: dict[str, Any]) -> None:
+    set_(allow_mode_override=False)(config)
+    set_mode(response_body_mode="BUFFERED", response_trailer_mode="SKIP")(config)
+
+
 def upgrade(config: dict[str, Any]) -> None:
     manager(config)["upgrade_configs"] = [{"upgrade_type": "websocket"}]
     set_mode(request_body_mode="BUFFERED")(config)
@@ -323,6 +328,12 @@ CASES: list[tuple[str, str, str, Change]] = [
     ("whole", "envoy-body-never-ends", "error", upgrade),
     ("plain", "envoy-body-for-nothing", "note", set_mode(request_body_mode="BUFFERED")),
     ("plain", "envoy-duplex-trailers", "error", set_mode(request_body_mode="FULL_DUPLEX_STREAMED")),
+    (
+        "whole",
+        "envoy-body-trailers",
+        "warning",
+        buffers_responses,
+    ),
     ("whole", "envoy-buffer-limit", "note", buffer_limit(65536)),
     ("whole", "envoy-message-limit", "warning", buffer_limit(1 << 30)),
     ("plain", "envoy-replies-ignored", "error", set_(observability_mode=True)),

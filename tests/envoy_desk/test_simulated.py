@@ -335,6 +335,83 @@ def test_what_is_replaced_in_full_duplex_goes_on() -> None:
     assert exchange.http_response.status == 500
 
 
+DUPLEX = {"request_body_mode": "FULL_DUPLEX_STREAMED", "request_trailer_mode": "SEND"}
+
+
+def test_without_a_body_one_is_put_in_also_in_full_duplex() -> None:
+    reply = wire.ProcessingResponse()
+    common = reply.request_headers.response
+    common.status = wire.CommonResponse.CONTINUE_AND_REPLACE
+    common.body_mutation.body = b"made"
+    exchange = run(ext_proc(processing_mode=DUPLEX), {"request_headers": reply})
+
+    assert exchange.upstream_request is not None
+    assert exchange.upstream_request.body == b"made"
+
+
+@pytest.mark.parametrize("mode", ["BUFFERED", "BUFFERED_PARTIAL", "STREAMED", "FULL_DUPLEX_STREAMED"])
+@pytest.mark.parametrize("trailer_mode", ["SEND", "SKIP"])
+def test_of_a_body_of_no_chunks_before_trailers_nothing_is_sent(mode: str, trailer_mode: str) -> None:
+    if mode == "FULL_DUPLEX_STREAMED":
+        trailer_mode = "SEND"
+    exchange = run(
+        ext_proc(processing_mode={"request_body_mode": mode, "request_trailer_mode": trailer_mode}),
+        method="POST",
+        headers=(("transfer-encoding", "chunked"),),
+        trailers=(("x-t", "1"),),
+    )
+
+    sent = [message.WhichOneof("request") for message in exchange.calls[0].sent]
+    trailers = ["request_trailers"] if trailer_mode == "SEND" else []
+    assert sent == ["request_headers", *trailers, "response_headers"]
+    assert exchange.upstream_request is not None
+    assert exchange.upstream_request.trailers == (("x-t", "1"),)
+
+
+@pytest.mark.parametrize(("is_lenient", "status"), [(False, 500), (True, 200)])
+def test_a_piece_where_none_came_is_a_failure_that_may_let_by(*, is_lenient: bool, status: int) -> None:
+    piece = wire.ProcessingResponse()
+    piece.request_body.response.body_mutation.streamed_response.body = b"made"
+    exchange = run(
+        ext_proc(processing_mode=DUPLEX, failure_mode_allow=is_lenient),
+        {"request_trailers": piece},
+        method="POST",
+        headers=(("transfer-encoding", "chunked"),),
+        trailers=(("x-t", "1"),),
+    )
+
+    assert exchange.http_response.status == status
+    asked = exchange.upstream_request
+    assert (None if asked is None else asked.body) == (b"" if is_lenient else None)
+
+
+def test_what_has_passed_in_pieces_is_broken_off_by_an_answer_to_the_trailers() -> None:
+    answer = answering(403)["request_headers"]
+    both = {"request_trailers": answer, "response_trailers": answer}
+    trailers = {"request_trailer_mode": "SEND", "response_trailer_mode": "SEND"}
+    given = (("x-t", "1"),)
+    streamed = ext_proc(processing_mode={"request_body_mode": "STREAMED", **trailers})
+    exchange = run(streamed, both, method="POST", chunks=(b"a", b"b"), trailers=given)
+    asked = exchange.upstream_request
+    assert asked is not None
+    assert (asked.body, asked.trailers, asked.error is None) == (b"ab", (), False)
+
+    streamed = ext_proc(processing_mode={"response_body_mode": "STREAMED", **trailers})
+    reply = UpstreamReply(200, (("transfer-encoding", "chunked"),), b"ab", (b"a", b"b"), given)
+    got = run(streamed, both, reply=reply).http_response
+    assert (got.status, got.body, got.trailers, got.error is None) == (200, b"ab", (), False)
+
+    buffered = ext_proc(processing_mode={"request_body_mode": "BUFFERED", **trailers})
+    assert run(buffered, both, method="POST", chunks=(b"a",), trailers=given).upstream_request is None
+
+
+def test_trailers_do_not_follow_a_204() -> None:
+    reply = UpstreamReply(200, (("transfer-encoding", "chunked"),), b"a", (b"a",), (("x-t", "1"),))
+    exchange = run(ext_proc(), editing("response_headers", set_(":status", b"204")), reply=reply)
+
+    assert (exchange.http_response.status, exchange.http_response.trailers) == (204, ())
+
+
 def test_no_route_no_check() -> None:
     exchange = run(
         ext_authz(),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Protocol
+from urllib.parse import quote
 
 from coprocess.api.held import HeldRequest
 from coprocess.bounded import LONGEST_NAME
@@ -61,7 +63,8 @@ def _edits(request: HeldRequest, method: str) -> bytes:
     if request.method != method:
         content += encoding.set_text_header(b":method", guard.method_bytes(request.method, method), _HEADERS)
     if request.has_new_path or request.has_new_query:
-        content += encoding.set_text_header(b":path", guard.target_of(request).encode(), _HEADERS)
+        target = guard.target_of(request, _encoded_values(request))
+        content += encoding.set_text_header(b":path", _escaped(target), _HEADERS)
     headers = request.headers
     edited = headers.edited
     for name in sorted(edited) if len(edited) > 1 else edited:
@@ -84,8 +87,12 @@ def _edits(request: HeldRequest, method: str) -> bytes:
 
 def _value_bytes(request: HeldRequest, name: str, value: str) -> bytes:
     """Of a value that came as other bytes than UTF-8: those bytes."""
+    return guard.value_bytes(name, value, _encoded_values(request))
+
+
+def _encoded_values(request: HeldRequest) -> Mapping[str, bytes] | None:
     headers = request.headers
-    return guard.value_bytes(name, value, headers.encoded if isinstance(headers, Fields) else None)
+    return headers.encoded if isinstance(headers, Fields) else None
 
 
 def denied(answer: Answer, traffic: Traffic | None, text: str = "") -> bytes:
@@ -160,6 +167,16 @@ def _text(value: bytes) -> bytes:
     return value
 
 
+def _escaped(target: bytes) -> bytes:
+    """A path and query of which not all bytes can be sent as text."""
+    try:
+        target.decode()
+    except UnicodeDecodeError:
+        return quote(target, safe=_ASCII).encode()
+    return target
+
+
+_ASCII = bytes(range(0x80))
 # Fields of CheckResponse, and of OkHttpResponse.
 _DENIED_RESPONSE, _OK_RESPONSE, _DYNAMIC_METADATA = 2, 3, 4
 #: In both answers.

@@ -31,16 +31,16 @@ class Check:
         self._tells = tells
         #: The reply, where it is given before the steps are through.
         self._refusal = b""
-        #: Whether the steps have ended before the store is asked for rate and quota, as `steps` was told.
+        #: Whether the steps have ended before the store is asked for rate and quota: who has run them does.
         self.asks_limits = False
 
-    def steps(self, *, leaves_limits: bool = False) -> Steps:
-        """`leaves_limits`: it is the caller that asks for them. They may want a body that does not come."""
+    def steps(self) -> Steps:
+        """Its calls."""
         try:
             for need in self.traffic.before_upstream():
-                if need is PAUSE:
+                if need is PAUSE:  # For a body that does not come.
                     raise HandlerFailed(NO_BODY)
-                if leaves_limits and not isinstance(need, StepCall):
+                if not isinstance(need, StepCall):
                     self.asks_limits = True  # The last of them.
                     return
                 yield need
@@ -90,7 +90,7 @@ class CheckChain(Chain):
 
     def begin(self) -> None:
         try:
-            self.run(self._check.steps(leaves_limits=True))
+            self.run(self._check.steps())
         except Exception as error:  # noqa: BLE001 - nobody else would answer
             self.refuse(error)
 

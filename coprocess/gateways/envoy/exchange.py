@@ -20,6 +20,7 @@ from coprocess.gateways.envoy.call import Around, Traffic
 from coprocess.gateways.envoy.chain import Chain
 from coprocess.gateways.envoy.headers_only import HeadersOnly
 from coprocess.gateways.envoy.messages import (
+    NO_HEADERS,
     Fields,
     content_length,
     no_request,
@@ -27,7 +28,7 @@ from coprocess.gateways.envoy.messages import (
     request_of,
     response_of,
 )
-from coprocess.gateways.envoy.overrides import envoys_own
+from coprocess.gateways.envoy.overrides import envoys_own, is_of_the_upstream
 from coprocess.gateways.envoy.pieces import NO_REQUEST, Wire
 from coprocess.gateways.envoy.side import (
     BUFFERED,
@@ -46,6 +47,7 @@ from coprocess.runtime.chained import NO_STEPS, Steps
 if TYPE_CHECKING:
     from coprocess.gateways.envoy.wire import HttpBody, HttpHeaders
 
+NO_HEADERS_SENT = "was not sent the request's headers: expected request_header_mode SEND"
 REQUEST_HEADERS, RESPONSE_HEADERS = encoding.REQUEST_HEADERS, encoding.RESPONSE_HEADERS
 
 
@@ -113,8 +115,8 @@ class Exchange(StreamedBodies):
             traffic = self._traffic = Traffic(no_request(), chain, self._around)
             if (context := asked.metadata_context).filter_metadata:
                 self._read_metadata(context, traffic)
-            if kind in ("request_body", "request_trailers") and chain.before:
-                raise HandlerFailed("was not sent the request's headers: expected request_header_mode SEND")
+            if chain.before and self._has_passed(asked, kind):
+                raise HandlerFailed(NO_HEADERS_SENT)
         if kind == "response_headers":
             if self._response is not None:
                 raise BadMessage("response headers twice: a stream has one response")
@@ -138,6 +140,8 @@ class Exchange(StreamedBodies):
             self._ready = None
             return ready
         side, traffic = self._side, self._traffic
+        if side.fields.is_broken:
+            raise BadMessage(NO_HEADERS)
         assert traffic is not None  # noqa: S101 - its steps have run
         if side.steps is not None:
             if traffic.awaits_body and traffic.answer is None:
@@ -148,6 +152,13 @@ class Exchange(StreamedBodies):
         if side.ends_with_trailers and not self._is_answered:
             replies.append(encoding.EMPTY[side.trailers_kind])
         return replies
+
+    def _has_passed(self, first: ProcessingRequest, kind: str | None) -> bool:
+        """Whether a stream that begins so has a request that its handlers were to see, and did not."""
+        if kind != "response_headers":
+            return kind in ("request_body", "request_trailers")
+        fields = self._fields(first.response_headers)
+        return is_of_the_upstream(response_of(fields, bytes).status, fields)
 
     def _begin(self, first: ProcessingRequest, wire: Wire | None) -> Chain:
         chain = self.chain = self._find_chain(first)

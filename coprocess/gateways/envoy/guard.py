@@ -38,7 +38,8 @@ _SWITCHING = 101
 _BY_THEMSELVES = frozenset({"CONNECT", "HEAD"})
 
 _HARMFUL = re.compile(rb"[\x00\r\n]").search
-_TARGET = re.compile(r"[!-~]+").fullmatch
+# What handlers edit is sent as ASCII: other bytes are the client's, and Envoy has taken them.
+_TARGET = re.compile(rb"[!-~\x80-\xff]+").fullmatch
 
 Pairs = Iterable[tuple[str, str]]
 
@@ -163,17 +164,22 @@ def request_edits(
         edits.set(b":method", method_bytes(request.method, method))
         is_moved = True
     if request.has_new_path or request.has_new_query:
-        edits.set(b":path", target_of(request).encode())
+        edits.set(b":path", target_of(request, encoded))
         is_moved = True
     if request.headers.edited:
         edits.take(request.headers, encoded)
     return edits, is_moved
 
 
-def target_of(request: HeldRequest) -> str:
-    """Path and query. Raises HandlerFailed where they are no target of a request."""
+def target_of(request: HeldRequest, encoded: Mapping[str, bytes] | None) -> bytes:
+    """Path and query: what nobody edited is sent as the bytes that came.
+
+    `encoded` is as of `value_bytes`. Raises HandlerFailed where they are no target of a request.
+    """
     query = request.query_string
-    target = f"{request.encoded_path}?{query}" if query else request.encoded_path
+    text = f"{request.encoded_path}?{query}" if query else request.encoded_path
+    is_utf8 = encoded is None or request.target not in encoded
+    target = text.encode() if is_utf8 else text.encode("latin-1")
     if not _TARGET(target):
         raise HandlerFailed("left a path or query that cannot be sent")
     return target

@@ -1,8 +1,8 @@
 """A ProcessingRequest with headers, as Envoy writes it, taken apart without reading the headers.
 
-Whether they are a HeaderMap is found out when a handler asks: Envoy writes it, and no reply depends on what
-nobody has read. A message may be written in other ways that mean the same: then this says that it is another
-one, and it is to be read as a whole.
+Whether they are a HeaderMap is found out when a handler asks: no reply depends on what nobody has read. Where
+somebody has, and they are none, the request is refused, whatever the handler made of that. A message may be
+written in other ways that mean the same: this says that it is another one then, to be read as a whole.
 """
 
 from __future__ import annotations

@@ -130,7 +130,8 @@ class HeadersOnly(Traffic):
         if fields is None:
             request = self.request
             if (
-                request.has_new_body
+                self.came.is_broken
+                or request.has_new_body
                 or request.has_new_path
                 or request.has_new_query
                 or request._method != self.method
@@ -139,7 +140,12 @@ class HeadersOnly(Traffic):
             reply = guard.small_reply(encoding.REQUEST_HEADERS, request._headers, self.came.encoded)
         else:
             response = self.response
-            if response is None or response.has_new_body or response._status != self.status:
+            if (
+                fields.is_broken
+                or response is None
+                or response.has_new_body
+                or response._status != self.status
+            ):
                 return None
             reply = guard.small_reply(encoding.RESPONSE_HEADERS, response._headers, fields.encoded)
         session = self._session

@@ -24,6 +24,9 @@ class Fields(UnreadHeaders):
 
     __slots__ = ("_all", "encoded")
 
+    #: Whether a handler may have read what is no header list.
+    is_broken = False
+
     def __init__(self, values: Sequence[HeaderValue]) -> None:
         # As the base class does.
         self.replaced, self._set_now = NO_EDITS, None
@@ -77,13 +80,16 @@ class Fields(UnreadHeaders):
 class UnreadFields(Fields):
     """Those of a HeaderMap that nobody has read so far."""
 
-    __slots__ = ("_raw", "_values_of_raw")
+    __slots__ = ("_raw", "_values_of_raw", "is_broken")
+
+    is_broken: bool
 
     def __init__(self, raw: bytes, max_headers: int) -> None:
         """Raises BadMessage for more than `max_headers`."""
         # As the base class does.
         self.replaced = NO_EDITS
         self._set_now = self.encoded = None
+        self.is_broken = False
         self._raw = raw
         self._values_of_raw: Sequence[HeaderValue] | None = None
         if len(raw) > _SMALLEST_HEADER_BYTES * max_headers:
@@ -96,8 +102,13 @@ class UnreadFields(Fields):
             try:
                 values = self._values_of_raw = HeaderMap.FromString(self._raw).headers
             except DecodeError:
-                raise BadMessage("headers that are no HeaderMap") from None
+                # A handler may take that for a failure of its own, and fail open.
+                self.is_broken = True
+                raise BadMessage(NO_HEADERS) from None
         return values
+
+
+NO_HEADERS = "headers that are no HeaderMap"
 
 
 def refuse_too_many(count: int, max_headers: int) -> None:

@@ -17,7 +17,7 @@ _REFUSES_S = 60.0
 _ENVOYS_OWN = {400: "Bad request", 408: "Request timeout", 413: "Request entity too large"}
 #: Its router adds it to what the upstream answers, unless it is told not to.
 _OF_THE_UPSTREAM = "x-envoy-upstream-service-time"
-_LOWEST_ERROR = 400
+_LOWEST_REDIRECT, _LOWEST_ERROR = 300, 400
 
 
 class Overrides:
@@ -57,6 +57,14 @@ class Overrides:
             # Of an upstream, where the router does not say so; else of another filter.
             self.works = None
             self._refuse()
+
+
+def is_of_the_upstream(status: int, fields: Fields) -> bool:
+    """Whether it is surely no answer of Envoy's, or of a filter.
+
+    Those may hand on what another service answered: an error, or where to log in.
+    """
+    return status < _LOWEST_REDIRECT and fields.first_that_came(_OF_THE_UPSTREAM) is not None
 
 
 def envoys_own(status: int, fields: Fields) -> str:

@@ -14,7 +14,7 @@ from coprocess.api.body_stream import BodyCut, BodyStream
 from coprocess.errors import BadMessage, HandlerFailed
 from coprocess.expected import wrong_type
 from coprocess.gateways.envoy import encoding
-from coprocess.gateways.envoy.side import FULL_DUPLEX, Replies, Side
+from coprocess.gateways.envoy.side import BUFFERED, FULL_DUPLEX, NO_ROOM, Replies, Side
 from coprocess.gateways.envoy.wire import ProcessingRequest
 
 if TYPE_CHECKING:
@@ -149,7 +149,8 @@ class Pieces(BodyStream):
         kind = asked.WhichOneof("request")
         if kind == side.body_name:
             body: HttpBody = getattr(asked, side.body_name)
-            self._is_whole = body.end_of_stream
+            # What Envoy has buffered is whole, also where trailers follow.
+            self._is_whole = body.end_of_stream or side.mode == BUFFERED
             self._held = body.body
             side.has_come = True
             return self._held
@@ -173,6 +174,8 @@ class Pieces(BodyStream):
         else:
             content = held or b""
         if side.mode == FULL_DUPLEX:
+            if content and self._owes_trailers and not side.has_come:
+                raise HandlerFailed(NO_ROOM)
             is_end = is_last and self._is_whole and not self._owes_trailers
             return [encoding.streamed(side.body_kind, content, is_end)] if content or is_end else []
         if held is None:

@@ -122,9 +122,7 @@ class Side:
             return [encoding.reply(kind, common, metadata)]
         if kind == self.trailers_kind:
             if edits.count or body is not None:
-                raise HandlerFailed(
-                    "edited a message without a body but with trailers, where nothing can be edited"
-                )
+                raise HandlerFailed(NO_ROOM)
             return [encoding.EMPTY[kind]]
         common = b""
         if body is not None:
@@ -142,8 +140,11 @@ class Side:
         return [encoding.reply(kind, common + rest, metadata)]
 
     def _duplex_replies(self, common: bytes, body: bytes | None, metadata: bytes) -> Replies:
-        content = b"".join(self.pieces or ()) if body is None else body
-        self.pieces = None
+        pieces, self.pieces = self.pieces, None
+        if body and self.ends_with_trailers and not pieces:
+            # Envoy takes no piece where none came: it would be its own failure, which may let by.
+            raise HandlerFailed(NO_ROOM)
+        content = b"".join(pieces or ()) if body is None else body
         replies = [encoding.reply(self.headers_kind, common, metadata)]
         if content or not self.ends_with_trailers:
             replies.append(encoding.streamed(self.body_kind, content, not self.ends_with_trailers))
@@ -196,7 +197,8 @@ class ResponseSide(Side):
 
 _SWITCHING = "101"
 _NO_FIELDS = Fields(())
-
+#: Nor its headers, but in FULL_DUPLEX_STREAMED mode.
+NO_ROOM = "edited a message without a body but with trailers, where none can be put in"
 
 _NOT_KEPT = (
     "the body was not asked for, as the code of the handler does not show that it is used. "

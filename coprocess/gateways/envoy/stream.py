@@ -188,8 +188,7 @@ class EnvoyStream(chained.Chain):
     def _refuse(self, status: Status, text: str) -> None:
         """End it with an answer: an error lets the request pass where the filter's failure mode allows it."""
         if self._close():
-            if not self._rpc.finish(refusal(status, text)):
-                self._rpc.end(status, text)
+            self._rpc.fail(status, text)
             self.cancel()
 
     # In a thread.

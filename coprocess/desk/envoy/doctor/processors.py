@@ -145,6 +145,22 @@ def _body(judged: Judged, direction: str) -> Iterator[FileFinding]:
             "The body of an upgraded connection never ends: such requests hang.",
             "Set it to NONE and allow_mode_override to true: the service leaves those bodies alone.",
         )
+    if (
+        (reads or streams)
+        and mode in ("BUFFERED", "STREAMED")
+        and judged.use.mode.get(f"{direction}_trailer_mode") != "SEND"
+        and not judged.use.settings.get("allow_mode_override")
+    ):
+        yield finding_at(
+            judged,
+            Severity.ERROR if direction == "request" else Severity.WARNING,
+            "envoy-body-trailers",
+            f"processing_mode.{direction}_trailer_mode",
+            f"A handler reads the body of the {direction}; {direction}_body_mode is {mode}, and neither "
+            f"{direction}_trailer_mode is SEND nor allow_mode_override true.",
+            "Where a body is empty and trailers follow, Envoy sends nothing: its handlers do not run.",
+            "Set it to SEND.",
+        )
     if judged.is_known and not (reads or streams) and mode in ("BUFFERED", "BUFFERED_PARTIAL"):
         yield finding_at(
             judged,
@@ -247,7 +263,8 @@ def _switches(judged: Judged) -> Iterator[FileFinding]:
             "envoy-no-answers",
             "disable_immediate_response",
             "disable_immediate_response is true.",
-            "What handlers answer or reject becomes a 500.",
+            "Envoy takes what handlers answer or reject for a failure: a 500, and with failure_mode_allow "
+            "the request passes.",
             "Leave it out.",
         )
     rules = settings.get("mutation_rules")

@@ -204,7 +204,7 @@ class _Passage:
             request = upstream_request(left, is_http2=is_grpc(left.headers))
         except Unreadable:
             return
-        self._run.exchange.upstream_request = replace(request, error="Envoy broke it off")
+        self._run.exchange.upstream_request = replace(request, trailers=(), error="Envoy broke it off")
 
     # The response.
 
@@ -271,7 +271,9 @@ class _Passage:
             if local.response_left is not None:
                 self._run.exchange.details = local.details
                 sent = self._sent(local.response_left)
-                return sent if sent.status in _BODYLESS else replace(sent, error="Envoy broke it off")
+                if sent.status in _BODYLESS:
+                    return sent
+                return replace(sent, trailers=(), error="Envoy broke it off")
             return self._sent(self._local(local), closes=self._closes(local))
         return self._sent(response, closes=self._closes(own))
 
@@ -308,9 +310,9 @@ class _Passage:
         if not 100 <= status <= 999:
             return HttpResponse(None, error=f"illegal status line: HTTP/1.1 {status}")
         length = headers.get("content-length") or ""
-        if length:
-            trailers = ()  # They would follow chunks.
         has_none = is_head or status < 200 or status in (204, 304)
+        if length or has_none:
+            trailers = ()  # They would follow chunks.
         if length.isdecimal() and not has_none and not response.is_tunnel:
             # A client reads as much as it is told of.
             error = "the body is shorter than its content-length" if int(length) > len(body) else None

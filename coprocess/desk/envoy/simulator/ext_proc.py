@@ -90,18 +90,20 @@ class ExtProcFilter:
             return
         if direction == "request" and self._run.answers_next and not has_headers:
             return  # The headers are at the router by now, which waits for no body.
+        has_left = not has_headers
         try:
             self._body(direction, message, has_headers=has_headers)
+            has_left |= self._stream.mode.body(direction) == "STREAMED" and bool(message.chunks)
             if message.trailers is not None and self._stream.mode.sends_trailers(direction):
                 self._trailers(direction, message)
         except LocalReply as local:
-            if not has_headers:
+            if has_left:
                 _left(local, direction, message)
             raise
 
     def _body(self, direction: str, message: HttpMessage, *, has_headers: bool) -> None:
         mode = self._stream.mode.body(direction)
-        if mode == "NONE":
+        if mode == "NONE" or _is_trailers_only(message):
             return
         if message.is_tunnel:
             if mode not in ("STREAMED", "GRPC"):
@@ -222,7 +224,7 @@ class ExtProcFilter:
         self._stream.look_for_more()
 
     def _full_duplex(self, direction: str, message: HttpMessage, *, headers_open: bool) -> None:
-        self._stream.saw_duplex_body = True
+        self._stream.saw_duplex_body = not _is_trailers_only(message)
         if not self._stream.open():
             return
         done: list[tuple[float, bytes]] = []
@@ -237,7 +239,7 @@ class ExtProcFilter:
             elif kind == f"{direction}_trailers" and message.trailers is not None and not headers_open:
                 self._edit_trailers(getattr(reply, kind).header_mutation, message.trailers)
                 is_over = True
-            elif headers_open or not is_kind(reply, f"{direction}_body"):
+            elif headers_open or not (is_kind(reply, f"{direction}_body") and self._stream.saw_duplex_body):
                 self._stream.fail(self._stream.settings.status_on_error, SPURIOUS)
             else:
                 mutation = _body_of(reply, direction).body_mutation
@@ -265,7 +267,7 @@ class ExtProcFilter:
         except LocalReply as local:
             message.chunks = done
             # A request whose body has not begun is not at the upstream yet.
-            if done or (direction == "response" and not headers_open):
+            if done or (direction == "response" and not headers_open and self._stream.saw_duplex_body):
                 _left(local, direction, message)
             raise
         if direction not in self._replaced:
@@ -326,8 +328,9 @@ class ExtProcFilter:
         common = getattr(reply, f"{direction}_headers").response
         self._edit(direction, common, message.headers)
         self._clear_route(direction, common)
-        # FULL_DUPLEX_STREAMED goes on as if nothing were to be replaced.
-        if common.status != _REPLACE or self._stream.mode.body(direction) == "FULL_DUPLEX_STREAMED":
+        # With a body to come, FULL_DUPLEX_STREAMED goes on as if nothing were to be replaced.
+        is_duplex = self._stream.mode.body(direction) == "FULL_DUPLEX_STREAMED"
+        if common.status != _REPLACE or (is_duplex and not message.ends_with_headers):
             return False
         self._replaced.add(direction)
         if common.HasField("body_mutation"):
@@ -378,6 +381,11 @@ class ExtProcFilter:
     def _drop_length(self, direction: str, message: HttpMessage) -> None:
         if self._removes_length(direction):
             message.headers.remove("content-length")
+
+
+def _is_trailers_only(message: HttpMessage) -> bool:
+    """Whether trailers follow a body in chunks of which there are none: then Envoy has no body to send."""
+    return message.trailers is not None and not message.body and not message.is_tunnel
 
 
 def _body_of(reply: wire.ProcessingResponse, direction: str) -> wire.CommonResponse:

@@ -19,7 +19,7 @@ from coprocess.runtime.registration import GatewayOptions
 from coprocess.runtime.service import Service
 from coprocess.runtime.service_options import ServiceOptions
 from coprocess.store import store
-from coprocess.transport.engine import BidiRpc, Metadata, Rpc
+from coprocess.transport.engine import BidiRpc, FailedReply, Metadata, Rpc
 
 #: A reply and the end of its stream come one after the other, from another thread.
 _LAST_LOOK_S = 0.002
@@ -74,8 +74,9 @@ class HandlerServer:
     # A Server of the simulator's.
 
     def process(self, cluster: str, metadata: Pairs) -> ProcessStream:
-        rpc = _StreamRpc(PROCESS, metadata, self._service.in_thread)
-        self._methods.bidi[PROCESS](rpc)
+        methods = self._methods
+        rpc = _StreamRpc(PROCESS, metadata, self._service.in_thread, methods.failed[PROCESS])
+        methods.bidi[PROCESS](rpc)
         return _HandlerStream(rpc)
 
     def check(
@@ -112,10 +113,17 @@ class _HandlerStream(ProcessStream):
 class _StreamRpc(BidiRpc):
     """A stream whose client is the simulated Envoy."""
 
-    def __init__(self, method: str, metadata: Pairs, in_thread: Callable[[Callable[[], None]], None]) -> None:
+    def __init__(
+        self,
+        method: str,
+        metadata: Pairs,
+        in_thread: Callable[[Callable[[], None]], None],
+        failed: FailedReply,
+    ) -> None:
         super().__init__(method)
         self._metadata = metadata
         self._in_thread = in_thread
+        self._failed = failed
         self._events: queue.SimpleQueue[ServerEvent] = queue.SimpleQueue()
         self._cancelled: Callable[[], None] = lambda: None
         self.is_over = False
@@ -163,6 +171,9 @@ class _StreamRpc(BidiRpc):
         if not self.is_over:
             self.is_over = True
             self._events.put(ServerEnd(0 if status is None else status.value, message))
+
+    def failed_reply(self) -> FailedReply | None:
+        return self._failed
 
     def metadata(self) -> Metadata:
         return self._metadata
