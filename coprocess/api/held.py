@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlencode
+from urllib.parse import parse_qsl, quote, urlencode
 
 from multidict import CIMultiDict
 
@@ -108,25 +108,48 @@ class HeldHeaders(Copied, MultiHeaders):
 class HeldQuery(ParsedQuery):
     """Query parameters of a query string."""
 
-    __slots__ = ("is_edited",)
+    __slots__ = ("_came", "_edited")
 
     def __init__(self, query: str) -> None:
         super().__init__(query)
-        self.is_edited = False
+        self._came = query
+        #: The names that were set or deleted.
+        self._edited: set[str] = set()
+
+    @property
+    def is_edited(self) -> bool:
+        return bool(self._edited)
 
     def __setitem__(self, name: str, value: str) -> None:
         if not isinstance(name, str):
             raise wrong_type("a query parameter's name", "text", name)
         self._values[name] = expect_text(f"query parameter {name}: the value", value)
-        self.is_edited = True
+        self._edited.add(name)
 
     def __delitem__(self, name: str) -> None:
         del self._values[name]
-        self.is_edited = True
+        self._edited.add(name)
+
+    def copy(self) -> HeldQuery:
+        twin = HeldQuery(self._came)
+        twin._values, twin._edited = self._values.copy(), set(self._edited)
+        return twin
 
     def encoded(self) -> str:
         """As a query string, its names sorted, as gateways write it."""
-        return urlencode(sorted(self._values.items(), key=itemgetter(0)))
+        edited = [(name, value) for name, value in self._values.items() if name in self._edited]
+        # The bytes of what nobody has edited stay, also where they are no UTF-8.
+        pairs = parse_qsl(self._came, keep_blank_values=True, errors=_BYTES)
+        kept = [(name, value) for name, value in pairs if _shown(name) not in self._edited]
+        return urlencode(sorted([*kept, *edited], key=itemgetter(0)), errors=_BYTES)
+
+
+_BYTES = "surrogateescape"
+
+
+def _shown(name: str) -> str:
+    """A name that was read with its bytes, as handlers see it."""
+    return name if name.isascii() else name.encode(errors=_BYTES).decode(errors="replace")
 
 
 def _no_body() -> bytes:
@@ -310,9 +333,9 @@ class HeldRequest(_HeldBody, Request):
             scheme=self._scheme,
             body_source=self._body_source,
         )
-        twin._path, twin._query_string = self._path, self.query_string
-        if self._query is not None and self._query.is_edited:
-            twin.query.is_edited = True
+        twin._path, twin._query_string = self._path, self._query_string
+        if self._query is not None:
+            twin._query = self._query.copy()
         twin._body, twin.has_new_body, twin.has_new_path = self._body, self.has_new_body, self.has_new_path
         return twin
 
@@ -327,6 +350,9 @@ class HeldRequest(_HeldBody, Request):
 _PATH = re.compile(r"/([^\x00-\x1f\x7f%?]|%[0-9A-Fa-f]{2})*")
 # What a path may hold (RFC 3986); a percent sign begins an escape.
 _SENT_AS_IT_IS = "/%:@!$&'()*+,;=~"
+
+
+_OK, _PARTIAL = 200, 206
 
 
 class HeldResponse(_HeldBody, Response, metaclass=Constructed):
@@ -359,9 +385,17 @@ class HeldResponse(_HeldBody, Response, metaclass=Constructed):
 
     @status.setter
     def status(self, status: int) -> None:
-        if not isinstance(status, int) or isinstance(status, bool) or not 100 <= status <= 999:
-            raise ValueError(f"an HTTP status is 100 to 999, not {status!r}")
+        if not isinstance(status, int) or isinstance(status, bool) or not 200 <= status <= 999:
+            raise ValueError(f"a final HTTP status is 200 to 999, not {status!r}")
         self._status = status
+
+    def _replace_body(self, body: bytes) -> None:
+        super()._replace_body(body)
+        headers = self._headers
+        if self._status == _PARTIAL and "Content-Range" in headers and "Content-Range" not in headers.edited:
+            # The new body is no part of anything.
+            del headers["Content-Range"]
+            self._status = _OK
 
     def copy(self) -> HeldResponse:
         """A twin that later edits do not reach."""
