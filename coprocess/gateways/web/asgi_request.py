@@ -23,6 +23,7 @@ from coprocess.gateways.web.asgi_messages import (
 from coprocess.gateways.web.http import (
     app_response,
     body_to_send,
+    end_without_body,
     no_body_asked_for,
     quota_headers,
     raw_headers,
@@ -281,6 +282,7 @@ class AsgiRequest(Bare, RequestExchange):
             await self._gone()
             return
         response = self.response
+        end_without_body(response, start["status"])
         new = dict(start)
         new["status"], new["headers"] = response.status, with_edits(headers.raw, response)
         if not response.has_new_body:
