@@ -392,10 +392,10 @@ class HeldResponse(_HeldBody, Response, metaclass=Constructed):
     def _replace_body(self, body: bytes) -> None:
         super()._replace_body(body)
         headers = self._headers
-        if self._status == _PARTIAL and "Content-Range" in headers and "Content-Range" not in headers.edited:
+        if "Content-Range" in headers and "Content-Range" not in headers.edited and self.status == _PARTIAL:
             # The new body is no part of anything.
             del headers["Content-Range"]
-            self._status = _OK
+            self.status = _OK
 
     def copy(self) -> HeldResponse:
         """A twin that later edits do not reach."""
