@@ -266,3 +266,55 @@ def test_a_query_that_came_in_raw_utf8_is_read_as_what_it_says(raw: bytes) -> No
     ask_wsgi(wsgi, [handler], QUERY_STRING=raw.decode("latin-1"), PATH_INFO=path.decode("latin-1"))
     told = [("\u00e9", "/%C3%A9", "/%C3%A9?a=%C3%A9"), b"a=%C3%A9&b=1"]
     assert seen == [*told, *told]
+
+
+@pytest.mark.parametrize("starts", [False, True])
+def test_an_error_handler_answers_for_an_app_that_is_a_generator(starts: bool) -> None:
+    """It raises when its first chunk is asked for, which was the server's turn."""
+    app = App()
+    told = []
+
+    @app.errorhandler(LookupError)
+    def answers(error: LookupError) -> Any:
+        return respond(418, "tea")
+
+    class Site:
+        def __init__(self, environ: Any, start_response: Any) -> None:
+            self._start, self._chunks = start_response, iter([b"a", b"b"])
+            self._fails = environ["PATH_INFO"] == "/fails"
+
+        def __iter__(self) -> Any:
+            return self
+
+        def __next__(self) -> bytes:
+            if self._fails:
+                if starts:
+                    self._start("200 OK", [])
+                raise LookupError
+            self._start("200 OK", [])
+            return next(self._chunks)
+
+        def close(self) -> None:
+            told.append("closed")
+
+    line, _, body = ask_wsgi(Site, [passes, app], PATH_INFO="/fails")
+    assert (line[:3], body) == ("418", b"tea")
+    assert ask_wsgi(Site, [passes, app])[2] == b"ab"
+    assert told == ["closed", "closed"]
+
+
+def test_space_around_a_header_that_a_handler_sets_costs_no_response() -> None:
+    """uvicorn closed the connection without one."""
+
+    @Response
+    def handler(request: coprocess.Request, response: Any) -> None:
+        response.headers["X-A"] = " a\t"
+        if request.path == "/two":
+            response.headers.add("X-A", " b ")
+
+    with uvicorn_at(Asgi(asgi_hello, [handler])) as address:
+        got = httpx.get(f"http://{address}/one", timeout=10)
+        assert (got.status_code, got.headers["X-A"]) == (200, "a")
+        got = httpx.get(f"http://{address}/two", timeout=10)
+        assert (got.status_code, got.headers.get_list("X-A")) == (200, ["a", "b"])
+    assert ask_wsgi(wsgi_hello, [handler])[1]["X-A"] == "a"

@@ -167,10 +167,15 @@ def with_edits(raw: Collection[RawHeader], message: HeldRequest | HeldResponse) 
             if came.lower() == sent:
                 raw = without(raw, {sent})
                 break
-        return [*raw, (sent, value.encode())]
+        return [*raw, (sent, trimmed(value).encode())]
     names, added = edits_of(message)
     kept = without(raw, set(map(_sent, names)))
-    return kept + [(_sent(name), value.encode()) for name, value in added]
+    return kept + [(_sent(name), trimmed(value).encode()) for name, value in added]
+
+
+def trimmed(value: str) -> str:
+    """A header's value without the space around it, for which some servers would send no response."""
+    return value.strip(" \t")
 
 
 def without(headers: Iterable[tuple[AnyStr, AnyStr]], gone: Set[AnyStr]) -> list[tuple[AnyStr, AnyStr]]:

@@ -22,6 +22,7 @@ from coprocess.gateways.web.http import (
     response_of,
     sent,
     text_of,
+    trimmed,
     without,
 )
 from coprocess.runtime.answers import Answer, error_answer
@@ -176,6 +177,7 @@ def with_native_edits(headers: Collection[tuple[str, str]], response: HeldRespon
 
 
 def _native(value: str) -> str:
+    value = trimmed(value)
     return value if value.isascii() else value.encode().decode("latin-1")
 
 

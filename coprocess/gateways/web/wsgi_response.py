@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
@@ -160,6 +161,33 @@ def on_its_way(
         response._written = []
         response._size = 0
     return response
+
+
+def run_to_first(chunks: Iterable[bytes]) -> Iterable[bytes]:
+    """`chunks`, run up to the first: an app that is a generator does nothing before, nor does it fail."""
+    if isinstance(chunks, (list, tuple)):
+        return chunks
+    try:
+        iterator = iter(chunks)
+        first = list(itertools.islice(iterator, 1))
+    except BaseException:
+        if hasattr(chunks, "close"):
+            chunks.close()
+        raise
+    return _Begun(chunks, itertools.chain(first, iterator))
+
+
+class _Begun:
+    def __init__(self, chunks: Iterable[bytes], all_of_them: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._all = all_of_them
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._all
+
+    def close(self) -> None:
+        if hasattr(self._chunks, "close"):
+            self._chunks.close()
 
 
 class _Chunks:
