@@ -318,3 +318,42 @@ def test_space_around_a_header_that_a_handler_sets_costs_no_response() -> None:
         got = httpx.get(f"http://{address}/two", timeout=10)
         assert (got.status_code, got.headers.get_list("X-A")) == (200, ["a", "b"])
     assert ask_wsgi(wsgi_hello, [handler])[1]["X-A"] == "a"
+
+
+def test_a_handler_that_swallows_its_cancellation_does_not_bring_the_app_to_a_client_that_is_gone() -> None:
+    """The request went on, in a task that still counted as cancelled."""
+    reached, begun = [], asyncio.Event()
+
+    @Pre
+    async def clings(request: coprocess.Request) -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            await asyncio.sleep(0)
+
+    async def site(scope: Any, receive: Any, send: Any) -> None:
+        reached.append(scope["path"])
+
+    async def main() -> int:
+        around = Asgi(site, [clings])
+
+        async def receive() -> Any:
+            await begun.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            reached.append(message)
+
+        scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": []}
+        try:
+            async with asyncio.timeout(10):
+                await around(scope, receive, send)
+        finally:
+            await around.close()
+        task = asyncio.current_task()
+        assert task is not None
+        return task.cancelling()
+
+    assert asyncio.run(main()) == 0
+    assert reached == []
