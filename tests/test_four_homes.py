@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
+from coprocess import Reply, respond
 from coprocess.asgi import Middleware as AsgiMiddleware
 from coprocess.desk.envoy.configuration import Wanted
 from coprocess.desk.envoy.trial import HandlerServer, config_of
@@ -208,3 +210,56 @@ def test_the_same_handlers_do_the_same(home: str, tmp_path: Path, load: Load) ->
         assert refused == (401, {"WWW-Authenticate": "Bearer"}, {"error": "who?"})
         assert ask("GET", "/reply", headers, b"") == (418, {"X-Why": "tea"}, {"short": True})
         assert ask("GET", "/fail", headers, b"")[0] == 500
+
+
+PART = """
+from coprocess import CustomKeyCheck, Post, PostKeyAuth, Pre, Response
+
+@Pre
+def pre(): pass
+
+@CustomKeyCheck
+def check(session): session.allow("t")
+
+@PostKeyAuth
+def post_key_auth(): pass
+
+@Post
+def post(): pass
+
+@Response
+async def response(request, response):
+    response.body = b"new"
+"""
+
+
+def part_told(request: Any) -> Reply:
+    return respond(206, "ew", headers={"Content-Range": "bytes 1-2/9", "Content-Type": "text/plain"})
+
+
+def part_of_wsgi(environ: Any, start_response: Any) -> list[bytes]:
+    start_response("206 Part", [("Content-Range", "bytes 1-2/9"), ("Content-Type", "text/plain")])
+    return [b"ew"]
+
+
+async def part_of_asgi(scope: Any, receive: Any, send: Any) -> None:
+    headers = [(b"content-range", b"bytes 1-2/9"), (b"content-type", b"text/plain")]
+    await send({"type": "http.response.start", "status": 206, "headers": headers})
+    await send({"type": "http.response.body", "body": b"ew"})
+
+
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize("home", HOMES)
+def test_a_new_body_for_a_part_is_the_whole_everywhere(
+    home: str, tmp_path: Path, load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "handlers"
+    folder.mkdir()
+    (folder / "part.py").write_text(PART)
+    here = sys.modules[__name__]
+    monkeypatch.setattr(here, "told_neutral", part_told)
+    monkeypatch.setattr(here, "wsgi_site", part_of_wsgi)
+    monkeypatch.setattr(here, "asgi_site", part_of_asgi)
+    monkeypatch.setattr(here, "SHOWN", ("Content-Range",))
+    with HOMES[home](folder, load) as ask:
+        assert ask("GET", "/x", {}, b"") == (200, {}, b"new")

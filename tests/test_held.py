@@ -297,3 +297,31 @@ def test_headers_of_an_environ_are_those_that_can_be_asked_for() -> None:
     assert {name: headers.get(name) for name in headers} == {"Content-Type": "text/plain", "X-A": "1"}
     assert dict(headers) == {"Content-Type": "text/plain", "X-A": "1"}
     assert "Content-Length" not in headers
+
+
+def test_a_new_body_for_a_part_is_the_whole_as_at_tyk() -> None:
+    """Kong, Envoy and web apps sent it as 206, with a Content-Range of other bytes."""
+    came = HeldResponse(206, HeldHeaders([("Content-Range", "bytes 1-2/9")]), body_source=lambda: b"bc")
+    came.body = b"new"
+    assert (came.status, dict(came.headers)) == (200, {})
+    own = HeldResponse(206, HeldHeaders([("Content-Range", "bytes 1-2/9")]), body_source=lambda: b"bc")
+    own.headers["Content-Range"] = "bytes 0-2/9"
+    own.body = b"new"
+    assert (own.status, dict(own.headers)) == (206, {"Content-Range": "bytes 0-2/9"})
+
+
+@pytest.mark.parametrize("status", [100, 101, 199])
+def test_a_status_that_ends_no_response_is_refused(status: int) -> None:
+    with pytest.raises(ValueError, match="200 to 999"):
+        HeldResponse(200, HeldHeaders()).status = status
+
+
+@pytest.mark.parametrize("is_copy", [False, True])
+def test_an_edit_of_a_query_leaves_the_bytes_of_what_it_does_not_edit(is_copy: bool) -> None:
+    came = request("/?b=%ff%FE&%e9=1&a=%zz&gone=%ff")
+    came.query["c"] = "\u00e9"
+    del came.query["gone"]
+    came = came.copy() if is_copy else came
+    assert came.query_string == "a=%zz&b=%ff%FE&c=%C3%A9&%e9=1"
+    del came.query[next(name for name in came.query if not name.isascii())]
+    assert came.query_string == "a=%zz&b=%ff%FE&c=%C3%A9"

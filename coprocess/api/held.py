@@ -108,28 +108,32 @@ class HeldHeaders(Copied, MultiHeaders):
 class HeldQuery(ParsedQuery):
     """Query parameters of a query string. Those that nobody edits are sent byte for byte as they came."""
 
-    __slots__ = ("_came", "_edited", "is_edited")
+    __slots__ = ("_came", "_edited")
 
     def __init__(self, query: str) -> None:
         super().__init__(query)
         self._came = query
-        #: Names; and whether there are any, or were in what this is a copy of.
+        #: The names that were set or deleted.
         self._edited: set[str] = set()
-        self.is_edited = False
+
+    @property
+    def is_edited(self) -> bool:
+        return bool(self._edited)
 
     def __setitem__(self, name: str, value: str) -> None:
         if not isinstance(name, str):
             raise wrong_type("a query parameter's name", "text", name)
         self._values[name] = expect_text(f"query parameter {name}: the value", value)
-        self._note(name)
+        self._edited.add(name)
 
     def __delitem__(self, name: str) -> None:
         del self._values[name]
-        self._note(name)
-
-    def _note(self, name: str) -> None:
         self._edited.add(name)
-        self.is_edited = True
+
+    def copy(self) -> HeldQuery:
+        twin = HeldQuery(self._came)
+        twin._values, twin._edited = self._values.copy(), set(self._edited)
+        return twin
 
     def encoded(self) -> str:
         """As a query string, its names sorted, as gateways write it."""
@@ -327,9 +331,9 @@ class HeldRequest(_HeldBody, Request):
             scheme=self._scheme,
             body_source=self._body_source,
         )
-        twin._path, twin._query_string = self._path, self.query_string
-        if self._query is not None and self._query.is_edited:
-            twin.query.is_edited = True
+        twin._path, twin._query_string = self._path, self._query_string
+        if self._query is not None:
+            twin._query = self._query.copy()
         twin._body, twin.has_new_body, twin.has_new_path = self._body, self.has_new_body, self.has_new_path
         return twin
 
@@ -344,6 +348,9 @@ class HeldRequest(_HeldBody, Request):
 _PATH = re.compile(r"/([^\x00-\x1f\x7f%?]|%[0-9A-Fa-f]{2})*")
 # What a path may hold (RFC 3986); a percent sign begins an escape.
 _SENT_AS_IT_IS = "/%:@!$&'()*+,;=~"
+
+
+_OK, _PARTIAL = 200, 206
 
 
 class HeldResponse(_HeldBody, Response, metaclass=Constructed):
@@ -376,9 +383,17 @@ class HeldResponse(_HeldBody, Response, metaclass=Constructed):
 
     @status.setter
     def status(self, status: int) -> None:
-        if not isinstance(status, int) or isinstance(status, bool) or not 100 <= status <= 999:
-            raise ValueError(f"an HTTP status is 100 to 999, not {status!r}")
+        if not isinstance(status, int) or isinstance(status, bool) or not 200 <= status <= 999:
+            raise ValueError(f"a final HTTP status is 200 to 999, not {status!r}")
         self._status = status
+
+    def _replace_body(self, body: bytes) -> None:
+        super()._replace_body(body)
+        headers = self._headers
+        if "Content-Range" in headers and "Content-Range" not in headers.edited and self.status == _PARTIAL:
+            # The new body is no part of anything.
+            del headers["Content-Range"]
+            self.status = _OK
 
     def copy(self) -> HeldResponse:
         """A twin that later edits do not reach."""

@@ -152,7 +152,7 @@ class Response(Body, metaclass=Declares):
 
     _owner = "response"
 
-    #: 100 to 999; assigning anything else is a ValueError.
+    #: Assigning anything but 200 to 999 is a ValueError: what is below ends no response.
     status: int
 
     def __dir__(self) -> list[str]:

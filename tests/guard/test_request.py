@@ -149,7 +149,7 @@ def test_a_new_request_object_with_a_body() -> None:
 # Traps of return_overrides.
 
 
-@pytest.mark.parametrize("code", [1, 99, 1000, 70_000])
+@pytest.mark.parametrize("code", [1, 99, 100, 101, 199, 1000, 70_000])
 def test_override_code_that_is_no_status(code: int) -> None:
     with pytest.raises(HandlerFailed, match=f"set response_code to {code}"):
         raw(lambda request: setattr(request.return_overrides, "response_code", code))
@@ -216,3 +216,51 @@ def test_headers_of_a_reply_have_one_value() -> None:
     assert dict(overrides.headers) == {"Vary": "A, B"}
     with pytest.raises(HandlerFailed, match="several Set-Cookie"):
         answer(lambda: respond(headers=[("Set-Cookie", "A"), ("Set-Cookie", "B")]))
+
+
+def test_the_length_of_another_body_in_an_answers_headers_is_left_to_the_gateway() -> None:
+    """It would send none of the body, as that is longer than was said."""
+    headers = {"content-length": "1", "Transfer-Encoding": "chunked", "X-A": "1"}
+    reply = answer(lambda: respond(200, "abc", headers=headers), make_object(HookType.Pre))
+    assert dict(reply.request.return_overrides.headers) == {"X-A": "1"}
+
+    def refuse() -> None:
+        raise Reject(403, "no", headers=headers)
+
+    reply = answer(refuse, make_object(HookType.Pre))
+    assert dict(reply.request.return_overrides.headers) == {"X-A": "1"}
+
+    def by_hand(request: Any) -> None:
+        request.return_overrides.response_code = 200
+        request.return_overrides.headers.update(headers)
+
+    assert dict(raw(by_hand).request.return_overrides.headers) == {"X-A": "1"}
+
+
+def test_an_answer_to_head_may_tell_a_length() -> None:
+    def handler() -> Any:
+        return respond(200, headers={"Content-Length": "9"})
+
+    message = make_object(HookType.Pre)
+    message.request.method = "HEAD"
+    assert dict(answer(handler, message).request.return_overrides.headers) == {"Content-Length": "9"}
+
+
+@pytest.mark.parametrize("values", [("1", "2"), ("1", "1")])
+def test_a_header_in_two_spellings_has_one_value_or_is_refused(values: tuple[str, str]) -> None:
+    """The gateway goes over them in an order of chance, and the last one stays."""
+
+    def edit(request: Any) -> None:
+        request.set_headers["X-A"], request.set_headers["x-a"] = values
+
+    if values == ("1", "1"):
+        assert set(raw(edit).request.set_headers.values()) == {"1"}
+    else:
+        with pytest.raises(HandlerFailed, match="X-A twice"):
+            raw(edit)
+
+
+@pytest.mark.parametrize("method", ["A B", "GET\r\nX: 1", "G\u00c9T"])
+def test_a_method_that_is_no_word_is_refused(method: str) -> None:
+    with pytest.raises(HandlerFailed, match="set the method to"):
+        raw(lambda request: setattr(request, "method", method))

@@ -47,7 +47,7 @@ def test_resp_status_zero() -> None:
     assert reply.response.status_code == 200
 
 
-@pytest.mark.parametrize("status", [1, 99, 1000, -1])
+@pytest.mark.parametrize("status", [1, 99, 100, 101, 199, 1000, -1])
 def test_resp_status_that_is_none(status: int) -> None:
     with pytest.raises(HandlerFailed, match=f"set status_code to {status}"):
         raw_response(lambda response: setattr(response, "status_code", status))
@@ -163,3 +163,28 @@ def test_resp_request_edit_is_dropped() -> None:
         request.object.url = "not checked"
 
     assert answer(handler, make_object(HookType.Response)).HasField("response")
+
+
+def test_a_line_break_in_a_header_that_came_is_refused_as_in_a_new_one() -> None:
+    def break_map(response: Any) -> None:
+        response.headers["Content-Type"] = "a\r\nSet-Cookie: b"
+
+    def break_values(response: Any) -> None:
+        response.multivalue_headers[0].values.append("a\r\nSet-Cookie: b")
+
+    for edit in (break_map, break_values):
+        with pytest.raises(HandlerFailed, match="cannot be sent"):
+            raw_response(edit)
+
+
+def test_what_the_upstream_has_sent_in_its_headers_passes_beside_an_edit() -> None:
+    message = make_object(HookType.Response)
+    message.response.headers["X-Odd"] = "a\x01b"
+    message.response.multivalue_headers.add(key="X-Odd", values=["a\x01b", "c\x01d"])
+
+    def edit(response: Any) -> None:
+        response.object.headers["X-New"] = "1"
+
+    reply = answer(edit, message)
+    odd = [entry for entry in reply.response.multivalue_headers if entry.key == "X-Odd"]
+    assert [list(entry.values) for entry in odd] == [["a\x01b", "c\x01d"]]

@@ -136,9 +136,8 @@ class AskedRequest(UnreadRequest):
         twin._target, twin._read_scheme = self._target, self._read_scheme
         twin._read_path, twin.has_new_path = self._read_path, self.has_new_path
         twin._read_query = self._read_query
-        if self.has_new_query:
-            twin._read_query = self.query_string
-            twin.query.is_edited = True
+        if self._query is not None:
+            twin._query = self._query.copy()
         twin._body, twin.has_new_body = self._body, self.has_new_body
         return twin
 

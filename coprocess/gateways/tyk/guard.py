@@ -6,10 +6,10 @@ recordings of a real one; each rule here names its case.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
-from coprocess.api.http import header_name, header_value
+from coprocess.api.http import canonical_name, header_name, header_value, is_token
 from coprocess.api.moments import HookType
 from coprocess.errors import HandlerFailed
 from coprocess.gateways.tyk import request, response
@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from coprocess.gateways.tyk.call import TykCall
     from coprocess.gateways.tyk.wire import MiniRequestObject, ResponseObject
 
-_LOWEST_STATUS, _HIGHEST_STATUS = 100, 999
+# Below, the gateway sends an interim answer, and then 200, whatever was meant.
+_LOWEST_STATUS, _HIGHEST_STATUS = 200, 999
 _RESPONSE = HookType.Response
 # What the gateway sends.
 _NO_OVERRIDE = -1
+_FRAMING = frozenset({"Content-Length", "Transfer-Encoding"})
 
 
 def check(call: TykCall) -> None:
@@ -42,9 +44,12 @@ def check(call: TykCall) -> None:
         return
     # At most 0 is no override either: the gateway ignores the whole block.
     if 0 < code < _LOWEST_STATUS or code > _HIGHEST_STATUS:
-        raise HandlerFailed(f"set response_code to {code}: expected an HTTP status from 100 on, or none")
-    if code > 0 and edited_raw:
-        _check_headers(overrides.headers)
+        raise HandlerFailed(f"set response_code to {code}: expected an HTTP status from 200 on, or none")
+    if code > 0 and overrides.headers:
+        if edited_raw:
+            _check_headers(overrides.headers)
+        if edited.method != "HEAD":
+            _leave_framing(overrides.headers)
     # Also makes the request present: without either, the gateway panics (reply_without_request).
     overrides.SetInParent()
 
@@ -60,6 +65,8 @@ def _check_raw_edits(call: TykCall, edited: MiniRequestObject) -> None:
         edited.method = edited.method or original.method
     if url and not request.is_acceptable_url(url):
         raise HandlerFailed(f"set the URL to {url!r}: expected a leading slash, or an absolute URL")
+    if edited.method and not is_token(edited.method):
+        raise HandlerFailed(f"set the method to {edited.method!r}: expected a word such as GET")
 
 
 def _check_response(call: TykCall, message: Object) -> None:
@@ -71,25 +78,53 @@ def _check_response(call: TykCall, message: Object) -> None:
         original = _original(call).response
         _agree_on_response_body(edited, original)
         response.reconcile_headers(edited, original)
-        _check_headers(
-            {name: value for name, value in edited.headers.items() if name not in original.headers}
-        )
+        _check_new_values(edited, original)
     if edited.status_code == 0:
         # The gateway drops the connection (resp_status_zero).
         edited.status_code = _original(call).response.status_code
-    if not _LOWEST_STATUS <= edited.status_code <= _HIGHEST_STATUS:
-        raise HandlerFailed(f"set status_code to {edited.status_code}: expected an HTTP status, 100 to 999")
+    code = edited.status_code
+    if not _LOWEST_STATUS <= code <= _HIGHEST_STATUS and not 100 <= code == _came_with(call):
+        raise HandlerFailed(f"set status_code to {code}: expected an HTTP status, 200 to 999")
     message.request.return_overrides.SetInParent()
+
+
+def _came_with(call: TykCall) -> int:
+    return _original(call).response.status_code
 
 
 def _check_headers(headers: Mapping[str, str]) -> None:
     """Refuse what HTTP does not allow: a line break would let a client write headers of its own."""
+    seen: dict[str, str] = {}
     for name in headers:  # .items() takes twice as long: it is Mapping's own.
-        try:
-            header_name(name)
-            header_value(name, headers.get(name, ""))
-        except ValueError as error:
-            raise HandlerFailed(f"set a header that cannot be sent: {error}") from None
+        value = headers.get(name, "")
+        canonical = _checked(name, value)
+        if seen.setdefault(canonical, value) != value:
+            # The gateway takes either, by chance.
+            raise HandlerFailed(f"set the header {canonical} twice, in two spellings, to different values")
+
+
+def _checked(name: str, value: str) -> str:
+    try:
+        header_value(name, value)
+        return header_name(name)
+    except ValueError as error:
+        raise HandlerFailed(f"set a header that cannot be sent: {error}") from None
+
+
+def _check_new_values(edited: ResponseObject, original: ResponseObject) -> None:
+    """As `_check_headers`, of a response: what the upstream sent is its own."""
+    before = response.multivalues(original)
+    for name, values in response.multivalues(edited).items():
+        came = before.get(name, ())
+        for value in values:
+            if value not in came:
+                _checked(name, value)
+
+
+def _leave_framing(headers: MutableMapping[str, str]) -> None:
+    """The gateway frames the body. A length that is another's would have it send none of it."""
+    for name in [name for name in headers if canonical_name(name) in _FRAMING]:
+        del headers[name]
 
 
 def _agree_on_request_body(call: TykCall, edited: MiniRequestObject) -> None:

@@ -39,8 +39,8 @@ class TykResponse(Response, metaclass=Constructed):
 
     @status.setter
     def status(self, status: int) -> None:
-        if not isinstance(status, int) or not 100 <= status <= 999:
-            raise ValueError(f"an HTTP status is 100 to 999, not {status!r}")
+        if not isinstance(status, int) or not 200 <= status <= 999:
+            raise ValueError(f"a final HTTP status is 200 to 999, not {status!r}")
         self._message.status_code = status
 
     @property
@@ -176,7 +176,7 @@ def reconcile_headers(edited: ResponseObject, original: ResponseObject) -> None:
     headers changed (recording resp_delete_multivalue_change_map).
     """
     before, after = dict(original.headers), dict(edited.headers)
-    many_before, many = _multivalues(original), _multivalues(edited)
+    many_before, many = multivalues(original), multivalues(edited)
     if before == after and many_before == many:
         return
     for name in before.keys() | after.keys():
@@ -196,7 +196,8 @@ def reconcile_headers(edited: ResponseObject, original: ResponseObject) -> None:
         edited.headers[key] = values[0]
 
 
-def _multivalues(message: ResponseObject) -> dict[str, list[str]]:
+def multivalues(message: ResponseObject) -> dict[str, list[str]]:
+    """All values of each header, by its name in canonical spelling."""
     values: dict[str, list[str]] = {}
     for entry in message.multivalue_headers:
         if entry.values:

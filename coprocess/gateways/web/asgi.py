@@ -50,6 +50,9 @@ class Around:
                 await self._request(scope, receive, send)
         elif kind == "lifespan":
             await Lifespan(self, receive, send).run(scope)
+        elif "headers" in scope:
+            # A client's, of a kind that came later: past the handlers, nobody would have looked at it.
+            raise RuntimeError(f"a request of the kind {kind!r} is refused, as handlers cannot see it")
         else:
             await self.app(scope, receive, send)
 

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+import structlog
+
+from coprocess.error_text import format_error
 from coprocess.gateways.web.asgi_messages import Message, Receive, Scope, Send
+
+log = structlog.get_logger("coprocess")
 
 
 class Opening(Protocol):
@@ -28,21 +33,34 @@ class Lifespan:
         self._send_outer = send
         self._has_started = False
         self._has_answered = False
+        self._is_to_stop = False
+        self._is_over = False
 
     async def run(self, scope: Scope) -> None:
         try:
             await self._around.app(scope, self._receive, self._send)
-        except Exception:
+        except Exception as error:
             if self._has_answered:
                 await self._around.close()
                 raise
-        if self._has_answered:
-            return
-        # An app that knows no lifespan.
-        if not self._has_started:
+            if self._has_started:
+                # It may know no lifespan; or its start has failed, which nobody else would tell.
+                log.error(
+                    "the app raised at its start, and is served without a lifespan",
+                    exception=format_error(error),
+                )
+        if not self._is_over:
+            await self._rest()
+
+    async def _rest(self) -> None:
+        """What the app has left of it."""
+        if not self._has_answered:
+            # An app that knows no lifespan.
+            if not self._has_started:
+                await self._receive()
+            await self._send_outer({"type": "lifespan.startup.complete"})
+        while not self._is_to_stop:
             await self._receive()
-        await self._send_outer({"type": "lifespan.startup.complete"})
-        await self._receive_outer()
         await self._around.close()
         await self._send_outer({"type": "lifespan.shutdown.complete"})
 
@@ -52,6 +70,8 @@ class Lifespan:
             self._has_started = True
             # First: the app's own start may call itself.
             await self._around.open()
+        elif message["type"] == "lifespan.shutdown":
+            self._is_to_stop = True
         return message
 
     async def _send(self, message: Message) -> None:
@@ -61,5 +81,6 @@ class Lifespan:
             "lifespan.shutdown.complete",
             "lifespan.shutdown.failed",
         ):
+            self._is_over = True
             await self._around.close()
         await self._send_outer(message)

@@ -14,6 +14,7 @@ from coprocess.gateways.web.http import (
     no_body_asked_for,
     raw_headers,
     response_of,
+    sent,
     with_edits,
 )
 from coprocess.runtime.answers import Answer
@@ -41,11 +42,11 @@ class ScopeRequest(Bare, UnreadRequest):
         if not raw_path:
             return quote(self._of_scope["path"])
         # uvicorn and others leave the query there.
-        return raw_path.partition(b"?")[0].decode("latin-1")
+        return sent(raw_path.partition(b"?")[0])
 
     def _query_that_came(self) -> str:
         query: bytes = self._of_scope.get("query_string") or b""
-        return query.decode("latin-1")
+        return sent(query)
 
     def _scheme_that_came(self) -> str:
         scheme: str = self._of_scope.get("scheme", "http")

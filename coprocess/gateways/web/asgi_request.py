@@ -23,6 +23,7 @@ from coprocess.gateways.web.asgi_messages import (
 from coprocess.gateways.web.http import (
     app_response,
     body_to_send,
+    end_without_body,
     no_body_asked_for,
     quota_headers,
     raw_headers,
@@ -191,13 +192,24 @@ class AsgiRequest(Bare, RequestExchange):
         try:
             await waits_for
         except asyncio.CancelledError:
-            body = self._body
-            if body is not None and body.has_cancelled and (task := asyncio.current_task()) is not None:
-                task.uncancel()
+            if self._is_left():
                 raise ClientGone from None
             raise
+        else:
+            # A handler may go on, and end as it likes.
+            if self._is_left():
+                raise ClientGone
         finally:
             self._is_driven = False
+
+    def _is_left(self) -> bool:
+        """Whether the client is gone, and the handler was cancelled for that: its task is so no more."""
+        body = self._body
+        if body is None or not body.has_cancelled or (task := asyncio.current_task()) is None:
+            return False
+        body.has_cancelled = False
+        task.uncancel()
+        return True
 
     def __enter__(self) -> None:
         self.body.look_out()
@@ -281,6 +293,7 @@ class AsgiRequest(Bare, RequestExchange):
             await self._gone()
             return
         response = self.response
+        end_without_body(response, start["status"])
         new = dict(start)
         new["status"], new["headers"] = response.status, with_edits(headers.raw, response)
         if not response.has_new_body:

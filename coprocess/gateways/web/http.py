@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, MutableMapping, Set
 from typing import TYPE_CHECKING, AnyStr
+from urllib.parse import quote
 
 from coprocess.api.held import Bare, HeldHeaders, HeldRequest, HeldResponse
 from coprocess.api.held_session import HeldSession
@@ -67,6 +68,14 @@ def text_of(value: bytes) -> str:
         return value.decode()
     except UnicodeDecodeError:
         return value.decode("latin-1")
+
+
+def sent(raw: bytes) -> str:
+    """A path or a query as it should have come: encoded, where a client sent more than ASCII."""
+    return raw.decode() if raw.isascii() else quote(raw, safe=_ASCII)
+
+
+_ASCII = bytes(range(0x80))
 
 
 @kept_by_name
@@ -158,10 +167,15 @@ def with_edits(raw: Collection[RawHeader], message: HeldRequest | HeldResponse) 
             if came.lower() == sent:
                 raw = without(raw, {sent})
                 break
-        return [*raw, (sent, value.encode())]
+        return [*raw, (sent, trimmed(value).encode())]
     names, added = edits_of(message)
     kept = without(raw, set(map(_sent, names)))
-    return kept + [(_sent(name), value.encode()) for name, value in added]
+    return kept + [(_sent(name), trimmed(value).encode()) for name, value in added]
+
+
+def trimmed(value: str) -> str:
+    """A header's value without the space around it, for which some servers would send no response."""
+    return value.strip(" \t")
 
 
 def without(headers: Iterable[tuple[AnyStr, AnyStr]], gone: Set[AnyStr]) -> list[tuple[AnyStr, AnyStr]]:
@@ -184,6 +198,15 @@ def quota_headers(session: HeldSession) -> list[tuple[str, str]]:
         ("X-Ratelimit-Remaining", str(session.quota_remaining)),
         ("X-Ratelimit-Reset", str(session.quota_renews)),
     ]
+
+
+def end_without_body(response: HeldResponse, came_with: int) -> None:
+    """Drop the body of a response that handlers gave a status which has none: what tells of it stays.
+
+    A client reads none after such a status: it would take it for the next response.
+    """
+    if response.status != came_with and response.status in _BODYLESS and not response.has_new_body:
+        response._body, response.has_new_body = b"", True
 
 
 def body_to_send(status: int, body: bytes, method: str) -> bytes:

@@ -23,7 +23,7 @@ from coprocess.gateways.web.wsgi_messages import (
     send_answer,
     telling,
 )
-from coprocess.gateways.web.wsgi_response import on_its_way
+from coprocess.gateways.web.wsgi_response import on_its_way, run_to_first
 from coprocess.loading.lifetime import Lifetime
 from coprocess.runtime.answers import Answer
 from coprocess.runtime.around.adapter import DEFAULT_TIMEOUT_S, Adapter, Options
@@ -141,7 +141,13 @@ class Around:
             start_response = telling(told, start_response)
         response = on_its_way(self, exchange, method, start_response) if chain.after else None
         try:
-            result: Iterable[bytes] = self.app(inner, start_response if response is None else response.start)
+            start = start_response if response is None else response.start
+            began: list[bool] = []
+            if chain.for_app_errors:
+                start = _noting(start, began)
+            result: Iterable[bytes] = self.app(inner, start)
+            if chain.for_app_errors and not began:
+                result = run_to_first(result)
             return result if response is None else response.passing(result)
         except Exception as error:
             if not chain.for_app_errors:
@@ -181,6 +187,16 @@ class Around:
     @property
     def max_body_bytes(self) -> int:
         return self._requests.max_body_bytes
+
+
+def _noting(start_response: StartResponse, began: list[bool]) -> StartResponse:
+    """`start_response` that tells `began` of it."""
+
+    def start(*arguments: Any) -> Callable[[bytes], object]:
+        began.append(True)
+        return start_response(*arguments)
+
+    return start
 
 
 class Middleware(Around):

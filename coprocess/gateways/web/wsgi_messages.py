@@ -20,7 +20,9 @@ from coprocess.gateways.web.http import (
     edits_of,
     no_body_asked_for,
     response_of,
+    sent,
     text_of,
+    trimmed,
     without,
 )
 from coprocess.runtime.answers import Answer, error_answer
@@ -42,17 +44,18 @@ class RequestBody(HeldBody):
     def read(self) -> Answer | None:
         """Read it all. An Answer where it is too large, or does not come whole."""
         length = self._environ.get("CONTENT_LENGTH") or ""
-        if not length.isdigit() and not self._environ.get("wsgi.input_terminated"):
+        is_known = length.isdecimal()
+        if not is_known and not self._environ.get("wsgi.input_terminated"):
             self.replace(b"")  # None: a server that takes chunks says that the input ends.
             return None
-        left = int(length) if length.isdigit() else self._limit_bytes + 1
-        if left > self._limit_bytes and length:
+        left = int(length) if is_known else self._limit_bytes + 1
+        if left > self._limit_bytes and is_known:
             return self._too_large()
         chunks: list[bytes] = []
         while left > 0 and (chunk := self._environ["wsgi.input"].read(min(left, _CHUNK_BYTES))):
             chunks.append(chunk)
             left -= len(chunk)
-        if length and left:
+        if is_known and left:
             return error_answer(400, "the request's body did not come whole")
         body = b"".join(chunks)
         if len(body) > self._limit_bytes:
@@ -80,7 +83,7 @@ class EnvironRequest(Bare, UnreadRequest):
 
     def _query_that_came(self) -> str:
         query: str = self._environ.get("QUERY_STRING", "")
-        return query
+        return query if query.isascii() else sent(query.encode("latin-1"))
 
     def _scheme_that_came(self) -> str:
         scheme: str = self._environ.get("wsgi.url_scheme", "http")
@@ -174,6 +177,7 @@ def with_native_edits(headers: Collection[tuple[str, str]], response: HeldRespon
 
 
 def _native(value: str) -> str:
+    value = trimmed(value)
     return value if value.isascii() else value.encode().decode("latin-1")
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 from coprocess.api.held import Bare
 from coprocess.api.unread import NO_EDITS
-from coprocess.gateways.web.http import app_response, body_to_send, no_body_asked_for
+from coprocess.gateways.web.http import app_response, body_to_send, end_without_body, no_body_asked_for
 from coprocess.gateways.web.wsgi_messages import (
     StartResponse,
     native_headers,
@@ -48,6 +49,7 @@ class ResponseOnItsWay(Bare):
         "_keeps_body",
         "_method",
         "_new_body",
+        "_size",
         "_start_response",
         "_written",
     )
@@ -57,9 +59,10 @@ class ResponseOnItsWay(Bare):
     _method: str
     _start_response: StartResponse
     _keeps_body: bool
-    #: Of a body that is kept: what the app began it with, and what it has written.
+    #: Of a body that is kept: what the app began it with, what there is of it, and how large it is.
     _head: tuple[str, list[tuple[str, str]], Any] | None
     _written: list[bytes]
+    _size: int
     #: Takes the place of the app's body.
     _new_body: bytes | None
     _has_started: bool
@@ -71,8 +74,11 @@ class ResponseOnItsWay(Bare):
         if exc_info is None and (self._head is not None or self._has_started):
             raise AssertionError("start_response was called twice, without exc_info")
         if self._keeps_body:
+            # Nothing of another response has gone out.
+            self._written.clear()
+            self._size = 0
             self._head = (status, headers, exc_info)
-            return self._written.append
+            return self._keep
         return self._begin(status, headers, exc_info, no_body_asked_for)
 
     def _begin(
@@ -90,6 +96,7 @@ class ResponseOnItsWay(Bare):
         self._around.edit_response(exchange)
         response = exchange.response
         if response.status != came_with:
+            end_without_body(response, came_with)
             status = status_line(response.status)
         if response.headers.replaced is not NO_EDITS or response.has_new_body:
             headers = with_native_edits(headers, response)
@@ -112,26 +119,29 @@ class ResponseOnItsWay(Bare):
 
     def _whole(self, chunks: Iterable[bytes]) -> Iterable[bytes]:
         limit_bytes = self._around.max_body_bytes
-        size, kept = 0, []
         try:
             for chunk in chunks:
-                # What it has written comes before what it yields.
-                kept += self._written
-                self._written.clear()
-                kept.append(chunk)
-                size += len(chunk)
-                if size > limit_bytes:
-                    self._around.tell_too_large()
-                    answer = error_answer(500, "Middleware error")
-                    return send_answer(answer, self._method, self._start_response)
+                self._keep(chunk)
+                if self._size > limit_bytes:
+                    break
         finally:
             if hasattr(chunks, "close"):
                 chunks.close()
+        if self._size > limit_bytes:
+            self._around.tell_too_large()
+            return send_answer(error_answer(500, "Middleware error"), self._method, self._start_response)
         if self._head is None:
             raise AssertionError("the app has not called start_response")
-        body = b"".join([*kept, *self._written])
+        body = b"".join(self._written)
         self._begin(*self._head, lambda: body)
         return [body if self._new_body is None else self._new_body]
+
+    def _keep(self, chunk: bytes) -> None:
+        self._size += len(chunk)
+        if self._size <= self._around.max_body_bytes:
+            self._written.append(chunk)
+        else:
+            self._written.clear()
 
     @property
     def new_body(self) -> bytes | None:
@@ -149,7 +159,35 @@ def on_its_way(
     response._keeps_body = exchange.chain.response_uses_body
     if response._keeps_body:
         response._written = []
+        response._size = 0
     return response
+
+
+def run_to_first(chunks: Iterable[bytes]) -> Iterable[bytes]:
+    """`chunks`, run up to the first: an app that is a generator does nothing before, nor does it fail."""
+    if isinstance(chunks, (list, tuple)):
+        return chunks
+    try:
+        iterator = iter(chunks)
+        first = list(itertools.islice(iterator, 1))
+    except BaseException:
+        if hasattr(chunks, "close"):
+            chunks.close()
+        raise
+    return _Begun(chunks, itertools.chain(first, iterator))
+
+
+class _Begun:
+    def __init__(self, chunks: Iterable[bytes], all_of_them: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._all = all_of_them
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._all
+
+    def close(self) -> None:
+        if hasattr(self._chunks, "close"):
+            self._chunks.close()
 
 
 class _Chunks:

@@ -147,15 +147,15 @@ def _session(handler: Handler, edit: Edit) -> Iterator[FileFinding]:
 
 def _response_status(handler: Handler, edit: Edit) -> Iterator[FileFinding]:
     status = number_of(edit.value)
-    if status is None or 100 <= status <= 999:
+    if status is None or 200 <= status <= 999:
         return
     yield handler.finding(
         Severity.ERROR,
         "handler-override-status",
         edit.node,
-        f"{handler.hook.name} sets the response's status to {status}, which is no HTTP status.",
+        f"{handler.hook.name} sets the response's status to {status}, which ends no response.",
         "This service keeps the status as it was; the gateway itself would drop the connection."
         if status == 0 and handler.hook.style == "embedded"
         else "The handler fails: the client gets 500, Middleware error.",
-        "Set a status from 100 to 999.",
+        "Set a status from 200 to 999.",
     )

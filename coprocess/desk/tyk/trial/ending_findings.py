@@ -119,7 +119,7 @@ def _dropped(why: str, hook: HookTrial | None) -> Finding:
     if "no request" in why or "no return_overrides" in why:
         remedy = "A plugin server must always send request and request.return_overrides; coprocess does."
     else:
-        remedy = "Set a status from 100 to 999."
+        remedy = "Set a status from 200 to 999."
     effect = "The gateway dropped the connection: its client sees the connection end, without any answer."
     return Finding(Severity.ERROR, "connection-dropped", sentence(why), effect, remedy, hook)
 

@@ -84,7 +84,7 @@ def _mended_response(hook: HookTrial, left: Object, guarded: Object) -> Iterator
             "status-zero",
             "It left the response with status_code 0.",
             "The gateway panics on it: its client sees the connection end, without an answer.",
-            "Set a status from 100 to 999, or edit the response that is passed, instead of a new one.",
+            "Set a status from 200 to 999, or edit the response that is passed, instead of a new one.",
         )
     sent = hook.call.object
     if response_headers(sent, left) != response_headers(sent, guarded):
