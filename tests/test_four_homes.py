@@ -263,3 +263,51 @@ def test_a_new_body_for_a_part_is_the_whole_everywhere(
     monkeypatch.setattr(here, "SHOWN", ("Content-Range",))
     with HOMES[home](folder, load) as ask:
         assert ask("GET", "/x", {}, b"") == (200, {}, b"new")
+
+
+FORGETFUL = """
+import asyncio
+from coprocess import CustomKeyCheck, Post, PostKeyAuth, Pre, Reject, Response
+
+async def check_caller(request):
+    raise Reject(403, "no")
+
+@Pre
+{kind} pre(request):
+    {body}
+
+@CustomKeyCheck
+def check(session): session.allow("t")
+
+@PostKeyAuth
+def post_key_auth(): pass
+
+@Post
+def post(): pass
+
+@Response
+def response(): pass
+"""
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize("home", HOMES)
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("def", "check_caller(request)"),
+        ("def", "allowed = check_caller(request)"),
+        ("async def", "check_caller(request)"),
+        ("async def", "await asyncio.sleep(0.001); check_caller(request)"),
+    ],
+)
+def test_a_check_that_is_not_awaited_lets_nobody_by(
+    home: str, kind: str, body: str, tmp_path: Path, load: Load
+) -> None:
+    folder = tmp_path / "handlers"
+    folder.mkdir()
+    (folder / "forgetful.py").write_text(FORGETFUL.format(kind=kind, body=body))
+    with HOMES[home](folder, load) as ask:
+        for _ in range(2):
+            assert ask("GET", "/x", {}, b"")[0] == 500

@@ -14,6 +14,7 @@ from coprocess.api.state import State
 from coprocess.error_text import name_of, text_of
 from coprocess.errors import BadBody, HandlerFailed, Status
 from coprocess.loading.hooks import NO_HEADERS, Hook
+from coprocess.runtime import unawaited
 from coprocess.runtime.forked import end_child, origin
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ class Call:
         "start",
         "task",
         "timed_out",
+        "unawaited",
     )
 
     hook: Hook
@@ -118,6 +120,8 @@ class Call:
     #: Where it is async: what is left of its handler, which waits.
     begun: Begun
     _state: State
+    #: The name of a coroutine that its code has thrown away; see `runtime.unawaited`. Absent: none.
+    unawaited: str
     #: For code that an App puts around handlers (`loading.lifecycle`): set while that runs.
     resources: Any
     outcome: Any
@@ -160,6 +164,8 @@ class Call:
             result = hook.function(*hook.plan.arguments(self))
             if result is not None:
                 hook.plan.accept(self, result)
+            if unawaited.has_any:
+                unawaited.expect_awaited(self)
             return self.finish()
         except BaseException as error:  # noqa: BLE001 - SystemExit, too: it ends its call, not the service
             return self._ended_by(error)
@@ -189,6 +195,8 @@ class Call:
                     return None
             if result is not None:
                 hook.plan.accept(self, result)
+            if unawaited.has_any:
+                unawaited.expect_awaited(self)
             return self.finish()
         except asyncio.CancelledError as error:
             if _is_cancelled():
@@ -207,6 +215,8 @@ class Call:
             result = await begun
             if result is not None:
                 self.hook.plan.accept(self, result)
+            if unawaited.has_any:
+                unawaited.expect_awaited(self)
             return self.finish()
         except asyncio.CancelledError as error:
             if _is_cancelled():

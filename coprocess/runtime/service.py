@@ -33,6 +33,7 @@ from coprocess.runtime.log_limit import LimitedLog
 from coprocess.runtime.pace import QUICK_S, Used, computed
 from coprocess.runtime.service_options import ServiceOptions
 from coprocess.runtime.streaming import NO_STREAMS, Streaming
+from coprocess.runtime.unawaited import note_unawaited
 from coprocess.runtime.watchdog import WATCH_INTERVAL_S, Watchdog
 from coprocess.transport.engine import Methods, NotingHandler, Rpc
 from coprocess.transport.workers import WorkerThreads
@@ -82,6 +83,7 @@ class Service:
         self.watchdog = Watchdog(self)
 
     def start(self) -> None:
+        note_unawaited()
         if self.options.owns_process:
             context.set_event_sink(self.events.trigger)
         self._own_threads.start()

@@ -72,7 +72,6 @@ class Event(Rpc):
         "reader",
         "reading",
         "thread",
-        "unawaited",
         "waited_s",
         "waits_since_s",
     )
@@ -93,8 +92,6 @@ class Event(Rpc):
         """
         self.phase = ""
         self.thread: int | None = None
-        #: The name of a coroutine that its code has thrown away; see `unawaited.py`.
-        self.unawaited: str | None = None
         #: Of an async phase that has asked: as `_owed`, for whoever reads its step; empty while nobody does.
         self.reading: list[bool] | None = None
         #: Nothing that its code does counts any more.

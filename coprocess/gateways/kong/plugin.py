@@ -14,6 +14,7 @@ from pathlib import Path
 from types import AsyncGeneratorType, FunctionType, GeneratorType, MethodType, ModuleType
 from typing import Any, Final, TypeGuard
 
+from coprocess.api.context import current_call
 from coprocess.api.declarations import Limits
 from coprocess.api.functions import Source, is_async, source_of
 from coprocess.bounded import form_of, repr_of
@@ -28,10 +29,10 @@ from coprocess.gateways.kong.plugin_file import name_in, parsed, started_with
 from coprocess.gateways.kong.schema import schema_problems
 from coprocess.gateways.kong.telling import async_telling, telling
 from coprocess.gateways.kong.turns import EventEnded
-from coprocess.gateways.kong.unawaited import expect_awaited
 from coprocess.gateways.kong.unpacked import unpacked_calls
 from coprocess.loading.hooks import Hook, Plan
 from coprocess.loading.plan import refuse_generator
+from coprocess.runtime import unawaited
 
 #: Kong runs them in its own process only: where it is told of one, requests die. So it is told of none.
 _KONGS_OWN: Final = ("init_worker", "header_filter", "body_filter", "configure")
@@ -168,8 +169,8 @@ def _phase(plugin_class: type, name: str, kong: Callable[[Any], Any]) -> Callabl
             if result is not None:
                 _expect_run(result)
                 result = None  # So that what is in it is thrown away now.
-            if event.unawaited is not None:
-                expect_awaited(event.unawaited)
+            if unawaited.has_any:
+                unawaited.expect_awaited(current_call.get())
 
     return run
 
@@ -185,7 +186,7 @@ def _async_phase(plugin_class: type, name: str, kong: Callable[[Any], Any]) -> C
                 await calls.expect_begun()
                 _expect_run(result)
                 result = None  # As above.
-                expect_awaited(event.unawaited)
+                unawaited.expect_awaited(current_call.get())
             finally:
                 calls.close()
                 if event.is_asking:

@@ -18,7 +18,6 @@ from coprocess.gateways.kong.home import HOME
 from coprocess.gateways.kong.instances import Instances
 from coprocess.gateways.kong.plugin import Plugin, PluginOptions, plugin_of
 from coprocess.gateways.kong.sharing import Front, Share, SharedInstances
-from coprocess.gateways.kong.unawaited import note_unawaited
 from coprocess.loading.hooks import Hook, HookTable
 from coprocess.loading.loaded import Loaded, Problem
 from coprocess.loading.loader import load_files
@@ -60,7 +59,6 @@ def load_plugins(
         return found
 
     stand_in.offer()
-    note_unawaited()
     loaded = load_files(paths, HOME, hooks)
     loaded.problems = [_with_remedy(problem) for problem in loaded.problems]
     loaded.left_out += [*left_out, *(text for plugin in plugins for text in plugin.never_run)]

@@ -80,10 +80,6 @@ class _Telling:
     def is_over(self) -> bool:
         return self._event.is_over
 
-    @property
-    def unawaited(self) -> str | None:
-        return self._event.unawaited
-
     def close_to_others(self) -> None:
         self._event.close_to_others()
 

@@ -1,6 +1,7 @@
-"""Coroutines of a plugin's own that a phase makes and never awaits: their code, as of a check, does not run.
+"""Coroutines that a handler makes and never awaits: their code, as of a check, does not run.
 
-Python tells of each when it is thrown away, by a warning. It is noted with the event whose code runs there.
+Python warns of each when it is thrown away. It is noted with the call whose code runs there: that one fails.
+Else a check that became `async def` would let all by, where the code around it stayed as it was.
 """
 
 from __future__ import annotations
@@ -11,14 +12,16 @@ from typing import Any, Final
 
 from coprocess.api.context import current_call
 from coprocess.errors import HandlerFailed
-from coprocess.gateways.kong.event import Event
 
 #: Of Python's own; where it has none of this name, nothing is noted.
 _NAME: Final = "_warn_unawaited_coroutine"
 
+#: Whether any was noted, since the process began. Calls ask for this first: it costs next to nothing.
+has_any = False
+
 
 def note_unawaited() -> None:
-    """From now on, of all events."""
+    """From now on, of all calls."""
     warn: Any = getattr(warnings, _NAME, None)
     if warn is not None and not isinstance(warn, _Noting):
         setattr(warnings, _NAME, _Noting(warn))
@@ -31,16 +34,19 @@ class _Noting:
         self._warn = warn
 
     def __call__(self, coroutine: Any) -> None:
-        event = getattr(current_call.get(), "event", None)
-        if isinstance(event, Event):
-            event.unawaited = getattr(coroutine, "__qualname__", "a coroutine")
+        global has_any
+        call: Any = current_call.get()
+        if call is not None:
+            call.unawaited = getattr(coroutine, "__qualname__", "a coroutine")
+            has_any = True
         self._warn(coroutine)
 
 
-def expect_awaited(name: str | None) -> None:
-    """At the end of a phase, with what was noted. Raises HandlerFailed."""
+def expect_awaited(call: Any) -> None:
+    """At the end of its handler. Raises HandlerFailed."""
+    name = getattr(call, "unawaited", None)
     if name is not None:
         raise HandlerFailed(
             f"failed: {name}() was not awaited, so that its code did not run. Expected: await {name}(…), "
-            "in a phase that is async def"
+            "in a function that is async def"
         )
