@@ -77,7 +77,7 @@ def impossible_status(request: Request) -> None:
     [
         (nonsense, "It returned int: expected nothing (edits are kept), or respond(...)."),
         (relative_url, "It set the URL to 'a/b': expected a leading slash, or an absolute URL."),
-        (impossible_status, "It set response_code to 42: expected an HTTP status from 100 on, or none."),
+        (impossible_status, "It set response_code to 42: expected an HTTP status from 200 on, or none."),
     ],
 )
 def test_reply_that_means_nothing(handler: Handler, problem: str) -> None:
