@@ -23,6 +23,7 @@ from coprocess.loading.hooks import HookTable
 from coprocess.loading.loaded import Loaded
 from coprocess.loading.log_state import LogState
 from coprocess.process import extras, forks, logs, redaction
+from coprocess.process.allocator import keep_freed_memory
 from coprocess.process.config import OFF, Settings
 from coprocess.process.file_watch import FileWatch
 from coprocess.process.gateways import DEFAULT
@@ -110,6 +111,7 @@ class App:
         Raises CoprocessError where it cannot start.
         """
         settings = self.settings
+        keep_freed_memory()
         if settings.redis is not None:
             redaction.add_url_secrets(settings.redis)
         if self.gateway.engine is not None:

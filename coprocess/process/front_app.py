@@ -11,6 +11,7 @@ import structlog
 
 from coprocess.errors import ConfigError, LoadError
 from coprocess.process import extras
+from coprocess.process.allocator import keep_freed_memory
 from coprocess.process.app import STOP_TIMEOUT_S, TICK_S, App
 from coprocess.process.config import OFF, OWN
 from coprocess.process.front import Front
@@ -30,6 +31,7 @@ class FrontApp(App):
 
     def run(self, on_ready: Callable[[list[str]], None] | None = None) -> None:
         settings = self.settings
+        keep_freed_memory()
         if settings.traces != OFF:
             # The workers do it. But here one is told of it once, and before they are started.
             extras.need_tracing()
