@@ -21,6 +21,8 @@ from typing import Any
 BENCH = Path(__file__).resolve().parent
 # In the place of this folder, in which `envoy` is not the package that the program is in.
 sys.path[0] = str(BENCH.parent)
+# After all others: what scripts of this folder import of each other.
+sys.path.append(str(BENCH))
 
 from bench.envoy import LOAD_CORE, cpu_s, free_address, load, ours, resident_kib, running, threads  # noqa: E402
 from tests.envoy.world import Envoy, Listener, ext_authz, ext_proc, find_envoy  # noqa: E402 - after the path

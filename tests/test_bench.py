@@ -35,6 +35,16 @@ def test_without_go_the_bench_says_so() -> None:
     assert ran.stderr == "The bench needs Go, for its load generator.\n"
 
 
+@pytest.mark.parametrize(
+    "name", ["compare", "envoy", "envoy_through", "instructions", "kong", "resets", "run"]
+)
+def test_what_a_script_needs_of_others_is_found(name: str) -> None:
+    """envoy_through.py looked for them in the place of another folder."""
+    words = [sys.executable, str(BENCH / f"{name}.py"), "--help"]
+    ran = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert ran.returncode == 0, ran.stderr
+
+
 def test_the_page_shows_the_figures_that_were_measured() -> None:
     report = load("report")
     figures = json.loads(report.FIGURES.read_text())
