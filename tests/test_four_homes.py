@@ -212,12 +212,8 @@ def test_the_same_handlers_do_the_same(home: str, tmp_path: Path, load: Load) ->
         assert ask("GET", "/fail", headers, b"")[0] == 500
 
 
-PART = """
-from coprocess import CustomKeyCheck, Post, PostKeyAuth, Pre, Response
-
-@Pre
-def pre(): pass
-
+#: What each home asks for, beside what a test is about.
+PASSING = """
 @CustomKeyCheck
 def check(session): session.allow("t")
 
@@ -226,6 +222,13 @@ def post_key_auth(): pass
 
 @Post
 def post(): pass
+"""
+
+PART = """
+from coprocess import CustomKeyCheck, Post, PostKeyAuth, Pre, Response
+
+@Pre
+def pre(): pass
 
 @Response
 async def response(request, response):
@@ -255,7 +258,7 @@ def test_a_new_body_for_a_part_is_the_whole_everywhere(
 ) -> None:
     folder = tmp_path / "handlers"
     folder.mkdir()
-    (folder / "part.py").write_text(PART)
+    (folder / "part.py").write_text(PART + PASSING)
     here = sys.modules[__name__]
     monkeypatch.setattr(here, "told_neutral", part_told)
     monkeypatch.setattr(here, "wsgi_site", part_of_wsgi)
@@ -275,15 +278,6 @@ async def check_caller(request):
 @Pre
 {kind} pre(request):
     {body}
-
-@CustomKeyCheck
-def check(session): session.allow("t")
-
-@PostKeyAuth
-def post_key_auth(): pass
-
-@Post
-def post(): pass
 
 @Response
 def response(): pass
@@ -307,7 +301,7 @@ def test_a_check_that_is_not_awaited_lets_nobody_by(
 ) -> None:
     folder = tmp_path / "handlers"
     folder.mkdir()
-    (folder / "forgetful.py").write_text(FORGETFUL.format(kind=kind, body=body))
+    (folder / "forgetful.py").write_text(FORGETFUL.format(kind=kind, body=body) + PASSING)
     with HOMES[home](folder, load) as ask:
         for _ in range(2):
             assert ask("GET", "/x", {}, b"")[0] == 500
