@@ -247,17 +247,27 @@ def test_the_server_of_a_killed_service_is_stopped_where_none_follows(data_dir: 
         assert store.get("k") == b"v"
 
 
+@contextmanager
+def watching_over(data_dir: Path, *, grace_s: float, look_s: float) -> Iterator[subprocess.Popen[bytes]]:
+    """A watch of the store's server, which has looked once."""
+    code = (
+        f"import sys; from coprocess.store import last_user as l; l.watch(*sys.argv[1:], {grace_s}, {look_s})"
+    )
+    lock = data_dir / "valkey" / "watch.lock"
+    lock.touch(0o600)
+    places = [str(lock.parent), str(EmbeddedValkey(data_dir).socket_path)]
+    with subprocess.Popen([sys.executable, "-c", code, *places]) as watching:
+        wait_until(lambda: is_held(lock))
+        time.sleep(0.2)  # It has looked once.
+        yield watching
+
+
 def test_the_server_of_a_killed_service_is_stopped_though_its_folder_was_removed(data_dir: Path) -> None:
     """Its socket was gone, and so nobody could tell it to stop: it stayed for ever."""
-    code = "import sys; from coprocess.store import last_user as l; l.watch(*sys.argv[1:], 1, 0.1)"
     with another_service(data_dir) as service:
         service.ask("set k v")
         pid = server_pid(data_dir)
-        places = [str(data_dir / "valkey"), str(EmbeddedValkey(data_dir).socket_path)]
-        (data_dir / "valkey" / "watch.lock").touch(0o600)
-        with subprocess.Popen([sys.executable, "-c", code, *places]) as watching:
-            wait_until(lambda: is_held(data_dir / "valkey" / "watch.lock"))
-            time.sleep(0.2)  # It has looked once.
+        with watching_over(data_dir, grace_s=1, look_s=0.1) as watching:
             service.kill()
             shutil.rmtree(data_dir / "valkey")
             assert watching.wait(PATIENCE_S) == 0
@@ -294,14 +304,9 @@ def test_a_folder_made_anew_keeps_its_new_server_when_the_old_ones_user_ends(dat
 
 def test_the_watch_of_a_folder_that_was_made_anew_stops_its_own_server(data_dir: Path) -> None:
     """It stopped the new one, which was in use, and left its own for ever."""
-    code = "import sys; from coprocess.store import last_user as l; l.watch(*sys.argv[1:], 0.1, 0.05)"
     with another_service(data_dir) as service:
         pid = server_pid(data_dir)
-        places = [str(data_dir / "valkey"), str(EmbeddedValkey(data_dir).socket_path)]
-        (data_dir / "valkey" / "watch.lock").touch(0o600)
-        with subprocess.Popen([sys.executable, "-c", code, *places]) as watching:
-            wait_until(lambda: is_held(data_dir / "valkey" / "watch.lock"))
-            time.sleep(0.2)  # It has looked once.
+        with watching_over(data_dir, grace_s=0.1, look_s=0.05) as watching:
             shutil.rmtree(data_dir / "valkey")
             with embedded_store(data_dir) as new:
                 new.set("k", "v")

@@ -16,7 +16,15 @@ from multidict import CIMultiDict
 
 from coprocess.api.body import OF_THE_BYTES
 from coprocess.api.body_stream import BodyStream
-from coprocess.api.http import MultiHeaders, ParsedQuery, canonical_name, header_name, header_value, is_token
+from coprocess.api.http import (
+    MultiHeaders,
+    ParsedQuery,
+    canonical_name,
+    expect_final_status,
+    header_name,
+    header_value,
+    is_token,
+)
 from coprocess.api.messages import Constructed, Request, Response
 from coprocess.expected import expect_text, wrong_type
 
@@ -383,9 +391,7 @@ class HeldResponse(_HeldBody, Response, metaclass=Constructed):
 
     @status.setter
     def status(self, status: int) -> None:
-        if not isinstance(status, int) or isinstance(status, bool) or not 200 <= status <= 999:
-            raise ValueError(f"a final HTTP status is 200 to 999, not {status!r}")
-        self._status = status
+        self._status = expect_final_status(status)
 
     def _replace_body(self, body: bytes) -> None:
         super()._replace_body(body)

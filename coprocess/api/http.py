@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import NoReturn
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote
 
 from multidict import CIMultiDict, MultiDict
 
@@ -19,6 +19,21 @@ _TOKEN_CHARACTERS = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwx
 
 # All but the tab.
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+_ASCII = bytes(range(0x80))
+
+
+def expect_final_status(status: object) -> int:
+    """`status`, if it may end a response; else ValueError."""
+    if not isinstance(status, int) or not 200 <= status <= 999:
+        raise ValueError(f"a final HTTP status is 200 to 999, not {status!r}")
+    return status
+
+
+def escaped(target: bytes) -> str:
+    """A path or a query with what is not ASCII escaped, and all else as it is."""
+    return target.decode() if target.isascii() else quote(target, safe=_ASCII)
 
 
 def is_token(text: str) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from coprocess.api.body import Body, body_bytes, dump_json
 from coprocess.api.cookies import parse_cookies
-from coprocess.api.http import Headers, MultiHeaders, Query, RawRequest
+from coprocess.api.http import Headers, MultiHeaders, Query, RawRequest, expect_final_status
 
 
 class Spelled(type):
@@ -317,9 +317,7 @@ def respond(
         raise TypeError(
             f"respond takes the status first: respond({body if isinstance(body, int) else 200}, …)"
         )
-    if isinstance(status, bool) or not 200 <= status <= 999:
-        raise ValueError(f"a final HTTP status is 200 to 999, not {status!r}")
-    reply = Reply(status, headers=MultiHeaders(headers))
+    reply = Reply(expect_final_status(status), headers=MultiHeaders(headers))
     if json is not None:
         if body is not None:
             raise TypeError("respond takes body or json, not both")

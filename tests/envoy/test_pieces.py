@@ -129,6 +129,13 @@ def test_pieces_are_read_while_they_pass(*, is_async: bool, engine: Any) -> None
         assert call.end() == []
 
 
+def shout(request: Any) -> None:
+    body = request.stream(replace=True)
+    for piece in body:
+        body.write(piece.upper())
+    body.write(b"!")
+
+
 @pytest.mark.parametrize("mode", [0, STREAMED])
 def test_pieces_are_replaced_and_nothing_else_passes(mode: int) -> None:
     @Post
@@ -153,18 +160,11 @@ def test_pieces_are_replaced_and_nothing_else_passes(mode: int) -> None:
 
 
 def test_what_is_buffered_is_whole_also_where_trailers_follow() -> None:
-    @Post
-    def shout(request: Any) -> None:
-        body = request.stream(replace=True)
-        for piece in body:
-            body.write(piece.upper())
-        body.write(b"!")
-
     @Response
     def last() -> None:
         pass
 
-    with streams(shout, last) as (_, client):
+    with streams(Post(shout), last) as (_, client):
         call = Call(client, request_mode=BUFFERED)
         call.request()
         assert call.piece(b"hi").body_mutation.body == b"HI!"
@@ -177,14 +177,7 @@ def test_what_is_buffered_is_whole_also_where_trailers_follow() -> None:
 def test_nothing_is_written_where_no_piece_came_but_trailers_in_full_duplex() -> None:
     """Envoy takes none, and lets the request by where its failure mode allows it."""
 
-    @Post
-    def shout(request: Any) -> None:
-        body = request.stream(replace=True)
-        for piece in body:
-            body.write(piece)
-        body.write(b"!")
-
-    with streams(shout) as (_, client):
+    with streams(Post(shout)) as (_, client):
         call = Call(client, request_mode=FULL_DUPLEX)
         assert call.request().WhichOneof("response") == "request_headers"
         call.put(request_trailers=wire.HttpTrailers())
@@ -193,14 +186,7 @@ def test_nothing_is_written_where_no_piece_came_but_trailers_in_full_duplex() ->
 
 
 def test_pieces_in_full_duplex_and_trailers() -> None:
-    @Post
-    def shout(request: Any) -> None:
-        body = request.stream(replace=True)
-        for piece in body:
-            body.write(piece.upper())
-        body.write(b"!")
-
-    with streams(shout) as (_, client):
+    with streams(Post(shout)) as (_, client):
         call = Call(client, request_mode=FULL_DUPLEX)
         assert call.request().WhichOneof("response") == "request_headers"
         sent = call.piece(b"one").body_mutation.streamed_response

@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from typing import Protocol
-from urllib.parse import quote
 
 from coprocess.api.held import HeldRequest
+from coprocess.api.http import escaped
 from coprocess.bounded import LONGEST_NAME
 from coprocess.errors import CoprocessError, HandlerFailed, Status
 from coprocess.gateways.envoy import dynamic_metadata, encoding, guard
@@ -172,11 +172,10 @@ def _escaped(target: bytes) -> bytes:
     try:
         target.decode()
     except UnicodeDecodeError:
-        return quote(target, safe=_ASCII).encode()
+        return escaped(target).encode()
     return target
 
 
-_ASCII = bytes(range(0x80))
 # Fields of CheckResponse, and of OkHttpResponse.
 _DENIED_RESPONSE, _OK_RESPONSE, _DYNAMIC_METADATA = 2, 3, 4
 #: In both answers.

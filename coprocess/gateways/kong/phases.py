@@ -35,3 +35,4 @@ PLUGIN_PHASES = (
     Phase.preread,
     Phase.response,
 )
+PHASE_NAMES = frozenset(phase.name for phase in PLUGIN_PHASES)

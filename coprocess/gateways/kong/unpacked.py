@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from coprocess.gateways.kong.pdk import METHODS
-from coprocess.gateways.kong.phases import PLUGIN_PHASES
+from coprocess.gateways.kong.phases import PHASE_NAMES
 
-_PHASES: Final = frozenset(phase.name for phase in PLUGIN_PHASES)
 #: What they give may be a list, to be unpacked.
 _GIVE_LISTS: Final = frozenset(
     (
@@ -31,7 +30,7 @@ def unpacked_calls(tree: ast.AST) -> Iterator[tuple[str, int]]:
     Of a text of two letters, Python would do so and say nothing.
     """
     for phase in ast.walk(tree):
-        if not isinstance(phase, ast.AsyncFunctionDef) or phase.name not in _PHASES:
+        if not isinstance(phase, ast.AsyncFunctionDef) or phase.name not in PHASE_NAMES:
             continue
         names = {each.arg for each in phase.args.args} - {"self"}
         for node in ast.walk(phase):

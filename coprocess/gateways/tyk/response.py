@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar
 
 from coprocess.api.body import OF_THE_BYTES
-from coprocess.api.http import Headers, canonical_name, header_name, header_value
+from coprocess.api.http import Headers, canonical_name, expect_final_status, header_name, header_value
 from coprocess.api.messages import Constructed, Response
 
 if TYPE_CHECKING:
@@ -39,9 +39,7 @@ class TykResponse(Response, metaclass=Constructed):
 
     @status.setter
     def status(self, status: int) -> None:
-        if not isinstance(status, int) or not 200 <= status <= 999:
-            raise ValueError(f"a final HTTP status is 200 to 999, not {status!r}")
-        self._message.status_code = status
+        self._message.status_code = expect_final_status(status)
 
     @property
     def headers(self) -> TykResponseHeaders:

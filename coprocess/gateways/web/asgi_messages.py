@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
 from coprocess.api.held import Bare
+from coprocess.api.http import escaped
 from coprocess.api.unread import NO_EDITS, UnreadRequest
 from coprocess.gateways.web.http import (
     Caller,
@@ -14,7 +15,6 @@ from coprocess.gateways.web.http import (
     no_body_asked_for,
     raw_headers,
     response_of,
-    sent,
     with_edits,
 )
 from coprocess.runtime.answers import Answer
@@ -42,11 +42,11 @@ class ScopeRequest(Bare, UnreadRequest):
         if not raw_path:
             return quote(self._of_scope["path"])
         # uvicorn and others leave the query there.
-        return sent(raw_path.partition(b"?")[0])
+        return escaped(raw_path.partition(b"?")[0])
 
     def _query_that_came(self) -> str:
         query: bytes = self._of_scope.get("query_string") or b""
-        return sent(query)
+        return escaped(query)
 
     def _scheme_that_came(self) -> str:
         scheme: str = self._of_scope.get("scheme", "http")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, MutableMapping, Set
 from typing import TYPE_CHECKING, AnyStr
-from urllib.parse import quote
 
 from coprocess.api.held import Bare, HeldHeaders, HeldRequest, HeldResponse
 from coprocess.api.held_session import HeldSession
@@ -68,14 +67,6 @@ def text_of(value: bytes) -> str:
         return value.decode()
     except UnicodeDecodeError:
         return value.decode("latin-1")
-
-
-def sent(raw: bytes) -> str:
-    """A path or a query as it should have come: encoded, where a client sent more than ASCII."""
-    return raw.decode() if raw.isascii() else quote(raw, safe=_ASCII)
-
-
-_ASCII = bytes(range(0x80))
 
 
 @kept_by_name

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote_to_bytes
 
 from coprocess.api.held import Bare, HeldResponse
-from coprocess.api.http import canonical_name
+from coprocess.api.http import canonical_name, escaped
 from coprocess.api.unread import NO_EDITS, UnreadHeaders, UnreadRequest
 from coprocess.bounded import kept_by_name
 from coprocess.gateways.web.http import (
@@ -20,7 +20,6 @@ from coprocess.gateways.web.http import (
     edits_of,
     no_body_asked_for,
     response_of,
-    sent,
     text_of,
     trimmed,
     without,
@@ -83,7 +82,7 @@ class EnvironRequest(Bare, UnreadRequest):
 
     def _query_that_came(self) -> str:
         query: str = self._environ.get("QUERY_STRING", "")
-        return query if query.isascii() else sent(query.encode("latin-1"))
+        return query if query.isascii() else escaped(query.encode("latin-1"))
 
     def _scheme_that_came(self) -> str:
         scheme: str = self._environ.get("wsgi.url_scheme", "http")

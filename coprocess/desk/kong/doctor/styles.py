@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from coprocess.desk.kong.doctor.names import dotted
 from coprocess.desk.kong.doctor.unknown import unknown_calls
 from coprocess.desk.kong.simulator.pdk import METHODS
 from coprocess.errors import ConfigError
 from coprocess.gateways.kong.methods import TERMINAL
+from coprocess.gateways.kong.phases import PHASE_NAMES
 from coprocess.gateways.kong.unpacked import unpacked_calls
 
-_PHASES = frozenset(("certificate", "rewrite", "access", "response", "preread", "log"))
 #: How alike a name is that is taken for a phase's.
 _ALIKE = 0.8
 #: Calls whose result is of no interest: but where they unpack it, what plugins do with it tells nothing.
@@ -78,7 +79,7 @@ def read_code(path: Path) -> PluginCode:
     parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
     code = PluginCode(path, [], [], unpacked=list(unpacked_calls(tree)))
     for node in ast.walk(tree):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name in _PHASES:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name in PHASE_NAMES:
             if isinstance(parents.get(node), ast.ClassDef):
                 code.phases.append(node.name)
                 if _yields(node):
@@ -86,7 +87,9 @@ def read_code(path: Path) -> PluginCode:
                 code.is_async = code.is_async or isinstance(node, ast.AsyncFunctionDef)
         elif isinstance(node, ast.Call):
             code.uses += _use(node, parents)
-        elif isinstance(node, ast.ClassDef) and (node.name == "Plugin" or _methods(node).keys() & _PHASES):
+        elif isinstance(node, ast.ClassDef) and (
+            node.name == "Plugin" or _methods(node).keys() & PHASE_NAMES
+        ):
             code.misspelt += _misspelt(_methods(node))
     code.versions += _versions(tree)
     if code.phases:
@@ -121,16 +124,16 @@ def _methods(plugin: ast.ClassDef) -> dict[str, int]:
 
 
 def _misspelt(methods: dict[str, int]) -> Iterator[tuple[str, int, str]]:
-    left = _PHASES - methods.keys()
+    left = PHASE_NAMES - methods.keys()
     for name, line in methods.items():
-        if name.startswith("_") or name in _PHASES:
+        if name.startswith("_") or name in PHASE_NAMES:
             continue
         if near := difflib.get_close_matches(name.lower(), left, 1, _ALIKE):
             yield name, line, near[0]
 
 
 def _use(call: ast.Call, parents: dict[ast.AST, ast.AST]) -> Iterator[Use]:
-    name = _dotted(call.func)
+    name = dotted(call.func)
     if name is None:
         return
     method = f"kong.{name.partition('.')[2]}"
@@ -198,15 +201,4 @@ def _is_logged(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> bool:
 
 
 def _dotted_or_name(node: ast.AST) -> str | None:
-    return node.id if isinstance(node, ast.Name) else _dotted(node)
-
-
-def _dotted(node: ast.AST) -> str | None:
-    """`kong.request.get_header`, whatever the first name is."""
-    parts: list[str] = []
-    while isinstance(node, ast.Attribute):
-        parts.append(node.attr)
-        node = node.value
-    if not isinstance(node, ast.Name) or not parts:
-        return None
-    return ".".join([node.id, *reversed(parts)])
+    return node.id if isinstance(node, ast.Name) else dotted(node)

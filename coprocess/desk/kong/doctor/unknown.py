@@ -5,10 +5,10 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Mapping
 
+from coprocess.desk.kong.doctor.names import dotted
 from coprocess.gateways.kong.pdk import FUNCTIONS, METHODS, PYTHONS_LEVELS, unknown_name
-from coprocess.gateways.kong.phases import PLUGIN_PHASES
+from coprocess.gateways.kong.phases import PHASE_NAMES
 
-_PHASES = frozenset(phase.name for phase in PLUGIN_PHASES)
 _KNOWN = METHODS | {f"kong.log.{name}" for name in PYTHONS_LEVELS} | {"kong.call"}
 Parents = Mapping[ast.AST, ast.AST]
 
@@ -25,9 +25,9 @@ def unknown_calls(tree: ast.AST, parents: Parents) -> Iterator[tuple[str, int]]:
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
     }
     for node in ast.walk(tree):
-        if not isinstance(node, ast.Call) or (path := _path(node.func)) is None:
+        if not isinstance(node, ast.Call) or (called := dotted(node.func)) is None:
             continue
-        first, *rest = path
+        first, *rest = called.split(".")
         if rest[:1] == ["aio"]:
             rest = rest[1:]
         name = ".".join(["kong", *rest])
@@ -54,13 +54,5 @@ def _is_kong(name: str, node: ast.AST, parents: Parents) -> bool:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             names = [each.arg for each in (*node.args.posonlyargs, *node.args.args)]
             if name in names:
-                return name == "kong" or (node.name in _PHASES and names[1:2] == [name])
+                return name == "kong" or (node.name in PHASE_NAMES and names[1:2] == [name])
     return False
-
-
-def _path(node: ast.AST) -> list[str] | None:
-    parts: list[str] = []
-    while isinstance(node, ast.Attribute):
-        parts.append(node.attr)
-        node = node.value
-    return [node.id, *reversed(parts)] if isinstance(node, ast.Name) and parts else None
