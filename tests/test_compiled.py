@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,16 @@ def test_the_compilers_are_asked_for_with_the_versions_that_the_project_needs(
     needed = [Requirement(each) for each in get_requires_for_build_wheel()]
     assert [each.name for each in needed] == ["mypy", "setuptools", "hpack", "structlog"]
     assert all(each.specifier for each in needed)
+
+
+def test_what_compiles_within_the_image_is_locked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("COMPILE_COPROCESS", "1")
+    text = (ROOT / "requirements/build.txt").read_text()
+    locked = dict(re.findall(r"^([\w.-]+)==([\w.]+) ", text, re.MULTILINE))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    for needed in map(Requirement, [*project["build-system"]["requires"], *get_requires_for_build_wheel()]):
+        assert needed.specifier.contains(locked[needed.name]), needed
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=[path.stem for path in SOURCES])
