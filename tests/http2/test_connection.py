@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import gzip
 import struct
+import tomllib
+from pathlib import Path
 
 import pytest
 from hpack import Encoder
+from packaging.requirements import Requirement
 
 from coprocess.errors import Status
 from coprocess.transport.http2 import frames
@@ -743,3 +746,14 @@ def test_the_reason_of_goaway_shows_no_address_of_memory(block: bytes) -> None:
     (goaway,) = (each for each in peer.frames if each.kind == frames.GOAWAY)
     assert b"no HPACK" in goaway.payload
     assert b"0x" not in goaway.payload
+
+
+def test_hpack_that_takes_integers_of_any_length_is_not_installed() -> None:
+    """4.1 read one of 16 KiB in 45 ms, of 32 KiB in 170, with all others waiting; 4.2 stops after five bytes."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    (needed,) = [each for each in map(Requirement, project["dependencies"]) if each.name == "hpack"]
+    assert not needed.specifier.contains("4.1.0")
+    peer = started()
+    too_long = b"\xff" + b"\x80" * 16_000 + b"\0"
+    peer.send(frames.frame(frames.HEADERS, frames.END_HEADERS, 1, too_long))
+    assert failed(peer) is E.COMPRESSION_ERROR
