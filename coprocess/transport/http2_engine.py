@@ -143,6 +143,11 @@ class Http2Engine(Engine):
         """One of many messages. False where the call is over, or its client does not read."""
         return bool(self.answer(protocol, protocol.send, stream, message))
 
+    def hold(self, protocol: Http2Protocol, stream: Stream, size_bytes: int) -> bool:
+        """Count what a thread keeps for a call; False where that is over. Raises Refused: it is too much."""
+        with self.server.lock:
+            return protocol.grpc.hold(stream, size_bytes)
+
     def failed_reply_of(self, path: str) -> FailedReply | None:
         """As of `Methods.failed`."""
         return self._methods.failed.get(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import selectors
 import socket
 import threading
@@ -25,7 +26,7 @@ from coprocess.transport.http2.streams import Stream
 from coprocess.transport.http2_calls import Http2Rpc
 from coprocess.transport.http2_engine import Http2Engine
 from tests.engines.hooks import methods, tcp_connection
-from tests.http2.peer import CALL, START, EchoCall, Fields, Frame, call, headers, message
+from tests.http2.peer import CALL, START, EchoCall, Fields, Frame, call, data, headers, message
 from tests.server import PATIENCE_S, Client, engine_options, until
 
 METHOD_CALL: Fields = [*CALL[:2], (b":path", b"/coprocess.Dispatcher/Dispatch"), *CALL[3:]]
@@ -252,6 +253,38 @@ def test_messages_of_calls_that_are_given_up_are_not_kept_until_a_thread_is_free
             next(frame for frame in read_frames(connection) if frame.kind == frames.PING)
             # All have come.
             assert len([task for task in engine.tasks if isinstance(task, Http2Rpc)]) < 20
+    finally:
+        release.set()
+        engine.stop()
+
+
+def test_what_compressed_messages_unpack_to_counts_in_what_a_connection_holds() -> None:
+    """Each call was bounded, and all together were not: 60 of 60 KiB took 3 GiB."""
+    release = threading.Event()
+    entered: list[Rpc] = []
+
+    def wait(rpc: Rpc) -> None:
+        entered.append(rpc)
+        release.wait(PATIENCE_S)
+        rpc.respond(b"")
+
+    size, calls = 1_000_000, 10
+    packed = message(gzip.compress(bytes(size)), compressed=True)
+    fields = [*METHOD_CALL, (b"grpc-encoding", b"gzip")]
+    engine = Http2Engine(
+        engine_options(max_message_bytes=size, connection_limits=Limits(max_held_bytes=3 * size))
+    )
+    address = engine.listen("127.0.0.1:0")
+    engine.start(methods(wait))
+    try:
+        with tcp_connection(address) as connection:
+            connection.sendall(START)
+            for number in range(calls):
+                stream_id = 2 * number + 1
+                connection.sendall(headers(stream_id, fields) + data(stream_id, packed, ends=True))
+            until(lambda: len(entered) + engine.refused_calls == calls)
+            assert 1 <= len(entered) <= 2
+            release.set()
     finally:
         release.set()
         engine.stop()

@@ -12,7 +12,6 @@ import pytest
 from coprocess.errors import Status
 from coprocess.transport.http2 import frames, grpc_messages
 from coprocess.transport.http2.frames import ConnectionFailure, ErrorCode, Setting
-from coprocess.transport.http2.grpc_messages import decompress
 from coprocess.transport.http2.grpc_wire import (
     Refused,
     parse_timeout,
@@ -307,6 +306,10 @@ def test_an_unknown_encoding() -> None:
     response = echo.response(1)
     assert response.status == Status.UNIMPLEMENTED
     assert dict(response.fields)[b"grpc-accept-encoding"] == b"identity,deflate,gzip"
+
+
+def decompress(encoding: str, packed: bytes, max_bytes: int) -> bytes:
+    return b"".join(grpc_messages.unpack(encoding, packed, max_bytes))
 
 
 @pytest.mark.parametrize(("encoding", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress)])

@@ -295,6 +295,13 @@ class GrpcConnection:
         if http.held_bytes > self._max_held_bytes:
             raise _too_much_held()
 
+    def hold(self, stream: Stream, size_bytes: int) -> bool:
+        """The same, for who has the call. False where that is over: nothing is counted any more."""
+        if stream.is_closed:
+            return False
+        self._hold(stream, size_bytes)
+        return True
+
     def _refuse(self, stream: Stream, refused: Refused) -> None:
         if refused.status == Status.RESOURCE_EXHAUSTED:
             self._service.refused_calls += 1
