@@ -206,6 +206,40 @@ def test_calls_of_a_peer_that_gives_no_window_are_given_up() -> None:
         assert next(read_frames(connection)).kind == frames.PING
 
 
+def test_who_lets_out_many_small_frames_gives_way_to_others() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        methods: dict[str, Method] = {}
+        engine = Server(methods, Limits())
+        engine.open()
+        connection = Http2Protocol(engine, ours, None)
+        streams: list[Stream] = []
+
+        def begin(grpc: GrpcConnection, stream: Stream, *_: Any) -> Call:
+            streams.append(stream)
+            return EchoCall(stream, stream.fields.request, b"", False)
+
+        methods["/coprocess.Dispatcher/Dispatch"] = Method(begin=begin)
+        engine._poller.add(ours, selectors.EVENT_READ, connection.ready)
+        theirs.sendall(frames.PREFACE + frames.settings({frames.Setting.INITIAL_WINDOW_SIZE: 0}))
+        theirs.sendall(b"".join(call(2 * number + 1, b"", METHOD_CALL) for number in range(1000)))
+        while len(streams) < 1000:
+            engine.poll(0.0)
+        for stream in streams:
+            connection.respond(stream, b"ten bytes!")
+        theirs.sendall(frames.settings({frames.Setting.INITIAL_WINDOW_SIZE: 15}))
+        turns = 0
+        while connection.grpc.http.streams:
+            engine.poll(engine.prepare(wait=False))
+            turns += 1
+        assert turns > 3
+        connection.write()
+        connection.abort()
+        engine.close()
+        answered = [frame for frame in read_frames(theirs) if frame.kind == frames.DATA]
+        assert [frame.payload for frame in answered] == [message(b"ten bytes!")] * 1000
+
+
 def test_an_answer_that_waits_for_a_window_on_a_young_connection_is_kept() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:

@@ -378,7 +378,7 @@ class Connection(ConnectionLife):
 
     def _receive_settings(self, flags: int, stream_id: int, payload: bytes) -> None:
         """§6.5."""
-        self._idle_frames.spend()
+        self._spend_on_windows()
         if stream_id:
             raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "SETTINGS on a stream")
         if flags & ACK:
@@ -394,10 +394,14 @@ class Connection(ConnectionLife):
         if len(payload) % _SETTING_BYTES:
             raise ConnectionFailure(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS has 6 bytes for each setting")
         self._expected = None
-        settings = frames.parse_settings(payload)
-        for setting, value in settings:
+        self.take_steps(self._change_settings(payload))
+
+    def _change_settings(self, payload: bytes) -> Iterator[None]:
+        """One by one: some change what all streams have."""
+        for setting, value in frames.parse_settings(payload):
             self._change_setting(setting, value)
-        self.count_effort(len(settings))
+            self.count_effort(1)
+            yield None
         self.sending.control(frames.SETTINGS_ACK)
         self.sending.pump()  # After the ACK: it tells from where on the new windows hold.
 
@@ -412,6 +416,7 @@ class Connection(ConnectionLife):
                 )
             if value != self.sending.initial_window:
                 self._idle_frames.spend(len(self.streams) // _STREAMS_PER_FRAME)
+                self.count_effort(len(self.streams) // _STREAMS_PER_STEP)
                 self.sending.change_initial_window(value, list(self.streams.values()))
         elif setting == Setting.MAX_FRAME_SIZE:
             if not frames.SMALLEST_MAX_FRAME <= value <= frames.LARGEST_MAX_FRAME:
@@ -446,7 +451,7 @@ class Connection(ConnectionLife):
 
     def _receive_window_update(self, flags: int, stream_id: int, payload: bytes) -> None:
         """§6.9."""
-        self._idle_frames.spend()
+        self._spend_on_windows()
         if len(payload) != _CODE_BYTES:
             raise ConnectionFailure(ErrorCode.FRAME_SIZE_ERROR, "WINDOW_UPDATE has 4 bytes")
         increment = int.from_bytes(payload, "big") & LOWER_31_BITS
@@ -458,6 +463,12 @@ class Connection(ConnectionLife):
             failure = StreamFailure if stream_id else ConnectionFailure
             raise failure(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE by 0")
         self.sending.widen(stream, increment)
+
+    def _spend_on_windows(self) -> None:
+        """On a frame that may change them, and on what those before it have let out."""
+        sending = self.sending
+        self._idle_frames.spend(1 + sending.splinters)
+        sending.splinters = 0
 
     def close(self, failure: ConnectionFailure) -> None:
         if not self.is_closed:
@@ -485,6 +496,8 @@ _CODE_BYTES: Final = 4
 _SETTING_BYTES: Final = 6
 _PING_BYTES: Final = 8
 _GOAWAY_BYTES: Final = 8
+# Streams whose windows change in the time of another frame, or step.
 _STREAMS_PER_FRAME: Final = 64
+_STREAMS_PER_STEP: Final = 16
 #: In stream identifiers, of which every second is a call.
 _CALLS_WITH_TABLE: Final = 16

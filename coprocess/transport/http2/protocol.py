@@ -140,11 +140,17 @@ class Http2Protocol:
         # With the answers of the calls that it brought, where they are quick: a write is dear.
         self._server.write_later(self)
         if self.grpc.http.is_behind and not self.is_closing:
+            self._go_on_later()
+
+    def _go_on_later(self) -> None:
+        """Once others had their turn: by whoever polls."""
+        if not self.is_behind:
             self.is_behind = True
             self._server.behind.append(self)
+            self._server.wake()
 
     def catch_up(self) -> None:
-        """Go on with what was read before."""
+        """Go on with what was read before, or is to be written."""
         self.is_behind = False
         if not self.is_gone and not self.is_closing:
             self.receive(b"")
@@ -157,6 +163,7 @@ class Http2Protocol:
         if self.is_reading or self.is_closing or (self._tls is not None and not self._tls.is_ready):
             return
         sending = self._sending
+        batches = 1
         while data := sending.take():
             if self._tls is not None:
                 try:
@@ -169,6 +176,10 @@ class Http2Protocol:
             if not sending.ready:
                 break
             sending.pump()
+            if batches == _BATCHES_AT_ONCE:
+                self._go_on_later()
+                break
+            batches += 1
         if self._unwritten_bytes > _MAX_BUFFER_BYTES:
             self.abort()  # Answers without content, and frames of control, that nobody reads.
 
@@ -393,4 +404,6 @@ _HANDSHAKE_S = 10.0
 _READ_BYTES = 64 * 1024
 _LONGER_READ_BYTES = 256 * 1024
 _WRITE_BUFFER_BYTES = 1024 * 1024
+#: Of what waited for a window, before others have their turn.
+_BATCHES_AT_ONCE = 4
 _MAX_BUFFER_BYTES = 16 * 1024 * 1024
