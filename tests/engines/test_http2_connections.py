@@ -94,6 +94,26 @@ def test_a_peer_that_sends_without_a_pause_is_within_a_frame_whenever_one_looks(
         engine.close()
 
 
+def test_many_connections_are_looked_after_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each takes 6 µs: of 10,000, all others waited for 60 ms, once a second."""
+    looked_at: list[Http2Protocol] = []
+    monkeypatch.setattr(Http2Protocol, "look", lambda self, now_s: looked_at.append(self))
+    engine = Server({}, Limits())
+    engine.open()
+    pairs = [socket.socketpair() for _ in range(300)]
+    for ours, _ in pairs:
+        engine._add(ours, None)
+    at_once = []
+    while len(set(looked_at)) < 300:
+        before = len(looked_at)
+        engine.poll(0.001)
+        at_once.append(len(looked_at) - before)
+    assert max(at_once) <= 128
+    engine.close()
+    for _, theirs in pairs:
+        theirs.close()
+
+
 def test_a_message_that_does_not_come_is_not_waited_for() -> None:
     with limited(request_timeout_s=0.1) as address, tcp_connection(address) as connection:
         connection.sendall(START + headers(1, METHOD_CALL))

@@ -28,6 +28,11 @@ class ConnectionLife:
         self._receiver = receiver
         self._ids = StreamIds(limits.max_concurrent_streams)
 
+    @property
+    def highest_id(self) -> int:
+        """Of the streams that the peer has opened."""
+        return self._ids.highest
+
     def _local_end(self, stream: Stream) -> None:
         """We have sent END_STREAM. A request that is still coming is of no more use (§8.1)."""
         if not stream.remote_closed:

@@ -77,7 +77,7 @@ class Server:
         #: time.monotonic(), as of the last second or so.
         self.now_s = time.monotonic()
         self._is_draining = self._is_stopping = False
-        self._look(None)
+        self._look([])
 
     def open(self) -> None:
         """What `poll` needs; `close` lets it go. `listen` does it, too."""
@@ -321,12 +321,17 @@ class Server:
         self._connections.discard(connection)
         self._poller.remove(bound)
 
-    def _look(self, nothing: Any) -> None:
-        self.call_later(_LOOK_INTERVAL_S, self._look, None)
+    def _look(self, left: list[Http2Protocol]) -> None:
+        """Have connections look after themselves, those that are `left` of all: some, before others come."""
         now_s = self.now_s = time.monotonic()
-        for connection in list(self._connections):
+        left = left or list(self._connections)
+        looked_at = left[-_LOOKED_AT_ONCE:]
+        del left[-_LOOKED_AT_ONCE:]
+        self.call_later(0.0 if left else _LOOK_INTERVAL_S, self._look, left)
+        for connection in looked_at:
             try:
-                connection.look(now_s)
+                if not connection.is_gone:
+                    connection.look(now_s)
             except Exception:  # noqa: BLE001 - it is logged there
                 self.end_failed(connection)
 
@@ -438,6 +443,7 @@ _ACCEPT_PAUSE_S = 1.0
 #: Each takes a millisecond or two.
 _HANDSHAKES_AT_ONCE = 4
 _LOOK_INTERVAL_S = 1.0
+_LOOKED_AT_ONCE = 128
 _STOP_INTERVAL_S = 0.002
 #: Clients that read their answers have so long for it.
 _LONGEST_READ_S = 5.0
