@@ -35,7 +35,7 @@ class Http2Protocol:
         self._limits = server.service.limits
         self._sending = self.grpc.http.sending
         self._socket = bound
-        self._tls = None if tls is None else TlsFilter(tls)
+        self._tls = None if tls is None else TlsFilter(tls, grpc.http.spend)
         #: What the socket did not take yet.
         self._unwritten: list[bytes | memoryview] = []
         self._unwritten_bytes = 0
@@ -111,6 +111,11 @@ class Http2Protocol:
             self._write_raw(tls.take())  # The alert that says why.
             self.close()
             return
+        except ConnectionFailure as failure:
+            self.fail(failure.code, failure.reason)
+            return
+        if tls.is_in_splinters:
+            self._read_bytes = _FEW_BYTES
         if tls.is_ready and not was_ready and tls.protocol != "h2":
             self.close()  # RFC 9113 §3.2
             return
@@ -402,6 +407,7 @@ _LAST_WRITE_S = 1.0
 _LONGEST_END_S = 10.0
 _HANDSHAKE_S = 10.0
 _READ_BYTES = 64 * 1024
+_FEW_BYTES = 4096
 _LONGER_READ_BYTES = 256 * 1024
 _WRITE_BUFFER_BYTES = 1024 * 1024
 #: Of what waited for a window, before others have their turn.
