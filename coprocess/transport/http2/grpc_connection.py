@@ -115,6 +115,14 @@ class GrpcConnection:
                 stream.call.cancelled(stream)
                 stream.call = None  # They know each other: a cycle would be the collector's.
 
+    def unanswered(self) -> list[Stream]:
+        """Calls that were taken and have no answer; perhaps their message is still to come."""
+        return [
+            each
+            for each in self.http.streams.values()
+            if not each.is_answered and type(each.fields.request) is _CallRequest
+        ]
+
     def drop_overdue(self, now_s: float) -> bool:
         """Give up requests whose content does not come, also those of no call; whether there were any.
 

@@ -27,6 +27,7 @@ from coprocess.transport.http2.limits import Limits
 from coprocess.transport.http2.polling import make_poller
 from coprocess.transport.http2.protocol import Http2Protocol
 from coprocess.transport.http2.spinning import Spinning
+from coprocess.transport.http2.streams import Stream
 from coprocess.transport.http2.timers import Timers
 
 log = structlog.get_logger("coprocess")
@@ -134,6 +135,11 @@ class Server:
         """Whether all clients know which call was their last."""
         with self.lock:
             return all(connection.is_ended for connection in self._connections)
+
+    def unanswered(self) -> list[Stream]:
+        """Calls that were taken and have no answer."""
+        with self.lock:
+            return [stream for connection in self._connections for stream in connection.grpc.unanswered()]
 
     def stop(self, timeout_s: float) -> None:
         """Take no more calls, end those that are left within `timeout_s`, and close all connections.
@@ -330,7 +336,7 @@ class Server:
         self.call_later(0.0 if left else _LOOK_INTERVAL_S, self._look, left)
         for connection in looked_at:
             try:
-                if not connection.is_gone:
+                if connection in self._connections:
                     connection.look(now_s)
             except Exception:  # noqa: BLE001 - it is logged there
                 self.end_failed(connection)
