@@ -244,7 +244,11 @@ class Http2Protocol:
         self.write()
 
     def _break(self) -> None:
-        """Whoever polls finds that it is over: one that only answers must not end others' calls."""
+        """Whoever polls finds that it is over: one that only answers must not end others' calls.
+
+        Nothing more is written for those: each would be in vain.
+        """
+        self.is_closing = True
         self._unwritten.clear()
         self._unwritten_bytes = 0
         with contextlib.suppress(OSError):

@@ -232,7 +232,8 @@ class Server:
             for ready, events in found:
                 ready(events)
             if self.behind:
-                behind, self.behind = self.behind, []
+                behind = self.behind[:_BEHIND_AT_ONCE]
+                del self.behind[:_BEHIND_AT_ONCE]
                 for connection in behind:
                     try:
                         connection.catch_up()
@@ -444,7 +445,9 @@ _get_ident = threading.get_ident
 
 
 _BACKLOG = 1024
-_ACCEPTED_AT_ONCE = 64
+_ACCEPTED_AT_ONCE = 16
+#: Before what else is ready.
+_BEHIND_AT_ONCE = 8
 _ACCEPT_PAUSE_S = 1.0
 #: Each takes a millisecond or two.
 _HANDSHAKES_AT_ONCE = 4
