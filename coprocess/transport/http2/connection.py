@@ -490,7 +490,7 @@ _FRAME_START = frames.FRAME_START.unpack_from
 #: Taken from one peer before the loop turns to the others.
 FRAMES_AT_ONCE: Final = 128
 #: Fields that are decoded, settings, and messages within a frame: so many take a few milliseconds at most.
-_STEPS_AT_ONCE: Final = 512
+_STEPS_AT_ONCE: Final = 256
 _PRIORITY_BYTES: Final = 5
 _CODE_BYTES: Final = 4
 _SETTING_BYTES: Final = 6

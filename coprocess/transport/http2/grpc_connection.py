@@ -444,7 +444,7 @@ def _too_much_held() -> Refused:
 
 _MAX_SHOWN: Final = 200
 #: In the time that another message takes.
-_BYTES_UNPACKED_PER_STEP: Final = 1024
+_BYTES_UNPACKED_PER_STEP: Final = 2048
 # Of this module: each call looks for them.
 _HEADERS, _OK = grpc_wire.RESPONSE_HEADERS, grpc_wire.OK_TRAILERS
 #: The compressed-flag and the length.
