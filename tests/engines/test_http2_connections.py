@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import grpc
 import pytest
 from hpack import Decoder
 
@@ -28,7 +29,7 @@ from coprocess.transport.http2_calls import Http2Rpc
 from coprocess.transport.http2_engine import Http2Engine
 from tests.engines.hooks import methods, tcp_connection
 from tests.http2.peer import CALL, START, EchoCall, Fields, Frame, call, data, headers, message
-from tests.server import PATIENCE_S, Client, engine_options, until
+from tests.server import PATIENCE_S, Client, engine_options, fails, until
 
 METHOD_CALL: Fields = [*CALL[:2], (b":path", b"/coprocess.Dispatcher/Dispatch"), *CALL[3:]]
 
@@ -251,6 +252,16 @@ def test_connections_end_in_two_steps_when_they_are_old_or_idle(limit: str) -> N
     with limited(**{limit: 0.1}) as address, tcp_connection(address) as connection:
         connection.sendall(START)
         assert goaways(connection) == [(frames.MAX_STREAM_ID, 0), (0, 0)]
+
+
+def test_a_call_that_outlives_its_connection_is_told_why() -> None:
+    """Once, that the service was shutting down."""
+    done = threading.Event()
+    with limited(lambda rpc: done.wait(PATIENCE_S), max_age_s=0.05, age_grace_s=0.05) as address:
+        with Client(address) as client:
+            code, text = fails(lambda: client.raw(b"", timeout=PATIENCE_S))
+        done.set()
+    assert (code, text) == (grpc.StatusCode.UNAVAILABLE, "the connection is as old as one may be")
 
 
 def test_calls_go_on_over_connections_that_end() -> None:

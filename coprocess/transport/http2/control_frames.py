@@ -1,4 +1,4 @@
-"""Frames that carry no request: priority, resets, settings, PING, GOAWAY, windows (RFC 9113 §6.3–§6.9)."""
+"""Frames that carry no request: priority, resets, settings, PING, GOAWAY, windows (RFC 9113 §6.3 to §6.9)."""
 
 from __future__ import annotations
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("coprocess")
 
+_STOPPING = "the service is shutting down"
+
 
 class Http2Protocol:
     """Whoever calls its methods holds the server's lock."""
@@ -61,6 +63,8 @@ class Http2Protocol:
         self._pinged_s = 0.0
         #: When GOAWAY was announced, and when calls are given up for it.
         self._ending_s = self._give_up_s = 0.0
+        #: Why, for the calls that are left then.
+        self._why_ending = _STOPPING
         #: The peer knows which call was its last.
         self.is_ended = False
 
@@ -307,10 +311,10 @@ class Http2Protocol:
         self.write()
         self.close()
 
-    def begin_end(self, give_up_s: float) -> None:
+    def begin_end(self, give_up_s: float, why: str = _STOPPING) -> None:
         """GOAWAY in two steps, so that no call is lost that is on its way; then close (§6.8)."""
         if not self._ending_s and not self.is_closing:
-            self._ending_s, self._give_up_s = time.monotonic(), give_up_s
+            self._ending_s, self._give_up_s, self._why_ending = time.monotonic(), give_up_s, why
             self.grpc.http.announce_end()
             self.grpc.http.ping(_END_PING)
             self.write()
@@ -341,7 +345,7 @@ class Http2Protocol:
         if not self.is_ended:
             self.is_ended = True
             self.grpc.http.end()
-        self.grpc.give_up("the service is shutting down")
+        self.grpc.give_up(self._why_ending)
         self.write()
         self.close()
 
@@ -370,7 +374,7 @@ class Http2Protocol:
         elif _is_over(now_s, self._idle_since_s, limits.idle_s):
             self.begin_end(now_s + limits.age_grace_s)
         if _is_over(now_s, self._began_s, limits.max_age_s):
-            self.begin_end(now_s + limits.age_grace_s)
+            self.begin_end(now_s + limits.age_grace_s, "the connection is as old as one may be")
         self._look_at_life(now_s)
         if self._ending_s:
             if now_s - self._ending_s > _END_PING_S:
