@@ -366,9 +366,10 @@ class App:
         while (left_s := until_s - time.monotonic()) > 0:
             time.sleep(min(left_s, TICK_S))
         # Clients go elsewhere; calls that come all the same are refused once it has told them.
+        until_s = time.monotonic() + settings.shutdown_timeout_s
         if self._engine is not None and not self._engine.drain(settings.shutdown_timeout_s):
             log.warning("requests were still running", in_flight=self._engine.in_flight)
-        if not service.drain(settings.shutdown_timeout_s):
+        if not service.drain(max(0.0, until_s - time.monotonic())):
             log.warning("calls were still running", in_flight=service.in_flight)
         for request in self.requests.take(0):
             request.future.cancel()

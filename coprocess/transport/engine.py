@@ -361,7 +361,10 @@ class Engine(ABC):
         return 0
 
     def drain(self, timeout_s: float) -> bool:
-        """Have clients send what is new elsewhere. False where requests still run that are no calls."""
+        """Have clients send what is new elsewhere, and wait for what they were told is taken.
+
+        False where requests still run that are no calls.
+        """
         return True
 
     @abstractmethod

@@ -147,15 +147,23 @@ class Http2Rpc(StreamRpc):
             self._engine.runs_on(self.method, loop)
 
     def unpack(self) -> bool:
-        """Unpack a compressed message. False where that cannot be: the call has its answer."""
-        engine = self._engine
+        """Unpack a compressed message. False where that cannot be: the call is over, or has its answer."""
+        engine, stream, packed = self._engine, self._stream, self.payload
+        pieces: list[bytes] = []
+        size = len(packed)
         try:
-            self.payload = grpc_messages.decompress(
-                self._stream.fields.request.encoding, self.payload, engine.max_message_bytes
-            )
+            for piece in grpc_messages.unpack(
+                stream.fields.request.encoding, packed, engine.max_message_bytes
+            ):
+                pieces.append(piece)
+                size += len(piece)
+                # While it grows: many are unpacked at one time, each a thousand times as large as it came.
+                if not engine.hold(self._protocol, stream, size):
+                    return False
         except Refused as refused:
             engine.refuse(self, refused)
             return False
+        self.payload = b"".join(pieces)
         return True
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -143,6 +144,11 @@ class Http2Engine(Engine):
         """One of many messages. False where the call is over, or its client does not read."""
         return bool(self.answer(protocol, protocol.send, stream, message))
 
+    def hold(self, protocol: Http2Protocol, stream: Stream, size_bytes: int) -> bool:
+        """Count what a thread keeps for a call; False where that is over. Raises Refused: it is too much."""
+        with self.server.lock:
+            return protocol.grpc.hold(stream, size_bytes)
+
     def failed_reply_of(self, path: str) -> FailedReply | None:
         """As of `Methods.failed`."""
         return self._methods.failed.get(path)
@@ -212,9 +218,30 @@ class Http2Engine(Engine):
         return self._threads is not None and self._threads.replace(thread_id)
 
     def drain(self, timeout_s: float) -> bool:
+        until_s = time.monotonic() + timeout_s
         # `stop` comes first, but for a service that hangs.
         self.server.drain(timeout_s + _DRAIN_MARGIN_S)
+        self._wait_for_answers(until_s)
         return True
+
+    def _wait_for_answers(self, until_s: float) -> None:
+        """Clients were told which calls are taken: those that still come, or wait for a thread, are, too.
+
+        What comes is waited for as long as more of it does.
+        """
+        before: tuple[int, int] | None = None
+        since_s = 0.0
+        while (now_s := time.monotonic()) < until_s:
+            # Those with many replies, or messages, end when whoever has them says so.
+            calls = [each for each in self.server.unanswered() if type(each.call) not in _OF_MANY]
+            coming = [each.held_bytes for each in calls if each.call is None]
+            if not calls:
+                return
+            if len(coming) < len(calls) or (len(coming), sum(coming)) != before:
+                before, since_s = (len(coming), sum(coming)), now_s
+            elif now_s - since_s > _FLUSH_S:
+                return
+            time.sleep(_INTERVAL_S)
 
     def stop(self) -> None:
         self.server.stop(_FLUSH_S)
@@ -251,4 +278,6 @@ _LARGE_BYTES = 128 * 1024
 _CALL_BYTES = 1024
 _MOST_GIVEN_UP_BYTES = 16 * 1024 * 1024
 _FLUSH_S = 1.0
+_INTERVAL_S = 0.005
+_OF_MANY = (Http2Stream, Http2Bidi)
 _DRAIN_MARGIN_S = 10.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import select
 import selectors
 import socket
 import threading
@@ -10,10 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import grpc
 import pytest
 from hpack import Decoder
 
 from coprocess.transport.engine import Rpc
+from coprocess.transport.engines import is_compiled
 from coprocess.transport.http2 import frames, protocol, server
 from coprocess.transport.http2.frames import ErrorCode
 from coprocess.transport.http2.grpc_connection import Call, GrpcConnection, Method
@@ -25,8 +29,8 @@ from coprocess.transport.http2.streams import Stream
 from coprocess.transport.http2_calls import Http2Rpc
 from coprocess.transport.http2_engine import Http2Engine
 from tests.engines.hooks import methods, tcp_connection
-from tests.http2.peer import CALL, START, EchoCall, Fields, Frame, call, headers, message
-from tests.server import PATIENCE_S, Client, engine_options, until
+from tests.http2.peer import CALL, START, EchoCall, Fields, Frame, call, data, headers, message
+from tests.server import PATIENCE_S, Client, engine_options, fails, until
 
 METHOD_CALL: Fields = [*CALL[:2], (b":path", b"/coprocess.Dispatcher/Dispatch"), *CALL[3:]]
 
@@ -91,6 +95,96 @@ def test_a_peer_that_sends_without_a_pause_is_within_a_frame_whenever_one_looks(
         assert (was_closing, connection.is_closing) == (False, True)
         connection.abort()
         engine.close()
+
+
+@pytest.mark.skipif(is_compiled(), reason="a compiled class takes no method from outside")
+def test_many_connections_are_looked_after_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each takes 6 µs: of 10,000, all others waited for 60 ms, once a second."""
+    looked_at: list[Http2Protocol] = []
+    monkeypatch.setattr(Http2Protocol, "look", lambda self, now_s: looked_at.append(self))
+    engine = Server({}, Limits())
+    engine.open()
+    pairs = [socket.socketpair() for _ in range(300)]
+    for ours, _ in pairs:
+        engine._add(ours, None)
+    at_once = []
+    while len(set(looked_at)) < 300:
+        before = len(looked_at)
+        engine.poll(0.001)
+        at_once.append(len(looked_at) - before)
+    assert max(at_once) <= 128
+    engine.close()
+    for _, theirs in pairs:
+        theirs.close()
+
+
+@pytest.mark.skipif(is_compiled(), reason="a compiled class takes no method from outside")
+@pytest.mark.skipif(not hasattr(select, "epoll"), reason="other pollers tell of all at once")
+def test_of_many_connections_that_are_ready_some_are_read_at_a_time_in_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where 64 brought 200 calls each, the answers to all others waited 300 ms, again and again."""
+    monkeypatch.setattr(Http2Protocol, "look", lambda self, now_s: None)
+    received: list[Http2Protocol] = []
+    receive = Http2Protocol.receive
+
+    def noted(self: Http2Protocol, data: bytes) -> None:
+        received.append(self)
+        receive(self, data)
+
+    monkeypatch.setattr(Http2Protocol, "receive", noted)
+    engine = Server({}, Limits())
+    engine.open()
+    pairs = [socket.socketpair() for _ in range(40)]
+    much = START + 300 * frames.frame(frames.PING, 0, 0, bytes(8))
+    for ours, theirs in pairs:
+        engine._add(ours, None)
+        theirs.sendall(much)
+    polls = []
+    while len(set(received)) < 40:
+        before = len(received)
+        engine.poll(0.0)
+        polls.append(len(received) - before)
+    assert max(polls) <= 16
+    assert len(polls) < 10
+    engine.close()
+    for _, theirs in pairs:
+        theirs.close()
+
+
+@pytest.mark.skipif(is_compiled(), reason="a compiled class takes no method from outside")
+def test_answers_to_a_client_that_is_gone_are_not_tried_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[bytes] = []
+    write_raw = Http2Protocol._write_raw
+
+    def noted(self: Http2Protocol, raw: bytes) -> None:
+        tried.append(raw)
+        write_raw(self, raw)
+
+    ours, theirs = socket.socketpair()
+    methods: dict[str, Method] = {}
+    engine = Server(methods, Limits())
+    engine.open()
+    engine._add(ours, None)
+    (connection,) = engine._connections
+    streams: list[Stream] = []
+
+    def begin(grpc: GrpcConnection, stream: Stream, *_: Any) -> Call:
+        streams.append(stream)
+        return EchoCall(stream, stream.fields.request, b"", False)
+
+    methods["/coprocess.Dispatcher/Dispatch"] = Method(begin=begin)
+    theirs.sendall(START + b"".join(call(2 * number + 1, b"", METHOD_CALL) for number in range(10)))
+    while len(streams) < 10:
+        engine.poll(0.0)
+    theirs.close()
+    monkeypatch.setattr(Http2Protocol, "_write_raw", noted)
+    for stream in streams:
+        engine.answer(connection, connection.respond, stream, b"late", at_once=True)
+    assert len(tried) == 1
+    while engine._connections:
+        engine.poll(0.0)
+    engine.close()
 
 
 def test_a_message_that_does_not_come_is_not_waited_for() -> None:
@@ -164,6 +258,16 @@ def test_connections_end_in_two_steps_when_they_are_old_or_idle(limit: str) -> N
         assert goaways(connection) == [(frames.MAX_STREAM_ID, 0), (0, 0)]
 
 
+def test_a_call_that_outlives_its_connection_is_told_why() -> None:
+    """Once, that the service was shutting down."""
+    done = threading.Event()
+    with limited(lambda rpc: done.wait(PATIENCE_S), max_age_s=0.05, age_grace_s=0.05) as address:
+        with Client(address) as client:
+            code, text = fails(lambda: client.raw(b"", timeout=PATIENCE_S))
+        done.set()
+    assert (code, text) == (grpc.StatusCode.UNAVAILABLE, "the connection is as old as one may be")
+
+
 def test_calls_go_on_over_connections_that_end() -> None:
     """A real client connects anew; no call fails."""
     with limited(max_age_s=0.05) as address, Client(address) as client:
@@ -203,6 +307,40 @@ def test_calls_of_a_peer_that_gives_no_window_are_given_up() -> None:
         # The connection goes on.
         connection.sendall(frames.frame(frames.PING, 0, 0, bytes(8)))
         assert next(read_frames(connection)).kind == frames.PING
+
+
+def test_who_lets_out_many_small_frames_gives_way_to_others() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        methods: dict[str, Method] = {}
+        engine = Server(methods, Limits())
+        engine.open()
+        connection = Http2Protocol(engine, ours, None)
+        streams: list[Stream] = []
+
+        def begin(grpc: GrpcConnection, stream: Stream, *_: Any) -> Call:
+            streams.append(stream)
+            return EchoCall(stream, stream.fields.request, b"", False)
+
+        methods["/coprocess.Dispatcher/Dispatch"] = Method(begin=begin)
+        engine._poller.add(ours, selectors.EVENT_READ, connection.ready)
+        theirs.sendall(frames.PREFACE + frames.settings({frames.Setting.INITIAL_WINDOW_SIZE: 0}))
+        theirs.sendall(b"".join(call(2 * number + 1, b"", METHOD_CALL) for number in range(1000)))
+        while len(streams) < 1000:
+            engine.poll(0.0)
+        for stream in streams:
+            connection.respond(stream, b"ten bytes!")
+        theirs.sendall(frames.settings({frames.Setting.INITIAL_WINDOW_SIZE: 15}))
+        turns = 0
+        while connection.grpc.http.streams:
+            engine.poll(engine.prepare(wait=False))
+            turns += 1
+        assert turns > 3
+        connection.write()
+        connection.abort()
+        engine.close()
+        answered = [frame for frame in read_frames(theirs) if frame.kind == frames.DATA]
+        assert [frame.payload for frame in answered] == [message(b"ten bytes!")] * 1000
 
 
 def test_an_answer_that_waits_for_a_window_on_a_young_connection_is_kept() -> None:
@@ -252,6 +390,38 @@ def test_messages_of_calls_that_are_given_up_are_not_kept_until_a_thread_is_free
             next(frame for frame in read_frames(connection) if frame.kind == frames.PING)
             # All have come.
             assert len([task for task in engine.tasks if isinstance(task, Http2Rpc)]) < 20
+    finally:
+        release.set()
+        engine.stop()
+
+
+def test_what_compressed_messages_unpack_to_counts_in_what_a_connection_holds() -> None:
+    """Each call was bounded, and all together were not: 60 of 60 KiB took 3 GiB."""
+    release = threading.Event()
+    entered: list[Rpc] = []
+
+    def wait(rpc: Rpc) -> None:
+        entered.append(rpc)
+        release.wait(PATIENCE_S)
+        rpc.respond(b"")
+
+    size, calls = 1_000_000, 10
+    packed = message(gzip.compress(bytes(size)), compressed=True)
+    fields = [*METHOD_CALL, (b"grpc-encoding", b"gzip")]
+    engine = Http2Engine(
+        engine_options(max_message_bytes=size, connection_limits=Limits(max_held_bytes=3 * size))
+    )
+    address = engine.listen("127.0.0.1:0")
+    engine.start(methods(wait))
+    try:
+        with tcp_connection(address) as connection:
+            connection.sendall(START)
+            for number in range(calls):
+                stream_id = 2 * number + 1
+                connection.sendall(headers(stream_id, fields) + data(stream_id, packed, ends=True))
+            until(lambda: len(entered) + engine.refused_calls == calls)
+            assert 1 <= len(entered) <= 2
+            release.set()
     finally:
         release.set()
         engine.stop()

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import gzip
 import struct
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 from hpack import Encoder
+from packaging.requirements import Requirement
 
 from coprocess.errors import Status
 from coprocess.transport.http2 import frames
@@ -644,6 +648,57 @@ def test_few_frames_of_much_work_are_taken_at_once(raw: bytes) -> None:
     assert echo.peer.frames[-1].kind == frames.PING
 
 
+def with_answers_that_wait(count: int, limits: Limits | None = None) -> Echo:
+    """So many calls, whose answers have no window."""
+    echo = Echo(limits)
+    echo.send(frames.settings({Setting.INITIAL_WINDOW_SIZE: 0}))
+    echo.send(b"".join(call(2 * number + 1) for number in range(count)))
+    for number in range(count):
+        echo.respond(number, bytes(3000))
+    return echo
+
+
+def windows(sizes: Iterable[int]) -> bytes:
+    """Of SETTINGS."""
+    return b"".join(struct.pack(">HL", Setting.INITIAL_WINDOW_SIZE, size) for size in sizes)
+
+
+def test_the_windows_of_many_streams_change_in_turns() -> None:
+    """64 changes for 10,000 streams, in one frame of 400 bytes, held up all others for 160 ms."""
+    echo = Echo()
+    echo.send(b"".join(headers(2 * number + 1, CALL) for number in range(1000)))
+    echo.grpc.receive(frame(4, 0, 0, windows(range(100, 130))) + frame(6, 0, 0, bytes(8)))
+    assert echo.grpc.http.is_behind
+    assert echo.peer.read() == []
+    echo.send(b"")
+    assert [(each.kind, each.flags) for each in echo.peer.frames[-2:]] == [(4, frames.ACK), (6, frames.ACK)]
+    assert {each.send_window for each in echo.grpc.http.streams.values()} == {129}
+
+
+def test_windows_of_a_byte_on_many_streams_let_out_some_frames_at_once() -> None:
+    """A read of 1 KiB sent a million frames of a byte, and held up all others for 11 s."""
+    echo = with_answers_that_wait(1000)
+    echo.grpc.receive(frames.settings({Setting.INITIAL_WINDOW_SIZE: 1}))
+    sent = 0
+    while found := [each for each in echo.peer.read() if each.kind == frames.DATA]:
+        assert len(found) <= 64
+        sent += len(found)
+        echo.grpc.http.sending.pump()
+    assert sent == 1000
+
+
+def test_who_lets_out_answers_byte_by_byte_ends_the_connection() -> None:
+    echo = with_answers_that_wait(100, Limits(idle_frames=400, idle_frames_per_s=0))
+    for size in range(1, 20):
+        if failure := echo.send(frames.settings({Setting.INITIAL_WINDOW_SIZE: size})):
+            break
+        while echo.grpc.http.sending.ready:
+            echo.grpc.http.sending.pump()
+            echo.peer.read()
+    assert failure is not None
+    assert failure.code == E.ENHANCE_YOUR_CALM
+
+
 LIMITED = Limits(max_concurrent_streams=13, connection_window=70_000, stream_window=1000)
 #: What may come after ten calls, in one read.
 REQUESTS = {
@@ -743,3 +798,14 @@ def test_the_reason_of_goaway_shows_no_address_of_memory(block: bytes) -> None:
     (goaway,) = (each for each in peer.frames if each.kind == frames.GOAWAY)
     assert b"no HPACK" in goaway.payload
     assert b"0x" not in goaway.payload
+
+
+def test_hpack_that_takes_integers_of_any_length_is_not_installed() -> None:
+    """4.1 read one of 32 KiB in 170 ms, with all others waiting; 4.2 stops after five bytes."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    (needed,) = [each for each in map(Requirement, project["dependencies"]) if each.name == "hpack"]
+    assert not needed.specifier.contains("4.1.0")
+    peer = started()
+    too_long = b"\xff" + b"\x80" * 16_000 + b"\0"
+    peer.send(frames.frame(frames.HEADERS, frames.END_HEADERS, 1, too_long))
+    assert failed(peer) is E.COMPRESSION_ERROR

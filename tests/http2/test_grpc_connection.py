@@ -6,13 +6,13 @@ import base64
 import gzip
 import os
 import zlib
+from typing import Any
 
 import pytest
 
 from coprocess.errors import Status
 from coprocess.transport.http2 import frames, grpc_messages
 from coprocess.transport.http2.frames import ConnectionFailure, ErrorCode, Setting
-from coprocess.transport.http2.grpc_messages import decompress
 from coprocess.transport.http2.grpc_wire import (
     Refused,
     parse_timeout,
@@ -20,6 +20,7 @@ from coprocess.transport.http2.grpc_wire import (
     response_headers,
 )
 from coprocess.transport.http2.limits import Limits
+from coprocess.transport.http2.streams import Stream
 from tests.http2.peer import CALL, METHOD, PSEUDO, STREAM_CALL, Echo, Fields, call, data, headers, message
 
 SMALL = Limits(max_message_bytes=100, max_metadata_bytes=1000)
@@ -238,6 +239,32 @@ def test_a_deadline_while_the_reply_is_not_read() -> None:
     assert echo.grpc.http.sending.unsent_bytes == 0
 
 
+def test_a_request_has_its_own_time_for_its_content_and_is_looked_at_once() -> None:
+    """Thousands that were looked at each second held up all others for 7 ms."""
+    echo = Echo(Limits(request_timeout_s=10))
+    echo.send(headers(1, CALL) + headers(3, CALL) + headers(5, STREAM_CALL))
+    assert not echo.grpc.drop_overdue(0.0)
+    echo.send(headers(7, CALL) + data(3, message(b"hello"), ends=True))
+    assert not echo.grpc.drop_overdue(5.0)
+    assert not echo.grpc.drop_overdue(10.0)
+    assert echo.grpc.drop_overdue(11.0)
+    assert set(echo.grpc.http.streams) == {3, 5, 7}
+    streams = CountedReads(echo.grpc.http.streams)
+    echo.grpc.http.streams = streams
+    assert not echo.grpc.drop_overdue(14.0)
+    assert streams.reads == 0
+    assert echo.grpc.drop_overdue(16.0)
+    assert set(streams) == {3, 5}
+
+
+class CountedReads(dict[int, Stream]):
+    reads = 0
+
+    def values(self) -> Any:
+        self.reads += 1
+        return super().values()
+
+
 @pytest.mark.parametrize("code", [ErrorCode.CANCEL, ErrorCode.NO_ERROR, ErrorCode.INTERNAL_ERROR])
 def test_a_reset_cancels(code: ErrorCode) -> None:
     echo = Echo()
@@ -307,6 +334,10 @@ def test_an_unknown_encoding() -> None:
     response = echo.response(1)
     assert response.status == Status.UNIMPLEMENTED
     assert dict(response.fields)[b"grpc-accept-encoding"] == b"identity,deflate,gzip"
+
+
+def decompress(encoding: str, packed: bytes, max_bytes: int) -> bytes:
+    return b"".join(grpc_messages.unpack(encoding, packed, max_bytes))
 
 
 @pytest.mark.parametrize(("encoding", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress)])

@@ -1,17 +1,18 @@
-"""A server's end of one HTTP/2 connection (RFC 9113), without I/O: what bytes mean is told to a Receiver."""
+"""A server's end of one HTTP/2 connection (RFC 9113), without I/O: what bytes mean is told to a Receiver.
+
+Here are frames in general, and those that requests are made of.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final
 
 from coprocess.transport.http2 import frames
-from coprocess.transport.http2.connection_life import ConnectionLife
+from coprocess.transport.http2.control_frames import PRIORITY_BYTES, ControlFrames
 from coprocess.transport.http2.field_blocks import FieldBlock
-from coprocess.transport.http2.fields import FieldDecoder
 from coprocess.transport.http2.frames import (
-    ACK,
     END_HEADERS,
     END_STREAM,
     LOWER_31_BITS,
@@ -19,33 +20,24 @@ from coprocess.transport.http2.frames import (
     WITH_PRIORITY,
     ConnectionFailure,
     ErrorCode,
-    Setting,
     StreamFailure,
 )
 from coprocess.transport.http2.limits import Limits
 from coprocess.transport.http2.streams import Receiver, Stream
 
 
-class Connection(ConnectionLife):
+class Connection(ControlFrames):
     """Feed it with `receive`; write what `sending.take` gives, at the start and after each use."""
 
     def __init__(
         self, limits: Limits, receiver: Receiver, clock: Callable[[], float] = time.monotonic
     ) -> None:
         super().__init__(limits, receiver, clock)
-        #: There are more frames: others should have their turn first.
-        self.is_behind = False
-        self._effort = 0
-        #: Of `take_steps`: those that are left.
-        self._steps: Iterator[None] | None = None
-        self._fields = FieldDecoder(limits.max_metadata_bytes, self.count_effort)
         #: What came of a frame that is not whole yet.
         self._buffer = b""
         #: How many such frames there were.
         self._begun = 0
         self._has_preface = False
-        #: The frame that must come next: its type and stream.
-        self._expected: tuple[int, int] | None = (frames.SETTINGS, 0)
         self._block = FieldBlock(limits.max_metadata_bytes)
         self._receive_window = limits.connection_window
         #: Where a window is less, it is restored.
@@ -53,10 +45,6 @@ class Connection(ConnectionLife):
         self._half_stream_window = limits.stream_window >> 1
         #: With content of a longer frame, a window may have to be restored.
         self._longest_first = min(frames.SMALLEST_MAX_FRAME, self._half_stream_window)
-        #: SETTINGS of ours that have no ACK yet.
-        self._unacknowledged = 0
-        #: Whether the last of them said SETTINGS_HEADER_TABLE_SIZE 0.
-        self._is_table_refused = False
         # In the order of their types.
         self._receive_by_type = (
             self._receive_data,
@@ -71,19 +59,6 @@ class Connection(ConnectionLife):
             self._receive_continuation,
         )
         self._send_preface()
-
-    def _send_preface(self) -> None:
-        """§3.4."""
-        values = {
-            Setting.MAX_CONCURRENT_STREAMS: self.limits.max_concurrent_streams,
-            Setting.INITIAL_WINDOW_SIZE: self.limits.stream_window,
-            Setting.MAX_HEADER_LIST_SIZE: self.limits.max_metadata_bytes,
-        }
-        self.sending.control(frames.settings(values))
-        self._unacknowledged = 1
-        increment = self.limits.connection_window - frames.FIRST_WINDOW
-        if increment > 0:
-            self.sending.control(frames.window_update(0, increment))
 
     @property
     def awaits_rest_of(self) -> object:
@@ -174,24 +149,6 @@ class Connection(ConnectionLife):
         if self._receive_window < self._half_connection_window:
             self._restore_connection_window()
 
-    def count_effort(self, steps: int) -> None:
-        """Of a frame with many steps: not as many of them are taken at once as of others."""
-        self._effort += steps
-        if self._effort > _STEPS_AT_ONCE:
-            self._effort = 0
-            self.is_behind = True
-
-    def take_steps(self, steps: Iterator[None]) -> None:
-        """What the layer above makes of a frame, where that may take long: no other is taken before its end.
-
-        Those that are left are taken when `receive` is called again.
-        """
-        self._steps = steps
-        for _ in steps:
-            if self.is_behind:
-                return
-        self._steps = None
-
     def _receive_with_content(
         self, stream_id: int, block: bytes, buffer: bytes, position: int, end: int
     ) -> int:
@@ -273,10 +230,10 @@ class Connection(ConnectionLife):
         if flags & PADDED:
             payload = frames.strip_padding(payload)
         if flags & WITH_PRIORITY:
-            if len(payload) < _PRIORITY_BYTES:
+            if len(payload) < PRIORITY_BYTES:
                 raise ConnectionFailure(ErrorCode.FRAME_SIZE_ERROR, "HEADERS too short for its priority")
             self._check_priority(stream_id, payload)
-            payload = payload[_PRIORITY_BYTES:]
+            payload = payload[PRIORITY_BYTES:]
         if flags & END_HEADERS:
             self._receive_block(flags, stream_id, payload)
             return
@@ -324,12 +281,6 @@ class Connection(ConnectionLife):
         self.streams[stream_id] = stream
         self._receiver.on_request(stream, b"", ended)
 
-    def _refuse_table(self) -> None:
-        """Ask for blocks that are the same each time: not at once, as few calls are not worth it."""
-        self._is_table_refused = True
-        self._unacknowledged += 1
-        self.sending.control(frames.settings({Setting.HEADER_TABLE_SIZE: 0}))
-
     def _receive_trailers(self, flags: int, stream: Stream, block: bytes) -> None:
         """§8.1: a second field section ends the request."""
         if stream.remote_closed:
@@ -350,115 +301,6 @@ class Connection(ConnectionLife):
         self._ids.check_late_frame(stream_id)
         self._idle_frames.spend()
 
-    def _receive_priority(self, flags: int, stream_id: int, payload: bytes) -> None:
-        """§6.3: deprecated. It is checked, and ignored."""
-        self._idle_frames.spend()
-        if stream_id == 0:
-            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "PRIORITY on stream 0")
-        if len(payload) != _PRIORITY_BYTES:
-            raise StreamFailure(ErrorCode.FRAME_SIZE_ERROR, "PRIORITY has 5 bytes")
-        self._check_priority(stream_id, payload)
-
-    @staticmethod
-    def _check_priority(stream_id: int, payload: bytes) -> None:
-        if int.from_bytes(payload[:4], "big") & LOWER_31_BITS == stream_id:
-            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "a stream that depends on itself")
-
-    def _receive_rst_stream(self, flags: int, stream_id: int, payload: bytes) -> None:
-        """§6.4."""
-        self._idle_frames.spend()
-        if len(payload) != _CODE_BYTES:
-            raise ConnectionFailure(ErrorCode.FRAME_SIZE_ERROR, "RST_STREAM has 4 bytes")
-        stream = self.streams.get(stream_id)
-        if stream is None:
-            self._ids.check_not_idle(stream_id)
-            return
-        self._close_stream(stream)
-        self._receiver.on_reset(stream)
-
-    def _receive_settings(self, flags: int, stream_id: int, payload: bytes) -> None:
-        """§6.5."""
-        self._idle_frames.spend()
-        if stream_id:
-            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "SETTINGS on a stream")
-        if flags & ACK:
-            if payload:
-                raise ConnectionFailure(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS with ACK is empty")
-            if self._expected is not None:
-                raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "the first SETTINGS has no ACK")
-            # Of one that nobody asked for, the RFC says nothing.
-            self._unacknowledged = max(0, self._unacknowledged - 1)
-            if self._is_table_refused and self._unacknowledged == 0:
-                self._fields.forbid_table()
-            return
-        if len(payload) % _SETTING_BYTES:
-            raise ConnectionFailure(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS has 6 bytes for each setting")
-        self._expected = None
-        settings = frames.parse_settings(payload)
-        for setting, value in settings:
-            self._change_setting(setting, value)
-        self.count_effort(len(settings))
-        self.sending.control(frames.SETTINGS_ACK)
-        self.sending.pump()  # After the ACK: it tells from where on the new windows hold.
-
-    def _change_setting(self, setting: int, value: int) -> None:
-        """§6.5.2. Those that are not named here do not concern a server that does not push."""
-        if setting == Setting.ENABLE_PUSH and value > 1:
-            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "SETTINGS_ENABLE_PUSH is 0 or 1")
-        if setting == Setting.INITIAL_WINDOW_SIZE:
-            if value > frames.MAX_WINDOW:
-                raise ConnectionFailure(
-                    ErrorCode.FLOW_CONTROL_ERROR, "SETTINGS_INITIAL_WINDOW_SIZE too large"
-                )
-            if value != self.sending.initial_window:
-                self._idle_frames.spend(len(self.streams) // _STREAMS_PER_FRAME)
-                self.sending.change_initial_window(value, list(self.streams.values()))
-        elif setting == Setting.MAX_FRAME_SIZE:
-            if not frames.SMALLEST_MAX_FRAME <= value <= frames.LARGEST_MAX_FRAME:
-                raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "SETTINGS_MAX_FRAME_SIZE out of range")
-            self.sending.change_max_frame(value)
-        elif setting == Setting.HEADER_TABLE_SIZE:
-            self.sending.change_table_size(value)
-
-    def _receive_push_promise(self, flags: int, stream_id: int, payload: bytes) -> None:
-        """§8.4."""
-        raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE from a client")
-
-    def _receive_ping(self, flags: int, stream_id: int, payload: bytes) -> None:
-        """§6.7."""
-        self._idle_frames.spend()
-        if stream_id:
-            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "PING on a stream")
-        if len(payload) != _PING_BYTES:
-            raise ConnectionFailure(ErrorCode.FRAME_SIZE_ERROR, "PING has 8 bytes")
-        if flags & ACK:
-            self._receiver.on_ping(payload)
-        else:
-            self.sending.control(frames.frame(frames.PING, ACK, 0, payload))
-
-    def _receive_goaway(self, flags: int, stream_id: int, payload: bytes) -> None:
-        """§6.8: the peer begins no more calls; those it has begun are answered."""
-        self._idle_frames.spend()
-        if stream_id:
-            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "GOAWAY on a stream")
-        if len(payload) < _GOAWAY_BYTES:
-            raise ConnectionFailure(ErrorCode.FRAME_SIZE_ERROR, "GOAWAY has 8 bytes at least")
-
-    def _receive_window_update(self, flags: int, stream_id: int, payload: bytes) -> None:
-        """§6.9."""
-        self._idle_frames.spend()
-        if len(payload) != _CODE_BYTES:
-            raise ConnectionFailure(ErrorCode.FRAME_SIZE_ERROR, "WINDOW_UPDATE has 4 bytes")
-        increment = int.from_bytes(payload, "big") & LOWER_31_BITS
-        stream = self.streams.get(stream_id)
-        if stream_id and stream is None:
-            self._ids.check_not_idle(stream_id)
-            return
-        if increment == 0:
-            failure = StreamFailure if stream_id else ConnectionFailure
-            raise failure(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE by 0")
-        self.sending.widen(stream, increment)
-
     def close(self, failure: ConnectionFailure) -> None:
         if not self.is_closed:
             self.is_behind = False
@@ -478,13 +320,5 @@ _HEADERS: Final = frames.HEADERS
 _FRAME_START = frames.FRAME_START.unpack_from
 #: Taken from one peer before the loop turns to the others.
 FRAMES_AT_ONCE: Final = 128
-#: Fields that are decoded, settings, and messages within a frame: so many take a few milliseconds at most.
-_STEPS_AT_ONCE: Final = 512
-_PRIORITY_BYTES: Final = 5
-_CODE_BYTES: Final = 4
-_SETTING_BYTES: Final = 6
-_PING_BYTES: Final = 8
-_GOAWAY_BYTES: Final = 8
-_STREAMS_PER_FRAME: Final = 64
 #: In stream identifiers, of which every second is a call.
 _CALLS_WITH_TABLE: Final = 16

@@ -28,6 +28,15 @@ class ConnectionLife:
         self._receiver = receiver
         self._ids = StreamIds(limits.max_concurrent_streams)
 
+    def spend(self, frames_count: int) -> None:
+        """On what takes as long as so many frames that bring nothing forward. Raises ConnectionFailure."""
+        self._idle_frames.spend(frames_count)
+
+    @property
+    def highest_id(self) -> int:
+        """Of the streams that the peer has opened."""
+        return self._ids.highest
+
     def _local_end(self, stream: Stream) -> None:
         """We have sent END_STREAM. A request that is still coming is of no more use (§8.1)."""
         if not stream.remote_closed:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 from struct import Struct
 from typing import Any, Final, Protocol
 
@@ -103,8 +105,8 @@ class GrpcConnection:
         self._max_held_bytes = service.limits.max_held_bytes
         self._max_unsent_bytes = service.limits.max_unsent_bytes
         self._max_unsent_stream_bytes = service.limits.max_unsent_stream_bytes
-        #: Since when the content of requests is awaited, by their stream, as far as `drop_overdue` has seen.
-        self._awaited_since_s: dict[int, float] = {}
+        #: When `drop_overdue` was called, and the last stream then, as far as their time is not over.
+        self._opened: deque[tuple[float, int]] = deque()
 
     def lost(self) -> None:
         """The transport is gone: nobody waits for answers any more."""
@@ -113,18 +115,33 @@ class GrpcConnection:
                 stream.call.cancelled(stream)
                 stream.call = None  # They know each other: a cycle would be the collector's.
 
+    def unanswered(self) -> list[Stream]:
+        """Calls that were taken and have no answer; perhaps their message is still to come."""
+        return [
+            each
+            for each in self.http.streams.values()
+            if not each.is_answered and type(each.fields.request) is _CallRequest
+        ]
+
     def drop_overdue(self, now_s: float) -> bool:
         """Give up requests whose content does not come, also those of no call; whether there were any.
 
-        Their time runs from when this is called first.
+        Their time runs from when this is called first. Each is looked at once, when it is over: there may be
+        thousands, and who has its content then will not wait for it any more.
         """
-        since_s = self._awaited_since_s
-        awaited = [
-            each for each in self.http.streams.values() if each.call is None and not each.remote_closed
+        opened, highest = self._opened, self.http.highest_id
+        if not opened or opened[-1][1] < highest:
+            opened.append((now_s, highest))
+        last = 0
+        while opened and now_s - opened[0][0] > self._service.limits.request_timeout_s:
+            last = opened.popleft()[1]
+        if not last:
+            return False
+        overdue = [
+            each
+            for each in takewhile(lambda each: each.id <= last, self.http.streams.values())
+            if each.call is None and not each.remote_closed
         ]
-        self._awaited_since_s = {each.id: since_s.get(each.id, now_s) for each in awaited}
-        limit_s = self._service.limits.request_timeout_s
-        overdue = [each for each in awaited if now_s - self._awaited_since_s[each.id] > limit_s]
         for stream in overdue:
             self.http.reset(stream, ErrorCode.CANCEL)
         return bool(overdue)
@@ -295,6 +312,13 @@ class GrpcConnection:
         if http.held_bytes > self._max_held_bytes:
             raise _too_much_held()
 
+    def hold(self, stream: Stream, size_bytes: int) -> bool:
+        """The same, for who has the call. False where that is over: nothing is counted any more."""
+        if stream.is_closed:
+            return False
+        self._hold(stream, size_bytes)
+        return True
+
     def _refuse(self, stream: Stream, refused: Refused) -> None:
         if refused.status == Status.RESOURCE_EXHAUSTED:
             self._service.refused_calls += 1
@@ -420,7 +444,7 @@ def _too_much_held() -> Refused:
 
 _MAX_SHOWN: Final = 200
 #: In the time that another message takes.
-_BYTES_UNPACKED_PER_STEP: Final = 1024
+_BYTES_UNPACKED_PER_STEP: Final = 2048
 # Of this module: each call looks for them.
 _HEADERS, _OK = grpc_wire.RESPONSE_HEADERS, grpc_wire.OK_TRAILERS
 #: The compressed-flag and the length.

@@ -119,13 +119,11 @@ def check_encoding(encoding: str) -> None:
         raise Refused(Status.UNIMPLEMENTED, "grpc-encoding: expected identity, gzip or deflate")
 
 
-def decompress(encoding: str, data: bytes, max_bytes: int) -> bytes:
-    """Raises Refused, before more than `max_bytes` are made."""
-    return b"".join(unpack(encoding, data, max_bytes))
-
-
 def unpack(encoding: str, data: bytes, max_bytes: int) -> Iterator[bytes]:
-    """The same piece by piece: each takes and makes `PIECE_BYTES` at most, so that it takes no long."""
+    """A compressed message, piece by piece: each takes and makes `PIECE_BYTES` at most, so it takes no long.
+
+    Raises Refused, before more than `max_bytes` are made.
+    """
     window_bits = _WINDOW_BITS.get(encoding)
     if window_bits is None:
         raise Refused(Status.INTERNAL, "a compressed message, and no grpc-encoding that says how")

@@ -35,9 +35,10 @@ class _Epoll:
             self._epoll.unregister(bound)
 
     def poll(self, timeout_s: float) -> list[tuple[Callback, int]]:
+        """Some of those that are ready. The others come next, as the system has them in turn."""
         return [
             (callback, EVENT_READ if told == select.EPOLLIN else _told(told))
-            for number, told in self._epoll.poll(timeout_s)
+            for number, told in self._epoll.poll(timeout_s, _READY_AT_ONCE)
             if (callback := self._callbacks.get(number)) is not None
         ]
 
@@ -94,6 +95,10 @@ class _Selector:
 
     def close(self) -> None:
         self._selector.close()
+
+
+#: Each may bring a millisecond of work, and what came before is to be answered meanwhile.
+_READY_AT_ONCE = 8
 
 
 def make_poller() -> _Epoll | _Selector:

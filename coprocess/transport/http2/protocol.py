@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("coprocess")
 
+_STOPPING = "the service is shutting down"
+
 
 class Http2Protocol:
     """Whoever calls its methods holds the server's lock."""
@@ -35,7 +37,7 @@ class Http2Protocol:
         self._limits = server.service.limits
         self._sending = self.grpc.http.sending
         self._socket = bound
-        self._tls = None if tls is None else TlsFilter(tls)
+        self._tls = None if tls is None else TlsFilter(tls, grpc.http.spend)
         #: What the socket did not take yet.
         self._unwritten: list[bytes | memoryview] = []
         self._unwritten_bytes = 0
@@ -61,6 +63,8 @@ class Http2Protocol:
         self._pinged_s = 0.0
         #: When GOAWAY was announced, and when calls are given up for it.
         self._ending_s = self._give_up_s = 0.0
+        #: Why, for the calls that are left then.
+        self._why_ending = _STOPPING
         #: The peer knows which call was its last.
         self.is_ended = False
 
@@ -111,6 +115,11 @@ class Http2Protocol:
             self._write_raw(tls.take())  # The alert that says why.
             self.close()
             return
+        except ConnectionFailure as failure:
+            self.fail(failure.code, failure.reason)
+            return
+        if tls.is_in_splinters:
+            self._read_bytes = _FEW_BYTES
         if tls.is_ready and not was_ready and tls.protocol != "h2":
             self.close()  # RFC 9113 §3.2
             return
@@ -140,11 +149,17 @@ class Http2Protocol:
         # With the answers of the calls that it brought, where they are quick: a write is dear.
         self._server.write_later(self)
         if self.grpc.http.is_behind and not self.is_closing:
+            self._go_on_later()
+
+    def _go_on_later(self) -> None:
+        """Once others had their turn: by whoever polls."""
+        if not self.is_behind:
             self.is_behind = True
             self._server.behind.append(self)
+            self._server.wake()
 
     def catch_up(self) -> None:
-        """Go on with what was read before."""
+        """Go on with what was read before, or is to be written."""
         self.is_behind = False
         if not self.is_gone and not self.is_closing:
             self.receive(b"")
@@ -157,6 +172,7 @@ class Http2Protocol:
         if self.is_reading or self.is_closing or (self._tls is not None and not self._tls.is_ready):
             return
         sending = self._sending
+        batches = 1
         while data := sending.take():
             if self._tls is not None:
                 try:
@@ -169,6 +185,10 @@ class Http2Protocol:
             if not sending.ready:
                 break
             sending.pump()
+            if batches == _BATCHES_AT_ONCE:
+                self._go_on_later()
+                break
+            batches += 1
         if self._unwritten_bytes > _MAX_BUFFER_BYTES:
             self.abort()  # Answers without content, and frames of control, that nobody reads.
 
@@ -228,7 +248,11 @@ class Http2Protocol:
         self.write()
 
     def _break(self) -> None:
-        """Whoever polls finds that it is over: one that only answers must not end others' calls."""
+        """Whoever polls finds that it is over: one that only answers must not end others' calls.
+
+        Nothing more is written for those: each would be in vain.
+        """
+        self.is_closing = True
         self._unwritten.clear()
         self._unwritten_bytes = 0
         with contextlib.suppress(OSError):
@@ -287,10 +311,10 @@ class Http2Protocol:
         self.write()
         self.close()
 
-    def begin_end(self, give_up_s: float) -> None:
+    def begin_end(self, give_up_s: float, why: str = _STOPPING) -> None:
         """GOAWAY in two steps, so that no call is lost that is on its way; then close (§6.8)."""
         if not self._ending_s and not self.is_closing:
-            self._ending_s, self._give_up_s = time.monotonic(), give_up_s
+            self._ending_s, self._give_up_s, self._why_ending = time.monotonic(), give_up_s, why
             self.grpc.http.announce_end()
             self.grpc.http.ping(_END_PING)
             self.write()
@@ -321,7 +345,7 @@ class Http2Protocol:
         if not self.is_ended:
             self.is_ended = True
             self.grpc.http.end()
-        self.grpc.give_up("the service is shutting down")
+        self.grpc.give_up(self._why_ending)
         self.write()
         self.close()
 
@@ -350,7 +374,7 @@ class Http2Protocol:
         elif _is_over(now_s, self._idle_since_s, limits.idle_s):
             self.begin_end(now_s + limits.age_grace_s)
         if _is_over(now_s, self._began_s, limits.max_age_s):
-            self.begin_end(now_s + limits.age_grace_s)
+            self.begin_end(now_s + limits.age_grace_s, "the connection is as old as one may be")
         self._look_at_life(now_s)
         if self._ending_s:
             if now_s - self._ending_s > _END_PING_S:
@@ -391,6 +415,9 @@ _LAST_WRITE_S = 1.0
 _LONGEST_END_S = 10.0
 _HANDSHAKE_S = 10.0
 _READ_BYTES = 64 * 1024
+_FEW_BYTES = 4096
 _LONGER_READ_BYTES = 256 * 1024
 _WRITE_BUFFER_BYTES = 1024 * 1024
+#: Of what waited for a window, before others have their turn.
+_BATCHES_AT_ONCE = 4
 _MAX_BUFFER_BYTES = 16 * 1024 * 1024

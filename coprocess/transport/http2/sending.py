@@ -43,6 +43,8 @@ class Sending:
         self._ended = ended
         #: Answers, and DATA frames of use, since `take_useful`.
         self._useful = 0
+        #: Small parts of what waits: the peer lets out byte by byte what it could take at once.
+        self.splinters = 0
         self._output: list[bytes | memoryview] = []
         #: Streams with DATA and a window of their own, in turn; perhaps some that were forgotten since.
         self.ready: deque[Stream] = deque()
@@ -243,7 +245,10 @@ class Sending:
             self.ready.append(stream)
 
     def pump(self) -> None:
-        """Send DATA, a frame of each stream in turn, as far as windows and the transport allow."""
+        """Send DATA, a frame of each stream in turn, as far as windows and the transport allow.
+
+        Where streams are `ready` still, it is to be called again once that is written.
+        """
         ready = self.ready
         while ready and self.window > 0 and self._room > 0:
             stream = ready.popleft()
@@ -262,13 +267,16 @@ class Sending:
                 outgoing.appendleft(rest[length:])
             self._output += (frames.FRAME_START.pack(length << 8, 0, stream.id), chunk)
             self.window -= length
-            self._room -= length
+            # Each takes time, however small: thousands would go out at once, where windows are of a byte.
+            self._room -= max(length, _LEAST_ROOM)
             self.late_frames += 1
             self.unsent_bytes -= length
             stream.send_window -= length
             stream.unsent_bytes -= length
             if length >= _USEFUL_BYTES or not isinstance(chunk, memoryview):
-                self._useful += 1  # Not where the peer lets out byte by byte what it could take at once.
+                self._useful += 1
+            elif outgoing:
+                self.splinters += 1
             if outgoing:
                 self._make_ready(stream)
             elif stream.trailers is not None:
@@ -276,6 +284,8 @@ class Sending:
 
 
 _USEFUL_BYTES: Final = 1024
+#: What a small DATA frame takes of the room for those that are handed over at one time.
+_LEAST_ROOM: Final = 16_384
 _FEW: Final = 64
 _FIRST_TABLE_SIZE: Final = 4096
 #: A "Dynamic Table Size Update" to 0 (RFC 7541 §6.3), as nothing is ever put into the table.

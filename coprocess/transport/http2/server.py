@@ -27,6 +27,7 @@ from coprocess.transport.http2.limits import Limits
 from coprocess.transport.http2.polling import make_poller
 from coprocess.transport.http2.protocol import Http2Protocol
 from coprocess.transport.http2.spinning import Spinning
+from coprocess.transport.http2.streams import Stream
 from coprocess.transport.http2.timers import Timers
 
 log = structlog.get_logger("coprocess")
@@ -77,7 +78,7 @@ class Server:
         #: time.monotonic(), as of the last second or so.
         self.now_s = time.monotonic()
         self._is_draining = self._is_stopping = False
-        self._look(None)
+        self._look([])
 
     def open(self) -> None:
         """What `poll` needs; `close` lets it go. `listen` does it, too."""
@@ -134,6 +135,11 @@ class Server:
         """Whether all clients know which call was their last."""
         with self.lock:
             return all(connection.is_ended for connection in self._connections)
+
+    def unanswered(self) -> list[Stream]:
+        """Calls that were taken and have no answer."""
+        with self.lock:
+            return [stream for connection in self._connections for stream in connection.grpc.unanswered()]
 
     def stop(self, timeout_s: float) -> None:
         """Take no more calls, end those that are left within `timeout_s`, and close all connections.
@@ -226,7 +232,8 @@ class Server:
             for ready, events in found:
                 ready(events)
             if self.behind:
-                behind, self.behind = self.behind, []
+                behind = self.behind[:_BEHIND_AT_ONCE]
+                del self.behind[:_BEHIND_AT_ONCE]
                 for connection in behind:
                     try:
                         connection.catch_up()
@@ -321,12 +328,17 @@ class Server:
         self._connections.discard(connection)
         self._poller.remove(bound)
 
-    def _look(self, nothing: Any) -> None:
-        self.call_later(_LOOK_INTERVAL_S, self._look, None)
+    def _look(self, left: list[Http2Protocol]) -> None:
+        """Have connections look after themselves, those that are `left` of all: some, before others come."""
         now_s = self.now_s = time.monotonic()
-        for connection in list(self._connections):
+        left = left or list(self._connections)
+        looked_at = left[-_LOOKED_AT_ONCE:]
+        del left[-_LOOKED_AT_ONCE:]
+        self.call_later(0.0 if left else _LOOK_INTERVAL_S, self._look, left)
+        for connection in looked_at:
             try:
-                connection.look(now_s)
+                if connection in self._connections:
+                    connection.look(now_s)
             except Exception:  # noqa: BLE001 - it is logged there
                 self.end_failed(connection)
 
@@ -433,11 +445,14 @@ _get_ident = threading.get_ident
 
 
 _BACKLOG = 1024
-_ACCEPTED_AT_ONCE = 64
+_ACCEPTED_AT_ONCE = 16
+#: Before what else is ready.
+_BEHIND_AT_ONCE = 8
 _ACCEPT_PAUSE_S = 1.0
 #: Each takes a millisecond or two.
 _HANDSHAKES_AT_ONCE = 4
 _LOOK_INTERVAL_S = 1.0
+_LOOKED_AT_ONCE = 128
 _STOP_INTERVAL_S = 0.002
 #: Clients that read their answers have so long for it.
 _LONGEST_READ_S = 5.0
