@@ -32,6 +32,7 @@ from coprocess.gateways.envoy.overrides import envoys_own, is_of_the_upstream
 from coprocess.gateways.envoy.pieces import NO_REQUEST, Wire
 from coprocess.gateways.envoy.side import (
     BUFFERED,
+    BUFFERED_PARTIAL,
     FULL_DUPLEX,
     NONE,
     Replies,
@@ -247,6 +248,7 @@ class Exchange(StreamedBodies):
             side.want_pieces()
             return []  # It comes of itself. The headers' reply waits for it, as edits would be dropped later.
         if side.mode != BUFFERED:
+            self._check_whole(side)
             self._check_override()
             side.is_override = True
         # Trailers too: where they follow no body at all, Envoy would send nothing, and go on.
@@ -402,7 +404,9 @@ class Exchange(StreamedBodies):
                 self._ready = []
                 return NO_STEPS
             return self._with_body(side, b"".join(side.pieces), side.headers_kind)
-        if not (body.end_of_stream or side.mode in (NONE, BUFFERED) or self._is_whole(side, len(content))):
+        # Without its end, a body is whole where trailers follow.
+        is_part = side.mode == BUFFERED_PARTIAL and content_length(side.fields) != len(content)
+        if is_part and not body.end_of_stream:
             self._ready = [self._too_large(side, len(content))]
             return NO_STEPS
         if side.is_override:
