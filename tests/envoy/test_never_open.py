@@ -330,6 +330,21 @@ def test_a_filter_that_drops_overrides_shuts_no_other_one_of_its_route() -> None
     assert other.request(POST, end=False).mode_override.request_body_mode == 2
 
 
+def test_a_path_that_the_filter_hides_is_no_empty_path() -> None:
+    """By `forward_rules`: handlers decided on an empty path, and the request went on with its own."""
+
+    @Pre
+    def not_admin(request: Any) -> None:
+        assert not request.path.startswith("/admin")
+
+    pairs = [pair for pair in GET if pair[0] != ":path"]
+    assert immediate_of(Stream(not_admin).request(pairs)) == 500
+    (reply,) = send(ServedStream(EnvoyGateway(table_of(not_admin), GatewayOptions())), ask(pairs))
+    assert immediate_of(reply) == 500
+    connect = [(":authority", "a:1"), (":method", "CONNECT")]
+    assert Stream(not_admin).request(connect).WhichOneof("response") == "request_headers"
+
+
 def test_a_body_of_a_response_whose_headers_are_not_sent_closes() -> None:
     """With `response_header_mode: SKIP`, it passed without its handlers."""
     for message in (

@@ -179,6 +179,7 @@ LISTENERS = {
     "unknown": Listener([ext_proc({"x-coprocess-post": "nobody"}, failure_mode_allow=True)]),
     "misspelt": Listener([ext_proc({"x-coprocess-posst": "last"}, failure_mode_allow=True)]),
     "path": post("new_path"),
+    "path hidden": post("new_path", forward_rules={"disallowed_headers": {"patterns": [{"exact": ":path"}]}}),
     "framing": post("framing"),
     "body": post("shout", **OVERRIDE),
     "body without override": Listener(
@@ -278,6 +279,10 @@ def test_what_is_not_there_closes(world: World, listener: str) -> None:
 
 def test_a_new_path_is_encoded(world: World) -> None:
     assert world.request("path").upstream["target"] == "/new%20path?b=1"
+
+
+def test_a_path_that_the_filter_hides_closes(world: World) -> None:
+    assert world.request("path hidden").status == 500
 
 
 def test_framing_is_not_a_handlers(world: World) -> None:
