@@ -148,6 +148,35 @@ def test_a_body_in_pieces_and_an_upgrade_keep_what_they_are(came: str) -> None:
     assert immediate_of(wire.ProcessingResponse.FromString(reply)) == 500
 
 
+@pytest.mark.parametrize(("came", "left"), [("200", 403), ("403", 200)])
+def test_the_status_of_a_connect_stays_a_tunnels_or_none(came: str, left: int) -> None:
+    """With 403 in the place of 200, what the client sent went on to the upstream all the same."""
+
+    @Response
+    def other(response: Any) -> None:
+        response.status = left
+
+    served = ServedStream(EnvoyGateway(table_of(other), GatewayOptions()))
+    send(served, ask([(":authority", "a:1"), (":method", "CONNECT")]))
+    (reply,) = send(served, answer([(":status", came)]))
+    assert immediate_of(reply) == 500
+
+
+def test_what_passes_after_a_connect_is_no_body() -> None:
+    @Response
+    def replaces(response: Any) -> None:
+        response.body = b"none"
+
+    @Response(body=True)
+    def reads_it(response: Any) -> None:
+        assert response.body
+
+    for handler in (replaces, reads_it):
+        stream = Stream(handler)
+        stream.request([(":authority", "a:1"), (":method", "CONNECT")])
+        assert immediate_of(stream.response([(":status", "200")])) == 500
+
+
 @pytest.mark.parametrize(("came", "left"), [("HEAD", "GET"), ("GET", "HEAD"), ("GET", "CONNECT")])
 def test_a_method_whose_answer_has_another_form_closes(came: str, left: str) -> None:
     """Envoy sends to who asked by HEAD the body that came for GET: to the client, it is the next response."""

@@ -185,6 +185,7 @@ class Exchange(StreamedBodies):
             self._status, self._kind = before.status, RESPONSE_HEADERS
             self._side = self._of_response()
             self._side.begin(before.response_came, is_whole=before.is_response_whole)
+            self._side.is_tunnel = guard.is_tunnel(self._method, self._status)
 
     def _of_response(self) -> ResponseSide:
         side = self._response
@@ -316,6 +317,7 @@ class Exchange(StreamedBodies):
         status = self._status = response.status
         is_whole = headers.end_of_stream or self._method == "HEAD" or status in guard.BODYLESS
         side.begin(fields, is_whole=is_whole)
+        side.is_tunnel = guard.is_tunnel(self._method, status)
         if self._wire is not None:
             response.open_stream = partial(self._open_stream, side, self._wire, self._begin_response)
         self._kind = RESPONSE_HEADERS
@@ -354,7 +356,7 @@ class Exchange(StreamedBodies):
         if traffic.is_replaced:
             answer = Answer(response.status, response.headers.pairs(), response.raw_body)
             return [self._answer(answer, traffic)]
-        edits = guard.response_edits(response, self._status, side.fields.encoded)
+        edits = guard.response_edits(response, self._status, self._method, side.fields.encoded)
         if side.stream is not None and (written := side.stream.local_body) is not None:
             response.body = written
         body: bytes | None = None

@@ -99,7 +99,7 @@ class StreamedBodies(Answering):
         if traffic.response.status in guard.BODYLESS:
             raise HandlerFailed("left a status that has no body, and lets one pass in pieces")
         return side.headers_of_pieces(
-            guard.response_edits(traffic.response, self._status, side.fields.encoded)
+            guard.response_edits(traffic.response, self._status, self._method, side.fields.encoded)
         )
 
     def _begin_request(self) -> Replies:
