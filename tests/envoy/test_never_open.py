@@ -148,6 +148,16 @@ def test_a_body_in_pieces_and_an_upgrade_keep_what_they_are(came: str) -> None:
     assert immediate_of(wire.ProcessingResponse.FromString(reply)) == 500
 
 
+def test_a_filter_that_does_not_wait_for_headers_is_asked_for_no_body() -> None:
+    """With `send_body_without_waiting_for_header_response` Envoy takes no override: the first request passed."""
+    assert immediate_of(Stream(reads, sends_at_once=True).request(POST, end=False)) == 500
+    assert Stream(reads, sends_at_once=True).request(POST).WhichOneof("response") == "request_headers"
+    stream = Stream(reads, sends_at_once=True, request_mode=2)
+    stream.request(POST, end=False)
+    (reply,) = stream.body(b"12345")
+    assert reply.WhichOneof("response") == "request_body"
+
+
 @pytest.mark.parametrize(("came", "left"), [("200", 403), ("403", 200)])
 def test_the_status_of_a_connect_stays_a_tunnels_or_none(came: str, left: int) -> None:
     """With 403 in the place of 200, what the client sent went on to the upstream all the same."""

@@ -185,6 +185,9 @@ LISTENERS = {
     "body without override": Listener(
         [ext_proc({"x-coprocess-post": "shout", "x-coprocess-api-id": "other"})]
     ),
+    "body at once": post(
+        "shout", send_body_without_waiting_for_header_response=True, failure_mode_allow=True, **OVERRIDE
+    ),
     "body buffered": post(
         "shout", processing_mode={"request_body_mode": "BUFFERED", "request_trailer_mode": "SEND"}
     ),
@@ -340,6 +343,12 @@ def test_a_filter_that_streams_sends_no_headers_on_before_a_whole_body_was_seen(
     assert len(world.upstream.requests) == before
     assert world.request("body streamed").status == 200  # It has none.
     assert world.request("loud streamed").status == 500
+
+
+def test_a_filter_that_takes_no_override_lets_not_even_the_first_request_by(world: World) -> None:
+    before = len(world.upstream.requests)
+    assert world.request("body at once", "POST", body=b"hi").status == 500
+    assert len(world.upstream.requests) == before
 
 
 def test_what_no_engine_sends_closes_under_failure_mode_allow(world: World) -> None:
