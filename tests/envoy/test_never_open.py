@@ -149,13 +149,31 @@ def test_a_body_in_pieces_and_an_upgrade_keep_what_they_are(came: str) -> None:
 
 
 def test_a_filter_that_does_not_wait_for_headers_is_asked_for_no_body() -> None:
-    """With `send_body_without_waiting_for_header_response` Envoy takes no override: the first request passed."""
+    """With `send_body_without_waiting_for_header_response`, overrides are dropped: the first one passed."""
     assert immediate_of(Stream(reads, sends_at_once=True).request(POST, end=False)) == 500
     assert Stream(reads, sends_at_once=True).request(POST).WhichOneof("response") == "request_headers"
     stream = Stream(reads, sends_at_once=True, request_mode=2)
     stream.request(POST, end=False)
     (reply,) = stream.body(b"12345")
     assert reply.WhichOneof("response") == "request_body"
+
+
+def test_a_filter_that_ignores_replies_is_told_of_and_runs_nothing() -> None:
+    """With observability_mode, handlers seemed to refuse, and nothing said that all passed."""
+    ran: list[int] = []
+
+    @Pre
+    def notes() -> None:
+        ran.append(1)
+
+    served = ServedStream(EnvoyGateway(table_of(notes), GatewayOptions()))
+    message = ask(GET)
+    message.observability_mode = True
+    (reply,) = send(served, message)
+    assert immediate_of(reply) == 500
+    assert "observability_mode" in reply.immediate_response.details
+    assert not ran
+    assert served.service.refused_calls == 1
 
 
 @pytest.mark.parametrize(("came", "left"), [("200", 403), ("403", 200)])

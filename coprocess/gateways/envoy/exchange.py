@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from coprocess.gateways.envoy.wire import HttpBody, HttpHeaders
 
 NO_HEADERS_SENT = "was not sent the request's headers: expected request_header_mode SEND"
+#: Whatever is answered: handlers that run would seem to refuse, and all would pass.
+IGNORED = "Envoy lets all pass, and ignores each reply: observability_mode is set in the filter"
 REQUEST_HEADERS, RESPONSE_HEADERS = encoding.REQUEST_HEADERS, encoding.RESPONSE_HEADERS
 
 
@@ -163,6 +165,8 @@ class Exchange(StreamedBodies):
 
     def _begin(self, first: ProcessingRequest, wire: Wire | None) -> Chain:
         chain = self.chain = self._find_chain(first)
+        if first.observability_mode:
+            raise BadMessage(IGNORED)
         if chain.streams:
             self._wire = wire
         config = first.protocol_config

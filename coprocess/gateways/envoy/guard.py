@@ -193,7 +193,7 @@ def response_edits(
     edits = Edits()
     if response.status != came:
         if came == _SWITCHING or is_tunnel(method, came) or is_tunnel(method, response.status):
-            # Envoy goes by the one that came: what the client sends then would pass, or be taken for a request.
+            # Envoy goes by the one that came: what the client sends would pass, or be taken for a request.
             raise HandlerFailed("left another status for an upgrade, or CONNECT: what follows is no response")
         edits.set(b":status", b"%d" % status(response.status))
     if response.headers.edited:

@@ -81,6 +81,7 @@ def _beside(rest: bytes) -> Beside | None:
         asked.WhichOneof("request") is not None
         or FULL_DUPLEX in modes
         or asked.metadata_context.filter_metadata
+        or asked.observability_mode
     ):
         return None
     return Beside(*modes, route_name(asked))
