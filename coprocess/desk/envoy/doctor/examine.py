@@ -10,7 +10,16 @@ from pathlib import Path
 from coprocess.api.moments import HookType
 from coprocess.desk.envoy.doctor.authorizers import check_authorizer
 from coprocess.desk.envoy.doctor.clusters import check_services
-from coprocess.desk.envoy.doctor.filters import AUTHZ, Filter, Use, dig, disabled_on, filters_in, uses_of
+from coprocess.desk.envoy.doctor.filters import (
+    AUTHZ,
+    PROC,
+    Filter,
+    Use,
+    dig,
+    disabled_on,
+    filters_in,
+    uses_of,
+)
 from coprocess.desk.envoy.doctor.findings import RULES
 from coprocess.desk.envoy.doctor.header_rules import check_header_rules
 from coprocess.desk.envoy.doctor.judged import Judged
@@ -22,7 +31,7 @@ from coprocess.desk.findings import FileFinding, Severity
 from coprocess.desk.not_loaded import not_loaded
 from coprocess.errors import BadMessage, ConfigError, CoprocessError, UnknownHook
 from coprocess.gateways.envoy.chain import Chain, Chains, chain_of
-from coprocess.gateways.envoy.route import PREFIX, Route, route_of
+from coprocess.gateways.envoy.route import PREFIX, Route, is_meant, route_of
 from coprocess.loading.loaded import Loaded, Problem
 
 _SUFFIXES = (".yaml", ".yml", ".json")
@@ -149,7 +158,9 @@ def _authenticates(each: Filter, service: Service) -> bool:
 
 
 def _known_keys(use: Use) -> Mapping[str, str]:
-    return {key.lower(): value for key, value in use.said if key.lower().startswith(PREFIX)}
+    # Envoy writes the keys of metadata in lower case, and `context_extensions` as they are.
+    is_lowered = use.filter.kind == PROC
+    return {key.lower() if is_lowered else key: value for key, value in use.said if is_meant(key)}
 
 
 def _others(use: Use, route: Route, chain: Chain) -> Iterator[FileFinding]:
@@ -177,7 +188,7 @@ def _keys_as_headers(document: YamlDocument) -> Iterator[FileFinding]:
     for where, value in walk(document.value):
         for index, entry in enumerate(list_of(value.get("request_headers_to_add"))):
             key = dig(entry, "header", "key")
-            if isinstance(key, str) and key.lower().startswith(PREFIX):
+            if isinstance(key, str) and is_meant(key):
                 place = (*where, "request_headers_to_add", index)
                 line, column = document.place(place)
                 yield RULES.finding(
