@@ -110,6 +110,11 @@ def loud(response: Any) -> None:
 
 
 @Response
+def told(response: Any, spec: Any) -> None:
+    response.headers["X-At"] = spec.config["at"]
+
+
+@Response
 def hide(response: Any) -> Any:
     return respond(203, "hidden", headers={"X-New": "1"})
 
@@ -148,6 +153,7 @@ HANDLERS = (
     only_if_asked,
     answer,
     loud,
+    told,
     hide,
     other_status,
     emptied,
@@ -180,6 +186,13 @@ LISTENERS = {
     "misspelt": Listener([ext_proc({"x-coprocess-posst": "last"}, failure_mode_allow=True)]),
     "path": post("new_path"),
     "path hidden": post("new_path", forward_rules={"disallowed_headers": {"patterns": [{"exact": ":path"}]}}),
+    "percent": Listener(
+        [
+            ext_proc(
+                {"x-coprocess-response": "told", "x-coprocess-config": "%%7B%%22at%%22: %%2250%%25%%22%%7D"}
+            )
+        ]
+    ),
     "framing": post("framing"),
     "body": post("shout", **OVERRIDE),
     "body without override": Listener(
@@ -282,6 +295,10 @@ def test_what_is_not_there_closes(world: World, listener: str) -> None:
 
 def test_a_new_path_is_encoded(world: World) -> None:
     assert world.request("path").upstream["target"] == "/new%20path?b=1"
+
+
+def test_a_percent_sign_of_metadata_is_written_twice(world: World) -> None:
+    assert world.request("percent").header("x-at") == "50%"
 
 
 def test_a_path_that_the_filter_hides_closes(world: World) -> None:

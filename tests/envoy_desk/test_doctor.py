@@ -349,6 +349,17 @@ CASES: list[tuple[str, str, str, Change]] = [
     ),
     ("plain", "envoy-key-unknown", "error", say("x-coprocess-chane", "plain")),
     ("plain", "envoy-key-unknown", "error", say("x-coprocess-config", "[1]")),
+    ("plain", "envoy-key-unknown", "error", say("x_coprocess_chain", "plain")),
+    ("plain", "envoy-key-formatted", "error", say("x-coprocess-chain", "%REQ(x-chain)%")),
+    ("plain", "envoy-key-formatted", "error", say("x-coprocess-config", "%7B%7D")),
+    ("plain", "envoy-key-formatted", "error", say("authorization", "100%")),
+    ("plain", "envoy-key-formatted", "warning", say("x-coprocess-api-id", "%ROUTE_NAME%")),
+    (
+        "plain",
+        "envoy-key-formatted",
+        "error",
+        on_route(grpc_initial_metadata=[{"key": "x-coprocess-pre", "value": "%REQ(A)%"}]),
+    ),
     ("plain", "envoy-key-as-header", "error", as_header),
     ("plain", "envoy-name-unknown", "error", say("x-coprocess-chain", "gone")),
     ("plain", "envoy-name-unknown", "error", say("x-coprocess-pre", "stamp,gone")),
@@ -485,6 +496,18 @@ def test_each_rule_of_ext_authz(project: Path, chain: str, rule: str, severity: 
     (project / "envoy.yaml").write_text(dump_yaml(config))
 
     assert found(project / "envoy.yaml").get(rule) == severity
+
+
+def test_a_percent_sign_that_is_written_twice_is_one(project: Path) -> None:
+    config = load_yaml(printed("--form", "static", "--chain", ""))
+    say("x-coprocess-config", '{"at": "50%%", "more": "%%7B"}')(config)
+    (project / "envoy.yaml").write_text(dump_yaml(config))
+
+    assert not {"envoy-key-formatted", "envoy-key-unknown"} & set(found(project / "envoy.yaml"))
+    assert run("try", "GET", "/", "--envoy", "envoy.yaml").exit_code == 0
+    say("x-coprocess-config", "%7B%7D")(config)
+    (project / "envoy.yaml").write_text(dump_yaml(config))
+    assert "a % that is not written %%" in str(run("try", "GET", "/", "--envoy", "envoy.yaml").exception)
 
 
 def test_modes_as_the_service_asks_for_them_are_good(project: Path) -> None:

@@ -26,14 +26,25 @@ from coprocess.desk.envoy.doctor.judged import Judged
 from coprocess.desk.envoy.doctor.policies import policy_filters
 from coprocess.desk.envoy.doctor.processors import check_processor
 from coprocess.desk.envoy.fields import list_of
+from coprocess.desk.envoy.formats import as_sent, formats_in
 from coprocess.desk.envoy.yaml_files import YamlDocument, read_yaml, walk
 from coprocess.desk.findings import FileFinding, Severity
 from coprocess.desk.not_loaded import not_loaded
 from coprocess.errors import BadMessage, ConfigError, CoprocessError, UnknownHook
 from coprocess.gateways.envoy.chain import Chain, Chains, chain_of
-from coprocess.gateways.envoy.route import PREFIX, Route, is_meant, route_of
+from coprocess.gateways.envoy.route import (
+    API_ID,
+    CONFIG,
+    ORG_ID,
+    PREFIX,
+    Route,
+    is_meant,
+    route_of,
+)
 from coprocess.loading.loaded import Loaded, Problem
 
+#: Keys that do not say which handlers run.
+_SAID_OF_THE_API = (API_ID, CONFIG, ORG_ID)
 _SUFFIXES = (".yaml", ".yml", ".json")
 
 
@@ -111,6 +122,8 @@ def _of_uses(uses: list[Use], service: Service) -> Iterator[FileFinding]:
 
 def _check(use: Use, service: Service) -> Iterator[FileFinding]:
     chain: Chain | None = None
+    if use.filter.kind == PROC:
+        yield from _formatted(use)
     try:
         route = route_of(_known_keys(use))
         chain = chain_of(service.loaded.table, route, service.chains)
@@ -160,7 +173,32 @@ def _authenticates(each: Filter, service: Service) -> bool:
 def _known_keys(use: Use) -> Mapping[str, str]:
     # Envoy writes the keys of metadata in lower case, and `context_extensions` as they are.
     is_lowered = use.filter.kind == PROC
-    return {key.lower() if is_lowered else key: value for key, value in use.said if is_meant(key)}
+    return {
+        key.lower() if is_lowered else key: as_sent(value) if is_lowered else value
+        for key, value in use.said
+        if is_meant(key)
+    }
+
+
+def _formatted(use: Use) -> Iterator[FileFinding]:
+    """Metadata that is not sent as it is written."""
+    for key, value in use.said:
+        try:
+            formats = formats_in(value)
+        except ValueError:
+            effect = "Envoy makes no call: each request gets 500, and passes where failure_mode_allow is set."
+            yield _at_use(
+                *(use, "envoy-key-formatted", Severity.ERROR, f"{key} has a % that is not written %%."),
+                *(effect, "Write %% for each % of the value."),
+            )
+            continue
+        if formats and is_meant(key):
+            severity = Severity.WARNING if key.lower() in _SAID_OF_THE_API else Severity.ERROR
+            yield _at_use(
+                *(use, "envoy-key-formatted", severity, f"{key} has {formats[0]}, which Envoy fills in."),
+                "What a client sends may stand there: it could choose the handlers, or what they are told.",
+                "Write the value out; on routes that differ, in grpc_initial_metadata.",
+            )
 
 
 def _others(use: Use, route: Route, chain: Chain) -> Iterator[FileFinding]:
@@ -175,13 +213,15 @@ def _others(use: Use, route: Route, chain: Chain) -> Iterator[FileFinding]:
 
 
 def _named(use: Use, rule: str, text: str, effect: str) -> FileFinding:
-    line, column = use.document.place(use.where)
     sentence = text if text.startswith(PREFIX) else f"{text[:1].upper()}{text[1:]}"
     remedy = "Correct the name, or load the handler: `coprocess check` lists what is there."
+    return _at_use(use, rule, Severity.ERROR, f"{sentence}.", effect, remedy)
+
+
+def _at_use(use: Use, rule: str, severity: Severity, problem: str, effect: str, remedy: str) -> FileFinding:
+    line, column = use.document.place(use.where)
     words = YamlDocument.words(use.where)
-    return RULES.finding(
-        Severity.ERROR, rule, use.document.path, words, f"{sentence}.", effect, remedy, line, column
-    )
+    return RULES.finding(severity, rule, use.document.path, words, problem, effect, remedy, line, column)
 
 
 def _keys_as_headers(document: YamlDocument) -> Iterator[FileFinding]:

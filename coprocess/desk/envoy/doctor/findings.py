@@ -10,6 +10,7 @@ _LOOKED_FOR = {
     "envoy-no-filter": "No ext_proc or ext_authz filter is in the files",
     "envoy-handler-broken": "A handler file could not be loaded",
     "envoy-key-unknown": "A key x-coprocess-… that does not exist, or a value that it does not take",
+    "envoy-key-formatted": "A value of metadata that Envoy fills in from the request, or cannot read",
     "envoy-key-as-header": "Keys x-coprocess-… are given as request headers, which nobody looks at",
     "envoy-name-unknown": "A chain or handler is named that is not there, or nothing is there to run",
     "envoy-failure-open": "Where the service fails, Envoy lets requests pass",
