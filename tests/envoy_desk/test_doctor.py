@@ -242,6 +242,20 @@ def on_route(**overrides: Any) -> Change:
     return change
 
 
+def on_route_of_authz(**settings: Any) -> Change:
+    def change(config: dict[str, Any]) -> None:
+        host = manager(config)["route_config"]["virtual_hosts"][0]
+        extensions = {"context_extensions": {"x-coprocess-chain": "hmac"}}
+        host["routes"][0]["typed_per_filter_config"] = {
+            "envoy.filters.http.ext_authz": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute",
+                "check_settings": {**extensions, **settings},
+            }
+        }
+
+    return change
+
+
 def on_route_disabled(name: str) -> Change:
     kind = {"ext_proc": "ext_proc.v3.ExtProcPerRoute", "ext_authz": "ext_authz.v3.ExtAuthzPerRoute"}[name]
 
@@ -424,6 +438,19 @@ CASES: list[tuple[str, str, str, Change]] = [
     ("puts", "envoy-edits-refused", "error", drop("mutation_rules")),
     ("bearer", "envoy-headers-hidden", "error", set_(forward_rules={"allowed_headers": ALLOWED})),
     (
+        "plain",
+        "envoy-headers-hidden",
+        "error",
+        set_(forward_rules={"disallowed_headers": {"patterns": [{"exact": ":path"}]}}),
+    ),
+    (
+        "headers",
+        "envoy-headers-hidden",
+        "error",
+        set_(forward_rules={"disallowed_headers": {"patterns": [{"exact": ":status"}]}}),
+    ),
+    ("whole", "envoy-body-not-sent", "error", set_(send_body_without_waiting_for_header_response=True)),
+    (
         "whole",
         "envoy-body-not-sent",
         "error",
@@ -470,6 +497,8 @@ AUTHZ_CASES: list[tuple[str, str, str, Change]] = [
     ("headers", "envoy-route-cleared", "note", set_(clear_route_cache=True)),
     ("headers", "envoy-route-disabled", "warning", on_route_disabled("ext_authz")),
     ("headers", "envoy-authz-partly", "error", set_(filter_enabled={"default_value": {"numerator": 50}})),
+    ("headers", "envoy-authz-partly", "error", set_(filter_enabled={"default_value": {}})),
+    ("hmac", "envoy-authz-body", "error", on_route_of_authz(disable_request_body_buffering=True)),
     ("headers", "envoy-authz-partly", "warning", set_(filter_enabled_metadata={"filter": "x"})),
     ("headers", "envoy-http-service", "error", http_service),
 ]

@@ -73,7 +73,7 @@ def _parts(judged: Judged) -> Iterator[FileFinding]:
     if dig(settings, "deny_at_disable", "default_value") in (True, {"value": True}):
         return
     share = dig(settings, "filter_enabled", "default_value")
-    if dig(share, "numerator") is not None and _is_part(share):
+    if isinstance(share, dict) and _is_part(share):
         yield finding_at(
             judged,
             Severity.ERROR,
@@ -97,7 +97,7 @@ def _parts(judged: Judged) -> Iterator[FileFinding]:
 
 def _is_part(share: Any) -> bool:
     whole = {"HUNDRED": 100, "TEN_THOUSAND": 10_000, "MILLION": 1_000_000}
-    numerator = share.get("numerator")
+    numerator = share.get("numerator", 0)
     return not isinstance(numerator, int) or numerator < whole.get(share.get("denominator", "HUNDRED"), 0)
 
 
@@ -116,6 +116,16 @@ def _body(judged: Judged) -> Iterator[FileFinding]:
             "Set with_request_body, with max_request_bytes and pack_as_bytes: true.",
         )
         return
+    if judged.use.settings.get("disable_request_body_buffering") is True:
+        yield finding_at(
+            judged,
+            Severity.ERROR,
+            "envoy-authz-body",
+            "with_request_body",
+            "An auth handler reads the body, and disable_request_body_buffering is true.",
+            "No body is sent: the handler fails, and the client is refused.",
+            "Leave it out.",
+        )
     limit = dig(body, "max_request_bytes")
     if not isinstance(limit, int) or limit <= 0:
         yield finding_at(

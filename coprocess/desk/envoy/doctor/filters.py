@@ -23,7 +23,7 @@ _ROUTE_KINDS = {
 INNER = {PROC: "overrides", AUTHZ: "check_settings"}
 _OVERRIDDEN = (
     *("processing_mode", "failure_mode_allow", "metadata_options", "with_request_body"),
-    "grpc_service",
+    *("grpc_service", "disable_request_body_buffering"),
 )
 _NAMES = {PROC: "envoy.filters.http.ext_proc", AUTHZ: "envoy.filters.http.ext_authz"}
 

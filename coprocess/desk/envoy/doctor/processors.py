@@ -113,6 +113,22 @@ def _body(judged: Judged, direction: str) -> Iterator[FileFinding]:
             "The service asks for the body, Envoy ignores that, and the request fails.",
             "Set allow_mode_override to true: then bodies are sent for the requests that need them.",
         )
+    if (
+        (reads or streams)
+        and mode in _NOT_SENT
+        and judged.use.settings.get("allow_mode_override")
+        and judged.use.settings.get("send_body_without_waiting_for_header_response") is True
+    ):
+        yield finding_at(
+            judged,
+            Severity.ERROR,
+            "envoy-body-not-sent",
+            "send_body_without_waiting_for_header_response",
+            f"A handler reads the body of the {direction}, and "
+            "send_body_without_waiting_for_header_response is true.",
+            "Envoy takes no mode_override then: the service refuses each request with a body.",
+            "Leave it out.",
+        )
     wanted = "STREAMED" if streams else "BUFFERED"
     if (reads or streams) and mode in _NOT_SENT and not _override_is_listed(judged, direction, wanted):
         yield finding_at(
