@@ -539,6 +539,23 @@ def test_a_percent_sign_that_is_written_twice_is_one(project: Path) -> None:
     assert "a % that is not written %%" in str(run("try", "GET", "/", "--envoy", "envoy.yaml").exception)
 
 
+def test_what_a_policy_of_envoy_gateway_hides_and_clears_is_found(project: Path) -> None:
+    (project / "handlers/shop.py").write_text(
+        "from coprocess import CustomKeyCheck\n"
+        "@CustomKeyCheck\n"
+        "def bearer(request, session):\n"
+        '    session.allow(request.headers["Authorization"])\n'
+    )
+    (project / "coprocess.toml").write_text("timeout_s = 5.0\n")
+    policy = load_yaml(printed("--form", "gateway", "--authz"))
+    policy["spec"]["extAuth"].update(headersToExtAuth=["Authorization"])
+    (project / "envoy.yaml").write_text(dump_yaml(policy))
+    assert found(project / "envoy.yaml") == {}
+    policy["spec"]["extAuth"].update(headersToExtAuth=["X-Key"], recomputeRoute=True)
+    (project / "envoy.yaml").write_text(dump_yaml(policy))
+    assert found(project / "envoy.yaml") == {"envoy-headers-hidden": "error", "envoy-route-cleared": "note"}
+
+
 def test_modes_as_the_service_asks_for_them_are_good(project: Path) -> None:
     modes = [
         {
