@@ -15,6 +15,11 @@ def formats_in(value: str) -> list[str]:
     return [found[0] for found in _FORMAT.finditer(rest)]
 
 
+def as_written(text: str) -> str:
+    """The value that is sent as `text`."""
+    return text.replace("%", "%%")
+
+
 def as_sent(value: str) -> str:
     """`value`, which has no formats, as the service gets it."""
     return value.replace("%%", "%")

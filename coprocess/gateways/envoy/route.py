@@ -69,6 +69,16 @@ def route_of(said: Mapping[str, str]) -> Route:
     )
 
 
+def as_text(value: str) -> str:
+    """A value of metadata, which Envoy sends as it is written: an engine may show its UTF-8 as Latin-1."""
+    if value.isascii():
+        return value
+    try:
+        return value.encode("latin-1").decode()
+    except UnicodeError:
+        return value
+
+
 def is_meant(key: str) -> bool:
     """Whether it is a key of ours, or one that is misspelt: capitals count in `context_extensions`."""
     return key.lower().replace("_", "-").startswith(PREFIX)
