@@ -277,6 +277,18 @@ def on_route_disabled(name: str) -> Change:
     return change
 
 
+def matched(config: dict[str, Any]) -> None:
+    filter_ = manager(config)["http_filters"][0]
+    filter_["typed_config"] = {
+        "@type": "type.googleapis.com/envoy.extensions.common.matching.v3.ExtensionWithMatcher",
+        "extension_config": {"name": "own", "typed_config": filter_["typed_config"]},
+    }
+
+
+def rename(config: dict[str, Any]) -> None:
+    manager(config)["http_filters"][0]["name"] = "my.processor"
+
+
 def switched_off(config: dict[str, Any]) -> None:
     manager(config)["http_filters"][0]["disabled"] = True
 
@@ -460,6 +472,9 @@ CASES: list[tuple[str, str, str, Change]] = [
     ("headers", "envoy-route-disabled", "warning", on_route_disabled("ext_proc")),
     ("plain", "envoy-route-disabled", "note", on_route_disabled("ext_proc")),
     ("headers", "envoy-route-disabled", "warning", switched_off),
+    ("headers", "envoy-route-disabled", "warning", matched),
+    # Of its type's name, Envoy knows nothing.
+    ("plain", "envoy-route-unused", "error", both(rename, on_route(failure_mode_allow=False))),
     ("plain", "envoy-http-service", "error", http_service),
     ("plain", "envoy-cluster-address", "warning", endpoint(port_value=5556)),
     ("plain", "envoy-cluster-address", "warning", endpoint(address="coprocess.internal")),
@@ -678,7 +693,7 @@ def test_gateway_policy(project: Path) -> None:
     assert rules["envoy-failure-open"] == rules["envoy-body-not-sent"] == "error"
 
 
-@pytest.mark.parametrize("name", ["odd: 'one' # \" {x}", "true", "No", "12", "1e3", "- a", "&a", "ü"])
+@pytest.mark.parametrize("name", ["odd: 'one' # \" {x}", "true", "No", "12", "1e3", "- a", "&a", "ü", "100%"])
 @pytest.mark.parametrize("form", ["parts", "static", "istio"])
 @pytest.mark.parametrize("authz", [False, True])
 def test_a_chain_of_any_name_is_printed_as_a_text(
@@ -694,7 +709,8 @@ def test_a_chain_of_any_name_is_printed_as_a_text(
         for _, found in walk(document)
         if found.get("key") == "x-coprocess-chain" or "x-coprocess-chain" in found
     ]
-    assert said == [name]
+    # Envoy formats metadata.
+    assert said == [name if authz else name.replace("%", "%%")]
 
 
 def test_policies_name_no_chain(project: Path) -> None:

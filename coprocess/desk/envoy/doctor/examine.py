@@ -18,6 +18,7 @@ from coprocess.desk.envoy.doctor.filters import (
     dig,
     disabled_on,
     filters_in,
+    unused_overrides,
     uses_of,
 )
 from coprocess.desk.envoy.doctor.findings import RULES
@@ -85,6 +86,8 @@ def examine(paths: Iterable[Path], service: Service) -> tuple[list[FileFinding],
     findings += _of_uses(uses_of(filters, documents), service)
     findings += check_services(filters, documents, service.listen, has_tls=service.has_tls)
     findings += _of_disabled(filters, documents, service)
+    findings += _of_unused(filters, documents)
+    findings += _of_matched(filters, service)
     for document in documents:
         findings += _keys_as_headers(document)
     return sorted(set(findings), key=lambda finding: finding.order), len(filters)
@@ -157,6 +160,39 @@ def _of_disabled(
             "Leave it out, unless the route is meant for everybody.",
             line,
             column,
+        )
+
+
+def _of_matched(filters: list[Filter], service: Service) -> Iterator[FileFinding]:
+    for each in filters:
+        if not each.is_matched:
+            continue
+        authenticates = each.kind == AUTHZ or _authenticates(each, service)
+        line, column = each.document.place(each.where)
+        yield RULES.finding(
+            Severity.WARNING if authenticates else Severity.NOTE,
+            "envoy-route-disabled",
+            each.document.path,
+            YamlDocument.words(each.where),
+            f"A matcher decides whether the filter {each.name} runs.",
+            f"Where it does not, no handler runs{': nobody is authenticated' if authenticates else ''}.",
+            "See that it lets out only what is meant for everybody.",
+            line,
+            column,
+        )
+
+
+def _of_unused(filters: list[Filter], documents: list[YamlDocument]) -> Iterator[FileFinding]:
+    for override in unused_overrides(filters, documents):
+        line, column = override.document.place(override.where)
+        there = ", ".join(sorted({each.name for each in filters if each.kind == override.kind}))
+        yield RULES.finding(
+            *(Severity.ERROR, "envoy-route-unused", override.document.path),
+            YamlDocument.words(override.where),
+            f"No {override.kind} filter is named {override.filter_name}; there are: {there}.",
+            "Envoy passes it over: other handlers run there than are meant.",
+            "Give it the name that the filter has in http_filters.",
+            *(line, column),
         )
 
 

@@ -28,6 +28,10 @@ _OVERRIDDEN = (
 _NAMES = {PROC: "envoy.filters.http.ext_proc", AUTHZ: "envoy.filters.http.ext_authz"}
 
 
+#: What is around a filter that runs for some requests only.
+_MATCHERS = ("ExtensionWithMatcher", "ExecuteFilterAction")
+
+
 @dataclass(frozen=True, slots=True)
 class Filter:
     """One filter as it is written."""
@@ -41,6 +45,8 @@ class Filter:
     #: The connection manager around it, and the listener, where they are in the file.
     manager: Mapping[str, Any] = field(default_factory=dict)
     listener: Mapping[str, Any] = field(default_factory=dict)
+    #: Whether a matcher around it decides whether it runs.
+    is_matched: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +100,8 @@ def _filter(kind: str, document: YamlDocument, where: Where, value: dict[str, An
         (each for each in reversed(around) if _has(each, "filter_chains") or _has(each, "address")), {}
     )
     name = holder.get("name") if isinstance(holder, dict) else None
-    return Filter(kind, str(name or _NAMES[kind]), document, where, value, manager, listener)
+    is_matched = any(_type(each).endswith(_MATCHERS) for each in around)
+    return Filter(kind, str(name or _NAMES[kind]), document, where, value, manager, listener, is_matched)
 
 
 def uses_of(filters: list[Filter], documents: list[YamlDocument]) -> list[Use]:
@@ -114,7 +121,16 @@ def uses_of(filters: list[Filter], documents: list[YamlDocument]) -> list[Use]:
 
 
 def _is_for(override: Override, each: Filter) -> bool:
-    return override.kind == each.kind and override.filter_name in (each.name, _NAMES[each.kind])
+    # By the name that it has among the filters, whatever its type is called.
+    return override.kind == each.kind and override.filter_name == each.name
+
+
+def unused_overrides(filters: list[Filter], documents: list[YamlDocument]) -> Iterator[Override]:
+    """Those of no filter, where filters of their kind are in the files."""
+    kinds = {each.kind for each in filters}
+    for override in overrides_in(documents):
+        if override.kind in kinds and not any(_is_for(override, each) for each in filters):
+            yield override
 
 
 def _layers(documents: list[YamlDocument]) -> Iterator[list[Override]]:
@@ -203,7 +219,7 @@ def disabled_on(
                 continue
             kind = _ROUTE_KINDS.get(_type(value)) or _ROUTE_KINDS.get(_type(value.get("config")))
             for each in filters:
-                if where[-1] in (each.name, _NAMES[each.kind]) and kind in (each.kind, None):
+                if where[-1] == each.name and kind in (each.kind, None):
                     yield each, document, (*where, "disabled")
 
 
