@@ -149,7 +149,7 @@ def test_a_chain_of_the_settings_file() -> None:
 def test_metadata_that_is_not_ascii_is_read_as_it_was_written() -> None:
     """A chain of such a name, which the configuration prints, was not found."""
     assert as_text("ü") == as_text("ü".encode().decode("latin-1")) == "ü"
-    assert as_text("a") == "a"
+    assert as_text("a") == as_text(b"a") == "a"
     assert as_text("€") == "€"
 
 

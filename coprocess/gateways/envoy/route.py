@@ -69,14 +69,15 @@ def route_of(said: Mapping[str, str]) -> Route:
     )
 
 
-def as_text(value: str) -> str:
+def as_text(value: str | bytes) -> str:
     """A value of metadata, which Envoy sends as it is written: an engine may show its UTF-8 as Latin-1."""
-    if value.isascii():
-        return value
+    text = value if isinstance(value, str) else value.decode("latin-1")
+    if text.isascii():
+        return text
     try:
-        return value.encode("latin-1").decode()
+        return text.encode("latin-1").decode()
     except UnicodeError:
-        return value
+        return text
 
 
 def is_meant(key: str) -> bool:
