@@ -277,6 +277,10 @@ def on_route_disabled(name: str) -> Change:
     return change
 
 
+def switched_off_by_text(config: dict[str, Any]) -> None:
+    manager(config)["http_filters"][0]["disabled"] = "true"
+
+
 def matched(config: dict[str, Any]) -> None:
     filter_ = manager(config)["http_filters"][0]
     filter_["typed_config"] = {
@@ -338,6 +342,18 @@ ALLOWED = {"patterns": [{"exact": "x-key"}]}
 CASES: list[tuple[str, str, str, Change]] = [
     ("whole", "envoy-failure-open", "error", set_(failure_mode_allow=True)),
     ("plain", "envoy-failure-open", "warning", set_(failure_mode_allow=True)),
+    # Envoy takes all of these, too.
+    ("whole", "envoy-failure-open", "error", set_(failure_mode_allow="true")),
+    ("whole", "envoy-failure-open", "error", set_(failure_mode_allow="T")),
+    ("headers", "envoy-failure-open", "error", on_route(failure_mode_allow={"value": True})),
+    ("plain", "envoy-headers-skipped", "error", set_mode(request_header_mode="skip")),
+    ("plain", "envoy-headers-skipped", "error", set_mode(request_header_mode=2)),
+    ("whole", "envoy-response-skipped", "error", set_mode(response_header_mode="2")),
+    ("whole", "envoy-body-not-sent", "error", set_(allow_mode_override="false")),
+    ("whole", "envoy-body-in-pieces", "error", set_mode(response_body_mode=1)),
+    ("plain", "envoy-timeout", "error", set_(message_timeout={"nanos": 200_000_000})),
+    ("plain", "envoy-replies-ignored", "error", set_(observability_mode="yes")),
+    ("headers", "envoy-route-disabled", "warning", switched_off_by_text),
     ("plain", "envoy-timeout", "error", drop("message_timeout")),
     ("plain", "envoy-timeout", "warning", set_(message_timeout="2s")),
     ("plain", "envoy-headers-skipped", "error", set_mode(request_header_mode="SKIP")),
@@ -513,6 +529,8 @@ AUTHZ_CASES: list[tuple[str, str, str, Change]] = [
     ("headers", "envoy-route-disabled", "warning", on_route_disabled("ext_authz")),
     ("headers", "envoy-authz-partly", "error", set_(filter_enabled={"default_value": {"numerator": 50}})),
     ("headers", "envoy-authz-partly", "error", set_(filter_enabled={"default_value": {}})),
+    ("headers", "envoy-authz-partly", "error", set_(filter_enabled={"default_value": {"numerator": "50"}})),
+    ("headers", "envoy-failure-open", "error", set_(failure_mode_allow="1")),
     ("hmac", "envoy-authz-body", "error", on_route_of_authz(disable_request_body_buffering=True)),
     ("headers", "envoy-authz-partly", "warning", set_(filter_enabled_metadata={"filter": "x"})),
     ("headers", "envoy-http-service", "error", http_service),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from coprocess.desk.envoy.doctor.as_envoy import is_true
 from coprocess.desk.envoy.doctor.filters import dig
 from coprocess.desk.envoy.doctor.judged import Judged, finding_at, route_is_cleared, seconds
 from coprocess.desk.findings import FileFinding, Severity
@@ -70,7 +71,7 @@ def check_authorizer(judged: Judged) -> Iterator[FileFinding]:
 
 def _parts(judged: Judged) -> Iterator[FileFinding]:
     settings = judged.use.settings
-    if dig(settings, "deny_at_disable", "default_value") in (True, {"value": True}):
+    if is_true(dig(settings, "deny_at_disable", "default_value")):
         return
     share = dig(settings, "filter_enabled", "default_value")
     if isinstance(share, dict) and _is_part(share):

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from coprocess.desk.envoy.doctor.as_envoy import as_envoy, is_true
 from coprocess.desk.envoy.fields import list_of, object_of
 from coprocess.desk.envoy.yaml_files import Where, YamlDocument, walk
 
@@ -101,7 +102,8 @@ def _filter(kind: str, document: YamlDocument, where: Where, value: dict[str, An
     )
     name = holder.get("name") if isinstance(holder, dict) else None
     is_matched = any(_type(each).endswith(_MATCHERS) for each in around)
-    return Filter(kind, str(name or _NAMES[kind]), document, where, value, manager, listener, is_matched)
+    config = as_envoy(value)
+    return Filter(kind, str(name or _NAMES[kind]), document, where, config, manager, listener, is_matched)
 
 
 def uses_of(filters: list[Filter], documents: list[YamlDocument]) -> list[Use]:
@@ -163,7 +165,7 @@ def _overrides(document: YamlDocument, where: Where, value: Any) -> list[Overrid
             config, place = config["config"], (*place, "config")
         kind = _ROUTE_KINDS.get(_type(config))
         if kind is not None:
-            found.append(Override(kind, str(name), document, place, config))
+            found.append(Override(kind, str(name), document, place, as_envoy(config)))
     return found
 
 
@@ -211,11 +213,11 @@ def disabled_on(
     for each in filters:
         # A resource of a control plane is no entry of a list.
         holder = _at(each.document.value, each.where[:-1]) if each.where[-1:] == ("typed_config",) else None
-        if dig(holder, "disabled") is True:
+        if is_true(dig(holder, "disabled")):
             yield each, each.document, (*each.where[:-1], "disabled")
     for document in documents:
         for where, value in walk(document.value):
-            if len(where) < 2 or where[-2] != "typed_per_filter_config" or value.get("disabled") is not True:
+            if len(where) < 2 or where[-2] != "typed_per_filter_config" or not is_true(value.get("disabled")):
                 continue
             kind = _ROUTE_KINDS.get(_type(value)) or _ROUTE_KINDS.get(_type(value.get("config")))
             for each in filters:
