@@ -281,6 +281,11 @@ def switched_off_by_text(config: dict[str, Any]) -> None:
     manager(config)["http_filters"][0]["disabled"] = "true"
 
 
+def upgrade_past(config: dict[str, Any]) -> None:
+    *_, router = manager(config)["http_filters"]
+    manager(config)["upgrade_configs"] = [{"upgrade_type": "websocket", "filters": [router]}]
+
+
 def matched(config: dict[str, Any]) -> None:
     filter_ = manager(config)["http_filters"][0]
     filter_["typed_config"] = {
@@ -489,6 +494,7 @@ CASES: list[tuple[str, str, str, Change]] = [
     ("plain", "envoy-route-disabled", "note", on_route_disabled("ext_proc")),
     ("headers", "envoy-route-disabled", "warning", switched_off),
     ("headers", "envoy-route-disabled", "warning", matched),
+    ("headers", "envoy-upgrade-unasked", "error", upgrade_past),
     # Of its type's name, Envoy knows nothing.
     ("plain", "envoy-route-unused", "error", both(rename, on_route(failure_mode_allow=False))),
     ("plain", "envoy-http-service", "error", http_service),
@@ -609,6 +615,15 @@ def test_modes_as_the_service_asks_for_them_are_good(project: Path) -> None:
     assert "envoy-body-not-sent" not in found(project / "envoy.yaml")
     result = run("try", "POST", "/", "-d", "hello", "--envoy", "envoy.yaml")
     assert result.exit_code == 0, result.output
+
+
+def test_upgrades_with_the_same_filters_pass_by_none(project: Path) -> None:
+    config = load_yaml(printed("--form", "static", "--chain", "headers"))
+    own = {"upgrade_type": "foo", "filters": manager(config)["http_filters"]}
+    manager(config)["upgrade_configs"] = [{"upgrade_type": "websocket"}, own]
+    (project / "envoy.yaml").write_text(dump_yaml(config))
+
+    assert "envoy-upgrade-unasked" not in found(project / "envoy.yaml")
 
 
 def test_rules_that_are_none_are_told(project: Path) -> None:

@@ -19,6 +19,7 @@ from coprocess.desk.envoy.doctor.filters import (
     disabled_on,
     filters_in,
     unused_overrides,
+    upgrades_past,
     uses_of,
 )
 from coprocess.desk.envoy.doctor.findings import RULES
@@ -46,6 +47,7 @@ from coprocess.loading.loaded import Loaded, Problem
 
 #: Keys that do not say which handlers run.
 _SAID_OF_THE_API = (API_ID, CONFIG, ORG_ID)
+_NOBODY_ASKS = ": nobody is authenticated"
 _SUFFIXES = (".yaml", ".yml", ".json")
 
 
@@ -88,6 +90,7 @@ def examine(paths: Iterable[Path], service: Service) -> tuple[list[FileFinding],
     findings += _of_disabled(filters, documents, service)
     findings += _of_unused(filters, documents)
     findings += _of_matched(filters, service)
+    findings += _of_upgrades(filters, service)
     for document in documents:
         findings += _keys_as_headers(document)
     return sorted(set(findings), key=lambda finding: finding.order), len(filters)
@@ -180,6 +183,24 @@ def _of_matched(filters: list[Filter], service: Service) -> Iterator[FileFinding
             line,
             column,
         )
+
+
+def _of_upgrades(filters: list[Filter], service: Service) -> Iterator[FileFinding]:
+    for each in filters:
+        for upgrade in upgrades_past(each):
+            authenticates = each.kind == AUTHZ or _authenticates(each, service)
+            line, column = each.document.place(each.where)
+            yield RULES.finding(
+                Severity.ERROR if authenticates else Severity.WARNING,
+                "envoy-upgrade-unasked",
+                each.document.path,
+                YamlDocument.words(each.where),
+                f"upgrade_configs has filters for {upgrade}, and {each.name} is not among them.",
+                f"Who asks for that upgrade passes by the handlers{_NOBODY_ASKS if authenticates else ''}.",
+                "Leave the filters of the upgrade out: then it has those of all requests; or add this one.",
+                line,
+                column,
+            )
 
 
 def _of_unused(filters: list[Filter], documents: list[YamlDocument]) -> Iterator[FileFinding]:

@@ -225,6 +225,16 @@ def disabled_on(
                     yield each, document, (*where, "disabled")
 
 
+def upgrades_past(each: Filter) -> Iterator[str]:
+    """Types of upgrades whose requests do not meet the filter, as they have a list of filters without it."""
+    if "upgrade_configs" in each.where:
+        return
+    for upgrade in list_of(each.manager.get("upgrade_configs")):
+        own = list_of(dig(upgrade, "filters"))
+        if own and not any(_KINDS.get(_type(value)) == each.kind for _, value in walk(own)):
+            yield str(dig(upgrade, "upgrade_type"))
+
+
 def dig(value: Any, *keys: str) -> Any:
     """None where anything on the way is not there."""
     for key in keys:

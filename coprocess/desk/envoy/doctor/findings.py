@@ -40,6 +40,7 @@ _LOOKED_FOR = {
     "envoy-route-cleared": "Every edit may choose the route anew",
     "envoy-route-disabled": "A filter is disabled on a route, or a matcher decides whether it runs",
     "envoy-route-unused": "A route changes a filter of a name that none has, which Envoy passes over",
+    "envoy-upgrade-unasked": "Upgraded connections have filters of their own, and this one is not among them",
     "envoy-http-service": "The filter asks by HTTP, and the service speaks gRPC",
     "envoy-cluster": "The cluster of the service is not there, or does not speak HTTP/2, or TLS",
     "envoy-cluster-address": "The cluster leads to where the service does not listen",
