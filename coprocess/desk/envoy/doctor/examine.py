@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from coprocess.api.moments import HookType
@@ -16,10 +17,7 @@ from coprocess.desk.envoy.doctor.filters import (
     Filter,
     Use,
     dig,
-    disabled_on,
     filters_in,
-    unused_overrides,
-    upgrades_past,
     uses_of,
 )
 from coprocess.desk.envoy.doctor.findings import RULES
@@ -27,6 +25,7 @@ from coprocess.desk.envoy.doctor.header_rules import check_header_rules
 from coprocess.desk.envoy.doctor.judged import Judged
 from coprocess.desk.envoy.doctor.policies import policy_filters
 from coprocess.desk.envoy.doctor.processors import check_processor
+from coprocess.desk.envoy.doctor.unasked import check_unasked
 from coprocess.desk.envoy.fields import list_of
 from coprocess.desk.envoy.formats import as_sent, formats_in
 from coprocess.desk.envoy.yaml_files import YamlDocument, read_yaml, walk
@@ -47,7 +46,6 @@ from coprocess.loading.loaded import Loaded, Problem
 
 #: Keys that do not say which handlers run.
 _SAID_OF_THE_API = (API_ID, CONFIG, ORG_ID)
-_NOBODY_ASKS = ": nobody is authenticated"
 _SUFFIXES = (".yaml", ".yml", ".json")
 
 
@@ -87,10 +85,7 @@ def examine(paths: Iterable[Path], service: Service) -> tuple[list[FileFinding],
         findings.append(_no_filter(files[0]))
     findings += _of_uses(uses_of(filters, documents), service)
     findings += check_services(filters, documents, service.listen, has_tls=service.has_tls)
-    findings += _of_disabled(filters, documents, service)
-    findings += _of_unused(filters, documents)
-    findings += _of_matched(filters, service)
-    findings += _of_upgrades(filters, service)
+    findings += check_unasked(filters, documents, partial(_authenticates, service=service))
     for document in documents:
         findings += _keys_as_headers(document)
     return sorted(set(findings), key=lambda finding: finding.order), len(filters)
@@ -144,77 +139,6 @@ def _check(use: Use, service: Service) -> Iterator[FileFinding]:
     judged = Judged(use, chain, service.timeout_s, service.max_body_bytes)
     yield from check_authorizer(judged) if use.filter.kind == AUTHZ else check_processor(judged)
     yield from check_header_rules(judged)
-
-
-def _of_disabled(
-    filters: list[Filter], documents: list[YamlDocument], service: Service
-) -> Iterator[FileFinding]:
-    """Routes that go past a filter: worth a look where it lets nobody in that it does not know."""
-    for each, document, where in disabled_on(filters, documents):
-        authenticates = each.kind == AUTHZ or _authenticates(each, service)
-        line, column = document.place(where)
-        yield RULES.finding(
-            Severity.WARNING if authenticates else Severity.NOTE,
-            "envoy-route-disabled",
-            document.path,
-            YamlDocument.words(where),
-            f"The filter {each.name} is disabled here.",
-            f"No handler runs{': nobody is authenticated' if authenticates else ''}.",
-            "Leave it out, unless the route is meant for everybody.",
-            line,
-            column,
-        )
-
-
-def _of_matched(filters: list[Filter], service: Service) -> Iterator[FileFinding]:
-    for each in filters:
-        if not each.is_matched:
-            continue
-        authenticates = each.kind == AUTHZ or _authenticates(each, service)
-        line, column = each.document.place(each.where)
-        yield RULES.finding(
-            Severity.WARNING if authenticates else Severity.NOTE,
-            "envoy-route-disabled",
-            each.document.path,
-            YamlDocument.words(each.where),
-            f"A matcher decides whether the filter {each.name} runs.",
-            f"Where it does not, no handler runs{': nobody is authenticated' if authenticates else ''}.",
-            "See that it lets out only what is meant for everybody.",
-            line,
-            column,
-        )
-
-
-def _of_upgrades(filters: list[Filter], service: Service) -> Iterator[FileFinding]:
-    for each in filters:
-        for upgrade in upgrades_past(each):
-            authenticates = each.kind == AUTHZ or _authenticates(each, service)
-            line, column = each.document.place(each.where)
-            yield RULES.finding(
-                Severity.ERROR if authenticates else Severity.WARNING,
-                "envoy-upgrade-unasked",
-                each.document.path,
-                YamlDocument.words(each.where),
-                f"upgrade_configs has filters for {upgrade}, and {each.name} is not among them.",
-                f"Who asks for that upgrade passes by the handlers{_NOBODY_ASKS if authenticates else ''}.",
-                "Leave the filters of the upgrade out: then it has those of all requests; or add this one.",
-                line,
-                column,
-            )
-
-
-def _of_unused(filters: list[Filter], documents: list[YamlDocument]) -> Iterator[FileFinding]:
-    for override in unused_overrides(filters, documents):
-        line, column = override.document.place(override.where)
-        there = ", ".join(sorted({each.name for each in filters if each.kind == override.kind}))
-        yield RULES.finding(
-            *(Severity.ERROR, "envoy-route-unused", override.document.path),
-            YamlDocument.words(override.where),
-            f"No {override.kind} filter is named {override.filter_name}; there are: {there}.",
-            "Envoy passes it over: other handlers run there than are meant.",
-            "Give it the name that the filter has in http_filters.",
-            *(line, column),
-        )
 
 
 def _authenticates(each: Filter, service: Service) -> bool:
