@@ -318,6 +318,10 @@ def _whole_call(steps: _Steps, resources: Resources) -> Callable[[Any], Coroutin
         outcome: Reply | Reject | None = None
         error: BaseException | None = None
         opened: list[tuple[str, Manager]] = []
+        # None: no handler of the request's has anything for its end.
+        lifetime: Lifetime | None = None
+        if at_end is not None and (lifetime := call.lifetime) is not None:
+            lifetime.began_call(call, at_end)
         try:
             try:
                 if opens:
@@ -358,9 +362,8 @@ def _whole_call(steps: _Steps, resources: Resources) -> Callable[[Any], Coroutin
             raise
         finally:
             if at_end is not None:
-                # None: no handler of the request's has anything for its end.
-                if call.lifetime is not None:
-                    call.lifetime.ended_call(call, at_end, error)
+                if lifetime is not None:
+                    lifetime.ended_call(call, error)
             elif teardowns:
                 call.error = error
                 for teardown in teardowns:

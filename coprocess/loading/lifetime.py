@@ -63,7 +63,7 @@ class Ending:
 class Lifetime:
     """What belongs to one request. Its calls run one after the other, but some may be given up and run on."""
 
-    __slots__ = ("_calls", "_lock", "_opened", "_values", "error", "is_over")
+    __slots__ = ("_calls", "_lock", "_opened", "_running", "_values", "error", "is_over")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -71,6 +71,8 @@ class Lifetime:
         self._opened: list[_Open] = []
         #: The last call of each hook, by the hook's teardowns.
         self._calls: dict[Teardowns, Any] = {}
+        #: Those of `_calls` that have not ended. A call that is given up stays.
+        self._running: set[Any] = set()
         #: What made a call of the request fail first, or the app.
         self.error: BaseException | None = None
         self.is_over = False
@@ -94,11 +96,15 @@ class Lifetime:
         if self.error is None:
             self.error = error
 
-    def ended_call(self, call: Any, teardowns: Teardowns, error: BaseException | None) -> None:
-        """A call has ended whose teardowns are to run at the end."""
+    def began_call(self, call: Any, teardowns: Teardowns) -> None:
+        """A call begins whose teardowns are to run at the end: also where it has been given up by then."""
+        self._calls[teardowns] = call
+        self._running.add(call)
+
+    def ended_call(self, call: Any, error: BaseException | None) -> None:
         if error is not None and self.error is None:
             self.error = error
-        self._calls[teardowns] = call
+        self._running.discard(call)
 
     def end(self, ending: Ending) -> Coroutine[Any, Any, None] | None:
         """What runs the teardowns and closes the resources; None where there is nothing to do, or it is done.
@@ -112,6 +118,8 @@ class Lifetime:
         return self._end(ending) if self._calls or self._opened else None
 
     async def _end(self, ending: Ending) -> None:
+        if self.error is None and self._running:
+            self.error = HandlerFailed("a handler was given up before it had ended")
         error = self.error
         for call, teardown, in_place in self._teardowns():
             call.error = error
@@ -123,6 +131,7 @@ class Lifetime:
                 if hasattr(result, "__await__"):
                     await ending.finish(result)
         self._calls.clear()
+        self._running.clear()
         told = (None, None, None) if error is None else (type(error), error, error.__traceback__)
         while self._opened:
             opened = self._opened.pop()

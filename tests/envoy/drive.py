@@ -65,6 +65,7 @@ class Stream:
         says: Mapping[str, str] | None = None,
         request_mode: int = 0,
         response_mode: int = 0,
+        sends_at_once: bool = False,
         max_body_bytes: int = 1 << 20,
         gateway: EnvoyGateway | None = None,
     ) -> None:
@@ -75,6 +76,7 @@ class Stream:
         self._config: Any = wire.ProtocolConfiguration(
             request_body_mode=request_mode,  # type: ignore[arg-type]  # its number
             response_body_mode=response_mode,  # type: ignore[arg-type]  # as above
+            send_body_without_waiting_for_header_response=sends_at_once,
         )
 
     def send(self, message: wire.ProcessingRequest | bytes) -> list[wire.ProcessingResponse]:

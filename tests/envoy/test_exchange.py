@@ -15,6 +15,7 @@ from coprocess.api.moments import HookType
 from coprocess.errors import ConfigError
 from coprocess.gateways.envoy import wire
 from coprocess.gateways.envoy.gateway import EnvoyGateway
+from coprocess.gateways.envoy.route import as_text
 from coprocess.loading.hooks import HookTable
 from coprocess.runtime.registration import GatewayOptions
 from tests.envoy.drive import GET, OK, POST, Stream, check, check_request, edits, header_map
@@ -143,6 +144,13 @@ def test_a_chain_of_the_settings_file() -> None:
     assert edits(common) == [("x-a", b"api9", False)]
     refused = Stream(gateway=gateway, says={"x-coprocess-chain": "order"}).request().immediate_response
     assert "there are: orders" in refused.details
+
+
+def test_metadata_that_is_not_ascii_is_read_as_it_was_written() -> None:
+    """A chain of such a name, which the configuration prints, was not found."""
+    assert as_text("ü") == as_text("ü".encode().decode("latin-1")) == "ü"
+    assert as_text("a") == as_text(b"a") == "a"
+    assert as_text("€") == "€"
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,63 @@ def test_a_body_in_pieces_and_an_upgrade_keep_what_they_are(came: str) -> None:
     assert immediate_of(wire.ProcessingResponse.FromString(reply)) == 500
 
 
+def test_a_filter_that_does_not_wait_for_headers_is_asked_for_no_body() -> None:
+    """With `send_body_without_waiting_for_header_response`, overrides are dropped: the first one passed."""
+    assert immediate_of(Stream(reads, sends_at_once=True).request(POST, end=False)) == 500
+    assert Stream(reads, sends_at_once=True).request(POST).WhichOneof("response") == "request_headers"
+    stream = Stream(reads, sends_at_once=True, request_mode=2)
+    stream.request(POST, end=False)
+    (reply,) = stream.body(b"12345")
+    assert reply.WhichOneof("response") == "request_body"
+
+
+def test_a_filter_that_ignores_replies_is_told_of_and_runs_nothing() -> None:
+    """With observability_mode, handlers seemed to refuse, and nothing said that all passed."""
+    ran: list[int] = []
+
+    @Pre
+    def notes() -> None:
+        ran.append(1)
+
+    served = ServedStream(EnvoyGateway(table_of(notes), GatewayOptions()))
+    message = ask(GET)
+    message.observability_mode = True
+    (reply,) = send(served, message)
+    assert immediate_of(reply) == 500
+    assert "observability_mode" in reply.immediate_response.details
+    assert not ran
+    assert served.service.refused_calls == 1
+
+
+@pytest.mark.parametrize(("came", "left"), [("200", 403), ("403", 200)])
+def test_the_status_of_a_connect_stays_a_tunnels_or_none(came: str, left: int) -> None:
+    """With 403 in the place of 200, what the client sent went on to the upstream all the same."""
+
+    @Response
+    def other(response: Any) -> None:
+        response.status = left
+
+    served = ServedStream(EnvoyGateway(table_of(other), GatewayOptions()))
+    send(served, ask([(":authority", "a:1"), (":method", "CONNECT")]))
+    (reply,) = send(served, answer([(":status", came)]))
+    assert immediate_of(reply) == 500
+
+
+def test_what_passes_after_a_connect_is_no_body() -> None:
+    @Response
+    def replaces(response: Any) -> None:
+        response.body = b"none"
+
+    @Response(body=True)
+    def reads_it(response: Any) -> None:
+        assert response.body
+
+    for handler in (replaces, reads_it):
+        stream = Stream(handler)
+        stream.request([(":authority", "a:1"), (":method", "CONNECT")])
+        assert immediate_of(stream.response([(":status", "200")])) == 500
+
+
 @pytest.mark.parametrize(("came", "left"), [("HEAD", "GET"), ("GET", "HEAD"), ("GET", "CONNECT")])
 def test_a_method_whose_answer_has_another_form_closes(came: str, left: str) -> None:
     """Envoy sends to who asked by HEAD the body that came for GET: to the client, it is the next response."""
@@ -304,28 +361,20 @@ def test_trailers_are_no_empty_body_where_envoy_may_have_let_one_pass(handler: A
 CHUNKED = [*POST[:-1], ("transfer-encoding", "chunked")]
 
 
-def test_trailers_shut_a_route_for_nobody_else() -> None:
-    """Where the filter says STREAMED, a body that trailers follow was taken for a part of one."""
-    gateway = EnvoyGateway(table_of(reads), GatewayOptions())
+@pytest.mark.parametrize("mode", [1, 5])
+def test_a_filter_that_streams_has_no_headers_go_on_before_a_whole_body_is_seen(mode: int) -> None:
+    """Without allow_mode_override, they reached the upstream as the client sent them, whatever was edited."""
+    stream = Stream(reads, request_mode=mode)
+    assert immediate_of(stream.request(CHUNKED, end=False)) == 500
+    without = Stream(reads, request_mode=mode).request(POST, end=True)
+    assert without.WhichOneof("response") == "request_headers"
 
-    def body(pairs: Any, *, end: bool) -> wire.ProcessingResponse:
-        stream = Stream(gateway=gateway, request_mode=1)
-        assert stream.request(pairs, end=False).mode_override.request_body_mode == 2
-        (reply,) = stream.body(b"12345", end=end)
-        return reply
 
-    assert immediate_of(body(CHUNKED, end=False)) == 500
-    assert body(CHUNKED, end=True).WhichOneof("response") == "request_body"
-    for _ in range(5):
-        assert immediate_of(body(CHUNKED, end=False)) == 500
-    # Its length says that it is all of it.
-    assert body(POST, end=False).WhichOneof("response") == "request_body"
-    # And that there is more.
-    assert immediate_of(body([*POST[:-1], ("content-length", "6")], end=False)) == 500
-    assert (
-        "allow_mode_override"
-        in Stream(gateway=gateway, request_mode=1).request(POST, end=False).immediate_response.details
-    )
+@pytest.mark.parametrize("mode", [1, 5])
+def test_a_response_that_streams_does_not_begin_before_its_whole_body_is_seen(mode: int) -> None:
+    stream = Stream(reads_late, response_mode=mode)
+    stream.request()
+    assert immediate_of(stream.response(OK)) == 500
 
 
 def test_a_filter_that_drops_overrides_shuts_no_other_one_of_its_route() -> None:
@@ -334,16 +383,23 @@ def test_a_filter_that_drops_overrides_shuts_no_other_one_of_its_route() -> None
     stream.request(POST, end=False)
     stream.response([*OK, UPSTREAMS])
     assert not is_served(gateway)
-    other = Stream(gateway=gateway, request_mode=1)
+    other = Stream(gateway=gateway, request_mode=3)
     assert other.request(POST, end=False).mode_override.request_body_mode == 2
 
 
-def test_a_body_mode_that_is_not_known_gives_no_part_for_the_whole() -> None:
-    """That of gRPC, say, which comes message by message."""
-    stream = Stream(reads, request_mode=5)
-    stream.request(CHUNKED, end=False)
-    (reply,) = stream.body(b"12345", end=False)
+def test_a_path_that_the_filter_hides_is_no_empty_path() -> None:
+    """By `forward_rules`: handlers decided on an empty path, and the request went on with its own."""
+
+    @Pre
+    def not_admin(request: Any) -> None:
+        assert not request.path.startswith("/admin")
+
+    pairs = [pair for pair in GET if pair[0] != ":path"]
+    assert immediate_of(Stream(not_admin).request(pairs)) == 500
+    (reply,) = send(ServedStream(EnvoyGateway(table_of(not_admin), GatewayOptions())), ask(pairs))
     assert immediate_of(reply) == 500
+    connect = [(":authority", "a:1"), (":method", "CONNECT")]
+    assert Stream(not_admin).request(connect).WhichOneof("response") == "request_headers"
 
 
 def test_a_body_of_a_response_whose_headers_are_not_sent_closes() -> None:

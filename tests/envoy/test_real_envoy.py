@@ -110,6 +110,11 @@ def loud(response: Any) -> None:
 
 
 @Response
+def told(response: Any, spec: Any) -> None:
+    response.headers["X-At"] = spec.config["at"]
+
+
+@Response
 def hide(response: Any) -> Any:
     return respond(203, "hidden", headers={"X-New": "1"})
 
@@ -148,6 +153,7 @@ HANDLERS = (
     only_if_asked,
     answer,
     loud,
+    told,
     hide,
     other_status,
     emptied,
@@ -179,15 +185,29 @@ LISTENERS = {
     "unknown": Listener([ext_proc({"x-coprocess-post": "nobody"}, failure_mode_allow=True)]),
     "misspelt": Listener([ext_proc({"x-coprocess-posst": "last"}, failure_mode_allow=True)]),
     "path": post("new_path"),
+    "path hidden": post("new_path", forward_rules={"disallowed_headers": {"patterns": [{"exact": ":path"}]}}),
+    "percent": Listener(
+        [
+            ext_proc(
+                {"x-coprocess-response": "told", "x-coprocess-config": "%%7B%%22at%%22: %%2250%%25ü%%22%%7D"}
+            )
+        ]
+    ),
     "framing": post("framing"),
     "body": post("shout", **OVERRIDE),
     "body without override": Listener(
         [ext_proc({"x-coprocess-post": "shout", "x-coprocess-api-id": "other"})]
     ),
+    "body at once": post(
+        "shout", send_body_without_waiting_for_header_response=True, failure_mode_allow=True, **OVERRIDE
+    ),
     "body buffered": post(
         "shout", processing_mode={"request_body_mode": "BUFFERED", "request_trailer_mode": "SEND"}
     ),
-    "body streamed": post("shout", processing_mode={"request_body_mode": "STREAMED"}, **OVERRIDE),
+    "body streamed": post(
+        "shout", processing_mode={"request_body_mode": "STREAMED"}, failure_mode_allow=True
+    ),
+    "loud streamed": response("loud", processing_mode={"response_body_mode": "STREAMED"}),
     "body duplex": post(
         "shout",
         processing_mode={"request_body_mode": "FULL_DUPLEX_STREAMED", "request_trailer_mode": "SEND"},
@@ -277,6 +297,14 @@ def test_a_new_path_is_encoded(world: World) -> None:
     assert world.request("path").upstream["target"] == "/new%20path?b=1"
 
 
+def test_a_percent_sign_of_metadata_is_written_twice(world: World) -> None:
+    assert world.request("percent").header("x-at") == "50%ü".encode().decode("latin-1")
+
+
+def test_a_path_that_the_filter_hides_closes(world: World) -> None:
+    assert world.request("path hidden").status == 500
+
+
 def test_framing_is_not_a_handlers(world: World) -> None:
     answered = world.request("framing", "POST", body=b"hello world!!")
     assert answered.status == 200
@@ -286,7 +314,7 @@ def test_framing_is_not_a_handlers(world: World) -> None:
     assert sent(answered, "x-ok") == ["1"]
 
 
-@pytest.mark.parametrize("listener", ["body", "body buffered", "body streamed", "body duplex"])
+@pytest.mark.parametrize("listener", ["body", "body buffered", "body duplex"])
 @pytest.mark.parametrize("is_chunked", [False, True])
 def test_a_body_is_read_and_replaced(world: World, listener: str, *, is_chunked: bool) -> None:
     body: Any = iter([b"one", b"two"]) if is_chunked else b"onetwo"
@@ -322,19 +350,22 @@ def test_trailers_after_an_empty_body_do_not_pass_by_the_handlers(world: World, 
     assert len(world.upstream.requests) == before
 
 
-def test_trailers_shut_no_route_whose_filter_streams(world: World) -> None:
-    # Once a body has come, none is doubted.
-    assert world.request("body streamed", "POST", body=b"hi").status == 200
-    head = b"POST /p HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+def test_a_filter_that_streams_sends_no_headers_on_before_a_whole_body_was_seen(world: World) -> None:
+    """They went on as the client sent them, and what the handler then set was dropped."""
     before = len(world.upstream.requests)
-    for _ in range(4):
-        with socket.create_connection(
-            ("127.0.0.1", world.envoy.ports["body streamed"]), PATIENCE_S
-        ) as client:
-            client.sendall(head + b"2\r\nhi\r\n0\r\nx-trailer: 1\r\n\r\n")
-            assert client.recv(12) == b"HTTP/1.1 500"
+    head = b"POST /p HTTP/1.1\r\nHost: x\r\nX-Length: forged\r\nContent-Length: 2\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", world.envoy.ports["body streamed"]), PATIENCE_S) as client:
+        client.sendall(head)  # The body comes later, if ever.
+        assert client.recv(12) == b"HTTP/1.1 500"
     assert len(world.upstream.requests) == before
-    assert world.request("body streamed", "POST", body=b"hi").status == 200
+    assert world.request("body streamed").status == 200  # It has none.
+    assert world.request("loud streamed").status == 500
+
+
+def test_a_filter_that_takes_no_override_lets_not_even_the_first_request_by(world: World) -> None:
+    before = len(world.upstream.requests)
+    assert world.request("body at once", "POST", body=b"hi").status == 500
+    assert len(world.upstream.requests) == before
 
 
 def test_what_no_engine_sends_closes_under_failure_mode_allow(world: World) -> None:

@@ -14,7 +14,7 @@ from coprocess.errors import ConfigError
 from coprocess.gateways.envoy import wire
 from coprocess.process.settings_loading import load_settings
 from tests.envoy.call import Call
-from tests.envoy.drive import check_request, edits
+from tests.envoy.drive import GET, check_request, edits
 from tests.objects import make_object
 from tests.serve_process import ServeProcess
 from tests.server import PATIENCE_S, until
@@ -101,7 +101,7 @@ def test_settings_that_serve_nothing_or_cannot_be_together() -> None:
 
 AROUND = """
 from pathlib import Path
-import asyncio
+import asyncio, time
 from coprocess import App, CustomKeyCheck, Pre, Response
 TOLD = Path(__file__).parent.parent / "told"
 app = App()
@@ -129,6 +129,8 @@ async def second(tx):
 @Pre
 def hook(request, tx):
     tell("pre")
+    if request.path == "/slow":
+        time.sleep(1)
     if request.path == "/fail":
         raise LookupError
 @CustomKeyCheck
@@ -137,6 +139,9 @@ def check(session, tx):
 @Response
 async def after(tx):
     tell("response")
+@Pre
+async def waits_first(tx):
+    await asyncio.sleep(60)
 @Response
 async def waits(tx):
     tell("waits")
@@ -198,3 +203,24 @@ def test_resources_of_calls_and_teardowns_live_as_long_as_the_stream(handlers: P
         call.response()
         call.end()
         ends_with("begin", "pre", "response", "second", "first NoneType", "end", "db closed")
+
+
+@pytest.mark.parametrize("engine", ["http2", "grpcio"])
+def test_a_handler_that_overruns_has_its_teardowns(handlers: Path, engine: str) -> None:
+    """As it had not ended when the request did, they never ran."""
+    (handlers / "one.py").write_text(AROUND)
+    told = handlers.parent / "told"
+    with (
+        ServeProcess(handlers, "--envoy", f"--engine={engine}", "--timeout-s=0.2") as served,
+        served.client() as client,
+    ):
+        slow = [*GET[:1], (":path", "/slow"), *GET[2:]]
+        for pre in ("hook", "waits_first"):
+            call = Call(client.channel, pre=pre)
+            assert call.request(slow).immediate_response.status.code == 500
+            call.end()
+            until(lambda: told.exists() and told.read_text().endswith("end\n"))
+            *_, second, first, error, end = told.read_text().split()
+            assert (second, first, end) == ("second", "first", "end")
+            assert error != "NoneType"
+            told.write_text("")

@@ -242,6 +242,20 @@ def on_route(**overrides: Any) -> Change:
     return change
 
 
+def on_route_of_authz(**settings: Any) -> Change:
+    def change(config: dict[str, Any]) -> None:
+        host = manager(config)["route_config"]["virtual_hosts"][0]
+        extensions = {"context_extensions": {"x-coprocess-chain": "hmac"}}
+        host["routes"][0]["typed_per_filter_config"] = {
+            "envoy.filters.http.ext_authz": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute",
+                "check_settings": {**extensions, **settings},
+            }
+        }
+
+    return change
+
+
 def on_route_disabled(name: str) -> Change:
     kind = {"ext_proc": "ext_proc.v3.ExtProcPerRoute", "ext_authz": "ext_authz.v3.ExtAuthzPerRoute"}[name]
 
@@ -261,6 +275,27 @@ def on_route_disabled(name: str) -> Change:
         )
 
     return change
+
+
+def switched_off_by_text(config: dict[str, Any]) -> None:
+    manager(config)["http_filters"][0]["disabled"] = "true"
+
+
+def upgrade_past(config: dict[str, Any]) -> None:
+    *_, router = manager(config)["http_filters"]
+    manager(config)["upgrade_configs"] = [{"upgrade_type": "websocket", "filters": [router]}]
+
+
+def matched(config: dict[str, Any]) -> None:
+    filter_ = manager(config)["http_filters"][0]
+    filter_["typed_config"] = {
+        "@type": "type.googleapis.com/envoy.extensions.common.matching.v3.ExtensionWithMatcher",
+        "extension_config": {"name": "own", "typed_config": filter_["typed_config"]},
+    }
+
+
+def rename(config: dict[str, Any]) -> None:
+    manager(config)["http_filters"][0]["name"] = "my.processor"
 
 
 def switched_off(config: dict[str, Any]) -> None:
@@ -312,6 +347,18 @@ ALLOWED = {"patterns": [{"exact": "x-key"}]}
 CASES: list[tuple[str, str, str, Change]] = [
     ("whole", "envoy-failure-open", "error", set_(failure_mode_allow=True)),
     ("plain", "envoy-failure-open", "warning", set_(failure_mode_allow=True)),
+    # Envoy takes all of these, too.
+    ("whole", "envoy-failure-open", "error", set_(failure_mode_allow="true")),
+    ("whole", "envoy-failure-open", "error", set_(failure_mode_allow="T")),
+    ("headers", "envoy-failure-open", "error", on_route(failure_mode_allow={"value": True})),
+    ("plain", "envoy-headers-skipped", "error", set_mode(request_header_mode="skip")),
+    ("plain", "envoy-headers-skipped", "error", set_mode(request_header_mode=2)),
+    ("whole", "envoy-response-skipped", "error", set_mode(response_header_mode="2")),
+    ("whole", "envoy-body-not-sent", "error", set_(allow_mode_override="false")),
+    ("whole", "envoy-body-in-pieces", "error", set_mode(response_body_mode=1)),
+    ("plain", "envoy-timeout", "error", set_(message_timeout={"nanos": 200_000_000})),
+    ("plain", "envoy-replies-ignored", "error", set_(observability_mode="yes")),
+    ("headers", "envoy-route-disabled", "warning", switched_off_by_text),
     ("plain", "envoy-timeout", "error", drop("message_timeout")),
     ("plain", "envoy-timeout", "warning", set_(message_timeout="2s")),
     ("plain", "envoy-headers-skipped", "error", set_mode(request_header_mode="SKIP")),
@@ -349,6 +396,17 @@ CASES: list[tuple[str, str, str, Change]] = [
     ),
     ("plain", "envoy-key-unknown", "error", say("x-coprocess-chane", "plain")),
     ("plain", "envoy-key-unknown", "error", say("x-coprocess-config", "[1]")),
+    ("plain", "envoy-key-unknown", "error", say("x_coprocess_chain", "plain")),
+    ("plain", "envoy-key-formatted", "error", say("x-coprocess-chain", "%REQ(x-chain)%")),
+    ("plain", "envoy-key-formatted", "error", say("x-coprocess-config", "%7B%7D")),
+    ("plain", "envoy-key-formatted", "error", say("authorization", "100%")),
+    ("plain", "envoy-key-formatted", "warning", say("x-coprocess-api-id", "%ROUTE_NAME%")),
+    (
+        "plain",
+        "envoy-key-formatted",
+        "error",
+        on_route(grpc_initial_metadata=[{"key": "x-coprocess-pre", "value": "%REQ(A)%"}]),
+    ),
     ("plain", "envoy-key-as-header", "error", as_header),
     ("plain", "envoy-name-unknown", "error", say("x-coprocess-chain", "gone")),
     ("plain", "envoy-name-unknown", "error", say("x-coprocess-pre", "stamp,gone")),
@@ -413,6 +471,19 @@ CASES: list[tuple[str, str, str, Change]] = [
     ("puts", "envoy-edits-refused", "error", drop("mutation_rules")),
     ("bearer", "envoy-headers-hidden", "error", set_(forward_rules={"allowed_headers": ALLOWED})),
     (
+        "plain",
+        "envoy-headers-hidden",
+        "error",
+        set_(forward_rules={"disallowed_headers": {"patterns": [{"exact": ":path"}]}}),
+    ),
+    (
+        "headers",
+        "envoy-headers-hidden",
+        "error",
+        set_(forward_rules={"disallowed_headers": {"patterns": [{"exact": ":status"}]}}),
+    ),
+    ("whole", "envoy-body-not-sent", "error", set_(send_body_without_waiting_for_header_response=True)),
+    (
         "whole",
         "envoy-body-not-sent",
         "error",
@@ -422,6 +493,10 @@ CASES: list[tuple[str, str, str, Change]] = [
     ("headers", "envoy-route-disabled", "warning", on_route_disabled("ext_proc")),
     ("plain", "envoy-route-disabled", "note", on_route_disabled("ext_proc")),
     ("headers", "envoy-route-disabled", "warning", switched_off),
+    ("headers", "envoy-route-disabled", "warning", matched),
+    ("headers", "envoy-upgrade-unasked", "error", upgrade_past),
+    # Of its type's name, Envoy knows nothing.
+    ("plain", "envoy-route-unused", "error", both(rename, on_route(failure_mode_allow=False))),
     ("plain", "envoy-http-service", "error", http_service),
     ("plain", "envoy-cluster-address", "warning", endpoint(port_value=5556)),
     ("plain", "envoy-cluster-address", "warning", endpoint(address="coprocess.internal")),
@@ -459,6 +534,10 @@ AUTHZ_CASES: list[tuple[str, str, str, Change]] = [
     ("headers", "envoy-route-cleared", "note", set_(clear_route_cache=True)),
     ("headers", "envoy-route-disabled", "warning", on_route_disabled("ext_authz")),
     ("headers", "envoy-authz-partly", "error", set_(filter_enabled={"default_value": {"numerator": 50}})),
+    ("headers", "envoy-authz-partly", "error", set_(filter_enabled={"default_value": {}})),
+    ("headers", "envoy-authz-partly", "error", set_(filter_enabled={"default_value": {"numerator": "50"}})),
+    ("headers", "envoy-failure-open", "error", set_(failure_mode_allow="1")),
+    ("hmac", "envoy-authz-body", "error", on_route_of_authz(disable_request_body_buffering=True)),
     ("headers", "envoy-authz-partly", "warning", set_(filter_enabled_metadata={"filter": "x"})),
     ("headers", "envoy-http-service", "error", http_service),
 ]
@@ -487,6 +566,35 @@ def test_each_rule_of_ext_authz(project: Path, chain: str, rule: str, severity: 
     assert found(project / "envoy.yaml").get(rule) == severity
 
 
+def test_a_percent_sign_that_is_written_twice_is_one(project: Path) -> None:
+    config = load_yaml(printed("--form", "static", "--chain", ""))
+    say("x-coprocess-config", '{"at": "50%%", "more": "%%7B"}')(config)
+    (project / "envoy.yaml").write_text(dump_yaml(config))
+
+    assert not {"envoy-key-formatted", "envoy-key-unknown"} & set(found(project / "envoy.yaml"))
+    assert run("try", "GET", "/", "--envoy", "envoy.yaml").exit_code == 0
+    say("x-coprocess-config", "%7B%7D")(config)
+    (project / "envoy.yaml").write_text(dump_yaml(config))
+    assert "a % that is not written %%" in str(run("try", "GET", "/", "--envoy", "envoy.yaml").exception)
+
+
+def test_what_a_policy_of_envoy_gateway_hides_and_clears_is_found(project: Path) -> None:
+    (project / "handlers/shop.py").write_text(
+        "from coprocess import CustomKeyCheck\n"
+        "@CustomKeyCheck\n"
+        "def bearer(request, session):\n"
+        '    session.allow(request.headers["Authorization"])\n'
+    )
+    (project / "coprocess.toml").write_text("timeout_s = 5.0\n")
+    policy = load_yaml(printed("--form", "gateway", "--authz"))
+    policy["spec"]["extAuth"].update(headersToExtAuth=["Authorization"])
+    (project / "envoy.yaml").write_text(dump_yaml(policy))
+    assert found(project / "envoy.yaml") == {}
+    policy["spec"]["extAuth"].update(headersToExtAuth=["X-Key"], recomputeRoute=True)
+    (project / "envoy.yaml").write_text(dump_yaml(policy))
+    assert found(project / "envoy.yaml") == {"envoy-headers-hidden": "error", "envoy-route-cleared": "note"}
+
+
 def test_modes_as_the_service_asks_for_them_are_good(project: Path) -> None:
     modes = [
         {
@@ -507,6 +615,15 @@ def test_modes_as_the_service_asks_for_them_are_good(project: Path) -> None:
     assert "envoy-body-not-sent" not in found(project / "envoy.yaml")
     result = run("try", "POST", "/", "-d", "hello", "--envoy", "envoy.yaml")
     assert result.exit_code == 0, result.output
+
+
+def test_upgrades_with_the_same_filters_pass_by_none(project: Path) -> None:
+    config = load_yaml(printed("--form", "static", "--chain", "headers"))
+    own = {"upgrade_type": "foo", "filters": manager(config)["http_filters"]}
+    manager(config)["upgrade_configs"] = [{"upgrade_type": "websocket"}, own]
+    (project / "envoy.yaml").write_text(dump_yaml(config))
+
+    assert "envoy-upgrade-unasked" not in found(project / "envoy.yaml")
 
 
 def test_rules_that_are_none_are_told(project: Path) -> None:
@@ -609,7 +726,7 @@ def test_gateway_policy(project: Path) -> None:
     assert rules["envoy-failure-open"] == rules["envoy-body-not-sent"] == "error"
 
 
-@pytest.mark.parametrize("name", ["odd: 'one' # \" {x}", "true", "No", "12", "1e3", "- a", "&a", "ü"])
+@pytest.mark.parametrize("name", ["odd: 'one' # \" {x}", "true", "No", "12", "1e3", "- a", "&a", "ü", "100%"])
 @pytest.mark.parametrize("form", ["parts", "static", "istio"])
 @pytest.mark.parametrize("authz", [False, True])
 def test_a_chain_of_any_name_is_printed_as_a_text(
@@ -625,7 +742,8 @@ def test_a_chain_of_any_name_is_printed_as_a_text(
         for _, found in walk(document)
         if found.get("key") == "x-coprocess-chain" or "x-coprocess-chain" in found
     ]
-    assert said == [name]
+    # Envoy formats metadata.
+    assert said == [name if authz else name.replace("%", "%%")]
 
 
 def test_policies_name_no_chain(project: Path) -> None:

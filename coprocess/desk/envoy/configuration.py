@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from textwrap import indent
 
+from coprocess.desk.envoy.formats import as_written
 from coprocess.errors import ConfigError
 from coprocess.gateways.envoy.route import CHAIN
 
@@ -47,7 +48,7 @@ def processor(wanted: Wanted, cluster: str = CLUSTER) -> str:
             "    # typed_per_filter_config, by overrides.grpc_initial_metadata.\n"
             "    initial_metadata:\n"
             f"    - key: {CHAIN}\n"
-            f"      value: {_scalar(wanted.chain)}\n"
+            f"      value: {_scalar(as_written(wanted.chain))}\n"
         )
     override = (
         "  # The service asks for a body where a handler reads it.\n  allow_mode_override: true\n"

@@ -28,10 +28,11 @@ from coprocess.gateways.envoy.messages import (
     request_of,
     response_of,
 )
-from coprocess.gateways.envoy.overrides import envoys_own, is_of_the_upstream
+from coprocess.gateways.envoy.overrides import NEVER, envoys_own, is_of_the_upstream
 from coprocess.gateways.envoy.pieces import NO_REQUEST, Wire
 from coprocess.gateways.envoy.side import (
     BUFFERED,
+    BUFFERED_PARTIAL,
     FULL_DUPLEX,
     NONE,
     Replies,
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
     from coprocess.gateways.envoy.wire import HttpBody, HttpHeaders
 
 NO_HEADERS_SENT = "was not sent the request's headers: expected request_header_mode SEND"
+#: Whatever is answered: handlers that run would seem to refuse, and all would pass.
+IGNORED = "Envoy lets all pass, and ignores each reply: observability_mode is set in the filter"
 REQUEST_HEADERS, RESPONSE_HEADERS = encoding.REQUEST_HEADERS, encoding.RESPONSE_HEADERS
 
 
@@ -162,6 +165,8 @@ class Exchange(StreamedBodies):
 
     def _begin(self, first: ProcessingRequest, wire: Wire | None) -> Chain:
         chain = self.chain = self._find_chain(first)
+        if first.observability_mode:
+            raise BadMessage(IGNORED)
         if chain.streams:
             self._wire = wire
         config = first.protocol_config
@@ -170,6 +175,8 @@ class Exchange(StreamedBodies):
         if (mode := config.response_body_mode) != NONE:
             self._response_mode = mode
         self._overrides = chain.overrides_of(self._request.mode, self._response_mode)
+        if config.send_body_without_waiting_for_header_response:
+            self._overrides = NEVER  # Envoy takes no override then.
         return chain
 
     def go_on_from(self, before: HeadersOnly) -> None:
@@ -184,6 +191,7 @@ class Exchange(StreamedBodies):
             self._status, self._kind = before.status, RESPONSE_HEADERS
             self._side = self._of_response()
             self._side.begin(before.response_came, is_whole=before.is_response_whole)
+            self._side.is_tunnel = guard.is_tunnel(self._method, self._status)
 
     def _of_response(self) -> ResponseSide:
         side = self._response
@@ -247,6 +255,7 @@ class Exchange(StreamedBodies):
             side.want_pieces()
             return []  # It comes of itself. The headers' reply waits for it, as edits would be dropped later.
         if side.mode != BUFFERED:
+            self._check_whole(side)
             self._check_override()
             side.is_override = True
         # Trailers too: where they follow no body at all, Envoy would send nothing, and go on.
@@ -314,6 +323,7 @@ class Exchange(StreamedBodies):
         status = self._status = response.status
         is_whole = headers.end_of_stream or self._method == "HEAD" or status in guard.BODYLESS
         side.begin(fields, is_whole=is_whole)
+        side.is_tunnel = guard.is_tunnel(self._method, status)
         if self._wire is not None:
             response.open_stream = partial(self._open_stream, side, self._wire, self._begin_response)
         self._kind = RESPONSE_HEADERS
@@ -352,7 +362,7 @@ class Exchange(StreamedBodies):
         if traffic.is_replaced:
             answer = Answer(response.status, response.headers.pairs(), response.raw_body)
             return [self._answer(answer, traffic)]
-        edits = guard.response_edits(response, self._status, side.fields.encoded)
+        edits = guard.response_edits(response, self._status, self._method, side.fields.encoded)
         if side.stream is not None and (written := side.stream.local_body) is not None:
             response.body = written
         body: bytes | None = None
@@ -402,7 +412,9 @@ class Exchange(StreamedBodies):
                 self._ready = []
                 return NO_STEPS
             return self._with_body(side, b"".join(side.pieces), side.headers_kind)
-        if not (body.end_of_stream or side.mode in (NONE, BUFFERED) or self._is_whole(side, len(content))):
+        # Without its end, a body is whole where trailers follow.
+        is_part = side.mode == BUFFERED_PARTIAL and content_length(side.fields) != len(content)
+        if is_part and not body.end_of_stream:
             self._ready = [self._too_large(side, len(content))]
             return NO_STEPS
         if side.is_override:

@@ -25,7 +25,7 @@ from coprocess.gateways.envoy.exchange import Exchange
 from coprocess.gateways.envoy.header_messages import route_name
 from coprocess.gateways.envoy.headers_only import ChainOfRoute
 from coprocess.gateways.envoy.limit_asks import LimitAsks
-from coprocess.gateways.envoy.route import PREFIX, Route, route_of
+from coprocess.gateways.envoy.route import Route, as_text, is_meant, route_of
 from coprocess.gateways.envoy.skimmed import attributes_of, items_of
 from coprocess.gateways.envoy.stream import EnvoyStream, refusal, refuse
 from coprocess.gateways.envoy.wire import CHECK, PROCESS
@@ -132,7 +132,7 @@ class EnvoyGateway(Gateway, Streaming):
 
     def _finder(self, metadata: Metadata) -> ChainOfRoute:
         """Finds the chain that the metadata says. Calls of one route share a list, on the http2 engine."""
-        said: Said = tuple({key: value for key, value in metadata if key.startswith(PREFIX)}.items())
+        said: Said = tuple({key: as_text(value) for key, value in metadata if is_meant(key)}.items())
 
         #: The last chain, of those that were kept then: to find it, all that was said is compared.
         last: tuple[object, Chain] | None = None

@@ -34,6 +34,7 @@ LOWEST_STATUS, HIGHEST_STATUS = 200, 599
 #: Answers with these have no body: Envoy would send one of a wrong length.
 BODYLESS = frozenset({204, 205, 304})
 _SWITCHING = 101
+_LOWEST_REDIRECT = 300
 #: Envoy sends the client what it gets for another method: a body to who asked for none is the next response.
 _BY_THEMSELVES = frozenset({"CONNECT", "HEAD"})
 
@@ -185,15 +186,24 @@ def target_of(request: HeldRequest, encoded: Mapping[str, bytes] | None) -> byte
     return target
 
 
-def response_edits(response: HeldResponse, came: int, encoded: Mapping[str, bytes] | None) -> Edits:
+def response_edits(
+    response: HeldResponse, came: int, method: str, encoded: Mapping[str, bytes] | None
+) -> Edits:
+    """The edits of a response that came with that status, to a request of that method."""
     edits = Edits()
     if response.status != came:
-        if came == _SWITCHING:
-            raise HandlerFailed("left another status for an upgrade: what follows is no response")
+        if came == _SWITCHING or is_tunnel(method, came) or is_tunnel(method, response.status):
+            # Envoy goes by the one that came: what the client sends would pass, or be taken for a request.
+            raise HandlerFailed("left another status for an upgrade, or CONNECT: what follows is no response")
         edits.set(b":status", b"%d" % status(response.status))
     if response.headers.edited:
         edits.take(response.headers, encoded)
     return edits
+
+
+def is_tunnel(method: str, status: int) -> bool:
+    """Whether what follows is bytes of a connection, and no body."""
+    return method == "CONNECT" and status < _LOWEST_REDIRECT
 
 
 def answer_headers(pairs: Pairs) -> list[tuple[bytes, bytes]]:

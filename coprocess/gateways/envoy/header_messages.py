@@ -81,6 +81,7 @@ def _beside(rest: bytes) -> Beside | None:
         asked.WhichOneof("request") is not None
         or FULL_DUPLEX in modes
         or asked.metadata_context.filter_metadata
+        or asked.observability_mode
     ):
         return None
     return Beside(*modes, route_name(asked))
@@ -111,6 +112,11 @@ def method_in(header_map: bytes) -> str | None:
     return _METHODS.get(header_map[at - _ENTRY_BYTES : value + 1 + header_map[value]])
 
 
+def has_path(header_map: bytes) -> bool:
+    """Whether it has a `:path`, found as `method_in` finds the method."""
+    return _PATH_KEY in header_map
+
+
 def status_in(header_map: bytes) -> int | None:
     """The status, where it comes first, as it does."""
     return _STATUSES.get(header_map[:_STATUS_BYTES])
@@ -129,6 +135,7 @@ _METHODS = {
 #: Its name as the key of an entry, up to the length of the value, and what stands before that.
 _METHOD_NAME = b":method"
 _METHOD_KEY = b"\x0a\x07" + _METHOD_NAME + b"\x1a"
+_PATH_KEY = b"\x0a\x05:path"
 _METHOD_KEY_BYTES, _ENTRY_BYTES = len(_METHOD_KEY), 2
 _STATUSES = {_header(b":status", b"%d" % status): status for status in range(100, 600)}
 _STATUS_BYTES = len(_header(b":status", b"200"))

@@ -17,6 +17,7 @@ from coprocess.gateways.envoy.header_messages import (
     REQUEST,
     RESPONSE,
     Beside,
+    has_path,
     header_message,
     method_in,
     status_in,
@@ -174,7 +175,7 @@ def headers_only(message: bytes, stream: Finding, around: Around, max_headers: i
     header_map, is_whole, beside = found
     chain = stream.chain = stream.chain_of_route(beside.route_name)
     method = method_in(header_map)
-    if method is None or not chain.wants_headers_only:
+    if method is None or not chain.wants_headers_only or not has_path(header_map):
         return None
     request = _Request()
     fields = request._headers = UnreadFields(header_map, max_headers)

@@ -178,7 +178,9 @@ def request_of(fields: Fields, body_source: BodySource) -> HeldRequest:
             method = pseudo[":method"]
         except KeyError:
             raise BadMessage("request headers without :method") from None
-        # CONNECT has no path.
+        if ":path" not in pseudo and method != "CONNECT":
+            # As `forward_rules` may hide it: handlers would decide on a path that is empty.
+            raise BadMessage("request headers without :path")
         target, scheme = pseudo.get(":path", ""), pseudo.get(":scheme", "http")
     return HeldRequest(method, target, fields, scheme=scheme, body_source=body_source)
 

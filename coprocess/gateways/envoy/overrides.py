@@ -59,6 +59,11 @@ class Overrides:
             self._refuse()
 
 
+#: Of filters that take none.
+NEVER = Overrides()
+NEVER.works = False
+
+
 def is_of_the_upstream(status: int, fields: Fields) -> bool:
     """Whether it is surely no answer of Envoy's, or of a filter.
 

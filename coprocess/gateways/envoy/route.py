@@ -54,7 +54,7 @@ def route_of(said: Mapping[str, str]) -> Route:
     for key, value in said.items():
         if (moment := MOMENTS.get(key)) is not None:
             names[moment] = tuple(part for each in value.split(",") if (part := each.strip()))
-        elif key.startswith(PREFIX) and key not in KEYS:
+        elif is_meant(key) and key not in KEYS:
             raise BadMessage(printable(f"{key[:64]}: no such key. Expected: one of {', '.join(KEYS)}"))
     chain = said.get(CHAIN, "")
     if chain and names:
@@ -67,6 +67,22 @@ def route_of(said: Mapping[str, str]) -> Route:
         config=_config(said.get(CONFIG, "")),
         clears_route_cache=_is_true(said.get(CLEAR_ROUTE_CACHE, "false")),
     )
+
+
+def as_text(value: str | bytes) -> str:
+    """A value of metadata, which Envoy sends as it is written: an engine may show its UTF-8 as Latin-1."""
+    text = value if isinstance(value, str) else value.decode("latin-1")
+    if text.isascii():
+        return text
+    try:
+        return text.encode("latin-1").decode()
+    except UnicodeError:
+        return text
+
+
+def is_meant(key: str) -> bool:
+    """Whether it is a key of ours, or one that is misspelt: capitals count in `context_extensions`."""
+    return key.lower().replace("_", "-").startswith(PREFIX)
 
 
 def _config(text: str) -> dict[str, Any]:

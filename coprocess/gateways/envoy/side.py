@@ -28,6 +28,7 @@ class Side:
         "fields",
         "has_come",
         "is_override",
+        "is_tunnel",
         "mode",
         "pieces",
         "pieces_over",
@@ -69,6 +70,8 @@ class Side:
         self.ends_with_trailers = False
         #: Whether another mode was asked for.
         self.is_override = False
+        #: Of a response: it opens what CONNECT asked for.
+        self.is_tunnel = False
         #: What still comes is not sent on: a handler has replaced it.
         self.drops_rest = False
 
@@ -188,7 +191,8 @@ class ResponseSide(Side):
     def why_no_body(self) -> str:
         content_type = (self.fields.first_that_came("content-type") or "").lower()
         if self.body is None and (
-            self.fields.first_that_came(":status") == _SWITCHING
+            self.is_tunnel
+            or self.fields.first_that_came(":status") == _SWITCHING
             or content_type.startswith(("application/grpc", "text/event-stream"))
         ):
             return "the body of a stream of events, of gRPC, or after an upgrade, is not read"

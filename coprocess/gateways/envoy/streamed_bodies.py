@@ -9,10 +9,10 @@ from coprocess.gateways.envoy import encoding, guard
 from coprocess.gateways.envoy.answering import Answering
 from coprocess.gateways.envoy.call import Traffic
 from coprocess.gateways.envoy.chain import Chain
-from coprocess.gateways.envoy.messages import content_length
 from coprocess.gateways.envoy.overrides import Overrides
 from coprocess.gateways.envoy.pieces import Pieces, Wire
 from coprocess.gateways.envoy.side import (
+    BUFFERED,
     BUFFERED_PARTIAL,
     FULL_DUPLEX,
     NONE,
@@ -22,6 +22,8 @@ from coprocess.gateways.envoy.side import (
 )
 from coprocess.runtime.answers import Answer
 
+#: Body modes in which Envoy holds back the headers until the reply to the whole body, or to its start.
+_KEEPS_HEADERS = frozenset({NONE, BUFFERED, BUFFERED_PARTIAL})
 #: ProcessingMode.HeaderSendMode.
 SEND = 1
 #: So long a handler waits for a piece.
@@ -30,11 +32,11 @@ NO_OVERRIDE = (
     "reads a body, and Envoy sends none. Expected: allow_mode_override: true in the filter, "
     "or body modes BUFFERED"
 )
-#: The same of one of which that is not sure.
+#: Envoy may drop the override, and send the headers on before the body has come: the upstream would have had
+#: them, and of the reply to the body it takes no edits of headers. No message says which it does.
 IN_PIECES = (
-    "reads a body, and Envoy sent a part of it, or all of it before trailers: with STREAMED in the filter, "
-    "both look the same, as nothing says whether the mode_override was taken. Expected: the body mode NONE "
-    "or BUFFERED"
+    "reads a whole body, and the filter says STREAMED, or another mode that sends headers on before bodies. "
+    "Expected: the body mode NONE, and allow_mode_override: true; or BUFFERED"
 )
 
 
@@ -97,7 +99,7 @@ class StreamedBodies(Answering):
         if traffic.response.status in guard.BODYLESS:
             raise HandlerFailed("left a status that has no body, and lets one pass in pieces")
         return side.headers_of_pieces(
-            guard.response_edits(traffic.response, self._status, side.fields.encoded)
+            guard.response_edits(traffic.response, self._status, self._method, side.fields.encoded)
         )
 
     def _begin_request(self) -> Replies:
@@ -134,23 +136,10 @@ class StreamedBodies(Answering):
             overrides.doubt()
             raise HandlerFailed(NO_OVERRIDE)
 
-    def _is_whole(self, side: Side, came_bytes: int) -> bool:
-        """Whether it is all of a body, whose end a filter that sends parts has not told.
-
-        It is a part, or trailers follow. Any client can send those: a route must not be shut by it. Raises
-        HandlerFailed where nobody knows, and for a part; False: for one of a body that is too large.
-        """
-        assert self._overrides is not None  # noqa: S101 - there is a message
-        told = content_length(side.fields)
-        if told == came_bytes:
-            return True
-        if side.mode == BUFFERED_PARTIAL:
-            return False
-        if told is not None and told > came_bytes:
-            self._overrides.works = False
-            raise HandlerFailed(NO_OVERRIDE)
-        self._overrides.doubt()
-        raise HandlerFailed(IN_PIECES)
+    def _check_whole(self, side: Side) -> None:
+        """Raises HandlerFailed where handlers cannot have the whole body before its headers go on."""
+        if side.mode not in _KEEPS_HEADERS:
+            raise HandlerFailed(IN_PIECES)
 
     def is_left_waiting(self) -> bool:
         """At the end. Whether Envoy was asked for a body that has not come: it may have passed."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from coprocess.desk.envoy.doctor.as_envoy import is_true
 from coprocess.desk.envoy.doctor.filters import dig
 from coprocess.desk.envoy.doctor.judged import Judged, finding_at, route_is_cleared, seconds
 from coprocess.desk.findings import FileFinding, Severity
@@ -70,10 +71,10 @@ def check_authorizer(judged: Judged) -> Iterator[FileFinding]:
 
 def _parts(judged: Judged) -> Iterator[FileFinding]:
     settings = judged.use.settings
-    if dig(settings, "deny_at_disable", "default_value") in (True, {"value": True}):
+    if is_true(dig(settings, "deny_at_disable", "default_value")):
         return
     share = dig(settings, "filter_enabled", "default_value")
-    if dig(share, "numerator") is not None and _is_part(share):
+    if isinstance(share, dict) and _is_part(share):
         yield finding_at(
             judged,
             Severity.ERROR,
@@ -97,7 +98,7 @@ def _parts(judged: Judged) -> Iterator[FileFinding]:
 
 def _is_part(share: Any) -> bool:
     whole = {"HUNDRED": 100, "TEN_THOUSAND": 10_000, "MILLION": 1_000_000}
-    numerator = share.get("numerator")
+    numerator = share.get("numerator", 0)
     return not isinstance(numerator, int) or numerator < whole.get(share.get("denominator", "HUNDRED"), 0)
 
 
@@ -116,6 +117,16 @@ def _body(judged: Judged) -> Iterator[FileFinding]:
             "Set with_request_body, with max_request_bytes and pack_as_bytes: true.",
         )
         return
+    if judged.use.settings.get("disable_request_body_buffering") is True:
+        yield finding_at(
+            judged,
+            Severity.ERROR,
+            "envoy-authz-body",
+            "with_request_body",
+            "An auth handler reads the body, and disable_request_body_buffering is true.",
+            "No body is sent: the handler fails, and the client is refused.",
+            "Leave it out.",
+        )
     limit = dig(body, "max_request_bytes")
     if not isinstance(limit, int) or limit <= 0:
         yield finding_at(

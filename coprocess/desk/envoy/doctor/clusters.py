@@ -9,7 +9,7 @@ from coprocess.desk.envoy.doctor.filters import AUTHZ, INNER, Filter, dig, overr
 from coprocess.desk.envoy.doctor.findings import RULES
 from coprocess.desk.envoy.yaml_files import Where, YamlDocument, walk
 from coprocess.desk.findings import FileFinding, Severity
-from coprocess.gateways.envoy.route import PREFIX
+from coprocess.gateways.envoy.route import is_meant
 
 _HTTP2 = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _LOOPBACK = ("127.", "localhost", "[::1]", "::1")
@@ -75,7 +75,7 @@ def _keys_as_metadata(document: YamlDocument, where: Where, service: Any) -> Ite
     entries = dig(service, "initial_metadata")
     for index, entry in enumerate(entries if isinstance(entries, list) else []):
         key = dig(entry, "key")
-        if isinstance(key, str) and key.lower().startswith(PREFIX):
+        if isinstance(key, str) and is_meant(key):
             place = (*where, "initial_metadata", index)
             line, column = document.place(place)
             yield RULES.finding(

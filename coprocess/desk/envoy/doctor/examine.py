@@ -5,26 +5,47 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from coprocess.api.moments import HookType
 from coprocess.desk.envoy.doctor.authorizers import check_authorizer
 from coprocess.desk.envoy.doctor.clusters import check_services
-from coprocess.desk.envoy.doctor.filters import AUTHZ, Filter, Use, dig, disabled_on, filters_in, uses_of
+from coprocess.desk.envoy.doctor.filters import (
+    AUTHZ,
+    PROC,
+    Filter,
+    Use,
+    dig,
+    filters_in,
+    uses_of,
+)
 from coprocess.desk.envoy.doctor.findings import RULES
 from coprocess.desk.envoy.doctor.header_rules import check_header_rules
 from coprocess.desk.envoy.doctor.judged import Judged
 from coprocess.desk.envoy.doctor.policies import policy_filters
 from coprocess.desk.envoy.doctor.processors import check_processor
+from coprocess.desk.envoy.doctor.unasked import check_unasked
 from coprocess.desk.envoy.fields import list_of
+from coprocess.desk.envoy.formats import as_sent, formats_in
 from coprocess.desk.envoy.yaml_files import YamlDocument, read_yaml, walk
 from coprocess.desk.findings import FileFinding, Severity
 from coprocess.desk.not_loaded import not_loaded
 from coprocess.errors import BadMessage, ConfigError, CoprocessError, UnknownHook
 from coprocess.gateways.envoy.chain import Chain, Chains, chain_of
-from coprocess.gateways.envoy.route import PREFIX, Route, route_of
+from coprocess.gateways.envoy.route import (
+    API_ID,
+    CONFIG,
+    ORG_ID,
+    PREFIX,
+    Route,
+    is_meant,
+    route_of,
+)
 from coprocess.loading.loaded import Loaded, Problem
 
+#: Keys that do not say which handlers run.
+_SAID_OF_THE_API = (API_ID, CONFIG, ORG_ID)
 _SUFFIXES = (".yaml", ".yml", ".json")
 
 
@@ -64,7 +85,7 @@ def examine(paths: Iterable[Path], service: Service) -> tuple[list[FileFinding],
         findings.append(_no_filter(files[0]))
     findings += _of_uses(uses_of(filters, documents), service)
     findings += check_services(filters, documents, service.listen, has_tls=service.has_tls)
-    findings += _of_disabled(filters, documents, service)
+    findings += check_unasked(filters, documents, partial(_authenticates, service=service))
     for document in documents:
         findings += _keys_as_headers(document)
     return sorted(set(findings), key=lambda finding: finding.order), len(filters)
@@ -102,6 +123,8 @@ def _of_uses(uses: list[Use], service: Service) -> Iterator[FileFinding]:
 
 def _check(use: Use, service: Service) -> Iterator[FileFinding]:
     chain: Chain | None = None
+    if use.filter.kind == PROC:
+        yield from _formatted(use)
     try:
         route = route_of(_known_keys(use))
         chain = chain_of(service.loaded.table, route, service.chains)
@@ -118,26 +141,6 @@ def _check(use: Use, service: Service) -> Iterator[FileFinding]:
     yield from check_header_rules(judged)
 
 
-def _of_disabled(
-    filters: list[Filter], documents: list[YamlDocument], service: Service
-) -> Iterator[FileFinding]:
-    """Routes that go past a filter: worth a look where it lets nobody in that it does not know."""
-    for each, document, where in disabled_on(filters, documents):
-        authenticates = each.kind == AUTHZ or _authenticates(each, service)
-        line, column = document.place(where)
-        yield RULES.finding(
-            Severity.WARNING if authenticates else Severity.NOTE,
-            "envoy-route-disabled",
-            document.path,
-            YamlDocument.words(where),
-            f"The filter {each.name} is disabled here.",
-            f"No handler runs{': nobody is authenticated' if authenticates else ''}.",
-            "Leave it out, unless the route is meant for everybody.",
-            line,
-            column,
-        )
-
-
 def _authenticates(each: Filter, service: Service) -> bool:
     """By itself, where no route says more."""
     (use,) = uses_of([each], [])
@@ -149,7 +152,34 @@ def _authenticates(each: Filter, service: Service) -> bool:
 
 
 def _known_keys(use: Use) -> Mapping[str, str]:
-    return {key.lower(): value for key, value in use.said if key.lower().startswith(PREFIX)}
+    # Envoy writes the keys of metadata in lower case, and `context_extensions` as they are.
+    is_lowered = use.filter.kind == PROC
+    return {
+        key.lower() if is_lowered else key: as_sent(value) if is_lowered else value
+        for key, value in use.said
+        if is_meant(key)
+    }
+
+
+def _formatted(use: Use) -> Iterator[FileFinding]:
+    """Metadata that is not sent as it is written."""
+    for key, value in use.said:
+        try:
+            formats = formats_in(value)
+        except ValueError:
+            effect = "Envoy makes no call: each request gets 500, and passes where failure_mode_allow is set."
+            yield _at_use(
+                *(use, "envoy-key-formatted", Severity.ERROR, f"{key} has a % that is not written %%."),
+                *(effect, "Write %% for each % of the value."),
+            )
+            continue
+        if formats and is_meant(key):
+            severity = Severity.WARNING if key.lower() in _SAID_OF_THE_API else Severity.ERROR
+            yield _at_use(
+                *(use, "envoy-key-formatted", severity, f"{key} has {formats[0]}, which Envoy fills in."),
+                "What a client sends may stand there: it could choose the handlers, or what they are told.",
+                "Write the value out; on routes that differ, in grpc_initial_metadata.",
+            )
 
 
 def _others(use: Use, route: Route, chain: Chain) -> Iterator[FileFinding]:
@@ -164,20 +194,22 @@ def _others(use: Use, route: Route, chain: Chain) -> Iterator[FileFinding]:
 
 
 def _named(use: Use, rule: str, text: str, effect: str) -> FileFinding:
-    line, column = use.document.place(use.where)
     sentence = text if text.startswith(PREFIX) else f"{text[:1].upper()}{text[1:]}"
     remedy = "Correct the name, or load the handler: `coprocess check` lists what is there."
+    return _at_use(use, rule, Severity.ERROR, f"{sentence}.", effect, remedy)
+
+
+def _at_use(use: Use, rule: str, severity: Severity, problem: str, effect: str, remedy: str) -> FileFinding:
+    line, column = use.document.place(use.where)
     words = YamlDocument.words(use.where)
-    return RULES.finding(
-        Severity.ERROR, rule, use.document.path, words, f"{sentence}.", effect, remedy, line, column
-    )
+    return RULES.finding(severity, rule, use.document.path, words, problem, effect, remedy, line, column)
 
 
 def _keys_as_headers(document: YamlDocument) -> Iterator[FileFinding]:
     for where, value in walk(document.value):
         for index, entry in enumerate(list_of(value.get("request_headers_to_add"))):
             key = dig(entry, "header", "key")
-            if isinstance(key, str) and key.lower().startswith(PREFIX):
+            if isinstance(key, str) and is_meant(key):
                 place = (*where, "request_headers_to_add", index)
                 line, column = document.place(place)
                 yield RULES.finding(

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from coprocess.desk.envoy.doctor.as_envoy import as_envoy, is_true
 from coprocess.desk.envoy.fields import list_of, object_of
 from coprocess.desk.envoy.yaml_files import Where, YamlDocument, walk
 
@@ -23,9 +24,13 @@ _ROUTE_KINDS = {
 INNER = {PROC: "overrides", AUTHZ: "check_settings"}
 _OVERRIDDEN = (
     *("processing_mode", "failure_mode_allow", "metadata_options", "with_request_body"),
-    "grpc_service",
+    *("grpc_service", "disable_request_body_buffering"),
 )
 _NAMES = {PROC: "envoy.filters.http.ext_proc", AUTHZ: "envoy.filters.http.ext_authz"}
+
+
+#: What is around a filter that runs for some requests only.
+_MATCHERS = ("ExtensionWithMatcher", "ExecuteFilterAction")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,8 @@ class Filter:
     #: The connection manager around it, and the listener, where they are in the file.
     manager: Mapping[str, Any] = field(default_factory=dict)
     listener: Mapping[str, Any] = field(default_factory=dict)
+    #: Whether a matcher around it decides whether it runs.
+    is_matched: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +101,9 @@ def _filter(kind: str, document: YamlDocument, where: Where, value: dict[str, An
         (each for each in reversed(around) if _has(each, "filter_chains") or _has(each, "address")), {}
     )
     name = holder.get("name") if isinstance(holder, dict) else None
-    return Filter(kind, str(name or _NAMES[kind]), document, where, value, manager, listener)
+    is_matched = any(_type(each).endswith(_MATCHERS) for each in around)
+    config = as_envoy(value)
+    return Filter(kind, str(name or _NAMES[kind]), document, where, config, manager, listener, is_matched)
 
 
 def uses_of(filters: list[Filter], documents: list[YamlDocument]) -> list[Use]:
@@ -114,7 +123,16 @@ def uses_of(filters: list[Filter], documents: list[YamlDocument]) -> list[Use]:
 
 
 def _is_for(override: Override, each: Filter) -> bool:
-    return override.kind == each.kind and override.filter_name in (each.name, _NAMES[each.kind])
+    # By the name that it has among the filters, whatever its type is called.
+    return override.kind == each.kind and override.filter_name == each.name
+
+
+def unused_overrides(filters: list[Filter], documents: list[YamlDocument]) -> Iterator[Override]:
+    """Those of no filter, where filters of their kind are in the files."""
+    kinds = {each.kind for each in filters}
+    for override in overrides_in(documents):
+        if override.kind in kinds and not any(_is_for(override, each) for each in filters):
+            yield override
 
 
 def _layers(documents: list[YamlDocument]) -> Iterator[list[Override]]:
@@ -147,7 +165,7 @@ def _overrides(document: YamlDocument, where: Where, value: Any) -> list[Overrid
             config, place = config["config"], (*place, "config")
         kind = _ROUTE_KINDS.get(_type(config))
         if kind is not None:
-            found.append(Override(kind, str(name), document, place, config))
+            found.append(Override(kind, str(name), document, place, as_envoy(config)))
     return found
 
 
@@ -195,16 +213,26 @@ def disabled_on(
     for each in filters:
         # A resource of a control plane is no entry of a list.
         holder = _at(each.document.value, each.where[:-1]) if each.where[-1:] == ("typed_config",) else None
-        if dig(holder, "disabled") is True:
+        if is_true(dig(holder, "disabled")):
             yield each, each.document, (*each.where[:-1], "disabled")
     for document in documents:
         for where, value in walk(document.value):
-            if len(where) < 2 or where[-2] != "typed_per_filter_config" or value.get("disabled") is not True:
+            if len(where) < 2 or where[-2] != "typed_per_filter_config" or not is_true(value.get("disabled")):
                 continue
             kind = _ROUTE_KINDS.get(_type(value)) or _ROUTE_KINDS.get(_type(value.get("config")))
             for each in filters:
-                if where[-1] in (each.name, _NAMES[each.kind]) and kind in (each.kind, None):
+                if where[-1] == each.name and kind in (each.kind, None):
                     yield each, document, (*where, "disabled")
+
+
+def upgrades_past(each: Filter) -> Iterator[str]:
+    """Types of upgrades whose requests do not meet the filter, as they have a list of filters without it."""
+    if "upgrade_configs" in each.where:
+        return
+    for upgrade in list_of(each.manager.get("upgrade_configs")):
+        own = list_of(dig(upgrade, "filters"))
+        if own and not any(_KINDS.get(_type(value)) == each.kind for _, value in walk(own)):
+            yield str(dig(upgrade, "upgrade_type"))
 
 
 def dig(value: Any, *keys: str) -> Any:

@@ -114,6 +114,21 @@ def _hidden(judged: Judged, key: str, given: Any) -> Iterator[FileFinding]:
         rules: ForwardRules = forward_rules(Fields(given, key))
     except ConfigError:
         return
+    # ext_authz tells these apart.
+    needed = [] if judged.use.filter.kind == AUTHZ else [":method", ":path"] if judged.before else []
+    if judged.use.filter.kind != AUTHZ and judged.after:
+        needed.append(":status")
+    for name in needed:
+        if not rules.allows(name):
+            yield finding_at(
+                judged,
+                Severity.ERROR,
+                "envoy-headers-hidden",
+                key,
+                f"{key} does not let {name} through.",
+                "The service does not know what is asked for: it refuses each request.",
+                "Add it to the headers that are allowed.",
+            )
     for handler, use in _uses(judged):
         for name in sorted(use.reads):
             seen_as = ":authority" if name == _HOST else name

@@ -65,6 +65,12 @@ def _authorizer(entry: dict[str, Any]) -> dict[str, Any]:
         "encode_raw_headers": True,
         "grpc_service": {"timeout": _AUTH_TIMEOUT},
     }
+    if entry.get("recompute_route") is True:
+        made["clear_route_cache"] = True
+    if named := list_of(entry.get("headers_to_ext_auth")):
+        made["allowed_headers"] = {
+            "patterns": [{"exact": str(name).lower(), "ignore_case": True} for name in named]
+        }
     if isinstance(body, dict):
         made["with_request_body"] = {**body, "pack_as_bytes": True}
     return made

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 from coprocess.desk.envoy.doctor.filters import Use, dig
 from coprocess.desk.envoy.doctor.judged import Judged, finding_at, route_is_cleared, seconds
 from coprocess.desk.envoy.fields import Fields, list_of
-from coprocess.desk.envoy.simulator.filter_config import BODY_MODES, ProcessingMode
+from coprocess.desk.envoy.simulator.filter_config import ProcessingMode
 from coprocess.desk.findings import FileFinding, Severity
 from coprocess.errors import ConfigError
 from coprocess.gateways.envoy.dynamic_metadata import NAMESPACE, SESSION_NAMESPACE
@@ -113,6 +112,22 @@ def _body(judged: Judged, direction: str) -> Iterator[FileFinding]:
             "The service asks for the body, Envoy ignores that, and the request fails.",
             "Set allow_mode_override to true: then bodies are sent for the requests that need them.",
         )
+    if (
+        (reads or streams)
+        and mode in _NOT_SENT
+        and judged.use.settings.get("allow_mode_override")
+        and judged.use.settings.get("send_body_without_waiting_for_header_response") is True
+    ):
+        yield finding_at(
+            judged,
+            Severity.ERROR,
+            "envoy-body-not-sent",
+            "send_body_without_waiting_for_header_response",
+            f"A handler reads the body of the {direction}, and "
+            "send_body_without_waiting_for_header_response is true.",
+            "Envoy takes no mode_override then: the service refuses each request with a body.",
+            "Leave it out.",
+        )
     wanted = "STREAMED" if streams else "BUFFERED"
     if (reads or streams) and mode in _NOT_SENT and not _override_is_listed(judged, direction, wanted):
         yield finding_at(
@@ -184,10 +199,7 @@ def _body(judged: Judged, direction: str) -> Iterator[FileFinding]:
 
 
 def body_mode(use: Use, direction: str) -> str:
-    value: Any = use.mode.get(f"{direction}_body_mode", "NONE")
-    if isinstance(value, int) and 0 <= value < len(BODY_MODES):
-        return BODY_MODES[value]
-    return str(value)
+    return str(use.mode.get(f"{direction}_body_mode", "NONE"))
 
 
 def _override_is_listed(judged: Judged, direction: str, mode: str) -> bool:

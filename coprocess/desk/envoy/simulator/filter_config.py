@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from coprocess.desk.envoy.fields import Fields, seconds_or
+from coprocess.desk.envoy.formats import as_sent, formats_in
 from coprocess.desk.envoy.simulator.headers import ForwardRules, StringMatcher
 from coprocess.desk.envoy.simulator.mutation_rules import MutationRules
 from coprocess.errors import ConfigError
@@ -47,7 +48,14 @@ class GrpcService:
 def _metadata_pairs(fields: Fields, name: str) -> tuple[tuple[str, str], ...]:
     pairs = []
     for entry in fields.messages(name):
-        pairs.append((entry.text("key"), entry.text("value")))
+        value = entry.text("value")
+        try:
+            formats = formats_in(value)
+        except ValueError as error:
+            raise ConfigError(f"{entry.where}: {error}: Envoy makes no call then") from None
+        if formats:
+            raise ConfigError(f"{entry.where}: {formats[0]} is not simulated")
+        pairs.append((entry.text("key"), as_sent(value)))
         entry.finish()
     return tuple(pairs)
 

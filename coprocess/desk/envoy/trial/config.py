@@ -8,6 +8,7 @@ from typing import Any
 
 from coprocess.desk.envoy.configuration import CLUSTER, Wanted
 from coprocess.desk.envoy.fields import list_of
+from coprocess.desk.envoy.formats import as_written
 from coprocess.desk.envoy.simulator.config import EnvoyConfig
 from coprocess.desk.envoy.yaml_files import YamlDocument, read_yaml, walk
 from coprocess.errors import ConfigError
@@ -42,7 +43,7 @@ def config_of(wanted: Wanted) -> EnvoyConfig:
             }
     else:
         if wanted.chain:
-            service = {**service, "initial_metadata": [{"key": CHAIN, "value": wanted.chain}]}
+            service = {**service, "initial_metadata": [{"key": CHAIN, "value": as_written(wanted.chain)}]}
         namespaces = ["coprocess", *(["coprocess.session"] if wanted.authenticates else [])]
         typed = {
             "@type": f"{_PREFIX}.ext_proc.v3.ExternalProcessor",
