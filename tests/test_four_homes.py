@@ -424,3 +424,52 @@ def test_what_code_around_a_handler_does_not_await_lets_nobody_by(
         for _ in range(2):
             assert ask("GET", "/x", {}, b"")[0] == status
     gc.collect()
+
+
+NAMED = """
+from coprocess import CustomKeyCheck, Post, PostKeyAuth, Pre, Response
+
+@Pre
+def pre(): pass
+
+@Response
+def response(): pass
+
+@CustomKeyCheck
+def check(request, session, metadata):
+    {body}
+
+@PostKeyAuth
+def post_key_auth(): pass
+
+@Post
+def post(): pass
+"""
+
+
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize("home", HOMES)
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ("metadata['token'] = 't'", 500),
+        ("metadata['token'] = ''", 403),
+        ("session.allow('t', rate=-1)", 500),
+        ("session.allow('t', rate=float('nan'))", 500),
+        ("session.allow('t', rate=1, per=-1)", 500),
+        ("session.alias = 'ann'; session.metadata['token'] = 't'", 200),
+        ("session.alias = 'ann'; metadata['token'] = 't'", 200),
+        ("session.allow('t', rate=10)", 200),
+        ("metadata['token'] = 't'; session.allow('t')", 200),
+    ],
+)
+def test_what_names_no_caller_at_tyk_admits_nobody_anywhere(
+    home: str, body: str, status: int, tmp_path: Path, load: Load
+) -> None:
+    """Once, a token of the metadata admitted elsewhere, and a negative rate was no limit at Tyk."""
+    folder = tmp_path / "handlers"
+    folder.mkdir()
+    (folder / "named.py").write_text(NAMED.format(body=body))
+    with HOMES[home](folder, load) as ask:
+        # Tyk answers whatever fails there by 403.
+        assert ask("GET", "/x", {}, b"")[0] == (403 if home == "tyk" and status == 500 else status)
