@@ -15,6 +15,7 @@ from coprocess.api import context
 from coprocess.desk.output import collecting_output
 from coprocess.desk.tyk.simulator import RpcError
 from coprocess.desk.tyk.trial.tls import ClientTls, why_not_connected
+from coprocess.error_text import is_interrupt
 from coprocess.errors import CoprocessError
 from coprocess.gateways.tyk.call import TykCall, TykEventCall
 from coprocess.gateways.tyk.dispatcher import Dispatcher, local_event
@@ -206,8 +207,8 @@ class InProcessDispatcher:
         # What the caller's context holds is not there in a service, either.
         Context().run(self._calls.call, call)
         run.seconds = time.perf_counter() - started
-        if run.error is not None and isinstance(run.error.__cause__, KeyboardInterrupt):
-            raise run.error.__cause__ from None
+        if run.error is not None and (cause := run.error.__cause__) is not None and is_interrupt(cause):
+            raise cause from None
         if call.failure is None:
             run.is_answered = run.error is not None
             return call.replied
