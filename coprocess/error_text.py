@@ -12,6 +12,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import islice
+from opcode import opmap
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,6 +23,7 @@ LONGEST_TEXT = 4096
 LONGEST_TRACEBACK = 16_384
 
 _OURS = str(Path(__file__).parent)
+_RAISE = opmap["RAISE_VARARGS"]
 _FIRST_FRAMES, _LAST_FRAMES = 12, 24
 _LONGEST_LINE = 300
 # Of a chain of exceptions: the last ones raised, and those that it began with.
@@ -56,10 +58,20 @@ def name_of(error: BaseException) -> str:
 
 
 def is_interrupt(error: BaseException) -> bool:
-    """Whether Ctrl-C may have raised `error`. A service takes it otherwise: there, code alone does."""
-    return isinstance(error, KeyboardInterrupt) and (
-        signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    """Whether Ctrl-C has raised `error`. A service takes it otherwise: there, code alone does."""
+    return (
+        isinstance(error, KeyboardInterrupt)
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        and not _is_raised_by_code(error)
     )
+
+
+def _is_raised_by_code(error: BaseException) -> bool:
+    """Whether it came of a `raise`: a signal's comes between two instructions that are none."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    return last is not None and last.tb_frame.f_code.co_code[last.tb_lasti] == _RAISE
 
 
 def is_not_ours(filename: str) -> bool:

@@ -73,6 +73,12 @@ class HandlerFailed(CoprocessError):
     """A handler raised, or returned what cannot be a reply. The text is safe to send to the gateway."""
 
 
+#: Of a CustomKeyCheck: Tyk would take its caller for nobody.
+ADMITS_NOBODY = (
+    'set metadata["token"] and nothing of the session, which admits nobody. Expected: session.allow("TOKEN")'
+)
+
+
 class Overloaded(CoprocessError):
     """Refused at once, because a limit is reached."""
 

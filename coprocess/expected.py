@@ -36,6 +36,13 @@ def expect_int(what: str, value: Any) -> int:
     return value
 
 
+def expect_rate(name: str, value: Any) -> float:
+    """`value`, if it is a number that can limit something. Raises ValueError."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+        raise ValueError(f"{name} is a number from 0 on, not {value!r}")
+    return float(value)
+
+
 def expect_text(what: str, value: Any) -> str:
     """`value`, if it is a str. Raises TypeError."""
     if not isinstance(value, str):

@@ -6,6 +6,7 @@ What the client and the upstream see is the same in all of them.
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import json
 import sys
@@ -104,7 +105,8 @@ def tyk(folder: Path, load: Load) -> Iterator[Ask]:
         post=(HookDefinition("post"),),
         response=(HookDefinition("response"),),
     )
-    with InProcessDispatcher(load(folder).table) as dispatcher:
+    loaded = load(folder)
+    with InProcessDispatcher(loaded.table) as dispatcher, dispatcher.opening(loaded):
         yield asking(Gateway(definition, dispatcher, told_neutral))
 
 
@@ -305,3 +307,169 @@ def test_a_check_that_is_not_awaited_lets_nobody_by(
     with HOMES[home](folder, load) as ask:
         for _ in range(2):
             assert ask("GET", "/x", {}, b"")[0] == 500
+
+
+LEAVING = FORGETFUL.replace(
+    "@Pre",
+    """
+kept = set()
+
+def begin(coroutine):
+    return asyncio.get_running_loop().create_task(coroutine)
+
+async def goes_on():
+    task = begin(check_caller(None))
+    kept.add(task)
+    task.add_done_callback(lambda done: done.exception())
+
+async def begins(request):
+    begin(check_caller(request))
+
+async def is_slow():
+    await asyncio.sleep(60)
+
+@Pre""",
+)
+
+LETS_NOBODY_BY = [
+    "asyncio.create_task(check_caller(request))",
+    "kept.add(asyncio.create_task(check_caller(request)))",
+    "begin(asyncio.wait_for(check_caller(request), 5))",
+    "asyncio.gather(check_caller(request), asyncio.sleep(0))",
+    "asyncio.create_task(check_caller(request)); await asyncio.sleep(0.01)",
+    "await asyncio.gather(begins(request))",
+    "await asyncio.wait([begin(is_slow())], timeout=0.001)",
+]
+LETS_BY = [
+    "task = begin(asyncio.sleep(60)); task.cancel()",
+    "await begin(asyncio.sleep(0.001))",
+    "begin(asyncio.sleep(0)); await asyncio.sleep(0.01)",
+    "await goes_on()",
+    "task = begin(begins(request)); task.add_done_callback(lambda done: done.exception())",
+    "import spawning; spawning.spawn(asyncio.sleep(60))",
+]
+#: A library's: what it begins is for its own ends.
+VENDORED = "import asyncio\ndef spawn(coroutine): asyncio.create_task(coroutine)\n"
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize("home", HOMES)
+@pytest.mark.parametrize(
+    ("body", "status"), [*((body, 500) for body in LETS_NOBODY_BY), *((body, 200) for body in LETS_BY)]
+)
+def test_a_check_in_a_task_that_is_not_awaited_lets_nobody_by(
+    home: str, body: str, status: int, tmp_path: Path, load: Load
+) -> None:
+    """Once, the handler had ended, and what the task found came too late."""
+    folder = tmp_path / "handlers"
+    folder.mkdir()
+    (folder / "forgetful.py").write_text(LEAVING.format(kind="async def", body=body) + PASSING)
+    (folder / "vendor").mkdir()
+    (folder / "vendor" / "spawning.py").write_text(VENDORED)
+    with HOMES[home](folder, load) as ask:
+        for _ in range(2):
+            assert ask("GET", "/x", {}, b"")[0] == status
+    gc.collect()  # What asyncio says of such tasks: Python 3.11 must not come to it while it parses a file.
+
+
+AROUND = """
+import asyncio
+from coprocess import App, CustomKeyCheck, Post, PostKeyAuth, Pre, Response
+
+app = App()
+
+async def refuse(request):
+    raise PermissionError
+
+@app.resource(scope="call")
+async def heart():
+    beat = asyncio.create_task(asyncio.sleep(60))
+    yield beat
+    beat.cancel()
+
+@app.before(Pre)
+async def look(request):
+    {body}
+
+@Response
+def response(): pass
+
+@Pre
+{kind} pre(request, heart):
+    assert not heart.done()
+"""
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize("home", HOMES)
+@pytest.mark.parametrize("kind", ["def", "async def"])
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ("asyncio.create_task(refuse(request))", 500),
+        ("refuse(request)", 500),
+        ("await asyncio.create_task(asyncio.sleep(0))", 200),
+    ],
+)
+def test_what_code_around_a_handler_does_not_await_lets_nobody_by(
+    home: str, kind: str, body: str, status: int, tmp_path: Path, load: Load
+) -> None:
+    """Once, around a `def`, nobody noted it. A task of a resource is that one's."""
+    folder = tmp_path / "handlers"
+    folder.mkdir()
+    (folder / "around.py").write_text(AROUND.format(kind=kind, body=body) + PASSING)
+    with HOMES[home](folder, load) as ask:
+        for _ in range(2):
+            assert ask("GET", "/x", {}, b"")[0] == status
+    gc.collect()
+
+
+NAMED = """
+from coprocess import CustomKeyCheck, Post, PostKeyAuth, Pre, Response
+
+@Pre
+def pre(): pass
+
+@Response
+def response(): pass
+
+@CustomKeyCheck
+def check(request, session, metadata):
+    {body}
+
+@PostKeyAuth
+def post_key_auth(): pass
+
+@Post
+def post(): pass
+"""
+
+
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize("home", HOMES)
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ("metadata['token'] = 't'", 500),
+        ("metadata['token'] = ''", 403),
+        ("session.allow('t', rate=-1)", 500),
+        ("session.allow('t', rate=float('nan'))", 500),
+        ("session.allow('t', rate=1, per=-1)", 500),
+        ("session.alias = 'ann'; session.metadata['token'] = 't'", 200),
+        ("session.alias = 'ann'; metadata['token'] = 't'", 200),
+        ("session.allow('t', rate=10)", 200),
+        ("metadata['token'] = 't'; session.allow('t')", 200),
+    ],
+)
+def test_what_names_no_caller_at_tyk_admits_nobody_anywhere(
+    home: str, body: str, status: int, tmp_path: Path, load: Load
+) -> None:
+    """Once, a token of the metadata admitted elsewhere, and a negative rate was no limit at Tyk."""
+    folder = tmp_path / "handlers"
+    folder.mkdir()
+    (folder / "named.py").write_text(NAMED.format(body=body))
+    with HOMES[home](folder, load) as ask:
+        # Tyk answers whatever fails there by 403.
+        assert ask("GET", "/x", {}, b"")[0] == (403 if home == "tyk" and status == 500 else status)

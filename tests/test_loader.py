@@ -165,9 +165,6 @@ def test_bad_file_does_not_stop_the_others(load: Load, tmp_path: Path, case: str
 def test_a_service_goes_on_where_a_file_raises_what_ctrl_c_does(load: Load, tmp_path: Path) -> None:
     """Once, a reload of it ended the process."""
     write(tmp_path, {"a.py": handler("before"), "bad.py": "raise KeyboardInterrupt\n"})
-    with pytest.raises(KeyboardInterrupt):
-        load(tmp_path)  # Here, Ctrl-C may have raised it.
-
     kept = signal.signal(signal.SIGINT, lambda number, frame: None)
     try:
         loaded = load(tmp_path)
@@ -198,7 +195,13 @@ def test_problem_in_a_package_names_the_file_in_it(load: Load, tmp_path: Path) -
 
 def test_ctrl_c_while_loading_is_not_a_problem_of_the_file(load: Load, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        load(write(tmp_path, {"slow.py": "raise KeyboardInterrupt"}))
+        load(write(tmp_path, {"slow.py": "import signal\nsignal.raise_signal(signal.SIGINT)"}))
+
+
+def test_a_file_that_raises_what_ctrl_c_does_is_a_problem_of_the_file(load: Load, tmp_path: Path) -> None:
+    """Once, commands ended with 130, and without a word."""
+    loaded = load(write(tmp_path, {"bad.py": "def f():\n    raise KeyboardInterrupt('why')\nf()\n"}))
+    assert problem_of(loaded) == f"{tmp_path}/bad.py:2: KeyboardInterrupt: why"
 
 
 def test_handlers_of_a_sibling_are_kept_where_its_importer_fails(load: Load, tmp_path: Path) -> None:

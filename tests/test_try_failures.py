@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from typing import Any
 
@@ -132,7 +133,7 @@ def test_failure_status_answers_as_the_service_does() -> None:
 
 def test_interrupt_is_not_a_failure_of_the_handler() -> None:
     def hook() -> None:
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
         try_handler(hook)

@@ -311,6 +311,7 @@ def test_a_unix_socket_takes_webhooks(tmp_path: Path) -> None:
         ("one of events_secret and events_secret_file", {"events_secret_file": "x"}, "geheim"),
         ("other machines can reach it", {"events_listen": "0.0.0.0:1"}, "geheim"),
         ("printable ASCII", {}, "geheim\n1"),
+        ("is too short", {}, "g"),
     ],
 )
 def test_a_listener_that_is_not_safe_is_refused_at_start(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from coprocess.api.messages import Session
 from coprocess.api.texts import TextList, TextMap, texts
-from coprocess.expected import expect_int, expect_text, wrong_type
+from coprocess.expected import expect_int, expect_rate, expect_text, wrong_type
 
 
 def _expect_number(what: str, value: Any) -> float:
@@ -133,7 +133,7 @@ class HeldSession(Session):
             raise ValueError("per without rate limits nothing")
         added = texts("tags", tags) if tags is not _NONE else _NONE
         if rate is not None:
-            self.rate, self.per = _number("rate", rate), 1.0 if per is None else _number("per", per)
+            self.rate, self.per = expect_rate("rate", rate), 1.0 if per is None else expect_rate("per", per)
         if quota_max is not None:
             self.quota_max = self.quota_remaining = expect_int("quota_max", quota_max)
         if quota_renewal_rate_s is not None:
@@ -150,6 +150,23 @@ class HeldSession(Session):
         self._token = token
 
     @property
+    def has_more_than_metadata(self) -> bool:
+        """Whether anything but `metadata` was set."""
+        return bool(
+            self.token
+            or self.alias
+            or self._tags
+            or self.expires
+            or self.is_inactive
+            or self.rate
+            or self.per
+            or self.quota_max
+            or self.quota_remaining
+            or self.quota_renews
+            or self.quota_renewal_rate
+        )
+
+    @property
     def is_expired(self) -> bool:
         return self.expires > 0 and self.expires <= time.time()
 
@@ -159,9 +176,3 @@ class HeldSession(Session):
 
 #: The one empty tuple: nothing was given.
 _NONE: tuple[str, ...] = ()
-
-
-def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
-        raise ValueError(f"{name} is a number from 0 on, not {value!r}")
-    return float(value)

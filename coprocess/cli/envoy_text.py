@@ -30,23 +30,26 @@ class TrialText(Base):
         yield self._title(trial.method, trial.target, f"at Envoy, simulated{route}")
         for number, run in enumerate(trial.hooks, 1):
             yield ""
-            yield from self._run(number, run)
+            yield from self._ran(f'{number}. {run.type} "{run.name}"', run)
         if not trial.hooks:
             yield ""
             yield self._dim("no handler was run")
         for call in exchange.calls:
             yield ""
             yield from self._call(call)
+        for run in trial.events:
+            yield ""
+            yield from self._ran(f"event → {run.name}", run)
         yield ""
         yield from self._upstream(trial)
         yield ""
         yield from self._client(trial)
         yield from self._findings(trial.findings)
 
-    def _run(self, number: int, run: HookRun) -> Iterator[str]:
+    def _ran(self, title: str, run: HookRun) -> Iterator[str]:
         failed = self._style("  failed", "red") if run.failed else ""
         yield (
-            self._bold(f'{number}. {run.type} "{run.name}"')
+            self._bold(title)
             + f"  {run.seconds * 1000:.1f} ms{failed}  {self._dim(from_here(run.source))}".rstrip()
         )
         yield from self._output(run.output)
@@ -166,6 +169,7 @@ def trial_as_dict(trial: Trial) -> dict[str, Any]:
         "target": trial.target,
         "route": exchange.route_name or None,
         "hooks": [run.as_dict() for run in trial.hooks],
+        "events": [run.as_dict() for run in trial.events],
         "calls": [
             {
                 "service": call.service,

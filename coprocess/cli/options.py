@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -70,3 +71,16 @@ def client_tls(
     # gRPC writes of failed handshakes past everybody; the command says what came of them.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     return ClientTls(ca, cert, key, name)
+
+
+def worker_socket(worker_fd: int) -> socket.socket:
+    """What a front process gives its worker. Raises ConfigError for another descriptor."""
+    try:
+        found = socket.socket(fileno=worker_fd)
+        found.getpeername()
+    except OSError as error:
+        raise ConfigError(
+            f"--worker-fd {worker_fd}: {error.strerror}. It is what a front process tells its workers. "
+            "Expected: --workers N"
+        ) from None
+    return found

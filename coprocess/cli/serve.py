@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from coprocess.cli.ending import bound_exit
-from coprocess.cli.options import Config, Handlers, describe
+from coprocess.cli.options import Config, Handlers, describe, worker_socket
 from coprocess.process.config import Settings
 from coprocess.process.log_writer import open_standard_streams
 from coprocess.process.settings_loading import load_settings
@@ -122,16 +122,14 @@ def _run(
 
     gateway = served(settings)
     if worker_fd is not None:
-        import socket
-
         from coprocess.process import forks
         from coprocess.process.app import App
         from coprocess.process.front_folder import clearing_up_for_front
         from coprocess.process.options import engine_options
         from coprocess.transport.pipe import PipeEngine
 
+        connected = worker_socket(worker_fd)
         forks.keep_descriptor_from_children(worker_fd)
-        connected = socket.socket(fileno=worker_fd)
         pipe = PipeEngine(connected, gateway.methods, engine_options(settings))
         app = App(
             settings,

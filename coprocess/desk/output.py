@@ -7,6 +7,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any, NoReturn
+
+import structlog
 
 from coprocess.desk.debugging import debugger_at_terminal
 from coprocess.streams import StandIn
@@ -65,3 +68,12 @@ class _Stream(StandIn):
             return self._original.write(text)
         parts.append(text)
         return len(text)
+
+
+def silent_logger() -> Any:
+    """One that drops what it is given."""
+    return structlog.wrap_logger(None, [_drop])
+
+
+def _drop(*entry: object) -> NoReturn:
+    raise structlog.DropEvent

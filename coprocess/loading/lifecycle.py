@@ -18,6 +18,7 @@ from typing import Any
 import structlog
 
 from coprocess.api.app import ALL_MOMENTS, App, AroundDeclaration
+from coprocess.api.context import current_call
 from coprocess.api.functions import Source, is_async
 from coprocess.api.messages import Reject, Reply
 from coprocess.api.moments import HookType
@@ -278,7 +279,7 @@ class Lifecycle:
         if in_place or not part.is_async:
             return part.run
         run, spawn = part.run, self._spawn
-        return lambda call: spawn(run(call)).result()
+        return lambda call: spawn(_within(call, run)).result()
 
     async def _from_thread(self, awaitable: Awaitable[Any]) -> Any:
         return self._spawn(_awaited(awaitable)).result()
@@ -294,6 +295,12 @@ def _as_tuple(*values: Any) -> tuple[Any, ...]:
 
 async def _awaited(awaitable: Awaitable[Any]) -> Any:
     return await awaitable
+
+
+async def _within(call: Any, run: Step) -> Any:
+    """As a task that has nothing of the call yet: what is not awaited in it is the call's."""
+    current_call.set(call)
+    return await run(call)
 
 
 def _resources(passed: Passing, offered: Mapping[str, str]) -> tuple[str, ...]:
@@ -361,6 +368,7 @@ def _whole_call(steps: _Steps, resources: Resources) -> Callable[[Any], Coroutin
             error = raised
             raise
         finally:
+            call.is_aside = True
             if at_end is not None:
                 if lifetime is not None:
                     lifetime.ended_call(call, error)
@@ -448,6 +456,7 @@ async def _open(call: Any, steps: _Steps, resources: Resources, opened: list[tup
     else:
         own = lifetime.values_of(resources.values)
     call.resources = own
+    call.is_aside = True
     for resource, make in steps.opens:
         name = resource.name
         if lifetime is not None and hasattr(own, name):
@@ -465,6 +474,7 @@ async def _open(call: Any, steps: _Steps, resources: Resources, opened: list[tup
         else:
             value = await steps.finish(made) if resource.is_async else made
         setattr(own, name, value)
+    call.is_aside = False
 
 
 async def _keep(lifetime: Lifetime, name: str, manager: Manager, steps: _Steps, call: Any) -> None:

@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from coprocess.addresses import find_owner, is_local, normal_address
 from coprocess.errors import ConfigError
+from coprocess.process.secret_names import SHORTEST_KNOWN
 from coprocess.store import parse_url
 from coprocess.text import counted
 
@@ -463,5 +464,7 @@ def check_secret(secret: str) -> None:
     """Raises ValueError, without the secret, where a header cannot carry it."""
     if not secret:
         raise ValueError("is empty. Expected: a secret")
+    if len(secret) < SHORTEST_KNOWN:
+        raise ValueError(f"is too short: it has {len(secret)} characters. Expected: {SHORTEST_KNOWN} or more")
     if not (secret.isascii() and secret.isprintable()) or secret != secret.strip():
         raise ValueError("has characters that a header does not carry. Expected: printable ASCII")

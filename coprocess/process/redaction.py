@@ -15,17 +15,15 @@ from urllib.parse import quote, unquote, urlsplit
 
 from structlog.typing import EventDict, WrappedLogger
 
-from coprocess.process.secret_names import Sensitivity, counts, is_plausible, judge
+from coprocess.process.secret_names import SHORTEST_KNOWN, Sensitivity, counts, is_plausible, judge
 from coprocess.process.secret_text import REDACTED, redact_formed, redact_named
 
 _known: set[str] = set()
-#: So short a value is in many words that are no secret.
-_SHORTEST_KNOWN = 6
 
 
 def add_secret(value: str) -> None:
     """From now on, `value` is redacted wherever it shows, also percent-encoded."""
-    if len(value) >= _SHORTEST_KNOWN:
+    if len(value) >= SHORTEST_KNOWN:
         _known.update((value, quote(value, safe=""), repr(value)[1:-1]))
 
 

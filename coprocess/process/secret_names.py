@@ -10,6 +10,9 @@ import re
 from enum import IntEnum
 from functools import lru_cache
 
+#: Of what is known by value: a shorter one is in many words that are no secret.
+SHORTEST_KNOWN = 6
+
 
 class Sensitivity(IntEnum):
     """What a name says of its value."""

@@ -22,6 +22,11 @@ def refusal_of_nobody() -> Refusal:
     return Refusal(error_answer(403, "Forbidden"), "AuthFailure", "Auth Failure")
 
 
+def names_by_metadata_alone(session: HeldSession, token: str) -> bool:
+    """Whether `token`, of the metadata, is all that a handler set: at Tyk, that admits nobody."""
+    return bool(token) and not session.has_more_than_metadata
+
+
 def refusal_of(session: HeldSession) -> Refusal | None:
     """Why that caller may not go on; None: it may, but for rate and quota."""
     if session.is_inactive:

@@ -18,6 +18,7 @@ from coprocess.runtime import unawaited
 from coprocess.runtime.forked import end_child, origin
 
 if TYPE_CHECKING:
+    from coprocess.runtime.handlers_task import HandlersTask
     from coprocess.runtime.hook_state import HookCounts, HookState
     from coprocess.runtime.loop import LoopThread
     from coprocess.transport.engine import Rpc
@@ -71,12 +72,14 @@ class Call:
     __slots__ = (
         "_state",
         "begun",
+        "begun_tasks",
         "counts",
         "deadline_s",
         "error",
         "failure",
         "gate",
         "hook",
+        "is_aside",
         "loop",
         "outcome",
         "replied",
@@ -122,6 +125,10 @@ class Call:
     _state: State
     #: The name of a coroutine that its code has thrown away; see `runtime.unawaited`. Absent: none.
     unawaited: str
+    #: The tasks that its code has begun; see there, too. Absent: none.
+    begun_tasks: list[HandlersTask]
+    #: Resources open or close for it, whose tasks live as long as they do. Absent: False.
+    is_aside: bool
     #: For code that an App puts around handlers (`loading.lifecycle`): set while that runs.
     resources: Any
     outcome: Any
@@ -250,6 +257,10 @@ class Call:
     def _failure(self, error: BaseException) -> HandlerFailed:
         what = text_of(error) if isinstance(error, HandlerFailed) else f"raised {name_of(error)}"
         return HandlerFailed(f'{self.hook_type} hook "{self.hook_name}" {what}')
+
+    def note_task(self, task: HandlersTask) -> None:
+        """Its code has begun `task`."""
+        unawaited.note_task(self, task)
 
     @property
     def hook_type(self) -> str:

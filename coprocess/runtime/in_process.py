@@ -243,15 +243,21 @@ class InProcess:
         """Run what is left of `coroutine`, which waits, in its context and for its time."""
         failures = self._service.failures
         limit = asyncio.timeout(call.gate.timeout_s)
+        rest = _Rest(coroutine, context, first, limit, self._left, partial(self._tell_blocked, call))
         try:
             async with limit:
-                tell = partial(self._tell_blocked, call)
-                reply = await _Rest(coroutine, context, first, limit, self._left, tell)
+                reply = await rest
         except HandlerFailed as error:
             self._fail(call, error)
         except TimeoutError:  # The limit's: one of the handler's own is a HandlerFailed.
             failures.time_out(call)
         except CancelledError:
+            task = asyncio.current_task()
+            if rest.has_cancelled_itself and task is not None and task.uncancel() == 0:
+                # Not the server: to it, the request has gone on, and it waits for an answer.
+                text = f'{call.hook_type} hook "{call.hook_name}" cancelled the task that it runs in'
+                self._fail(call, HandlerFailed(text))
+                return
             call.rpc.fail(ShuttingDown.status, "cancelled")
             raise
         else:
@@ -374,6 +380,14 @@ def _advance(
             tell_blocked(took_s)
 
 
+def _is_asked_to_end() -> bool:
+    """Whether this task was cancelled since it went on last: by what runs in it, then.
+
+    Private, and the only way to tell that from who cancels it from without. Without it, all do.
+    """
+    return getattr(asyncio.current_task(), "_must_cancel", False)
+
+
 class _Rest:
     """What is left of a coroutine that has begun to wait, in its context.
 
@@ -381,7 +395,15 @@ class _Rest:
     wait for that.
     """
 
-    __slots__ = ("_context", "_coroutine", "_first", "_left", "_limit", "_tell_blocked")
+    __slots__ = (
+        "_context",
+        "_coroutine",
+        "_first",
+        "_left",
+        "_limit",
+        "_tell_blocked",
+        "has_cancelled_itself",
+    )
 
     def __init__(
         self,
@@ -398,9 +420,14 @@ class _Rest:
         self._limit = limit
         self._left = left
         self._tell_blocked = tell_blocked
+        #: Whether its code has cancelled the task that it runs in.
+        self.has_cancelled_itself = _is_asked_to_end()
 
     def _run(self, advance: Callable[[Any], Any], value: Any) -> Any:
-        return _advance(self._context, advance, value, self._tell_blocked)
+        try:
+            return _advance(self._context, advance, value, self._tell_blocked)
+        finally:
+            self.has_cancelled_itself = self.has_cancelled_itself or _is_asked_to_end()
 
     def __await__(self) -> Generator[Any, Any, bytes]:
         run, coroutine, waits_for = self._run, self._coroutine, self._first

@@ -13,9 +13,9 @@ from types import FrameType
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from coprocess.api.context import current_call
 from coprocess.error_text import text_of
 from coprocess.loading.hooks import Hook
+from coprocess.runtime.handlers_task import TaskFactory
 from coprocess.runtime.log_limit import LimitedLog
 from coprocess.runtime.spare_task import SpareTask
 
@@ -40,7 +40,7 @@ class LoopThread:
         self._tasks: dict[asyncio.Task[None], object] = {}
         #: Tasks that handlers started, and the hook whose call did.
         self._left: WeakKeyDictionary[asyncio.Task[Any], Hook] = WeakKeyDictionary()
-        self._loop.set_task_factory(self._make_task)
+        self._loop.set_task_factory(TaskFactory(note=self._left.__setitem__))
         #: What other threads want to be called: one wake-up is for all that came until then.
         self._handed: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._is_woken = False
@@ -136,15 +136,6 @@ class LoopThread:
                 self._tasks.pop(task, None)
             else:
                 task.add_done_callback(self._tasks.pop)
-
-    def _make_task(
-        self, loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any
-    ) -> asyncio.Task[Any]:
-        task: asyncio.Task[Any] = asyncio.Task(coroutine, loop=loop, **options)
-        call = current_call.get()
-        if call is not None:
-            self._left[task] = call.hook
-        return task
 
     def cancel_left(self, is_gone: Callable[[Hook], bool]) -> None:
         """Cancel tasks that were started by calls of hooks that are gone. To be called on the loop."""

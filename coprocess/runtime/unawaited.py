@@ -1,7 +1,8 @@
-"""Coroutines that a handler makes and never awaits: their code, as of a check, does not run.
+"""Coroutines and tasks that a handler does not await: their code, as of a check, runs never, or too late.
 
-Python warns of each when it is thrown away. It is noted with the call whose code runs there: that one fails.
-Else a check that became `async def` would let all by, where the code around it stayed as it was.
+Python warns of each coroutine when it is thrown away. It is noted with the call whose code runs there: that
+one fails. Else a check that became `async def` would let all by, where the code around it stayed as it was.
+Tasks are noted by the loop that makes them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, Final
 
 from coprocess.api.context import current_call
 from coprocess.errors import HandlerFailed
+from coprocess.runtime.handlers_task import HandlersTask, expect_ended
 
 #: Of Python's own; where it has none of this name, nothing is noted.
 _NAME: Final = "_warn_unawaited_coroutine"
@@ -42,8 +44,22 @@ class _Noting:
         self._warn(coroutine)
 
 
+def note_task(call: Any, task: HandlersTask) -> None:
+    """Of code of `call`, which runs."""
+    global has_any
+    try:
+        call.begun_tasks.append(task)
+    except AttributeError:
+        call.begun_tasks = [task]
+    has_any = True
+
+
 def expect_awaited(call: Any) -> None:
     """At the end of its handler. Raises HandlerFailed."""
+    tasks = getattr(call, "begun_tasks", None)
+    if tasks is not None:
+        del call.begun_tasks  # They know the call: a cycle would be the collector's.
+        expect_ended(tasks)
     name = getattr(call, "unawaited", None)
     if name is not None:
         raise HandlerFailed(

@@ -124,6 +124,12 @@ def test_serve_where_the_socket_is_taken(coprocess: Command, tmp_path: Path) -> 
             "COPROCESS_LOG_LEVEL: Input should be 'debug', 'info', 'warning' or 'error' (got 'loud')",
         ),
         (("--config", "none.toml"), {}, "none.toml: cannot be read: No such file or directory"),
+        (
+            ("--worker-fd", "999"),
+            {},
+            "--worker-fd 999: Bad file descriptor. It is what a front process tells its workers. "
+            "Expected: --workers N",
+        ),
     ],
 )
 def test_serve_with_a_bad_setting(

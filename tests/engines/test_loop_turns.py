@@ -273,7 +273,9 @@ class Keepers:
                     await asyncio.wait([other])
                     self.ended.release()
 
-                self.left.append(asyncio.create_task(wait(current())))
+                task = asyncio.create_task(wait(current()))
+                self.left.append(task)
+                task.add_done_callback(lambda done: None)
 
             @Pre
             async def waits_for_all(request: Any) -> None:

@@ -249,8 +249,8 @@ def test_pre_cannot_say_who_calls() -> None:
 
 def test_metadata_that_names_the_caller_as_drivers_do() -> None:
     @CustomKeyCheck
-    def check_key(metadata: Any) -> None:
-        metadata["token"] = "abc"
+    def check_key(session: Any, metadata: Any) -> None:
+        session.alias, metadata["token"] = "ann", "abc"
 
     @Post
     def handler(request: Any, session: Any) -> None:

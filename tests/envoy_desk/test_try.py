@@ -133,3 +133,46 @@ def test_nothing_of_another_gateway_is_left(tmp_path: Path) -> None:
         text = path.read_text().lower()
         assert "@@" not in text
         assert "tyk" not in text, path
+
+
+EVENTS = """
+from coprocess import Event, Pre, Reject, trigger_event
+
+@Pre
+def guard(request):
+    trigger_event("told", '{"a": 1}')
+    trigger_event("breaks", "{}")
+
+@Event
+def told(event):
+    print("heard", event.type)
+
+@Event
+def breaks(event):
+    raise RuntimeError("not heard")
+"""
+
+
+def test_a_failure_is_not_within_the_json(project: Path) -> None:
+    """Once, its log entry stood before it."""
+    content = json.loads(run("GET", "/broken", "--json").stdout)
+    assert content["hooks"][0]["error"] == 'Pre hook "shout" raised RuntimeError'
+
+
+def test_events_that_handlers_fire_are_shown(project: Path) -> None:
+    """Once, what their handlers printed and raised was nowhere to be seen."""
+    (project / "handlers/shout.py").write_text(EVENTS)
+    result = run("GET", "/a")
+    text = " ".join(result.stdout.split())
+    assert result.exit_code == 1
+    for part in (
+        "event → told",
+        "| heard told",
+        "event → breaks",
+        "RuntimeError: not heard",
+        "client gets 200",
+    ):
+        assert part in text
+
+    content = json.loads(run("GET", "/a", "--json").stdout)
+    assert sorted(run["name"] for run in content["events"]) == ["breaks", "told"]

@@ -620,3 +620,14 @@ def test_what_connects_while_no_more_files_may_be_open_is_refused(
     served = connect(tmp_path / "p.socket", server)
     served.send(wire.HANDLE_EVENT, {"InstanceId": instance, "EventName": "rewrite"})
     assert served.answer().result["Data"] == "ret"
+
+
+@pytest.mark.parametrize("words", [("dump", "{}"), ("conf", "{}"), ("try", "{}", "GET", "/")])
+def test_a_plugin_that_raises_what_ctrl_c_does_is_named(tmp_path: Path, words: tuple[str, ...]) -> None:
+    """Once, the command ended with 130, and without a word."""
+    path = tmp_path / "p.py"
+    path.write_text("raise KeyboardInterrupt\n")
+    command = [*KONG, *(word.format(path) for word in words)]
+    ran = forked.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 1
+    assert f"coprocess: {path}:1: KeyboardInterrupt" in ran.stderr

@@ -377,6 +377,7 @@ class Plugin:
                 await kong.request.get_header("b")
 
         task = asyncio.create_task(ask())
+        task.add_done_callback(print)
         await asyncio.sleep(0)
         for _ in range(3):
             await kong.request.get_header("a")

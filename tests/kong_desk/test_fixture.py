@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+
+from coprocess import respond
+from coprocess.desk.kong.trial import plugin_servers
+from coprocess.testing import Kong
 
 # Inner runs have processes of their own: in this one, they would have the half of the package imported anew.
 pytest_plugins = ["pytester"]
@@ -179,3 +185,29 @@ def test_native_handlers_have_a_store_and_a_failure_is_told(
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-p", "coprocess", "-p", "anyio")
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(["*It raised ValueError: no such key*"])
+
+
+EXITS = """
+class Plugin:
+    def __init__(self, config): ...
+
+    def access(self, kong):
+        status, _ = kong.request.get_header("X-Exit")
+        if status:
+            kong.response.exit(int(status), "body", {"X-A": "1"})
+"""
+
+
+@pytest.mark.parametrize("status", [204, 304])
+def test_no_body_is_sent_after_a_status_that_has_none(tmp_path: Path, status: int) -> None:
+    """Once, the simulator sent one: nginx, and so Kong, does not."""
+    path = tmp_path / "exits.py"
+    path.write_text(EXITS)
+    with plugin_servers([path]) as servers:
+        kong = Kong(servers, upstream=lambda request: respond(status, "body"))
+        for headers in ({"X-Exit": str(status)}, {}):
+            result = kong.get("/", headers=headers)
+            assert (result.status, result.body) == (status, b"")
+            assert ("Content-Length" in result.headers) <= (status == 304)
+        assert kong.get("/", headers={"X-Exit": "200"}).body == b"body"
+        kong.close()

@@ -60,6 +60,7 @@ tasks = []
 @Pre
 async def leaves(request):
     tasks.append(asyncio.create_task(forever()))
+    tasks[-1].add_done_callback(tasks.remove)
     await asyncio.sleep(0)
 """
 

@@ -184,7 +184,7 @@ async def a_task_exits() -> None:
         (sets_none, True),
         (sets_task_factory, True),
         (cancels_all, None),
-        (a_task_exits, True),
+        (a_task_exits, False),
     ],
 )
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")

@@ -22,6 +22,7 @@ from starlette.requests import Request as AppRequest
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
+from structlog.testing import capture_logs
 
 import coprocess
 from coprocess import App, CustomKeyCheck, Event, Post, PostKeyAuth, Pre, Reject, Response, respond
@@ -676,3 +677,33 @@ def test_an_async_handler_has_a_context_of_its_own() -> None:
         await send({"type": "http.response.body", "body": mine.get().encode()})
 
     assert get(Middleware(tells, [sets])).text == "unset"
+
+
+@pytest.mark.parametrize("waits_first", [False, True])
+def test_a_handler_that_cancels_its_own_task_is_a_failure_that_is_answered(waits_first: bool) -> None:
+    """Once, the cancellation went out of the app, and the client got what its server made of that."""
+
+    @Pre
+    async def cancels_itself() -> None:
+        if waits_first:
+            await asyncio.sleep(0)
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(60)
+
+    with capture_logs() as logs:
+        assert get(Middleware(site(), [cancels_itself])).status_code == 500
+    assert any("cancelled the task that it runs in" in str(entry["event"]) for entry in logs)
+
+
+def test_a_status_that_servers_do_not_send_is_a_failure() -> None:
+    """Once, uvicorn dropped the connection."""
+
+    @Pre
+    def odd(request: coprocess.Request) -> coprocess.Reply:
+        return respond(int(request.query["status"]), "x")
+
+    app = Middleware(site(), [odd])
+    assert get(app, "/x?status=599").status_code == 599
+    assert get(app, "/x?status=600").status_code == 500

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
-import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +28,7 @@ from coprocess.cli.kong.plugins import (
     read_plugins,
     told_name,
 )
-from coprocess.cli.options import Config
+from coprocess.cli.options import Config, worker_socket
 from coprocess.errors import ConfigError
 from coprocess.gateways.kong.kept import DEFAULT_KEEP_S
 from coprocess.gateways.kong.overdue import MOST_TIMEOUT_S
@@ -258,8 +257,9 @@ def _app(settings: Settings, gateway: Registration, worker_fd: int | None, worke
         from coprocess.process.options import engine_options
         from coprocess.transport.pipe import PipeEngine
 
+        connected = worker_socket(worker_fd)
         forks.keep_descriptor_from_children(worker_fd)
-        pipe = PipeEngine(socket.socket(fileno=worker_fd), (), engine_options(settings))
+        pipe = PipeEngine(connected, (), engine_options(settings))
         return App(settings, pipe, gateway=gateway, quiet=worker_number > 0)
     if settings.workers > 1:
         from coprocess.process.front_app import FrontApp

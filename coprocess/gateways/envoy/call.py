@@ -10,7 +10,7 @@ from coprocess.api.held_session import HeldSession
 from coprocess.api.messages import Reject, Reply
 from coprocess.api.moments import HookType
 from coprocess.api.texts import TextMap
-from coprocess.errors import HandlerFailed
+from coprocess.errors import ADMITS_NOBODY, HandlerFailed
 from coprocess.gateways.envoy import guard
 from coprocess.gateways.envoy.chain import Chain, Step
 from coprocess.gateways.envoy.dynamic_metadata import TOKEN
@@ -179,7 +179,6 @@ class Traffic(HeldExchange):
                     return
             if moment is _KEY_CHECK:
                 if not self._admits():
-                    self._refuse(admission.refusal_of_nobody())
                     return
                 is_known = True
         if is_known and self._is_limited():
@@ -225,13 +224,18 @@ class Traffic(HeldExchange):
         return failure_answer(error.status)
 
     def _admits(self) -> bool:
-        """Whether the handlers of CustomKeyCheck have named a caller."""
+        """Whether the handlers of CustomKeyCheck have named a caller; `answer`, where they have not."""
         session = self.session
-        if not session.token and self._metadata is not None:
-            session.token = self._metadata.get(TOKEN, "")
         if not session.token:
-            session.token = session.metadata.get(TOKEN, "")
+            token = "" if self._metadata is None else self._metadata.get(TOKEN, "")
+            token = token or session.metadata.get(TOKEN, "")
+            if admission.names_by_metadata_alone(session, token):
+                name = "" if self.last_hook is None else self.last_hook.name
+                self.answer = self.fail(HandlerFailed(f'CustomKeyCheck hook "{name}" {ADMITS_NOBODY}'))
+                return False
+            session.token = token
         if not session.token:
+            self._refuse(admission.refusal_of_nobody())
             return False
         session.org_id = self.spec.org_id
         session.metadata[TOKEN] = session.token
@@ -250,7 +254,6 @@ class Traffic(HeldExchange):
             if not (session._is_inactive or session._expires or session._rate or session._quota_max):
                 return False
         elif not self._admits():
-            self._refuse(admission.refusal_of_nobody())
             return False
         return self._is_limited()
 

@@ -6,10 +6,12 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from types import AsyncGeneratorType, FunctionType, GeneratorType, MethodType, ModuleType
 from typing import Any, Final, TypeGuard
@@ -43,6 +45,8 @@ _DEFAULT_VERSION: Final = "0.0.0"
 _MOST_PROBLEMS: Final = 5
 #: What a module calls what may be passed to start_dedicated_server.
 _NAMES: Final = {"plugin": "Plugin", "version": "version", "priority": "priority", "schema": "Schema"}
+#: Of what a phase returns, that are looked at.
+_MOST_PARTS: Final = 1000
 #: Beside what can be awaited: code that is yet to run, or runs beside the phase.
 _CODE: Final = (
     *(GeneratorType, AsyncGeneratorType, map, filter),
@@ -213,14 +217,33 @@ def _expect_over(event: Event) -> None:
 
 def _expect_run(result: Any) -> None:
     """Raises HandlerFailed where a phase returned code, as of a check, that nobody will run."""
-    if not (inspect.isawaitable(result) or isinstance(result, _CODE)):
-        return
-    if inspect.iscoroutine(result):
-        result.close()
-    raise HandlerFailed(
-        f"failed: it returned {form_of(result)}, whose code nobody runs. Expected: a phase that runs all of "
-        "it, as async def with await (a decorator around one should use functools.wraps)"
-    )
+    found = False
+    for each in _parts(result):
+        if not (inspect.isawaitable(each) or isinstance(each, _CODE)):
+            continue
+        found = True
+        if inspect.iscoroutine(each):
+            each.close()
+    if found:
+        raise HandlerFailed(
+            f"failed: it returned {form_of(result)}, whose code nobody runs. Expected: a phase that runs all "
+            "of it, as async def with await (a decorator around one should use functools.wraps)"
+        )
+
+
+def _parts(result: Any) -> Iterator[Any]:
+    """`result` and what is in it, as far as that goes."""
+    left = deque([result])
+    for _ in range(_MOST_PARTS):
+        if not left:
+            return
+        each = left.popleft()
+        yield each
+        if isinstance(each, dict):
+            each = each.values()
+        elif not isinstance(each, list | tuple | set | frozenset):
+            continue
+        left.extend(islice(each, _MOST_PARTS))
 
 
 def _expect_one_argument(plugin_class: type, name: str, source: Source) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from coprocess.api.http import canonical_name, header_name, header_value, is_token
 from coprocess.api.moments import HookType
-from coprocess.errors import HandlerFailed
+from coprocess.errors import ADMITS_NOBODY, HandlerFailed
 from coprocess.gateways.tyk import request, response
 from coprocess.gateways.tyk.wire import Object
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # Below, the gateway sends an interim answer, and then 200, whatever was meant.
 _LOWEST_STATUS, _HIGHEST_STATUS = 200, 999
-_RESPONSE = HookType.Response
+_RESPONSE, _KEY_CHECK = HookType.Response, HookType.CustomKeyCheck
 # What the gateway sends.
 _NO_OVERRIDE = -1
 _FRAMING = frozenset({"Content-Length", "Transfer-Encoding"})
@@ -40,6 +40,8 @@ def check(call: TykCall) -> None:
         _check_raw_edits(call, edited)
     overrides = edited.return_overrides
     code = overrides.response_code
+    if code <= 0 and call.hook.type is _KEY_CHECK:
+        _check_caller(message)
     if code == _NO_OVERRIDE:
         return
     # At most 0 is no override either: the gateway ignores the whole block.
@@ -52,6 +54,12 @@ def check(call: TykCall) -> None:
             _leave_framing(overrides.headers)
     # Also makes the request present: without either, the gateway panics (reply_without_request).
     overrides.SetInParent()
+
+
+def _check_caller(message: Object) -> None:
+    """The gateway takes a token without a session for nobody's, and says so to nobody."""
+    if not message.HasField("session") and message.metadata.get("token"):
+        raise HandlerFailed(ADMITS_NOBODY)
 
 
 def _check_raw_edits(call: TykCall, edited: MiniRequestObject) -> None:

@@ -12,7 +12,7 @@ from coprocess.api.texts import TextList as TextList
 from coprocess.api.texts import TextMap as TextMap
 from coprocess.api.texts import items_of, texts
 from coprocess.errors import BadMessage
-from coprocess.expected import expect_int, wrong_type
+from coprocess.expected import expect_int, expect_rate, wrong_type
 from coprocess.gateways.tyk.wire import SessionState
 
 if TYPE_CHECKING:
@@ -83,8 +83,9 @@ class TykSession(Session):
         session = self._session
         session.SetInParent()
         if rate is not None:
-            session.rate = rate
-            session.per = 1.0 if per is None else per
+            # The gateway takes a negative one for no limit: who computes it means none of that.
+            session.rate = expect_rate("rate", rate)
+            session.per = 1.0 if per is None else expect_rate("per", per)
         elif per is not None:
             raise ValueError("per without rate limits nothing")
         if quota_max is not None:

@@ -15,6 +15,7 @@ from coprocess.gateways.web.host import MiddlewareHost
 from coprocess.loading.lifetime import Ending
 from coprocess.runtime.around.adapter import DEFAULT_TIMEOUT_S, Adapter, Options
 from coprocess.runtime.around.steps import Requests
+from coprocess.runtime.handlers_task import note_tasks
 from coprocess.runtime.tracing import CallTracing
 
 if TYPE_CHECKING:
@@ -33,11 +34,16 @@ class Around:
         self.requests = requests
         #: How code runs at the end of a request.
         self.ending = _OnLoop(timeout_s)
+        #: The last one that came by: in a server, the only one.
+        self._noted_loop: asyncio.AbstractEventLoop | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
         if kind == "http" or kind == "websocket":
-            requests = self.requests
+            requests, loop = self.requests, asyncio.get_running_loop()
+            if loop is not self._noted_loop:
+                note_tasks(loop)
+                self._noted_loop = loop
             if not requests.is_open:
                 await self.open()
             service, chain = requests.service, requests.gateway.chain

@@ -43,6 +43,9 @@ class RequestCall(Bare, HeldCall):
 
     __slots__ = ()
 
+    #: Beyond, Kong refuses one, and servers of web apps drop the connection.
+    highest_status = 599
+
     _exchange: RequestExchange
 
     @property

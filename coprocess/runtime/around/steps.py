@@ -15,11 +15,12 @@ import structlog
 
 from coprocess.api.held_session import HeldSession
 from coprocess.api.moments import HookType
-from coprocess.errors import CoprocessError, Status
+from coprocess.errors import ADMITS_NOBODY, CoprocessError, HandlerFailed, Status
 from coprocess.loading.hooks import Hook
 from coprocess.runtime.admission import (
     Refusal,
     is_limited,
+    names_by_metadata_alone,
     refusal_by_limit,
     refusal_of,
     refusal_of_nobody,
@@ -146,7 +147,7 @@ class Requests:
                     self.ended_by(exchange, answer)
                     return
             if moment is _KEY_CHECK:
-                self._admit(exchange)
+                self._admit(exchange, steps[-1].hook)
                 if exchange.answer is not None:
                     return
                 is_known = True
@@ -164,10 +165,18 @@ class Requests:
         if answer.is_rejection:
             self._fire(exchange, "AuthFailure", "Auth Failure")
 
-    def _admit(self, exchange: RequestExchange) -> None:
+    def _admit(self, exchange: RequestExchange, hook: Hook) -> None:
+        """After `hook`, the last CustomKeyCheck."""
         session = exchange.session
         if not session.token:
-            session.token = session.metadata.get("token", "")
+            token = session.metadata.get("token", "")
+            if names_by_metadata_alone(session, token):
+                error = HandlerFailed(f'{hook.type.name} hook "{hook.name}" {ADMITS_NOBODY}')
+                if self.service is not None:
+                    self.service.tell_failed(hook, self.spec.api_id, error)
+                exchange.answer = failure_answer(error.status)
+                return
+            session.token = token
         if not session.token:
             self._refuse(exchange, refusal_of_nobody())
             return

@@ -29,7 +29,7 @@ def find(trial: Trial) -> list[Finding]:
 
 def _findings(trial: Trial) -> Iterator[Finding]:
     exchange = trial.exchange
-    for run in trial.hooks:
+    for run in (*trial.hooks, *trial.events):
         if run.failed:
             yield Finding(Severity.ERROR, "handler-failed", *told(run), run)
     if exchange.http_response.error:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from coprocess.desk.envoy.simulator.exchange import Pairs
 from coprocess.desk.envoy.simulator.server import ProcessStream, ServerEnd, ServerEvent, ServerMessage
 from coprocess.desk.hook_runs import HookRun, HookWatch
+from coprocess.desk.output import silent_logger
 from coprocess.errors import Status
 from coprocess.gateways.envoy.chain import Chains
 from coprocess.gateways.envoy.gateway import EnvoyGateway
@@ -24,6 +25,7 @@ from coprocess.transport.engine import BidiRpc, FailedReply, Metadata, Rpc
 #: A reply and the end of its stream come one after the other, from another thread.
 _LAST_LOOK_S = 0.002
 _WAIT_S, _STOP_S = 60.0, 5.0
+_EVENTS_S = 5.0
 
 
 class HandlerServer:
@@ -43,7 +45,9 @@ class HandlerServer:
         options = GatewayOptions(max_body_bytes=max_body_bytes, chains=chains, limits_store=store.library_url)
         self._gateway = EnvoyGateway(HookTable(), options)
         self._service = Service(
-            self._gateway, ServiceOptions(timeout_s=timeout_s, failure_status=failure_status)
+            self._gateway,
+            ServiceOptions(timeout_s=timeout_s, failure_status=failure_status),
+            logger=silent_logger(),  # What it would log is in `runs`.
         )
         self._service.use_tracing(self._watch)
         self._methods = self._service.methods
@@ -67,6 +71,12 @@ class HandlerServer:
     def runs(self) -> list[HookRun]:
         """The calls so far, without events. `forget_runs` empties it."""
         return [run for run in self._watch.runs if run.type != "Event"]
+
+    @property
+    def event_runs(self) -> list[HookRun]:
+        """Those of events that the calls so far have fired, once they have ended, or after a time."""
+        self._service.events.wait(time.monotonic() + _EVENTS_S)
+        return [run for run in self._watch.runs if run.type == "Event"]
 
     def forget_runs(self) -> None:
         self._watch.runs.clear()

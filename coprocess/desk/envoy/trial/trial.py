@@ -32,6 +32,8 @@ class Trial:
     exchange: Exchange
     hooks: list[HookRun]
     seconds: float
+    #: Handlers of events that the others have fired.
+    events: list[HookRun] = field(default_factory=list)
     #: Why the upstream could not be asked; empty where it could, or was not.
     upstream_error: str = ""
     findings: list[Finding] = field(default_factory=list)
@@ -44,7 +46,11 @@ class Trial:
     @property
     def ok(self) -> bool:
         """Whether the client got an answer below 500, and no handler failed."""
-        return self.status is not None and self.status < 500 and not any(hook.failed for hook in self.hooks)
+        return (
+            self.status is not None
+            and self.status < 500
+            and not any(run.failed for run in (*self.hooks, *self.events))
+        )
 
 
 class TrialEnvoy:
@@ -73,7 +79,9 @@ class TrialEnvoy:
         started = time.perf_counter()
         exchange = envoy.request(_request(method, target, list(headers), body))
         seconds = time.perf_counter() - started
-        trial = Trial(method, target, exchange, self.server.runs, seconds, adapted.error)
+        trial = Trial(
+            method, target, exchange, self.server.runs, seconds, self.server.event_runs, adapted.error
+        )
         trial.findings = find(trial)
         return trial
 

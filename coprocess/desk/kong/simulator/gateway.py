@@ -44,6 +44,8 @@ _NO_ROUTE = b"no Route matched with those values"
 _SINGLE = frozenset(
     {b"content-type", b"content-length", b"content-encoding", b"date", b"server", b"location", b"etag"}
 )
+#: Which statuses nginx sends no body with.
+_WITHOUT_BODY = frozenset({204, 304})
 #: Which media types nginx adds its charset to.
 _CHARSET_TYPES = frozenset(
     {b"text/html", b"text/xml", b"text/plain", b"text/vnd.wap.wml", b"application/javascript"}
@@ -365,9 +367,14 @@ def _finish(x: Exchange) -> None:
     if headers.get(b"server") is None:
         headers.add(b"Server", [server])
     headers.set(b"X-Kong-Request-Id", [x.request_id])
-    body = b"" if x.request.method == "HEAD" else (x.body or b"")
+    status = x.status or 200
+    if status == 204:
+        # As nginx, whatever a plugin or an upstream gave.
+        for name in (b"Content-Type", b"Content-Length", b"Last-Modified"):
+            headers.remove(name)
+    body = b"" if x.request.method == "HEAD" or status in _WITHOUT_BODY else (x.body or b"")
     reason = x.reply.reason if is_proxied and x.reply is not None else None
-    x.response = ClientResponse(x.status or 200, headers, body, reason)
+    x.response = ClientResponse(status, headers, body, reason)
 
 
 def _add_charset(headers: Headers) -> None:

@@ -7,14 +7,13 @@ import time
 from collections.abc import Iterable, Iterator
 from contextvars import Context
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NoReturn
-
-import structlog
+from typing import TYPE_CHECKING, Any
 
 from coprocess.api import context
-from coprocess.desk.output import collecting_output
+from coprocess.desk.output import collecting_output, silent_logger
 from coprocess.desk.tyk.simulator import RpcError
 from coprocess.desk.tyk.trial.tls import ClientTls, why_not_connected
+from coprocess.error_text import is_interrupt
 from coprocess.errors import CoprocessError
 from coprocess.gateways.tyk.call import TykCall, TykEventCall
 from coprocess.gateways.tyk.dispatcher import Dispatcher, local_event
@@ -139,7 +138,7 @@ class InProcessDispatcher:
 
     def __enter__(self) -> InProcessDispatcher:
         # What it would log is in `runs`.
-        self._service = Service(self._dispatcher, self._options, logger=structlog.wrap_logger(None, [_drop]))
+        self._service = Service(self._dispatcher, self._options, logger=silent_logger())
         self._service.failures.observer = _remember
         self._service.start()
         self._calls = InProcess(self._service)
@@ -206,8 +205,8 @@ class InProcessDispatcher:
         # What the caller's context holds is not there in a service, either.
         Context().run(self._calls.call, call)
         run.seconds = time.perf_counter() - started
-        if run.error is not None and isinstance(run.error.__cause__, KeyboardInterrupt):
-            raise run.error.__cause__ from None
+        if run.error is not None and (cause := run.error.__cause__) is not None and is_interrupt(cause):
+            raise cause from None
         if call.failure is None:
             run.is_answered = run.error is not None
             return call.replied
@@ -255,10 +254,6 @@ def dispatcher_of(table: HookTable, settings: Settings) -> InProcessDispatcher:
 def _remember(call: Call, error: CoprocessError) -> None:
     if isinstance(call, _Observed):
         call.record.error = error
-
-
-def _drop(*_: object) -> NoReturn:
-    raise structlog.DropEvent
 
 
 _STOP_S = 5.0
