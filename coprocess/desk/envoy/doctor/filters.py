@@ -89,13 +89,23 @@ def filters_in(documents: list[YamlDocument]) -> list[Filter]:
         for where, value in walk(document.value):
             kind = _KINDS.get(_type(value))
             if kind is not None:
-                found.append(_filter(kind, document, where, value))
+                found.append(_filter(kind, document, where, *_unwrapped(where, value)))
     return found
 
 
-def _filter(kind: str, document: YamlDocument, where: Where, value: dict[str, Any]) -> Filter:
-    around = [_at(document.value, where[:depth]) for depth in range(len(where))]
-    holder = around[-1] if around else {}
+def _unwrapped(where: Where, value: dict[str, Any]) -> tuple[Where, dict[str, Any]]:
+    """What is in a TypedStruct; else `value`."""
+    if "type_url" not in value:
+        return where, value
+    return (*where, "value"), object_of(value.get("value"))
+
+
+def _filter(kind: str, document: YamlDocument, at: Where, where: Where, value: dict[str, Any]) -> Filter:
+    """`at`: of its typed_config; `where`: of what that says."""
+    around = [_at(document.value, at[:depth]) for depth in range(len(at))]
+    # Matchers are around what they choose: the entry is around those.
+    place = _entry_of(at)
+    holder = around[-1] if place is None and around else _at(document.value, place or ())
     manager: dict[str, Any] = next((each for each in reversed(around) if _has(each, "http_filters")), {})
     listener: dict[str, Any] = next(
         (each for each in reversed(around) if _has(each, "filter_chains") or _has(each, "address")), {}
@@ -165,6 +175,7 @@ def _overrides(document: YamlDocument, where: Where, value: Any) -> list[Overrid
             config, place = config["config"], (*place, "config")
         kind = _ROUTE_KINDS.get(_type(config))
         if kind is not None:
+            place, config = _unwrapped(place, config)
             found.append(Override(kind, str(name), document, place, as_envoy(config)))
     return found
 
@@ -211,10 +222,9 @@ def disabled_on(
 ) -> Iterator[tuple[Filter, YamlDocument, Where]]:
     """Where a filter is switched off: on a route, or among the filters."""
     for each in filters:
-        # A resource of a control plane is no entry of a list.
-        holder = _at(each.document.value, each.where[:-1]) if each.where[-1:] == ("typed_config",) else None
-        if is_true(dig(holder, "disabled")):
-            yield each, each.document, (*each.where[:-1], "disabled")
+        place = _entry_of(each.where)
+        if place is not None and is_true(dig(_at(each.document.value, place), "disabled")):
+            yield each, each.document, (*place, "disabled")
     for document in documents:
         for where, value in walk(document.value):
             if len(where) < 2 or where[-2] != "typed_per_filter_config" or not is_true(value.get("disabled")):
@@ -223,6 +233,15 @@ def disabled_on(
             for each in filters:
                 if where[-1] == each.name and kind in (each.kind, None):
                     yield each, document, (*where, "disabled")
+
+
+def _entry_of(where: Where) -> Where | None:
+    """Of the filter's entry, with its name; None: it is a resource of a control plane."""
+    for depth in range(len(where), 1, -1):
+        if where[depth - 2] == "http_filters":
+            return where[:depth]
+    around = where[:-1] if where[-2:] == ("typed_config", "value") else where
+    return around[:-1] if around[-1:] == ("typed_config",) else None
 
 
 def upgrades_past(each: Filter) -> Iterator[str]:
@@ -253,5 +272,8 @@ def _has(value: Any, key: str) -> bool:
 
 
 def _type(value: Any) -> str:
+    """Without what is before its name. Of a TypedStruct: the type that it stands for."""
     kind = value.get("@type") if isinstance(value, dict) else None
+    if isinstance(kind, str) and kind.endswith(".TypedStruct"):
+        kind = value.get("type_url")
     return kind.removeprefix(_PREFIX) if isinstance(kind, str) else ""
