@@ -510,6 +510,22 @@ def test_a_connection_that_comes_as_it_drains_is_no_fault(
     engine.close()
 
 
+@pytest.mark.parametrize(("waiting", "accepted"), [((), 10), (("a call",), 1)])
+def test_while_calls_wait_new_connections_come_one_by_one(waiting: tuple[str, ...], accepted: int) -> None:
+    """Who connected again and again, with 20 calls each time, made all others wait for 300 ms."""
+    engine = Server({}, Limits())
+    bound = socket.create_server(("127.0.0.1", 0))
+    engine.listen(bound)
+    engine.waiting = waiting
+    clients = [socket.create_connection(bound.getsockname()) for _ in range(10)]
+    engine._accept(bound, None)
+    assert len(engine._connections) == accepted
+    engine.close()
+    bound.close()
+    for client in clients:
+        client.close()
+
+
 def test_an_inherited_socket() -> None:
     bound = socket.create_server(("127.0.0.1", 0))
     engine = Http2Engine(engine_options())

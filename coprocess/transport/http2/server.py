@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from functools import partial
 from typing import Any, Protocol
 
@@ -71,6 +71,8 @@ class Server:
         self._runs_callbacks = False
         #: How often answers were written.
         self.flushes = 0
+        #: What was read, and waits to be run.
+        self.waiting: Sized = ()
         #: Since sockets were asked last.
         self._handshakes = 0
         self._is_open = False
@@ -288,7 +290,8 @@ class Server:
     # Connections.
 
     def _accept(self, bound: socket.socket, tls: ssl.SSLContext | None) -> None:
-        for _ in range(_ACCEPTED_AT_ONCE):
+        # Who is here goes first: else who connects again and again, with calls each time, would take all.
+        for _ in range(1 if self.waiting else _ACCEPTED_AT_ONCE):
             if self._is_draining:
                 return  # It was closed while this was on its way.
             try:

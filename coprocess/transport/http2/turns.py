@@ -62,6 +62,7 @@ class Turns(Generic[Task]):
         #: None: nothing can take over from the thread that polls.
         self._threads: WorkerThreads[Task] | None = None
         self.tasks: deque[Task] = deque()
+        server.waiting = self.tasks
         #: A _Turn, or a LoopTurn; None: whoever comes first. Changed with the server's lock.
         # Any, as others change it: it is not still what it was found to be, which a compiler would rely on.
         self._turn: Any = None
