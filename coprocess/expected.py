@@ -37,8 +37,10 @@ def expect_int(what: str, value: Any) -> int:
 
 
 def expect_rate(name: str, value: Any) -> float:
-    """`value`, if it is a number that can limit something. Raises ValueError."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+    """`value`, if it is a number that can limit something. Raises TypeError or ValueError."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise wrong_type(name, "a number", value)
+    if not 0 <= value < float("inf"):
         raise ValueError(f"{name} is a number from 0 on, not {value!r}")
     return float(value)
 

@@ -164,7 +164,6 @@ def test_reloads_and_rollbacks_leave_nothing_behind(project: Project, server: Se
 
     modules, objects = go_round(12)
     later = go_round(40)
-    assert reloader.retired_count == 0
     assert later[0] == modules
     # An object or two for each would be more; others' threads make some.
     assert later[1] < objects + 70

@@ -7,35 +7,22 @@ A handler around which nothing is declared stays as it is, and its calls pay not
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
 from typing import Any
-
-import structlog
 
 from coprocess.api.app import ALL_MOMENTS, App, AroundDeclaration
 from coprocess.api.context import current_call
 from coprocess.api.functions import Source, is_async
-from coprocess.api.messages import Reject, Reply
 from coprocess.api.moments import HookType
-from coprocess.error_text import format_error, is_not_ours
-from coprocess.errors import HandlerError, HandlerFailed
+from coprocess.errors import HandlerError
 from coprocess.loading.home import Home
 from coprocess.loading.hooks import Hook, Plan
-from coprocess.loading.lifetime import Lifetime, Manager, Teardown, Teardowns
+from coprocess.loading.lifetime import Teardown, Teardowns
 from coprocess.loading.plan import RESOURCES, Passing, offered_names, passing
 from coprocess.loading.resources import Resource, Resources, Spawn, in_order
-
-log = structlog.get_logger("coprocess")
-
-#: Runs something for a call: gives its result, or an awaitable of it.
-Step = Callable[[Any], Any]
-#: Waits for an awaitable: on the loop that runs the call, or from the thread that does.
-Finish = Callable[[Awaitable[Any]], Coroutine[Any, Any, Any]]
+from coprocess.loading.whole_call import Step, Steps, whole_call, without_loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,29 +32,6 @@ class _Part:
     run: Step
     is_async: bool
     resources: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Steps:
-    """What runs for the calls of one hook, each in its order."""
-
-    in_response: bool
-    opens: tuple[tuple[Resource, Step], ...]
-    befores: tuple[Step, ...]
-    handler: Step
-    accept: Callable[[Any, Any], None]
-    afters: tuple[Step, ...]
-    error_handlers: Mapping[type[BaseException], Step]
-    teardowns: tuple[Step, ...]
-    #: In the place of `teardowns`, where they are the request's.
-    at_end: Teardowns | None
-    in_place: bool
-    finish: Finish
-
-    def for_error(self, error: Exception) -> Step | None:
-        return next(
-            (self.error_handlers[each] for each in type(error).__mro__ if each in self.error_handlers), None
-        )
 
 
 class Lifecycle:
@@ -178,7 +142,7 @@ class Lifecycle:
             return replace(hook, plan=self._with_values(hook.plan, offered)) if opens else hook
         in_place = hook.is_async
         of_request = self._home.calls_share_a_request and hook.type is not HookType.Event
-        steps = _Steps(
+        steps = Steps(
             in_response=hook.type is HookType.Response,
             opens=tuple((each, self._maker(each, offered)) for each in per_call),
             befores=tuple(self._step(part, in_place) for part in befores),
@@ -199,11 +163,11 @@ class Lifecycle:
             in_place=in_place,
             finish=_awaited if in_place else self._from_thread,
         )
-        run = _whole_call(steps, self.resources)
+        run = whole_call(steps, self.resources)
         return replace(
             hook,
             plan=_WHOLE_CALL,
-            function=run if in_place else _without_loop(run),
+            function=run if in_place else without_loop(run),
             is_of_request=of_request and bool(teardowns or per_call),
         )
 
@@ -313,193 +277,3 @@ def _accept_whole_call(call: Any, result: Any) -> None:
 
 #: The plan of a handler with code around it: that takes the call, and gives nothing, or the reply.
 _WHOLE_CALL = Plan(arguments=lambda call: (call,), accept=_accept_whole_call)
-
-
-def _whole_call(steps: _Steps, resources: Resources) -> Callable[[Any], Coroutine[Any, Any, Any]]:
-    """One call, from the first `before` to the last `teardown`, or to the last `after`."""
-    befores, handler, accept = steps.befores, steps.handler, steps.accept
-    afters, teardowns, at_end = steps.afters, steps.teardowns, steps.at_end
-    opens, in_response = steps.opens, steps.in_response
-
-    async def run(call: Any) -> Reply | None:
-        outcome: Reply | Reject | None = None
-        error: BaseException | None = None
-        opened: list[tuple[str, Manager]] = []
-        # None: no handler of the request's has anything for its end.
-        lifetime: Lifetime | None = None
-        if at_end is not None and (lifetime := call.lifetime) is not None:
-            lifetime.began_call(call, at_end)
-        try:
-            try:
-                if opens:
-                    await _open(call, steps, resources, opened)
-                for before in befores:
-                    if (result := before(call)) is not None and (outcome := await _reply(result)) is not None:
-                        break
-                else:
-                    if (result := handler(call)) is not None:
-                        if hasattr(result, "__await__"):
-                            result = await result
-                        if type(result) is Reply:
-                            outcome = result
-                        elif result is not None:
-                            accept(call, result)
-            except Reject as reject:
-                outcome = reject
-            except Exception as raised:
-                if (answer := steps.for_error(raised)) is None:
-                    raise
-                outcome = await _answer(answer, call, raised)
-            for after in afters:
-                if in_response and outcome is not None:
-                    _into_response(call, outcome)
-                    outcome = None
-                call.outcome = outcome
-                try:
-                    if (result := after(call)) is None:
-                        continue
-                    if hasattr(result, "__await__"):
-                        result = await result
-                except Reject as reject:
-                    outcome = reject
-                else:
-                    outcome = _changed(call, result, outcome, in_response)
-        except BaseException as raised:
-            error = raised
-            raise
-        finally:
-            call.is_aside = True
-            if at_end is not None:
-                if lifetime is not None:
-                    lifetime.ended_call(call, error)
-            elif teardowns:
-                call.error = error
-                for teardown in teardowns:
-                    try:
-                        if (result := teardown(call)) is not None and hasattr(result, "__await__"):
-                            await result
-                    except asyncio.CancelledError:
-                        # The others still run, each up to where it waits.
-                        continue
-                    except BaseException as failure:  # noqa: BLE001 - the others run, too
-                        log.error("a teardown failed", exception=format_error(failure, is_not_ours))
-            if opened:
-                await _close(opened, error, steps.finish)
-        if isinstance(outcome, Reject):
-            raise outcome
-        return outcome
-
-    return run
-
-
-def _without_loop(run: Callable[[Any], Coroutine[Any, Any, Any]]) -> Callable[[Any], Any]:
-    """`run` as a function: nothing in it waits for a loop, where all its steps are sync."""
-
-    def call_it(call: Any) -> Any:
-        try:
-            run(call).send(None)
-        except StopIteration as done:
-            return done.value
-        raise RuntimeError("a step of a sync handler waits for an event loop")
-
-    return call_it
-
-
-async def _reply(result: Any) -> Reply | None:
-    """What a `before` or an error handler returned, other than None."""
-    if hasattr(result, "__await__"):
-        result = await result
-    if result is None or type(result) is Reply:
-        return result
-    raise HandlerFailed(
-        f"has code around it that returned {type(result).__name__}: expected respond(...) or nothing"
-    )
-
-
-async def _answer(answer: Step, call: Any, error: Exception) -> Reply | Reject | None:
-    call.error = error
-    try:
-        result = answer(call)
-        return None if result is None else await _reply(result)
-    except Reject as reject:
-        return reject
-    finally:
-        call.error = None
-
-
-def _into_response(call: Any, outcome: Reply | Reject) -> None:
-    """Put the answer into the response: that is what `after` sees there, and may edit."""
-    if isinstance(outcome, Reject):
-        call.reject(outcome)
-    else:
-        call.reply(outcome)
-
-
-def _changed(
-    call: Any, result: Any, outcome: Reply | Reject | None, in_response: bool
-) -> Reply | Reject | None:
-    """The outcome, after an `after` has returned `result`."""
-    if result is None or result is outcome or (in_response and result is call.response):
-        return outcome
-    if type(result) is not Reply:
-        raise HandlerFailed(
-            f"has an `after` that returned {type(result).__name__}: "
-            "expected respond(...), what it was passed, or nothing"
-        )
-    return result
-
-
-async def _open(call: Any, steps: _Steps, resources: Resources, opened: list[tuple[str, Manager]]) -> None:
-    lifetime: Lifetime | None = None if steps.at_end is None else call.lifetime
-    if lifetime is None:
-        own = SimpleNamespace(**vars(resources.values))
-    else:
-        own = lifetime.values_of(resources.values)
-    call.resources = own
-    call.is_aside = True
-    for resource, make in steps.opens:
-        name = resource.name
-        if lifetime is not None and hasattr(own, name):
-            continue  # An earlier call of the request has opened it.
-        if name in resources.overrides:
-            setattr(own, name, resources.overrides[name])
-            continue
-        made = make(call)
-        if resource.is_context:
-            value = await steps.finish(made.__aenter__()) if resource.is_async else made.__enter__()
-            if lifetime is None:
-                opened.append((name, made))
-            else:
-                await _keep(lifetime, name, made, steps, call)
-        else:
-            value = await steps.finish(made) if resource.is_async else made
-        setattr(own, name, value)
-    call.is_aside = False
-
-
-async def _keep(lifetime: Lifetime, name: str, manager: Manager, steps: _Steps, call: Any) -> None:
-    try:
-        lifetime.keep(name, manager, steps.in_place, call)
-    except HandlerFailed as error:
-        await _close([(name, manager)], error, steps.finish)
-        raise
-
-
-async def _close(opened: list[tuple[str, Manager]], error: BaseException | None, finish: Finish) -> None:
-    """Close the resources of a call, in reverse. Where one fails, the call does: its work may be undone."""
-    failed: BaseException | None = None
-    told = (None, None, None) if error is None else (type(error), error, error.__traceback__)
-    for name, manager in reversed(opened):
-        try:
-            if isinstance(manager, AbstractAsyncContextManager):
-                await finish(manager.__aexit__(*told))
-            else:
-                manager.__exit__(*told)
-        except BaseException as raised:  # noqa: BLE001 - it is logged
-            if raised is error:
-                continue  # It passed the error on.
-            text = format_error(raised, is_not_ours)
-            log.error("a resource of a call failed to close", resource=name, exception=text)
-            failed = raised
-    if failed is not None and error is None:
-        raise failed

@@ -263,11 +263,6 @@ class Reloader:
         """Close the resources that are open, when no call runs any more."""
         self._open_loads.close_all(self.loaded)
 
-    @property
-    def retired_count(self) -> int:
-        """Old loads whose modules are still kept."""
-        return len(self._retired)
-
 
 def shares(table: HookTable) -> dict[str, dict[str, float]]:
     """The weights of the routes by name, for the log; empty where there are none."""

@@ -129,7 +129,7 @@ class Call:
     begun_tasks: list[HandlersTask]
     #: Resources open or close for it, whose tasks live as long as they do. Absent: False.
     is_aside: bool
-    #: For code that an App puts around handlers (`loading.lifecycle`): set while that runs.
+    #: For code that an App puts around handlers (`loading.whole_call`): set while that runs.
     resources: Any
     outcome: Any
     error: BaseException | None

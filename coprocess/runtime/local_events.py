@@ -104,10 +104,6 @@ class LocalEvents:
             self._service.begin_elsewhere(call)
         return True
 
-    @property
-    def has_unfinished(self) -> bool:
-        return bool(self._unfinished)
-
     def wait(self, until_s: float) -> None:
         """Until all have run, or until then by time.monotonic()."""
         while self._unfinished and time.monotonic() < until_s:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -215,7 +216,8 @@ def test_it_ends_the_same_way_in_steps(is_async: bool) -> None:
         in_steps(steps)
 
         def events_of(asked: Asked) -> list[str]:
-            until(lambda: not asked.service.in_flight and not asked.service.events.has_unfinished)
+            until(lambda: not asked.service.in_flight)
+            asked.service.events.wait(time.monotonic() + PATIENCE_S)
             found, told[:] = list(told), []
             return found
 
