@@ -5,6 +5,9 @@
 Each case runs in a process under valgrind, with few calls and with many: the difference, for one call, is
 printed. Those over http2 go from bytes to bytes, by the real engine and a unix socket, 32 at a time: the few
 thousand instructions of the client are among them, what the kernel does is not. Needs valgrind.
+
+`--cpu` measures time. It differs less from run to run with a processor of its own, and in real time:
+`chrt -f 10 taskset -c 1 python bench/instructions.py --cpu tyk`.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -47,6 +51,7 @@ from coprocess.transport.http2_engine import Http2Engine
 BENCH = Path(__file__).resolve().parent
 TOGETHER = 32
 WARM_UP, FEW, MANY = 8, 8, 40
+_WARM_UP_TIMED, _TIMED = 100, 1000
 
 _WINDOW_BYTES = 1 << 30
 
@@ -255,6 +260,17 @@ CASES: dict[str, Callable[[], Step]] = {
 }
 
 
+def cpu_us(case: str) -> float:
+    """The processor's time for a call, without the client's."""
+    step = CASES[case]()
+    for _ in range(_WARM_UP_TIMED):
+        step()
+    began_s = time.process_time() - time.thread_time()
+    for _ in range(_TIMED):
+        step()
+    return (time.process_time() - time.thread_time() - began_s) * 1e6 / _TIMED / TOGETHER
+
+
 def run(cases: Sequence[str], steps: int) -> None:
     lift_time_limits()
     for case in cases:
@@ -285,9 +301,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("cases", nargs="*", metavar="CASE", choices=[*CASES, []], help=", ".join(CASES))
+    parser.add_argument(
+        "--cpu", action="store_true", help="measure the processor's time for a call instead, without valgrind"
+    )
     parser.add_argument("--steps", type=int, help="run them here, without valgrind, and count nothing")
     options = parser.parse_args()
     cases = options.cases or list(CASES)
+    if options.cpu:
+        for case in cases:
+            print(f"{case:14s}{cpu_us(case):10.2f} µs", flush=True)
+        os._exit(0)
     if options.steps is not None:
         run(cases, options.steps)
     if shutil.which("valgrind") is None:
