@@ -26,8 +26,9 @@ MYPY = ("mypy", "--cache-dir", str(ROOT / ".mypy_cache"), "--warn-unreachable", 
 COPROCESS = str(Path(sys.executable).with_name("coprocess"))
 
 
-def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def run(*command: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("COPROCESS_")}
+    environment |= variables
     return forked.run(command, cwd=cwd, capture_output=True, text=True, check=False, env=environment)
 
 
@@ -166,6 +167,19 @@ def test_its_image_listens_where_it_says_and_reaps_its_children(project: Path) -
     assert_listens_where_it_says_and_reaps(image)
     # The network reaches the port in the image alone: `make run` stays on loopback.
     assert 'listen = ["127.0.0.1:5555"]' in (project / "coprocess.toml").read_text()
+
+
+def test_the_doctor_of_a_project_for_envoy_finds_nothing(tmp_path: Path) -> None:
+    scaffold.create("shop", tmp_path, "envoy")
+    folder = tmp_path / "shop"
+    done = run("make", "--dry-run", "doctor", f"PYTHON={sys.executable}", cwd=folder)
+    # Without what sets up its environment.
+    environment, command = done.stdout.splitlines()[-1].split(" .venv/bin/coprocess ")
+    variables = dict(each.split("=") for each in environment.split())
+
+    found = run(COPROCESS, *command.split(), cwd=folder, **variables)
+
+    assert found.stderr.endswith("0 errors, 0 warnings, 0 notes\n"), found.stdout
 
 
 def test_nothing_is_left_to_fill_in(project: Path) -> None:
