@@ -391,7 +391,8 @@ class HeldResponse(_HeldBody, Response, metaclass=Constructed):
 
     @status.setter
     def status(self, status: int) -> None:
-        self._status = expect_final_status(status)
+        # Beyond 599, Envoy and Kong refuse one, and servers of web apps drop the connection.
+        self._status = expect_final_status(status, 599)
 
     def _replace_body(self, body: bytes) -> None:
         super()._replace_body(body)

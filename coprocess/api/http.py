@@ -24,10 +24,10 @@ _CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _ASCII = bytes(range(0x80))
 
 
-def expect_final_status(status: object) -> int:
+def expect_final_status(status: object, highest: int = 999) -> int:
     """`status`, if it may end a response; else ValueError."""
-    if not isinstance(status, int) or not 200 <= status <= 999:
-        raise ValueError(f"a final HTTP status is 200 to 999, not {status!r}")
+    if not isinstance(status, int) or not 200 <= status <= highest:
+        raise ValueError(f"a final HTTP status is 200 to {highest}, not {status!r}")
     return status
 
 
