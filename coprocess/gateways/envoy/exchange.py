@@ -28,7 +28,7 @@ from coprocess.gateways.envoy.messages import (
     request_of,
     response_of,
 )
-from coprocess.gateways.envoy.overrides import NEVER, envoys_own, is_of_the_upstream
+from coprocess.gateways.envoy.overrides import envoys_own, is_of_the_upstream, never
 from coprocess.gateways.envoy.pieces import NO_REQUEST, Wire
 from coprocess.gateways.envoy.side import (
     BUFFERED,
@@ -176,7 +176,7 @@ class Exchange(StreamedBodies):
             self._response_mode = mode
         self._overrides = chain.overrides_of(self._request.mode, self._response_mode)
         if config.send_body_without_waiting_for_header_response:
-            self._overrides = NEVER  # Envoy takes no override then.
+            self._overrides = never()  # Envoy takes no override then.
         return chain
 
     def go_on_from(self, before: HeadersOnly) -> None:

@@ -59,9 +59,11 @@ class Overrides:
             self._refuse()
 
 
-#: Of filters that take none.
-NEVER = Overrides()
-NEVER.works = False
+def never() -> Overrides:
+    """Of a filter that takes none."""
+    overrides = Overrides()
+    overrides.works = False
+    return overrides
 
 
 def is_of_the_upstream(status: int, fields: Fields) -> bool:
