@@ -173,8 +173,8 @@ def test_the_doctor_of_a_project_for_envoy_finds_nothing(tmp_path: Path) -> None
     scaffold.create("shop", tmp_path, "envoy")
     folder = tmp_path / "shop"
     done = run("make", "--dry-run", "doctor", f"PYTHON={sys.executable}", cwd=folder)
-    # Without what sets up its environment.
-    environment, command = done.stdout.splitlines()[-1].split(" .venv/bin/coprocess ")
+    # Without what sets up its environment, and what make says where another one runs the tests.
+    [[environment, command]] = re.findall(r"^(.+) \.venv/bin/coprocess (.+)$", done.stdout, re.MULTILINE)
     variables = dict(each.split("=") for each in environment.split())
 
     found = run(COPROCESS, *command.split(), cwd=folder, **variables)
