@@ -28,6 +28,9 @@ from coprocess.api.http import (
 from coprocess.api.messages import Constructed, Request, Response
 from coprocess.expected import expect_text, wrong_type
 
+#: Of a response: beyond, Envoy and Kong refuse one, and servers of web apps drop the connection.
+HIGHEST_STATUS = 599
+
 
 class Bare:
     """Made without a constructor, as in Python one costs more than what it does. Its maker sets its slots."""
@@ -391,8 +394,7 @@ class HeldResponse(_HeldBody, Response, metaclass=Constructed):
 
     @status.setter
     def status(self, status: int) -> None:
-        # Beyond 599, Envoy and Kong refuse one, and servers of web apps drop the connection.
-        self._status = expect_final_status(status, 599)
+        self._status = expect_final_status(status, HIGHEST_STATUS)
 
     def _replace_body(self, body: bytes) -> None:
         super()._replace_body(body)

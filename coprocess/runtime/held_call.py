@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, MutableMapping
 from typing import Any
 
-from coprocess.api.held import HeldHeaders, HeldRequest, HeldResponse
+from coprocess.api.held import HIGHEST_STATUS, HeldHeaders, HeldRequest, HeldResponse
 from coprocess.api.held_session import HeldSession
 from coprocess.api.messages import Reject, Reply
 from coprocess.api.moments import HookType
@@ -81,9 +81,6 @@ class HeldExchange:
 class HeldCall(Call):
     """Its attributes are what handlers may ask for."""
 
-    #: Of an answer.
-    highest_status = 999
-
     __slots__ = ("_exchange", "answer", "api_id", "before", "handlers_answer", "request", "response")
 
     #: What it changes nothing of; set where it fails open.
@@ -138,10 +135,8 @@ class HeldCall(Call):
         return self._exchange.spec.event_sink
 
     def reply(self, reply: Reply) -> None:
-        if not 200 <= reply.status <= self.highest_status:
-            raise HandlerFailed(
-                f"responded with status {reply.status}: expected 200 to {self.highest_status}"
-            )
+        if not 200 <= reply.status <= HIGHEST_STATUS:
+            raise HandlerFailed(f"responded with status {reply.status}: expected 200 to {HIGHEST_STATUS}")
         if self.hook.type is HookType.Response and self.response is not None:
             self.response.replace(reply.status, reply.headers.pairs(), reply.body)
             return

@@ -11,7 +11,6 @@ from coprocess.api.messages import Reject, Reply
 from coprocess.api.moments import HookType
 from coprocess.api.texts import TextMap
 from coprocess.errors import ADMITS_NOBODY, HandlerFailed
-from coprocess.gateways.envoy import guard
 from coprocess.gateways.envoy.chain import Chain, Step
 from coprocess.gateways.envoy.dynamic_metadata import TOKEN
 from coprocess.loading.hooks import Hook
@@ -45,8 +44,6 @@ class Around(Protocol):
 
 class TrafficCall(HeldCall):
     """Its attributes are what handlers may ask for."""
-
-    highest_status = guard.HIGHEST_STATUS
 
     __slots__ = ()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from coprocess.api.held import HeldHeaders, HeldRequest, HeldResponse
+from coprocess.api.held import HIGHEST_STATUS, HeldHeaders, HeldRequest, HeldResponse
 from coprocess.api.http import canonical_name, is_token
 from coprocess.bounded import LONGEST_NAME, kept_by_name
 from coprocess.errors import HandlerFailed
@@ -30,7 +30,7 @@ NOT_FOR_HANDLERS = frozenset(
 )
 #: More in one reply, and Envoy refuses the request.
 MAX_EDITS = 100
-LOWEST_STATUS, HIGHEST_STATUS = 200, 599
+LOWEST_STATUS = 200
 #: Answers with these have no body: Envoy would send one of a wrong length.
 BODYLESS = frozenset({204, 205, 304})
 _SWITCHING = 101

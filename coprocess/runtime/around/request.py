@@ -43,9 +43,6 @@ class RequestCall(Bare, HeldCall):
 
     __slots__ = ()
 
-    #: Beyond, Kong refuses one, and servers of web apps drop the connection.
-    highest_status = 599
-
     _exchange: RequestExchange
 
     @property
