@@ -7,6 +7,7 @@ written out, and whatever reads it next (redaction, the log) has to go through a
 from __future__ import annotations
 
 import builtins
+import functools
 import signal
 import traceback
 from collections import deque
@@ -24,6 +25,8 @@ LONGEST_TRACEBACK = 16_384
 
 _OURS = str(Path(__file__).parent)
 _RAISE = opmap["RAISE_VARARGS"]
+#: What is compiled calls its files so, wherever it lies.
+_OURS_COMPILED = "coprocess/"
 _FIRST_FRAMES, _LAST_FRAMES = 12, 24
 _LONGEST_LINE = 300
 # Of a chain of exceptions: the last ones raised, and those that it began with.
@@ -76,7 +79,12 @@ def _is_raised_by_code(error: BaseException) -> bool:
 
 def is_not_ours(filename: str) -> bool:
     """Whether a file is none of this package's."""
-    return not filename.startswith(_OURS)
+    return not (filename.startswith(_OURS) or (filename.startswith(_OURS_COMPILED) and _is_there(filename)))
+
+
+@functools.lru_cache(maxsize=256)
+def _is_there(filename: str) -> bool:
+    return Path(_OURS).parent.joinpath(filename).exists()
 
 
 def format_error(error: BaseException, shows: Callable[[str], bool] = lambda filename: True) -> str:

@@ -48,7 +48,7 @@ class ToyCall(Call):
     org_id = ""
 
     def __init__(self, hook: Hook, message: dict[str, Any]) -> None:
-        super().__init__(hook)
+        self.hook = hook
         self.message, self.answer = message, dict[str, Any]()
         self.request = self.session = self.spec = ToyView(message)
         self.event = ToyEvent()

@@ -70,7 +70,7 @@ class HeldHeaders(Copied, MultiHeaders):
         # Not the base class's constructor, which checks: what came is as it came.
         self._values = CIMultiDict(pairs)
         #: Names, in canonical spelling, that were set, added to or deleted.
-        self.edited: set[str] = set()
+        self.edited: Any = set()  # A set; or of what derives from it, the keys of `replaced`.
         # What tells of the bytes of a body, and the handler that runs has set.
         self._set_now: set[str] | None = None
 

@@ -55,7 +55,7 @@ class UnreadHeaders(HeldHeaders):
         return self._read
 
     @property
-    def edited(self) -> Any:  # type: ignore[override]  # a slot there
+    def edited(self) -> Any:  # An attribute there.
         return self._edited if self.replaced is None else self.replaced.keys()
 
     def getall(self, name: str) -> list[str]:

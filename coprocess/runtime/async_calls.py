@@ -23,7 +23,8 @@ from coprocess.error_text import format_error
 from coprocess.errors import HandlerFailed, ShuttingDown
 from coprocess.loading.hooks import Hook
 from coprocess.runtime import prints
-from coprocess.runtime.call import Begun, Call
+from coprocess.runtime.awaited import Begun
+from coprocess.runtime.call import Call
 from coprocess.runtime.failures import Failures
 from coprocess.runtime.log_limit import LimitedLog
 from coprocess.runtime.loop import LoopThread
@@ -143,7 +144,7 @@ class AsyncCalls:
             except (HandlerFailed, asyncio.CancelledError) as error:
                 self._end_badly(call, error)
             else:
-                call.rpc.respond(reply)
+                call._rpc.respond(reply)  # As in `Service._run`.
         except Exception as error:  # noqa: BLE001 - as in `_run`
             self._failures.fail_within(call, error)
         if prints.has_printed:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
+
+from mypy_extensions import mypyc_attr
 
 from coprocess.api.app import App
 from coprocess.api.context import current_call
@@ -14,7 +16,7 @@ from coprocess.api.state import State
 from coprocess.error_text import name_of, text_of
 from coprocess.errors import BadBody, HandlerFailed, Status
 from coprocess.loading.hooks import NO_HEADERS, Hook
-from coprocess.runtime import unawaited
+from coprocess.runtime import awaited, unawaited
 from coprocess.runtime.forked import end_child, origin
 
 if TYPE_CHECKING:
@@ -24,44 +26,7 @@ if TYPE_CHECKING:
     from coprocess.transport.engine import Rpc
 
 
-class Begun:
-    """A coroutine that has begun, and waits for `waits_for`: what comes of it, to be awaited."""
-
-    __slots__ = ("_coroutine", "_waits_for", "is_closed")
-
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], waits_for: Any) -> None:
-        self._coroutine = coroutine
-        self._waits_for = waits_for
-        #: Whoever waited for it was closed, and not what it raised: its loop runs no more.
-        self.is_closed = False
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        coroutine, waits_for = self._coroutine, self._waits_for
-        while True:
-            try:
-                try:
-                    sent = yield waits_for
-                except GeneratorExit:
-                    self.is_closed = True
-                    coroutine.close()
-                    raise
-                except BaseException as error:  # noqa: BLE001 - passed on
-                    waits_for = coroutine.throw(error)
-                else:
-                    waits_for = coroutine.send(sent)
-            except StopIteration as done:
-                return done.value
-
-
-def _is_cancelled() -> bool:
-    """Whether somebody ends this task: else a CancelledError is of the handler's making, and fails it."""
-    return (task := asyncio.current_task()) is not None and bool(task.cancelling())
-
-
-async def _awaited(awaitable: Any) -> Any:
-    return await awaitable
-
-
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Call:
     """What a gateway opens and the service runs: with `run` where the hook is sync, else `run_async`.
 
@@ -70,6 +35,7 @@ class Call:
     """
 
     __slots__ = (
+        "_rpc",
         "_state",
         "begun",
         "begun_tasks",
@@ -84,7 +50,6 @@ class Call:
         "outcome",
         "replied",
         "resources",
-        "rpc",
         "since_s",
         "start",
         "task",
@@ -102,8 +67,7 @@ class Call:
 
     # From `arrive` on.
 
-    #: Who waits for the answer.
-    rpc: Rpc
+    _rpc: Rpc
     #: time.monotonic() at which it has taken too long; 0 before it begins to run.
     deadline_s: float
     #: Its client was told that it took too long.
@@ -121,7 +85,7 @@ class Call:
     replied: bytes
 
     #: Where it is async: what is left of its handler, which waits.
-    begun: Begun
+    begun: awaited.Begun
     _state: State
     #: The name of a coroutine that its code has thrown away; see `runtime.unawaited`. Absent: none.
     unawaited: str
@@ -133,6 +97,15 @@ class Call:
     resources: Any
     outcome: Any
     error: BaseException | None
+
+    @property
+    def rpc(self) -> Rpc:
+        """Who waits for the answer; from `arrive` on."""
+        return self._rpc
+
+    @rpc.setter
+    def rpc(self, rpc: Rpc) -> None:
+        self._rpc = rpc
 
     @property
     def state(self) -> State:
@@ -152,12 +125,9 @@ class Call:
         """What takes the events that this call triggers; None: what takes the process's."""
         return None
 
-    def __init__(self, hook: Hook) -> None:
-        self.hook = hook
-
     def arrive(self, rpc: Rpc, gate: HookState[Call], since_s: float) -> None:
         """Come to the gate of its hook."""
-        self.rpc = rpc
+        self._rpc = rpc
         self.gate = gate
         self.since_s = since_s
         self.deadline_s = 0.0
@@ -175,7 +145,7 @@ class Call:
                 unawaited.expect_awaited(self)
             return self.finish()
         except BaseException as error:  # noqa: BLE001 - SystemExit, too: it ends its call, not the service
-            return self._ended_by(error)
+            return self.ended_by(error)
         finally:
             if origin.call is self:
                 end_child()
@@ -192,13 +162,13 @@ class Call:
             result = hook.function(*hook.plan.arguments(self))
             if type(result) is CoroutineType or hasattr(result, "__await__"):
                 if type(result) is not CoroutineType:
-                    result = _awaited(result)
+                    result = awaited.any_awaitable(result)
                 try:
                     waits_for = result.send(None)
                 except StopIteration as done:
                     result = done.value
                 else:
-                    self.begun = Begun(result, waits_for)
+                    self.begun = awaited.Begun(result, waits_for)
                     return None
             if result is not None:
                 hook.plan.accept(self, result)
@@ -206,42 +176,24 @@ class Call:
                 unawaited.expect_awaited(self)
             return self.finish()
         except asyncio.CancelledError as error:
-            if _is_cancelled():
+            if awaited.is_cancelled():
                 raise
-            return self._ended_by(error)
+            return self.ended_by(error)
         except BaseException as error:  # noqa: BLE001 - as in `run`
-            return self._ended_by(error)
+            return self.ended_by(error)
         finally:
             if origin.call is self:
                 end_child()
 
-    async def rest(self) -> bytes:
+    def rest(self) -> Coroutine[Any, Any, bytes]:
         """What is left of a call that has begun, and waits."""
-        begun = self.begun
-        try:
-            result = await begun
-            if result is not None:
-                self.hook.plan.accept(self, result)
-            if unawaited.has_any:
-                unawaited.expect_awaited(self)
-            return self.finish()
-        except asyncio.CancelledError as error:
-            if _is_cancelled():
-                raise
-            return self._ended_by(error)
-        except BaseException as error:
-            if begun.is_closed:
-                raise  # Of a loop that was given up: nobody waits.
-            return self._ended_by(error)
-        finally:
-            if origin.call is self:
-                end_child()
+        return awaited.rest(self)
 
-    async def run_async(self) -> bytes:
-        reply = self.begin()
-        return await self.rest() if reply is None else reply
+    def run_async(self) -> Coroutine[Any, Any, bytes]:
+        """Begin, and go on until it has ended."""
+        return awaited.run(self)
 
-    def _ended_by(self, error: BaseException) -> bytes:
+    def ended_by(self, error: BaseException) -> bytes:
         """The reply of a call that `error` has ended. Raises HandlerFailed where it has failed."""
         if isinstance(error, Reject | BadBody):
             try:
@@ -250,9 +202,11 @@ class Call:
                 else:
                     self.refuse_body(error)
                 return self.finish()
-            except BaseException as failure:
-                raise self._failure(failure) from failure
-        raise self._failure(error) from error
+            except BaseException as failure:  # noqa: BLE001 - passed on
+                error = failure
+        failed = self._failure(error)
+        failed.__cause__ = error  # Not by `from`: what mypyc compiles leaves that out.
+        raise failed
 
     def _failure(self, error: BaseException) -> HandlerFailed:
         what = text_of(error) if isinstance(error, HandlerFailed) else f"raised {name_of(error)}"

@@ -15,14 +15,15 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextvars import Context
-from typing import TYPE_CHECKING, Any
+from typing import Any, Final
 
 import structlog
+from mypy_extensions import mypyc_attr
 
 from coprocess.errors import HandlerFailed, Status
 from coprocess.runtime import prints
 from coprocess.runtime.call import Call
-from coprocess.runtime.held_call import HeldCall
+from coprocess.runtime.held_call import HeldCall, Shared
 from coprocess.runtime.hook_state import DURATION_BUCKETS_S, HookState
 from coprocess.runtime.in_process_rpc import InProcessRpc
 from coprocess.runtime.pace import QUICK_S
@@ -36,19 +37,22 @@ class _Pause:
     """The steps go on with a later message."""
 
 
-PAUSE = _Pause()
+PAUSE: Final = _Pause()
 #: Something that blocks, other than a handler. It never raises, and keeps what it finds.
 Work = Callable[[], None]
 
 # Of this module: each call looks for them.
-_now_s, _get_ident = time.monotonic, threading.get_ident
-_SHORTEST_S = DURATION_BUCKETS_S[0]
+_now_s: Final = time.monotonic
+_get_ident: Final = threading.get_ident
+_new_context: Final = Context
+_bisect: Final = bisect_left
+_SHORTEST_S: Final = DURATION_BUCKETS_S[0]
 #: No StepCall has one of its own.
-_run = Call.run
-_rpc_of: Any = Call.__dict__["rpc"]
+_run: Final = Call.run
 
 
-class StepCall(HeldCall):
+@mypyc_attr(allow_interpreted_subclasses=True)
+class StepCall(HeldCall[Shared]):
     """A call of a chain. How it has ended, its `failure` says. Its Rpc is made when somebody asks for it."""
 
     __slots__ = ("chain", "owner")
@@ -58,26 +62,26 @@ class StepCall(HeldCall):
     #: The thread that runs it, and goes on itself.
     owner: int
 
-    if not TYPE_CHECKING:  # Type checkers know it as the attribute that it is.
-
-        def _get_rpc(self) -> Rpc:
-            try:
-                rpc: Rpc = _rpc_of.__get__(self)
-            except AttributeError:
-                with StepRpc._lock:
-                    try:
-                        rpc = _rpc_of.__get__(self)
-                    except AttributeError:
-                        rpc = StepRpc(self)
-                        _rpc_of.__set__(self, rpc)
+    @property
+    def rpc(self) -> Rpc:
+        try:
+            return self._rpc
+        except AttributeError:
+            with StepRpc._lock:
+                try:
+                    rpc = self._rpc
+                except AttributeError:
+                    rpc = self._rpc = StepRpc(self)
             return rpc
 
-        rpc = property(_get_rpc, _rpc_of.__set__)
+    @rpc.setter
+    def rpc(self, rpc: Rpc) -> None:
+        self._rpc = rpc
 
 
 #: They end without a value.
-Steps = Iterator[StepCall | Work | _Pause]
-NO_STEPS: Steps = iter(())
+Steps = Iterator[StepCall[Any] | Work | _Pause]
+NO_STEPS: Final[Steps] = iter(())
 
 
 class StepRpc(InProcessRpc):
@@ -85,10 +89,10 @@ class StepRpc(InProcessRpc):
 
     __slots__ = ("_call", "_chain", "_on_cancel", "is_cancelled", "is_here")
 
-    def __init__(self, call: StepCall) -> None:
+    def __init__(self, call: StepCall[Any]) -> None:
         self._chain = call.chain
         #: None once it is over, as what is below: they know each other, and a cycle would be the collector's.
-        self._call: StepCall | None = call
+        self._call: StepCall[Any] | None = call
         self.method, self.payload, self.reply = self._chain.method, b"", b""
         self.is_over = False
         self.failure = None
@@ -133,6 +137,7 @@ class StepRpc(InProcessRpc):
         self._chain.may_block()
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Chain:
     """Runs the steps of one message after the other. A gateway's stream, or its unary call, is one."""
 
@@ -146,7 +151,7 @@ class Chain:
         self.method = method
         self._steps = NO_STEPS
         #: The call that is not over. Whoever takes it out ends it: that is one step, and needs no lock.
-        self._begun: list[StepCall] = []
+        self._begun: list[StepCall[Any]] = []
         #: Of a call that runs elsewhere, or waits.
         self._current: StepRpc | None = None
         self._is_cancelled = False
@@ -218,7 +223,7 @@ class Chain:
         else:
             self.through(error)
 
-    def _go_on_with(self, call: StepCall) -> None:
+    def _go_on_with(self, call: StepCall[Any]) -> None:
         if self._is_cancelled:
             self._steps = NO_STEPS  # Else it would run for nobody.
         elif not self._call(call):
@@ -231,7 +236,7 @@ class Chain:
             work()
         self.go_on()
 
-    def take(self, call: StepCall) -> bool:
+    def take(self, call: StepCall[Any]) -> bool:
         """Whether `call` is over only now."""
         try:
             self._begun.remove(call)
@@ -239,7 +244,7 @@ class Chain:
             return False
         return True
 
-    def _call(self, call: StepCall) -> bool:
+    def _call(self, call: StepCall[Any]) -> bool:
         """Run `call`. False: another thread ends it, and goes on."""
         service, hook = self._service, call.hook
         gate = service.gates[hook]
@@ -251,7 +256,7 @@ class Chain:
         if hook.is_async or pace.apart or pace.doubt or service.tracing is not None:
             return self._call_otherwise(call, gate)
         # As the gate's `enter`, and the service's `run_here`, in place: each handler of a request comes by.
-        api_id, inside = call.api_id, gate.inside
+        api_id, inside = call._api_id, gate.inside
         call.counts = counts = gate.counts.get(api_id) or gate.counts_of(api_id)
         inside.add(call)
         if len(inside) > gate.concurrency:
@@ -264,7 +269,7 @@ class Chain:
         me = call.owner = _get_ident()
         service.running[me] = call
         # In a context of its own: what a handler sets there is no other call's.
-        context = Context()
+        context = _new_context()
         is_over = True
         try:
             context.run(_run, call)
@@ -283,7 +288,7 @@ class Chain:
         except KeyError:
             pass  # The watchdog has ended it, and counted it.
         else:
-            counts.durations[0 if ran_s <= _SHORTEST_S else bisect_left(DURATION_BUCKETS_S, ran_s)] += 1
+            counts.durations[0 if ran_s <= _SHORTEST_S else _bisect(DURATION_BUCKETS_S, ran_s)] += 1
             counts.duration_sum_s += ran_s
             if gate.queue:
                 following = gate.following()
@@ -299,7 +304,7 @@ class Chain:
         rpc = call.rpc
         return isinstance(rpc, StepRpc) and rpc.is_here
 
-    def _fail(self, call: StepCall, error: Exception) -> None:
+    def _fail(self, call: StepCall[Any], error: Exception) -> None:
         failures = self._service.failures
         try:
             if isinstance(error, HandlerFailed):
@@ -309,7 +314,7 @@ class Chain:
         except Exception as failure:  # noqa: BLE001 - as in `_call`
             failures.fail_within(call, failure)
 
-    def _call_otherwise(self, call: StepCall, gate: HookState[Call]) -> bool:
+    def _call_otherwise(self, call: StepCall[Any], gate: HookState[Call]) -> bool:
         service = self._service
         call.owner = 0
         rpc = self._current = StepRpc(call)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, MutableMapping
-from typing import Any
+from typing import Any, Final, Generic, TypeVar
+
+from mypy_extensions import mypyc_attr
 
 from coprocess.api.held import HIGHEST_STATUS, HeldHeaders, HeldRequest, HeldResponse
 from coprocess.api.held_session import HeldSession
@@ -11,16 +13,16 @@ from coprocess.api.messages import Reject, Reply
 from coprocess.api.moments import HookType
 from coprocess.api.state import State
 from coprocess.errors import BadBody, HandlerFailed, Status
-from coprocess.loading.hooks import Hook
 from coprocess.runtime.answers import Answer, error_answer, failure_answer
 from coprocess.runtime.call import Call
 from coprocess.runtime.held_spec import HeldSpec
 
 #: Of a call that nobody but its handler has ended, and of one that changes nothing.
-OPEN: Any = object()
-_UNDONE: Any = object()
+OPEN: Final[Any] = object()
+_UNDONE: Final[Any] = object()
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class HeldExchange:
     """One request and its response, as handlers see and edit them."""
 
@@ -54,7 +56,7 @@ class HeldExchange:
             self._state = State()
         return self._state
 
-    def settle(self, call: HeldCall, failure: tuple[Status, str] | None) -> Answer | None:
+    def settle(self, call: HeldCall[Any], failure: tuple[Status, str] | None) -> Answer | None:
         """Take over what came of `call`: an answer that ends the request, or None."""
         if failure is not None:
             return failure_answer(failure[0])
@@ -78,28 +80,32 @@ class HeldExchange:
         self.response.replace(answer.status, answer.headers, answer.body)
 
 
-class HeldCall(Call):
+Shared = TypeVar("Shared", bound=HeldExchange)
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class HeldCall(Call, Generic[Shared]):
     """Its attributes are what handlers may ask for."""
 
-    __slots__ = ("_exchange", "answer", "api_id", "before", "handlers_answer", "request", "response")
+    __slots__ = ("_api_id", "_exchange", "answer", "before", "handlers_answer", "request", "response")
 
     #: What it changes nothing of; set where it fails open.
     before: tuple[HeldRequest, HeldResponse | None]
 
-    def __init__(self, hook: Hook, exchange: HeldExchange) -> None:
-        # Not by the base class's, as each handler of a request makes one.
-        self.hook = hook
-        self._exchange = exchange
-        # Not a property, as in the base class: each call is counted by it.
-        self.api_id = exchange.spec.api_id  # type: ignore[misc]  # it is to be set here only
-        self.request = exchange.request
-        self.response = exchange.response
-        #: What the handler answers; it counts where nobody else has ended the call.
-        self.handlers_answer: Answer | None = None
-        #: What whoever else has ended it says: an overrun ends a call whose handler still runs, or has run.
-        self.answer: Answer | None = OPEN
-        if hook.limits.on_error == "open":
-            self.keep_as_it_is()
+    # Whoever derives from it sets them, in place: each handler of a request makes one.
+
+    _exchange: Shared
+    _api_id: str
+    request: HeldRequest
+    response: HeldResponse | None
+    #: What the handler answers; it counts where nobody else has ended the call.
+    handlers_answer: Answer | None
+    #: What whoever else has ended it says: an overrun ends a call whose handler still runs, or has run.
+    answer: Answer | None
+
+    @property
+    def api_id(self) -> str:
+        return self._api_id
 
     def keep_as_it_is(self) -> None:
         """Keep what it changes nothing of, if it fails."""

@@ -101,7 +101,7 @@ class HeldEventCall(Call):
     __slots__ = ("event", "spec")
 
     def __init__(self, hook: Hook, event: HeldEvent, spec: HeldSpec) -> None:
-        super().__init__(hook)
+        self.hook = hook
         self.event = event
         self.spec = spec
 

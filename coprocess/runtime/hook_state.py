@@ -7,13 +7,13 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 from coprocess.loading.hooks import Hook
 from coprocess.runtime.pace import Pace
 
 #: Upper bounds, in seconds, of the duration histogram.
-DURATION_BUCKETS_S = (
+DURATION_BUCKETS_S: Final[tuple[float, ...]] = (
     0.0001,
     0.00025,
     0.0005,

@@ -23,6 +23,7 @@ from typing import Any
 
 from coprocess.errors import HandlerFailed, ShuttingDown
 from coprocess.runtime.call import Call
+from coprocess.runtime.held_call import HeldCall
 from coprocess.runtime.hook_state import DURATION_BUCKETS_S
 from coprocess.runtime.in_process_rpc import HereRpc, InProcessRpc, LoopRpc, ThreadRpc
 from coprocess.runtime.service import Service
@@ -56,7 +57,7 @@ class InProcess:
     # For callers on a loop.
 
     def begin(
-        self, call: Call, watching: AbstractContextManager[object] = _NOBODY
+        self, call: HeldCall[Any], watching: AbstractContextManager[object] = _NOBODY
     ) -> Coroutine[Any, Any, None] | None:
         """Run `call` as far as it goes at once. None: it has ended. Else what is to be awaited for that.
 
@@ -68,7 +69,7 @@ class InProcess:
             return self._begin_otherwise(call, watching)
         call.failure = None
         # As `HookState.enter`, in place, and below `leave`: each handler of a request comes by.
-        counts = call.counts = state.counts.get(call.api_id) or state.counts_of(call.api_id)
+        counts = call.counts = state.counts.get(call._api_id) or state.counts_of(call._api_id)
         inside = state.inside
         inside.add(call)
         if len(inside) > state.concurrency:
@@ -284,7 +285,8 @@ class InProcess:
         if not (hook.is_async or service.tracing is not None or self.is_closed):
             call.failure = None
             # As in `begin`.
-            counts = call.counts = state.counts.get(call.api_id) or state.counts_of(call.api_id)
+            api_id = call.api_id
+            counts = call.counts = state.counts.get(api_id) or state.counts_of(api_id)
             inside = state.inside
             inside.add(call)
             if len(inside) <= state.concurrency:

@@ -9,10 +9,13 @@ import threading
 from collections.abc import Callable
 from typing import ClassVar
 
+from mypy_extensions import mypyc_attr
+
 from coprocess.errors import Status
 from coprocess.transport.engine import Metadata, Rpc
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class InProcessRpc(Rpc):
     """Keeps how a call ended: with `failure`, or where that is None, with `reply`."""
 
@@ -61,6 +64,7 @@ def _renew_lock() -> None:
 os.register_at_fork(after_in_child=_renew_lock)
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class ThreadRpc(InProcessRpc):
     """For a caller in a thread: `wait` ends when the call does."""
 

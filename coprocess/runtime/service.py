@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable
 from contextvars import Context
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
@@ -42,6 +43,12 @@ if TYPE_CHECKING:
     from coprocess.runtime.tracing import CallTracing
 
 log = structlog.get_logger("coprocess")
+# Of this module: each call looks for them.
+_now_s: Final = time.monotonic
+_get_ident: Final = threading.get_ident
+_new_context: Final = Context
+#: By its name: some engines make it when it is asked for, which what is compiled would not see.
+_payload_of: Final = attrgetter("payload")
 
 
 class Service:
@@ -116,11 +123,11 @@ class Service:
 
     def handle(self, rpc: Rpc) -> None:
         """Run the call that `rpc` asks for; answer it now or, where it must wait, later."""
-        since_s = time.monotonic()
+        since_s = _now_s()
         try:
             if self.is_draining:
                 raise ShuttingDown("the service is shutting down")
-            call = self._openers[rpc.method](rpc.payload)
+            call = self._openers[rpc.method](_payload_of(rpc))
         except Exception as error:  # noqa: BLE001 - an engine's thread must not end
             self.refuse(rpc, error)
             return
@@ -182,7 +189,7 @@ class Service:
 
     def _run_own(self, task: Call | Callable[[], None]) -> None:
         if isinstance(task, Call):
-            self._begin(task, time.monotonic())
+            self._begin(task, _now_s())
         else:
             task()
 
@@ -202,13 +209,13 @@ class Service:
             pace.apart -= 1
             call.rpc.may_block()
         before = pace.look() if pace.doubt and not is_apart else None
-        began_s = time.monotonic()
+        began_s = _now_s()
         call.deadline_s = began_s + state.timeout_s
-        me = threading.get_ident()
+        me = _get_ident()
         self.running[me] = call
-        ran_s = Context().run(self._run, call) - began_s
+        ran_s = _new_context().run(self._run, call) - began_s
         self.running.pop(me, None)
-        now_s = time.monotonic()
+        now_s = _now_s()
         if not is_apart and (pace.doubt or ran_s > QUICK_S):
             pace.took(ran_s, before)
         following = state.leave(call, now_s - call.since_s)
@@ -242,12 +249,12 @@ class Service:
             return
         # As `_run_in_row`, of one that needs no watching: nearly all calls come by.
         first.deadline_s = now_s + state.timeout_s
-        me = threading.get_ident()
+        me = _get_ident()
         self.running[me] = first
         # In a context of its own: what a handler sets there is no other call's.
-        ran_s = Context().run(self._run, first) - now_s
+        ran_s = _new_context().run(self._run, first) - now_s
         self.running.pop(me, None)
-        now_s = time.monotonic()
+        now_s = _now_s()
         if ran_s > QUICK_S:
             pace.took(ran_s, None)
         following = state.leave(first, now_s - first.since_s)
@@ -283,16 +290,16 @@ class Service:
 
         `is_apart`: not where calls are read. Of `judged`, its pace is told how long it took since `before`.
         """
-        me = threading.get_ident()
+        me = _get_ident()
         while call is not None:
             state, began_s = call.gate, now_s
             computed_before = computed() if (is_apart or in_turn) and state.pace.asks_clocks() else None
             call.deadline_s = now_s + state.timeout_s
             self.running[me] = call
-            ran_s = Context().run(self._run, call) - began_s
+            ran_s = _new_context().run(self._run, call) - began_s
             self.running.pop(me, None)
             is_given_up = in_turn and not state.holds(call)
-            now_s = time.monotonic()
+            now_s = _now_s()
             if computed_before is not None:
                 state.pace.computed(computed_before, now_s - began_s)
             elif call is judged and (state.pace.doubt or ran_s > QUICK_S):
@@ -310,13 +317,13 @@ class Service:
 
         After it run those that waited for its place.
         """
-        me = threading.get_ident()
+        me = _get_ident()
         call: Call | None = first
         while call is not None:
             state = call.gate
             call.deadline_s = now_s + state.timeout_s
             self.running[me] = call
-            now_s = Context().run(self._run, call)
+            now_s = _new_context().run(self._run, call)
             self.running.pop(me, None)
             following = state.leave(call, now_s - call.since_s)
             if following is not None:
@@ -340,7 +347,7 @@ class Service:
                 self.begin_elsewhere(following)
 
     def _start_in_turn(self, call: Call) -> None:
-        self._own_tasks.put(lambda: self._begin(call, time.monotonic(), in_turn=True))
+        self._own_tasks.put(lambda: self._begin(call, _now_s(), in_turn=True))
 
     def _following(self, call: Call, in_place: Call | None, had_turn: bool) -> tuple[Call | None, bool]:
         """Who is to run after `call`, and whether in turn. `in_place` has its place in its hook."""
@@ -368,13 +375,13 @@ class Service:
             except HandlerFailed as error:
                 self._failures.fail(call, error)
             else:
-                ran_s = time.monotonic()
-                call.rpc.respond(reply)
+                ran_s = _now_s()
+                call._rpc.respond(reply)  # Not by the property: each call comes by, and has arrived.
         except Exception as error:  # noqa: BLE001 - else its place would stay taken for ever
             self._failures.fail_within(call, error)
         if prints.has_printed:
             prints.end_line()
-        return ran_s or time.monotonic()
+        return ran_s or _now_s()
 
     def begin_elsewhere(self, call: Call) -> None:
         """Run an admitted call on the loop, or in a thread of the service's own."""
@@ -444,11 +451,11 @@ class Service:
         self._line.stop()
         if self.options.owns_process:
             context.set_event_sink(None)
-        until_s = time.monotonic() + timeout_s
+        until_s = _now_s() + timeout_s
         self.events.wait(until_s)
         for _ in range(self._own_threads.count):
             self._own_tasks.put(None)
-        self.async_calls.stop(max(0.0, until_s - time.monotonic()))
+        self.async_calls.stop(max(0.0, until_s - _now_s()))
         self.limited_log.end_window(now=True)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, MutableMapping
-from typing import Protocol
+from typing import Final, Protocol
+
+from mypy_extensions import mypyc_attr
 
 from coprocess.api.held import HeldRequest
 from coprocess.api.held_session import HeldSession
@@ -19,11 +21,13 @@ from coprocess.runtime import admission
 from coprocess.runtime.admission import Refusal
 from coprocess.runtime.answers import Answer, failure_answer
 from coprocess.runtime.chained import PAUSE, StepCall, Steps
-from coprocess.runtime.held_call import OPEN, HeldCall, HeldExchange
+from coprocess.runtime.held_call import OPEN, HeldExchange
 from coprocess.transport.engine import Rpc
 
 # An enum's members are looked up each time.
-_KEY_CHECK, _POST = HookType.CustomKeyCheck, HookType.Post
+_KEY_CHECK: Final = HookType.CustomKeyCheck
+_POST: Final = HookType.Post
+_RESPONSE: Final = HookType.Response
 
 
 class Around(Protocol):
@@ -42,12 +46,22 @@ class Around(Protocol):
         """Answer a Check once rate and quota were asked for; None: within the time of all handlers."""
 
 
-class TrafficCall(HeldCall):
+@mypyc_attr(allow_interpreted_subclasses=True)
+class TrafficCall(StepCall["Traffic"]):
     """Its attributes are what handlers may ask for."""
 
     __slots__ = ()
 
-    _exchange: Traffic
+    def __init__(self, hook: Hook, traffic: Traffic) -> None:
+        self.hook = hook
+        self._exchange = traffic
+        self._api_id = traffic.spec.api_id
+        self.request = traffic.request
+        self.response = traffic.response
+        self.handlers_answer = None
+        self.answer = OPEN
+        if hook.limits.on_error == "open":
+            self.keep_as_it_is()
 
     @property
     def metadata(self) -> MutableMapping[str, str]:
@@ -68,16 +82,17 @@ class TrafficCall(HeldCall):
         self._note()
 
     def _note(self) -> None:
-        if self.hook.type is HookType.Response:
+        if self.hook.type is _RESPONSE:
             self._exchange.is_replaced = True
 
 
-class EnvoyCall(TrafficCall, StepCall):
+class EnvoyCall(TrafficCall):
     """One of several."""
 
     __slots__ = ()
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Traffic(HeldExchange):
     """One request: what is shared by its handlers, and the steps of the moments before the upstream."""
 
@@ -127,11 +142,15 @@ class Traffic(HeldExchange):
     def metadata(self) -> TextMap:
         """What the gateway knows of the request, and what handlers tell it and each other."""
         if self._metadata is None:
-            known = self.metadata_source()
+            known = self._known_before()
             if self.has_session:
                 known.update(self.session.metadata, token=self.session.token)
             self._metadata = TextMap(known, "metadata")
         return self._metadata
+
+    def _known_before(self) -> dict[str, str]:
+        """What the gateway knows."""
+        return self.metadata_source()
 
     @property
     def known_metadata(self) -> TextMap | None:
@@ -209,7 +228,7 @@ class Traffic(HeldExchange):
         if answer is None:
             return False
         self.is_failed = answer is not call.handlers_answer
-        if answer.is_rejection and call.hook.type is not HookType.Response:
+        if answer.is_rejection and call.hook.type is not _RESPONSE:
             self.tell_rejection()
         return True
 

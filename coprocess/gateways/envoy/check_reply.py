@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Final, Protocol
 
 from coprocess.api.held import HeldRequest
 from coprocess.api.http import escaped
@@ -17,8 +17,10 @@ from coprocess.gateways.envoy.messages import Fields
 from coprocess.runtime.answers import Answer, failure_answer
 
 #: google.rpc.Code.
-_OK, _PERMISSION_DENIED, _UNAUTHENTICATED = 0, 7, 16
-_UNAUTHORIZED = 401
+_OK: Final = 0
+_PERMISSION_DENIED: Final = 7
+_UNAUTHENTICATED: Final = 16
+_UNAUTHORIZED: Final = 401
 
 
 def reply_of(traffic: Traffic) -> bytes:
@@ -177,14 +179,16 @@ def _escaped(target: bytes) -> bytes:
 
 
 # Fields of CheckResponse, and of OkHttpResponse.
-_DENIED_RESPONSE, _OK_RESPONSE, _DYNAMIC_METADATA = 2, 3, 4
+_DENIED_RESPONSE: Final = 2
+_OK_RESPONSE: Final = 3
+_DYNAMIC_METADATA: Final = 4
 #: In both answers.
-_HEADERS = 2
-_HEADERS_TO_REMOVE = 5
-_COOKIE_SEPARATOR = b"; "
+_HEADERS: Final = 2
+_HEADERS_TO_REMOVE: Final = 5
+_COOKIE_SEPARATOR: Final = b"; "
 #: CheckResponse.status, which must be there.
-_STATUS_OK = encoding.field(1, b"")
-_ALLOWED = _STATUS_OK + encoding.field(_OK_RESPONSE, b"")
+_STATUS_OK: Final = encoding.field(1, b"")
+_ALLOWED: Final = _STATUS_OK + encoding.field(_OK_RESPONSE, b"")
 
 
 def _head_of_allowed(name: bytes, size: int) -> bytes:
@@ -193,7 +197,7 @@ def _head_of_allowed(name: bytes, size: int) -> bytes:
     return (_STATUS_OK + encoding.field(_OK_RESPONSE, header))[: -size or None]
 
 
-_kept_head_of_allowed = functools.lru_cache(maxsize=4096)(_head_of_allowed)
+_kept_head_of_allowed: Final = functools.lru_cache(maxsize=4096)(_head_of_allowed)
 
 
 @functools.lru_cache(maxsize=256)

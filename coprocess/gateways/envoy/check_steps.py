@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 from coprocess.errors import HandlerFailed, Overloaded, Status, TimedOut
 from coprocess.gateways.envoy.call import Traffic
@@ -104,7 +105,7 @@ class CheckChain(Chain):
             self._is_told = True
             self.rpc.on_cancel(self.cancel)
 
-    def _call_otherwise(self, call: StepCall, gate: HookState[Call]) -> bool:
+    def _call_otherwise(self, call: StepCall[Any], gate: HookState[Call]) -> bool:
         self._tell_when_cancelled()
         return super()._call_otherwise(call, gate)
 

@@ -39,7 +39,7 @@ class CheckTraffic(Traffic):
         self.method = request._method
         self._attributes = attributes
 
-    def metadata_source(self) -> dict[str, str]:  # A slot there.
+    def _known_before(self) -> dict[str, str]:
         return dynamic_metadata.read_metadata(merged(Metadata, self._attributes.metadata_context))
 
 

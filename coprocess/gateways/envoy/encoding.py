@@ -7,37 +7,43 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from coprocess.bounded import kept_by_name
 
 #: The fields of ProcessingResponse.
-REQUEST_HEADERS, RESPONSE_HEADERS, REQUEST_BODY, RESPONSE_BODY = 1, 2, 3, 4
-REQUEST_TRAILERS, RESPONSE_TRAILERS, IMMEDIATE = 5, 6, 7
-_DYNAMIC_METADATA, _MODE_OVERRIDE = 8, 9
+REQUEST_HEADERS: Final = 1
+RESPONSE_HEADERS: Final = 2
+REQUEST_BODY: Final = 3
+RESPONSE_BODY: Final = 4
+REQUEST_TRAILERS: Final = 5
+RESPONSE_TRAILERS: Final = 6
+IMMEDIATE: Final = 7
+_DYNAMIC_METADATA: Final = 8
+_MODE_OVERRIDE: Final = 9
 
 #: CommonResponse.ResponseStatus.CONTINUE_AND_REPLACE.
 REPLACE = b"\x08\x01"
 CLEAR_ROUTE_CACHE = b"\x28\x01"
 CLEAR_BODY = b"\x1a\x02\x10\x01"
 
-_LONGEST_SMALL = 0x7F
+_LONGEST_SMALL: Final = 0x7F
 # HeaderValueOption: append_action OVERWRITE_IF_EXISTS_OR_ADD, and append {value: true}.
-_SET = b"\x18\x02"
-_ADD = b"\x12\x02\x08\x01"
-AFTER_VALUE = _SET
+_SET: Final = b"\x18\x02"
+_ADD: Final = b"\x12\x02\x08\x01"
+AFTER_VALUE: Final = _SET
 
 #: An entry: its header, in that its name and its value; and what is beside the header.
-_ENTRY = b"%c%c\x0a%c\x0a%c%b\x1a%c%b%b"
+_ENTRY: Final = b"%c%c\x0a%c\x0a%c%b\x1a%c%b%b"
 #: Of a Struct: an entry that is a Struct, with one entry that is a text.
-_ONE_TEXT = b"\x0a%c%b\x12%c\x2a%c\x0a%c%b\x12%c\x1a%c%b"
+_ONE_TEXT: Final = b"\x0a%c%b\x12%c\x2a%c\x0a%c%b\x12%c\x1a%c%b"
 #: A HeaderValueOption with a name and a `value`.
-_TEXT_ENTRY = b"%c%c\x0a%c\x0a%c%b\x12%c%b"
+_TEXT_ENTRY: Final = b"%c%c\x0a%c\x0a%c%b\x12%c%b"
 #: An answer with a CommonResponse.
-_REPLY = b"%c%c\x0a%c%b"
+_REPLY: Final = b"%c%c\x0a%c%b"
 
 # Of fields by number and by length: made once, as each reply has a dozen.
-_SMALL_HEADS = [
+_SMALL_HEADS: Final = [
     [bytes((number << 3 | 2, size)) for size in range(_LONGEST_SMALL + 1)] for number in range(16)
 ]
 
@@ -149,7 +155,7 @@ def _head(number: int, size: int) -> bytes:
 
 
 #: Replies that change nothing.
-EMPTY = {kind: field(kind, b"") for kind in range(REQUEST_HEADERS, IMMEDIATE)}
+EMPTY: Final = {kind: field(kind, b"") for kind in range(REQUEST_HEADERS, IMMEDIATE)}
 
 
 def immediate(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from typing import Final
 
 from coprocess.api.held import HIGHEST_STATUS, HeldHeaders, HeldRequest, HeldResponse
 from coprocess.api.http import canonical_name, is_token
@@ -16,7 +17,7 @@ from coprocess.errors import HandlerFailed
 from coprocess.gateways.envoy import encoding
 
 #: They say where a message ends: a wrong one would smuggle a second request. They are Envoy's.
-NOT_FOR_HANDLERS = frozenset(
+NOT_FOR_HANDLERS: Final = frozenset(
     {
         "Connection",
         "Content-Length",
@@ -29,10 +30,10 @@ NOT_FOR_HANDLERS = frozenset(
     }
 )
 #: More in one reply, and Envoy refuses the request.
-MAX_EDITS = 100
-LOWEST_STATUS = 200
+MAX_EDITS: Final = 100
+LOWEST_STATUS: Final = 200
 #: Answers with these have no body: Envoy would send one of a wrong length.
-BODYLESS = frozenset({204, 205, 304})
+BODYLESS: Final = frozenset({204, 205, 304})
 _SWITCHING = 101
 _LOWEST_REDIRECT = 300
 #: Envoy sends the client what it gets for another method: a body to who asked for none is the next response.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from struct import Struct
 from struct import error as StructError
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from google.protobuf.message import DecodeError
 
@@ -18,7 +18,8 @@ from coprocess.gateways.envoy.side import FULL_DUPLEX, NONE
 from coprocess.gateways.envoy.wire import ProcessingRequest
 
 #: The tags of ProcessingRequest.request_headers and response_headers.
-REQUEST, RESPONSE = 0x12, 0x1A
+REQUEST: Final = 0x12
+RESPONSE: Final = 0x1A
 
 
 class Beside(NamedTuple):
@@ -87,7 +88,7 @@ def _beside(rest: bytes) -> Beside | None:
     return Beside(*modes, route_name(asked))
 
 
-_beside_kept = functools.lru_cache(maxsize=256)(_beside)
+_beside_kept: Final = functools.lru_cache(maxsize=256)(_beside)
 
 
 def route_name(first: ProcessingRequest) -> str:
@@ -128,30 +129,31 @@ def _header(name: bytes, value: bytes) -> bytes:
     return b"\x0a%c%b" % (len(entry), entry)
 
 
-_METHODS = {
+_METHODS: Final = {
     _header(b":method", method.encode()): method
     for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
 }
 #: Its name as the key of an entry, up to the length of the value, and what stands before that.
-_METHOD_NAME = b":method"
-_METHOD_KEY = b"\x0a\x07" + _METHOD_NAME + b"\x1a"
-_PATH_KEY = b"\x0a\x05:path"
-_METHOD_KEY_BYTES, _ENTRY_BYTES = len(_METHOD_KEY), 2
-_STATUSES = {_header(b":status", b"%d" % status): status for status in range(100, 600)}
-_STATUS_BYTES = len(_header(b":status", b"200"))
+_METHOD_NAME: Final = b":method"
+_METHOD_KEY: Final = b"\x0a\x07" + _METHOD_NAME + b"\x1a"
+_PATH_KEY: Final = b"\x0a\x05:path"
+_METHOD_KEY_BYTES: Final = len(_METHOD_KEY)
+_ENTRY_BYTES: Final = 2
+_STATUSES: Final = {_header(b":status", b"%d" % status): status for status in range(100, 600)}
+_STATUS_BYTES: Final = len(_header(b":status", b"200"))
 #: An empty metadata_context, an empty protocol_config, or both.
-_EMPTY_BESIDE = (b"\x42\x00\x5a\x00", b"\x42\x00", b"\x5a\x00")
-_TAGS_BESIDE = frozenset((b"\x42", b"\x5a"))
+_EMPTY_BESIDE: Final = (b"\x42\x00\x5a\x00", b"\x42\x00", b"\x5a\x00")
+_TAGS_BESIDE: Final = frozenset((b"\x42", b"\x5a"))
 #: The tag and the length of the headers; the tag and the length of their map.
-_START = Struct("6B").unpack_from
+_START: Final = Struct("6B").unpack_from
 #: Of a length: another byte follows.
-_GOES_ON = 0x80
+_GOES_ON: Final = 0x80
 #: The tag of field 1, where that is a message: HttpHeaders.headers.
-_FIRST_FIELD = 0x0A
+_FIRST_FIELD: Final = 0x0A
 #: HttpHeaders.end_of_stream.
-_END_OF_STREAM = b"\x18\x01"
+_END_OF_STREAM: Final = b"\x18\x01"
 #: Most say the same beside the headers of each request: where that is short, it is read once.
-_LONGEST_KEPT = 64
-_NOTHING: Beside | None = Beside(NONE, NONE, "")
+_LONGEST_KEPT: Final = 64
+_NOTHING: Final[Beside | None] = Beside(NONE, NONE, "")
 _ATTRIBUTES = "envoy.filters.http.ext_proc"
 _ROUTE_NAME = "xds.route_name"

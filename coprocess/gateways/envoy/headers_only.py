@@ -7,9 +7,8 @@ Each message is answered at once, and most handlers leave a header or nothing. W
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-from coprocess.api.held import Bare, HeldResponse
 from coprocess.gateways.envoy import dynamic_metadata, encoding, guard
 from coprocess.gateways.envoy.call import Around, EnvoyCall, Traffic
 from coprocess.gateways.envoy.chain import Chain
@@ -22,46 +21,12 @@ from coprocess.gateways.envoy.header_messages import (
     method_in,
     status_in,
 )
-from coprocess.gateways.envoy.messages import Fields, UnreadFields, UnreadLine
-from coprocess.gateways.envoy.side import RequestSide, ResponseSide, Side
+from coprocess.gateways.envoy.headers_seen import request_of_headers, response_of_headers
+from coprocess.gateways.envoy.messages import UnreadFields
 from coprocess.loading.hooks import Hook
 
 #: The chain of a stream, by the name of its route as its first message tells it. Raises CoprocessError.
 ChainOfRoute = Callable[[str], Chain]
-BodySource = Callable[[], bytes]
-
-
-class _Request(Bare, UnreadLine):
-    """It tells of its body whether there is none, and no more."""
-
-    #: Whether that is so.
-    is_whole: bool
-
-    if not TYPE_CHECKING:
-        __slots__ = ("is_whole",)
-
-        @property
-        def _body_source(self) -> BodySource:
-            return _body_source(RequestSide(), self._headers, self.is_whole)
-
-
-class _Response(Bare, HeldResponse):
-    """As the request."""
-
-    came: UnreadFields
-    is_whole: bool
-
-    if not TYPE_CHECKING:
-        __slots__ = ("came", "is_whole")
-
-        @property
-        def _body_source(self) -> BodySource:
-            return _body_source(ResponseSide(), self.came, self.is_whole)
-
-
-def _body_source(side: Side, fields: Fields, is_whole: bool) -> BodySource:
-    side.begin(fields, is_whole=is_whole)
-    return side.read
 
 
 class HeadersOnly(Traffic):
@@ -109,12 +74,10 @@ class HeadersOnly(Traffic):
         status = status_in(header_map)
         if status is None:
             return False
-        response = _Response()
-        self.response_came = response.came = response._headers = UnreadFields(header_map, max_headers)
-        self.status = response._status = status
-        self.is_response_whole = response.is_whole = ends or self.method == "HEAD" or status in guard.BODYLESS
-        response._body = response.open_stream = None
-        response.has_new_body = response._has_body_of_handler = False
+        fields = UnreadFields(header_map, max_headers)
+        is_whole = ends or self.method == "HEAD" or status in guard.BODYLESS
+        response = response_of_headers(status, fields, is_whole)
+        self.response_came, self.status, self.is_response_whole = fields, status, is_whole
         self.response, self.is_last = response, True
         after = self.chain.plain_after
         self.hooks = None if after is None else iter(after)
@@ -177,13 +140,8 @@ def headers_only(message: bytes, stream: Finding, around: Around, max_headers: i
     method = method_in(header_map)
     if method is None or not chain.wants_headers_only or not has_path(header_map):
         return None
-    request = _Request()
-    fields = request._headers = UnreadFields(header_map, max_headers)
-    request._method = method
-    request.is_whole = is_whole
-    request._read_path = request._read_query = request._query = request._target = None
-    request._body = request.open_stream = None
-    request.has_new_body = request.has_new_path = request._has_body_of_handler = False
+    fields = UnreadFields(header_map, max_headers)
+    request = request_of_headers(method, fields, is_whole)
     traffic = HeadersOnly(request, chain, around)
     traffic.method, traffic.came, traffic.is_whole, traffic.beside = method, fields, is_whole, beside
     traffic.response_came = traffic.begun = None

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Protocol
+from typing import Final, Protocol
 
 import structlog
 
@@ -33,11 +33,12 @@ from coprocess.runtime.service import Service
 from coprocess.transport.engine import BidiRpc, HandlersLoop, Metadata
 
 # Of this module: each stream looks for it.
-_new_lock = threading.Lock
+_new_lock: Final = threading.Lock
+_get_ident: Final = threading.get_ident
 log = structlog.get_logger("coprocess")
 
 #: Reading a message of that size takes long already.
-_LARGE_BYTES = 128 * 1024
+_LARGE_BYTES: Final = 128 * 1024
 
 
 class Around(traffic_of.Around, Protocol):
@@ -196,7 +197,7 @@ class EnvoyStream(chained.Chain):
     def _take(self) -> None:
         loop = self._service.async_calls.loop
         # There, all async handlers would wait for what blocks. As `is_read_here`, in place.
-        may_block = loop is None or not loop.is_reading or loop.thread_id != threading.get_ident()
+        may_block = loop is None or not loop.is_reading or loop.thread_id != _get_ident()
         if len(self._message) > _LARGE_BYTES:
             if not may_block:
                 self._rpc.in_thread(self._take)

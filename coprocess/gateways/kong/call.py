@@ -57,7 +57,7 @@ class PluginCall(_EventCall):
             self.hook.function(instance, event)
         except BaseException as error:  # noqa: BLE001 - as in `Call.run`
             current_call.reset(token)  # What is logged now knows the call. Else its context ends with it.
-            return self._ended_by(error)
+            return self.ended_by(error)
         finally:
             if origin.call is self:
                 end_child()

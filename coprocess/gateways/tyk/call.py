@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from mypy_extensions import mypyc_attr
+
 from coprocess.api.http import MultiHeaders
 from coprocess.api.messages import Reject, Reply
 from coprocess.api.moments import HookType
@@ -22,13 +24,14 @@ if TYPE_CHECKING:
     from coprocess.gateways.tyk.event import TykEvent
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class TykCall(Call):
     """A Dispatch. Its attributes are what handlers may ask for."""
 
     __slots__ = ("_full_reply", "_request", "_response", "_session", "message", "passed_raw", "payload")
 
     def __init__(self, hook: Hook, message: Object, payload: bytes, *, full_reply: bool) -> None:
-        self.hook = hook  # As `Call` does, in place: each call comes by.
+        self.hook = hook
         self.message = message
         #: What came, for comparison with what a handler left.
         self.payload = payload
@@ -151,13 +154,14 @@ class TykCall(Call):
         return call.finish()
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class TykEventCall(Call):
     """A DispatchEvent. Nothing is read back from it."""
 
     __slots__ = ("event",)
 
     def __init__(self, hook: Hook, event: TykEvent) -> None:
-        super().__init__(hook)
+        self.hook = hook
         self.event = event
 
     @property

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from coprocess.api.held import Bare, HeldRequest
+from mypy_extensions import mypyc_attr
+
+from coprocess.api.held import HeldRequest
 from coprocess.loading.hooks import Hook
 from coprocess.loading.lifetime import Lifetime
 from coprocess.runtime.answers import Answer
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from coprocess.runtime.in_process import InProcess
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class RequestExchange(HeldExchange):
     """One request, and the handlers that it began with: it ends with them, also where others take over."""
 
@@ -38,12 +41,10 @@ class RequestExchange(HeldExchange):
         self.lifetime = Lifetime() if chain.has_end else None
 
 
-class RequestCall(Bare, HeldCall):
+class RequestCall(HeldCall[RequestExchange]):
     """One call of a handler for it. `request_call` makes one."""
 
     __slots__ = ()
-
-    _exchange: RequestExchange
 
     @property
     def lifetime(self) -> Lifetime | None:
@@ -52,11 +53,11 @@ class RequestCall(Bare, HeldCall):
 
 
 def request_call(hook: Hook, exchange: RequestExchange) -> RequestCall:
-    """As the constructor of the base class."""
+    """No constructor: in Python that costs more than what it does."""
     call = RequestCall()
     call.hook = hook
     call._exchange = exchange
-    call.api_id = exchange.spec.api_id  # type: ignore[misc]  # it is to be set here only
+    call._api_id = exchange.spec.api_id
     call.request = exchange.request
     call.response = exchange.response
     call.handlers_answer = None

@@ -47,7 +47,7 @@ class _Need:
 BODY = _Need()
 #: To ask the store whether the caller may go on; the driver gives what `Requests.limited` does.
 LIMITS = _Need()
-Need = HeldCall | _Need
+Need = HeldCall[Any] | _Need
 Steps = Iterator[Need]
 
 
