@@ -1,4 +1,4 @@
-"""Wheels whose http2 engine is compiled to C by mypyc, where COMPILE_COPROCESS=1 asks for it.
+"""Wheels in which the way of a call is compiled to C by mypyc, where COMPILE_COPROCESS=1 asks for it.
 
     COMPILE_COPROCESS=1 pip wheel --no-deps .
     python hatch_build.py FOLDER      # a copy of this project, compiled where it lies
@@ -20,7 +20,8 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-#: Where each call spends its time before a gateway and its handlers have it, and after.
+#: The way of a call: the engine, what runs the calls, and what the gateways do for each of them. What is read
+#: of a class that is left in Python costs more here than there: so a class and those who use it go together.
 COMPILED = (
     "coprocess/transport/http2/[a-z]*.py",
     "coprocess/transport/http2_calls.py",
@@ -28,6 +29,25 @@ COMPILED = (
     "coprocess/transport/engine.py",
     "coprocess/transport/workers.py",
     "coprocess/transport/cancellations.py",
+    "coprocess/runtime/call.py",
+    "coprocess/runtime/held_call.py",
+    "coprocess/runtime/chained.py",
+    "coprocess/runtime/hook_state.py",
+    "coprocess/runtime/gates.py",
+    "coprocess/runtime/pace.py",
+    "coprocess/runtime/service.py",
+    "coprocess/runtime/in_process_rpc.py",
+    "coprocess/runtime/around/request.py",
+    "coprocess/gateways/envoy/stream.py",
+    "coprocess/gateways/envoy/headers_only.py",
+    "coprocess/gateways/envoy/header_messages.py",
+    "coprocess/gateways/envoy/guard.py",
+    "coprocess/gateways/envoy/encoding.py",
+    "coprocess/gateways/envoy/call.py",
+    "coprocess/gateways/envoy/check.py",
+    "coprocess/gateways/envoy/check_reply.py",
+    "coprocess/gateways/tyk/call.py",
+    "coprocess/gateways/tyk/guard.py",
 )
 _COMPILERS = ["mypy>=2.4,<3", "setuptools>=80"]
 #: Of what this project depends on, those whose types the compiled modules use.
@@ -83,9 +103,9 @@ def compile_in(folder: Path) -> list[Path]:
         [sys.executable, "-c", _COMPILE, *sources], cwd=folder, capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise SystemExit(f"The http2 engine cannot be compiled:\n{done.stdout}{done.stderr}")
+        raise SystemExit(f"It cannot be compiled:\n{done.stdout}{done.stderr}")
     shutil.rmtree(folder / "build")
-    return [path for pattern in ("*.so", "coprocess/transport/**/*.so") for path in folder.glob(pattern)]
+    return [path for pattern in ("*.so", "coprocess/**/*.so") for path in folder.glob(pattern)]
 
 
 def _is_wanted() -> bool:
