@@ -37,6 +37,7 @@ COMPILED = (
     "coprocess/runtime/pace.py",
     "coprocess/runtime/service.py",
     "coprocess/runtime/in_process_rpc.py",
+    "coprocess/runtime/at_once.py",
     "coprocess/runtime/around/request.py",
     "coprocess/gateways/envoy/stream.py",
     "coprocess/gateways/envoy/headers_only.py",

@@ -40,7 +40,7 @@ from coprocess.gateways.kong.registration import plugin_server
 from coprocess.gateways.tyk.registration import TYK
 from coprocess.gateways.tyk.wire import DISPATCH
 from coprocess.loading.loader import load
-from coprocess.runtime import chained, in_process, pace, service
+from coprocess.runtime import at_once, chained, pace, service
 from coprocess.runtime.registration import GatewayOptions, Registration
 from coprocess.runtime.service import Service
 from coprocess.runtime.service_options import ServiceOptions
@@ -63,7 +63,7 @@ Parts = Sequence[Callable[[int], bytes]]
 
 def lift_time_limits() -> None:
     """Valgrind makes all fifty times slower: what is quick must be taken for quick."""
-    pace.QUICK_S = service.QUICK_S = chained.QUICK_S = in_process.BLOCKS_S = 1e9
+    pace.QUICK_S = service.QUICK_S = chained.QUICK_S = at_once.BLOCKS_S = 1e9
     turns._LONG_S = turns._IN_A_ROW_S = loop_turn._IN_A_ROW_S = turns._ALARM_S = 1e9
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import NoReturn
 
 
 class Status(IntEnum):
@@ -99,3 +100,8 @@ class ShuttingDown(CoprocessError):
 
 class StoreError(CoprocessError):
     """A store operation failed, or did not end within its deadline."""
+
+
+def raise_from(error: BaseException, cause: BaseException | None) -> NoReturn:
+    """`raise error from cause`, for modules that mypyc compiles: there, it leaves the cause out, and says nothing."""
+    raise error from cause

@@ -22,7 +22,7 @@ from coprocess.api.context import current_call
 from coprocess.error_text import format_error
 from coprocess.errors import HandlerFailed, ShuttingDown
 from coprocess.loading.hooks import Hook
-from coprocess.runtime import prints
+from coprocess.runtime import awaited, prints
 from coprocess.runtime.awaited import Begun
 from coprocess.runtime.call import Call
 from coprocess.runtime.failures import Failures
@@ -130,9 +130,9 @@ class AsyncCalls:
         try:
             try:
                 if self._failures.tracing is None and type(call).run_async is Call.run_async:
-                    reply = call.begin()
+                    reply = awaited.begin(call)
                     if reply is None:
-                        return call.rest()
+                        return awaited.rest(call)
                 else:
                     coroutine = self._running(call)
                     try:

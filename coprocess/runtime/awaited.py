@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Generator
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
+from coprocess.api.context import current_call
 from coprocess.runtime import unawaited
 from coprocess.runtime.forked import end_child, origin
 
@@ -54,6 +56,42 @@ async def any_awaitable(awaitable: Any) -> Any:
     return await awaitable
 
 
+def begin(call: Call) -> bytes | None:
+    """Run an async handler as far as it goes without waiting, in this context, which is the call's own.
+
+    None where it waits: then `rest` has what is left.
+    """
+    # In Python, as an exception ends each coroutine: what is compiled would write a traceback for that.
+    current_call.set(call)
+    try:
+        hook = call.hook
+        result = hook.function(*hook.plan.arguments(call))
+        if type(result) is CoroutineType or hasattr(result, "__await__"):
+            if type(result) is not CoroutineType:
+                result = any_awaitable(result)
+            try:
+                waits_for = result.send(None)
+            except StopIteration as done:
+                result = done.value
+            else:
+                call.begun = Begun(result, waits_for)
+                return None
+        if result is not None:
+            hook.plan.accept(call, result)
+        if unawaited.has_any:
+            unawaited.expect_awaited(call)
+        return call.finish()
+    except asyncio.CancelledError as error:
+        if is_cancelled():
+            raise
+        return call.ended_by(error)
+    except BaseException as error:  # noqa: BLE001 - as in `Call.run`
+        return call.ended_by(error)
+    finally:
+        if origin.call is call:
+            end_child()
+
+
 async def rest(call: Call) -> bytes:
     """What is left of a call that has begun, and waits."""
     begun = call.begun
@@ -79,5 +117,5 @@ async def rest(call: Call) -> bytes:
 
 async def run(call: Call) -> bytes:
     """Begin, and go on until it has ended."""
-    reply = call.begin()
+    reply = begin(call)
     return await rest(call) if reply is None else reply

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from mypy_extensions import mypyc_attr
@@ -150,44 +149,6 @@ class Call:
             if origin.call is self:
                 end_child()
             current_call.reset(token)
-
-    def begin(self) -> bytes | None:
-        """Run an async handler as far as it goes without waiting, in this context, which is the call's own.
-
-        None where it waits: then `rest` has what is left.
-        """
-        current_call.set(self)
-        try:
-            hook = self.hook
-            result = hook.function(*hook.plan.arguments(self))
-            if type(result) is CoroutineType or hasattr(result, "__await__"):
-                if type(result) is not CoroutineType:
-                    result = awaited.any_awaitable(result)
-                try:
-                    waits_for = result.send(None)
-                except StopIteration as done:
-                    result = done.value
-                else:
-                    self.begun = awaited.Begun(result, waits_for)
-                    return None
-            if result is not None:
-                hook.plan.accept(self, result)
-            if unawaited.has_any:
-                unawaited.expect_awaited(self)
-            return self.finish()
-        except asyncio.CancelledError as error:
-            if awaited.is_cancelled():
-                raise
-            return self.ended_by(error)
-        except BaseException as error:  # noqa: BLE001 - as in `run`
-            return self.ended_by(error)
-        finally:
-            if origin.call is self:
-                end_child()
-
-    def rest(self) -> Coroutine[Any, Any, bytes]:
-        """What is left of a call that has begun, and waits."""
-        return awaited.rest(self)
 
     def run_async(self) -> Coroutine[Any, Any, bytes]:
         """Begin, and go on until it has ended."""

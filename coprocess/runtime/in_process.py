@@ -4,7 +4,7 @@
 threads of the service. `call` is for callers in threads: sync handlers run in place; async ones on the
 service's loop. What runs in place cannot be given up: where it overruns, its answer is the time-out's.
 
-Most calls have their turn at once, wait for nothing and end well: no Rpc is made for these.
+Most calls have their turn at once, wait for nothing and end well: `runtime.at_once` has these.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import contextlib
 import math
 import time
 from asyncio import CancelledError
-from bisect import bisect_left
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import AbstractContextManager
 from contextvars import Context, copy_context
@@ -22,30 +21,24 @@ from functools import partial
 from typing import Any
 
 from coprocess.errors import HandlerFailed, ShuttingDown
+from coprocess.runtime import at_once, awaited
+from coprocess.runtime.at_once import AtOnce
 from coprocess.runtime.call import Call
-from coprocess.runtime.held_call import HeldCall
-from coprocess.runtime.hook_state import DURATION_BUCKETS_S
 from coprocess.runtime.in_process_rpc import HereRpc, InProcessRpc, LoopRpc, ThreadRpc
 from coprocess.runtime.service import Service
 from coprocess.transport.engine import Rpc
 
-_FIRST_S = DURATION_BUCKETS_S[0]
-_NOBODY = contextlib.nullcontext()
-
-#: A handler that holds up a foreign loop for so long is told of. It cannot be given up: its loop is not ours.
-BLOCKS_S = 0.5
 # Beyond its limit, in which the service ends a call that it runs itself.
 _GRACE_S = 5.0
 
 
-class InProcess:
+class InProcess(AtOnce):
     """Calls handlers of `service` for callers in this process."""
 
     def __init__(self, service: Service) -> None:
-        self._service = service
+        super().__init__(service)
         #: What handlers still do after their time was over.
         self._left: set[asyncio.Task[Any]] = set()
-        self.is_closed = False
 
     def end_left(self) -> None:
         """Refuse calls from now on, and cancel what handlers still do after their time was over."""
@@ -56,44 +49,6 @@ class InProcess:
 
     # For callers on a loop.
 
-    def begin(
-        self, call: HeldCall[Any], watching: AbstractContextManager[object] = _NOBODY
-    ) -> Coroutine[Any, Any, None] | None:
-        """Run `call` as far as it goes at once. None: it has ended. Else what is to be awaited for that.
-
-        Cancelling this cancels an async handler, while which waits `watching` is entered.
-        """
-        service, hook = self._service, call.hook
-        state = call.gate = service.gates[hook]
-        if not hook.is_async or service.tracing is not None or self.is_closed:
-            return self._begin_otherwise(call, watching)
-        call.failure = None
-        # As `HookState.enter`, in place, and below `leave`: each handler of a request comes by.
-        counts = call.counts = state.counts.get(call._api_id) or state.counts_of(call._api_id)
-        inside = state.inside
-        inside.add(call)
-        if len(inside) > state.concurrency:
-            inside.discard(call)
-            return self._begin_otherwise(call, watching)
-        call.since_s = began_s = time.monotonic()
-        # Most handlers wait for nothing: that needs no timer, and no coroutine but theirs.
-        context = copy_context()
-        try:
-            reply = context.run(call.begin)
-        except BaseException as error:  # noqa: BLE001 - raised again, where it is no failure of the handler
-            self._failed_here(call, error)
-            return None
-        took_s = time.monotonic() - began_s
-        if reply is None or took_s > BLOCKS_S or took_s > state.timeout_s:
-            return self._not_at_once(call, reply, took_s, context, watching)
-        call.replied = reply
-        inside.remove(call)
-        counts.durations[0 if took_s <= _FIRST_S else bisect_left(DURATION_BUCKETS_S, took_s)] += 1
-        counts.duration_sum_s += took_s
-        if state.queue and (following := state.following()) is not None:
-            service.begin_elsewhere(following)
-        return None
-
     def _not_at_once(
         self,
         call: Call,
@@ -103,14 +58,14 @@ class InProcess:
         watching: AbstractContextManager[object],
     ) -> Coroutine[Any, Any, None] | None:
         """A call has begun here, and waits, or has taken long."""
-        if took_s > BLOCKS_S:
+        if took_s > at_once.BLOCKS_S:
             self._tell_blocked(call, took_s)
         if reply is not None:
             self._ended_here(call, reply, took_s)
             return None
         rpc = InProcessRpc()
         self._needs_rpc(call, rpc)
-        return self._run(call, rpc, call.rest(), context, watching)
+        return self._run(call, rpc, awaited.rest(call), context, watching)
 
     def _begin_otherwise(
         self, call: Call, watching: AbstractContextManager[object]
@@ -278,40 +233,10 @@ class InProcess:
 
     # For callers in threads.
 
-    def call(self, call: Call) -> None:
-        """Run `call`, and return when it has ended."""
-        service, hook = self._service, call.hook
-        state = call.gate = service.gates[hook]
-        if not (hook.is_async or service.tracing is not None or self.is_closed):
-            call.failure = None
-            # As in `begin`.
-            api_id = call.api_id
-            counts = call.counts = state.counts.get(api_id) or state.counts_of(api_id)
-            inside = state.inside
-            inside.add(call)
-            if len(inside) <= state.concurrency:
-                call.since_s = began_s = time.monotonic()
-                try:
-                    # In a context of its own: what a handler sets there is no other call's.
-                    reply = copy_context().run(call.run)
-                except BaseException as error:  # noqa: BLE001 - as in `begin`
-                    self._failed_here(call, error)
-                    return
-                took_s = time.monotonic() - began_s
-                if took_s > state.timeout_s:
-                    self._ended_here(call, reply, took_s)
-                    return
-                call.replied = reply
-                inside.remove(call)
-                counts.durations[0 if took_s <= _FIRST_S else bisect_left(DURATION_BUCKETS_S, took_s)] += 1
-                counts.duration_sum_s += took_s
-                if state.queue and (following := state.following()) is not None:
-                    service.begin_elsewhere(following)
-                return
-            inside.discard(call)
+    def _call_otherwise(self, call: Call) -> None:
         if self.is_closed:
             _refuse(call)
-        elif hook.is_async:
+        elif call.hook.is_async:
             self._on_loop(call)
         else:
             self._run_in_turn(call)
@@ -378,7 +303,7 @@ def _advance(
     try:
         return context.run(advance, value)
     finally:
-        if (took_s := time.monotonic() - began_s) > BLOCKS_S:
+        if (took_s := time.monotonic() - began_s) > at_once.BLOCKS_S:
             tell_blocked(took_s)
 
 

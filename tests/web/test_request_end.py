@@ -554,7 +554,7 @@ def test_what_fails_at_the_end_is_told_without_the_values_of_its_frames() -> Non
 def test_a_handler_that_blocks_the_loop_of_the_app_is_told_of(
     waits_first: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("coprocess.runtime.in_process.BLOCKS_S", 0.01)
+    monkeypatch.setattr("coprocess.runtime.at_once.BLOCKS_S", 0.01)
 
     @Pre
     async def blocks(request: coprocess.Request) -> None:
