@@ -103,5 +103,5 @@ class StoreError(CoprocessError):
 
 
 def raise_from(error: BaseException, cause: BaseException | None) -> NoReturn:
-    """`raise error from cause`, for modules that mypyc compiles: there, it leaves the cause out, and says nothing."""
+    """`raise error from cause`, where that is compiled: mypyc leaves the cause out, and says nothing."""
     raise error from cause

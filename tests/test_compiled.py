@@ -62,6 +62,17 @@ def test_nothing_is_called_twice_within_a_slice(path: Path) -> None:
     assert not found
 
 
+@pytest.mark.parametrize("path", SOURCES, ids=[path.stem for path in SOURCES])
+def test_nothing_is_raised_from_a_cause(path: Path) -> None:
+    """Once, compiled, the log had no traceback of a handler: mypyc 2.4 drops the cause."""
+    found = [
+        ast.unparse(each)
+        for each in ast.walk(ast.parse(path.read_text()))
+        if isinstance(each, ast.Raise) and each.cause is not None
+    ]
+    assert not found
+
+
 def test_the_version_says_whether_the_engine_is_compiled() -> None:
     words = [sys.executable, "-m", "coprocess", "--version"]
     told = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()

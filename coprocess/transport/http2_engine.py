@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from coprocess.errors import Status
+from coprocess.errors import Status, raise_from
 from coprocess.transport.engine import (
     Engine,
     EngineOptions,
@@ -173,7 +173,7 @@ class Http2Engine(Engine):
             else:
                 bound = sockets.tcp_sockets(address)
         except (OSError, ValueError) as error:
-            raise ListenError(f"cannot listen on {address}: {_reason(error)}") from None
+            raise_from(ListenError(f"cannot listen on {address}: {_reason(error)}"), None)
         for each in bound:
             self.listen_on(each)
         if address.startswith("unix:"):

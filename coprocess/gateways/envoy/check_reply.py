@@ -9,7 +9,7 @@ from typing import Final, Protocol
 from coprocess.api.held import HeldRequest
 from coprocess.api.http import escaped
 from coprocess.bounded import LONGEST_NAME
-from coprocess.errors import CoprocessError, HandlerFailed, Status
+from coprocess.errors import CoprocessError, HandlerFailed, Status, raise_from
 from coprocess.gateways.envoy import dynamic_metadata, encoding, guard
 from coprocess.gateways.envoy.call import Traffic
 from coprocess.gateways.envoy.dynamic_metadata import SESSION_NAMESPACE, TOKEN
@@ -165,7 +165,7 @@ def _text(value: bytes) -> bytes:
     try:
         value.decode()
     except UnicodeDecodeError:
-        raise HandlerFailed("left bytes that are not UTF-8: ext_authz takes text only") from None
+        raise_from(HandlerFailed("left bytes that are not UTF-8: ext_authz takes text only"), None)
     return value
 
 

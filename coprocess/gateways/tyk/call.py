@@ -11,7 +11,7 @@ from mypy_extensions import mypyc_attr
 from coprocess.api.http import MultiHeaders
 from coprocess.api.messages import Reject, Reply
 from coprocess.api.moments import HookType
-from coprocess.errors import BadBody, HandlerFailed
+from coprocess.errors import BadBody, HandlerFailed, raise_from
 from coprocess.gateways.tyk import guard
 from coprocess.gateways.tyk.request import TykRequest
 from coprocess.gateways.tyk.response import TykResponse, set_body
@@ -108,9 +108,9 @@ class TykCall(Call):
         try:
             overrides.response_body = reply.body.decode()
         except UnicodeDecodeError:
-            raise HandlerFailed(
-                "responded with bytes that are not UTF-8: this gateway takes text only"
-            ) from None
+            raise_from(
+                HandlerFailed("responded with bytes that are not UTF-8: this gateway takes text only"), None
+            )
         # Without it the gateway would wrap the body of an error as JSON, and fire AuthFailure.
         overrides.override_error = reply.status >= 400
         overrides.headers.update(_single_values(reply.headers.pairs()))
@@ -180,7 +180,7 @@ class TykEventCall(Call):
         raise HandlerFailed("responded to an event: nobody waits for it")
 
     def reject(self, reject: Reject) -> None:
-        raise HandlerFailed("rejected an event: nobody waits for it") from reject
+        raise_from(HandlerFailed("rejected an event: nobody waits for it"), reject)
 
     def finish(self) -> bytes:
         return _EVENT_REPLY

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from coprocess.api.http import canonical_name, header_name, header_value, is_token
 from coprocess.api.moments import HookType
-from coprocess.errors import ADMITS_NOBODY, HandlerFailed
+from coprocess.errors import ADMITS_NOBODY, HandlerFailed, raise_from
 from coprocess.gateways.tyk import request, response
 from coprocess.gateways.tyk.wire import Object
 
@@ -116,7 +116,7 @@ def _checked(name: str, value: str) -> str:
         header_value(name, value)
         return header_name(name)
     except ValueError as error:
-        raise HandlerFailed(f"set a header that cannot be sent: {error}") from None
+        raise_from(HandlerFailed(f"set a header that cannot be sent: {error}"), None)
 
 
 def _check_new_values(edited: ResponseObject, original: ResponseObject) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from hpack import Decoder, HPACKError, OversizedHeaderListError
 from hpack.table import HeaderTable
 
+from coprocess.errors import raise_from
 from coprocess.transport.http2.frames import ConnectionFailure, ErrorCode, StreamFailure
 
 Field = tuple[bytes, bytes]
@@ -90,12 +91,15 @@ class FieldDecoder:
         try:
             fields = [(field[0], field[1]) for field in self._decoder.decode(block, raw=True)]
         except OversizedHeaderListError:
-            raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "the header list is too large") from None
+            raise_from(ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "the header list is too large"), None)
         except (HPACKError, IndexError) as error:
             # Not its text: that shows where in memory the block is, and the peer reads it.
-            raise ConnectionFailure(
-                ErrorCode.COMPRESSION_ERROR, f"a field block that is no HPACK: {type(error).__name__}"
-            ) from None
+            raise_from(
+                ConnectionFailure(
+                    ErrorCode.COMPRESSION_ERROR, f"a field block that is no HPACK: {type(error).__name__}"
+                ),
+                None,
+            )
         self._is_same_again = not table.has_grown and before == (table.maxsize, len(table.dynamic_entries))
         if not self._is_same_again:
             self.seen.clear()

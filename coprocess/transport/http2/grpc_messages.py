@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Final
 
-from coprocess.errors import Status
+from coprocess.errors import Status, raise_from
 from coprocess.transport.http2.grpc_wire import Refused
 from coprocess.transport.message_limit import too_large
 
@@ -137,7 +137,7 @@ def unpack(encoding: str, data: bytes, max_bytes: int) -> Iterator[bytes]:
         try:
             piece = inflate.decompress(rest, PIECE_BYTES)
         except zlib.error:
-            raise Refused(Status.INTERNAL, f"the message is not {encoding}") from None
+            raise_from(Refused(Status.INTERNAL, f"the message is not {encoding}"), None)
         if not piece and not rest:
             break  # It ends too soon.
         made += len(piece)
