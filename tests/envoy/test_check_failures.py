@@ -14,7 +14,7 @@ from coprocess import CustomKeyCheck, respond
 from coprocess.gateways.envoy import check_steps, wire
 from coprocess.loading.hooks import HookTable
 from coprocess.transport import grpcio, http2_engine
-from coprocess.transport.engines import EngineChoice
+from coprocess.transport.engines import EngineChoice, is_compiled
 from tests.envoy.drive import GET
 from tests.envoy.test_check import Asked, asking, code_of, in_steps, reply_to, request_of
 from tests.envoy.test_check_closes import Cancelled
@@ -63,6 +63,7 @@ def two_handlers() -> tuple[list[str], Callable[..., None], Callable[..., None]]
     return ran, first, second
 
 
+@pytest.mark.skipif(is_compiled(), reason="a compiled class takes no method from outside")
 def test_several_that_wait_for_a_thread_are_in_flight() -> None:
     """A drain ended before them."""
     ran, *handlers = two_handlers()
@@ -76,6 +77,7 @@ def test_several_that_wait_for_a_thread_are_in_flight() -> None:
         assert asked.service.drain(PATIENCE_S)
 
 
+@pytest.mark.skipif(is_compiled(), reason="a compiled class takes no method from outside")
 def test_one_that_waits_for_a_thread_behind_an_async_one_is_in_flight() -> None:
     ran, _, second = two_handlers()
     with asking(first_async, second) as asked:
@@ -90,6 +92,7 @@ def test_one_that_waits_for_a_thread_behind_an_async_one_is_in_flight() -> None:
         assert ran == ["second"]
 
 
+@pytest.mark.skipif(is_compiled(), reason="a compiled class takes no method from outside")
 def test_several_that_wait_for_a_thread_too_long_are_denied() -> None:
     ran, *handlers = two_handlers()
     with asking(*handlers, timeout_s=0.1) as asked, no_threads(asked) as tasks:
@@ -100,6 +103,7 @@ def test_several_that_wait_for_a_thread_too_long_are_denied() -> None:
         assert not ran
 
 
+@pytest.mark.skipif(is_compiled(), reason="a compiled class takes no method from outside")
 def test_more_than_may_wait_for_a_thread_are_shed_and_who_gave_up_leaves_its_thread(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
