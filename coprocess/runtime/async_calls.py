@@ -50,7 +50,8 @@ class AsyncCalls:
         self, failures: Failures, limited_log: LimitedLog, *, tick_s: float, timeout_s: float
     ) -> None:
         """`timeout_s`: how long the loop may be blocked by what is no call's."""
-        self._failures = failures
+        #: Answers calls that have failed.
+        self.failures = failures
         self._limited_log = limited_log
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
@@ -129,12 +130,12 @@ class AsyncCalls:
         """In the context of the call. What is left, where its handler waits."""
         try:
             try:
-                if self._failures.tracing is None and type(call).run_async is Call.run_async:
+                if self.failures.tracing is None and type(call).run_async is Call.run_async:
                     reply = awaited.begin(call)
                     if reply is None:
                         return awaited.rest(call)
                 else:
-                    coroutine = self._running(call)
+                    coroutine = self.running(call)
                     try:
                         waits_for = coroutine.send(None)
                     except StopIteration as done:
@@ -142,11 +143,11 @@ class AsyncCalls:
                     else:
                         return Begun(coroutine, waits_for)
             except (HandlerFailed, asyncio.CancelledError) as error:
-                self._end_badly(call, error)
+                self.end_badly(call, error)
             else:
                 call._rpc.respond(reply)  # As in `Service._run`.
         except Exception as error:  # noqa: BLE001 - as in `_run`
-            self._failures.fail_within(call, error)
+            self.failures.fail_within(call, error)
         if prints.has_printed:
             prints.end_line()
         current_call.set(None)
@@ -156,20 +157,9 @@ class AsyncCalls:
         """Run `coroutine` on the loop of the handlers, from any other thread. Raises RuntimeError."""
         loop = None if self._is_stopped else self.loop or self._start_loop()
         outcome: Future[Any] = Future()
-
-        async def run() -> None:
-            task = asyncio.current_task()
-            outcome.add_done_callback(lambda done: _cancel_with(done, loop, task))
-            try:
-                result = await coroutine
-            except BaseException as error:  # noqa: BLE001 - passed on
-                if outcome.set_running_or_notify_cancel():
-                    outcome.set_exception(error)
-            else:
-                if outcome.set_running_or_notify_cancel():
-                    outcome.set_result(result)
-
-        if loop is None or not loop.call_soon(lambda: loop.run_task(run(), None)):
+        if loop is None or not loop.call_soon(
+            lambda: loop.run_task(awaited.run_spawned(loop, coroutine, outcome), None)
+        ):
             coroutine.close()
             raise RuntimeError("no event loop runs")
         return outcome
@@ -190,53 +180,38 @@ class AsyncCalls:
             self._unbegun.remove(call)
         except KeyError:
             return  # It has ended, or another loop has it.
-        task = call.task = loop.run_task(self._run(call), call)
+        task = call.task = loop.run_task(awaited.run_admitted(self, call), call)
 
         def cancel() -> None:
             loop.cancel(task)
 
         call.rpc.on_cancel(cancel)
 
-    def _running(self, call: Call) -> Coroutine[Any, Any, bytes]:
-        tracing = self._failures.tracing
+    # What the coroutines of calls ask for (`awaited`).
+
+    def running(self, call: Call) -> Coroutine[Any, Any, bytes]:
+        tracing = self.failures.tracing
         return call.run_async() if tracing is None else tracing.run_async(call)
 
-    async def _go_on(self, spare: SpareTask) -> None:
-        """As a task that is no more spare."""
-        rest, spare.rest = spare.rest, None
-        if rest is not None:
-            await self._run(spare.owner, rest)
-
-    async def _run(self, call: Call, rest: Awaitable[bytes] | None = None) -> None:
-        """`rest`: what is left of a call that has begun."""
-        state = call.gate
-        if rest is None and not state.holds(call):
-            return  # Its time was over before the loop came to it.
-        try:
-            try:
-                reply = await (self._running(call) if rest is None else rest)
-            except (HandlerFailed, asyncio.CancelledError) as error:
-                self._end_badly(call, error)
-            else:
-                call.rpc.respond(reply)
-        except Exception as error:  # noqa: BLE001 - else its place would stay taken for ever
-            self._failures.fail_within(call, error)
-        finally:
-            if prints.has_printed:
-                prints.end_line()
-        self._calls.discard(call)
-        # Its context has the call: a cycle for each would be the collector's.
-        call.task = None
-        following = state.leave(call, time.monotonic() - call.since_s)
-        if following is not None:
-            self.begin(following)
-
-    def _end_badly(self, call: Call, error: BaseException) -> None:
+    def end_badly(self, call: Call, error: BaseException) -> None:
+        """Answer one that `error` has ended."""
         if not isinstance(error, HandlerFailed):
             # The client gave up, or its time is over, or the service stops: an answer does no harm.
             call.fail(ShuttingDown.status, "cancelled")
         elif call.gate.holds(call):
-            self._failures.fail(call, error)
+            self.failures.fail(call, error)
+
+    def leave(self, call: Call) -> None:
+        """Give the place of one that has run to whoever waits for it."""
+        self._calls.discard(call)
+        # Its context has the call: a cycle for each would be the collector's.
+        call.task = None
+        following = call.gate.leave(call, time.monotonic() - call.since_s)
+        if following is not None:
+            self.begin(following)
+
+    def _go_on(self, spare: SpareTask) -> Coroutine[Any, Any, None]:
+        return awaited.go_on(self, spare)
 
     def _start_loop(self) -> LoopThread | None:
         """None where that cannot be now: `tick` tries again."""
@@ -267,7 +242,7 @@ class AsyncCalls:
                     call.deadline_s = min(call.deadline_s, call.since_s + allowed_s)
             if now_s > call.deadline_s and now_s > call.deadline_s + call.rpc.held_up_s():
                 try:
-                    self._end(call, self._failures.time_out)
+                    self._end(call, self.failures.time_out)
                 except Exception as error:  # noqa: BLE001 - the others' time is over, too
                     log.error("a call that takes too long could not be ended", exception=format_error(error))
         self.watch.tick()
@@ -326,7 +301,7 @@ class AsyncCalls:
         text = (
             f'{call.hook_type} hook "{call.hook_name}" was given up: another handler blocked the event loop'
         )
-        self._failures.fail(call, HandlerFailed(text))
+        self.failures.fail(call, HandlerFailed(text))
 
     def _tell_blocked(self, owner: object, stack: list[str]) -> None:
         tags = _tags(owner)
@@ -360,11 +335,6 @@ class AsyncCalls:
         while call is not None:
             _cancelled(call)
             call = call.gate.leave(call, time.monotonic() - call.since_s)
-
-
-def _cancel_with(outcome: Future[Any], loop: LoopThread | None, task: asyncio.Task[Any] | None) -> None:
-    if outcome.cancelled() and loop is not None and task is not None:
-        loop.cancel(task)
 
 
 def _cancelled(call: Call) -> None:

@@ -88,7 +88,7 @@ class Call:
     _state: State
     #: The name of a coroutine that its code has thrown away; see `runtime.unawaited`. Absent: none.
     unawaited: str
-    #: The tasks that its code has begun; see there, too. Absent: none.
+    #: The tasks that its code has begun; see there, too. Absent, or empty: none.
     begun_tasks: list[HandlersTask]
     #: Resources open or close for it, whose tasks live as long as they do. Absent: False.
     is_aside: bool

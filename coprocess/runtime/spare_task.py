@@ -6,8 +6,6 @@ same: libraries ask for the current one, and keep things by it.
 
 from __future__ import annotations
 
-import asyncio
-
 # For those who make tasks of their own, by asyncio's documentation ("Extending").
 from asyncio.tasks import (
     _enter_task,
@@ -22,47 +20,9 @@ from typing import Any, TypeVar
 from weakref import getweakrefcount
 
 from coprocess.api.context import current_call
+from coprocess.runtime.untouched_task import UntouchedTask
 
 Result = TypeVar("Result")
-
-
-class _Task(asyncio.Task[None]):
-    """One that knows whether anybody did something with it."""
-
-    __slots__ = ("asked", "is_touched")
-
-    is_touched: bool
-    #: Requests to cancel it, which wait until it has begun: else it would end without a step of its own, and
-    #: what it was to go on with would be lost. None: it has begun.
-    asked: list[Any] | None
-
-    def __setattr__(self, name: str, value: object) -> None:
-        super().__setattr__("is_touched", True)
-        super().__setattr__(name, value)
-
-    def set_name(self, value: object, /) -> None:
-        self.is_touched = True
-        super().set_name(value)
-
-    def cancel(self, msg: Any = None) -> bool:
-        self.is_touched = True
-        if self.asked is not None:
-            self.asked.append(msg)
-            return True
-        return super().cancel(msg)
-
-    def cancelling(self) -> int:
-        return super().cancelling() + len(self.asked or ())
-
-    def uncancel(self) -> int:
-        if self.asked:
-            self.asked.pop()
-            return self.cancelling()
-        return super().uncancel()
-
-    def add_done_callback(self, fn: Callable[[Any], object], /, *, context: Context | None = None) -> None:
-        self.is_touched = True
-        super().add_done_callback(fn, context=context)
 
 
 class SpareTask:
@@ -89,7 +49,7 @@ class SpareTask:
         # A task asks its loop to run its first step soon. This takes that step.
         loop.call_soon = take
         try:
-            self.task = _Task(self._coroutine, loop=loop, context=self.context)
+            self.task = UntouchedTask(self._coroutine, loop=loop, context=self.context)
         finally:
             del loop.call_soon
         self._step = steps.pop()

@@ -57,8 +57,8 @@ def note_task(call: Any, task: HandlersTask) -> None:
 def expect_awaited(call: Any) -> None:
     """At the end of its handler. Raises HandlerFailed."""
     tasks = getattr(call, "begun_tasks", None)
-    if tasks is not None:
-        del call.begun_tasks  # They know the call: a cycle would be the collector's.
+    if tasks:
+        call.begun_tasks = []  # They know the call: a cycle would be the collector's.
         expect_ended(tasks)
     name = getattr(call, "unawaited", None)
     if name is not None:

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from asyncio import TimerHandle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from mypy_extensions import mypyc_attr
 
@@ -301,9 +301,9 @@ class Engine(ABC):
     `use` may come between, as often as one likes.
     """
 
-    name: str
+    name: ClassVar[str]
     #: Whether it takes the path of a unix socket that another server still listens on.
-    takes_over = False
+    takes_over: ClassVar[bool] = False
 
     @property
     def refused_calls(self) -> int:

@@ -265,7 +265,7 @@ def test_what_has_ended_is_no_work_for_the_garbage_collector(*, is_async: bool) 
     look = Response(nothing_async if is_async else nothing)
 
     def left() -> int:
-        kinds = ("Exchange", "Traffic", "HeldRequest", "_UnreadRequest", "EnvoyStream", "CheckCall")
+        kinds = ("Exchange", "Traffic", "HeldRequest", "UnreadRequest", "EnvoyStream", "CheckCall")
         return sum(type(each).__name__ in kinds for each in gc.get_objects())
 
     with serving(check, look) as running, Client(running.address) as client:

@@ -19,6 +19,7 @@ from coprocess.runtime import service as service_module
 from coprocess.runtime.computing import ComputingLine
 from coprocess.runtime.pace import COMPUTES_S, Pace
 from coprocess.transport.engine import Metadata, Rpc
+from coprocess.transport.engines import is_compiled
 from tests.objects import hook_table, make_object, table_of
 from tests.server import PATIENCE_S, fails, serving, until
 from tests.service.hooks import counts, stamped, state_of
@@ -85,6 +86,7 @@ class _Rpc(Rpc):
         return None
 
 
+@pytest.mark.skipif(is_compiled(), reason="a compiled class takes no method from outside")
 def test_a_hook_is_not_slow_because_its_answers_wait_for_the_interpreter(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -109,6 +111,8 @@ def test_a_hook_is_not_slow_because_its_answers_wait_for_the_interpreter(
 @pytest.fixture
 def known(monkeypatch: pytest.MonkeyPatch) -> None:
     """What hooks compute is not measured: the test says it."""
+    if is_compiled():
+        pytest.skip("compiled code takes no function from outside")
     monkeypatch.setattr(service_module, "computed", lambda: None)
 
 
@@ -190,6 +194,7 @@ def test_a_call_whose_client_gave_up_loses_its_turn(
         assert counts(server, "long")["ran"] == 2
 
 
+@pytest.mark.skipif(is_compiled(), reason="compiled code takes no function from outside")
 def test_a_hook_that_computes_is_known_and_one_that_needs_no_lock(monkeypatch: pytest.MonkeyPatch) -> None:
     pace = Pace()
     now = [0.0, 0.0]

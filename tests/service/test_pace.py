@@ -10,6 +10,7 @@ from coprocess.gateways.kong.gateway import KongGateway
 from coprocess.runtime import pace as pace_module
 from coprocess.runtime.around.gateway import AroundGateway
 from coprocess.runtime.pace import QUICK_S, Pace
+from coprocess.transport.engines import is_compiled
 
 SLOW_S = 10 * QUICK_S
 
@@ -53,6 +54,7 @@ def test_a_call_that_waits_for_the_processor_is_told_from_one_that_waits() -> No
     assert pace.apart == 16
 
 
+@pytest.mark.skipif(is_compiled(), reason="compiled code takes no function from outside")
 @pytest.mark.skipif(pace_module._OF_THREAD is None, reason="this system does not tell what a thread used")
 def test_a_call_that_waits_for_the_interpreter_is_told_from_one_that_waits(
     monkeypatch: pytest.MonkeyPatch,
@@ -67,6 +69,7 @@ def test_a_call_that_waits_for_the_interpreter_is_told_from_one_that_waits(
     assert pace.apart == 16
 
 
+@pytest.mark.skipif(is_compiled(), reason="compiled code takes no function from outside")
 @pytest.mark.skipif(pace_module._OF_THREAD is None, reason="this system does not tell what a thread used")
 def test_a_quick_call_on_a_slow_machine_is_told_from_one_that_computes(
     monkeypatch: pytest.MonkeyPatch,

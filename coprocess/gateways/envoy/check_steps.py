@@ -9,7 +9,7 @@ from typing import Any
 from coprocess.errors import HandlerFailed, Overloaded, Status, TimedOut
 from coprocess.gateways.envoy.call import Traffic
 from coprocess.gateways.envoy.check_reply import Tells, closed, reply_of
-from coprocess.gateways.envoy.checked import NO_BODY
+from coprocess.gateways.envoy.unread_check import NO_BODY
 from coprocess.loading.hooks import Hook
 from coprocess.loading.lifetime import Lifetime
 from coprocess.runtime.call import Call
