@@ -91,7 +91,8 @@ class StoreCounts:
 class EngineCounts(Protocol):
     """What is told of an engine."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     @property
     def refused_calls(self) -> int: ...
