@@ -74,7 +74,9 @@ def _is_raised_by_code(error: BaseException) -> bool:
     last = error.__traceback__
     while last is not None and last.tb_next is not None:
         last = last.tb_next
-    return last is not None and last.tb_frame.f_code.co_code[last.tb_lasti] == _RAISE
+    if last is None or not is_not_ours(last.tb_frame.f_code.co_filename):
+        return False  # No code of this package raises it, and what is compiled has no instructions.
+    return last.tb_frame.f_code.co_code[last.tb_lasti] == _RAISE
 
 
 def is_not_ours(filename: str) -> bool:
