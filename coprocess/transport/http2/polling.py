@@ -51,6 +51,8 @@ class _Epoll:
         return bool(self._epoll.poll(0, 1))
 
     def close(self) -> None:
+        """What is removed later is not there any more."""
+        self._callbacks.clear()
         self._epoll.close()
 
 
