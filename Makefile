@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 OLDER_ENVOY := 1.36.4
 OLDER_ENVOY_IN := .venv-envoy-$(OLDER_ENVOY)
 FUZZER_IN := .venv-fuzz
-# A copy of the project whose http2 engine is compiled: here, so that its sources are what runs.
+# A copy of the project in which the way of a call is compiled: here, so that its sources are what runs.
 COMPILED_IN := build/compiled
 
 .PHONY: help run test test-quick test-slow test-envoy-older test-envoy-recordings test-envoy-campaign test-all check lint types imports format proto lock bench judges wheels test-compiled judges-compiled fuzz fuzz-hour chaos chaos-hour clean
@@ -70,7 +70,7 @@ test-compiled: $(COMPILED_IN)/.ready ## all tests, on what the compiled wheel ha
 judges-compiled: $(COMPILED_IN)/.ready ## the judges on it
 	cd $(COMPILED_IN) && PYTHONPATH=$$PWD $(CURDIR)/$(BIN)/python -m tests.judges
 
-wheels: $(READY) ## dist/: a wheel for any machine, and one with its engine compiled for this one (needs a C compiler)
+wheels: $(READY) ## dist/: a wheel for any machine, and one compiled for this one (needs a C compiler)
 	$(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
 	COMPILE_COPROCESS=1 $(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
 
