@@ -158,6 +158,20 @@ def test_a_filter_that_does_not_wait_for_headers_is_asked_for_no_body() -> None:
     assert reply.WhichOneof("response") == "request_body"
 
 
+def test_a_filter_in_full_duplex_on_one_side_is_asked_for_no_body_of_the_other() -> None:
+    """It takes no override then, whatever `allow_mode_override` says: three responses passed in a row."""
+
+    @Response
+    def reads_response(response: Any) -> None:
+        response.headers["X-Length"] = str(len(response.raw_body))
+
+    assert immediate_of(Stream(reads, response_mode=4).request(POST, end=False)) == 500
+    stream = Stream(reads_response, request_mode=4)
+    assert stream.request(GET).WhichOneof("response") == "request_headers"
+    assert immediate_of(stream.response()) == 500
+    assert Stream(reads, response_mode=4).request(GET).WhichOneof("response") == "request_headers"
+
+
 def test_a_filter_that_ignores_replies_is_told_of_and_runs_nothing() -> None:
     """With observability_mode, handlers seemed to refuse, and nothing said that all passed."""
     ran: list[int] = []

@@ -487,6 +487,31 @@ CASES: list[tuple[str, str, str, Change]] = [
         "whole",
         "envoy-body-not-sent",
         "error",
+        set_mode(response_body_mode="FULL_DUPLEX_STREAMED", response_trailer_mode="SEND"),
+    ),
+    # What routes say changes nothing of it.
+    (
+        "whole",
+        "envoy-body-not-sent",
+        "error",
+        both(
+            set_mode(response_body_mode="FULL_DUPLEX_STREAMED", response_trailer_mode="SEND"),
+            on_route(processing_mode={"request_body_mode": "NONE"}),
+        ),
+    ),
+    (
+        "whole",
+        "envoy-body-trailers",
+        "error",
+        both(
+            set_mode(request_body_mode="BUFFERED", request_trailer_mode="SKIP"),
+            set_(send_body_without_waiting_for_header_response=True),
+        ),
+    ),
+    (
+        "whole",
+        "envoy-body-not-sent",
+        "error",
         both(set_mode(request_body_mode="GRPC"), set_(allow_mode_override=False)),
     ),
     ("plain", "envoy-route-cleared", "note", set_(route_cache_action="CLEAR")),
