@@ -545,7 +545,7 @@ AUTHZ_CASES: list[tuple[str, str, str, Change]] = [
     ("headers", "envoy-timeout", "error", lambda config: processor(config)["grpc_service"].pop("timeout")),
     ("headers", "envoy-authz-raw-headers", "warning", drop("encode_raw_headers")),
     ("hmac", "envoy-authz-body", "error", drop("with_request_body")),
-    ("hmac", "envoy-authz-body", "warning", set_(with_request_body={"max_request_bytes": 10})),
+    ("hmac", "envoy-authz-body", "error", set_(with_request_body={"max_request_bytes": 10})),
     ("headers", "envoy-authz-version", "error", drop("transport_api_version")),
     ("hmac", "envoy-authz-body", "error", set_(with_request_body={"pack_as_bytes": True})),
     (

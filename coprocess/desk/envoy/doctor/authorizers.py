@@ -151,11 +151,11 @@ def _body(judged: Judged) -> Iterator[FileFinding]:
     if dig(body, "pack_as_bytes") is not True:
         yield finding_at(
             judged,
-            Severity.WARNING,
+            Severity.ERROR,
             "envoy-authz-body",
             "with_request_body.pack_as_bytes",
             "An auth handler reads the body, and pack_as_bytes is not set.",
-            "Bytes above 127 arrive as `!`.",
+            "Bytes that are not UTF-8 arrive as `!`: the service refuses what has a `!`.",
             "Set it to true.",
         )
     if dig(body, "allow_partial_message") is True:
