@@ -158,6 +158,36 @@ def test_a_filter_that_does_not_wait_for_headers_is_asked_for_no_body() -> None:
     assert reply.WhichOneof("response") == "request_body"
 
 
+def test_who_forgets_to_say_which_api_it_is_lets_nobody_by() -> None:
+    """No CustomKeyCheck ran where all of them were for an API, and the other handlers let all pass."""
+
+    @CustomKeyCheck(api_id="orders")
+    def check_key(session: Any) -> None:
+        session.allow("somebody")
+
+    @Post
+    def stamp(request: Any) -> None:
+        request.headers["X-Stamp"] = "1"
+
+    served = ServedStream(EnvoyGateway(table_of(check_key, stamp), GatewayOptions()))
+    (reply,) = send(served, ask(GET))
+    assert immediate_of(reply) == 500
+    assert "CustomKeyCheck are for APIs (orders)" in reply.immediate_response.details
+    for says in (
+        {"x-coprocess-api-id": "orders"},
+        {"x-coprocess-api-id": "others"},
+        {"x-coprocess-post": "stamp"},  # Who names the handlers has named them all.
+    ):
+        reply = Stream(check_key, stamp, says=says).request()
+        assert reply.WhichOneof("response") == "request_headers"
+
+    @CustomKeyCheck
+    def check_all(session: Any) -> None:
+        session.allow("anybody")
+
+    assert Stream(check_key, check_all).request().WhichOneof("response") == "request_headers"
+
+
 def test_a_filter_in_full_duplex_on_one_side_is_asked_for_no_body_of_the_other() -> None:
     """It takes no override then, whatever `allow_mode_override` says: three responses passed in a row."""
 

@@ -591,6 +591,29 @@ def test_each_rule_of_ext_authz(project: Path, chain: str, rule: str, severity: 
     assert found(project / "envoy.yaml").get(rule) == severity
 
 
+def test_handlers_for_apis_want_to_be_told_which_api_it_is(project: Path) -> None:
+    (project / "handlers/shop.py").write_text(
+        "from coprocess import CustomKeyCheck, Post\n"
+        "@CustomKeyCheck(api_id='orders')\n"
+        "def check(session):\n"
+        "    session.allow('somebody')\n"
+        "@Post\n"
+        "def stamp(request):\n"
+        "    request.headers['X-Stamp'] = '1'\n"
+    )
+    (project / "coprocess.toml").write_text("timeout_s = 5.0\n")
+    for form in ("static", "gateway"):
+        (project / "envoy.yaml").write_text(printed("--form", form))
+        assert "envoy-api-unknown" not in found(project / "envoy.yaml")
+    config = load_yaml(printed("--form", "static"))
+    drop("request_attributes")(config)
+    (project / "envoy.yaml").write_text(dump_yaml(config))
+    assert found(project / "envoy.yaml")["envoy-api-unknown"] == "error"
+    say("x-coprocess-api-id", "orders")(config)
+    (project / "envoy.yaml").write_text(dump_yaml(config))
+    assert "envoy-api-unknown" not in found(project / "envoy.yaml")
+
+
 def test_a_percent_sign_that_is_written_twice_is_one(project: Path) -> None:
     config = load_yaml(printed("--form", "static", "--chain", ""))
     say("x-coprocess-config", '{"at": "50%%", "more": "%%7B"}')(config)
@@ -823,7 +846,10 @@ def test_config_of_a_chain_that_is_not_there(project: Path) -> None:
 
 
 def test_every_rule_has_a_case_and_is_in_the_manual() -> None:
-    elsewhere = {"envoy-yaml-broken", "envoy-handler-broken", "envoy-authz-others"}
+    elsewhere = {
+        *("envoy-yaml-broken", "envoy-handler-broken", "envoy-authz-others"),
+        "envoy-api-unknown",
+    }
     tried = {case[1] for case in [*CASES, *AUTHZ_CASES]} | elsewhere
     manual = (ROOT / "docs/envoy-desk.md").read_text()
 
