@@ -614,6 +614,20 @@ def test_handlers_for_apis_want_to_be_told_which_api_it_is(project: Path) -> Non
     assert "envoy-api-unknown" not in found(project / "envoy.yaml")
 
 
+def test_a_security_policy_sends_bodies_as_text_and_that_is_told(project: Path) -> None:
+    """The doctor took it that Envoy Gateway sets `pack_as_bytes`, which it does not."""
+    (project / "handlers/shop.py").write_text(
+        "from coprocess import CustomKeyCheck\n"
+        "@CustomKeyCheck\n"
+        "def check(request, session):\n"
+        "    session.allow(request.text)\n"
+    )
+    (project / "coprocess.toml").write_text("timeout_s = 5.0\n")
+    (project / "envoy.yaml").write_text(printed("--form", "gateway", "--authz"))
+
+    assert found(project / "envoy.yaml") == {"envoy-authz-body": "note"}
+
+
 def test_a_percent_sign_that_is_written_twice_is_one(project: Path) -> None:
     config = load_yaml(printed("--form", "static", "--chain", ""))
     say("x-coprocess-config", '{"at": "50%%", "more": "%%7B"}')(config)

@@ -73,5 +73,5 @@ def _authorizer(entry: dict[str, Any]) -> dict[str, Any]:
             "patterns": [{"exact": str(name).lower(), "ignore_case": True} for name in named]
         }
     if isinstance(body, dict):
-        made["with_request_body"] = {**body, "pack_as_bytes": True}
+        made["with_request_body"] = body
     return made
