@@ -14,8 +14,9 @@ from coprocess import Request, Response, respond
 from coprocess.api.held import HeldHeaders, HeldRequest, HeldResponse
 from coprocess.api.held_session import HeldSession
 from coprocess.api.http import canonical_name
+from coprocess.gateways.web.asgi_messages import scope_request
 from coprocess.gateways.web.http import raw_headers
-from coprocess.gateways.web.wsgi_messages import environ_headers, native_headers
+from coprocess.gateways.web.wsgi_messages import environ_headers, environ_request, native_headers
 
 
 def request(target: str = "/a%20b?b=2&a=1&a=3", *headers: tuple[str, str], body: bytes = b"") -> HeldRequest:
@@ -236,6 +237,24 @@ def test_headers_of_environ_are_found_by_the_names_that_http_has() -> None:
     assert headers.get("Content-Length") is None
     assert headers.get("Path-Info") is None
     assert {"X-A", "Content-Type"} <= set(headers)
+
+
+def test_cookies_of_several_lines_are_all_there() -> None:
+    """Those behind the first line were not, though the upstream gets them."""
+    headers = HeldHeaders([("Cookie", "a=1; b=2"), ("Cookie", "role=admin; a=9")])
+    assert dict(HeldRequest("GET", "/", headers).cookies) == {"a": "1", "b": "2", "role": "admin"}
+
+
+def test_a_path_that_a_server_has_decoded_reads_as_in_other_homes() -> None:
+    """Around WSGI apps `/users/@me` was `/users/%40me`: a check by the path did not know it."""
+    path = "/users/@me;v=1/a+b,c:d/~x!$&'()*"
+    environ = environ_request({"PATH_INFO": path, "REQUEST_METHOD": "GET"})
+    scope = scope_request({"path": path, "headers": [], "method": "GET"})
+    assert environ.path == scope.path == path
+    for decoded, shown in (("/a b", "/a%20b"), ("/%61", "/%2561"), ("/a?b", "/a%3Fb"), ("/ü", "/%C3%BC")):
+        came = decoded.encode().decode("latin-1")
+        assert environ_request({"PATH_INFO": came, "REQUEST_METHOD": "GET"}).path == shown
+        assert scope_request({"path": decoded, "headers": [], "method": "GET"}).path == shown
 
 
 def test_a_target_is_what_the_client_sent_whatever_was_edited_since() -> None:

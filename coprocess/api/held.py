@@ -17,6 +17,7 @@ from multidict import CIMultiDict
 from coprocess.api.body import OF_THE_BYTES
 from coprocess.api.body_stream import BodyStream
 from coprocess.api.http import (
+    IN_PATHS,
     MultiHeaders,
     ParsedQuery,
     canonical_name,
@@ -314,8 +315,8 @@ class HeldRequest(_HeldBody, Request):
 
     @property
     def encoded_path(self) -> str:
-        """The path as it is sent: ASCII."""
-        return quote(self._path, safe=_SENT_AS_IT_IS) if self.has_new_path else self._path
+        """The path as it is sent: ASCII. A percent sign begins an escape."""
+        return quote(self._path, safe=f"%{IN_PATHS}") if self.has_new_path else self._path
 
     @property
     def scheme(self) -> str:
@@ -357,8 +358,6 @@ class HeldRequest(_HeldBody, Request):
 
 
 _PATH = re.compile(r"/([^\x00-\x1f\x7f%?]|%[0-9A-Fa-f]{2})*")
-# What a path may hold (RFC 3986); a percent sign begins an escape.
-_SENT_AS_IT_IS = "/%:@!$&'()*+,;=~"
 
 
 _OK, _PARTIAL = 200, 206

@@ -23,6 +23,9 @@ _CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 _ASCII = bytes(range(0x80))
 
+#: What a path may hold as it is (RFC 3986), beside letters, digits and `-._`.
+IN_PATHS = "/:@!$&'()*+,;=~"
+
 
 def expect_final_status(status: object, highest: int = 999) -> int:
     """`status`, if it may end a response; else ValueError."""
@@ -34,6 +37,11 @@ def expect_final_status(status: object, highest: int = 999) -> int:
 def escaped(target: bytes) -> str:
     """A path or a query with what is not ASCII escaped, and all else as it is."""
     return target.decode() if target.isascii() else quote(target, safe=_ASCII)
+
+
+def encoded_path(path: str | bytes) -> str:
+    """A path that was decoded: as clients write it, so that it reads the same in all homes."""
+    return quote(path, safe=IN_PATHS)
 
 
 def is_token(text: str) -> bool:

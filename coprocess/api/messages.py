@@ -132,7 +132,8 @@ class Request(Body, metaclass=Spelled):
     @property
     def cookies(self) -> Mapping[str, str]:
         """Name to value, to read. What cannot be read as a cookie is left out."""
-        return parse_cookies(self.headers.get("Cookie", ""))
+        # A client may send several lines: HTTP/2 has one for each.
+        return parse_cookies("; ".join(self.headers.getall("Cookie")))
 
 
 class Response(Body, metaclass=Declares):

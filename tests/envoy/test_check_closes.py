@@ -241,6 +241,23 @@ def test_a_body_that_the_filter_does_not_send_is_not_taken_for_none() -> None:
                 assert read.pop() == body
 
 
+def test_a_text_that_may_hide_bytes_of_the_body_is_not_the_body() -> None:
+    """Without `pack_as_bytes`, `adm\\xffin` was `adm!in` to a handler that looks for `admin`, and went on."""
+
+    @CustomKeyCheck
+    def check_key(request: Any, session: Any) -> None:
+        assert b"admin" not in request.raw_body
+        session.allow("token")
+
+    with asked_both_ways(check_key) as ways:
+        for asked in ways:
+            as_text = request_of(HIDDEN, "POST", "/")
+            for body, code in (("adm!in", 500), ("user", 0), ("ü", 0)):
+                as_text.attributes.request.http.body = body
+                assert code_of(asked.ask(as_text)) == code
+            assert code_of(asked.ask(request_of(HIDDEN, "POST", "/", body=b"adm!in"))) == 0
+
+
 def test_a_message_that_is_none_closes() -> None:
     @CustomKeyCheck
     def check_key(session: Any) -> None:

@@ -158,6 +158,50 @@ def test_a_filter_that_does_not_wait_for_headers_is_asked_for_no_body() -> None:
     assert reply.WhichOneof("response") == "request_body"
 
 
+def test_who_forgets_to_say_which_api_it_is_lets_nobody_by() -> None:
+    """No CustomKeyCheck ran where all of them were for an API, and the other handlers let all pass."""
+
+    @CustomKeyCheck(api_id="orders")
+    def check_key(session: Any) -> None:
+        session.allow("somebody")
+
+    @Post
+    def stamp(request: Any) -> None:
+        request.headers["X-Stamp"] = "1"
+
+    served = ServedStream(EnvoyGateway(table_of(check_key, stamp), GatewayOptions()))
+    (reply,) = send(served, ask(GET))
+    assert immediate_of(reply) == 500
+    assert "CustomKeyCheck are for APIs (orders)" in reply.immediate_response.details
+    for says in (
+        {"x-coprocess-api-id": "orders"},
+        {"x-coprocess-api-id": "others"},
+        {"x-coprocess-post": "stamp"},  # Who names the handlers has named them all.
+    ):
+        reply = Stream(check_key, stamp, says=says).request()
+        assert reply.WhichOneof("response") == "request_headers"
+
+    @CustomKeyCheck
+    def check_all(session: Any) -> None:
+        session.allow("anybody")
+
+    assert Stream(check_key, check_all).request().WhichOneof("response") == "request_headers"
+
+
+def test_a_filter_in_full_duplex_on_one_side_is_asked_for_no_body_of_the_other() -> None:
+    """It takes no override then, whatever `allow_mode_override` says: three responses passed in a row."""
+
+    @Response
+    def reads_response(response: Any) -> None:
+        response.headers["X-Length"] = str(len(response.raw_body))
+
+    assert immediate_of(Stream(reads, response_mode=4).request(POST, end=False)) == 500
+    stream = Stream(reads_response, request_mode=4)
+    assert stream.request(GET).WhichOneof("response") == "request_headers"
+    assert immediate_of(stream.response()) == 500
+    assert Stream(reads, response_mode=4).request(GET).WhichOneof("response") == "request_headers"
+
+
 def test_a_filter_that_ignores_replies_is_told_of_and_runs_nothing() -> None:
     """With observability_mode, handlers seemed to refuse, and nothing said that all passed."""
     ran: list[int] = []

@@ -259,6 +259,28 @@ def test_no_body_is_no_piece_and_what_is_written_becomes_one() -> None:
         assert reply.request_headers.response.body_mutation.body == b"made here"
 
 
+def test_a_body_that_is_written_and_never_asked_for_closes_in_full_duplex() -> None:
+    """Envoy took the reply for its own failure, in some cases after the upstream had the new body."""
+
+    @Post
+    def made(request: Any) -> None:
+        request.stream(replace=True).write(b"made here")
+
+    @Response
+    def made_too(response: Any) -> None:
+        response.stream(replace=True).write(b"made here")
+
+    with streams(made, made_too) as (_, client):
+        refused = Call(client, request_mode=FULL_DUPLEX).request()
+        assert refused.immediate_response.status.code == 500
+        for mode in (STREAMED, BUFFERED):
+            passed = Call(client, request_mode=mode).request()
+            assert passed.request_headers.response.body_mutation.body == b"made here"
+        call = Call(client, request_mode=FULL_DUPLEX, response_mode=FULL_DUPLEX)
+        assert call.request(GET, end=True).request_headers.response.body_mutation.body == b"made here"
+        assert call.response().immediate_response.status.code == 500
+
+
 def test_a_rejection_in_the_middle_refuses_the_request() -> None:
     @Post
     def virus(request: Any) -> None:

@@ -212,6 +212,16 @@ LISTENERS = {
         "shout",
         processing_mode={"request_body_mode": "FULL_DUPLEX_STREAMED", "request_trailer_mode": "SEND"},
     ),
+    "body beside duplex": post(
+        "shout",
+        processing_mode={"response_body_mode": "FULL_DUPLEX_STREAMED", "response_trailer_mode": "SEND"},
+        **OVERRIDE,
+    ),
+    "loud beside duplex": response(
+        "loud",
+        processing_mode={"request_body_mode": "FULL_DUPLEX_STREAMED", "request_trailer_mode": "SEND"},
+        **OVERRIDE,
+    ),
     "grows": post("grows", failure_mode_allow=True, **OVERRIDE),
     "made": post("made", **OVERRIDE),
     "peek": post("only_if_asked", **OVERRIDE),
@@ -366,6 +376,14 @@ def test_a_filter_that_takes_no_override_lets_not_even_the_first_request_by(worl
     before = len(world.upstream.requests)
     assert world.request("body at once", "POST", body=b"hi").status == 500
     assert len(world.upstream.requests) == before
+
+
+def test_full_duplex_on_one_side_lets_no_body_of_the_other_by(world: World) -> None:
+    """Envoy takes no override then: the first request passed, and three responses."""
+    before = len(world.upstream.requests)
+    assert world.request("body beside duplex", "POST", body=b"hi").status == 500
+    assert len(world.upstream.requests) == before
+    assert world.request("loud beside duplex", "POST", body=b"hi").status == 500
 
 
 def test_what_no_engine_sends_closes_under_failure_mode_allow(world: World) -> None:

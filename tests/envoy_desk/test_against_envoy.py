@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -135,16 +136,19 @@ def shown(status: int | None, headers: Any, body: bytes) -> Any:
 
 
 def differing(
-    handlers: Sequence[Callable[..., Any]], filters: Mapping[str, Any], requests: Sequence[Sent]
+    handlers: Sequence[Callable[..., Any]],
+    filters: Mapping[str, Any],
+    requests: Sequence[Sent],
+    route: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[str]:
-    """Where the real one and the simulated one differ."""
+    """Where the real one and the simulated one differ. `route` is what theirs says beside its match."""
     differing = []
     loaded = load_objects(list(handlers), HOME)
     with (
         serving(*handlers) as running,
         Upstream() as upstream,
         Envoy(
-            running.address, upstream.port, {name: Listener([each]) for name, each in filters.items()}
+            running.address, upstream.port, {name: Listener([each], route) for name, each in filters.items()}
         ) as real,
         HandlerServer(loaded) as server,
     ):
@@ -152,7 +156,7 @@ def differing(
             config = EnvoyConfig.read(
                 {
                     "http_filters": [each],
-                    "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "upstream"}}],
+                    "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "upstream"}, **route}],
                 },
                 version=(real.version[0], real.version[1]),
             )
@@ -213,6 +217,20 @@ def test_both_say_the_same_of_bodies_in_pieces() -> None:
     ]
 
     assert differing((shout_in_pieces, loud_in_pieces), filters, requests) == []
+
+
+def test_what_a_route_says_of_modes_does_not_let_its_filter_take_an_override() -> None:
+    """The simulated one took it, and showed a body to handlers that the real one passes by."""
+    duplex = {"response_body_mode": "FULL_DUPLEX_STREAMED", "response_trailer_mode": "SEND"}
+    filters = {"duplex": ext_proc(allow_mode_override=True, processing_mode={**PROC, **duplex})}
+    of_route = {
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute",
+        "overrides": {"processing_mode": PROC},
+    }
+    route = {"typed_per_filter_config": {"envoy.filters.http.ext_proc": of_route}}
+    requests: list[Sent] = [("POST", "/a", {"Content-Type": "text/plain"}, b"small")]
+
+    assert differing(HANDLERS, filters, requests, route) == []
 
 
 @Pre

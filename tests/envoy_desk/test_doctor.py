@@ -487,6 +487,31 @@ CASES: list[tuple[str, str, str, Change]] = [
         "whole",
         "envoy-body-not-sent",
         "error",
+        set_mode(response_body_mode="FULL_DUPLEX_STREAMED", response_trailer_mode="SEND"),
+    ),
+    # What routes say changes nothing of it.
+    (
+        "whole",
+        "envoy-body-not-sent",
+        "error",
+        both(
+            set_mode(response_body_mode="FULL_DUPLEX_STREAMED", response_trailer_mode="SEND"),
+            on_route(processing_mode={"request_body_mode": "NONE"}),
+        ),
+    ),
+    (
+        "whole",
+        "envoy-body-trailers",
+        "error",
+        both(
+            set_mode(request_body_mode="BUFFERED", request_trailer_mode="SKIP"),
+            set_(send_body_without_waiting_for_header_response=True),
+        ),
+    ),
+    (
+        "whole",
+        "envoy-body-not-sent",
+        "error",
         both(set_mode(request_body_mode="GRPC"), set_(allow_mode_override=False)),
     ),
     ("plain", "envoy-route-cleared", "note", set_(route_cache_action="CLEAR")),
@@ -520,7 +545,7 @@ AUTHZ_CASES: list[tuple[str, str, str, Change]] = [
     ("headers", "envoy-timeout", "error", lambda config: processor(config)["grpc_service"].pop("timeout")),
     ("headers", "envoy-authz-raw-headers", "warning", drop("encode_raw_headers")),
     ("hmac", "envoy-authz-body", "error", drop("with_request_body")),
-    ("hmac", "envoy-authz-body", "warning", set_(with_request_body={"max_request_bytes": 10})),
+    ("hmac", "envoy-authz-body", "error", set_(with_request_body={"max_request_bytes": 10})),
     ("headers", "envoy-authz-version", "error", drop("transport_api_version")),
     ("hmac", "envoy-authz-body", "error", set_(with_request_body={"pack_as_bytes": True})),
     (
@@ -564,6 +589,43 @@ def test_each_rule_of_ext_authz(project: Path, chain: str, rule: str, severity: 
     (project / "envoy.yaml").write_text(dump_yaml(config))
 
     assert found(project / "envoy.yaml").get(rule) == severity
+
+
+def test_handlers_for_apis_want_to_be_told_which_api_it_is(project: Path) -> None:
+    (project / "handlers/shop.py").write_text(
+        "from coprocess import CustomKeyCheck, Post\n"
+        "@CustomKeyCheck(api_id='orders')\n"
+        "def check(session):\n"
+        "    session.allow('somebody')\n"
+        "@Post\n"
+        "def stamp(request):\n"
+        "    request.headers['X-Stamp'] = '1'\n"
+    )
+    (project / "coprocess.toml").write_text("timeout_s = 5.0\n")
+    for form in ("static", "gateway"):
+        (project / "envoy.yaml").write_text(printed("--form", form))
+        assert "envoy-api-unknown" not in found(project / "envoy.yaml")
+    config = load_yaml(printed("--form", "static"))
+    drop("request_attributes")(config)
+    (project / "envoy.yaml").write_text(dump_yaml(config))
+    assert found(project / "envoy.yaml")["envoy-api-unknown"] == "error"
+    say("x-coprocess-api-id", "orders")(config)
+    (project / "envoy.yaml").write_text(dump_yaml(config))
+    assert "envoy-api-unknown" not in found(project / "envoy.yaml")
+
+
+def test_a_security_policy_sends_bodies_as_text_and_that_is_told(project: Path) -> None:
+    """The doctor took it that Envoy Gateway sets `pack_as_bytes`, which it does not."""
+    (project / "handlers/shop.py").write_text(
+        "from coprocess import CustomKeyCheck\n"
+        "@CustomKeyCheck\n"
+        "def check(request, session):\n"
+        "    session.allow(request.text)\n"
+    )
+    (project / "coprocess.toml").write_text("timeout_s = 5.0\n")
+    (project / "envoy.yaml").write_text(printed("--form", "gateway", "--authz"))
+
+    assert found(project / "envoy.yaml") == {"envoy-authz-body": "note"}
 
 
 def test_a_percent_sign_that_is_written_twice_is_one(project: Path) -> None:
@@ -798,7 +860,10 @@ def test_config_of_a_chain_that_is_not_there(project: Path) -> None:
 
 
 def test_every_rule_has_a_case_and_is_in_the_manual() -> None:
-    elsewhere = {"envoy-yaml-broken", "envoy-handler-broken", "envoy-authz-others"}
+    elsewhere = {
+        *("envoy-yaml-broken", "envoy-handler-broken", "envoy-authz-others"),
+        "envoy-api-unknown",
+    }
     tried = {case[1] for case in [*CASES, *AUTHZ_CASES]} | elsewhere
     manual = (ROOT / "docs/envoy-desk.md").read_text()
 

@@ -57,6 +57,16 @@ def test_the_doctor_finds_nothing(name: str, monkeypatch: pytest.MonkeyPatch) ->
     assert [finding for finding in findings if finding["severity"] != "note"] == []
 
 
+def test_the_doctor_finds_nothing_in_all_of_them_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clusters of one file were looked for in another one, though Istio makes its own."""
+    monkeypatch.chdir(EXAMPLES)
+
+    result = CliRunner().invoke(app, ["envoy", "doctor", ".", "--json"])
+
+    findings = json.loads(result.stdout)["findings"]
+    assert [finding for finding in findings if finding["severity"] != "note"] == []
+
+
 def test_a_request_passes_the_example(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(EXAMPLES)
 

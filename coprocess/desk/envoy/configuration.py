@@ -309,7 +309,10 @@ spec:
 def _security_policy(wanted: Wanted) -> str:
     body = ""
     if wanted.reads_body:
-        body = f"    bodyToExtAuth:\n      maxRequestBytes: {wanted.max_body_bytes}\n"
+        body = (
+            "    # Sent as text: a `!` may stand for other bytes, so a body with one is refused.\n"
+            f"    bodyToExtAuth:\n      maxRequestBytes: {wanted.max_body_bytes}\n"
+        )
     return f"""\
 # The policy cannot name a chain: all auth handlers of the service run. For others, another service.
 apiVersion: gateway.envoyproxy.io/v1alpha1

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from coprocess.api.moments import HookType
 from coprocess.errors import ConfigError, UnknownHook
 from coprocess.gateways.envoy.overrides import Overrides
-from coprocess.gateways.envoy.route import Route
+from coprocess.gateways.envoy.route import API_ID, Route
 from coprocess.loading.body_use import hook_uses_body, streams_body
 from coprocess.loading.chains import REQUEST_MOMENTS, names_by_order, of_api
 from coprocess.loading.hooks import Hook, HookTable
@@ -122,6 +122,32 @@ def chain_of(table: HookTable, route: Route, chains: Chains) -> Chain:
         hooks=running,
         has_end=any(hook.is_of_request for hook in running),
     )
+
+
+def apis_of_unrun(chain: Chain) -> list[str]:
+    """The APIs whose handlers of CustomKeyCheck are not in `chain`, as nobody has said which API it is of.
+
+    Empty where another one runs, or where the route names handlers, or its API.
+    """
+    route = chain.route
+    if route.api_id or route.chain or route.names is not None:
+        return []
+    if any(moment is HookType.CustomKeyCheck for moment, _ in chain.before):
+        return []
+    return sorted(
+        {hook.api_id for hook in chain.table if hook.type is HookType.CustomKeyCheck and hook.api_id}
+    )
+
+
+def check_authenticates(chain: Chain) -> None:
+    """Raises UnknownHook: those who forgot to tell the API would let everybody by."""
+    if apis := apis_of_unrun(chain):
+        raise UnknownHook(
+            printable(
+                f"handlers of CustomKeyCheck are for APIs ({', '.join(apis)}), and nothing says which it is. "
+                f"Expected: {API_ID}, or request_attributes: [xds.route_name] and a route with a name"
+            )
+        )
 
 
 def hooks_of(table: HookTable, steps: Iterable[Step]) -> frozenset[Hook]:

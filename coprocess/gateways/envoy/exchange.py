@@ -175,8 +175,9 @@ class Exchange(StreamedBodies):
         if (mode := config.response_body_mode) != NONE:
             self._response_mode = mode
         self._overrides = chain.overrides_of(self._request.mode, self._response_mode)
-        if config.send_body_without_waiting_for_header_response:
-            self._overrides = never()  # Envoy takes no override then.
+        is_duplex = FULL_DUPLEX in (self._request.mode, self._response_mode)
+        if is_duplex or config.send_body_without_waiting_for_header_response:
+            self._overrides = never()  # Envoy takes no override then, on either side.
         return chain
 
     def go_on_from(self, before: HeadersOnly) -> None:

@@ -15,7 +15,7 @@ from coprocess.api.held_session import HeldSession
 from coprocess.api.moments import HookType
 from coprocess.errors import CoprocessError, HandlerFailed, ShuttingDown
 from coprocess.gateways.envoy.call import Traffic
-from coprocess.gateways.envoy.chain import Chain, Chains, chain_of, check_chains
+from coprocess.gateways.envoy.chain import Chain, Chains, chain_of, check_authenticates, check_chains
 from coprocess.gateways.envoy.check import CheckCall
 from coprocess.gateways.envoy.check_reply import closed, failed_reply
 from coprocess.gateways.envoy.check_steps import CheckChain, WaitingChecks
@@ -256,6 +256,7 @@ class EnvoyGateway(Gateway, Streaming):
             if not route.api_id and default_api_id:
                 route = _with_api_id(route, default_api_id)
             chain = chain_of(self._table, route, self._chains)
+            check_authenticates(chain)
             size = len(default_api_id) + sum(len(name) + len(str(value)) for name, value in said)
             _keep(kept, key, chain, size)
         return chain

@@ -205,8 +205,18 @@ class Pieces(BodyStream):
 
     @property
     def local_body(self) -> bytes | None:
-        """Where nothing of a body came, or comes: what is to be one; None: that stays so."""
-        return b"".join(self._written) if self._written and not self.has_begun else None
+        """Where nothing of a body came, or was asked for: what is to be one; None: that stays so.
+
+        Raises HandlerFailed where Envoy takes none then.
+        """
+        if not self._written or self.has_begun:
+            return None
+        if self.side.mode == FULL_DUPLEX and not self._is_whole:
+            raise HandlerFailed(
+                "wrote a body, and asked for no piece of the one that comes. Expected: one at least, as in "
+                "FULL_DUPLEX_STREAMED Envoy takes none before"
+            )
+        return b"".join(self._written)
 
     @property
     def is_whole(self) -> bool:

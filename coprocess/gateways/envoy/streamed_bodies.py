@@ -29,8 +29,8 @@ SEND = 1
 #: So long a handler waits for a piece.
 PIECE_TIMEOUT_S = 60.0
 NO_OVERRIDE = (
-    "reads a body, and Envoy sends none. Expected: allow_mode_override: true in the filter, "
-    "or body modes BUFFERED"
+    "reads a body, and Envoy sends none. Expected: allow_mode_override: true in the filter, and no "
+    "FULL_DUPLEX_STREAMED in it; or body modes BUFFERED"
 )
 #: Envoy may drop the override, and send the headers on before the body has come: the upstream would have had
 #: them, and of the reply to the body it takes no edits of headers. No message says which it does.

@@ -125,7 +125,7 @@ class BodyOfCheck:
 
     @property
     def is_whole(self) -> bool:
-        """Whether all of it is here.
+        """Whether all of it is here, and is what the upstream gets.
 
         A filter that sends bodies says of each whether it is a part; a client may say so, too. Where nothing
         came, and there is no length, there may be none, or one that Envoy does not send: `Transfer-Encoding`
@@ -134,8 +134,9 @@ class BodyOfCheck:
         headers = self._headers
         if any(value != "false" for value in headers.getall(_PARTIAL)):
             return False
-        if self._came():
-            return True
+        if came := self._came():
+            # Sent as text, `!` stands for a byte that is no UTF-8, or for itself: nothing says which.
+            return bool(self._http.raw_body) or b"!" not in came
         length = headers.get("Content-Length", "")
         if length or "Transfer-Encoding" in headers:
             return length == "0"
@@ -151,5 +152,6 @@ _PARTIAL = "X-Envoy-Auth-Partial-Body"
 #: To a body of these HTTP gives no meaning, and their clients tell no length where there is none.
 _WITHOUT_BODY = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "TRACE"})
 NO_BODY = (
-    "reads a body, and Envoy sent none, or a part. Expected: with_request_body in the filter, large enough"
+    "reads a body, and Envoy sent none, a part, or text with `!` in the place of bytes. Expected: "
+    "with_request_body in the filter, with pack_as_bytes: true, and large enough"
 )

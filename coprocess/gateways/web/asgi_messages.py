@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 from coprocess.api.held import Bare
-from coprocess.api.http import escaped
+from coprocess.api.http import encoded_path, escaped
 from coprocess.api.unread import NO_EDITS, UnreadRequest
 from coprocess.gateways.web.http import (
     Caller,
@@ -40,7 +40,7 @@ class ScopeRequest(Bare, UnreadRequest):
     def _path_that_came(self) -> str:
         raw_path: bytes = self._of_scope.get("raw_path") or b""
         if not raw_path:
-            return quote(self._of_scope["path"])
+            return encoded_path(self._of_scope["path"])
         # uvicorn and others leave the query there.
         return escaped(raw_path.partition(b"?")[0])
 

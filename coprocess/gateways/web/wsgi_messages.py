@@ -6,10 +6,10 @@ import io
 from collections.abc import Callable, Collection, Iterable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, unquote_to_bytes
+from urllib.parse import unquote_to_bytes
 
 from coprocess.api.held import Bare, HeldResponse
-from coprocess.api.http import canonical_name, escaped
+from coprocess.api.http import canonical_name, encoded_path, escaped
 from coprocess.api.unread import NO_EDITS, UnreadHeaders, UnreadRequest
 from coprocess.bounded import kept_by_name
 from coprocess.gateways.web.http import (
@@ -78,7 +78,7 @@ class EnvironRequest(Bare, UnreadRequest):
     _environ: Environ
 
     def _path_that_came(self) -> str:
-        return quote(self._environ.get("PATH_INFO", "").encode("latin-1")) or "/"
+        return encoded_path(self._environ.get("PATH_INFO", "").encode("latin-1")) or "/"
 
     def _query_that_came(self) -> str:
         query: str = self._environ.get("QUERY_STRING", "")

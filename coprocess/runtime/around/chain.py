@@ -9,7 +9,7 @@ from typing import Any
 from coprocess.api.moments import HookType
 from coprocess.errors import ConfigError
 from coprocess.loading.body_use import hook_uses_body
-from coprocess.loading.chains import MOMENT_OF_KEY, REQUEST_MOMENTS, by_order, names_by_order, of_api
+from coprocess.loading.chains import MOMENT_OF_KEY, REQUEST_MOMENTS, names_by_order, of_api
 from coprocess.loading.hooks import Hook, HookTable
 
 _EXPECTED = ", ".join((*MOMENT_OF_KEY, "events"))
@@ -62,7 +62,10 @@ def chain_of(table: HookTable, named: Mapping[str, Any] | None, api_id: str) -> 
     hooks = of_api(table, api_id)
     listeners = tuple(names_by_order(hooks, HookType.Event))
     if named is None:
-        chosen = {moment: by_order(hooks, moment) for moment in HookType}
+        chosen = {
+            moment: [_chosen(hooks, moment, name) for name in names_by_order(hooks, moment)]
+            for moment in HookType
+        }
         events = None
     else:
         unknown = [key for key in named if key not in MOMENT_OF_KEY and key != "events"]
@@ -95,6 +98,12 @@ def chain_of(table: HookTable, named: Mapping[str, Any] | None, api_id: str) -> 
     )
 
 
+def _chosen(hooks: Sequence[Hook], moment: HookType, name: str) -> Hook:
+    """Of several with one name, the one for this API goes before one for all."""
+    matching = [hook for hook in hooks if hook.type is moment and hook.name == name]
+    return max(matching, key=lambda hook: hook.api_id is not None)
+
+
 def _plain(before: Iterable[tuple[HookType, tuple[Step, ...]]]) -> tuple[Hook, ...] | None:
     if any(steps for moment, steps in before if moment is HookType.CustomKeyCheck):
         return None  # It admits the caller, or nobody.
@@ -111,8 +120,7 @@ def _named(hooks: Sequence[Hook], moment: HookType, names: Any, key: str) -> lis
             raise ConfigError(
                 f"chain[{key!r}]: no {moment.name} handler {name!r} is loaded; there are: {there}"
             )
-        # One for this API goes before one for all.
-        found.append(max(matching, key=lambda hook: hook.api_id is not None))
+        found.append(_chosen(hooks, moment, name))
     return found
 
 

@@ -149,14 +149,17 @@ def _body(judged: Judged) -> Iterator[FileFinding]:
             f"Set max_message_bytes of the service to more than {limit}, or the limit below it.",
         )
     if dig(body, "pack_as_bytes") is not True:
+        is_policy = judged.use.filter.where[:1] == ("spec",)
         yield finding_at(
             judged,
-            Severity.WARNING,
+            Severity.NOTE if is_policy else Severity.ERROR,
             "envoy-authz-body",
             "with_request_body.pack_as_bytes",
             "An auth handler reads the body, and pack_as_bytes is not set.",
-            "Bytes above 127 arrive as `!`.",
-            "Set it to true.",
+            "Bytes that are not UTF-8 arrive as `!`: the service refuses what has a `!`.",
+            "The policy cannot: have ext_proc for such handlers, by an EnvoyExtensionPolicy."
+            if is_policy
+            else "Set it to true.",
         )
     if dig(body, "allow_partial_message") is True:
         yield finding_at(

@@ -14,6 +14,8 @@ from coprocess.gateways.envoy.route import is_meant
 _HTTP2 = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _LOOPBACK = ("127.", "localhost", "[::1]", "::1")
 _NOBODY = "No call arrives at the service: every request is refused."
+#: Clusters of its own, which Istio makes of services: another file of the folder does not declare them.
+_ISTIOS = ("outbound|", "inbound|")
 
 
 def check_services(
@@ -57,7 +59,7 @@ def _check_service(
         for where, value in walk(document.value)
         if len(where) > 1 and where[-2] == "clusters" and isinstance(value.get("name"), str)
     ]
-    if not name or not clusters:
+    if not name or not clusters or str(name).startswith(_ISTIOS):
         return
     found = [cluster for cluster in clusters if cluster[2]["name"] == name]
     if not found:

@@ -32,7 +32,7 @@ from coprocess.desk.envoy.yaml_files import YamlDocument, read_yaml, walk
 from coprocess.desk.findings import FileFinding, Severity
 from coprocess.desk.not_loaded import not_loaded
 from coprocess.errors import BadMessage, ConfigError, CoprocessError, UnknownHook
-from coprocess.gateways.envoy.chain import Chain, Chains, chain_of
+from coprocess.gateways.envoy.chain import Chain, Chains, apis_of_unrun, chain_of
 from coprocess.gateways.envoy.route import (
     API_ID,
     CONFIG,
@@ -46,6 +46,7 @@ from coprocess.loading.loaded import Loaded, Problem
 
 #: Keys that do not say which handlers run.
 _SAID_OF_THE_API = (API_ID, CONFIG, ORG_ID)
+_ROUTE_NAME = "xds.route_name"
 _SUFFIXES = (".yaml", ".yml", ".json")
 
 
@@ -130,6 +131,8 @@ def _check(use: Use, service: Service) -> Iterator[FileFinding]:
         chain = chain_of(service.loaded.table, route, service.chains)
         if use.filter.kind == AUTHZ:
             yield from _others(use, route, chain)
+        else:
+            yield from _api_unknown(use, chain)
     except BadMessage as error:
         yield _named(use, "envoy-key-unknown", str(error), "Every request of the route is refused with 500.")
     except UnknownHook as error:
@@ -180,6 +183,17 @@ def _formatted(use: Use) -> Iterator[FileFinding]:
                 "What a client sends may stand there: it could choose the handlers, or what they are told.",
                 "Write the value out; on routes that differ, in grpc_initial_metadata.",
             )
+
+
+def _api_unknown(use: Use, chain: Chain) -> Iterator[FileFinding]:
+    apis = apis_of_unrun(chain)
+    if apis and _ROUTE_NAME not in list_of(use.settings.get("request_attributes")):
+        yield _at_use(
+            *(use, "envoy-api-unknown", Severity.ERROR),
+            f"Handlers of CustomKeyCheck are for APIs ({', '.join(apis)}), and nothing says which this is.",
+            "None of them would run: the service refuses every request.",
+            f"Set request_attributes to [{_ROUTE_NAME}], and name each route as its API; or say {API_ID}.",
+        )
 
 
 def _others(use: Use, route: Route, chain: Chain) -> Iterator[FileFinding]:

@@ -12,6 +12,7 @@ _LOOKED_FOR = {
     "envoy-key-unknown": "A key x-coprocess-… that does not exist, or a value that it does not take",
     "envoy-key-formatted": "A value of metadata that Envoy fills in from the request, or cannot read",
     "envoy-key-as-header": "Keys x-coprocess-… are given as request headers, which nobody looks at",
+    "envoy-api-unknown": "Handlers of CustomKeyCheck are for APIs, and nothing says which one this is",
     "envoy-name-unknown": "A chain or handler is named that is not there, or nothing is there to run",
     "envoy-failure-open": "Where the service fails, Envoy lets requests pass",
     "envoy-timeout": "Envoy waits for less time than handlers may take",

@@ -50,6 +50,7 @@ def _processor(entry: dict[str, Any]) -> dict[str, Any]:
         "failure_mode_allow": entry.get("fail_open") is True,
         "message_timeout": entry.get("message_timeout"),
         "allow_mode_override": dig(given, "allow_mode_override") is True,
+        "request_attributes": list_of(dig(given, "request", "attributes")),
         # The policy has no rules.
         "mutation_rules": {"allow_all_routing": True},
         "metadata_options": {"receiving_namespaces": {"untyped": writable}},
@@ -72,5 +73,5 @@ def _authorizer(entry: dict[str, Any]) -> dict[str, Any]:
             "patterns": [{"exact": str(name).lower(), "ignore_case": True} for name in named]
         }
     if isinstance(body, dict):
-        made["with_request_body"] = {**body, "pack_as_bytes": True}
+        made["with_request_body"] = body
     return made

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 from coprocess.desk.envoy.doctor.filters import Use, dig
 from coprocess.desk.envoy.doctor.judged import Judged, finding_at, route_is_cleared, seconds
-from coprocess.desk.envoy.fields import Fields, list_of
+from coprocess.desk.envoy.fields import Fields, list_of, object_of
 from coprocess.desk.envoy.simulator.filter_config import ProcessingMode
 from coprocess.desk.findings import FileFinding, Severity
 from coprocess.errors import ConfigError
@@ -128,6 +129,22 @@ def _body(judged: Judged, direction: str) -> Iterator[FileFinding]:
             "Envoy takes no mode_override then: the service refuses each request with a body.",
             "Leave it out.",
         )
+    if (
+        (reads or streams)
+        and mode in _NOT_SENT
+        and judged.use.settings.get("allow_mode_override")
+        and _is_duplex(judged)
+    ):
+        yield finding_at(
+            judged,
+            Severity.ERROR,
+            "envoy-body-not-sent",
+            key,
+            f"A handler reads the body of the {direction}; {direction}_body_mode is {mode}, and the filter "
+            "has FULL_DUPLEX_STREAMED.",
+            "Envoy takes no mode_override then, on either side: the service refuses what has a body.",
+            "Set it to BUFFERED, or to FULL_DUPLEX_STREAMED with trailers, too.",
+        )
     wanted = "STREAMED" if streams else "BUFFERED"
     if (reads or streams) and mode in _NOT_SENT and not _override_is_listed(judged, direction, wanted):
         yield finding_at(
@@ -164,7 +181,7 @@ def _body(judged: Judged, direction: str) -> Iterator[FileFinding]:
         (reads or streams)
         and mode in ("BUFFERED", "STREAMED")
         and judged.use.mode.get(f"{direction}_trailer_mode") != "SEND"
-        and not judged.use.settings.get("allow_mode_override")
+        and not _takes_override(judged)
     ):
         yield finding_at(
             judged,
@@ -172,7 +189,7 @@ def _body(judged: Judged, direction: str) -> Iterator[FileFinding]:
             "envoy-body-trailers",
             f"processing_mode.{direction}_trailer_mode",
             f"A handler reads the body of the {direction}; {direction}_body_mode is {mode}, and neither "
-            f"{direction}_trailer_mode is SEND nor allow_mode_override true.",
+            f"{direction}_trailer_mode is SEND, nor does Envoy take a mode_override.",
             "Where a body is empty and trailers follow, Envoy sends nothing: its handlers do not run.",
             "Set it to SEND.",
         )
@@ -202,13 +219,33 @@ def body_mode(use: Use, direction: str) -> str:
     return str(use.mode.get(f"{direction}_body_mode", "NONE"))
 
 
+def _takes_override(judged: Judged) -> bool:
+    """Whether Envoy does as the service's `mode_override` says."""
+    settings = judged.use.settings
+    at_once = settings.get("send_body_without_waiting_for_header_response") is True
+    return settings.get("allow_mode_override") is True and not at_once and not _is_duplex(judged)
+
+
+def _is_duplex(judged: Judged) -> bool:
+    """Whether either side is, for Envoy by the filter, or for the service by what it is told of the route."""
+    modes = _filters_mode(judged), judged.use.mode
+    sides = ("request", "response")
+    return any(mode.get(f"{side}_body_mode") == "FULL_DUPLEX_STREAMED" for mode in modes for side in sides)
+
+
+def _filters_mode(judged: Judged) -> Mapping[str, Any]:
+    """Without what routes say: overrides are judged by it."""
+    return object_of(judged.use.filter.config.get("processing_mode"))
+
+
 def _override_is_listed(judged: Judged, direction: str, mode: str) -> bool:
     """Whether Envoy takes what the service asks for: all but the request's headers must be equal."""
     listed = judged.use.settings.get("allowed_override_modes")
     if not listed or not judged.use.settings.get("allow_mode_override"):
         return True
     try:
-        own = ProcessingMode.read(Fields(dict(judged.use.mode), "processing_mode"))
+        own = ProcessingMode.read(Fields(dict(_filters_mode(judged)), "processing_mode"))
+        told = ProcessingMode.read(Fields(dict(judged.use.mode), "processing_mode"))
         entries = [ProcessingMode.read(Fields(each, "allowed_override_modes")) for each in listed]
     except ConfigError:
         return False
@@ -220,7 +257,7 @@ def _override_is_listed(judged: Judged, direction: str, mode: str) -> bool:
         asked = replace(
             asked,
             response_header_mode="SEND" if judged.after else "DEFAULT",
-            response_body_mode=own.response_body_mode,
+            response_body_mode=told.response_body_mode,
         )
     wanted = own.overridden(asked)
     return any(wanted.matches_allowed(entry) for entry in entries)

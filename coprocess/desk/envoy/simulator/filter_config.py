@@ -113,6 +113,8 @@ ALL_SKIPPED = ProcessingMode("SKIP", "SKIP")
 class ExtProcConfig:
     service: GrpcService
     mode: ProcessingMode = ProcessingMode()
+    #: Without what routes say: by it, Envoy judges a `mode_override`.
+    filters_mode: ProcessingMode = ProcessingMode()
     failure_mode_allow: bool = False
     message_timeout_s: float = DEFAULT_MESSAGE_TIMEOUT_S
     max_message_timeout_s: float = 0.0
@@ -137,12 +139,14 @@ class ExtProcConfig:
         if service is None:
             raise ConfigError(f"{fields.where}: grpc_service is not set; http_service is not simulated")
         options = fields.message("metadata_options")
-        mode = fields.message("processing_mode")
+        mode_fields = fields.message("processing_mode")
+        mode = ProcessingMode() if mode_fields is None else ProcessingMode.read(mode_fields)
         action = fields.choice("route_cache_action", ("DEFAULT", "CLEAR", "RETAIN"))
         forwards = fields.message("forward_rules")
         config = cls(
             service=GrpcService.read(service),
-            mode=ProcessingMode() if mode is None else ProcessingMode.read(mode),
+            mode=mode,
+            filters_mode=mode,
             failure_mode_allow=fields.flag("failure_mode_allow"),
             message_timeout_s=seconds_or(fields.seconds("message_timeout"), DEFAULT_MESSAGE_TIMEOUT_S),
             max_message_timeout_s=seconds_or(fields.seconds("max_message_timeout"), 0.0),

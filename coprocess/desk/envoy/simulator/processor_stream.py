@@ -192,7 +192,8 @@ class ProcessorStream:
     def _accept(self, reply: wire.ProcessingResponse, *, at_headers: bool = False) -> None:
         """What any reply may bring: modes, metadata, or the answer itself."""
         settings = self.settings
-        duplex = "FULL_DUPLEX_STREAMED" in (settings.mode.request_body_mode, settings.mode.response_body_mode)
+        mode = settings.filters_mode
+        duplex = "FULL_DUPLEX_STREAMED" in (mode.request_body_mode, mode.response_body_mode)
         if (
             at_headers
             and reply.HasField("mode_override")
@@ -216,7 +217,7 @@ class ProcessorStream:
             self._answer(reply.immediate_response)
 
     def _override(self, wanted: ProcessingMode) -> None:
-        mode = self.settings.mode.overridden(wanted)
+        mode = self.settings.filters_mode.overridden(wanted)
         allowed = self.settings.allowed_override_modes
         if not allowed or any(mode.matches_allowed(entry) for entry in allowed):
             self.mode = mode
