@@ -22,7 +22,7 @@ from coprocess.api.context import current_call
 from coprocess.error_text import format_error
 from coprocess.errors import HandlerFailed, ShuttingDown
 from coprocess.loading.hooks import Hook
-from coprocess.runtime import awaited, prints
+from coprocess.runtime import awaited, loop_tasks, prints
 from coprocess.runtime.awaited import Begun
 from coprocess.runtime.call import Call
 from coprocess.runtime.failures import Failures
@@ -158,7 +158,7 @@ class AsyncCalls:
         loop = None if self._is_stopped else self.loop or self._start_loop()
         outcome: Future[Any] = Future()
         if loop is None or not loop.call_soon(
-            lambda: loop.run_task(awaited.run_spawned(loop, coroutine, outcome), None)
+            lambda: loop.run_task(loop_tasks.run_spawned(loop, coroutine, outcome), None)
         ):
             coroutine.close()
             raise RuntimeError("no event loop runs")
@@ -180,14 +180,14 @@ class AsyncCalls:
             self._unbegun.remove(call)
         except KeyError:
             return  # It has ended, or another loop has it.
-        task = call.task = loop.run_task(awaited.run_admitted(self, call), call)
+        task = call.task = loop.run_task(loop_tasks.run_admitted(self, call), call)
 
         def cancel() -> None:
             loop.cancel(task)
 
         call.rpc.on_cancel(cancel)
 
-    # What the coroutines of calls ask for (`awaited`).
+    # What `loop_tasks` asks for.
 
     def running(self, call: Call) -> Coroutine[Any, Any, bytes]:
         tracing = self.failures.tracing
@@ -211,7 +211,7 @@ class AsyncCalls:
             self.begin(following)
 
     def _go_on(self, spare: SpareTask) -> Coroutine[Any, Any, None]:
-        return awaited.go_on(self, spare)
+        return loop_tasks.go_on(self, spare)
 
     def _start_loop(self) -> LoopThread | None:
         """None where that cannot be now: `tick` tries again."""
