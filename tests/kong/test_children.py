@@ -13,6 +13,7 @@ import pytest
 from coprocess.gateways.kong import wire
 from tests import forked
 from tests.kong.test_commands import KONG, connect, started
+from tests.server import PATIENCE_S
 
 assert started  # A fixture.
 
@@ -57,7 +58,7 @@ def test_a_child_that_asks_is_ended_and_one_that_lives_on_holds_no_connection(
     ((_, (_, child)),) = kong.run(instance, "rewrite")
     try:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(PATIENCE_S) == 0
         with pytest.raises(EOFError):
             kong.receive()
     finally:

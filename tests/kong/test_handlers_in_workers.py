@@ -16,6 +16,7 @@ from coprocess.gateways.kong import wire
 from tests import forked
 from tests.kong.server import Kong
 from tests.kong.test_commands import KONG, connect, open_kongs
+from tests.server import PATIENCE_S
 
 HANDLERS = """
 import os
@@ -66,7 +67,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     while open_kongs:
         open_kongs.pop().close()
     server.process.send_signal(signal.SIGTERM)
-    assert server.process.wait(30) == 0
+    assert server.process.wait(PATIENCE_S) == 0
 
 
 class Request:
@@ -88,7 +89,7 @@ def two(server: Server) -> tuple[Any, Request, Kong]:
     kong = server.connect()
     instance = kong.start(name="coprocess")
     request = Request(kong, instance)
-    until_s = time.monotonic() + 20
+    until_s = time.monotonic() + PATIENCE_S
     while Request(other := server.connect(), instance).pid == request.pid:
         assert time.monotonic() < until_s
     return instance, request, other
