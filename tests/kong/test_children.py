@@ -12,7 +12,7 @@ import pytest
 
 from coprocess.gateways.kong import wire
 from tests import forked
-from tests.kong.test_commands import KONG, connect, started
+from tests.kong.test_commands import KONG, connect, started, wait_for_worker
 from tests.server import PATIENCE_S
 
 assert started  # A fixture.
@@ -50,6 +50,7 @@ def test_a_child_that_asks_is_ended_and_one_that_lives_on_holds_no_connection(
     words = [*KONG, "serve", str(path), "-p", str(tmp_path), "--workers", workers]
     process = forked.Process(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     started.append(process)
+    wait_for_worker(tmp_path / "p.socket", process)
     kong = connect(tmp_path / "p.socket", process)
     assert isinstance(wire.message_of(kong.receive()), wire.Notification)
     instance = kong.start()

@@ -105,6 +105,21 @@ def connect(path: Path, process: subprocess.Popen[bytes]) -> Kong:
             return open_kongs[-1]
 
 
+def wait_for_worker(path: Path, process: subprocess.Popen[bytes]) -> None:
+    """Until one takes connections: whoever has waited ten seconds for one is refused by the front."""
+    until_s = time.monotonic() + PATIENCE_S
+    while True:
+        kong = connect(path, process)
+        try:
+            kong.receive()
+        except wire.FrameError:
+            assert time.monotonic() < until_s
+        else:
+            return
+        finally:
+            kong.close()
+
+
 def runs(kong: Kong) -> None:
     instance = kong.start('{"message": "hi"}', "my-plugin")
     assert kong.run(instance) == [("kong.response.set_header", ["x", "hi"])]

@@ -15,7 +15,7 @@ import pytest
 from coprocess.gateways.kong import wire
 from tests import forked
 from tests.kong.server import Kong
-from tests.kong.test_commands import KONG, connect, open_kongs
+from tests.kong.test_commands import KONG, connect, open_kongs, wait_for_worker
 from tests.server import PATIENCE_S
 
 HANDLERS = """
@@ -63,11 +63,15 @@ class Server:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = Server(tmp_path_factory.mktemp("workers"))
-    yield server
-    while open_kongs:
-        open_kongs.pop().close()
-    server.process.send_signal(signal.SIGTERM)
-    assert server.process.wait(PATIENCE_S) == 0
+    try:
+        wait_for_worker(server.path, server.process)
+        yield server
+    finally:
+        while open_kongs:
+            open_kongs.pop().close()
+        server.process.send_signal(signal.SIGTERM)
+        status = server.process.wait(PATIENCE_S)
+    assert status == 0
 
 
 class Request:

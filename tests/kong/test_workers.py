@@ -16,7 +16,7 @@ import pytest
 from coprocess.gateways.kong import wire
 from coprocess.gateways.kong.balance import Gift, Loads
 from tests.kong.server import Kong
-from tests.kong.test_commands import KONG, connect, open_kongs
+from tests.kong.test_commands import KONG, connect, open_kongs, wait_for_worker
 from tests.server import PATIENCE_S
 
 PLUGIN = """
@@ -54,6 +54,7 @@ class Server:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = Server(tmp_path_factory.mktemp("workers"))
     try:
+        wait_for_worker(server.path, server.process)
         wait_for_both(server, started(server)[1])
         yield server
     finally:
@@ -233,6 +234,7 @@ def test_a_front_that_is_killed_leaves_no_folder(
     monkeypatch.setenv("TMPDIR", str(short_folder))
     server = Server(tmp_path)
     try:
+        wait_for_worker(server.path, server.process)
         wait_for_both(server, started(server)[1])
         (folder,) = short_folder.iterdir()
         assert list(folder.glob("instance-*.json"))
