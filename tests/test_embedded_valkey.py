@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import shutil
 import signal
@@ -227,15 +226,41 @@ def test_the_server_of_a_killed_service_is_adopted(data_dir: Path) -> None:
     assert not is_alive(pid)
 
 
+WATCH = """
+import sys, time
+from coprocess.store import last_user
+
+def sleep(seconds):
+    if seconds == look_s:
+        print("looked", flush=True)
+    wait(seconds)
+
+wait, time.sleep = time.sleep, sleep
+folder, socket_path, grace_s, look_s, last_user._REMOVAL_S = *sys.argv[1:3], *map(float, sys.argv[3:])
+last_user.watch(folder, socket_path, grace_s, look_s)
+"""
+
+
+@contextmanager
+def watching_over(
+    data_dir: Path, *, grace_s: float, look_s: float, removal_s: float = 0.0
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A watch of the store's server, which has looked once."""
+    lock = data_dir.resolve() / "valkey" / "watch.lock"
+    lock.touch(0o600)
+    places = [str(lock.parent), str(socket_path_in(lock.parent))]
+    words = [sys.executable, "-c", WATCH, *places, *map(str, (grace_s, look_s, removal_s))]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as watching:
+        assert watching.stdout is not None
+        assert watching.stdout.readline() == b"looked\n"
+        yield watching
+
+
 def test_the_server_of_a_killed_service_is_stopped_where_none_follows(data_dir: Path) -> None:
-    code = "import sys; from coprocess.store import last_user as l; l.watch(*sys.argv[1:], 1, 0.1)"
     with another_service(data_dir) as service:
         service.ask("set k v")
         pid = server_pid(data_dir)
-        places = [str(data_dir / "valkey"), str(EmbeddedValkey(data_dir).socket_path)]
-        (data_dir / "valkey" / "watch.lock").touch(0o600)
-        with subprocess.Popen([sys.executable, "-c", code, *places]) as watching:
-            wait_until(lambda: is_held(data_dir / "valkey" / "watch.lock"))
+        with watching_over(data_dir, grace_s=1, look_s=0.1) as watching:
             with another_service(data_dir) as following:
                 service.kill()
                 time.sleep(1.3)  # As long as the watch would wait for somebody, and more.
@@ -245,21 +270,6 @@ def test_the_server_of_a_killed_service_is_stopped_where_none_follows(data_dir: 
         wait_until(lambda: not is_alive(pid))
     with embedded_store(data_dir) as store:
         assert store.get("k") == b"v"
-
-
-@contextmanager
-def watching_over(data_dir: Path, *, grace_s: float, look_s: float) -> Iterator[subprocess.Popen[bytes]]:
-    """A watch of the store's server, which has looked once."""
-    code = (
-        f"import sys; from coprocess.store import last_user as l; l.watch(*sys.argv[1:], {grace_s}, {look_s})"
-    )
-    lock = data_dir / "valkey" / "watch.lock"
-    lock.touch(0o600)
-    places = [str(lock.parent), str(EmbeddedValkey(data_dir).socket_path)]
-    with subprocess.Popen([sys.executable, "-c", code, *places]) as watching:
-        wait_until(lambda: is_held(lock))
-        time.sleep(0.2)  # It has looked once.
-        yield watching
 
 
 def test_the_server_of_a_killed_service_is_stopped_though_its_folder_was_removed(data_dir: Path) -> None:
@@ -315,15 +325,6 @@ def test_the_watch_of_a_folder_that_was_made_anew_stops_its_own_server(data_dir:
                 wait_until(lambda: not is_alive(pid))
                 assert is_alive(server_pid(data_dir))
                 assert (data_dir / "valkey" / "valkey.sock").exists()
-
-
-def is_held(lock: Path) -> bool:
-    with lock.open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
 
 
 RUN = """
@@ -478,15 +479,9 @@ def test_a_start_that_fails_leaves_no_folder_of_a_socket(
 
 @pytest.mark.parametrize("ends", ["the service", "the service and its server", "the service and its data"])
 def test_the_watch_removes_the_folder_of_a_socket(long_data_dir: Path, ends: str) -> None:
-    code = "import sys; from coprocess.store import last_user as l; l.watch(*sys.argv[1:], 0.1, 0.05)"
     with another_service(long_data_dir) as service:
         place = socket_folder_of(long_data_dir)
-        folder = long_data_dir / "valkey"
-        (folder / "watch.lock").touch(0o600)
-        words = [sys.executable, "-c", code, str(folder), str(place / "valkey.sock")]
-        with subprocess.Popen(words) as watching:
-            wait_until(lambda: is_held(folder / "watch.lock"))
-            time.sleep(0.2)  # It has looked once.
+        with watching_over(long_data_dir, grace_s=0.1, look_s=0.05, removal_s=PATIENCE_S) as watching:
             pid = server_pid(long_data_dir)
             service.kill()
             if ends == "the service and its server":
@@ -495,6 +490,22 @@ def test_the_watch_removes_the_folder_of_a_socket(long_data_dir: Path, ends: str
                 shutil.rmtree(long_data_dir)
             assert watching.wait(PATIENCE_S) == 0
     wait_until(lambda: not is_alive(pid))
+    assert not place.exists()
+
+
+def test_the_watch_removes_the_folder_of_a_socket_though_the_data_is_still_being_removed(
+    long_data_dir: Path,
+) -> None:
+    """Who removes a folder takes its files one by one: it was there yet, and the socket's stayed for ever."""
+    with another_service(long_data_dir) as service:
+        place = socket_folder_of(long_data_dir)
+        with watching_over(long_data_dir, grace_s=0.1, look_s=0.05, removal_s=PATIENCE_S) as watching:
+            pid = server_pid(long_data_dir)
+            (long_data_dir / "valkey" / "server.lock").unlink()
+            service.kill()
+            wait_until(lambda: not is_alive(pid))
+            shutil.rmtree(long_data_dir)
+            assert watching.wait(PATIENCE_S) == 0
     assert not place.exists()
 
 

@@ -82,7 +82,7 @@ def test_colour_on_a_terminal(project: Path, variables: dict[str, str], coloured
         with contextlib.suppress(OSError):
             while part := output.read(65536):
                 text += part
-        assert process.wait(10) == 0
+        assert process.wait(PATIENCE_S) == 0
     assert b"client gets" in text
     assert (b"\x1b[" in text) is coloured
 

@@ -19,7 +19,7 @@ from coprocess.errors import ConfigError
 from coprocess.gateways.tyk.wire import Object
 from coprocess.process.settings_loading import load_settings
 from tests.serve_process import ServeProcess, stamping, write
-from tests.server import Client
+from tests.server import PATIENCE_S, Client
 from tests.test_front import PID, Connection, eventually, object_for, pid_of, state_of
 
 FLAGS = ("--workers=2", "--worker-listen=own", "--listen=127.0.0.1:0")
@@ -44,7 +44,9 @@ def pids(serve: ServeProcess) -> list[int]:
 def health_at(address: str, service: str = "") -> int:
     with grpc.insecure_channel(address) as channel:
         stub: Any = HealthStub(channel)
-        status: int = stub.Check(HealthCheckRequest(service=service), timeout=20, wait_for_ready=True).status
+        status: int = stub.Check(
+            HealthCheckRequest(service=service), timeout=PATIENCE_S, wait_for_ready=True
+        ).status
         return status
 
 
@@ -103,7 +105,7 @@ def test_each_worker_answers_at_its_own_address_and_one_front_looks_after_all(tm
         assert serve.http("GET", "/readyz")[0] == 200
 
         with Client(addresses_of(serve)[0]) as one, Client(addresses_of(serve)[1]) as other:
-            slow = [each.raw.future(object_for("slow"), timeout=20) for each in (one, other)]
+            slow = [each.raw.future(object_for("slow"), timeout=PATIENCE_S) for each in (one, other)]
             for number in (0, 1):
                 in_flight = f'calls_in_flight{{hook="slow",hook_type="Pre",version="",worker="{number}"}} 1.0'
                 eventually(partial(is_in_metrics, serve, in_flight))
@@ -131,7 +133,7 @@ def test_a_stopped_worker_is_replaced_at_its_address_and_all_end_with_the_front(
         assert now[0] != hung
         assert now[1] == other
         os.kill(serve.process.pid, signal.SIGKILL)
-        serve.process.wait(20)
+        serve.process.wait(PATIENCE_S)
         eventually(lambda: all(state_of(pid) in ("", "Z") for pid in now))
 
 

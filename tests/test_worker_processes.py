@@ -93,7 +93,7 @@ class Call(Rpc):
         return None
 
     def end(self) -> tuple[Status | None, str]:
-        return self._end.get(timeout=20)
+        return self._end.get(timeout=PATIENCE_S)
 
 
 @pytest.fixture
@@ -153,7 +153,7 @@ def test_workers_that_all_keep_ending_end_the_service_with_the_reason(told: Path
             (told / f"end at start {number}").touch()
         for number in "01":
             (told / f"end {number}").touch()
-        assert "5 times in a row" in ended.get(timeout=20)
+        assert "5 times in a row" in ended.get(timeout=PATIENCE_S)
         assert "status 7" in front.failure
         assert call(front).end() == (Status.UNAVAILABLE, "no worker process can take the call")
         assert front.refused_calls == 1
@@ -363,7 +363,7 @@ def test_a_fault_in_one_answer_ends_its_connection_alone(told: Path, monkeypatch
             method: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(METHOD)
             before = [worker.process.pid for worker in front._workers]
             monkeypatch.setattr(GrpcConnection, "respond", fails_once)
-            call: Any = method.future(b"x", timeout=5)
+            call: Any = method.future(b"x", timeout=PATIENCE_S)
             call.exception()
             assert failed
             assert call.code() is grpc.StatusCode.UNAVAILABLE

@@ -19,6 +19,8 @@ from contextlib import suppress
 #: So long, a service that is started again finds the server of the one that was killed.
 GRACE_S = 10.0
 _ANSWER_S = 5.0
+#: Who removes a folder removes its files one by one: so long, it may be there yet.
+_REMOVAL_S = 1.0
 _POLL_S = 0.01
 
 
@@ -105,9 +107,13 @@ def remove_socket_folder(folder: str, socket_path: str) -> None:
 
 
 def remove_socket_folder_of_none(folder: str, socket_path: str) -> None:
-    """As that, where `folder` is gone; where it was made anew, the socket is the next server's."""
-    if not os.path.lexists(folder):
-        remove_socket_folder(folder, socket_path)
+    """As that, where `folder` is gone, or soon is. If it was made anew, the socket is the next server's."""
+    until_s = time.monotonic() + _REMOVAL_S
+    while os.path.lexists(folder):
+        if time.monotonic() >= until_s:
+            return
+        time.sleep(_POLL_S)
+    remove_socket_folder(folder, socket_path)
 
 
 def takes(lock: int) -> bool:

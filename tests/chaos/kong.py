@@ -19,7 +19,7 @@ from typing import Any
 
 from coprocess.gateways.kong import wire
 from tests import forked
-from tests.chaos.load import Figures, descriptor_count, rss_mib, settle, thread_count
+from tests.chaos.load import HANG_S, Figures, descriptor_count, rss_mib, settle, thread_count
 from tests.kong.server import Kong
 
 PLUGIN = """
@@ -90,7 +90,6 @@ KINDS = {
     ),
     "BaseException": "refused",
 }
-WAIT_S = 20.0
 #: How much of its memory the server may win in a trial: that is room kept for what was busy at one time.
 MOST_GROWTH = 1.25
 
@@ -108,10 +107,10 @@ class Server:
         self.process = forked.Process(self._words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def connect(self) -> Kong:
-        until_s = time.monotonic() + WAIT_S
+        until_s = time.monotonic() + HANG_S
         while True:
             connected = socket.socket(socket.AF_UNIX)
-            connected.settimeout(WAIT_S)
+            connected.settimeout(HANG_S)
             try:
                 connected.connect(str(self.path))
             except OSError:
@@ -129,7 +128,7 @@ def serving(folder: Path, *flags: str) -> Iterator[Server]:
         server.connect().close()
         yield server
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(WAIT_S) == 0
+        assert server.process.wait(HANG_S) == 0
     finally:
         server.process.kill()
         server.process.wait()
@@ -213,12 +212,12 @@ class Good:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         for thread in self._threads:
-            thread.join(WAIT_S)
+            thread.join(HANG_S)
             assert not thread.is_alive(), "a good event hangs"
 
     def begun(self) -> None:
         """Wait for 100 more: the server is whole then. Kong's connections are taken by the kernel before."""
-        aim, until_s = self.answered + 100, time.monotonic() + WAIT_S
+        aim, until_s = self.answered + 100, time.monotonic() + HANG_S
         while self.answered < aim and time.monotonic() < until_s:
             time.sleep(0.01)
         assert self.answered >= aim, "good events do not end"
@@ -264,7 +263,7 @@ def kills(folder: Path, times: int) -> Figures:
         with Good(server, 8, may_be_killed=True) as good:
             for _ in range(times):
                 before = good.answered
-                until_s = time.monotonic() + WAIT_S
+                until_s = time.monotonic() + HANG_S
                 while good.answered < before + 20 and time.monotonic() < until_s:
                     time.sleep(0.01)
                 server.process.kill()
@@ -272,7 +271,7 @@ def kills(folder: Path, times: int) -> Figures:
                 since_s, before = time.monotonic(), good.answered
                 server.start()  # As Kong does.
                 while good.answered == before:
-                    assert time.monotonic() - since_s < WAIT_S, "no event ends after a restart"
+                    assert time.monotonic() - since_s < HANG_S, "no event ends after a restart"
                     time.sleep(0.01)
                 slowest_s = max(slowest_s, time.monotonic() - since_s)
         good.check()
@@ -339,7 +338,7 @@ def hostile(folder: Path, frames: int, *, seed: int = 1) -> Figures:
                 except TimeoutError:
                     ends["more is waited for"] += 1
                 else:
-                    kong.socket.settimeout(WAIT_S)
+                    kong.socket.settimeout(HANG_S)
                     if ends.total() % 50:
                         continue
                 kong.close()
@@ -398,7 +397,7 @@ class Stream:
                 selector.register(each, selectors.EVENT_READ)
                 each.sendall(self._event)
             while left:
-                ready = selector.select(WAIT_S)
+                ready = selector.select(HANG_S)
                 assert ready, "an event hangs"
                 for key, _ in ready:
                     ended = key.fileobj
@@ -522,7 +521,7 @@ def mixed(folder: Path, seconds: float, *, strict: bool) -> Figures:
                 sizes.append(round(rss_mib(pid), 1))
             stop.set()
             for thread in threads:
-                thread.join(WAIT_S)
+                thread.join(HANG_S)
         good.check()
         assert not failed, failed[:3]
         descriptors = settle(lambda: descriptor_count(pid), 40)

@@ -15,12 +15,12 @@ from typing import Any
 import grpc
 
 from coprocess.gateways.tyk.wire import Object
-from tests.server import Client, status_of
+from tests.server import PATIENCE_S, Client, status_of
 
 Figures = dict[str, Any]
 
 #: Seconds after which a call counts as one that hangs.
-HANG_S = 20.0
+HANG_S = PATIENCE_S
 
 #: Is told what was sent with each call, and what came back.
 Judge = Callable[[Any, Object], None]

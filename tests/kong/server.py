@@ -21,8 +21,8 @@ from coprocess.runtime.service import Service
 from coprocess.runtime.service_options import ServiceOptions
 from coprocess.transport import listeners
 from coprocess.transport.engine import EngineOptions
+from tests.server import PATIENCE_S
 
-PATIENCE_S = 20.0
 _numbers = itertools.count()
 
 

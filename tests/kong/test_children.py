@@ -12,7 +12,8 @@ import pytest
 
 from coprocess.gateways.kong import wire
 from tests import forked
-from tests.kong.test_commands import KONG, connect, started
+from tests.kong.test_commands import KONG, connect, started, wait_for_worker
+from tests.server import PATIENCE_S
 
 assert started  # A fixture.
 
@@ -49,6 +50,7 @@ def test_a_child_that_asks_is_ended_and_one_that_lives_on_holds_no_connection(
     words = [*KONG, "serve", str(path), "-p", str(tmp_path), "--workers", workers]
     process = forked.Process(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     started.append(process)
+    wait_for_worker(tmp_path / "p.socket", process)
     kong = connect(tmp_path / "p.socket", process)
     assert isinstance(wire.message_of(kong.receive()), wire.Notification)
     instance = kong.start()
@@ -57,7 +59,7 @@ def test_a_child_that_asks_is_ended_and_one_that_lives_on_holds_no_connection(
     ((_, (_, child)),) = kong.run(instance, "rewrite")
     try:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(PATIENCE_S) == 0
         with pytest.raises(EOFError):
             kong.receive()
     finally:

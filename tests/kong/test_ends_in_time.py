@@ -16,8 +16,8 @@ from coprocess.gateways.kong import late_steps, wire
 from coprocess.gateways.kong.event import CLIENT_WAIT_S
 from coprocess.gateways.kong.late_steps import LateSteps
 from coprocess.runtime.service_options import ServiceOptions
-from tests.kong.server import PATIENCE_S, Kong, Served, serving
-from tests.server import until
+from tests.kong.server import Kong, Served, serving
+from tests.server import PATIENCE_S, until
 
 LONG = ServiceOptions(timeout_s=100, concurrency=1024, owns_process=False)
 SENDS_MUCH = """

@@ -30,8 +30,8 @@ from coprocess.gateways.kong.turns import EventEnded
 from coprocess.runtime.service_options import ServiceOptions
 from coprocess.transport.engine import Methods
 from tests.event_loops import KINDS, use_loops_of
-from tests.kong.server import PATIENCE_S, Served, blocking, serving
-from tests.server import until
+from tests.kong.server import Served, blocking, serving
+from tests.server import PATIENCE_S, until
 
 LONG = ServiceOptions(timeout_s=100, concurrency=1024, owns_process=False)
 REFUSED = {"Method": "kong.response.exit", "Args": [500, {"message": "An unexpected error occurred"}]}

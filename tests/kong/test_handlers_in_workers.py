@@ -15,7 +15,8 @@ import pytest
 from coprocess.gateways.kong import wire
 from tests import forked
 from tests.kong.server import Kong
-from tests.kong.test_commands import KONG, connect, open_kongs
+from tests.kong.test_commands import KONG, connect, open_kongs, wait_for_worker
+from tests.server import PATIENCE_S
 
 HANDLERS = """
 import os
@@ -62,11 +63,15 @@ class Server:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = Server(tmp_path_factory.mktemp("workers"))
-    yield server
-    while open_kongs:
-        open_kongs.pop().close()
-    server.process.send_signal(signal.SIGTERM)
-    assert server.process.wait(30) == 0
+    try:
+        wait_for_worker(server.path, server.process)
+        yield server
+    finally:
+        while open_kongs:
+            open_kongs.pop().close()
+        server.process.send_signal(signal.SIGTERM)
+        status = server.process.wait(PATIENCE_S)
+    assert status == 0
 
 
 class Request:
@@ -88,7 +93,7 @@ def two(server: Server) -> tuple[Any, Request, Kong]:
     kong = server.connect()
     instance = kong.start(name="coprocess")
     request = Request(kong, instance)
-    until_s = time.monotonic() + 20
+    until_s = time.monotonic() + PATIENCE_S
     while Request(other := server.connect(), instance).pid == request.pid:
         assert time.monotonic() < until_s
     return instance, request, other

@@ -13,6 +13,7 @@ from unittest.mock import ANY
 
 from coprocess.gateways.kong.registration import handlers_server, load_handlers
 from tests.kong.server import Served, serving_gateway
+from tests.server import PATIENCE_S
 
 HANDLERS = """
 from coprocess import CustomKeyCheck, Event, Post, Pre, Reject, Response, respond
@@ -288,7 +289,7 @@ def test_events_of_the_log_phase(tmp_path: Path) -> None:
     with handlers(tmp_path) as served:
         run(served, {"events": {"Log": ["logged"]}}, ("log",), serialize={"latency": 5})
         log = tmp_path / "handlers" / "all.py.log"
-        until_s = time.monotonic() + 10
+        until_s = time.monotonic() + PATIENCE_S
         # Its being there is not enough: what is in it comes a moment later.
         while not (log.exists() and log.read_text()) and time.monotonic() < until_s:
             time.sleep(0.01)

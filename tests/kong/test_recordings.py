@@ -16,6 +16,7 @@ from coprocess.gateways.kong import wire
 from coprocess.gateways.kong.plugin import PluginOptions
 from tests.kong.recorded import recordings
 from tests.kong.server import Kong, Served, serving
+from tests.server import PATIENCE_S
 
 OTHERWISE: dict[str, str] = tomllib.loads((Path(__file__).parent / "otherwise.toml").read_text())
 #: They take seconds, of which nothing is seen here.
@@ -54,7 +55,7 @@ def differences(case: Any, folder: Path) -> Iterator[str]:
                     servers[name] = ends[name].enter_context(served(case["plugins"][name], name, folder))
                 kongs[key] = kong = servers[name].connect()
                 at_end.callback(kong.close)
-                kong.socket.settimeout(10)
+                kong.socket.settimeout(PATIENCE_S)
             elif frame.get("event") == "eof" and frame["dir"] == "py>kong" and key in kongs:
                 # The server's end: the next connection is to another process.
                 for ended in [each for each in kongs if each[0] == name]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tests.collector import Collector
 from tests.kong.test_commands import KONG, connect
+from tests.server import PATIENCE_S
 
 PLUGIN = """
 class Plugin:
@@ -37,7 +38,7 @@ def test_events_are_served_with_traces_on_and_each_has_its_spans(tmp_path: Path)
                 kong = connect(tmp_path / "p.socket", process)
                 assert kong.run(kong.start()) == [("kong.request.get_method", [])]
                 process.send_signal(signal.SIGTERM)
-                assert process.wait(20) == 0
+                assert process.wait(PATIENCE_S) == 0
             finally:
                 process.kill()
                 kong.close()

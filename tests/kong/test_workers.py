@@ -16,7 +16,8 @@ import pytest
 from coprocess.gateways.kong import wire
 from coprocess.gateways.kong.balance import Gift, Loads
 from tests.kong.server import Kong
-from tests.kong.test_commands import KONG, connect, open_kongs
+from tests.kong.test_commands import KONG, connect, open_kongs, wait_for_worker
+from tests.server import PATIENCE_S
 
 PLUGIN = """
 import os
@@ -52,12 +53,16 @@ class Server:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = Server(tmp_path_factory.mktemp("workers"))
-    wait_for_both(server, started(server)[1])
-    yield server
-    while open_kongs:
-        open_kongs.pop().close()
-    server.process.send_signal(signal.SIGTERM)
-    assert server.process.wait(30) == 0
+    try:
+        wait_for_worker(server.path, server.process)
+        wait_for_both(server, started(server)[1])
+        yield server
+    finally:
+        while open_kongs:
+            open_kongs.pop().close()
+        server.process.send_signal(signal.SIGTERM)
+        status = server.process.wait(PATIENCE_S)
+    assert status == 0
     assert not server.path.exists()
 
 
@@ -79,7 +84,7 @@ def process_that_runs(kong: Kong, instance: int) -> int:
 
 
 def wait_for_both(server: Server, instance: int) -> None:
-    until_s = time.monotonic() + 20
+    until_s = time.monotonic() + PATIENCE_S
     while len({process_that_runs(greeted(server), instance) for _ in range(2)}) < 2:
         assert time.monotonic() < until_s
         time.sleep(0.1)
@@ -211,7 +216,7 @@ def test_sighup_reloads_every_worker_and_instances_stay(server: Server) -> None:
     server.process.send_signal(signal.SIGHUP)
     kongs = [kong, greeted(server)]
     names: list[str] = []
-    until_s = time.monotonic() + 20
+    until_s = time.monotonic() + PATIENCE_S
     while names != ["x-new", "x-new"]:
         names = [each.run(instance)[0][1][0] for each in kongs]
         assert time.monotonic() < until_s
@@ -228,14 +233,17 @@ def test_a_front_that_is_killed_leaves_no_folder(
     """Configurations of plugins stayed among the temporary files."""
     monkeypatch.setenv("TMPDIR", str(short_folder))
     server = Server(tmp_path)
-    wait_for_both(server, started(server)[1])
-    (folder,) = short_folder.iterdir()
-    assert list(folder.glob("instance-*.json"))
-    server.process.kill()
-    server.process.wait()
-    while open_kongs:
-        open_kongs.pop().close()
-    until_s = time.monotonic() + 20
+    try:
+        wait_for_worker(server.path, server.process)
+        wait_for_both(server, started(server)[1])
+        (folder,) = short_folder.iterdir()
+        assert list(folder.glob("instance-*.json"))
+    finally:
+        server.process.kill()
+        server.process.wait()
+        while open_kongs:
+            open_kongs.pop().close()
+    until_s = time.monotonic() + PATIENCE_S
     while folder.exists():
         assert time.monotonic() < until_s, list(folder.iterdir())
         time.sleep(0.05)

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from coprocess.desk.kong.trial import Trial, TrialKong, plugin_servers
+from tests.server import PATIENCE_S
 
 # Inner runs have processes of their own: in this one, they would have the half of the package imported anew.
 pytest_plugins = ["pytester"]
@@ -62,14 +63,14 @@ def postgresql() -> Iterator[str]:
     finally:
         # At once, whoever is connected.
         server.send_signal(signal.SIGINT)
-        server.wait(20)
+        server.wait(PATIENCE_S)
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def filled(url: str) -> None:
     import psycopg
 
-    until_s = time.monotonic() + 20
+    until_s = time.monotonic() + PATIENCE_S
     while True:
         try:
             connection = psycopg.connect(url)

@@ -17,6 +17,7 @@ import pytest
 from coprocess import asgi, wsgi
 from tests.chaos import resource_reloads
 from tests.serve_process import write
+from tests.server import PATIENCE_S
 from tests.web.servers import uvicorn_at, wsgiref_at
 
 LONG = "RUN_SLOW" in os.environ
@@ -49,7 +50,7 @@ class Asked:
 
     def _ask(self) -> None:
         while not self._stop.is_set():
-            connection = http.client.HTTPConnection(self._address, timeout=20)
+            connection = http.client.HTTPConnection(self._address, timeout=PATIENCE_S)
             try:
                 connection.request("GET", "/")
                 answer = connection.getresponse()
@@ -61,7 +62,7 @@ class Asked:
             self.answered += 1
 
     def wait_for(self, more: int) -> None:
-        aim, until_s = self.answered + more, time.monotonic() + 20
+        aim, until_s = self.answered + more, time.monotonic() + PATIENCE_S
         while self.answered < aim:
             assert time.monotonic() < until_s, "requests are not answered"
             time.sleep(0.002)
@@ -74,7 +75,7 @@ class Asked:
     def __exit__(self, *error: object) -> None:
         self._stop.set()
         for thread in self._threads:
-            thread.join(20)
+            thread.join(PATIENCE_S)
 
 
 HANDLERS = """

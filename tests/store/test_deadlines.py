@@ -18,6 +18,7 @@ from redis.asyncio.connection import AbstractConnection
 
 from coprocess.errors import StoreError
 from coprocess.store import Store
+from tests.server import PATIENCE_S
 from tests.store.stores import DEADLINE_BOUND_S, assert_fails_in_time, opened, run
 from tests.valkey import ValkeyProcess
 
@@ -92,7 +93,7 @@ def scripted_server(serve: Callable[[socket.socket], None]) -> Iterator[int]:
         thread.start()
         yield listener.getsockname()[1]
         listener.shutdown(socket.SHUT_RDWR)
-        thread.join(5)
+        thread.join(PATIENCE_S)
 
 
 def test_a_dripping_server_cannot_stretch_the_deadline() -> None:

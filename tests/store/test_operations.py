@@ -12,6 +12,7 @@ import pytest
 from coprocess.errors import StoreError
 from coprocess.store import KEY_PREFIX, Store, Value, close, configure
 from coprocess.store import store as process_store
+from tests.server import PATIENCE_S
 from tests.store.stores import (
     DEADLINE_BOUND_S,
     Action,
@@ -55,7 +56,7 @@ def test_keys_have_the_shared_prefix(server: ValkeyProcess, store: Store) -> Non
 def test_keys_expire_after_fractions_of_a_second(server: ValkeyProcess, store: Store) -> None:
     store.set("k", "v", ttl_s=0.05)
     store.increment("n", ttl_s=0.05)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE_S
     while store.exists("k") or store.exists("n"):
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from coprocess.store import Store
+from tests.server import PATIENCE_S
 from tests.store.stores import opened, run
 from tests.valkey import ValkeyProcess
 
@@ -36,7 +37,7 @@ assert store.get("n") == b"400"
     subprocess.run(
         [sys.executable, "-c", program, store.describe()],
         check=True,
-        timeout=15,
+        timeout=PATIENCE_S,
         cwd=Path(__file__).parents[2],
     )
 

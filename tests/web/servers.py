@@ -12,6 +12,8 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import uvicorn
 
+from tests.server import PATIENCE_S
+
 
 @contextmanager
 def uvicorn_at(app: Any, **options: Any) -> Iterator[str]:
@@ -20,7 +22,7 @@ def uvicorn_at(app: Any, **options: Any) -> Iterator[str]:
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    until_s = time.monotonic() + 20
+    until_s = time.monotonic() + PATIENCE_S
     while not server.started:
         assert thread.is_alive(), "the server did not start"
         assert time.monotonic() < until_s, "the server did not start in time"
@@ -29,7 +31,7 @@ def uvicorn_at(app: Any, **options: Any) -> Iterator[str]:
         yield f"127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(PATIENCE_S)
         assert not thread.is_alive()
 
 
@@ -52,7 +54,7 @@ def wsgiref_at(app: Any) -> Iterator[str]:
         yield f"127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
-        thread.join(20)
+        thread.join(PATIENCE_S)
         server.server_close()
         if hasattr(app, "close"):
             app.close()

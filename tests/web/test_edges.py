@@ -16,6 +16,7 @@ import coprocess
 from coprocess import App, CustomKeyCheck, Pre, Reject, Response, respond
 from coprocess.asgi import Middleware as Asgi
 from coprocess.wsgi import Middleware as Wsgi
+from tests.server import PATIENCE_S
 from tests.web.servers import uvicorn_at
 
 
@@ -109,7 +110,7 @@ def test_a_connection_goes_on_after_a_status_without_body() -> None:
         if request.path == "/none":
             response.status = 204
 
-    with uvicorn_at(Asgi(asgi_hello, [handler])) as address, httpx.Client(timeout=10) as client:
+    with uvicorn_at(Asgi(asgi_hello, [handler])) as address, httpx.Client(timeout=PATIENCE_S) as client:
         for _ in range(2):
             assert client.get(f"http://{address}/none").status_code == 204
             assert client.get(f"http://{address}/some").content == b"hello"
@@ -313,9 +314,9 @@ def test_space_around_a_header_that_a_handler_sets_costs_no_response() -> None:
             response.headers.add("X-A", " b ")
 
     with uvicorn_at(Asgi(asgi_hello, [handler])) as address:
-        got = httpx.get(f"http://{address}/one", timeout=10)
+        got = httpx.get(f"http://{address}/one", timeout=PATIENCE_S)
         assert (got.status_code, got.headers["X-A"]) == (200, "a")
-        got = httpx.get(f"http://{address}/two", timeout=10)
+        got = httpx.get(f"http://{address}/two", timeout=PATIENCE_S)
         assert (got.status_code, got.headers.get_list("X-A")) == (200, ["a", "b"])
     assert ask_wsgi(wsgi_hello, [handler])[1]["X-A"] == "a"
 

@@ -18,10 +18,9 @@ import pytest
 import websockets.sync.client
 
 from tests.free_ports import free_port
-from tests.server import until
+from tests.server import PATIENCE_S, until
 
 PROGRAMS = Path(__file__).parents[1] / "programs" / "web"
-PATIENCE_S = 30.0
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import websockets
 import websockets.sync.client
 
 from tests.serve_process import ServeProcess
-from tests.server import until
+from tests.server import PATIENCE_S, until
 
 SHOP = """
 import asyncio
@@ -165,7 +165,7 @@ def test_it_serves_reloads_and_drains(service: ServeProcess, folder: Path) -> No
         assert "no CustomKeyCheck handler 'check' is loaded" in str(told)
         stop.set()
         for thread in asking:
-            thread.join(20)
+            thread.join(PATIENCE_S)
         assert failed == []
 
         # What runs at SIGTERM ends.
@@ -176,9 +176,9 @@ def test_it_serves_reloads_and_drains(service: ServeProcess, folder: Path) -> No
         service.process.send_signal(signal.SIGTERM)
         assert service.wait_for("stopping")["in_flight"] >= 1
         (folder / "let_go").touch()
-        thread.join(20)
+        thread.join(PATIENCE_S)
         assert slow == ["/slow ann"]
-    assert service.process.wait(20) == 0
+    assert service.process.wait(PATIENCE_S) == 0
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_what_is_wrong_is_told_at_start(folder: Path, flags: list[str], expected
     (folder / "broken.py").write_text("1 / 0\n")
     (folder / "site.py").write_text("app = None\n")
     with ServeProcess(folder / "handlers", *flags, wait=False) as service:
-        assert service.process.wait(30) == 1 or service.process.returncode == 2
+        assert service.process.wait(PATIENCE_S) == 1 or service.process.returncode == 2
     assert expected in str(service.lines)
 
 
@@ -205,7 +205,7 @@ def test_an_app_that_raises_is_told_without_how_python_imports(folder: Path) -> 
     """Seven frames of importlib stood before the app's own line."""
     (folder / "broken.py").write_text("1 / 0\n")
     with ServeProcess(folder / "handlers", "--web=broken:app", wait=False) as service:
-        assert service.process.wait(30) == 1
+        assert service.process.wait(PATIENCE_S) == 1
     assert "broken.py" in str(service.lines)
     assert "importlib" not in str(service.lines)
 
@@ -227,5 +227,5 @@ def test_without_handlers_every_request_would_pass(tmp_path: Path) -> None:
     (tmp_path / "handlers").mkdir()
     (tmp_path / "shop.py").write_text(SHOP)
     with ServeProcess(tmp_path / "handlers", "--web=shop:app", wait=False) as service:
-        assert service.process.wait(30) == 1
+        assert service.process.wait(PATIENCE_S) == 1
     assert "no handler is loaded, so every request would pass" in str(service.lines)
