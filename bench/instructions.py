@@ -120,6 +120,10 @@ def over_http2(methods: Methods, parts: Parts) -> Step:
             client.sendall(b"".join(map(part, streams)))
             wait_for(ends=part is parts[-1])
 
+    step()
+    with engine.server.lock:
+        for each in engine.server.connections():
+            each.look(time.monotonic())  # It is new no more, as from its second second on.
     return step
 
 

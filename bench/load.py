@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -108,26 +108,41 @@ def wait_for(address: str, process: subprocess.Popen[bytes], timeout_s: float = 
 class Load:
     """The load generator: a built `gobench`."""
 
-    def __init__(self, gobench: Path, core: str | None) -> None:
+    def __init__(self, gobench: Path, core: str | None, within: Sequence[str] = ()) -> None:
+        """`within`: a command that runs the command behind it."""
         self._gobench = gobench
         self._core = core
+        self._within = within
 
     def start(
-        self, address: str, calls: int, seconds: float, payload: bytes | None = None, check: bool = True
+        self,
+        address: str,
+        calls: int,
+        seconds: float,
+        payload: bytes | None = None,
+        check: bool = True,
+        *flags: str,
     ) -> subprocess.Popen[str]:
-        words = ["taskset", "-c", self._core] if self._core else []
+        """`flags`: further ones of gobench."""
+        words = [*self._within, "taskset", "-c", self._core] if self._core else [*self._within]
         words += [str(self._gobench), "-addr", address, "-c", str(calls), "-w", "1s", "-d", f"{seconds}s"]
         if payload is not None:
             with tempfile.NamedTemporaryFile(prefix="object-", delete=False) as file:
                 file.write(payload)
             words += ["-object", file.name]
-        words += [] if check else ["-check=false"]
+        words += [*flags] if check else ["-check=false", *flags]
         return subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
 
     def run(
-        self, address: str, calls: int, seconds: float, payload: bytes | None = None, check: bool = True
+        self,
+        address: str,
+        calls: int,
+        seconds: float,
+        payload: bytes | None = None,
+        check: bool = True,
+        *flags: str,
     ) -> dict[str, float]:
-        process = self.start(address, calls, seconds, payload, check)
+        process = self.start(address, calls, seconds, payload, check, *flags)
         return result(process)
 
 

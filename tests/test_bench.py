@@ -36,7 +36,7 @@ def test_without_go_the_bench_says_so() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["compare", "envoy", "envoy_through", "instructions", "kong", "resets", "run"]
+    "name", ["compare", "envoy", "envoy_through", "hostile", "instructions", "kong", "run"]
 )
 def test_what_a_script_needs_of_others_is_found(name: str) -> None:
     """envoy_through.py looked for them in the place of another folder."""

@@ -22,6 +22,7 @@ from coprocess.transport.http2 import grpc_messages, grpc_wire
 from coprocess.transport.http2.grpc_wire import Refused, Request
 from coprocess.transport.http2.protocol import Http2Protocol
 from coprocess.transport.http2.streams import Stream
+from coprocess.transport.http2.waiting import FairQueue
 from coprocess.transport.message_limit import too_large
 
 if TYPE_CHECKING:
@@ -96,7 +97,8 @@ class Http2Rpc(StreamRpc):
         self._cancellation = None  # It knows whoever asked: a cycle for each call would be the collector's.
         protocol = self._protocol
         # Where no more calls came with it, its client waits for nothing else.
-        engine.answer(protocol, protocol.respond, self._stream, reply, not engine.tasks, True)
+        is_last = not (engine.tasks or engine.lines)
+        engine.answer(protocol, protocol.respond, self._stream, reply, is_last, True)
 
     def send(self, reply: bytes) -> bool:
         # Here, and not where there are many: so each class has one base, as it must where it is compiled.
@@ -145,6 +147,10 @@ class Http2Rpc(StreamRpc):
     def runs_on(self, loop: HandlersLoop) -> None:
         if not loop.is_reading:
             self._engine.runs_on(self.method, loop)
+
+    def wait_in(self, queue: FairQueue[Any]) -> None:
+        """Until its compressed message is unpacked."""
+        queue.put(self._protocol.packed_line, self)
 
     def unpack(self) -> bool:
         """Unpack a compressed message. False where that cannot be: the call is over, or has its answer."""
@@ -246,7 +252,7 @@ class Http2Bidi(BidiRpc):
         self.task = task
         engine = self._engine
         if _get_ident() == engine.server.polling_thread:
-            engine.tasks.append(self)  # As `Turns.put`, in place.
+            self._protocol.calls.append(self)  # As `Turns.put`, in place.
         else:
             engine.put_task(self)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,6 +27,7 @@ from coprocess.transport.http2.protocol import Http2Protocol
 from coprocess.transport.http2.server import Server
 from coprocess.transport.http2.streams import Stream
 from coprocess.transport.http2.turns import Turns
+from coprocess.transport.http2.waiting import FairQueue
 from coprocess.transport.http2_calls import Http2Bidi, Http2Rpc, Http2Stream
 from coprocess.transport.workers import WorkerThreads
 
@@ -58,6 +60,8 @@ class Http2Engine(Engine):
         self.callbacks = self.server.callbacks
         self._turns: Turns[_Task] = Turns(self.server, self._run, _nothing, self._run_on_loop)
         self.tasks = self._turns.tasks
+        #: Whether tasks of those that come later wait.
+        self.lines = self.server.later.lines
         self.may_block = self._turns.may_block
         self.put_task = self._turns.put
         self.call_back = self.server.call_back
@@ -67,6 +71,9 @@ class Http2Engine(Engine):
         #: Methods whose handlers have said that they run on a loop, or elsewhere where they may not.
         self._loop_methods: set[str] = set()
         self._threads: WorkerThreads[_Task] | None = None
+        #: Calls whose messages are to be unpacked.
+        self._packed: FairQueue[Http2Rpc] = FairQueue()
+        self._may_unpack = threading.Semaphore(_UNPACKED_AT_ONCE)
         #: Of calls that were given up: perhaps they wait for a thread, and are kept until then.
         self._given_up_bytes = 0
 
@@ -79,13 +86,15 @@ class Http2Engine(Engine):
         is_compressed: bool,
     ) -> Http2Rpc:
         """A call with one message and one reply."""
-        rpc = Http2Rpc(self, connection.owner, stream, request, message, is_compressed)
-        self.tasks.append(rpc)
+        owner = connection.owner
+        rpc = Http2Rpc(self, owner, stream, request, message, is_compressed)
+        owner.calls.append(rpc)
         return rpc
 
     def _begin_stream(self, connection: GrpcConnection, *others: Any) -> Http2Stream:
-        rpc = Http2Stream(self, connection.owner, *others)
-        self.tasks.append(rpc)
+        owner = connection.owner
+        rpc = Http2Stream(self, owner, *others)
+        owner.calls.append(rpc)
         return rpc
 
     def _open(self, connection: GrpcConnection, stream: Stream, request: Request) -> Http2Bidi:
@@ -105,11 +114,34 @@ class Http2Engine(Engine):
             return
         if rpc.is_over:
             return  # Nobody waits for it.
-        if rpc.is_compressed or len(rpc.payload) > _LARGE_BYTES:
+        if rpc.is_compressed:
+            rpc.wait_in(self._packed)
+            self._unpack_next()
+            return
+        if len(rpc.payload) > _LARGE_BYTES:
             self.may_block()
-            if rpc.is_compressed and not rpc.unpack():
-                return
         self._handlers[rpc.method](rpc)
+
+    def _unpack_next(self) -> None:
+        """Unpack one of the messages that wait for it, unless others are unpacked now; and handle it.
+
+        Each takes long, and most of what it does afterwards needs the interpreter: many at one time would
+        keep that from whoever polls.
+        """
+        while self._packed.lines and self._may_unpack.acquire(blocking=False):
+            found = self._packed.take()
+            is_unpacked = False
+            try:
+                for rpc in found:
+                    self.may_block()
+                    is_unpacked = not rpc.is_over and rpc.unpack()
+            finally:
+                self._may_unpack.release()
+            if is_unpacked:
+                if self._packed.lines:
+                    self.put_task(self._unpack_next)
+                self._handlers[found[0].method](found[0])
+                return
 
     def given_up(self, rpc: Http2Rpc) -> None:
         """See that those that wait for a thread do not become too many. With the server's lock."""
@@ -117,6 +149,7 @@ class Http2Engine(Engine):
         if self._given_up_bytes > _MOST_GIVEN_UP_BYTES:
             self._given_up_bytes = 0
             self._turns.drop(_is_over)
+            self._packed.drop(_is_over)
 
     def runs_on(self, path: str, loop: HandlersLoop) -> None:
         self._loop_methods.add(path)
@@ -274,6 +307,8 @@ def _nothing() -> None: ...
 
 #: Reading a message of that size takes long already.
 _LARGE_BYTES = 128 * 1024
+#: While one is handled, the next may be unpacked.
+_UNPACKED_AT_ONCE = 1
 #: What a call takes beside its message.
 _CALL_BYTES = 1024
 _MOST_GIVEN_UP_BYTES = 16 * 1024 * 1024

@@ -107,7 +107,7 @@ class Connection(ControlFrames):
             if self._steps is not None:
                 self._buffer = buffer[position:]
                 return
-        for _ in range(FRAMES_AT_ONCE):
+        for _ in range(self.frames_at_once):
             if position > last_start:
                 break
             length_and_kind, flags, stream_id = unpack(buffer, position)
@@ -318,7 +318,5 @@ _KIND: Final = 0xFF
 _LAST_KIND: Final = frames.CONTINUATION
 _HEADERS: Final = frames.HEADERS
 _FRAME_START = frames.FRAME_START.unpack_from
-#: Taken from one peer before the loop turns to the others.
-FRAMES_AT_ONCE: Final = 128
 #: In stream identifiers, of which every second is a call.
 _CALLS_WITH_TABLE: Final = 16

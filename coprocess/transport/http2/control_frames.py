@@ -27,6 +27,8 @@ class ControlFrames(ConnectionLife):
         super().__init__(limits, receiver, clock)
         #: There are more frames: others should have their turn first.
         self.is_behind = False
+        #: Taken from this peer before the loop turns to the others.
+        self.frames_at_once = FRAMES_AT_ONCE
         self._effort = 0
         #: Of `take_steps`: those that are left.
         self._steps: Iterator[None] | None = None
@@ -54,7 +56,7 @@ class ControlFrames(ConnectionLife):
     def count_effort(self, steps: int) -> None:
         """Of a frame with many steps: not as many of them are taken at once as of others."""
         self._effort += steps
-        if self._effort > _STEPS_AT_ONCE:
+        if self._effort > self.frames_at_once * _STEPS_PER_FRAME:
             self._effort = 0
             self.is_behind = True
 
@@ -201,8 +203,13 @@ _CODE_BYTES: Final = 4
 _SETTING_BYTES: Final = 6
 _PING_BYTES: Final = 8
 _GOAWAY_BYTES: Final = 8
-#: Fields that are decoded, settings, and messages within a frame: so many take a few milliseconds at most.
-_STEPS_AT_ONCE: Final = 256
+#: They take half a millisecond, or two where each is a call.
+FRAMES_AT_ONCE: Final = 128
+#: Of a peer that asks for more than its share.
+FEWER_FRAMES_AT_ONCE: Final = 32
+#: Fields that are decoded, settings, and messages within a frame: so many in the place of a frame. 256 take a
+#: few milliseconds at most.
+_STEPS_PER_FRAME: Final = 2
 # Streams whose windows change in the time of another frame, or step.
 _STREAMS_PER_FRAME: Final = 64
 _STREAMS_PER_STEP: Final = 16

@@ -17,6 +17,7 @@ import structlog
 from coprocess.transport.alarm import Alarm
 from coprocess.transport.engine import HandlersLoop
 from coprocess.transport.http2.server import Server
+from coprocess.transport.http2.waiting import LATER_IN_A_ROW_S, FairQueue
 
 log = structlog.get_logger("coprocess")
 
@@ -50,6 +51,7 @@ class LoopTurn(Generic[Task]):
         server: Server,
         lender: Lender,
         tasks: deque[Task],
+        later: FairQueue[Task],
         run: Callable[[Task], bool],
         alarm: Alarm,
     ) -> None:
@@ -61,6 +63,7 @@ class LoopTurn(Generic[Task]):
         self._server = server
         self._lender = lender
         self._tasks = tasks
+        self._later = later
         self._run = run
         self._alarm = alarm
         #: As a thread's turn has them.
@@ -132,7 +135,7 @@ class LoopTurn(Generic[Task]):
     def _poll(self) -> float | None:
         """How long it may wait then. None: it polls no more."""
         server, lender, tasks, run, now = self._server, self._lender, self._tasks, self._run, time.monotonic
-        alarm = self._alarm
+        alarm, later = self._alarm, self._later
         self._looks += 1
         self._begun = 0
         with server.lock:
@@ -147,9 +150,10 @@ class LoopTurn(Generic[Task]):
             lender.take_back(self)
             raise
         self.is_polling = False
-        if tasks:
+        if tasks or later.lines:
             since_s = now()
             until_s = since_s + _IN_A_ROW_S
+            later_until_s = since_s + LATER_IN_A_ROW_S
             self.loop.is_reading = True
             while since_s < until_s:
                 self.since_s = since_s
@@ -158,7 +162,10 @@ class LoopTurn(Generic[Task]):
                 try:
                     task = tasks.popleft()
                 except IndexError:
-                    break
+                    found = later.take() if later.lines and since_s < later_until_s else []
+                    if not found:
+                        break
+                    task = found.pop()
                 try:
                     has_run = run(task)
                 except BaseException:  # The others' calls are to be begun, too.
@@ -180,7 +187,7 @@ class LoopTurn(Generic[Task]):
             if not self._is_mine():
                 return None
             server.polling_thread = 0
-            return server.prepare(wait=not tasks)
+            return server.prepare(wait=not (tasks or later.lines))
 
     def _look_after(self, timeout_s: float) -> None:
         when_s = time.monotonic() + timeout_s

@@ -15,32 +15,55 @@ Callback = Callable[[int], None]
 class _Epoll:
     def __init__(self) -> None:
         self._epoll = select.epoll()
+        #: Of those that come later: it is ready where one of them is.
+        self._later = select.epoll()
+        self._epoll.register(self._later, select.EPOLLIN)
         self._callbacks: dict[int, Callback] = {}
+        self._are_later: set[int] = set()
 
-    def add(self, bound: socket.socket, events: int, callback: Callback) -> None:
-        self._epoll.register(bound, _asked(events))
-        self._callbacks[bound.fileno()] = callback
+    def add(self, bound: socket.socket, events: int, callback: Callback, *, later: bool = False) -> None:
+        """`later`: of all such, one at a time is told of, after the others."""
+        number = bound.fileno()
+        if later:
+            self._are_later.add(number)
+        (self._later if later else self._epoll).register(number, _asked(events))
+        self._callbacks[number] = callback
 
-    def change(self, bound: socket.socket, events: int, callback: Callback) -> None:
-        self._callbacks[bound.fileno()] = callback
-        self._epoll.modify(bound, _asked(events))
-
-    def watch(self, bound: socket.socket, events: int, callback: Callback) -> None:
+    def watch(self, bound: socket.socket, events: int, callback: Callback, *, later: bool = False) -> None:
         """Add it, or change what it is watched for."""
-        (self.change if bound.fileno() in self._callbacks else self.add)(bound, events, callback)
+        number = bound.fileno()
+        if number not in self._callbacks or later != (number in self._are_later):
+            self.remove(bound)
+            self.add(bound, events, callback, later=later)
+            return
+        self._callbacks[number] = callback
+        (self._later if later else self._epoll).modify(number, _asked(events))
 
     def remove(self, bound: socket.socket) -> None:
         """It may be closed, or may not be there."""
-        if self._callbacks.pop(bound.fileno(), None) is not None:
-            self._epoll.unregister(bound)
+        number = bound.fileno()
+        if self._callbacks.pop(number, None) is None:
+            return
+        if number in self._are_later:
+            self._are_later.discard(number)
+            self._later.unregister(number)
+        else:
+            self._epoll.unregister(number)
 
     def poll(self, timeout_s: float) -> list[tuple[Callback, int]]:
         """Some of those that are ready. The others come next, as the system has them in turn."""
-        return [
+        ready = self._epoll.poll(timeout_s, _READY_AT_ONCE)
+        found = [
             (callback, EVENT_READ if told == select.EPOLLIN else _told(told))
-            for number, told in self._epoll.poll(timeout_s, _READY_AT_ONCE)
+            for number, told in ready
             if (callback := self._callbacks.get(number)) is not None
         ]
+        if len(found) < len(ready):
+            for number, told in self._later.poll(0, 1):
+                callback = self._callbacks.get(number)
+                if callback is not None:
+                    found.append((callback, _told(told)))
+        return found
 
     def fileno(self) -> int | None:
         """A descriptor that is ready to be read while a socket is ready; None: there is none."""
@@ -54,6 +77,7 @@ class _Epoll:
         """What is removed later is not there any more."""
         self._callbacks.clear()
         self._epoll.close()
+        self._later.close()
 
 
 def _asked(events: int) -> int:
@@ -69,16 +93,16 @@ def _told(events: int) -> int:
 class _Selector:
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
+        #: How often one of those that come later was told of.
+        self._turns = 0
 
-    def add(self, bound: socket.socket, events: int, callback: Callback) -> None:
-        self._selector.register(bound, events, callback)
+    def add(self, bound: socket.socket, events: int, callback: Callback, *, later: bool = False) -> None:
+        if events:  # A selector takes no socket for nothing.
+            self._selector.register(bound, events, (callback, later))
 
-    def change(self, bound: socket.socket, events: int, callback: Callback) -> None:
-        self._selector.modify(bound, events, callback)
-
-    def watch(self, bound: socket.socket, events: int, callback: Callback) -> None:
-        is_there = bound.fileno() in self._selector.get_map()
-        (self.change if is_there else self.add)(bound, events, callback)
+    def watch(self, bound: socket.socket, events: int, callback: Callback, *, later: bool = False) -> None:
+        self.remove(bound)
+        self.add(bound, events, callback, later=later)
 
     def remove(self, bound: socket.socket) -> None:
         try:
@@ -87,7 +111,13 @@ class _Selector:
             return
 
     def poll(self, timeout_s: float) -> list[tuple[Callback, int]]:
-        return [(key.data, events) for key, events in self._selector.select(timeout_s)]
+        ready = [(*key.data, events) for key, events in self._selector.select(timeout_s)]
+        found = [(callback, events) for callback, is_later, events in ready if not is_later]
+        later = [(callback, events) for callback, is_later, events in ready if is_later]
+        if later:
+            self._turns += 1
+            found.append(later[self._turns % len(later)])
+        return found
 
     def fileno(self) -> int | None:
         return None  # Not each of them has one.
@@ -104,5 +134,5 @@ _READY_AT_ONCE = 8
 
 
 def make_poller() -> _Epoll | _Selector:
-    """`add`, `change` and `remove` may be called from any thread while another one polls."""
+    """`add`, `watch` and `remove` may be called from any thread while another one polls."""
     return _Epoll() if hasattr(select, "epoll") else _Selector()

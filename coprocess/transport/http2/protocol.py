@@ -7,14 +7,17 @@ import selectors
 import socket
 import ssl
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from coprocess.transport.http2 import sockets
+from coprocess.transport.http2.control_frames import FEWER_FRAMES_AT_ONCE, FRAMES_AT_ONCE
 from coprocess.transport.http2.frames import ConnectionFailure, ErrorCode
 from coprocess.transport.http2.grpc_connection import GrpcConnection
 from coprocess.transport.http2.tls_filter import TlsFilter
+from coprocess.transport.http2.waiting import Line
 
 if TYPE_CHECKING:
     from coprocess.transport.http2.server import Server
@@ -34,6 +37,7 @@ class Http2Protocol:
         grpc = self.grpc
         self.respond, self.begin, self.send, self.end = grpc.respond, grpc.begin, grpc.send, grpc.end_with
         self.finish = grpc.finish
+        grpc.http.frames_at_once = FEWER_FRAMES_AT_ONCE
         self._limits = server.service.limits
         self._sending = self.grpc.http.sending
         self._socket = bound
@@ -51,6 +55,17 @@ class Http2Protocol:
         self.is_reading = False
         #: More was read at once than one connection may take of the server.
         self.is_behind = False
+        #: Its turns come after those of others: it is new, or has used more than its share, of late.
+        self.comes_later = True
+        #: Its calls that wait while it is so.
+        self.line: Line[Any] = Line(server.later)
+        #: Where its calls are put: that line, or among those of all others.
+        # Any, as it is asked for `append` only, by each call.
+        self.calls: Any = self.line
+        #: Its calls whose messages are to be unpacked.
+        self.packed_line: deque[Any] = deque()
+        #: What its turns took, since it was looked at last.
+        self._used_s = 0.0
         now_s = time.monotonic()
         self._began_s = self._heard_s = self._idle_since_s = now_s
         #: Since when what must be read, or must come, did not.
@@ -79,14 +94,41 @@ class Http2Protocol:
             if events & selectors.EVENT_WRITE and self._unwritten:
                 self._write_rest()
             if events & selectors.EVENT_READ and not self.is_behind and not self.is_gone:
+                began_s = _now_s()
                 self._read()
+                self._used_s += _now_s() - began_s
+                server = self._server
+                if server.reader is not self:  # Else it is alone, as yet.
+                    server.reader = self
+                    server.switches += 1
+                    self._see_use()
+                elif len(server.waiting) > _MANY_WAITING:
+                    self._see_use()
         except Exception:  # noqa: BLE001 - it is logged there
             self._server.end_failed(self)
 
+    def _see_use(self) -> None:
+        if not self.comes_later and (self._is_over_share() or len(self._server.waiting) > _MANY_WAITING):
+            self._set_later(True)
+
+    def _is_over_share(self) -> bool:
+        """Whether it has used much, and others want something, too."""
+        return self._used_s > _SHARE_S and self._server.is_shared()
+
+    def _set_later(self, comes_later: bool) -> None:
+        self.comes_later = comes_later
+        self.calls = self.line if comes_later else self._server.waiting
+        self.grpc.http.frames_at_once = FEWER_FRAMES_AT_ONCE if comes_later else FRAMES_AT_ONCE
+        self._watch()
+
+    def _watch(self) -> None:
+        if not self.is_gone:
+            read = 0 if self.is_behind else selectors.EVENT_READ
+            write = selectors.EVENT_WRITE if self._unwritten else 0
+            self._server.watch(self._socket, self, read | write)
+
     def _read(self) -> None:
         tls = self._tls
-        if tls is not None and not tls.is_ready and not self._server.may_shake_hands():
-            return  # It is told again that there is something to read.
         try:
             data = self._socket.recv(self._read_bytes)
         except (BlockingIOError, InterruptedError):
@@ -155,14 +197,22 @@ class Http2Protocol:
         """Once others had their turn: by whoever polls."""
         if not self.is_behind:
             self.is_behind = True
+            self._watch()
             self._server.behind.append(self)
             self._server.wake()
 
     def catch_up(self) -> None:
         """Go on with what was read before, or is to be written."""
         self.is_behind = False
-        if not self.is_gone and not self.is_closing:
+        if self.is_gone:
+            return
+        if not self.is_closing:
+            began_s = _now_s()
             self.receive(b"")
+            self._used_s += _now_s() - began_s
+            self._see_use()
+        if not self.is_behind:
+            self._watch()
 
     # The server's.
 
@@ -212,7 +262,7 @@ class Http2Protocol:
             self._unwritten.append(memoryview(data)[written:] if written else data)
             self._unwritten_bytes = len(data) - written
             self._unread_since_s = time.monotonic()
-            self._server.watch(self._socket, self, selectors.EVENT_READ | selectors.EVENT_WRITE)
+            self._watch()
             self._pause()
 
     def _pause(self) -> None:
@@ -238,7 +288,7 @@ class Http2Protocol:
                 return
             del unwritten[0]
         self._unread_since_s = 0.0
-        self._server.watch(self._socket, self, selectors.EVENT_READ)
+        self._watch()
         if self.is_closing:
             self._say_end()
             return
@@ -356,6 +406,10 @@ class Http2Protocol:
             if now_s - self._began_s > _HANDSHAKE_S:
                 self.abort()
             return
+        comes_later = self._is_over_share() or bool(self.line.tasks)
+        self._used_s = 0.0
+        if comes_later != self.comes_later:
+            self._set_later(comes_later)
         rest_of = http.awaits_rest_of
         if rest_of is None or rest_of != self._awaits_rest_of:
             # Another than before: who sends without a pause is nearly always within a frame.
@@ -408,6 +462,12 @@ def _is_over(now_s: float, since_s: float, limit_s: float) -> bool:
     return bool(limit_s) and now_s - since_s > limit_s
 
 
+# Of this module: each read looks for it.
+_now_s = time.monotonic
+#: Of each second.
+_SHARE_S = 0.03
+#: Calls that came before, of all: whoever brings more now waits with them.
+_MANY_WAITING = 128
 _END_PING = b"the end?"
 _LIFE_PING = b"alive?  "
 _END_PING_S = 1.0

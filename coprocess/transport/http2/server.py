@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sized
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
@@ -29,6 +29,7 @@ from coprocess.transport.http2.protocol import Http2Protocol
 from coprocess.transport.http2.spinning import Spinning
 from coprocess.transport.http2.streams import Stream
 from coprocess.transport.http2.timers import Timers
+from coprocess.transport.http2.waiting import FairQueue
 
 log = structlog.get_logger("coprocess")
 
@@ -59,7 +60,11 @@ class Server:
         #: Connections whose answers the thread that polls has yet to write.
         self._dirty: list[Writer] = []
         #: Connections that have more frames: others come first.
-        self.behind: list[Http2Protocol] = []
+        self.behind: deque[Http2Protocol] = deque()
+        #: Of which something was read last, and how often that was another than before, in this second and
+        #: the one before.
+        self.reader: Http2Protocol | None = None
+        self.switches = self._switches_before = 0
         #: Code of others, which is run without the lock, in this order, by the thread that polls.
         self.callbacks: deque[Callable[[], None]] = deque()
         #: The event loop whose answers wait for the end of its turn.
@@ -72,9 +77,10 @@ class Server:
         #: How often answers were written.
         self.flushes = 0
         #: What was read, and waits to be run.
-        self.waiting: Sized = ()
-        #: Since sockets were asked last.
-        self._handshakes = 0
+        # Any, as tests have other things there.
+        self.waiting: Any = deque()
+        #: Of connections that come later: after the others.
+        self.later: FairQueue[Any] = FairQueue()
         self._is_open = False
         self._is_awake = False
         #: time.monotonic(), as of the last second or so.
@@ -109,7 +115,7 @@ class Server:
             self._accept(bound, tls)
 
         if not self._is_draining:
-            self._poller.add(bound, selectors.EVENT_READ, accept)
+            self._poller.add(bound, selectors.EVENT_READ, accept, later=True)
 
     def drain(self, timeout_s: float) -> None:
         """Take no more connections, and have clients send what is new elsewhere.
@@ -124,13 +130,13 @@ class Server:
             for bound, _ in self._sockets:
                 self._poller.remove(bound)
                 bound.close()
-            for connection in list(self._connections):
+            for connection in self.connections():
                 connection.begin_end(time.monotonic() + timeout_s)
         last_id_s = time.monotonic() + _LAST_ID_S
         while not self._are_told() and time.monotonic() < last_id_s:
             time.sleep(_STOP_INTERVAL_S)
         with self.lock:
-            for connection in list(self._connections):
+            for connection in self.connections():
                 connection.second_step()
 
     def _are_told(self) -> bool:
@@ -160,18 +166,18 @@ class Server:
         while self._connections and time.monotonic() < until_s:
             time.sleep(_STOP_INTERVAL_S)
             with self.lock:
-                for connection in list(self._connections):
+                for connection in self.connections():
                     connection.close_if_done()
                     connection.close_if_delivered()
                 left = sum(connection.left_bytes for connection in self._connections)
             if left < least_left:
                 least_left, until_s = left, min(most_s, time.monotonic() + timeout_s)
         with self.lock:
-            for connection in list(self._connections):
+            for connection in self.connections():
                 connection.give_up()
         time.sleep(_STOP_INTERVAL_S)
         with self.lock:
-            for connection in list(self._connections):
+            for connection in self.connections():
                 connection.abort()
         self.wake()
 
@@ -180,7 +186,7 @@ class Server:
         self.run_callbacks()
         with self.lock:
             if self._is_open:
-                for connection in list(self._connections):
+                for connection in self.connections():
                     connection.abort()
                 self._is_open = False
                 self._poller.close()
@@ -230,17 +236,15 @@ class Server:
         self._spinning.woke()
         with self.lock:
             self._is_awake = True
-            self._handshakes = 0
+            # None that is so from now on only: it has had its turn.
+            behind = self.behind.popleft() if self.behind else None
             for ready, events in found:
                 ready(events)
-            if self.behind:
-                behind = self.behind[:_BEHIND_AT_ONCE]
-                del self.behind[:_BEHIND_AT_ONCE]
-                for connection in behind:
-                    try:
-                        connection.catch_up()
-                    except Exception:  # noqa: BLE001 - it is logged there
-                        self.end_failed(connection)
+            if behind is not None:
+                try:
+                    behind.catch_up()
+                except Exception:  # noqa: BLE001 - it is logged there
+                    self.end_failed(behind)
             self._timers.run_due(time.monotonic())
         if self.callbacks:
             self.run_callbacks()
@@ -285,47 +289,44 @@ class Server:
             self._poller.watch(connected, events, ready)
 
     def watch(self, bound: socket.socket, connection: Http2Protocol, events: int) -> None:
-        self._poller.change(bound, events, connection.ready)
+        self._poller.watch(bound, events, connection.ready, later=connection.comes_later)
 
     # Connections.
 
     def _accept(self, bound: socket.socket, tls: ssl.SSLContext | None) -> None:
-        # Who is here goes first: else who connects again and again, with calls each time, would take all.
-        for _ in range(1 if self.waiting else _ACCEPTED_AT_ONCE):
-            if self._is_draining:
-                return  # It was closed while this was on its way.
-            try:
-                accepted, _address = bound.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                # Most often no more files may be open: asking at once would be in vain, again and again.
-                log.error("connections cannot be accepted", reason=error.strerror)
-                self._poller.remove(bound)
-                self.call_later(_ACCEPT_PAUSE_S, self._listen_again, (bound, tls))
-                return
-            if len(self._connections) >= self._max_connections:
-                accepted.close()
-                continue
-            try:
-                self._add(accepted, tls)
-            except OSError:  # It is gone already.
-                accepted.close()
+        """One: others go first. Else who connects again and again would take all."""
+        if self._is_draining:
+            return  # It was closed while this was on its way.
+        try:
+            accepted, _address = bound.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return
+        except OSError as error:
+            # Most often no more files may be open: asking at once would be in vain, again and again.
+            log.error("connections cannot be accepted", reason=error.strerror)
+            self._poller.remove(bound)
+            self.call_later(_ACCEPT_PAUSE_S, self._listen_again, (bound, tls))
+            return
+        if len(self._connections) >= self._max_connections:
+            accepted.close()
+            return
+        try:
+            self._add(accepted, tls)
+        except OSError:  # It is gone already.
+            accepted.close()
 
     def _add(self, accepted: socket.socket, tls: ssl.SSLContext | None) -> None:
         accepted.setblocking(False)
         if accepted.family != socket.AF_UNIX:
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._poller.add(accepted, selectors.EVENT_READ, _nothing)
         connection = Http2Protocol(self, accepted, tls)
-        self._connections.add(connection)
         self.watch(accepted, connection, selectors.EVENT_READ)
+        self._connections.add(connection)
         connection.write()
 
-    def may_shake_hands(self) -> bool:
-        """Whether a connection may read of its TLS handshake, which takes long, before others had a turn."""
-        self._handshakes += 1
-        return self._handshakes <= _HANDSHAKES_AT_ONCE
+    def connections(self) -> list[Http2Protocol]:
+        """With the lock."""
+        return list(self._connections)
 
     def remove(self, connection: Http2Protocol, bound: socket.socket) -> None:
         self._connections.discard(connection)
@@ -334,7 +335,9 @@ class Server:
     def _look(self, left: list[Http2Protocol]) -> None:
         """Have connections look after themselves, those that are `left` of all: some, before others come."""
         now_s = self.now_s = time.monotonic()
-        left = left or list(self._connections)
+        if not left:
+            left = self.connections()
+            self._switches_before, self.switches = self.switches, 0
         looked_at = left[-_LOOKED_AT_ONCE:]
         del left[-_LOOKED_AT_ONCE:]
         self.call_later(0.0 if left else _LOOK_INTERVAL_S, self._look, left)
@@ -344,6 +347,10 @@ class Server:
                     connection.look(now_s)
             except Exception:  # noqa: BLE001 - it is logged there
                 self.end_failed(connection)
+
+    def is_shared(self) -> bool:
+        """Whether several connections want something of late."""
+        return self.switches > _FEW_SWITCHES or self._switches_before > _FEW_SWITCHES
 
     def end_failed(self, connection: Writer) -> None:
         """A fault of ours ends one connection, and no other."""
@@ -440,22 +447,16 @@ class Server:
                     self.end_failed(connection)
 
 
-def _nothing(events: int) -> None: ...
-
-
 # Of this module: each answer looks for it.
 _get_ident = threading.get_ident
 
 
 _BACKLOG = 1024
-_ACCEPTED_AT_ONCE = 16
-#: Before what else is ready.
-_BEHIND_AT_ONCE = 8
 _ACCEPT_PAUSE_S = 1.0
-#: Each takes a millisecond or two.
-_HANDSHAKES_AT_ONCE = 4
 _LOOK_INTERVAL_S = 1.0
 _LOOKED_AT_ONCE = 128
+#: So often another was read of than before: one is alone, but for one that asks for its health.
+_FEW_SWITCHES = 16
 _STOP_INTERVAL_S = 0.002
 #: Clients that read their answers have so long for it.
 _LONGEST_READ_S = 5.0

@@ -23,6 +23,7 @@ from coprocess.transport.alarm import Alarm, SilentAlarm, make_alarm
 from coprocess.transport.engine import HandlersLoop
 from coprocess.transport.http2.loop_turn import LoopTurn
 from coprocess.transport.http2.server import Server
+from coprocess.transport.http2.waiting import LATER_IN_A_ROW_S, FairQueue
 from coprocess.transport.workers import WorkerThreads
 
 log = structlog.get_logger("coprocess")
@@ -63,6 +64,7 @@ class Turns(Generic[Task]):
         self._threads: WorkerThreads[Task] | None = None
         self.tasks: deque[Task] = deque()
         server.waiting = self.tasks
+        self.later: FairQueue[Task] = server.later
         #: A _Turn, or a LoopTurn; None: whoever comes first. Changed with the server's lock.
         # Any, as others change it: it is not still what it was found to be, which a compiler would rely on.
         self._turn: Any = None
@@ -106,7 +108,7 @@ class Turns(Generic[Task]):
                 task = tasks.popleft()
                 (dropped if kept and is_over(task) else kept).append(task)
         tasks.extendleft(reversed(kept))
-        return dropped
+        return dropped + self.later.drop(is_over)
 
     def take(self) -> Task | None:
         """Wait for a task. None: there will be no more."""
@@ -141,7 +143,7 @@ class Turns(Generic[Task]):
         try:
             return [self.tasks.popleft()]
         except IndexError:
-            return []
+            return self.later.take()
 
     def _is_waiting(self, place: tuple[_Turn, threading.Lock]) -> bool:
         """Whether a thread has its place among those with nothing to do. False: it has the lock instead.
@@ -149,7 +151,7 @@ class Turns(Generic[Task]):
         Who holds that may wait for the interpreter, behind all that come here: so these do not wait for it.
         """
         self._idle.append(place)
-        if self.tasks:
+        if self.tasks or self.later.lines:
             self._server.call_back(_nothing)  # Perhaps the thread that polls may run them now.
         # After it is there, so that of two threads, at least one sees what the other did.
         if self._turn is not None and not self.is_stopped:
@@ -185,6 +187,7 @@ class Turns(Generic[Task]):
     def _poll(self, turn: _Turn) -> Task | None:
         """Poll, and run what comes, until another thread does, or it is stopped."""
         server, tasks, run, now = self._server, self.tasks, self._run, time.monotonic
+        later = self.later
         alarm, told, in_a_row = self._alarm, self._told, 0
         calls = 0
         while True:
@@ -197,16 +200,17 @@ class Turns(Generic[Task]):
                     return None
                 # Somebody must be there to go on with polling. Else the next thread that is free takes them.
                 may_run = self._may_run
-                timeout_s = server.prepare(wait=not (tasks and may_run))
+                timeout_s = server.prepare(wait=not (may_run and (tasks or later.lines)))
             if timeout_s:
                 if self._is_alone and server.find_soon(timeout_s, calls):
                     timeout_s = 0.0
                 calls = 0
             server.poll(timeout_s)
-            if not (tasks and may_run):
+            if not (may_run and (tasks or later.lines)):
                 continue
             since_s = now()
             until_s = since_s + _IN_A_ROW_S
+            later_until_s = since_s + LATER_IN_A_ROW_S
             while since_s < until_s:
                 turn.since_s = since_s
                 if since_s >= alarm.again_s:
@@ -214,7 +218,10 @@ class Turns(Generic[Task]):
                 try:
                     task = tasks.popleft()
                 except IndexError:
-                    break
+                    found = later.take() if later.lines and since_s < later_until_s else []
+                    if not found:
+                        break
+                    task = found.pop()
                 try:
                     run(task)
                 except BaseException:  # Nobody would poll any more.
@@ -284,7 +291,7 @@ class Turns(Generic[Task]):
             return
         lent = self._loop_turn
         if lent is None or lent.loop is not loop:
-            lent = LoopTurn(loop, self._server, self, self.tasks, self._run_on_loop, self._alarm)
+            lent = LoopTurn(loop, self._server, self, self.tasks, self.later, self._run_on_loop, self._alarm)
             self._loop_turn = lent
         with self._lock:
             # Attached still: the loop is blocked, or was a moment ago.

@@ -1,0 +1,66 @@
+"""Tasks of connections that ask for much: one of each has its turn, however many each has."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+Task = TypeVar("Task")
+
+
+class FairQueue(Generic[Task]):
+    """For any threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        #: Those of each connection that has any, in the order of their turns. For others, only whether there
+        #: are any.
+        self.lines: deque[deque[Task]] = deque()
+
+    def put(self, line: deque[Task], task: Task) -> None:
+        """`line` is the connection's own, and only changed here."""
+        with self._lock:
+            if not line:
+                self.lines.append(line)
+            line.append(task)
+
+    def take(self) -> list[Task]:
+        """The next, where there is one."""
+        with self._lock:
+            if not self.lines:
+                return []
+            line = self.lines.popleft()
+            task = line.popleft()
+            if line:
+                self.lines.append(line)
+            return [task]
+
+    def drop(self, is_over: Callable[[Task], bool]) -> list[Task]:
+        """Take out what need not be run any more; what that was."""
+        dropped: list[Task] = []
+        with self._lock:
+            for line in list(self.lines):
+                tasks = list(line)
+                line.clear()
+                for task in tasks:
+                    (dropped if is_over(task) else line).append(task)
+                if not line:
+                    self.lines.remove(line)
+        return dropped
+
+
+class Line(Generic[Task]):
+    """Of one connection; it stands where others have one deque for all."""
+
+    def __init__(self, queue: FairQueue[Task]) -> None:
+        self._queue = queue
+        self.tasks: deque[Task] = deque()
+
+    def append(self, task: Task) -> None:
+        self._queue.put(self.tasks, task)
+
+
+#: Such tasks, one after the other, before others are looked for.
+LATER_IN_A_ROW_S = 0.0005

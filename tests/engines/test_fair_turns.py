@@ -1,0 +1,245 @@
+"""The http2 engine among connections: who asks for much, or is new, has its turns after the others."""
+
+from __future__ import annotations
+
+import gzip
+import selectors
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from coprocess.transport.engine import Rpc
+from coprocess.transport.engines import is_compiled
+from coprocess.transport.http2 import frames, grpc_messages
+from coprocess.transport.http2.limits import Limits
+from coprocess.transport.http2.polling import _Epoll, _Selector
+from coprocess.transport.http2.protocol import Http2Protocol
+from coprocess.transport.http2.server import Server
+from coprocess.transport.http2.waiting import FairQueue
+from coprocess.transport.http2_engine import Http2Engine
+from tests.engines.hooks import methods, tcp_connection
+from tests.engines.test_http2_connections import METHOD_CALL, read_frames
+from tests.http2.peer import START, call, data, headers, message, parse
+from tests.server import PATIENCE_S, engine_options
+
+_PING = frames.frame(frames.PING, 0, 0, bytes(8))
+
+
+def test_tasks_of_one_line_wait_for_one_of_each_other() -> None:
+    queue: FairQueue[str] = FairQueue()
+    first: deque[str] = deque()
+    second: deque[str] = deque()
+    for number in range(3):
+        queue.put(first, f"first {number}")
+    queue.put(second, "second 0")
+    assert queue.take() == ["first 0"]
+    queue.put(second, "second 1")
+    taken = [queue.take() for _ in range(5)]
+    assert taken == [["second 0"], ["first 1"], ["second 1"], ["first 2"], []]
+    assert not queue.lines
+
+
+def test_tasks_that_are_over_are_dropped_and_the_others_keep_their_order() -> None:
+    queue: FairQueue[int] = FairQueue()
+    lines: list[deque[int]] = [deque(), deque()]
+    for number in range(6):
+        queue.put(lines[number % 2], number)
+    assert sorted(queue.drop(lambda number: number in {0, 1, 3, 5})) == [0, 1, 3, 5]
+    assert [queue.take() for _ in range(3)] == [[2], [4], []]
+
+
+@pytest.mark.parametrize("make", [_Epoll, _Selector])
+def test_of_those_that_come_later_one_at_a_time_is_told_of_in_turn(make: Callable[[], Any]) -> None:
+    poller, told = make(), []
+    pairs = [socket.socketpair() for _ in range(5)]
+
+    def note(number: int) -> Callable[[int], None]:
+        return lambda events: told.append(number)
+
+    for number, (ours, theirs) in enumerate(pairs):
+        poller.watch(ours, selectors.EVENT_READ, note(number), later=number > 1)
+        theirs.send(b"there")
+    rounds = []
+    for _ in range(6):
+        before = len(told)
+        for ready, events in poller.poll(0.0):
+            ready(events)
+        rounds.append(told[before:])
+    assert all(sorted(each[:2]) == [0, 1] and len(each) == 3 for each in rounds)
+    assert sorted(each[2] for each in rounds) == [2, 2, 3, 3, 4, 4]
+    poller.watch(pairs[2][0], 0, note(2), later=True)  # It is not to be told of.
+    poller.watch(pairs[3][0], selectors.EVENT_READ, note(3), later=False)
+    poller.remove(pairs[4][0])
+    told.clear()
+    for ready, events in poller.poll(0.0):
+        ready(events)
+    assert sorted(told) == [0, 1, 3]
+    poller.close()
+    for pair in pairs:
+        for each in pair:
+            each.close()
+
+
+@contextmanager
+def polled(count: int) -> Iterator[tuple[Server, list[Http2Protocol], list[socket.socket]]]:
+    """A server that the test polls, so many connections, and their clients."""
+    engine = Server({}, Limits())
+    engine.open()
+    pairs = [socket.socketpair() for _ in range(count)]
+    connections = []
+    for ours, _ in pairs:
+        before = engine.connections()
+        engine._add(ours, None)
+        connections += [each for each in engine.connections() if each not in before]
+    try:
+        yield engine, connections, [theirs for _, theirs in pairs]
+    finally:
+        engine.close()
+        for _, theirs in pairs:
+            theirs.close()
+
+
+def later(connection: Http2Protocol) -> bool:
+    return connection.comes_later
+
+
+def acknowledged(client: socket.socket) -> int:
+    """PINGs that were answered since the last time."""
+    client.setblocking(False)
+    try:
+        came = client.recv(1 << 20)
+    except BlockingIOError:
+        return 0
+    return sum(each.kind == frames.PING for each in parse(came))
+
+
+def test_a_new_connection_comes_later_until_it_was_looked_at() -> None:
+    with polled(1) as (_, (connection,), _clients):
+        assert later(connection)
+        connection.look(0.0)
+        assert not later(connection)
+
+
+def test_who_uses_more_than_its_share_comes_later_where_others_want_something() -> None:
+    with polled(1) as (engine, (connection,), _clients):
+        connection.look(0.0)
+        connection._used_s = 10.0
+        connection._see_use()
+        assert not later(connection)  # It is alone.
+        engine.switches = 100
+        connection._see_use()
+        assert later(connection)
+        engine._look([])
+        assert later(connection)  # It has used much in the second before.
+        engine._look([])
+        assert not later(connection)
+
+
+def test_who_brings_calls_where_many_wait_comes_later() -> None:
+    with polled(1) as (engine, (connection,), _clients):
+        connection.look(0.0)
+        engine.waiting = range(100)
+        connection._see_use()
+        assert not later(connection)
+        engine.waiting = range(200)
+        connection._see_use()
+        assert later(connection)
+
+
+def test_one_turn_of_a_connection_that_comes_later_is_short_and_one_at_a_time() -> None:
+    """Sixteen of 128 frames each were taken before anybody was answered: that took 6 ms."""
+    with polled(8) as (engine, connections, clients):
+        for client in clients:
+            client.sendall(START + 500 * _PING)
+        good = connections.pop()
+        good.look(0.0)
+        taken = []
+        for _ in range(40):
+            engine.poll(0.0)
+            with engine.lock:
+                engine.flush()
+            taken.append([acknowledged(client) for client in clients])
+        # One that had a first turn, and one that goes on, beside the good one's.
+        assert all(sum(each[:-1]) <= 64 for each in taken)
+        assert taken[0][-1] > 64
+        # All have their turns.
+        assert all(sum(each[place] for each in taken) > 32 for place in range(8))
+
+
+def test_a_call_does_not_wait_behind_all_those_of_another_connection() -> None:
+    """Once, it waited for a second where others had a thousand calls each."""
+    began, release = threading.Event(), threading.Event()
+    ran: list[bytes] = []
+
+    def wait(rpc: Rpc) -> None:
+        rpc.may_block()
+        ran.append(rpc.payload)
+        began.set()
+        release.wait(PATIENCE_S)
+        rpc.respond(b"")
+
+    engine = Http2Engine(engine_options(min_threads=1, max_threads=1))
+    address = engine.listen("127.0.0.1:0")
+    engine.start(methods(wait))
+    try:
+        with tcp_connection(address) as greedy, tcp_connection(address) as other:
+            greedy.sendall(
+                START + b"".join(call(number, b"greedy", METHOD_CALL) for number in range(1, 401, 2))
+            )
+            assert began.wait(PATIENCE_S)
+            greedy.sendall(_PING)
+            next(each for each in read_frames(greedy) if each.kind == frames.PING)
+            other.sendall(START + call(1, b"other", METHOD_CALL) + _PING)
+            answers = read_frames(other)
+            next(each for each in answers if each.kind == frames.PING)
+            # All have come.
+            release.set()
+            next(each for each in answers if each.kind == frames.DATA)
+            assert b"other" in ran[:5]
+    finally:
+        release.set()
+        engine.stop()
+
+
+@pytest.mark.skipif(is_compiled(), reason="a compiled module is not changed from outside")
+def test_large_messages_are_unpacked_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many threads as there were calls did, and kept the interpreter from all others, for seconds."""
+    release, began = threading.Event(), threading.Semaphore(0)
+    running: list[int] = []
+    at_once: list[int] = []
+    unpack = grpc_messages.unpack
+
+    def noted(*arguments: Any) -> Iterator[bytes]:
+        running.append(1)
+        at_once.append(len(running))
+        began.release()
+        release.wait(PATIENCE_S)
+        yield from unpack(*arguments)
+        running.pop()
+
+    monkeypatch.setattr(grpc_messages, "unpack", noted)
+    engine = Http2Engine(engine_options())
+    address = engine.listen("127.0.0.1:0")
+    engine.start(methods(lambda rpc: rpc.respond(rpc.payload)))
+    packed = message(gzip.compress(b"large"), compressed=True)
+    zipped = [*METHOD_CALL, (b"grpc-encoding", b"gzip")]
+    try:
+        with tcp_connection(address) as connection:
+            calls = (headers(each, zipped) + data(each, packed, ends=True) for each in range(1, 11, 2))
+            connection.sendall(START + b"".join(calls))
+            assert began.acquire(timeout=PATIENCE_S)
+            # Others are answered meanwhile.
+            connection.sendall(call(11, b"small", METHOD_CALL))
+            answers = (each for each in read_frames(connection) if each.kind == frames.DATA)
+            assert next(answers).stream_id == 11
+            release.set()
+            assert {next(answers).payload for _ in range(5)} == {message(b"large")}
+    finally:
+        release.set()
+        engine.stop()
+    assert max(at_once) == 1
