@@ -17,7 +17,7 @@ import structlog
 from coprocess.transport.alarm import Alarm
 from coprocess.transport.engine import HandlersLoop
 from coprocess.transport.http2.server import Server
-from coprocess.transport.http2.waiting import LATER_IN_A_ROW_S, FairQueue
+from coprocess.transport.http2.waiting import LATER_IN_A_ROW_S, TAKEN_AT_ONCE, FairQueue
 
 log = structlog.get_logger("coprocess")
 
@@ -162,10 +162,10 @@ class LoopTurn(Generic[Task]):
                 try:
                     task = tasks.popleft()
                 except IndexError:
-                    found = later.take() if later.lines and since_s < later_until_s else []
-                    if not found:
+                    if not later.lines or since_s >= later_until_s:
                         break
-                    task = found.pop()
+                    tasks.extend(later.take(TAKEN_AT_ONCE))
+                    continue
                 try:
                     has_run = run(task)
                 except BaseException:  # The others' calls are to be begun, too.

@@ -22,7 +22,7 @@ class _Epoll:
         self._are_later: set[int] = set()
 
     def add(self, bound: socket.socket, events: int, callback: Callback, *, later: bool = False) -> None:
-        """`later`: of all such, one at a time is told of, after the others."""
+        """`later`: one of all such is told of at a time, after the others; a few, where no other is ready."""
         number = bound.fileno()
         if later:
             self._are_later.add(number)
@@ -59,7 +59,7 @@ class _Epoll:
             if (callback := self._callbacks.get(number)) is not None
         ]
         if len(found) < len(ready):
-            for number, told in self._later.poll(0, 1):
+            for number, told in self._later.poll(0, 1 if found else _LATER_AT_ONCE):
                 callback = self._callbacks.get(number)
                 if callback is not None:
                     found.append((callback, _told(told)))
@@ -114,9 +114,10 @@ class _Selector:
         ready = [(*key.data, events) for key, events in self._selector.select(timeout_s)]
         found = [(callback, events) for callback, is_later, events in ready if not is_later]
         later = [(callback, events) for callback, is_later, events in ready if is_later]
-        if later:
+        at_once = 1 if found else _LATER_AT_ONCE
+        for turn in range(self._turns, self._turns + min(at_once, len(later))):
+            found.append(later[turn % len(later)])
             self._turns += 1
-            found.append(later[self._turns % len(later)])
         return found
 
     def fileno(self) -> int | None:
@@ -131,6 +132,8 @@ class _Selector:
 
 #: Each may bring a millisecond of work, and what came before is to be answered meanwhile.
 _READY_AT_ONCE = 8
+#: Of those that come later, where nobody else is ready.
+_LATER_AT_ONCE = 4
 
 
 def make_poller() -> _Epoll | _Selector:

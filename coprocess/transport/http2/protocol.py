@@ -37,7 +37,6 @@ class Http2Protocol:
         grpc = self.grpc
         self.respond, self.begin, self.send, self.end = grpc.respond, grpc.begin, grpc.send, grpc.end_with
         self.finish = grpc.finish
-        grpc.http.frames_at_once = FEWER_FRAMES_AT_ONCE
         self._limits = server.service.limits
         self._sending = self.grpc.http.sending
         self._socket = bound
@@ -66,6 +65,7 @@ class Http2Protocol:
         self.packed_line: deque[Any] = deque()
         #: What its turns took, since it was looked at last.
         self._used_s = 0.0
+        self._bound_turns()
         now_s = time.monotonic()
         self._began_s = self._heard_s = self._idle_since_s = now_s
         #: Since when what must be read, or must come, did not.
@@ -118,8 +118,15 @@ class Http2Protocol:
     def _set_later(self, comes_later: bool) -> None:
         self.comes_later = comes_later
         self.calls = self.line if comes_later else self._server.waiting
-        self.grpc.http.frames_at_once = FEWER_FRAMES_AT_ONCE if comes_later else FRAMES_AT_ONCE
+        if not comes_later:
+            self._server.waiting.extend(self.line.leave())
+        self._bound_turns()
         self._watch()
+
+    def _bound_turns(self) -> None:
+        """Where it is alone, nobody waits for its turns to end."""
+        is_bound = self.comes_later and self._server.is_shared()
+        self.grpc.http.frames_at_once = FEWER_FRAMES_AT_ONCE if is_bound else FRAMES_AT_ONCE
 
     def _watch(self) -> None:
         if not self.is_gone:
@@ -406,10 +413,12 @@ class Http2Protocol:
             if now_s - self._began_s > _HANDSHAKE_S:
                 self.abort()
             return
-        comes_later = self._is_over_share() or bool(self.line.tasks)
+        comes_later = self._is_over_share() or len(self.line.tasks) > _MANY_WAITING
         self._used_s = 0.0
         if comes_later != self.comes_later:
             self._set_later(comes_later)
+        else:
+            self._bound_turns()
         rest_of = http.awaits_rest_of
         if rest_of is None or rest_of != self._awaits_rest_of:
             # Another than before: who sends without a pause is nearly always within a frame.

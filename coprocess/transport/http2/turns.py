@@ -23,7 +23,7 @@ from coprocess.transport.alarm import Alarm, SilentAlarm, make_alarm
 from coprocess.transport.engine import HandlersLoop
 from coprocess.transport.http2.loop_turn import LoopTurn
 from coprocess.transport.http2.server import Server
-from coprocess.transport.http2.waiting import LATER_IN_A_ROW_S, FairQueue
+from coprocess.transport.http2.waiting import LATER_IN_A_ROW_S, TAKEN_AT_ONCE, FairQueue
 from coprocess.transport.workers import WorkerThreads
 
 log = structlog.get_logger("coprocess")
@@ -218,10 +218,10 @@ class Turns(Generic[Task]):
                 try:
                     task = tasks.popleft()
                 except IndexError:
-                    found = later.take() if later.lines and since_s < later_until_s else []
-                    if not found:
+                    if not later.lines or since_s >= later_until_s:
                         break
-                    task = found.pop()
+                    tasks.extend(later.take(TAKEN_AT_ONCE))
+                    continue
                 try:
                     run(task)
                 except BaseException:  # Nobody would poll any more.

@@ -14,33 +14,44 @@ class FairQueue(Generic[Task]):
     """For any threads."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
         #: Those of each connection that has any, in the order of their turns. For others, only whether there
         #: are any.
         self.lines: deque[deque[Task]] = deque()
 
     def put(self, line: deque[Task], task: Task) -> None:
         """`line` is the connection's own, and only changed here."""
-        with self._lock:
+        with self.lock:
             if not line:
                 self.lines.append(line)
             line.append(task)
 
-    def take(self) -> list[Task]:
-        """The next, where there is one."""
-        with self._lock:
-            if not self.lines:
+    def take(self, count: int = 1) -> list[Task]:
+        """The next, so many at most."""
+        taken: list[Task] = []
+        lines = self.lines
+        with self.lock:
+            while lines and len(taken) < count:
+                line = lines.popleft()
+                taken.append(line.popleft())
+                if line:
+                    lines.append(line)
+        return taken
+
+    def take_line(self, line: deque[Task]) -> list[Task]:
+        """All of one connection."""
+        with self.lock:
+            if not line:
                 return []
-            line = self.lines.popleft()
-            task = line.popleft()
-            if line:
-                self.lines.append(line)
-            return [task]
+            tasks = list(line)
+            line.clear()
+            self.lines.remove(line)
+            return tasks
 
     def drop(self, is_over: Callable[[Task], bool]) -> list[Task]:
         """Take out what need not be run any more; what that was."""
         dropped: list[Task] = []
-        with self._lock:
+        with self.lock:
             for line in list(self.lines):
                 tasks = list(line)
                 line.clear()
@@ -58,9 +69,15 @@ class Line(Generic[Task]):
         self._queue = queue
         self.tasks: deque[Task] = deque()
 
+    def leave(self) -> list[Task]:
+        """Those that wait in it, which are the caller's from now on."""
+        return self._queue.take_line(self.tasks)
+
     def append(self, task: Task) -> None:
         self._queue.put(self.tasks, task)
 
 
 #: Such tasks, one after the other, before others are looked for.
 LATER_IN_A_ROW_S = 0.0005
+#: Of such, taken at once, as each look takes a lock: who comes then waits for so many.
+TAKEN_AT_ONCE = 8
