@@ -256,22 +256,15 @@ class EmbeddedValkey:
     def _start_unless_running(self, deadline: float) -> None:
         if self._answers(deadline):
             return
-        server_lock_fd = open_lock_file(self._folder / "server.lock")
-        try:
-            try:
-                fcntl.flock(server_lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                pass  # A server lives: it loads its data, or is busy. Wait for it.
-            else:
-                self._launch(server_lock_fd)
-        finally:
-            # When a server was started, its own copy of the descriptor keeps the lock.
-            os.close(server_lock_fd)
+        is_ours = self._launch_unless_one_lives()
         while not self._answers(deadline):
             if _try_lock(self._folder / "server.lock"):
-                raise StoreError(
-                    f"the embedded Valkey server ended at start; {USE_A_SERVER_HINT}; {self._why_ended()}"
-                )
+                if is_ours:
+                    raise StoreError(
+                        f"the embedded Valkey server ended at start; {USE_A_SERVER_HINT}; {self._why_ended()}"
+                    )
+                # The one that lived was about to end.
+                is_ours = self._launch_unless_one_lives()
             if time.monotonic() > deadline:
                 raise StoreError(
                     f"the embedded Valkey server (pid {self.pid}) runs but does not answer on "
@@ -280,6 +273,18 @@ class EmbeddedValkey:
             time.sleep(POLL_INTERVAL_S)
         if self._watched:
             self._watch_users()
+
+    def _launch_unless_one_lives(self) -> bool:
+        """False: a server loads its data, is busy, or ends."""
+        server_lock_fd = open_lock_file(self._folder / "server.lock")
+        try:
+            if not last_user.takes(server_lock_fd):
+                return False
+            self._launch(server_lock_fd)
+        finally:
+            # When a server was started, its own copy of the descriptor keeps the lock.
+            os.close(server_lock_fd)
+        return True
 
     def _watch_users(self) -> None:
         """Have a process stop the server when its users were killed. Where one does already, it ends."""
