@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
 
 _REMEMBERED = 1024
@@ -23,8 +24,10 @@ class Cancellations(dict[int, Callable[[], None]]):
 
     def __init__(self) -> None:
         super().__init__()
-        #: The last calls that were over, in order: somebody may want to know later.
+        #: The last calls that were over: somebody may want to know later.
         self.over: dict[int, None] = {}
+        # To find its first key, a dict goes through those that were deleted.
+        self._in_order: deque[int] = deque()
         self._lock = threading.Lock()
 
     def when_over(self, call_id: int, callback: Callable[[], None]) -> None:
@@ -37,9 +40,11 @@ class Cancellations(dict[int, Callable[[], None]]):
     def is_over(self, call_id: int) -> None:
         """Call back whoever wants to know."""
         with self._lock:  # Several threads hear of such ends at one time.
-            self.over[call_id] = None
-            if len(self.over) > _REMEMBERED:
-                del self.over[next(iter(self.over))]
+            if call_id not in self.over:
+                self.over[call_id] = None
+                self._in_order.append(call_id)
+                if len(self._in_order) > _REMEMBERED:
+                    del self.over[self._in_order.popleft()]
         if (callback := self.pop(call_id, None)) is not None:
             callback()
 

@@ -11,7 +11,7 @@ from coprocess.transport.http2.frames import ConnectionFailure, ErrorCode
 class StreamIds:
     """Of one connection; how many are remembered is bounded."""
 
-    __slots__ = ("_closed", "_ignored", "_most_ignored", "closed", "highest", "last")
+    __slots__ = ("_closed", "_ignored", "_ignored_in_order", "_most_ignored", "closed", "highest", "last")
 
     def __init__(self, max_concurrent_streams: int) -> None:
         #: That the peer has opened.
@@ -19,7 +19,9 @@ class StreamIds:
         #: Streams above are not accepted any more: a GOAWAY said so.
         self.last = frames.MAX_STREAM_ID
         #: Closed by us, so that the peer may still send on them for a while.
-        self._ignored: dict[int, None] = {}
+        self._ignored: set[int] = set()
+        # Not a dict: to find its first key, it goes through those that were deleted.
+        self._ignored_in_order: deque[int] = deque()
         # All that are open at one time may be closed by us, and the peer not have heard of it yet.
         self._most_ignored = max(max_concurrent_streams, _REMEMBERED)
         #: Those closed last.
@@ -34,9 +36,12 @@ class StreamIds:
 
     def ignore(self, stream_id: int) -> None:
         """Have late frames on it pass."""
-        self._ignored[stream_id] = None
-        if len(self._ignored) > self._most_ignored:
-            del self._ignored[next(iter(self._ignored))]
+        if stream_id in self._ignored:
+            return
+        self._ignored.add(stream_id)
+        self._ignored_in_order.append(stream_id)
+        if len(self._ignored_in_order) > self._most_ignored:
+            self._ignored.discard(self._ignored_in_order.popleft())
 
     def check_not_idle(self, stream_id: int) -> None:
         if stream_id == 0 or stream_id > self.highest or not stream_id & 1:
