@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import Generator
 from contextvars import Context
@@ -204,6 +205,7 @@ def test_what_handlers_do_to_the_loop_harms_no_later_call(handler: Any, is_answe
             assert stamped(server, "stamp") == "stamped"
         assert server.service.async_calls.given_up == 0
         until(lambda: server.service.in_flight == 0)
+    gc.collect()  # Else the coroutines that nobody awaited are told of while a later test runs.
 
 
 def test_a_loop_that_has_ended_is_replaced(engine: EngineChoice, release: threading.Event) -> None:
