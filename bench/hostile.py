@@ -1,4 +1,6 @@
-"""What attacks cost others: `hostile.py [NAME …] [--seconds 6] [--limit 2]`. Needs Go, for the load.
+"""What attacks cost others: `hostile.py [NAME …] [--seconds 6] [FLAG …]`. Needs Go, for the load.
+
+Further flags are those of `coprocess serve`.
 
 Good calls come from a process of their own, on four connections, a few milliseconds apart; beside them one of
 the attacks of `attacks.py` goes on, on a core with them; the service is on the other. Of each attack it

@@ -14,14 +14,14 @@ class FairQueue(Generic[Task]):
     """For any threads."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self._lock = threading.Lock()
         #: Those of each connection that has any, in the order of their turns. For others, only whether there
         #: are any.
         self.lines: deque[deque[Task]] = deque()
 
     def put(self, line: deque[Task], task: Task) -> None:
         """`line` is the connection's own, and only changed here."""
-        with self.lock:
+        with self._lock:
             if not line:
                 self.lines.append(line)
             line.append(task)
@@ -30,7 +30,7 @@ class FairQueue(Generic[Task]):
         """The next, so many at most."""
         taken: list[Task] = []
         lines = self.lines
-        with self.lock:
+        with self._lock:
             while lines and len(taken) < count:
                 line = lines.popleft()
                 taken.append(line.popleft())
@@ -40,7 +40,7 @@ class FairQueue(Generic[Task]):
 
     def take_line(self, line: deque[Task]) -> list[Task]:
         """All of one connection."""
-        with self.lock:
+        with self._lock:
             if not line:
                 return []
             tasks = list(line)
@@ -51,7 +51,7 @@ class FairQueue(Generic[Task]):
     def drop(self, is_over: Callable[[Task], bool]) -> list[Task]:
         """Take out what need not be run any more; what that was."""
         dropped: list[Task] = []
-        with self.lock:
+        with self._lock:
             for line in list(self.lines):
                 tasks = list(line)
                 line.clear()
