@@ -12,7 +12,7 @@ from coprocess.gateways.tyk.dispatcher import Dispatcher
 from coprocess.gateways.tyk.wire import Object
 from coprocess.loading.hooks import Hook, HookTable
 from coprocess.loading.loaded import Loaded
-from tests.objects import event_json, make_object
+from tests.objects import event_json, make_object, run_sync
 
 #: Each folder within is what a user might have, for one purpose.
 PROGRAMS = Path(__file__).parent / "programs"
@@ -65,7 +65,7 @@ def global_of(hook: Hook, name: str) -> Any:
 def run(table: HookTable, message: Object, *, full_reply: bool = True) -> Object:
     """The reply to `message`, whether its handler is sync or async. Raises HandlerFailed, UnknownHook."""
     call = Dispatcher(table, full_reply=full_reply).open_dispatch(message.SerializeToString())
-    return Object.FromString(asyncio.run(call.run_async()) if call.hook.is_async else call.run())
+    return Object.FromString(asyncio.run(call.run_async()) if call.hook.is_async else run_sync(call))
 
 
 def reply_of(
@@ -93,4 +93,4 @@ def send_event(table: HookTable, handler: str, **changes: Any) -> None:
     if call.hook.is_async:
         asyncio.run(call.run_async())
     else:
-        call.run()
+        run_sync(call)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Iterable, Mapping
+from contextvars import copy_context
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from coprocess.gateways.tyk.wire import (
 )
 from coprocess.loading.declared import hooks_of
 from coprocess.loading.hooks import HookTable
+from coprocess.runtime.call import Call
 
 RECORDINGS = Path(__file__).parent / "data" / "recordings"
 APIS = Path(__file__).parent / "data" / "apis"
@@ -168,9 +170,14 @@ def open_call(
     return Dispatcher(table, full_reply=full_reply).open_dispatch(message.SerializeToString())
 
 
+def run_sync(call: Call) -> bytes:
+    """The reply of a call of a sync handler, in a context of its own, as a service runs it."""
+    return copy_context().run(call.run)
+
+
 def answer(function: Callable[..., Any], message: Object | None = None, *, full_reply: bool = True) -> Object:
     """The reply to `message` of the native handler `function`. Raises HandlerFailed where it fails."""
-    return Object.FromString(open_call(function, message, full_reply=full_reply).run())
+    return Object.FromString(run_sync(open_call(function, message, full_reply=full_reply)))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from coprocess.gateways.tyk.call import TykCall, TykEventCall
 from coprocess.gateways.tyk.dispatcher import Dispatcher
 from coprocess.gateways.tyk.wire import Event, Object, SessionState
 from coprocess.loading.hooks import HookTable
-from tests.objects import answer, event_json, hook_table, make_object, open_call, table_of
+from tests.objects import answer, event_json, hook_table, make_object, open_call, run_sync, table_of
 
 
 def table() -> HookTable:
@@ -50,7 +50,7 @@ seen: list[tuple[str, str]] = []
 
 def which(message: Object) -> str:
     call = Dispatcher(table()).open_dispatch(message.SerializeToString())
-    return Object.FromString(call.run()).request.set_headers["X-Which"]
+    return Object.FromString(run_sync(call)).request.set_headers["X-Which"]
 
 
 def test_type_and_name_find_the_handler() -> None:
@@ -68,7 +68,7 @@ def test_an_event_reaches_its_handler() -> None:
     call = Dispatcher(table()).open_event(payload)
     seen.clear()
     assert isinstance(call, TykEventCall)
-    assert call.run() == b""
+    assert run_sync(call) == b""
     assert seen == [("AuthFailure", "a1")]
     assert call.api_id == "a1"
 
@@ -134,7 +134,7 @@ def test_a_reload_does_not_change_open_calls() -> None:
     dispatcher = Dispatcher(table())
     call = dispatcher.open_dispatch(make_object().SerializeToString())
     dispatcher.table = HookTable()
-    assert Object.FromString(call.run()).request.set_headers["X-Which"] == "Pre"
+    assert Object.FromString(run_sync(call)).request.set_headers["X-Which"] == "Pre"
     with pytest.raises(UnknownHook, match="nothing is loaded"):
         dispatcher.open_dispatch(make_object().SerializeToString())
 
@@ -166,7 +166,7 @@ def test_unchanged_ignores_what_the_handler_did() -> None:
         request.body = b"new"
 
     call = open_call(handler)
-    call.run()
+    run_sync(call)
     reply = Object.FromString(call.unchanged())
     assert reply == make_object()
 
@@ -214,7 +214,7 @@ def test_an_event_handler_cannot_answer() -> None:
     for function in (reject, lambda: respond(200)):
         call = Dispatcher(hook_table(HookType.Event, function, name="my_handler")).open_event(payload)
         with pytest.raises(HandlerFailed, match="nobody waits for it"):
-            call.run()
+            run_sync(call)
 
 
 def test_allow_is_a_session_and_a_token() -> None:
@@ -224,6 +224,7 @@ def test_allow_is_a_session_and_a_token() -> None:
             session.allow("tok", rate=1000)
 
     message = make_object(HookType.CustomKeyCheck)
-    reply = Object.FromString(Dispatcher(table_of(declare)).open_dispatch(message.SerializeToString()).run())
+    call = Dispatcher(table_of(declare)).open_dispatch(message.SerializeToString())
+    reply = Object.FromString(run_sync(call))
     assert reply.session == SessionState(rate=1000, per=1)
     assert dict(reply.metadata) == {"token": "tok"}

@@ -18,7 +18,7 @@ from coprocess.gateways.tyk.wire import Object
 from coprocess.loading import loader
 from coprocess.process.config import Settings
 from tests.loading import write
-from tests.objects import make_object, make_request
+from tests.objects import make_object, make_request, run_sync
 from tests.serve_process import ServeProcess
 from tests.server import Client, fails
 
@@ -192,6 +192,7 @@ def test_it_is_off_by_default(tmp_path: Path) -> None:
     handlers = write(tmp_path / "handlers", {"all.py": HANDLERS})
     found = loader.load([handlers], HOME)
     assert Settings().request_state is False
-    reply = Dispatcher(found.table).open_dispatch(make_object(hook_name="begin").SerializeToString()).run()
+    call = Dispatcher(found.table).open_dispatch(make_object(hook_name="begin").SerializeToString())
+    reply = run_sync(call)
     assert HEADER not in Object.FromString(reply).request.set_headers
     found.forget()

@@ -18,7 +18,6 @@ from typing import Any
 
 import structlog
 
-from coprocess.api.context import current_call
 from coprocess.error_text import format_error
 from coprocess.errors import HandlerFailed, ShuttingDown
 from coprocess.loading.hooks import Hook
@@ -150,7 +149,6 @@ class AsyncCalls:
             self.failures.fail_within(call, error)
         if prints.has_printed:
             prints.end_line()
-        current_call.set(None)
         return None
 
     def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> Future[Any]:

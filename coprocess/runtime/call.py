@@ -134,6 +134,7 @@ class Call:
         self.loop = self.task = self.start = None
 
     def run(self) -> bytes:
+        """To be called in a context of its own."""
         token = current_call.set(self)
         try:
             hook = self.hook
@@ -144,11 +145,13 @@ class Call:
                 unawaited.expect_awaited(self)
             return self.finish()
         except BaseException as error:  # noqa: BLE001 - SystemExit, too: it ends its call, not the service
-            return self.ended_by(error)
+            try:
+                return self.ended_by(error)
+            finally:
+                current_call.reset(token)  # What is logged now knows the call. Else its context ends with it.
         finally:
             if origin.call is self:
                 end_child()
-            current_call.reset(token)
 
     def run_async(self) -> Coroutine[Any, Any, bytes]:
         """Begin, and go on until it has ended."""

@@ -19,6 +19,7 @@ from coprocess.runtime.chained import StepCall, Steps
 from coprocess.runtime.in_process_rpc import InProcessRpc
 from coprocess.runtime.registration import GatewayOptions
 from tests.envoy.world import table_of
+from tests.objects import run_sync
 
 Pairs = Sequence[tuple[str, str | bytes]]
 GET: Pairs = [(":authority", "example.test"), (":path", "/a?b=1"), (":method", "GET"), (":scheme", "http")]
@@ -46,7 +47,7 @@ def run(steps: Steps) -> None:
 def _outcome(call: Call) -> InProcessRpc:
     rpc = InProcessRpc()
     try:
-        rpc.respond(asyncio.run(call.run_async()) if call.hook.is_async else call.run())
+        rpc.respond(asyncio.run(call.run_async()) if call.hook.is_async else run_sync(call))
     except HandlerFailed as error:
         unchanged = call.unchanged() if call.hook.limits.on_error == "open" else None
         if unchanged is None:

@@ -11,7 +11,7 @@ from coprocess.desk.tyk.simulator.request import GatewayRequest
 from coprocess.gateways.tyk.compat import decorators
 from coprocess.gateways.tyk.dispatcher import Dispatcher
 from coprocess.gateways.tyk.wire import MiniRequestObject, Object, ResponseObject
-from tests.objects import answer, make_object, table_of
+from tests.objects import answer, make_object, run_sync, table_of
 
 Edit = Callable[[MiniRequestObject], object]
 
@@ -40,7 +40,7 @@ def embedded(function: Callable[..., Any], message: Object) -> Object:
     table = table_of(lambda: decorators.Hook(function))
     message.hook_name = function.__name__
     return Object.FromString(
-        Dispatcher(table, full_reply=True).open_dispatch(message.SerializeToString()).run()
+        run_sync(Dispatcher(table, full_reply=True).open_dispatch(message.SerializeToString()))
     )
 
 
