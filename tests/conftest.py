@@ -62,6 +62,12 @@ _LONG = {
     "test_headers_only_twin.py",
     "test_skimmed.py",
     "test_example.py",
+    "test_four_homes.py",
+    "test_trial.py",
+    "test_odd_files.py",
+    "test_request_end.py",
+    "test_scope_path.py",
+    "test_h2spec.py",
 }
 
 
