@@ -186,6 +186,15 @@ def test_refused_is_what_the_client_gets(hook_type: HookType) -> None:
         assert dict(overrides.headers) == {"Content-Type": "application/json", "Retry-After": "5"}
 
 
+def test_a_call_that_has_its_reply_knows_whose_it_was() -> None:
+    """What it printed last, and what its tasks log, is told as its."""
+    message = make_object(api_id="a1")
+    message.spec["OrgID"] = "o1"
+    call = open_call(lambda: None, message, full_reply=False)
+    assert not Object.FromString(run_sync(call)).spec
+    assert (call.api_id, call.org_id) == ("a1", "o1")
+
+
 def test_arguments_by_name() -> None:
     def handler(spec: Any, metadata: Any, session: Any, request: Any) -> None:
         got.extend([spec.api_id, dict(metadata), session.alias, request.path])

@@ -54,11 +54,15 @@ class TykCall(Call):
 
     @property
     def api_id(self) -> str:
-        return self.message.spec.get("APIID", "")
+        return self.message.spec.get("APIID") or self._spec_that_came().get("APIID", "")
 
     @property
     def org_id(self) -> str:
-        return self.message.spec.get("OrgID", "")
+        return self.message.spec.get("OrgID") or self._spec_that_came().get("OrgID", "")
+
+    def _spec_that_came(self) -> Mapping[str, str]:
+        """The reply, which is made of the same message, has none: what ends after it is asked whose it is."""
+        return Object.FromString(self.payload).spec
 
     @property
     def request_headers(self) -> Mapping[str, str]:
