@@ -166,6 +166,7 @@ class Http2Rpc(StreamRpc):
                 # While it grows: many are unpacked at one time, each a thousand times as large as it came.
                 if not engine.hold(self._protocol, stream, size):
                     return False
+                engine.give_way()
         except Refused as refused:
             engine.refuse(self, refused)
             return False
