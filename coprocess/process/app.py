@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 import os
 import signal
@@ -22,7 +21,7 @@ from coprocess.loading import foreign_patches, loader
 from coprocess.loading.hooks import HookTable
 from coprocess.loading.loaded import Loaded
 from coprocess.loading.log_state import LogState
-from coprocess.process import extras, forks, logs, redaction
+from coprocess.process import extras, forks, garbage, logs, redaction
 from coprocess.process.allocator import keep_freed_memory
 from coprocess.process.config import OFF, Settings
 from coprocess.process.file_watch import FileWatch
@@ -196,9 +195,7 @@ class App:
             if self._stop:
                 self._tell("stopped")
                 return
-            # What is here stays. Else each reload looks through it for what is left of old code, and holds
-            # up calls meanwhile: 36 ms where nothing else was there.
-            gc.freeze()
+            garbage.keep_steps_short()
             with watch_load.watching():
                 is_good = reloader.first()
             if not is_good and not settings.reload:
