@@ -714,9 +714,6 @@ FLOODS = {
     "unknown": lambda number: frame(0x77, 0, 0),
     "WINDOW_UPDATE": lambda number: frames.window_update(0, 1),
     "GOAWAY": lambda number: frames.goaway(0, 0),
-    "empty CONTINUATION": lambda number: (
-        headers(number, STREAM_CALL, flags=0) + frame(9, 0, number) * 9 + frame(9, frames.END_HEADERS, number)
-    ),
     "malformed requests": lambda number: headers(number, CALL[1:]),
     "streams over the limit": lambda number: headers(number, CALL),
 }
@@ -756,6 +753,14 @@ def test_allowance_for_other_frames_comes_back_with_time() -> None:
         now_s += 1
     assert peer.goaway is None
     peer.send(frame(6, 0, 0, bytes(8)) * 30)
+    assert failed(peer) == E.ENHANCE_YOUR_CALM
+
+
+def test_empty_continuation_frames_are_counted_also_where_their_sections_end() -> None:
+    peer = started(Limits(idle_frames=100, idle_frames_per_s=0))
+    for number in range(1, 41, 2):
+        section = headers(number, CALL, flags=0) + frame(9, 0, number) * 9
+        peer.send(section + frame(9, frames.END_HEADERS, number))
     assert failed(peer) == E.ENHANCE_YOUR_CALM
 
 
