@@ -154,6 +154,76 @@ def test_handshakes_of_many_at_one_time_leave_others_their_turn(pki: dict[str, C
         assert max(after - before for before, after in pairwise([0, *answered])) <= 4
 
 
+@pytest.mark.parametrize(
+    ("offered", "is_served"), [(["h2"], True), (["http/1.1", "h2"], True), (["http/1.1"], False), ([], False)]
+)
+def test_a_client_that_does_not_ask_for_http2_is_told_nothing(
+    pki: dict[str, Certificate], offered: list[str], is_served: bool
+) -> None:
+    """RFC 9113 §3.2: by ALPN. What it would say first may be taken for something else."""
+    client = client_context()
+    client.set_alpn_protocols(offered)
+    assert first_bytes(pki["server"], client)[3:5] == (b"\4\0" if is_served else b"")  # SETTINGS.
+
+
+@pytest.mark.parametrize(
+    ("ciphers", "is_served"),
+    [
+        ("ECDHE-ECDSA-AES128-GCM-SHA256", True),
+        ("ECDHE-ECDSA-CHACHA20-POLY1305", True),
+        ("ECDHE-ECDSA-AES128-SHA256", False),
+        ("ECDHE-ECDSA-AES256-SHA", False),
+    ],
+)
+def test_of_tls_1_2_no_cipher_is_taken_that_http2_forbids(
+    pki: dict[str, Certificate], ciphers: str, is_served: bool
+) -> None:
+    """RFC 9113 §9.2.2, appendix A."""
+    client = client_context()
+    client.maximum_version = ssl.TLSVersion.TLSv1_2
+    client.set_ciphers(ciphers)
+    client.set_alpn_protocols(["h2"])
+    if is_served:
+        assert first_bytes(pki["server"], client)[3:5] == b"\4\0"
+        return
+    with pytest.raises(ssl.SSLError, match="handshake failure"):
+        first_bytes(pki["server"], client)
+
+
+def client_context() -> ssl.SSLContext:
+    """That trusts whoever it is."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def first_bytes(itself: Certificate, client: ssl.SSLContext) -> bytes:
+    """What a server says first to such a client, until it waits for more or closes."""
+    tls = TlsFiles(itself.cert, itself.key).server_context()
+    with ExitStack() as at_end:
+        server = Server({}, Limits())
+        at_end.callback(server.close)
+        bound = at_end.enter_context(socket.create_server(("127.0.0.1", 0)))
+        server.listen(bound, tls)
+        connection = at_end.enter_context(socket.create_connection(bound.getsockname(), PATIENCE_S))
+        connection.setblocking(False)
+        secured = at_end.enter_context(client.wrap_socket(connection, do_handshake_on_connect=False))
+        said: list[bytes] = []
+
+        def has_said() -> bool:
+            server.poll(0.0)
+            try:
+                secured.do_handshake()
+                said.append(secured.recv(100))
+            except ssl.SSLWantReadError:
+                return False
+            return True
+
+        until(has_said)
+        return said[0]
+
+
 @with_tls
 def test_mutual_tls(handlers: Path, pki: dict[str, Certificate], engine: str) -> None:
     flags = [f"--engine={engine}", *tls_flags(pki["server"]), f"--tls-client-ca={pki['first-ca'].cert}"]

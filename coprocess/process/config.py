@@ -200,6 +200,11 @@ class Settings(BaseSettings):
         ge=65_536,
         description="Replies that one connection does not read; two of the largest in any case.",
     )
+    http2_max_bytes_together: int = Field(
+        default=1024 * 2**20,
+        ge=65_536,
+        description="Both, of all connections of a process: where it is more, each has an equal part.",
+    )
     http2_idle_frames: int = Field(
         default=10_000,
         ge=100,

@@ -13,8 +13,9 @@ from coprocess.errors import Status
 from coprocess.transport.engine import BidiHandler, BidiRpc, Methods, Rpc
 
 _MAX_HELD = 256
-#: Of streams' messages.
+#: Of streams' messages, and what each takes beside its content.
 _MAX_HELD_BYTES = 64 << 20
+_MESSAGE_BYTES = 64
 
 
 class HeldCalls:
@@ -91,7 +92,7 @@ class HeldStreams:
     def _keep(self, rpc: BidiRpc, came: list[bytes | None], message: bytes) -> None:
         came.append(message)
         with self._lock:
-            self._held_bytes += len(message)
+            self._held_bytes += _kept(message)
             is_too_much = self._held_bytes > _MAX_HELD_BYTES
         if is_too_much:
             rpc.on_message = lambda message: None
@@ -101,7 +102,7 @@ class HeldStreams:
     def _drop(self, rpc: BidiRpc) -> None:
         with self._lock:
             came = self._held.pop(rpc, ())
-            self._held_bytes -= sum(len(message or b"") for message in came)
+            self._held_bytes -= sum(_kept(message) for message in came if message is not None)
 
     def pass_on(self, methods: Methods) -> None:
         """As HeldCalls'."""
@@ -144,6 +145,10 @@ class Held:
 
 def _handler_of(methods: Methods | None, rpc: BidiRpc) -> BidiHandler:
     return _refuse_stream if methods is None else methods.bidi.get(rpc.method, _refuse_stream)
+
+
+def _kept(message: bytes) -> int:
+    return len(message) + _MESSAGE_BYTES
 
 
 def _refuse_stream(rpc: BidiRpc) -> None:

@@ -49,6 +49,7 @@ class Http2Engine(Engine):
             # Two of the largest messages in any case.
             max_held_bytes=max(limits.max_held_bytes, 2 * options.max_message_bytes),
             max_unsent_bytes=max(limits.max_unsent_bytes, 2 * options.max_message_bytes),
+            max_bytes_together=max(limits.max_bytes_together, 2 * options.max_message_bytes),
             max_message_bytes=options.max_message_bytes,
             max_metadata_bytes=options.max_metadata_bytes,
             max_concurrent_streams=min(limits.max_concurrent_streams, options.max_concurrent_streams),

@@ -429,6 +429,45 @@ def test_what_compressed_messages_unpack_to_counts_in_what_a_connection_holds() 
         engine.stop()
 
 
+def test_what_all_connections_hold_together_is_bounded() -> None:
+    """Each was, at 128 MiB: forty of them took 4.6 GiB in 20 s, and all that there was in the end."""
+
+    def part_of_message(stream_id: int, size: int) -> bytes:
+        pieces = message(bytes(400_000))[:size]
+        sent = [data(stream_id, pieces[at : at + 16_384]) for at in range(0, size, 16_384)]
+        return headers(stream_id, CALL) + b"".join(sent)
+
+    methods = {"/test.Echo/Unary": Method(begin=lambda grpc, stream, *others: EchoCall(stream, *others))}
+    engine = Server(methods, Limits(max_held_bytes=1_000_000, max_bytes_together=1_000_000))
+    engine.open()
+    pairs = [socket.socketpair() for _ in range(6)]
+    *holding, other = [Http2Protocol(engine, ours, None) for ours, _ in pairs[:-1]]
+    engine._connections |= {*holding, other}
+    for connection in (*holding, other):
+        connection.receive(START)
+    for connection in holding:
+        connection.receive(part_of_message(1, 300_000))
+    engine._look([])
+    for connection in holding:
+        connection.receive(data(1, b"more"))
+        assert connection.grpc.kept_bytes == 0
+    # Who holds less than its part is not refused; nor is it allowed more because it is new.
+    other.receive(part_of_message(1, 200_000))
+    assert other.grpc.kept_bytes == 200_000
+    late = Http2Protocol(engine, pairs[-1][0], None)
+    late.receive(START + part_of_message(1, 300_000))
+    assert late.grpc.kept_bytes == 0
+    engine._look([])
+    holding[0].receive(part_of_message(3, 300_000))
+    assert holding[0].grpc.kept_bytes == 300_000
+    assert engine.service.refused_calls == 5
+    for connection in (*holding, other, late):
+        connection.abort()
+    engine.close()
+    for _, theirs in pairs:
+        theirs.close()
+
+
 def test_calls_of_a_connection_that_failed_end_with_it() -> None:
     """Once, they went on while its last bytes waited to be read, up to 10 s: nobody could be answered."""
     ours, theirs = socket.socketpair()

@@ -29,8 +29,12 @@ class Call:
         while (message := self._asks.get()) is not None:
             yield message
 
-    def ask(self, message: wire.ProcessingRequest) -> wire.ProcessingResponse:
+    def tell(self, message: wire.ProcessingRequest) -> None:
+        """Its reply is not waited for."""
         self._asks.put(message)
+
+    def ask(self, message: wire.ProcessingRequest) -> wire.ProcessingResponse:
+        self.tell(message)
         reply: wire.ProcessingResponse = next(self.replies)
         return reply
 

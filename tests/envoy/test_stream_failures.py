@@ -130,6 +130,21 @@ def test_more_bytes_than_are_held_are_answered(engine: EngineChoice, monkeypatch
         assert held._streams._held_bytes == 0
 
 
+@on_both
+def test_more_empty_messages_than_are_held_are_answered(
+    engine: EngineChoice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They counted as nothing: a stream kept as many as came, however long the start took."""
+    monkeypatch.setattr("coprocess.transport.held_calls._MAX_HELD_BYTES", 1000)
+    held = Held([], [wire.PROCESS])
+    with starting(held, engine) as client:
+        call = Call(client.channel)
+        for _ in range(20):
+            call.tell(Message())
+        assert status_of(next(call.replies)) == 503
+        assert held._streams._held_bytes == 0
+
+
 def test_a_strict_start_that_fails_answers_streams_until_it_is_mended(tmp_path: Path) -> None:
     good = "from coprocess import Pre\n@Pre\ndef sets(request): request.headers['X-Seen'] = '1'\n"
     handlers = write(tmp_path / "handlers", one=good, two="1 / 0\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import struct
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -31,6 +31,7 @@ from tests.http2.peer import (
     Fields,
     Frame,
     Peer,
+    PingAcknowledged,
     Recorded,
     RequestReceived,
     StreamReset,
@@ -129,6 +130,18 @@ CONNECTION_ERRORS = {
         frame(1, frames.END_HEADERS | frames.WITH_PRIORITY, 1, bytes(4)),
         E.FRAME_SIZE_ERROR,
     ),
+    "padded HEADERS too short for a priority": (
+        frame(1, frames.END_HEADERS | frames.WITH_PRIORITY | frames.PADDED, 1, bytes(5)),
+        E.FRAME_SIZE_ERROR,
+    ),
+    "padding that leaves no room for a priority": (
+        frame(1, frames.END_HEADERS | frames.WITH_PRIORITY | frames.PADDED, 1, b"\1" + bytes(5)),
+        E.PROTOCOL_ERROR,
+    ),
+    "HEADERS that depend on themselves": (
+        frame(1, frames.END_HEADERS | frames.WITH_PRIORITY, 1, struct.pack(">LB", 1, 9) + block(CALL)),
+        E.PROTOCOL_ERROR,
+    ),
     "broken HPACK": (frame(1, frames.END_HEADERS, 1, b"\xff\xff\xff\xff\xff\xff"), E.COMPRESSION_ERROR),
     "an unknown index": (frame(1, frames.END_HEADERS, 1, b"\xbe"), E.COMPRESSION_ERROR),
     "a table that is too large": (frame(1, frames.END_HEADERS, 1, b"\x3f\xe2\x1f"), E.COMPRESSION_ERROR),
@@ -149,8 +162,9 @@ CONNECTION_ERRORS = {
         E.PROTOCOL_ERROR,
     ),
     "CONTINUATION without HEADERS": (frame(9, frames.END_HEADERS, 1), E.PROTOCOL_ERROR),
-    "PRIORITY on stream 0": (frame(2, 0, 0, bytes(5)), E.PROTOCOL_ERROR),
-    "PRIORITY of another length on an idle stream": (frame(2, 0, 1, bytes(4)), E.PROTOCOL_ERROR),
+    "PRIORITY on stream 0": (frame(2, 0, 0, struct.pack(">LB", 3, 9)), E.PROTOCOL_ERROR),
+    "PRIORITY of another length on an idle stream": (frame(2, 0, 1, bytes(4)), E.FRAME_SIZE_ERROR),
+    "PRIORITY on itself": (frame(2, 0, 3, struct.pack(">LB", 3, 9)), E.PROTOCOL_ERROR),
     "RST_STREAM on stream 0": (frames.rst_stream(0, 8), E.PROTOCOL_ERROR),
     "RST_STREAM on an idle stream": (frames.rst_stream(1, 8), E.PROTOCOL_ERROR),
     "RST_STREAM of another length": (call(1) + frame(3, 0, 1, bytes(3)), E.FRAME_SIZE_ERROR),
@@ -178,6 +192,7 @@ CONNECTION_ERRORS = {
     "WINDOW_UPDATE of another length": (frame(8, 0, 0, bytes(3)), E.FRAME_SIZE_ERROR),
     "WINDOW_UPDATE by 0": (frames.window_update(0, 0), E.PROTOCOL_ERROR),
     "WINDOW_UPDATE on an idle stream": (frames.window_update(1, 1), E.PROTOCOL_ERROR),
+    "WINDOW_UPDATE on a stream of ours": (call(3) + frames.window_update(2, 1), E.PROTOCOL_ERROR),
     "a window that overflows": (frames.window_update(0, 0x7FFF_FFFF), E.FLOW_CONTROL_ERROR),
     "a stream's window that overflows by SETTINGS": (
         headers(1, CALL)
@@ -204,11 +219,26 @@ def with_field(name: bytes, value: bytes) -> Fields:
 STREAM_ERRORS = {
     "upper case": (headers(1, with_field(b"X-Upper", b"x")), E.PROTOCOL_ERROR),
     "a space in a name": (headers(1, with_field(b"a b", b"x")), E.PROTOCOL_ERROR),
+    "a colon in a name": (headers(1, with_field(b"a:b", b"x")), E.PROTOCOL_ERROR),
+    "a name beyond ASCII": (headers(1, with_field(b"a\xe9", b"x")), E.PROTOCOL_ERROR),
+    "DEL in a name": (headers(1, with_field(b"a\x7f", b"x")), E.PROTOCOL_ERROR),
     "an empty name": (headers(1, with_field(b"", b"x")), E.PROTOCOL_ERROR),
     "a line break in a value": (headers(1, with_field(b"a", b"x\r\ny")), E.PROTOCOL_ERROR),
     "a zero byte in a value": (headers(1, with_field(b"a", b"\0")), E.PROTOCOL_ERROR),
-    "space around a value": (headers(1, with_field(b"a", b" x")), E.PROTOCOL_ERROR),
+    "CR in a value": (headers(1, with_field(b"a", b"x\ry")), E.PROTOCOL_ERROR),
+    "LF in a value": (headers(1, with_field(b"a", b"x\ny")), E.PROTOCOL_ERROR),
+    "space before a value": (headers(1, with_field(b"a", b" x")), E.PROTOCOL_ERROR),
+    "space behind a value": (headers(1, with_field(b"a", b"x ")), E.PROTOCOL_ERROR),
+    "a tab before a value": (headers(1, with_field(b"a", b"\tx")), E.PROTOCOL_ERROR),
+    "a tab behind a value": (headers(1, with_field(b"a", b"x\t")), E.PROTOCOL_ERROR),
+    "a line break in a path": (
+        headers(1, [*PSEUDO[:2], (b":path", b"/a\r\nb"), *CALL[3:]]),
+        E.PROTOCOL_ERROR,
+    ),
     "connection": (headers(1, with_field(b"connection", b"close")), E.PROTOCOL_ERROR),
+    "proxy-connection": (headers(1, with_field(b"proxy-connection", b"close")), E.PROTOCOL_ERROR),
+    "keep-alive": (headers(1, with_field(b"keep-alive", b"timeout=5")), E.PROTOCOL_ERROR),
+    "upgrade": (headers(1, with_field(b"upgrade", b"websocket")), E.PROTOCOL_ERROR),
     "transfer-encoding": (headers(1, with_field(b"transfer-encoding", b"chunked")), E.PROTOCOL_ERROR),
     "te other than trailers": (headers(1, [*PSEUDO, (b"te", b"gzip")]), E.PROTOCOL_ERROR),
     "an unknown pseudo-header": (headers(1, [(b":a", b"x"), *CALL]), E.PROTOCOL_ERROR),
@@ -216,6 +246,7 @@ STREAM_ERRORS = {
     "a pseudo-header twice": (headers(1, [PSEUDO[0], *CALL]), E.PROTOCOL_ERROR),
     "a pseudo-header after others": (headers(1, [*CALL, (b":authority", b"a")]), E.PROTOCOL_ERROR),
     "no method": (headers(1, CALL[1:]), E.PROTOCOL_ERROR),
+    "no scheme": (headers(1, [CALL[0], *CALL[2:]]), E.PROTOCOL_ERROR),
     "no path": (headers(1, [*PSEUDO[:2], *CALL[3:]]), E.PROTOCOL_ERROR),
     "an empty path": (headers(1, [*PSEUDO[:2], (b":path", b"")]), E.PROTOCOL_ERROR),
     "a host that is not the authority": (
@@ -240,6 +271,16 @@ STREAM_ERRORS = {
         headers(1, with_field(b"content-length", b"3"), ends=True),
         E.PROTOCOL_ERROR,
     ),
+    "less than content-length, then trailers": (
+        headers(1, with_field(b"content-length", b"3"))
+        + data(1, b"xx")
+        + headers(1, [(b"a", b"b")], ends=True),
+        E.PROTOCOL_ERROR,
+    ),
+    "a content-length of more digits than are read": (
+        headers(1, with_field(b"content-length", b"9" * 5000)),
+        E.PROTOCOL_ERROR,
+    ),
     "a content-length that is none": (headers(1, with_field(b"content-length", b"+1")), E.PROTOCOL_ERROR),
     "two content-lengths": (
         headers(1, [*CALL, (b"content-length", b"1"), (b"content-length", b"2")]),
@@ -247,6 +288,11 @@ STREAM_ERRORS = {
     ),
     "trailers without END_STREAM": (headers(1, CALL) + headers(1, [(b"a", b"b")]), E.PROTOCOL_ERROR),
     "a pseudo-header in trailers": (headers(1, CALL) + headers(1, PSEUDO, ends=True), E.PROTOCOL_ERROR),
+    "upper case in trailers": (
+        headers(1, CALL) + headers(1, [(b"X-Upper", b"x")], ends=True),
+        E.PROTOCOL_ERROR,
+    ),
+    "DATA after trailers": (headers(1, CALL) + headers(1, [], ends=True) + data(1, b"x"), E.STREAM_CLOSED),
     "DATA after the end": (call(1) + data(1, b"x"), E.STREAM_CLOSED),
     "HEADERS after the end": (call(1) + headers(1, CALL), E.STREAM_CLOSED),
     "PRIORITY of another length": (call(1) + frame(2, 0, 1, bytes(4)), E.FRAME_SIZE_ERROR),
@@ -303,6 +349,15 @@ def test_what_was_on_its_way_to_many_streams_that_we_reset_is_ignored() -> None:
     assert not peer.connection.is_closed
 
 
+def test_bits_that_are_reserved_are_ignored() -> None:
+    """Of a stream's identifier, and of an increment (§4.1, §6.9)."""
+    peer = started()
+    opens = bytearray(headers(1, CALL))
+    opens[5] |= 0x80
+    stream = opened(peer.send(bytes(opens) + frame(8, 0, 1, (1 << 31 | 10).to_bytes(4, "big"))))
+    assert (stream.id, stream.send_window) == (1, 65_545)
+
+
 def test_frames_of_unknown_types_and_unknown_settings_are_ignored() -> None:
     peer = started()
     assert peer.send(frame(0x42, 0xFF, 77, b"x") + frame(4, 0, 0, struct.pack(">HL", 0x99, 5))) == []
@@ -337,6 +392,38 @@ def test_ping_and_settings_are_acknowledged() -> None:
     (ping, ack) = peer.frames[-2:]
     assert (ping.kind, ping.flags, ping.payload) == (frames.PING, frames.ACK, b"12345678")
     assert (ack.kind, ack.flags) == (frames.SETTINGS, frames.ACK)
+
+
+def test_an_acknowledged_ping_is_not_answered() -> None:
+    peer = started()
+    before = len(peer.frames)
+    assert peer.send(frame(6, frames.ACK, 0, b"12345678")) == [PingAcknowledged(b"12345678")]
+    assert len(peer.frames) == before
+
+
+def test_another_frame_is_begun_also_where_the_one_before_came_to_its_end() -> None:
+    """Who sent slowly, frame by frame, seemed to be within one whenever one looked, and was closed."""
+    peer = started()
+    ping = frame(6, 0, 0, bytes(8))
+    begun = []
+    for _ in range(3):
+        peer.send(ping[:5])
+        begun.append(peer.connection.awaits_rest_of)
+        peer.send(b"")
+        assert peer.connection.awaits_rest_of == begun[-1]
+        peer.send(ping[5:])
+        assert peer.connection.awaits_rest_of is None
+    assert len(set(begun)) == 3
+
+
+def test_a_peer_whose_frames_wait_for_their_turn_is_not_late() -> None:
+    peer = started()
+    ping = frame(6, 0, 0, bytes(8))
+    peer.connection.receive(200 * ping + ping[:5])
+    assert peer.connection.is_behind
+    assert peer.connection.awaits_rest_of is None
+    peer.send(b"")
+    assert peer.connection.awaits_rest_of is not None
 
 
 # Flow control.
@@ -407,6 +494,92 @@ def test_windows_are_restored_as_data_comes_and_hold() -> None:
     assert int.from_bytes(update.payload, "big") == 600
     peer.send(data(1, bytes(1001)))
     assert reset(peer) == E.FLOW_CONTROL_ERROR
+
+
+def test_frames_are_as_long_as_the_peer_says_that_they_may_be() -> None:
+    peer = started()
+    stream = opened(peer.send(call(1) + frames.settings({Setting.MAX_FRAME_SIZE: 20_000})))
+    peer.connection.sending.message(stream, TEXT, bytes(50_000), TEXT)
+    peer.read()
+    assert max(len(each.payload) for each in peer.frames) == 20_000
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("is_known", [True, False], ids=["of a stream", "of a stream that was reset"])
+def test_the_connections_window_is_restored_as_data_comes(padded: bool, is_known: bool) -> None:
+    """Padding counts, and so does what comes on a stream that takes it no more (§5.1, §6.9.1)."""
+    peer = started(Limits(connection_window=70_000, stream_window=200_000))
+    peer.send(headers(1, CALL) if is_known else headers(1, with_field(b"X", b"y")))
+    piece = frame(0, frames.PADDED, 1, b"\xff" + bytes(255)) * 4 if padded else data(1, bytes(1024))
+    peer.send(piece * 34)
+    assert updates_of(peer, 0) == []
+    peer.send(piece)
+    assert updates_of(peer, 0) == [35 * 1024]
+
+
+def updates_of(peer: Peer, stream_id: int) -> list[int]:
+    """By how much the server has widened a window of ours, but for what it begins with."""
+    found = [each for each in peer.frames if (each.kind, each.stream_id) == (8, stream_id)]
+    return [int.from_bytes(each.payload, "big") for each in found][stream_id == 0 :]
+
+
+def test_padding_alone_does_not_use_up_a_streams_window_for_good() -> None:
+    """Its frames were counted as empty ones, and widened no window: no content could come any more."""
+    peer = started(Limits(connection_window=200_000, stream_window=10_240))
+    padding = frame(0, frames.PADDED, 1, b"\xff" + bytes(255))
+    peer.send(headers(1, CALL) + padding * 100)
+    assert updates_of(peer, 1) == [21 * 256] * 4
+    assert not peer.connection.is_closed
+
+
+def test_more_data_than_the_connections_window_ends_the_connection() -> None:
+    """Each stream keeps to its own."""
+    peer = started(Limits(connection_window=70_000, stream_window=40_000))
+    begin = b"".join(headers(number, CALL) for number in (1, 3, 5))
+    peer.send(begin + data(1, bytes(16_000)) * 2)
+    assert not peer.connection.is_closed
+    peer.send(data(3, bytes(16_000)) * 2 + data(5, bytes(16_000)))
+    assert failed(peer) == E.FLOW_CONTROL_ERROR
+
+
+@pytest.mark.parametrize("size", [1000, 9000])
+def test_what_is_sent_keeps_to_the_connections_window(size: int) -> None:
+    peer = started()
+    peer.send(frames.settings({Setting.INITIAL_WINDOW_SIZE: 1_000_000}))
+    sending = peer.connection.sending
+    for number in range(1, 201, 2):
+        stream = opened(peer.send(call(number)))
+        if number % 4 == 1:
+            sending.message(stream, TEXT, bytes(size), TEXT)
+        else:
+            sending.data(stream, bytes(size))
+    peer.read()
+    assert sent_bytes(peer) == 65_535
+    for increment in (1, 10, 20_000):
+        before = sent_bytes(peer)
+        peer.send(frames.window_update(0, increment))
+        assert sent_bytes(peer) == before + increment
+
+
+def sent_bytes(peer: Peer) -> int:
+    return sum(len(each.payload) for each in peer.frames if each.kind == frames.DATA)
+
+
+@pytest.mark.parametrize("size", [1000, 9000])
+def test_what_is_sent_keeps_to_the_streams_window(size: int) -> None:
+    peer = started()
+    stream = opened(peer.send(call(1) + frames.window_update(0, 1_000_000)))
+    for number in range(100):
+        if number % 2:
+            peer.connection.sending.message(stream, None, bytes(size), None)
+        else:
+            peer.connection.sending.data(stream, bytes(size))
+    peer.read()
+    assert sent_bytes(peer) == 65_535
+    for increment in (1, 10, 20_000):
+        before = sent_bytes(peer)
+        peer.send(frames.window_update(1, increment))
+        assert sent_bytes(peer) == before + increment
 
 
 def test_large_fields_are_sent_with_continuation() -> None:
@@ -482,6 +655,17 @@ def test_goaway_in_two_steps_loses_no_call() -> None:
     assert 3 not in peer.responses
 
 
+def test_the_last_stream_that_goaway_names_does_not_rise() -> None:
+    """A client may have sent those above it elsewhere (§6.8)."""
+    peer = started()
+    peer.send(call(1))
+    peer.connection.end()
+    peer.send(call(3) + frame(6, 0, 1, bytes(8)))
+    assert failed(peer) == E.PROTOCOL_ERROR
+    assert peer.goaway is not None
+    assert peer.goaway[0] == 1
+
+
 def test_a_peer_that_goes_away_gets_its_answers() -> None:
     peer = started()
     stream = opened(peer.send(call(1) + frames.goaway(0, 0)))
@@ -529,6 +713,7 @@ FLOODS = {
     "PRIORITY": lambda number: frame(2, 0, 99, bytes(5)),
     "unknown": lambda number: frame(0x77, 0, 0),
     "WINDOW_UPDATE": lambda number: frames.window_update(0, 1),
+    "GOAWAY": lambda number: frames.goaway(0, 0),
     "malformed requests": lambda number: headers(number, CALL[1:]),
     "streams over the limit": lambda number: headers(number, CALL),
 }
@@ -568,6 +753,46 @@ def test_allowance_for_other_frames_comes_back_with_time() -> None:
         now_s += 1
     assert peer.goaway is None
     peer.send(frame(6, 0, 0, bytes(8)) * 30)
+    assert failed(peer) == E.ENHANCE_YOUR_CALM
+
+
+def test_empty_continuation_frames_are_counted_also_where_their_sections_end() -> None:
+    peer = started(Limits(idle_frames=100, idle_frames_per_s=0))
+    for number in range(1, 41, 2):
+        section = headers(number, CALL, flags=0) + frame(9, 0, number) * 9
+        peer.send(section + frame(9, frames.END_HEADERS, number))
+    assert failed(peer) == E.ENHANCE_YOUR_CALM
+
+
+LATE = {
+    "DATA": lambda number: data(1, b"x"),
+    "HEADERS": lambda number: headers(1, CALL),
+    "streams that a GOAWAY refuses": lambda number: headers(number + 2, CALL),
+}
+
+
+@pytest.mark.parametrize("make", LATE.values(), ids=LATE)
+def test_a_flood_of_what_comes_late_ends_the_connection(make: Callable[[int], bytes]) -> None:
+    peer = started(Limits(idle_frames=100, idle_frames_per_s=0))
+    peer.send(headers(1, with_field(b"X", b"y")))
+    peer.connection.end()
+    for number in range(1, 301, 2):
+        peer.send(make(number))
+    assert failed(peer) == E.ENHANCE_YOUR_CALM
+
+
+def test_a_field_section_that_is_too_large_is_not_kept_until_it_ends() -> None:
+    peer = started()
+    peer.send(frame(1, 0, 1, bytes(16_000)) + frame(9, 0, 1, bytes(16_000)) + frame(9, 0, 1, bytes(16_000)))
+    assert failed(peer) == E.ENHANCE_YOUR_CALM
+
+
+def test_settings_beyond_the_usual_number_are_counted_as_frames_that_bring_nothing_forward() -> None:
+    """A frame of 2,700 was one frame of the allowance: nobody used it up, and each took a millisecond."""
+    peer = started(Limits(idle_frames=400, idle_frames_per_s=0))
+    peer.send(2 * frame(4, 0, 0, 2700 * struct.pack(">HL", 0x99, 1)))
+    assert not peer.connection.is_closed
+    peer.send(frame(4, 0, 0, 2700 * struct.pack(">HL", 0x99, 1)))
     assert failed(peer) == E.ENHANCE_YOUR_CALM
 
 
@@ -765,6 +990,41 @@ def test_a_table_is_refused_after_some_calls_and_must_be_given_up() -> None:
     # RFC 9113 §4.3.1: the first block from here on begins with a Dynamic Table Size Update.
     peer.send(call(43))
     assert failed(peer) == E.COMPRESSION_ERROR
+
+
+def test_a_table_is_not_given_up_before_the_peer_has_acknowledged_that() -> None:
+    """Its first ACK is that of the SETTINGS that we began with."""
+    peer = started()
+    for number in range(1, 41, 2):
+        peer.send(call(number))
+    peer.send(frames.SETTINGS_ACK)
+    assert opened(peer.send(call(43))).fields.fields == CALL
+
+
+#: What comes before a section, and the stream that this is of: so it opens none.
+UNSEEN = {
+    "on a stream that we reset": lambda peer: (headers(3, with_field(b"X", b"y")), 3),
+    "on a half-closed stream": lambda peer: (call(3), 3),
+    "on a stream over the limit": lambda peer: (headers(3, CALL), 5),
+    "on a stream that a GOAWAY refuses": lambda peer: (peer.connection.end() or b"", 5),
+}
+
+
+@pytest.mark.parametrize("make", UNSEEN.values(), ids=UNSEEN)
+def test_a_section_that_opens_no_stream_changes_the_table_all_the_same(
+    make: Callable[[Peer], tuple[bytes, int]],
+) -> None:
+    """§4.3, §5.1: what comes then would mean something else."""
+    peer = started(Limits(max_concurrent_streams=2))
+    first = opened(peer.send(headers(1, STREAM_CALL)))
+    before, stream_id = make(peer)
+    peer.send(before)
+    peer.send(frame(1, frames.END_HEADERS, stream_id, block(CALL) + b"\x40\x01a\x01b"))
+    # A reference to the last field, in trailers.
+    assert peer.send(frame(1, frames.END_HEADERS | frames.END_STREAM, 1, b"\xbe"))[-1] == DataReceived(
+        first, b"", True
+    )
+    assert not peer.connection.is_closed
 
 
 def test_a_table_that_was_given_up() -> None:

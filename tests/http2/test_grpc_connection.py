@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import gzip
 import os
 import zlib
@@ -21,7 +22,19 @@ from coprocess.transport.http2.grpc_wire import (
 )
 from coprocess.transport.http2.limits import Limits
 from coprocess.transport.http2.streams import Stream
-from tests.http2.peer import CALL, METHOD, PSEUDO, STREAM_CALL, Echo, Fields, call, data, headers, message
+from tests.http2.peer import (
+    CALL,
+    METHOD,
+    PSEUDO,
+    STREAM_CALL,
+    Echo,
+    Fields,
+    block,
+    call,
+    data,
+    headers,
+    message,
+)
 
 SMALL = Limits(max_message_bytes=100, max_metadata_bytes=1000)
 
@@ -111,11 +124,86 @@ def test_what_calls_hold_together_is_bounded() -> None:
     assert echo.response(1).status == Status.RESOURCE_EXHAUSTED
 
 
+def warmed(limits: Limits) -> Echo:
+    """After calls: those that come now, each in one read, are taken the short way."""
+    echo = Echo(limits)
+    for number in range(1, 21, 2):
+        echo.send(call(number))
+        echo.respond(-1, b"")
+    first = frames.frame(frames.HEADERS, frames.END_HEADERS, 21, b"\x20" + block(CALL))
+    echo.send(frames.SETTINGS_ACK * 2 + first + headers(23, CALL) + headers(25, STREAM_CALL))
+    for number in (21, 23, 25):
+        echo.send(frames.rst_stream(number, ErrorCode.CANCEL))
+    echo.calls.clear()
+    echo.streams.clear()
+    return echo
+
+
+def test_what_calls_of_one_frame_hold_together_is_bounded() -> None:
+    echo = warmed(Limits(max_held_bytes=1000))
+    for number in (27, 29, 31):
+        echo.send(call(number, bytes(400)))
+    assert len(echo.calls) == 2
+    assert echo.response(31).status == Status.RESOURCE_EXHAUSTED
+
+
+def test_a_message_of_one_frame_that_is_too_large() -> None:
+    echo = warmed(SMALL)
+    echo.send(call(27, bytes(101)))
+    assert echo.response(27).status == Status.RESOURCE_EXHAUSTED
+    echo.send(headers(29, STREAM_CALL) + data(29, message(bytes(101))))
+    assert echo.response(29).status == Status.RESOURCE_EXHAUSTED
+    echo.send(headers(31, STREAM_CALL) + data(31, message(b"first")))
+    echo.send(data(31, message(bytes(101))))
+    assert echo.response(31).status == Status.RESOURCE_EXHAUSTED
+    assert ([each.messages for each in echo.streams], echo.calls) == ([[], [b"first"]], [])
+
+
+def test_replies_of_a_stream_that_nobody_reads_are_bounded() -> None:
+    """One goes out in any case."""
+    echo = Echo(Limits(max_unsent_stream_bytes=1000))
+    echo.send(frames.settings({Setting.INITIAL_WINDOW_SIZE: 0}) + headers(1, STREAM_CALL))
+    stream = echo.streams[0].stream
+    assert [echo.grpc.send(stream, bytes(size)) for size in (500, 2000, 1)] == [True, True, False]
+    assert not echo.grpc.finish(stream, b"")
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        ("Upper", "a"),
+        ("a b", "a"),
+        ("", "a"),
+        ("a", "\n"),
+        ("a", "\x7f"),
+        ("a", b"bytes"),
+        ("a-bin", "text"),
+    ],
+)
+def test_metadata_that_cannot_be_sent(metadata: tuple[str, str | bytes]) -> None:
+    with pytest.raises(ValueError, match="metadata"):
+        response_headers((metadata,))
+
+
 @pytest.mark.parametrize("path", [b"/test.Echo/Other", b"/", b"*", b"\xff"])
 def test_unknown_methods(path: bytes) -> None:
     echo = Echo()
     echo.send(call(1, fields=with_path(path)))
     assert echo.response(1).status == Status.UNIMPLEMENTED
+
+
+def test_a_call_that_is_refused_is_not_kept_with_its_header_fields() -> None:
+    """A flood of such, each with a path of its own, took 110 MiB."""
+    echo = Echo()
+    gc.collect()
+    gc.disable()
+    try:
+        before = sum(type(each) is Stream for each in gc.get_objects())
+        for number in range(1, 9, 2):
+            echo.send(call(number, fields=with_path(b"/test.Echo/%d" % number)))
+        assert sum(type(each) is Stream for each in gc.get_objects()) == before
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(
@@ -477,6 +565,17 @@ def test_replies_that_nobody_reads_are_bounded() -> None:
         echo.respond(number, bytes(400))
     assert echo.grpc.http.sending.unsent_bytes == 3 * 405
     assert [echo.response(number).status for number in (7, 9)] == [Status.RESOURCE_EXHAUSTED] * 2
+
+
+@pytest.mark.parametrize(("size", "kept"), [(1000, 3), (10_000, 5)])
+def test_replies_that_nobody_reads_are_bounded_by_what_all_connections_hold(size: int, kept: int) -> None:
+    echo = Echo(Limits(max_unsent_bytes=2000))
+    echo.grpc.may_keep(size)
+    echo.send(frames.settings({Setting.INITIAL_WINDOW_SIZE: 0}))
+    for number in range(6):
+        echo.send(call(2 * number + 1))
+        echo.respond(number, bytes(400))
+    assert echo.grpc.http.sending.unsent_bytes == kept * 405
 
 
 def test_the_last_reply_of_a_stream_is_not_kept_back_for_what_others_of_the_connection_do_not_read() -> None:

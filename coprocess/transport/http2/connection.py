@@ -68,7 +68,8 @@ class Connection(ControlFrames):
         """
         if self._expected is not None:
             return self._expected
-        return self._begun if self._buffer else None
+        # Where it is behind, the peer is not who is late.
+        return self._begun if self._buffer and not self.is_behind else None
 
     # Receiving.
 
@@ -141,8 +142,9 @@ class Connection(ControlFrames):
         else:
             self.is_behind = True
         if position < end:
+            # Another one than before: that is gone, or its rest came, and nothing with it.
+            self._begun += position > 0 or not self._buffer
             self._buffer = buffer[position:]
-            self._begun += position > 0
         else:
             self._buffer = b""
         # Once for all of a read: nothing is written before.
@@ -186,7 +188,7 @@ class Connection(ControlFrames):
         return after
 
     def _receive_data(self, flags: int, stream_id: int, payload: bytes) -> None:
-        """§6.1. The whole frame counts in the windows, padding too."""
+        """§6.1. The whole frame counts in the windows, padding too (§6.9.1)."""
         length = len(payload)
         self._receive_window -= length
         stream = self.streams.get(stream_id)
@@ -201,11 +203,12 @@ class Connection(ControlFrames):
         ended = flags & END_STREAM != 0
         if ended:
             stream.remote_closed = True
-        elif not payload:
-            self._idle_frames.spend()
         elif left < self._half_stream_window:
+            # Also for padding alone: else such could use up the window, and no content come any more.
             self.sending.control(frames.window_update(stream_id, self.limits.stream_window - left))
             stream.receive_window = self.limits.stream_window
+        elif not payload:
+            self._idle_frames.spend()
         if stream.content_left is not None:
             self._count_content(stream, len(payload))
         self._receiver.on_data(stream, payload, ended)
@@ -228,7 +231,7 @@ class Connection(ControlFrames):
     def _receive_headers(self, flags: int, stream_id: int, payload: bytes) -> None:
         """§6.2."""
         if flags & PADDED:
-            payload = frames.strip_padding(payload)
+            payload = frames.strip_padding(payload, PRIORITY_BYTES if flags & WITH_PRIORITY else 0)
         if flags & WITH_PRIORITY:
             if len(payload) < PRIORITY_BYTES:
                 raise ConnectionFailure(ErrorCode.FRAME_SIZE_ERROR, "HEADERS too short for its priority")
@@ -270,7 +273,7 @@ class Connection(ControlFrames):
             return
         fields = self._fields.seen.get(block) or self._fields.request(block)
         limits = self.limits
-        if len(self.streams) >= limits.max_concurrent_streams:
+        if len(self.streams) >= limits.max_concurrent_streams:  # §5.1.2
             raise StreamFailure(ErrorCode.REFUSED_STREAM, "more streams than SETTINGS_MAX_CONCURRENT_STREAMS")
         ended = flags & END_STREAM != 0
         stream = Stream(stream_id, fields, limits.stream_window, self.sending.initial_window, ended)

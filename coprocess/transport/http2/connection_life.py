@@ -62,9 +62,10 @@ class ConnectionLife:
             stream.timer.cancel()
 
     def _fail(self, stream_id: int, failure: StreamFailure) -> None:
-        """§5.4.2. An idle stream cannot be reset."""
+        """§5.4.2. An idle stream cannot be reset (§6.4): it fails the connection."""
         self._idle_frames.spend()
-        self._ids.check_not_idle(stream_id)
+        if self._ids.is_idle(stream_id):
+            raise ConnectionFailure(failure.code, failure.reason)
         stream = self.streams.get(stream_id)
         self._send_reset(stream_id, failure.code)
         if stream is not None:

@@ -117,11 +117,11 @@ def goaway(last_stream_id: int, code: int, reason: str = "") -> bytes:
     return frame(GOAWAY, 0, 0, _GOAWAY.pack(last_stream_id, code) + reason.encode()[:_MAX_REASON_BYTES])
 
 
-def strip_padding(payload: bytes) -> bytes:
-    """Of a frame with PADDED (§6.1)."""
-    if not payload:
-        raise ConnectionFailure(ErrorCode.FRAME_SIZE_ERROR, "a padded frame without the padding's length")
-    if payload[0] >= len(payload):
+def strip_padding(payload: bytes, other_bytes: int = 0) -> bytes:
+    """Of a frame with PADDED (§6.1, §6.2). `other_bytes`: of the fields before what is padded."""
+    if len(payload) <= other_bytes:
+        raise ConnectionFailure(ErrorCode.FRAME_SIZE_ERROR, "a padded frame too short for its fields")
+    if payload[0] >= len(payload) - other_bytes:
         raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "padding as long as its frame, or longer")
     return payload[1 : len(payload) - payload[0]]
 

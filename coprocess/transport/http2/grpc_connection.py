@@ -108,6 +108,17 @@ class GrpcConnection:
         #: When `drop_overdue` was called, and the last stream then, as far as their time is not over.
         self._opened: deque[tuple[float, int]] = deque()
 
+    @property
+    def kept_bytes(self) -> int:
+        """Messages of calls that have not ended, and replies that were not sent."""
+        return self.http.held_bytes + self._sending.unsent_bytes
+
+    def may_keep(self, size_bytes: int) -> None:
+        """Of each of the two, where that is less than the limit of a connection."""
+        limits = self._service.limits
+        self._max_held_bytes = min(limits.max_held_bytes, size_bytes)
+        self._max_unsent_bytes = min(limits.max_unsent_bytes, size_bytes)
+
     def lost(self) -> None:
         """The transport is gone: nobody waits for answers any more."""
         for stream in self.http.abandon():
@@ -212,7 +223,8 @@ class GrpcConnection:
             if stream.fields.is_too_large:
                 raise Refused(Status.RESOURCE_EXHAUSTED, "the metadata is larger than the limit")
         except (Refused, NotGrpc) as refused:
-            return refused
+            # It is kept with the fields: what it knows of where it was raised would keep the stream, too.
+            return refused.with_traceback(None)
         return request
 
     def on_data(self, stream: Stream, data: bytes, ended: bool) -> None:

@@ -1,4 +1,4 @@
-"""What one connection may use, in bytes, streams and time."""
+"""What one connection may use, in bytes, streams and time, and all together."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from coprocess.transport.http2.frames import ConnectionFailure, ErrorCode
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Of each connection. A time of 0: no limit."""
+    """Of each connection, but where it is said. A time of 0: no limit."""
 
     max_message_bytes: int = 4 * 1024 * 1024
     #: Of one call's header fields, as SETTINGS_MAX_HEADER_LIST_SIZE counts them.
@@ -23,6 +23,8 @@ class Limits:
     max_unsent_bytes: int = 128 * 1024 * 1024
     #: The same of one stream of replies: `send` refuses more.
     max_unsent_stream_bytes: int = 1024 * 1024
+    #: Messages and replies of all connections: where they are more, each has an equal part (`share.py`).
+    max_bytes_together: int = 1024 * 1024 * 1024
     #: What a peer may send before it has to wait for a WINDOW_UPDATE.
     connection_window: int = 16 * 1024 * 1024
     stream_window: int = 1024 * 1024

@@ -35,6 +35,7 @@ class Http2Protocol:
         self.grpc = GrpcConnection(server.service, self, self._ping_acknowledged, self.write)
         # What answers are given with.
         grpc = self.grpc
+        grpc.may_keep(server.share.each_bytes)
         self.respond, self.begin, self.send, self.end = grpc.respond, grpc.begin, grpc.send, grpc.end_with
         self.finish = grpc.finish
         self._limits = server.service.limits
@@ -407,8 +408,9 @@ class Http2Protocol:
         self.close()
 
     def look(self, now_s: float) -> None:
-        """See that nothing takes too long; called each second or so."""
+        """See that nothing takes too long, or too much; called each second or so."""
         limits, http = self._limits, self.grpc.http
+        self._server.share.count(self.grpc.kept_bytes)
         if not self._is_secured:
             if now_s - self._began_s > _HANDSHAKE_S:
                 self.abort()

@@ -26,6 +26,7 @@ from coprocess.transport.http2.grpc_connection import Method, Service
 from coprocess.transport.http2.limits import Limits
 from coprocess.transport.http2.polling import make_poller
 from coprocess.transport.http2.protocol import Http2Protocol
+from coprocess.transport.http2.share import Share
 from coprocess.transport.http2.spinning import Spinning
 from coprocess.transport.http2.streams import Stream
 from coprocess.transport.http2.timers import Timers
@@ -85,6 +86,8 @@ class Server:
         self._is_awake = False
         #: time.monotonic(), as of the last second or so.
         self.now_s = time.monotonic()
+        #: What each connection may hold.
+        self.share = Share(limits.max_bytes_together)
         self._is_draining = self._is_stopping = False
         self._look([])
 
@@ -347,6 +350,9 @@ class Server:
                     connection.look(now_s)
             except Exception:  # noqa: BLE001 - it is logged there
                 self.end_failed(connection)
+        if not left and self.share.end_round():
+            for connection in self._connections:
+                connection.grpc.may_keep(self.share.each_bytes)
 
     def is_shared(self) -> bool:
         """Whether several connections want something of late."""

@@ -43,8 +43,12 @@ class StreamIds:
         if len(self._ignored_in_order) > self._most_ignored:
             self._ignored.discard(self._ignored_in_order.popleft())
 
+    def is_idle(self, stream_id: int) -> bool:
+        """Or none that a client may open."""
+        return stream_id > self.highest or not stream_id & 1
+
     def check_not_idle(self, stream_id: int) -> None:
-        if stream_id == 0 or stream_id > self.highest or not stream_id & 1:
+        if self.is_idle(stream_id):
             raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "a frame on stream 0, or on an idle stream")
 
     def check_late_frame(self, stream_id: int) -> None:
