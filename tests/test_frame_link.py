@@ -264,6 +264,81 @@ def test_room_that_is_told_with_a_link_that_was_closed_meanwhile_opens_it_for_no
     server.close()
 
 
+def test_frames_of_those_that_come_later_are_sent_after_others_and_of_each_line_in_turn() -> None:
+    """Eight connections that sent all they could held up all others behind the front for 350 ms."""
+    ours, theirs = socket.socketpair()
+    server = Server({}, Limits())
+    server.open()
+    link = FrameLink(server, ours, lambda frames: None, lambda: None)
+    while not link._is_full:
+        assert link.send(0, 0, bytes(65536))
+    with server.lock:
+        for number in (1, 2, 3):
+            assert link.put_later(7, number, 0, b"many", b"")
+        assert link.put_later(8, 4, 0, b"one", b"of ")
+        assert link.put(5, 0, b"at once")
+    server.polling_thread = threading.get_ident()
+    try:
+        with side(theirs) as receiver:
+            while receiver.came.qsize() < 5 or link._is_full:
+                with server.lock:
+                    timeout_s = min(0.01, server.prepare(wait=True))
+                server.poll(timeout_s)
+            frames = [receiver.frame() for _ in range(receiver.came.qsize())]
+        assert [(call_id, body) for call_id, _, body in frames if call_id] == [
+            (5, b"at once"),
+            (1, b"many"),
+            (4, b"of one"),
+            (2, b"many"),
+            (3, b"many"),
+        ]
+    finally:
+        link.close()
+        server.close()
+
+
+def test_calls_that_come_later_wait_behind_others_and_each_line_has_its_turn() -> None:
+    began, release = threading.Event(), threading.Event()
+    ran: list[bytes] = []
+    ours, theirs = socket.socketpair()
+
+    def handler(rpc: Rpc) -> None:
+        ran.append(rpc.payload)
+        began.set()
+        release.wait(PATIENCE_S)
+        rpc.respond(rpc.payload)
+
+    def later(front: Side, line: int, body: bytes, call_id: int) -> None:
+        kind, before = pipe.pack_call(0, 5.0, [("name", "value")], line)
+        assert front.link.send(call_id, kind, before + body)
+
+    worker = PipeEngine(theirs, ["/test/Call"], engine_options(min_threads=1, max_threads=1))
+    with side(ours) as front:
+        worker.start(Methods(unary={"/test/Call": handler}))
+        try:
+            assert front.link.send(1, 0, b"runs")
+            assert began.wait(PATIENCE_S)
+            for number in (1, 2, 3):
+                later(front, 7, b"of many, %d" % number, 10 + number)
+            later(front, 255, b"of one", 20)
+            assert front.link.send(2, 0, b"at once")
+            until(lambda: len(worker._tasks) == 1)
+            release.set()
+            answers = [front.frame() for _ in range(6)]
+            assert {kind for _, kind, _ in answers} == {OK}
+            assert ran == [
+                b"runs",
+                b"at once",
+                b"of many, 1",
+                b"of one",
+                b"of many, 2",
+                b"of many, 3",
+            ]
+        finally:
+            release.set()
+            worker.stop()
+
+
 def test_a_worker_tells_that_its_calls_find_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """It reads them all the same: else the front would see it by what is not read."""
     monkeypatch.setattr(pipe, "BEAT_S", 0.01)

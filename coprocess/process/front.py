@@ -27,7 +27,7 @@ from coprocess.transport.http2.grpc_connection import Begin, Call, GrpcConnectio
 from coprocess.transport.http2.grpc_wire import Request
 from coprocess.transport.http2.server import Server
 from coprocess.transport.http2.streams import Stream
-from coprocess.transport.pipe import pack_call
+from coprocess.transport.pipe import LINES, pack_call
 from coprocess.transport.trace_context import trace_context_of
 
 log = structlog.get_logger("coprocess")
@@ -263,14 +263,20 @@ class Front:
                 worker = self._choose_for_read()
             if worker is None or is_compressed:
                 return begin_else(connection, stream, request, message, is_compressed)
-            kind, before = method, b""
-            if has_context or request.timeout_s is not None:
+            kind, before, owner = method, b"", connection.owner
+            line = hash(owner) % LINES if owner.comes_later else None
+            if has_context or request.timeout_s is not None or line is not None:
                 metadata = trace_context_of(request.metadata) if has_context else ()
-                kind, before = pack_call(method, request.timeout_s, metadata)
+                kind, before = pack_call(method, request.timeout_s, metadata, line)
             call_id = stream.call_id = next_id()
-            stream.owner = connection.owner
+            stream.owner = owner
             # As `take`, in place: nearly each call comes by.
-            if not worker.put(call_id, kind, message, before):
+            taken = (
+                worker.put(call_id, kind, message, before)
+                if line is None
+                else worker.put_later(line, call_id, kind, message, before)
+            )
+            if not taken:
                 return begin_else(connection, stream, request, message, is_compressed)
             worker.outstanding[call_id] = stream
             self._left -= 1

@@ -124,6 +124,7 @@ class WorkerProcess:
         self.link = FrameLink(server, ours, self._receive, self._lose_calls)
         #: Its link's; once it is gone, one that takes nothing.
         self.put: Callable[[int, int, bytes, bytes], bool] = self.link.put
+        self.put_later: Callable[[int, int, int, bytes, bytes], bool] = self.link.put_later
         try:
             threading.Thread(target=self._wait, name=f"worker-{number}-end", daemon=True).start()
         except BaseException:
@@ -219,7 +220,7 @@ class WorkerProcess:
             return
         with self._lock:
             self._gone, self.ready, self.started = True, False, False
-            self.put = _put_nothing
+            self.put, self.put_later = _put_nothing, _put_nothing
             lost, self.outstanding = self.outstanding, {}
             for call in lost.values():
                 self._end(call, Status.UNAVAILABLE, b"the worker process ended")
@@ -325,7 +326,7 @@ class WorkerProcess:
         return self.process.returncode
 
 
-def _put_nothing(call_id: int, kind: int, body: bytes, before: bytes) -> bool:
+def _put_nothing(*frame: int | bytes) -> bool:
     return False
 
 

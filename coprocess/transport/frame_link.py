@@ -15,6 +15,7 @@ import socket
 import struct
 import termios
 import threading
+from collections import deque
 from collections.abc import Callable
 from itertools import islice
 
@@ -22,6 +23,7 @@ import structlog
 
 from coprocess.transport.http2.limits import Limits
 from coprocess.transport.http2.server import Server
+from coprocess.transport.http2.waiting import FairQueue
 
 log = structlog.get_logger("coprocess")
 
@@ -52,6 +54,10 @@ class FrameLink:
         self._rest = bytearray()
         self._missing_until = 0
         self._unsent: list[bytes | memoryview] = []
+        #: Frames of those that come later, whose turn comes when the socket has taken all others.
+        self._later: FairQueue[tuple[bytes, bytes]] = FairQueue()
+        self._lines: dict[int, deque[tuple[bytes, bytes]]] = {}
+        self._later_bytes = 0
         #: Of what waits since the socket took no more.
         self._unsent_bytes = 0
         self._sent_bytes = 0
@@ -100,7 +106,8 @@ class FrameLink:
             # Not every platform tells.
             with contextlib.suppress(OSError):
                 (in_kernel,) = _INT.unpack(fcntl.ioctl(self._socket, termios.TIOCOUTQ, bytes(_INT.size)))
-            return self._sent_bytes - in_kernel, in_kernel + sum(map(len, self._unsent))
+            unsent_bytes = sum(map(len, self._unsent)) + self._later_bytes
+            return self._sent_bytes - in_kernel, in_kernel + unsent_bytes
 
     # With the server's lock.
 
@@ -115,6 +122,18 @@ class FrameLink:
             self._server.write_later(self)
         return True
 
+    def put_later(self, line: int, call_id: int, kind: int, body: bytes, before: bytes) -> bool:
+        """As `put`: where the socket takes no more, after others' frames, and of each `line` in turn."""
+        if not self._is_full:
+            return self.put(call_id, kind, body, before)
+        size = len(before) + len(body)
+        if not self._may_wait(HEAD.size + size, False):
+            return False
+        self._later_bytes += HEAD.size + size
+        frame = _PACK_HEAD(size, call_id, kind) + before, body
+        self._later.put(self._lines.setdefault(line, deque()), frame)
+        return True
+
     def _may_wait(self, size_bytes: int, keep: bool) -> bool:
         """Whether so much more is kept for a side that does not keep up."""
         if self._is_over or (self._unsent_bytes + size_bytes > MAX_UNSENT_BYTES and not keep):
@@ -127,7 +146,7 @@ class FrameLink:
             return  # It was closed while this was on its way.
         try:
             if events & selectors.EVENT_WRITE and self._is_full:
-                self._send_unsent()
+                self._send_all()
             if events & selectors.EVENT_READ:
                 self._read()
         except Exception:  # noqa: BLE001 - it is logged there
@@ -136,7 +155,7 @@ class FrameLink:
     def write(self) -> None:
         self.is_dirty = False
         if self._unsent and not self._is_full:
-            self._send_unsent()
+            self._send_all()
 
     def close_if_done(self) -> None:
         """Only its owner closes it."""
@@ -146,6 +165,16 @@ class FrameLink:
         if not self._is_over:
             self._finish()
             self._server.callbacks.append(self._ended)
+
+    def _send_all(self) -> None:
+        self._send_unsent()
+        while self._later.lines and not self._unsent and not self._is_over:
+            for frame in self._later.take(_LATER_TOGETHER):
+                self._unsent += frame
+                self._later_bytes -= len(frame[0]) + len(frame[1])
+            self._send_unsent()
+        if self._is_full and not self._unsent:
+            self._wait_for_room(False)
 
     def _send_unsent(self) -> None:
         unsent = self._unsent
@@ -157,7 +186,7 @@ class FrameLink:
                 else:
                     sent = self._socket.sendmsg(islice(unsent, _MOST_PARTS))
             except (BlockingIOError, InterruptedError):
-                self._unsent_bytes = unsent_bytes
+                self._unsent_bytes = unsent_bytes + self._later_bytes
                 self._wait_for_room(True)
                 return
             except OSError:  # Reading finds that it is over.
@@ -175,8 +204,6 @@ class FrameLink:
             del unsent[:done]
             if sent:
                 unsent[0] = memoryview(unsent[0])[sent:]
-        if self._is_full:
-            self._wait_for_room(False)
 
     def _wait_for_room(self, is_full: bool) -> None:
         if is_full != self._is_full:
@@ -229,6 +256,9 @@ class FrameLink:
             self._is_over = self._is_blocked = True
             self._server.watch_other(self._socket, None)
             self._unsent.clear()
+            for line in self._lines.values():
+                self._later.take_line(line)
+            self._later_bytes = 0
 
 
 def polling_server(name: str) -> tuple[Server, Callable[[], None]]:
@@ -262,6 +292,8 @@ _PACK_HEAD, _UNPACK_HEAD, _get_ident = HEAD.pack, HEAD.unpack_from, threading.ge
 #: Up to here, one copy of it costs less than to send it in parts.
 _COPIED_BYTES = 64 * 1024
 _READ_BYTES = 64 * 1024
+#: Frames of those that come later, at a time: others may come meanwhile.
+_LATER_TOGETHER = 8
 #: The system takes a limited number at once.
 _MOST_PARTS = 64
 _INT = struct.Struct("i")

@@ -1,7 +1,8 @@
 """Calls over a socket between the front process and a worker process: the frames, and the worker's engine.
 
 To a worker, the kind of a frame is the index of the method, or CANCEL; WITH_DEADLINE and WITH_METADATA are
-added where the seconds that the client still waits, and metadata, stand before the message, in this order.
+added where the seconds that the client still waits, and metadata, stand before the message, in this order;
+COMES_LATER, where before all of it stands which line it waits in, as its connection asks for much.
 From it, the kind is the gRPC status, 0 with a reply, else with a message; or one of these: READY, when it can
 take calls, and when its health changes; LISTENS before the first READY, with the address at which it takes
 calls itself, where it does; BEAT, each `BEAT_S` seconds, with the longest time limit of its hooks, and for
@@ -14,6 +15,7 @@ import socket
 import struct
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -39,6 +41,10 @@ BEAT = 253
 LISTENS = 252
 WITH_METADATA = 0x40
 WITH_DEADLINE = 0x20
+#: The least of what is added: a gateway has fewer methods.
+COMES_LATER = 0x10
+#: The lines of connections: so many.
+LINES = 256
 OK = 0
 
 BEAT_S = 0.5
@@ -61,12 +67,17 @@ def unpack_metadata(body: bytes) -> tuple[Metadata, bytes]:
     return list(zip(words[0::2], words[1::2], strict=False)), body[end:]
 
 
-def pack_call(method: int, allowed_s: float | None, metadata: Sequence[tuple[str, str]]) -> tuple[int, bytes]:
-    """The kind of a call's frame, and what stands before its message."""
+def pack_call(
+    method: int, allowed_s: float | None, metadata: Sequence[tuple[str, str]], line: int | None = None
+) -> tuple[int, bytes]:
+    """The kind of a call's frame, and what stands before its message. `line` None: it waits in none."""
     kind, before = method, b""
+    if line is not None:
+        kind |= COMES_LATER
+        before = bytes((line,))
     if allowed_s is not None:
         kind |= WITH_DEADLINE
-        before = SECONDS.pack(allowed_s)
+        before += SECONDS.pack(allowed_s)
     if metadata:
         kind |= WITH_METADATA
         before += pack_metadata(metadata)
@@ -140,6 +151,9 @@ class PipeEngine(Engine):
         self._server.open()
         self._turns: Turns[_PipeRpc] = Turns(self._server, self._run, _no_call(self))
         self._tasks = self._turns.tasks
+        self._later = self._turns.later
+        #: Of calls that come later: those of each line, which they stand in for their connections.
+        self._lines: list[deque[_PipeRpc]] = [deque() for _ in range(LINES)]
         self.may_block = self._turns.may_block
         self._link = FrameLink(self._server, connected, self._receive, self._front_is_gone)
         self._send = self._link.send
@@ -194,7 +208,7 @@ class PipeEngine(Engine):
         since_s = time.monotonic()
         while not self._stopped.is_set():
             try:
-                first = self._tasks[0]
+                first = (self._tasks or self._later.lines[0])[0]
             except IndexError:
                 first = None
             if first is not waits or first is None:
@@ -206,7 +220,7 @@ class PipeEngine(Engine):
     def _receive(self, frames: list[Frame]) -> None:
         paths, tasks = self._paths, self._tasks
         for call_id, kind, body in frames:
-            if kind < WITH_DEADLINE:
+            if kind < COMES_LATER:
                 tasks.append(_PipeRpc(self, call_id, paths[kind], body, (), None))
                 continue
             if kind == CANCEL:
@@ -215,6 +229,10 @@ class PipeEngine(Engine):
                 continue
             metadata: Metadata = ()
             allowed_s: float | None = None
+            line: deque[_PipeRpc] | None = None
+            if kind & COMES_LATER:
+                kind -= COMES_LATER
+                line, body = self._lines[body[0]], body[1:]
             if kind & WITH_DEADLINE:
                 kind -= WITH_DEADLINE
                 (allowed_s,) = SECONDS.unpack_from(body)
@@ -222,7 +240,11 @@ class PipeEngine(Engine):
             if kind & WITH_METADATA:
                 kind -= WITH_METADATA
                 metadata, body = unpack_metadata(body)
-            tasks.append(_PipeRpc(self, call_id, paths[kind], body, metadata, allowed_s))
+            rpc = _PipeRpc(self, call_id, paths[kind], body, metadata, allowed_s)
+            if line is None:
+                tasks.append(rpc)
+            else:
+                self._later.put(line, rpc)
 
     def _give_up(self, call_id: int) -> None:
         """Nobody waits for a call any more. Those that wait for a thread do not become too many."""
@@ -259,7 +281,7 @@ class PipeEngine(Engine):
         if self.cancels:
             self.cancels.pop(call_id, None)
         # Where no more calls came with it, it waits for nothing else.
-        self._send(call_id, kind, body, keep=True, at_once=not self._tasks)
+        self._send(call_id, kind, body, keep=True, at_once=not (self._tasks or self._later.lines))
 
     def replace_thread(self, thread_id: int) -> bool:
         return self._threads is not None and self._threads.replace(thread_id)
