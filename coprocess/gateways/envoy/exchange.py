@@ -322,7 +322,7 @@ class Exchange(StreamedBodies):
         fields = self._fields(headers)
         response = traffic.response = response_of(fields, side.read)
         status = self._status = response.status
-        is_whole = headers.end_of_stream or self._method == "HEAD" or status in guard.BODYLESS
+        is_whole = headers.end_of_stream or guard.has_no_body(self._method, status)
         side.begin(fields, is_whole=is_whole)
         side.is_tunnel = guard.is_tunnel(self._method, status)
         if self._wire is not None:
@@ -371,14 +371,14 @@ class Exchange(StreamedBodies):
             if side.body != b"":
                 # Else what comes would go out: to the client it is another response.
                 body, side.drops_rest = b"", True
-        elif self._status in guard.BODYLESS and "Content-Length" in side.fields and not response.has_new_body:
+        elif self._status in guard.ENDS_WITH_HEADERS and "Content-Length" in side.fields and not response.has_new_body:
             body = b""  # Else the client would wait for one of that length.
         elif response.has_new_body:
             body = response.raw_body
             self._check_size(body)
             if side.why_no_body:
                 raise HandlerFailed("replaced the body of a response that is a stream")
-            if not body and side.body == b"" and self._status not in guard.BODYLESS:
+            if not body and side.body == b"" and self._status not in guard.ENDS_WITH_HEADERS:
                 body = None  # As of a request.
         replies = side.replies(kind, edits, body, b"", self._dynamic_metadata(traffic))
         if side.mode != FULL_DUPLEX:

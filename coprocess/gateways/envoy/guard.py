@@ -34,6 +34,8 @@ MAX_EDITS: Final = 100
 LOWEST_STATUS: Final = 200
 #: Answers with these have no body: Envoy would send one of a wrong length.
 BODYLESS: Final = frozenset({204, 205, 304})
+#: Behind these, no body of an upstream's is taken by Envoy. Behind 205 one is.
+ENDS_WITH_HEADERS: Final = frozenset({204, 304})
 _SWITCHING = 101
 _LOWEST_REDIRECT = 300
 #: Envoy sends the client what it gets for another method: a body to who asked for none is the next response.
@@ -200,6 +202,11 @@ def response_edits(
     if response.headers.edited:
         edits.take(response.headers, encoded)
     return edits
+
+
+def has_no_body(method: str, status: int) -> bool:
+    """Whether Envoy lets none through from an upstream, whatever that sends."""
+    return method == "HEAD" or status in ENDS_WITH_HEADERS
 
 
 def is_tunnel(method: str, status: int) -> bool:

@@ -1,0 +1,94 @@
+"""What handlers saw, or wrote, and another side read otherwise. Each was seen with a real Envoy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from coprocess import Reject, Response
+from coprocess.gateways.envoy import wire
+from coprocess.gateways.envoy.gateway import EnvoyGateway
+from coprocess.runtime.registration import GatewayOptions
+from tests.envoy.drive import GET, Pairs, Stream, edits, header_map
+from tests.envoy.served_stream import ServedStream
+from tests.envoy.world import table_of
+
+Message = wire.ProcessingRequest
+RESET: Pairs = [(":status", "205"), ("content-length", "6")]
+
+
+def send(served: ServedStream, message: Message) -> wire.ProcessingResponse:
+    (reply,) = served.send(message.SerializeToString())
+    return wire.ProcessingResponse.FromString(reply)
+
+
+def asked(pairs: Pairs) -> Message:
+    return Message(request_headers=wire.HttpHeaders(headers=header_map(pairs), end_of_stream=True))
+
+
+def answered(pairs: Pairs, *, end: bool = False) -> Message:
+    return Message(response_headers=wire.HttpHeaders(headers=header_map(pairs), end_of_stream=end))
+
+
+def test_the_body_of_a_205_does_not_pass_by_who_reads_bodies() -> None:
+    """Envoy takes one behind 205, which has none by HTTP: handlers saw it empty, and the client got it."""
+    seen: list[bytes] = []
+
+    @Response
+    def reads(response: Any) -> None:
+        seen.append(response.raw_body)
+        if b"secret" in response.raw_body:
+            raise Reject(502, "withheld")
+
+    stream = Stream(reads)
+    stream.request()
+    assert stream.response(RESET).mode_override.response_body_mode == wire.ProcessingMode.BUFFERED
+    (reply,) = stream.response_body(b"secret")
+    assert seen[0] == b"secret"
+    assert reply.immediate_response.status.code == 502
+    # What a handler is content with is no body of a 205, either.
+    stream = Stream(reads)
+    stream.request()
+    stream.response(RESET)
+    (reply,) = stream.response_body(b"public")
+    assert reply.response_body.response.body_mutation.clear_body
+
+
+def test_the_body_of_a_205_does_not_pass_by_who_wants_headers() -> None:
+    @Response
+    def stamps(response: Any) -> None:
+        response.headers["X-Seen"] = "1"
+
+    served = ServedStream(EnvoyGateway(table_of(stamps), GatewayOptions()))
+    send(served, asked(GET))
+    common = send(served, answered(RESET)).response_headers.response
+    assert common.status == wire.CommonResponse.CONTINUE_AND_REPLACE
+    assert common.body_mutation.clear_body
+    # Of one that has none, nothing is taken.
+    served = ServedStream(EnvoyGateway(table_of(stamps), GatewayOptions()))
+    send(served, asked(GET))
+    common = send(served, answered([(":status", "205")], end=True)).response_headers.response
+    assert edits(common) == [("x-seen", b"1", False)]
+    assert common.status == wire.CommonResponse.CONTINUE
+
+
+def test_the_body_of_a_205_does_not_pass_by_who_has_it_in_pieces() -> None:
+    @Response
+    def pieces(response: Any) -> None:
+        for _ in response.stream():
+            pass
+
+    served = ServedStream(EnvoyGateway(table_of(pieces), GatewayOptions()))
+    send(served, asked(GET))
+    assert send(served, answered(RESET)).immediate_response.status.code == 500
+
+
+def test_a_205_that_is_made_a_200_keeps_its_body() -> None:
+    @Response
+    def well(response: Any) -> None:
+        response.status = 200
+
+    stream = Stream(well)
+    stream.request()
+    common = stream.response(RESET).response_headers.response
+    assert edits(common) == [(":status", b"200", False)]
+    assert not common.body_mutation.clear_body
