@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from coprocess import Reject, Response
-from coprocess.gateways.envoy import wire
+from coprocess.gateways.envoy import guard, wire
 from coprocess.gateways.envoy.gateway import EnvoyGateway
+from coprocess.gateways.envoy.pieces import Pieces
+from coprocess.gateways.envoy.side import BUFFERED, RequestSide
 from coprocess.runtime.registration import GatewayOptions
 from tests.envoy.drive import GET, Pairs, Stream, edits, header_map
 from tests.envoy.served_stream import ServedStream
@@ -92,3 +94,23 @@ def test_a_205_that_is_made_a_200_keeps_its_body() -> None:
     common = stream.response(RESET).response_headers.response
     assert edits(common) == [(":status", b"200", False)]
     assert not common.body_mutation.clear_body
+
+
+def test_a_length_that_the_filter_hides_announces_no_body() -> None:
+    """With `forward_rules`: the client waited for a body of the length that came with the 304."""
+
+    @Response
+    def well(response: Any) -> None:
+        response.status = 200
+
+    stream = Stream(well)
+    stream.request()
+    common = stream.response([(":status", "304")], end=True).response_headers.response
+    assert ("content-length", b"0", False) in edits(common)
+
+
+def test_a_length_that_the_filter_hides_is_not_left_with_a_body_that_is_replaced() -> None:
+    side = RequestSide(BUFFERED)
+    side.stream = Pieces(side, None, list, replace=True, wait_s=1.0)  # type: ignore[arg-type]  # nothing is sent
+    common = wire.CommonResponse.FromString(side.headers_of_pieces(guard.Edits()))
+    assert list(common.header_mutation.remove_headers) == ["content-length"]

@@ -371,8 +371,9 @@ class Exchange(StreamedBodies):
             if side.body != b"":
                 # Else what comes would go out: to the client it is another response.
                 body, side.drops_rest = b"", True
-        elif self._status in guard.ENDS_WITH_HEADERS and "Content-Length" in side.fields and not response.has_new_body:
-            body = b""  # Else the client would wait for one of that length.
+        elif self._status in guard.ENDS_WITH_HEADERS and not response.has_new_body:
+            # Else the client would wait for one of the length that came, which `forward_rules` may hide.
+            body = b""
         elif response.has_new_body:
             body = response.raw_body
             self._check_size(body)
