@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from coprocess import Reject, Response
+import pytest
+
+from coprocess import CustomKeyCheck, Post, Reject, Response
 from coprocess.gateways.envoy import guard, wire
 from coprocess.gateways.envoy.gateway import EnvoyGateway
 from coprocess.gateways.envoy.pieces import Pieces
 from coprocess.gateways.envoy.side import BUFFERED, RequestSide
 from coprocess.runtime.registration import GatewayOptions
-from tests.envoy.drive import GET, Pairs, Stream, edits, header_map
+from tests.envoy.drive import GET, POST, Pairs, Stream, check, check_request, edits, header_map
 from tests.envoy.served_stream import ServedStream
 from tests.envoy.world import table_of
 
@@ -94,6 +96,38 @@ def test_a_205_that_is_made_a_200_keeps_its_body() -> None:
     common = stream.response(RESET).response_headers.response
     assert edits(common) == [(":status", b"200", False)]
     assert not common.body_mutation.clear_body
+
+
+@pytest.mark.parametrize("value", [b" admin", b"admin \t", b"\tadmin "])
+def test_blanks_around_a_value_hide_it_from_no_handler(value: bytes) -> None:
+    """Over HTTP/2 they come through Envoy, and an upstream of HTTP/1 gets the value without them."""
+    seen: list[str] = []
+
+    @CustomKeyCheck
+    def auth(request: Any, session: Any) -> None:
+        seen.append(request.headers["X-Role"])
+        seen.extend(request.headers.getall("X-Role"))
+        session.allow("t")
+
+    pairs = [*GET, ("x-role", value)]
+    Stream(auth).request(pairs)
+    check(auth, request=check_request(pairs))
+    # A filter that was not told to send raw headers.
+    request = wire.CheckRequest()
+    http = request.attributes.request.http
+    http.method, http.path = "GET", "/a"
+    http.headers.update({":method": "GET", ":path": "/a", "x-role": value.decode()})
+    check(auth, request=request)
+    assert seen == ["admin"] * 6
+
+
+def test_blanks_around_a_content_type_do_not_hide_a_grpc_call() -> None:
+    @Post
+    def reads(request: Any) -> None:
+        assert request.raw_body
+
+    reply = Stream(reads).request([*POST, ("content-type", " application/grpc")], end=False)
+    assert reply.immediate_response.status.code == 500
 
 
 def test_a_length_that_the_filter_hides_announces_no_body() -> None:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from coprocess.gateways.envoy.wire import HeaderValue
 
 BodySource = Callable[[], bytes]
+#: What a value does not begin or end with.
+BLANKS = b" \t"
 
 
 class Fields(UnreadHeaders):
@@ -36,7 +38,8 @@ class Fields(UnreadHeaders):
 
     def _text(self, field: HeaderValue) -> str:
         # It holds the bytes; `value` is there where an old Envoy was told to use it.
-        value = field.raw_value or field.value.encode()
+        # Blanks around it are no part of it. HTTP/2 brings them, and to HTTP/1 they are not there.
+        value = (field.raw_value or field.value.encode()).strip(BLANKS)
         try:
             return value.decode()
         except UnicodeDecodeError:

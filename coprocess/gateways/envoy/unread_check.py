@@ -56,7 +56,9 @@ class UnreadFields(Fields):
         else:
             # A filter that was not told to send raw headers.
             came = items_of(self._http.headers)
-            pairs = [(canonical_name(name), value) for name, value in came.items() if name[:1] != ":"]
+            pairs = [
+                (canonical_name(name), value.strip(" \t")) for name, value in came.items() if name[:1] != ":"
+            ]
         # A filter with `allowed_headers` hides what they do not name, and tells it apart.
         if (host := self._http.host) and not any(name == "Host" for name, _ in pairs):
             pairs.insert(0, ("Host", host))
