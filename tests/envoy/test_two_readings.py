@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from coprocess import CustomKeyCheck, Post, Reject, Response
+from coprocess import CustomKeyCheck, Post, Pre, Reject, Response, respond
 from coprocess.gateways.envoy import guard, wire
 from coprocess.gateways.envoy.gateway import EnvoyGateway
 from coprocess.gateways.envoy.pieces import Pieces
@@ -128,6 +128,40 @@ def test_blanks_around_a_content_type_do_not_hide_a_grpc_call() -> None:
 
     reply = Stream(reads).request([*POST, ("content-type", " application/grpc")], end=False)
     assert reply.immediate_response.status.code == 500
+
+
+CONNECT: Pairs = [(":authority", "a:1"), (":method", "CONNECT")]
+UPGRADE: Pairs = [*GET, ("upgrade", "websocket")]
+
+
+@pytest.mark.parametrize("pairs", [CONNECT, UPGRADE])
+@pytest.mark.parametrize(("status", "sent"), [(200, 500), (204, 500), (299, 500), (302, 302), (403, 403)])
+def test_an_answer_opens_no_tunnel(pairs: Pairs, status: int, sent: int) -> None:
+    """To the client, 2xx says that CONNECT is done; so it does for an upgrade that came over HTTP/2."""
+
+    @Pre(name="answers")
+    def answers() -> Any:
+        return respond(status, "GET / HTTP/1.1")
+
+    @CustomKeyCheck(name="answers")
+    def auth() -> Any:
+        return respond(status, "GET / HTTP/1.1")
+
+    @Response(name="answers")
+    def replaces() -> Any:
+        return respond(status, "GET / HTTP/1.1")
+
+    served = ServedStream(EnvoyGateway(table_of(answers), GatewayOptions()))
+    assert send(served, asked(pairs)).immediate_response.status.code == sent
+    served = ServedStream(EnvoyGateway(table_of(replaces), GatewayOptions()))
+    send(served, asked(pairs))
+    assert send(served, answered([(":status", "403")])).immediate_response.status.code == sent
+    assert check(auth, request=check_request(pairs)).denied_response.status.code == sent
+    request = wire.CheckRequest()
+    http = request.attributes.request.http
+    http.method, http.path = str(dict(pairs)[":method"]), "/a"
+    http.headers.update({name: str(value) for name, value in pairs})
+    assert check(auth, request=request).denied_response.status.code == sent
 
 
 def test_a_length_that_the_filter_hides_announces_no_body() -> None:

@@ -102,7 +102,8 @@ def denied(answer: Answer, traffic: Traffic | None, text: str = "") -> bytes:
 
     `traffic` None: no metadata is told. So it is of failures: a handler that overruns may edit that still.
     """
-    content = encoding.field(1, encoding.number_field(1, guard.status(answer.status)))
+    sent = guard.status(answer.status) if traffic is None else _status_of(answer, traffic)
+    content = encoding.field(1, encoding.number_field(1, sent))
     for name, value in guard.answer_headers(answer.headers):
         # Without `append`: with it, Envoy drops it. Each is a line.
         content += encoding.set_text_header(name, _text(value), _HEADERS)
@@ -122,6 +123,13 @@ def denied(answer: Answer, traffic: Traffic | None, text: str = "") -> bytes:
         return reply + _told(traffic)
     except Exception:  # noqa: BLE001 - the denial is what matters
         return reply
+
+
+def _status_of(answer: Answer, traffic: Traffic) -> int:
+    """Raises HandlerFailed."""
+    headers = traffic.request.headers
+    upgrade = headers.first_that_came("upgrade") if isinstance(headers, Fields) else None
+    return guard.answers_status(answer.status, traffic.method, upgrade)
 
 
 def failed_reply(status: Status, message: str) -> bytes:

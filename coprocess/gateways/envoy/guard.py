@@ -55,6 +55,19 @@ def status(code: int) -> int:
     return code
 
 
+def answers_status(code: int, method: str, upgrade: str | None) -> int:
+    """The same of an answer to a request of that method, which asked for that upgrade; None: for none.
+
+    Raises HandlerFailed, too, where the client would take it for the tunnel that it asked for. An upgrade of
+    HTTP/2 is opened by 200, and looks here as one of HTTP/1.
+    """
+    if code < _LOWEST_REDIRECT and (method == "CONNECT" or upgrade is not None):
+        raise HandlerFailed(
+            f"answered CONNECT, or an upgrade, with {code}: the client would take it for open"
+        )
+    return status(code)
+
+
 @kept_by_name
 def name_bytes(name: str) -> bytes:
     """A header's name as it is sent. Raises HandlerFailed: an empty one breaks the upstream's connection."""

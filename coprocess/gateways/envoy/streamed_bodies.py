@@ -43,13 +43,12 @@ IN_PIECES = (
 class StreamedBodies(Answering):
     """A part of `Exchange`, which sets the attributes."""
 
-    __slots__ = ("_method", "_overrides", "_status", "_traffic", "chain")
+    __slots__ = ("_overrides", "_status", "_traffic", "chain")
 
     chain: Chain | None
     #: None as `chain` is.
     _overrides: Overrides | None
     _traffic: Traffic | None
-    _method: str
     _status: int
 
     def _open_stream(self, side: Side, wire: Wire, begin: Callable[[], Replies], replace: bool) -> Pieces:

@@ -46,6 +46,11 @@ class UnreadFields(Fields):
             values = self._values_of_raw = merged(HeaderMap, self._http.header_map).headers
         return values
 
+    def first_that_came(self, name: str) -> str | None:
+        if self._all:
+            return super().first_that_came(name)
+        return items_of(self._http.headers).get(name)
+
     @property
     def count(self) -> int:
         return len(self._all) or len(self._http.headers)
