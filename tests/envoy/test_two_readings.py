@@ -182,3 +182,24 @@ def test_a_length_that_the_filter_hides_is_not_left_with_a_body_that_is_replaced
     side.stream = Pieces(side, None, list, replace=True, wait_s=1.0)  # type: ignore[arg-type]  # nothing is sent
     common = wire.CommonResponse.FromString(side.headers_of_pieces(guard.Edits()))
     assert list(common.header_mutation.remove_headers) == ["content-length"]
+
+
+def test_a_client_does_not_choose_the_bytes_of_what_a_handler_writes() -> None:
+    """Where it sent the same text as Latin-1, in any header, that of the handler went out as Latin-1."""
+
+    @Post
+    def writes(request: Any) -> None:
+        request.headers["X-Tenant"] = "Müller"
+        request.headers.add("X-Copy", request.headers["X-Junk"])
+
+    @CustomKeyCheck
+    def auth(request: Any, session: Any) -> None:
+        session.allow("t")
+        assert request.headers["X-Junk"]
+        request.headers["X-Tenant"] = "Müller"
+
+    pairs = [*GET, ("x-junk", b"M\xfcller")]
+    common = Stream(writes).request(pairs).request_headers.response
+    assert edits(common) == [("x-copy", b"M\xfcller", False), ("x-tenant", "Müller".encode(), False)]
+    (option,) = check(auth, request=check_request(pairs)).ok_response.headers
+    assert option.header.value == "Müller"

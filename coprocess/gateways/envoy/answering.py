@@ -68,7 +68,8 @@ class Answering:
             self._response.steps = None
         status, body = answer.status, answer.body
         try:
-            guard.answers_status(status, self._method, self._request.fields.first_that_came("upgrade"))
+            if guard.status(status) < guard.LOWEST_REDIRECT:
+                guard.opens_nothing(status, self._method, self._request.fields.first_that_came("upgrade"))
             if traffic is not None:
                 self._check_size(body)
             mutation = guard.answer_mutation(answer.headers)

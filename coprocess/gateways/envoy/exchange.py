@@ -288,7 +288,7 @@ class Exchange(StreamedBodies):
 
     def _pass_request(self, traffic: Traffic, side: Side, kind: int) -> Replies:
         request, chain = traffic.request, traffic.chain
-        edits, is_moved = guard.request_edits(request, self._method, side.fields.encoded)
+        edits, is_moved = guard.request_edits(request, self._method)
         if side.stream is not None and (written := side.stream.local_body) is not None:
             request.body = written
         body: bytes | None = None
@@ -363,7 +363,7 @@ class Exchange(StreamedBodies):
         if traffic.is_replaced:
             answer = Answer(response.status, response.headers.pairs(), response.raw_body)
             return [self._answer(answer, traffic)]
-        edits = guard.response_edits(response, self._status, self._method, side.fields.encoded)
+        edits = guard.response_edits(response, self._status, self._method)
         if side.stream is not None and (written := side.stream.local_body) is not None:
             response.body = written
         body: bytes | None = None

@@ -101,7 +101,7 @@ class HeadersOnly(Traffic):
                 or request._method != self.method
             ):
                 return None
-            reply = guard.small_reply(encoding.REQUEST_HEADERS, request._headers, self.came.encoded)
+            reply = guard.small_reply(encoding.REQUEST_HEADERS, request._headers)
         else:
             response = self.response
             if (
@@ -112,7 +112,7 @@ class HeadersOnly(Traffic):
                 or (self.status in guard.BODYLESS and not self.is_response_whole)
             ):
                 return None
-            reply = guard.small_reply(encoding.RESPONSE_HEADERS, response._headers, fields.encoded)
+            reply = guard.small_reply(encoding.RESPONSE_HEADERS, response._headers)
         session = self._session
         if session is None or self.is_session_told or reply is None or not session:
             return reply

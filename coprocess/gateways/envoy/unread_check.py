@@ -35,7 +35,6 @@ class UnreadFields(Fields):
     def __init__(self, http: Http) -> None:
         # As the base class does.
         self.replaced, self._set_now = unread.NO_EDITS, None
-        self.encoded = None
         self._http = http
         self._values_of_raw: Sequence[HeaderValue] | None = None
 
