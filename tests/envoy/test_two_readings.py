@@ -203,3 +203,21 @@ def test_a_client_does_not_choose_the_bytes_of_what_a_handler_writes() -> None:
     assert edits(common) == [("x-copy", b"M\xfcller", False), ("x-tenant", "Müller".encode(), False)]
     (option,) = check(auth, request=check_request(pairs)).ok_response.headers
     assert option.header.value == "Müller"
+
+
+def test_an_answer_is_text_also_with_what_came_as_other_bytes() -> None:
+    """All that ext_authz takes is text."""
+
+    @Pre(name="answers")
+    def answers(request: Any) -> Any:
+        return respond(403, headers={"X-Told": request.headers["X-Junk"]})
+
+    @CustomKeyCheck(name="answers")
+    def auth(request: Any) -> Any:
+        return respond(403, headers={"X-Told": request.headers["X-Junk"]})
+
+    pairs = [*GET, ("x-junk", b"M\xfcller")]
+    (option,) = check(auth, request=check_request(pairs)).denied_response.headers
+    assert option.header.value == "Müller"
+    (option,) = Stream(answers).request(pairs).immediate_response.headers.set_headers
+    assert option.header.raw_value == "Müller".encode()
