@@ -177,6 +177,24 @@ def test_a_length_that_the_filter_hides_announces_no_body() -> None:
     assert ("content-length", b"0", False) in edits(common)
 
 
+@pytest.mark.parametrize("body", [None, b"new"])
+def test_a_304_that_is_made_a_205_announces_no_body(body: bytes | None) -> None:
+    """To the client, the next response was the body of the length that came."""
+
+    @Response
+    def resets(response: Any) -> None:
+        response.status = 205
+        if body is not None:
+            response.body = body
+
+    stream = Stream(resets)
+    stream.request()
+    came: Pairs = [(":status", "304"), ("content-length", "6")]
+    common = stream.response(came, end=True).response_headers.response
+    assert ("content-length", b"0", False) in edits(common)
+    assert not common.body_mutation.body
+
+
 def test_a_length_that_the_filter_hides_is_not_left_with_a_body_that_is_replaced() -> None:
     side = RequestSide(BUFFERED)
     side.stream = Pieces(side, None, list, replace=True, wait_s=1.0)  # type: ignore[arg-type]  # nothing is sent

@@ -367,12 +367,17 @@ class Exchange(StreamedBodies):
         if side.stream is not None and (written := side.stream.local_body) is not None:
             response.body = written
         body: bytes | None = None
+        # The client would wait for a body of the length that came, which `forward_rules` may hide.
+        lacks_one = self._status in guard.ENDS_WITH_HEADERS and not guard.has_no_body(
+            self._method, response.status
+        )
         if self._is_bodyless(response):
             if side.body != b"":
                 # Else what comes would go out: to the client it is another response.
                 body, side.drops_rest = b"", True
-        elif self._status in guard.ENDS_WITH_HEADERS and not response.has_new_body:
-            # Else the client would wait for one of the length that came, which `forward_rules` may hide.
+            elif lacks_one:
+                body = b""
+        elif lacks_one and not response.has_new_body:
             body = b""
         elif response.has_new_body:
             body = response.raw_body
