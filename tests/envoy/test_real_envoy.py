@@ -161,6 +161,7 @@ HANDLERS = (
     broken,
 )
 OVERRIDE = {"allow_mode_override": True}
+KEY = {"Authorization": "k"}
 
 
 def post(*names: str, **settings: Any) -> Listener:
@@ -421,6 +422,14 @@ def test_a_responses_body_is_read_and_replaced(world: World, listener: str) -> N
         assert (answered.status, answered.body) == (200, b"HELLO UPSTREAM")
     assert world.request(listener, headers={"X-Answer": '{"status": 204}'}).status == 204
     assert world.request(listener, "HEAD").status == 200
+
+
+@pytest.mark.parametrize("listener", ["chain", "loud", "loud buffered", "loud duplex", "status"])
+def test_no_body_passes_with_a_205(world: World, listener: str) -> None:
+    """Handlers saw none, and the client got it."""
+    answered = world.request(listener, headers={"X-Answer": '{"status": 205, "body": "hello"}', **KEY})
+    # Made another status, it is a body as any other.
+    assert (answered.status, answered.body) == ((202, b"hello") if listener == "status" else (205, b""))
 
 
 def test_a_response_is_replaced(world: World) -> None:

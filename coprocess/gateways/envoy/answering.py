@@ -22,6 +22,7 @@ class Answering:
         "_is_answered",
         "_is_session_told",
         "_max_body_bytes",
+        "_method",
         "_request",
         "_response",
         "_response_mode",
@@ -34,6 +35,8 @@ class Answering:
     _is_answered: bool
     _is_session_told: bool
     _max_body_bytes: int
+    #: Of the request, as it came; empty: none did.
+    _method: str
     _request: RequestSide
     #: None: nothing of it has come.
     _response: ResponseSide | None
@@ -65,7 +68,8 @@ class Answering:
             self._response.steps = None
         status, body = answer.status, answer.body
         try:
-            guard.status(status)
+            if guard.status(status) < guard.LOWEST_REDIRECT:
+                guard.opens_nothing(status, self._method, self._request.fields.first_that_came("upgrade"))
             if traffic is not None:
                 self._check_size(body)
             mutation = guard.answer_mutation(answer.headers)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
 from typing import Final, Protocol
 
 from coprocess.api.held import HeldRequest
@@ -53,7 +52,7 @@ def _allowed(traffic: Traffic) -> bytes:
         if key is not None:
             # What `value_bytes` does for nearly all, sooner.
             is_plain = value.isascii() and value.isprintable()
-            sent = value.encode() if is_plain else _text(_value_bytes(request, name, value))
+            sent = value.encode() if is_plain else _text(guard.value_bytes(name, value))
             head = _kept_head_of_allowed if len(key) <= LONGEST_NAME else _head_of_allowed
             return head(key, len(sent)) + sent + _told(traffic)
     return _ALLOWED + _told(traffic)
@@ -65,7 +64,7 @@ def _edits(request: HeldRequest, method: str) -> bytes:
     if request.method != method:
         content += encoding.set_text_header(b":method", guard.method_bytes(request.method, method), _HEADERS)
     if request.has_new_path or request.has_new_query:
-        target = guard.target_of(request, _encoded_values(request))
+        target = guard.target_of(request)
         content += encoding.set_text_header(b":path", _escaped(target), _HEADERS)
     headers = request.headers
     edited = headers.edited
@@ -80,21 +79,11 @@ def _edits(request: HeldRequest, method: str) -> bytes:
             continue
         # One line: of several with one name, Envoy takes the last.
         separator = _COOKIE_SEPARATOR if name == "Cookie" else b", "
-        line = separator.join([_value_bytes(request, name, value) for value in values])
+        line = separator.join([guard.value_bytes(name, value) for value in values])
         content += encoding.set_text_header(key, _text(line), _HEADERS)
     if edits > guard.MAX_EDITS:
         raise HandlerFailed(f"left {edits} header edits: this gateway takes {guard.MAX_EDITS}")
     return content
-
-
-def _value_bytes(request: HeldRequest, name: str, value: str) -> bytes:
-    """Of a value that came as other bytes than UTF-8: those bytes."""
-    return guard.value_bytes(name, value, _encoded_values(request))
-
-
-def _encoded_values(request: HeldRequest) -> Mapping[str, bytes] | None:
-    headers = request.headers
-    return headers.encoded if isinstance(headers, Fields) else None
 
 
 def denied(answer: Answer, traffic: Traffic | None, text: str = "") -> bytes:
@@ -102,7 +91,9 @@ def denied(answer: Answer, traffic: Traffic | None, text: str = "") -> bytes:
 
     `traffic` None: no metadata is told. So it is of failures: a handler that overruns may edit that still.
     """
-    content = encoding.field(1, encoding.number_field(1, guard.status(answer.status)))
+    if guard.status(answer.status) < guard.LOWEST_REDIRECT and traffic is not None:
+        _check_opens_nothing(answer.status, traffic)
+    content = encoding.field(1, encoding.number_field(1, answer.status))
     for name, value in guard.answer_headers(answer.headers):
         # Without `append`: with it, Envoy drops it. Each is a line.
         content += encoding.set_text_header(name, _text(value), _HEADERS)
@@ -122,6 +113,13 @@ def denied(answer: Answer, traffic: Traffic | None, text: str = "") -> bytes:
         return reply + _told(traffic)
     except Exception:  # noqa: BLE001 - the denial is what matters
         return reply
+
+
+def _check_opens_nothing(status: int, traffic: Traffic) -> None:
+    """Raises HandlerFailed."""
+    headers = traffic.request.headers
+    upgrade = headers.first_that_came("upgrade") if isinstance(headers, Fields) else None
+    guard.opens_nothing(status, traffic.method, upgrade)
 
 
 def failed_reply(status: Status, message: str) -> bytes:

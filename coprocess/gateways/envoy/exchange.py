@@ -288,7 +288,7 @@ class Exchange(StreamedBodies):
 
     def _pass_request(self, traffic: Traffic, side: Side, kind: int) -> Replies:
         request, chain = traffic.request, traffic.chain
-        edits, is_moved = guard.request_edits(request, self._method, side.fields.encoded)
+        edits, is_moved = guard.request_edits(request, self._method)
         if side.stream is not None and (written := side.stream.local_body) is not None:
             request.body = written
         body: bytes | None = None
@@ -322,7 +322,7 @@ class Exchange(StreamedBodies):
         fields = self._fields(headers)
         response = traffic.response = response_of(fields, side.read)
         status = self._status = response.status
-        is_whole = headers.end_of_stream or self._method == "HEAD" or status in guard.BODYLESS
+        is_whole = headers.end_of_stream or guard.has_no_body(self._method, status)
         side.begin(fields, is_whole=is_whole)
         side.is_tunnel = guard.is_tunnel(self._method, status)
         if self._wire is not None:
@@ -363,22 +363,28 @@ class Exchange(StreamedBodies):
         if traffic.is_replaced:
             answer = Answer(response.status, response.headers.pairs(), response.raw_body)
             return [self._answer(answer, traffic)]
-        edits = guard.response_edits(response, self._status, self._method, side.fields.encoded)
+        edits = guard.response_edits(response, self._status, self._method)
         if side.stream is not None and (written := side.stream.local_body) is not None:
             response.body = written
         body: bytes | None = None
+        # The client would wait for a body of the length that came, which `forward_rules` may hide.
+        lacks_one = self._status in guard.ENDS_WITH_HEADERS and not guard.has_no_body(
+            self._method, response.status
+        )
         if self._is_bodyless(response):
             if side.body != b"":
                 # Else what comes would go out: to the client it is another response.
                 body, side.drops_rest = b"", True
-        elif self._status in guard.BODYLESS and "Content-Length" in side.fields and not response.has_new_body:
-            body = b""  # Else the client would wait for one of that length.
+            elif lacks_one:
+                body = b""
+        elif lacks_one and not response.has_new_body:
+            body = b""
         elif response.has_new_body:
             body = response.raw_body
             self._check_size(body)
             if side.why_no_body:
                 raise HandlerFailed("replaced the body of a response that is a stream")
-            if not body and side.body == b"" and self._status not in guard.BODYLESS:
+            if not body and side.body == b"" and self._status not in guard.ENDS_WITH_HEADERS:
                 body = None  # As of a request.
         replies = side.replies(kind, edits, body, b"", self._dynamic_metadata(traffic))
         if side.mode != FULL_DUPLEX:

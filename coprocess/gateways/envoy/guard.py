@@ -7,7 +7,7 @@ out; the rest fails the request.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Final
 
 from coprocess.api.held import HIGHEST_STATUS, HeldHeaders, HeldRequest, HeldResponse
@@ -15,6 +15,7 @@ from coprocess.api.http import canonical_name, is_token
 from coprocess.bounded import LONGEST_NAME, kept_by_name
 from coprocess.errors import HandlerFailed
 from coprocess.gateways.envoy import encoding
+from coprocess.gateways.envoy.latin1 import Latin1
 
 #: They say where a message ends: a wrong one would smuggle a second request. They are Envoy's.
 NOT_FOR_HANDLERS: Final = frozenset(
@@ -34,8 +35,10 @@ MAX_EDITS: Final = 100
 LOWEST_STATUS: Final = 200
 #: Answers with these have no body: Envoy would send one of a wrong length.
 BODYLESS: Final = frozenset({204, 205, 304})
+#: Behind these, no body of an upstream's is taken by Envoy. Behind 205 one is.
+ENDS_WITH_HEADERS: Final = frozenset({204, 304})
+LOWEST_REDIRECT: Final = 300
 _SWITCHING = 101
-_LOWEST_REDIRECT = 300
 #: Envoy sends the client what it gets for another method: a body to who asked for none is the next response.
 _BY_THEMSELVES = frozenset({"CONNECT", "HEAD"})
 
@@ -51,6 +54,18 @@ def status(code: int) -> int:
     if not LOWEST_STATUS <= code <= HIGHEST_STATUS:
         raise HandlerFailed(f"left status {code}: expected {LOWEST_STATUS} to {HIGHEST_STATUS}")
     return code
+
+
+def opens_nothing(code: int, method: str, upgrade: str | None) -> None:
+    """Of an answer below LOWEST_REDIRECT, to a request of that method; `upgrade`: that it asked for, if any.
+
+    Raises HandlerFailed where the client would take it for the tunnel that it asked for. An upgrade of HTTP/2
+    is opened by 200, and looks here as one of HTTP/1.
+    """
+    if method == "CONNECT" or upgrade is not None:
+        raise HandlerFailed(
+            f"answered CONNECT, or an upgrade, with {code}: the client would take it for open"
+        )
 
 
 @kept_by_name
@@ -76,16 +91,11 @@ def method_bytes(method: str, came: str) -> bytes:
     return method.encode()
 
 
-def value_bytes(name: str, value: str, encoded: Mapping[str, bytes] | None = None) -> bytes:
-    """`encoded`: of values that came as other bytes than UTF-8.
-
-    Raises HandlerFailed for what would end the line.
-    """
-    if encoded is None and value.isprintable() and value.isascii():
+def value_bytes(name: str, value: str) -> bytes:
+    """Raises HandlerFailed for what would end the line."""
+    if value.isprintable() and value.isascii():
         return value.encode()
-    found = None if encoded is None else encoded.get(value)
-    if found is None:
-        found = value.encode("utf-8", "surrogateescape")
+    found = value.encode("latin-1") if isinstance(value, Latin1) else value.encode("utf-8", "surrogateescape")
     if _HARMFUL(found):
         raise HandlerFailed(f"left a line break in header {name}")
     return found
@@ -109,7 +119,7 @@ class Edits:
         self._removed.append(name)
         self.count += 1
 
-    def take(self, headers: HeldHeaders, encoded: Mapping[str, bytes] | None) -> None:
+    def take(self, headers: HeldHeaders) -> None:
         """What handlers edited of `headers`, but for what is not theirs."""
         edited = headers.edited
         for name in sorted(edited) if len(edited) > 1 else edited:
@@ -120,10 +130,10 @@ class Edits:
             if not values:
                 self.remove(key)
                 continue
-            self.set(key, value_bytes(name, values[0], encoded))
+            self.set(key, value_bytes(name, values[0]))
             if len(values) > 1:
                 for value in values[1:]:
-                    self._set.append(encoding.set_header(key, value_bytes(name, value, encoded), append=True))
+                    self._set.append(encoding.set_header(key, value_bytes(name, value), append=True))
                     self.count += 1
 
     def encoded(self) -> bytes:
@@ -134,7 +144,7 @@ class Edits:
         return edits + encoding.remove_headers(self._removed) if self._removed else edits
 
 
-def small_reply(kind: int, headers: HeldHeaders, encoded: Mapping[str, bytes] | None) -> bytes | None:
+def small_reply(kind: int, headers: HeldHeaders) -> bytes | None:
     """The reply of that kind where one header was set, or none: as by `Edits`, sooner.
 
     None: there is more to it. Raises HandlerFailed.
@@ -152,44 +162,39 @@ def small_reply(kind: int, headers: HeldHeaders, encoded: Mapping[str, bytes] | 
             return None
         # What `value_bytes` does for nearly all, sooner.
         is_plain = value.isascii() and value.isprintable()
-        sent = value.encode() if is_plain else value_bytes(name, value, encoded)
+        sent = value.encode() if is_plain else value_bytes(name, value)
         return encoding.before_value(kind, key, len(sent)) + sent + encoding.AFTER_VALUE
     return None
 
 
-def request_edits(
-    request: HeldRequest, method: str, encoded: Mapping[str, bytes] | None
-) -> tuple[Edits, bool]:
+def request_edits(request: HeldRequest, method: str) -> tuple[Edits, bool]:
     """The edits of a request that came with `method`, and whether they may lead to another route."""
     edits, is_moved = Edits(), False
     if request.method != method:
         edits.set(b":method", method_bytes(request.method, method))
         is_moved = True
     if request.has_new_path or request.has_new_query:
-        edits.set(b":path", target_of(request, encoded))
+        edits.set(b":path", target_of(request))
         is_moved = True
     if request.headers.edited:
-        edits.take(request.headers, encoded)
+        edits.take(request.headers)
     return edits, is_moved
 
 
-def target_of(request: HeldRequest, encoded: Mapping[str, bytes] | None) -> bytes:
+def target_of(request: HeldRequest) -> bytes:
     """Path and query: what nobody edited is sent as the bytes that came.
 
-    `encoded` is as of `value_bytes`. Raises HandlerFailed where they are no target of a request.
+    Raises HandlerFailed where they are no target of a request.
     """
     query = request.query_string
     text = f"{request.encoded_path}?{query}" if query else request.encoded_path
-    is_utf8 = encoded is None or request.target not in encoded
-    target = text.encode() if is_utf8 else text.encode("latin-1")
+    target = text.encode("latin-1") if isinstance(request.target, Latin1) else text.encode()
     if not _TARGET(target):
         raise HandlerFailed("left a path or query that cannot be sent")
     return target
 
 
-def response_edits(
-    response: HeldResponse, came: int, method: str, encoded: Mapping[str, bytes] | None
-) -> Edits:
+def response_edits(response: HeldResponse, came: int, method: str) -> Edits:
     """The edits of a response that came with that status, to a request of that method."""
     edits = Edits()
     if response.status != came:
@@ -198,13 +203,18 @@ def response_edits(
             raise HandlerFailed("left another status for an upgrade, or CONNECT: what follows is no response")
         edits.set(b":status", b"%d" % status(response.status))
     if response.headers.edited:
-        edits.take(response.headers, encoded)
+        edits.take(response.headers)
     return edits
+
+
+def has_no_body(method: str, status: int) -> bool:
+    """Whether Envoy lets none through from an upstream, whatever that sends."""
+    return method == "HEAD" or status in ENDS_WITH_HEADERS
 
 
 def is_tunnel(method: str, status: int) -> bool:
     """Whether what follows is bytes of a connection, and no body."""
-    return method == "CONNECT" and status < _LOWEST_REDIRECT
+    return method == "CONNECT" and status < LOWEST_REDIRECT
 
 
 def answer_headers(pairs: Pairs) -> list[tuple[bytes, bytes]]:
@@ -212,7 +222,8 @@ def answer_headers(pairs: Pairs) -> list[tuple[bytes, bytes]]:
     found = []
     for name, value in pairs:
         if canonical_name(name) not in NOT_FOR_HANDLERS:
-            found.append((name_bytes(name), value_bytes(name, value)))
+            # As text, which is all that ext_authz takes: also what came as other bytes.
+            found.append((name_bytes(name), value_bytes(name, str(value))))
     if len(found) > MAX_EDITS:
         raise HandlerFailed(f"responded with {len(found)} headers: this gateway takes {MAX_EDITS}")
     return found

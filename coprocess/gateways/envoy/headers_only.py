@@ -75,7 +75,7 @@ class HeadersOnly(Traffic):
         if status is None:
             return False
         fields = UnreadFields(header_map, max_headers)
-        is_whole = ends or self.method == "HEAD" or status in guard.BODYLESS
+        is_whole = ends or guard.has_no_body(self.method, status)
         response = response_of_headers(status, fields, is_whole)
         self.response_came, self.status, self.is_response_whole = fields, status, is_whole
         self.response, self.is_last = response, True
@@ -101,7 +101,7 @@ class HeadersOnly(Traffic):
                 or request._method != self.method
             ):
                 return None
-            reply = guard.small_reply(encoding.REQUEST_HEADERS, request._headers, self.came.encoded)
+            reply = guard.small_reply(encoding.REQUEST_HEADERS, request._headers)
         else:
             response = self.response
             if (
@@ -109,9 +109,10 @@ class HeadersOnly(Traffic):
                 or response is None
                 or response.has_new_body
                 or response._status != self.status
+                or (self.status in guard.BODYLESS and not self.is_response_whole)
             ):
                 return None
-            reply = guard.small_reply(encoding.RESPONSE_HEADERS, response._headers, fields.encoded)
+            reply = guard.small_reply(encoding.RESPONSE_HEADERS, response._headers)
         session = self._session
         if session is None or self.is_session_told or reply is None or not session:
             return reply

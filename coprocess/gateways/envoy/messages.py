@@ -11,18 +11,21 @@ from coprocess.api.held import HeldHeaders, HeldRequest, HeldResponse
 from coprocess.api.http import canonical_name
 from coprocess.api.unread import NO_EDITS, UnreadHeaders, UnreadRequest
 from coprocess.errors import BadMessage
+from coprocess.gateways.envoy.latin1 import Latin1
 from coprocess.gateways.envoy.wire import HeaderMap
 
 if TYPE_CHECKING:
     from coprocess.gateways.envoy.wire import HeaderValue
 
 BodySource = Callable[[], bytes]
+#: What a value does not begin or end with.
+BLANKS = b" \t"
 
 
 class Fields(UnreadHeaders):
     """A header list. What is no pseudo-header field is read when somebody asks: many handlers only set."""
 
-    __slots__ = ("_all", "encoded")
+    __slots__ = ("_all",)
 
     #: Whether a handler may have read what is no header list.
     is_broken = False
@@ -31,20 +34,15 @@ class Fields(UnreadHeaders):
         # As the base class does.
         self.replaced, self._set_now = NO_EDITS, None
         self._all = values
-        #: The bytes of values that are not UTF-8: those are shown as Latin-1. None: there are none.
-        self.encoded: dict[str, bytes] | None = None
 
     def _text(self, field: HeaderValue) -> str:
         # It holds the bytes; `value` is there where an old Envoy was told to use it.
-        value = field.raw_value or field.value.encode()
+        # Blanks around it are no part of it. HTTP/2 brings them, and to HTTP/1 they are not there.
+        value = (field.raw_value or field.value.encode()).strip(BLANKS)
         try:
             return value.decode()
         except UnicodeDecodeError:
-            text = value.decode("latin-1")
-            if self.encoded is None:
-                self.encoded = {}
-            self.encoded[text] = value
-            return text
+            return Latin1(value, "latin-1")
 
     def first(self, count: int) -> Sequence[HeaderValue]:
         """So many fields, in their order: `:path` and its like come first."""
@@ -88,7 +86,7 @@ class UnreadFields(Fields):
         """Raises BadMessage for more than `max_headers`."""
         # As the base class does.
         self.replaced = NO_EDITS
-        self._set_now = self.encoded = None
+        self._set_now = None
         self.is_broken = False
         self._raw = raw
         self._values_of_raw: Sequence[HeaderValue] | None = None

@@ -111,7 +111,8 @@ class Side:
 
     def headers_of_pieces(self, edits: guard.Edits) -> bytes:
         """The start of a CommonResponse. Of what passes in pieces, nobody knows the length beforehand."""
-        if self.stream is not None and self.stream.is_replaced and "Content-Length" in self.fields:
+        if self.stream is not None and self.stream.is_replaced:
+            # Whether one came or not: `forward_rules` may hide it.
             edits.remove(b"content-length")
         return encoding.field(2, edits.encoded()) if edits.count else b""
 

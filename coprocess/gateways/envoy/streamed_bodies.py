@@ -43,13 +43,12 @@ IN_PIECES = (
 class StreamedBodies(Answering):
     """A part of `Exchange`, which sets the attributes."""
 
-    __slots__ = ("_method", "_overrides", "_status", "_traffic", "chain")
+    __slots__ = ("_overrides", "_status", "_traffic", "chain")
 
     chain: Chain | None
     #: None as `chain` is.
     _overrides: Overrides | None
     _traffic: Traffic | None
-    _method: str
     _status: int
 
     def _open_stream(self, side: Side, wire: Wire, begin: Callable[[], Replies], replace: bool) -> Pieces:
@@ -90,7 +89,7 @@ class StreamedBodies(Answering):
 
     def _request_headers(self, traffic: Traffic, side: Side) -> bytes:
         """The edits of the headers, for the reply that goes before the body."""
-        edits, is_moved = guard.request_edits(traffic.request, self._method, side.fields.encoded)
+        edits, is_moved = guard.request_edits(traffic.request, self._method)
         rest = encoding.CLEAR_ROUTE_CACHE if is_moved and traffic.chain.route.clears_route_cache else b""
         return side.headers_of_pieces(edits) + rest
 
@@ -98,9 +97,7 @@ class StreamedBodies(Answering):
         assert traffic.response is not None  # noqa: S101 - its headers came
         if traffic.response.status in guard.BODYLESS:
             raise HandlerFailed("left a status that has no body, and lets one pass in pieces")
-        return side.headers_of_pieces(
-            guard.response_edits(traffic.response, self._status, self._method, side.fields.encoded)
-        )
+        return side.headers_of_pieces(guard.response_edits(traffic.response, self._status, self._method))
 
     def _begin_request(self) -> Replies:
         assert self._traffic is not None  # noqa: S101 - a handler runs

@@ -35,7 +35,6 @@ class UnreadFields(Fields):
     def __init__(self, http: Http) -> None:
         # As the base class does.
         self.replaced, self._set_now = unread.NO_EDITS, None
-        self.encoded = None
         self._http = http
         self._values_of_raw: Sequence[HeaderValue] | None = None
 
@@ -45,6 +44,11 @@ class UnreadFields(Fields):
         if values is None:
             values = self._values_of_raw = merged(HeaderMap, self._http.header_map).headers
         return values
+
+    def first_that_came(self, name: str) -> str | None:
+        if self._all:
+            return super().first_that_came(name)
+        return items_of(self._http.headers).get(name)
 
     @property
     def count(self) -> int:
@@ -56,7 +60,9 @@ class UnreadFields(Fields):
         else:
             # A filter that was not told to send raw headers.
             came = items_of(self._http.headers)
-            pairs = [(canonical_name(name), value) for name, value in came.items() if name[:1] != ":"]
+            pairs = [
+                (canonical_name(name), value.strip(" \t")) for name, value in came.items() if name[:1] != ":"
+            ]
         # A filter with `allowed_headers` hides what they do not name, and tells it apart.
         if (host := self._http.host) and not any(name == "Host" for name, _ in pairs):
             pairs.insert(0, ("Host", host))
