@@ -270,7 +270,11 @@ def test_frames_of_those_that_come_later_are_sent_after_others_and_of_each_line_
     server = Server({}, Limits())
     server.open()
     link = FrameLink(server, ours, lambda frames: None, lambda: None)
-    while not link._is_full:
+
+    def is_full() -> bool:
+        return link._is_full
+
+    while not is_full():
         assert link.send(0, 0, bytes(65536))
     with server.lock:
         for number in (1, 2, 3):
@@ -280,7 +284,7 @@ def test_frames_of_those_that_come_later_are_sent_after_others_and_of_each_line_
     server.polling_thread = threading.get_ident()
     try:
         with side(theirs) as receiver:
-            while receiver.came.qsize() < 5 or link._is_full:
+            while receiver.came.qsize() < 5 or is_full():
                 with server.lock:
                     timeout_s = min(0.01, server.prepare(wait=True))
                 server.poll(timeout_s)
