@@ -1,7 +1,8 @@
-"""Measure Envoy's calls beside a Go processor: `envoy.py [--seconds 3] [--rounds 3] [--held 1000] [--json]`.
+"""Measure Envoy's calls beside processors on Go and on grpc.aio.
 
-Needs Go and two cores: the server is pinned to one, the load to the other. A stream is one request: its
-headers, one header set, and its response's headers. A bare one answers two messages with themselves.
+`envoy.py [--seconds 3] [--rounds 3] [--held 1000] [--json]`. Needs Go and two cores: the server is pinned to
+one, the load to the other. A stream is one request: its headers, one header set, and its response's headers.
+A bare one answers two messages with themselves.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from load import COMPILED, free_address
 
 BENCH = Path(__file__).resolve().parent
 SERVER_CORE, LOAD_CORE = "0", "1"
+#: Both services by hand, on grpc.aio.
+AIO = "grpcio-aio"
 
 
 def ours(address: str, *flags: str, is_compiled: bool = False) -> list[str]:
@@ -122,10 +125,12 @@ def main() -> None:
         subprocess.run(["go", "build", "-o", program, "."], cwd=BENCH / "peers" / "envoy", check=True)
         results: dict[tuple[str, str], list[tuple[float, float]]] = {}
         for _ in range(options.rounds):
-            for name in ("go", *options.engines.split(",")):
+            for name in ("go", AIO, *options.engines.split(",")):
                 address = free_address()
                 if name == "go":
                     command = [program, "serve", address]
+                elif name == AIO:
+                    command = [sys.executable, str(BENCH / "peers" / "envoy_aio.py"), address]
                 elif name == "compiled":
                     command = ours(address, is_compiled=True)
                 else:
@@ -142,7 +147,7 @@ def main() -> None:
         for (name, what), found in results.items():
             rate, cpu_us = (statistics.median(each) for each in zip(*found, strict=True))
             figures.setdefault(what, {})[name] = {"calls_per_s": rate, "cpu_us_per_call": cpu_us}
-            print(f"{name:8} {what:8} {rate:8.0f}/s {cpu_us:6.1f} us CPU", file=told)
+            print(f"{name:10} {what:8} {rate:8.0f}/s {cpu_us:6.1f} us CPU", file=told)
         address = free_address()
         with running(ours(address), address) as pid:
             hold(program, pid, address, 10)

@@ -318,6 +318,7 @@ _ENVOY_CALLS = {
     "checks": "ext_authz, a Check that allows",
     "bare": "bare stream, two messages each way",
 }
+_ENVOY_PEERS = ("go", "grpcio-aio")
 
 
 def envoy(figures: Figures) -> str:
@@ -331,20 +332,26 @@ def envoy(figures: Figures) -> str:
         servers = figures[what]
         go = servers["go"]
         for name, it in servers.items():
-            is_go = name == "go"
+            is_ours = name not in _ENVOY_PEERS
             rate, cpu = (it[key] / go[key] for key in ("calls_per_s", "cpu_us_per_call"))
             rows.append(
                 [
                     call,
                     name,
                     f"{it['calls_per_s']:,.0f}",
-                    "" if is_go else f"{rate:.2f}{targets[what][0]}",
+                    "" if name == "go" else f"{rate:.2f}{targets[what][0] if is_ours else ''}",
                     f"{it['cpu_us_per_call']:,.0f}",
-                    "" if is_go else f"{cpu:.2f}{targets[what][1]}",
+                    "" if name == "go" else f"{cpu:.2f}{targets[what][1] if is_ours else ''}",
                 ]
             )
     held = figures["held"]
+    of_aio = ", ".join(
+        f"{name} {it['cpu_us_per_call'] / figures['streams']['grpcio-aio']['cpu_us_per_call']:.2f}"
+        for name, it in figures["streams"].items()
+        if name not in _ENVOY_PEERS
+    )
     waiting = (
+        f"CPU of a stream, × that of a processor on grpc.aio (≤ 0.1): {of_aio}.\n\n"
         f"{held['streams']:,} streams that wait for upstreams: {held['kib_a_stream']:.1f} KiB each (≤ 20), "
         f"{held['threads_more']} threads more (0)."
     )
@@ -392,7 +399,7 @@ def envoy_plot(figures: Figures) -> str:
             f"{name}, {call.partition(',')[0]}",
             it["cpu_us_per_call"],
             f"{it['cpu_us_per_call']:,.0f}",
-            name != "go",
+            name not in _ENVOY_PEERS,
         )
         for what, call in _ENVOY_CALLS.items()
         for name, it in figures[what].items()

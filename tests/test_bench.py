@@ -64,6 +64,7 @@ def test_envoys_figures_are_held_to_gos() -> None:
     machine = json.loads(report.FIGURES.read_text())["kong"]["machine"]
     served = {
         "go": {"calls_per_s": 100.0, "cpu_us_per_call": 10.0},
+        "grpcio-aio": {"calls_per_s": 10.0, "cpu_us_per_call": 100.0},
         "http2": {"calls_per_s": 150.0, "cpu_us_per_call": 5.0},
     }
     held = {"streams": 1000, "kib_a_stream": 7.04, "threads_more": 0}
@@ -72,6 +73,8 @@ def test_envoys_figures_are_held_to_gos() -> None:
     text = report.envoy(figures)
 
     assert "| ext_authz, a Check that allows | http2 | 150 | 1.50 (≥ 1.05) | 5 | 0.50 (≤ 0.8) |" in text
+    assert "| ext_authz, a Check that allows | grpcio-aio | 10 | 0.10 | 100 | 10.00 |" in text
+    assert "that of a processor on grpc.aio (≤ 0.1): http2 0.05." in text
     assert "1,000 streams that wait for upstreams: 7.0 KiB each (≤ 20), 0 threads more (0)." in text
     assert report.filled(report.ENVOY_PAGE.read_text(), {"figures": text}).count(text) == 1
     assert "http2, ext_proc" in report.envoy_plot(figures)
