@@ -330,6 +330,7 @@ class Http2Bidi(BidiRpc):
             if cancellation is not None:
                 cancellation()
             self._forget_callbacks()
+            self._cancellation = None
 
     def _forget_callbacks(self) -> None:
         """Nobody is told any more. They know this call: a cycle for each would be the collector's."""

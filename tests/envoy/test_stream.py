@@ -6,6 +6,7 @@ import asyncio
 import gc
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -16,7 +17,7 @@ from coprocess.gateways.envoy import wire
 from coprocess.runtime import failures
 from coprocess.runtime.service_options import ServiceOptions
 from tests.envoy.call import Call
-from tests.envoy.drive import GET, check_request
+from tests.envoy.drive import GET, POST, check_request
 from tests.envoy.world import serving
 from tests.server import PATIENCE_S, Client, until
 
@@ -284,6 +285,81 @@ def test_what_has_ended_is_no_work_for_the_garbage_collector(*, is_async: bool) 
                 ask(check_request(), timeout=PATIENCE_S)
             # A thread may hold what it ran last.
             until(lambda: left() < before + 20)
+        finally:
+            gc.enable()
+
+
+def _whole_body(client: Client) -> None:
+    call = Call(client.channel, post="whole")
+    call.request(POST, end=False)
+    call.request_body(b"hello")
+    call.end()
+
+
+def _body_in_pieces(client: Client) -> None:
+    call = Call(client.channel, post="pieces")
+    call.request(POST, end=False)
+    call.request_body(b"hello")
+    call.end()
+
+
+def _two_headers(client: Client) -> None:
+    call = Call(client.channel, post="two_headers")
+    call.request()
+    call.end()
+
+
+def _unknown_handler(client: Client) -> None:
+    call = Call(client.channel, post="unknown")
+    call.request()
+    call.end()
+
+
+def _client_that_leaves(client: Client) -> None:
+    call = Call(client.channel, post="nothing", response="nothing")
+    call.request()
+    call.replies.cancel()
+
+
+@pytest.mark.parametrize(
+    "once", [_whole_body, _body_in_pieces, _two_headers, _unknown_handler, _client_that_leaves]
+)
+def test_a_stream_that_an_exchange_took_over_or_a_client_left_was_work_for_the_garbage_collector(
+    once: Callable[[Client], None],
+) -> None:
+    @Post
+    def whole(request: Any) -> None:
+        request.body = request.body.upper()
+
+    @Post
+    async def pieces(request: Any) -> None:
+        body = request.stream(replace=True)
+        async for piece in body:
+            body.write(piece.upper())
+
+    @Post
+    def two_headers(request: Any) -> None:
+        request.headers["X-First"] = request.headers["X-Second"] = "1"
+
+    def nothing() -> None:
+        pass
+
+    kinds = ("EnvoyStream", "Exchange", "HeadersOnly", "Pieces")
+
+    def left() -> int:
+        return sum(type(each).__name__ in kinds for each in gc.get_objects())
+
+    handlers = whole, pieces, two_headers, Post(name="nothing")(nothing), Response(name="nothing")(nothing)
+    with serving(*handlers) as running, Client(running.address) as client:
+        once(client)
+        gc.collect()
+        gc.disable()
+        try:
+            before = left()
+            for _ in range(20):
+                once(client)
+            # As above.
+            until(lambda: left() < before + 10)
         finally:
             gc.enable()
 

@@ -29,7 +29,7 @@ from coprocess.gateways.envoy.messages import (
     response_of,
 )
 from coprocess.gateways.envoy.overrides import envoys_own, is_of_the_upstream, never
-from coprocess.gateways.envoy.pieces import NO_REQUEST, Wire
+from coprocess.gateways.envoy.pieces import NO_REQUEST, Wire, over
 from coprocess.gateways.envoy.side import (
     BUFFERED,
     BUFFERED_PARTIAL,
@@ -193,6 +193,18 @@ class Exchange(StreamedBodies):
             self._side = self._of_response()
             self._side.begin(before.response_came, is_whole=before.is_response_whole)
             self._side.is_tunnel = guard.is_tunnel(self._method, self._status)
+
+    def let_go(self) -> None:
+        """At the end: of what a body in pieces has, as it knows this."""
+        traffic = self._traffic
+        if self._wire is None or traffic is None:
+            return
+        for message in (traffic.request, traffic.response):
+            if message is not None and message.open_stream is not None:
+                message.open_stream = over
+        for side in (self._request, self._response):
+            if side is not None:
+                side.stream = None
 
     def _of_response(self) -> ResponseSide:
         side = self._response

@@ -159,8 +159,8 @@ class EnvoyGateway(Gateway, Streaming):
         )
 
     def ended(self, stream: EnvoyStream) -> None:
-        stream.let_go()
         traffic = stream.traffic
+        stream.let_go()
         lifetime = None if traffic is None else traffic.lifetime
         if lifetime is None:
             self._streams.discard(stream)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 NO_REQUEST = (
     "not an envoy.service.ext_proc.v3.ProcessingRequest; an attribute that is no UTF-8 makes it none, too"
 )
+OVER = "the call is over: the body has passed"
 #: Takes the next message; None: there will be none.
 Waiter = Callable[[bytes | None], object]
 
@@ -45,6 +46,11 @@ class Wire(Protocol):
 
     def may_block(self) -> None:
         """As an Rpc's."""
+
+
+def over(replace: bool) -> BodyStream:
+    """In place of what opens it, once the stream has ended."""
+    raise RuntimeError(OVER)
 
 
 class Pieces(BodyStream):
@@ -124,7 +130,7 @@ class Pieces(BodyStream):
     def _go_on(self) -> None:
         """Answer what came before the next is asked for."""
         if self.side.pieces_over:
-            raise RuntimeError("the call is over: the body has passed")
+            raise RuntimeError(OVER)
         if self._is_whole:
             return
         if not self.has_begun:

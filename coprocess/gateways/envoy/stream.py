@@ -106,7 +106,8 @@ class EnvoyStream(chained.Chain):
     @property
     def traffic(self) -> Traffic | None:
         """None: nothing of a request, or response, has come."""
-        return self._headers_only if self._exchange is None else self._exchange.traffic
+        exchange = self._exchange
+        return self._headers_only if exchange is None else exchange.traffic
 
     # The engine's, on its loop.
 
@@ -394,8 +395,12 @@ class EnvoyStream(chained.Chain):
 
     def let_go(self) -> None:
         """At its end: of what nobody takes any more."""
-        if self._exchange is not None and self._exchange.is_left_waiting():
-            self._service.tell_refused(HandlerFailed(f"left waiting for a body: {NO_OVERRIDE}"))
+        # It knows this stream: a cycle for each would be the collector's.
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            if exchange.is_left_waiting():
+                self._service.tell_refused(HandlerFailed(f"left waiting for a body: {NO_OVERRIDE}"))
+            exchange.let_go()
         if self._early is not None:
             with self._lock:
                 self._early.clear()
