@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -158,6 +160,32 @@ def test_the_running_call_is_forgotten_when_it_fails() -> None:
     with pytest.raises(HandlerFailed):
         answer(handler)
     assert current_call.get() is None
+
+
+def test_a_call_that_fails_was_work_for_the_garbage_collector() -> None:
+    """Its body, too, waited for that."""
+
+    class Failure(Exception):
+        pass
+
+    left: list[weakref.ref[Failure]] = []
+
+    def handler() -> None:
+        failure = Failure()
+        left.append(weakref.ref(failure))
+        try:
+            raise failure
+        finally:
+            del failure
+
+    gc.disable()
+    try:
+        with pytest.raises(HandlerFailed) as failed:
+            answer(handler)
+        del failed
+        assert left[0]() is None
+    finally:
+        gc.enable()
 
 
 def test_unchanged_ignores_what_the_handler_did() -> None:

@@ -170,7 +170,10 @@ class Call:
                 error = failure
         failed = self._failure(error)
         failed.__cause__ = error  # Not by `from`: what mypyc compiles leaves that out.
-        raise failed
+        try:
+            raise failed
+        finally:
+            del failed, error  # They know this frame: a cycle for each failure would be the collector's.
 
     def _failure(self, error: BaseException) -> HandlerFailed:
         what = text_of(error) if isinstance(error, HandlerFailed) else f"raised {name_of(error)}"

@@ -130,18 +130,18 @@ class Http2Engine(Engine):
         keep that from whoever polls.
         """
         while self._packed.lines and self._may_unpack.acquire(blocking=False):
-            found = self._packed.take()
             is_unpacked = False
             try:
-                for rpc in found:
+                rpc = self._packed.take_one()
+                if rpc is not None and not rpc.is_over:
                     self.may_block()
-                    is_unpacked = not rpc.is_over and rpc.unpack()
+                    is_unpacked = rpc.unpack()
             finally:
                 self._may_unpack.release()
-            if is_unpacked:
+            if rpc is not None and is_unpacked:
                 if self._packed.lines:
                     self.put_task(self._unpack_next)
-                self._handlers[found[0].method](found[0])
+                self._handlers[rpc.method](rpc)
                 return
 
     def given_up(self, rpc: Http2Rpc) -> None:

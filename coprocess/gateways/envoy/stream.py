@@ -301,6 +301,7 @@ class EnvoyStream(chained.Chain):
             if error is not None:
                 self._service.tell_refused(error)
                 replies = [exchange.refusal(error)]
+                error = None  # It knows this frame: a cycle for each failure would be the collector's.
             is_done = exchange.is_done
             last = replies.pop() if is_done and replies else None
             if not all(map(self._rpc.send, replies)):

@@ -123,8 +123,10 @@ class Turns(Generic[Task]):
                         self._turn = turn
                         self._server.polling_thread = turn.thread_id
                     # Else the one that polls runs them: two would only wait for each other.
-                    elif not self._may_run and type(self._turn) is _Turn and (found := self._pop()):
-                        return found[0]
+                    elif (
+                        not self._may_run and type(self._turn) is _Turn and (found := self._pop()) is not None
+                    ):
+                        return found
                     else:
                         self._idle.append(place)
                 finally:
@@ -138,12 +140,12 @@ class Turns(Generic[Task]):
                     self._give_up(turn)
                     raise
 
-    def _pop(self) -> list[Task]:
+    def _pop(self) -> Task | None:
         """A task, where there is one: who polls may be at the last just now."""
         try:
-            return [self.tasks.popleft()]
+            return self.tasks.popleft()
         except IndexError:
-            return self.later.take()
+            return self.later.take_one()
 
     def _is_waiting(self, place: tuple[_Turn, threading.Lock]) -> bool:
         """Whether a thread has its place among those with nothing to do. False: it has the lock instead.

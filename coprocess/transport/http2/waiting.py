@@ -26,7 +26,18 @@ class FairQueue(Generic[Task]):
                 self.lines.append(line)
             line.append(task)
 
-    def take(self, count: int = 1) -> list[Task]:
+    def take_one(self) -> Task | None:
+        """The next; None: there is none."""
+        with self._lock:
+            if not self.lines:
+                return None
+            line = self.lines.popleft()
+            task = line.popleft()
+            if line:
+                self.lines.append(line)
+            return task
+
+    def take(self, count: int) -> list[Task]:
         """The next, so many at most."""
         taken: list[Task] = []
         lines = self.lines
