@@ -37,10 +37,10 @@ def test_tasks_of_one_line_wait_for_one_of_each_other() -> None:
     for number in range(3):
         queue.put(first, f"first {number}")
     queue.put(second, "second 0")
-    assert queue.take() == ["first 0"]
+    assert queue.take_one() == "first 0"
     queue.put(second, "second 1")
-    taken = [queue.take() for _ in range(5)]
-    assert taken == [["second 0"], ["first 1"], ["second 1"], ["first 2"], []]
+    assert queue.take(3) == ["second 0", "first 1", "second 1"]
+    assert [queue.take_one(), queue.take_one()] == ["first 2", None]
     assert not queue.lines
 
 
@@ -50,7 +50,7 @@ def test_tasks_that_are_over_are_dropped_and_the_others_keep_their_order() -> No
     for number in range(6):
         queue.put(lines[number % 2], number)
     assert sorted(queue.drop(lambda number: number in {0, 1, 3, 5})) == [0, 1, 3, 5]
-    assert [queue.take() for _ in range(3)] == [[2], [4], []]
+    assert queue.take(3) == [2, 4]
 
 
 @pytest.mark.parametrize("make", [_Epoll, _Selector])
