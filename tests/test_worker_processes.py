@@ -402,7 +402,10 @@ def test_calls_of_one_read_go_to_a_quick_worker_together_and_else_to_the_one_wit
     inside._workers = workers
     to_a_thread: Any = object()
     begin: Any = front.methods.relays[METHOD](lambda *call: to_a_thread)
-    connection, request = SimpleNamespace(owner=SimpleNamespace(comes_later=False)), SimpleNamespace(timeout_s=None)
+    connection, request = (
+        SimpleNamespace(owner=SimpleNamespace(comes_later=False)),
+        SimpleNamespace(timeout_s=None),
+    )
 
     def begun(count: int) -> list[Any]:
         """What has the calls of the next read."""
