@@ -28,7 +28,16 @@ if TYPE_CHECKING:
 class TykCall(Call):
     """A Dispatch. Its attributes are what handlers may ask for."""
 
-    __slots__ = ("_full_reply", "_request", "_response", "_session", "message", "passed_raw", "payload")
+    __slots__ = (
+        "_full_reply",
+        "_is_trimmed",
+        "_request",
+        "_response",
+        "_session",
+        "message",
+        "passed_raw",
+        "payload",
+    )
 
     def __init__(self, hook: Hook, message: Object, payload: bytes, *, full_reply: bool) -> None:
         self.hook = hook
@@ -38,6 +47,7 @@ class TykCall(Call):
         #: Whether the handler was passed the messages themselves, and not the views.
         self.passed_raw = False
         self._full_reply = full_reply
+        self._is_trimmed = False
         self._request: TykRequest | None = None
         self._response: TykResponse | None = None
         self._session: TykSession | None = None
@@ -54,15 +64,15 @@ class TykCall(Call):
 
     @property
     def api_id(self) -> str:
-        return self.message.spec.get("APIID") or self._spec_that_came().get("APIID", "")
+        return self.message.spec.get("APIID") or self._that_came("APIID")
 
     @property
     def org_id(self) -> str:
-        return self.message.spec.get("OrgID") or self._spec_that_came().get("OrgID", "")
+        return self.message.spec.get("OrgID") or self._that_came("OrgID")
 
-    def _spec_that_came(self) -> Mapping[str, str]:
-        """The reply, which is made of the same message, has none: what ends after it is asked whose it is."""
-        return Object.FromString(self.payload).spec
+    def _that_came(self, key: str) -> str:
+        """Of the spec: the reply, which is made of the same message, has none, and what ends after it is asked."""
+        return Object.FromString(self.payload).spec.get(key, "") if self._is_trimmed else ""
 
     @property
     def request_headers(self) -> Mapping[str, str]:
@@ -141,6 +151,7 @@ class TykCall(Call):
         guard.check(self)
         if not self._full_reply:
             guard.trim(self.message, self.hook.type)
+            self._is_trimmed = True
         return self.message.SerializeToString()
 
     def unchanged(self) -> bytes:
