@@ -71,7 +71,7 @@ class TykCall(Call):
         return self.message.spec.get("OrgID") or self._that_came("OrgID")
 
     def _that_came(self, key: str) -> str:
-        """Of the spec: the reply, which is made of the same message, has none, and what ends after it is asked."""
+        """Of the spec: the reply, which is made of the same message, has none. Who asks late is told, too."""
         return Object.FromString(self.payload).spec.get(key, "") if self._is_trimmed else ""
 
     @property
