@@ -68,6 +68,7 @@ _LONG = {
     "test_request_end.py",
     "test_scope_path.py",
     "test_h2spec.py",
+    "test_doctor.py",
 }
 
 
