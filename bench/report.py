@@ -332,16 +332,16 @@ def envoy(figures: Figures) -> str:
         servers = figures[what]
         go = servers["go"]
         for name, it in servers.items():
-            is_ours = name not in _ENVOY_PEERS
+            of_rate, of_cpu = ("", "") if name in _ENVOY_PEERS else targets[what]
             rate, cpu = (it[key] / go[key] for key in ("calls_per_s", "cpu_us_per_call"))
             rows.append(
                 [
                     call,
                     name,
                     f"{it['calls_per_s']:,.0f}",
-                    "" if name == "go" else f"{rate:.2f}{targets[what][0] if is_ours else ''}",
+                    "" if name == "go" else f"{rate:.2f}{of_rate}",
                     f"{it['cpu_us_per_call']:,.0f}",
-                    "" if name == "go" else f"{cpu:.2f}{targets[what][1] if is_ours else ''}",
+                    "" if name == "go" else f"{cpu:.2f}{of_cpu}",
                 ]
             )
     held = figures["held"]

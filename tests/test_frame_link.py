@@ -51,6 +51,36 @@ def side(connected: socket.socket) -> Iterator[Side]:
         made.close()
 
 
+class BusyWorker:
+    """A worker with one thread, where a call runs until `release` is set, and the front's end of its link."""
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        self._began = threading.Event()
+        self.release = threading.Event()
+        #: The messages of all calls that ran, that one's first.
+        self.ran: list[bytes] = []
+        self.front = Side(ours)
+        self.engine = PipeEngine(theirs, ["/test/Call"], engine_options(min_threads=1, max_threads=1))
+
+    def _handle(self, rpc: Rpc) -> None:
+        self.ran.append(rpc.payload)
+        self._began.set()
+        self.release.wait(PATIENCE_S)
+        rpc.respond(rpc.payload)
+
+    def __enter__(self) -> BusyWorker:
+        self.engine.start(Methods(unary={"/test/Call": self._handle}))
+        assert self.front.link.send(1, 0, b"runs")
+        assert self._began.wait(PATIENCE_S)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.release.set()
+        self.engine.stop()
+        self.front.close()
+
+
 def test_frames_come_out_as_they_went_in_however_they_are_cut() -> None:
     ours, theirs = socket.socketpair()
     frames = [(number, number % 3, bytes([number % 256]) * (number * 977)) for number in range(1, 200)]
@@ -131,66 +161,34 @@ def test_frames_that_nobody_can_take_end_their_link_and_no_polling() -> None:
 
 def test_a_call_that_is_given_up_while_it_waits_for_a_thread_is_not_run() -> None:
     """Once, it was run for nobody, and those behind it waited."""
-    began, release = threading.Event(), threading.Event()
-    ran: list[bytes] = []
-    ours, theirs = socket.socketpair()
-
-    def handler(rpc: Rpc) -> None:
-        ran.append(rpc.payload)
-        began.set()
-        release.wait(PATIENCE_S)
-        rpc.respond(rpc.payload)
-
-    worker = PipeEngine(theirs, ["/test/Call"], engine_options(min_threads=1, max_threads=1))
-    with side(ours) as front:
-        worker.start(Methods(unary={"/test/Call": handler}))
-        try:
-            assert front.link.send(1, 0, b"runs")
-            assert began.wait(PATIENCE_S)
-            assert front.link.send(2, 0, b"is given up")
-            assert front.link.send(3, 0, b"waits")
-            assert front.link.send(2, CANCEL, b"")
-            until(lambda: 2 in worker.cancels.over)
-            release.set()
-            # The front keeps a call until it is answered.
-            answers = {call_id: (kind, body) for call_id, kind, body in (front.frame() for _ in range(3))}
-            assert answers == {
-                1: (OK, b"runs"),
-                2: (Status.CANCELLED, b"the client gave up"),
-                3: (OK, b"waits"),
-            }
-            assert ran == [b"runs", b"waits"]
-        finally:
-            release.set()
-            worker.stop()
+    with BusyWorker() as busy:
+        worker, front = busy.engine, busy.front
+        assert front.link.send(2, 0, b"is given up")
+        assert front.link.send(3, 0, b"waits")
+        assert front.link.send(2, CANCEL, b"")
+        until(lambda: 2 in worker.cancels.over)
+        busy.release.set()
+        # The front keeps a call until it is answered.
+        answers = {call_id: (kind, body) for call_id, kind, body in (front.frame() for _ in range(3))}
+        assert answers == {
+            1: (OK, b"runs"),
+            2: (Status.CANCELLED, b"the client gave up"),
+            3: (OK, b"waits"),
+        }
+        assert busy.ran == [b"runs", b"waits"]
 
 
 def test_calls_that_are_given_up_are_not_kept_until_a_thread_is_free() -> None:
     """All threads may be busy for long, and each call may have a large message."""
-    began, release = threading.Event(), threading.Event()
-    ours, theirs = socket.socketpair()
-
-    def handler(rpc: Rpc) -> None:
-        began.set()
-        release.wait(PATIENCE_S)
-        rpc.respond(rpc.payload)
-
-    worker = PipeEngine(theirs, ["/test/Call"], engine_options(min_threads=1, max_threads=1))
-    with side(ours) as front:
-        worker.start(Methods(unary={"/test/Call": handler}))
-        try:
-            assert front.link.send(1, 0, b"runs")
-            assert began.wait(PATIENCE_S)
-            assert front.link.send(2, 0, b"waits")
-            for number in range(3, 35):
-                assert front.link.send(number, 0, b"is given up")
-                assert front.link.send(number, CANCEL, b"")
-            answers = [front.frame() for _ in range(32)]
-            assert {(kind, body) for _, kind, body in answers} == {(Status.CANCELLED, b"the client gave up")}
-            assert {call_id for call_id, _, _ in answers} == set(range(3, 35))
-        finally:
-            release.set()
-            worker.stop()
+    with BusyWorker() as busy:
+        front = busy.front
+        assert front.link.send(2, 0, b"waits")
+        for number in range(3, 35):
+            assert front.link.send(number, 0, b"is given up")
+            assert front.link.send(number, CANCEL, b"")
+        answers = [front.frame() for _ in range(32)]
+        assert {(kind, body) for _, kind, body in answers} == {(Status.CANCELLED, b"the client gave up")}
+        assert {call_id for call_id, _, _ in answers} == set(range(3, 35))
 
 
 class Broken:
@@ -302,45 +300,28 @@ def test_frames_of_those_that_come_later_are_sent_after_others_and_of_each_line_
 
 
 def test_calls_that_come_later_wait_behind_others_and_each_line_has_its_turn() -> None:
-    began, release = threading.Event(), threading.Event()
-    ran: list[bytes] = []
-    ours, theirs = socket.socketpair()
-
-    def handler(rpc: Rpc) -> None:
-        ran.append(rpc.payload)
-        began.set()
-        release.wait(PATIENCE_S)
-        rpc.respond(rpc.payload)
-
     def later(front: Side, line: int, body: bytes, call_id: int) -> None:
         kind, before = pipe.pack_call(0, 5.0, [("name", "value")], line)
         assert front.link.send(call_id, kind, before + body)
 
-    worker = PipeEngine(theirs, ["/test/Call"], engine_options(min_threads=1, max_threads=1))
-    with side(ours) as front:
-        worker.start(Methods(unary={"/test/Call": handler}))
-        try:
-            assert front.link.send(1, 0, b"runs")
-            assert began.wait(PATIENCE_S)
-            for number in (1, 2, 3):
-                later(front, 7, b"of many, %d" % number, 10 + number)
-            later(front, 255, b"of one", 20)
-            assert front.link.send(2, 0, b"at once")
-            until(lambda: len(worker._tasks) == 1)
-            release.set()
-            answers = [front.frame() for _ in range(6)]
-            assert {kind for _, kind, _ in answers} == {OK}
-            assert ran == [
-                b"runs",
-                b"at once",
-                b"of many, 1",
-                b"of one",
-                b"of many, 2",
-                b"of many, 3",
-            ]
-        finally:
-            release.set()
-            worker.stop()
+    with BusyWorker() as busy:
+        worker, front = busy.engine, busy.front
+        for number in (1, 2, 3):
+            later(front, 7, b"of many, %d" % number, 10 + number)
+        later(front, 255, b"of one", 20)
+        assert front.link.send(2, 0, b"at once")
+        until(lambda: len(worker._tasks) == 1)
+        busy.release.set()
+        answers = [front.frame() for _ in range(6)]
+        assert {kind for _, kind, _ in answers} == {OK}
+        assert busy.ran == [
+            b"runs",
+            b"at once",
+            b"of many, 1",
+            b"of one",
+            b"of many, 2",
+            b"of many, 3",
+        ]
 
 
 def test_a_worker_tells_that_its_calls_find_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,11 +3,10 @@
 envoy_aio.py HOST:PORT
 """
 
-import asyncio
 import sys
 
 import grpc
-import uvloop
+from aio_server import run
 
 from coprocess.gateways.envoy import wire
 
@@ -32,28 +31,11 @@ async def check(request, context):
     return wire.CheckResponse(status=wire.Status(), ok_response=wire.OkHttpResponse(headers=[option]))
 
 
-async def serve(address):
-    server = grpc.aio.server()
-    methods = {
-        wire.EXT_PROC: {
-            "Process": grpc.stream_stream_rpc_method_handler(
-                process, wire.ProcessingRequest.FromString, wire.ProcessingResponse.SerializeToString
-            )
-        },
-        wire.EXT_AUTHZ: {
-            "Check": grpc.unary_unary_rpc_method_handler(
-                check, wire.CheckRequest.FromString, wire.CheckResponse.SerializeToString
-            )
-        },
-    }
-    for service, handlers in methods.items():
-        server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, handlers)])
-        server.add_registered_method_handlers(service, handlers)
-    server.add_insecure_port(address)
-    await server.start()
-    await server.wait_for_termination()
-
-
 if __name__ == "__main__":
-    uvloop.install()
-    asyncio.run(serve(sys.argv[1]))
+    process_method = grpc.stream_stream_rpc_method_handler(
+        process, wire.ProcessingRequest.FromString, wire.ProcessingResponse.SerializeToString
+    )
+    check_method = grpc.unary_unary_rpc_method_handler(
+        check, wire.CheckRequest.FromString, wire.CheckResponse.SerializeToString
+    )
+    run(sys.argv[1], {wire.EXT_PROC: {"Process": process_method}, wire.EXT_AUTHZ: {"Check": check_method}})

@@ -3,11 +3,10 @@
 grpcio_aio.py HOST:PORT
 """
 
-import asyncio
 import sys
 
 import grpc
-import uvloop
+from aio_server import run
 
 from coprocess.gateways.tyk.wire import SERVICE, Object
 
@@ -18,17 +17,6 @@ async def dispatch(message, context):
     return message
 
 
-async def serve(address):
-    server = grpc.aio.server()
-    method = grpc.unary_unary_rpc_method_handler(dispatch, Object.FromString, Object.SerializeToString)
-    # Both, as the code that grpcio-tools generates does: registered methods are quicker.
-    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, {"Dispatch": method})])
-    server.add_registered_method_handlers(SERVICE, {"Dispatch": method})
-    server.add_insecure_port(address)
-    await server.start()
-    await server.wait_for_termination()
-
-
 if __name__ == "__main__":
-    uvloop.install()
-    asyncio.run(serve(sys.argv[1]))
+    method = grpc.unary_unary_rpc_method_handler(dispatch, Object.FromString, Object.SerializeToString)
+    run(sys.argv[1], {SERVICE: {"Dispatch": method}})

@@ -15,7 +15,7 @@ import socket
 import struct
 import termios
 import threading
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable
 from itertools import islice
 
@@ -56,7 +56,7 @@ class FrameLink:
         self._unsent: list[bytes | memoryview] = []
         #: Frames of those that come later, whose turn comes when the socket has taken all others.
         self._later: FairQueue[tuple[bytes, bytes]] = FairQueue()
-        self._lines: dict[int, deque[tuple[bytes, bytes]]] = {}
+        self._lines: defaultdict[int, deque[tuple[bytes, bytes]]] = defaultdict(deque)
         self._later_bytes = 0
         #: Of what waits since the socket took no more.
         self._unsent_bytes = 0
@@ -131,7 +131,7 @@ class FrameLink:
             return False
         self._later_bytes += HEAD.size + size
         frame = _PACK_HEAD(size, call_id, kind) + before, body
-        self._later.put(self._lines.setdefault(line, deque()), frame)
+        self._later.put(self._lines[line], frame)
         return True
 
     def _may_wait(self, size_bytes: int, keep: bool) -> bool:
@@ -256,8 +256,7 @@ class FrameLink:
             self._is_over = self._is_blocked = True
             self._server.watch_other(self._socket, None)
             self._unsent.clear()
-            for line in self._lines.values():
-                self._later.take_line(line)
+            self._later.drop(lambda frame: True)
             self._later_bytes = 0
 
 

@@ -281,7 +281,6 @@ class Http2Bidi(BidiRpc):
         self._is_ended = True
         self._engine.answer(self._protocol, self._protocol.end, self._stream, ending)
         self._forget_callbacks()
-        self._cancellation = None
 
     def failed_reply(self) -> FailedReply | None:
         return self._engine.failed_reply_of(self.method)
@@ -330,12 +329,11 @@ class Http2Bidi(BidiRpc):
             if cancellation is not None:
                 cancellation()
             self._forget_callbacks()
-            self._cancellation = None
 
     def _forget_callbacks(self) -> None:
         """Nobody is told any more. They know this call: a cycle for each would be the collector's."""
         # But for its task: whoever waits to run sees that it is over, and ends what it is part of.
-        self.on_message, self.on_half_close = _ignore, _nothing
+        self.on_message, self.on_half_close, self._cancellation = _ignore, _nothing, None
 
     def _receive(self, message: bytes) -> None:
         if self._is_ended:

@@ -15,7 +15,7 @@ import socket
 import struct
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -153,7 +153,7 @@ class PipeEngine(Engine):
         self._tasks = self._turns.tasks
         self._later = self._turns.later
         #: Of calls that come later: those of each line, which they stand in for their connections.
-        self._lines: list[deque[_PipeRpc]] = [deque() for _ in range(LINES)]
+        self._lines: defaultdict[int, deque[_PipeRpc]] = defaultdict(deque)
         self.may_block = self._turns.may_block
         self._link = FrameLink(self._server, connected, self._receive, self._front_is_gone)
         self._send = self._link.send

@@ -169,3 +169,12 @@ def check_request(
     attributes.request.http.raw_body = body
     attributes.context_extensions.update(extensions or {})
     return request
+
+
+def text_check_request(headers: Pairs) -> wire.CheckRequest:
+    """To `/a`, of a filter that was not told to send raw headers."""
+    request = wire.CheckRequest()
+    http = request.attributes.request.http
+    http.headers.update({name: str(value) for name, value in headers})
+    http.method, http.path = http.headers[":method"], "/a"
+    return request

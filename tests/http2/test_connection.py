@@ -553,11 +553,16 @@ def test_what_is_sent_keeps_to_the_connections_window(size: int) -> None:
             sending.message(stream, TEXT, bytes(size), TEXT)
         else:
             sending.data(stream, bytes(size))
+    check_window_of(0, peer)
+
+
+def check_window_of(number: int, peer: Peer) -> None:
+    """That it has let out what it does by default, and lets out what is added. 0: the connection's."""
     peer.read()
     assert sent_bytes(peer) == 65_535
     for increment in (1, 10, 20_000):
         before = sent_bytes(peer)
-        peer.send(frames.window_update(0, increment))
+        peer.send(frames.window_update(number, increment))
         assert sent_bytes(peer) == before + increment
 
 
@@ -574,12 +579,7 @@ def test_what_is_sent_keeps_to_the_streams_window(size: int) -> None:
             peer.connection.sending.message(stream, None, bytes(size), None)
         else:
             peer.connection.sending.data(stream, bytes(size))
-    peer.read()
-    assert sent_bytes(peer) == 65_535
-    for increment in (1, 10, 20_000):
-        before = sent_bytes(peer)
-        peer.send(frames.window_update(1, increment))
-        assert sent_bytes(peer) == before + increment
+    check_window_of(1, peer)
 
 
 def test_large_fields_are_sent_with_continuation() -> None:

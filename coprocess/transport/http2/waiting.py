@@ -29,25 +29,23 @@ class FairQueue(Generic[Task]):
     def take_one(self) -> Task | None:
         """The next; None: there is none."""
         with self._lock:
-            if not self.lines:
-                return None
-            line = self.lines.popleft()
-            task = line.popleft()
-            if line:
-                self.lines.append(line)
-            return task
+            return self._next() if self.lines else None
 
     def take(self, count: int) -> list[Task]:
         """The next, so many at most."""
         taken: list[Task] = []
-        lines = self.lines
         with self._lock:
-            while lines and len(taken) < count:
-                line = lines.popleft()
-                taken.append(line.popleft())
-                if line:
-                    lines.append(line)
+            while self.lines and len(taken) < count:
+                taken.append(self._next())
         return taken
+
+    def _next(self) -> Task:
+        """With the lock, and where there is one."""
+        line = self.lines.popleft()
+        task = line.popleft()
+        if line:
+            self.lines.append(line)
+        return task
 
     def take_line(self, line: deque[Task]) -> list[Task]:
         """All of one connection."""
