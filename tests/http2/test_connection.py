@@ -967,7 +967,7 @@ def test_a_call_in_one_read_comes_to_the_same_as_one_in_pieces(raw: bytes, is_en
         windows = {each.id: (each.receive_window, each.remote_closed) for each in connection.streams.values()}
         sent = [(each.kind, each.flags, each.stream_id, each.payload) for each in peer.frames]
         # What a connection that has failed took before is of no matter.
-        state = (connection._receive_window, windows, connection._ids.highest)
+        state = (connection._receive_window, windows, connection.ids.highest)
         return connection.is_closed, found, sent, state, connection.awaits_rest_of is None
 
     assert outcome([raw]) == outcome([raw[at : at + 1] for at in range(len(raw))])

@@ -6,7 +6,7 @@ Here are frames in general, and those that requests are made of.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from coprocess.transport.http2 import frames
@@ -164,7 +164,7 @@ class Connection(ControlFrames):
         length = length_and_kind >> 8
         start = position + _HEADER_BYTES
         after = start + length
-        ids, limits = self._ids, self.limits
+        ids, limits = self.ids, self.limits
         if (
             fields is None
             or data_id != stream_id
@@ -256,20 +256,34 @@ class Connection(ControlFrames):
 
     def _receive_block(self, flags: int, stream_id: int, block: bytes) -> None:
         """A whole field section. It is decoded in any case, for it may change the decoder's table (§4.3)."""
+        if self._fields.is_long(block):
+            self.take_steps(self._receive_long_block(flags, stream_id, block))
+        else:
+            self._receive_section(flags, stream_id, block)
+
+    def _receive_long_block(self, flags: int, stream_id: int, block: bytes) -> Iterator[None]:
+        for _ in self._fields.decode_in_steps(block):
+            yield None
+        try:
+            self._receive_section(flags, stream_id, block)
+        except StreamFailure as failure:
+            self._fail(stream_id, failure)
+
+    def _receive_section(self, flags: int, stream_id: int, block: bytes) -> None:
         stream = self.streams.get(stream_id)
         if stream is not None:
             self._receive_trailers(flags, stream, block)
             return
-        if stream_id <= self._ids.highest or not stream_id & 1:
+        if stream_id <= self.ids.highest or not stream_id & 1:
             self._fields.skip(block)
-            self._ids.check_late_headers(stream_id)
+            self.ids.check_late_headers(stream_id)
             self._idle_frames.spend()
             return
-        self._ids.highest = stream_id
-        if stream_id > self._ids.last:  # §6.8
+        self.ids.highest = stream_id
+        if stream_id > self.ids.last:  # §6.8
             self._fields.skip(block)
             self._idle_frames.spend()
-            self._ids.ignore(stream_id)
+            self.ids.ignore(stream_id)
             return
         fields = self._fields.seen.get(block) or self._fields.request(block)
         limits = self.limits
@@ -301,7 +315,7 @@ class Connection(ControlFrames):
         """DATA, or a second field section, on a stream that takes none (§5.1)."""
         if stream is not None:
             raise StreamFailure(ErrorCode.STREAM_CLOSED, "a frame on a half-closed stream")
-        self._ids.check_late_frame(stream_id)
+        self.ids.check_late_frame(stream_id)
         self._idle_frames.spend()
 
     def close(self, failure: ConnectionFailure) -> None:

@@ -26,7 +26,7 @@ class ConnectionLife:
         self.sending = Sending(self._local_end)
         self._idle_frames = IdleFrames(limits, self.sending.take_useful, clock)
         self._receiver = receiver
-        self._ids = StreamIds(limits.max_concurrent_streams)
+        self.ids = StreamIds(limits.max_concurrent_streams)
 
     def spend(self, frames_count: int) -> None:
         """On what takes as long as so many frames that bring nothing forward. Raises ConnectionFailure."""
@@ -35,17 +35,17 @@ class ConnectionLife:
     @property
     def highest_id(self) -> int:
         """Of the streams that the peer has opened."""
-        return self._ids.highest
+        return self.ids.highest
 
     def _local_end(self, stream: Stream) -> None:
         """We have sent END_STREAM. A request that is still coming is of no more use (§8.1)."""
         if not stream.remote_closed:
             self.sending.control(_RESET(_RESET_START, stream.id, 0))
-            self._ids.ignore(stream.id)
+            self.ids.ignore(stream.id)
         stream.call = None  # It knows its stream: a cycle for each call would be the collector's.
         # As `_close_stream`, in place, of one that has nothing waiting: each call comes by.
         del self.streams[stream.id]
-        self._ids.closed(stream.id)
+        self.ids.closed(stream.id)
         stream.is_closed = True
         self.held_bytes -= stream.held_bytes
         if stream.timer is not None:
@@ -53,7 +53,7 @@ class ConnectionLife:
 
     def _close_stream(self, stream: Stream) -> None:
         del self.streams[stream.id]
-        self._ids.closed(stream.id)
+        self.ids.closed(stream.id)
         stream.is_closed = True
         if stream.outgoing:
             self.sending.forget(stream)
@@ -64,7 +64,7 @@ class ConnectionLife:
     def _fail(self, stream_id: int, failure: StreamFailure) -> None:
         """§5.4.2. An idle stream cannot be reset (§6.4): it fails the connection."""
         self._idle_frames.spend()
-        if self._ids.is_idle(stream_id):
+        if self.ids.is_idle(stream_id):
             raise ConnectionFailure(failure.code, failure.reason)
         stream = self.streams.get(stream_id)
         self._send_reset(stream_id, failure.code)
@@ -74,7 +74,7 @@ class ConnectionLife:
 
     def _send_reset(self, stream_id: int, code: int) -> None:
         self.sending.control(frames.rst_stream(stream_id, code))
-        self._ids.ignore(stream_id)
+        self.ids.ignore(stream_id)
 
     def reset(self, stream: Stream, code: ErrorCode) -> None:
         """Give up a stream that is not closed."""
@@ -105,13 +105,13 @@ class ConnectionLife:
 
     def end(self) -> None:
         """Accept no more streams, and say which was the last."""
-        self.sending.control(frames.goaway(self._ids.accept_no_more(), ErrorCode.NO_ERROR))
+        self.sending.control(frames.goaway(self.ids.accept_no_more(), ErrorCode.NO_ERROR))
 
     def close(self, failure: ConnectionFailure) -> None:
         """§5.4.1. What is to be sent is to be written, then the transport closed."""
         if not self.is_closed:
             self.is_closed = True
-            last_id = self._ids.accept_no_more()
+            last_id = self.ids.accept_no_more()
             self.sending.control(frames.goaway(last_id, failure.code, failure.reason))
 
 

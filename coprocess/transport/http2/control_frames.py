@@ -99,7 +99,7 @@ class ControlFrames(ConnectionLife):
             raise ConnectionFailure(ErrorCode.FRAME_SIZE_ERROR, "RST_STREAM has 4 bytes")
         stream = self.streams.get(stream_id)
         if stream is None:
-            self._ids.check_not_idle(stream_id)
+            self.ids.check_not_idle(stream_id)
             return
         self._close_stream(stream)
         self._receiver.on_reset(stream)
@@ -186,7 +186,7 @@ class ControlFrames(ConnectionLife):
         increment = int.from_bytes(payload, "big") & LOWER_31_BITS
         stream = self.streams.get(stream_id)
         if stream_id and stream is None:
-            self._ids.check_not_idle(stream_id)
+            self.ids.check_not_idle(stream_id)
             return
         if increment == 0:
             failure = StreamFailure if stream_id else ConnectionFailure

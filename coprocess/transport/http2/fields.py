@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from hpack import Decoder, HPACKError, OversizedHeaderListError
@@ -44,6 +44,8 @@ class FieldDecoder:
         self._count_effort = count_effort
         self._decoder = Decoder(max_header_list_size=max_block_bytes(max_list_bytes))
         self._decoder.header_table = self._table = _WatchedTable()
+        #: Of the block that `decode_in_steps` has decoded, and nobody has asked for.
+        self._decoded: list[Field] | None = None
         #: Whether the last block left the table as it was.
         self._is_same_again = False
         #: What `request` gave for blocks that mean the same as then. For whoever looks before it asks.
@@ -80,18 +82,42 @@ class FieldDecoder:
         if block not in self.seen:
             self._decode(block)
 
+    def is_long(self, block: bytes) -> bool:
+        """Whether it is to be decoded by `decode_in_steps` first."""
+        return len(block) > _STEP_BYTES and block not in self.seen
+
+    def decode_in_steps(self, block: bytes) -> Iterator[None]:
+        """Decode it piece by piece, before anything is asked for it. Raises ConnectionFailure."""
+        fields: list[Field] = []
+        size, self._is_same_again = 0, True
+        _check_updates(block)
+        for piece in _pieces(block):
+            decoded = self._decode_piece(piece)
+            size += sum(len(name) + len(value) + _FIELD_OVERHEAD for name, value in decoded)
+            if size > self._decoder.max_header_list_size:
+                raise _too_large()
+            fields += decoded
+            yield None
+        self._decoded = fields
+
     def _decode(self, block: bytes) -> list[Field]:
-        if _HAS_MANY_UPDATES(block):
-            raise ConnectionFailure(
-                ErrorCode.COMPRESSION_ERROR, "a block with many changes of the table's size"
-            )
+        fields, self._decoded = self._decoded, None
+        if fields is None:
+            self._is_same_again = True
+            _check_updates(block)
+            fields = self._decode_piece(block)
+        if not self._is_same_again:
+            self.seen.clear()
+        return fields
+
+    def _decode_piece(self, piece: bytes) -> list[Field]:
         table = self._table
         before = table.maxsize, len(table.dynamic_entries)
         table.has_grown = False
         try:
-            fields = [(field[0], field[1]) for field in self._decoder.decode(block, raw=True)]
+            fields = [(field[0], field[1]) for field in self._decoder.decode(piece, raw=True)]
         except OversizedHeaderListError:
-            raise_from(ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "the header list is too large"), None)
+            raise_from(_too_large(), None)
         except (HPACKError, IndexError) as error:
             # Not its text: that shows where in memory the block is, and the peer reads it.
             raise_from(
@@ -100,11 +126,69 @@ class FieldDecoder:
                 ),
                 None,
             )
-        self._is_same_again = not table.has_grown and before == (table.maxsize, len(table.dynamic_entries))
-        if not self._is_same_again:
-            self.seen.clear()
-        self._count_effort(len(fields) + len(block) // _BYTES_PER_STEP)
+        if table.has_grown or before != (table.maxsize, len(table.dynamic_entries)):
+            self._is_same_again = False
+        self._count_effort(len(fields) + len(piece) // _BYTES_PER_STEP)
         return fields
+
+
+def _check_updates(block: bytes) -> None:
+    if _HAS_MANY_UPDATES(block):
+        raise ConnectionFailure(ErrorCode.COMPRESSION_ERROR, "a block with many changes of the table's size")
+
+
+def _too_large() -> ConnectionFailure:
+    return ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "the header list is too large")
+
+
+def _pieces(block: bytes) -> Iterator[bytes]:
+    """The block, cut where fields end (RFC 7541 §6). What is no field is left to who decodes it."""
+    start = at = 0
+    end = len(block)
+    try:
+        while at < end:
+            first = block[at]
+            if first & 0x80:  # Indexed.
+                at = _after_integer(block, at, 0x7F)
+            elif first & 0xE0 == _UPDATE:
+                at = _after_integer(block, at, 0x1F)
+            else:  # A literal; 0: with its name.
+                name = 0x3F if first & 0x40 else 0x0F
+                at = _after_integer(block, at, name) if first & name else _after_string(block, at + 1)
+                at = _after_string(block, at)
+            # An update may not follow a field: whoever decodes it sees what it follows.
+            if at - start >= _STEP_BYTES and at < end and block[at] & 0xE0 != _UPDATE:
+                yield block[start:at]
+                start = at
+    except IndexError:  # It ends within an integer.
+        pass
+    yield block[start:]
+
+
+def _after_integer(block: bytes, at: int, prefix: int) -> int:
+    """Where the integer ends that begins at `at`, within the bits of `prefix` (RFC 7541 §5.1)."""
+    if block[at] & prefix != prefix:
+        return at + 1
+    at += 1
+    while block[at] & 0x80:
+        at += 1
+    return at + 1
+
+
+def _after_string(block: bytes, at: int) -> int:
+    """Where the string ends whose length begins at `at` (RFC 7541 §5.2); len(block) at most."""
+    length = block[at] & 0x7F
+    at += 1
+    if length == 0x7F:
+        shift = 0
+        while True:
+            byte = block[at]
+            at += 1
+            length += (byte & 0x7F) << shift
+            if byte < 0x80 or shift > _LONGEST_SHIFT:
+                break
+            shift += 7
+    return min(at + length, len(block))
 
 
 class _WatchedTable(HeaderTable):
@@ -199,6 +283,12 @@ _IS_NAME = re.compile(rb"[!-9;-@\[-~]+").fullmatch
 _IS_NO_VALUE = re.compile(rb"[\0\r\n]|\A[ \t]|[ \t]\Z").search
 # RFC 7541 §4.2: two at most, of which each takes its time.
 _HAS_MANY_UPDATES = re.compile(rb"(?:[\x20-\x3e]|\x3f[\x80-\xff]*[\0-\x7f]){3}").match
+#: A dynamic table size update (RFC 7541 §6.3), by its first three bits.
+_UPDATE = 0x20
+#: As one piece takes so long, be it many fields or one string that is Huffman's, others wait for no more.
+_STEP_BYTES = 1024
+#: Beyond any length that a block has.
+_LONGEST_SHIFT = 21
 _MAX_DIGITS = 18
 #: Of a Huffman string, which are decoded in the time that a field takes, or twice that.
 _BYTES_PER_STEP = 16

@@ -17,7 +17,7 @@ import structlog
 from coprocess.transport.alarm import Alarm
 from coprocess.transport.engine import HandlersLoop
 from coprocess.transport.http2.server import Server
-from coprocess.transport.http2.waiting import LATER_IN_A_ROW_S, TAKEN_AT_ONCE, FairQueue
+from coprocess.transport.http2.waiting import TAKEN_AT_ONCE, FairQueue
 
 log = structlog.get_logger("coprocess")
 
@@ -153,7 +153,8 @@ class LoopTurn(Generic[Task]):
         if tasks or later.lines:
             since_s = now()
             until_s = since_s + _IN_A_ROW_S
-            later_until_s = since_s + LATER_IN_A_ROW_S
+            later_until_s = since_s + server.later_in_a_row_s
+            are_first = bool(tasks)  # Whose answers do not wait for calls that come later.
             self.loop.is_reading = True
             while since_s < until_s:
                 self.since_s = since_s
@@ -164,6 +165,9 @@ class LoopTurn(Generic[Task]):
                 except IndexError:
                     if not later.lines or since_s >= later_until_s:
                         break
+                    if are_first:
+                        are_first = False
+                        server.flush_first()
                     tasks.extend(later.take(TAKEN_AT_ONCE))
                     continue
                 try:

@@ -20,9 +20,12 @@ class _Epoll:
         self._epoll.register(self._later, select.EPOLLIN)
         self._callbacks: dict[int, Callback] = {}
         self._are_later: set[int] = set()
+        #: Whether one of those that come later was ready at the last poll; and those that were found so.
+        self.has_later = False
+        self._ready_later: list[tuple[int, int]] = []
 
     def add(self, bound: socket.socket, events: int, callback: Callback, *, later: bool = False) -> None:
-        """`later`: one of all such is told of at a time, after the others; a few, where no other is ready."""
+        """`later`: it is told of by `next_later`, and not by `poll`."""
         number = bound.fileno()
         if later:
             self._are_later.add(number)
@@ -58,12 +61,22 @@ class _Epoll:
             for number, told in ready
             if (callback := self._callbacks.get(number)) is not None
         ]
-        if len(found) < len(ready):
-            for number, told in self._later.poll(0, 1 if found else _LATER_AT_ONCE):
-                callback = self._callbacks.get(number)
-                if callback is not None:
-                    found.append((callback, _told(told)))
+        self.has_later = len(found) < len(ready)
         return found
+
+    def next_later(self) -> tuple[Callback, int] | None:
+        """One of those that come later and are ready, each in its turn. None: no more are."""
+        ready = self._ready_later
+        if not ready:
+            # Several, and not one each time: who was just read may be ready again.
+            ready = self._ready_later = self._later.poll(0, _READY_AT_ONCE)
+            ready.reverse()
+        while ready:
+            number, told = ready.pop()
+            callback = self._callbacks.get(number)
+            if callback is not None:
+                return callback, _told(told)
+        return None
 
     def fileno(self) -> int | None:
         """A descriptor that is ready to be read while a socket is ready; None: there is none."""
@@ -93,7 +106,10 @@ def _told(events: int) -> int:
 class _Selector:
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
-        #: How often one of those that come later was told of.
+        #: As `_Epoll` has it.
+        self.has_later = False
+        #: Those of them that were ready at the last poll, the next last; and how often one was told of.
+        self._ready_later: list[tuple[Callback, int]] = []
         self._turns = 0
 
     def add(self, bound: socket.socket, events: int, callback: Callback, *, later: bool = False) -> None:
@@ -112,13 +128,17 @@ class _Selector:
 
     def poll(self, timeout_s: float) -> list[tuple[Callback, int]]:
         ready = [(*key.data, events) for key, events in self._selector.select(timeout_s)]
-        found = [(callback, events) for callback, is_later, events in ready if not is_later]
         later = [(callback, events) for callback, is_later, events in ready if is_later]
-        at_once = 1 if found else _LATER_AT_ONCE
-        for turn in range(self._turns, self._turns + min(at_once, len(later))):
-            found.append(later[turn % len(later)])
-            self._turns += 1
-        return found
+        at = self._turns % len(later) if later else 0
+        self._ready_later = [*later[at:], *later[:at]][::-1]
+        self.has_later = bool(later)
+        return [(callback, events) for callback, is_later, events in ready if not is_later]
+
+    def next_later(self) -> tuple[Callback, int] | None:
+        if not self._ready_later:
+            return None
+        self._turns += 1
+        return self._ready_later.pop()
 
     def fileno(self) -> int | None:
         return None  # Not each of them has one.
@@ -132,8 +152,6 @@ class _Selector:
 
 #: Each may bring a millisecond of work, and what came before is to be answered meanwhile.
 _READY_AT_ONCE = 8
-#: Of those that come later, where nobody else is ready.
-_LATER_AT_ONCE = 4
 
 
 def make_poller() -> _Epoll | _Selector:

@@ -17,6 +17,7 @@ from coprocess.transport.http2.control_frames import FEWER_FRAMES_AT_ONCE, FRAME
 from coprocess.transport.http2.frames import ConnectionFailure, ErrorCode
 from coprocess.transport.http2.grpc_connection import GrpcConnection
 from coprocess.transport.http2.tls_filter import TlsFilter
+from coprocess.transport.http2.use import Use
 from coprocess.transport.http2.waiting import Line
 
 if TYPE_CHECKING:
@@ -64,10 +65,10 @@ class Http2Protocol:
         self.calls: Any = self.line
         #: Its calls whose messages are to be unpacked.
         self.packed_line: deque[Any] = deque()
-        #: What its turns took, since it was looked at last.
-        self._used_s = 0.0
         self._bound_turns()
         now_s = time.monotonic()
+        self._ids = grpc.http.ids
+        self._use = Use(self._ids, now_s)
         self._began_s = self._heard_s = self._idle_since_s = now_s
         #: Since when what must be read, or must come, did not.
         self._unread_since_s = self._awaits_since_s = 0.0
@@ -95,28 +96,46 @@ class Http2Protocol:
             if events & selectors.EVENT_WRITE and self._unwritten:
                 self._write_rest()
             if events & selectors.EVENT_READ and not self.is_behind and not self.is_gone:
+                server, use, before = self._server, self._use, self._ids.highest
                 began_s = _now_s()
                 self._read()
-                self._used_s += _now_s() - began_s
-                server = self._server
+                use.read_s += _now_s() - began_s
+                if not self.comes_later:
+                    server.first_read_s = began_s
+                elif use.is_new:
+                    self._see_if_little(began_s)
+                if len(server.waiting) > _MANY_WAITING and self._ids.highest - before > 2 * _FEW_CALLS:
+                    self._set_later(True)
                 if server.reader is not self:  # Else it is alone, as yet.
                     server.reader = self
                     server.switches += 1
-                    self._see_use()
-                elif len(server.waiting) > _MANY_WAITING:
                     self._see_use()
         except Exception:  # noqa: BLE001 - it is logged there
             self._server.end_failed(self)
 
     def _see_use(self) -> None:
-        if not self.comes_later and (self._is_over_share() or len(self._server.waiting) > _MANY_WAITING):
+        """Whether it has used much, and others want something, too."""
+        if not self.comes_later and self._use.is_over_share and self._server.is_shared():
             self._set_later(True)
 
-    def _is_over_share(self) -> bool:
-        """Whether it has used much, and others want something, too."""
-        return self._used_s > _SHARE_S and self._server.is_shared()
+    def _see_if_little(self, now_s: float) -> None:
+        """A new one that asks for little is made to wait for a moment only."""
+        if self._use.is_little(now_s) and len(self.line.tasks) <= _FEW_CALLS:
+            self._use.is_new = False
+            self._set_later(False)
+
+    def _wants_more(self) -> bool:
+        """Whether it has sent more than it was served: what it used says little then."""
+        return (
+            self.is_behind
+            or len(self.line.tasks) > _FEW_CALLS
+            or sockets.unread_bytes(self._socket) > 0
+            or self._use.is_over_share
+        )
 
     def _set_later(self, comes_later: bool) -> None:
+        if self.comes_later is comes_later:
+            return
         self.comes_later = comes_later
         self.calls = self.line if comes_later else self._server.waiting
         if not comes_later:
@@ -217,7 +236,7 @@ class Http2Protocol:
         if not self.is_closing:
             began_s = _now_s()
             self.receive(b"")
-            self._used_s += _now_s() - began_s
+            self._use.read_s += _now_s() - began_s
             self._see_use()
         if not self.is_behind:
             self._watch()
@@ -415,12 +434,12 @@ class Http2Protocol:
             if now_s - self._began_s > _HANDSHAKE_S:
                 self.abort()
             return
-        comes_later = self._is_over_share() or len(self.line.tasks) > _MANY_WAITING
-        self._used_s = 0.0
-        if comes_later != self.comes_later:
-            self._set_later(comes_later)
+        if self._server.is_shared():
+            self._set_later(self._wants_more() if self.comes_later else self._use.is_over_share)
         else:
-            self._bound_turns()
+            self._set_later(len(self.line.tasks) > _MANY_WAITING)
+        self._use.begin_again()
+        self._bound_turns()
         rest_of = http.awaits_rest_of
         if rest_of is None or rest_of != self._awaits_rest_of:
             # Another than before: who sends without a pause is nearly always within a frame.
@@ -475,10 +494,10 @@ def _is_over(now_s: float, since_s: float, limit_s: float) -> bool:
 
 # Of this module: each read looks for it.
 _now_s = time.monotonic
-#: Of each second.
-_SHARE_S = 0.03
-#: Calls that came before, of all: whoever brings more now waits with them.
+#: Calls that came before, of all: whoever brings many more now waits with them.
 _MANY_WAITING = 128
+#: That one read brings, or that wait, of a connection that asks for little.
+_FEW_CALLS = 2
 _END_PING = b"the end?"
 _LIFE_PING = b"alive?  "
 _END_PING_S = 1.0

@@ -82,6 +82,13 @@ class Server:
         self.waiting: Any = deque()
         #: Of connections that come later: after the others.
         self.later: FairQueue[Any] = FairQueue()
+        #: How many these were at the last poll, and whether their connections were put off there.
+        self._later_before = 0
+        self._was_put_off = False
+        #: When a connection was read last that does not come later.
+        self.first_read_s = 0.0
+        #: So long calls that come later are run, one after the other, before others are looked for.
+        self.later_in_a_row_s = _LATER_ALONE_S
         self._is_open = False
         self._is_awake = False
         #: time.monotonic(), as of the last second or so.
@@ -243,14 +250,51 @@ class Server:
             behind = self.behind.popleft() if self.behind else None
             for ready, events in found:
                 ready(events)
-            if behind is not None:
+            if behind is not None or self._poller.has_later:
+                self._go_on(behind, has_found=bool(found))
+            self._timers.run_due(time.monotonic())
+        if self.callbacks:
+            self.run_callbacks()
+
+    def _go_on(self, behind: Http2Protocol | None, *, has_found: bool) -> None:
+        """With what was read before, and with connections that come later.
+
+        These wait for the calls of others that were just found, once, and as long as their own become fewer:
+        what they send stays with them, and a step is either reading of theirs, or running.
+        """
+        waiting, before = self.later.count, self._later_before
+        self._later_before = waiting
+        is_put_off = (has_found and not self._was_put_off) or _MANY_LATER < waiting < before
+        self._was_put_off = is_put_off
+        if behind is not None:
+            if is_put_off and behind.comes_later:
+                self.behind.append(behind)
+            else:
                 try:
                     behind.catch_up()
                 except Exception:  # noqa: BLE001 - it is logged there
                     self.end_failed(behind)
-            self._timers.run_due(time.monotonic())
-        if self.callbacks:
-            self.run_callbacks()
+        if is_put_off or not self._poller.has_later:
+            return
+        now_s = time.monotonic()
+        is_alone = now_s - self.first_read_s > _ALONE_S
+        # Where nobody waits, longer steps are less work.
+        self.later_in_a_row_s = _LATER_ALONE_S if is_alone else _LATER_S
+        until_s = now_s + self.later_in_a_row_s
+        for _ in range(1 if has_found else _LATER_AT_ONCE):
+            found = self._poller.next_later()
+            if found is None:
+                return
+            ready, events = found
+            ready(events)
+            if time.monotonic() > until_s:
+                return
+
+    def flush_first(self) -> None:
+        """Write what was answered, before calls that come later are run."""
+        if self._dirty:
+            with self.lock:
+                self.flush()
 
     def call_back(self, callback: Callable[[], None]) -> None:
         """Have `callback` run by the thread that polls, from any thread."""
@@ -459,6 +503,12 @@ _get_ident = threading.get_ident
 
 _BACKLOG = 1024
 _ACCEPT_PAUSE_S = 1.0
+#: So many that come later are read in a row, where no other is ready and it takes no longer than calls may.
+_LATER_AT_ONCE = 4
+#: Beside others, and where there were none for a moment.
+_LATER_S, _LATER_ALONE_S, _ALONE_S = 0.00025, 0.0005, 0.1
+#: Where more of their calls wait, no more are read as long as these become fewer.
+_MANY_LATER = 512
 _LOOK_INTERVAL_S = 1.0
 _LOOKED_AT_ONCE = 128
 #: So often another was read of than before: one is alone, but for one that asks for its health.

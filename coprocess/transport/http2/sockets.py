@@ -51,8 +51,17 @@ def tcp_sockets(address: str) -> list[socket.socket]:
 
 def undelivered_bytes(connected: socket.socket) -> int:
     """What was written and not acknowledged; 0 also where the system does not tell."""
+    return _bytes_of(connected, termios.TIOCOUTQ)
+
+
+def unread_bytes(connected: socket.socket) -> int:
+    """What has come and was not read; 0 also where the system does not tell."""
+    return _bytes_of(connected, termios.FIONREAD)
+
+
+def _bytes_of(connected: socket.socket, queue: int) -> int:
     try:
-        return int.from_bytes(fcntl.ioctl(connected, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+        return int.from_bytes(fcntl.ioctl(connected, queue, bytes(4)), sys.byteorder)
     except OSError:
         return 0
 

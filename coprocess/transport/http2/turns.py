@@ -23,7 +23,7 @@ from coprocess.transport.alarm import Alarm, SilentAlarm, make_alarm
 from coprocess.transport.engine import HandlersLoop
 from coprocess.transport.http2.loop_turn import LoopTurn
 from coprocess.transport.http2.server import Server
-from coprocess.transport.http2.waiting import LATER_IN_A_ROW_S, TAKEN_AT_ONCE, FairQueue
+from coprocess.transport.http2.waiting import TAKEN_AT_ONCE, FairQueue
 from coprocess.transport.workers import WorkerThreads
 
 log = structlog.get_logger("coprocess")
@@ -212,7 +212,8 @@ class Turns(Generic[Task]):
                 continue
             since_s = now()
             until_s = since_s + _IN_A_ROW_S
-            later_until_s = since_s + LATER_IN_A_ROW_S
+            later_until_s = since_s + server.later_in_a_row_s
+            are_first = bool(tasks)  # Whose answers do not wait for calls that come later.
             while since_s < until_s:
                 turn.since_s = since_s
                 if since_s >= alarm.again_s:
@@ -222,6 +223,9 @@ class Turns(Generic[Task]):
                 except IndexError:
                     if not later.lines or since_s >= later_until_s:
                         break
+                    if are_first:
+                        are_first = False
+                        server.flush_first()
                     tasks.extend(later.take(TAKEN_AT_ONCE))
                     continue
                 try:

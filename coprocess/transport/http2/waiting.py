@@ -18,6 +18,8 @@ class FairQueue(Generic[Task]):
         #: Those of each connection that has any, in the order of their turns. For others, only whether there
         #: are any.
         self.lines: deque[deque[Task]] = deque()
+        #: How many there are of all connections.
+        self.count = 0
 
     def put(self, line: deque[Task], task: Task) -> None:
         """`line` is the connection's own, and only changed here."""
@@ -25,27 +27,31 @@ class FairQueue(Generic[Task]):
             if not line:
                 self.lines.append(line)
             line.append(task)
+            self.count += 1
 
     def take_one(self) -> Task | None:
         """The next; None: there is none."""
         with self._lock:
-            return self._next() if self.lines else None
+            if not self.lines:
+                return None
+            line = self.lines.popleft()
+            task = line.popleft()
+            self.count -= 1
+            if line:
+                self.lines.append(line)
+            return task
 
     def take(self, count: int) -> list[Task]:
-        """The next, so many at most."""
+        """The next, so many at most: a few of a connection in a row, whose answers are one write."""
         taken: list[Task] = []
         with self._lock:
             while self.lines and len(taken) < count:
-                taken.append(self._next())
+                line = self.lines.popleft()
+                taken += [line.popleft() for _ in range(min(len(line), count - len(taken), _IN_A_ROW))]
+                if line:
+                    self.lines.append(line)
+            self.count -= len(taken)
         return taken
-
-    def _next(self) -> Task:
-        """With the lock, and where there is one."""
-        line = self.lines.popleft()
-        task = line.popleft()
-        if line:
-            self.lines.append(line)
-        return task
 
     def take_line(self, line: deque[Task]) -> list[Task]:
         """All of one connection."""
@@ -55,6 +61,7 @@ class FairQueue(Generic[Task]):
             tasks = list(line)
             line.clear()
             self.lines.remove(line)
+            self.count -= len(tasks)
             return tasks
 
     def drop(self, is_over: Callable[[Task], bool]) -> list[Task]:
@@ -68,6 +75,7 @@ class FairQueue(Generic[Task]):
                     (dropped if is_over(task) else line).append(task)
                 if not line:
                     self.lines.remove(line)
+            self.count -= len(dropped)
         return dropped
 
 
@@ -86,7 +94,7 @@ class Line(Generic[Task]):
         self._queue.put(self.tasks, task)
 
 
-#: Such tasks, one after the other, before others are looked for.
-LATER_IN_A_ROW_S = 0.0005
 #: Of such, taken at once, as each look takes a lock: who comes then waits for so many.
 TAKEN_AT_ONCE = 8
+#: Of one connection.
+_IN_A_ROW = 4
