@@ -69,7 +69,7 @@ class LoopTurn(Generic[Task]):
         #: As a thread's turn has them.
         self.thread_id = loop.thread_id or 0
         self.since_s = 0.0
-        #: Sockets and timers are looked after at this moment. Set with the server's lock.
+        #: Sockets and timers are looked after at this moment, and no other may. Set with the server's lock.
         self.is_polling = False
         #: Another has its turn. The lender's, with the server's lock.
         self.is_over = False
@@ -120,29 +120,33 @@ class LoopTurn(Generic[Task]):
 
     def _look(self) -> None:
         """Poll, and begin the tasks that come; a few times, where more comes soon."""
+        server = self._server
+        with server.lock:
+            if not self._is_mine():
+                return
+            self.is_polling = True
+            server.polling_thread = self.thread_id
         until_s = time.monotonic() + _IN_A_ROW_S
         while True:
             timeout_s = self._poll()
             if timeout_s is None:
                 return
-            if not timeout_s or self.loop.has_tasks or not self._server.find_soon(timeout_s, self._begun):
+            if not timeout_s or self.loop.has_tasks or not server.find_soon(timeout_s, self._begun):
                 break
             if time.monotonic() > until_s:
                 timeout_s = 0.0
                 break
+        # In this order: nobody else has polled until the second.
+        server.polling_thread = 0
+        self.is_polling = False
         self._look_after(timeout_s)
 
     def _poll(self) -> float | None:
-        """How long it may wait then. None: it polls no more."""
+        """How long it may wait then, with `is_polling` still set. None: it polls no more."""
         server, lender, tasks, run, now = self._server, self._lender, self._tasks, self._run, time.monotonic
         alarm, later = self._alarm, self._later
         self._looks += 1
         self._begun = 0
-        with server.lock:
-            if not self._is_mine():
-                return None
-            self.is_polling = True
-            server.polling_thread = self.thread_id
         try:
             server.poll(0.0)
         except BaseException:  # The loop tells of it; what is answered waits for nobody.
@@ -190,7 +194,7 @@ class LoopTurn(Generic[Task]):
             self.since_s = 0.0
             if not self._is_mine():
                 return None
-            server.polling_thread = 0
+            self.is_polling = True
             return server.prepare(wait=not (tasks or later.lines))
 
     def _look_after(self, timeout_s: float) -> None:
