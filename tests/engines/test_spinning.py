@@ -110,4 +110,15 @@ def test_one_that_ran_for_a_moment_is_no_reason_to_stop_for_long(world: World) -
     takes = iter([0.001])
     world.others_take = lambda: next(takes, YIELD_S)
     found = [world.wait(SOON_S) for _ in range(1000)]
-    assert found.count(False) < 40
+    assert found.count(False) < 5
+
+
+def test_where_every_second_look_is_in_vain_it_looks_ever_more_seldom(world: World) -> None:
+    for _ in range(5000):
+        world.wait(SOON_S)
+        world.wait(SPIN_S * 1.3)
+    before = world.looks
+    for _ in range(5000):
+        world.wait(SOON_S)
+        world.wait(SPIN_S * 1.3)
+    assert world.looks - before < 500

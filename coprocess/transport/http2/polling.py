@@ -23,6 +23,8 @@ class _Epoll:
         #: Whether one of those that come later was ready at the last poll; and those that were found so.
         self.has_later = False
         self._ready_later: list[tuple[int, int]] = []
+        #: What `find` has found.
+        self._found: list[tuple[int, int]] = []
 
     def add(self, bound: socket.socket, events: int, callback: Callback, *, later: bool = False) -> None:
         """`later`: it is told of by `next_later`, and not by `poll`."""
@@ -55,7 +57,11 @@ class _Epoll:
 
     def poll(self, timeout_s: float) -> list[tuple[Callback, int]]:
         """Some of those that are ready. The others come next, as the system has them in turn."""
-        ready = self._epoll.poll(timeout_s, _READY_AT_ONCE)
+        ready = self._found
+        if ready:
+            self._found = []
+        else:
+            ready = self._epoll.poll(timeout_s, _READY_AT_ONCE)
         found = [
             (callback, EVENT_READ if told == select.EPOLLIN else _told(told))
             for number, told in ready
@@ -83,8 +89,13 @@ class _Epoll:
         return self._epoll.fileno()
 
     def is_ready(self) -> bool:
-        """Whether `poll` would find something."""
+        """Whether `poll` would find something. From any thread."""
         return bool(self._epoll.poll(0, 1))
+
+    def find(self) -> bool:
+        """The same, by who polls: what it finds is what `poll` gives next."""
+        self._found = self._epoll.poll(0, _READY_AT_ONCE)
+        return bool(self._found)
 
     def close(self) -> None:
         """What is removed later is not there any more."""
@@ -145,6 +156,9 @@ class _Selector:
 
     def is_ready(self) -> bool:
         return bool(self._selector.select(0))
+
+    def find(self) -> bool:
+        return self.is_ready()
 
     def close(self) -> None:
         self._selector.close()

@@ -104,7 +104,7 @@ class Server:
             return
         self._is_open = True
         self._poller = make_poller()
-        self._spinning = Spinning(self._poller.is_ready)
+        self._spinning = Spinning(self._poller.find)
         self._wake_reader, self._wake_writer = socket.socketpair()
         for end in (self._wake_reader, self._wake_writer):
             end.setblocking(False)

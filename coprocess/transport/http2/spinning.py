@@ -29,9 +29,10 @@ class Spinning:
         self._is_ready = is_ready
         self._clock = clock
         self._give_way = give_way
-        #: Sleeps that were short; below 0, so many are not counted first.
+        #: Sleeps that were short; less, also below 0, after a look in vain.
         self._short_in_a_row = 0
-        #: How many are not counted after the next look in vain.
+        #: By how many a look in vain lessens them: each by four times as many as the one before, and each that
+        #: finds something halves that.
         self._to_skip = _LEAST_TO_SKIP
         #: When it slept, by the clock; 0: it does not.
         self._since_s = 0.0
@@ -56,8 +57,8 @@ class Spinning:
                 now_s = clock()
                 if now_s - looked_s > _TAKEN_S:
                     break  # Another thread ran: to look takes the processor from it.
-            self._short_in_a_row = -self._to_skip
-            self._to_skip = min(_MOST_TO_SKIP, self._to_skip * 2)
+            self._short_in_a_row = _SHORT_IN_A_ROW - self._to_skip
+            self._to_skip = min(_MOST_TO_SKIP, self._to_skip * 4)
         self._since_s = now_s
         return False
 
@@ -78,4 +79,4 @@ _SHORT_S = 0.00012
 _SHORT_IN_A_ROW = 16
 #: To give way takes longer where another thread has run.
 _TAKEN_S = 0.00003
-_LEAST_TO_SKIP, _MOST_TO_SKIP = 16, 16_384
+_LEAST_TO_SKIP, _MOST_TO_SKIP = 2, 16_384
