@@ -31,8 +31,8 @@ class Spinning:
         self._give_way = give_way
         #: Sleeps that were short; less, also below 0, after a look in vain.
         self._short_in_a_row = 0
-        #: By how many a look in vain lessens them: by four times as many as the one before, and each look that
-        #: finds something halves that.
+        #: By how many a look in vain lessens them: four times as many as the one before. Each that finds
+        #: something halves that.
         self._to_skip = _LEAST_TO_SKIP
         #: When it slept, by the clock; 0: it does not.
         self._since_s = 0.0
