@@ -44,7 +44,7 @@ if is_told("be killed at start " + number):
     if is_told("be killed once"):
         os.unlink(os.path.join(here, "be killed at start " + number))
     os.kill(os.getpid(), 9)
-front.sendall(head.pack(0, 0, 254))
+front.sendall(head.pack(8, 0, 254) + struct.pack("<II", 1, 0))
 front.settimeout(0.1)
 while True:
     if not is_told("be silent"):
@@ -395,7 +395,7 @@ def test_calls_of_one_read_go_to_a_quick_worker_together_and_else_to_the_one_wit
             return True
 
     workers = [
-        Worker(number=number, ready=True, at_once=1, outstanding={}, link=SimpleNamespace(is_dirty=False))
+        Worker(number=number, is_able=True, at_once=1, outstanding={}, link=SimpleNamespace(is_dirty=False))
         for number in range(2)
     ]
     inside: Any = front
@@ -424,7 +424,7 @@ def test_calls_of_one_read_go_to_a_quick_worker_together_and_else_to_the_one_wit
     # The next read begins with the one that has fewer.
     assert chosen(1) == [1]
     workers[1].outstanding.clear()
-    workers[1].ready = False
+    workers[1].is_able = False
     assert chosen(2) == [0, 0]
-    workers[0].ready = False
+    workers[0].is_able = False
     assert begun(2) == [to_a_thread] * 2

@@ -26,6 +26,7 @@ from coprocess.process.allocator import keep_freed_memory
 from coprocess.process.config import OFF, Settings
 from coprocess.process.file_watch import FileWatch
 from coprocess.process.gateways import DEFAULT
+from coprocess.process.least import Least
 from coprocess.process.listening import Listening
 from coprocess.process.load_watch import LoadWatch
 from coprocess.process.options import engine_options, gateway_options, reflection_methods, service_options
@@ -61,6 +62,7 @@ class App:
         worker: PipeEngine | None = None,
         *,
         address: str | None = None,
+        least: Least | None = None,
         gateway: Registration = DEFAULT,
         config_file: Path | None = None,
         reread: Callable[[], Settings] | None = None,
@@ -69,8 +71,8 @@ class App:
         """Raises ConfigError for what the gateway cannot do.
 
         `worker` is the engine where this is a worker process, or its way to the front where it takes calls
-        at an `address` of its own; `quiet`: another worker tells of the hooks in the log, and takes the
-        webhooks.
+        at an `address` of its own; `least`: it does not start where its handlers give less; `quiet`: another
+        worker tells of the hooks in the log, and takes the webhooks.
 
         `config_file` is read for its routes, also upon reload; found as by `load_settings`. `reread` gives
         the settings as they would be at a start now.
@@ -83,6 +85,7 @@ class App:
         self._places = Places(settings, config_file)
         self._worker = worker
         self._address = address
+        self._least = least
         listen = settings.listen if worker is None else [] if address is None else [address]
         self._listening = Listening(settings, listen, take_sockets(), is_worker=worker is not None)
         self._quiet = quiet
@@ -144,6 +147,7 @@ class App:
             ),
             service,
             strict=self._strict,
+            least=self._least,
             # One of several workers tells it.
             warn=tuple if self._quiet else self._restart.warnings,
             resource_timeout_s=settings.resource_timeout_s,
@@ -186,7 +190,7 @@ class App:
             service.start()
             at_end.callback(service.stop, STOP_TIMEOUT_S)
             at_end.callback(reloader.close)
-            if settings.reload:
+            if settings.reload and self._worker is None:  # A worker is told by the front.
                 watch = self._watch_files(lambda: self._ask_reload("file change"))
                 at_end.callback(watch.stop)
             watch_load = LoadWatch(
@@ -198,10 +202,9 @@ class App:
             garbage.keep_steps_short()
             with watch_load.watching():
                 is_good = reloader.first()
-            if not is_good and not settings.reload:
-                raise LoadError(
-                    f"{counted(len(reloader.problems), 'problem')} with handlers, and strict is on"
-                )
+            if not is_good and (self._least is not None or not settings.reload):
+                why = "strict is on" if self._strict else f"other workers serve {self._others_serve()}"
+                raise LoadError(f"{counted(len(reloader.problems), 'problem')} with handlers, and {why}")
             self._tell(
                 "listening", listen=addresses, engine=engine.name, because=reason, store=store.describe()
             )
@@ -215,10 +218,13 @@ class App:
                 on_ready(addresses)
             if self._worker is not None:
                 self._worker.longest_limit_s = service.longest_limit_s
-                self._worker.announce_ready(self.health.serving, addresses)
+                self._worker.announce_ready(*_served(reloader), addresses)
             self._serve(service, reloader, log_state, watch_load)
             self._drain(service)
         self._tell("stopped")
+
+    def _others_serve(self) -> str:
+        return "" if self._least is None else counted(self._least.hooks, "hook")
 
     def request_stop(self) -> None:
         self.health.stopping = True
@@ -348,8 +354,8 @@ class App:
         serving = self._is_open and len(reloader.loaded.table) > 0
         if serving != self.health.serving:
             self.health.set_serving(serving)
-            if self._worker is not None:
-                self._worker.announce_ready(serving)
+        if self._worker is not None:
+            self._worker.announce_ready(*_served(reloader))
 
     def _drain(self, service: Service | Front) -> None:
         self.health.set_serving(False)
@@ -422,6 +428,11 @@ TICK_S = 0.2
 STOP_TIMEOUT_S = 5.0
 _LAST_EXPORT_S = 3.0
 _LAST_LOG_S = 0.5
+
+
+def _served(reloader: Reloader) -> tuple[int, int]:
+    """How many hooks serve, and with how many problems, for the front."""
+    return len(reloader.loaded.table), len(reloader.loaded.problems)
 
 
 def _status(reloader: Reloader) -> str:

@@ -149,22 +149,24 @@ class FrontPages:
         elif path == "/readyz":
             status, page = self._ready()
         else:
-            # All workers load the same: one of them can tell.
-            status, page = self._first_answer(path)
+            status, page = self._best_answer(path)
         return send_json(start_response, method, status, page)
 
     def _ready(self) -> tuple[int, Any]:
         """A worker's page; whether calls get through is known here."""
-        status, page = self._first_answer("/readyz")
+        status, page = self._best_answer("/readyz")
         if self._health.serving:
             return status, page
         return 503, {**page, "status": "not ready"}
 
-    def _first_answer(self, page: str) -> tuple[int, Any]:
-        for answer in self._workers.ask_all("GET", page, _PAGE_TIMEOUT_S):
-            if not isinstance(answer, OSError):
-                return answer[0], json.loads(answer[1])
-        return 503, {"error": "no worker answers"}
+    def _best_answer(self, page: str) -> tuple[int, Any]:
+        """All workers load the same, so one of them can tell: the first that is ready, where one is."""
+        answers = self._workers.ask_all("GET", page, _PAGE_TIMEOUT_S)
+        came = [answer for answer in answers if not isinstance(answer, OSError)]
+        if not came:
+            return 503, {"error": "no worker answers"}
+        status, body = min(came, key=lambda answer: answer[0])
+        return status, json.loads(body)
 
     def _pass_on(self, environ: WSGIEnvironment) -> tuple[int, Any]:
         """Have every worker do what is asked for."""

@@ -68,7 +68,7 @@ class FrontApp(App):
                 if self._stop:
                     log.info("stopped")
                     return
-                raise LoadError("a worker process could not start; its log tells why")
+                raise LoadError(f"a worker process could not start: {front.start_failure}")
             if settings.reload:
                 watch = self._watch_files(lambda: front.signal(signal.SIGHUP))
                 at_end.callback(watch.stop)
