@@ -25,6 +25,7 @@ from coprocess.process import extras, forks, garbage, logs, redaction
 from coprocess.process.allocator import keep_freed_memory
 from coprocess.process.config import OFF, Settings
 from coprocess.process.file_watch import FileWatch
+from coprocess.process.front_folder import folder_of_worker, log_lock
 from coprocess.process.gateways import DEFAULT
 from coprocess.process.least import Least
 from coprocess.process.listening import Listening
@@ -157,6 +158,7 @@ class App:
         with ExitStack() as at_end:
             self._handle_signals(at_end)
             if self._worker is not None:
+                logs.take_turns(log_lock(folder_of_worker(settings.admin)))
                 self._worker.on_end(self.request_stop)
                 if engine is not self._worker:
                     # It tells of this process, and calls come by the other.

@@ -32,6 +32,8 @@ from coprocess.transport.health import Health
 _COMMAND_TIMEOUT_S = 70.0
 #: For what a worker can tell at once. One that hangs must not hold up what the others tell.
 _PAGE_TIMEOUT_S = 3.0
+_NO_ANSWER = "the worker process does not answer"
+_NOT_READY = "the worker process is silent, or starts: then it loads what the files say"
 _PAGES = ("/healthz", "/readyz", "/metrics", "/hooks", "/reload", "/rollback")
 
 
@@ -57,7 +59,7 @@ class Workers:
 
     def ask_all(self, method: str, page: str, timeout_s: float) -> list[Answer]:
         """Each worker's answer, in their order, after `timeout_s` at most."""
-        answers: list[Answer] = [OSError("the worker process does not answer") for _ in self._sockets]
+        answers: list[Answer] = [OSError(_NOT_READY) for _ in self._sockets]
         # Not waited for longer than that, whatever a worker does: so no pool, which would wait at the end.
         came: queue.SimpleQueue[tuple[int, Answer]] = queue.SimpleQueue()
 
@@ -66,6 +68,7 @@ class Workers:
 
         asked = [number for number, ready in enumerate(self._front.ready) if ready]
         for number in asked:
+            answers[number] = OSError(_NO_ANSWER)
             threading.Thread(target=ask_one, args=(number,), name="ask-worker", daemon=True).start()
         until_s = time.monotonic() + timeout_s
         try:
