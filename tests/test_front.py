@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ from coprocess.gateways.tyk.wire import Object
 from coprocess.process.config import Settings
 from coprocess.process.front_app import FrontApp
 from coprocess.transport.engine import Engine, EngineOptions
+from tests import forked
 from tests.serve_process import ServeProcess, stamping, write
 from tests.server import PATIENCE_S, Client
 
@@ -462,3 +464,28 @@ def test_a_start_that_fails_names_the_worker_and_its_status(tmp_path: Path) -> N
         "coprocess: a worker process could not start: worker [01] ended with status 7; its log tells why",
         serve.lines[-1]["event"],
     )
+
+
+def test_a_command_that_some_workers_have_done_does_not_say_that_all_is_as_it_was(tmp_path: Path) -> None:
+    handlers = write(tmp_path / "handlers", pid=PID, stamp=stamping("old"))
+    with ServeProcess(handlers, "--workers=2") as serve, Connection(serve.address) as connection:
+        write(handlers, stamp=stamping("new"))
+        assert serve.http("POST", "/reload")[0] == 200
+        os.kill(pid_of(connection.call("pid")), signal.SIGKILL)
+        ended = serve.wait_for("a worker process ended")["worker"]
+        eventually(lambda: "coprocess_worker_restarts_total 1.0" in serve.http("GET", "/metrics")[1])
+        eventually(lambda: "coprocess_workers_ready 2.0" in serve.http("GET", "/metrics")[1])
+        # The one that took its place knows none but these.
+        done = forked.run(
+            [sys.executable, "-m", "coprocess", "rollback", f"--admin={serve.admin}"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=dict(os.environ),
+        )
+        assert done.returncode == 1
+        assert f"rollback failed in part: done by worker {1 - ended}, and not by others" in done.stderr
+        assert f"worker {ended}: nothing to roll back to" in done.stderr
+        assert "all is as it was" not in done.stderr
+        assert serve.end() == 0

@@ -186,4 +186,7 @@ class FrontPages:
                 page["errors"] = [f"worker {number}: {each}" for each in errors_of(page)]
             answers.append((status, page))
         # The first that failed tells why; where none did, any tells how it went.
-        return max(answers, key=lambda answer: answer[0])
+        status, page = max(answers, key=lambda answer: answer[0])
+        if status != 200:
+            page["done_by_workers"] = [number for number, (each, _) in enumerate(answers) if each == 200]
+        return status, page
