@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -488,4 +489,33 @@ def test_a_command_that_some_workers_have_done_does_not_say_that_all_is_as_it_wa
         assert f"rollback failed in part: done by worker {1 - ended}, and not by others" in done.stderr
         assert f"worker {ended}: nothing to roll back to" in done.stderr
         assert "all is as it was" not in done.stderr
+        assert serve.end() == 0
+
+
+def test_a_worker_that_is_stopped_alone_loses_no_call(tmp_path: Path) -> None:
+    """The front went on to send it calls, which it refused."""
+    handlers = write(tmp_path / "handlers", pid=PID)
+    with (
+        ServeProcess(handlers, "--workers=2") as serve,
+        Connection(serve.address) as connection,
+        ThreadPoolExecutor(4) as pool,
+    ):
+        ended = threading.Event()
+
+        def call_all_the_time() -> int:
+            calls = 0
+            while not ended.is_set():
+                connection.call("pid")
+                calls += 1
+            return calls
+
+        callers = [pool.submit(call_all_the_time) for _ in range(3)]
+        slow = pool.submit(connection.call, "slow")
+        os.kill(pid_of(connection.call("pid")), signal.SIGTERM)
+        try:
+            assert serve.wait_for("a worker process ended")["exit_status"] == 0
+        finally:
+            ended.set()
+        assert all(caller.result() > 0 for caller in callers)
+        assert pid_of(slow.result()) > 0
         assert serve.end() == 0

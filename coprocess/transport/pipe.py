@@ -170,6 +170,11 @@ class PipeEngine(Engine):
     def listen(self, address: str) -> str:
         return address
 
+    @property
+    def is_left(self) -> bool:
+        """Whether the front is gone, or wants no more of this worker."""
+        return self._stopped.is_set()
+
     def on_end(self, callback: Callable[[], None]) -> None:
         """Call back when the front is gone, or wants no more of this worker."""
         self._on_end = callback
