@@ -27,6 +27,7 @@ from coprocess.transport.engine import Metadata, Methods, Rpc
 from coprocess.transport.frame_link import polling_server
 from coprocess.transport.http2.grpc_connection import GrpcConnection
 from coprocess.transport.http2_engine import Http2Engine
+from coprocess.transport.pipe import READY, READY_BODY
 from tests.server import PATIENCE_S, engine_options
 from tests.test_front import eventually
 
@@ -553,3 +554,13 @@ def test_where_all_are_silent_a_call_goes_to_the_one_with_the_fewest() -> None:
     front.handle(Call())
     # One that is gone is passed over.
     assert found == ["gone", "few"]
+
+
+def test_a_signal_to_a_worker_that_starts_reaches_it_when_it_has_started(told: Path) -> None:
+    with one_worker(told) as worker:
+        worker.started = False
+        worker.signal(signal.SIGHUP)
+        heard_again(worker)  # It lives.
+        worker._take_notice(READY, READY_BODY.pack(1, 0))
+        # It takes none.
+        assert worker.process.wait(PATIENCE_S) == -signal.SIGHUP
