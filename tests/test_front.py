@@ -6,6 +6,8 @@ import os
 import re
 import signal
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +26,7 @@ from coprocess.gateways.tyk.wire import Object
 from coprocess.process.config import Settings
 from coprocess.process.front_app import FrontApp
 from coprocess.transport.engine import Engine, EngineOptions
+from tests import forked
 from tests.serve_process import ServeProcess, stamping, write
 from tests.server import PATIENCE_S, Client
 
@@ -403,3 +406,116 @@ def test_a_gateway_with_a_server_of_its_own_has_no_front_unless_it_brings_one(tm
     settings = Settings(handlers=[tmp_path], workers=2, listen=["127.0.0.1:0"], admin="off")
     with pytest.raises(ConfigError, match="a server of its own, which no front stands before"):
         FrontApp(settings, gateway=replace(TYK, engine=engine)).run()
+
+
+def test_a_worker_that_takes_the_place_of_another_serves_no_less_than_the_others(tmp_path: Path) -> None:
+    """A worker ended after a reload that failed: the next one knew no hook, and refused all calls at once."""
+    handlers = write(tmp_path / "handlers", pid=PID, other=stamping("old"))
+    with ServeProcess(handlers, "--workers=2") as serve, Connection(serve.address) as connection:
+        write(handlers, other="broken(")
+        assert serve.http("POST", "/reload")[0] == 409
+        os.kill(pid_of(connection.call("pid")), signal.SIGKILL)
+        serve.wait_for("a worker process ended", lambda line: line["exit_status"] == -signal.SIGKILL)
+        # It has told why not: the next one is started later.
+        serve.wait_for("a worker process ended", lambda line: line["exit_status"] == 1)
+        reason = "coprocess: 1 problem with handlers, and other workers serve 5 hooks"
+        assert reason in [line["event"] for line in serve.lines]
+        assert {stamp_of(connection) for _ in range(20)} == {"old"}
+        assert serve.page("/readyz")["hooks"] == 5
+        # With nothing wrong it may serve less: somebody took a hook away.
+        (handlers / "other.py").unlink()
+        eventually(lambda: "coprocess_workers_ready 2.0" in serve.http("GET", "/metrics")[1])
+        eventually(lambda: serve.http("POST", "/reload")[0] == 200)
+        assert serve.end() == 0
+
+
+def test_a_worker_takes_the_place_of_another_where_the_same_was_wrong_before(tmp_path: Path) -> None:
+    handlers = write(tmp_path / "handlers", pid=PID, other="broken(")
+    with ServeProcess(handlers, "--workers=2") as serve, Connection(serve.address) as connection:
+        os.kill(pid_of(connection.call("pid")), signal.SIGKILL)
+        eventually(lambda: "coprocess_worker_restarts_total 1.0" in serve.http("GET", "/metrics")[1])
+        eventually(lambda: "coprocess_workers_ready 2.0" in serve.http("GET", "/metrics")[1])
+        assert serve.end() == 0
+
+
+def stamp_of(connection: Connection) -> str:
+    return Object.FromString(connection.call("stamp")).request.set_headers["X-Stamp"]
+
+
+def test_strict_workers_that_are_reloaded_stay_until_their_file_is_repaired(tmp_path: Path) -> None:
+    """They ended, and the service with them: the front told them not to reload."""
+    handlers = write(tmp_path / "handlers", pid="broken(")
+    flags = ("--workers=2", "--strict", "--reload")
+    with ServeProcess(handlers, *flags) as serve, Connection(serve.address) as connection:
+        assert serve.http("GET", "/readyz")[0] == 503
+        with pytest.raises(grpc.RpcError) as refused:
+            connection.call("pid")
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+        write(handlers, pid=PID)
+        eventually(lambda: serve.http("GET", "/readyz")[0] == 200)
+        assert pid_of(connection.call("pid")) > 0
+        assert serve.end() == 0
+
+
+def test_a_start_that_fails_names_the_worker_and_its_status(tmp_path: Path) -> None:
+    handlers = write(tmp_path / "handlers", ends="import os\n\nos._exit(7)\n")
+    with ServeProcess(handlers, "--workers=2", wait=False) as serve:
+        assert serve.wait() == 1
+    assert re.fullmatch(
+        "coprocess: a worker process could not start: worker [01] ended with status 7; its log tells why",
+        serve.lines[-1]["event"],
+    )
+
+
+def test_a_command_that_some_workers_have_done_does_not_say_that_all_is_as_it_was(tmp_path: Path) -> None:
+    handlers = write(tmp_path / "handlers", pid=PID, stamp=stamping("old"))
+    with ServeProcess(handlers, "--workers=2") as serve, Connection(serve.address) as connection:
+        write(handlers, stamp=stamping("new"))
+        assert serve.http("POST", "/reload")[0] == 200
+        os.kill(pid_of(connection.call("pid")), signal.SIGKILL)
+        ended = serve.wait_for("a worker process ended")["worker"]
+        eventually(lambda: "coprocess_worker_restarts_total 1.0" in serve.http("GET", "/metrics")[1])
+        eventually(lambda: "coprocess_workers_ready 2.0" in serve.http("GET", "/metrics")[1])
+        # The one that took its place knows none but these.
+        done = forked.run(
+            [sys.executable, "-m", "coprocess", "rollback", f"--admin={serve.admin}"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=dict(os.environ),
+        )
+        assert done.returncode == 1
+        assert f"rollback failed in part: done by worker {1 - ended}, and not by others" in done.stderr
+        assert f"worker {ended}: nothing to roll back to" in done.stderr
+        assert "all is as it was" not in done.stderr
+        assert serve.end() == 0
+
+
+def test_a_worker_that_is_stopped_alone_loses_no_call(tmp_path: Path) -> None:
+    """The front went on to send it calls, which it refused."""
+    handlers = write(tmp_path / "handlers", pid=PID)
+    with (
+        ServeProcess(handlers, "--workers=2") as serve,
+        Connection(serve.address) as connection,
+        ThreadPoolExecutor(4) as pool,
+    ):
+        ended = threading.Event()
+
+        def call_all_the_time() -> int:
+            calls = 0
+            while not ended.is_set():
+                connection.call("pid")
+                calls += 1
+            return calls
+
+        callers = [pool.submit(call_all_the_time) for _ in range(3)]
+        slow = pool.submit(connection.call, "slow")
+        os.kill(pid_of(connection.call("pid")), signal.SIGTERM)
+        try:
+            assert serve.wait_for("a worker process ended")["exit_status"] == 0
+        finally:
+            ended.set()
+        assert all(caller.result() > 0 for caller in callers)
+        assert pid_of(slow.result()) > 0
+        assert serve.end() == 0

@@ -107,6 +107,19 @@ def test_it_holds_until_a_reload_succeeds(project: Project, server: Server) -> N
     assert (stamp_of(server.client), reloader.rolled_back) == ("canary", None)
 
 
+def test_nobody_goes_back_to_handlers_that_were_none(project: Project, server: Server) -> None:
+    """What was broken at the start, and repaired by a reload, went back to no hook at all."""
+    write(project.handlers, a="broken(")
+    reloader = Reloader(lambda: loader.load([project.handlers], HOME), server.service, strict=False)
+    reloader.first()
+    write(project.handlers, a=stamping("repaired"))
+    assert reloader.reload("test").succeeded
+    rollback = reloader.roll_back()
+    assert rollback.done is None
+    assert rollback.text.startswith("nothing to roll back to")
+    assert stamp_of(server.client) == "repaired"
+
+
 def test_going_back_brings_no_route_back(project: Project, server: Server) -> None:
     """The operator had taken the route's share away: handlers from then must not give it back."""
     reloader = project.reloader(server)

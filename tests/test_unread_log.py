@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -195,3 +196,39 @@ def test_where_no_thread_can_be_started_the_log_is_written_all_the_same(
     os.close(theirs)
     writer.write("text\n")
     assert os.read(ours, 100) == b"text\n"
+
+
+def test_entries_of_several_processes_come_whole_where_the_log_is_read_slowly(
+    pipe: tuple[int, int], tmp_path: Path
+) -> None:
+    """Long ones came in pieces: a piece that began a line could have looked like an entry of its own."""
+    ours, theirs = pipe
+    # As each process has: descriptors of its own for the file that they take turns by.
+    writers = [LogWriter(theirs, lambda lost: None) for _ in range(4)]
+    os.close(theirs)
+    for writer in writers:
+        writer.take_turns(tmp_path / "log.lock")
+    entries = [f"{letter * 100_000}\n".encode() for letter in "abcd"]
+    for _ in range(5):
+        for writer, entry in zip(writers, entries, strict=True):
+            writer.write(entry.decode())
+    text = b""
+    while len(text) < 20 * len(entries[0]):
+        text += os.read(ours, 4096)
+    assert sorted(text.splitlines(keepends=True)) == sorted(entries * 5)
+
+
+def test_a_process_that_is_stopped_while_it_writes_keeps_no_other_from_the_log(
+    pipe: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_writer, "_TURN_S", 0.01)
+    ours, theirs = pipe
+    writer = LogWriter(theirs, lambda lost: None)
+    os.close(theirs)
+    writer.take_turns(tmp_path / "log.lock")
+    with (tmp_path / "log.lock").open() as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        writer.write("text\n")
+        assert os.read(ours, 100) == b"text\n"
+    writer.write("again\n")
+    assert os.read(ours, 100) == b"again\n"

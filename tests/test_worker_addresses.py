@@ -177,3 +177,19 @@ def test_workers_behind_the_front_do_not_drain_once_more_after_it(tmp_path: Path
         assert serve.end() == 0
     drains = sorted(line["drain_s"] for line in serve.lines if line["event"] == "stopping")
     assert drains == [0.0, 0.0, 0.1]
+
+
+def test_a_unix_socket_of_a_worker_that_was_killed_goes_with_the_service(tmp_path: Path) -> None:
+    """It stayed, where the service was stopped before another worker had taken it over."""
+    handlers = write(tmp_path / "handlers", pid=PID)
+    path = tmp_path / "worker.sock"
+    flags = ("--workers=2", "--worker-listen=own", f"--listen=unix:{path}")
+    with ServeProcess(handlers, *flags) as serve:
+        killed = pids(serve)[1]
+        # The next one ends as it starts.
+        write(handlers, pid="import os\n\nos._exit(7)\n")
+        os.kill(killed, signal.SIGKILL)
+        serve.wait_for("a worker process ended", lambda line: line["exit_status"] == 7)
+        assert path.exists()
+        assert serve.end() == 0
+    assert not path.exists()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import queue
+import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,9 +22,12 @@ from coprocess.process import front as front_module
 from coprocess.process import restarts, worker_process
 from coprocess.process.front import Front
 from coprocess.process.restarts import Restarts
+from coprocess.process.worker_process import WorkerProcess
 from coprocess.transport.engine import Metadata, Methods, Rpc
+from coprocess.transport.frame_link import polling_server
 from coprocess.transport.http2.grpc_connection import GrpcConnection
 from coprocess.transport.http2_engine import Http2Engine
+from coprocess.transport.pipe import READY, READY_BODY
 from tests.server import PATIENCE_S, engine_options
 from tests.test_front import eventually
 
@@ -44,7 +51,7 @@ if is_told("be killed at start " + number):
     if is_told("be killed once"):
         os.unlink(os.path.join(here, "be killed at start " + number))
     os.kill(os.getpid(), 9)
-front.sendall(head.pack(0, 0, 254))
+front.sendall(head.pack(8, 0, 254) + struct.pack("<II", 1, 0))
 front.settimeout(0.1)
 while True:
     if not is_told("be silent"):
@@ -395,7 +402,7 @@ def test_calls_of_one_read_go_to_a_quick_worker_together_and_else_to_the_one_wit
             return True
 
     workers = [
-        Worker(number=number, ready=True, at_once=1, outstanding={}, link=SimpleNamespace(is_dirty=False))
+        Worker(number=number, is_able=True, at_once=1, outstanding={}, link=SimpleNamespace(is_dirty=False))
         for number in range(2)
     ]
     inside: Any = front
@@ -424,7 +431,136 @@ def test_calls_of_one_read_go_to_a_quick_worker_together_and_else_to_the_one_wit
     # The next read begins with the one that has fewer.
     assert chosen(1) == [1]
     workers[1].outstanding.clear()
-    workers[1].ready = False
+    workers[1].is_able = False
     assert chosen(2) == [0, 0]
-    workers[0].ready = False
+    workers[0].is_able = False
     assert begun(2) == [to_a_thread] * 2
+
+
+@contextmanager
+def one_worker(told: Path) -> Iterator[Any]:
+    """A worker that no front looks after."""
+    server, stop = polling_server("test")
+    worker = WorkerProcess(0, told / "0.sock", lambda: None, server=server)
+    try:
+        assert worker.settled.wait(PATIENCE_S)
+        yield worker
+    finally:
+        worker.process.kill()
+        worker.clear_up()
+        stop()
+
+
+def heard_again(worker: Any) -> None:
+    before = worker._frames_heard
+    eventually(lambda: worker._frames_heard > before)
+
+
+def test_a_worker_without_calls_is_no_worker_that_takes_none(told: Path) -> None:
+    with one_worker(told) as worker:
+        for _ in range(4):
+            heard_again(worker)
+            worker.look_after(6.0, start_s=60.0, silence_s=10.0)
+        assert worker.killed == ""
+
+
+def test_a_worker_whose_calls_wait_is_given_the_longest_time_of_its_hooks(told: Path) -> None:
+    with one_worker(told) as worker:
+        heard_again(worker)  # Its longest is 0.5 s.
+        (told / "be silent").touch()
+        for waits_s, is_killed in ((10.4, False), (10.6, True)):
+            # Where it told once more meanwhile, it waits for nothing again.
+            eventually(partial(_looks_killed, worker, waits_s, is_killed))
+
+
+def _looks_killed(worker: Any, waits_s: float, is_killed: bool) -> bool:
+    worker._waits_s = waits_s
+    worker.look_after(0.0, start_s=60.0, silence_s=10.0)
+    return bool(worker.killed) == is_killed
+
+
+def test_a_silent_worker_is_not_waited_for_at_the_end(told: Path) -> None:
+    with one_worker(told) as worker:
+        (told / "be silent").touch()
+        (told / "read nothing").touch()
+
+        def is_silent() -> bool:
+            worker.look_after(3.0, start_s=60.0, silence_s=1000.0)
+            return not worker.ready
+
+        eventually(is_silent)
+        worker.end()
+        assert worker.process.wait(PATIENCE_S) == -signal.SIGKILL
+
+
+def test_a_worker_that_hangs_at_the_first_start_ends_it_and_is_not_started_again(
+    told: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(front_module, "_START_TIMEOUT_S", 0.1)
+    (told / "hang at start").touch()
+    front = Front([told / "0.sock"], [METHOD], silence_s=20.0)
+    try:
+        assert not front.start(lambda: False)
+        assert front.restarts == 0
+        assert front.start_failure == "worker 0 ended with status -9; its log tells why"
+    finally:
+        front.stop(5.0)
+
+
+def test_time_in_which_the_front_slept_is_nobodys_silence(
+    told: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed: queue.SimpleQueue[float] = queue.SimpleQueue()
+    monkeypatch.setattr(WorkerProcess, "look_after", lambda worker, passed_s, **limits: passed.put(passed_s))
+    clock = SimpleNamespace(monotonic=itertools.count(step=100.0).__next__)
+    with running(told):
+        monkeypatch.setattr(front_module, "time", clock)
+        assert max(passed.get(timeout=PATIENCE_S) for _ in range(6)) <= 1.0
+        monkeypatch.setattr(front_module, "time", time)
+
+
+def test_a_service_of_which_one_worker_runs_does_not_end_though_all_kept_ending_before(told: Path) -> None:
+    with running(told) as front:
+        inside: Any = front
+        for restarts_of_one in inside._restarts:
+            restarts_of_one.in_a_row = restarts.MANY
+        inside._fail_if_none_runs(7)
+        assert front.failure == ""
+
+
+def test_a_worker_has_so_many_calls_and_no_more(told: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_process, "MAX_OUTSTANDING", 2)
+    (told / "read nothing").touch()
+    with one_worker(told) as worker, worker._lock:
+        stream: Any = object()
+        assert [worker.take(stream, call_id, 0, b"", b"") for call_id in (1, 2, 3)] == [True, True, False]
+        worker.outstanding.clear()
+
+
+def test_where_all_are_silent_a_call_goes_to_the_one_with_the_fewest() -> None:
+    front = Front([], [METHOD], silence_s=1.0)
+    found: list[str] = []
+
+    def silent(name: str, calls: int) -> Any:
+        def send(*call: object) -> bool:
+            found.append(name)
+            return name != "gone"
+
+        outstanding = dict.fromkeys(range(calls))
+        return SimpleNamespace(is_able=False, ready=False, started=True, outstanding=outstanding, send=send)
+
+    inside: Any = front
+    inside._workers = [silent("most", 3), silent("gone", 0), silent("few", 1)]
+    front.handle(Call())
+    # One that is gone is passed over.
+    assert found == ["gone", "few"]
+
+
+def test_a_signal_to_a_worker_that_starts_reaches_it_when_it_has_started(told: Path) -> None:
+    with one_worker(told) as worker:
+        worker.started = False
+        worker.signal(signal.SIGHUP)
+        heard_again(worker)  # It lives.
+        worker._take_notice(READY, READY_BODY.pack(1, 0))
+        # It takes none.
+        assert worker.process.wait(PATIENCE_S) == -signal.SIGHUP

@@ -11,7 +11,7 @@ import typer
 
 from coprocess.cli.options import describe
 from coprocess.errors import ConfigError, CoprocessError
-from coprocess.process.admin_client import ask
+from coprocess.process.admin_client import ask, errors_of
 from coprocess.process.config import OFF
 from coprocess.process.settings_loading import load_settings
 
@@ -35,3 +35,12 @@ def post(page: str, admin: str | None, config: Path | None) -> dict[str, Any]:
     if not isinstance(answer, dict):
         raise CoprocessError(f"admin: what answers at {address} is not coprocess")
     return answer
+
+
+def failure(command: str, page: dict[str, Any], so_it_is: str) -> CoprocessError:
+    """What the answer `page` says of a command that was not done. `so_it_is`, where no worker has done it."""
+    done = page.get("done_by_workers")
+    head = f"{command} failed; {so_it_is}"
+    if done:
+        head = f"{command} failed in part: done by worker {', '.join(map(str, done))}, and not by others"
+    return CoprocessError("\n".join([head, *errors_of(page)]))

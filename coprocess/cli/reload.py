@@ -6,10 +6,8 @@ from typing import Annotated
 
 import typer
 
-from coprocess.cli.admin import Admin, post
+from coprocess.cli.admin import Admin, failure, post
 from coprocess.cli.options import Config
-from coprocess.errors import CoprocessError
-from coprocess.process.admin_client import errors_of
 
 
 def reload(
@@ -22,8 +20,7 @@ def reload(
     """Have the service that runs on this machine load its handlers again. Exit status 1 where that fails."""
     page = post("/reload?force=1" if force else "/reload", admin, config)
     if not page.get("succeeded"):
-        reasons = errors_of(page)
-        raise CoprocessError("\n".join(["reload failed; the handlers from before serve on", *reasons]))
+        raise failure("reload", page, "the handlers from before serve on")
     typer.echo(f"reloaded: {page['hooks']} hooks")
     for hook in page.get("removed") or ():
         typer.echo(f"gone: {hook}", err=True)

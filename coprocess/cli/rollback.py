@@ -8,10 +8,8 @@ from urllib.parse import quote
 
 import typer
 
-from coprocess.cli.admin import Admin, post
+from coprocess.cli.admin import Admin, failure, post
 from coprocess.cli.options import Config
-from coprocess.errors import CoprocessError
-from coprocess.process.admin_client import errors_of
 
 
 class Goal(StrEnum):
@@ -40,5 +38,5 @@ def rollback(
     """
     page = post("/rollback" if to is None else f"/rollback?to={quote(to)}", admin, config)
     if not page.get("succeeded"):
-        raise CoprocessError("\n".join(["rollback failed; all is as it was", *errors_of(page)]))
+        raise failure("rollback", page, "all is as it was")
     typer.echo(f"rolled back: {page['text']}")

@@ -84,6 +84,7 @@ def serve(
     worker_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
     worker_number: Annotated[int, typer.Option(hidden=True)] = 0,
     worker_address: Annotated[str | None, typer.Option(hidden=True)] = None,
+    worker_least: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Load the handlers and serve them to gateways, until Ctrl-C or SIGTERM."""
     open_standard_streams()
@@ -103,7 +104,7 @@ def serve(
     logs.configure(settings.log_format, settings.log_level, in_background=True, worker=worker)
     status = 1
     try:
-        _run(settings, config, reread, worker_fd, worker_number, worker_address)
+        _run(settings, config, reread, worker_fd, worker_number, worker_address, worker_least)
         status = 0
     finally:
         logs.flush(_FLUSH_S)
@@ -117,6 +118,7 @@ def _run(
     worker_fd: int | None,
     worker_number: int,
     worker_address: str | None,
+    worker_least: str | None,
 ) -> None:
     from coprocess.process.gateways import served
 
@@ -125,6 +127,7 @@ def _run(
         from coprocess.process import forks
         from coprocess.process.app import App
         from coprocess.process.front_folder import clearing_up_for_front
+        from coprocess.process.least import Least
         from coprocess.process.options import engine_options
         from coprocess.transport.pipe import PipeEngine
 
@@ -135,6 +138,7 @@ def _run(
             settings,
             pipe,
             address=worker_address,
+            least=Least.of(worker_least),
             gateway=gateway,
             config_file=config,
             reread=reread,
@@ -154,4 +158,4 @@ def _run(
 
 # For a log that somebody reads.
 _FLUSH_S = 2.0
-_NO_SETTINGS = ("config", "worker_fd", "worker_number", "worker_address")
+_NO_SETTINGS = ("config", "worker_fd", "worker_number", "worker_address", "worker_least")

@@ -25,7 +25,9 @@ from coprocess.process import extras, forks, garbage, logs, redaction
 from coprocess.process.allocator import keep_freed_memory
 from coprocess.process.config import OFF, Settings
 from coprocess.process.file_watch import FileWatch
+from coprocess.process.front_folder import folder_of_worker, log_lock
 from coprocess.process.gateways import DEFAULT
+from coprocess.process.least import Least
 from coprocess.process.listening import Listening
 from coprocess.process.load_watch import LoadWatch
 from coprocess.process.options import engine_options, gateway_options, reflection_methods, service_options
@@ -61,6 +63,7 @@ class App:
         worker: PipeEngine | None = None,
         *,
         address: str | None = None,
+        least: Least | None = None,
         gateway: Registration = DEFAULT,
         config_file: Path | None = None,
         reread: Callable[[], Settings] | None = None,
@@ -69,8 +72,8 @@ class App:
         """Raises ConfigError for what the gateway cannot do.
 
         `worker` is the engine where this is a worker process, or its way to the front where it takes calls
-        at an `address` of its own; `quiet`: another worker tells of the hooks in the log, and takes the
-        webhooks.
+        at an `address` of its own; `least`: it does not start where its handlers give less; `quiet`: another
+        worker tells of the hooks in the log, and takes the webhooks.
 
         `config_file` is read for its routes, also upon reload; found as by `load_settings`. `reread` gives
         the settings as they would be at a start now.
@@ -83,6 +86,7 @@ class App:
         self._places = Places(settings, config_file)
         self._worker = worker
         self._address = address
+        self._least = least
         listen = settings.listen if worker is None else [] if address is None else [address]
         self._listening = Listening(settings, listen, take_sockets(), is_worker=worker is not None)
         self._quiet = quiet
@@ -144,6 +148,7 @@ class App:
             ),
             service,
             strict=self._strict,
+            least=self._least,
             # One of several workers tells it.
             warn=tuple if self._quiet else self._restart.warnings,
             resource_timeout_s=settings.resource_timeout_s,
@@ -153,6 +158,7 @@ class App:
         with ExitStack() as at_end:
             self._handle_signals(at_end)
             if self._worker is not None:
+                logs.take_turns(log_lock(folder_of_worker(settings.admin)))
                 self._worker.on_end(self.request_stop)
                 if engine is not self._worker:
                     # It tells of this process, and calls come by the other.
@@ -186,7 +192,7 @@ class App:
             service.start()
             at_end.callback(service.stop, STOP_TIMEOUT_S)
             at_end.callback(reloader.close)
-            if settings.reload:
+            if settings.reload and self._worker is None:  # A worker is told by the front.
                 watch = self._watch_files(lambda: self._ask_reload("file change"))
                 at_end.callback(watch.stop)
             watch_load = LoadWatch(
@@ -198,10 +204,9 @@ class App:
             garbage.keep_steps_short()
             with watch_load.watching():
                 is_good = reloader.first()
-            if not is_good and not settings.reload:
-                raise LoadError(
-                    f"{counted(len(reloader.problems), 'problem')} with handlers, and strict is on"
-                )
+            if not is_good and (self._least is not None or not settings.reload):
+                why = "strict is on" if self._strict else f"other workers serve {self._others_serve()}"
+                raise LoadError(f"{counted(len(reloader.problems), 'problem')} with handlers, and {why}")
             self._tell(
                 "listening", listen=addresses, engine=engine.name, because=reason, store=store.describe()
             )
@@ -215,10 +220,13 @@ class App:
                 on_ready(addresses)
             if self._worker is not None:
                 self._worker.longest_limit_s = service.longest_limit_s
-                self._worker.announce_ready(self.health.serving, addresses)
+                self._worker.announce_ready(*_served(reloader), addresses)
             self._serve(service, reloader, log_state, watch_load)
             self._drain(service)
         self._tell("stopped")
+
+    def _others_serve(self) -> str:
+        return "" if self._least is None else counted(self._least.hooks, "hook")
 
     def request_stop(self) -> None:
         self.health.stopping = True
@@ -348,8 +356,8 @@ class App:
         serving = self._is_open and len(reloader.loaded.table) > 0
         if serving != self.health.serving:
             self.health.set_serving(serving)
-            if self._worker is not None:
-                self._worker.announce_ready(serving)
+        if self._worker is not None:
+            self._worker.announce_ready(*_served(reloader))
 
     def _drain(self, service: Service | Front) -> None:
         self.health.set_serving(False)
@@ -359,7 +367,7 @@ class App:
         others = 0 if self._engine is None else self._engine.in_flight
         self._tell("stopping", in_flight=max(service.in_flight, others), drain_s=settings.drain_s)
         # Load balancers see the health before they stop sending.
-        until_s = time.monotonic() + settings.drain_s
+        until_s = time.monotonic() + max(settings.drain_s, self._tell_front_of_stop())
         while (left_s := until_s - time.monotonic()) > 0:
             time.sleep(min(left_s, TICK_S))
         # Clients go elsewhere; calls that come all the same are refused once it has told them.
@@ -370,6 +378,13 @@ class App:
             log.warning("calls were still running", in_flight=service.in_flight)
         for request in self.requests.take(0):
             request.future.cancel()
+
+    def _tell_front_of_stop(self) -> float:
+        """In a worker that is stopped alone: the front sends no more. How long what it has sent may take."""
+        if self._worker is None or self._worker.is_left:
+            return 0.0
+        self._worker.announce_ready(0)
+        return _FRONT_HEARS_S if self._address is None else 0.0
 
     def _end_while_loading(self, service: Service, at_end: ExitStack) -> None:
         """End the process from another thread, as the main thread hangs in a module's code."""
@@ -420,8 +435,15 @@ def _observe_store(observer: Observer, at_end: ExitStack) -> None:
 # Waiting is not interrupted by signals on every platform.
 TICK_S = 0.2
 STOP_TIMEOUT_S = 5.0
+#: It polls all the time. Where it is busy, this is many polls.
+_FRONT_HEARS_S = 0.5
 _LAST_EXPORT_S = 3.0
 _LAST_LOG_S = 0.5
+
+
+def _served(reloader: Reloader) -> tuple[int, int]:
+    """How many hooks serve, and with how many problems, for the front."""
+    return len(reloader.loaded.table), len(reloader.loaded.problems)
 
 
 def _status(reloader: Reloader) -> str:

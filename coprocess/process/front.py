@@ -18,6 +18,7 @@ from pathlib import Path
 import structlog
 
 from coprocess.errors import Status
+from coprocess.process.least import Least
 from coprocess.process.restarts import MANY, Restarts
 from coprocess.process.worker_process import MAX_OUTSTANDING, WorkerProcess
 from coprocess.runtime.idle import wait_until_idle
@@ -27,6 +28,7 @@ from coprocess.transport.http2.grpc_connection import Begin, Call, GrpcConnectio
 from coprocess.transport.http2.grpc_wire import Request
 from coprocess.transport.http2.server import Server
 from coprocess.transport.http2.streams import Stream
+from coprocess.transport.listeners import remove_dead_socket
 from coprocess.transport.pipe import LINES, pack_call
 from coprocess.transport.trace_context import trace_context_of
 
@@ -78,7 +80,8 @@ class Front:
         self._workers: list[WorkerProcess] = []
         self._restarts = [Restarts() for _ in sockets]
         self._started = False
-        self._cannot_start = False
+        #: Why the first start fails; empty: it does not.
+        self.start_failure = ""
         self._stopping = threading.Event()
         self._start_lock = threading.Lock()
         self._draining = False
@@ -107,6 +110,7 @@ class Front:
             try:
                 self._workers.append(self._new_worker(number))
             except (OSError, RuntimeError) as error:
+                self.start_failure = str(error)
                 log.error("a worker process cannot be started", worker=number, reason=str(error))
                 return False
         for worker in self._workers:
@@ -115,13 +119,13 @@ class Front:
             ).start()
         threading.Thread(target=self._look_after_all, name="worker-watch", daemon=True).start()
         # It has an end: see `look_after`, and `_fail_if_none_runs`.
-        while not (self._are_up or self._cannot_start or self.failure or is_stopping()):
+        while not (self._are_up or self.start_failure or self.failure or is_stopping()):
             starting = next((each for each in self._workers if not each.settled.is_set()), None)
             if starting is None:
                 self._stopping.wait(_PAUSE_S)
             else:
                 starting.settled.wait(_LOOK_INTERVAL_S)
-        self._started = self._are_up and not self._cannot_start
+        self._started = self._are_up and not self.start_failure
         if self.addresses and self._started:
             # The one that takes its place must be found where it was.
             self.addresses = [worker.address for worker in self._workers]
@@ -139,9 +143,16 @@ class Front:
 
     def _new_worker(self, number: int) -> WorkerProcess:
         own = ("--worker-address", self.addresses[number]) if self.addresses else ()
-        return WorkerProcess(
-            number, self._sockets[number], self._tell_readiness, (*self._flags, *own), server=self._poller
-        )
+        flags = (*self._flags, *own, *self._least())
+        return WorkerProcess(number, self._sockets[number], self._tell_readiness, flags, server=self._poller)
+
+    def _least(self) -> tuple[str, ...]:
+        """For one that is started while others serve: it may serve no less, as after a reload that failed."""
+        others = [worker for worker in self._workers if worker.is_able]
+        if not others:
+            return ()
+        best = min(others, key=lambda worker: (worker.problems, -worker.hooks))
+        return "--worker-least", str(Least(best.hooks, best.problems))
 
     def watch_readiness(self, callback: Callable[[bool], None]) -> None:
         """Tell, now and upon each change, whether any worker takes calls and has hooks for them."""
@@ -150,7 +161,7 @@ class Front:
 
     def _tell_readiness(self) -> None:
         with self._readiness_lock:  # So that the last one told is the last there was.
-            self._on_readiness(any(worker.ready and worker.serving for worker in self._workers))
+            self._on_readiness(any(worker.is_able for worker in self._workers))
 
     @property
     def ready(self) -> list[bool]:
@@ -186,7 +197,7 @@ class Front:
                 return
             if not self._started and since_s is None and not _is_killed_by_others(worker, status):
                 # It would end again, and has told why.
-                self._cannot_start = True
+                self.start_failure = f"worker {worker.number} ended with status {status}; its log tells why"
                 return
             self.kills += bool(worker.killed)
             served_s = 0.0 if since_s is None else time.monotonic() - since_s
@@ -295,11 +306,11 @@ class Front:
         return worker
 
     def _choose(self) -> WorkerProcess | None:
-        """The worker with the fewest calls. None: all are silent, or have too many."""
+        """The worker with the fewest calls. None: all are silent, have no hooks, or too many calls."""
         best, fewest = None, MAX_OUTSTANDING
         for worker in self._workers:
             calls = len(worker.outstanding)
-            if calls < fewest and worker.ready:
+            if calls < fewest and worker.is_able:
                 best, fewest = worker, calls
         return best
 
@@ -331,6 +342,8 @@ class Front:
         until_s = time.monotonic() + timeout_s
         for worker in self._workers:
             worker.end_within(max(0.1, until_s - time.monotonic()))
+        for address in self.addresses:  # Of one that was killed.
+            remove_dead_socket(address)
         self._stop_polling()
 
 

@@ -32,6 +32,8 @@ from coprocess.transport.health import Health
 _COMMAND_TIMEOUT_S = 70.0
 #: For what a worker can tell at once. One that hangs must not hold up what the others tell.
 _PAGE_TIMEOUT_S = 3.0
+_NO_ANSWER = "the worker process does not answer"
+_NOT_READY = "the worker process is silent, or starts: then it loads what the files say"
 _PAGES = ("/healthz", "/readyz", "/metrics", "/hooks", "/reload", "/rollback")
 
 
@@ -57,7 +59,7 @@ class Workers:
 
     def ask_all(self, method: str, page: str, timeout_s: float) -> list[Answer]:
         """Each worker's answer, in their order, after `timeout_s` at most."""
-        answers: list[Answer] = [OSError("the worker process does not answer") for _ in self._sockets]
+        answers: list[Answer] = [OSError(_NOT_READY) for _ in self._sockets]
         # Not waited for longer than that, whatever a worker does: so no pool, which would wait at the end.
         came: queue.SimpleQueue[tuple[int, Answer]] = queue.SimpleQueue()
 
@@ -66,6 +68,7 @@ class Workers:
 
         asked = [number for number, ready in enumerate(self._front.ready) if ready]
         for number in asked:
+            answers[number] = OSError(_NO_ANSWER)
             threading.Thread(target=ask_one, args=(number,), name="ask-worker", daemon=True).start()
         until_s = time.monotonic() + timeout_s
         try:
@@ -149,22 +152,24 @@ class FrontPages:
         elif path == "/readyz":
             status, page = self._ready()
         else:
-            # All workers load the same: one of them can tell.
-            status, page = self._first_answer(path)
+            status, page = self._best_answer(path)
         return send_json(start_response, method, status, page)
 
     def _ready(self) -> tuple[int, Any]:
         """A worker's page; whether calls get through is known here."""
-        status, page = self._first_answer("/readyz")
+        status, page = self._best_answer("/readyz")
         if self._health.serving:
             return status, page
         return 503, {**page, "status": "not ready"}
 
-    def _first_answer(self, page: str) -> tuple[int, Any]:
-        for answer in self._workers.ask_all("GET", page, _PAGE_TIMEOUT_S):
-            if not isinstance(answer, OSError):
-                return answer[0], json.loads(answer[1])
-        return 503, {"error": "no worker answers"}
+    def _best_answer(self, page: str) -> tuple[int, Any]:
+        """All workers load the same, so one of them can tell: the first that is ready, where one is."""
+        answers = self._workers.ask_all("GET", page, _PAGE_TIMEOUT_S)
+        came = [answer for answer in answers if not isinstance(answer, OSError)]
+        if not came:
+            return 503, {"error": "no worker answers"}
+        status, body = min(came, key=lambda answer: answer[0])
+        return status, json.loads(body)
 
     def _pass_on(self, environ: WSGIEnvironment) -> tuple[int, Any]:
         """Have every worker do what is asked for."""
@@ -181,4 +186,7 @@ class FrontPages:
                 page["errors"] = [f"worker {number}: {each}" for each in errors_of(page)]
             answers.append((status, page))
         # The first that failed tells why; where none did, any tells how it went.
-        return max(answers, key=lambda answer: answer[0])
+        status, page = max(answers, key=lambda answer: answer[0])
+        if status != 200:
+            page["done_by_workers"] = [number for number, (each, _) in enumerate(answers) if each == 200]
+        return status, page

@@ -10,12 +10,12 @@ from pathlib import Path
 import structlog
 
 from coprocess.errors import ConfigError, LoadError
-from coprocess.process import extras
+from coprocess.process import extras, logs
 from coprocess.process.allocator import keep_freed_memory
 from coprocess.process.app import STOP_TIMEOUT_S, TICK_S, App
 from coprocess.process.config import OFF, OWN
 from coprocess.process.front import Front
-from coprocess.process.front_folder import folder_of_front
+from coprocess.process.front_folder import folder_of_front, log_lock
 from coprocess.process.options import engine_options
 from coprocess.transport.engine import Engine
 from coprocess.transport.engines import make_engine
@@ -38,6 +38,7 @@ class FrontApp(App):
         with ExitStack() as at_end:
             self._handle_signals(at_end)
             folder = at_end.enter_context(folder_of_front())
+            logs.take_turns(log_lock(folder))
             sockets = [folder / f"worker-{number}.sock" for number in range(settings.workers)]
             front = Front(
                 sockets,
@@ -68,7 +69,7 @@ class FrontApp(App):
                 if self._stop:
                     log.info("stopped")
                     return
-                raise LoadError("a worker process could not start; its log tells why")
+                raise LoadError(f"a worker process could not start: {front.start_failure}")
             if settings.reload:
                 watch = self._watch_files(lambda: front.signal(signal.SIGHUP))
                 at_end.callback(watch.stop)

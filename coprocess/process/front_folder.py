@@ -28,6 +28,16 @@ def folder_of_front() -> Iterator[Path]:
             os.close(lock)
 
 
+def log_lock(folder: Path) -> Path:
+    """What whoever writes to the log holds: the front and its workers have one."""
+    return folder / "log.lock"
+
+
+def folder_of_worker(admin: str) -> Path:
+    """The folder, in a worker whose admin pages are at `admin`."""
+    return Path(admin.removeprefix("unix:")).parent
+
+
 @contextmanager
 def clearing_up_for_front(admin: str) -> Iterator[None]:
     """In a worker whose admin pages are at `admin`: where its front is gone by the end, its folder goes, too.
@@ -39,7 +49,7 @@ def clearing_up_for_front(admin: str) -> Iterator[None]:
     finally:
         if admin.startswith("unix:"):
             with suppress(OSError):
-                _remove_if_left(Path(admin.removeprefix("unix:")).parent)
+                _remove_if_left(folder_of_worker(admin))
 
 
 def _remove_if_left(folder: Path) -> None:

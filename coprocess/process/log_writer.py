@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import queue
 import select
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 #: Of what waits to be written. Entries beyond are lost, and counted.
 MOST_BYTES = 4 * 1024 * 1024
 # For a descriptor that takes nothing now; then it is asked again.
 _POLL_MS = 1000
 _INTERVAL_S = 0.005
+#: For another process that writes. One that is stopped meanwhile must not keep the others from it.
+_TURN_S = 5.0
 
 
 class LogWriter:
@@ -34,6 +38,9 @@ class LogWriter:
         #: Entries that were not written, so far.
         self.lost = 0
         self._is_direct = False
+        #: Of the file that those hold who write to the same log; None: nobody else does.
+        self._turns: int | None = None
+        self._waits_s = _TURN_S
         os.register_at_fork(after_in_child=self._leave_to_parent)
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         try:
@@ -61,11 +68,39 @@ class LogWriter:
         while self._waiting_bytes > 0 and not self._is_direct and time.monotonic() < until_s:
             time.sleep(_INTERVAL_S)
 
+    def take_turns(self, lock: Path) -> None:
+        """Write entries whole, where other processes write there, too: whoever writes holds `lock`.
+
+        A pipe that is full takes a long entry piece by piece, and others' entries between.
+        """
+        self._turns = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        turns = self._turns
+        if turns is None:
+            yield
+            return
+        until_s = time.monotonic() + self._waits_s
+        while not (is_ours := _try_lock(turns)) and time.monotonic() < until_s:
+            time.sleep(_INTERVAL_S)
+        # Whoever has it that long is stopped, or hangs: it is waited for once.
+        self._waits_s = _TURN_S if is_ours else 0.0
+        try:
+            yield
+        finally:
+            if is_ours:
+                fcntl.flock(turns, fcntl.LOCK_UN)
+
     def _leave_to_parent(self) -> None:
         # A forked child has no such thread, and what waits here its parent will write. It keeps no duplicate:
         # who reads the log to its end would wait for the child.
         with contextlib.suppress(OSError):
             os.close(self._descriptor)
+        if self._turns is not None:
+            with contextlib.suppress(OSError):
+                os.close(self._turns)
+            self._turns = None
         self._descriptor = self._original
         self._write_directly()
 
@@ -79,7 +114,8 @@ class LogWriter:
     def _run(self) -> None:
         while True:
             entry = self._queue.get()
-            is_written = _write(self._descriptor, entry)
+            with self._turn():
+                is_written = _write(self._descriptor, entry)
             with self._lock:
                 self._waiting_bytes -= len(entry)
                 if not is_written:
@@ -102,6 +138,14 @@ def _write(descriptor: int, entry: bytes) -> bool:
             _is_writable(descriptor)
         except OSError:
             return False
+    return True
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
     return True
 
 

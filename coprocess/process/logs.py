@@ -8,7 +8,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Literal, TextIO
 
 import structlog
@@ -159,6 +160,13 @@ def _tell_of_ignored(args: sys.UnraisableHookArgs) -> None:
     # Only what it is called: more of it is code of others, and it may be half gone.
     where = getattr(args.object, "__qualname__", type(args.object).__name__)
     structlog.get_logger("coprocess").error("an exception was ignored", where=where, exc_info=args.exc_value)
+
+
+def take_turns(lock: Path) -> None:
+    """Other processes write to the same log: entries come whole, as whoever writes holds the file `lock`."""
+    for writer in _writers.values():
+        with suppress(OSError):
+            writer.take_turns(lock)
 
 
 def lost_entries() -> int:

@@ -22,6 +22,7 @@ from coprocess.loading.loaded import Loaded, Problem
 from coprocess.loading.resources import Spawn
 from coprocess.loading.routes import RoutedTable
 from coprocess.loading.scoped_imports import NAMESPACE
+from coprocess.process.least import Least
 from coprocess.process.lost_hooks import is_known, lost_hooks, removed_hooks
 from coprocess.process.open_loads import OpenLoads
 from coprocess.process.redaction import redact_text
@@ -80,24 +81,25 @@ class Reloader:
         service: Service,
         *,
         strict: bool,
+        least: Least | None = None,
         warn: Callable[[], Iterable[str]] = tuple,
         resource_timeout_s: float = 30.0,
         spawn: Spawn | None = None,
     ) -> None:
         """`load` raises CoprocessError where nothing can be loaded at all.
 
-        `warn` gives what is to be told with each reload; `spawn` starts coroutines on the handlers' loop,
-        where that is not the service's.
+        `least` is what the first load must give. `warn` gives what is to be told with each reload; `spawn`
+        starts coroutines on the handlers' loop, where that is not the service's.
         """
         self._load = load
         self._service = service
         self._strict = strict
+        self._least = least
         self._warn = warn
         self._open_loads = OpenLoads(service, resource_timeout_s, spawn)
         self._retired: list[_Retired] = []
-        #: What served before the last reload; None: nothing did, or a rollback went back to it.
+        #: What served before the last reload; None: no hook did, or a rollback went back to it.
         self._previous: Loaded | None = None
-        self._has_loaded = False
         #: What serves.
         self.loaded = Loaded(HookTable())
         #: What a rollback went back to, until the next reload that succeeds.
@@ -110,14 +112,16 @@ class Reloader:
         self.failed = 0
 
     def first(self) -> bool:
-        """Load and use what is good. False where something is wrong, and `strict` allows nothing wrong.
+        """Load and use what is good. False where something is wrong, and `strict` allows nothing wrong, or
+        less than the least is left.
 
         Raises CoprocessError as `load` does.
         """
         loaded = self._load()
         self._open_loads.open(loaded)
         self._tell(loaded)
-        if self._strict and loaded.problems:
+        is_enough = self._least is None or self._least.allows(loaded)
+        if (self._strict and loaded.problems) or not is_enough:
             self._open_loads.close(loaded)
             _forget(loaded)
             return False
@@ -142,11 +146,13 @@ class Reloader:
             return self._end(reason, errors)
         removed = tuple(str(hook) for hook in removed_hooks(self.loaded, loaded))
         self._retire(self._previous)
-        # Before anything was loaded there was nothing that one could want back.
-        left, had_loaded = self.loaded, self._has_loaded
+        # Where no hook served there was nothing that one could want back.
+        left, had_hooks = self.loaded, len(self.loaded.table) > 0
         self._swap(loaded)
         renewed = self._open_loads.leave(left)
-        self._previous = renewed if had_loaded else None
+        self._previous = renewed if had_hooks else None
+        if not had_hooks:
+            self._retire(renewed)
         self.rolled_back = None
         return self._end(reason, (), removed)
 
@@ -211,7 +217,6 @@ class Reloader:
 
     def _swap(self, loaded: Loaded) -> None:
         self.loaded = loaded
-        self._has_loaded = True
         loaded.serve()
         self._service.use(loaded.table)
 

@@ -25,7 +25,7 @@ from coprocess.transport.pipe import (
     LISTENS,
     OK,
     READY,
-    SERVING,
+    READY_BODY,
     pack_call,
 )
 from coprocess.transport.relayed import end_relayed
@@ -81,8 +81,10 @@ class WorkerProcess:
         self.started = False
         #: Whether it takes calls: it has started, and is heard of.
         self.ready = False
-        #: Whether it has hooks for them.
-        self.serving = False
+        #: How many hooks it has for them, and what is wrong with its handlers.
+        self.hooks = self.problems = 0
+        #: Both: it is ready, and has hooks. Others get calls only where none is able.
+        self.is_able = False
         #: Where it takes calls itself; empty: it does not, or has not told it yet.
         self.address = ""
         #: When it could serve, by time.monotonic().
@@ -111,7 +113,7 @@ class WorkerProcess:
         admin.unlink(missing_ok=True)
         ours, theirs = socket.socketpair()
         with theirs:
-            words = [*_own_command(), "--admin", f"unix:{admin}", "--no-reload"]
+            words = [*_own_command(), "--admin", f"unix:{admin}"]
             words += ["--worker-fd", str(theirs.fileno()), "--worker-number", str(number), *flags]
             try:
                 # A process group of its own: Ctrl-C is for the front, which then ends the workers in order.
@@ -219,7 +221,7 @@ class WorkerProcess:
         if self.over.is_set():
             return
         with self._lock:
-            self._gone, self.ready, self.started = True, False, False
+            self._gone, self.ready, self.is_able, self.started = True, False, False, False
             self.put, self.put_later = _put_nothing, _put_nothing
             lost, self.outstanding = self.outstanding, {}
             for call in lost.values():
@@ -241,13 +243,16 @@ class WorkerProcess:
         elif kind == LISTENS:
             self.address = body.decode()
         elif kind == READY:
-            self.serving = body == SERVING
+            self.hooks, self.problems = READY_BODY.unpack(body)
             if self.started:
+                with self._lock:
+                    self.is_able = self.ready and self.hooks > 0
                 self._changed()
                 return
             self.ready_since_s = time.monotonic()
             with self._lock:
                 self.started = self.ready = True
+                self.is_able = self.hooks > 0
                 late, self._signal_later = self._signal_later, None
             if late is not None:
                 self.process.send_signal(late)
@@ -283,7 +288,7 @@ class WorkerProcess:
         with self._lock:
             changed = not self._gone and ready != self.ready
             if changed:
-                self.ready = ready
+                self.ready, self.is_able = ready, ready and self.hooks > 0
         if changed:
             if not ready:
                 log.warning("a worker process is silent", worker=self.number, calls=len(self.outstanding))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -117,6 +118,13 @@ def remove_socket(address: str) -> None:
     ours = _ours.pop(str(path), None)
     if ours is not None and _identity(path) == ours:
         path.unlink(missing_ok=True)
+
+
+def remove_dead_socket(address: str) -> None:
+    """Remove the file of a unix socket that another process made, where nobody listens there any more."""
+    if address.startswith("unix:"):
+        with contextlib.suppress(ListenError):
+            _clear_socket(Path(address.removeprefix("unix:")))
 
 
 #: Of the sockets that this process has made, by path: which file it was.

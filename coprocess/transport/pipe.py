@@ -4,9 +4,10 @@ To a worker, the kind of a frame is the index of the method, or CANCEL; WITH_DEA
 added where the seconds that the client still waits, and metadata, stand before the message, in this order;
 COMES_LATER, where before all of it stands which line it waits in, as its connection asks for much.
 From it, the kind is the gRPC status, 0 with a reply, else with a message; or one of these: READY, when it can
-take calls, and when its health changes; LISTENS before the first READY, with the address at which it takes
-calls itself, where it does; BEAT, each `BEAT_S` seconds, with the longest time limit of its hooks, and for
-how long a call has waited for a thread: it comes as long as the worker's interpreter runs Python code.
+take calls, and after each load, with READY_BODY; LISTENS before the first READY, with the address at which
+it takes calls itself, where it does; BEAT, each `BEAT_S` seconds, with the longest time limit of its hooks,
+and for how long a call has waited for a thread: it comes as long as the worker's interpreter runs Python
+code.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ BEAT_BODY = struct.Struct("<dd")
 _LENGTH = struct.Struct("<H")
 CANCEL = 255
 READY = 254
-#: The body of READY, where the worker has hooks.
-SERVING = b"1"
+#: How many hooks serve; and what is wrong with the handlers, as a number of problems.
+READY_BODY = struct.Struct("<II")
 BEAT = 253
 LISTENS = 252
 WITH_METADATA = 0x40
@@ -169,6 +170,11 @@ class PipeEngine(Engine):
     def listen(self, address: str) -> str:
         return address
 
+    @property
+    def is_left(self) -> bool:
+        """Whether the front is gone, or wants no more of this worker."""
+        return self._stopped.is_set()
+
     def on_end(self, callback: Callable[[], None]) -> None:
         """Call back when the front is gone, or wants no more of this worker."""
         self._on_end = callback
@@ -189,15 +195,17 @@ class PipeEngine(Engine):
     def use(self, methods: Methods) -> None:
         self._methods = methods
 
-    def announce_ready(self, serving: bool, addresses: Sequence[str] = ()) -> None:
-        """Tell the front that calls can come, and whether there are hooks for them; again upon a change.
+    def announce_ready(self, hooks: int, problems: int = 0, addresses: Sequence[str] = ()) -> None:
+        """Tell the front that calls can come, and how many `hooks` serve them; again after each load.
+
+        `problems`: so much is wrong with the handlers that serve.
 
         From the first time on, the front hears that this process is alive. `addresses` are those that it
         listens on itself.
         """
         for address in addresses:
             self._link.send(0, LISTENS, address.encode(), keep=True)
-        self._link.send(0, READY, SERVING if serving else b"", keep=True)
+        self._link.send(0, READY, READY_BODY.pack(hooks, problems), keep=True)
         if not self._is_announced:
             self._is_announced = True
             # A thread of its own: all others may wait in handlers, and that is nothing to end a process for.

@@ -159,6 +159,7 @@ def serve(
     # What the front process tells its workers.
     worker_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
     worker_number: Annotated[int, typer.Option(hidden=True)] = 0,
+    worker_least: Annotated[str | None, typer.Option(hidden=True)] = None,
     shared_folder: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Serve Kong's Python plugins, until Kong stops or reloads."""
@@ -245,22 +246,30 @@ def serve(
     worker = None if worker_fd is None else worker_number
     _run(
         settings,
-        lambda: _app(settings, gateway, worker_fd, worker_number),
+        lambda: _app(settings, gateway, worker_fd, worker_number, worker_least),
         worker=worker,
         outlive=outlive_parent,
     )
 
 
-def _app(settings: Settings, gateway: Registration, worker_fd: int | None, worker_number: int) -> App:
+def _app(
+    settings: Settings,
+    gateway: Registration,
+    worker_fd: int | None,
+    worker_number: int,
+    worker_least: str | None,
+) -> App:
     if worker_fd is not None:
         from coprocess.process.app import App
+        from coprocess.process.least import Least
         from coprocess.process.options import engine_options
         from coprocess.transport.pipe import PipeEngine
 
         connected = worker_socket(worker_fd)
         forks.keep_descriptor_from_children(worker_fd)
         pipe = PipeEngine(connected, (), engine_options(settings))
-        return App(settings, pipe, gateway=gateway, quiet=worker_number > 0)
+        least = Least.of(worker_least)
+        return App(settings, pipe, least=least, gateway=gateway, quiet=worker_number > 0)
     if settings.workers > 1:
         from coprocess.process.front_app import FrontApp
 
