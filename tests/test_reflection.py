@@ -50,7 +50,7 @@ def test_what_is_no_request_ends_the_stream(engine: EngineChoice) -> None:
     assert status_of(error.value)[0] is grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_others_are_answered_between_what_one_stream_asks_for() -> None:
+def test_others_are_answered_between_what_one_stream_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Once, all that came in one read was answered before anything else was read: a frame has thousands."""
     reflection = Reflection([], [])
     answered: list[int] = []
@@ -61,7 +61,7 @@ def test_others_are_answered_between_what_one_stream_asks_for() -> None:
         answered.append(1)
         return by_library(*given)
 
-    reflection._servicer.ServerReflectionInfo = answer
+    monkeypatch.setattr(reflection._servicer, "ServerReflectionInfo", answer)
     before_check: list[int] = []
 
     def check(rpc: Rpc) -> None:
