@@ -622,3 +622,29 @@ def test_calls_are_given_up_beside_a_request_without_a_path() -> None:
     echo.peer.read()
     response = echo.response(3)
     assert (response.content, response.status) == (message(b"UNAVAILABLE: it stops"), 0)
+
+
+@pytest.mark.parametrize("method", [CALL, STREAM_CALL], ids=["one message", "many"])
+@pytest.mark.parametrize("refused", [(b"grpc-timeout", b"x"), (b"grpc-encoding", b"br")])
+def test_content_of_a_call_whose_refusal_waits_for_a_window(
+    method: Fields, refused: tuple[bytes, bytes]
+) -> None:
+    """Once, it was taken for a request that is no call, and its connection ended with all others on it."""
+    echo = Echo()
+    echo.service.failed = {dict(method)[b":path"].decode(): lambda status, text: b"denied"}
+    echo.send(frames.settings({Setting.INITIAL_WINDOW_SIZE: 0}))
+    assert echo.send(headers(1, [*method, refused]) + data(1, message(b"hello"), ends=True)) is None
+    echo.send(frames.settings({Setting.INITIAL_WINDOW_SIZE: 65_535}))
+    response = echo.response(1)
+    assert (response.content, response.status) == (message(b"denied"), 0)
+
+
+def test_messages_behind_one_that_was_refused_are_not_looked_at() -> None:
+    echo = Echo(SMALL)
+    echo.service.failed = {dict(STREAM_CALL)[b":path"].decode(): lambda status, text: b"denied"}
+    echo.send(frames.settings({Setting.INITIAL_WINDOW_SIZE: 0}))
+    echo.send(headers(1, STREAM_CALL) + data(1, message(bytes(101))[:5]))
+    echo.send(data(1, message(bytes(101))[:5]) + data(1, message(b"a") * 2) + data(1, b"", ends=True))
+    assert (echo.service.refused_calls, echo.streams[0].messages) == (1, [])
+    echo.send(frames.window_update(1, 1000))
+    assert (echo.response(1).content, echo.response(1).ended) == (message(b"denied"), True)
