@@ -260,6 +260,17 @@ def test_connections_end_in_two_steps_when_they_are_old_or_idle(limit: str) -> N
         assert goaways(connection) == [(frames.MAX_STREAM_ID, 0), (0, 0)]
 
 
+def test_connections_that_came_together_do_not_go_together() -> None:
+    """All gateways would come anew at one time, each time."""
+    made = Server({}, Limits(max_age_s=100.0))
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ages = {Http2Protocol(made, ours, None)._max_age_s for _ in range(20)}
+        assert len(ages) == 20
+        assert all(90.0 <= age <= 110.0 for age in ages)
+        assert Http2Protocol(Server({}, Limits()), ours, None)._max_age_s == 0.0
+
+
 def test_a_call_that_outlives_its_connection_is_told_why() -> None:
     """Once, that the service was shutting down."""
     done = threading.Event()
