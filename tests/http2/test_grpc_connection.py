@@ -648,3 +648,41 @@ def test_messages_behind_one_that_was_refused_are_not_looked_at() -> None:
     assert (echo.service.refused_calls, echo.streams[0].messages) == (1, [])
     echo.send(frames.window_update(1, 1000))
     assert (echo.response(1).content, echo.response(1).ended) == (message(b"denied"), True)
+
+
+def test_what_comes_behind_the_message_that_ends_its_stream_is_not_kept() -> None:
+    echo = Echo()
+    echo.send(headers(1, STREAM_CALL))
+    (made,) = echo.streams
+    got: list[bytes] = []
+
+    def end(payload: bytes) -> None:
+        got.append(payload)
+        echo.grpc.end(made.stream, 0, "")
+
+    made.received = end  # type: ignore[method-assign]  # as a handler that has seen enough
+    echo.send(data(1, message(b"first") + message(b"second") + message(bytes(100))[:50]))
+    assert (got, echo.grpc.http.held_bytes) == ([b"first"], 0)
+
+
+def test_a_refusal_that_waits_for_a_window_is_no_request_that_does_not_come() -> None:
+    """Its client has sent all there is."""
+    echo = Echo(Limits(request_timeout_s=10.0))
+    echo.service.failed = {METHOD: lambda status, text: b"denied"}
+    echo.send(frames.settings({Setting.INITIAL_WINDOW_SIZE: 0}))
+    echo.send(headers(1, [*CALL, (b"grpc-timeout", b"x")], ends=True))
+    assert not echo.grpc.drop_overdue(100.0)
+    assert not echo.grpc.drop_overdue(200.0)
+    echo.send(frames.window_update(1, 1000))
+    assert echo.response(1).content == message(b"denied")
+
+
+def test_an_end_that_is_good_is_no_failure_in_the_words_of_its_method() -> None:
+    echo = Echo()
+    echo.service.failed = {METHOD: lambda status, text: b"denied"}
+    echo.send(call(1))
+    stream = echo.calls[0].stream
+    echo.grpc.send(stream, b"reply")
+    echo.grpc.end(stream, 0, "")
+    echo.peer.read()
+    assert (echo.response(1).content, echo.response(1).status) == (message(b"reply"), 0)
