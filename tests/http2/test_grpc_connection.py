@@ -686,3 +686,43 @@ def test_an_end_that_is_good_is_no_failure_in_the_words_of_its_method() -> None:
     echo.grpc.end(stream, 0, "")
     echo.peer.read()
     assert (echo.response(1).content, echo.response(1).status) == (message(b"reply"), 0)
+
+
+def test_nothing_is_held_for_a_call_that_is_over() -> None:
+    """By a thread that unpacks its message, say: it would be counted for ever."""
+    echo = Echo()
+    echo.send(call(1))
+    stream = echo.calls[0].stream
+    assert echo.grpc.hold(stream, 100)
+    assert echo.grpc.http.held_bytes == 100
+    echo.send(frames.rst_stream(1, ErrorCode.CANCEL))
+    assert not echo.grpc.hold(stream, 200)
+    assert echo.grpc.http.held_bytes == 0
+
+
+def test_a_compressed_message_that_unpacks_to_nothing_takes_its_time_too() -> None:
+    """Of empty blocks: what is taken counts, as little as comes of it."""
+    echo = Echo(Limits(stream_window=1 << 24, connection_window=1 << 24))
+    empty = zlib.compress(b"", wbits=-15)
+    packed = b"\x78\x9c" + b"\0\0\0\xff\xff" * 500_000 + empty + zlib.adler32(b"").to_bytes(4, "big")
+    raw = message(packed, compressed=True)
+    echo.send(headers(1, [*STREAM_CALL, (b"grpc-encoding", b"deflate")]))
+    pieces = [data(1, raw[at : at + 16_384]) for at in range(0, len(raw), 16_384)]
+    echo.send(b"".join(pieces[:-1]))
+    assert echo.grpc.receive(pieces[-1]) is None
+    turns = 0
+    while echo.grpc.http.is_behind:
+        turns += 1
+        assert echo.streams[0].messages == []
+        echo.grpc.receive(b"")
+    assert turns > 2
+    assert echo.streams[0].messages == [b""]
+
+
+def test_calls_of_a_lost_connection_know_their_stream_no_more() -> None:
+    echo = Echo()
+    echo.send(call(1) + headers(3, STREAM_CALL))
+    streams = [echo.calls[0].stream, echo.streams[0].stream]
+    echo.grpc.lost()
+    assert [each.call for each in streams] == [None, None]
+    assert (echo.calls[0].is_cancelled, echo.streams[0].is_cancelled) == (True, True)
