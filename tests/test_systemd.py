@@ -234,6 +234,7 @@ def test_a_call_between_two_services_waits_for_the_second(handlers: Path, held: 
         (("not listening",), (), "descriptor 3 (one) is no socket that listens"),
         (("port", None), (), "descriptor 4 (two) is no socket that listens"),
         (("port",), ("--engine=grpcio",), "the engine grpcio takes no socket that others opened"),
+        (("public",), (), "other machines can reach it, and it is plaintext. Expected: ListenStream= with a"),
         (
             ("port",),
             ("--listen=127.0.0.1:0", "--workers=2", "--worker-listen=own"),
@@ -248,13 +249,26 @@ def test_what_cannot_be_served_is_refused(
     flags: tuple[str, ...],
     expected: str,
 ) -> None:
-    with socket.socket() as closed:
-        known = {"port": held[0], "not listening": closed, None: None}
+    # Never called: others might.
+    with socket.socket() as closed, socket.create_server(("", 0)) as public:
+        known = {"port": held[0], "not listening": closed, "public": public, None: None}
         with activated(handlers, *(known[each] for each in sockets), flags=flags) as service:
             assert service.wait() == 1
     text = " ".join(line["event"] for line in service.lines)
     assert expected in text
     assert "Traceback" not in text
+
+
+@pytest.mark.parametrize("flags", [("--insecure-public",), ()], ids=["so asked", "by path"])
+def test_what_only_this_machine_reaches_needs_no_leave(
+    handlers: Path, held: list[socket.socket], flags: tuple[str, ...]
+) -> None:
+    with (
+        socket.create_server(("", 0)) as public,
+        activated(handlers, public if flags else held[1], flags=flags) as service,
+    ):
+        service.wait_for("serving")
+        assert service.end() == 0
 
 
 def test_sockets_for_another_process_are_not_taken() -> None:

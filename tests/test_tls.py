@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -126,7 +127,7 @@ def test_tls_also_on_a_public_address(handlers: Path, pki: dict[str, Certificate
 
 def test_handshakes_of_many_at_one_time_leave_others_their_turn(pki: dict[str, Certificate]) -> None:
     """Once, all were made before any other connection was looked at."""
-    tls = TlsFiles(pki["server"].cert, pki["server"].key).server_context()
+    tls = TlsFiles(pki["server"].cert, pki["server"].key).http2_context
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     incoming, hello = ssl.MemoryBIO(), ssl.MemoryBIO()
     with pytest.raises(ssl.SSLWantReadError):
@@ -200,7 +201,7 @@ def client_context() -> ssl.SSLContext:
 
 def first_bytes(itself: Certificate, client: ssl.SSLContext) -> bytes:
     """What a server says first to such a client, until it waits for more or closes."""
-    tls = TlsFiles(itself.cert, itself.key).server_context()
+    tls = TlsFiles(itself.cert, itself.key).http2_context
     with ExitStack() as at_end:
         server = Server({}, Limits())
         at_end.callback(server.close)
@@ -278,6 +279,70 @@ def test_replaced_files_are_used_at_each_address(
             assert [shown_certificate(address) == expected for address in addresses] == [True, True], name
     finally:
         made.stop()
+
+
+def test_files_that_cannot_be_used_keep_what_is_there_at_each_address(
+    pki: dict[str, Certificate], tmp_path: Path
+) -> None:
+    """Once, where new ones were good and then bad, an address that was not called meanwhile took the bad."""
+    live = Certificate(tmp_path / "live.pem", tmp_path / "live.key")
+    put(live, pki["server"].cert, pki["server"].key)
+    made = _make_engine({"engine": "http2", "tls_cert": str(live.cert), "tls_key": str(live.key)})
+    first, second = (made.listen("127.0.0.1:0") for _ in range(2))
+    made.start(Health(()).methods)
+    try:
+        put(live, pki["new-server"].cert, pki["new-server"].key)
+        expected = ssl.PEM_cert_to_DER_cert(pki["new-server"].cert.read_text())
+        assert shown_certificate(first) == expected
+        put(live, pki["new-server"].cert, pki["server"].key)
+        assert [shown_certificate(each) == expected for each in (first, second)] == [True, True]
+    finally:
+        made.stop()
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_session_does_not_outlive_the_authority_of_its_client(
+    pki: dict[str, Certificate], tmp_path: Path, version: ssl.TLSVersion
+) -> None:
+    """Once, who had one was let in by it, and got the next, when the authority was none any more."""
+    live = tmp_path / "live-ca.pem"
+    shutil.copy(pki["first-ca"].cert, live)
+    files = TlsFiles(pki["server"].cert, pki["server"].key, live)
+    client = client_context()
+    client.minimum_version = client.maximum_version = version
+    client.load_cert_chain(pki["client"].cert, pki["client"].key)
+    session = _handshake(files, client, None)
+    live.write_bytes(pki["second-ca"].cert.read_bytes() + b"\n")
+    with pytest.raises(ssl.SSLError, match="verify failed"):
+        _handshake(files, client, session)
+
+
+def test_no_session_of_tls_1_3_is_taken_up_again(pki: dict[str, Certificate]) -> None:
+    """Each brings a ticket for the next: a client whose certificate is over could go on for ever."""
+    files = TlsFiles(pki["server"].cert, pki["server"].key, pki["first-ca"].cert)
+    client = client_context()
+    client.minimum_version = ssl.TLSVersion.TLSv1_3
+    client.load_cert_chain(pki["client"].cert, pki["client"].key)
+    session = _handshake(files, client, None)
+    assert session is None or not session.has_ticket
+
+
+def _handshake(
+    files: TlsFiles, client: ssl.SSLContext, session: ssl.SSLSession | None
+) -> ssl.SSLSession | None:
+    """The client's session afterwards. Raises what the server's side does."""
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ours = files.http2_context().wrap_bio(to_server, to_client, server_side=True)
+    theirs = client.wrap_bio(to_client, to_server, session=session)
+    are_done = {ours: False, theirs: False}
+    while not all(are_done.values()):
+        for side in (theirs, ours):
+            with contextlib.suppress(ssl.SSLWantReadError):
+                side.do_handshake()
+                are_done[side] = True
+    ours.write(b"!")
+    assert theirs.read() == b"!"  # And the tickets before it.
+    return theirs.session
 
 
 def shown_certificate(address: str) -> bytes:

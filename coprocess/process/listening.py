@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from coprocess.addresses import find_owner
+from coprocess.addresses import find_owner, is_local
 from coprocess.process import forks
 from coprocess.process.config import OFF, Settings
 from coprocess.process.systemd import address_of
@@ -46,10 +46,22 @@ class Listening:
             return [self._listen(engine, address, at_end) for address in self._addresses]
         # Their paths are not for this process to remove.
         bound = [address_of(each) for each in self.inherited]
+        self._check_secured(bound)
         for each, address in zip(self.inherited, bound, strict=True):
             engine.listen_on(each)
             at_end.callback(forks.keep_address_from_children(address))
         return bound
+
+    def _check_secured(self, inherited: list[str]) -> None:
+        """As the settings check `listen`."""
+        settings = self._settings
+        public = [address for address in inherited if not is_local(address)]
+        if public and settings.tls_cert is None and not settings.insecure_public:
+            raise ListenError(
+                f"systemd passes {', '.join(public)}: other machines can reach it, and it is plaintext. "
+                "Expected: ListenStream= with a loopback address or a path, or tls_cert and tls_key, or "
+                "insecure_public"
+            )
 
     def _listen(self, engine: Engine, address: str, at_end: ExitStack) -> str:
         bound = listeners.listen(address, engine.listen, self._socket_access(), take_over=engine.takes_over)

@@ -222,7 +222,7 @@ class Http2Engine(Engine):
     def listen_on(self, bound: socket.socket) -> None:
         """Serve a socket that is bound already, as one that was inherited."""
         tls = self._options.tls if bound.family != socket.AF_UNIX else None
-        self.server.listen(bound, tls.server_context() if tls is not None else None)
+        self.server.listen(bound, tls.http2_context if tls is not None else None)
 
     def start(self, methods: Methods) -> None:
         for path in methods.unary:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, cast
+
+import structlog
 
 from coprocess.errors import Status
 from coprocess.transport import health
@@ -12,6 +16,8 @@ from coprocess.transport.engine import BidiRpc
 if TYPE_CHECKING:
     import grpc
     from google.protobuf import descriptor_pool
+
+log = structlog.get_logger("coprocess")
 
 REFLECT = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 
@@ -29,23 +35,63 @@ class Reflection:
 
     def begin(self, rpc: BidiRpc) -> None:
         """Serve one call of REFLECT: a BidiHandler."""
+        asked = _Asked(rpc, self._answer)
+        rpc.on_message, rpc.on_half_close = asked.put, asked.end
+
+    def _answer(self, rpc: BidiRpc, message: bytes) -> None:
         from google.protobuf.message import DecodeError
         from grpc_reflection.v1alpha import reflection_pb2
 
         no_context = cast("grpc.ServicerContext", None)  # The servicer has no use for one.
-
-        def answer(message: bytes) -> None:
-            try:
-                request = reflection_pb2.ServerReflectionRequest.FromString(message)
-            except DecodeError:
-                rpc.end(Status.INVALID_ARGUMENT, "not a ServerReflectionRequest")
+        try:
+            request = reflection_pb2.ServerReflectionRequest.FromString(message)
+        except DecodeError:
+            rpc.end(Status.INVALID_ARGUMENT, "not a ServerReflectionRequest")
+            return
+        for reply in self._servicer.ServerReflectionInfo(iter([request]), no_context):
+            if not rpc.send(reply.SerializeToString()):
+                rpc.end(Status.RESOURCE_EXHAUSTED, "the replies are not read")
                 return
-            for reply in self._servicer.ServerReflectionInfo(iter([request]), no_context):
-                if not rpc.send(reply.SerializeToString()):
-                    rpc.end(Status.RESOURCE_EXHAUSTED, "the replies are not read")
-                    return
 
-        rpc.on_message = answer
+
+class _Asked:
+    """What one stream asks for, answered one by one: each answer takes long beside other calls."""
+
+    def __init__(self, rpc: BidiRpc, answer: Callable[[BidiRpc, bytes], None]) -> None:
+        self._rpc = rpc
+        self._answer = answer
+        self._lock = threading.Lock()
+        #: With the one that is answered now. None: there are no more.
+        self._waiting: deque[bytes | None] = deque()
+
+    def put(self, message: bytes | None) -> None:
+        with self._lock:
+            count = len(self._waiting)
+            if count <= _MOST_WAITING:
+                self._waiting.append(message)
+        if count == 0:
+            self._rpc.in_turn(self._next)
+        elif count > _MOST_WAITING:
+            self._rpc.end(Status.RESOURCE_EXHAUSTED, "too many requests at one time")
+
+    def end(self) -> None:
+        self.put(None)
+
+    def _next(self) -> None:
+        rpc, message = self._rpc, self._waiting[0]
+        if message is None:
+            rpc.end()
+            return
+        try:
+            self._answer(rpc, message)
+        except Exception:  # A task never raises, and its client waits.
+            log.exception("a reflection request failed")
+            rpc.end(Status.INTERNAL, "internal error")
+        with self._lock:
+            self._waiting.popleft()
+            is_more = bool(self._waiting)
+        if is_more:
+            rpc.in_turn(self._next)
 
 
 def _pool(files: Sequence[bytes]) -> descriptor_pool.DescriptorPool:
@@ -59,3 +105,6 @@ def _pool(files: Sequence[bytes]) -> descriptor_pool.DescriptorPool:
     for file in (*files, *libraries):
         pool.AddSerializedFile(file)
     return pool
+
+
+_MOST_WAITING = 64

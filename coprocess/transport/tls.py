@@ -29,7 +29,7 @@ class TlsFiles:
         self._cert, self._key, self._client_ca = cert, key, client_ca
         self._lock = threading.Lock()
         self._stamps = self._look()
-        self._contents = self._read()
+        self._contents, self._context = self._read()
         #: How often the files were found replaced: each address asks for itself whether it has the newest.
         self._version = 0
 
@@ -55,33 +55,24 @@ class TlsFiles:
             require_client_authentication=self._client_ca is not None,
         )
 
-    def server_context(self) -> ssl.SSLContext:
-        """The same for the standard library: for HTTP/2, by ALPN."""
-        used, current = self._version, self._http2_context()
+    def http2_context(self) -> ssl.SSLContext:
+        """The same for the standard library, to be asked for each connection: for HTTP/2, by ALPN.
 
-        def use_newest(handshake: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
-            nonlocal used, current
-            version = self._newest()
-            if version != used:
-                current, used = self._http2_context(), version
-            handshake.context = current
+        What new files say is in a new one: a session of the one before, which could name a client that they
+        do not let in any more, is not known to it.
+        """
+        self._newest()
+        return self._context
 
-        # Called in each handshake, also where the client names no server.
-        first = self._http2_context()
-        first.sni_callback = use_newest
-        return first
-
-    def _http2_context(self) -> ssl.SSLContext:
+    def _make_context(self) -> ssl.SSLContext:
         """RFC 9113 §9.2: what of TLS 1.2 may not be used with HTTP/2 is left out."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_ciphers("ECDHE+AESGCM:ECDHE+CHACHA20")
         context.options |= ssl.OP_NO_RENEGOTIATION
         context.set_alpn_protocols(["h2"])
-        context.load_cert_chain(self._cert, self._key, password="")
-        if self._client_ca is not None:
-            context.load_verify_locations(self._client_ca)
-            context.verify_mode = ssl.CERT_REQUIRED
+        # Each that is used brings the next: a client's certificate would be looked at once, and never again.
+        context.num_tickets = 0
         return context
 
     def _configuration(self) -> grpc.ServerCertificateConfiguration:
@@ -97,7 +88,7 @@ class TlsFiles:
             if stamps == self._stamps:
                 return self._version
             try:
-                self._contents = self._read()
+                self._contents, self._context = self._read()
             except ConfigError as error:
                 # Perhaps only one of the files is written yet: the next handshake looks again.
                 log.error("the new TLS files are not used", reason=str(error))
@@ -124,14 +115,15 @@ class TlsFiles:
                 found.append((status.st_mtime_ns, status.st_size, status.st_ino))
         return found
 
-    def _read(self) -> tuple[bytes, bytes, bytes | None]:
+    def _read(self) -> tuple[tuple[bytes, bytes, bytes | None], ssl.SSLContext]:
         names = {self._cert: "tls_cert", self._key: "tls_key", self._client_ca: "tls_client_ca"}
+        contents: dict[Path | None, bytes] = {}
         for path in self._paths:
             try:
-                path.read_bytes()
+                contents[path] = path.read_bytes()
             except OSError as error:
                 raise ConfigError(f"{names[path]}: {path}: cannot be read: {error.strerror}") from None
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context = self._make_context()
         try:
             # The empty password keeps OpenSSL from asking for one at the terminal.
             context.load_cert_chain(self._cert, self._key, password="")
@@ -143,15 +135,12 @@ class TlsFiles:
         if self._client_ca is not None:
             try:
                 context.load_verify_locations(self._client_ca)
+                context.verify_mode = ssl.CERT_REQUIRED
             except (ssl.SSLError, OSError) as error:
                 raise ConfigError(
                     f"tls_client_ca: {self._client_ca}: {_reason(error)}. Expected: PEM certificates"
                 ) from None
-        return (
-            self._cert.read_bytes(),
-            self._key.read_bytes(),
-            None if self._client_ca is None else self._client_ca.read_bytes(),
-        )
+        return (contents[self._cert], contents[self._key], contents.get(self._client_ca)), context
 
 
 def _reason(error: OSError) -> str:

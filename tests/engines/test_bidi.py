@@ -13,7 +13,9 @@ import pytest
 from coprocess.errors import Status
 from coprocess.transport.engine import BidiHandler, BidiRpc, Methods, NotingHandler
 from coprocess.transport.engines import EngineChoice
-from tests.engines.hooks import bare, methods
+from coprocess.transport.http2 import frames
+from tests.engines.hooks import bare, methods, tcp_connection
+from tests.http2.peer import STREAM_CALL, headers
 from tests.server import PATIENCE_S, Client, status_of, until
 
 PATH = "/test.Echo/Bidi"
@@ -211,6 +213,43 @@ def test_a_client_that_does_not_read_is_told_no_more() -> None:
         assert refused.wait(PATIENCE_S)
         assert client.raw(b"", timeout=PATIENCE_S) == b""
         call.cancel()
+
+
+def test_a_last_reply_that_is_too_large_ends_the_call_badly() -> None:
+    def answer(rpc: BidiRpc) -> None:
+        rpc.on_message = lambda message: None if rpc.finish(bytes(1001)) else refused.set()
+
+    refused = threading.Event()
+    with served(answer, max_message_bytes=1000) as (_, method):
+        call = method(iter([b"x"]), timeout=PATIENCE_S)
+        with pytest.raises(grpc.RpcError):
+            list(call)
+        assert call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert refused.wait(PATIENCE_S)
+
+
+def test_a_last_reply_to_a_client_that_does_not_read_is_refused_and_ends_nothing(
+    engine: EngineChoice,
+) -> None:
+    if engine == "grpcio":
+        pytest.skip("it reads for its client")
+    outcome: list[bool] = []
+    done = threading.Event()
+
+    def pour(rpc: BidiRpc) -> None:
+        def send_until_refused() -> None:
+            while rpc.send(bytes(100_000)):
+                pass
+            outcome.extend((rpc.finish(b"last"), rpc.send(b"more")))
+            done.set()
+
+        threading.Thread(target=send_until_refused).start()
+
+    with served(pour) as (client, _), tcp_connection(client.address) as connection:
+        no_window = frames.settings({frames.Setting.INITIAL_WINDOW_SIZE: 0})
+        connection.sendall(frames.PREFACE + no_window + headers(1, STREAM_CALL))
+        assert done.wait(PATIENCE_S)
+    assert outcome == [False, False]
 
 
 def test_streams_keep_no_thread(engine: EngineChoice) -> None:

@@ -8,6 +8,7 @@ from coprocess.process.config import Settings
 from coprocess.process.options import connection_limits
 from coprocess.transport.engines import EngineChoice, make_engine
 from coprocess.transport.http2.limits import Limits
+from coprocess.transport.http2_engine import Http2Engine
 from tests.server import engine_options
 
 
@@ -39,3 +40,14 @@ def test_settings_of_one_connection_reach_the_engine() -> None:
     limits = connection_limits(settings)
     assert (limits.max_age_s, limits.idle_frames, limits.max_concurrent_streams) == (7.5, 123, 77)
     assert connection_limits(Settings()) == Limits()
+
+
+def test_two_of_the_largest_messages_are_held_in_any_case_and_no_more_streams_than_either_says() -> None:
+    small = Limits(max_held_bytes=1, max_unsent_bytes=1, max_bytes_together=1, max_concurrent_streams=50)
+    for streams, expected in ((20, 20), (80, 50)):
+        options = engine_options(
+            max_message_bytes=1000, max_concurrent_streams=streams, connection_limits=small
+        )
+        limits = Http2Engine(options).server.service.limits
+        assert (limits.max_held_bytes, limits.max_unsent_bytes, limits.max_bytes_together) == (2000,) * 3
+        assert (limits.max_message_bytes, limits.max_concurrent_streams) == (1000, expected)

@@ -260,6 +260,17 @@ def test_connections_end_in_two_steps_when_they_are_old_or_idle(limit: str) -> N
         assert goaways(connection) == [(frames.MAX_STREAM_ID, 0), (0, 0)]
 
 
+def test_connections_that_came_together_do_not_go_together() -> None:
+    """All gateways would come anew at one time, each time."""
+    made = Server({}, Limits(max_age_s=100.0))
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ages = {Http2Protocol(made, ours, None)._max_age_s for _ in range(20)}
+        assert len(ages) == 20
+        assert all(90.0 <= age <= 110.0 for age in ages)
+        assert Http2Protocol(Server({}, Limits()), ours, None)._max_age_s == 0.0
+
+
 def test_a_call_that_outlives_its_connection_is_told_why() -> None:
     """Once, that the service was shutting down."""
     done = threading.Event()
@@ -588,3 +599,81 @@ def test_ipv6() -> None:
             assert client.raw(b"", timeout=PATIENCE_S) == b"here"
     finally:
         engine.stop()
+
+
+def test_a_call_that_is_over_before_its_turn_is_not_handled() -> None:
+    handled: list[bytes] = []
+
+    def handle(rpc: Rpc) -> None:
+        handled.append(rpc.payload)
+        rpc.respond(b"")
+
+    engine = Http2Engine(engine_options())
+    address = engine.listen("127.0.0.1:0")
+    with tcp_connection(address) as connection:
+        # In one read, before any call is run.
+        reset = frames.rst_stream(1, ErrorCode.CANCEL)
+        connection.sendall(START + call(1, b"gone", METHOD_CALL) + reset + call(3, b"there", METHOD_CALL))
+        engine.start(methods(handle))
+        try:
+            until(lambda: bool(handled))
+        finally:
+            engine.stop()
+    assert handled == [b"there"]
+
+
+def test_who_asks_late_whether_a_call_is_over_is_told_at_once() -> None:
+    told, is_reset, has_begun = threading.Event(), threading.Event(), threading.Event()
+
+    def handle(rpc: Rpc) -> None:
+        if rpc.payload == b"first":
+            has_begun.set()
+            assert is_reset.wait(PATIENCE_S)
+            rpc.on_cancel(told.set)
+            rpc.respond(b"")
+        else:
+            rpc.respond(b"")
+            is_reset.set()  # One connection keeps the order.
+
+    with limited(handle) as address, tcp_connection(address) as connection:
+        connection.sendall(START + call(1, b"first", METHOD_CALL))
+        assert has_begun.wait(PATIENCE_S)
+        connection.sendall(frames.rst_stream(1, ErrorCode.CANCEL) + call(3, b"second", METHOD_CALL))
+        assert told.wait(PATIENCE_S)
+
+
+def test_what_all_hold_is_told_once_all_were_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are asked some at a time; of a part of them, it would always seem to be little."""
+    monkeypatch.setattr(server, "_LOOKED_AT_ONCE", 1)
+    made = Server({}, Limits(max_bytes_together=1_000_000))
+    made.open()
+    pairs = [socket.socketpair() for _ in range(2)]
+    try:
+        for ours, _ in pairs:
+            made._add(ours, None)
+        left = made.connections()
+        for each in left:
+            each.grpc.http.held_bytes = 600_000
+        made._look(left)
+        assert (len(left), made.share.each_bytes) == (1, 1_000_000)
+        made._look(left)
+        assert (len(left), made.share.each_bytes) == (0, 500_000)
+    finally:
+        made.close()
+        for _, theirs in pairs:
+            theirs.close()
+
+
+def test_answers_without_content_that_nobody_reads_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No window holds them back, and each call that is answered allows more frames."""
+    monkeypatch.setattr(protocol, "_MAX_BUFFER_BYTES", 10_000)
+    unknown = [*CALL[:2], (b":path", b"/no/such"), *CALL[3:]]
+    with limited() as address, tcp_connection(address) as connection:
+        connection.sendall(START)
+        with pytest.raises(OSError):  # noqa: PT011, PT012 - it is closed, in whatever way
+            for batch in range(400):
+                first = 2000 * batch + 1
+                connection.sendall(
+                    b"".join(headers(each, unknown, ends=True) for each in range(first, first + 2000, 2))
+                )
+            pytest.fail("all of them were kept")

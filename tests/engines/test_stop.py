@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -12,7 +13,8 @@ import pytest
 
 from coprocess import Pre
 from coprocess.gateways.tyk.wire import Object
-from coprocess.transport.engines import EngineChoice, make_engine
+from coprocess.transport import http2_engine
+from coprocess.transport.engines import EngineChoice, is_compiled, make_engine
 from tests.engines.hooks import Handlers, bare, stamped, tcp_connection
 from tests.objects import make_object, table_of
 from tests.server import (
@@ -120,3 +122,30 @@ def test_stopping_what_never_started(engine: EngineChoice) -> None:
     made, _ = make_engine(engine, engine_options())
     made.listen("127.0.0.1:0")
     made.stop()
+
+
+@pytest.mark.skipif(is_compiled(), reason="a compiled class takes no method from outside")
+def test_a_message_that_still_comes_is_waited_for_as_long_as_more_of_it_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Three seconds, here; and a second for one of which nothing more comes."""
+    now_s = [100.0]
+
+    class Clock:
+        monotonic = staticmethod(lambda: now_s[0])
+
+        @staticmethod
+        def sleep(duration_s: float) -> None:
+            now_s[0] += duration_s
+
+    monkeypatch.setattr(http2_engine, "time", Clock)
+    engine = http2_engine.Http2Engine(engine_options())
+
+    def unanswered() -> list[SimpleNamespace]:
+        return [SimpleNamespace(call=None, held_bytes=int(10 * min(now_s[0] - 100.0, 3.0)))]
+
+    monkeypatch.setattr(engine.server, "unanswered", unanswered)
+    engine._wait_for_answers(200.0)
+    assert 103.9 < now_s[0] < 104.2
+    engine._wait_for_answers(104.5)
+    assert now_s[0] < 104.6

@@ -976,27 +976,54 @@ def test_a_call_in_one_read_comes_to_the_same_as_one_in_pieces(raw: bytes, is_en
 # Header blocks.
 
 
+def use_table(peer: Peer) -> None:
+    """Twenty calls, of which the first puts a field into the table."""
+    peer.send(frame(1, frames.END_HEADERS, 1, block(CALL) + b"\x40\x01a\x01b") + data(1, b"", ends=True))
+    for number in range(3, 41, 2):
+        peer.send(call(number))
+
+
+def refusals(peer: Peer) -> list[int]:
+    """The flags of each SETTINGS that asks for no table."""
+    asked = struct.pack(">HL", Setting.HEADER_TABLE_SIZE, 0)
+    return [each.flags for each in peer.frames if each.kind == frames.SETTINGS and each.payload == asked]
+
+
 def test_a_table_is_refused_after_some_calls_and_must_be_given_up() -> None:
     peer = started()
-    for number in range(1, 41, 2):
-        peer.send(call(number))
-    (asked,) = [
-        each
-        for each in peer.frames
-        if each.kind == frames.SETTINGS and each.payload == struct.pack(">HL", Setting.HEADER_TABLE_SIZE, 0)
-    ]
-    assert asked.flags == 0
+    use_table(peer)
+    assert refusals(peer) == [0]
     peer.send(frames.SETTINGS_ACK * 2)
     # RFC 9113 §4.3.1: the first block from here on begins with a Dynamic Table Size Update.
     peer.send(call(43))
     assert failed(peer) == E.COMPRESSION_ERROR
 
 
-def test_a_table_is_not_given_up_before_the_peer_has_acknowledged_that() -> None:
-    """Its first ACK is that of the SETTINGS that we began with."""
+def test_who_uses_no_table_is_not_asked_to_give_it_up() -> None:
+    """.NET's client acknowledges that, and changes nothing: its connections ended after eight calls."""
     peer = started()
     for number in range(1, 41, 2):
         peer.send(call(number))
+    peer.send(frames.SETTINGS_ACK * 2)
+    assert refusals(peer) == []
+    first, second = (opened(peer.send(call(number))) for number in (41, 43))
+    assert first.fields is second.fields  # Not decoded again.
+
+
+def test_who_begins_to_use_a_table_late_is_asked_to_give_it_up() -> None:
+    peer = started()
+    for number in range(1, 41, 2):
+        peer.send(call(number))
+    assert refusals(peer) == []
+    grow = block(CALL) + b"\x40\x01a\x01b"
+    peer.send(frame(1, frames.END_HEADERS, 41, grow) + data(41, b"", ends=True) + call(43) + call(45))
+    assert refusals(peer) == [0]
+
+
+def test_a_table_is_not_given_up_before_the_peer_has_acknowledged_that() -> None:
+    """Its first ACK is that of the SETTINGS that we began with."""
+    peer = started()
+    use_table(peer)
     peer.send(frames.SETTINGS_ACK)
     assert opened(peer.send(call(43))).fields.fields == CALL
 
@@ -1029,8 +1056,7 @@ def test_a_section_that_opens_no_stream_changes_the_table_all_the_same(
 
 def test_a_table_that_was_given_up() -> None:
     peer = started()
-    for number in range(1, 41, 2):
-        peer.send(call(number))
+    use_table(peer)
     peer.send(frames.SETTINGS_ACK * 2)
     section = b"\x20" + block(CALL)
     assert opened(peer.send(frame(1, frames.END_HEADERS, 43, section))).fields.fields == CALL

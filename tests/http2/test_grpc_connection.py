@@ -622,3 +622,107 @@ def test_calls_are_given_up_beside_a_request_without_a_path() -> None:
     echo.peer.read()
     response = echo.response(3)
     assert (response.content, response.status) == (message(b"UNAVAILABLE: it stops"), 0)
+
+
+@pytest.mark.parametrize("method", [CALL, STREAM_CALL], ids=["one message", "many"])
+@pytest.mark.parametrize("refused", [(b"grpc-timeout", b"x"), (b"grpc-encoding", b"br")])
+def test_content_of_a_call_whose_refusal_waits_for_a_window(
+    method: Fields, refused: tuple[bytes, bytes]
+) -> None:
+    """Once, it was taken for a request that is no call, and its connection ended with all others on it."""
+    echo = Echo()
+    echo.service.failed = {dict(method)[b":path"].decode(): lambda status, text: b"denied"}
+    echo.send(frames.settings({Setting.INITIAL_WINDOW_SIZE: 0}))
+    assert echo.send(headers(1, [*method, refused]) + data(1, message(b"hello"), ends=True)) is None
+    echo.send(frames.settings({Setting.INITIAL_WINDOW_SIZE: 65_535}))
+    response = echo.response(1)
+    assert (response.content, response.status) == (message(b"denied"), 0)
+
+
+def test_messages_behind_one_that_was_refused_are_not_looked_at() -> None:
+    echo = Echo(SMALL)
+    echo.service.failed = {dict(STREAM_CALL)[b":path"].decode(): lambda status, text: b"denied"}
+    echo.send(frames.settings({Setting.INITIAL_WINDOW_SIZE: 0}))
+    echo.send(headers(1, STREAM_CALL) + data(1, message(bytes(101))[:5]))
+    echo.send(data(1, message(bytes(101))[:5]) + data(1, message(b"a") * 2) + data(1, b"", ends=True))
+    assert (echo.service.refused_calls, echo.streams[0].messages) == (1, [])
+    echo.send(frames.window_update(1, 1000))
+    assert (echo.response(1).content, echo.response(1).ended) == (message(b"denied"), True)
+
+
+def test_what_comes_behind_the_message_that_ends_its_stream_is_not_kept() -> None:
+    echo = Echo()
+    echo.send(headers(1, STREAM_CALL))
+    (made,) = echo.streams
+    got: list[bytes] = []
+
+    def end(payload: bytes) -> None:
+        got.append(payload)
+        echo.grpc.end(made.stream, 0, "")
+
+    made.received = end  # type: ignore[method-assign]  # as a handler that has seen enough
+    echo.send(data(1, message(b"first") + message(b"second") + message(bytes(100))[:50]))
+    assert (got, echo.grpc.http.held_bytes) == ([b"first"], 0)
+
+
+def test_a_refusal_that_waits_for_a_window_is_no_request_that_does_not_come() -> None:
+    """Its client has sent all there is."""
+    echo = Echo(Limits(request_timeout_s=10.0))
+    echo.service.failed = {METHOD: lambda status, text: b"denied"}
+    echo.send(frames.settings({Setting.INITIAL_WINDOW_SIZE: 0}))
+    echo.send(headers(1, [*CALL, (b"grpc-timeout", b"x")], ends=True))
+    assert not echo.grpc.drop_overdue(100.0)
+    assert not echo.grpc.drop_overdue(200.0)
+    echo.send(frames.window_update(1, 1000))
+    assert echo.response(1).content == message(b"denied")
+
+
+def test_an_end_that_is_good_is_no_failure_in_the_words_of_its_method() -> None:
+    echo = Echo()
+    echo.service.failed = {METHOD: lambda status, text: b"denied"}
+    echo.send(call(1))
+    stream = echo.calls[0].stream
+    echo.grpc.send(stream, b"reply")
+    echo.grpc.end(stream, 0, "")
+    echo.peer.read()
+    assert (echo.response(1).content, echo.response(1).status) == (message(b"reply"), 0)
+
+
+def test_nothing_is_held_for_a_call_that_is_over() -> None:
+    """By a thread that unpacks its message, say: it would be counted for ever."""
+    echo = Echo()
+    echo.send(call(1))
+    stream = echo.calls[0].stream
+    assert echo.grpc.hold(stream, 100)
+    assert echo.grpc.http.held_bytes == 100
+    echo.send(frames.rst_stream(1, ErrorCode.CANCEL))
+    assert not echo.grpc.hold(stream, 200)
+    assert echo.grpc.http.held_bytes == 0
+
+
+def test_a_compressed_message_that_unpacks_to_nothing_takes_its_time_too() -> None:
+    """Of empty blocks: what is taken counts, as little as comes of it."""
+    echo = Echo(Limits(stream_window=1 << 24, connection_window=1 << 24))
+    empty = zlib.compress(b"", wbits=-15)
+    packed = b"\x78\x9c" + b"\0\0\0\xff\xff" * 500_000 + empty + zlib.adler32(b"").to_bytes(4, "big")
+    raw = message(packed, compressed=True)
+    echo.send(headers(1, [*STREAM_CALL, (b"grpc-encoding", b"deflate")]))
+    pieces = [data(1, raw[at : at + 16_384]) for at in range(0, len(raw), 16_384)]
+    echo.send(b"".join(pieces[:-1]))
+    assert echo.grpc.receive(pieces[-1]) is None
+    turns = 0
+    while echo.grpc.http.is_behind:
+        turns += 1
+        assert echo.streams[0].messages == []
+        echo.grpc.receive(b"")
+    assert turns > 2
+    assert echo.streams[0].messages == [b""]
+
+
+def test_calls_of_a_lost_connection_know_their_stream_no_more() -> None:
+    echo = Echo()
+    echo.send(call(1) + headers(3, STREAM_CALL))
+    streams = [echo.calls[0].stream, echo.streams[0].stream]
+    echo.grpc.lost()
+    assert [each.call for each in streams] == [None, None]
+    assert (echo.calls[0].is_cancelled, echo.streams[0].is_cancelled) == (True, True)

@@ -87,6 +87,27 @@ def test_key_updates_are_counted_as_frames_that_bring_nothing_forward(tmp_path: 
     assert failure.value.code is ErrorCode.ENHANCE_YOUR_CALM
 
 
+def test_key_updates_are_counted_one_by_one_and_after_much_content(tmp_path: Path) -> None:
+    """One may have begun whose content is on its way, and content may look as one: that is no leave."""
+    server, client = connected(tmp_path, idle_frames=1000)
+    for _ in range(9):
+        client.write(bytes(1024 * 1024))
+        server.receive(client.take())
+    with pytest.raises(ConnectionFailure):  # noqa: PT012 - one of them, by the limit the eighteenth or so
+        for _ in range(30):
+            client.update_key()
+            server.receive(client.take())
+
+
+def test_records_are_splinters_where_they_are_many_and_small(tmp_path: Path) -> None:
+    server, client = connected(tmp_path, idle_frames=1000)
+    for count, size, expected in ((100, 1, True), (100, 1000, False), (10, 1, False)):
+        for _ in range(count):
+            client.write(bytes(size))
+        server.receive(client.take())
+        assert server.is_in_splinters is expected, (count, size)
+
+
 @pytest.mark.parametrize("size", [1, 100, 16_384, 100_000])
 @pytest.mark.parametrize("read", [1000, 65_536, 262_144])
 def test_content_of_any_size_costs_next_to_nothing(tmp_path: Path, size: int, read: int) -> None:

@@ -173,7 +173,7 @@ class Connection(ControlFrames):
             or after > end
             or not 0 < length <= self._longest_first
             or fields.content_length is not None
-            or not self._is_table_refused
+            or not self._is_table_settled
             or not ids.highest < stream_id <= ids.last
             or not stream_id & 1
             or len(self.streams) >= limits.max_concurrent_streams
@@ -292,7 +292,7 @@ class Connection(ControlFrames):
         ended = flags & END_STREAM != 0
         stream = Stream(stream_id, fields, limits.stream_window, self.sending.initial_window, ended)
         if not self._is_table_refused and stream_id > _CALLS_WITH_TABLE:
-            self._refuse_table()
+            self._settle_table()
         if fields.content_length is not None:
             self._count_content(stream, 0)
         self.streams[stream_id] = stream

@@ -51,6 +51,11 @@ class FieldDecoder:
         #: What `request` gave for blocks that mean the same as then. For whoever looks before it asks.
         self.seen: dict[bytes, RequestFields] = {}
 
+    @property
+    def is_table_used(self) -> bool:
+        """Whether the peer has put something into it, ever."""
+        return self._table.is_used
+
     def forbid_table(self) -> None:
         """The peer has acknowledged our SETTINGS_HEADER_TABLE_SIZE of 0."""
         self._decoder.max_allowed_table_size = 0
@@ -195,9 +200,11 @@ class _WatchedTable(HeaderTable):
     """A dynamic table that tells whether a block added to it."""
 
     has_grown = False
+    is_used = False
 
     def add(self, name: bytes, value: bytes) -> None:
-        self.has_grown = self.maxsize > 0
+        if self.maxsize > 0:
+            self.has_grown = self.is_used = True
         super().add(name, value)
 
 

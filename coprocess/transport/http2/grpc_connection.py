@@ -251,13 +251,13 @@ class GrpcConnection:
 
     def _gather(self, stream: Stream, data: bytes, ended: bool) -> None:
         """The one message of a call, in pieces."""
+        if stream.is_answered:
+            return  # It was refused, and its answer waits for a window.
         request = stream.fields.request
         if type(request) is not _CallRequest:
             if ended:
                 self._answer_http(stream, request)
             return
-        if stream.is_answered:
-            return  # It was refused, and its answer waits for a window.
         reader = stream.reader
         if reader is None:
             reader = stream.reader = OneMessage(self._max_bytes)
@@ -270,6 +270,8 @@ class GrpcConnection:
 
     def _pass_on(self, stream: Stream, call: StreamCall, data: bytes, ended: bool) -> None:
         """Messages one by one, whatever their pieces."""
+        if stream.is_answered:
+            return  # As in `_gather`.
         reader: MessageReader | None = stream.reader
         if reader is None:
             reader = stream.reader = MessageReader(self._max_bytes)

@@ -45,7 +45,7 @@ class Limits:
     keepalive_timeout_s: float = 20.0
     #: Without a call.
     idle_s: float = 0.0
-    #: Gateways connect anew then, and so spread over servers.
+    #: Gateways connect anew then, and so spread over servers. A tenth more or less, as chance has it.
     max_age_s: float = 0.0
     #: For the calls of a connection that is too old.
     age_grace_s: float = 60.0

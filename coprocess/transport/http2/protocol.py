@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import selectors
 import socket
 import ssl
@@ -70,6 +71,8 @@ class Http2Protocol:
         self._ids = grpc.http.ids
         self._use = Use(self._ids, now_s)
         self._began_s = self._heard_s = self._idle_since_s = now_s
+        #: Of its own: those that came together do not go together.
+        self._max_age_s = self._limits.max_age_s * random.uniform(0.9, 1.1)  # noqa: S311 - no secret
         #: Since when what must be read, or must come, did not.
         self._unread_since_s = self._awaits_since_s = 0.0
         #: What must come.
@@ -457,7 +460,7 @@ class Http2Protocol:
                 self.write()
         elif _is_over(now_s, self._idle_since_s, limits.idle_s):
             self.begin_end(now_s + limits.age_grace_s)
-        if _is_over(now_s, self._began_s, limits.max_age_s):
+        if _is_over(now_s, self._began_s, self._max_age_s):
             self.begin_end(now_s + limits.age_grace_s, "the connection is as old as one may be")
         self._look_at_life(now_s)
         if self._ending_s:

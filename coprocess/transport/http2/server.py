@@ -34,6 +34,9 @@ from coprocess.transport.http2.waiting import FairQueue
 
 log = structlog.get_logger("coprocess")
 
+#: Asked for each connection, as certificates change.
+Tls = Callable[[], ssl.SSLContext]
+
 
 class Writer(Protocol):
     """What has something to write: a connection, say. All is called with the server's lock."""
@@ -56,7 +59,7 @@ class Server:
         self.call_later = self._timers.call_later
         self.service = Service(methods, limits, self.call_later)
         self._max_connections = max_connections
-        self._sockets: list[tuple[socket.socket, ssl.SSLContext | None]] = []
+        self._sockets: list[tuple[socket.socket, Tls | None]] = []
         self._connections: set[Http2Protocol] = set()
         #: Connections whose answers the thread that polls has yet to write.
         self._dirty: list[Writer] = []
@@ -110,7 +113,7 @@ class Server:
             end.setblocking(False)
         self._poller.add(self._wake_reader, selectors.EVENT_READ, self._woken)
 
-    def listen(self, bound: socket.socket, tls: ssl.SSLContext | None = None) -> None:
+    def listen(self, bound: socket.socket, tls: Tls | None = None) -> None:
         """Serve a socket that is bound, or was inherited. It is closed by `drain`."""
         self.open()
         bound.listen(_BACKLOG)
@@ -118,7 +121,7 @@ class Server:
         self._sockets.append((bound, tls))
         self._listen_again((bound, tls))
 
-    def _listen_again(self, listening: tuple[socket.socket, ssl.SSLContext | None]) -> None:
+    def _listen_again(self, listening: tuple[socket.socket, Tls | None]) -> None:
         bound, tls = listening
 
         def accept(events: int) -> None:
@@ -340,7 +343,7 @@ class Server:
 
     # Connections.
 
-    def _accept(self, bound: socket.socket, tls: ssl.SSLContext | None) -> None:
+    def _accept(self, bound: socket.socket, tls: Tls | None) -> None:
         """One: others go first. Else who connects again and again would take all."""
         if self._is_draining:
             return  # It was closed while this was on its way.
@@ -362,11 +365,11 @@ class Server:
         except OSError:  # It is gone already.
             accepted.close()
 
-    def _add(self, accepted: socket.socket, tls: ssl.SSLContext | None) -> None:
+    def _add(self, accepted: socket.socket, tls: Tls | None) -> None:
         accepted.setblocking(False)
         if accepted.family != socket.AF_UNIX:
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection = Http2Protocol(self, accepted, tls)
+        connection = Http2Protocol(self, accepted, None if tls is None else tls())
         self.watch(accepted, connection, selectors.EVENT_READ)
         self._connections.add(connection)
         connection.write()
