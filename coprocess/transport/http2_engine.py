@@ -20,6 +20,7 @@ from coprocess.transport.engine import (
     Methods,
 )
 from coprocess.transport.http2 import sockets
+from coprocess.transport.http2.awake import AwakeTime
 from coprocess.transport.http2.grpc_connection import GrpcConnection, Method
 from coprocess.transport.http2.grpc_wire import Refused, Request
 from coprocess.transport.http2.limits import Limits
@@ -269,8 +270,9 @@ class Http2Engine(Engine):
         What comes is waited for as long as more of it does.
         """
         before: tuple[int, int] | None = None
-        since_s = 0.0
-        while (now_s := time.monotonic()) < until_s:
+        waited, since_s = AwakeTime(), 0.0
+        while time.monotonic() < until_s:
+            now_s = waited.passed_s()
             # Those with many replies, or messages, end when whoever has them says so.
             calls = [each for each in self.server.unanswered() if type(each.call) not in _OF_MANY]
             coming = [each.held_bytes for each in calls if each.call is None]
