@@ -35,7 +35,9 @@ def test_a_failure_that_is_answered_as_none_is_an_error_still(traced: Traced) ->
 @pytest.mark.parametrize("hook", ["slow", "slow_async"])
 def test_a_call_that_takes_too_long(traced: Traced, hook: str) -> None:
     traceparent, trace_id, _ = new_trace()
-    assert traced.call(hook, traceparent) is not None
+    go = traced.folder / f"go-{trace_id}"
+    assert traced.call(hook, traceparent, headers={"X-Go": str(go)}) is not None
+    go.touch()
     assert traced.logged(f'Pre hook "{hook}" took longer than 0.1 s', trace_id)
 
     spans = traced.trace(trace_id)
