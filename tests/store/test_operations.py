@@ -16,6 +16,7 @@ from tests.server import PATIENCE_S
 from tests.store.stores import (
     DEADLINE_BOUND_S,
     Action,
+    in_the_end,
     opened,
     run,
     use_all_operations,
@@ -103,7 +104,7 @@ def test_increments_from_many_tasks_on_few_connections_sum_up(server: ValkeyProc
 
 def test_waiting_for_a_connection_counts_for_the_deadline(server: ValkeyProcess) -> None:
     with opened(server.url, timeout_s=0.5, max_connections=1) as store:
-        store.ping()
+        in_the_end(store.ping)
         server.freeze()
         started = time.monotonic()
         errors: list[StoreError] = []
