@@ -193,6 +193,7 @@ def test_a_worker_that_takes_no_calls_any_more_is_replaced(told: Path) -> None:
         calls = [call(front, b"x" * 2**20) for _ in range(20)]
         eventually(lambda: front.kills >= 2)
         assert {each.end()[0] for each in calls} == {Status.UNAVAILABLE}
+        front._silence_s = PATIENCE_S
         (told / "read nothing").unlink()
         eventually(lambda: any(front.ready))
         assert call(front).end()[0] is None
@@ -225,6 +226,7 @@ def test_a_worker_that_hangs_at_its_start_is_killed(told: Path, monkeypatch: pyt
         (told / "hang at start").touch()
         (told / "end 0").touch()
         eventually(lambda: front.kills >= 1)
+        monkeypatch.setattr(front_module, "_START_TIMEOUT_S", PATIENCE_S)
         (told / "end 0").unlink()
         (told / "hang at start").unlink()
         eventually(lambda: front.ready == [True, True])
