@@ -115,7 +115,7 @@ def test_an_event_that_ends_as_its_thread_turns_to_wait_waits_no_more(
 
 def test_values_that_come_bit_by_bit_keep_no_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once, each kept one for as long as a byte came now and then."""
-    monkeypatch.setattr(connections, "READ_WAIT_S", 5.0)
+    monkeypatch.setattr(connections, "READ_WAIT_S", 1.0)
     monkeypatch.setattr(connections, "_PIECES_S", 0.05)
     with serving(tmp_path, ASKS.format(name="get_method"), max_threads=4) as served:
         served.engine._overdue.most_queued_s = 1000
