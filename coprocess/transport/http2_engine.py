@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from coprocess.errors import Status, raise_from
+from coprocess.transport.awake import AwakeTime
 from coprocess.transport.engine import (
     Engine,
     EngineOptions,
@@ -20,7 +21,6 @@ from coprocess.transport.engine import (
     Methods,
 )
 from coprocess.transport.http2 import sockets
-from coprocess.transport.http2.awake import AwakeTime
 from coprocess.transport.http2.grpc_connection import GrpcConnection, Method
 from coprocess.transport.http2.grpc_wire import Refused, Request
 from coprocess.transport.http2.limits import Limits

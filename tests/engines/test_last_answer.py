@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from hpack import Encoder
 
+from coprocess.transport import awake
 from coprocess.transport.engines import is_compiled
-from coprocess.transport.http2 import awake, frames, protocol, timers
+from coprocess.transport.http2 import frames, protocol, timers
 from coprocess.transport.http2 import server as server_module
 from coprocess.transport.http2.grpc_connection import Method
 from coprocess.transport.http2.limits import Limits

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from coprocess.gateways.kong import event as events
 from coprocess.gateways.kong import late_steps, wire
 from coprocess.gateways.kong.late_steps import LateSteps
 from coprocess.runtime.service_options import ServiceOptions
+from coprocess.transport import awake
 from tests.kong.server import serving
 from tests.server import until
 
@@ -31,6 +33,26 @@ class Plugin:
     async def access(self, kong):
         {access}
 """
+
+
+def test_a_step_is_not_refused_as_the_machine_stood_still_while_its_event_was_looked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Once, that time counted: the event had had a second to turn to its inbox, and had not run."""
+    inside: Any = LateSteps({1: SimpleNamespace(id=1)}, SimpleNamespace())  # type: ignore[dict-item]  # what is asked of
+    now_s, got, came = 100.0, list[Any](), ("its connection", "its step")
+
+    def stands_still(seconds: float) -> None:
+        nonlocal now_s
+        if now_s > 100.0:
+            inside.expect(SimpleNamespace(id=1), got.append, may_wait=False)
+        now_s += 10.0
+
+    clock = SimpleNamespace(monotonic=lambda: now_s, sleep=stands_still)
+    for module in (late_steps, awake):
+        monkeypatch.setattr(module, "time", clock)
+    assert inside.deliver(1, came)
+    assert got == [came]
 
 
 def test_after_a_call_that_the_plugin_has_given_up_the_next_goes_out_with_its_step(tmp_path: Path) -> None:

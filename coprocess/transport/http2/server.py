@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import structlog
 
 from coprocess.transport.alarm import Alarm
-from coprocess.transport.http2.awake import AwakeTime
+from coprocess.transport.awake import AwakeTime
 from coprocess.transport.http2.grpc_connection import Method, Service
 from coprocess.transport.http2.limits import Limits
 from coprocess.transport.http2.polling import make_poller
