@@ -163,7 +163,7 @@ def test_steps_that_come_while_all_threads_wait_for_steps_are_taken(tmp_path: Pa
         until(lambda: len(served.engine.late._inboxes) == 4)
         left = {kong.socket: kong for kong in kongs}
         while left:
-            readable = select.select(list(left), [], [], 20)[0]
+            readable = select.select(list(left), [], [], PATIENCE_S)[0]
             assert readable
             for each in readable:
                 kong = left.pop(each)

@@ -19,7 +19,7 @@ from coprocess.gateways.kong.connection import Connection
 from coprocess.gateways.kong.plugin import PluginOptions
 from coprocess.runtime.service_options import ServiceOptions
 from tests.kong.server import serving
-from tests.server import until
+from tests.server import PATIENCE_S, until
 
 REFUSED = ("kong.response.exit", [500, {"message": "An unexpected error occurred"}])
 
@@ -473,7 +473,7 @@ def test_what_comes_while_all_threads_hang_is_refused_and_all_recovers(
         left = {each.socket: each for each in hanging}
         ends = timeout_s < 1000
         while len(answers) < (12 if ends else 8):
-            readable = select.select(list(left), [], [], 20)[0]
+            readable = select.select(list(left), [], [], PATIENCE_S)[0]
             assert readable
             answers += [left.pop(each).answer().result["Data"] for each in readable]
         assert answers == [{"Method": REFUSED[0], "Args": REFUSED[1]}] * len(answers)

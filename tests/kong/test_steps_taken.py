@@ -15,7 +15,7 @@ from coprocess.gateways.kong.late_steps import LateSteps
 from coprocess.runtime.service_options import ServiceOptions
 from coprocess.transport import awake
 from tests.kong.server import serving
-from tests.server import until
+from tests.server import PATIENCE_S, until
 
 LONG = ServiceOptions(timeout_s=100, concurrency=1024, owns_process=False)
 EXIT = {"Method": "kong.response.exit", "Args": [413, "slow"]}
@@ -106,7 +106,7 @@ def test_a_step_that_comes_as_its_task_is_cancelled_is_answered(
         by_one = one if by == "its connection" else other
         by_one.send(wire.STEP, {"EventId": asked["EventId"], "Data": b"body"})
         if by_one is other:
-            assert delivered.wait(20)
+            assert delivered.wait(PATIENCE_S)
         go_on.touch()
         assert by_one.answer().result["Data"] == EXIT
         # Both are served on: once, the first was read by nobody any more.
