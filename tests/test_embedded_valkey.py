@@ -573,7 +573,7 @@ def test_a_forked_child_does_not_stop_the_server(data_dir: Path) -> None:
 import os, sys
 from pathlib import Path
 from coprocess.store import store, configure, close
-configure(None, data_dir=Path(sys.argv[1]))
+configure(None, data_dir=Path(sys.argv[1]), timeout_s=50)
 child = os.fork()
 if child == 0:
     store.set("k", "from the child")
