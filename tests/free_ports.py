@@ -5,6 +5,7 @@ Between the look and the bind, some other process of the tests would now and the
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 from contextlib import ExitStack
@@ -13,6 +14,9 @@ from contextlib import ExitStack
 _FIRST, _END = 10_000, 22_000
 #: Its own: Hypothesis seeds the module's, alike in all processes.
 _random = random.SystemRandom()
+#: Each process of a run has ports of its own: of 200 looks in four processes, two would now and then agree.
+_PROCESS = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_PROCESSES = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 
 
 def free_ports(count: int) -> list[int]:
@@ -20,7 +24,7 @@ def free_ports(count: int) -> list[int]:
     with ExitStack() as held:
         found: list[int] = []
         while len(found) < count:
-            port = _random.randrange(_FIRST, _END)
+            port = _random.randrange(_FIRST + _PROCESS, _END, _PROCESSES)
             probe = held.enter_context(socket.socket())
             try:
                 probe.bind(("127.0.0.1", port))

@@ -50,6 +50,9 @@ class ServeProcess:
             self._flags.append(f"--admin={admin}")
         if not any(flag.startswith(("--redis", "--data-dir")) for flag in flags):
             self._flags.append("--redis=redis://127.0.0.1:1/0")
+        elif not any(flag.startswith("--store-timeout-s") for flag in flags):
+            # A machine that stands still for a second is no fault of the store's.
+            self._flags.append(f"--store-timeout-s={PATIENCE_S}")
         if not any(flag.startswith("--settle-s") for flag in flags):
             # Tests write their files at once. Where they are watched, half of one may be seen.
             self._flags.append(f"--settle-s={0.3 if '--reload' in flags else 0.02}")

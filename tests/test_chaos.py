@@ -92,7 +92,7 @@ def test_mixed_load_leaves_no_thread_or_descriptor(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("with_store", [False, True])
 def test_what_was_acknowledged_outlives_kill_9(tmp_path: Path, with_store: bool) -> None:
-    store_loss.service_trial(tmp_path, "http2", 1, with_store=with_store)
+    store_loss.service_trial(tmp_path, "http2", 1, with_store=with_store, strict=False)
 
 
 @pytest.mark.parametrize("engine", TRIED)

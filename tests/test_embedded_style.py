@@ -435,7 +435,7 @@ def gateway(load: Load) -> HookTable:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Iterator[None]:
-    configure(None, data_dir=tmp_path / "data")
+    configure(None, data_dir=tmp_path / "data", timeout_s=PATIENCE_S)
     yield
     close()
 

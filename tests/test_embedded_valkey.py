@@ -29,7 +29,7 @@ SERVICE = """
 import sys
 from pathlib import Path
 from coprocess.store import store, configure, close
-configure(None, data_dir=Path(sys.argv[1]), fsync="always")
+configure(None, data_dir=Path(sys.argv[1]), fsync="always", timeout_s=50)
 print("ready", flush=True)
 for line in sys.stdin:
     verb, *arguments = line.split()
@@ -70,9 +70,9 @@ def stop_leftover(folder: Path) -> None:
 
 
 @contextmanager
-def embedded_store(data_dir: Path) -> Iterator[Store]:
+def embedded_store(data_dir: Path, *, timeout_s: float = PATIENCE_S) -> Iterator[Store]:
     store = Store()
-    store.configure(None, data_dir=data_dir, fsync="always")
+    store.configure(None, data_dir=data_dir, fsync="always", timeout_s=timeout_s)
     try:
         yield store
     finally:
@@ -426,13 +426,13 @@ def test_a_killed_server_is_revived_with_its_data(data_dir: Path) -> None:
 
 
 def test_a_frozen_server_is_not_replaced(data_dir: Path) -> None:
-    with embedded_store(data_dir) as store:
+    with embedded_store(data_dir) as store, embedded_store(data_dir, timeout_s=0.5) as hasty:
         store.set("k", "v")
         pid = server_pid(data_dir)
         os.kill(pid, signal.SIGSTOP)
         try:
             with pytest.raises(StoreError, match="no answer within"):
-                store.get("k")
+                hasty.get("k")
             late = EmbeddedValkey(data_dir, start_timeout_s=0.3)
             with pytest.raises(StoreError, match="runs but does not answer"):
                 late.start()
@@ -573,7 +573,7 @@ def test_a_forked_child_does_not_stop_the_server(data_dir: Path) -> None:
 import os, sys
 from pathlib import Path
 from coprocess.store import store, configure, close
-configure(None, data_dir=Path(sys.argv[1]))
+configure(None, data_dir=Path(sys.argv[1]), timeout_s=50)
 child = os.fork()
 if child == 0:
     store.set("k", "from the child")

@@ -46,6 +46,12 @@ def slow(request):
     request.headers["X-Pid"] = str(os.getpid())
 
 @Pre
+def held(request):
+    while not os.path.exists("go"):
+        time.sleep(0.005)
+    request.headers["X-Pid"] = str(os.getpid())
+
+@Pre
 def broken(request):
     raise RuntimeError("the text stays here")
 
@@ -97,6 +103,19 @@ class Connection:
         return self._dispatch(object_for(name), timeout=timeout_s)
 
 
+def pids_of_both(connection: Connection, pool: ThreadPoolExecutor) -> set[int]:
+    pids: set[int] = set()
+
+    def both_answer() -> bool:
+        # Where the machine is busy, one may have answered its first before the next are sent.
+        pids.update(pid_of(reply) for reply in pool.map(connection.call, ["slow"] * 8))
+        return len(pids) > 1
+
+    eventually(both_answer)
+    assert len(pids) == 2
+    return pids
+
+
 def test_log_entries_name_the_worker_that_wrote_them(tmp_path: Path) -> None:
     handlers = write(tmp_path / "handlers", pid=PID)
     with ServeProcess(handlers, "--workers=2") as serve, Connection(serve.address) as connection:
@@ -115,15 +134,7 @@ def test_calls_of_one_connection_reach_all_workers(tmp_path: Path) -> None:
         Connection(serve.address) as connection,
         ThreadPoolExecutor(8) as pool,
     ):
-        pids: set[int] = set()
-
-        def both_answer() -> bool:
-            # Where the machine is busy, one may have answered its first before the next are sent.
-            pids.update(pid_of(reply) for reply in pool.map(connection.call, ["slow"] * 8))
-            return len(pids) > 1
-
-        eventually(both_answer)
-        assert len(pids) == 2
+        pids = pids_of_both(connection, pool)
         assert serve.process.pid not in pids
         with pytest.raises(grpc.RpcError) as failed:
             connection.call("broken")
@@ -135,7 +146,13 @@ def test_calls_of_one_connection_reach_all_workers(tmp_path: Path) -> None:
         metrics = serve.http("GET", "/metrics")[1]
         assert 'worker="0"' in metrics
         assert 'worker="1"' in metrics
-        assert {hook["name"] for hook in serve.page("/hooks")["hooks"]} == {"pid", "slow", "broken", "hangs"}
+        assert {hook["name"] for hook in serve.page("/hooks")["hooks"]} == {
+            "pid",
+            "slow",
+            "held",
+            "broken",
+            "hangs",
+        }
         assert serve.end() == 0
 
 
@@ -165,7 +182,7 @@ def test_health_tells_while_no_worker_can_take_calls(tmp_path: Path) -> None:
         stub: Any = HealthStub(channel)
         statuses = stub.Watch(HealthCheckRequest(), timeout=PATIENCE_S)
         assert next(statuses).status == HealthCheckResponse.SERVING
-        for worker in {pid_of(reply) for reply in pool.map(connection.call, ["slow"] * 8)}:
+        for worker in pids_of_both(connection, pool):
             os.kill(worker, signal.SIGKILL)
         assert next(statuses).status == HealthCheckResponse.NOT_SERVING
         assert next(statuses).status == HealthCheckResponse.SERVING
@@ -285,7 +302,7 @@ def test_a_worker_that_hangs_is_replaced_and_no_other_call_waits_for_it(
     tmp_path: Path, engine: str, hang: str
 ) -> None:
     handlers = write(tmp_path / "handlers", holds=HOLDS)
-    flags = (f"--engine={engine}", "--workers=2", "--worker-silence-s=3")
+    flags = (f"--engine={engine}", "--workers=2", "--worker-silence-s=5")
     with ServeProcess(handlers, *flags) as serve, Client(serve.address) as client:
         with Connection(serve.address) as connection:
             hung = pid_of(connection.call("pid"))
@@ -325,9 +342,13 @@ def test_stop_answers_what_is_in_flight(tmp_path: Path) -> None:
         Connection(serve.address) as connection,
         ThreadPoolExecutor(8) as pool,
     ):
-        replies = [pool.submit(connection.call, "slow") for _ in range(8)]
-        eventually(lambda: serve.http("GET", "/metrics")[1].count('calls_in_flight{hook="slow"') > 0)
-        assert serve.end() == 0
+        replies = [pool.submit(connection.call, "held") for _ in range(8)]
+        running = re.compile(r'^coprocess_calls_in_flight{hook="held".* ([0-9.]+)$', re.MULTILINE)
+        eventually(lambda: sum(map(float, running.findall(serve.http("GET", "/metrics")[1]))) == 8)
+        serve.process.send_signal(signal.SIGTERM)
+        serve.wait_for("stopping")
+        (tmp_path / "go").touch()
+        assert serve.wait() == 0
         assert all(pid_of(reply.result()) for reply in replies)
 
 

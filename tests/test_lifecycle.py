@@ -121,7 +121,7 @@ def test_what_runs_is_finished_and_its_events_too(
 
 
 def test_while_it_drains_it_serves_on(handlers: Path) -> None:
-    with ServeProcess(handlers, "--drain-s=1") as service, service.client() as client:
+    with ServeProcess(handlers, "--drain-s=5") as service, service.client() as client:
         service.process.send_signal(signal.SIGTERM)
         service.wait_for("stopping")
         assert service.http("GET", "/readyz")[0] == 503

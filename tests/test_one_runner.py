@@ -24,7 +24,7 @@ from coprocess.runtime.service_options import ServiceOptions
 from coprocess.testing.dispatch import Dispatch
 from tests.loading import good, write
 from tests.objects import make_object
-from tests.server import serving, status_of, until
+from tests.server import PATIENCE_S, serving, status_of, until
 
 HANDLERS = """
 import asyncio, contextvars, pathlib, time
@@ -91,10 +91,12 @@ def fails_open(request):
 @Pre(timeout=0.05)
 def is_late():
     time.sleep(0.2)
+    while pathlib.Path("%held").exists():  # Where a watchdog ends the call, it may look late.
+        time.sleep(0.005)
 
 @Pre(timeout=0.05)
 async def is_late_on_the_loop():
-    await asyncio.sleep(5)
+    await asyncio.sleep(60)
 
 @Pre
 def ends():
@@ -131,13 +133,15 @@ class Homes:
 
     folder: Path
     heard: Path
+    #: While it is there, the hook that is late does not end.
+    held: Path
 
 
 @pytest.fixture
 def homes(tmp_path: Path) -> Homes:
-    heard = tmp_path / "heard"
-    folder = write(tmp_path / "handlers", {"all.py": HANDLERS.replace("%s", str(heard))})
-    return Homes(folder, heard)
+    heard, held = tmp_path / "heard", tmp_path / "held"
+    code = HANDLERS.replace("%s", str(heard)).replace("%held", str(held))
+    return Homes(write(tmp_path / "handlers", {"all.py": code}), heard, held)
 
 
 def sent_to(hook: str) -> bytes:
@@ -158,16 +162,20 @@ def over_grpc(homes: Homes, *, status: int | None) -> dict[str, End]:
     ends: dict[str, End] = {}
     options = ServiceOptions(failure_status=status)
     with loaded(homes) as found, serving(found.table, options=options) as server:
-        found.open(server.service.async_calls.spawn, 5)
+        found.open(server.service.async_calls.spawn, PATIENCE_S)
+        homes.held.touch()
         for hook in HOOKS:
             try:
-                ends[hook] = End("OK", Object.FromString(server.client.raw(sent_to(hook), timeout=20)))
+                ends[hook] = End(
+                    "OK", Object.FromString(server.client.raw(sent_to(hook), timeout=PATIENCE_S))
+                )
             except grpc.RpcError as error:
                 code, text = status_of(error)
                 ends[hook] = End(code.name, text)
+        homes.held.unlink()
         # Its being there is not enough: what is in it comes a moment later.
         until(lambda: homes.heard.exists() and homes.heard.read_text().endswith("\n"))
-        found.close(5)
+        found.close(PATIENCE_S)
     return ends
 
 
@@ -176,7 +184,7 @@ def in_a_trial(homes: Homes, *, status: int | None) -> dict[str, End]:
     with (
         loaded(homes) as found,
         InProcessDispatcher(found.table, failure_status=status) as dispatcher,
-        dispatcher.opening(found, 5),
+        dispatcher.opening(found, PATIENCE_S),
     ):
         for hook in HOOKS:
             try:
@@ -220,7 +228,7 @@ def test_the_fixture_raises_what_the_handler_raised(homes: Homes) -> None:
     with (
         loaded(homes) as found,
         InProcessDispatcher(found.table) as dispatcher,
-        dispatcher.opening(found, 5),
+        dispatcher.opening(found, PATIENCE_S),
     ):
         dispatch = Dispatch(dispatcher)
         assert dispatch("Pre", "plain").request.headers["X-Order"] == "before opened after"

@@ -88,7 +88,7 @@ def test_a_store_that_comes_back_is_reachable_again(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(store_watch, "INTERVAL_S", 0.01)
     store = Store()
     server = ValkeyProcess(tmp_path)
-    store.configure(server.url)
+    store.configure(server.url, timeout_s=PATIENCE_S)
     watch = StoreWatch(store)
     watch.start()
     until(lambda: watch.is_reachable is False)

@@ -92,7 +92,7 @@ def test_sample_is_the_pages_own_code(path: str) -> None:
 
 @pytest.fixture
 def samples(load: Load, tmp_path: Path) -> Iterator[HookTable]:
-    configure(None, data_dir=tmp_path / "data")
+    configure(None, data_dir=tmp_path / "data", timeout_s=50)
     yield good(load(ROOT / "handlers", ROOT / "event_handlers"))
     close()
 

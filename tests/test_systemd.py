@@ -130,7 +130,7 @@ def test_the_watchdog_of_another_process_does_not(
 def test_one_process_tells_and_nobody_else_can(
     manager: Manager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
-    monkeypatch.setenv("WATCHDOG_USEC", "60000000")
+    monkeypatch.setenv("WATCHDOG_USEC", "600000000")
     monkeypatch.setenv("LISTEN_FDS", "1")
     monkeypatch.setenv("LISTEN_PID", "1")
     handlers = write(tmp_path / "handlers", a=TELLS_VARIABLES)

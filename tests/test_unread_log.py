@@ -19,7 +19,7 @@ import pytest
 from coprocess.process import log_writer
 from coprocess.process.log_writer import LogWriter
 from tests import forked
-from tests.objects import make_object
+from tests.objects import make_object, make_request
 from tests.serve_process import write
 from tests.server import PATIENCE_S, Client, fails, until
 
@@ -37,12 +37,14 @@ def noisy(request):
 def fails(request): raise ValueError("x" * 10_000)
 
 @Pre(timeout=0.2)
-def overruns(request): time.sleep(1)
+def overruns(request):
+    while not os.path.exists(request.headers["X-Go"]):
+        time.sleep(0.005)
 
 @Pre(timeout=0.2)
 async def overruns_async(request):
     import asyncio
-    await asyncio.sleep(5)
+    await asyncio.sleep(60)
 
 @Pre
 def forks(request):
@@ -73,8 +75,10 @@ def service(folder: Path, *shell: str, stderr: int) -> Iterator[tuple[subprocess
             process.kill()
 
 
-def all_are_answered(client: Client) -> None:
-    for _ in range(3):
+def all_are_answered(client: Client, folder: Path) -> None:
+    for number in range(3):
+        go = folder / f"go-{number}"
+        request = make_request(headers={"X-Go": str(go)})
         client.dispatch(make_object(hook_name="noisy"))
         for name, code in (
             ("fails", grpc.StatusCode.INTERNAL),
@@ -82,8 +86,10 @@ def all_are_answered(client: Client) -> None:
             ("overruns_async", grpc.StatusCode.DEADLINE_EXCEEDED),
             ("absent", grpc.StatusCode.NOT_FOUND),
         ):
-            ended, text = fails(lambda name=name: client.dispatch(make_object(hook_name=name)))  # type: ignore[misc]  # a default is no parameter
+            message = make_object(hook_name=name, request=request)
+            ended, text = fails(lambda message=message: client.dispatch(message))  # type: ignore[misc]  # a default is no parameter
             assert (ended, name in text) == (code, True)
+        go.touch()
 
 
 def read_all(stream: IO[bytes], into: list[bytes]) -> threading.Thread:
@@ -95,7 +101,7 @@ def read_all(stream: IO[bytes], into: list[bytes]) -> threading.Thread:
 def test_calls_are_answered_and_end_in_time_though_nobody_reads_the_log(tmp_path: Path) -> None:
     with service(tmp_path, stderr=subprocess.PIPE) as (process, client):
         client.dispatch(make_object(hook_name="forks"))
-        all_are_answered(client)
+        all_are_answered(client, tmp_path)
         # Who reads late misses nothing, as long as it is not too much.
         lines: list[bytes] = []
         assert process.stderr is not None
@@ -120,7 +126,7 @@ def test_the_service_ends_though_nobody_reads_the_log(tmp_path: Path) -> None:
 def test_a_closed_standard_error_is_no_reason_to_fail(tmp_path: Path) -> None:
     closed = ("sh", "-c", 'exec "$@" 2>&-', "sh")
     with service(tmp_path, *closed, stderr=subprocess.DEVNULL) as (process, client):
-        all_are_answered(client)
+        all_are_answered(client, tmp_path)
         # Not a client's socket.
         reply = client.dispatch(make_object(hook_name="stamp"))
         assert reply.request.set_headers["X-Stamp"] == "/dev/null"
@@ -132,7 +138,7 @@ def test_a_reader_that_is_gone_fails_no_call(tmp_path: Path) -> None:
     with service(tmp_path, stderr=subprocess.PIPE) as (process, client):
         assert process.stderr is not None
         process.stderr.close()
-        all_are_answered(client)
+        all_are_answered(client, tmp_path)
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE_S) == 0
 

@@ -83,6 +83,7 @@ class TracedRpc(Rpc):
         "_failure",
         "_handler_span",
         "_inner",
+        "_is_answered",
         "_lock",
         "_parent",
         "_span",
@@ -107,16 +108,33 @@ class TracedRpc(Rpc):
         self._handler_span: Span | None = None
         self._failure: CoprocessError | None = None
         self._ended = False
+        self._is_answered = False
 
     # As an Rpc.
 
     def respond(self, reply: bytes) -> None:
-        self._inner.respond(reply)
-        self._end(_OK, None if self._failure is None else str(self._failure))
+        is_first = self._is_first()
+        try:
+            self._inner.respond(reply)
+        except BaseException:
+            self._is_answered = not is_first  # Where it could not be sent, another comes.
+            raise
+        if is_first:
+            self._end(_OK, None if self._failure is None else str(self._failure))
 
     def fail(self, status: Status, message: str) -> None:
+        is_first = self._is_first()
         self._inner.fail(status, message)
-        self._end(status, message)
+        if is_first:
+            self._end(status, message)
+
+    def _is_first(self) -> bool:
+        """Whether no answer came before. To be asked before this one is sent: its client may have the handler
+        go on at once, whose own answer comes before the span is ended.
+        """
+        with self._lock:
+            was_answered, self._is_answered = self._is_answered, True
+        return not was_answered
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
         self._inner.on_cancel(callback)

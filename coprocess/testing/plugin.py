@@ -69,11 +69,12 @@ def _coprocess_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Temp
 @pytest.fixture
 def _coprocess_store(_coprocess_server: TemporaryServer) -> Iterator[TrialStore]:
     # Another name than the fixture's.
+    from coprocess.desk.store import TRIAL_TIMEOUT_S
     from coprocess.store import store as process_store
     from coprocess.testing.store import TrialStore
 
     _coprocess_server.flush()
-    process_store.configure(_coprocess_server.url)
+    process_store.configure(_coprocess_server.url, timeout_s=TRIAL_TIMEOUT_S)
     tested = TrialStore(_coprocess_server)
     yield tested
     tested.close()

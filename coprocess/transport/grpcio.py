@@ -15,6 +15,7 @@ from typing import Any, cast
 import grpc
 
 from coprocess.errors import Status
+from coprocess.transport.awake import AwakeTime
 from coprocess.transport.engine import (
     Engine,
     EngineOptions,
@@ -325,8 +326,8 @@ class GrpcioEngine(Engine):
 
     def _flush(self, calls: AbstractSet[GrpcioRpc | GrpcioBidi]) -> None:
         """Wait until their answers have left, up to a limit."""
-        until_s = time.monotonic() + _FLUSH_S
-        while time.monotonic() < until_s:
+        waited = AwakeTime()
+        while waited.passed_s() < _FLUSH_S:
             if calls.isdisjoint(self._unsent) and calls.isdisjoint(self._bidis):
                 return
             time.sleep(_FLUSH_INTERVAL_S)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from coprocess.errors import Status, raise_from
+from coprocess.transport.awake import AwakeTime
 from coprocess.transport.engine import (
     Engine,
     EngineOptions,
@@ -269,8 +270,9 @@ class Http2Engine(Engine):
         What comes is waited for as long as more of it does.
         """
         before: tuple[int, int] | None = None
-        since_s = 0.0
-        while (now_s := time.monotonic()) < until_s:
+        waited, since_s = AwakeTime(), 0.0
+        while time.monotonic() < until_s:
+            now_s = waited.passed_s()
             # Those with many replies, or messages, end when whoever has them says so.
             calls = [each for each in self.server.unanswered() if type(each.call) not in _OF_MANY]
             coming = [each.held_bytes for each in calls if each.call is None]

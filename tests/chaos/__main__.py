@@ -112,8 +112,8 @@ def _each_engine(hostile_calls: int, mixed: Trial) -> dict[str, Trial]:
         "slow admin clients": partial(admin_clients.trial, connections=1000, pages=200),
         "kill -9 of Redis": partial(store_loss.redis_trial, kills=10, strict=True),
         "full disk": disk_full.trial,
-        "kill -9 in mid write": partial(store_loss.service_trial, kills=5, with_store=False),
-        "kill -9 of both": partial(store_loss.service_trial, kills=5, with_store=True),
+        "kill -9 in mid write": partial(store_loss.service_trial, kills=5, with_store=False, strict=True),
+        "kill -9 of both": partial(store_loss.service_trial, kills=5, with_store=True, strict=True),
         "mixed load": mixed,
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import threading
 import time
 from collections import Counter
@@ -75,7 +76,9 @@ def redis_trial(folder: Path, engine: str, kills: int, *, strict: bool) -> Figur
     outcomes = Outcomes()
     with (
         ValkeyProcess(folder / "redis", tcp=True) as redis,
-        ServeProcess(handlers, f"--engine={engine}", f"--redis={redis.url}") as service,
+        ServeProcess(
+            handlers, f"--engine={engine}", f"--redis={redis.url}", "--store-timeout-s=1"
+        ) as service,
     ):
 
         def load(hook: str) -> Load:
@@ -148,13 +151,18 @@ def missing(request):
 """
 
 
-def service_trial(folder: Path, engine: str, kills: int, *, with_store: bool) -> Figures:
-    """kill -9 in mid write; `with_store`, of the embedded server too: what was acknowledged is kept."""
+def service_trial(folder: Path, engine: str, kills: int, *, with_store: bool, strict: bool) -> Figures:
+    """kill -9 in mid write; `with_store`, of the embedded server too: what was acknowledged is kept.
+
+    But for the last seconds before the end of the server: `strict` asserts how many. Else what was
+    acknowledged before the server said that all is on the disk is kept: a busy machine takes its time.
+    """
     handlers, data = write(folder / "handlers", a=WRITING), folder / "data"
     # A machine whose disk stands still for a second is no fault.
     flags = (f"--engine={engine}", f"--data-dir={data}", "--store-timeout-s=10")
     acknowledged: dict[str, float] = {}
     slowest_start_s, lost, oldest_lost_s = 0.0, 0, 0.0
+    on_disk: set[str] = set()
     try:
         for kill in range(kills):
             fresh: dict[str, float] = {}
@@ -163,8 +171,12 @@ def service_trial(folder: Path, engine: str, kills: int, *, with_store: bool) ->
                 until_s = time.monotonic() + HANG_S
                 while len(fresh) < 200 and time.monotonic() < until_s:
                     time.sleep(0.005)
-                if with_store:  # Longer than what may be lost reaches back.
+                if with_store and strict:  # Longer than what may be lost reaches back.
                     time.sleep(_MAY_BE_LOST_S + 0.2)
+                elif with_store:
+                    kept = set(fresh)
+                    _wait_for_disk(data)
+                    on_disk |= kept
                 killed_s = time.monotonic()
                 service.process.kill()
                 if with_store:
@@ -179,6 +191,7 @@ def service_trial(folder: Path, engine: str, kills: int, *, with_store: bool) ->
                 request = make_request(body=json.dumps(list(acknowledged)).encode())
                 reply = client.dispatch(make_object(hook_name="missing", request=request))
                 missing = json.loads(reply.request.return_overrides.response_body)["missing"]
+                assert on_disk.isdisjoint(missing), "what was on the disk is lost"
                 for key in missing:
                     oldest_lost_s = max(oldest_lost_s, killed_s - acknowledged.pop(key))
                 lost += len(missing)
@@ -188,7 +201,7 @@ def service_trial(folder: Path, engine: str, kills: int, *, with_store: bool) ->
             os.kill(_store_pid(data), signal.SIGKILL)
     if with_store:
         # appendfsync everysec: what the server had not yet handed to the kernel, at most two seconds of it.
-        assert oldest_lost_s <= _MAY_BE_LOST_S, (
+        assert not strict or oldest_lost_s <= _MAY_BE_LOST_S, (
             f"{lost} lost, one acknowledged {oldest_lost_s:.1f} s before the end"
         )
     else:
@@ -204,6 +217,17 @@ def service_trial(folder: Path, engine: str, kills: int, *, with_store: bool) ->
 
 
 _MAY_BE_LOST_S = 2.5
+
+
+def _wait_for_disk(data: Path) -> None:
+    """Until all that the embedded server has acknowledged so far is on the disk."""
+    with socket.socket(socket.AF_UNIX) as asked:
+        asked.settimeout(HANG_S)
+        asked.connect(str(data / "valkey" / "valkey.sock"))
+        # What it waits for are the writes of this connection, and so all before them.
+        asked.sendall(b"SET of-the-trial 1\r\nWAITAOF 1 0 0\r\n")
+        with asked.makefile("rb") as answers:
+            assert [answers.readline() for _ in range(3)] == [b"+OK\r\n", b"*2\r\n", b":1\r\n"]
 
 
 def _store_pid(data: Path) -> int:

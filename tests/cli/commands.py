@@ -65,6 +65,7 @@ class Service:
             "off",
             "--data-dir",
             folder / "data",
+            f"--store-timeout-s={PATIENCE_S}",
         ]
         self.log: list[dict[str, Any]] = []
         self.process = (subprocess.Popen if real_start else forked.Process)(

@@ -239,7 +239,7 @@ def test_a_silent_peer_is_asked_and_then_gone() -> None:
 
 def test_a_peer_that_answers_is_kept() -> None:
     with (
-        limited(keepalive_s=0.05, keepalive_timeout_s=0.05) as address,
+        limited(keepalive_s=0.05, keepalive_timeout_s=PATIENCE_S) as address,
         tcp_connection(address) as connection,
     ):
         connection.sendall(START)

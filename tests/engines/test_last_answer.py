@@ -8,9 +8,13 @@ import threading
 import time
 from typing import Any
 
+import pytest
 from hpack import Encoder
 
-from coprocess.transport.http2 import frames
+from coprocess.transport import awake
+from coprocess.transport.engines import is_compiled
+from coprocess.transport.http2 import frames, protocol, timers
+from coprocess.transport.http2 import server as server_module
 from coprocess.transport.http2.grpc_connection import Method
 from coprocess.transport.http2.limits import Limits
 from coprocess.transport.http2.server import Server
@@ -82,8 +86,30 @@ def test_an_answer_that_waits_to_be_written_when_the_last_ping_comes_is_not_lost
     server.close()
 
 
-def test_large_answers_that_clients_still_read_as_it_stops_are_not_lost() -> None:
-    """Once, all was closed as soon as it was written: what a client sent while it read reset the rest."""
+class _Clock:
+    """In the place of `time`; it can be put forward, as by a machine that stands still."""
+
+    def __init__(self) -> None:
+        self.ahead_s = 0.0
+        self.sleep = time.sleep
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.ahead_s
+
+
+@pytest.mark.parametrize("still_s", [0.0, 3.0], ids=["runs", "stands still"])
+def test_large_answers_that_clients_still_read_as_it_stops_are_not_lost(
+    monkeypatch: pytest.MonkeyPatch, still_s: float
+) -> None:
+    """Once, all was closed as soon as it was written: what a client sent while it read reset the rest.
+
+    And once, a machine that stood still was taken for a client that does not read.
+    """
+    if still_s and is_compiled():
+        pytest.skip("compiled code takes no clock from outside")
+    clock = _Clock()
+    for module in (server_module, protocol, awake, timers):
+        monkeypatch.setattr(module, "time", clock)
     size = 3_000_000
     server, calls = _opened()
     stop = threading.Event()
@@ -110,6 +136,8 @@ def test_large_answers_that_clients_still_read_as_it_stops_are_not_lost() -> Non
             # As whoever reads it: a little at a time, with word of the room there is.
             while data := us.recv(16_384):
                 came += len(data)
+                if came > size / 10:
+                    clock.ahead_s = still_s
                 time.sleep(0.002)
                 with contextlib.suppress(BrokenPipeError):
                     us.sendall(frames.window_update(0, 1))

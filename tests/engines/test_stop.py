@@ -13,8 +13,9 @@ import pytest
 
 from coprocess import Pre
 from coprocess.gateways.tyk.wire import Object
-from coprocess.transport import http2_engine
+from coprocess.transport import awake, grpcio, http2_engine
 from coprocess.transport.engines import EngineChoice, is_compiled, make_engine
+from coprocess.transport.grpcio import GrpcioEngine
 from tests.engines.hooks import Handlers, bare, stamped, tcp_connection
 from tests.objects import make_object, table_of
 from tests.server import (
@@ -108,6 +109,30 @@ def test_stopping_does_not_wait_for_what_hangs(server: Server, handlers: Handler
     assert not server.stop(drain_s=0.05)
     assert time.monotonic() - began < PATIENCE_S
     assert error_of(call)[0] in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+
+
+def test_answers_of_grpcio_are_waited_for_though_the_machine_stood_still(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Once, that time counted, and grpcio cancelled what was answered."""
+    engine: Any = GrpcioEngine(engine_options())
+    answered = object()
+    engine._unsent.add(answered)
+    now_s = 100.0
+
+    def stands_still(seconds: float) -> None:
+        nonlocal now_s
+        if now_s > 100.0:
+            engine._unsent.discard(answered)
+        now_s += 10.0
+
+    clock = SimpleNamespace(monotonic=lambda: now_s, sleep=stands_still)
+    for module in (grpcio, awake):
+        monkeypatch.setattr(module, "time", clock)
+    engine._flush({answered})
+    assert not engine._unsent
+    monkeypatch.undo()
+    engine.stop()
 
 
 def test_stopping_closes_the_port(engine: EngineChoice) -> None:

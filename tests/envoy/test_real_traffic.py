@@ -140,7 +140,7 @@ LISTENERS = {
     ),
     "grpc": Listener(
         [ext_proc({"x-coprocess-pre": "one", "x-coprocess-response": "stamp"}, processing_mode=TRAILERS)],
-        {"route": {"cluster": "grpc", "timeout": "10s"}},
+        {"route": {"cluster": "grpc", "timeout": "60s"}},
         {"codec_type": "HTTP2"},
     ),
 }  # fmt: skip

@@ -25,11 +25,12 @@ from tests.server import PATIENCE_S, Client, until
 @pytest.mark.parametrize("engine", ["http2", "grpcio"])
 def test_a_handler_that_overruns_is_answered_for_and_what_follows_runs_elsewhere(engine: Any) -> None:
     ran: list[str] = []
+    go_on = threading.Event()
 
     @Pre(timeout=0.1, on_error="open")
     def slow(request: Any) -> None:
         request.headers["X-Slow"] = "1"
-        time.sleep(1.0)
+        go_on.wait(PATIENCE_S)
 
     @Post
     def after(request: Any) -> None:
@@ -37,6 +38,7 @@ def test_a_handler_that_overruns_is_answered_for_and_what_follows_runs_elsewhere
 
     with serving(slow, after, engine=engine) as running, Client(running.address) as client:
         reply = Call(client.channel).request()
+        go_on.set()
         assert reply.SerializeToString() == b"\x0a\x00"
         assert len(ran) == 1
         assert ran != ["watchdog"]
@@ -129,9 +131,9 @@ def test_a_client_that_leaves_cancels_an_async_handler(engine: Any) -> None:
                 call.request()
 
         threading.Thread(target=ask, daemon=True).start()
-        assert begun.wait(10)
+        assert begun.wait(PATIENCE_S)
         call.replies.cancel()
-        assert cancelled.wait(10)
+        assert cancelled.wait(PATIENCE_S)
         until(lambda: running.gateway.open_streams == 0 and running.service.in_flight == 0)
 
 
@@ -140,7 +142,7 @@ def test_a_full_hook_sheds_and_its_queue_goes_on() -> None:
 
     @Pre(concurrency=1)
     def one_by_one() -> None:
-        gate.wait(10)
+        gate.wait(PATIENCE_S)
 
     options = ServiceOptions(queue_size=1)
     with serving(one_by_one, options=options) as running, Client(running.address) as client:
@@ -156,7 +158,7 @@ def test_a_full_hook_sheds_and_its_queue_goes_on() -> None:
         assert replies[0].immediate_response.status.code == 503
         gate.set()
         for thread in threads:
-            thread.join(10)
+            thread.join(PATIENCE_S)
         assert [each.WhichOneof("response") for each in replies[1:]] == ["request_headers"] * 2
 
 
@@ -186,14 +188,14 @@ def test_a_service_that_stops_takes_no_stream_and_ends_what_it_has() -> None:
     with serving(handler) as running, Client(running.address) as client:
         open_call = Call(client.channel)
         open_call.request()
-        stopping = threading.Thread(target=running.service.drain, args=(10.0,))
+        stopping = threading.Thread(target=running.service.drain, args=(PATIENCE_S,))
         stopping.start()
         until(lambda: running.service.is_draining)
         assert Call(client.channel).request().immediate_response.status.code == 503
         assert stopping.is_alive()
         assert open_call.response().WhichOneof("response") == "response_headers"
         open_call.end()
-        stopping.join(10)
+        stopping.join(PATIENCE_S)
         assert not stopping.is_alive()
 
 
@@ -222,7 +224,7 @@ def test_a_handler_that_blocks_holds_up_no_other_stream() -> None:
 
     @Pre
     def waits() -> None:
-        assert gate.wait(10)
+        assert gate.wait(PATIENCE_S)
 
     @Post
     def quick() -> None:
@@ -242,7 +244,7 @@ def test_a_handler_that_blocks_holds_up_no_other_stream() -> None:
         assert not replies
         gate.set()
         for thread in threads:
-            thread.join(10)
+            thread.join(PATIENCE_S)
         assert len(replies) == 4
 
 

@@ -181,10 +181,10 @@ def ext_proc(metadata: Mapping[str, str] | None = None, **settings: Any) -> Json
             "@type": "type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor",
             "grpc_service": {
                 "envoy_grpc": {"cluster_name": "coprocess"},
-                "timeout": "5s",
+                "timeout": "30s",
                 "initial_metadata": said,
             },
-            "message_timeout": "5s",
+            "message_timeout": "30s",
             **settings,
         },
     }
@@ -195,7 +195,7 @@ def ext_authz(metadata: Mapping[str, str] | None = None, **settings: Any) -> Jso
         "name": "envoy.filters.http.ext_authz",
         "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz",
-            "grpc_service": {"envoy_grpc": {"cluster_name": "coprocess"}, "timeout": "5s"},
+            "grpc_service": {"envoy_grpc": {"cluster_name": "coprocess"}, "timeout": "30s"},
             "transport_api_version": "V3",
             "encode_raw_headers": True,
             **settings,
@@ -347,7 +347,7 @@ def _address(host: str, port: int) -> Json:
 def cluster(name: str, host: str, port: int, *, is_http2: bool = False) -> Json:
     found: Json = {
         "name": name,
-        "connect_timeout": "1s",
+        "connect_timeout": "10s",
         "load_assignment": {
             "cluster_name": name,
             "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _address(host, port)}}]}],
@@ -371,7 +371,7 @@ def _listener(name: str, port: int, listener: Listener) -> Json:
             **listener.router,
         },
     }
-    route = {"match": {"prefix": "/"}, "route": {"cluster": "upstream", "timeout": "10s"}, **listener.route}
+    route = {"match": {"prefix": "/"}, "route": {"cluster": "upstream", "timeout": "60s"}, **listener.route}
     manager = {
         "@type": "type.googleapis.com/envoy.extensions.filters.network"
         ".http_connection_manager.v3.HttpConnectionManager",

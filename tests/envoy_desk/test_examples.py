@@ -106,7 +106,7 @@ def test_the_real_envoy_takes_what_istio_puts_in(name: str, tmp_path: Path) -> N
 
 def assert_is_taken(path: Path) -> None:
     command = [str(find_envoy()), "--mode", "validate", "-c", str(path), "--log-level", "warn"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
     assert done.returncode == 0, done.stderr
 
 

@@ -115,7 +115,7 @@ def test_an_event_that_ends_as_its_thread_turns_to_wait_waits_no_more(
 
 def test_values_that_come_bit_by_bit_keep_no_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once, each kept one for as long as a byte came now and then."""
-    monkeypatch.setattr(connections, "READ_WAIT_S", 5.0)
+    monkeypatch.setattr(connections, "READ_WAIT_S", 1.0)
     monkeypatch.setattr(connections, "_PIECES_S", 0.05)
     with serving(tmp_path, ASKS.format(name="get_method"), max_threads=4) as served:
         served.engine._overdue.most_queued_s = 1000
@@ -163,7 +163,7 @@ def test_steps_that_come_while_all_threads_wait_for_steps_are_taken(tmp_path: Pa
         until(lambda: len(served.engine.late._inboxes) == 4)
         left = {kong.socket: kong for kong in kongs}
         while left:
-            readable = select.select(list(left), [], [], 20)[0]
+            readable = select.select(list(left), [], [], PATIENCE_S)[0]
             assert readable
             for each in readable:
                 kong = left.pop(each)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import random
 import select
 import socket
@@ -18,7 +19,7 @@ from coprocess.gateways.kong.connection import Connection
 from coprocess.gateways.kong.plugin import PluginOptions
 from coprocess.runtime.service_options import ServiceOptions
 from tests.kong.server import serving
-from tests.server import until
+from tests.server import PATIENCE_S, until
 
 REFUSED = ("kong.response.exit", [500, {"message": "An unexpected error occurred"}])
 
@@ -159,7 +160,7 @@ def test_code_that_goes_on_after_exit_holds_up_no_other_request_of_its_connectio
             {call}
     """
     source = plugin(body).replace("def access", f"{kind}def access")
-    options = ServiceOptions(timeout_s=1.0, concurrency=64, owns_process=False)
+    options = ServiceOptions(timeout_s=3.0, concurrency=64, owns_process=False)
     with serving(tmp_path, source, service_options=options) as served:
         kong = served.connect()
         exits, passes = kong.start('{"exit": true}'), kong.start("{}")
@@ -472,7 +473,7 @@ def test_what_comes_while_all_threads_hang_is_refused_and_all_recovers(
         left = {each.socket: each for each in hanging}
         ends = timeout_s < 1000
         while len(answers) < (12 if ends else 8):
-            readable = select.select(list(left), [], [], 20)[0]
+            readable = select.select(list(left), [], [], PATIENCE_S)[0]
             assert readable
             answers += [left.pop(each).answer().result["Data"] for each in readable]
         assert answers == [{"Method": REFUSED[0], "Args": REFUSED[1]}] * len(answers)
@@ -841,13 +842,14 @@ def test_a_thousand_connections(tmp_path: Path) -> None:
 
 ASYNC = """
 import asyncio
+import pathlib
 import time
 
 TOGETHER = asyncio.Barrier(100)
 
 class Plugin:
     def __init__(self, config):
-        pass
+        self.config = config
 
     async def access(self, kong):
         what = await kong.request.get_header("x")
@@ -860,8 +862,8 @@ class Plugin:
             await kong.response.exit(200, "yes")
         if what == "body":
             await kong.response.set_header("b", await kong.request.get_raw_body())
-        if what == "block":
-            time.sleep(1)
+        while what == "block" and not pathlib.Path(self.config["go_on"]).exists():
+            time.sleep(0.005)
         if what == "large":
             await kong.response.set_header("l", "x" * 300_000)
         await kong.response.set_header("y", what)
@@ -958,11 +960,12 @@ def test_steps_of_async_phases_may_cross_and_stay_away(tmp_path: Path) -> None:
 def test_an_async_phase_that_blocks_the_loop_is_answered_for(tmp_path: Path) -> None:
     options = ServiceOptions(timeout_s=0.2, owns_process=False)
     with serving(tmp_path, ASYNC, service_options=options) as served:
-        kong = served.connect()
-        instance = kong.start()
+        kong, go_on = served.connect(), tmp_path / "go_on"
+        instance = kong.start(json.dumps({"go_on": str(go_on)}))
         event = kong.event(instance)
         result = kong.step(event["EventId"], "block")
         assert result["Data"] == {"Method": REFUSED[0], "Args": REFUSED[1]}
+        go_on.touch()
         # Once the loop is free, or another has taken its place.
         until(lambda: kong.run(instance, get_header="ok")[-1] == ("kong.response.set_header", ["y", "ok"]))
 

@@ -14,7 +14,7 @@ from coprocess.gateways.kong import wire
 from coprocess.runtime.service_options import ServiceOptions
 from coprocess.transport.workers import WorkerThreads
 from tests.kong.server import Kong, Served, blocking, serving
-from tests.server import until
+from tests.server import PATIENCE_S, until
 
 LONG = ServiceOptions(timeout_s=100, concurrency=1024, owns_process=False)
 REFUSED = {"Method": "kong.response.exit", "Args": [500, {"message": "An unexpected error occurred"}]}
@@ -203,7 +203,7 @@ def test_what_is_refused_as_no_thread_takes_it_waits_for_no_room(
                 full = connections.Connection(ours, 2**20)
                 fill(ours)
                 value = [wire.REQUEST, 1, method, [argument]]
-                pool.submit(served.engine._refuse_overdue, full, value).result(20)
+                pool.submit(served.engine._refuse_overdue, full, value).result(PATIENCE_S)
 
 
 def test_a_connection_that_cannot_be_watched_is_kept_no_longer(

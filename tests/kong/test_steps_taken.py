@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,8 +13,9 @@ from coprocess.gateways.kong import event as events
 from coprocess.gateways.kong import late_steps, wire
 from coprocess.gateways.kong.late_steps import LateSteps
 from coprocess.runtime.service_options import ServiceOptions
+from coprocess.transport import awake
 from tests.kong.server import serving
-from tests.server import until
+from tests.server import PATIENCE_S, until
 
 LONG = ServiceOptions(timeout_s=100, concurrency=1024, owns_process=False)
 EXIT = {"Method": "kong.response.exit", "Args": [413, "slow"]}
@@ -31,6 +33,26 @@ class Plugin:
     async def access(self, kong):
         {access}
 """
+
+
+def test_a_step_is_not_refused_as_the_machine_stood_still_while_its_event_was_looked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Once, that time counted: the event had had a second to turn to its inbox, and had not run."""
+    inside: Any = LateSteps({1: SimpleNamespace(id=1)}, SimpleNamespace())  # type: ignore[dict-item]  # what is asked of
+    now_s, got, came = 100.0, list[Any](), ("its connection", "its step")
+
+    def stands_still(seconds: float) -> None:
+        nonlocal now_s
+        if now_s > 100.0:
+            inside.expect(SimpleNamespace(id=1), got.append, may_wait=False)
+        now_s += 10.0
+
+    clock = SimpleNamespace(monotonic=lambda: now_s, sleep=stands_still)
+    for module in (late_steps, awake):
+        monkeypatch.setattr(module, "time", clock)
+    assert inside.deliver(1, came)
+    assert got == [came]
 
 
 def test_after_a_call_that_the_plugin_has_given_up_the_next_goes_out_with_its_step(tmp_path: Path) -> None:
@@ -84,7 +106,7 @@ def test_a_step_that_comes_as_its_task_is_cancelled_is_answered(
         by_one = one if by == "its connection" else other
         by_one.send(wire.STEP, {"EventId": asked["EventId"], "Data": b"body"})
         if by_one is other:
-            assert delivered.wait(20)
+            assert delivered.wait(PATIENCE_S)
         go_on.touch()
         assert by_one.answer().result["Data"] == EXIT
         # Both are served on: once, the first was read by nobody any more.

@@ -24,7 +24,7 @@ from coprocess.gateways.kong.overdue import Overdue
 from coprocess.gateways.kong.sharing import Share
 from coprocess.runtime.service_options import ServiceOptions
 from tests.kong.server import serving
-from tests.server import until
+from tests.server import PATIENCE_S, until
 
 REFUSED = {"Method": "kong.response.exit", "Args": [500, {"message": "An unexpected error occurred"}]}
 
@@ -148,9 +148,9 @@ def test_who_looks_for_overdue_events_ends_with_the_server() -> None:
     overdue.since_s[connection] = time.monotonic() - 1
     looking = threading.Thread(target=overdue._run, daemon=True)
     looking.start()
-    assert looked.wait(20)
+    assert looked.wait(PATIENCE_S)
     overdue.stop()
-    looking.join(20)
+    looking.join(PATIENCE_S)
     assert not looking.is_alive()
 
 
@@ -166,7 +166,7 @@ def test_a_connection_with_what_is_no_value_stays_with_who_gives_it(tmp_path: Pa
             is_given = pool.submit(sharing._give, path, given, came)
             with listening.accept()[0] as other:
                 assert sharing.take(other) is None
-            assert is_given.result(20) is False
+            assert is_given.result(PATIENCE_S) is False
             given.sendall(b"answer")
             assert kong.recv(10) == b"answer"
 

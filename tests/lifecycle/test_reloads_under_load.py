@@ -120,7 +120,7 @@ def asgi_at(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     app = asgi.Middleware(asgi_app, folder)
     with uvicorn_at(app) as address:
         loop = LOOPS.pop()
-        yield address, lambda: asyncio.run_coroutine_threadsafe(app.reload(), loop).result(20)
+        yield address, lambda: asyncio.run_coroutine_threadsafe(app.reload(), loop).result(PATIENCE_S)
 
 
 @contextmanager

@@ -203,12 +203,15 @@ def handle():
 
 @pytest.mark.parametrize("how", ["def", "async def"])
 def test_a_resource_that_hangs_is_told_by_name(tmp_path: Path, load: Load, spawn: Spawn, how: str) -> None:
-    wait = "import time; time.sleep(1)" if how == "def" else "import asyncio; await asyncio.sleep(1)"
+    go_on = tmp_path / "go_on"
+    pause = "time.sleep(0.01)" if how == "def" else "await asyncio.sleep(0.01)"
+    wait = f"import asyncio, pathlib, time\n    while not pathlib.Path({str(go_on)!r}).exists(): {pause}"
     program = f"\n@app.resource\n{how} slow():\n    {wait}\n\n@Pre\ndef handle(slow):\n    pass\n"
     loaded = load(write(tmp_path, {"handlers.py": HEAD + program}))
 
     loaded.open(spawn, 0.05)
 
+    go_on.touch()
     assert 'resource "slow" did not open in 0.05 s' in problem_of(loaded)
 
 

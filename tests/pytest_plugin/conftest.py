@@ -9,7 +9,7 @@ import pytest
 
 import coprocess.testing.dispatch
 import coprocess.testing.gateway
-from coprocess.desk.store import TemporaryServer
+from coprocess.desk.store import TRIAL_TIMEOUT_S, TemporaryServer
 from coprocess.gateways.tyk import compat
 from coprocess.store import store
 from tests.pytest_plugin.projects import API, HANDLERS
@@ -27,7 +27,7 @@ def _store_is_imported(tmp_path_factory: pytest.TempPathFactory) -> None:
         await store.aio.aclose()
 
     server = TemporaryServer(tmp_path_factory.mktemp("store"))
-    store.configure(server.url)
+    store.configure(server.url, timeout_s=TRIAL_TIMEOUT_S)
     assert store.get("key") is None
     asyncio.run(use())
     store.close()

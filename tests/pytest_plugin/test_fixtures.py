@@ -47,6 +47,29 @@ def test_gateway(project: pytest.Pytester) -> None:
     )
 
 
+def test_a_machine_that_stands_still_fails_no_trial(project: pytest.Pytester) -> None:
+    """Once, the store had the deadline of production, a second, and a busy machine failed users' tests."""
+    passes(
+        project,
+        """
+        import os, signal, threading
+        from coprocess.store import store as of_handlers
+
+        def test_it(_coprocess_server, gateway, store):
+            store.set("k", "v")
+            pid = _coprocess_server._server.pid
+            for read in (store.get, of_handlers.get):
+                goes_on = threading.Timer(1.5, os.kill, [pid, signal.SIGCONT])
+                os.kill(pid, signal.SIGSTOP)
+                goes_on.start()
+                try:
+                    assert read("k") == b"v"
+                finally:
+                    goes_on.join()
+        """,
+    )
+
+
 def test_hooks_by_name(project: pytest.Pytester) -> None:
     passes(
         project,

@@ -18,11 +18,13 @@ from coprocess.runtime.service_options import ServiceOptions
 from coprocess.transport.engines import EngineChoice, is_compiled
 from tests.objects import hook_table, make_object
 from tests.server import PATIENCE_S, error_of, fails, serving, until
-from tests.service.hooks import blocking_table, counts, stamped, state_of
+from tests.service.hooks import blocking_table, counts, ends_late, is_stamped, stamped, state_of
 
 # Time-outs.
 
 QUICKLY = ServiceOptions(timeout_s=0.1, queue_size=8)
+#: Of calls that overrun, and of one behind them that must not, though the machine is busy.
+SOON = ServiceOptions(timeout_s=1.0, queue_size=8)
 
 
 def test_a_sync_handler_that_overruns_is_answered_and_its_hook_serves_on(
@@ -39,19 +41,19 @@ def test_a_sync_handler_that_overruns_is_answered_and_its_hook_serves_on(
         assert stamped(server, "fast") == "fast"
         assert counts(server, "slow") == {"ran": 3, "failed": 0, "timed_out": 3, "shed": 0}
         release.set()
-        assert stamped(server, "slow") == "slow"
+        until(lambda: is_stamped(server, "slow"))
         until(lambda: server.service.in_flight == 0)
-        assert counts(server, "slow")["ran"] == 4
+        ended = counts(server, "slow")
+        assert ended["ran"] == ended["timed_out"] + 1 >= 4
 
 
 def test_a_sync_handler_is_given_up_when_its_clients_deadline_passes(
     engine: EngineChoice, release: threading.Event
 ) -> None:
     """Else a hook whose handlers hang would be taken by calls that nobody waits for, as long as its limit."""
-    options = ServiceOptions(timeout_s=3600)
-    with serving(blocking_table(release, concurrency=1), engine=engine, options=options) as server:
-        code, _ = fails(lambda: server.client.dispatch(make_object(hook_name="slow"), timeout_s=0.2))
-        assert code is grpc.StatusCode.DEADLINE_EXCEEDED
+    options, begun = ServiceOptions(timeout_s=3600), threading.Event()
+    with serving(blocking_table(release, begun, concurrency=1), engine=engine, options=options) as server:
+        ends_late(server, "slow", begun.is_set)
         until(lambda: server.service.in_flight == 0)
         assert counts(server, "slow") == {"ran": 1, "failed": 0, "timed_out": 1, "shed": 0}
         release.set()
@@ -71,14 +73,14 @@ def test_the_time_in_the_queue_is_part_of_what_the_client_allows(
         calls = [server.client.future(make_object(), timeout_s=25) for _ in range(2)]
         assert began.acquire(timeout=PATIENCE_S)
         until(lambda: server.service.in_flight == 2)
-        time.sleep(0.3)  # In the queue.
+        time.sleep(0.5)  # In the queue.
         go_on.release()
         assert began.acquire(timeout=PATIENCE_S)
         (second,) = server.service.running.values()
         server.service.watchdog.end_overdue()
         allowed_s = second.rpc.time_allowed_s()
         assert allowed_s is not None
-        assert second.deadline_s == pytest.approx(second.since_s + allowed_s, abs=0.1)
+        assert second.deadline_s == pytest.approx(second.since_s + allowed_s, abs=0.25)
         go_on.release()
         for call in calls:
             call.result(timeout=PATIENCE_S)
@@ -97,7 +99,7 @@ def test_what_waits_behind_a_handler_that_overruns_is_run(
     hanging = make_object()
     hanging.request.headers["X-Hang"] = "1"
     table = hook_table(HookType.Pre, handler, concurrency=1)
-    with serving(table, engine=engine, options=QUICKLY) as server:
+    with serving(table, engine=engine, options=SOON) as server:
         # The second hangs in a thread of the service's own, and is replaced there.
         calls = [server.client.future(message) for message in (hanging, hanging, make_object())]
         assert error_of(calls[0])[0] is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -125,15 +127,18 @@ def test_where_no_more_threads_may_hang_calls_are_answered_all_the_same(
         release.set()
         until(lambda: server.service.in_flight == 0)
         until(lambda: server.engine.abandoned_thread_count == 0)
-        assert stamped(server, "slow") == "slow"
+        until(lambda: is_stamped(server, "slow"))
         until(lambda: server.service.in_flight == 0)
-        assert counts(server, "slow") == {"ran": 5, "failed": 0, "timed_out": 4, "shed": 0}
+        ended = counts(server, "slow")
+        assert ended["ran"] == ended["timed_out"] + 1 >= 5
+        assert (ended["failed"], ended["shed"]) == (0, 0)
 
 
 def test_an_async_handler_that_overruns_is_cancelled(engine: EngineChoice) -> None:
-    cancelled = threading.Event()
+    begun, cancelled = threading.Event(), threading.Event()
 
     async def handler() -> None:
+        begun.set()
         try:
             await asyncio.sleep(3600)
         except asyncio.CancelledError:
@@ -141,11 +146,15 @@ def test_an_async_handler_that_overruns_is_cancelled(engine: EngineChoice) -> No
             raise
 
     with serving(hook_table(HookType.Pre, handler), engine=engine, options=QUICKLY) as server:
-        code, text = fails(lambda: server.client.dispatch(make_object()))
-        assert (code, text) == (grpc.StatusCode.DEADLINE_EXCEEDED, 'Pre hook "hook" took longer than 0.1 s')
+        calls = 0
+        while not begun.is_set():  # Where the machine stands still, its time may be over before.
+            calls += 1
+            code, text = fails(lambda: server.client.dispatch(make_object()))
+            assert code is grpc.StatusCode.DEADLINE_EXCEEDED
+            assert text == 'Pre hook "hook" took longer than 0.1 s'
         assert cancelled.wait(PATIENCE_S)
         assert server.service.in_flight == 0
-        assert counts(server, "hook") == {"ran": 1, "failed": 0, "timed_out": 1, "shed": 0}
+        assert counts(server, "hook") == {"ran": calls, "failed": 0, "timed_out": calls, "shed": 0}
 
 
 def test_an_async_handler_that_will_not_be_cancelled_is_answered(
@@ -161,7 +170,7 @@ def test_an_async_handler_that_will_not_be_cancelled_is_answered(
     hanging = make_object()
     hanging.request.headers["X-Hang"] = "1"
     table = hook_table(HookType.Pre, handler, concurrency=1)
-    with serving(table, engine=engine, options=QUICKLY) as server:
+    with serving(table, engine=engine, options=SOON) as server:
         calls = [server.client.future(message) for message in (hanging, make_object())]
         assert error_of(calls[0])[0] is grpc.StatusCode.DEADLINE_EXCEEDED
         assert calls[1].result(timeout=PATIENCE_S)

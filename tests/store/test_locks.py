@@ -11,6 +11,7 @@ import pytest
 
 from coprocess.errors import StoreError
 from coprocess.store import KEY_PREFIX, LockLost, LockNotAcquired, Store
+from tests.server import PATIENCE_S
 from tests.store.stores import opened, use_all_operations, use_all_operations_async
 from tests.valkey import ValkeyProcess
 
@@ -44,10 +45,10 @@ def test_what_is_there_keeps_its_time(server: ValkeyProcess, store: Store) -> No
 
 def test_expire_sets_and_takes_away_the_time(server: ValkeyProcess, store: Store) -> None:
     store.set("k", "v")
-    assert store.expire("k", 0.5)
-    assert 0 < ttl_ms(server, "k") <= 500
-    assert store.expire("k", 60)
-    assert 500 < ttl_ms(server, "k") <= 60_000
+    assert store.expire("k", 50.5)
+    assert 0 < ttl_ms(server, "k") <= 50_500
+    assert store.expire("k", 200)
+    assert 50_500 < ttl_ms(server, "k") <= 200_000
     assert store.expire("k", None)
     assert ttl_ms(server, "k") == -1
     assert store.expire("k", None)
@@ -60,7 +61,7 @@ def test_a_lock_is_held_by_one_thread_at_a_time(store: Store) -> None:
 
     def work() -> None:
         nonlocal inside, most
-        with store.lock("work", wait_s=15):
+        with store.lock("work", wait_s=PATIENCE_S):
             inside += 1
             most = max(most, inside)
             store.increment("done")
@@ -80,7 +81,7 @@ def test_a_lock_is_held_by_one_task_at_a_time(store: Store) -> None:
     inside: list[int] = []
 
     async def work(number: int) -> None:
-        async with store.aio.lock("work", wait_s=15):
+        async with store.aio.lock("work", wait_s=PATIENCE_S):
             assert not inside
             inside.append(number)
             await store.aio.increment("done")
@@ -136,12 +137,12 @@ def hold_and_lose(server: ValkeyProcess, store: Store) -> None:
 
 
 def test_a_lock_lives_as_long_as_it_is_said(server: ValkeyProcess, store: Store) -> None:
-    with store.lock("l", ttl_s=5) as lock:
-        assert 0 < ttl_ms(server, "lock:l") <= 5000
-        lock.extend(60)
-        assert 5000 < ttl_ms(server, "lock:l") <= 60_000
+    with store.lock("l", ttl_s=50) as lock:
+        assert 0 < ttl_ms(server, "lock:l") <= 50_000
+        lock.extend(200)
+        assert 50_000 < ttl_ms(server, "lock:l") <= 200_000
         lock.extend()
-        assert 0 < ttl_ms(server, "lock:l") <= 5000
+        assert 0 < ttl_ms(server, "lock:l") <= 50_000
     assert ttl_ms(server, "lock:l") == -2
 
 

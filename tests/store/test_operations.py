@@ -16,6 +16,7 @@ from tests.server import PATIENCE_S
 from tests.store.stores import (
     DEADLINE_BOUND_S,
     Action,
+    in_the_end,
     opened,
     run,
     use_all_operations,
@@ -75,7 +76,7 @@ def test_increment_gives_a_time_to_live_to_new_keys_only(server: ValkeyProcess, 
 
 
 def test_increments_from_many_threads_on_few_connections_sum_up(server: ValkeyProcess) -> None:
-    with opened(server.url, timeout_s=10, max_connections=3) as store:
+    with opened(server.url, max_connections=3) as store:
 
         def count() -> None:
             for _ in range(50):
@@ -92,7 +93,7 @@ def test_increments_from_many_threads_on_few_connections_sum_up(server: ValkeyPr
 
 
 def test_increments_from_many_tasks_on_few_connections_sum_up(server: ValkeyProcess) -> None:
-    with opened(server.url, timeout_s=10, max_connections=3) as store:
+    with opened(server.url, max_connections=3) as store:
 
         async def main() -> None:
             await asyncio.gather(*(store.aio.increment("n") for _ in range(200)))
@@ -103,7 +104,7 @@ def test_increments_from_many_tasks_on_few_connections_sum_up(server: ValkeyProc
 
 def test_waiting_for_a_connection_counts_for_the_deadline(server: ValkeyProcess) -> None:
     with opened(server.url, timeout_s=0.5, max_connections=1) as store:
-        store.ping()
+        in_the_end(store.ping)
         server.freeze()
         started = time.monotonic()
         errors: list[StoreError] = []
@@ -204,7 +205,7 @@ def test_before_configure_and_after_close_everything_fails() -> None:
 def test_the_module_level_store(server: ValkeyProcess) -> None:
     with pytest.raises(StoreError, match="not configured"):
         process_store.get("k")
-    configure(server.url)
+    configure(server.url, timeout_s=PATIENCE_S)
     try:
         process_store.set("k", "v")
         assert process_store.get("k") == b"v"
@@ -216,6 +217,7 @@ def test_the_module_level_store(server: ValkeyProcess) -> None:
 def test_observer_sees_each_operation(store: Store) -> None:
     seen: list[tuple[str, float, bool]] = []
     store.observers.append(lambda *what: seen.append(what))
+    started_s = time.monotonic()
     store.set("k", "text")
     run(lambda: store.aio.get("k"))
     with pytest.raises(StoreError):
@@ -225,4 +227,5 @@ def test_observer_sees_each_operation(store: Store) -> None:
         ("get", True),
         ("increment", False),
     ]
-    assert all(0 <= seconds < 2 for _, seconds, _ in seen)
+    took_s = time.monotonic() - started_s
+    assert all(0 <= seconds <= took_s for _, seconds, _ in seen)

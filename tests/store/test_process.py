@@ -18,7 +18,7 @@ def test_a_forked_worker_uses_connections_of_its_own(store: Store) -> None:
 import os, sys
 from coprocess.store import Store
 store = Store()
-store.configure(sys.argv[1])
+store.configure(sys.argv[1], timeout_s=50)
 store.set("n", 0)
 children = []
 for _ in range(3):

@@ -77,7 +77,7 @@ def no_store(request):
 
 @Pre(timeout=0.1)
 def slow(request):
-    time.sleep(0.4)
+    wait(request)
 
 @Pre(timeout=0.1)
 async def slow_async(request):
@@ -85,6 +85,9 @@ async def slow_async(request):
 
 @Pre(concurrency=1)
 def busy(request):
+    wait(request)
+
+def wait(request):
     go = pathlib.Path(request.headers["X-Go"])
     go.with_suffix(".runs").touch()
     while not go.exists():

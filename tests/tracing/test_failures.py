@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from coprocess.errors import Status
+from coprocess.process.tracing import TracedRpc
+from coprocess.transport.engine import Metadata, Rpc
 from tests.objects import make_object, make_request
 from tests.server import PATIENCE_S
 from tests.tracing.service import Traced, new_trace, only
@@ -35,7 +41,9 @@ def test_a_failure_that_is_answered_as_none_is_an_error_still(traced: Traced) ->
 @pytest.mark.parametrize("hook", ["slow", "slow_async"])
 def test_a_call_that_takes_too_long(traced: Traced, hook: str) -> None:
     traceparent, trace_id, _ = new_trace()
-    assert traced.call(hook, traceparent) is not None
+    go = traced.folder / f"go-{trace_id}"
+    assert traced.call(hook, traceparent, headers={"X-Go": str(go)}) is not None
+    go.touch()
     assert traced.logged(f'Pre hook "{hook}" took longer than 0.1 s', trace_id)
 
     spans = traced.trace(trace_id)
@@ -45,6 +53,37 @@ def test_a_call_that_takes_too_long(traced: Traced, hook: str) -> None:
     assert call.attributes["error.type"] == "TimedOut"
     assert handler.is_error
     assert len(spans) == 2
+
+
+def test_the_span_tells_of_the_answer_that_the_client_got() -> None:
+    """Once, where the handler went on before the span of a time-out was ended, it told of the reply."""
+
+    class Inner(Rpc):
+        def __init__(self) -> None:
+            self.method, self.payload = "/test/Call", b""
+
+        def fail(self, status: Status, message: str) -> None:
+            # The client is told, and the handler's own end comes at this moment.
+            rpc.respond(b"late")
+
+        def respond(self, reply: bytes) -> None: ...
+
+        def metadata(self) -> Metadata:
+            return ()
+
+        def on_cancel(self, callback: object) -> None: ...
+
+        def time_allowed_s(self) -> float | None:
+            return None
+
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    rpc = TracedRpc(Inner(), provider.get_tracer("test"))
+    rpc.fail(Status.DEADLINE_EXCEEDED, "it took too long")
+    (span,) = exporter.get_finished_spans()
+    assert span.attributes is not None
+    assert span.attributes["rpc.grpc.status_code"] == 4
+    assert span.status.description == "it took too long"
 
 
 def test_a_store_operation_that_fails(traced: Traced) -> None:

@@ -221,7 +221,7 @@ def test_what_is_sent_is_in_order_and_whole(
             # An app that waits for more than comes waits for the client's end.
             asyncio.get_running_loop().call_later(0.1, gone.set)
         try:
-            await asyncio.wait_for(middleware(scope, receive, judged), 10)
+            await asyncio.wait_for(middleware(scope, receive, judged), 50)
         except LookupError as error:
             return judged, error
         return judged, None
@@ -296,7 +296,7 @@ def test_a_client_that_goes_while_a_response_handler_waits_ends_that(listens: bo
             sent.append(message)
 
         scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": []}
-        await asyncio.wait_for(middleware(scope, receive, send), 10)
+        await asyncio.wait_for(middleware(scope, receive, send), 50)
         await middleware.close()
 
     asyncio.run(main())
@@ -358,7 +358,7 @@ def test_a_lifespan_is_answered_once_and_leaves_nothing_open(name: str) -> None:
             sent.append(message["type"].removeprefix("lifespan."))
 
         try:
-            await asyncio.wait_for(middleware({"type": "lifespan"}, receive, send), 10)
+            await asyncio.wait_for(middleware({"type": "lifespan"}, receive, send), 50)
         except LookupError:
             told.append("raised")
         assert not middleware.adapter.is_open

@@ -64,7 +64,7 @@ def ask_asgi(site: Any, handlers: list[Any], **more: Any) -> list[dict[str, Any]
     async def main() -> None:
         around = Asgi(site, handlers)
         try:
-            await asyncio.wait_for(around(scope, receive, send), 10)
+            await asyncio.wait_for(around(scope, receive, send), PATIENCE_S)
         finally:
             await around.close()
 
@@ -162,7 +162,7 @@ def test_an_app_that_leaves_its_lifespan_early_leaves_no_resource_open(ends: str
         async def send(message: Any) -> None:
             told.append(message["type"].removeprefix("lifespan."))
 
-        await asyncio.wait_for(around({"type": "lifespan"}, receive, send), 10)
+        await asyncio.wait_for(around({"type": "lifespan"}, receive, send), PATIENCE_S)
 
     asyncio.run(main())
     assert told == ["open", "startup.complete", "close", "shutdown.complete"]
@@ -185,7 +185,7 @@ def test_a_start_that_failed_is_told_and_an_app_without_lifespan_is_not(begins: 
         async def send(message: Any) -> None:
             pass
 
-        await asyncio.wait_for(around({"type": "lifespan"}, receive, send), 10)
+        await asyncio.wait_for(around({"type": "lifespan"}, receive, send), PATIENCE_S)
 
     with capture_logs() as told:
         asyncio.run(main())

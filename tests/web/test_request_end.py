@@ -18,6 +18,7 @@ import coprocess
 from coprocess import App, Pre, Response, respond
 from coprocess.asgi import Middleware as Asgi
 from coprocess.wsgi import Middleware as Wsgi
+from tests.server import PATIENCE_S, until
 
 Call = Callable[..., list[Any]]
 
@@ -289,7 +290,7 @@ def test_a_client_that_goes_ends_the_async_handler_that_works_for_it() -> None:
             told.append(message["type"])
 
         scope = {"type": "http", "method": "POST", "path": path, "headers": [], "query_string": b""}
-        await asyncio.wait_for(middleware(scope, receive, send), 20)
+        await asyncio.wait_for(middleware(scope, receive, send), PATIENCE_S)
 
     async def main() -> None:
         middleware = Asgi(site, [app, waits])
@@ -392,7 +393,7 @@ def test_a_reload_leaves_no_request_without_its_resources(tmp_path: Any) -> None
         seen.append(environ["coprocess"].state.db)
         if environ["PATH_INFO"] == "/slow":
             entered.set()
-            release.wait(20)
+            release.wait(PATIENCE_S)
         start_response("200 OK", [])
         return [b""]
 
@@ -411,7 +412,7 @@ def test_a_reload_leaves_no_request_without_its_resources(tmp_path: Any) -> None
     get("/quick")
     slow = threading.Thread(target=get, args=("/slow",))
     slow.start()
-    assert entered.wait(20)
+    assert entered.wait(PATIENCE_S)
     outcome = middleware.reload()
     assert outcome.succeeded, outcome
     get("/quick")
@@ -420,13 +421,10 @@ def test_a_reload_leaves_no_request_without_its_resources(tmp_path: Any) -> None
     assert seen[1]["open"]
     assert seen[2] is not seen[1]
     release.set()
-    slow.join(20)
+    slow.join(PATIENCE_S)
     assert [each["X-Same"] for each in answers] == ["True"] * 3
-    for _ in range(200):
-        if not seen[1]["open"]:
-            break
-        threading.Event().wait(0.05)
-    assert (seen[1]["open"], seen[2]["open"]) == (False, True)
+    until(lambda: not seen[1]["open"])
+    assert seen[2]["open"]
     assert b'coprocess_reloads_total{result="ok"} 1.0' in middleware.metrics()
     (tmp_path / "h.py").write_text("broken(")
     outcome = middleware.reload()
@@ -450,11 +448,7 @@ def test_files_that_change_are_loaded_again_where_asked_for(tmp_path: Any) -> No
     with contextlib.closing(middleware):
         assert get() == b"old"
         (tmp_path / "h.py").write_text(source.format("newer"))
-        for _ in range(400):
-            if get() == b"newer":
-                return
-            threading.Event().wait(0.05)
-        raise AssertionError("not loaded again")
+        until(lambda: get() == b"newer")
 
 
 @pytest.mark.parametrize("declares", ["before", "after", "errorhandler"])

@@ -17,6 +17,7 @@ from coprocess.asgi import Middleware as Asgi
 from coprocess.wsgi import Middleware as Wsgi
 from tests.collector import Collector, Span
 from tests.serve_process import ServeProcess, write
+from tests.server import PATIENCE_S
 from tests.tracing.service import new_trace, only
 from tests.web.servers import uvicorn_at, wsgiref_at
 
@@ -52,9 +53,14 @@ async def quick(request):
     if request.path == "/refused":
         return respond(401)
 
-@Pre(order=3, timeout=0.1)
+@Pre(order=3)
 async def waits(request):
-    await asyncio.sleep(60 if request.path == "/slow" else 0.001)
+    await asyncio.sleep(0.001)
+
+@Pre(order=4, timeout=0.1)
+async def slow(request):
+    if request.path == "/slow":
+        await asyncio.sleep(60)
 
 @Response
 def stamp(response):
@@ -74,16 +80,18 @@ def test_a_served_app_is_traced(tmp_path: Path, app: str, monkeypatch: pytest.Mo
             for path, status in (("/x", 200), ("/raises", 500), ("/refused", 401), ("/slow", 500)):
                 traceparent, traces[path], caller = new_trace()
                 headers = {"traceparent": traceparent, "Authorization": "header-secret"}
-                answer = httpx.get(f"http://{service.address}{path}?q=query-secret", headers=headers)
+                answer = httpx.get(
+                    f"http://{service.address}{path}?q=query-secret", headers=headers, timeout=PATIENCE_S
+                )
                 assert answer.status_code == status, path
             assert service.end() == 0
         spans = {
             path: [each for each in collector.spans if each.trace_id == id] for path, id in traces.items()
         }
-    names = ["GET", "Pre sync", "Pre quick", "Pre waits", "Response stamp"]
+    names = ["GET", "Pre sync", "Pre quick", "Pre waits", "Pre slow", "Response stamp"]
     assert sorted(each.name for each in spans["/x"]) == sorted(names)
     assert sorted(each.name for each in spans["/raises"]) == sorted(names[:3])
-    assert sorted(each.name for each in spans["/slow"]) == sorted(names[:4])
+    assert sorted(each.name for each in spans["/slow"]) == sorted(names[:5])
     for path, status in (("/x", 200), ("/raises", 500), ("/refused", 401), ("/slow", 500)):
         request = only(spans[path], "GET")
         assert request.kind == "SERVER"
@@ -94,7 +102,7 @@ def test_a_served_app_is_traced(tmp_path: Path, app: str, monkeypatch: pytest.Mo
     assert only(spans["/slow"], "GET").parent_id == caller
     failed: Span = only(spans["/raises"], "Pre quick")
     assert failed.is_error
-    assert only(spans["/slow"], "Pre waits").is_error
+    assert only(spans["/slow"], "Pre slow").is_error
     assert not only(spans["/refused"], "Pre quick").is_error
     for secret in (b"raised-secret", b"header-secret", b"query-secret", b"/raises"):
         assert not any(secret in body for body in collector.bodies), secret

@@ -19,6 +19,7 @@ from flask.views import MethodView
 import coprocess
 from coprocess import App, CustomKeyCheck, Event, Pre, Reject, Response, respond
 from coprocess.wsgi import Middleware
+from tests.server import PATIENCE_S, until
 from tests.web.servers import wsgiref_at
 
 
@@ -195,16 +196,16 @@ def test_what_finds_no_place_in_time_is_refused() -> None:
     def hangs(request: coprocess.Request) -> None:
         if request.path == "/hang":
             entered.set()
-            release.wait(20)
+            release.wait(PATIENCE_S)
 
     middleware = Middleware(shop(), [hangs])
     first = threading.Thread(target=call, args=(middleware,), kwargs={"PATH_INFO": "/hang"})
     first.start()
-    assert entered.wait(10)
+    assert entered.wait(PATIENCE_S)
     assert call(middleware, PATH_INFO="/next")[0] == "500 Internal Server Error"
     release.set()
-    first.join(10)
-    assert call(middleware, PATH_INFO="/next")[0] == "200 OK"
+    first.join(PATIENCE_S)
+    until(lambda: call(middleware, PATH_INFO="/next")[0] == "200 OK")
     middleware.close()
 
 
@@ -222,7 +223,7 @@ def test_what_waits_gets_its_turn() -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(PATIENCE_S)
     middleware.close()
     assert statuses == ["200 OK"] * 20
 
@@ -403,7 +404,7 @@ def test_an_event_that_an_async_handler_triggers_is_its_own_middlewares() -> Non
 
     middleware = Middleware(shop(), [trigger, told])
     call(middleware, PATH_INFO="/x")
-    assert heard.wait(10)
+    assert heard.wait(PATIENCE_S)
     middleware.close()
 
 

@@ -14,6 +14,7 @@ from coprocess.gateways.kong import wire
 from coprocess.gateways.kong.connection import Connection
 from coprocess.gateways.kong.event import CLIENT_WAIT_S, Event
 from coprocess.gateways.kong.turns import EventEnded
+from coprocess.transport.awake import AwakeTime
 
 #: How long a step is waited for where Kong waits for nobody.
 _STEP_WAIT_S = 30.0
@@ -61,14 +62,14 @@ class LateSteps:
 
     def deliver(self, event_id: int, came: Came) -> bool:
         """Give a step to its event. False where there is none of that id."""
-        until_s = time.monotonic() + _MOST_LOOKING_S
+        looked = AwakeTime()
         while True:
             with self._lock:
                 put = self._inboxes.get(event_id)
                 if put is not None:
                     put(came)
                     return True
-            if event_id not in self._events or time.monotonic() > until_s:
+            if event_id not in self._events or looked.passed_s() > _MOST_LOOKING_S:
                 return False
             time.sleep(_LOOK_S)  # It waits on another connection, and turns to its inbox soon.
 

@@ -350,8 +350,7 @@ class Http2Protocol:
         if not self._unwritten:
             self._say_end()
         if not self.is_gone:
-            until_s = time.monotonic() + _LONGEST_END_S
-            self._server.call_later(_LAST_WRITE_S, self._look_at_end, (self.left_bytes, until_s))
+            self._look_at_end_later(self.left_bytes, time.monotonic() + _LONGEST_END_S)
 
     def _say_end(self) -> None:
         """All is written. It is read on until the peer has it: what that sends would reset the rest."""
@@ -363,13 +362,21 @@ class Http2Protocol:
         if self.is_closing and not self.is_gone and not self.left_bytes:
             self.abort()
 
-    def _look_at_end(self, before: tuple[int, float]) -> None:
-        """A peer that does not read would keep it open. `before`: what was left, and until when it may be."""
-        left, until_s = self.left_bytes, before[1]
-        if not left or left >= before[0] or time.monotonic() > until_s:
+    def _look_at_end_later(self, left: int, until_s: float) -> None:
+        when_s = time.monotonic() + _LAST_WRITE_S
+        self._server.call_later(_LAST_WRITE_S, self._look_at_end, (left, until_s, when_s))
+
+    def _look_at_end(self, before: tuple[int, float, float]) -> None:
+        """A peer that does not read would keep it open.
+
+        `before`: what was left, until when it may be, and when this was to be looked at. Where that is long
+        ago, the machine stood still, and the peer had no time to read.
+        """
+        left, (left_before, until_s, when_s), now_s = self.left_bytes, before, time.monotonic()
+        if not left or now_s > until_s or (left >= left_before and now_s < when_s + _LATE_S):
             self.abort()
         else:
-            self._server.call_later(_LAST_WRITE_S, self._look_at_end, (left, until_s))
+            self._look_at_end_later(left, until_s)
 
     @property
     def left_bytes(self) -> int:
@@ -505,6 +512,7 @@ _END_PING = b"the end?"
 _LIFE_PING = b"alive?  "
 _END_PING_S = 1.0
 _LAST_WRITE_S = 1.0
+_LATE_S = 0.25
 _LONGEST_END_S = 10.0
 _HANDSHAKE_S = 10.0
 _READ_BYTES = 64 * 1024

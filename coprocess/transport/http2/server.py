@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import structlog
 
 from coprocess.transport.alarm import Alarm
+from coprocess.transport.awake import AwakeTime
 from coprocess.transport.http2.grpc_connection import Method, Service
 from coprocess.transport.http2.limits import Limits
 from coprocess.transport.http2.polling import make_poller
@@ -145,8 +146,8 @@ class Server:
                 bound.close()
             for connection in self.connections():
                 connection.begin_end(time.monotonic() + timeout_s)
-        last_id_s = time.monotonic() + _LAST_ID_S
-        while not self._are_told() and time.monotonic() < last_id_s:
+        waited = AwakeTime()
+        while not self._are_told() and waited.passed_s() < _LAST_ID_S:
             time.sleep(_STOP_INTERVAL_S)
         with self.lock:
             for connection in self.connections():
@@ -168,15 +169,14 @@ class Server:
         Answers that were given before are waited for a little longer, as long as clients read them. Where it
         was polled, somebody must go on with that until then.
         """
-        until_s = time.monotonic() + timeout_s
-        most_s = until_s + _LONGEST_READ_S
+        waited, until_s, most_s = AwakeTime(), timeout_s, timeout_s + _LONGEST_READ_S
         least_left = sys.maxsize
         with self.lock:
             if self._is_stopping:
                 return
             self._is_stopping = True
-        self.drain(timeout_s)
-        while self._connections and time.monotonic() < until_s:
+        self.drain(timeout_s + _STOP_MARGIN_S)
+        while self._connections and (now_s := waited.passed_s()) < until_s:
             time.sleep(_STOP_INTERVAL_S)
             with self.lock:
                 for connection in self.connections():
@@ -184,7 +184,7 @@ class Server:
                     connection.close_if_delivered()
                 left = sum(connection.left_bytes for connection in self._connections)
             if left < least_left:
-                least_left, until_s = left, min(most_s, time.monotonic() + timeout_s)
+                least_left, until_s = left, min(most_s, now_s + timeout_s)
         with self.lock:
             for connection in self.connections():
                 connection.give_up()
@@ -519,5 +519,7 @@ _FEW_SWITCHES = 16
 _STOP_INTERVAL_S = 0.002
 #: Clients that read their answers have so long for it.
 _LONGEST_READ_S = 5.0
+#: Calls are given up by the stop itself, which does not count the time for which the machine stands still.
+_STOP_MARGIN_S = 60.0
 #: A peer that does not acknowledge the first GOAWAY in that time gets the second.
 _LAST_ID_S = 0.25
