@@ -437,12 +437,10 @@ def test_a_worker_that_takes_the_place_of_another_serves_no_less_than_the_others
         assert serve.http("POST", "/reload")[0] == 409
         os.kill(pid_of(connection.call("pid")), signal.SIGKILL)
         serve.wait_for("a worker process ended", lambda line: line["exit_status"] == -signal.SIGKILL)
-        # It has told why not: the next one is started later.
-        serve.wait_for("a worker process ended", lambda line: line["exit_status"] == 1)
-        reason = "coprocess: 1 problem with handlers, and other workers serve 5 hooks"
-        assert reason in [line["event"] for line in serve.lines]
+        # It tells why not, before it ends or just after: the next one is started later.
+        serve.wait_for("coprocess: 1 problem with handlers, and other workers serve 6 hooks")
         assert {stamp_of(connection) for _ in range(20)} == {"old"}
-        assert serve.page("/readyz")["hooks"] == 5
+        assert serve.page("/readyz")["hooks"] == 6
         # With nothing wrong it may serve less: somebody took a hook away.
         (handlers / "other.py").unlink()
         eventually(lambda: "coprocess_workers_ready 2.0" in serve.http("GET", "/metrics")[1])

@@ -163,7 +163,8 @@ def test_a_message_that_still_comes_is_waited_for_as_long_as_more_of_it_does(
         def sleep(duration_s: float) -> None:
             now_s[0] += duration_s
 
-    monkeypatch.setattr(http2_engine, "time", Clock)
+    for module in (http2_engine, awake):
+        monkeypatch.setattr(module, "time", Clock)
     engine = http2_engine.Http2Engine(engine_options())
 
     def unanswered() -> list[SimpleNamespace]:
