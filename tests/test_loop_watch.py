@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import structlog
 from coprocess.runtime.log_limit import LimitedLog
 from coprocess.runtime.loop import LoopThread
 from coprocess.runtime.loop_watch import TICKS_UNTIL_BLOCKED, LoopWatch
+from coprocess.switching import SWITCH_S, ShortSwitches
 from coprocess.transport.engines import EngineChoice
 from tests.objects import make_object
 from tests.serve_process import ServeProcess, write
@@ -114,7 +117,7 @@ def start(loop: LoopThread, block: threading.Event | None = None) -> None:
 
 def test_no_loop_is_not_a_blocked_one() -> None:
     told: list[object] = []
-    watch = LoopWatch(0.05, lambda owner, stack: told.append(owner))
+    watch = LoopWatch(0.05, lambda owner, stack: told.append(owner), ShortSwitches(owns_process=False))
     for _ in range(100):
         watch.tick()
     loop = new_loop()
@@ -129,17 +132,17 @@ def test_no_loop_is_not_a_blocked_one() -> None:
 
 def test_each_time_is_told_once_and_its_length_is_counted(loop: LoopThread) -> None:
     told: list[object] = []
-    watch = LoopWatch(0.05, lambda owner, stack: told.append(owner))
+    watch = LoopWatch(0.05, lambda owner, stack: told.append(owner), ShortSwitches(owns_process=False))
     watch.watch(loop)
-    for time in (1, 2):
+    for times in (1, 2):
         block = threading.Event()
         start(loop, block)
         before_s = watch.blocked_s
-        while watch.blocked < time:
+        while watch.blocked < times:
             watch.tick()
         for _ in range(30):
             watch.tick()
-        assert told == ["owner"] * time
+        assert told == ["owner"] * times
         assert watch.blocked_s - before_s == pytest.approx(0.05 * (TICKS_UNTIL_BLOCKED + 30))
         block.set()
         start(loop)  # Its answer has come before this one's.
@@ -156,3 +159,35 @@ def test_a_loop_that_has_ended_takes_nothing_and_says_so() -> None:
 
     # Once, the second was told that it was taken.
     assert [loop.call_soon(lambda: None) for _ in range(3)] == [False] * 3
+
+
+def test_threads_switch_sooner_while_the_loop_takes_long(loop: LoopThread) -> None:
+    """Once, a quick call beside async handlers that compute waited for 5 ms at each of its steps."""
+    usual_s = sys.getswitchinterval()
+    watch = LoopWatch(0.05, lambda owner, stack: None, ShortSwitches(owns_process=True))
+    watch.watch(loop)
+    block = threading.Event()
+    start(loop, block)
+    while sys.getswitchinterval() == usual_s:
+        watch.tick()
+    assert sys.getswitchinterval() == SWITCH_S
+    assert not watch.blocked
+    for _ in range(30):
+        watch.tick()
+    assert sys.getswitchinterval() == SWITCH_S
+    block.set()
+    start(loop)
+    for _ in range(2):
+        watch.tick()
+    assert sys.getswitchinterval() == SWITCH_S  # This answer came late.
+    until_s = time.monotonic() + PATIENCE_S
+    while sys.getswitchinterval() == SWITCH_S and time.monotonic() < until_s:
+        watch.tick()
+        time.sleep(0.005)
+    assert sys.getswitchinterval() == usual_s
+    start(loop, block := threading.Event())
+    while sys.getswitchinterval() == usual_s:
+        watch.tick()
+    watch.watch(None)
+    assert sys.getswitchinterval() == usual_s
+    block.set()

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from coprocess import switching
 from coprocess.loading import foreign_patches
 from coprocess.loading.log_state import LogState
 
@@ -269,7 +270,7 @@ _PARTS = (
     _Part("standard input, output or error (os.close)", _standard_descriptors, _open_descriptors),
     _part_of(sys, "stdout", ours=True),
     _part_of(sys, "stderr", ours=True),
-    _Part("the switch interval of threads", sys.getswitchinterval, sys.setswitchinterval),
+    _Part("the switch interval of threads", switching.usual_s, switching.set_usual_s),
     _Part("the stack size of threads", threading.stack_size, _set_stack_size),
     _Part("whether garbage is collected (gc.disable)", _garbage_collection, _collect_garbage),
     # To raise it may be needed, and harms nobody.

@@ -29,6 +29,7 @@ from coprocess.runtime.log_limit import LimitedLog
 from coprocess.runtime.loop import LoopThread
 from coprocess.runtime.loop_watch import LoopWatch
 from coprocess.runtime.spare_task import SpareTask
+from coprocess.switching import ShortSwitches
 
 log = structlog.get_logger("coprocess")
 
@@ -46,7 +47,13 @@ class AsyncCalls:
     """Begins them (`begin`), and ends them in time, where another thread calls `tick` again and again."""
 
     def __init__(
-        self, failures: Failures, limited_log: LimitedLog, *, tick_s: float, timeout_s: float
+        self,
+        failures: Failures,
+        limited_log: LimitedLog,
+        switches: ShortSwitches,
+        *,
+        tick_s: float,
+        timeout_s: float,
     ) -> None:
         """`timeout_s`: how long the loop may be blocked by what is no call's."""
         #: Answers calls that have failed.
@@ -62,7 +69,7 @@ class AsyncCalls:
         #: Those of them that no loop has taken up. Whoever removes one begins it, or ends it.
         self._unbegun: set[Call] = set()
         self._is_stopped = False
-        self.watch = LoopWatch(tick_s, self._tell_blocked)
+        self.watch = LoopWatch(tick_s, self._tell_blocked, switches)
         #: Loops that were given up, so far.
         self.given_up = 0
         #: Called back when one was: what lives on it, as async resources do, is lost.
@@ -325,6 +332,7 @@ class AsyncCalls:
                 timeout_s = min(timeout_s, _BLOCKED_STOP_S)
             loop.end(timeout_s)
             loop.join(timeout_s)
+        self.watch.watch(None)
         for call in list(self._calls):
             with contextlib.suppress(Exception):  # The others want their answer, too.
                 self._end(call, _cancelled)

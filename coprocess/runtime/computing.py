@@ -6,12 +6,13 @@ would wait for seconds, and a quick one would wait behind them all at each of it
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
+
+from coprocess.switching import ShortSwitches
 
 Waiting = TypeVar("Waiting")
 
@@ -22,13 +23,10 @@ class ComputingLine(Generic[Waiting]):
     So calls that wait for something else, or compute without the interpreter's lock, hold up nobody for long.
     """
 
-    def __init__(self, start: Callable[[Waiting], object], *, owns_process: bool = True) -> None:
-        """`start` begins a call in a thread of its own, in turn.
-
-        `owns_process`: while calls wait, this process's threads give each other the interpreter more often.
-        """
+    def __init__(self, start: Callable[[Waiting], object], switches: ShortSwitches) -> None:
+        """`start` begins a call in a thread of its own, in turn. `switches` are short while one computes."""
         self._start = start
-        self._owns_process = owns_process
+        self._switches = switches
         self._lock = threading.Lock()
         self._turn: Waiting | None = None
         self._since_s = 0.0
@@ -49,6 +47,7 @@ class ComputingLine(Generic[Waiting]):
         with self._lock:
             if self._turn is None:
                 self._turn, self._since_s = call, time.monotonic()
+                self._switches.ask()
                 return True
             self._line.append(call)
             if len(self._line) == 1:
@@ -70,6 +69,8 @@ class ComputingLine(Generic[Waiting]):
                 return None
             self._turn = self._line.popleft() if self._line else None
             self._since_s = time.monotonic()
+            if self._turn is None:
+                self._switches.ask_no_more()
             return self._turn
 
     def _watch(self) -> None:
@@ -78,12 +79,7 @@ class ComputingLine(Generic[Waiting]):
             self._came.clear()
             if not self._line:
                 self._came.wait()
-            usual_s = sys.getswitchinterval()
-            if self._owns_process:
-                sys.setswitchinterval(min(usual_s, _SWITCH_S))
             self._watch_line()
-            if self._owns_process:
-                sys.setswitchinterval(usual_s)
 
     def _watch_line(self) -> None:
         """As long as anybody waits."""
@@ -120,10 +116,7 @@ class ComputingLine(Generic[Waiting]):
 #: Who computes for longer shares the interpreter with the next.
 LONGEST_TURN_S = 0.025
 _LOOK_S = 0.002
-#: A thread that wants the interpreter waits for that long, at each of its steps, for one that computes; and
-#: quick calls have a few of them.
-_SWITCH_S = 0.0005
-#: A little less than that.
+#: A little less than a short switch takes.
 _SOON_S = 0.00045
 #: The part of the time that the process computes.
 _IDLE = 0.5

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from types import FrameType
 
 from coprocess.runtime.loop import LoopThread
+from coprocess.switching import ShortSwitches
 
 #: So many ticks in a row without an answer: the loop is blocked. Ticks are counted and not seconds, as a
 #: process that does not run at all (stopped, or starved) has none.
@@ -18,11 +19,18 @@ _MOST_FRAMES = 10
 class LoopWatch:
     """Asks a loop for a sign of life, again and again, from another thread: calls pay nothing for it."""
 
-    def __init__(self, tick_s: float, tell: Callable[[object, list[str]], None]) -> None:
-        """`tick` must be called every `tick_s`. `tell` gets the owner of the task that blocks, and where."""
+    def __init__(
+        self, tick_s: float, tell: Callable[[object, list[str]], None], switches: ShortSwitches
+    ) -> None:
+        """`tick` must be called every `tick_s`. `tell` gets the owner of the task that blocks, and where.
+
+        `switches` are short while the loop takes long to answer: what runs on it computes, and others wait.
+        """
         self._loop: LoopThread | None = None
         self._tick_s = tick_s
         self._tell = tell
+        self._switches = switches
+        self._is_slow = False
         self._ticks = 0
         self._is_asked = False
         #: The question that was answered last; one that a loop answers after it was given up counts not.
@@ -36,6 +44,7 @@ class LoopWatch:
         """Watch `loop` from now on, and the one before no more."""
         self._loop = loop
         self._ticks, self._is_asked = 0, False
+        self._set_slow(False)
 
     @property
     def is_blocked(self) -> bool:
@@ -57,7 +66,10 @@ class LoopWatch:
                 self._question += 1
                 loop.call_soon(self._answer, self._question)
         elif self._answered == self._question:
+            self._set_slow(self._ticks > 1)
             self._ticks, self._is_asked = 0, False
+        elif self._ticks == 1:
+            self._set_slow(True)
         elif self._ticks == TICKS_UNTIL_BLOCKED:
             self.blocked += 1
             self.blocked_s += self._ticks * self._tick_s
@@ -65,6 +77,11 @@ class LoopWatch:
             self._tell(owner, _stack(frame))
         elif self._ticks > TICKS_UNTIL_BLOCKED:
             self.blocked_s += self._tick_s
+
+    def _set_slow(self, is_slow: bool) -> None:
+        if is_slow != self._is_slow:
+            self._is_slow = is_slow
+            self._switches.ask() if is_slow else self._switches.ask_no_more()
 
     def _answer(self, question: int) -> None:
         self._answered = question

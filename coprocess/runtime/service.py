@@ -36,6 +36,7 @@ from coprocess.runtime.service_options import ServiceOptions
 from coprocess.runtime.streaming import NO_STREAMS, Streaming
 from coprocess.runtime.unawaited import note_unawaited
 from coprocess.runtime.watchdog import WATCH_INTERVAL_S, Watchdog
+from coprocess.switching import ShortSwitches
 from coprocess.transport.engine import Methods, NotingHandler, Rpc
 from coprocess.transport.workers import WorkerThreads
 
@@ -67,8 +68,13 @@ class Service:
         self._failures = Failures(self.limited_log, options.failure_status, options.failure_headers)
         #: What traces the calls; None: nothing does. Set by `use_tracing`.
         self.tracing: CallTracing | None = None
+        switches = ShortSwitches(owns_process=options.owns_process)
         self.async_calls = AsyncCalls(
-            self._failures, self.limited_log, tick_s=WATCH_INTERVAL_S, timeout_s=options.timeout_s
+            self._failures,
+            self.limited_log,
+            switches,
+            tick_s=WATCH_INTERVAL_S,
+            timeout_s=options.timeout_s,
         )
         self.gates = Gates(options, takes_turns=not gateway.is_asked_meanwhile)
         #: Calls of sync hooks, by the thread that runs them.
@@ -82,9 +88,7 @@ class Service:
             "service", self._own_tasks.get, self._run_own, minimum=1, maximum=_OWN_THREADS
         )
         #: Calls of sync hooks that compute.
-        self._line: ComputingLine[Call] = ComputingLine(
-            self._start_in_turn, owns_process=options.owns_process
-        )
+        self._line: ComputingLine[Call] = ComputingLine(self._start_in_turn, switches)
         #: Events of this service's own handlers.
         self.events = LocalEvents(self)
         self.watchdog = Watchdog(self)

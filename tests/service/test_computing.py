@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Any
 import grpc
 import pytest
 
-from coprocess import Pre
+from coprocess import Pre, switching
 from coprocess.api.moments import HookType
 from coprocess.errors import Status
 from coprocess.loading.hooks import HookTable
@@ -18,6 +19,7 @@ from coprocess.runtime import pace as pace_module
 from coprocess.runtime import service as service_module
 from coprocess.runtime.computing import ComputingLine
 from coprocess.runtime.pace import COMPUTES_S, Pace
+from coprocess.switching import SWITCH_S, ShortSwitches
 from coprocess.transport.engine import Metadata, Rpc
 from coprocess.transport.engines import is_compiled
 from tests.objects import hook_table, make_object, table_of
@@ -25,8 +27,48 @@ from tests.server import PATIENCE_S, fails, serving, until
 from tests.service.hooks import counts, stamped, state_of
 
 
+def test_threads_switch_sooner_while_a_call_computes() -> None:
+    """Once, they did only where others waited for their turn: a quick call waited for 5 ms at each step."""
+    usual_s = sys.getswitchinterval()
+    line: ComputingLine[str] = ComputingLine(lambda call: None, ShortSwitches(owns_process=True))
+    assert line.enter("first")
+    assert sys.getswitchinterval() == SWITCH_S
+    assert not line.enter("second")
+    assert line.next_after("first") == "second"
+    assert sys.getswitchinterval() == SWITCH_S
+    assert line.next_after("first") is None
+    assert sys.getswitchinterval() == SWITCH_S
+    assert line.next_after("second") is None
+    assert sys.getswitchinterval() == usual_s
+
+
+def test_in_an_app_of_others_nothing_is_changed_for_calls_that_compute() -> None:
+    usual_s = sys.getswitchinterval()
+    line: ComputingLine[str] = ComputingLine(lambda call: None, ShortSwitches(owns_process=False))
+    assert line.enter("first")
+    assert sys.getswitchinterval() == usual_s
+    assert line.next_after("first") is None
+    assert sys.getswitchinterval() == usual_s
+
+
+def test_what_a_handler_does_to_the_interval_is_put_back_also_while_it_is_short() -> None:
+    usual_s, switches = sys.getswitchinterval(), ShortSwitches(owns_process=True)
+    for before_s, now_s in ((usual_s, SWITCH_S), (usual_s, 1.0)):
+        switches.ask()
+        assert switching.usual_s() == before_s
+        sys.setswitchinterval(now_s)
+        assert switching.usual_s() == (before_s if now_s == SWITCH_S else now_s)
+        switching.set_usual_s(before_s)
+        assert sys.getswitchinterval() == SWITCH_S
+        switches.ask_no_more()
+        assert sys.getswitchinterval() == before_s == switching.usual_s()
+    switching.set_usual_s(0.5)
+    assert sys.getswitchinterval() == switching.usual_s() == 0.5
+    switching.set_usual_s(usual_s)
+
+
 def test_calls_have_their_turn_in_the_order_in_which_they_came() -> None:
-    line: ComputingLine[str] = ComputingLine(lambda call: None)
+    line: ComputingLine[str] = ComputingLine(lambda call: None, ShortSwitches(owns_process=False))
     assert line.enter("first")
     assert not any(line.enter(call) for call in ("second", "gives up", "third"))
     assert line.drop("gives up")
@@ -50,7 +92,7 @@ def test_the_turn_of_one_that_waits_or_computes_for_long_is_passed_on(
     hold: Callable[[threading.Event], Any], release: threading.Event
 ) -> None:
     started: list[str] = []
-    line: ComputingLine[str] = ComputingLine(started.append)
+    line: ComputingLine[str] = ComputingLine(started.append, ShortSwitches(owns_process=False))
     line.start()
     try:
         assert line.enter("holder")
