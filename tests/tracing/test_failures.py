@@ -43,8 +43,8 @@ def test_a_call_that_takes_too_long(traced: Traced, hook: str) -> None:
     traceparent, trace_id, _ = new_trace()
     go = traced.folder / f"go-{trace_id}"
     assert traced.call(hook, traceparent, headers={"X-Go": str(go)}) is not None
-    go.touch()
     assert traced.logged(f'Pre hook "{hook}" took longer than 0.1 s', trace_id)
+    go.touch()  # After that: the spans have ended, too.
 
     spans = traced.trace(trace_id)
     call, handler = only(spans, "coprocess.Dispatcher/Dispatch"), only(spans, f"Pre {hook}")
