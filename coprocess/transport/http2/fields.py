@@ -211,7 +211,7 @@ class _WatchedTable(HeaderTable):
 def max_block_bytes(max_list_bytes: int) -> int:
     """Up to here a block is decoded, so that only its call fails; beyond, the connection does.
 
-    That decoding takes time: of 32 KiB, up to 9 ms, be it a thousand small fields or a large Huffman string.
+    That decoding takes time: up to 9 ms. It is done in steps, but a string of Huffman's is one, however long.
     """
     return max(2 * max_list_bytes, 32_768)
 
