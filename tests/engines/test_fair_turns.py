@@ -184,10 +184,10 @@ def test_who_brings_many_calls_where_many_wait_comes_later_and_who_brings_one_do
         client.sendall(START)
         for waiting, begun, comes_later in ((100, 20, False), (200, 1, False), (200, 20, True)):
             engine.waiting = range(waiting)
-            first = connection.grpc.http.highest_id + 2 | 1
+            first = connection.grpc.http.ids.highest + 2 | 1
             client.sendall(b"".join(call(first + 2 * number) for number in range(begun)))
             engine.poll(0.0)
-            assert connection.grpc.http.highest_id == first + 2 * (begun - 1)
+            assert connection.grpc.http.ids.highest == first + 2 * (begun - 1)
             assert later(connection) is comes_later
 
 

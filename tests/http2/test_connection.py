@@ -977,10 +977,10 @@ def test_a_call_in_one_read_comes_to_the_same_as_one_in_pieces(raw: bytes, is_en
 
 
 def use_table(peer: Peer) -> None:
-    """Twenty calls, of which the first puts a field into the table."""
-    peer.send(frame(1, frames.END_HEADERS, 1, block(CALL) + b"\x40\x01a\x01b") + data(1, b"", ends=True))
-    for number in range(3, 41, 2):
-        peer.send(call(number))
+    """Twenty calls, each with a value of its own that it puts into the table."""
+    for number in range(1, 41, 2):
+        section = block(CALL) + b"\x40\x01a\x02%02d" % number
+        peer.send(frame(1, frames.END_HEADERS, number, section) + data(number, b"", ends=True))
 
 
 def refusals(peer: Peer) -> list[int]:
@@ -1008,6 +1008,23 @@ def test_who_uses_no_table_is_not_asked_to_give_it_up() -> None:
     assert refusals(peer) == []
     first, second = (opened(peer.send(call(number))) for number in (41, 43))
     assert first.fields is second.fields  # Not decoded again.
+
+
+def test_who_sends_the_same_fields_by_a_table_is_not_asked_to_give_it_up() -> None:
+    """The blocks are the same already, but for the first."""
+    peer = started()
+    sections = [block(CALL) + b"\x40\x01a\x01b", *[block(CALL) + b"\xbe"] * 20]
+    streams = []
+    for number, section in enumerate(sections):
+        stream_id = 2 * number + 1
+        streams.append(
+            opened(
+                peer.send(frame(1, frames.END_HEADERS, stream_id, section) + data(stream_id, b"", ends=True))
+            )
+        )
+    assert refusals(peer) == []
+    assert all(stream.fields is streams[1].fields for stream in streams[2:])  # Not decoded again.
+    assert streams[-1].fields.fields == [*CALL, (b"a", b"b")]
 
 
 def test_who_begins_to_use_a_table_late_is_asked_to_give_it_up() -> None:

@@ -7,6 +7,7 @@ import ctypes
 import os
 import shutil
 import ssl
+import time
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def connected(folder: Path, **limits: int) -> tuple[TlsFilter, RawClient]:
     itself = make_ca(folder, "server")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(itself.cert, itself.key)
-    allowance = IdleFrames(Limits(idle_frames_per_s=0, **limits), lambda: 0)
+    allowance = IdleFrames(Limits(idle_frames_per_s=0, **limits), lambda: 0, time.monotonic)
     server, client = TlsFilter(context, allowance.spend), RawClient()
     client.receive(b"")
     while not server.is_ready:

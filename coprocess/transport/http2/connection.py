@@ -173,7 +173,6 @@ class Connection(ControlFrames):
             or after > end
             or not 0 < length <= self._longest_first
             or fields.content_length is not None
-            or not self._is_table_settled
             or not ids.highest < stream_id <= ids.last
             or not stream_id & 1
             or len(self.streams) >= limits.max_concurrent_streams
@@ -285,14 +284,16 @@ class Connection(ControlFrames):
             self._idle_frames.spend()
             self.ids.ignore(stream_id)
             return
-        fields = self._fields.seen.get(block) or self._fields.request(block)
+        fields = self._fields.seen.get(block)
+        if fields is None:
+            fields = self._fields.request(block)
+            if not self._is_table_refused and stream_id > _CALLS_WITH_TABLE:
+                self._refuse_table()
         limits = self.limits
         if len(self.streams) >= limits.max_concurrent_streams:  # §5.1.2
             raise StreamFailure(ErrorCode.REFUSED_STREAM, "more streams than SETTINGS_MAX_CONCURRENT_STREAMS")
         ended = flags & END_STREAM != 0
         stream = Stream(stream_id, fields, limits.stream_window, self.sending.initial_window, ended)
-        if not self._is_table_refused and stream_id > _CALLS_WITH_TABLE:
-            self._settle_table()
         if fields.content_length is not None:
             self._count_content(stream, 0)
         self.streams[stream_id] = stream
@@ -335,5 +336,5 @@ _KIND: Final = 0xFF
 _LAST_KIND: Final = frames.CONTINUATION
 _HEADERS: Final = frames.HEADERS
 _FRAME_START = frames.FRAME_START.unpack_from
-#: In stream identifiers, of which every second is a call.
+#: In stream identifiers, of which every second is a call. For fewer it is not worth asking.
 _CALLS_WITH_TABLE: Final = 16

@@ -32,11 +32,6 @@ class ConnectionLife:
         """On what takes as long as so many frames that bring nothing forward. Raises ConnectionFailure."""
         self._idle_frames.spend(frames_count)
 
-    @property
-    def highest_id(self) -> int:
-        """Of the streams that the peer has opened."""
-        return self.ids.highest
-
     def _local_end(self, stream: Stream) -> None:
         """We have sent END_STREAM. A request that is still coming is of no more use (§8.1)."""
         if not stream.remote_closed:

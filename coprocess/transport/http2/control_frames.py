@@ -39,8 +39,6 @@ class ControlFrames(ConnectionLife):
         self._unacknowledged = 0
         #: Whether the last of them said SETTINGS_HEADER_TABLE_SIZE 0.
         self._is_table_refused = False
-        #: It is known whether it has to be said.
-        self._is_table_settled = False
 
     def _send_preface(self) -> None:
         """§3.4."""
@@ -73,18 +71,16 @@ class ControlFrames(ConnectionLife):
                 return
         self._steps = None
 
-    def _settle_table(self) -> None:
-        """Ask for blocks that are the same each time: not at once, as few calls are not worth it.
+    def _refuse_table(self) -> None:
+        """Ask for blocks that are the same each time, where this one is another.
 
-        Who has put nothing into its table is not asked: its blocks are so already. And some that never do,
-        as .NET's client, would not begin the next with the change of its size that must come (§4.3.1).
+        Who has put nothing into its table is not asked: it knows no others. And some that never do, as .NET's
+        client, would not begin the next with the change of its size that must come (§4.3.1).
         """
-        self._is_table_settled = True
-        if not self._fields.is_table_used:
-            return
-        self._is_table_refused = True
-        self._unacknowledged += 1
-        self.sending.control(frames.settings({Setting.HEADER_TABLE_SIZE: 0}))
+        if self._fields.table.is_used:
+            self._is_table_refused = True
+            self._unacknowledged += 1
+            self.sending.control(frames.settings({Setting.HEADER_TABLE_SIZE: 0}))
 
     def _receive_priority(self, flags: int, stream_id: int, payload: bytes) -> None:
         """§6.3: deprecated. It is checked, and ignored."""

@@ -43,18 +43,15 @@ class FieldDecoder:
         self._max_list_bytes = max_list_bytes
         self._count_effort = count_effort
         self._decoder = Decoder(max_header_list_size=max_block_bytes(max_list_bytes))
-        self._decoder.header_table = self._table = _WatchedTable()
+        self._decoder.header_table = self.table = _WatchedTable()
         #: Of the block that `decode_in_steps` has decoded, and nobody has asked for.
         self._decoded: list[Field] | None = None
+        #: Of the last block, as SETTINGS_MAX_HEADER_LIST_SIZE counts them (RFC 9113 §6.5.2).
+        self._list_bytes = 0
         #: Whether the last block left the table as it was.
         self._is_same_again = False
         #: What `request` gave for blocks that mean the same as then. For whoever looks before it asks.
         self.seen: dict[bytes, RequestFields] = {}
-
-    @property
-    def is_table_used(self) -> bool:
-        """Whether the peer has put something into it, ever."""
-        return self._table.is_used
 
     def forbid_table(self) -> None:
         """The peer has acknowledged our SETTINGS_HEADER_TABLE_SIZE of 0."""
@@ -67,8 +64,7 @@ class FieldDecoder:
         if seen is not None:
             return seen
         fields = self._decode(block)
-        size = sum(len(name) + len(value) + _FIELD_OVERHEAD for name, value in fields)
-        request = RequestFields(fields, check_request(fields), size > self._max_list_bytes)
+        request = RequestFields(fields, check_request(fields), self._list_bytes > self._max_list_bytes)
         if self._is_same_again and len(block) <= _MAX_SEEN_BYTES:
             if len(self.seen) >= _MAX_SEEN:
                 del self.seen[next(iter(self.seen))]
@@ -93,36 +89,35 @@ class FieldDecoder:
 
     def decode_in_steps(self, block: bytes) -> Iterator[None]:
         """Decode it piece by piece, before anything is asked for it. Raises ConnectionFailure."""
+        if _HAS_MANY_UPDATES(block):
+            raise ConnectionFailure(ErrorCode.COMPRESSION_ERROR, "many changes of the table's size")
         fields: list[Field] = []
-        size, self._is_same_again = 0, True
-        _check_updates(block)
+        self._list_bytes, self._is_same_again = 0, True
         for piece in _pieces(block):
-            decoded = self._decode_piece(piece)
-            size += sum(len(name) + len(value) + _FIELD_OVERHEAD for name, value in decoded)
-            if size > self._decoder.max_header_list_size:
-                raise _too_large()
-            fields += decoded
+            fields += self._decode_piece(piece)
             yield None
         self._decoded = fields
 
     def _decode(self, block: bytes) -> list[Field]:
-        fields, self._decoded = self._decoded, None
-        if fields is None:
-            self._is_same_again = True
-            _check_updates(block)
-            fields = self._decode_piece(block)
+        if self._decoded is None:
+            for _ in self.decode_in_steps(block):
+                pass
+        fields, self._decoded = self._decoded or [], None
         if not self._is_same_again:
             self.seen.clear()
         return fields
 
     def _decode_piece(self, piece: bytes) -> list[Field]:
-        table = self._table
+        table = self.table
         before = table.maxsize, len(table.dynamic_entries)
         table.has_grown = False
         try:
             fields = [(field[0], field[1]) for field in self._decoder.decode(piece, raw=True)]
+            self._list_bytes += sum(len(name) + len(value) + _FIELD_OVERHEAD for name, value in fields)
+            if self._list_bytes > self._decoder.max_header_list_size:
+                raise OversizedHeaderListError
         except OversizedHeaderListError:
-            raise_from(_too_large(), None)
+            raise_from(ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "the header list is too large"), None)
         except (HPACKError, IndexError) as error:
             # Not its text: that shows where in memory the block is, and the peer reads it.
             raise_from(
@@ -135,15 +130,6 @@ class FieldDecoder:
             self._is_same_again = False
         self._count_effort(len(fields) + len(piece) // _BYTES_PER_STEP)
         return fields
-
-
-def _check_updates(block: bytes) -> None:
-    if _HAS_MANY_UPDATES(block):
-        raise ConnectionFailure(ErrorCode.COMPRESSION_ERROR, "a block with many changes of the table's size")
-
-
-def _too_large() -> ConnectionFailure:
-    return ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "the header list is too large")
 
 
 def _pieces(block: bytes) -> Iterator[bytes]:
@@ -200,6 +186,7 @@ class _WatchedTable(HeaderTable):
     """A dynamic table that tells whether a block added to it."""
 
     has_grown = False
+    #: Whether the peer has put something into it, ever.
     is_used = False
 
     def add(self, name: bytes, value: bytes) -> None:

@@ -73,8 +73,8 @@ class Setting(IntEnum):
     MAX_HEADER_LIST_SIZE = 0x6
 
 
-class ConnectionFailure(Exception):
-    """The peer broke a rule that holds for the whole connection (§5.4.1)."""
+class Failure(Exception):
+    """The peer broke a rule."""
 
     def __init__(self, code: ErrorCode, reason: str) -> None:
         super().__init__(f"{code.name}: {reason}")
@@ -82,13 +82,12 @@ class ConnectionFailure(Exception):
         self.reason = reason
 
 
-class StreamFailure(Exception):
-    """The peer broke a rule on one stream; the others go on (§5.4.2)."""
+class ConnectionFailure(Failure):
+    """One that holds for the whole connection (§5.4.1)."""
 
-    def __init__(self, code: ErrorCode, reason: str) -> None:
-        super().__init__(f"{code.name}: {reason}")
-        self.code = code
-        self.reason = reason
+
+class StreamFailure(Failure):
+    """One that holds for a stream; the others go on (§5.4.2)."""
 
 
 def frame(kind: int, flags: int, stream_id: int, payload: bytes = b"") -> bytes:

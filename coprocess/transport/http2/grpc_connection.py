@@ -140,7 +140,7 @@ class GrpcConnection:
         Their time runs from when this is called first. Each is looked at once, when it is over: there may be
         thousands, and who has its content then will not wait for it any more.
         """
-        opened, highest = self._opened, self.http.highest_id
+        opened, highest = self._opened, self.http.ids.highest
         if not opened or opened[-1][1] < highest:
             opened.append((now_s, highest))
         last = 0

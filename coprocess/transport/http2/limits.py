@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -60,9 +59,7 @@ class IdleFrames:
 
     __slots__ = ("_clock", "_earned", "_last_s", "_left", "_limits")
 
-    def __init__(
-        self, limits: Limits, earned: Callable[[], int], clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, limits: Limits, earned: Callable[[], int], clock: Callable[[], float]) -> None:
         """`earned` gives how many calls were answered since it was asked last."""
         self._limits = limits
         self._earned = earned
