@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from threading import current_thread
 
 import pytest
 
 from coprocess.gateways.kong import connection as connections
 from coprocess.gateways.kong import wire
+from coprocess.gateways.kong.event import Event
 from coprocess.runtime.service_options import ServiceOptions
 from coprocess.transport.workers import WorkerThreads
 from tests.kong.server import Kong, Served, blocking, serving
@@ -94,6 +97,41 @@ def test_a_step_of_an_event_that_is_over_waits_for_no_room_on_its_connection(
             assert third.step(upload["EventId"], b"x")["Data"] == "ret"
         finally:
             go_on.touch()
+        served.wait_idle()
+
+
+def test_who_ends_an_event_gives_back_its_connection_though_its_step_comes_by_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, it gave back the other one, twice; and nobody read the event's own any more."""
+    source, blocks, go_on = blocking(
+        tmp_path,
+        """loop.call_later(0.01, block)
+        await kong.request.get_method()""",
+    )
+    with serving(tmp_path, source, service_options=LONG) as served:
+        kong, other = served.connect(), served.connect()
+        asked = kong.event(kong.start())
+        until(blocks.exists)
+        owed: Callable[[Event], list[bool]] = vars(Event)["_all_owed"].fget
+        refusals: list[object] = []
+
+        def step_comes(event: Event) -> list[bool]:
+            """As the watchdog has said that the event is over, and done no more."""
+            if event.is_over and current_thread().name == "watchdog" and not refusals:
+                refusals.append(other.ask(wire.STEP, {"EventId": asked["EventId"]})["Data"])
+            return owed(event)
+
+        monkeypatch.setattr(Event, "_all_owed", property(step_comes))
+        try:
+            for call in list(served.service.async_calls._calls):
+                call.deadline_s = 0.0
+            until(lambda: not served.engine.events)
+        finally:
+            go_on.touch()
+        assert refusals == [REFUSED]
+        for each in (kong, other):
+            assert each.ask(wire.STEP, {"EventId": 12345})["Data"] == REFUSED
         served.wait_idle()
 
 

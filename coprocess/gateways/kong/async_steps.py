@@ -71,7 +71,7 @@ class _Asked:
         #: By way of other threads, and not taken.
         self._came: deque[Came] = deque()
         # Taken by whoever reads next: this loop, or who ends the event, as the loop may be blocked.
-        self._held: list[bool] = []
+        self._held: list[Connection] = []
         event.reading = self._held
         self._is_reading = False
         self._timer: asyncio.TimerHandle | None = None
@@ -105,7 +105,7 @@ class _Asked:
         elif self._method.is_terminal:
             event.end_by_call()
         else:
-            self._held.append(True)
+            self._held.append(self._connection)
             if event.is_over or self._is_done:  # Who ended it, or took its step, may not have seen that.
                 with contextlib.suppress(IndexError):
                     self._held.pop()
@@ -173,7 +173,7 @@ class _Asked:
         try:
             value = self._connection.receive_now()
         except BlockingIOError:
-            self._held.append(True)
+            self._held.append(self._connection)
             if self._event.is_over:  # Who ended it has not seen that.
                 self._let_go()
                 self._give_up()

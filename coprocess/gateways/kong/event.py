@@ -92,8 +92,8 @@ class Event(Rpc):
         """
         self.phase = ""
         self.thread: int | None = None
-        #: Of an async phase that has asked: as `_owed`, for whoever reads its step; empty while nobody does.
-        self.reading: list[bool] | None = None
+        #: Of an async phase that has asked: its connection, for whoever reads the step. Empty: nobody does.
+        self.reading: list[Connection] | None = None
         #: Nothing that its code does counts any more.
         self.is_over = False
         #: The connection is no longer this event's.
@@ -402,18 +402,18 @@ class Event(Rpc):
                 self._finish()
                 return
         # Where the loop reads, it may be blocked, or end: the step is another's to answer.
-        is_taken = False
+        held: Connection | None = None
         if self.reading:
             with suppress(IndexError):
-                is_taken = self.reading.pop()
-        if is_taken or get_ident() == self.thread:
+                held = self.reading.pop()
+        if held is not None or get_ident() == self.thread:
             # Who waits for the step goes on with the connection.
             self.detached = True
         self.engine.late.wake(self.id)
-        if is_taken:
+        if held is not None:  # `connection` is another by now, where the step came by that at this moment.
             with suppress(OSError):  # Its loop may have made it another kind, and be blocked for long.
-                self.connection.socket.setblocking(True)
-            self.engine.resume(self.connection)
+                held.socket.setblocking(True)
+            self.engine.resume(held)
         if get_ident() == self.thread:
             self.engine.events.pop(self.id, None)
 
