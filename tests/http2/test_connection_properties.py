@@ -47,13 +47,24 @@ valid = st.one_of(
 streams_of_bytes = st.lists(valid, max_size=30).map(b"".join)
 
 
+def apart(told: list[tuple[object, ...]]) -> list[tuple[object, ...]]:
+    """What came with a request as what comes after it: that depends on the pieces."""
+    found: list[tuple[object, ...]] = []
+    for each in told:
+        if each[0] == "request" and each[3]:
+            found += ((*each[:3], b"", False), ("data", each[1], *each[3:]))
+        else:
+            found.append(each)
+    return found
+
+
 @given(streams_of_bytes, st.lists(st.integers(1, 60), min_size=1, max_size=20))
 @settings(max_examples=150 * TIMES, deadline=None)
 def test_pieces_make_no_difference(raw: bytes, sizes: list[int]) -> None:
     raw = START + raw
     whole, pieces = Recorded(LIMITS), Recorded(LIMITS)
     expected = receive(whole, raw)
-    assert receive_in_pieces(pieces, raw, sizes) == expected
+    assert apart(receive_in_pieces(pieces, raw, sizes)) == apart(expected)
     assert pieces.connection.sending.take() == whole.connection.sending.take()
     assert pieces.connection.streams.keys() == whole.connection.streams.keys()
 
