@@ -239,6 +239,17 @@ def receive_in_pieces(connection: Recorded, raw: bytes, sizes: Sequence[int]) ->
     return found
 
 
+def apart(told: list[tuple[object, ...]]) -> list[tuple[object, ...]]:
+    """What came with a request as what comes after it: that depends on the pieces."""
+    found: list[tuple[object, ...]] = []
+    for each in told:
+        if each[0] == "request" and each[3]:
+            found += ((*each[:3], b"", False), ("data", each[1], *each[3:]))
+        else:
+            found.append(each)
+    return found
+
+
 class Echo:
     """A service of two methods, answered by hand, in this thread."""
 

@@ -17,6 +17,7 @@ from tests.http2.peer import (
     ConnectionClosed,
     Echo,
     Recorded,
+    apart,
     call,
     data,
     headers,
@@ -45,17 +46,6 @@ valid = st.one_of(
     payloads,
 )
 streams_of_bytes = st.lists(valid, max_size=30).map(b"".join)
-
-
-def apart(told: list[tuple[object, ...]]) -> list[tuple[object, ...]]:
-    """What came with a request as what comes after it: that depends on the pieces."""
-    found: list[tuple[object, ...]] = []
-    for each in told:
-        if each[0] == "request" and each[3]:
-            found += ((*each[:3], b"", False), ("data", each[1], *each[3:]))
-        else:
-            found.append(each)
-    return found
 
 
 @given(streams_of_bytes, st.lists(st.integers(1, 60), min_size=1, max_size=20))
