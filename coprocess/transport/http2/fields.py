@@ -137,7 +137,8 @@ def _pieces(block: bytes) -> Iterator[bytes]:
     start = at = 0
     end = len(block)
     try:
-        while at < end:
+        # No look at what is one piece anyway: nearly every block is.
+        while at < end and end - start > _STEP_BYTES:
             first = block[at]
             if first & 0x80:  # Indexed.
                 at = _after_integer(block, at, 0x7F)
