@@ -26,6 +26,7 @@ COMPILED = (
     "coprocess/transport/http2/[a-z]*.py",
     "coprocess/transport/http2_calls.py",
     "coprocess/transport/http2_engine.py",
+    "coprocess/transport/http2_large_calls.py",
     "coprocess/transport/engine.py",
     "coprocess/transport/workers.py",
     "coprocess/transport/cancellations.py",

@@ -22,7 +22,6 @@ from coprocess.transport.http2 import grpc_messages, grpc_wire
 from coprocess.transport.http2.grpc_wire import Refused, Request
 from coprocess.transport.http2.protocol import Http2Protocol
 from coprocess.transport.http2.streams import Stream
-from coprocess.transport.http2.waiting import FairQueue
 from coprocess.transport.message_limit import too_large
 
 if TYPE_CHECKING:
@@ -61,10 +60,10 @@ class Http2Rpc(StreamRpc):
         "_cancellation",
         "_engine",
         "_is_answered",
-        "_protocol",
         "_stream",
         "is_compressed",
         "is_over",
+        "protocol",
     )
 
     def __init__(
@@ -77,7 +76,7 @@ class Http2Rpc(StreamRpc):
         is_compressed: bool,
     ) -> None:
         self._engine = engine
-        self._protocol = protocol
+        self.protocol = protocol
         self._stream = stream
         self._is_answered = False
         self._cancellation: _Cancellation | None = None
@@ -95,7 +94,7 @@ class Http2Rpc(StreamRpc):
             return
         self._is_answered = True
         self._cancellation = None  # It knows whoever asked: a cycle for each call would be the collector's.
-        protocol = self._protocol
+        protocol = self.protocol
         # Where no more calls came with it, its client waits for nothing else.
         is_last = not (engine.tasks or engine.lines)
         engine.answer(protocol, protocol.respond, self._stream, reply, is_last, True)
@@ -107,13 +106,13 @@ class Http2Rpc(StreamRpc):
             text = too_large("reply", len(reply), engine.max_message_bytes)
             self.fail(Status.RESOURCE_EXHAUSTED, text)
             return False
-        return engine.send(self._protocol, self._stream, reply)
+        return engine.send(self.protocol, self._stream, reply)
 
     def fail(self, status: Status, message: str) -> None:
         self._is_answered = True
         self._cancellation = None
         ending = (status, message, b"", ())
-        self._engine.answer(self._protocol, self._protocol.end, self._stream, ending, may_wait=True)
+        self._engine.answer(self.protocol, self.protocol.end, self._stream, ending, may_wait=True)
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
         cancellation = self._cancellation
@@ -148,10 +147,6 @@ class Http2Rpc(StreamRpc):
         if not loop.is_reading:
             self._engine.runs_on(self.method, loop)
 
-    def wait_in(self, queue: FairQueue[Any]) -> None:
-        """Until its compressed message is unpacked."""
-        queue.put(self._protocol.packed_line, self)
-
     def unpack(self) -> bool:
         """Unpack a compressed message. False where that cannot be: the call is over, or has its answer."""
         engine, stream, packed = self._engine, self._stream, self.payload
@@ -164,7 +159,7 @@ class Http2Rpc(StreamRpc):
                 pieces.append(piece)
                 size += len(piece)
                 # While it grows: many are unpacked at one time, each a thousand times as large as it came.
-                if not engine.hold(self._protocol, stream, size):
+                if not engine.hold(self.protocol, stream, size):
                     return False
                 engine.give_way()
         except Refused as refused:
@@ -185,7 +180,7 @@ class Http2Stream(Http2Rpc):
             return
         self._is_answered = True
         self._cancellation = None
-        self._engine.answer(self._protocol, self._protocol.end, self._stream, (0, "", b"", ()))
+        self._engine.answer(self.protocol, self.protocol.end, self._stream, (0, "", b"", ()))
 
 
 class Http2Bidi(BidiRpc):

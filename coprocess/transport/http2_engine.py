@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,8 +27,8 @@ from coprocess.transport.http2.protocol import Http2Protocol
 from coprocess.transport.http2.server import Server
 from coprocess.transport.http2.streams import Stream
 from coprocess.transport.http2.turns import Turns
-from coprocess.transport.http2.waiting import FairQueue
 from coprocess.transport.http2_calls import Http2Bidi, Http2Rpc, Http2Stream
+from coprocess.transport.http2_large_calls import LARGE_BYTES, LargeCalls
 from coprocess.transport.workers import WorkerThreads
 
 #: For the threads: a call to be handled, a stream with a task, or what its handler wants to be done.
@@ -73,9 +72,7 @@ class Http2Engine(Engine):
         #: Methods whose handlers have said that they run on a loop, or elsewhere where they may not.
         self._loop_methods: set[str] = set()
         self._threads: WorkerThreads[_Task] | None = None
-        #: Calls whose messages are to be unpacked.
-        self._packed: FairQueue[Http2Rpc] = FairQueue()
-        self._may_unpack = threading.Semaphore(_UNPACKED_AT_ONCE)
+        self._large = LargeCalls(self.server, self._handle, self.put_task, self.may_block)
         #: Of calls that were given up: perhaps they wait for a thread, and are kept until then.
         self._given_up_bytes = 0
 
@@ -116,34 +113,13 @@ class Http2Engine(Engine):
             return
         if rpc.is_over:
             return  # Nobody waits for it.
-        if rpc.is_compressed:
-            rpc.wait_in(self._packed)
-            self._unpack_next()
+        if rpc.is_compressed or len(rpc.payload) > LARGE_BYTES:
+            self._large.add(rpc)
             return
-        if len(rpc.payload) > _LARGE_BYTES:
-            self.may_block()
         self._handlers[rpc.method](rpc)
 
-    def _unpack_next(self) -> None:
-        """Unpack one of the messages that wait for it, unless others are unpacked now; and handle it.
-
-        Each takes long, and most of what it does afterwards needs the interpreter: many at one time would
-        keep that from whoever polls.
-        """
-        while self._packed.lines and self._may_unpack.acquire(blocking=False):
-            is_unpacked = False
-            try:
-                rpc = self._packed.take_one()
-                if rpc is not None and not rpc.is_over:
-                    self.may_block()
-                    is_unpacked = rpc.unpack()
-            finally:
-                self._may_unpack.release()
-            if rpc is not None and is_unpacked:
-                if self._packed.lines:
-                    self.put_task(self._unpack_next)
-                self._handlers[rpc.method](rpc)
-                return
+    def _handle(self, rpc: Http2Rpc) -> None:
+        self._handlers[rpc.method](rpc)
 
     def given_up(self, rpc: Http2Rpc) -> None:
         """See that those that wait for a thread do not become too many. With the server's lock."""
@@ -151,7 +127,7 @@ class Http2Engine(Engine):
         if self._given_up_bytes > _MOST_GIVEN_UP_BYTES:
             self._given_up_bytes = 0
             self._turns.drop(_is_over)
-            self._packed.drop(_is_over)
+            self._large.drop(_is_over)
 
     def runs_on(self, path: str, loop: HandlersLoop) -> None:
         self._loop_methods.add(path)
@@ -167,7 +143,7 @@ class Http2Engine(Engine):
         if (
             type(task) is not Http2Rpc
             or task.is_compressed
-            or len(task.payload) > _LARGE_BYTES
+            or len(task.payload) > LARGE_BYTES
             or task.method not in self._loop_methods
         ):
             return False
@@ -313,10 +289,6 @@ def _is_over(task: _Task) -> bool:
 def _nothing() -> None: ...
 
 
-#: Reading a message of that size takes long already.
-_LARGE_BYTES = 128 * 1024
-#: While one is handled, the next may be unpacked.
-_UNPACKED_AT_ONCE = 1
 #: What a call takes beside its message.
 _CALL_BYTES = 1024
 _MOST_GIVEN_UP_BYTES = 16 * 1024 * 1024

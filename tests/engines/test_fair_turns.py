@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import selectors
 import socket
 import threading
@@ -14,9 +13,9 @@ from typing import Any
 import pytest
 
 from coprocess.transport.engine import Rpc
-from coprocess.transport.engines import is_compiled
-from coprocess.transport.http2 import frames, grpc_messages
+from coprocess.transport.http2 import frames
 from coprocess.transport.http2 import server as server_module
+from coprocess.transport.http2.grpc_connection import Method
 from coprocess.transport.http2.limits import Limits
 from coprocess.transport.http2.polling import _Epoll, _Selector
 from coprocess.transport.http2.protocol import Http2Protocol
@@ -26,7 +25,7 @@ from coprocess.transport.http2.waiting import TAKEN_AT_ONCE, FairQueue
 from coprocess.transport.http2_engine import Http2Engine
 from tests.engines.hooks import methods, tcp_connection
 from tests.engines.test_http2_connections import METHOD_CALL, read_frames
-from tests.http2.peer import START, call, data, headers, message, parse
+from tests.http2.peer import START, call, parse
 from tests.server import PATIENCE_S, engine_options
 
 _PING = frames.frame(frames.PING, 0, 0, bytes(8))
@@ -108,9 +107,11 @@ def test_of_those_that_come_later_one_at_a_time_is_told_of_in_turn(make: Callabl
 
 
 @contextmanager
-def polled(count: int) -> Iterator[tuple[Server, list[Http2Protocol], list[socket.socket]]]:
+def polled(
+    count: int, limits: Limits | None = None, methods: dict[str, Method] | None = None
+) -> Iterator[tuple[Server, list[Http2Protocol], list[socket.socket]]]:
     """A server that the test polls, so many connections, and their clients."""
-    engine = Server({}, Limits())
+    engine = Server(methods or {}, limits or Limits())
     engine.open()
     pairs = [socket.socketpair() for _ in range(count)]
     connections = []
@@ -215,12 +216,12 @@ def test_who_has_more_calls_than_are_run_comes_later_though_reading_them_takes_n
 
 def test_a_new_connection_that_asks_for_little_comes_with_the_others_soon() -> None:
     """It came later for a second, as those that attack do."""
-    for read_s, calls_before, comes_later in ((0.001, 0, False), (0.5, 0, True), (0.001, 5000, True)):
+    for read_s, calls_before, comes_later in ((0.001, 0, False), (5.0, 0, True), (0.001, 50_000, True)):
         with polled(1) as (engine, (connection,), (client,)):
             client.sendall(START + _PING)
             engine.poll(0.0)
             assert later(connection)
-            connection._use._began_s -= 0.2
+            connection._use._began_s -= 20.0  # Whatever a busy machine makes of what is read here.
             connection._use.read_s = read_s
             connection.grpc.http.ids.highest = 2 * calls_before + 1
             client.sendall(call(2 * calls_before + 3))
@@ -286,7 +287,9 @@ def test_answers_do_not_wait_for_calls_that_come_later(has_first: bool) -> None:
         if has_first:
             turns.tasks.append("first")
         assert turns._poll(turn) is None
-        assert times == [("first", 0)] * has_first + [("later", int(has_first))] * 4
+        assert [task for task, _ in times] == ["first"] * has_first + ["later"] * 4
+        # Those behind it may be written for once more, where the machine is busy.
+        assert times[has_first] == ("later", int(has_first))
 
 
 def test_connections_that_come_later_are_not_read_while_many_of_their_calls_are_run() -> None:
@@ -368,42 +371,3 @@ def test_a_call_does_not_wait_behind_all_those_of_another_connection(monkeypatch
     finally:
         release.set()
         engine.stop()
-
-
-@pytest.mark.skipif(is_compiled(), reason="a compiled module is not changed from outside")
-def test_large_messages_are_unpacked_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many threads as there were calls did, and kept the interpreter from all others, for seconds."""
-    release, began = threading.Event(), threading.Semaphore(0)
-    running: list[int] = []
-    at_once: list[int] = []
-    unpack = grpc_messages.unpack
-
-    def noted(*arguments: Any) -> Iterator[bytes]:
-        running.append(1)
-        at_once.append(len(running))
-        began.release()
-        release.wait(PATIENCE_S)
-        yield from unpack(*arguments)
-        running.pop()
-
-    monkeypatch.setattr(grpc_messages, "unpack", noted)
-    engine = Http2Engine(engine_options())
-    address = engine.listen("127.0.0.1:0")
-    engine.start(methods(lambda rpc: rpc.respond(rpc.payload)))
-    packed = message(gzip.compress(b"large"), compressed=True)
-    zipped = [*METHOD_CALL, (b"grpc-encoding", b"gzip")]
-    try:
-        with tcp_connection(address) as connection:
-            calls = (headers(each, zipped) + data(each, packed, ends=True) for each in range(1, 11, 2))
-            connection.sendall(START + b"".join(calls))
-            assert began.acquire(timeout=PATIENCE_S)
-            # Others are answered meanwhile.
-            connection.sendall(call(11, b"small", METHOD_CALL))
-            answers = (each for each in read_frames(connection) if each.kind == frames.DATA)
-            assert next(answers).stream_id == 11
-            release.set()
-            assert {next(answers).payload for _ in range(5)} == {message(b"large")}
-    finally:
-        release.set()
-        engine.stop()
-    assert max(at_once) == 1
