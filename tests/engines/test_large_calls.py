@@ -299,6 +299,8 @@ def test_a_large_reply_goes_out_in_small_steps_where_others_come_first() -> None
         engine.switches = 100  # Several want something.
         connection._bound_turns()
         engine.poll(0.0)
+        with engine.lock:
+            engine.flush()
         (stream,) = connection.grpc.http.streams.values()
         reply = b"x" * 1_500_000
         engine.answer(connection, connection.respond, stream, reply, True)

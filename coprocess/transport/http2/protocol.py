@@ -17,7 +17,7 @@ from coprocess.transport.http2 import sockets
 from coprocess.transport.http2.control_frames import FEWER_FRAMES_AT_ONCE, FRAMES_AT_ONCE
 from coprocess.transport.http2.frames import ConnectionFailure, ErrorCode
 from coprocess.transport.http2.grpc_connection import GrpcConnection
-from coprocess.transport.http2.sending import BATCH_BYTES, SMALLER_BATCH_BYTES
+from coprocess.transport.http2.sending import BATCH_BYTES
 from coprocess.transport.http2.tls_filter import TlsFilter
 from coprocess.transport.http2.use import Use
 from coprocess.transport.http2.waiting import Line
@@ -170,7 +170,7 @@ class Http2Protocol:
         """Where it is alone, nobody waits for its turns to end."""
         is_bound = self.comes_later and self._server.is_shared()
         self.grpc.http.frames_at_once = FEWER_FRAMES_AT_ONCE if is_bound else FRAMES_AT_ONCE
-        self._sending.set_batch(SMALLER_BATCH_BYTES if is_bound else BATCH_BYTES)
+        self._sending.batch_bytes = _SMALLER_BATCH_BYTES if is_bound else BATCH_BYTES
         self._batches_at_once = 1 if is_bound else _BATCHES_AT_ONCE
 
     def _watch(self) -> None:
@@ -547,6 +547,8 @@ _READ_BYTES = 64 * 1024
 _FEW_BYTES = 4096
 _LONGER_READ_BYTES = 256 * 1024
 _WRITE_BUFFER_BYTES = 1024 * 1024
+#: Where others wait for their turn.
+_SMALLER_BATCH_BYTES = 128 * 1024
 #: Of what waited for a window, before others have their turn.
 _BATCHES_AT_ONCE = 4
 _MAX_BUFFER_BYTES = 16 * 1024 * 1024

@@ -11,9 +11,8 @@ from coprocess.transport.http2 import frames
 from coprocess.transport.http2.frames import ConnectionFailure, ErrorCode, StreamFailure
 from coprocess.transport.http2.streams import Stream
 
-#: Where others wait for nothing meanwhile, and where they do.
+#: Where others wait for nothing meanwhile.
 BATCH_BYTES: Final = 1024 * 1024
-SMALLER_BATCH_BYTES: Final = 128 * 1024
 
 
 class Block:
@@ -57,9 +56,9 @@ class Sending:
         #: What is sent in one piece at most; -1: the next field section must begin with `_NO_TABLE`.
         self._longest_at_once = self.max_frame
         self._table_size = _FIRST_TABLE_SIZE
-        #: DATA bytes that are handed to the transport at one time: it says afterwards whether the peer reads
-        #: them. And those that may still go into the output.
-        self._batch_bytes = self._room = BATCH_BYTES
+        #: DATA bytes that are handed to the transport at one time, as of the next: it says afterwards whether
+        #: the peer reads them. And those that may still go into the output.
+        self.batch_bytes = self._room = BATCH_BYTES
         self._is_writable = True
         #: DATA that waits, of all streams.
         self.unsent_bytes = 0
@@ -74,22 +73,17 @@ class Sending:
         data = b"".join(output)
         output.clear()
         if self._is_writable:
-            self._room = self._batch_bytes
+            self._room = self.batch_bytes
         return data
 
     def take_useful(self) -> int:
         useful, self._useful = self._useful, 0
         return useful
 
-    def set_batch(self, batch_bytes: int) -> None:
-        """One of the two sizes."""
-        self._batch_bytes = batch_bytes
-        self._room = min(self._room, batch_bytes)
-
     def set_writable(self, is_writable: bool) -> None:
         """Whether the transport takes more DATA: all other frames it must take."""
         self._is_writable = is_writable
-        self._room = self._batch_bytes if is_writable else 0
+        self._room = self.batch_bytes if is_writable else 0
         self.pump()
 
     def control(self, frame: bytes) -> None:
