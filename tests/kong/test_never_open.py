@@ -8,6 +8,7 @@ import random
 import select
 import socket
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -994,7 +995,14 @@ def test_a_connection_given_back_after_the_stop_is_closed(tmp_path: Path) -> Non
         served.wait_idle()
     ours, theirs = socket.socketpair()
     others, there = socket.socketpair()
-    with ours, theirs, others, there:
+    queued, behind = socket.socketpair()
+    with ours, theirs, others, there, queued, behind:
         served.engine.resume(Connection(ours, 1))
         served.engine.resume_at_once(Connection(others, 1))
-        assert ours.fileno() == others.fileno() == -1
+        # By who looks for what is overdue, which this is not.
+        until(lambda: served.engine._threads.count == 0)
+        connection = Connection(queued, 1)
+        served.engine._tasks.put((connection, None))
+        served.engine._overdue.since_s[connection] = time.monotonic()
+        assert not served.engine._overdue._refuse_next()
+        assert ours.fileno() == others.fileno() == queued.fileno() == -1

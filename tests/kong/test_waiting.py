@@ -20,7 +20,7 @@ from coprocess.gateways.kong.call import PluginCall
 from coprocess.gateways.kong.event import Event
 from coprocess.gateways.kong.gateway import KongGateway
 from coprocess.gateways.kong.native import NativePlugin
-from coprocess.gateways.kong.overdue import Overdue
+from coprocess.gateways.kong.overdue import Overdue, Task
 from coprocess.gateways.kong.sharing import Share
 from coprocess.runtime.service_options import ServiceOptions
 from tests.kong.server import serving
@@ -142,7 +142,8 @@ def test_who_looks_for_overdue_events_ends_with_the_server() -> None:
         looked.set()
         return True
 
-    overdue = Overdue(queue.SimpleQueue(), are_all_taken, lambda connection, value: None)
+    tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+    overdue = Overdue(tasks, tasks.put, are_all_taken, lambda connection, value: None)
     overdue.most_queued_s = 0.0
     connection: Any = object()
     overdue.since_s[connection] = time.monotonic() - 1

@@ -61,7 +61,9 @@ class KongEngine(Engine):
         self._threads: WorkerThreads[Task] = WorkerThreads(
             "kong", self._tasks.get, self._serve, minimum=options.min_threads, maximum=options.max_threads
         )
-        self._overdue = Overdue(self._tasks, lambda: self._threads.are_all_taken, self._refuse_overdue)
+        self._overdue = Overdue(
+            self._tasks, self._put, lambda: self._threads.are_all_taken, self._refuse_overdue
+        )
         self._crowd = Crowd()
         self._poller = Poller(self._is_ready, self._accepted, self.close)
         self._listening: list[socket.socket] = []
@@ -199,7 +201,10 @@ class KongEngine(Engine):
     def resume_at_once(self, connection: Connection, value: Any = None) -> None:
         """As `resume`, where something has come, or `value` has been read."""
         self._overdue.since_s[connection] = time.monotonic()
-        self._tasks.put((connection, value))
+        self._put((connection, value))
+
+    def _put(self, task: Task) -> None:
+        self._tasks.put(task)
         if self._is_stopped:
             self._close_left()
 

@@ -32,14 +32,16 @@ class Overdue:
     def __init__(
         self,
         tasks: queue.SimpleQueue[Task | None],
+        put: Callable[[Task], None],
         are_all_taken: Callable[[], bool],
         refuse: Callable[[Connection, object], None],
     ) -> None:
-        """`are_all_taken`: no thread is free, or can be started.
+        """`put` puts a task back into the queue. `are_all_taken`: no thread is free, or can be started.
 
         `refuse` answers what has come on a connection, and gives it on.
         """
         self._tasks = tasks
+        self._put = put
         self._are_all_taken = are_all_taken
         self._refuse = refuse
         #: Since when each task waits, by time.monotonic(), the oldest first. Kept by who puts and takes.
@@ -81,7 +83,7 @@ class Overdue:
         connection, value = task
         since_s = self.since_s.get(connection, 0.0)
         if time.monotonic() - since_s < self.most_queued_s:
-            self._tasks.put(task)
+            self._put(task)
             return False
         self.since_s.pop(connection, None)
         self._log.write(
