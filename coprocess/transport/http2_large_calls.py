@@ -9,17 +9,23 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from functools import partial
 
+from coprocess.transport.http2.protocol import Http2Protocol
 from coprocess.transport.http2.server import Server
 from coprocess.transport.http2.waiting import FairQueue
 from coprocess.transport.http2_calls import Http2Rpc
 
+#: What the call that runs keeps from others. Whoever empties it gives that back.
+_Turn = list[threading.Semaphore]
+#: A call, and how many bytes its connection's window is smaller by until it is taken.
+_Waiting = tuple[Http2Rpc, int]
+
 
 class LargeCalls:
-    """Each has its turn from unpacking to its reply, and no longer than its size explains.
+    """Each has its turn until its handler returns, and no longer than its size explains.
 
-    One that takes longer has a handler that waits for something: the next begins beside it.
+    One that takes longer has a handler that waits for something: the next begins beside it. Those that are
+    large as they come wait for the handlers of others, and not for what is unpacked.
     """
 
     def __init__(
@@ -34,70 +40,125 @@ class LargeCalls:
         self._handle = handle
         self._put_task = put_task
         self._may_block = may_block
-        self._waiting: FairQueue[Http2Rpc] = FairQueue()
+        self._waiting: FairQueue[_Waiting] = FairQueue()
         self._turn = threading.Semaphore(1)
+        #: Those that are to be unpacked.
+        self._packed: FairQueue[_Waiting] = FairQueue()
+        self._unpacking = threading.Semaphore(1)
 
     def add(self, rpc: Http2Rpc) -> None:
-        """Run it in its turn, which may be now."""
-        self._waiting.put(rpc.protocol.large_line, rpc)
-        self._run_next()
+        """Run it in its turn, which may be now. Until then its client may send so much less."""
+        protocol, size_bytes = rpc.protocol, len(rpc.payload)
+        with self._server.lock:
+            protocol.keep_back(size_bytes)
+        if rpc.is_compressed:
+            self._packed.put(protocol.packed_line, (rpc, size_bytes))
+            self._unpack_next()
+        else:
+            self._waiting.put(protocol.large_line, (rpc, size_bytes))
+            self._run_next()
 
     def drop(self, is_over: Callable[[Http2Rpc], bool]) -> None:
         """Take out what need not be run any more. With the server's lock."""
-        for rpc in self._waiting.drop(is_over):
-            rpc.protocol.read_on()
+        for queue in (self._packed, self._waiting):
+            for rpc, kept_back_bytes in queue.drop(lambda waiting: is_over(waiting[0])):
+                rpc.protocol.keep_back(-kept_back_bytes)
+                self._server.write_later(rpc.protocol)
+
+    def _take(self, queue: FairQueue[_Waiting]) -> Http2Rpc | None:
+        """The next that is to be run."""
+        waiting = queue.take_one()
+        if waiting is None:
+            return None
+        rpc, kept_back_bytes = waiting
+        if kept_back_bytes:
+            protocol = rpc.protocol
+            self._server.answer(protocol, Http2Protocol.keep_back, protocol, -kept_back_bytes)
+        if rpc.is_over:
+            return None
+        self._may_block()
+        return rpc
 
     def _run_next(self) -> None:
         """Run those that wait, in this thread: another for each would take more than they do."""
         while self._waiting.lines and self._turn.acquire(blocking=False):
             turn = [self._turn]
             try:
-                rpc = self._take()
-                if rpc is not None and self._is_ready(rpc):
-                    self._bound(turn, len(rpc.payload))
-                    self._handle(rpc)
-                    if not self._end(turn):  # Another goes on with them.
-                        return
+                rpc = self._take(self._waiting)
+                if rpc is not None and not self._run(rpc, turn):
+                    return  # Another goes on with them.
+            except BaseException:
+                self._fail(turn)
+                raise
             finally:
                 self._end(turn)
 
-    def _take(self) -> Http2Rpc | None:
-        rpc = self._waiting.take_one()
-        if rpc is not None and rpc.protocol.is_held_up:
-            with self._server.lock:
-                rpc.protocol.read_on()
-        return rpc
+    def _unpack_next(self) -> None:
+        """Unpack those that wait for it, and run each where it can be run now: not beside the next."""
+        while self._packed.lines and self._unpacking.acquire(blocking=False):
+            turn = [self._unpacking]
+            try:
+                rpc = self._take(self._packed)
+                if rpc is None or not rpc.unpack():
+                    continue
+                if len(rpc.payload) > LARGE_BYTES:
+                    if not self._turn.acquire(blocking=False):
+                        self._waiting.put(rpc.protocol.large_line, (rpc, 0))
+                        continue
+                    turn.append(self._turn)
+                if not self._run(rpc, turn):
+                    return
+            except BaseException:
+                self._fail(turn)
+                raise
+            finally:
+                self._end(turn)
+                self._run_next()
 
-    def _is_ready(self, rpc: Http2Rpc) -> bool:
-        """Whether it is to be run, once it is unpacked where it must be."""
-        if rpc.is_over:
-            return False
-        self._may_block()
-        return not rpc.is_compressed or rpc.unpack()
+    def _run(self, rpc: Http2Rpc, turn: _Turn) -> bool:
+        """False where its turn was over before it was."""
+        self._bound(turn, len(rpc.payload))
+        self._handle(rpc)
+        return self._end(turn)
 
-    def _bound(self, turn: list[threading.Semaphore], size_bytes: int) -> None:
+    def _fail(self, turn: _Turn) -> None:
+        """The others are to have their turns, whatever has happened in this one."""
+        self._end(turn)
+        self._go_on()
+
+    def _bound(self, turn: _Turn, size_bytes: int) -> None:
         """Have the turn end in time, also where the handler takes long."""
         if size_bytes <= LARGE_BYTES:
             self._end(turn)
-            if self._waiting.lines:
-                self._put_task(self._run_next)
+            self._go_on()
             return
         with self._server.lock:
             self._server.call_later(size_bytes * _BYTE_S, self._end_overdue, turn)
         self._server.wake()
 
-    def _end(self, turn: list[threading.Semaphore]) -> bool:
-        """False where it has ended before."""
-        try:
-            turn.pop().release()
-        except IndexError:
-            return False
-        return True
-
-    def _end_overdue(self, turn: list[threading.Semaphore]) -> None:
+    def _end_overdue(self, turn: _Turn) -> None:
         """By who polls, with the server's lock."""
         if self._end(turn):
-            self._server.callbacks.append(partial(self._put_task, self._run_next))
+            self._server.callbacks.append(self._go_on)
+
+    def _end(self, turn: _Turn) -> bool:
+        """False where it has ended before."""
+        has_turn = False
+        while turn:
+            try:
+                kept = turn.pop()
+            except IndexError:  # By another thread, at this moment.
+                break
+            kept.release()
+            has_turn = True
+        return has_turn
+
+    def _go_on(self) -> None:
+        """Have other threads run those that wait."""
+        if self._packed.lines:
+            self._put_task(self._unpack_next)
+        if self._waiting.lines:
+            self._put_task(self._run_next)
 
 
 #: Reading a message of that size takes long already.

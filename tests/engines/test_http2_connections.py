@@ -8,7 +8,7 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -52,7 +52,7 @@ def limited(handler: Any = None, **limits: Any) -> Iterator[str]:
         engine.stop()
 
 
-def read_frames(connection: socket.socket) -> Iterator[Frame]:
+def read_frames(connection: socket.socket) -> Generator[Frame, None, None]:
     """Until the server closes the connection."""
     with connection.makefile("rb") as answers:
         while header := answers.read(frames.FRAME_HEADER_BYTES):

@@ -6,9 +6,8 @@ import gzip
 import random
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -16,15 +15,15 @@ import pytest
 from coprocess.transport import http2_large_calls
 from coprocess.transport.engine import Rpc
 from coprocess.transport.engines import is_compiled
-from coprocess.transport.http2 import frames, grpc_messages, server
+from coprocess.transport.http2 import frames, grpc_messages
+from coprocess.transport.http2.connection import Connection
 from coprocess.transport.http2.grpc_connection import GrpcConnection, Method
 from coprocess.transport.http2.limits import Limits
-from coprocess.transport.http2.protocol import Http2Protocol
 from coprocess.transport.http2_engine import Http2Engine
 from tests.engines.hooks import methods, tcp_connection
-from tests.engines.test_fair_turns import acknowledged, polled
+from tests.engines.test_fair_turns import polled
 from tests.engines.test_http2_connections import METHOD_CALL, read_frames
-from tests.http2.peer import CALL, METHOD, START, EchoCall, call, data, headers, message, parse
+from tests.http2.peer import METHOD, START, EchoCall, call, data, headers, message, parse
 from tests.server import PATIENCE_S, engine_options, until
 
 _PING = frames.frame(frames.PING, 0, 0, bytes(8))
@@ -50,8 +49,8 @@ def packed_little(stream_id: int) -> bytes:
 
 
 @contextmanager
-def served(handler: Callable[[Rpc], None]) -> Iterator[tuple[Http2Engine, str]]:
-    engine = Http2Engine(engine_options())
+def served(handler: Callable[[Rpc], None], limits: Limits | None = None) -> Iterator[tuple[Http2Engine, str]]:
+    engine = Http2Engine(engine_options(connection_limits=limits))
     address = engine.listen("127.0.0.1:0")
     engine.start(methods(handler))
     try:
@@ -159,121 +158,167 @@ def test_a_large_call_that_waits_for_something_holds_up_no_other(make: Callable[
 
 
 @changes_modules
-def test_a_connection_with_many_large_calls_is_read_on_when_they_are_few(
+@pytest.mark.parametrize(("first", "second"), [(large, packed), (packed, large)])
+def test_what_is_unpacked_and_what_is_large_as_it_comes_have_one_turn(
+    first: Callable[[int], bytes], second: Callable[[int], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http2_large_calls, "_BYTE_S", 1.0)
+    handler = Running()
+    with served(handler) as (engine, address), tcp_connection(address) as connection:
+        limit = Limits().connection_window
+        (http,) = until_there(engine)
+        try:
+            connection.sendall(START + first(1))
+            assert handler.began.acquire(timeout=PATIENCE_S)
+            connection.sendall(second(3))
+            # It has been taken up, and unpacked.
+            until(lambda: bool(engine._large._waiting.lines))
+        finally:
+            handler.release.set()
+        answers = (each for each in read_frames(connection) if each.kind == frames.DATA)
+        assert [next(answers).stream_id for _ in range(2)] == [1, 3]
+        assert handler.most_at_once == 1
+        until(lambda: http.window == limit)
+
+
+@changes_modules
+@pytest.mark.parametrize("make", [large, packed])
+def test_what_waits_no_more_is_kept_back_from_no_window(
+    make: Callable[[int], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http2_large_calls, "_BYTE_S", 1.0)
+    handler = Running()
+    with served(handler) as (engine, address), tcp_connection(address) as connection:
+        (http,) = until_there(engine)
+        try:
+            connection.sendall(START + make(1) + make(3) + make(5))
+            size = len(_LARGE) if make is large else len(_PACKED) - 5
+            until(lambda: http.window == Limits().connection_window - 2 * size)
+            with engine.server.lock:
+                engine._large.drop(lambda rpc: True)
+            assert http.window == Limits().connection_window
+        finally:
+            handler.release.set()
+
+
+def until_there(engine: Http2Engine) -> list[Connection]:
+    """Until it has a connection."""
+    until(lambda: bool(engine.server.connections()))
+    return [each.grpc.http for each in engine.server.connections()]
+
+
+@changes_modules
+def test_a_client_may_send_no_more_than_a_window_of_calls_that_wait_for_their_turn(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Once, 60,000 of them were taken, which waited for minutes, in 670 MiB."""
+    """Once, 60,000 were taken, which waited for minutes, in 670 MiB. All else is read on."""
     monkeypatch.setattr(http2_large_calls, "_BYTE_S", 1.0)
-    monkeypatch.setattr(server, "_LOOK_INTERVAL_S", 0.01)
-    handler, count = Running(), 300
-    # So many bytes each that they are not all read at once.
+    handler = Running()
     body = random.Random(1).randbytes(14_000) + _LARGE  # noqa: S311 - no secret
     sent = message(gzip.compress(body), compressed=True)
+    limits = Limits(connection_window=1_000_000)
+    with served(handler, limits) as (engine, address), tcp_connection(address) as connection:
+        client = _Flow(connection)
+        connection.sendall(START)
+        client.read(lambda: client.window == limits.connection_window)
+        (http,) = until_there(engine)
+        calls = 0
+
+        def call_while_it_may() -> None:
+            nonlocal calls
+            while client.window >= len(sent) and calls < 300:
+                connection.sendall(packed(2 * calls + 1, sent))
+                client.window -= len(sent)
+                calls += 1
+
+        try:
+            while client.window >= len(sent):
+                call_while_it_may()
+                # One window that was given back before they were counted, and one of those that are.
+                assert calls * len(sent) < 2 * limits.connection_window + 2 * len(sent)
+                # All but the one that runs wait, of each what is behind its prefix.
+                until(lambda: http.window == limits.connection_window - (calls - 1) * (len(sent) - 5))
+                connection.sendall(_PING)
+                client.pings = 0
+                client.read(lambda: client.pings == 1)
+        finally:
+            handler.release.set()
+        while client.answers < 300:
+            client.read_some()
+            call_while_it_may()
+        client.read(lambda: client.window > limits.connection_window // 2)
+
+
+@changes_modules
+@pytest.mark.parametrize("make", [large, packed])
+def test_a_call_that_fails_otherwise_than_it_may_keeps_its_turn_from_no_other(
+    make: Callable[[int], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory may be short, and the next one takes less."""
+    monkeypatch.setattr(http2_large_calls, "_BYTE_S", 1.0)
+    failed: list[int] = []
+
+    def handle(rpc: Rpc) -> None:
+        if not failed:
+            failed.append(1)
+            raise MemoryError
+        rpc.respond(b"large")
+
+    with served(handle) as (_, address), tcp_connection(address) as connection:
+        connection.sendall(START + b"".join(make(each) for each in range(1, 11, 2)))
+        with closing(read_frames(connection)) as came:
+            answers = (each for each in came if each.kind == frames.DATA)
+            assert {next(answers).payload for _ in range(4)} == {message(b"large")}
+
+
+@changes_modules
+def test_what_is_large_as_it_comes_waits_for_nothing_that_is_unpacked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Once, a call of 200 KB waited until one of each other connection was unpacked: 80 ms and more."""
+    release, began = threading.Event(), threading.Event()
+    unpack = grpc_messages.unpack
+
+    def waiting(*arguments: Any) -> Iterator[bytes]:
+        began.set()
+        release.wait(PATIENCE_S)
+        yield from unpack(*arguments)
+
+    monkeypatch.setattr(grpc_messages, "unpack", waiting)
     with (
-        served(handler) as (engine, address),
+        served(lambda rpc: rpc.respond(b"large")) as (_, address),
         tcp_connection(address) as connection,
         tcp_connection(address) as other,
     ):
-        connection.sendall(START)
-        sender = threading.Thread(
-            target=connection.sendall,
-            args=(b"".join(packed(each, sent) for each in range(1, 2 * count, 2)) + _PING,),
-        )
-        sender.start()
         try:
-            assert handler.began.acquire(timeout=PATIENCE_S)
-            until(lambda: any(each.is_held_up for each in connections(engine)))
-            other.sendall(START + call(1, b"small", METHOD_CALL))
+            connection.sendall(START + packed(1) + packed(3))
+            assert began.wait(PATIENCE_S)
+            other.sendall(START + large(1))
             assert next(each for each in read_frames(other) if each.kind == frames.DATA).payload
         finally:
-            handler.release.set()
-        answered, are_alive = 0, False
-        for each in read_frames(connection):
-            answered += each.kind == frames.DATA
-            are_alive |= each.kind == frames.PING and bool(each.flags & frames.ACK)
-            if answered == count and are_alive:
-                break
-        sender.join()
-        assert not any(each.is_held_up for each in connections(engine))
+            release.set()
+        answers = (each for each in read_frames(connection) if each.kind == frames.DATA)
+        assert {next(answers).payload for _ in range(2)} == {message(b"large")}
 
 
-def connections(engine: Http2Engine) -> list[Http2Protocol]:
-    with engine.server.lock:
-        return engine.server.connections()
+class _Flow:
+    """A client that keeps to the window of its connection."""
 
+    def __init__(self, connection: socket.socket) -> None:
+        self._frames = read_frames(connection)
+        self.window, self.pings, self.answers = frames.FIRST_WINDOW, 0, 0
 
-@contextmanager
-def held_up(limits: Limits | None = None) -> Iterator[tuple[server.Server, Http2Protocol, socket.socket]]:
-    """A server that the test polls, and a connection that has too many large calls."""
-    with polled(1, limits, {METHOD: Method(begin=_begin)}) as (engine, (connection,), (client,)):
-        connection.look(time.monotonic())
-        client.sendall(START)
-        engine.poll(0.0)
-        with engine.lock:
-            engine.flush()
-        acknowledged(client)
-        connection.large_line.extend(range(65))
-        client.sendall(_PING)
-        engine.poll(0.0)
-        assert connection.is_held_up
-        yield engine, connection, client
+    def read_some(self) -> bool:
+        each = next(self._frames)
+        self.pings += each.kind == frames.PING
+        self.answers += each.kind == frames.DATA
+        if each.kind == frames.WINDOW_UPDATE and not each.stream_id:
+            self.window += int.from_bytes(each.payload, "big")
+        return False
 
-
-def answered(engine: server.Server, client: socket.socket) -> int:
-    engine.poll(0.0)
-    with engine.lock:
-        engine.flush()
-    return acknowledged(client)
-
-
-def test_who_is_held_up_is_read_when_few_of_its_large_calls_are_left() -> None:
-    with held_up() as (engine, connection, client):
-        for left, is_read in ((64, 0), (17, 0), (16, 1)):
-            while len(connection.large_line) > left:
-                connection.large_line.pop()
-            with engine.lock:
-                connection.read_on()
-            assert answered(engine, client) == is_read
-        client.sendall(_PING)
-        assert answered(engine, client) == 1
-
-
-def test_who_is_held_up_is_not_late_with_what_is_not_read() -> None:
-    limits = Limits(frame_timeout_s=1.0, request_timeout_s=1.0, keepalive_s=1.0, keepalive_timeout_s=1.0)
-    with held_up(limits) as (engine, connection, client):
-        client.sendall(headers(1, CALL) + _PING[:5])
-        connection.is_held_up = False
-        with engine.lock:
-            connection._watch()
-            connection.large_line.clear()
-        engine.poll(0.0)
-        connection.large_line.extend(range(65))
-        client.sendall(_PING[5:7])
-        engine.poll(0.0)
-        assert connection.is_held_up
-        for after_s in range(10):
-            connection.look(time.monotonic() + 2 * after_s)
-        assert not connection.is_closing
-        assert connection.grpc.http.streams
-
-
-def test_who_leaves_while_it_is_held_up_is_found_to_be_gone() -> None:
-    with held_up() as (engine, connection, client):
-        client.close()
-        for _ in range(3):  # What it had sent, and its end.
-            engine.poll(0.0)
-        assert connection.is_gone
-
-
-def test_who_is_closed_while_it_is_held_up_is_read_to_its_end() -> None:
-    """What is not read would reset the last that it is told."""
-    with held_up() as (engine, connection, client):
-        connection.fail(frames.ErrorCode.PROTOCOL_ERROR, "a test")
-        assert not connection.is_held_up
-        client.shutdown(socket.SHUT_WR)
-        for _ in range(3):
-            engine.poll(0.0)
-        assert connection.is_gone
+    def read(self, is_there: Callable[[], bool]) -> None:
+        while not is_there():
+            self.read_some()
 
 
 def _begin(connection: GrpcConnection, *others: Any) -> EchoCall:

@@ -42,6 +42,9 @@ class Connection(ControlFrames):
         self._receive_window = limits.connection_window
         #: Where a window is less, it is restored.
         self._half_connection_window = limits.connection_window >> 1
+        #: To which that window is opened: less than its limit where what came is kept back, and not given
+        #: back yet.
+        self.window = limits.connection_window
         self._half_stream_window = limits.stream_window >> 1
         #: With content of a longer frame, a window may have to be restored.
         self._longest_first = min(frames.SMALLEST_MAX_FRAME, self._half_stream_window)
@@ -144,12 +147,12 @@ class Connection(ControlFrames):
         if position < end:
             # Another one than before: that is gone, or its rest came, and nothing with it.
             self._begun += position > 0 or not self._buffer
-            self._buffer = buffer[position:]
-        else:
-            self._buffer = b""
+        self._buffer = buffer[position:]
         # Once for all of a read: nothing is written before.
         if self._receive_window < self._half_connection_window:
-            self._restore_connection_window()
+            if self._receive_window < 0:
+                raise ConnectionFailure(ErrorCode.FLOW_CONTROL_ERROR, "more DATA than that window")
+            self.restore_window()
 
     def _receive_with_content(
         self, stream_id: int, block: bytes, buffer: bytes, position: int, end: int
@@ -212,11 +215,11 @@ class Connection(ControlFrames):
             self._count_content(stream, len(payload))
         self._receiver.on_data(stream, payload, ended)
 
-    def _restore_connection_window(self) -> None:
-        if self._receive_window < 0:
-            raise ConnectionFailure(ErrorCode.FLOW_CONTROL_ERROR, "more DATA than the connection's window")
-        self.sending.control(frames.window_update(0, self.limits.connection_window - self._receive_window))
-        self._receive_window = self.limits.connection_window
+    def restore_window(self) -> None:
+        """Open it again, where less than half is left."""
+        if self._receive_window < self._half_connection_window and self.window > self._receive_window:
+            self.sending.control(frames.window_update(0, self.window - self._receive_window))
+            self._receive_window = self.window
 
     @staticmethod
     def _count_content(stream: Stream, length: int) -> None:

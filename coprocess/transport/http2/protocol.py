@@ -65,10 +65,9 @@ class Http2Protocol:
         #: Where its calls are put: that line, or among those of all others.
         # Any, as it is asked for `append` only, by each call.
         self.calls: Any = self.line
-        #: Its calls with large messages, and with such as are to be unpacked, that wait for their turn.
+        #: Its calls whose messages are to be unpacked, and those with large ones, that wait for their turn.
+        self.packed_line: deque[Any] = deque()
         self.large_line: deque[Any] = deque()
-        #: They are so many that nothing more is read: who takes them calls `read_on`.
-        self.is_held_up = False
         self._bound_turns()
         now_s = time.monotonic()
         self._ids = grpc.http.ids
@@ -101,7 +100,7 @@ class Http2Protocol:
         try:
             if events & selectors.EVENT_WRITE and self._unwritten:
                 self._write_rest()
-            if events & selectors.EVENT_READ and self._may_read():
+            if events & selectors.EVENT_READ and not self.is_behind and not self.is_gone:
                 server, use, before = self._server, self._use, self._ids.highest
                 began_s = _now_s()
                 self._read()
@@ -119,22 +118,11 @@ class Http2Protocol:
         except Exception:  # noqa: BLE001 - it is logged there
             self._server.end_failed(self)
 
-    def _may_read(self) -> bool:
-        if len(self.large_line) > _MANY_LARGE and not self.is_held_up and not self.is_closing:
-            self.is_held_up = True
-            # After that is said, so that of two threads, at least one sees what the other did.
-            self.read_on()
-            self._watch()
-            return False
-        # Where it is held up it was not asked for: its peer is gone, which a read finds.
-        return not self.is_behind and not self.is_gone
-
-    def read_on(self) -> None:
-        """Where it was held up, and need not be any more."""
-        if self.is_held_up and (self.is_closing or len(self.large_line) <= _FEW_LARGE):
-            self.is_held_up = False
-            self._watch()
-            self._server.wake()
+    def keep_back(self, size_bytes: int) -> None:
+        """Have the peer send so much less, as calls of such a size wait; less than 0: more again."""
+        self.grpc.http.window -= size_bytes
+        if size_bytes < 0 and not self.is_closing:
+            self.grpc.http.restore_window()
 
     def _see_use(self) -> None:
         """Whether it has used much, and others want something, too."""
@@ -175,7 +163,7 @@ class Http2Protocol:
 
     def _watch(self) -> None:
         if not self.is_gone:
-            read = 0 if self.is_behind or self.is_held_up else selectors.EVENT_READ
+            read = 0 if self.is_behind else selectors.EVENT_READ
             write = selectors.EVENT_WRITE if self._unwritten else 0
             self._server.watch(self._socket, self, read | write)
 
@@ -355,7 +343,6 @@ class Http2Protocol:
         Nothing more is written for those: each would be in vain.
         """
         self.is_closing = True
-        self.read_on()
         self._unwritten.clear()
         self._unwritten_bytes = 0
         with contextlib.suppress(OSError):
@@ -366,7 +353,6 @@ class Http2Protocol:
         if self.is_gone or self.is_closing:
             return
         self.is_closing = True
-        self.read_on()
         self.grpc.lost()  # Nothing more is written for calls, where any are left.
         if self._tls is not None:
             self._tls.end()
@@ -464,8 +450,6 @@ class Http2Protocol:
         """See that nothing takes too long, or too much; called each second or so."""
         limits, http = self._limits, self.grpc.http
         self._server.share.count(self.grpc.kept_bytes)
-        if self.is_held_up:
-            self._heard_s = now_s  # Signs of life are not read.
         if not self._is_secured:
             if now_s - self._began_s > _HANDSHAKE_S:
                 self.abort()
@@ -477,7 +461,7 @@ class Http2Protocol:
         self._use.begin_again()
         self._bound_turns()
         rest_of = http.awaits_rest_of
-        if rest_of is None or rest_of != self._awaits_rest_of or self.is_held_up:
+        if rest_of is None or rest_of != self._awaits_rest_of:
             # Another than before: who sends without a pause is nearly always within a frame.
             self._awaits_rest_of, self._awaits_since_s = rest_of, now_s
         elif _is_over(now_s, self._awaits_since_s, limits.frame_timeout_s):
@@ -489,7 +473,7 @@ class Http2Protocol:
         self._look_at_windows(now_s)
         if http.streams:
             self._idle_since_s = now_s
-            if limits.request_timeout_s and not self.is_held_up and self.grpc.drop_overdue(now_s):
+            if limits.request_timeout_s and self.grpc.drop_overdue(now_s):
                 self.write()
         elif _is_over(now_s, self._idle_since_s, limits.idle_s):
             self.begin_end(now_s + limits.age_grace_s)
@@ -534,8 +518,6 @@ _now_s = time.monotonic
 _MANY_WAITING = 128
 #: That one read brings, or that wait, of a connection that asks for little.
 _FEW_CALLS = 2
-#: Of its calls with large messages: so many hold it up, until they are few.
-_MANY_LARGE, _FEW_LARGE = 64, 16
 _END_PING = b"the end?"
 _LIFE_PING = b"alive?  "
 _END_PING_S = 1.0
