@@ -26,7 +26,7 @@ from coprocess.transport.http2_engine import Http2Engine
 from tests.engines.hooks import methods, tcp_connection
 from tests.engines.test_http2_connections import METHOD_CALL, read_frames
 from tests.http2.peer import START, call, parse
-from tests.server import PATIENCE_S, engine_options
+from tests.server import PATIENCE_S, engine_options, until
 
 _PING = frames.frame(frames.PING, 0, 0, bytes(8))
 
@@ -354,6 +354,10 @@ def test_a_call_does_not_wait_behind_all_those_of_another_connection(monkeypatch
     engine.start(methods(wait))
     try:
         with tcp_connection(address) as greedy, tcp_connection(address) as other:
+            until(lambda: len(engine.server.connections()) == 2)
+            for each in engine.server.connections():
+                # It stays a new one, however long the first of its bytes take on a busy machine.
+                each._use._began_s += PATIENCE_S
             greedy.sendall(
                 START + b"".join(call(number, b"greedy", METHOD_CALL) for number in range(1, 401, 2))
             )
@@ -366,8 +370,8 @@ def test_a_call_does_not_wait_behind_all_those_of_another_connection(monkeypatch
             # All have come.
             release.set()
             next(each for each in answers if each.kind == frames.DATA)
-            # So many are taken at once, and few had begun.
-            assert b"other" in ran[: TAKEN_AT_ONCE + 4]
+            # Behind those that are taken at once, and the next few of the other connection.
+            assert ran.index(b"other") <= TAKEN_AT_ONCE + 4
     finally:
         release.set()
         engine.stop()
