@@ -85,13 +85,13 @@ class LargeCalls:
             turn = [self._turn]
             try:
                 rpc = self._take(self._waiting)
-                if rpc is not None and not self._run(rpc, turn):
-                    return  # Another goes on with them.
+                goes_on = rpc is None or self._run(rpc, turn)
             except BaseException:
                 self._fail(turn)
                 raise
-            finally:
-                self._end(turn)
+            self._end(turn)
+            if not goes_on:
+                return
 
     def _unpack_next(self) -> None:
         """Unpack those that wait for it, and run each where it can be run now: not beside the next."""
@@ -99,21 +99,23 @@ class LargeCalls:
             turn = [self._unpacking]
             try:
                 rpc = self._take(self._packed)
-                if rpc is None or not rpc.unpack():
-                    continue
-                if len(rpc.payload) > LARGE_BYTES:
-                    if not self._turn.acquire(blocking=False):
-                        self._waiting.put(rpc.protocol.large_line, (rpc, 0))
-                        continue
-                    turn.append(self._turn)
-                if not self._run(rpc, turn):
-                    return
+                goes_on = rpc is None or not rpc.unpack() or self._run_unpacked(rpc, turn)
             except BaseException:
                 self._fail(turn)
                 raise
-            finally:
-                self._end(turn)
-                self._run_next()
+            self._end(turn)
+            self._run_next()
+            if not goes_on:
+                return
+
+    def _run_unpacked(self, rpc: Http2Rpc, turn: _Turn) -> bool:
+        """False as of `_run`."""
+        if len(rpc.payload) > LARGE_BYTES:
+            if not self._turn.acquire(blocking=False):
+                self._waiting.put(rpc.protocol.large_line, (rpc, 0))
+                return True
+            turn.append(self._turn)
+        return self._run(rpc, turn)
 
     def _run(self, rpc: Http2Rpc, turn: _Turn) -> bool:
         """False where its turn was over before it was."""
