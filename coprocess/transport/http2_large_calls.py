@@ -87,7 +87,7 @@ class LargeCalls:
                 rpc = self._take(self._waiting)
                 goes_on = rpc is None or self._run(rpc, turn)
             except BaseException:
-                self._fail(turn)
+                self._pass_on(turn)
                 raise
             self._end(turn)
             if not goes_on:
@@ -101,7 +101,7 @@ class LargeCalls:
                 rpc = self._take(self._packed)
                 goes_on = rpc is None or not rpc.unpack() or self._run_unpacked(rpc, turn)
             except BaseException:
-                self._fail(turn)
+                self._pass_on(turn)
                 raise
             self._end(turn)
             self._run_next()
@@ -109,34 +109,29 @@ class LargeCalls:
                 return
 
     def _run_unpacked(self, rpc: Http2Rpc, turn: _Turn) -> bool:
-        """False as of `_run`."""
-        if len(rpc.payload) > LARGE_BYTES:
-            if not self._turn.acquire(blocking=False):
-                self._waiting.put(rpc.protocol.large_line, (rpc, 0))
-                return True
-            turn.append(self._turn)
+        """As `_run`, where it is large: now, or after the one that runs. Else others go on beside it."""
+        if len(rpc.payload) <= LARGE_BYTES:
+            self._pass_on(turn)
+            self._handle(rpc)
+            return False
+        if not self._turn.acquire(blocking=False):
+            self._waiting.put(rpc.protocol.large_line, (rpc, 0))
+            return True
+        turn.append(self._turn)
         return self._run(rpc, turn)
 
     def _run(self, rpc: Http2Rpc, turn: _Turn) -> bool:
-        """False where its turn was over before it was."""
-        self._bound(turn, len(rpc.payload))
+        """False where its turn was over before it was, as the handler took long."""
+        with self._server.lock:
+            self._server.call_later(len(rpc.payload) * _BYTE_S, self._end_overdue, turn)
+        self._server.wake()
         self._handle(rpc)
         return self._end(turn)
 
-    def _fail(self, turn: _Turn) -> None:
-        """The others are to have their turns, whatever has happened in this one."""
+    def _pass_on(self, turn: _Turn) -> None:
+        """End it here, and have other threads go on, whatever this one does."""
         self._end(turn)
         self._go_on()
-
-    def _bound(self, turn: _Turn, size_bytes: int) -> None:
-        """Have the turn end in time, also where the handler takes long."""
-        if size_bytes <= LARGE_BYTES:
-            self._end(turn)
-            self._go_on()
-            return
-        with self._server.lock:
-            self._server.call_later(size_bytes * _BYTE_S, self._end_overdue, turn)
-        self._server.wake()
 
     def _end_overdue(self, turn: _Turn) -> None:
         """By who polls, with the server's lock."""

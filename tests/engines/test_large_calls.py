@@ -1,4 +1,4 @@
-"""Calls with large messages: one at a time, and a connection with many of them is not read on."""
+"""Calls with large messages: one at a time, and who has many of them that wait may send less."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from coprocess.transport.engine import Rpc
 from coprocess.transport.engines import is_compiled
 from coprocess.transport.http2 import frames, grpc_messages
 from coprocess.transport.http2.connection import Connection
-from coprocess.transport.http2.grpc_connection import GrpcConnection, Method
+from coprocess.transport.http2.grpc_connection import Method
 from coprocess.transport.http2.limits import Limits
 from coprocess.transport.http2_engine import Http2Engine
 from tests.engines.hooks import methods, tcp_connection
@@ -100,25 +100,18 @@ def test_large_messages_are_unpacked_one_after_the_other(monkeypatch: pytest.Mon
         running.pop()
 
     monkeypatch.setattr(grpc_messages, "unpack", noted)
-    engine = Http2Engine(engine_options())
-    address = engine.listen("127.0.0.1:0")
-    engine.start(methods(lambda rpc: rpc.respond(rpc.payload)))
-    packed = message(gzip.compress(b"large"), compressed=True)
-    zipped = [*METHOD_CALL, (b"grpc-encoding", b"gzip")]
-    try:
-        with tcp_connection(address) as connection:
-            calls = (headers(each, zipped) + data(each, packed, ends=True) for each in range(1, 11, 2))
-            connection.sendall(START + b"".join(calls))
+    sent = message(gzip.compress(b"large"), compressed=True)
+    with served(lambda rpc: rpc.respond(rpc.payload)) as (_, address), tcp_connection(address) as connection:
+        try:
+            connection.sendall(START + b"".join(packed(each, sent) for each in range(1, 11, 2)))
             assert began.acquire(timeout=PATIENCE_S)
             # Others are answered meanwhile.
             connection.sendall(call(11, b"small", METHOD_CALL))
             answers = (each for each in read_frames(connection) if each.kind == frames.DATA)
             assert next(answers).stream_id == 11
+        finally:
             release.set()
-            assert {next(answers).payload for _ in range(5)} == {message(b"large")}
-    finally:
-        release.set()
-        engine.stop()
+        assert {next(answers).payload for _ in range(5)} == {message(b"large")}
     assert max(at_once) == 1
 
 
@@ -166,7 +159,7 @@ def test_what_is_unpacked_and_what_is_large_as_it_comes_have_one_turn(
     handler = Running()
     with served(handler) as (engine, address), tcp_connection(address) as connection:
         limit = Limits().connection_window
-        (http,) = until_there(engine)
+        (http,) = connected(engine)
         try:
             connection.sendall(START + first(1))
             assert handler.began.acquire(timeout=PATIENCE_S)
@@ -189,7 +182,7 @@ def test_what_waits_no_more_is_kept_back_from_no_window(
     monkeypatch.setattr(http2_large_calls, "_BYTE_S", 1.0)
     handler = Running()
     with served(handler) as (engine, address), tcp_connection(address) as connection:
-        (http,) = until_there(engine)
+        (http,) = connected(engine)
         try:
             connection.sendall(START + make(1) + make(3) + make(5))
             size = len(_LARGE) if make is large else len(_PACKED) - 5
@@ -201,8 +194,8 @@ def test_what_waits_no_more_is_kept_back_from_no_window(
             handler.release.set()
 
 
-def until_there(engine: Http2Engine) -> list[Connection]:
-    """Until it has a connection."""
+def connected(engine: Http2Engine) -> list[Connection]:
+    """Its connections, once it has any."""
     until(lambda: bool(engine.server.connections()))
     return [each.grpc.http for each in engine.server.connections()]
 
@@ -221,7 +214,7 @@ def test_a_client_may_send_no_more_than_a_window_of_calls_that_wait_for_their_tu
         client = _Flow(connection)
         connection.sendall(START)
         client.read(lambda: client.window == limits.connection_window)
-        (http,) = until_there(engine)
+        (http,) = connected(engine)
         calls = 0
 
         def call_while_it_may() -> None:
@@ -308,21 +301,16 @@ class _Flow:
         self._frames = read_frames(connection)
         self.window, self.pings, self.answers = frames.FIRST_WINDOW, 0, 0
 
-    def read_some(self) -> bool:
+    def read_some(self) -> None:
         each = next(self._frames)
         self.pings += each.kind == frames.PING
         self.answers += each.kind == frames.DATA
         if each.kind == frames.WINDOW_UPDATE and not each.stream_id:
             self.window += int.from_bytes(each.payload, "big")
-        return False
 
     def read(self, is_there: Callable[[], bool]) -> None:
         while not is_there():
             self.read_some()
-
-
-def _begin(connection: GrpcConnection, *others: Any) -> EchoCall:
-    return EchoCall(*others)
 
 
 def taken(client: socket.socket) -> bytes:
@@ -337,7 +325,8 @@ def taken(client: socket.socket) -> bytes:
 def test_a_large_reply_goes_out_in_small_steps_where_others_come_first() -> None:
     """All that waited for a turn waited for a write of a MiB."""
     wide = 2**24
-    with polled(1, methods={METHOD: Method(begin=_begin)}) as (engine, (connection,), (client,)):
+    begun = {METHOD: Method(begin=lambda grpc, stream, *others: EchoCall(stream, *others))}
+    with polled(1, methods=begun) as (engine, (connection,), (client,)):
         connection._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, wide)
         widened = frames.settings({frames.Setting.INITIAL_WINDOW_SIZE: wide})
         client.sendall(frames.PREFACE + widened + frames.window_update(0, wide) + call(1))

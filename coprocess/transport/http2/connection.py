@@ -149,9 +149,9 @@ class Connection(ControlFrames):
             self._begun += position > 0 or not self._buffer
         self._buffer = buffer[position:]
         # Once for all of a read: nothing is written before.
+        if self._receive_window < 0:
+            raise ConnectionFailure(ErrorCode.FLOW_CONTROL_ERROR, "more DATA than the connection's window")
         if self._receive_window < self._half_connection_window:
-            if self._receive_window < 0:
-                raise ConnectionFailure(ErrorCode.FLOW_CONTROL_ERROR, "more DATA than that window")
             self.restore_window()
 
     def _receive_with_content(

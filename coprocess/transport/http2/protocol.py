@@ -529,7 +529,7 @@ _READ_BYTES = 64 * 1024
 _FEW_BYTES = 4096
 _LONGER_READ_BYTES = 256 * 1024
 _WRITE_BUFFER_BYTES = 1024 * 1024
-#: Where others wait for their turn.
+#: The same of a connection that comes after others.
 _SMALLER_BATCH_BYTES = 128 * 1024
 #: Of what waited for a window, before others have their turn.
 _BATCHES_AT_ONCE = 4

@@ -11,7 +11,7 @@ from coprocess.transport.http2 import frames
 from coprocess.transport.http2.frames import ConnectionFailure, ErrorCode, StreamFailure
 from coprocess.transport.http2.streams import Stream
 
-#: Where others wait for nothing meanwhile.
+#: `Sending.batch_bytes`, where others wait for nothing meanwhile.
 BATCH_BYTES: Final = 1024 * 1024
 
 
